@@ -1,0 +1,625 @@
+"""The SQLite record of what is on this machine: local models, their proofs, downloads, engines, cached metadata.
+
+Talks to no network and judges nothing. All SQL stands here; migrations only ever append.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from llm_hf_models.errors import (
+    AmbiguousNameError,
+    LibraryDamagedError,
+    LibraryError,
+    LibraryTooNewError,
+    NameTakenError,
+    NotWritableError,
+    UnknownModelError,
+)
+from llm_hf_models.gguf_header import Kind, ModelFacts
+
+BUSY_SECONDS = 10
+Role = Literal["weights", "mmproj", "file"]
+State = Literal["ready", "missing", "unverified", "changed"]
+CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
+DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """One recorded file of a local model. `size` in bytes; `location` is absolute."""
+
+    path: str
+    role: Role
+    size: int
+    location: str
+    sha256: str | None = None
+    git_sha1: str | None = None
+    mtime_ns: int | None = None  # of the bytes that were checked: a cheap first sign of a change
+
+
+@dataclass(frozen=True)
+class Check:
+    """One fact that was established about a model, and when (Unix seconds). Facts are never summed up."""
+
+    kind: CheckKind
+    result: str  # "matches", "differs", "valid", "errors", "safe as reported", …
+    at: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """One entry of the library."""
+
+    model_id: str  # hf/owner/name:QUANT, hf/owner/name@rev:QUANT or hf/local/STEM:QUANT
+    repo: str | None
+    revision: str | None  # as asked for; None is the default branch
+    commit: str | None
+    quant: str
+    files: tuple[LocalFile, ...]
+    facts: ModelFacts
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)  # a user's own: sampling, context, system …
+    checks: tuple[Check, ...] = ()
+    added: float = 0.0
+    last_used: float | None = None
+    endpoint: str | None = None  # served elsewhere: the base URL
+    in_cache: bool = True  # False for an import in place or a pull to a folder
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def check(self, kind: CheckKind) -> Check | None:
+        """The newest fact of one kind."""
+        return next((check for check in self.checks if check.kind == kind), None)
+
+    @property
+    def state(self) -> State:
+        """Ready, or why not: looks at the disk, not at the bytes."""
+        if any(not Path(file.location).exists() for file in self.files):
+            return "missing"
+        digest = self.check("digest")
+        if digest is not None and digest.result == "differs":
+            return "changed"
+        return "ready" if digest is not None and digest.result == "matches" else "unverified"
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """What llm's hooks need of a local model: read in one query."""
+
+    model_id: str
+    aliases: tuple[str, ...]
+    kind: Kind
+    tools: bool
+    reasoning: bool
+    modalities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Download:
+    """The durable record of a pull. Sizes in bytes, times in Unix seconds."""
+
+    id: int
+    ref: str
+    state: DownloadState
+    repo: str
+    commit: str
+    quant: str | None
+    total_bytes: int
+    done_bytes: int = 0
+    bytes_per_second: float | None = None
+    attempts: int = 0
+    error: str | None = None
+    asked_by: str = "cli"
+    created: float = 0.0
+    updated: float = 0.0
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """A running (or once running) engine. Times in Unix seconds, memory in bytes."""
+
+    fingerprint: str  # of files, context and offload: the same one is reused
+    model_id: str
+    pid: int
+    pid_started: float  # the process's own start time: a reused pid is not our engine
+    address: str  # a unix socket's path, or http://127.0.0.1:PORT
+    key: str = field(repr=False, default="")
+    context: int = 0
+    started: float = 0.0
+    last_used: float = 0.0
+    keep_alive: float = 300
+    memory: int = 0
+    tokens_per_second: float | None = None
+    layers: tuple[str, ...] = ()  # which confinement layers hold
+    log: str | None = None
+
+
+@dataclass(frozen=True)
+class CachedMetadata:
+    """An answer of the Hub that was kept. `fetched` in Unix seconds."""
+
+    body: str
+    etag: str | None
+    fetched: float
+
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    create table models (
+        id integer primary key,
+        model_id text not null unique,
+        repo text, revision text, commit_hash text,
+        quant text not null,
+        kind text not null,
+        facts text not null,
+        options text not null default '{}',
+        endpoint text,
+        in_cache integer not null,
+        added real not null,
+        last_used real
+    );
+    create table files (
+        model integer not null references models(id) on delete cascade,
+        position integer not null,
+        path text not null,
+        role text not null,
+        size integer not null,
+        location text not null,
+        sha256 text, git_sha1 text, mtime_ns integer,
+        primary key (model, position)
+    );
+    create index files_location on files(location);
+    create table aliases (
+        alias text primary key collate nocase,
+        model integer not null references models(id) on delete cascade
+    );
+    create table checks (
+        id integer primary key,
+        model integer not null references models(id) on delete cascade,
+        kind text not null, result text not null, at real not null,
+        detail text not null default '{}'
+    );
+    create index checks_model on checks(model, kind, at);
+    create table downloads (
+        id integer primary key autoincrement,
+        ref text not null, state text not null,
+        repo text not null, commit_hash text not null, quant text,
+        total_bytes integer not null, done_bytes integer not null default 0,
+        bytes_per_second real, attempts integer not null default 0,
+        error text, asked_by text not null,
+        created real not null, updated real not null,
+        plan text not null default '{}'
+    );
+    create index downloads_state on downloads(state, created);
+    create table engines (
+        fingerprint text primary key,
+        model_id text not null, pid integer not null, pid_started real not null,
+        address text not null, key text not null, context integer not null,
+        started real not null, last_used real not null, keep_alive real not null,
+        memory integer not null default 0, tokens_per_second real,
+        layers text not null default '[]', log text
+    );
+    create table metadata (
+        key text primary key, body text not null, etag text, fetched real not null
+    );
+    """,
+)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"), default=list)
+
+
+def facts_from_json(text: str) -> ModelFacts:
+    """The facts of a stored model; fields that this version doesn't know are dropped."""
+    known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
+    for key in ("modalities", "base_models"):
+        if key in known:
+            known[key] = tuple(known[key])
+    return ModelFacts(**known)
+
+
+class LibraryDB:
+    """The open library file. One per thread; a context manager. Writers only: hooks read through `registered_models`."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, making or migrating it.
+
+        Raises:
+            LibraryDamagedError, LibraryTooNewError, NotWritableError
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise NotWritableError(f"Can't open the library at {path}", cause=str(error)) from None
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _migrate(self) -> None:
+        with _translated(self.path):
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = normal")
+            self._db.execute("pragma foreign_keys = on")
+            version = self._version()
+            if version == len(MIGRATIONS):
+                return
+            if version > len(MIGRATIONS):
+                raise LibraryTooNewError(
+                    f"The library at {self.path} was written by a newer llm-hf-models",
+                    cause=f"It has format {version}; this version knows {len(MIGRATIONS)}.",
+                    hint="llm install -U llm-hf-models",
+                )
+            with self.transaction():
+                for number in range(self._version(), len(MIGRATIONS)):  # again: another process may have been first
+                    for statement in MIGRATIONS[number].split(";"):
+                        self._db.execute(statement)
+                    self._db.execute(f"pragma user_version = {number + 1}")
+
+    def _version(self) -> int:
+        return int(self._db.execute("pragma user_version").fetchone()[0])
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> LibraryDB:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and one writer at a time."""
+        with _translated(self.path):
+            self._db.execute("begin immediate")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        with _translated(self.path):
+            return self._db.execute(sql, values).fetchall()
+
+    def _write(self, sql: str, *values: object) -> int:
+        with _translated(self.path):
+            return self._db.execute(sql, values).rowcount
+
+    # Local models
+
+    def register(self, model: LocalModel) -> LocalModel:
+        """Adds a model, or replaces the one of the same id (keeping its aliases and options), in one transaction.
+
+        Aliases that already name another model are left out; the result says which were kept.
+        """
+        with self.transaction():
+            self._write(
+                "insert into models (model_id, repo, revision, commit_hash, quant, kind, facts, options, endpoint,"
+                " in_cache, added) values (?,?,?,?,?,?,?,?,?,?,?) on conflict(model_id) do update set"
+                " repo=excluded.repo, revision=excluded.revision, commit_hash=excluded.commit_hash,"
+                " quant=excluded.quant, kind=excluded.kind, facts=excluded.facts, endpoint=excluded.endpoint,"
+                " in_cache=excluded.in_cache",
+                model.model_id, model.repo, model.revision, model.commit, model.quant, model.facts.kind,
+                _dump(asdict(model.facts)), _dump(dict(model.options)), model.endpoint, model.in_cache,
+                model.added or time.time(),
+            )  # fmt: skip
+            key = self._key(model.model_id)
+            self._write("delete from files where model = ?", key)
+            for position, file in enumerate(model.files):
+                self._write(
+                    "insert into files values (?,?,?,?,?,?,?,?,?)", key, position, file.path, file.role, file.size,
+                    file.location, file.sha256, file.git_sha1, file.mtime_ns,
+                )  # fmt: skip
+            self._write("delete from checks where model = ?", key)
+            for check in model.checks:
+                self._add_check(key, check)
+            for alias in model.aliases:
+                self._write("insert or ignore into aliases values (?, ?)", alias, key)
+        return self.model(model.model_id)
+
+    def _key(self, model_id: str) -> int:
+        rows = self._rows("select id from models where model_id = ?", model_id)
+        if not rows:
+            raise UnknownModelError(f"There is no local model {model_id}", hint="`llm hf list` shows what is here.")
+        return int(rows[0]["id"])
+
+    def models(self) -> list[LocalModel]:
+        """All of them, newest first."""
+        return self._models("order by models.added desc, models.id desc")
+
+    def model(self, model_id: str) -> LocalModel:
+        """The one of exactly that id.
+
+        Raises:
+            UnknownModelError: there is none.
+        """
+        found = self._models("where models.model_id = ?", model_id)
+        if not found:
+            raise UnknownModelError(f"There is no local model {model_id}", hint="`llm hf list` shows what is here.")
+        return found[0]
+
+    def find(self, name: str) -> LocalModel:
+        """The one that a person means: its id with or without `hf/`, an alias, or a repo with a single variant here.
+
+        Raises:
+            UnknownModelError: none of these.
+            AmbiguousNameError: several; the cause lists them.
+        """
+        wanted = name.strip().casefold()
+        every = self.models()
+        for match in (
+            lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
+            lambda m: wanted in (alias.casefold() for alias in m.aliases),
+            lambda m: m.repo is not None and wanted in (m.repo.casefold(), f"hf/{m.repo.casefold()}"),
+            lambda m: m.model_id.casefold().rpartition("/")[2].partition(":")[0] == wanted,
+        ):
+            found = [model for model in every if match(model)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = ", ".join(model.model_id for model in found)
+                raise AmbiguousNameError(
+                    f"{name!r} names {len(found)} local models", cause=names, hint="Use one of these."
+                )
+        raise UnknownModelError(f"There is no local model {name!r}", hint="`llm hf list` shows what is here.")
+
+    def _models(self, tail: str, *values: object) -> list[LocalModel]:
+        rows = self._rows(f"select * from models {tail}", *values)  # noqa: S608 - tails are literals above
+        if not rows:
+            return []
+        keys = {int(row["id"]) for row in rows}
+        files, aliases, checks = self._by_model("files", "position", keys), self._by_model("aliases", "alias", keys), \
+            self._by_model("checks", "at desc, id desc", keys)  # fmt: skip
+        return [_model_of(row, files[row["id"]], aliases[row["id"]], checks[row["id"]]) for row in rows]
+
+    def _by_model(self, table: str, order: str, keys: set[int]) -> dict[int, list[sqlite3.Row]]:
+        only = f"where model = {next(iter(keys))}" if len(keys) == 1 else ""
+        grouped: dict[int, list[sqlite3.Row]] = {key: [] for key in keys}
+        for row in self._rows(f"select * from {table} {only} order by model, {order}"):  # noqa: S608 - literals
+            grouped.setdefault(row["model"], []).append(row)
+        return grouped
+
+    def remove(self, model_id: str) -> None:
+        """Forgets a model; its files are the caller's business."""
+        if not self._write("delete from models where model_id = ?", model_id):
+            self._key(model_id)
+
+    def add_check(self, model_id: str, check: Check) -> None:
+        """Records a fact about a model."""
+        self._add_check(self._key(model_id), check)
+
+    def _add_check(self, key: int, check: Check) -> None:
+        self._write(
+            "insert into checks (model, kind, result, at, detail) values (?,?,?,?,?)",
+            key, check.kind, check.result, check.at, _dump(dict(check.detail)),
+        )  # fmt: skip
+
+    def set_options(self, model_id: str, options: Mapping[str, Any]) -> None:
+        """Replaces a user's own options for a model."""
+        self._write("update models set options = ? where id = ?", _dump(dict(options)), self._key(model_id))
+
+    def touch(self, model_id: str) -> None:
+        """Notes that a model is used now."""
+        self._write("update models set last_used = ? where model_id = ?", time.time(), model_id)
+
+    def add_alias(self, alias: str, model_id: str) -> None:
+        """Gives a model one more name.
+
+        Raises:
+            NameTakenError: it names another model already.
+        """
+        key = self._key(model_id)
+        with self.transaction():
+            rows = self._rows(
+                "select model_id from aliases join models on models.id = aliases.model where alias = ?", alias
+            )
+            if rows and rows[0]["model_id"] != model_id:
+                raise NameTakenError(
+                    f"{alias!r} already names {rows[0]['model_id']}", hint=f"llm hf alias --remove {alias}"
+                )
+            self._write("insert or ignore into aliases values (?, ?)", alias, key)
+
+    def remove_alias(self, alias: str) -> None:
+        """Takes a name away.
+
+        Raises:
+            UnknownModelError: nothing has it.
+        """
+        if not self._write("delete from aliases where alias = ?", alias):
+            raise UnknownModelError(f"No local model has the alias {alias!r}", hint="`llm hf list` shows them.")
+
+    def locations_in_use(self, *, without: str | None = None) -> set[str]:
+        """Every recorded location, or those of all models but one."""
+        rows = self._rows(
+            "select distinct location from files join models on models.id = files.model where model_id is not ?",
+            without,
+        )
+        return {row["location"] for row in rows}
+
+    # Downloads
+
+    def open_download(self, download: Download) -> Download:
+        """Adds a row; the result has its id."""
+        now = time.time()
+        with _translated(self.path):
+            cursor = self._db.execute(
+                "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by, created,"
+                " updated, plan) values (?,?,?,?,?,?,?,?,?,?,?)",
+                (download.ref, download.state, download.repo, download.commit, download.quant, download.total_bytes,
+                 download.done_bytes, download.asked_by, now, now, _dump(dict(download.plan))),
+            )  # fmt: skip
+        return replace(download, id=int(cursor.lastrowid or 0), created=now, updated=now)
+
+    def update_download(self, number: int, **changes: object) -> None:
+        """Changes columns of one row: state, done_bytes, bytes_per_second, attempts, error."""
+        allowed = {"state", "done_bytes", "total_bytes", "bytes_per_second", "attempts", "error"}
+        if not changes.keys() <= allowed:
+            raise LibraryError(f"downloads has no column among {sorted(changes.keys() - allowed)}")
+        columns = ", ".join(f"{name} = ?" for name in changes)
+        self._write(f"update downloads set {columns}, updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608
+
+    def downloads(self, *, states: Sequence[DownloadState] = (), limit: int = 100) -> list[Download]:
+        """Rows, newest first; only those in `states` where any are given."""
+        marks = ",".join("?" * len(states))
+        where = f"where state in ({marks})" if states else ""
+        rows = self._rows(f"select * from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608
+        return [_download_of(row) for row in rows]
+
+    def download(self, number: int) -> Download | None:
+        """One row, or None."""
+        rows = self._rows("select * from downloads where id = ?", number)
+        return _download_of(rows[0]) if rows else None
+
+    def clear_downloads(self, states: Sequence[DownloadState]) -> int:
+        """Removes rows in these states. Returns how many."""
+        return self._write(f"delete from downloads where state in ({','.join('?' * len(states))})", *states)  # noqa: S608
+
+    # Engines
+
+    def engines(self) -> list[EngineRow]:
+        """Every row, most recently used first; whether they still run is the engine module's business."""
+        return [_engine_of(row) for row in self._rows("select * from engines order by last_used desc")]
+
+    def engine(self, fingerprint: str) -> EngineRow | None:
+        """The one of that fingerprint, or None."""
+        rows = self._rows("select * from engines where fingerprint = ?", fingerprint)
+        return _engine_of(rows[0]) if rows else None
+
+    def save_engine(self, row: EngineRow) -> None:
+        """Adds or replaces a row."""
+        self._write(
+            "insert or replace into engines values (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            row.fingerprint, row.model_id, row.pid, row.pid_started, row.address, row.key, row.context, row.started,
+            row.last_used, row.keep_alive, row.memory, row.tokens_per_second, _dump(row.layers), row.log,
+        )  # fmt: skip
+
+    def touch_engine(self, fingerprint: str, tokens_per_second: float | None = None) -> None:
+        """Notes that an engine was used now, and its last speed."""
+        self._write(
+            "update engines set last_used = ?, tokens_per_second = coalesce(?, tokens_per_second) where fingerprint = ?",
+            time.time(), tokens_per_second, fingerprint,
+        )  # fmt: skip
+
+    def drop_engine(self, fingerprint: str, pid: int) -> None:
+        """Removes a row, if it is still the row of that process."""
+        self._write("delete from engines where fingerprint = ? and pid = ?", fingerprint, pid)
+
+    # Metadata cache
+
+    def cached(self, key: str) -> CachedMetadata | None:
+        """What the Hub answered last time, or None."""
+        rows = self._rows("select body, etag, fetched from metadata where key = ?", key)
+        return CachedMetadata(**dict(rows[0])) if rows else None
+
+    def keep(self, key: str, body: str, etag: str | None = None) -> None:
+        """Keeps an answer of the Hub, dated now."""
+        self._write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
+
+    def forget_metadata(self, older_than: float) -> int:
+        """Removes answers fetched before that time (Unix seconds). Returns how many."""
+        return self._write("delete from metadata where fetched < ?", older_than)
+
+
+def _model_of(
+    row: sqlite3.Row, files: Iterable[sqlite3.Row], aliases: Iterable[sqlite3.Row], checks: Iterable[sqlite3.Row]
+) -> LocalModel:
+    return LocalModel(
+        model_id=row["model_id"],
+        repo=row["repo"],
+        revision=row["revision"],
+        commit=row["commit_hash"],
+        quant=row["quant"],
+        files=tuple(
+            LocalFile(f["path"], f["role"], f["size"], f["location"], f["sha256"], f["git_sha1"], f["mtime_ns"])
+            for f in files
+        ),
+        facts=facts_from_json(row["facts"]),
+        aliases=tuple(alias["alias"] for alias in aliases),
+        options=json.loads(row["options"]),
+        checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),
+        added=row["added"],
+        last_used=row["last_used"],
+        endpoint=row["endpoint"],
+        in_cache=bool(row["in_cache"]),
+    )
+
+
+def _download_of(row: sqlite3.Row) -> Download:
+    values = dict(row)
+    return Download(commit=values.pop("commit_hash"), plan=json.loads(values.pop("plan")), **values)
+
+
+def _engine_of(row: sqlite3.Row) -> EngineRow:
+    values = dict(row)
+    return EngineRow(layers=tuple(json.loads(values.pop("layers"))), **values)
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors in our words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "readonly" in str(error) or "unable to open" in str(error):
+            raise NotWritableError(f"Can't write the library at {path}", cause=str(error)) from None
+        raise LibraryError(f"The library at {path} could not be used", cause=str(error)) from None
+    except sqlite3.DatabaseError as error:
+        raise LibraryDamagedError(
+            f"The library at {path} is damaged",
+            cause=str(error),
+            hint=f"Move it away (mv {path} {path}.damaged) and pull again: files that are still here are not fetched twice.",
+        ) from None
+
+
+def registered_models(path: Path) -> list[RegisteredModel]:
+    """What llm's hooks show, read without writing: nothing where there is no library or it can't be read.
+
+    A hook never raises and never repairs; `llm hf list` is where a damaged library is explained.
+    """
+    for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
+        try:
+            db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1)
+        except (sqlite3.Error, ValueError):
+            continue
+        try:
+            if db.execute("pragma user_version").fetchone()[0] > len(MIGRATIONS):
+                return []
+            rows = db.execute(
+                "select model_id, kind, json_extract(facts, '$.tools'), json_extract(facts, '$.reasoning'),"
+                " json_extract(facts, '$.modalities'),"
+                " (select json_group_array(alias) from aliases where aliases.model = models.id) from models"
+            ).fetchall()
+        except sqlite3.Error:
+            continue
+        finally:
+            db.close()
+        return [
+            RegisteredModel(
+                row[0], tuple(json.loads(row[5])), row[1], bool(row[2]), bool(row[3]), tuple(json.loads(row[4] or "[]"))
+            )
+            for row in rows
+        ]
+    return []

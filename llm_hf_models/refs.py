@@ -1,0 +1,192 @@
+"""What people type to name a model, and names from outside made safe. Talks to nothing; whatever leaves here is well-formed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from llm_hf_models.errors import BadRefError
+from llm_hf_models.text import clean_text
+
+MAX_REF_CHARS = 1000
+MAX_REPO_CHARS = 96  # the Hub's own limit: huggingface_hub/utils/_validators.py, validate_repo_id
+MAX_PATH_CHARS = 512
+MAX_REVISION_CHARS = 200
+
+HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
+_QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+# Names that Windows keeps for devices, whatever follows the first dot.
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+_FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
+_HINT = (
+    "Write owner/name, owner/name:Q4_K_M, owner/name:file.gguf, owner/name@revision:Q4_K_M, hf://owner/name"
+    " or https://huggingface.co/owner/name."
+)
+
+
+def _bad(text: str, why: str) -> BadRefError:
+    return BadRefError(f"{clean_text(text, 80)!r} is not a model ref", cause=why, hint=_HINT)
+
+
+@dataclass(frozen=True, order=True)
+class RepoId:
+    """A repo on the Hub. Built through `parse`, so that an unsafe name can't be passed by mistake."""
+
+    owner: str
+    name: str
+
+    def __post_init__(self) -> None:
+        text = f"{self.owner}/{self.name}"
+        if len(text) > MAX_REPO_CHARS:
+            raise _bad(text, f"A repo's name has at most {MAX_REPO_CHARS} characters.")
+        for part in (self.owner, self.name):
+            if not _NAME.fullmatch(part) or ".." in part or "--" in part or part.lower().endswith(".git"):
+                raise _bad(text, f"{clean_text(part, 80)!r} can't be an owner or a name on the Hub.")
+
+    @classmethod
+    def parse(cls, text: str) -> RepoId:
+        """Reads `owner/name` and nothing else.
+
+        Raises:
+            BadRefError: it is not of that form.
+        """
+        owner, slash, name = text.partition("/")
+        if not slash or "/" in name:
+            raise _bad(text, "A repo is named owner/name.")
+        return cls(owner, name)
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, order=True)
+class RepoFile:
+    """A file's path inside a repo: relative, `/`-separated, without `.` or `..`, safe to join below a folder."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.path) <= MAX_PATH_CHARS:
+            raise _bad(self.path, f"A file's path has 1 to {MAX_PATH_CHARS} characters.")
+        if _FORBIDDEN_IN_PATH.search(self.path):
+            raise _bad(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
+        for part in self.path.split("/"):
+            if part in ("", ".", "..") or part.endswith((".", " ")) or _RESERVED.fullmatch(part):
+                raise _bad(self.path, f"{clean_text(part, 80)!r} can't be part of a file's path.")
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def parse_revision(text: str) -> str:
+    """A branch, tag, commit or `refs/pr/N`, checked.
+
+    Raises:
+        BadRefError: git would not take such a name.
+    """
+    safe = _REVISION.fullmatch(text) and ".." not in text and "//" not in text and not text.endswith(".lock")
+    if not safe or len(text) > MAX_REVISION_CHARS:
+        raise _bad(text, f"{clean_text(text, 80)!r} can't be a branch, tag or commit.")
+    return text
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a full commit hash, which never moves."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A repo, and optionally which revision, and which quantization or file of it.
+
+    `revision` None means the default branch; at most one of `quant` and `file` is set.
+    """
+
+    repo: RepoId
+    revision: str | None = None
+    quant: str | None = None
+    file: RepoFile | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Reads every form that a person may type or paste.
+
+        Args:
+            text: `owner/name`, `owner/name:QUANT`, `owner/name:file.gguf`, `owner/name@revision:…`, the same after
+                `hf://` or `hf.co/`, or a page's address on the Hub, its `tree`, `blob` and `resolve` forms included.
+
+        Raises:
+            BadRefError: it is none of these; the cause says what is wrong with it.
+        """
+        if not text.strip() or len(text) > MAX_REF_CHARS:
+            raise _bad(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
+        text = text.strip()
+        if text.lower().startswith(("http://", "https://")):
+            return cls._from_url(text)
+        for prefix in ("hf://models/", "hf://", *(f"{host}/" for host in HUB_HOSTS), "hf/"):
+            if text.lower().startswith(prefix):
+                if prefix == "hf/" and text.count("/") < 2:  # noqa: PLR2004 - an owner may be called hf
+                    break
+                text = text[len(prefix) :]
+                break
+        return cls._from_parts(text)
+
+    @classmethod
+    def _from_parts(cls, text: str) -> ModelRef:
+        head, colon, rest = text.partition(":")
+        name, at, revision = head.partition("@")
+        repo = RepoId.parse(name)
+        revision_or_none = parse_revision(revision) if at else None
+        if not colon:
+            return cls(repo, revision_or_none)
+        if not rest:
+            raise _bad(text, "After the colon stands a quantization or a file.")
+        if "/" in rest or _looks_like_file(rest):
+            return cls(repo, revision_or_none, file=RepoFile(rest))
+        if not _QUANT.fullmatch(rest):
+            raise _bad(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
+        return cls(repo, revision_or_none, quant=rest)
+
+    @classmethod
+    def _from_url(cls, text: str) -> ModelRef:
+        # The address of a mirror is as good as the Hub's: only its path is used, and the host never becomes an endpoint.
+        try:
+            parts = [unquote(part) for part in urlsplit(text).path.split("/") if part]
+        except ValueError:
+            raise _bad(text, "It is not a web address.") from None
+        if parts[:1] in (["datasets"], ["spaces"]):
+            raise _bad(text, f"It names one of the Hub's {parts[0]}, not a model.")
+        if len(parts) == 2:  # noqa: PLR2004
+            if ":" in parts[1] or "@" in parts[1]:
+                return cls._from_parts("/".join(parts))
+            return cls(RepoId(parts[0], parts[1]))
+        if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve", "raw"):  # noqa: PLR2004
+            return cls._from_page(RepoId(parts[0], parts[1]), parts[2], parts[3:])
+        raise _bad(text, "It is not the address of a model's page.")
+
+    @classmethod
+    def _from_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
+        size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
+        revision, path = "/".join(rest[:size]), "/".join(rest[size:])
+        if page == "tree" or not path:
+            return cls(repo, parse_revision(revision))
+        return cls(repo, parse_revision(revision), file=RepoFile(path))
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        what = self.quant or (self.file and self.file.path)
+        return f"{self.repo}{revision}" + (f":{what}" if what else "")
+
+
+def _looks_like_file(text: str) -> bool:
+    """A known ending, or any that starts with a letter: `README.md`, `model.gguf`, but not `Q4_K_M` or `v1.0`."""
+    return re.search(r"\.[A-Za-z][A-Za-z0-9_]*$", text) is not None or text in ("LICENSE", "NOTICE", "Modelfile")

@@ -1,0 +1,214 @@
+"""Where things are and what the person decided: paths, endpoint, limits, policy. Read when called, never at import."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.units import parse_duration, parse_size
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+_TRUE = {"1", "on", "yes", "true"}
+
+
+def user_dir() -> Path:
+    """llm's user directory, computed as llm and click do without importing either (a test holds them equal)."""
+    if path := os.environ.get("LLM_USER_PATH"):
+        return Path(path)
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA") or Path.home()) / "io.datasette.llm"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Application Support/io.datasette.llm"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config").expanduser() / "io.datasette.llm"
+
+
+def home() -> Path:
+    """The folder of our own files, in llm's user directory: the library, the settings, logs. Not created here."""
+    return user_dir() / "hf"
+
+
+def library_path() -> Path:
+    """The SQLite file that records what is on this machine."""
+    return home() / "library.db"
+
+
+def settings_path() -> Path:
+    """The file that `llm hf settings KEY VALUE` writes."""
+    return home() / "settings.toml"
+
+
+def hf_home() -> Path:
+    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache (as huggingface_hub/constants.py computes it)."""
+    if path := os.environ.get("HF_HOME"):
+        return Path(os.path.expandvars(path)).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache).expanduser() / "huggingface"
+
+
+def cache_dir() -> Path:
+    """The Hugging Face cache, where weights live: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
+    path = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return Path(os.path.expandvars(path)).expanduser() if path else hf_home() / "hub"
+
+
+def endpoint() -> str:
+    """The Hub's address without a trailing slash: HF_ENDPOINT, or huggingface.co."""
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+
+
+def offline() -> bool:
+    """Whether HF_HUB_OFFLINE asks for no network at all."""
+    return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+class Settings(BaseModel):
+    """Every setting, its default and what it does. Environment variables `LLM_HF_<NAME>` override the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    connections: int = Field(8, ge=1, le=64, description="Connections that one download may open at most.")
+    limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
+    transport: Literal["http", "xet"] = Field(
+        "http", description="Who moves the bytes: `http` is our own transfer, `xet` hands files to huggingface_hub."
+    )
+    connect_seconds: float = Field(10, gt=0, description="How long a connection may take to be made.")
+    metadata_seconds: float = Field(20, gt=0, description="How long the Hub may take to answer a question.")
+    stall_seconds: float = Field(30, gt=0, description="A download connection without a byte for this long is cut.")
+    network_wait_seconds: float = Field(
+        600, ge=0, description="How long a download waits for a network that has gone away before it pauses."
+    )
+    retry_seconds: float = Field(1, gt=0, description="First pause before a retry; it doubles up to a minute.")
+    metadata_lifetime_seconds: float = Field(
+        300, ge=0, description="For how long search and info are answered from the metadata cache."
+    )
+    disk_reserve: int = Field(1_000_000_000, ge=0, description="Bytes that a download leaves free on the disk.")
+    memory_reserve: int = Field(
+        1_000_000_000, ge=0, description="Bytes of memory left to everything else when choosing what fits."
+    )
+    keep_alive: float = Field(
+        300, ge=-1, description="Seconds that an idle engine stays warm; 0 stops it at once, -1 keeps it."
+    )
+    engine: Literal["auto", "xllamacpp", "llama-server"] = Field(
+        "auto", description="Which llama.cpp answers; `auto` prefers whichever has a usable GPU."
+    )
+    engine_start_seconds: float = Field(120, gt=0, description="How long an engine may take to load a model.")
+    context: int = Field(
+        8192,
+        ge=0,
+        description="Context length in tokens to load with, or the model's own if smaller; 0 is the model's.",
+    )
+    threads: int = Field(0, ge=0, description="Threads per engine; 0 chooses from the physical cores.")
+    gpu_layers: int = Field(-1, ge=-1, description="Layers to put on a GPU where there is one; -1 is all of them.")
+    sandbox: bool = Field(True, description="Confine the engine and the load test as far as the system allows.")
+    max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this; 0 is no limit.")
+    allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
+    allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
+
+
+_SIZES = {"limit_rate", "disk_reserve", "memory_reserve", "max_download_bytes"}
+
+
+def _is_duration(key: str) -> bool:
+    return key.endswith("_seconds") or key == "keep_alive"
+
+
+def parse_value(key: str, text: str) -> object:
+    """One setting from the words of a person: `5M` for sizes, `5m` for durations, on/off for switches.
+
+    Raises:
+        BadInputError: no such setting, or a value that it does not take.
+    """
+    if key not in Settings.model_fields:
+        raise BadInputError(f"There is no setting {key[:60]!r}", hint="`llm hf settings` lists them.")
+    value: object = text
+    if key in _SIZES:
+        value = parse_size(text)
+    elif _is_duration(key) and not text.startswith("-"):
+        value = parse_duration(text)
+    return _validated({key: value}).model_dump()[key]
+
+
+def _validated(values: dict[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise BadInputError(
+            f"Setting {key!r}: {first['msg'].lower()}", hint=f"See `llm hf settings {key}` for what it takes."
+        ) from None
+
+
+def _stored() -> dict[str, Any]:
+    path = settings_path()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"Can't read {path}", cause=str(error), hint="Fix or remove that file.") from None
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInputError(f"{path} is not valid TOML", cause=str(error), hint="Fix or remove that file.") from None
+
+
+def _from_environment() -> dict[str, Any]:
+    names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
+    return {key: parse_value(key, os.environ[name]) for key, name in names.items() if os.environ.get(name)}
+
+
+def load() -> Settings:
+    """The settings in force now: defaults, then settings.toml, then the environment.
+
+    Raises:
+        BadInputError: settings.toml or a variable holds what a setting does not take.
+    """
+    return _validated({**_stored(), **_from_environment()})
+
+
+def source_of(key: str) -> str:
+    """Where a setting's value comes from: `environment`, `settings.toml` or `default`."""
+    if os.environ.get(f"LLM_HF_{key.upper()}"):
+        return "environment"
+    return "settings.toml" if key in _stored() else "default"
+
+
+def store(key: str, value: object | None) -> None:
+    """Writes one setting to settings.toml, whole or not at all; None goes back to the default.
+
+    Raises:
+        BadInputError: no such setting, or a value that it does not take.
+        NotWritableError: the file can't be written.
+    """
+    import tomli_w
+
+    stored = _stored()
+    stored.pop(key, None)
+    if value is not None:
+        stored[key] = value
+    _validated(stored)
+    path = settings_path()
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(tomli_w.dumps(stored), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise NotWritableError(f"Can't write {path}", cause=error.strerror) from None
+
+
+def split_list(text: str) -> frozenset[str]:
+    """The members of a comma-separated setting, lower-cased."""
+    return frozenset(part.lower() for part in re.split(r"[,\s]+", text) if part)

@@ -1,0 +1,89 @@
+"""Sizes, counts and durations as people write them. Not for anything else that is a number."""
+
+from __future__ import annotations
+
+import re
+
+from llm_hf_models.errors import BadInputError
+
+_DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
+_BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_NUMBER = r"(?P<number>\d+(?:\.\d+)?)"
+_SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
+_COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
+_DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[float, str]:
+    match = pattern.fullmatch(text.strip())
+    if match is None:
+        raise BadInputError(f"{text[:40]!r} is not a {what}", hint=f"Write it like {example}.")
+    return float(match["number"]), (match["unit"] or "")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `5M`, `2GiB`, `700 kB` or a plain number; K, M, G, T are decimal, Ki, Mi, Gi, Ti binary.
+
+    Raises:
+        BadInputError: the text is no size.
+    """
+    number, unit = _number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
+    return int(number * {**_DECIMAL, **_BINARY}[unit.upper()])
+
+
+def parse_count(text: str) -> int:
+    """A number of parameters from `7B`, `500M` or a plain number.
+
+    Raises:
+        BadInputError: the text is no count.
+    """
+    number, unit = _number(_COUNT, text, "number of parameters", "7B or 500M")
+    return int(number * _DECIMAL[unit.upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `300`, `5m`, `1.5h` or `200ms`.
+
+    Raises:
+        BadInputError: the text is no duration.
+    """
+    number, unit = _number(_DURATION, text, "duration", "30s, 5m or 2h")
+    return number * _SECONDS[unit.lower()]
+
+
+def format_size(size: float) -> str:
+    """Decimal units with three significant digits, as the Hub shows them: `98.4 MB`."""
+    return _scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+
+
+def format_count(count: float) -> str:
+    """A parameter count as the field writes it: `135M`, `7.2B`."""
+    return _scaled(count, ("", "K", "M", "B", "T"), "")
+
+
+def _scaled(value: float, units: tuple[str, ...], gap: str) -> str:
+    step = 1000
+    for unit in units[:-1]:
+        if abs(value) < step - 0.5:
+            break
+        value /= step
+    else:
+        unit = units[-1]
+    digits = 0 if unit == units[0] or value >= 100 else 1  # noqa: PLR2004 - three significant digits
+    number = f"{value:.{digits}f}".removesuffix(".0") if digits else f"{value:.0f}"
+    return f"{number}{gap}{unit}".rstrip()
+
+
+def format_duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:  # noqa: PLR2004
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:  # noqa: PLR2004
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
