@@ -158,7 +158,7 @@ def _stored() -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(text)
+        return dict(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
         raise BadInputError(f"{path} is not valid TOML", cause=str(error), hint="Fix or remove that file.") from None
 
