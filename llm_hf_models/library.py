@@ -28,6 +28,8 @@ from llm_hf_models.gguf_header import Kind, ModelFacts
 
 BUSY_SECONDS = 10
 Role = Literal["weights", "mmproj", "file"]
+# Where the files stand: the Hugging Face cache, a folder that we put them in, or where their owner keeps them.
+Place = Literal["cache", "folder", "in place"]
 State = Literal["ready", "missing", "unverified", "changed"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
@@ -73,7 +75,8 @@ class LocalModel:
     added: float = 0.0
     last_used: float | None = None
     endpoint: str | None = None  # served elsewhere: the base URL
-    in_cache: bool = True  # False for an import in place or a pull to a folder
+    place: Place = "cache"
+    hub: Mapping[str, Any] = field(default_factory=dict)  # what the Hub said of the repo at the pull
 
     @property
     def size(self) -> int:
@@ -167,7 +170,8 @@ MIGRATIONS: tuple[str, ...] = (
         facts text not null,
         options text not null default '{}',
         endpoint text,
-        in_cache integer not null,
+        place text not null,
+        hub text not null default '{}',
         added real not null,
         last_used real
     );
@@ -290,7 +294,10 @@ class LibraryDB:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and one writer at a time."""
+        """All or nothing, and one writer at a time; inside another one it is part of that."""
+        if self._db.in_transaction:
+            yield
+            return
         with _translated(self.path):
             self._db.execute("begin immediate")
             try:
@@ -318,12 +325,12 @@ class LibraryDB:
         with self.transaction():
             self._write(
                 "insert into models (model_id, repo, revision, commit_hash, quant, kind, facts, options, endpoint,"
-                " in_cache, added) values (?,?,?,?,?,?,?,?,?,?,?) on conflict(model_id) do update set"
+                " place, hub, added) values (?,?,?,?,?,?,?,?,?,?,?,?) on conflict(model_id) do update set"
                 " repo=excluded.repo, revision=excluded.revision, commit_hash=excluded.commit_hash,"
                 " quant=excluded.quant, kind=excluded.kind, facts=excluded.facts, endpoint=excluded.endpoint,"
-                " in_cache=excluded.in_cache",
+                " place=excluded.place, hub=excluded.hub",
                 model.model_id, model.repo, model.revision, model.commit, model.quant, model.facts.kind,
-                _dump(asdict(model.facts)), _dump(dict(model.options)), model.endpoint, model.in_cache,
+                _dump(asdict(model.facts)), _dump(dict(model.options)), model.endpoint, model.place, _dump(dict(model.hub)),
                 model.added or time.time(),
             )  # fmt: skip
             key = self._key(model.model_id)
@@ -563,7 +570,8 @@ def _model_of(
         added=row["added"],
         last_used=row["last_used"],
         endpoint=row["endpoint"],
-        in_cache=bool(row["in_cache"]),
+        place=row["place"],
+        hub=json.loads(row["hub"]),
     )
 
 
