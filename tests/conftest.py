@@ -1,0 +1,135 @@
+"""What every test stands on: a home of its own, and no way to the network but loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# What a developer's machine may have set and a test must not see; LLM_* and LLM_HF_* go as a whole.
+_FOREIGN = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+    "HF_STORED_TOKENS_PATH",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HUGGINGFACE_HUB_CACHE",
+    "HF_XET_CACHE",
+    "HF_ASSETS_CACHE",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+)
+
+
+@dataclass(frozen=True)
+class Home:
+    """One test's own folders. The environment points to them, child processes inherit it."""
+
+    root: Path
+    llm: Path  # LLM_USER_PATH
+    hf_home: Path  # HF_HOME
+    cache: Path  # HF_HUB_CACHE
+    runtime: Path  # XDG_RUNTIME_DIR: short, since a unix socket's path has at most 107 bytes
+
+
+def _variables(home: Home) -> dict[str, str]:
+    return {
+        "HOME": str(home.root),
+        "USERPROFILE": str(home.root),
+        "APPDATA": str(home.root / "AppData"),
+        "LLM_USER_PATH": str(home.llm),
+        "HF_HOME": str(home.hf_home),
+        "HF_HUB_CACHE": str(home.cache),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "XDG_RUNTIME_DIR": str(home.runtime),
+        # No keychain unless a test brings one: the developer's own must never be asked.
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
+    }
+
+
+def _foreign() -> list[str]:
+    named = {name.casefold() for name in _FOREIGN}
+    return [name for name in os.environ if name.casefold() in named or name.startswith("LLM_")]
+
+
+def _home(root: Path, runtime: Path) -> Home:
+    home = Home(root, root / "llm", root / "huggingface", root / "huggingface/hub", runtime)
+    home.llm.mkdir()
+    home.cache.mkdir(parents=True)
+    return home
+
+
+def _short_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp" if os.name == "posix" else None))
+
+
+_session_folder = _short_folder()
+
+
+def pytest_configure() -> None:
+    # huggingface_hub freezes paths from the environment when it is imported, which collecting tests may do.
+    for name in _foreign():
+        del os.environ[name]
+    session = _session_folder / "session"
+    session.mkdir()
+    os.environ.update(_variables(_home(session, _session_folder)))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_session_folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A fresh machine: empty llm and Hugging Face folders, no token, no settings. Every test has one."""
+    root = tmp_path / "home"
+    root.mkdir()
+    runtime = _short_folder()
+    home = _home(root, runtime)
+    for name in _foreign():
+        monkeypatch.delenv(name)
+    for name, value in _variables(home).items():
+        monkeypatch.setenv(name, value)
+    yield home
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _is_loopback(address: Any) -> bool:
+    host = str(address[0]).partition("%")[0]
+    if host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _loopback_only(connect: Callable[..., Any]) -> Callable[..., Any]:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address):
+            raise ConnectionRefusedError(f"tests reach no network but loopback, and this one asked for {address}")
+        return connect(self, address)
+
+    return guarded
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of this process to anything but loopback are refused. (Child processes are on their honour.)"""
+    monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
