@@ -1,4 +1,4 @@
-"""What people type to name a model, and names from outside made safe. Talks to nothing; whatever leaves here is well-formed."""
+"""What people type to name a model, and names from outside made safe: whatever leaves here is well-formed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from llm_hf_models.errors import BadRefError
+from llm_hf_models.errors import BadInputError, BadRefError
 from llm_hf_models.text import clean_text
 
 MAX_REF_CHARS = 1000
@@ -18,6 +18,7 @@ HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 # Names that Windows keeps for devices, whatever follows the first dot.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
@@ -104,6 +105,20 @@ def is_commit(revision: str) -> bool:
     return _COMMIT.fullmatch(revision) is not None
 
 
+def parse_alias(text: str) -> str:
+    """An alias, checked.
+
+    Raises:
+        BadInputError: it could not be typed after `llm -m`, or would hide a model's id.
+    """
+    if not _ALIAS.fullmatch(text) or text.startswith("hf/"):
+        raise BadInputError(
+            f"{clean_text(text, 60)!r} can't be an alias",
+            hint="Use letters, digits and any of ._:/- (100 at most), not starting with hf/.",
+        )
+    return text
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """A repo, and optionally which revision, and which quantization or file of it.
@@ -158,7 +173,7 @@ class ModelRef:
 
     @classmethod
     def _from_url(cls, text: str) -> ModelRef:
-        # The address of a mirror is as good as the Hub's: only its path is used, and the host never becomes an endpoint.
+        # A mirror's address is as good as the Hub's: only its path is used, and its host never becomes the endpoint.
         try:
             parts = [unquote(part) for part in urlsplit(text).path.split("/") if part]
         except ValueError:

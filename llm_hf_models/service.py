@@ -1,245 +1,89 @@
-"""The application: one method per verb. CLI, MCP and Python call only this."""
+"""The application: one method per verb. CLI, MCP and Python call only this; the verbs stand in their modules."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
 
-from llm_hf_models.fit import Fit, Machine
-from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.hub import Account, HubFile, RepoSummary, SearchFilters
-from llm_hf_models.library import Check, EngineRow, LocalFile, LocalModel, State
-from llm_hf_models.quants import Variant
+from llm_hf_models import account, engine, local, mirror, pull, search
+from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
+from llm_hf_models.catalogue import LibraryCatalogue
+from llm_hf_models.context import Context, Freshness
+from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
+from llm_hf_models.hub import SearchFilters
+from llm_hf_models.local import Imported, LocalModelView, Removal, Verification
+from llm_hf_models.pull import PlannedFile, PullOptions, PullPlan, PullResult
+from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
+from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.transfer import Event, Progress
-from llm_hf_models.validate import Finding
 
 
-@dataclass(frozen=True)
-class Freshness:
-    """Where an answer came from: the Hub just now, or the metadata cache. `age` in seconds."""
-
-    source: Literal["hub", "cache"]
-    age: float = 0.0
-
-
-@dataclass(frozen=True)
-class SearchResult(RepoSummary):
-    """A row of a search, with what this machine knows of it."""
-
-    here: tuple[str, ...] = ()  # ids of local models of that repo
-    fits: bool | None = None  # estimated from its parameters; None where the Hub doesn't say
-
-
-@dataclass(frozen=True)
-class SearchPage:
-    """What a search found. `loosen` suggests what to drop when it found nothing."""
-
-    results: tuple[SearchResult, ...]
-    freshness: Freshness
-    loosen: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class VariantInfo(Variant):
-    """A variant, weighed against this machine."""
-
-    bits_per_weight: float | None = None
-    fit: Fit | None = None
-    chosen: bool = False  # a plain pull would take this one
-    here: str | None = None  # id of the local model
-
-
-@dataclass(frozen=True)
-class ModelInfo(RepoSummary):
-    """One repo in full."""
-
-    revision: str | None = None
-    commit: str = ""
-    variants: tuple[VariantInfo, ...] = ()
-    choice_reason: str | None = None
-    facts: ModelFacts | None = None  # from the header of the chosen variant where it was read
-    chat_template: bool | None = None
-    base_models: tuple[str, ...] = ()
-    library: str | None = None
-    access: str | None = None  # how to get access to a gated repo
-    scan: str | None = None  # the Hub's scanners, as reported
-    files: tuple[HubFile, ...] = ()
-    card: str | None = None
-    freshness: Freshness = field(default_factory=lambda: Freshness("hub"))
-
-
-@dataclass(frozen=True)
-class PlannedFile(HubFile):
-    """A file that a pull needs. Sizes in bytes."""
-
-    here: bool = False  # whole and on this machine already
-    partial: int = 0  # bytes of it on this machine from an interrupted pull
-
-
-@dataclass(frozen=True)
-class PullPlan:
-    """What a pull would do. Nothing has been fetched but metadata and a header."""
-
-    ref: str
-    repo: str
-    revision: str | None
-    commit: str
-    model_id: str | None  # None for single files and for a pull to a folder without a model
-    quant: str | None
-    reason: str  # why this variant
-    files: tuple[PlannedFile, ...]
-    total_bytes: int
-    fetch_bytes: int
-    folder: str  # where the files will stand
-    to: str | None = None
-    aliases: tuple[str, ...] = ()
-    fit: Fit | None = None
-    facts: ModelFacts | None = None
-    findings: tuple[Finding, ...] = ()
-    scan: str | None = None
-    already_complete: bool = False  # registered and whole: a pull is instant
-
-
-@dataclass(frozen=True)
-class PullResult:
-    """What a pull did."""
-
-    plan: PullPlan
-    download_id: int | None
-    model: LocalModelView | None
-    files: tuple[str, ...]  # absolute paths
-    fetched_bytes: int
-    seconds: float
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class LocalModelView:
-    """A local model as the faces show it."""
-
-    model_id: str
-    aliases: tuple[str, ...]
-    state: State | Literal["remote"]
-    repo: str | None
-    revision: str | None
-    commit: str | None
-    quant: str
-    size: int
-    facts: ModelFacts
-    files: tuple[LocalFile, ...]
-    options: Mapping[str, Any]
-    checks: tuple[Check, ...]
-    added: float
-    last_used: float | None
-    endpoint: str | None = None
-    fix: str | None = None  # the command that mends a state that is not ready
-
-
-@dataclass(frozen=True)
-class Removal:
-    """What `rm` removes, or would. Bytes; `kept` are files that something else uses or that we did not record."""
-
-    model_id: str
-    files: tuple[str, ...]
-    freed_bytes: int
-    kept: tuple[str, ...] = ()
-    done: bool = False
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Re-hashed files of one model."""
-
-    model_id: str
-    matches: bool
-    files: tuple[tuple[str, str], ...]  # (path, "matches" | "differs: …" | "missing" | "no digest recorded")
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A file that was already on the disk and is now a local model."""
-
-    model: LocalModelView
-    digest: str  # "matches owner/name@commit" | "not checked: …"
-
-
-@dataclass(frozen=True)
-class TokenStatus:
-    """Whether there is a token, where it came from and whose it is. Never the token."""
-
-    source: str | None
-    account: Account | None
-    problem: str | None = None  # why it could not be validated
-
-
-@dataclass(frozen=True)
-class Status:
-    """This machine and this installation at a glance. Bytes."""
-
-    machine: Machine
-    disk_free: int
-    disk_total: int
-    cache_dir: str
-    cache_bytes: int
-    library: str
-    models: int
-    models_bytes: int
-    engines: tuple[EngineRow, ...]
-    endpoint: str
-    offline: bool
-    token: TokenStatus
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class SettingView:
-    """One setting."""
-
-    key: str
-    value: Any
-    default: Any
-    source: str
-    description: str
+def _quiet(event: Event) -> None:
+    """Progress for whoever asks for none."""
 
 
 class Library:
-    """What is on this machine, and the Hub it comes from. Every verb of the product, with typed results.
+    """What is on this machine, and the Hub it comes from: every verb of the product, with typed results.
 
-    Reads settings and the environment when a verb is called. Safe to use from several threads. A context manager;
-    `close` ends nothing but its own connections.
+    Reads settings and the environment when a verb is called, keeps nothing open between verbs, and may be used from
+    several threads. Every error is an `errors.HfModelsError`.
+
+    Args:
+        asked_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
+        ask_passphrase: asks a person for the passphrase of the encrypted token file; None leaves that file alone.
     """
 
-    def __init__(self, *, asked_by: str = "python") -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        raise NotImplementedError
+    def __init__(self, *, asked_by: str = "python", ask_passphrase: Callable[[], str] | None = None) -> None:
+        self._context = Context(asked_by, ask_passphrase)
 
     # The Hub
+
     def search(
         self, query: str = "", filters: SearchFilters | None = None, *, fits: bool = False, refresh: bool = False
-    ) -> SearchPage: ...
-    def info(
-        self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False
-    ) -> ModelInfo: ...
+    ) -> SearchPage:
+        """Models on the Hub.
+
+        Args:
+            query: words of the repo's name.
+            filters: what to narrow by; GGUF repos, trending first, twenty of them by default.
+            fits: only what fits this machine's memory.
+            refresh: ask the Hub even where a fresh answer is kept.
+        """
+        return search.search(self._context, query, filters or SearchFilters(), fits=fits, refresh=refresh)
+
+    def info(self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False) -> ModelInfo:
+        """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
+        return search.info(self._context, ref, revision=revision, card=card, refresh=refresh)
+
     # Pulling
-    def plan(
-        self,
-        ref: str,
-        *,
-        revision: str | None = None,
-        mmproj: bool = True,
-        to: Path | None = None,
-        aliases: Sequence[str] = (),
-        allow_unsafe: bool = False,
-        allow_invalid: bool = False,
-    ) -> PullPlan: ...
+
+    def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
+        """What a pull of `ref` would do; a policy, a full disk and a bad header refuse here."""
+        return pull.plan_pull(self._context, ref, options or PullOptions())
+
     def pull(
-        self, plan: PullPlan | str, *, progress: Progress | None = None, stop: threading.Event | None = None
-    ) -> PullResult: ...
+        self,
+        ref: str | PullPlan,
+        options: PullOptions | None = None,
+        *,
+        progress: Progress = _quiet,
+        stop: threading.Event | None = None,
+    ) -> PullResult:
+        """Fetches one variant, proves it and registers it. Continues what an earlier pull left.
+
+        Args:
+            ref: what to pull, or a plan that was shown before.
+            options: how; not with a plan, which has its own.
+            progress: called with events, from any thread.
+            stop: when set, ends the pull with InterruptedByUserError and keeps what arrived.
+        """
+        if isinstance(ref, PullPlan) and options is not None:
+            raise BadInputError("A plan has its options already")
+        plan = ref if isinstance(ref, PullPlan) else self.plan(ref, options)
+        return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
+
     def download_file(
         self,
         repo: str,
@@ -247,18 +91,71 @@ class Library:
         path: Path | str | None = None,
         *,
         revision: str | None = None,
-        progress: Progress | None = None,
+        progress: Progress = _quiet,
         stop: threading.Event | None = None,
-    ) -> Path: ...
+    ) -> Path:
+        """Fetches any one file of a repo, checked against its digest.
+
+        Args:
+            repo: `owner/name`.
+            file: its path in the repo.
+            path: a folder to put it in; None keeps it in the Hugging Face cache.
+            revision: branch, tag or commit.
+            progress: as in `pull`.
+            stop: as in `pull`.
+
+        Returns:
+            Where the file is.
+        """
+        ref = ModelRef(RepoId.parse(repo), file=RepoFile(file))
+        options = PullOptions(revision=revision, to=Path(path) if path else None, mmproj=False)
+        plan = self.plan(str(ref), options)
+        result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
+        for planned, location in zip(result.plan.files, result.files, strict=True):
+            if planned.path == file:
+                return Path(location)
+        raise FileNotFoundInRepoError(f"{repo} has no file {file}")
+
     # The library
-    def list(self) -> tuple[LocalModelView, ...]: ...
-    def show(self, name: str) -> LocalModelView: ...
-    def path(self, name: str) -> tuple[str, ...]: ...
-    def plan_removal(self, name: str) -> Removal: ...
-    def remove(self, name: str) -> Removal: ...
-    def verify(self, name: str, *, progress: Progress | None = None) -> Verification: ...
-    def add_alias(self, name: str, alias: str) -> LocalModelView: ...
-    def remove_alias(self, alias: str) -> None: ...
+
+    def list(self) -> tuple[LocalModelView, ...]:
+        """What is on this machine, newest first."""
+        with self._context.db() as db:
+            return tuple(local.view(model) for model in db.models())
+
+    def show(self, name: str) -> LocalModelView:
+        """One local model, by id, alias or repo, with every fact that was established about it."""
+        with self._context.db() as db:
+            return local.view(db.find(name))
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """Where a local model's files are: its shards in order, then its mmproj."""
+        return tuple(file.location for file in self.show(name).files)
+
+    def plan_removal(self, name: str) -> Removal:
+        """What `remove` would remove and free."""
+        return local.remove(self._context, name, dry_run=True)
+
+    def remove(self, name: str) -> Removal:
+        """Forgets a local model and frees what nothing else uses."""
+        return local.remove(self._context, name, dry_run=False)
+
+    def verify(self, name: str, *, progress: Progress = _quiet) -> Verification:
+        """Re-hashes a local model's files against their recorded digests, and records the outcome."""
+        return local.verify(self._context, name, progress)
+
+    def add_alias(self, name: str, alias: str) -> LocalModelView:
+        """Gives a local model one more name."""
+        with self._context.db() as db:
+            model = db.find(name)
+            db.add_alias(parse_alias(alias), model.model_id)
+            return local.view(db.model(model.model_id))
+
+    def remove_alias(self, alias: str) -> None:
+        """Takes a name away."""
+        with self._context.db() as db:
+            db.remove_alias(alias)
+
     def import_file(
         self,
         file: Path | str,
@@ -266,20 +163,81 @@ class Library:
         repo: str | None = None,
         copy: bool = False,
         aliases: Sequence[str] = (),
-        progress: Progress | None = None,
-    ) -> Imported: ...
-    # The account and the machine
-    def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus: ...
-    def logout(self) -> list[str]: ...
-    def whoami(self) -> TokenStatus: ...
-    def status(self) -> Status: ...
-    def settings(self) -> tuple[SettingView, ...]: ...
-    def set_setting(self, key: str, value: str | None) -> SettingView: ...
+        progress: Progress = _quiet,
+    ) -> Imported:
+        """Registers a GGUF that is on the disk already.
+
+        Args:
+            file: the file; any shard of a split model stands for all.
+            repo: where it came from; its digest is checked against that repo when it can be reached.
+            copy: keep a copy of our own instead of using it where it is.
+            aliases: names for it.
+            progress: told of hashing.
+        """
+        return local.import_file(self._context, Path(file), repo=repo, copy=copy, aliases=aliases, progress=progress)
+
     # Engines
-    def engines(self) -> tuple[EngineRow, ...]: ...
-    def stop_engines(self, name: str | None = None) -> int: ...
+
+    def engines(self) -> tuple[EngineView, ...]:
+        """The llama.cpp processes that run now."""
+        with self._context.db() as db:
+            return tuple(account.engine_view(row) for row in engine.running(db))
+
+    def stop_engines(self, name: str | None = None) -> int:
+        """Ends the engines of one local model, or all. Returns how many there were."""
+        with self._context.db() as db:
+            if name is not None:
+                return engine.stop_model(db, db.find(name).model_id)
+            rows = engine.running(db)
+            for row in rows:
+                engine.stop(db, row)
+            return len(rows)
+
+    # The account and the machine
+
+    def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus:
+        """Validates a token with the Hub, then keeps it in the keychain, or encrypted where there is none."""
+        return account.login(self._context, token, ask_passphrase)
+
+    def logout(self) -> tuple[str, ...]:
+        """Removes the token that `login` kept. Returns where it was."""
+        return account.logout()
+
+    def whoami(self) -> TokenStatus:
+        """Whose token is in force and where it came from; never the token."""
+        return account.whoami(self._context)
+
+    def status(self) -> Status:
+        """Memory, disk, cache, engines, endpoint, token."""
+        return account.status(self._context)
+
+    def settings(self) -> tuple[SettingView, ...]:
+        """Every setting with its value, default, source and what it does."""
+        return account.setting_views()
+
+    def set_setting(self, key: str, value: str | None) -> SettingView:
+        """Stores one setting from a person's words; None goes back to the default."""
+        return account.set_setting(key, value)
+
     # Serving
-    def mirror(self, host: str, port: int, *, allow: Sequence[str] = ()) -> Any: ...
+
+    def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
+        """A server of this library in the Hub's protocol, read-only; call `serve_forever()` on it.
+
+        Args:
+            host: the address to listen on.
+            port: 0 takes a free one; `server_address` tells which.
+            allow: gated and private repos to serve too; others of that kind are not shown.
+
+        Raises:
+            NotWritableError: the address can't be listened on.
+        """
+        catalogue = LibraryCatalogue(self._context, frozenset(RepoId.parse(name) for name in allow))
+        return mirror.make_server(catalogue, host, port)
 
 
-__all__ = ["Event", "Library"]
+__all__ = [
+    "EngineView", "Event", "Freshness", "Imported", "Library", "LocalModelView", "ModelInfo", "PlannedFile", "Progress",
+    "PullOptions", "PullPlan", "PullResult", "Removal", "SearchFilters", "SearchPage", "SearchResult", "SettingView",
+    "Status", "TokenStatus", "VariantInfo", "Verification",
+]  # fmt: skip

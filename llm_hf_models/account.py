@@ -1,0 +1,194 @@
+"""The person's account and this installation: login, whoami, status, settings."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llm_hf_models import engine, fit, settings, tokens
+from llm_hf_models.context import Context
+from llm_hf_models.errors import BadInputError, HfModelsError, TokenInvalidError
+from llm_hf_models.fit import Machine
+from llm_hf_models.hub import Account, Hub
+from llm_hf_models.library import EngineRow
+from llm_hf_models.settings import Settings
+
+MAX_TOKEN_CHARS = 1000
+
+
+@dataclass(frozen=True)
+class TokenStatus:
+    """Whether there is a token, where it came from and whose it is. Never the token."""
+
+    source: str | None
+    account: Account | None
+    problem: str | None = None  # why there is none, or why it could not be validated
+
+
+@dataclass(frozen=True)
+class EngineView:
+    """A running engine, without its key. Times in Unix seconds, memory in bytes."""
+
+    model_id: str
+    pid: int
+    address: str
+    context: int
+    started: float
+    last_used: float
+    keep_alive: float
+    memory: int
+    tokens_per_second: float | None
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Status:
+    """This machine and this installation at a glance. Bytes."""
+
+    machine: Machine
+    disk_free: int
+    disk_total: int
+    cache_dir: str
+    cache_bytes: int
+    library: str
+    models: int
+    models_bytes: int
+    engines: tuple[EngineView, ...]
+    endpoint: str
+    offline: bool
+    token: TokenStatus
+    versions: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class SettingView:
+    """One setting."""
+
+    key: str
+    value: Any
+    default: Any
+    source: str
+    description: str
+
+
+def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> TokenStatus:
+    """Asks the Hub whose token it is, and only then keeps it.
+
+    Raises:
+        BadInputError: not the form of a token.
+        TokenInvalidError, NetworkError: it could not be validated; nothing was kept.
+        KeychainError: it could not be kept.
+    """
+    value = value.strip()
+    if not value or len(value) > MAX_TOKEN_CHARS or not value.isascii() or not value.isprintable() or " " in value:
+        raise BadInputError("That is not a Hub token", hint=f"Make one on {settings.endpoint()}/settings/tokens")
+    now = context.settings()
+    hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.offline())
+    account = hub.whoami()
+    return TokenStatus(tokens.store(value, ask_passphrase=ask_passphrase), account)
+
+
+def logout() -> tuple[str, ...]:
+    """Removes the token that `login` kept. Returns where it was."""
+    return tuple(tokens.forget())
+
+
+def whoami(context: Context) -> TokenStatus:
+    """The token in force, validated now."""
+    token = context.token()
+    if token is None:
+        return TokenStatus(None, None, "There is no token. `llm hf login` keeps one.")
+    try:
+        return TokenStatus(token.source, context.hub().whoami())
+    except TokenInvalidError as error:
+        return TokenStatus(token.source, None, str(error))
+
+
+def status(context: Context) -> Status:
+    """Memory, disk, cache, engines, endpoint and token."""
+    cache = context.cache_dir()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    disk = shutil.disk_usage(existing)
+    with context.db() as db:
+        models = db.models()
+        engines = tuple(engine_view(row) for row in engine.running(db))
+    locations = {file.location: file.size for model in models for file in model.files}
+    return Status(
+        machine=fit.machine(),
+        disk_free=disk.free,
+        disk_total=disk.total,
+        cache_dir=str(cache),
+        cache_bytes=_bytes_below(cache),
+        library=str(settings.library_path()),
+        models=len(models),
+        models_bytes=sum(locations.values()),
+        engines=engines,
+        endpoint=settings.endpoint(),
+        offline=settings.offline(),
+        token=_token_status(context),
+        versions=_versions(),
+    )
+
+
+def engine_view(row: EngineRow) -> EngineView:
+    """A row without its key."""
+    return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
+
+
+def _token_status(context: Context) -> TokenStatus:
+    try:
+        return whoami(context)
+    except HfModelsError as error:  # a status is for bad days too
+        return TokenStatus(None, None, error.message)
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes on the disk, each file once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for path in folder.rglob("*"):
+        try:
+            stat = path.lstat()
+        except OSError:
+            continue
+        if path.is_file() and not path.is_symlink():
+            sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("llm-hf-models", "llm", "huggingface_hub", "xllamacpp"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def setting_views() -> tuple[SettingView, ...]:
+    """Every setting with its value now."""
+    now = settings.load()
+    return tuple(
+        SettingView(key, getattr(now, key), field.default, settings.source_of(key), field.description or "")
+        for key, field in Settings.model_fields.items()
+    )
+
+
+def set_setting(key: str, value: str | None) -> SettingView:
+    """Stores one setting from a person's words; None goes back to the default.
+
+    Raises:
+        BadInputError: no such setting, or a value that it does not take.
+    """
+    if value is None:
+        if key not in Settings.model_fields:
+            raise BadInputError(f"There is no setting {key[:60]!r}", hint="`llm hf settings` lists them.")
+        settings.store(key, None)
+    else:
+        settings.store(key, settings.parse_value(key, value))
+    return next(view for view in setting_views() if view.key == key)

@@ -1,0 +1,95 @@
+"""This machine's library as a mirror serves it: which models, under which repo and commit. Speaks no protocol (mirror.py does)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_hf_models.context import Context
+from llm_hf_models.library import LocalFile, LocalModel
+from llm_hf_models.mirror import ServedFile, ServedRepo
+from llm_hf_models.refs import RepoId
+
+
+@dataclass(frozen=True)
+class LibraryCatalogue:
+    """The library's models whose bytes are proven or were hashed here; gated and private repos only when named.
+
+    Read anew for each request, so that a pull or a removal shows at once.
+    """
+
+    context: Context
+    allow: frozenset[RepoId] = frozenset()
+
+    def repos(self) -> Sequence[ServedRepo]:
+        """One entry for each repo and commit, newest first."""
+        with self.context.db() as db:
+            models = [model for model in db.models() if self._serves(model)]
+        grouped: dict[tuple[str, str], list[LocalModel]] = {}
+        for model in models:
+            grouped.setdefault((repo_of(model), commit_of(model)), []).append(model)
+        seen: set[str] = set()
+        served = []
+        for (repo, commit), group in grouped.items():
+            served.append(_served(repo, commit, group, newest=repo not in seen))
+            seen.add(repo)
+        return served
+
+    def _serves(self, model: LocalModel) -> bool:
+        if (
+            model.endpoint
+            or model.state in ("missing", "changed")
+            or not all(f.sha256 or f.git_sha1 for f in model.files)
+        ):
+            return False
+        restricted = model.hub.get("gated") or model.hub.get("private")
+        return not restricted or RepoId.parse(repo_of(model)) in self.allow
+
+
+def repo_of(model: LocalModel) -> str:
+    """The repo that a model is served as: its own, or `local/STEM` for an import without one."""
+    return model.repo or model.model_id.removeprefix("hf/").partition(":")[0]
+
+
+def commit_of(model: LocalModel) -> str:
+    """Its commit on the Hub, or a stand-in made from its files' digests where that is not known."""
+    if model.commit:
+        return model.commit
+    digests = sorted(f"{file.path} {file.sha256 or file.git_sha1}" for file in model.files)
+    return hashlib.sha1("\n".join(digests).encode(), usedforsecurity=False).hexdigest()
+
+
+def _served(repo: str, commit: str, group: Sequence[LocalModel], *, newest: bool) -> ServedRepo:
+    first, facts = group[0], group[0].facts
+    revisions = {model.revision for model in group if model.revision} | ({"main"} if newest else set())
+    return ServedRepo(
+        id=repo,
+        commit=commit,
+        files=tuple(_files(file for model in group for file in model.files)),
+        revisions=tuple(sorted(revisions - {commit})),
+        task=first.hub.get("task") or ("text-generation" if facts.kind in ("chat", "base") else None),
+        tags=tuple(dict.fromkeys((*first.hub.get("tags", ()), "gguf"))),
+        license=first.hub.get("license") or facts.license,
+        gated=first.hub.get("gated") or False,
+        private=bool(first.hub.get("private")),
+        downloads=int(first.hub.get("downloads") or 0),
+        likes=int(first.hub.get("likes") or 0),
+        updated=first.added,
+        gguf={
+            "total": facts.parameters,
+            "architecture": facts.architecture,
+            "context_length": facts.context_length,
+            "totalFileSize": sum(file.size for file in first.files),
+        },
+        base_models=facts.base_models,
+    )
+
+
+def _files(files: Iterable[LocalFile]) -> list[ServedFile]:
+    unique = {file.path: file for file in files}
+    return [
+        ServedFile(file.path, Path(file.location), file.size, file.sha256, file.git_sha1)
+        for _, file in sorted(unique.items())
+    ]

@@ -1,0 +1,293 @@
+"""Finding models on the Hub: search, and one repo in full. Fetches no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from pydantic import TypeAdapter
+
+from llm_hf_models import fit as fitting
+from llm_hf_models import quants, settings
+from llm_hf_models.context import Context, Freshness
+from llm_hf_models.errors import HfModelsError, NoGgufError
+from llm_hf_models.fit import Fit
+from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header
+from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters
+from llm_hf_models.quants import Variant
+from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_revision
+from llm_hf_models.remote_file import RemoteFile
+
+# What a pull would take, Q4_K_M, weighs 4.85 bits a parameter (llama.cpp, tools/quantize/README.md): for rows
+# of a search, where only the number of parameters is known.
+ASSUMED_BITS_PER_WEIGHT = 4.85
+FITS_PAGES = 5  # `fits` is decided here, so more rows are asked for than are shown
+MAX_ROWS = 500
+
+
+@dataclass(frozen=True)
+class SearchResult(RepoSummary):
+    """A row of a search, with what this machine knows of it."""
+
+    here: tuple[str, ...] = ()  # ids of local models of that repo
+    fits: bool | None = None  # estimated from its parameters; None where the Hub doesn't say
+
+
+@dataclass(frozen=True)
+class SearchPage:
+    """What a search found. `loosen` suggests what to drop when it found nothing."""
+
+    results: tuple[SearchResult, ...]
+    freshness: Freshness
+    loosen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VariantInfo(Variant):
+    """A variant, weighed against this machine."""
+
+    bits_per_weight: float | None = None
+    fit: Fit | None = None
+    chosen: bool = False  # a plain pull would take this one
+    here: str | None = None  # id of the local model
+
+
+@dataclass(frozen=True)
+class ModelInfo(RepoSummary):
+    """One repo in full."""
+
+    revision: str | None = None
+    commit: str = ""
+    variants: tuple[VariantInfo, ...] = ()
+    choice_reason: str | None = None
+    facts: ModelFacts | None = None  # from the header of the chosen variant where it was read
+    chat_template: bool | None = None
+    base_models: tuple[str, ...] = ()
+    library: str | None = None
+    access: str | None = None  # how to get access to a gated repo
+    scan: str | None = None  # the Hub's scanners, as reported
+    files: tuple[HubFile, ...] = ()
+    card: str | None = None
+    notes: tuple[str, ...] = ()  # what could not be found out, and why
+    freshness: Freshness = field(default_factory=Freshness)
+
+
+_SUMMARIES: TypeAdapter[list[RepoSummary]] = TypeAdapter(list[RepoSummary])
+_DETAILS: TypeAdapter[RepoDetails] = TypeAdapter(RepoDetails)
+_FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
+
+
+def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, refresh: bool) -> SearchPage:
+    """One page of repos, with which of them fit and which are here."""
+    asked = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
+    rows, freshness = context.remembered(
+        {"search": query, **asdict(asked)},
+        lambda: context.hub().search(query, asked),
+        lambda answer: _SUMMARIES.dump_json(answer).decode(),
+        _SUMMARIES.validate_json,
+        refresh=refresh,
+    )
+    here = _here_by_repo(context)
+    room = memory_for_models(context)
+    results = [SearchResult(**vars(row), here=tuple(here.get(row.id, ())), fits=_row_fits(row, room)) for row in rows]
+    if fits:
+        results = [result for result in results if result.fits]
+    loosen = () if results else _loosen(query, filters, fits=fits)
+    return SearchPage(tuple(results[: filters.limit]), freshness, loosen)
+
+
+def memory_for_models(context: Context) -> int:
+    """Bytes that one model may take on this machine: all its memory less the reserve."""
+    return max(0, fitting.machine().total_memory - context.settings().memory_reserve)
+
+
+def _row_fits(row: RepoSummary, room: int) -> bool | None:
+    if row.parameters is None:
+        return None
+    weights = int(row.parameters * ASSUMED_BITS_PER_WEIGHT / 8)
+    return fitting.assess(weights, None, context=0, available=room).fits
+
+
+def _here_by_repo(context: Context) -> dict[str, list[str]]:
+    here: dict[str, list[str]] = {}
+    with context.db() as db:
+        for model in db.models():
+            if model.repo and model.state != "missing":
+                here.setdefault(model.repo, []).append(model.model_id)
+    return here
+
+
+def _loosen(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:
+    """Options to drop, narrowest first."""
+    candidates = (
+        (fits, "drop --fits"),
+        (filters.min_params is not None or filters.max_params is not None, "widen --min-params/--max-params"),
+        (bool(filters.tags), "drop a --tag"),
+        (filters.license, "drop --license"),
+        (filters.language, "drop --language"),
+        (filters.task, "drop --task"),
+        (filters.gated is not None, "drop --gated/--no-gated"),
+        (filters.author, "drop --author"),
+        (len(query.split()) > 1, "use fewer words"),
+        (filters.library is not None, "--library any (models without GGUF files too)"),
+    )
+    return tuple(advice for asked, advice in candidates if asked)
+
+
+def details_of(context: Context, ref: ModelRef, *, refresh: bool = False) -> tuple[RepoDetails, Freshness]:
+    """One repo at the commit that the ref's revision names, from the Hub or the metadata cache."""
+    return context.remembered(
+        {"details": str(ref.repo), "revision": ref.revision},
+        lambda: context.hub().details(ref.repo, ref.revision),
+        lambda answer: _DETAILS.dump_json(answer).decode(),
+        _DETAILS.validate_json,
+        refresh=refresh,
+    )
+
+
+def with_revision(ref: ModelRef, revision: str | None) -> ModelRef:
+    """The ref, pinned to a revision that was given beside it."""
+    return replace(ref, revision=parse_revision(revision)) if revision else ref
+
+
+def info(context: Context, text: str, *, revision: str | None, card: bool, refresh: bool) -> ModelInfo:
+    """One repo in full: its variants weighed, its header's facts, its access, what scanners said."""
+    ref = with_revision(ModelRef.parse(text), revision)
+    details, freshness = details_of(context, ref, refresh=refresh)
+    hub, notes = context.hub(), []
+    variants = quants.group(details.files)
+    room = memory_for_models(context)
+    facts, choice = None, None
+    if variants:
+        choice = quants.choose(variants, lambda variant: _variant_fits(variant, None, context, room))
+        try:
+            facts = facts_of(context, hub, ref.repo, details, choice.variant)
+            choice = quants.choose(variants, lambda variant: _variant_fits(variant, facts, context, room))
+        except HfModelsError as error:
+            notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
+    card_text = None
+    if card:
+        card_text = hub.card(ref.repo, details.commit)
+    weighed = _weigh(context, details, variants, choice.variant if choice else None, facts, room)
+    base = {name: value for name, value in vars(details).items() if name in RepoSummary.__dataclass_fields__}
+    return ModelInfo(
+        **base,
+        revision=ref.revision,
+        commit=details.commit,
+        variants=weighed,
+        choice_reason=choice.reason if choice else None,
+        facts=facts,
+        chat_template=facts.chat_template if facts else details.chat_template,
+        base_models=details.base_models,
+        library=details.library,
+        access=_access(details),
+        scan=scan_of(details),
+        files=details.files,
+        card=card_text,
+        notes=tuple(notes),
+        freshness=freshness,
+    )
+
+
+def fit_of(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> Fit:
+    """One variant weighed at the context length that settings ask for."""
+    return fitting.assess(
+        variant.size, facts, context=context.settings().context, available=room, mmproj_bytes=variant.mmproj_size
+    )
+
+
+def _variant_fits(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> bool:
+    return fit_of(variant, facts, context, room).fits
+
+
+def choose_variant(context: Context, variants: Sequence[Variant], facts: ModelFacts | None) -> quants.Choice:
+    """What a plain pull takes on this machine."""
+    room = memory_for_models(context)
+    return quants.choose(variants, lambda variant: _variant_fits(variant, facts, context, room))
+
+
+def _weigh(
+    context: Context,
+    details: RepoDetails,
+    variants: Sequence[Variant],
+    chosen: Variant | None,
+    facts: ModelFacts | None,
+    room: int,
+) -> tuple[VariantInfo, ...]:
+    with context.db() as db:
+        here = {model.quant: model.model_id for model in db.models() if model.repo == details.id}
+    parameters = (facts and facts.parameters) or details.parameters
+    return tuple(
+        VariantInfo(
+            **vars(variant),
+            bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
+            fit=fit_of(variant, facts, context, room),
+            chosen=variant == chosen,
+            here=here.get(variant.quant),
+        )
+        for variant in variants
+    )
+
+
+def _access(details: RepoDetails) -> str | None:
+    if not details.gated:
+        return None
+    how = "at once" if details.gated == "auto" else "once its owners agree"
+    return f"Ask for access on {settings.endpoint()}/{details.id} (granted {how}), then `llm hf login`."
+
+
+def scan_of(details: RepoDetails, paths: Sequence[str] | None = None) -> str | None:
+    """What the Hub's scanners reported, in their words: of the whole repo, or of some of its files."""
+    issues = [(path, level) for path, level in details.files_with_issues if paths is None or path in paths]
+    levels = {file.path: file.scan for file in details.files if file.scan and (paths is None or file.path in paths)}
+    if issues:
+        return "; ".join(f"{path}: {level}" for path, level in issues)
+    if levels:
+        return ", ".join(sorted({level for level in levels.values() if level}))
+    if details.scans_done is None:
+        return None
+    return "no issue reported" if details.scans_done else "not finished"
+
+
+def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> GgufHeader:
+    """The header of a GGUF file that is still on the Hub, by Range requests."""
+    file, name = details.file(RepoFile(path)), RepoFile(path)
+    now = context.settings()
+    with RemoteFile(
+        lambda: hub.locate(repo, name, details.commit),
+        timeout=now.metadata_seconds,
+        connect_timeout=now.connect_seconds,
+    ) as remote:
+        return read_header(remote, file_bytes=file.size)
+
+
+def facts_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
+    """A variant's facts, from the metadata cache by digest, else from its header on the Hub."""
+    file = details.file(RepoFile(variant.files[0]))
+    key = f"facts:{file.etag}"
+    with context.db() as db:
+        if file.etag and (kept := db.cached(key)):
+            return _FACTS.validate_json(kept.body)
+        facts = header_of(context, hub, repo, details, file.path).facts
+        if file.etag:
+            db.keep(key, _FACTS.dump_json(facts).decode())
+    return facts
+
+
+def no_gguf(hub: Hub, details: RepoDetails) -> NoGgufError:
+    """The answer to a pull from a repo without GGUF files: the conversions that the Hub knows, best first."""
+    try:
+        found = hub.conversions(RepoId.parse(details.id))
+    except HfModelsError:
+        found = []
+    if not found:
+        return NoGgufError(
+            f"{details.id} has no GGUF files, and the Hub knows no GGUF conversion of it",
+            hint=f"Look for one by name: llm hf search {details.id.partition('/')[2]}",
+        )
+    listed = "\n".join(f"  {row.id}  ({row.downloads or 0} downloads a month)" for row in found)
+    return NoGgufError(
+        f"{details.id} has no GGUF files",
+        cause=f"GGUF conversions of it on the Hub:\n{listed}",
+        hint=f"llm hf pull {found[0].id}",
+    )
