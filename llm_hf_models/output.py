@@ -1,0 +1,264 @@
+"""How anything reaches a person or a script: JSON, tables, text, errors. Not for what values mean."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+import time
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, is_dataclass
+from dataclasses import fields as dataclass_fields
+from datetime import datetime
+from pathlib import PurePath
+from typing import TextIO, TypeAlias
+
+import click
+
+from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+from llm_hf_models.text import clean_text
+from llm_hf_models.units import format_duration
+
+GAP = "  "
+MAX_ERROR_CHARS = 4000
+MAX_CARD_CHARS = 200_000
+MIN_TEXT_WIDTH = 20
+CLOSED_PIPE_EXIT = 141  # what a shell reports for a program that SIGPIPE ended
+INTERRUPTED = "Interrupted; run the same command to continue."
+
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
+
+
+# JSON
+
+
+def to_json(value: object) -> JsonValue:
+    """Any value of the service as what JSON can hold: the one shape for `--json` and for MCP's structured content.
+
+    Dataclasses become objects of their fields and their public properties; a field declared with `repr=False` holds
+    a secret and is left out. Figures that JSON can't hold (NaN, infinities) become their names.
+
+    Raises:
+        TypeError: the value holds something that has no JSON form; a bug of ours.
+    """
+    if is_dataclass(value):
+        return {name: to_json(getattr(value, name)) for name in _public_names(type(value))}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(member) for key, member in value.items()}
+    if isinstance(value, AbstractSet):
+        return [to_json(member) for member in sorted(value)]
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [to_json(member) for member in value]
+    return _json_leaf(value)
+
+
+def _json_leaf(value: object) -> JsonValue:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _public_names(kind: type) -> list[str]:
+    names = [field.name for field in dataclass_fields(kind) if field.repr and not field.name.startswith("_")]
+    for base in reversed(kind.__mro__):
+        names += [name for name, member in vars(base).items() if isinstance(member, property) and name not in names]
+    return [name for name in names if not name.startswith("_")]
+
+
+def print_json(value: object) -> None:
+    """The value on stdout, as indented JSON."""
+    emit(json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+# The two streams
+
+
+def emit(text: str) -> None:
+    """Data: to stdout. A reader that has gone ends the command quietly."""
+    try:
+        click.echo(text, color=has_colour(sys.stdout))
+    except BrokenPipeError:
+        # Python flushes stdout once more when it exits: into nothing, rather than into a traceback.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 1)
+        raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None
+
+
+def note(text: str) -> None:
+    """Words for a person: to stderr."""
+    click.echo(text, err=True, color=has_colour(sys.stderr))
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether colour may go there: a terminal that has it, and nobody who declined (https://no-color.org)."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person looks at this stream now."""
+    return not stream.closed and stream.isatty()
+
+
+def width() -> int | None:
+    """Columns that a table may take: the terminal's, and None where stdout is no terminal: nothing is cut there."""
+    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+
+
+def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
+    """What went wrong, why and what to do, a line each on stderr. Returns the exit code."""
+    if isinstance(error, (KeyboardInterrupt, InterruptedByUserError)):
+        note(INTERRUPTED)
+        return InterruptedByUserError.exit_code
+    note(click.style("Error: ", fg="red", bold=True) + _shown(error.message))
+    for part in (error.cause, error.hint):
+        if part:
+            note(_shown(part))
+    return error.exit_code
+
+
+def _shown(text: str) -> str:
+    return clean_text(text, MAX_ERROR_CHARS, keep_lines=True).rstrip()
+
+
+# Tables and text
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    `rank` says how soon it gives way on a narrow terminal: the highest goes first, 0 stays. A column with `least` is
+    cut down to that many cells before one is dropped whose rank is the same or lower.
+    """
+
+    title: str
+    rank: int = 0
+    right: bool = False
+    least: int = 0
+
+
+def table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, limit: int | None, bold: Collection[int] = ()
+) -> str:
+    """Rows under their titles, aligned with spaces, columns that are empty throughout left out.
+
+    Args:
+        columns: titles and what may give way.
+        rows: cells in the order of `columns`, one line each.
+        limit: cells that a line may take; None is no limit.
+        bold: indices of rows to stress.
+    """
+    cells = [[clean_text(cell, MAX_ERROR_CHARS) for cell in row] for row in rows]
+    natural = [max([cells_of(row[at]) for row in cells], default=0) for at in range(len(columns))]
+    kept = [at for at in range(len(columns)) if natural[at] or not rows]
+    widths = _fitted(columns, {at: max(natural[at], cells_of(columns[at].title)) for at in kept}, limit)
+    lines = [_line([columns[at].title for at in widths], columns, widths)]
+    lines += [_line([row[at] for at in widths], columns, widths) for row in cells]
+    return "\n".join(
+        click.style(line, bold=True) if number == 0 or number - 1 in bold else line for number, line in enumerate(lines)
+    )
+
+
+def _fitted(columns: Sequence[Column], widths: dict[int, int], limit: int | None) -> dict[int, int]:
+    """Widths that fit into the limit, the least important columns dropped or cut first."""
+    if limit is None:
+        return widths
+    widths = dict(widths)
+    for at in sorted(widths, key=lambda at: -columns[at].rank):
+        surplus = sum(widths.values()) + len(GAP) * (len(widths) - 1) - limit
+        if surplus <= 0:
+            break
+        room = widths[at] - columns[at].least
+        if columns[at].least and room >= surplus:
+            widths[at] -= surplus
+        elif columns[at].rank:
+            del widths[at]
+        elif columns[at].least:
+            widths[at] = max(columns[at].least, widths[at] - surplus)
+    return widths
+
+
+def _line(cells: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> str:
+    parts = []
+    for cell, (at, size) in zip(cells, widths.items(), strict=True):
+        text = _cut(cell, size)
+        gap = " " * (size - cells_of(text))
+        parts.append(gap + text if columns[at].right else text + gap)
+    return GAP.join(parts).rstrip()
+
+
+def cells_of(text: str) -> int:
+    """Terminal cells that a text takes: wide characters take two, combining ones none (Unicode annex 11)."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def _cut(text: str, size: int) -> str:
+    if cells_of(text) <= size:
+        return text
+    while cells_of(text) > size - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def fields(pairs: Sequence[tuple[str, str | None]], *, limit: int | None) -> str:
+    """Labelled facts under each other; what is None or empty is left out, what is long goes on under itself."""
+    shown = [(label, value) for label, value in pairs if value]
+    label_width = max([cells_of(label) for label, _ in shown], default=0)
+    lines = []
+    for label, value in shown:
+        head = label + " " * (label_width - cells_of(label)) + GAP
+        for text in clean_text(value, MAX_ERROR_CHARS, keep_lines=True).splitlines():
+            lines += [head + part if at == 0 else " " * len(head) + part for at, part in _wrapped(text, head, limit)]
+            head = " " * len(head)
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, head: str, limit: int | None) -> Iterable[tuple[int, str]]:
+    if limit is None:
+        return [(0, text)]
+    room = max(MIN_TEXT_WIDTH, limit - len(head))
+    return enumerate(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
+
+
+def markdown(text: str, *, limit: int | None) -> str:
+    """A model card, made harmless: laid out for `limit` columns, or as its own Markdown where there is no limit."""
+    cleaned = clean_text(text, MAX_CARD_CHARS, keep_lines=True).strip()
+    if limit is None:
+        return cleaned
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    colour = has_colour(sys.stdout)
+    console = Console(width=limit, force_terminal=colour, no_color=not colour, highlight=False)
+    with console.capture() as capture:
+        # Links are written out: a person sees where they lead.
+        console.print(Markdown(cleaned, hyperlinks=False))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def ago(then: float | datetime | None) -> str:
+    """How long ago, in one figure: `5 min`, `3 d`, `4 months`, `2 years`. Empty for never."""
+    if then is None:
+        return ""
+    seconds = max(0.0, time.time() - (then.timestamp() if isinstance(then, datetime) else then))
+    days = int(seconds // 86400)
+    if days >= 730:  # noqa: PLR2004 - two years
+        return f"{days // 365} years"
+    if days >= 60:  # noqa: PLR2004 - two months
+        return f"{days // 30} months"
+    return " ".join(format_duration(seconds).split()[:2])
