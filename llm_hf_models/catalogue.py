@@ -1,4 +1,4 @@
-"""This machine's library as a mirror serves it: which models, under which repo and commit. Speaks no protocol (mirror.py does)."""
+"""This machine's library as a mirror serves it: which models, under which repo and commit. No protocol here (mirror.py)."""
 
 from __future__ import annotations
 

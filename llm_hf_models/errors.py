@@ -1,4 +1,4 @@
-"""The one exception tree. Everything this package raises on purpose is here; wording for people happens in the faces."""
+"""The one exception tree. What this package raises on purpose is here; the faces word it for people."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from typing_extensions import Self
+
 from llm_hf_models.errors import (
     AmbiguousNameError,
     LibraryDamagedError,
@@ -237,7 +239,7 @@ def facts_from_json(text: str) -> ModelFacts:
 
 
 class LibraryDB:
-    """The open library file. One per thread; a context manager. Writers only: hooks read through `registered_models`."""
+    """The open library file, a context manager. llm's hooks read through `registered_models` instead."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file, making or migrating it.
@@ -284,7 +286,7 @@ class LibraryDB:
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> LibraryDB:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -330,8 +332,8 @@ class LibraryDB:
                 " quant=excluded.quant, kind=excluded.kind, facts=excluded.facts, endpoint=excluded.endpoint,"
                 " place=excluded.place, hub=excluded.hub",
                 model.model_id, model.repo, model.revision, model.commit, model.quant, model.facts.kind,
-                _dump(asdict(model.facts)), _dump(dict(model.options)), model.endpoint, model.place, _dump(dict(model.hub)),
-                model.added or time.time(),
+                _dump(asdict(model.facts)), _dump(dict(model.options)), model.endpoint, model.place,
+                _dump(dict(model.hub)), model.added or time.time(),
             )  # fmt: skip
             key = self._key(model.model_id)
             self._write("delete from files where model = ?", key)
@@ -473,8 +475,8 @@ class LibraryDB:
         now = time.time()
         with _translated(self.path):
             cursor = self._db.execute(
-                "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by, created,"
-                " updated, plan) values (?,?,?,?,?,?,?,?,?,?,?)",
+                "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by,"
+                " created, updated, plan) values (?,?,?,?,?,?,?,?,?,?,?)",
                 (download.ref, download.state, download.repo, download.commit, download.quant, download.total_bytes,
                  download.done_bytes, download.asked_by, now, now, _dump(dict(download.plan))),
             )  # fmt: skip
@@ -526,7 +528,8 @@ class LibraryDB:
     def touch_engine(self, fingerprint: str, tokens_per_second: float | None = None) -> None:
         """Notes that an engine was used now, and its last speed."""
         self._write(
-            "update engines set last_used = ?, tokens_per_second = coalesce(?, tokens_per_second) where fingerprint = ?",
+            "update engines set last_used = ?, tokens_per_second = coalesce(?, tokens_per_second)"
+            " where fingerprint = ?",
             time.time(), tokens_per_second, fingerprint,
         )  # fmt: skip
 
@@ -598,7 +601,7 @@ def _translated(path: Path) -> Iterator[None]:
         raise LibraryDamagedError(
             f"The library at {path} is damaged",
             cause=str(error),
-            hint=f"Move it away (mv {path} {path}.damaged) and pull again: files that are still here are not fetched twice.",
+            hint=f"Move it away (mv {path} {path}.damaged) and pull again: what is still here is not fetched twice.",
         ) from None
 
 

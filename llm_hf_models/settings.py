@@ -18,7 +18,7 @@ _TRUE = {"1", "on", "yes", "true"}
 
 
 def user_dir() -> Path:
-    """llm's user directory, computed as llm and click do without importing either (a test holds them equal)."""
+    """The user directory of llm, computed as llm and click do without importing either (a test holds them equal)."""
     if path := os.environ.get("LLM_USER_PATH"):
         return Path(path)
     if sys.platform == "win32":
@@ -44,7 +44,7 @@ def settings_path() -> Path:
 
 
 def hf_home() -> Path:
-    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache (as huggingface_hub/constants.py computes it)."""
+    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache (see huggingface_hub/constants.py)."""
     if path := os.environ.get("HF_HOME"):
         return Path(os.path.expandvars(path)).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

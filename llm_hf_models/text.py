@@ -21,9 +21,6 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     kept = "\n\t" if keep_lines else ""
     # One character past what a cut needs, with room for what is dropped: a huge card costs no more than its cut.
     text = _ESCAPE_SEQUENCE.sub("", text[: max_chars * 8 + 1024])
-    if keep_lines:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    else:
-        text = " ".join(text.split())
+    text = text.replace("\r\n", "\n").replace("\r", "\n") if keep_lines else " ".join(text.split())
     text = "".join(c for c in text if c in kept or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

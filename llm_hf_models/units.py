@@ -63,14 +63,11 @@ def format_count(count: float) -> str:
 
 
 def _scaled(value: float, units: tuple[str, ...], gap: str) -> str:
-    step = 1000
-    for unit in units[:-1]:
-        if abs(value) < step - 0.5:
-            break
-        value /= step
-    else:
-        unit = units[-1]
-    digits = 0 if unit == units[0] or value >= 100 else 1  # noqa: PLR2004 - three significant digits
+    step, power = 1000, 0
+    while abs(value) >= step - 0.5 and power < len(units) - 1:
+        value, power = value / step, power + 1
+    unit = units[power]
+    digits = 0 if power == 0 or value >= 100 else 1  # noqa: PLR2004 - three significant digits
     number = f"{value:.{digits}f}".removesuffix(".0") if digits else f"{value:.0f}"
     return f"{number}{gap}{unit}".rstrip()
 
