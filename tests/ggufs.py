@@ -1,0 +1,330 @@
+"""Makes tiny GGUF models that llama.cpp really loads and runs, and that say what a test told them to. Judges nothing.
+
+A chat model made here is a chain: every token has one successor, written into its embedding and output matrices, and
+attention and feed-forward add nothing. So its answer is exact at any temperature, and one block is as good as thirty.
+The prompt's last token chooses where the chain starts; the template ends a prompt with a token of its own when tools
+are offered and when a tool has answered, so that a whole tool call can be tested with exact text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+ANSWER = "Hello from a tiny model."
+TOOL_ANSWER = "The tool has spoken."
+WIDTH = 64  # the embedding's length: a chain has at most this many tokens
+HEADS, KV_HEADS = 4, 2
+CHAT_TEMPLATE = (
+    "{%- if tools %}<|im_start|>system\n"
+    "You may call a tool. Tools, one JSON object a line, inside <tools></tools>:\n<tools>"
+    "{%- for tool in tools %}\n{{ tool | tojson }}{%- endfor %}\n</tools>\n"
+    "Call one with <tool_call>\n"
+    '{"name": ..., "arguments": ...}\n</tool_call><|im_end|>\n{%- endif %}'
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content %}{{- message.content }}{%- endif %}"
+    "{%- for call in message.tool_calls or [] %}"
+    '{{- \'<tool_call>\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
+    "{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}"
+    "{%- endfor %}"
+    "{{- '<|im_end|>\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if messages[-1].role == 'tool' %}{{- '<|after_tool|>' }}{%- elif tools %}{{- '<|with_tools|>' }}{%- endif %}"
+    "{%- endif %}"
+)
+_SPECIALS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|with_tools|>", "<|after_tool|>")
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_EOS = _SPECIALS.index("<|im_end|>")
+_WITH_TOOLS, _AFTER_TOOL = _SPECIALS.index("<|with_tools|>"), _SPECIALS.index("<|after_tool|>")
+_START = -1  # any token that no chain knows
+
+
+def tiny_chat(
+    path: Path,
+    *,
+    answer: str = ANSWER,
+    endless: bool = False,
+    tool_call: str | None = None,
+    tool_answer: str = TOOL_ANSWER,
+    template: str | None = CHAT_TEMPLATE,
+    name: str = "Tiny Chat",
+    license_id: str = "apache-2.0",
+    context: int = 4096,
+    blocks: int = 2,
+    vocabulary: int = 0,
+    weights_bytes: int = 0,
+    seed: int = 0,
+    shards: int = 1,
+) -> Path:
+    """A llama-architecture chat model which answers any prompt with `answer`, token by token.
+
+    Args:
+        path: where to write it; for `shards` > 1 the shards stand beside it, named `<stem>-00001-of-0000N.gguf`.
+        answer: its exact answer; split at spaces, at most about 50 words.
+        endless: start the answer again instead of ending it: for tests of cancelling and of token limits.
+        tool_call: its exact answer when tools are offered, such as `<tool_call>\\n{"name": …}\\n</tool_call>`;
+            None answers with `answer` as if there were no tools.
+        tool_answer: its answer to a conversation that ends with a tool's result.
+        template: its chat template; None leaves it out.
+        name: general.name.
+        license_id: general.license.
+        context: tokens it was trained for.
+        blocks: number of its blocks.
+        vocabulary: its least number of tokens; filled up with words that it never says.
+        weights_bytes: its least size in bytes, reached by widening its feed-forward part.
+        seed: another seed gives another digest and the same answers.
+        shards: number of files to split it into, as llama.cpp does.
+
+    Returns:
+        The file, or the first shard.
+    """
+    chains = [(_START, answer, endless), (_AFTER_TOOL, tool_answer, False)]
+    chains.append((_WITH_TOOLS, tool_call, False) if tool_call else (_WITH_TOOLS, answer, endless))
+    words, successors = _chain(chains)
+    tokens = [*_SPECIALS, *_BYTES, *words]
+    tokens += [f"\u2581filler{i}" for i in range(max(0, vocabulary - len(tokens)))]
+    rng = np.random.default_rng(seed)
+    writer = _writer(path, "llama", shards, _tensor_count(blocks))
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_license(license_id)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    if template is not None:
+        writer.add_chat_template(template)
+    feed_forward = max(64, -(-weights_bytes // (blocks * 3 * WIDTH * 2)))
+    _llama_shape(writer, context, blocks, feed_forward, len(tokens))
+    _spm_tokenizer(writer, tokens)
+    embedding, output = _matrices(len(tokens), successors)
+    _add(writer, "token_embd.weight", embedding)
+    for block in range(blocks):
+        _llama_block(writer, block, feed_forward, rng)
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
+    _add(writer, "output.weight", output)
+    return _write(writer, path, shards)
+
+
+def tiny_base(path: Path, *, answer: str = ANSWER, name: str = "Tiny Base", seed: int = 0, context: int = 4096) -> Path:
+    """A model without a chat template: it continues any text with `answer`."""
+    return tiny_chat(path, answer=answer, name=name, template=None, seed=seed, context=context)
+
+
+def tiny_split(folder: Path, shards: int = 3, *, stem: str = "tiny", seed: int = 0, answer: str = ANSWER) -> list[Path]:
+    """A chat model in real splits, with the split.* keys that llama.cpp checks. Returns the shards in order."""
+    tiny_chat(folder / f"{stem}.gguf", shards=shards, seed=seed, answer=answer)
+    return sorted(folder.glob(f"{stem}-*-of-{shards:05d}.gguf"))
+
+
+def tiny_embedding(
+    path: Path, *, name: str = "Tiny Embedding", width: int = WIDTH, pooling: int = 1, seed: int = 0
+) -> Path:
+    """A bert-architecture embedding model with a word-piece vocabulary; texts that share words lie close together.
+
+    Args:
+        path: where to write it.
+        name: general.name.
+        width: the embedding's length.
+        pooling: llama.cpp's pooling type; 1 is mean.
+        seed: another seed gives other embeddings.
+    """
+    rng = np.random.default_rng(seed)
+    letters = [chr(c) for c in range(33, 127)]
+    words = [
+        "the",
+        "a",
+        "is",
+        "of",
+        "and",
+        "to",
+        "in",
+        "cat",
+        "dog",
+        "walrus",
+        "sea",
+        "sky",
+        "red",
+        "blue",
+        "green",
+        "hello",
+        "world",
+        "tiny",
+        "model",
+        "text",
+    ]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokens += [f"\u2581{t}" for t in dict.fromkeys([*words, *letters])] + letters
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_license("mit")
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(512)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(width)
+    writer.add_block_count(1)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(value=False)
+    writer.add_pooling_type(gguf.PoolingType(pooling))
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * 5 + [1] * (len(tokens) - 5))
+    writer.add_token_type_count(2)
+    for key, value in (("padding", 0), ("unknown", 1), ("cls", 2), ("seperator", 3), ("mask", 4), ("bos", 2)):
+        writer.add_uint32(f"tokenizer.ggml.{key}_token_id", value)
+    writer.add_uint32("tokenizer.ggml.eos_token_id", 3)
+    _bert_tensors(writer, len(tokens), width, rng)
+    return _write(writer, path, 1)
+
+
+def tiny_mmproj(path: Path, *, audio: bool = False, seed: int = 0) -> Path:
+    """A vision (or audio) projector's file as far as its header goes. Unlike the others, nothing can run it."""
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_name("Tiny Projector")
+    writer.add_clip_has_audio_encoder(audio)
+    writer.add_clip_has_vision_encoder(not audio)
+    writer.add_string("clip.projector_type", "mlp")
+    writer.add_tensor("mm.0.weight", np.random.default_rng(seed).random((64, 64), dtype=np.float32))
+    return _write(writer, path, 1)
+
+
+def _chain(parts: Sequence[tuple[int, str, bool]]) -> tuple[list[str], dict[int, int]]:
+    """Words to add to the vocabulary, and which token follows which; `_START` stands for any token outside a chain."""
+    words: list[str] = []
+    successors: dict[int, int] = {}
+    first = len(_SPECIALS) + len(_BYTES)
+    starts: dict[str, int] = {}
+    for start, text, endless in parts:
+        if text in starts:
+            successors[start] = starts[text]
+            continue
+        at = start
+        for piece in _pieces(text, words):
+            successors[at] = at = first + len(words)
+            words.append(piece)
+        starts[text] = successors[start]
+        successors[at] = starts[text] if endless else _EOS
+    return words, successors
+
+
+def _pieces(text: str, taken: Sequence[str]) -> Iterator[str]:
+    """The text cut at spaces, with cuts left out where a piece would repeat: a token has one successor only."""
+    seen = set(taken)
+    pending = ""
+    for part in re.findall(r" ?[^ ]+| ", text):
+        pending += part.replace(" ", "\u2581")
+        if pending not in seen:
+            seen.add(pending)
+            yield pending
+            pending = ""
+    while pending in seen:  # the last words repeat: spell them with a joiner that no one sees
+        pending += "\u200b"
+    if pending:
+        yield pending
+
+
+def _matrices(size: int, successors: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings as unit vectors, one for each link of the chain, and an output matrix that reads its successor off."""
+    axes = {token: axis for axis, token in enumerate(successors)}
+    if len(axes) > WIDTH:
+        raise ValueError(f"{len(axes)} tokens are too many to say: at most {WIDTH}")
+    embedding = np.zeros((size, WIDTH), dtype=np.float16)
+    embedding[:, axes[_START]] = 1
+    output = np.zeros((size, WIDTH), dtype=np.float16)
+    for token, axis in axes.items():
+        if token != _START:
+            embedding[token] = 0
+            embedding[token, axis] = 1
+        output[successors[token], axis] = 8  # the norm makes a unit vector 8 long: a logit of 64 against 0
+    return embedding, output
+
+
+def _writer(path: Path, architecture: str, shards: int, tensors: int) -> gguf.GGUFWriter:
+    if shards == 1:
+        return gguf.GGUFWriter(path, architecture)
+    return gguf.GGUFWriter(path, architecture, split_max_tensors=-(-tensors // shards))
+
+
+def _write(writer: gguf.GGUFWriter, path: Path, shards: int) -> Path:
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path if shards == 1 else path.with_name(f"{path.stem}-00001-of-{shards:05d}.gguf")
+
+
+def _tensor_count(blocks: int) -> int:
+    return 3 + 9 * blocks
+
+
+def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray) -> None:
+    writer.add_tensor(name, values.astype(np.float16))
+
+
+def _llama_shape(writer: gguf.GGUFWriter, context: int, blocks: int, feed_forward: int, vocabulary: int) -> None:
+    writer.add_context_length(context)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocabulary)
+
+
+def _spm_tokenizer(writer: gguf.GGUFWriter, tokens: Sequence[str]) -> None:
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(list(tokens))
+    writer.add_token_scores([0.0 if i < len(_SPECIALS) else -float(i) for i in range(len(tokens))])
+    words = len(tokens) - len(_SPECIALS) - len(_BYTES)
+    types = [gguf.TokenType.UNKNOWN] + [gguf.TokenType.CONTROL] * (len(_SPECIALS) - 1)
+    writer.add_token_types(types + [gguf.TokenType.BYTE] * len(_BYTES) + [gguf.TokenType.NORMAL] * words)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(_EOS)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(value=False)
+    writer.add_add_space_prefix(value=False)
+
+
+def _llama_block(writer: gguf.GGUFWriter, block: int, feed_forward: int, rng: np.random.Generator) -> None:
+    """Random where it does no harm, zero in the two matrices through which a block would speak."""
+    kv = WIDTH // HEADS * KV_HEADS
+    for name, shape, silent in (
+        ("attn_q", (WIDTH, WIDTH), False),
+        ("attn_k", (kv, WIDTH), False),
+        ("attn_v", (kv, WIDTH), False),
+        ("attn_output", (WIDTH, WIDTH), True),
+        ("ffn_gate", (feed_forward, WIDTH), False),
+        ("ffn_up", (feed_forward, WIDTH), False),
+        ("ffn_down", (WIDTH, feed_forward), True),
+    ):
+        values = np.zeros(shape, dtype=np.float16) if silent else rng.random(shape, dtype=np.float32) / 64
+        _add(writer, f"blk.{block}.{name}.weight", values)
+    for name in ("attn_norm", "ffn_norm"):
+        writer.add_tensor(f"blk.{block}.{name}.weight", np.ones(WIDTH, dtype=np.float32))
+
+
+def _bert_tensors(writer: gguf.GGUFWriter, vocabulary: int, width: int, rng: np.random.Generator) -> None:
+    def normal(*shape: int, scale: float = 0.05) -> np.ndarray:
+        return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+    writer.add_tensor("token_embd.weight", normal(vocabulary, width, scale=1))
+    writer.add_tensor("token_types.weight", normal(2, width))
+    writer.add_tensor("position_embd.weight", normal(512, width, scale=0.01))
+    norms = ["token_embd_norm", "blk.0.attn_output_norm", "blk.0.layer_output_norm"]
+    for name in norms:
+        writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(width, dtype=np.float32))
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"):
+        writer.add_tensor(f"blk.0.{name}.weight", normal(width, width))
+        writer.add_tensor(f"blk.0.{name}.bias", np.zeros(width, dtype=np.float32))
