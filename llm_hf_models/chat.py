@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from llm_hf_models.chat_wire import (
+    Answer,
+    Finish,
+    Piece,
+    Turn,
+    embeddings_body,
+    refused_response,
+    request_body,
+    request_path,
+    vectors,
+)
 from llm_hf_models.engine import Endpoint
+from llm_hf_models.engine_dirs import EngineDir
+from llm_hf_models.errors import EngineLostError
 
+if TYPE_CHECKING:
+    import httpx2
+    from httpx2 import Response
 
-@dataclass(frozen=True)
-class Turn:
-    """What is asked: messages in OpenAI's form, and the request's other fields as llama.cpp's server names them."""
+__all__ = ["Finish", "Piece", "Turn", "answer", "answer_async", "embed"]
 
-    messages: Sequence[Mapping[str, Any]]
-    options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, seed, stop …
-    tools: Sequence[Mapping[str, Any]] = ()
-    response_format: Mapping[str, Any] | None = None
-    stream: bool = True
-    raw: bool = False  # complete `prompt` text without a chat template (a base model)
-    prompt: str = ""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One piece of an answer as it streams."""
-
-    kind: Literal["text", "reasoning", "tool_name", "tool_args"]
-    text: str
-    index: int = 0  # of the tool call
-    call_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Finish:
-    """How a turn ended. Token counts; times in seconds."""
-
-    reason: str | None  # stop, length, tool_calls
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cached_tokens: int | None = None
-    prompt_per_second: float | None = None
-    tokens_per_second: float | None = None
-    model: str | None = None
+CONNECT_SECONDS = 10.0
+# llama.cpp reports progress after every batch and pings every 30 s: one that is silent for so long hangs.
+SILENCE_SECONDS = 300.0
+MAX_ERROR_BYTES = 64 * 1024
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 def answer(endpoint: Endpoint, turn: Turn) -> Iterator[Piece | Finish]:
@@ -51,13 +42,36 @@ def answer(endpoint: Endpoint, turn: Turn) -> Iterator[Piece | Finish]:
     Raises:
         EngineRefusedError: it answered with an error: a wrong option, a prompt larger than the context.
         EngineLostError: it died or stopped answering.
+        EngineStartError, ModelTooLargeError: it was gone, and did not start anew.
     """
-    raise NotImplementedError
+    import httpx2
+
+    with ExitStack() as stack:
+        endpoint, response = _opened(stack, endpoint, request_path(turn), turn)
+        reader = Answer(stream=_is_stream(response))
+        try:
+            for data in response.iter_bytes():
+                yield from reader.feed(data)
+        except httpx2.HTTPError as error:
+            raise _lost(endpoint, error) from None
+        yield from reader.end()
 
 
-def answer_async(endpoint: Endpoint, turn: Turn) -> AsyncIterator[Piece | Finish]:
-    """The same for asyncio."""
-    raise NotImplementedError
+async def answer_async(endpoint: Endpoint, turn: Turn) -> AsyncIterator[Piece | Finish]:
+    """The same for asyncio. Close it (`aclose`) to stop the engine's work before the end."""
+    import httpx2
+
+    async with AsyncExitStack() as stack:
+        endpoint, response = await _opened_async(stack, endpoint, request_path(turn), turn)
+        reader = Answer(stream=_is_stream(response))
+        try:
+            async for data in response.aiter_bytes():
+                for piece in reader.feed(data):
+                    yield piece
+        except httpx2.HTTPError as error:
+            raise _lost(endpoint, error) from None
+        for last in reader.end():
+            yield last
 
 
 def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
@@ -65,5 +79,122 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
 
     Raises:
         EngineRefusedError, EngineLostError
+        EngineStartError, ModelTooLargeError: the engine was gone, and did not start anew.
     """
-    raise NotImplementedError
+    import httpx2
+
+    if not texts:
+        return []
+    with ExitStack() as stack:
+        endpoint, response = _opened(stack, endpoint, "/v1/embeddings", list(texts))
+        try:
+            return vectors(response.read(), len(texts))
+        except httpx2.HTTPError as error:
+            raise _lost(endpoint, error) from None
+
+
+def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str]) -> tuple[Endpoint, Response]:
+    """Sends a request and waits for the response to begin; an engine that left before that is started anew, once."""
+    import httpx2
+
+    for renew in (endpoint.renew, None):
+        client = stack.enter_context(httpx2.Client(**_client_options(endpoint, httpx2.HTTPTransport)))
+        try:
+            response = client.send(_request(client, endpoint, path, asked), stream=True)
+            stack.callback(response.close)
+            if response.is_success:
+                return endpoint, response
+            body = b"".join(islice(response.iter_bytes(MAX_ERROR_BYTES), 1))
+        except httpx2.HTTPError as error:
+            if renew is None or not _left(error):
+                raise _lost(endpoint, error) from None
+            endpoint = renew()
+        else:
+            raise refused_response(response.status_code, body)
+    raise AssertionError
+
+
+async def _opened_async(
+    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str]
+) -> tuple[Endpoint, Response]:
+    """The same for asyncio."""
+    import asyncio
+
+    import httpx2
+
+    for renew in (endpoint.renew, None):
+        options = _client_options(endpoint, httpx2.AsyncHTTPTransport)
+        client = await stack.enter_async_context(httpx2.AsyncClient(**options))
+        try:
+            response = await client.send(_request(client, endpoint, path, asked), stream=True)
+            stack.push_async_callback(response.aclose)
+            if response.is_success:
+                return endpoint, response
+            body = [part async for part in response.aiter_bytes(MAX_ERROR_BYTES)][:1]
+        except httpx2.HTTPError as error:
+            if renew is None or not _left(error):
+                raise _lost(endpoint, error) from None
+            endpoint = await asyncio.to_thread(renew)
+        else:
+            raise refused_response(response.status_code, b"".join(body))
+    raise AssertionError
+
+
+def _client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
+    """How to connect: a proxy is never told of this machine's own sockets, and a redirect never gets the key."""
+    import httpx2
+
+    address = urlsplit(endpoint.base_url)
+    options: dict[str, Any] = {
+        "base_url": endpoint.base_url,
+        "timeout": httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+        "follow_redirects": False,
+    }
+    if endpoint.socket is not None or address.hostname in _LOOPBACK:
+        uds = str(endpoint.socket) if endpoint.socket is not None else None
+        # Certificates take long to read, and are for https alone.
+        options |= {
+            "trust_env": False,
+            "transport": transport(uds=uds, verify=address.scheme == "https", trust_env=False),
+        }
+    return options
+
+
+def _request(
+    client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, asked: Turn | list[str]
+) -> httpx2.Request:
+    if isinstance(asked, Turn):
+        body = request_body(asked, model=endpoint.model, ours=endpoint.fingerprint is not None)
+    else:
+        body = embeddings_body(asked, model=endpoint.model)
+    # A kept connection would hold one of the engine's threads after its work is done.
+    headers = {"Connection": "close"}
+    if endpoint.key:
+        headers["Authorization"] = f"Bearer {endpoint.key}"
+    return client.build_request("POST", f"{endpoint.base_url.rstrip('/')}{path}", json=body, headers=headers)
+
+
+def _is_stream(response: Response) -> bool:
+    """Whether it streams, by what the server says it sends: some answer in one piece whatever was asked."""
+    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
+
+
+def _left(error: httpx2.HTTPError) -> bool:
+    """Whether the engine had gone when the request came: not so when it took it and then kept silent."""
+    import httpx2
+
+    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.TimeoutException)
+
+
+def _lost(endpoint: Endpoint, error: Exception) -> EngineLostError:
+    """The error for a connection that could not be made, or broke; with the engine's own last words."""
+    if endpoint.fingerprint is None:
+        return EngineLostError(
+            f"No answer from {endpoint.base_url}", cause=str(error) or type(error).__name__, hint="Is that server up?"
+        )
+    words = EngineDir(endpoint.log.parent).last_words() if endpoint.log else ""
+    return EngineLostError(
+        f"The engine of {endpoint.model} was lost",
+        cause=words or str(error) or type(error).__name__,
+        hint="Ask again: a new one is started. `llm hf stop` ends one that hangs.",
+    )

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import secrets
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from llm_hf_models.engine_dirs import EngineDir, answers, base_dir, new_dir, sweep
+from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.library import EngineRow, LibraryDB
 from llm_hf_models.settings import Settings
+
+if TYPE_CHECKING:
+    import psutil
+
+    from llm_hf_models.fit import Fit
+
+SMALLEST_CONTEXT = 512  # tokens; with less there is no talking to a model
+PARALLEL = 4  # requests answered at once; they share the context
+# Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
+BATCH = 128
+POLL = 0  # llama.cpp's threads wait asleep, not spinning
+MEMORY_SLACK_BYTES = 4 * 2**30  # address space for libraries, thread stacks and arenas, none of which is weighed
+CLOCK_SECONDS = 2.0  # by which two readings of one process's start may differ
+IDLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -25,9 +48,32 @@ class EngineSpec:
     threads: int = 0  # 0 chooses
 
     @property
+    def weights(self) -> tuple[Path, ...]:
+        """Every weight file, the first shard first."""
+        return (self.model_path, *(path for path in self.shard_paths if path != self.model_path))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that the engine reads."""
+        return (*self.weights, self.mmproj_path) if self.mmproj_path else self.weights
+
+    @property
     def fingerprint(self) -> str:
-        """A short hash of files (path, size, mtime), context, threads and offload: what makes two engines the same."""
-        raise NotImplementedError
+        """A short hash of files (path, size, mtime), context, threads and offload: what makes two engines the same.
+
+        Raises:
+            MissingFileError: a file of the model is gone.
+        """
+        parts: list[object] = [self.context, self.gpu_layers, self.threads, self.facts.kind]
+        for path in self.files:
+            try:
+                found = path.stat()
+            except OSError:
+                raise MissingFileError(
+                    f"{path.name} of {self.model_id} is gone", hint=f"llm hf pull {self.model_id.removeprefix('hf/')}"
+                ) from None
+            parts += [str(path), found.st_size, found.st_mtime_ns]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -41,6 +87,9 @@ class Endpoint:
     fingerprint: str | None = None  # of our engine; None elsewhere
     context: int | None = None
     load_seconds: float | None = None  # how long starting took, None when it was warm
+    log: Path | None = None  # of our engine: where its last words are
+    # Of our engine: finds or starts it anew, for a client that lost it before the first byte.
+    renew: Callable[[], Endpoint] | None = field(default=None, repr=False, compare=False)
 
 
 Notice = Callable[[str], None]
@@ -60,20 +109,257 @@ def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: f
         ModelTooLargeError: it doesn't fit even with the smallest useful context; said before loading.
         EngineStartError: it did not start; the cause holds its last words.
         MissingFileError: a file of the model is gone.
+        NotWritableError: the folder of its socket can't be made.
     """
-    raise NotImplementedError
+    fingerprint = _fingerprint(spec, settings)
+
+    def renew() -> Endpoint:
+        with LibraryDB(db.path) as again:  # maybe in another thread
+            return ensure(spec, again, settings, keep_alive=keep_alive, notice=notice)
+
+    row = db.engine(fingerprint)
+    if row is not None and _warm(row, keep_alive):
+        return _endpoint(row, renew)
+    import filelock
+
+    try:
+        # One start at a time, of whatever model: two that weigh the same free memory would both find that they fit.
+        with filelock.FileLock(base_dir() / "start.lock", timeout=2 * settings.engine_start_seconds):
+            row = db.engine(fingerprint)
+            if row is not None and _warm(row, keep_alive):
+                return _endpoint(row, renew)
+            row, load_seconds = _start(spec, fingerprint, db, settings, keep_alive, notice)
+    except filelock.Timeout:
+        raise EngineStartError(
+            "Another engine has been starting for too long",
+            hint="`llm hf ps` shows engines, `llm hf stop --all` ends them.",
+        ) from None
+    return replace(_endpoint(row, renew), load_seconds=load_seconds)
+
+
+def _fingerprint(spec: EngineSpec, settings: Settings) -> str:
+    """The library's key: an unconfined engine is never taken for a confined one."""
+    return spec.fingerprint + ("" if settings.sandbox else "-unconfined")
+
+
+def _warm(row: EngineRow, keep_alive: float) -> bool:
+    """Whether the engine answers; if so it knows that a request is about to come."""
+    if not row.address.startswith("http://"):
+        return _dir_of(row).renew_lease(keep_alive) and answers(row.address)
+    # A port may be somebody else's by now, and would be told the key: ask the system who runs.
+    return _process(row) is not None and _dir_of(row).renew_lease(keep_alive) and answers(row.address)
+
+
+def _dir_of(row: EngineRow) -> EngineDir:
+    return EngineDir(Path(row.log or row.address).parent)
+
+
+def _endpoint(row: EngineRow, renew: Callable[[], Endpoint]) -> Endpoint:
+    local = not row.address.startswith("http://")
+    return Endpoint(
+        base_url="http://engine" if local else row.address,
+        socket=Path(row.address) if local else None,
+        key=row.key,
+        model=row.model_id,
+        fingerprint=row.fingerprint,
+        context=row.context,
+        log=_dir_of(row).log,
+        renew=renew,
+    )
+
+
+def _start(
+    spec: EngineSpec, fingerprint: str, db: LibraryDB, settings: Settings, keep_alive: float, notice: Notice
+) -> tuple[EngineRow, float]:
+    """Starts a new engine and records it. Returns its row, and how long loading took in seconds."""
+    from llm_hf_models import engine_process
+
+    if (old := db.engine(fingerprint)) is not None:
+        stop(db, old)  # it did not answer: dead, leaving or hung
+    sweep({_dir_of(row).path for row in running(db)})
+    verdict = _make_room(spec, db, settings, notice)
+    if 0 < verdict.context < (asked := _asked_context(spec)):
+        notice(f"Context reduced from {asked} to {verdict.context} tokens: {verdict.reason}")
+    place = new_dir()
+    try:
+        place.lease.touch(mode=0o600)
+        place.renew_lease(keep_alive)
+        task = _task(spec, settings, place, verdict, keep_alive)
+        started = engine_process.start(task, place, seconds=settings.engine_start_seconds)
+    except BaseException:
+        place.remove()
+        raise
+    row = EngineRow(
+        fingerprint=fingerprint,
+        model_id=spec.model_id,
+        pid=started.pid,
+        pid_started=_pid_started(started.pid),
+        address=started.address,
+        key=task["key"],
+        context=verdict.context,
+        started=time.time(),
+        last_used=time.time(),
+        keep_alive=keep_alive,
+        memory=started.memory,
+        layers=started.layers,
+        log=str(place.log),
+    )
+    db.save_engine(row)
+    return row, started.load_seconds
+
+
+def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, keep_alive: float) -> dict[str, Any]:
+    """What engine_child is told."""
+    embedding = spec.facts.kind == "embedding"
+    return {
+        "name": spec.model_id,
+        "model": str(spec.model_path.absolute()),
+        "mmproj": str(spec.mmproj_path.absolute()) if spec.mmproj_path else None,
+        "read_paths": [str(path.resolve()) for path in spec.files],
+        "folder": str(place.path),
+        "socket": str(place.socket) if sys.platform != "win32" else None,
+        "lease": str(place.lease),
+        "key": secrets.token_urlsafe(32),
+        "keep_alive": keep_alive,
+        "context": verdict.context,
+        "batch": verdict.context if embedding else BATCH,  # a text is embedded in one batch, or refused
+        "parallel": PARALLEL,
+        "embedding": embedding,
+        "threads": spec.threads or settings.threads or default_threads(),
+        "poll": POLL,
+        "gpu_layers": spec.gpu_layers,
+        "gpu": False,
+        "sandbox": settings.sandbox,
+        "max_memory": 2 * verdict.needed + MEMORY_SLACK_BYTES,
+    }
+
+
+def default_threads() -> int:
+    """Physical cores less one where there are more than two: room for everything else on the machine."""
+    import psutil
+
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    if hasattr(psutil.Process, "cpu_affinity"):
+        cores = min(cores, len(psutil.Process().cpu_affinity()))
+    return cores - 1 if cores > 2 else cores  # noqa: PLR2004
+
+
+def _asked_context(spec: EngineSpec) -> int:
+    """Tokens to load with: no more than the model was made for."""
+    own = spec.facts.context_length or 0
+    return min(spec.context or own, own or spec.context) or SMALLEST_CONTEXT
+
+
+def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Notice) -> Fit:
+    """Weighs the model; while its context doesn't fit, idle engines go, the least recently used first.
+
+    Raises:
+        ModelTooLargeError: it doesn't fit even so.
+    """
+    verdict = _weigh(spec, settings)
+    idle = [row for row in reversed(running(db)) if not verdict.fits and _is_idle(row)]
+    while not verdict.fits and idle:
+        row = idle.pop(0)
+        stop(db, row)
+        notice(f"Stopped the idle engine of {row.model_id} to make room for {spec.model_id}")
+        verdict = _weigh(spec, settings)
+    if not verdict.fits and verdict.context < min(SMALLEST_CONTEXT, _asked_context(spec)):
+        raise ModelTooLargeError(
+            f"{spec.model_id} does not fit this machine's free memory",
+            cause=verdict.reason,
+            hint="Close other programs, `llm hf stop --all`, or pull a smaller quantization.",
+        )
+    return verdict
+
+
+def _weigh(spec: EngineSpec, settings: Settings) -> Fit:
+    from llm_hf_models import fit
+
+    if True:  # TEMPORARY until fit lands
+        try:
+            fit.machine()
+        except NotImplementedError:
+            return fit.Fit(True, 10**9, 2 * 10**9, _asked_context(spec), "")
+    free = fit.machine().free_memory
+    return fit.assess(
+        sum(path.stat().st_size for path in spec.weights),
+        spec.facts,
+        context=_asked_context(spec),
+        available=free - min(settings.memory_reserve, free // 4),  # a small machine's last quarter, not all it has
+        mmproj_bytes=spec.mmproj_path.stat().st_size if spec.mmproj_path else 0,
+    )
+
+
+def _is_idle(row: EngineRow) -> bool:
+    """Whether no request is being worked on, as the engine itself says; one that doesn't say is not idle."""
+    import httpx2
+
+    local = not row.address.startswith("http://")
+    transport = httpx2.HTTPTransport(uds=row.address if local else None, verify=False)
+    base = "http://engine" if local else row.address
+    try:
+        with httpx2.Client(transport=transport, base_url=base, timeout=IDLE_SECONDS, trust_env=False) as client:
+            answer = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
+            return answer.status_code == httpx2.codes.OK and not any(slot["is_processing"] for slot in answer.json())
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _pid_started(pid: int) -> float:
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _process(row: EngineRow) -> psutil.Process | None:
+    """The row's process if it still runs, and not another one of the same number."""
+    import psutil
+
+    try:
+        process = psutil.Process(row.pid)
+        same = abs(process.create_time() - row.pid_started) < CLOCK_SECONDS
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
 
 
 def running(db: LibraryDB) -> list[EngineRow]:
-    """The engines that run now; rows and sockets of dead ones are removed on the way."""
-    raise NotImplementedError
+    """The engines that run now, most recently used first; rows and folders of dead ones are removed on the way."""
+    alive = []
+    for row in db.engines():
+        lease = _dir_of(row).read_lease()
+        if _process(row) is None or lease is None:
+            db.drop_engine(row.fingerprint, row.pid)
+            _dir_of(row).remove()
+            continue
+        announced, keep_alive = lease
+        alive.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive))
+    return sorted(alive, key=lambda row: row.last_used, reverse=True)
 
 
 def stop(db: LibraryDB, row: EngineRow, *, seconds: float = 5) -> None:
     """Ends one engine: politely, then not. Its row and socket go too."""
-    raise NotImplementedError
+    import psutil
+
+    process = _process(row)
+    if process is not None:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+            try:
+                process.wait(seconds)
+            except psutil.TimeoutExpired:
+                process.kill()
+                process.wait(seconds)
+    db.drop_engine(row.fingerprint, row.pid)
+    _dir_of(row).remove()
 
 
 def stop_model(db: LibraryDB, model_id: str) -> int:
     """Ends every engine of one model. Returns how many there were."""
-    raise NotImplementedError
+    rows = [row for row in running(db) if row.model_id == model_id]
+    for row in rows:
+        stop(db, row)
+    return len(rows)

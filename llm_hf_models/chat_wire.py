@@ -1,0 +1,293 @@
+"""OpenAI's protocol as bytes and values: requests, and the pieces of an answer as they arrive. Opens no connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.text import clean_text
+
+MAX_LINE_BYTES = 16 * 2**20  # one event; a whole answer in one piece stands on one line
+MAX_ERROR_CHARS = 500
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is asked: messages in OpenAI's form, and the request's other fields as llama.cpp's server names them."""
+
+    messages: Sequence[Mapping[str, Any]]
+    options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, seed, stop …
+    tools: Sequence[Mapping[str, Any]] = ()
+    response_format: Mapping[str, Any] | None = None
+    stream: bool = True
+    raw: bool = False  # complete `prompt` text without a chat template (a base model)
+    prompt: str = ""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One piece of an answer as it streams."""
+
+    kind: Literal["text", "reasoning", "tool_name", "tool_args"]
+    text: str
+    index: int = 0  # of the tool call
+    call_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a turn ended. Token counts; times in seconds."""
+
+    reason: str | None  # stop, length, tool_calls
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_per_second: float | None = None
+    tokens_per_second: float | None = None
+    model: str | None = None
+
+
+class _Function(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(BaseModel):
+    index: int | None = None
+    id: str | None = None
+    function: _Function = _Function()
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(BaseModel):
+    delta: _Message | None = None  # of a stream
+    message: _Message | None = None  # of an answer in one piece
+    text: str | None = None  # of a raw completion
+    finish_reason: str | None = None
+
+
+class _CachedTokens(BaseModel):
+    cached_tokens: int | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _CachedTokens | None = None
+
+
+class _Timings(BaseModel):
+    prompt_per_second: float | None = None
+    predicted_per_second: float | None = None
+
+
+class _Chunk(BaseModel):
+    """One event of a stream, or a whole answer: they differ in `delta` or `message`."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    timings: _Timings | None = None
+    model: str | None = None
+    error: dict[str, Any] | str | None = None
+
+
+class _Embedding(BaseModel):
+    index: int
+    embedding: list[float]
+
+
+class _Embeddings(BaseModel):
+    data: list[_Embedding]
+
+
+def request_path(turn: Turn) -> str:
+    """Where a turn is sent, below the endpoint's base URL."""
+    return "/v1/completions" if turn.raw else "/v1/chat/completions"
+
+
+def request_body(turn: Turn, *, model: str | None, ours: bool) -> dict[str, Any]:
+    """A turn as JSON. `ours`: a llama.cpp server of ours, which takes more than OpenAI's protocol has."""
+    body: dict[str, Any] = dict(turn.options)
+    if turn.raw:
+        body["prompt"] = turn.prompt
+    else:
+        body["messages"] = list(turn.messages)
+    if model:
+        body["model"] = model
+    if turn.tools:
+        body["tools"] = list(turn.tools)
+    if turn.response_format is not None:
+        body["response_format"] = turn.response_format
+    body["stream"] = turn.stream
+    if turn.stream:
+        body["stream_options"] = {"include_usage": True}
+        if ours:
+            # Without something to send, llama.cpp doesn't notice while it reads a prompt that the client has gone.
+            body["return_progress"] = True
+    return body
+
+
+def embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
+    """A request for vectors as JSON."""
+    return {"input": list(texts), "encoding_format": "float"} | ({"model": model} if model else {})
+
+
+class Answer:
+    """Turns the bytes of a response into pieces, strictly; knows nothing of connections.
+
+    A stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), one JSON value
+    each, ended by `[DONE]`. A server that answers in one piece although a stream was asked for is understood too.
+    """
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self._rest = bytearray()
+        self._reason: str | None = None
+        self._last = _Chunk()  # usage, timings and model as they were said last
+        self._done = False
+
+    def feed(self, data: bytes) -> Iterator[Piece]:
+        """The pieces that these bytes complete.
+
+        Raises:
+            EngineRefusedError: the server said an error.
+            EngineLostError: what came is not the protocol.
+        """
+        self._rest += data
+        if self._stream:
+            while (end := self._rest.find(b"\n")) >= 0:
+                line = bytes(self._rest[:end])
+                del self._rest[: end + 1]
+                yield from self._line(line.rstrip(b"\r"))
+        if len(self._rest) > MAX_LINE_BYTES:
+            raise nonsense("an event without an end")
+
+    def end(self) -> Iterator[Piece | Finish]:
+        """What is left when the response has ended; the last item is the Finish.
+
+        Raises:
+            EngineLostError: it ended in the middle.
+        """
+        if not self._stream:
+            yield from self._chunk(bytes(self._rest))
+            self._done = True
+        if not self._done and self._reason is None:
+            raise EngineLostError("The answer broke off: the engine closed the connection in the middle")
+        usage = self._last.usage or _Usage()
+        timings = self._last.timings or _Timings()
+        yield Finish(
+            reason=self._reason,
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
+            prompt_per_second=timings.prompt_per_second,
+            tokens_per_second=timings.predicted_per_second,
+            model=self._last.model,
+        )
+
+    def _line(self, line: bytes) -> Iterator[Piece]:
+        field_name, _, value = line.partition(b":")
+        if field_name != b"data" or self._done:
+            return  # a blank line, a comment (`: ping`), `event:`, `id:` or `retry:`
+        value = value.strip()
+        if value == b"[DONE]":
+            self._done = True
+        else:
+            yield from self._chunk(value)
+
+    def _chunk(self, data: bytes) -> Iterator[Piece]:
+        chunk = _parsed(_Chunk, data)
+        if chunk.error is not None:
+            raise refused(chunk.error)
+        self._last = _Chunk(
+            usage=chunk.usage or self._last.usage,
+            timings=chunk.timings or self._last.timings,
+            model=chunk.model or self._last.model,
+        )
+        for choice in chunk.choices[:1]:
+            self._reason = choice.finish_reason or self._reason
+            yield from _pieces(choice)
+
+
+def _pieces(choice: _Choice) -> Iterator[Piece]:
+    message = choice.delta or choice.message or _Message()
+    if message.reasoning_content:
+        yield Piece("reasoning", message.reasoning_content)
+    if text := choice.text or message.content:
+        yield Piece("text", text)
+    for position, call in enumerate(message.tool_calls or ()):
+        index = position if call.index is None else call.index
+        if call.function.name:
+            yield Piece("tool_name", call.function.name, index, call.id)
+        if call.function.arguments:
+            yield Piece("tool_args", call.function.arguments, index, call.id)
+
+
+def vectors(data: bytes, count: int) -> list[list[float]]:
+    """The vectors of an embeddings response, in the order of the texts.
+
+    Raises:
+        EngineRefusedError: the server said an error.
+        EngineLostError: not as many as there were texts, or not the protocol.
+    """
+    found = {item.index: item.embedding for item in _parsed(_Embeddings, data).data}
+    if found.keys() != set(range(count)):
+        raise nonsense(f"{len(found)} vectors for {count} texts")
+    return [found[index] for index in range(count)]
+
+
+def _parsed(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its argument says
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise nonsense(clean_text(data.decode("utf-8", "replace"), 120) or error.errors()[0]["msg"]) from None
+
+
+def nonsense(what: str) -> EngineLostError:
+    """The error for an answer that is not OpenAI's protocol."""
+    return EngineLostError(
+        "The endpoint's answer is not OpenAI's protocol", cause=what, hint="Check its address: `llm hf list` shows it."
+    )
+
+
+def refused_response(status: int, data: bytes) -> EngineRefusedError:
+    """The error for a response with a status from 400 on."""
+    try:
+        body = json.loads(data)
+    except ValueError:
+        body = None
+    said = body.get("error") or body.get("detail") or body.get("message") if isinstance(body, dict) else None
+    if status in (401, 403):
+        return EngineRefusedError(
+            "The endpoint did not accept the key", cause=_words(said) or f"HTTP {status}", hint="Check its key."
+        )
+    return refused(said if said is not None else {"message": data.decode("utf-8", "replace")}, status)
+
+
+def refused(error: object, status: int | None = None) -> EngineRefusedError:
+    """The error for what a server said, in its words where ours don't know better."""
+    if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
+        return EngineRefusedError(
+            f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
+            hint="Ask for a larger one with -o context N, or shorten the prompt.",
+        )
+    words = _words(error)
+    return EngineRefusedError(
+        words or "The endpoint refused the request", cause=f"HTTP {status}" if status and not words else None
+    )
+
+
+def _words(error: object) -> str:
+    """What a server's `error`, `detail` or `message` says, fit to be shown."""
+    said = error.get("message", "") if isinstance(error, dict) else error
+    return clean_text(said if isinstance(said, str) else json.dumps(said), MAX_ERROR_CHARS) if said else ""
