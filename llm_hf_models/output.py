@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 import textwrap
-import time
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -22,7 +21,6 @@ import click
 
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
 from llm_hf_models.text import clean_text
-from llm_hf_models.units import format_duration
 
 GAP = "  "
 MAX_ERROR_CHARS = 4000
@@ -249,16 +247,3 @@ def markdown(text: str, *, limit: int | None) -> str:
         # Links are written out: a person sees where they lead.
         console.print(Markdown(cleaned, hyperlinks=False))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def ago(then: float | datetime | None) -> str:
-    """How long ago, in one figure: `5 min`, `3 d`, `4 months`, `2 years`. Empty for never."""
-    if then is None:
-        return ""
-    seconds = max(0.0, time.time() - (then.timestamp() if isinstance(then, datetime) else then))
-    days = int(seconds // 86400)
-    if days >= 730:  # noqa: PLR2004 - two years
-        return f"{days // 365} years"
-    if days >= 60:  # noqa: PLR2004 - two months
-        return f"{days // 30} months"
-    return " ".join(format_duration(seconds).split()[:2])

@@ -1,0 +1,28 @@
+"""`llm hf`: the group of all commands. The commands themselves stand in the cli_* modules."""
+
+from __future__ import annotations
+
+from llm_hf_models import cli_account, cli_hub, cli_library
+from llm_hf_models.cli_common import HfGroup, examples
+
+hf = HfGroup(
+    name="hf",
+    sections={
+        "Find and fetch": [cli_hub.search, cli_hub.info, cli_hub.pull],
+        "On this machine": [
+            cli_library.list_,
+            cli_library.show,
+            cli_library.path,
+            cli_library.alias,
+            cli_library.verify,
+            cli_library.rm,
+            cli_library.import_,
+        ],
+        "Running": [cli_library.ps, cli_library.stop],
+        "Account": [cli_account.login, cli_account.logout, cli_account.whoami],
+        "This installation": [cli_account.status, cli_account.settings, cli_account.mirror],
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Open models from the Hugging Face Hub, on this machine.",
+    epilog=examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
+)

@@ -1,0 +1,174 @@
+"""What the commands share: how they end, what their options take, how they reach the service. Holds no command."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from llm_hf_models import output, units
+from llm_hf_models.errors import BadInputError, HfModelsError
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import Library
+
+F = TypeVar("F", bound=Callable[..., object])
+MAX_ROWS = 500
+
+
+class HfGroup(click.Group):
+    """A group whose commands stand in sections, and whose errors become lines and an exit code."""
+
+    def __init__(self, *, sections: Mapping[str, Sequence[click.Command]], **attributes: object) -> None:
+        """`sections` is title -> commands, in the order of the help."""
+        commands = {str(command.name): command for members in sections.values() for command in members}
+        super().__init__(commands=commands, **attributes)  # type: ignore[arg-type]
+        self.sections = sections
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """In the order of the sections."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Each section with its commands; all summaries start in the same column."""
+        names = max(len(name) for name in self.commands)
+        for title, members in self.sections.items():
+            with formatter.section(title):
+                rows = [
+                    (str(command.name).ljust(names), command.get_short_help_str(formatter.width)) for command in members
+                ]
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs a command; what we raise on purpose never becomes a traceback, anything else is a bug and does."""
+        try:
+            return super().invoke(ctx)
+        except (HfModelsError, KeyboardInterrupt) as error:
+            raise click.exceptions.Exit(output.print_error(error)) from None
+
+
+def service() -> Library:
+    """The one that does the work. Imported here, so that help and mistyped options cost nothing."""
+    from llm_hf_models.service import Library
+
+    return Library(asked_by="cli", ask_passphrase=ask_passphrase)
+
+
+def ask_passphrase() -> str:
+    """The passphrase of the encrypted token file, not shown while it is typed."""
+    return _hidden("Passphrase of the token file", twice=False)
+
+
+def ask_new_passphrase() -> str:
+    """A passphrase to encrypt the token with, typed twice."""
+    return _hidden("There is no keychain here. Passphrase to encrypt the token with", twice=True)
+
+
+def _hidden(question: str, *, twice: bool) -> str:
+    try:
+        answer: str = click.prompt(question, hide_input=True, confirmation_prompt=twice, err=True)
+    except click.Abort:
+        raise BadInputError("No passphrase was given", hint="HF_TOKEN in the environment needs none.") from None
+    return answer
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that work ends where it can be continued; the second ends it at once."""
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.signal(signal.SIGINT, ask_to_stop)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# What options take
+
+
+class _Worded(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+    """A number that a person writes with a unit."""
+
+    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes or a count."""
+        if isinstance(value, int):
+            return value
+        try:
+            return self._parse(str(value))
+        except BadInputError as error:
+            self.fail(f"{error.message}. {error.hint}", param, ctx)
+
+
+SIZE = _Worded("size", units.parse_size)
+COUNT = _Worded("count", units.parse_count)
+
+
+class LocalName(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+    """The name of a model on this machine: an id, an alias or a repo."""
+
+    name = "name"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Ids and aliases that start with what was typed."""
+        try:
+            models = service().list()
+        except HfModelsError:
+            return []
+        names = [name for model in models for name in (*model.aliases, model.model_id)]
+        return [CompletionItem(name) for name in names if name.casefold().startswith(incomplete.casefold())]
+
+
+def json_option(command: F) -> F:
+    """`--json`: the service's own value instead of text."""
+    return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
+
+
+def quiet_option(command: F) -> F:
+    """`-q`: no progress and no notes."""
+    return click.option("-q", "--quiet", is_flag=True, help="Show no progress and no notes.")(command)
+
+
+def aliases_option(command: F) -> F:
+    """`-a NAME`, as often as wanted."""
+    return click.option(
+        "aliases", "-a", "--alias", multiple=True, metavar="NAME", help="Another name for the model; repeatable."
+    )(command)
+
+
+def refresh_option(command: F) -> F:
+    """`--refresh`: ask the Hub whatever the metadata cache holds."""
+    return click.option("--refresh", is_flag=True, help="Ask the Hub even where a recent answer is kept.")(command)
+
+
+def one_of(name: str | None, everything: bool) -> None:
+    """Checks that a name or `--all` was given, and not both.
+
+    Raises:
+        click.UsageError: neither or both were.
+    """
+    if (name is None) != everything:
+        raise click.UsageError("Give either a NAME or --all.")
+
+
+def examples(*lines: str) -> str:
+    r"""An epilog with commands to copy, each on its line (`\b` keeps click from wrapping them)."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

@@ -1,0 +1,181 @@
+"""The commands that ask the Hub: search, info, pull. Each parses, calls the service and renders; none decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from llm_hf_models import output, views_hub
+from llm_hf_models.cli_common import (
+    COUNT,
+    MAX_ROWS,
+    SIZE,
+    aliases_option,
+    examples,
+    json_option,
+    quiet_option,
+    refresh_option,
+    service,
+    stop_on_interrupt,
+)
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import Library, PullPlan, PullResult
+
+
+@click.command(
+    epilog=examples(
+        "llm hf search qwen3",
+        "llm hf search --author unsloth --max-params 8B --fits",
+        "llm hf search coder --sort downloads --limit 5 --json",
+    )
+)
+@click.argument("query", nargs=-1)
+@click.option("--author", metavar="OWNER", help="Only repos of this user or organisation.")
+@click.option("--task", metavar="TASK", help="Only this task (pipeline tag), such as text-generation.")
+@click.option(
+    "--library", metavar="NAME", default="gguf", show_default=True, help="Only repos for this library; `any` for all."
+)
+@click.option("--license", metavar="LICENCE", help="Only this licence, such as apache-2.0.")
+@click.option("--language", metavar="CODE", help="Only models for this language, such as en.")
+@click.option("tags", "--tag", metavar="TAG", multiple=True, help="Only repos with this tag; repeatable.")
+@click.option("--min-params", type=COUNT, help="At least this many parameters, such as 500M.")
+@click.option("--max-params", type=COUNT, help="At most this many parameters, such as 8B.")
+@click.option("--gated/--no-gated", default=None, help="Only repos that ask for access, or none of them.")
+@click.option("--fits", is_flag=True, help="Only what fits this machine's memory.")
+@click.option(
+    "--sort",
+    type=click.Choice(["trending", "downloads", "likes", "created", "updated"]),
+    default="trending",
+    show_default=True,
+    help="What comes first.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_ROWS),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="At most so many rows.",
+)
+@refresh_option
+@json_option
+def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_json: bool, **filters: object) -> None:
+    """Find models on the Hub.
+
+    Words of QUERY are looked for in repo names. Without any, the list is what the options leave.
+    """
+    from llm_hf_models.service import SearchFilters
+
+    narrowed = SearchFilters(library=None if library == "any" else library, **filters)  # type: ignore[arg-type]
+    page = service().search(" ".join(query), narrowed, fits=fits, refresh=refresh)
+    if as_json:
+        output.print_json(page)
+    elif page.results:
+        output.emit(views_hub.search(page, output.width()))
+        _note_freshness(views_hub.freshness(page.freshness))
+    else:
+        output.note(views_hub.nothing_found(page))
+
+
+def _note_freshness(words: str | None) -> None:
+    if words:
+        output.note(click.style(words, dim=True))
+
+
+@click.command(
+    epilog=examples(
+        "llm hf info unsloth/Qwen3-0.6B-GGUF",
+        "llm hf info hf.co/unsloth/Qwen3-0.6B-GGUF --card",
+        "llm hf info unsloth/Qwen3-0.6B-GGUF --files",
+    )
+)
+@click.argument("ref")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit; the default branch otherwise.")
+@click.option("--files", is_flag=True, help="List every file of the repo.")
+@click.option("--card", is_flag=True, help="Show the model card.")
+@refresh_option
+@json_option
+def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool, as_json: bool) -> None:
+    """Show one model of the Hub, and which variants fit.
+
+    The variant that a plain pull takes stands out. REF is owner/name, with @revision if you like, or the address of its page.
+    """
+    found = service().info(ref, revision=revision, card=card, refresh=refresh)
+    if as_json:
+        output.print_json(found)
+        return
+    output.emit(views_hub.info(found, output.width()))
+    if files:
+        output.emit("\n" + views_hub.repo_files(found, output.width()))
+    if card:
+        output.emit("\n" + (output.markdown(found.card, limit=output.width()) if found.card else "There is no card."))
+    _note_freshness(views_hub.freshness(found.freshness))
+
+
+@click.command(
+    epilog=examples(
+        "llm hf pull unsloth/Qwen3-0.6B-GGUF",
+        "llm hf pull unsloth/Qwen3-0.6B-GGUF:Q8_0 -a small",
+        "llm hf pull unsloth/Qwen3-0.6B-GGUF --dry-run",
+        "llm hf pull unsloth/Qwen3-0.6B-GGUF:README.md --to docs",
+    )
+)
+@click.argument("ref")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin; the default branch otherwise.")
+@aliases_option
+@click.option("--no-mmproj", is_flag=True, help="Leave the vision projector, where there is one.")
+@click.option(
+    "--to",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Put the files here, not in the cache.",
+)
+@click.option("--dry-run", is_flag=True, help="Print what would be fetched, and fetch nothing.")
+@click.option("--connections", type=click.IntRange(1, 64), metavar="N", help="Open at most so many connections.")
+@click.option("--limit-rate", type=SIZE, help="Bytes per second at most, such as 5M.")
+@click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")
+@click.option("--allow-invalid", is_flag=True, help="Keep even a file that breaks the GGUF rules, unregistered.")
+@quiet_option
+@json_option
+def pull(
+    ref: str,
+    aliases: tuple[str, ...],
+    no_mmproj: bool,
+    dry_run: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: object,
+) -> None:
+    """Fetch a model, check it, make it ready for `llm -m`.
+
+    One variant is fetched: all shards of one quantization, and its vision projector where there is one.
+
+    REF is owner/name, owner/name:QUANT, owner/name:FILE, owner/name@REVISION:QUANT or the address of a page on the
+    Hub. Without a quantization it is the best one that fits this machine's memory.
+
+    Prints the model's id. An interrupted pull continues when it is run again.
+    """
+    from llm_hf_models.service import PullOptions
+
+    library = service()
+    plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
+    if dry_run:
+        output.print_json(plan) if as_json else output.emit(views_hub.plan(plan, output.width()))
+        return
+    if not quiet:
+        output.note(views_hub.choice(plan))
+    result = _fetch(library, plan, quiet=quiet)
+    if not quiet:
+        output.note(views_hub.pulled(result))
+    output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
+
+
+def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult:
+    from llm_hf_models import progress
+
+    moving = [file for file in plan.files if not file.here]
+    with stop_on_interrupt() as stop, progress.shown(moving, quiet=quiet) as show:
+        return library.pull(plan, progress=show, stop=stop)

@@ -1,0 +1,197 @@
+"""The commands about what is on this machine: list, show, path, alias, verify, rm, import, ps, stop."""
+
+from __future__ import annotations
+
+import click
+
+from llm_hf_models import output, views_local
+from llm_hf_models.cli_common import (
+    LocalName,
+    aliases_option,
+    examples,
+    json_option,
+    one_of,
+    quiet_option,
+    service,
+)
+from llm_hf_models.errors import BadInputError
+
+NAME = LocalName()
+
+
+@click.command("list", epilog=examples("llm hf list", "llm hf list --json"))
+@json_option
+def list_(as_json: bool) -> None:
+    """List the models on this machine and their state."""
+    models = service().list()
+    if as_json:
+        output.print_json(models)
+    elif models:
+        output.emit(views_local.local_models(models, output.width()))
+        if repairs := views_local.repairs(models):
+            output.note(repairs)
+    else:
+        output.note("No model is here yet. Find one: llm hf search QUERY; fetch it: llm hf pull owner/name")
+
+
+@click.command(epilog=examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
+@click.argument("name", type=NAME)
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show one model on this machine and what was checked.
+
+    NAME is an id, an alias or a repo.
+    """
+    model = service().show(name)
+    output.print_json(model) if as_json else output.emit(views_local.local_model(model, output.width()))
+
+
+@click.command(epilog=examples("llm hf path Qwen3-0.6B", 'llama-cli -m "$(llm hf path Qwen3-0.6B)"'))
+@click.argument("name", type=NAME)
+@click.option("everything", "--all", is_flag=True, help="Every file, a line each: further shards, the mmproj.")
+@json_option
+def path(name: str, everything: bool, as_json: bool) -> None:
+    """Print where a model's file is.
+
+    Of a split model it is the first shard.
+    """
+    paths = service().path(name)
+    shown = paths if everything else paths[:1]
+    output.print_json(shown) if as_json else output.emit("\n".join(shown))
+
+
+@click.command(
+    epilog=examples(
+        "llm hf alias Qwen3-0.6B small", "llm hf alias --remove small", "llm hf alias            # lists all aliases"
+    )
+)
+@click.argument("name", type=NAME, required=False)
+@click.argument("aliases", nargs=-1, metavar="[ALIAS]...")
+@click.option("removed", "--remove", multiple=True, metavar="ALIAS", help="Take this name away; repeatable.")
+@json_option
+def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], as_json: bool) -> None:
+    """Give a model further names, or take them away.
+
+    Without arguments, lists all names.
+    """
+    library = service()
+    if name is not None and not aliases:
+        raise click.UsageError("Give the ALIAS too: llm hf alias NAME ALIAS")
+    for old in removed:
+        library.remove_alias(old)
+    for new in aliases:
+        library.add_alias(str(name), new)
+    models = [library.show(name)] if name else [] if removed else library.list()
+    if as_json:
+        output.print_json({alias: model.model_id for model in models for alias in model.aliases})
+    elif models:
+        output.emit(views_local.aliases(models, output.width()))
+
+
+@click.command(epilog=examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
+@click.argument("name", type=NAME, required=False)
+@click.option("everything", "--all", is_flag=True, help="Every model on this machine.")
+@quiet_option
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, as_json: bool) -> None:
+    """Hash a model's files again and compare.
+
+    What they must be is what the Hub recorded at the pinned commit.     Ends with exit code 1 when anything is not proven to match.
+    """
+    from llm_hf_models import progress
+
+    one_of(name, everything)
+    library = service()
+    names = [model.model_id for model in library.list() if model.state != "remote"] if everything else [str(name)]
+    done = []
+    for each in names:
+        with progress.shown(quiet=quiet) as show_progress:
+            done.append(library.verify(each, progress=show_progress))
+        if not as_json:
+            output.emit(views_local.verification(done[-1]))
+    if as_json:
+        output.print_json(done if everything else done[0])
+    ctx.exit(0 if all(each.matches for each in done) else 1)
+
+
+@click.command(epilog=examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small"))
+@click.argument("name", type=NAME)
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@json_option
+def rm(name: str, yes: bool, as_json: bool) -> None:
+    """Remove a model from this machine.
+
+    Frees what nothing else uses and says how much. A file that something else uses, or that was imported in place, stays.
+    """
+    library = service()
+    planned = library.plan_removal(name)
+    if not yes:
+        output.note(views_local.removal(planned))
+        _confirm(f"Remove {planned.model_id}?")
+    done = library.remove(planned.model_id)
+    output.print_json(done) if as_json else output.note(views_local.removal(done))
+
+
+def _confirm(question: str) -> None:
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:  # nobody there to answer
+        agreed = False
+        output.note("")
+    if not agreed:
+        raise BadInputError("Nothing was removed", hint="-y removes without asking.")
+
+
+@click.command(
+    "import",
+    epilog=examples(
+        "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
+        "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
+    ),
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--repo", metavar="REF", help="The repo it came from; the digest is compared with it.")
+@click.option("--copy", is_flag=True, help="Keep a copy, so that the file itself may go.")
+@aliases_option
+@quiet_option
+@json_option
+def import_(file: str, repo: str | None, copy: bool, aliases: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """Register a GGUF file that is on the disk already.
+
+    Of a split model any shard will do; the others are looked for beside it.
+    """
+    from llm_hf_models import progress
+
+    with progress.shown(quiet=quiet) as show_progress:
+        done = service().import_file(file, repo=repo, copy=copy, aliases=aliases, progress=show_progress)
+    if not quiet:
+        output.note(views_local.imported(done))
+    output.print_json(done) if as_json else output.emit(done.model.model_id)
+
+
+@click.command(epilog=examples("llm hf ps", "llm hf ps --json"))
+@json_option
+def ps(as_json: bool) -> None:
+    """List the engines that run now."""
+    engines = service().engines()
+    if as_json:
+        output.print_json(engines)
+    elif engines:
+        output.emit(views_local.engines(engines, output.width()))
+    else:
+        output.note("No engine is running. The next prompt starts one.")
+
+
+@click.command(epilog=examples("llm hf stop Qwen3-0.6B", "llm hf stop --all"))
+@click.argument("name", type=NAME, required=False)
+@click.option("everything", "--all", is_flag=True, help="Every engine.")
+@json_option
+def stop(name: str | None, everything: bool, as_json: bool) -> None:
+    """Stop the engine of a model.
+
+    The next prompt starts a new one.
+    """
+    one_of(name, everything)
+    count = service().stop_engines(name)
+    output.print_json({"stopped": count}) if as_json else output.note(views_local.stopped(count))

@@ -1,0 +1,218 @@
+"""What the Hub answers and what a pull does, as text for a person. `limit` is in columns, None is no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llm_hf_models import wording
+from llm_hf_models.output import Column, fields, table
+from llm_hf_models.text import clean_text
+from llm_hf_models.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from llm_hf_models.fit import Fit
+    from llm_hf_models.hub import HubFile, RepoSummary
+    from llm_hf_models.service import Freshness, ModelInfo, PullPlan, PullResult, SearchPage, SearchResult, VariantInfo
+
+# Tags that say what another column says already.
+TAGS_SHOWN_ELSEWHERE = ("license:", "region:", "base_model:", "gguf")
+
+
+def search(page: SearchPage, limit: int | None) -> str:
+    """A row for each repo that was found."""
+    columns = [
+        Column("ID", least=24),
+        Column("PARAMS", 2, right=True),
+        Column("SIZE", 3, right=True),
+        Column("DOWNLOADS", 4, right=True),
+        Column("LIKES", 6, right=True),
+        Column("UPDATED", 5, right=True),
+        Column("HERE", 1),
+        Column("FITS", 7),
+        Column("GATED", 8),
+        Column("LICENCE", 9, least=8),
+        Column("TASK", 10, least=10),
+        Column("AUTHOR", 12),
+        Column("TAGS", 11, least=12),
+    ]
+    return table(columns, [_search_row(row) for row in page.results], limit=limit)
+
+
+def _search_row(row: SearchResult) -> list[str]:
+    tags = [tag for tag in row.tags if not tag.startswith(TAGS_SHOWN_ELSEWHERE) and tag != row.task]
+    return [
+        row.id,
+        wording.parameters(row.parameters),
+        wording.size(row.size),
+        wording.number(row.downloads),
+        wording.number(row.likes),
+        wording.ago(row.updated),
+        ", ".join(id_.rpartition(":")[2] for id_ in row.here),
+        wording.yes_no(row.fits),
+        _gated(row),
+        row.license or "",
+        row.task or "",
+        row.author,
+        ", ".join(tags),
+    ]
+
+
+def _gated(repo: RepoSummary) -> str:
+    return ", ".join(word for word in (repo.gated or "", "private" if repo.private else "") if word)
+
+
+def nothing_found(page: SearchPage) -> str:
+    """What to loosen when a search found nothing."""
+    advice = "".join(f"\n  {line}" for line in page.loosen)
+    return "Nothing was found." + (f" To find more:{advice}" if advice else "")
+
+
+def freshness(fresh: Freshness) -> str | None:
+    """The age of an answer that comes from the metadata cache; None for a fresh one."""
+    if fresh.source == "hub":
+        return None
+    age = format_duration(fresh.age)
+    if fresh.stale:
+        return f"The Hub can't be reached: this is its answer of {age} ago."
+    return f"This is the Hub's answer of {age} ago; --refresh asks again."
+
+
+def info(found: ModelInfo, limit: int | None) -> str:
+    """One repo in full: facts, then variants, then what a plain pull takes and why."""
+    facts = fields(
+        [
+            ("Model", found.id),
+            ("Author", found.author),
+            ("Task", found.task),
+            ("Library", found.library),
+            ("Architecture", (found.facts and found.facts.architecture) or found.architecture),
+            ("Parameters", wording.parameters((found.facts and found.facts.parameters) or found.parameters)),
+            ("Context", wording.tokens((found.facts and found.facts.context_length) or found.context_length)),
+            ("Chat template", wording.template(found.chat_template, found.facts)),
+            ("Licence", found.license or "none stated"),
+            ("Base model", ", ".join(found.base_models)),
+            ("Gated", _gated(found) or "no"),
+            ("Access", found.access),
+            ("Hub scan", found.scan or "not reported"),
+            ("Downloads", wording.both(wording.number(found.downloads), "in 30 days")),
+            ("Likes", wording.number(found.likes)),
+            ("Created", wording.date(found.created)),
+            ("Updated", wording.both(wording.date(found.updated), f"({wording.ago(found.updated)} ago)")),
+            ("Commit", wording.both(found.commit, f"({found.revision})" if found.revision else "")),
+            ("Tags", ", ".join(found.tags)),
+        ],
+        limit=limit,
+    )
+    parts = [facts]
+    if found.variants:
+        parts.append(_variants(found.variants, limit))
+    if found.choice_reason:
+        chosen = next((variant.quant for variant in found.variants if variant.chosen), "")
+        parts.append(f"A plain pull takes {chosen}: {clean_text(found.choice_reason)}")
+    parts += [f"Note: {clean_text(line)}" for line in found.notes]
+    return "\n\n".join(parts)
+
+
+def _variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
+    columns = [
+        Column("QUANT"),
+        Column("BITS", 4, right=True),
+        Column("SIZE", right=True),
+        Column("SHARDS", 5, right=True),
+        Column("MMPROJ", 3, right=True),
+        Column("HERE", 1),
+        Column("FITS", 2),
+        Column("WHY", 6, least=20),
+    ]
+    rows = [
+        [
+            variant.quant,
+            f"{variant.bits_per_weight:.1f}" if variant.bits_per_weight else "",
+            format_size(variant.size),
+            str(variant.shards) if variant.shards > 1 else "",
+            format_size(variant.mmproj_size) if variant.mmproj else "",
+            "yes" if variant.here else "",
+            wording.yes_no(variant.fit.fits if variant.fit else None),
+            variant.fit.reason if variant.fit else "",
+        ]
+        for variant in variants
+    ]
+    return table(columns, rows, limit=limit, bold=[at for at, variant in enumerate(variants) if variant.chosen])
+
+
+def repo_files(found: ModelInfo, limit: int | None) -> str:
+    """Every file of a repo."""
+    columns = [Column("FILE", least=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
+    return table(columns, [_file_row(file) for file in found.files], limit=limit)
+
+
+def _file_row(file: HubFile) -> list[str]:
+    digest = f"sha256:{file.sha256}" if file.sha256 else f"git:{file.git_sha1}" if file.git_sha1 else ""
+    return [file.path, format_size(file.size), file.scan or "", digest]
+
+
+# A pull
+
+
+def plan(planned: PullPlan, limit: int | None) -> str:
+    """What a pull would do, for `--dry-run`."""
+    columns = [Column("FILE", least=24), Column("SIZE", right=True), Column("STATE", 1)]
+    rows = [[file.path, format_size(file.size), _planned_state(file.here, file.partial)] for file in planned.files]
+    facts = fields(
+        [
+            ("Model", planned.model_id or "none: files only"),
+            ("Repo", planned.repo),
+            ("Commit", wording.both(planned.commit, f"({planned.revision})" if planned.revision else "")),
+            ("Quantization", _because(planned.quant, planned.reason)),
+            ("Fits", _fit(planned.fit)),
+            ("Aliases", ", ".join(planned.aliases)),
+            ("Folder", planned.folder),
+            ("Hub scan", planned.scan or "not reported"),
+            ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
+            ("Fetches", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
+        ],
+        limit=limit,
+    )
+    return f"{facts}\n\n{table(columns, rows, limit=limit)}"
+
+
+def _planned_state(here: bool, partial: int) -> str:
+    if here:
+        return "here"
+    return f"{format_size(partial)} here" if partial else "to fetch"
+
+
+def choice(planned: PullPlan) -> str:
+    """What is about to be fetched, why that, and whether it fits."""
+    if planned.already_complete:
+        return f"{planned.model_id} is here already."
+    lines = [f"{planned.repo} {_because(planned.quant, planned.reason)}" if planned.quant else planned.ref]
+    if planned.fit and not planned.fit.fits:
+        lines.append(f"Warning: it does not fit this machine's memory: {planned.fit.reason}")
+    lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
+              if finding.severity != "note"]  # fmt: skip
+    return "\n".join(map(clean_text, lines))
+
+
+def _because(quant: str | None, reason: str) -> str:
+    return f"{quant} ({reason})" if quant else ""
+
+
+def pulled(result: PullResult) -> str:
+    """What was fetched, how fast, and the command to use it."""
+    lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
+    if result.fetched_bytes:
+        speed = format_size(result.fetched_bytes / result.seconds) if result.seconds else ""
+        took = format_duration(result.seconds) if result.seconds >= 1 else "under a second"
+        lines.append(f"Fetched {format_size(result.fetched_bytes)} in {took} ({speed}/s), digests match the Hub's.")
+    elif not result.plan.already_complete:
+        lines.append("Nothing had to be fetched.")
+    if result.model_id:
+        facts = result.plan.facts
+        lines.append(wording.talk(result.model_id, result.aliases, facts.kind if facts else "chat"))
+    return "\n".join(lines)
+
+
+def _fit(fit: Fit | None) -> str:
+    return f"{wording.yes_no(fit.fits)}: {fit.reason}" if fit else ""

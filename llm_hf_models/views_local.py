@@ -1,0 +1,276 @@
+"""What is on this machine, as text for a person. `limit` is in columns, None is no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llm_hf_models import wording
+from llm_hf_models.output import Column, fields, table
+from llm_hf_models.text import clean_text
+from llm_hf_models.units import format_size
+
+if TYPE_CHECKING:
+    from llm_hf_models.library import Check
+    from llm_hf_models.service import (
+        EngineView,
+        Imported,
+        LocalModelView,
+        Removal,
+        SettingView,
+        Status,
+        TokenStatus,
+        Verification,
+    )
+
+
+def local_models(models: Sequence[LocalModelView], limit: int | None) -> str:
+    """A row for each local model."""
+    columns = [
+        Column("ID", least=24),
+        Column("ALIASES", 3, least=12),
+        Column("SIZE", 2, right=True),
+        Column("QUANT", 5),
+        Column("REVISION", 6),
+        Column("USED", 4, right=True),
+        Column("STATE", 1),
+        Column("KIND", 7),
+    ]
+    rows = [
+        [
+            model.model_id,
+            ", ".join(model.aliases),
+            format_size(model.size) if model.files else "",
+            model.quant,
+            _revision(model),
+            wording.ago(model.last_used) or "never",
+            model.state,
+            model.kind,
+        ]
+        for model in models
+    ]
+    return table(columns, rows, limit=limit)
+
+
+def _revision(model: LocalModelView) -> str:
+    commit = (model.commit or "")[: wording.SHORT_COMMIT]
+    return f"{model.revision} {commit}".strip() if model.revision and model.revision != model.commit else commit
+
+
+def repairs(models: Sequence[LocalModelView]) -> str:
+    """What to do about each model that is not ready, a line each; empty where all are."""
+    return "\n".join(f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix)
+
+
+def aliases(models: Sequence[LocalModelView], limit: int | None) -> str:
+    """A row for each alias."""
+    rows = [[alias, model.model_id] for model in models for alias in model.aliases]
+    return table([Column("ALIAS"), Column("MODEL", least=24)], sorted(rows), limit=limit)
+
+
+def local_model(model: LocalModelView, limit: int | None) -> str:
+    """One local model: what it is, each fact with its date, its files. Never a sum of the facts."""
+    facts = model.facts
+    told = fields(
+        [
+            ("Model", model.model_id),
+            ("Aliases", ", ".join(model.aliases)),
+            ("State", model.state + (f": {model.fix}" if model.fix else "")),
+            ("Kind", model.kind),
+            ("Endpoint", model.endpoint),
+            ("Repo", model.repo),
+            ("Commit", wording.both(model.commit, f"({model.revision})" if model.revision else "")),
+            ("Quantization", model.quant),
+            ("Size", format_size(model.size) if model.files else None),
+            ("Architecture", facts.architecture),
+            ("Parameters", wording.parameters(facts.parameters)),
+            ("Context", wording.tokens(facts.context_length)),
+            ("Chat template", wording.template(facts.chat_template, facts) if facts.kind in ("chat", "base") else None),
+            ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
+            ("Licence", facts.license or str(model.hub.get("license") or "")),
+            ("Base model", ", ".join(facts.base_models)),
+            ("Options", ", ".join(f"{key}={value}" for key, value in model.options.items())),
+            ("Added", wording.date(model.added)),
+            ("Last used", wording.date(model.last_used) or "never"),
+            *((f"{_check_title(check)}", _check(check)) for check in _newest(model.checks)),
+        ],
+        limit=limit,
+    )
+    columns = [Column("FILE"), Column("ROLE", 2), Column("SIZE", 1, right=True), Column("LOCATION", 3)]
+    rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
+    return f"{told}\n\n{table(columns, rows, limit=limit)}" if rows else told
+
+
+def _newest(checks: Sequence[Check]) -> list[Check]:
+    newest: dict[str, Check] = {}
+    for check in checks:
+        if check.kind not in newest or check.at > newest[check.kind].at:
+            newest[check.kind] = check
+    return list(newest.values())
+
+
+def _check_title(check: Check) -> str:
+    titles = {"scan": "Hub scan", "load_test": "Load test"}
+    return titles.get(check.kind, check.kind.capitalize())
+
+
+def _check(check: Check) -> str:
+    detail: Mapping[str, Any] = check.detail
+    source = (
+        f" {detail['repo']}@{str(detail['commit'])[: wording.SHORT_COMMIT]}"
+        if detail.get("repo") and detail.get("commit")
+        else ""
+    )
+    findings = [f"\n{finding['severity']}: {finding['message']}" for finding in detail.get("findings", ())]
+    return f"{check.result}{source}, {wording.date(check.at)}" + "".join(findings)
+
+
+def verification(done: Verification) -> str:
+    """A line for each file, and what to do where one is not as recorded."""
+    lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
+    if done.fix:
+        lines.append(f"Mend it: {done.fix}")
+    return "\n".join(map(clean_text, lines))
+
+
+def removal(removed: Removal) -> str:
+    """What goes (or went), what is freed, what stays."""
+    lines = [f"{'Removed' if removed.done else 'Would remove'} {removed.model_id}"]
+    lines += [f"  {path}" for path in removed.files]
+    lines += [f"  kept: {path}" for path in removed.kept]
+    lines.append(f"{'Freed' if removed.done else 'Frees'} {format_size(removed.freed_bytes)}.")
+    return "\n".join(lines)
+
+
+def imported(done: Imported) -> str:
+    """What a file on the disk has become."""
+    model = done.model
+    talk = wording.talk(model.model_id, model.aliases, model.kind)
+    return f"Registered {model.model_id}. Digest: {done.digest}.\n{talk}"
+
+
+def engines(running: Sequence[EngineView], limit: int | None) -> str:
+    """A row for each engine."""
+    columns = [
+        Column("MODEL", least=24),
+        Column("MEMORY", 1, right=True),
+        Column("CONTEXT", 5, right=True),
+        Column("SINCE", 3, right=True),
+        Column("IDLE", 2, right=True),
+        Column("SPEED", 4, right=True),
+        Column("PID", 6, right=True),
+        Column("CONFINED BY", 7, least=16),
+        Column("ADDRESS", 8),
+    ]
+    rows = [
+        [
+            engine.model_id,
+            format_size(engine.memory) if engine.memory else "",
+            str(engine.context),
+            wording.ago(engine.started),
+            wording.ago(engine.last_used),
+            f"{engine.tokens_per_second:.1f} tokens/s" if engine.tokens_per_second else "",
+            str(engine.pid),
+            ", ".join(engine.layers) or "nothing",
+            engine.address,
+        ]
+        for engine in running
+    ]
+    return table(columns, rows, limit=limit)
+
+
+def stopped(count: int) -> str:
+    """How many engines were stopped."""
+    return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."
+
+
+# The account and this installation
+
+
+def logged_in(status: TokenStatus) -> str:
+    """Whose token was kept, and where."""
+    name = status.account.name if status.account else "unknown"
+    return f"Logged in as {clean_text(name)}. The token is kept in the {status.source}."
+
+
+def logged_out(places: Sequence[str]) -> str:
+    """Where a token was removed from."""
+    return f"Removed the token from the {' and the '.join(places)}." if places else "There was no token of ours."
+
+
+def account(status: TokenStatus, limit: int | None) -> str:
+    """Whose token is in force."""
+    return fields(_account_pairs(status), limit=limit)
+
+
+def _account_pairs(status: TokenStatus) -> list[tuple[str, str | None]]:
+    who = status.account
+    return [
+        ("Name", who.name if who else None),
+        ("Organisations", ", ".join(who.organisations) if who else None),
+        ("Token", wording.both(who.token_kind or "", f"({who.token_name})" if who.token_name else "") if who else None),
+        ("Scopes", ", ".join(who.scopes) if who else None),
+        ("Token from", status.source),
+        ("Problem", status.problem),
+    ]
+
+
+def status(now: Status, limit: int | None) -> str:
+    """This machine at a glance."""
+    memory = f"{format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}"
+    running = ", ".join(f"{engine.model_id} ({format_size(engine.memory)})" for engine in now.engines)
+    who = now.token.account.name if now.token.account else None
+    count = f"{now.models} {'model' if now.models == 1 else 'models'}"
+    return fields(
+        [
+            ("Memory", memory),
+            ("Disk", f"{format_size(now.disk_free)} free of {format_size(now.disk_total)}"),
+            ("Cache", f"{format_size(now.cache_bytes)} in {now.cache_dir}"),
+            ("Library", f"{count}, {format_size(now.models_bytes)}, recorded in {now.library}"),
+            ("Engines", running or "none running"),
+            ("Endpoint", now.endpoint + (" (offline mode is on)" if now.offline else "")),
+            ("Token", f"{who}, from the {now.token.source}" if who else now.token.problem or "none"),
+            ("Versions", ", ".join(f"{name} {version or '(not installed)'}" for name, version in now.versions.items())),
+        ],
+        limit=limit,
+    )
+
+
+def settings(every: Sequence[SettingView], limit: int | None) -> str:
+    """A row for each setting."""
+    columns = [Column("KEY"), Column("VALUE", right=True), Column("FROM", 1), Column("WHAT IT DOES", 2, least=30)]
+    rows = [[one.key, _value(one.value), one.source, one.description] for one in every]
+    return table(columns, rows, limit=limit)
+
+
+def setting(one: SettingView, limit: int | None) -> str:
+    """One setting."""
+    return fields(
+        [
+            (one.key, _value(one.value)),
+            ("From", one.source),
+            ("Default", _value(one.default)),
+            ("What it does", one.description),
+        ],
+        limit=limit,
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value) if value != "" else "(empty)"
+
+
+def address(server_address: tuple[Any, ...]) -> str:
+    """Where a mirror answers."""
+    host, port = server_address[:2]
+    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
+
+
+def mirroring(url: str, *, open_to_others: bool) -> str:
+    """How to pull from a mirror, and who can."""
+    lines = [f"Pull from it: HF_ENDPOINT={url} llm hf search", "Ctrl-C ends it."]
+    if open_to_others:
+        lines.insert(0, "Whoever can reach this address can read the models it serves.")
+    return "\n".join(lines)

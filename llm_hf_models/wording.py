@@ -1,0 +1,85 @@
+"""Figures and names as short words for tables; empty where there is nothing to say. Lays nothing out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from llm_hf_models.units import format_count, format_duration, format_size
+
+if TYPE_CHECKING:
+    from llm_hf_models.gguf_header import ModelFacts
+
+SHORT_COMMIT = 12
+
+
+def size(size: int | None) -> str:
+    """Bytes with a unit."""
+    return "" if size is None else format_size(size)
+
+
+def parameters(count: int | None) -> str:
+    """A number of parameters: `7.2B`."""
+    return format_count(count) if count else ""
+
+
+def number(number: int | None) -> str:
+    """A number with its thousands set apart."""
+    return "" if number is None else f"{number:,}"
+
+
+def tokens(count: int | None) -> str:
+    """A context length."""
+    return f"{count} tokens" if count else ""
+
+
+def yes_no(value: bool | None) -> str:
+    """Yes, no or nothing."""
+    return "" if value is None else "yes" if value else "no"
+
+
+def both(first: str | None, second: str) -> str:
+    """Both, or nothing where there is no first."""
+    return f"{first} {second}".rstrip() if first else ""
+
+
+def date(when: datetime | float | None) -> str:
+    """`2026-03-01 14:05` in this machine's time zone."""
+    if not when:
+        return ""
+    moment = when if isinstance(when, datetime) else datetime.fromtimestamp(when, timezone.utc)
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def ago(then: float | datetime | None) -> str:
+    """How long ago, in one figure: `5 min`, `3 d`, `4 months`, `2 years`. Empty for never."""
+    if then is None:
+        return ""
+    seconds = max(0.0, time.time() - (then.timestamp() if isinstance(then, datetime) else then))
+    days = int(seconds // 86400)
+    if days >= 730:  # noqa: PLR2004 - two years
+        return f"{days // 365} years"
+    if days >= 60:  # noqa: PLR2004 - two months
+        return f"{days // 30} months"
+    return " ".join(format_duration(seconds).split()[:2])
+
+
+def template(there: bool | None, facts: ModelFacts | None) -> str | None:
+    """Whether there is a chat template, and what it speaks of; None where that isn't known."""
+    if not there:
+        return None if there is None else "none"
+    spoken_of = {"tools": facts and facts.tools, "reasoning": facts and facts.reasoning}
+    more = [word for word, holds in spoken_of.items() if holds]
+    return "yes" + (f", with {' and '.join(more)}" if more else "")
+
+
+def talk(model_id: str, aliases: Sequence[str], kind: str) -> str:
+    """The command that uses a model: its shortest name in it."""
+    name = min(aliases, key=len, default=model_id)
+    if kind == "embedding":
+        return f"Embed with it: llm embed -m {name} -c 'hello'"
+    if kind == "reranker":
+        return "It is a reranker: llm has no command for one."
+    return f"Talk to it: llm -m {name} 'hello'"
