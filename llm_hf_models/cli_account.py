@@ -24,8 +24,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def login(token_stdin: bool, as_json: bool) -> None:
     """Keep a Hub token.
 
-    First the Hub is asked whose it is. It goes into the operating system's keychain, or where there is none into a file encrypted under a passphrase
-    that is asked for and never stored. HF_TOKEN in the environment goes before it.
+    First the Hub is asked whose it is. Then it goes into the operating system's keychain, or where there is none into
+    a file encrypted under a passphrase that is asked for and never stored. HF_TOKEN in the environment goes before it.
     """
     token = sys.stdin.read(MAX_TOKEN_BYTES) if token_stdin else _ask_token()
     status = service().login(token, ask_passphrase=ask_new_passphrase)
@@ -57,7 +57,8 @@ def logout(as_json: bool) -> None:
 def whoami(ctx: click.Context, as_json: bool) -> None:
     """Show whose token is in force, never the token.
 
-    Says what it may do and where it came from.     Ends with exit code 1 when there is none or the Hub doesn't accept it.
+    Says what it may do and where it came from.
+    Ends with exit code 1 when there is none or the Hub doesn't accept it.
     """
     status = service().whoami()
     output.print_json(status) if as_json else output.emit(views_local.account(status, output.width()))

@@ -101,7 +101,8 @@ def _note_freshness(words: str | None) -> None:
 def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool, as_json: bool) -> None:
     """Show one model of the Hub, and which variants fit.
 
-    The variant that a plain pull takes stands out. REF is owner/name, with @revision if you like, or the address of its page.
+    The variant that a plain pull takes stands out. REF is owner/name, with @REVISION if you like, or
+    the address of its page.
     """
     found = service().info(ref, revision=revision, card=card, refresh=refresh)
     if as_json:

@@ -97,7 +97,8 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
 def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, as_json: bool) -> None:
     """Hash a model's files again and compare.
 
-    What they must be is what the Hub recorded at the pinned commit.     Ends with exit code 1 when anything is not proven to match.
+    What they must be is what the Hub recorded at the pinned commit.
+    Ends with exit code 1 when anything is not proven to match.
     """
     from llm_hf_models import progress
 
@@ -122,7 +123,8 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
 def rm(name: str, yes: bool, as_json: bool) -> None:
     """Remove a model from this machine.
 
-    Frees what nothing else uses and says how much. A file that something else uses, or that was imported in place, stays.
+    Frees what nothing else uses and says how much. A file that something else uses,
+    or that was imported in place, stays.
     """
     library = service()
     planned = library.plan_removal(name)
