@@ -167,7 +167,7 @@ class ModelRef:
             raise _bad(text, "After the colon stands a quantization or a file.")
         if "/" in rest or _looks_like_file(rest):
             return cls(repo, revision_or_none, file=RepoFile(rest))
-        if not _QUANT.fullmatch(rest):
+        if not is_quant_name(rest):
             raise _bad(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
         return cls(repo, revision_or_none, quant=rest)
 
@@ -200,6 +200,11 @@ class ModelRef:
         revision = f"@{self.revision}" if self.revision else ""
         what = self.quant or (self.file and self.file.path)
         return f"{self.repo}{revision}" + (f":{what}" if what else "")
+
+
+def is_quant_name(text: str) -> bool:
+    """Whether a text can stand for a quantization after a ref's colon, and would not be read as a file there."""
+    return _QUANT.fullmatch(text) is not None and not _looks_like_file(text)
 
 
 def _looks_like_file(text: str) -> bool:
