@@ -1,4 +1,4 @@
-"""This machine's library as a mirror serves it: which models, under which repo and commit. No protocol here (mirror.py)."""
+"""This machine's library as a mirror serves it: which models, under which repo and commit."""
 
 from __future__ import annotations
 

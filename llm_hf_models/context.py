@@ -13,9 +13,11 @@ from llm_hf_models import settings as settings_module
 from llm_hf_models import tokens
 from llm_hf_models.errors import NetworkError, OfflineError
 from llm_hf_models.hub import Hub
-from llm_hf_models.library import CachedMetadata, LibraryDB
+from llm_hf_models.library import LIVE, CachedMetadata, LibraryDB
 from llm_hf_models.settings import Settings
 from llm_hf_models.transfer import TransferLimits
+
+RATE_SECONDS = 1.0  # how often a running download looks at the limits again
 
 T = TypeVar("T")
 
@@ -67,7 +69,7 @@ class Context:
         now = self.settings()
         return TransferLimits(
             connections=connections or now.connections,
-            bytes_per_second=lambda: limit_rate if limit_rate is not None else self.settings().limit_rate,
+            bytes_per_second=_Rate(self, limit_rate),
             connect_seconds=now.connect_seconds,
             stall_seconds=now.stall_seconds,
             network_wait_seconds=now.network_wait_seconds,
@@ -111,6 +113,26 @@ class Context:
                 return load(kept.body), _age(kept, stale=True)
             db.keep(name, dump(answer))
         return answer, Freshness()
+
+
+class _Rate:
+    """Bytes per second that one download may take now: its own limit, and its share of the limit for all together."""
+
+    def __init__(self, context: Context, own: int | None) -> None:
+        self._context, self._own, self._until, self._rate = context, own or 0, 0.0, 0
+
+    def __call__(self) -> int:
+        if time.monotonic() >= self._until:
+            self._rate, self._until = self._now(), time.monotonic() + RATE_SECONDS
+        return self._rate
+
+    def _now(self) -> int:
+        together = self._context.settings().limit_rate
+        if not together:
+            return self._own
+        with self._context.db() as db:
+            share = max(1, together // max(1, len(db.downloads(states=LIVE))))
+        return min(self._own or share, share)
 
 
 def _age(kept: CachedMetadata, *, stale: bool = False) -> Freshness:

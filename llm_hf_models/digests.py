@@ -19,7 +19,7 @@ class FileDigests:
 
 
 def git_blob_hash(size: int) -> hashlib._Hash:
-    """A hash that becomes a git blob's id when it is fed the file's `size` bytes (after git's prefix: `blob`, the size and a zero byte)."""
+    """A hash that becomes a git blob's id when it is fed the file's `size` bytes after git's own prefix."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 

@@ -35,6 +35,10 @@ Place = Literal["cache", "folder", "in place"]
 State = Literal["ready", "missing", "unverified", "changed"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
+Wanted = Literal["pause", "cancel", "background"]
+LIVE: tuple[DownloadState, ...] = ("running", "verifying")
+OPEN: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
+FINISHED: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,29 @@ class Download:
     asked_by: str = "cli"
     created: float = 0.0
     updated: float = 0.0
-    plan: Mapping[str, Any] = field(default_factory=dict)
+    background: bool = False  # foreground pulls come first
+    wanted: Wanted | None = None  # what its owner has been asked to do
+    owner: str | None = None  # the process that carries it out
+    heartbeat: float = 0.0  # its owner's last sign of life
+    on_done: str | None = None  # a command to run when it is done
+    plan: str = "{}"  # the pinned plan, as JSON
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the speed of now; None while that is not known."""
+        if self.state != "running" or not self.bytes_per_second:
+            return None
+        return (self.total_bytes - self.done_bytes) / self.bytes_per_second
+
+
+@dataclass(frozen=True)
+class DownloadNote:
+    """One line of a download's log."""
+
+    id: int
+    at: float
+    kind: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -207,9 +233,18 @@ MIGRATIONS: tuple[str, ...] = (
         bytes_per_second real, attempts integer not null default 0,
         error text, asked_by text not null,
         created real not null, updated real not null,
+        background integer not null default 0,
+        wanted text, owner text, heartbeat real not null default 0,
+        on_done text,
         plan text not null default '{}'
     );
-    create index downloads_state on downloads(state, created);
+    create index downloads_state on downloads(state, background, id);
+    create table notes (
+        id integer primary key autoincrement,
+        download integer not null references downloads(id) on delete cascade,
+        at real not null, kind text not null, message text not null
+    );
+    create index notes_download on notes(download, id);
     create table engines (
         fingerprint text primary key,
         model_id text not null, pid integer not null, pid_started real not null,
@@ -476,25 +511,71 @@ class LibraryDB:
         with _translated(self.path):
             cursor = self._db.execute(
                 "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by,"
-                " created, updated, plan) values (?,?,?,?,?,?,?,?,?,?,?)",
+                " created, updated, background, owner, heartbeat, on_done, plan)"
+                " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (download.ref, download.state, download.repo, download.commit, download.quant, download.total_bytes,
-                 download.done_bytes, download.asked_by, now, now, _dump(dict(download.plan))),
+                 download.done_bytes, download.asked_by, now, now, download.background, download.owner, now,
+                 download.on_done, download.plan),
             )  # fmt: skip
-        return replace(download, id=int(cursor.lastrowid or 0), created=now, updated=now)
+        return replace(download, id=int(cursor.lastrowid or 0), created=now, updated=now, heartbeat=now)
 
     def update_download(self, number: int, **changes: object) -> None:
-        """Changes columns of one row: state, done_bytes, bytes_per_second, attempts, error."""
-        allowed = {"state", "done_bytes", "total_bytes", "bytes_per_second", "attempts", "error"}
-        if not changes.keys() <= allowed:
-            raise LibraryError(f"downloads has no column among {sorted(changes.keys() - allowed)}")
+        """Changes columns of one row, such as state, done_bytes or error."""
+        unknown = changes.keys() - Download.__dataclass_fields__.keys() - {"commit"}
+        if unknown:
+            raise LibraryError(f"downloads has no column among {sorted(unknown)}")
         columns = ", ".join(f"{name} = ?" for name in changes)
-        self._write(f"update downloads set {columns}, updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608
+        self._write(f"update downloads set {columns}, updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608 - the names are checked
+
+    def claim_download(self, number: int, owner: str, *, stale_before: float) -> bool:
+        """Makes `owner` the one that carries a download out, unless somebody who is alive does.
+
+        Args:
+            number: which.
+            owner: who, unlike any other process or thread.
+            stale_before: a heartbeat older than that (Unix seconds) is nobody's.
+        """
+        now = time.time()
+        changed = self._write(
+            "update downloads set state = 'running', owner = ?, heartbeat = ?, updated = ?, wanted = null,"
+            " attempts = attempts + 1, error = null where id = ? and state not in ('done', 'cancelled')"
+            " and (state not in ('running', 'verifying') or heartbeat < ?)",
+            owner, now, now, number, stale_before,
+        )  # fmt: skip
+        return changed == 1
+
+    def next_download(self, *, stale_before: float) -> Download | None:
+        """The one that a worker should claim next: queued, or in the background and abandoned by its owner."""
+        rows = self._rows(
+            "select * from downloads where state = 'queued' or (background and state in ('running', 'verifying')"
+            " and heartbeat < ?) order by background, id limit 1",
+            stale_before,
+        )
+        return _download_of(rows[0]) if rows else None
+
+    def beat(self, number: int, owner: str) -> Wanted | Literal["lost"] | None:
+        """A sign of life from a download's owner. Returns what it is asked to do; `lost`: it has another owner now."""
+        if not self._write(
+            "update downloads set heartbeat = ? where id = ? and owner = ? and state in ('running', 'verifying')",
+            time.time(), number, owner,
+        ):  # fmt: skip
+            return "lost"
+        wanted: Wanted | None = self._rows("select wanted from downloads where id = ?", number)[0]["wanted"]
+        return wanted
+
+    def pause_abandoned(self, *, stale_before: float) -> None:
+        """Foreground downloads whose process is gone become paused: their person decides, not a worker."""
+        self._write(
+            "update downloads set state = 'paused', error = 'its process ended' where state in ('running', 'verifying')"
+            " and not background and heartbeat < ?",
+            stale_before,
+        )
 
     def downloads(self, *, states: Sequence[DownloadState] = (), limit: int = 100) -> list[Download]:
         """Rows, newest first; only those in `states` where any are given."""
         marks = ",".join("?" * len(states))
         where = f"where state in ({marks})" if states else ""
-        rows = self._rows(f"select * from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608
+        rows = self._rows(f"select * from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - question marks
         return [_download_of(row) for row in rows]
 
     def download(self, number: int) -> Download | None:
@@ -504,7 +585,20 @@ class LibraryDB:
 
     def clear_downloads(self, states: Sequence[DownloadState]) -> int:
         """Removes rows in these states. Returns how many."""
-        return self._write(f"delete from downloads where state in ({','.join('?' * len(states))})", *states)  # noqa: S608
+        return self._write(f"delete from downloads where state in ({','.join('?' * len(states))})", *states)  # noqa: S608 - question marks
+
+    def note(self, number: int, kind: str, message: str = "") -> None:
+        """Adds a line to a download's log."""
+        self._write(
+            "insert into notes (download, at, kind, message) values (?,?,?,?)", number, time.time(), kind, message
+        )
+
+    def notes(self, number: int, *, after: int = 0) -> list[DownloadNote]:
+        """A download's log, oldest first, from the line after `after`."""
+        rows = self._rows(
+            "select id, at, kind, message from notes where download = ? and id > ? order by id", number, after
+        )
+        return [DownloadNote(**dict(row)) for row in rows]
 
     # Engines
 
@@ -580,7 +674,7 @@ def _model_of(
 
 def _download_of(row: sqlite3.Row) -> Download:
     values = dict(row)
-    return Download(commit=values.pop("commit_hash"), plan=json.loads(values.pop("plan")), **values)
+    return Download(commit=values.pop("commit_hash"), background=bool(values.pop("background")), **values)
 
 
 def _engine_of(row: sqlite3.Row) -> EngineRow:

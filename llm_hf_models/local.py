@@ -21,9 +21,10 @@ from llm_hf_models.errors import (
     NotWritableError,
 )
 from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_names import read_name
 from llm_hf_models.hub import RepoDetails, free_cached, scan_cache
 from llm_hf_models.library import Check, LibraryDB, LocalFile, LocalModel, State
-from llm_hf_models.pull import refuse_invalid, short_names
+from llm_hf_models.pull_plan import refuse_invalid, short_names
 from llm_hf_models.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.search import details_of
 from llm_hf_models.transfer import Event, Progress
@@ -271,7 +272,7 @@ def _shards_beside(path: Path) -> list[Path]:
         if path.name in variant.files:
             return [path.parent / name for name in variant.files]
     incomplete = quants.incomplete_splits(beside)
-    if any(path.name in split.present for split in incomplete):
+    if any(path.name.startswith(split.name) for split in incomplete):
         raise InvalidGgufError(
             f"{path.name} is one shard of a split model, and not all of them are beside it", code="split-incomplete"
         )
@@ -312,15 +313,16 @@ def _quant_of(names: Sequence[str], facts: ModelFacts) -> str:
         path: str
         size: int
 
-    variants = quants.group([Sized(name, 1) for name in names])
-    if variants and quants.is_known(variants[0].quant):
-        return variants[0].quant
-    return facts.quantization or (variants[0].quant if variants else "GGUF")
+    named = read_name(names[0])
+    if named is not None and named.type:
+        return quants.group([Sized(name, 1) for name in names])[0].quant
+    return facts.quantization or "GGUF"
 
 
 def _stem(path: Path) -> str:
     """A file's name as part of a model id: letters, digits, dots, dashes and underscores."""
-    stem = quants.strip_split(path.name.removesuffix(".gguf"))
+    name = read_name(path.name)
+    stem = name.stem if name else path.name
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).strip("._-")
     return safe or "model"
 

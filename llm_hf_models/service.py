@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from llm_hf_models import account, engine, local, mirror, pull, search
+from llm_hf_models import account, downloads, engine, local, mirror, pull, search
 from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
 from llm_hf_models.catalogue import LibraryCatalogue
 from llm_hf_models.context import Context, Freshness
+from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
 from llm_hf_models.hub import SearchFilters
+from llm_hf_models.library import DownloadNote
 from llm_hf_models.local import Imported, LocalModelView, Removal, Verification
-from llm_hf_models.pull import PlannedFile, PullOptions, PullPlan, PullResult
+from llm_hf_models.pull import PullResult
+from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan, plan_pull
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.transfer import Event, Progress
@@ -61,7 +64,7 @@ class Library:
 
     def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
         """What a pull of `ref` would do; a policy, a full disk and a bad header refuse here."""
-        return pull.plan_pull(self._context, ref, options or PullOptions())
+        return plan_pull(self._context, ref, options or PullOptions())
 
     def pull(
         self,
@@ -115,6 +118,61 @@ class Library:
             if planned.path == file:
                 return Path(location)
         raise FileNotFoundInRepoError(f"{repo} has no file {file}")
+
+    # Downloads
+
+    def enqueue(
+        self, ref: str | PullPlan, options: PullOptions | None = None, *, on_done: str | None = None
+    ) -> DownloadView:
+        """Pulls in the background: queues a plan, and sees to it that a worker carries it out.
+
+        Args:
+            ref: what to pull, or a plan that was shown before.
+            options: how; not with a plan, which has its own.
+            on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment.
+        """
+        plan = ref if isinstance(ref, PullPlan) else self.plan(ref, options)
+        return downloads.enqueue(self._context, plan, on_done=on_done)
+
+    def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
+        """Downloads, newest first: those that are not over; with `every`, the finished ones too."""
+        return downloads.listing(self._context, every=every, limit=limit)
+
+    def download(self, number: int) -> DownloadView:
+        """One download by its id."""
+        return downloads.get(self._context, number)
+
+    def download_log(self, number: int) -> tuple[DownloadNote, ...]:
+        """What happened to a download, oldest first."""
+        return downloads.log(self._context, number)
+
+    def pause(self, number: int) -> DownloadView:
+        """Stops a download and keeps what arrived."""
+        return downloads.pause(self._context, number)
+
+    def resume(self, number: int) -> DownloadView:
+        """Lets a paused download go on, in the background."""
+        return downloads.resume(self._context, number)
+
+    def cancel(self, number: int) -> DownloadView:
+        """Ends a download for good."""
+        return downloads.cancel(self._context, number)
+
+    def retry(self, number: int) -> DownloadView:
+        """Tries a failed or cancelled download again, in the background."""
+        return downloads.retry(self._context, number)
+
+    def to_background(self, number: int) -> DownloadView:
+        """Hands a running foreground pull to the worker."""
+        return downloads.to_background(self._context, number)
+
+    def clear_downloads(self) -> int:
+        """Removes the rows of downloads that are over. Returns how many."""
+        return downloads.clear(self._context)
+
+    def follow(self, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
+        """Events of a download, whichever process carries it out, until it is over or paused."""
+        return downloads.follow(self._context, number, stop=stop)
 
     # The library
 
@@ -237,6 +295,9 @@ class Library:
 
 
 __all__ = [
+    "DownloadEvent",
+    "DownloadNote",
+    "DownloadView",
     "EngineView", "Event", "Freshness", "Imported", "Library", "LocalModelView", "ModelInfo", "PlannedFile", "Progress",
     "PullOptions", "PullPlan", "PullResult", "Removal", "SearchFilters", "SearchPage", "SearchResult", "SettingView",
     "Status", "TokenStatus", "VariantInfo", "Verification",

@@ -91,6 +91,10 @@ class Settings(BaseModel):
     memory_reserve: int = Field(
         1_000_000_000, ge=0, description="Bytes of memory left to everything else when choosing what fits."
     )
+    concurrent_downloads: int = Field(2, ge=1, le=16, description="Downloads that run at the same time at most.")
+    heartbeat_seconds: float = Field(
+        2, gt=0, description="How often a download says that it lives; after four missed signs another takes it over."
+    )
     keep_alive: float = Field(
         300, ge=-1, description="Seconds that an idle engine stays warm; 0 stops it at once, -1 keeps it."
     )

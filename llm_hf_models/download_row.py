@@ -1,0 +1,159 @@
+"""The row of a download while this process carries it out: signs of life, figures, log, and what it is asked to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from types import TracebackType
+
+from typing_extensions import Self
+
+from llm_hf_models.context import Context
+from llm_hf_models.errors import DiskFullError, HfModelsError, InterruptedByUserError
+from llm_hf_models.library import Download, DownloadState, LocalModel, Wanted
+from llm_hf_models.pull_plan import PlannedFile
+from llm_hf_models.transfer import Event, Progress
+
+FIGURES_SECONDS = 0.5  # how often a running download's figures are written
+SPEED_SECONDS = 5.0  # over which speed is averaged
+STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
+
+
+def new_owner() -> str:
+    """A name for one attempt, unlike any other."""
+    return f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def stale_before(context: Context) -> float:
+    """Owners whose last sign of life is older than this (Unix seconds) are dead."""
+    return time.time() - STALE_BEATS * context.settings().heartbeat_seconds
+
+
+class RunningRow:
+    """A context manager around the work. The row ends in a state that says how the work ended.
+
+    A row that another process carries out already is left alone: this process works beside it and reports nothing.
+    """
+
+    def __init__(
+        self, context: Context, row: Download, files: Sequence[PlannedFile], owner: str, stop: threading.Event
+    ) -> None:
+        self._context, self._row, self._owner, self._stop = context, row, owner, stop
+        self._done = {file.path: file.size if file.here else file.partial for file in files}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._asked: Wanted | None = None
+        self._window = [(time.monotonic(), sum(self._done.values()))]
+
+    def __enter__(self) -> Self:
+        self._db = self._context.db()
+        self._owned = self._db.claim_download(self._row.id, self._owner, stale_before=stale_before(self._context))
+        if self._owned:
+            self._db.note(self._row.id, "started")
+            self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        try:
+            if error is not None:
+                self._record_end(error)
+        finally:
+            self._db.close()
+        if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
+            raise self._interrupted() from None
+
+    def _watch(self) -> None:
+        """Signs of life, and the ear for `pause` and `cancel`: a connection of its own, as it is a thread of its own."""
+        every = self._context.settings().heartbeat_seconds
+        with self._context.db() as db:
+            while not self._ended.wait(every):
+                asked = db.beat(self._row.id, self._owner)
+                if asked is not None:
+                    self._asked = asked if asked != "lost" else None
+                    self._stop.set()
+                    return
+
+    def reporting(self, progress: Progress) -> Progress:
+        """Passes events on, brings the row's figures up to date now and then, and logs what is no mere progress."""
+
+        def report(event: Event) -> None:
+            with self._lock:
+                self._done[event.file] = event.done
+                now, total = time.monotonic(), sum(self._done.values())
+                if self._owned and now - self._window[-1][0] >= FIGURES_SECONDS:
+                    self._window = [(t, n) for t, n in self._window if now - t <= SPEED_SECONDS] + [(now, total)]
+                    began, first = self._window[0]
+                    speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
+                    self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
+                if self._owned and event.kind != "progress":
+                    self._db.note(self._row.id, event.kind, f"{event.file}: {event.message or event.kind}")
+            progress(event)
+
+        return report
+
+    def verifying(self) -> None:
+        """Every byte is here; what follows reads them."""
+        if self._owned:
+            self._db.update_download(self._row.id, state="verifying", bytes_per_second=None)
+
+    def finish(self, model: LocalModel | None) -> LocalModel | None:
+        """The model registered and the row done, in one transaction. Returns the model as it is recorded."""
+        with self._db.transaction():
+            if model is not None:
+                model = self._db.register(model)
+            if self._owned:
+                self._db.update_download(
+                    self._row.id, state="done", done_bytes=self._row.total_bytes, bytes_per_second=None, error=None
+                )
+                self._db.note(self._row.id, "done", model.model_id if model else "")
+        if self._owned and self._row.on_done:
+            _run(self._row.on_done, self._row, model)
+        return model
+
+    def _record_end(self, error: BaseException) -> None:
+        if not self._owned or self._db.beat(self._row.id, self._owner) == "lost":
+            return
+        state, message = self._end_of(error)
+        self._db.update_download(self._row.id, state=state, error=message, bytes_per_second=None, wanted=None)
+        self._db.note(self._row.id, state, message)
+
+    def _end_of(self, error: BaseException) -> tuple[DownloadState, str]:
+        if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
+            if self._asked == "cancel":
+                return "cancelled", "cancelled"
+            if self._asked == "background":
+                return "queued", "sent to the background"
+            return "paused", "paused" if self._asked == "pause" else "interrupted"
+        if isinstance(error, DiskFullError):
+            return "paused", error.message
+        return "failed", error.message if isinstance(error, HfModelsError) else type(error).__name__
+
+    def _interrupted(self) -> InterruptedByUserError:
+        if self._asked == "cancel":
+            return InterruptedByUserError("Cancelled", hint=f"llm hf retry {self._row.id} starts it again.")
+        if self._asked == "background":
+            return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
+        return InterruptedByUserError(
+            "Interrupted; what has arrived is kept", hint=f"Run it again to continue: llm hf pull {self._row.ref}"
+        )
+
+
+def _run(command: str, row: Download, model: LocalModel | None) -> None:
+    """A person's own command for when a download is done; what it does is theirs, and so is its failure."""
+    facts = {"LLM_HF_DOWNLOAD": str(row.id), "LLM_HF_REF": row.ref, "LLM_HF_MODEL": model.model_id if model else ""}
+    subprocess.Popen(  # noqa: S602 - a command line of the person's own, as they would type it
+        command, shell=True, env={**os.environ, **facts}, stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno(), stderr=subprocess.STDOUT,
+    )  # fmt: skip

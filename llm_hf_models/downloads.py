@@ -1,0 +1,204 @@
+"""The queue as people handle it: enqueue, list, follow, pause, resume, cancel, retry, clear. Moves no bytes itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llm_hf_models import worker
+from llm_hf_models.context import Context
+from llm_hf_models.download_row import stale_before
+from llm_hf_models.errors import BadInputError, NotFoundError
+from llm_hf_models.library import FINISHED, LIVE, Download, DownloadNote, DownloadState, LibraryDB, Wanted
+from llm_hf_models.pull import open_row
+from llm_hf_models.pull_plan import PullPlan
+
+FOLLOW_SECONDS = 0.5  # a follower asks no more often than twice a second
+
+
+@dataclass(frozen=True)
+class DownloadView:
+    """A download as the faces show it. Bytes, Unix seconds; without its plan and its owner."""
+
+    id: int
+    ref: str
+    state: DownloadState
+    repo: str
+    commit: str
+    quant: str | None
+    total_bytes: int
+    done_bytes: int
+    bytes_per_second: float | None
+    seconds_left: float | None
+    attempts: int
+    error: str | None
+    asked_by: str
+    background: bool
+    created: float
+    updated: float
+
+
+@dataclass(frozen=True)
+class DownloadEvent:
+    """What happened to a download that this or another process carries out."""
+
+    kind: str  # queued, started, progress, stalled, retrying, waiting, verifying, done, failed, paused, cancelled
+    download: DownloadView
+    message: str = ""
+
+
+def view(row: Download) -> DownloadView:
+    """A row for showing."""
+    return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
+
+
+def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
+    """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
+    with context.db() as db:
+        row = open_row(context, db, plan, background=True, on_done=on_done)
+        if row.state not in LIVE:
+            db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
+            db.note(row.id, "queued", f"by {context.asked_by}")
+        queued = _row(db, row.id)
+    worker.ensure(context)
+    return view(queued)
+
+
+def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
+    """Downloads, newest first: those that are not over, and the last finished ones where `every`."""
+    with context.db() as db:
+        db.pause_abandoned(stale_before=stale_before(context))
+        states: tuple[DownloadState, ...] = () if every else ("queued", "running", "verifying", "paused", "failed")
+        return tuple(view(row) for row in db.downloads(states=states, limit=limit))
+
+
+def get(context: Context, number: int) -> DownloadView:
+    """One download.
+
+    Raises:
+        NotFoundError: there is none of that number.
+    """
+    with context.db() as db:
+        return view(_row(db, number))
+
+
+def _row(db: LibraryDB, number: int) -> Download:
+    row = db.download(number)
+    if row is None:
+        raise NotFoundError(f"There is no download {number}", hint="`llm hf downloads --all` lists them.")
+    return row
+
+
+def log(context: Context, number: int) -> tuple[DownloadNote, ...]:
+    """What happened to a download, oldest first."""
+    with context.db() as db:
+        _row(db, number)
+        return tuple(db.notes(number))
+
+
+def pause(context: Context, number: int) -> DownloadView:
+    """Asks whoever carries it out to stop and keep what arrived; at once where it only waits."""
+    return _ask(context, number, "pause", "paused", allowed=("queued", "running", "verifying"))
+
+
+def cancel(context: Context, number: int) -> DownloadView:
+    """Ends a download for good; `gc` removes what arrived of it, a retry still finds it until then."""
+    return _ask(context, number, "cancel", "cancelled", allowed=("queued", "running", "verifying", "paused", "failed"))
+
+
+def to_background(context: Context, number: int) -> DownloadView:
+    """Asks a foreground pull to stop, and the worker to go on with it."""
+    with context.db() as db:
+        db.update_download(number, background=True)
+    asked = _ask(context, number, "background", "queued", allowed=("queued", "running"))
+    worker.ensure(context)
+    return asked
+
+
+def resume(context: Context, number: int) -> DownloadView:
+    """Queues a paused download for the worker again."""
+    return _requeue(context, number, allowed=("paused",))
+
+
+def retry(context: Context, number: int) -> DownloadView:
+    """Queues a failed or cancelled download for the worker again."""
+    return _requeue(context, number, allowed=("failed", "cancelled"))
+
+
+def _ask(
+    context: Context, number: int, wanted: Wanted, state: DownloadState, *, allowed: tuple[DownloadState, ...]
+) -> DownloadView:
+    with context.db() as db:
+        db.pause_abandoned(stale_before=stale_before(context))
+        with db.transaction():
+            row = _row(db, number)
+            if row.state == state:
+                return view(row)
+            _refuse_unless(row, allowed, wanted)
+            alive = row.state in LIVE and row.heartbeat >= stale_before(context)
+            if alive:
+                db.update_download(number, wanted=wanted)
+            else:
+                db.update_download(number, state=state, wanted=None, bytes_per_second=None, error=None)
+                db.note(number, state)
+        return view(_row(db, number))
+
+
+def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...]) -> DownloadView:
+    with context.db() as db:
+        db.pause_abandoned(stale_before=stale_before(context))
+        with db.transaction():
+            row = _row(db, number)
+            if row.state != "queued":
+                _refuse_unless(row, allowed, "resume" if allowed == ("paused",) else "retry")
+                db.update_download(number, state="queued", background=True, wanted=None, error=None)
+                db.note(number, "queued", f"by {context.asked_by}")
+        queued = view(_row(db, number))
+    worker.ensure(context)
+    return queued
+
+
+def _refuse_unless(row: Download, allowed: tuple[DownloadState, ...], verb: str) -> None:
+    if row.state not in allowed:
+        raise BadInputError(
+            f"Download {row.id} is {row.state}: there is nothing to {verb}",
+            hint=f"That goes with one that is {' or '.join(allowed)}.",
+        )
+
+
+def clear(context: Context) -> int:
+    """Removes the rows of downloads that are over. Returns how many."""
+    with context.db() as db:
+        return db.clear_downloads(FINISHED)
+
+
+def follow(context: Context, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
+    """Events of a download, whichever process carries it out, until it is over or paused.
+
+    Args:
+        context: whose library.
+        number: which download.
+        stop: ends the iterator when set.
+    """
+    stop, seen, last = stop or threading.Event(), 0, None
+    with context.db() as db:
+        while not stop.is_set():
+            db.pause_abandoned(stale_before=stale_before(context))
+            row = _row(db, number)
+            for note in db.notes(number, after=seen):
+                seen = note.id
+                yield DownloadEvent(note.kind, view(row), note.message)
+            if row.state in LIVE and last != (row.done_bytes, row.state):
+                last = (row.done_bytes, row.state)
+                yield DownloadEvent("progress", view(row))
+            if row.state in ("done", "failed", "paused", "cancelled"):
+                return
+            stop.wait(FOLLOW_SECONDS)
+
+
+def running_count(context: Context) -> int:
+    """Downloads that some process carries out now."""
+    with context.db() as db:
+        return sum(row.heartbeat >= time.time() - 60 for row in db.downloads(states=LIVE))

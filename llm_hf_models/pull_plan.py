@@ -1,0 +1,301 @@
+"""What a pull would do, before it does anything: which files, which variant and why, and every reason to refuse."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llm_hf_models import download, quants, search, settings
+from llm_hf_models.context import Context
+from llm_hf_models.errors import (
+    DiskFullError,
+    FileNotFoundInRepoError,
+    InvalidGgufError,
+    NameTakenError,
+    PolicyError,
+    UnknownModelError,
+    UnsafeFileError,
+)
+from llm_hf_models.fit import Fit
+from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.hub import Hub, HubFile, RepoDetails
+from llm_hf_models.quants import Variant
+from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
+from llm_hf_models.units import format_size
+from llm_hf_models.validate import Finding, Report, check_header
+
+UNSAFE_LEVELS = {"unsafe", "malicious"}
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """What a person may ask of a pull. `connections` and `limit_rate` (bytes per second) None are the settings'."""
+
+    revision: str | None = None
+    mmproj: bool = True
+    to: Path | None = None
+    aliases: tuple[str, ...] = ()
+    allow_unsafe: bool = False
+    allow_invalid: bool = False
+    connections: int | None = None
+    limit_rate: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedFile(HubFile):
+    """A file that a pull needs. Sizes in bytes."""
+
+    here: bool = False  # whole and on this machine already
+    partial: int = 0  # bytes of it on this machine from an interrupted pull
+
+
+@dataclass(frozen=True)
+class PullPlan:
+    """What a pull would do. Nothing has been fetched but metadata and a header."""
+
+    ref: str
+    repo: str
+    revision: str | None
+    commit: str
+    model_id: str | None  # None for a file that is no model
+    quant: str | None
+    reason: str  # why this variant
+    files: tuple[PlannedFile, ...]
+    weights: tuple[str, ...]  # paths of the model's shards, in order
+    mmproj: str | None
+    total_bytes: int
+    fetch_bytes: int
+    folder: str  # where the files will stand
+    options: PullOptions
+    aliases: tuple[str, ...] = ()
+    fit: Fit | None = None
+    facts: ModelFacts | None = None
+    findings: tuple[Finding, ...] = ()
+    scan: str | None = None
+    hub: Mapping[str, Any] | None = None  # what the Hub said of the repo
+    already_complete: bool = False  # registered and whole: a pull is instant
+
+
+def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
+    """What a pull of `text` would do; refuses here what could be known to fail later.
+
+    Raises:
+        BadRefError, NotFoundError, AccessError, NetworkError, PolicyError, DiskFullError, InvalidGgufError,
+        NameTakenError
+    """
+    ref = search.with_revision(ModelRef.parse(text), options.revision)
+    details, _ = search.details_of(context, ref, refresh=True)
+    hub = context.hub()
+    variant, facts, reason = _choose(context, hub, ref, details)
+    if variant is not None and not options.mmproj:
+        variant = replace(variant, mmproj=None, mmproj_size=0)
+    paths = variant.all_files if variant else (_single(ref).path,)
+    chosen = [details.file(RepoFile(path)) for path in paths]
+    model_id = _model_id(ref, variant) if variant else None
+    _refuse_by_policy(context, details, chosen, options)
+    planned = _planned_files(context, ref.repo, details.commit, chosen, options)
+    plan = PullPlan(
+        ref=str(ref),
+        repo=str(ref.repo),
+        revision=ref.revision,
+        commit=details.commit,
+        model_id=model_id,
+        quant=variant.quant if variant else None,
+        reason=reason,
+        files=planned,
+        weights=variant.files if variant else (),
+        mmproj=variant.mmproj if variant else None,
+        total_bytes=sum(file.size for file in planned),
+        fetch_bytes=sum(file.size - file.partial for file in planned if not file.here),
+        folder=str(_folder(context, ref.repo, details.commit, options)),
+        options=options,
+        scan=search.scan_of(details, paths),
+        hub=_hub_says(details),
+        already_complete=_complete(context, model_id, details.commit, planned, options),
+    )
+    if variant is not None:
+        plan = _with_model(context, hub, plan, details, variant, facts)
+    _refuse_full_disk(context, plan)
+    return plan
+
+
+def _choose(
+    context: Context, hub: Hub, ref: ModelRef, details: RepoDetails
+) -> tuple[Variant | None, ModelFacts | None, str]:
+    """The variant that the ref means, facts where its header was read for choosing, and why it."""
+    variants = quants.group(details.files)
+    if ref.file is not None:
+        details.file(ref.file)  # a clear error where there is no such file
+        for variant in variants:
+            if ref.file.path in variant.files:
+                return variant, None, "the file that was asked for"
+        return None, None, "the file that was asked for"
+    if ref.quant is not None:
+        if not variants:
+            raise search.no_gguf(hub, details)
+        return quants.find(variants, ref.quant), None, "the quantization that was asked for"
+    if not variants:
+        raise search.no_gguf(hub, details)
+    first = search.choose_variant(context, variants, None).variant
+    facts = search.facts_of(context, hub, ref.repo, details, first)
+    choice = search.choose_variant(context, variants, facts)
+    return choice.variant, facts, choice.reason
+
+
+def _single(ref: ModelRef) -> RepoFile:
+    if ref.file is None:
+        raise FileNotFoundInRepoError(f"{ref} names no file")
+    return ref.file
+
+
+def _model_id(ref: ModelRef, variant: Variant) -> str:
+    revision = f"@{ref.revision}" if ref.revision else ""
+    return f"hf/{ref.repo}{revision}:{variant.quant}"
+
+
+def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[HubFile], options: PullOptions) -> None:
+    now = context.settings()
+    owners, licenses = settings.split_list(now.allowed_owners), settings.split_list(now.allowed_licenses)
+    if owners and details.author.lower() not in owners:
+        raise PolicyError(
+            f"Pulling from {details.author} is not allowed here",
+            cause=f"The setting allowed_owners names {now.allowed_owners}.",
+            hint="llm hf settings allowed_owners",
+        )
+    if licenses and (details.license or "").lower() not in licenses:
+        raise PolicyError(
+            f"The licence of {details.id} ({details.license or 'none stated'}) is not allowed here",
+            cause=f"The setting allowed_licenses names {now.allowed_licenses}.",
+            hint="llm hf settings allowed_licenses",
+        )
+    total = sum(file.size for file in files)
+    if now.max_download_bytes and total > now.max_download_bytes:
+        raise PolicyError(
+            f"This pull is {format_size(total)}, more than is allowed here",
+            cause=f"The setting max_download_bytes is {format_size(now.max_download_bytes)}.",
+            hint="llm hf settings max_download_bytes",
+        )
+    unsafe = [(path, level) for path, level in details.files_with_issues if level.lower() in UNSAFE_LEVELS]
+    unsafe += [(file.path, file.scan) for file in files if file.scan and file.scan.lower() in UNSAFE_LEVELS]
+    named = sorted({path for path, _ in unsafe} & {file.path for file in files})
+    if named and not options.allow_unsafe:
+        raise UnsafeFileError(
+            f"The Hub's scanners report {', '.join(named)} as unsafe",
+            cause=f"See {settings.endpoint()}/{details.id}/tree/{details.commit}",
+            hint="If you know better: --allow-unsafe (it is noted in the record).",
+        )
+
+
+def _planned_files(
+    context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
+) -> tuple[PlannedFile, ...]:
+    if options.to is not None:
+        return tuple(PlannedFile(**vars(file)) for file in files)
+    here = download.already_here(context.cache_dir(), repo, commit, files)
+    partial = download.pending_bytes(context.cache_dir(), files)
+    return tuple(PlannedFile(**vars(file), here=file.path in here, partial=partial.get(file.path, 0)) for file in files)
+
+
+def _folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
+    if options.to is not None:
+        return options.to.expanduser().absolute()
+    return download.cache_path(context.cache_dir(), repo, commit, "x").parent
+
+
+def _hub_says(details: RepoDetails) -> dict[str, Any]:
+    kept = ("task", "tags", "license", "gated", "private", "likes", "downloads", "parameters", "base_models")
+    return {name: getattr(details, name) for name in kept}
+
+
+def _complete(
+    context: Context, model_id: str | None, commit: str, files: Sequence[PlannedFile], options: PullOptions
+) -> bool:
+    if model_id is None or options.to is not None or not all(file.here for file in files):
+        return False
+    with context.db() as db:
+        try:
+            model = db.model(model_id)
+        except UnknownModelError:
+            return False
+    return (
+        model.state == "ready"
+        and model.commit == commit
+        and {file.path for file in model.files} == {file.path for file in files}
+    )
+
+
+def _with_model(
+    context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant, facts: ModelFacts | None
+) -> PullPlan:
+    """The plan with the header judged, the model weighed and its names settled."""
+    findings: tuple[Finding, ...] = ()
+    if not plan.already_complete:
+        header = search.header_of(context, hub, RepoId.parse(plan.repo), details, variant.files[0])
+        report = check_header(header, file_bytes=details.file(RepoFile(variant.files[0])).size)
+        findings, facts = report.findings, header.facts
+        if not plan.options.allow_invalid:
+            refuse_invalid(plan.ref, report)
+    room = search.memory_for_models(context)
+    return replace(
+        plan,
+        findings=findings,
+        facts=facts,
+        fit=search.fit_of(variant, facts, context, room),
+        aliases=_aliases(context, plan, variant),
+    )
+
+
+def refuse_invalid(what: str, report: Report) -> None:
+    """Raises InvalidGgufError with the first errors of a report that has any."""
+    if report.errors:
+        first = report.errors[0]
+        lines = [f"{finding.code}: {finding.message}" for finding in report.errors[:5]]
+        raise InvalidGgufError(
+            f"{what} breaks the rules of the GGUF format",
+            code=first.code,
+            cause="\n".join(lines),
+            hint="Nothing was registered. --allow-invalid keeps the file all the same, unregistered.",
+        )
+
+
+def _aliases(context: Context, plan: PullPlan, variant: Variant) -> tuple[str, ...]:
+    """The aliases asked for, then the short ones that are free."""
+    with context.db() as db:
+        taken = {alias.casefold(): model.model_id for model in db.models() for alias in model.aliases}
+    for alias in map(parse_alias, plan.options.aliases):
+        if taken.get(alias.casefold(), plan.model_id) != plan.model_id:
+            raise NameTakenError(
+                f"{alias!r} already names {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
+            )
+    short = short_names(plan.repo, variant.quant) if plan.revision is None else ()
+    free = [name for name in short if taken.get(name.casefold(), plan.model_id) == plan.model_id]
+    return tuple(dict.fromkeys((*plan.options.aliases, *free)))
+
+
+def short_names(repo: str, quant: str) -> tuple[str, str]:
+    """`Qwen3-0.6B` and `Qwen3-0.6B:Q4_K_M` for unsloth/Qwen3-0.6B-GGUF."""
+    name = repo.rpartition("/")[2]
+    for ending in ("-gguf", "_gguf", ".gguf"):
+        if name.lower().endswith(ending) and len(name) > len(ending):
+            name = name[: -len(ending)]
+    return name, f"{name}:{quant}"
+
+
+def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
+    folder = Path(plan.folder)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    reserve = context.settings().disk_reserve
+    missing = plan.fetch_bytes + reserve - free if plan.fetch_bytes else 0
+    if missing > 0:
+        raise DiskFullError(
+            f"{format_size(missing)} more room is needed in {folder} for this pull",
+            missing_bytes=missing,
+            cause=f"It fetches {format_size(plan.fetch_bytes)}, {format_size(free)} are free, and"
+            f" {format_size(reserve)} are kept in reserve (setting disk_reserve).",
+            hint="`llm hf list` shows what could go with `llm hf rm`.",
+        )

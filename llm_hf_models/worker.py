@@ -1,0 +1,123 @@
+"""The process that carries out queued downloads. One for each library; outlives the terminal and the agent.
+
+Started by `ensure`, it leaves when the queue is empty. `python -m llm_hf_models.worker` is its whole command line.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from llm_hf_models import settings
+from llm_hf_models.context import Context
+from llm_hf_models.download_row import stale_before
+from llm_hf_models.errors import HfModelsError
+from llm_hf_models.library import LIVE, Download
+from llm_hf_models.pull import carry_out
+from llm_hf_models.transfer import Event
+
+IDLE_SECONDS = 0.5
+MAX_LOG_BYTES = 1_000_000
+# What a session of its own is called on Windows: CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS.
+DETACHED = 0x208 if sys.platform == "win32" else 0
+
+
+def lock_path() -> Path:
+    """Held by the worker while it lives."""
+    return settings.home() / "worker.lock"
+
+
+def log_path() -> Path:
+    """Where the worker writes what no row can hold."""
+    return settings.home() / "worker.log"
+
+
+def ensure(context: Context) -> None:
+    """Starts a worker unless one lives. Call it after the row is queued: a worker looks once more before it leaves."""
+    del context  # settings and library are found by the environment, which the worker inherits
+    lock = FileLock(lock_path())
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return
+    lock.release()
+    with log_path().open("ab") as log:
+        if log.tell() > MAX_LOG_BYTES:
+            log.truncate(0)
+        subprocess.Popen(
+            [sys.executable, "-m", "llm_hf_models.worker"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=settings.home(),
+            start_new_session=True,  # closing a terminal does not end it
+            creationflags=DETACHED,
+        )
+
+
+class Worker:
+    """Claims queued downloads and carries them out in threads, as many at a time as the settings allow."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._threads: dict[int, threading.Thread] = {}
+        self._changed = threading.Event()
+
+    def run(self) -> None:
+        """Works until nothing is queued and nothing runs."""
+        while True:
+            self._threads = {number: thread for number, thread in self._threads.items() if thread.is_alive()}
+            started = self._start_next()
+            if not started and not self._threads:
+                return
+            if not started:
+                self._changed.wait(IDLE_SECONDS)
+                self._changed.clear()
+
+    def _start_next(self) -> bool:
+        with self._context.db() as db:
+            stale = stale_before(self._context)
+            busy = sum(row.heartbeat >= stale for row in db.downloads(states=LIVE))
+            row = db.next_download(stale_before=stale)
+        if row is None or row.id in self._threads:
+            return False
+        if busy >= self._context.settings().concurrent_downloads or len(self._threads) > busy:
+            return False
+        thread = threading.Thread(target=self._carry_out, args=(row,), name=f"download {row.id}")
+        self._threads[row.id] = thread
+        thread.start()
+        return True
+
+    def _carry_out(self, row: Download) -> None:
+        try:
+            carry_out(self._context, row, progress=_quiet, stop=threading.Event())
+        except HfModelsError:
+            pass  # the row says it
+        finally:
+            self._changed.set()
+
+
+def _quiet(event: Event) -> None:
+    """A worker's progress is in the rows."""
+
+
+def main() -> None:
+    """The worker process: holds the lock while there is work, and looks once more after letting it go."""
+    context = Context("worker")
+    while True:
+        try:
+            with FileLock(lock_path(), timeout=0):
+                Worker(context).run()
+        except Timeout:
+            return
+        with context.db() as db:
+            if db.next_download(stale_before=stale_before(context)) is None:
+                return
+
+
+if __name__ == "__main__":
+    main()
