@@ -152,7 +152,7 @@ def _confirm(question: str) -> None:
         "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
     ),
 )
-@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.argument("file", type=click.Path())
 @click.option("--repo", metavar="REF", help="The repo it came from; the digest is compared with it.")
 @click.option("--copy", is_flag=True, help="Keep a copy, so that the file itself may go.")
 @aliases_option

@@ -109,8 +109,10 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def width() -> int | None:
-    """Columns that a table may take: the terminal's, and None where stdout is no terminal: nothing is cut there."""
-    return shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    """Columns that text may take: COLUMNS or the terminal's. None where stdout is no terminal: nothing is cut there."""
+    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdigit():
+        return shutil.get_terminal_size().columns
+    return None
 
 
 def print_error(error: HfModelsError | KeyboardInterrupt) -> int:

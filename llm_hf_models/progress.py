@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from llm_hf_models import output
 from llm_hf_models.text import clean_text
-from llm_hf_models.transfer import Event, Progress
 from llm_hf_models.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
     from rich.progress import Task, TaskID
+
+    from llm_hf_models.transfer import Event, Progress
 
 LINE_SECONDS = 5.0  # between two lines about one file
 LINE_SHARE = 0.1  # of the file, between two lines about it
@@ -182,11 +183,15 @@ class Bars:
                 self._tasks[event.file] = bars.add_task(_bar_name(event.file), total=event.total, completed=event.done)
             task = self._tasks[event.file]
             note = event.kind if event.kind not in ("started", "progress", "done") else ""
-            bars.update(task, completed=event.done, total=event.total, note=note)
+            bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._makes_room(event))
             self._done[event.file] = event.done
             if self._total is not None:
                 bars.update(self._total, completed=sum(self._done.values()))
             self._tell_trouble(bars, event)
+
+    def _makes_room(self, event: Event) -> bool:
+        """Of several files those that are done go; the total has them."""
+        return event.kind == "done" and self._total is not None
 
     def _tell_trouble(self, bars: RichProgress, event: Event) -> None:
         if event.kind in ("stalled", "retrying", "waiting") and event.message:

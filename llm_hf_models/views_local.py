@@ -239,7 +239,7 @@ def status(now: Status, limit: int | None) -> str:
 def settings(every: Sequence[SettingView], limit: int | None) -> str:
     """A row for each setting."""
     columns = [Column("KEY"), Column("VALUE", right=True), Column("FROM", 1), Column("WHAT IT DOES", 2, least=30)]
-    rows = [[one.key, _value(one.value), one.source, one.description] for one in every]
+    rows = [[one.key, wording.setting_value(one.value), one.source, one.description] for one in every]
     return table(columns, rows, limit=limit)
 
 
@@ -247,19 +247,13 @@ def setting(one: SettingView, limit: int | None) -> str:
     """One setting."""
     return fields(
         [
-            (one.key, _value(one.value)),
+            (one.key, wording.setting_value(one.value)),
             ("From", one.source),
-            ("Default", _value(one.default)),
+            ("Default", wording.setting_value(one.default)),
             ("What it does", one.description),
         ],
         limit=limit,
     )
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return str(value) if value != "" else "(empty)"
 
 
 def address(server_address: tuple[Any, ...]) -> str:

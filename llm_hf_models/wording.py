@@ -83,3 +83,10 @@ def talk(model_id: str, aliases: Sequence[str], kind: str) -> str:
     if kind == "reranker":
         return "It is a reranker: llm has no command for one."
     return f"Talk to it: llm -m {name} 'hello'"
+
+
+def setting_value(value: object) -> str:
+    """A setting's value as a person would write it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value) if value != "" else "(empty)"

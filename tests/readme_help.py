@@ -1,0 +1,83 @@
+"""README's generated parts: the help of every command and the table of settings. `--write` brings them up to date.
+
+README marks each as `<!-- help:COMMAND -->` … `<!-- /help -->` (`help:all` is every command) and `<!-- settings -->` …
+`<!-- /settings -->`. A test holds README equal to what this gives.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from llm_hf_models.cli import hf
+from llm_hf_models.settings import Settings
+from llm_hf_models.wording import setting_value
+
+README = Path(__file__).parent.parent / "README.md"
+WIDTH = 80
+_MARKED = re.compile(
+    r"(?P<open><!-- (?P<what>help:(?P<name>\w+)|settings) -->\n).*?(?P<close><!-- /(?:help|settings) -->)", re.DOTALL
+)
+
+
+def help_blocks() -> dict[str, str]:
+    """The `--help` of `llm hf` (as `hf`) and of each of its commands, as a terminal of 80 columns shows it."""
+    parent = click.Context(hf, info_name="llm hf", terminal_width=WIDTH, max_content_width=WIDTH, **hf.context_settings)
+    return {"hf": hf.get_help(parent), **{name: _help(parent, command) for name, command in hf.commands.items()}}
+
+
+def _help(parent: click.Context, command: click.Command) -> str:
+    with click.Context(command, info_name=command.name, parent=parent) as context:
+        return command.get_help(context)
+
+
+def settings_table() -> str:
+    """Every setting with its default and what it does, as a Markdown table."""
+    rows = [
+        f"| `{key}` | {setting_value(field.default)} | {field.description} |"
+        for key, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| setting | default | what it does |", "|---|---|---|", *rows]) + "\n"
+
+
+def parts() -> dict[str, str]:
+    """Text by marker: `help:hf`, `help:pull`, …, `help:all`, `settings`."""
+    blocks = {f"help:{name}": f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
+    commands = [f"### llm hf {name}\n\n{blocks[f'help:{name}']}" for name in hf.commands]
+    return {**blocks, "help:all": "\n".join([blocks["help:hf"], *commands]), "settings": settings_table()}
+
+
+def renewed(text: str) -> str:
+    """README with its generated parts as they should be.
+
+    Raises:
+        KeyError: a marker names no command.
+    """
+    now = parts()
+    return _MARKED.sub(lambda found: f"{found['open']}{now[found['what']]}{found['close']}", text)
+
+
+def documented(text: str) -> Iterator[str]:
+    """The commands whose help README has."""
+    for found in _MARKED.finditer(text):
+        if found["name"] == "all":
+            yield from help_blocks()
+        elif found["name"]:
+            yield found["name"]
+
+
+def main() -> int:
+    """`--write` renews README; without it the exit code says whether it is up to date."""
+    text = README.read_text(encoding="utf-8")
+    if "--write" in sys.argv[1:]:
+        README.write_text(renewed(text), encoding="utf-8")
+        return 0
+    return 0 if renewed(text) == text else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

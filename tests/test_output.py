@@ -1,0 +1,427 @@
+"""Tables, JSON, errors and progress, over the real values of the service."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from llm_hf_models import output, views_hub, views_local, wording
+from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
+from llm_hf_models.fit import Fit
+from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.hub import Location
+from llm_hf_models.library import Check, EngineRow, LocalFile, LocalModel
+from llm_hf_models.output import Column
+from llm_hf_models.progress import LINE_SECONDS, Bars, Lines, shown
+from llm_hf_models.service import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.tokens import Token
+from llm_hf_models.transfer import Event
+
+ESCAPE = "\x1b"
+NOW = datetime.now(timezone.utc)
+
+
+# JSON
+
+
+def test_json_has_properties_beside_fields(tmp_path: Path) -> None:
+    file = LocalFile("m.gguf", "weights", 5, str(tmp_path / "gone"))
+    model = LocalModel("hf/o/n:Q8_0", "o/n", None, "c" * 40, "Q8_0", (file,), ModelFacts())
+    found: Any = output.to_json(model)
+    assert found["state"] == "missing"
+    assert found["size"] == 5
+    assert found["files"][0]["path"] == "m.gguf"
+
+
+def test_json_of_a_subclass_has_the_properties_of_its_base() -> None:
+    found: Any = output.to_json(VariantInfo("Q8_0", ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf"), 9))
+    assert found["shards"] == 2
+    assert found["all_files"] == ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Token("hf_secret", "environment"),
+        Location("https://x/y", {"authorization": "Bearer hf_secret"}, 1, "e", "c"),
+        EngineRow("f", "m", 1, 0.0, "/run/x.sock", key="hf_secret"),
+    ],
+)
+def test_json_never_holds_a_secret(value: object) -> None:
+    assert "hf_secret" not in json.dumps(output.to_json(value))
+
+
+def test_json_writes_times_paths_and_odd_figures_as_text() -> None:
+    value = {"at": datetime(2026, 3, 1, tzinfo=timezone.utc), "path": Path("a/b"), "nan": float("nan"), 3: {2, 1}}
+    assert output.to_json(value) == {
+        "at": "2026-03-01T00:00:00+00:00", "path": str(Path("a/b")), "nan": "nan", "3": [1, 2],
+    }  # fmt: skip
+
+
+def test_json_refuses_what_has_no_json_form() -> None:
+    with pytest.raises(TypeError, match="bytes"):
+        output.to_json({"raw": b"\x00"})
+
+
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(nested)
+def test_json_of_anything_nested_is_strict_json(value: object) -> None:
+    text = json.dumps(output.to_json(value), allow_nan=False)
+    assert json.loads(text) == output.to_json(value)
+
+
+# Tables
+
+
+COLUMNS = [Column("ID", least=8), Column("SIZE", 1, right=True), Column("NOTE", 3, least=6), Column("TASK", 2)]
+ROWS = [["owner/one", "1 MB", "a longer note", "chat"], ["owner/two", "10 MB", "", "embed"]]
+
+
+def test_a_table_without_limit_cuts_nothing_and_has_no_tabs() -> None:
+    assert output.table(COLUMNS, ROWS, limit=None).splitlines()[1:] == [
+        "owner/one   1 MB  a longer note  chat",
+        "owner/two  10 MB                 embed",
+    ]
+
+
+def test_the_least_important_column_is_cut_first_then_dropped() -> None:
+    cut = output.table(COLUMNS, ROWS, limit=34).splitlines()
+    assert cut[1] == "owner/one   1 MB  a longer…  chat"
+    dropped = output.table(COLUMNS, ROWS, limit=24).splitlines()
+    assert dropped[1] == "owner/one   1 MB  chat"
+    last = output.table(COLUMNS, ROWS, limit=9).splitlines()
+    assert last[1] == "owner/one"
+
+
+@given(
+    st.lists(st.lists(st.text(max_size=60), min_size=4, max_size=4), max_size=5),
+    st.integers(min_value=12, max_value=120),
+)
+def test_a_table_is_never_wider_than_its_limit(rows: list[list[str]], limit: int) -> None:
+    text = re.sub(r"\x1b\[\d+m", "", output.table(COLUMNS, rows, limit=limit))
+    lines = text.split("\n")
+    assert len(lines) == len(rows) + 1
+    assert all(output.cells_of(line) <= limit for line in lines)
+
+
+def test_a_column_that_is_empty_throughout_is_left_out() -> None:
+    assert "NOTE" not in output.table(COLUMNS, [["a", "1", "", "x"]], limit=None)
+
+
+def test_wide_characters_keep_columns_aligned() -> None:
+    lines = output.table([Column("NAME"), Column("N")], [["模型", "1"], ["abcd", "2"]], limit=None).splitlines()
+    assert lines[1:] == ["模型  1", "abcd  2"]
+
+
+def test_text_from_outside_can_not_steer_the_terminal_from_a_table_or_a_list_of_facts() -> None:
+    hostile = f"{ESCAPE}[2Jname{ESCAPE}]0;title\x07\u202e\x07"
+    rows = output.table([Column("ID")], [[hostile]], limit=None).splitlines()[1:]
+    assert rows == ["name"]
+    assert output.fields([("Label", hostile)], limit=None) == "Label  name"
+
+
+def test_long_facts_go_on_under_themselves() -> None:
+    text = output.fields([("Reason", "one two three four five six"), ("None", None), ("X", "y")], limit=30)
+    assert text == "Reason  one two three four\n        five six\nX       y"
+
+
+def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
+    row = SearchResult(
+        "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF", "unsloth", task="text-generation", size=18_000_000_000,
+        parameters=30_500_000_000, downloads=123_456, likes=512, updated=NOW - timedelta(days=3), license="apache-2.0",
+        gated="manual", tags=("gguf", "license:apache-2.0", "conversational"),
+        here=("hf/unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M",), fits=False,
+    )  # fmt: skip
+    page = SearchPage((row,), Freshness("hub"))
+    narrow, whole = views_hub.search(page, 80), views_hub.search(page, None)
+    assert all(output.cells_of(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
+    for said in (row.id, "30.5B", "18 GB", "Q4_K_M"):
+        assert said in narrow
+    for said in ("unsloth", "text-generation", "123,456", "512", "3 d", "apache-2.0", "manual", "conversational", "no"):
+        assert said in whole
+
+
+def test_an_empty_search_says_what_to_loosen() -> None:
+    words = views_hub.nothing_found(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
+    assert words == "Nothing was found. To find more:\n  drop --fits\n  use fewer words"
+
+
+@pytest.mark.parametrize(
+    ("fresh", "words"),
+    [
+        (Freshness("hub"), None),
+        (Freshness("cache", 200), "This is the Hub's answer of 3 min 20 s ago; --refresh asks again."),
+        (Freshness("cache", 200, stale=True), "The Hub can't be reached: this is its answer of 3 min 20 s ago."),
+    ],
+)
+def test_an_answer_from_the_cache_says_its_age(fresh: Freshness, words: str | None) -> None:
+    assert views_hub.freshness(fresh) == words
+
+
+def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
+    fits = Fit(True, 5_200_000_000, 7_100_000_000, 8192, "needs 5.2 GB of 7.1 GB free at 8192 tokens")
+    too_large = Fit(False, 9_000_000_000, 7_100_000_000, 8192, "needs 9 GB of 7.1 GB free at 8192 tokens")
+    found = ModelInfo(
+        "o/n", "o", commit="c" * 40, license="mit", gated="auto", access="Ask for access on the page.",
+        chat_template=True, facts=ModelFacts(kind="chat", tools=True, context_length=40960),
+        variants=(
+            VariantInfo("Q8_0", ("a.Q8_0.gguf",), 8_000_000_000, bits_per_weight=8.5, fit=too_large),
+            VariantInfo("Q4_K_M", ("a.Q4_K_M.gguf",), 4_200_000_000, mmproj="mmproj.gguf", mmproj_size=9, fit=fits,
+                        chosen=True, here="hf/o/n:Q4_K_M"),
+        ),
+        choice_reason="the best that fits", scan="no issue reported",
+    )  # fmt: skip
+    text = re.sub(r"\x1b\[\d+m", "", views_hub.info(found, 100))
+    assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)
+    assert re.search(r"Q4_K_M +4\.2 GB +9 B +yes +yes +needs 5\.2 GB", text)
+    assert "A plain pull takes Q4_K_M: the best that fits" in text
+    for said in ("yes, with tools", "40960 tokens", "auto", "Ask for access on the page.", "no issue reported", "mit"):
+        assert said in text
+
+
+def local_model(**changes: Any) -> LocalModelView:
+    values: dict[str, Any] = {
+        "model_id": "hf/o/n:Q8_0", "aliases": ("n", "n:Q8_0"), "state": "ready", "kind": "chat", "repo": "o/n",
+        "revision": None, "commit": "c" * 40, "quant": "Q8_0", "size": 5_000_000, "facts": ModelFacts(kind="chat"),
+        "files": (LocalFile("n.Q8_0.gguf", "weights", 5_000_000, "/cache/n.Q8_0.gguf"),), "options": {},
+        "checks": (), "added": time.time(), "last_used": None, "hub": {},
+    }  # fmt: skip
+    return LocalModelView(**{**values, **changes})
+
+
+def test_the_list_says_the_state_of_each_model_and_how_to_mend_it() -> None:
+    gone = local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
+    text = re.sub(r"\x1b\[\d+m", "", views_local.local_models([local_model(), gone], 120))
+    assert re.search(r"hf/o/n:Q8_0 +n, n:Q8_0 +5 MB +Q8_0 +c{12} +never +ready", text)
+    assert re.search(r"hf/o/gone:Q4_0 .* missing", text)
+    assert views_local.repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
+
+
+def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
+    at = datetime(2026, 3, 1, 12, tzinfo=timezone.utc).timestamp()
+    day = datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
+    checks = (
+        Check("digest", "matches", at, {"repo": "o/n", "commit": "c" * 40}),
+        Check("scan", "not reported", at),
+        Check("structure", "valid", at, {"findings": [{"severity": "warning", "message": "odd alignment"}]}),
+        Check("structure", "errors", at - 10),
+    )
+    text = views_local.local_model(local_model(checks=checks), 100)
+    assert f"Digest         matches o/n@{'c' * 12}, {day}" in text
+    assert f"Hub scan       not reported, {day}" in text
+    assert f"Structure      valid, {day}\n               warning: odd alignment" in text
+    assert "errors" not in text, "the newest fact of a kind counts"
+    assert "safe" not in text
+
+
+def test_a_model_is_used_by_the_command_of_its_kind() -> None:
+    assert wording.talk("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
+    assert wording.talk("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(0.01, "14 min"), (1.5, "36 h"), (3, "3 d"), (59, "59 d"), (61, "2 months"), (800, "2 years")]
+)
+def test_ages_are_one_figure(days: float, words: str) -> None:
+    assert wording.ago(time.time() - days * 86400) == words
+
+
+# The card
+
+
+def test_a_card_is_laid_out_without_control_characters_and_links_show_where_they_lead() -> None:
+    card = f"# Title\n\nSome *text* {ESCAPE}[31mred and [a link](https://example.org/x).\n\n- one\n- two\n"
+    text = output.markdown(card, limit=60)
+    assert ESCAPE not in text
+    assert "https://example.org/x" in text
+    assert "*text*" not in text
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_a_card_that_is_piped_stays_markdown() -> None:
+    assert output.markdown(f"# Title\n\n*text* {ESCAPE}[31mred\n", limit=None) == "# Title\n\n*text* red"
+
+
+# Errors, colour and pipes
+
+
+def test_an_error_is_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    error = DigestMismatchError(f"not the file{ESCAPE}[2J", cause="two digests\ndiffer", hint="pull it again")
+    assert output.print_error(error) == 1
+    said = capsys.readouterr()
+    assert said.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
+    assert said.out == ""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), InterruptedByUserError("stopped", hint="anything")])
+def test_an_interruption_is_one_line(error: HfModelsError, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output.print_error(error) == 130
+    assert capsys.readouterr().err == "Interrupted; run the same command to continue.\n"
+
+
+@contextmanager
+def terminal() -> Iterator[TextIO]:
+    """A stream that a person would look at."""
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w") as stream:
+            yield stream
+    finally:
+        os.close(ours)
+
+
+def test_colour_is_for_terminals_and_only_where_nobody_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with terminal() as stream:
+        assert output.has_colour(stream)
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert not output.has_colour(stream)
+    assert not output.has_colour(io.StringIO())
+
+
+def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", "from llm_hf_models.cli import hf; hf()", "settings"],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == output.CLOSED_PIPE_EXIT
+
+
+# Progress
+
+
+@dataclass
+class Clock:
+    """Time that passes when a test says so."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_lines_come_when_a_file_starts_now_and_then_and_when_it_is_done() -> None:
+    said: list[str] = []
+    clock = Clock()
+    show = Lines(said.append, clock).show
+    show(Event("started", "m.gguf", 0, 1000))
+    for done in range(0, 1000, 10):
+        clock.now += 1
+        show(Event("progress", "m.gguf", done, 1000))
+    show(Event("verifying", "m.gguf", 1000, 1000))
+    show(Event("done", "m.gguf", 1000, 1000))
+    assert said[0] == "m.gguf: 1 kB"
+    assert said[1] == "m.gguf: 10 % of 1 kB, 9 B/s, 1 min 39 s left"
+    assert [line.split()[1] for line in said[1:-2]] == [f"{share}" for share in range(10, 100, 10)]
+    assert said[-2] == "m.gguf: checking the digest"
+    assert said[-1] == "m.gguf: done, 1 kB in 1 min 40 s (10 B/s)"
+
+
+def test_a_fast_file_says_no_more_than_its_start_and_end() -> None:
+    said: list[str] = []
+    clock = Clock()
+    show = Lines(said.append, clock).show
+    show(Event("started", "m.gguf", 0, 1000))
+    for done in range(0, 1000, 10):
+        clock.now += LINE_SECONDS / 250
+        show(Event("progress", "m.gguf", done, 1000))
+    show(Event("done", "m.gguf", 1000, 1000))
+    assert said == ["m.gguf: 1 kB", "m.gguf: done, 1 kB in 2 s (500 B/s)"]
+
+
+def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
+    said: list[str] = []
+    clock = Clock()
+    show = Lines(said.append, clock).show
+    show(Event("started", "m.gguf", 900, 1000))
+    clock.now += 10
+    show(Event("done", "m.gguf", 1000, 1000))
+    assert said == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 100 B in 10 s (10 B/s)"]
+
+
+def test_trouble_is_said_once_with_its_reason() -> None:
+    said: list[str] = []
+    show = Lines(said.append, Clock()).show
+    show(Event("started", "m.gguf", 0, 1000))
+    for _ in range(3):
+        show(Event("waiting", "m.gguf", 10, 1000, f"no network{ESCAPE}[2J, again in 2 s"))
+    show(Event("retrying", "m.gguf", 10, 1000, "connection reset"))
+    assert said[1:] == ["m.gguf: waiting: no network, again in 2 s", "m.gguf: retrying: connection reset"]
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A planned file, as far as progress needs it."""
+
+    path: str
+    size: int
+    partial: int = 0
+
+
+def test_several_files_have_a_bar_each_and_a_total() -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
+    files = [Moving("a.gguf", 1_000_000), Moving("b.gguf", 3_000_000, 1_000_000)]
+    with Bars(files, console) as show:
+        show(Event("started", "a.gguf", 0, 1_000_000))
+        show(Event("progress", "a.gguf", 500_000, 1_000_000))
+        show(Event("started", "b.gguf", 1_000_000, 3_000_000))
+        show(Event("retrying", "b.gguf", 1_000_000, 3_000_000, "connection reset"))
+    last = screen.getvalue().split("total")[-1]
+    assert "1.5 MB of 4 MB" in last
+    assert re.search(r"a\.gguf .*500 kB of 1 MB", last)
+    assert re.search(r"b\.gguf .*1 MB of 3 MB +retrying", last)
+    assert "b.gguf: retrying: connection reset" in screen.getvalue()
+
+
+def test_of_several_files_those_that_are_done_make_room() -> None:
+    screen = io.StringIO()
+    files = [Moving("a.gguf", 10), Moving("b.gguf", 10)]
+    with Bars(files, Console(file=screen, force_terminal=True, width=80)) as show:
+        show(Event("done", "a.gguf", 10, 10))
+        show(Event("started", "b.gguf", 0, 10))
+    last = screen.getvalue().split("total")[-1]
+    assert "b.gguf" in last
+    assert "a.gguf" not in last
+
+
+def test_one_file_has_one_bar() -> None:
+    screen = io.StringIO()
+    with Bars([Moving("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
+        show(Event("done", "a.gguf", 10, 10))
+    assert "total" not in screen.getvalue()
+    assert "10 B of 10 B" in screen.getvalue()
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown([], quiet=True) as show:
+        show(Event("started", "a.gguf", 0, 10))
+        show(Event("waiting", "a.gguf", 0, 10, "no network"))
+    assert capsys.readouterr() == ("", "")
