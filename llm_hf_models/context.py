@@ -114,6 +114,18 @@ class Context:
             db.keep(name, dump(answer))
         return answer, Freshness()
 
+    def kept_by_digest(
+        self, key: str | None, ask: Callable[[], T], dump: Callable[[T], str], load: Callable[[str], T]
+    ) -> T:
+        """What follows from a file's bytes, kept for good under their digest; `key` None asks each time."""
+        with self.db() as db:
+            if key and (kept := db.cached(key)):
+                return load(kept.body)
+            found = ask()
+            if key:
+                db.keep(key, dump(found))
+        return found
+
 
 class _Rate:
     """Bytes per second that one download may take now: its own limit, and its share of the limit for all together."""

@@ -75,7 +75,7 @@ class RunningRow:
             raise self._interrupted() from None
 
     def _watch(self) -> None:
-        """Signs of life, and the ear for `pause` and `cancel`: a connection of its own, as it is a thread of its own."""
+        """Signs of life, and the ear for `pause` and `cancel`; a thread, and so a connection, of its own."""
         every = self._context.settings().heartbeat_seconds
         with self._context.db() as db:
             while not self._ended.wait(every):

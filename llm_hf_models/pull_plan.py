@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import download, quants, search, settings
+from llm_hf_models import download, search, settings
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     DiskFullError,
@@ -89,7 +89,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     ref = search.with_revision(ModelRef.parse(text), options.revision)
     details, _ = search.details_of(context, ref, refresh=True)
     hub = context.hub()
-    variant, facts, reason = _choose(context, hub, ref, details)
+    variant, reason = search.pick(context, hub, ref, details)
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
     paths = variant.all_files if variant else (_single(ref).path,)
@@ -117,32 +117,9 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         already_complete=_complete(context, model_id, details.commit, planned, options),
     )
     if variant is not None:
-        plan = _with_model(context, hub, plan, details, variant, facts)
+        plan = _with_model(context, hub, plan, details, variant)
     _refuse_full_disk(context, plan)
     return plan
-
-
-def _choose(
-    context: Context, hub: Hub, ref: ModelRef, details: RepoDetails
-) -> tuple[Variant | None, ModelFacts | None, str]:
-    """The variant that the ref means, facts where its header was read for choosing, and why it."""
-    variants = quants.group(details.files)
-    if ref.file is not None:
-        details.file(ref.file)  # a clear error where there is no such file
-        for variant in variants:
-            if ref.file.path in variant.files:
-                return variant, None, "the file that was asked for"
-        return None, None, "the file that was asked for"
-    if ref.quant is not None:
-        if not variants:
-            raise search.no_gguf(hub, details)
-        return quants.find(variants, ref.quant), None, "the quantization that was asked for"
-    if not variants:
-        raise search.no_gguf(hub, details)
-    first = search.choose_variant(context, variants, None).variant
-    facts = search.facts_of(context, hub, ref.repo, details, first)
-    choice = search.choose_variant(context, variants, facts)
-    return choice.variant, facts, choice.reason
 
 
 def _single(ref: ModelRef) -> RepoFile:
@@ -227,13 +204,14 @@ def _complete(
     )
 
 
-def _with_model(
-    context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant, facts: ModelFacts | None
-) -> PullPlan:
+def _with_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
     """The plan with the header judged, the model weighed and its names settled."""
     findings: tuple[Finding, ...] = ()
-    if not plan.already_complete:
-        header = search.header_of(context, hub, RepoId.parse(plan.repo), details, variant.files[0])
+    repo = RepoId.parse(plan.repo)
+    if plan.already_complete:
+        facts = search.facts_of(context, hub, repo, details, variant)
+    else:
+        header, _ = search.header_of(context, hub, repo, details, variant.files[0])
         report = check_header(header, file_bytes=details.file(RepoFile(variant.files[0])).size)
         findings, facts = report.findings, header.facts
         if not plan.options.allow_invalid:

@@ -159,10 +159,10 @@ def info(context: Context, text: str, *, revision: str | None, card: bool, refre
     room = memory_for_models(context)
     facts, choice = None, None
     if variants:
-        choice = quants.choose(variants, lambda variant: _variant_fits(variant, None, context, room))
+        choice = choose_variant(context, variants, None)
         try:
             facts = facts_of(context, hub, ref.repo, details, choice.variant)
-            choice = quants.choose(variants, lambda variant: _variant_fits(variant, facts, context, room))
+            choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = None
@@ -196,14 +196,10 @@ def fit_of(variant: Variant, facts: ModelFacts | None, context: Context, room: i
     )
 
 
-def _variant_fits(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> bool:
-    return fit_of(variant, facts, context, room).fits
-
-
 def choose_variant(context: Context, variants: Sequence[Variant], facts: ModelFacts | None) -> quants.Choice:
     """What a plain pull takes on this machine."""
     room = memory_for_models(context)
-    return quants.choose(variants, lambda variant: _variant_fits(variant, facts, context, room))
+    return quants.choose(variants, lambda variant: fit_of(variant, facts, context, room).fits)
 
 
 def _weigh(
@@ -249,8 +245,8 @@ def scan_of(details: RepoDetails, paths: Sequence[str] | None = None) -> str | N
     return "no issue reported" if details.scans_done else "not finished"
 
 
-def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> GgufHeader:
-    """The header of a GGUF file that is still on the Hub, by Range requests."""
+def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> tuple[GgufHeader, int]:
+    """The header of a GGUF file that is still on the Hub, by Range requests; and how many bytes were fetched for it."""
     file, name = details.file(RepoFile(path)), RepoFile(path)
     now = context.settings()
     with RemoteFile(
@@ -258,20 +254,37 @@ def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, pa
         timeout=now.metadata_seconds,
         connect_timeout=now.connect_seconds,
     ) as remote:
-        return read_header(remote, file_bytes=file.size)
+        return read_header(remote, file_bytes=file.size), remote.fetched_bytes
 
 
 def facts_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
     """A variant's facts, from the metadata cache by digest, else from its header on the Hub."""
     file = details.file(RepoFile(variant.files[0]))
-    key = f"facts:{file.etag}"
-    with context.db() as db:
-        if file.etag and (kept := db.cached(key)):
-            return _FACTS.validate_json(kept.body)
-        facts = header_of(context, hub, repo, details, file.path).facts
-        if file.etag:
-            db.keep(key, _FACTS.dump_json(facts).decode())
-    return facts
+    return context.kept_by_digest(
+        f"facts:{file.etag}" if file.etag else None,
+        lambda: header_of(context, hub, repo, details, file.path)[0].facts,
+        lambda facts: _FACTS.dump_json(facts).decode(),
+        _FACTS.validate_json,
+    )
+
+
+def pick(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
+    """The variant that a ref means, and why it; None for a single file that is no model.
+
+    Raises:
+        FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
+    """
+    variants = quants.group(details.files)
+    if ref.file is not None:
+        details.file(ref.file)  # a clear error where there is no such file
+        return next((v for v in variants if ref.file.path in v.files), None), "the file that was asked for"
+    if not variants:
+        raise no_gguf(hub, details)
+    if ref.quant is not None:
+        return quants.find(variants, ref.quant), "the quantization that was asked for"
+    first = choose_variant(context, variants, None).variant
+    choice = choose_variant(context, variants, facts_of(context, hub, ref.repo, details, first))
+    return choice.variant, choice.reason
 
 
 def no_gguf(hub: Hub, details: RepoDetails) -> NoGgufError:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
-from llm_hf_models import account, downloads, engine, local, mirror, pull, search
+from llm_hf_models import account, downloads, engine, inspection, local, mirror, pull, search
 from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
 from llm_hf_models.catalogue import LibraryCatalogue
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
 from llm_hf_models.hub import SearchFilters
+from llm_hf_models.inspection import CheckReport, Inspection
 from llm_hf_models.library import DownloadNote
 from llm_hf_models.local import Imported, LocalModelView, Removal, Verification
 from llm_hf_models.pull import PullResult
@@ -59,6 +60,16 @@ class Library:
     def info(self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False) -> ModelInfo:
         """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
         return search.info(self._context, ref, revision=revision, card=card, refresh=refresh)
+
+    def inspect(
+        self, name: str, *, metadata: bool = False, tensors: bool = False, template: bool = False
+    ) -> Inspection:
+        """The header of a GGUF: a file, a local model, or one that is still on the Hub (only its header is fetched)."""
+        return inspection.inspect(self._context, name, metadata=metadata, tensors=tensors, template=template)
+
+    def check(self, name: str) -> CheckReport:
+        """What the validator says of a GGUF: a file, a local model, or the header of one that is still on the Hub."""
+        return inspection.check(self._context, name)
 
     # Pulling
 
@@ -295,10 +306,30 @@ class Library:
 
 
 __all__ = [
+    "CheckReport",
     "DownloadEvent",
     "DownloadNote",
     "DownloadView",
-    "EngineView", "Event", "Freshness", "Imported", "Library", "LocalModelView", "ModelInfo", "PlannedFile", "Progress",
-    "PullOptions", "PullPlan", "PullResult", "Removal", "SearchFilters", "SearchPage", "SearchResult", "SettingView",
-    "Status", "TokenStatus", "VariantInfo", "Verification",
+    "EngineView",
+    "Event",
+    "Freshness",
+    "Imported",
+    "Inspection",
+    "Library",
+    "LocalModelView",
+    "ModelInfo",
+    "PlannedFile",
+    "Progress",
+    "PullOptions",
+    "PullPlan",
+    "PullResult",
+    "Removal",
+    "SearchFilters",
+    "SearchPage",
+    "SearchResult",
+    "SettingView",
+    "Status",
+    "TokenStatus",
+    "VariantInfo",
+    "Verification",
 ]  # fmt: skip

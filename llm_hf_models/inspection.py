@@ -1,0 +1,202 @@
+"""Looking into a GGUF file, here or still on the Hub: its header, and what the validator says of it. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from llm_hf_models import search
+from llm_hf_models.context import Context
+from llm_hf_models.errors import BadRefError, MissingFileError, UnknownModelError
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.gguf_header import GgufHeader, read_header
+from llm_hf_models.gguf_types import TENSOR_TYPES, TensorInfo
+from llm_hf_models.hub import Hub, RepoDetails
+from llm_hf_models.refs import ModelRef, RepoFile
+from llm_hf_models.text import clean_text
+from llm_hf_models.validate import Finding, Report, check_header, check_shards
+
+MAX_VALUE_CHARS = 2000
+MAX_TEMPLATE_CHARS = 200_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A GGUF that was named: files on this machine (all shards), or one on the Hub."""
+
+    name: str
+    paths: tuple[Path, ...] = ()
+    ref: ModelRef | None = None
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """One tensor of the header."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A header as the faces show it. Sizes in bytes; what was not asked for is None."""
+
+    source: str
+    file: str
+    version: int
+    byte_order: str
+    header_bytes: int
+    fetched_bytes: int  # from the Hub for this; 0 for a file that is here
+    alignment: int
+    tensor_count: int
+    facts: ModelFacts
+    metadata: Mapping[str, Any] | None = None
+    tensors: tuple[TensorView, ...] | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the validator has to say of a file."""
+
+    source: str
+    errors: int
+    warnings: int
+    findings: tuple[Finding, ...]
+    complete: bool  # False where only the header could be seen
+
+
+_INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
+
+
+def resolve(context: Context, text: str) -> Source:
+    """What a person means: a file on the disk, a local model's name, or a ref on the Hub, in that order.
+
+    Raises:
+        BadRefError, MissingFileError, AmbiguousNameError
+    """
+    path = Path(text).expanduser()
+    if path.is_file():
+        return Source(text, (path,))
+    with context.db() as db:
+        try:
+            model = db.find(text)
+        except UnknownModelError:
+            model = None
+    if model is not None:
+        weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
+        gone = [str(weight) for weight in weights if not weight.exists()]
+        if gone:
+            raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
+        return Source(model.model_id, weights)
+    try:
+        return Source(text, ref=ModelRef.parse(text))
+    except BadRefError:
+        if text.endswith(".gguf") or "\\" in text or text.startswith((".", "~", "/")):
+            raise MissingFileError(f"There is no file {clean_text(text, 200)}") from None
+        raise
+
+
+def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, template: bool) -> Inspection:
+    """The header of a GGUF, of the first shard where there are several."""
+    source = resolve(context, text)
+    if source.ref is not None:
+        whole = _remote_inspection(context, source.ref)
+    else:
+        with source.paths[0].open("rb") as opened:
+            header = read_header(opened, file_bytes=source.paths[0].stat().st_size)
+        whole = _inspection(source.name, str(source.paths[0]), header, 0)
+    return replace(
+        whole,
+        metadata=whole.metadata if metadata else None,
+        tensors=whole.tensors if tensors else None,
+        chat_template=whole.chat_template if template else None,
+    )
+
+
+def _inspection(source: str, file: str, header: GgufHeader, fetched: int) -> Inspection:
+    return Inspection(
+        source=source,
+        file=file,
+        version=header.version,
+        byte_order=header.byte_order,
+        header_bytes=header.header_bytes,
+        fetched_bytes=fetched,
+        alignment=header.alignment,
+        tensor_count=len(header.tensors),
+        facts=header.facts,
+        metadata={clean_text(key, 200): _shown(value) for key, value in header.metadata.items()},
+        tensors=tuple(_tensor(tensor) for tensor in header.tensors),
+        chat_template=clean_text(header.chat_template, MAX_TEMPLATE_CHARS, keep_lines=True)
+        if header.chat_template
+        else None,
+    )
+
+
+def _remote_inspection(context: Context, ref: ModelRef) -> Inspection:
+    details, hub, path = _remote_file(context, ref)
+
+    def ask() -> Inspection:
+        header, fetched = search.header_of(context, hub, ref.repo, details, path)
+        return _inspection(str(ref), path, header, fetched)
+
+    etag = details.file(RepoFile(path)).etag
+    kept = context.kept_by_digest(
+        f"inspection:{etag}" if etag else None,
+        ask,
+        lambda found: _INSPECTION.dump_json(found).decode(),
+        _INSPECTION.validate_json,
+    )
+    return replace(kept, source=str(ref), file=path)
+
+
+def check(context: Context, text: str) -> CheckReport:
+    """What the validator says: of whole files on this machine, of the header where the file is still on the Hub."""
+    source = resolve(context, text)
+    if source.ref is None:
+        report, complete = check_shards(source.paths), True
+    else:
+        details, hub, path = _remote_file(context, source.ref)
+        header, _ = search.header_of(context, hub, source.ref.repo, details, path)
+        report, complete = check_header(header, file_bytes=details.file(RepoFile(path)).size), False
+    return report_of(source.name, report, complete=complete)
+
+
+def report_of(name: str, report: Report, *, complete: bool) -> CheckReport:
+    """A report for showing."""
+    return CheckReport(name, len(report.errors), len(report.warnings), report.findings, complete)
+
+
+def _remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub, str]:
+    """The repo, the Hub, and the path of the GGUF that a ref means: of the first shard where there are several."""
+    details, _ = search.details_of(context, ref)
+    hub = context.hub()
+    variant, _ = search.pick(context, hub, ref, details)
+    if variant is not None and (ref.file is None or ref.file.path not in variant.files):
+        return details, hub, variant.files[0]
+    if ref.file is None:
+        raise search.no_gguf(hub, details)
+    return details, hub, ref.file.path
+
+
+def _tensor(tensor: TensorInfo) -> TensorView:
+    kind = TENSOR_TYPES.get(tensor.type_id)
+    name = kind.name if kind else f"type {tensor.type_id}"
+    return TensorView(clean_text(tensor.name, 200), tensor.shape, name, tensor.offset)
+
+
+def _shown(value: object) -> Any:  # noqa: ANN401 - whatever JSON has
+    """A metadata value fit for JSON and eyes: long texts cut, skipped arrays and texts by what is known of them."""
+    if isinstance(value, str):
+        return clean_text(value, MAX_VALUE_CHARS, keep_lines=True)
+    if isinstance(value, tuple):
+        return [_shown(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value
