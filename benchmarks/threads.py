@@ -1,0 +1,108 @@
+"""How many threads, how they wait, and how long a batch: tokens per second alone and beside busy neighbours.
+
+    python benchmarks/threads.py MODEL.gguf [--tokens 32] [--repeats 3] [--only threads|waiting|batch]
+
+engine.default_threads, engine.POLL, engine.BATCH and OMP_WAIT_POLICY in engine_process stand on these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from llm_hf_models import chat, engine, settings
+from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.library import LibraryDB
+
+PROMPT = "The quick brown fox jumps over the lazy dog and runs into the deep green forest. " * 8
+CORES = psutil.cpu_count(logical=False) or 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run the engine."""
+
+    threads: int
+    poll: int = 0
+    waiting: str = "passive"  # OMP_WAIT_POLICY
+    batch: int = engine.BATCH
+
+
+@contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Processes that want all they can get of a core each."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[float, float]]:
+    """Prompt and generation speed (tokens per second, medians), alone and beside a neighbour on every core."""
+    os.environ["OMP_WAIT_POLICY"] = case.waiting
+    engine.POLL, engine.BATCH = case.poll, case.batch
+    spec = engine.EngineSpec("benchmark", model, facts=ModelFacts(kind="chat"), context=2048, threads=case.threads)
+    turn = chat.Turn((), {"max_tokens": tokens, "cache_prompt": False, "ignore_eos": True}, raw=True, prompt=PROMPT)
+    speeds = []
+    with LibraryDB(settings.library_path()) as db:
+        endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
+        for count in (0, 1, CORES):
+            with neighbours(count):
+                ends = [list(chat.answer(endpoint, turn))[-1] for _ in range(repeats)]
+            speeds.append(
+                (
+                    statistics.median(end.prompt_per_second or 0 for end in ends if isinstance(end, chat.Finish)),
+                    statistics.median(end.tokens_per_second or 0 for end in ends if isinstance(end, chat.Finish)),
+                )
+            )
+        engine.stop_model(db, "benchmark")
+    return speeds
+
+
+def cases(only: str | None) -> list[Case]:
+    """What is compared: counts of threads, ways of waiting, lengths of a batch."""
+    usual = engine.default_threads()
+    groups = {
+        "threads": [Case(n) for n in sorted({1, usual, CORES, CORES + 1})],
+        "waiting": [Case(CORES, poll, waiting) for poll in (0, 50) for waiting in ("passive", "active")],
+        "batch": [Case(usual, batch=batch) for batch in (32, 64, 128, 256, 512)],
+    }
+    return [case for name, group in groups.items() if only in (None, name) for case in group]
+
+
+def main() -> None:
+    """Prints one line for each case."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("model", type=Path)
+    arguments.add_argument("--tokens", type=int, default=32)
+    arguments.add_argument("--repeats", type=int, default=3)
+    arguments.add_argument("--only", choices=("threads", "waiting", "batch"))
+    args = arguments.parse_args()
+    print(f"{CORES} physical cores; prompt / generated tokens per second")
+    print(
+        f"{'threads':>7} {'poll':>4} {'waiting':>8} {'batch':>5} |"
+        f" {'alone':>13} | {'1 neighbour':>13} | {CORES} neighbours"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(LLM_USER_PATH=folder, XDG_RUNTIME_DIR=folder)
+        for case in cases(args.only):
+            speeds = measure(args.model, case, args.tokens, args.repeats)
+            columns = " | ".join(f"{prompt:6.1f}/{answer:6.1f}" for prompt, answer in speeds)
+            print(f"{case.threads:7} {case.poll:4} {case.waiting:>8} {case.batch:5} | {columns}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

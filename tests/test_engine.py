@@ -1,0 +1,418 @@
+"""Engines are real processes on real tiny models here; every test leaves none behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from llm_hf_models import chat, engine, engine_dirs, engine_process, settings
+from llm_hf_models.engine_child import GRACE_SECONDS, Watch
+from llm_hf_models.errors import (
+    EngineLostError,
+    EngineRefusedError,
+    EngineStartError,
+    MissingFileError,
+    ModelTooLargeError,
+    NotWritableError,
+)
+from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import EngineRow
+from tests import ggufs
+from tests.conftest import Home
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak of unix sockets")
+EXIT_SECONDS = 20
+CHAT = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
+
+
+@pytest.fixture
+def db(home: Home) -> Iterator[LibraryDB]:
+    """The test's library; what runs at the end of a test is stopped, and nothing may remain."""
+    with LibraryDB(settings.library_path()) as opened:
+        yield opened
+        processes = [psutil.Process(row.pid) for row in engine.running(opened)]
+        for row in engine.running(opened):
+            engine.stop(opened, row)
+        _, alive = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
+        assert not alive
+        assert opened.engines() == []
+        assert not list(home.runtime.glob("llm-hf/*/e.sock"))
+
+
+def spec_of(path: Path, *, context: int = 1024, **changes: object) -> engine.EngineSpec:
+    spec = engine.EngineSpec("hf/tiny/chat:F16", path, facts=CHAT, context=context)
+    return replace(spec, **changes)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> engine.EngineSpec:
+    return spec_of(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> engine.EngineSpec:
+    return spec_of(ggufs.tiny_chat(tmp_path / "endless.gguf", endless=True, context=131072), context=65536)
+
+
+def ensure(
+    spec: engine.EngineSpec,
+    db: LibraryDB,
+    *,
+    keep_alive: float = 60,
+    notices: list[str] | None = None,
+    **changes: object,
+) -> engine.Endpoint:
+    told = notices if notices is not None else []
+    chosen = settings.load().model_copy(update=changes)
+    return engine.ensure(spec, db, chosen, keep_alive=keep_alive, notice=told.append)
+
+
+def say(endpoint: engine.Endpoint, **options: object) -> str:
+    turn = chat.Turn([{"role": "user", "content": "hi"}], options)
+    return "".join(piece.text for piece in chat.answer(endpoint, turn) if isinstance(piece, chat.Piece))
+
+
+def row_of(db: LibraryDB) -> EngineRow:
+    (row,) = engine.running(db)
+    return row
+
+
+def wait_for_exit(pid: int) -> None:
+    try:
+        psutil.Process(pid).wait(EXIT_SECONDS)
+    except psutil.NoSuchProcess:
+        return
+
+
+CLIENT = """
+import json, sys
+from pathlib import Path
+from llm_hf_models import chat, engine, settings
+from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.library import LibraryDB
+
+spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
+    facts=ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512))
+with LibraryDB(settings.library_path()) as db:
+    before = set(sys.modules)
+    endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
+    imported = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+    answer = "".join(p.text for p in chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}]))
+        if isinstance(p, chat.Piece))
+    print(json.dumps({"answer": answer, "cold": endpoint.load_seconds is not None,
+        "pid": db.engine(endpoint.fingerprint).pid, "imported": imported}))
+"""
+
+
+def client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
+    """Another process that asks for the same engine, as another `llm` would."""
+    command = [sys.executable, "-c", CLIENT, str(spec.model_path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, object]:
+    out, _ = process.communicate(timeout=90)
+    assert process.returncode == 0
+    return dict(json.loads(out))
+
+
+@pytest.mark.usefixtures("db")
+def test_the_next_process_finds_the_engine_warm(spec: engine.EngineSpec) -> None:
+    first, second = result(client(spec)), result(client(spec))
+    assert first["answer"] == second["answer"] == ggufs.ANSWER
+    assert (first["cold"], second["cold"]) == (True, False)
+    assert first["pid"] == second["pid"]
+
+
+def test_a_warm_engine_is_found_without_importing_anything(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    assert result(client(spec))["imported"] == []
+
+
+@pytest.mark.usefixtures("db")
+def test_five_processes_at_once_start_one_engine(spec: engine.EngineSpec) -> None:
+    results = [result(process) for process in [client(spec) for _ in range(5)]]
+    assert {found["answer"] for found in results} == {ggufs.ANSWER}
+    assert len({found["pid"] for found in results}) == 1
+    assert [found["cold"] for found in results].count(True) == 1
+
+
+@pytest.mark.usefixtures("db")
+def test_an_engine_outlives_who_started_it_in_a_session_of_its_own(spec: engine.EngineSpec) -> None:
+    pid = int(str(result(client(spec))["pid"]))
+    assert psutil.pid_exists(pid)
+    assert os.getsid(pid) == pid
+
+
+def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    killed = row_of(db)
+    os.kill(killed.pid, signal.SIGKILL)
+    wait_for_exit(killed.pid)
+    assert say(ensure(spec, db)) == ggufs.ANSWER
+    assert row_of(db).pid != killed.pid
+    assert not Path(killed.address).exists()
+
+
+def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    endpoint = ensure(spec, db)
+    lost = row_of(db).pid
+    os.kill(lost, signal.SIGKILL)
+    wait_for_exit(lost)
+    assert say(endpoint) == ggufs.ANSWER
+    assert row_of(db).pid != lost
+
+
+def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    row = row_of(db)
+    os.kill(row.pid, signal.SIGKILL)
+    wait_for_exit(row.pid)
+    assert engine.running(db) == []
+    assert db.engines() == []
+    assert not Path(row.address).parent.exists()
+
+
+def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_alone(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        ensure(spec, db)
+        row = row_of(db)
+        impostor = replace(row, fingerprint="other", pid=stranger.pid, pid_started=row.pid_started - 3600)
+        engine.stop(db, impostor)
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
+
+
+def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db, keep_alive=0.3)
+    row = row_of(db)
+    assert say(endpoint) == ggufs.ANSWER
+    wait_for_exit(row.pid)
+    assert not Path(row.address).exists()
+    assert engine.running(db) == []
+
+
+def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db, keep_alive=0)
+    pid = row_of(db).pid
+    assert say(endpoint) == ggufs.ANSWER
+    wait_for_exit(pid)
+
+
+def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    say(ensure(spec, db, keep_alive=-1))
+    pid = row_of(db).pid
+    say(ensure(spec, db, keep_alive=0))
+    wait_for_exit(pid)
+
+
+def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(endless, db, keep_alive=0)
+    pid = row_of(db).pid
+    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 3000}))
+    pieces = list(stream)
+    assert isinstance(pieces[-1], chat.Finish)
+    assert pieces[-1].output_tokens == 3000
+    wait_for_exit(pid)
+
+
+def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db, keep_alive=-1)
+    row = row_of(db)
+    engine_dirs.EngineDir(Path(row.address).parent).remove()
+    wait_for_exit(row.pid)
+
+
+def test_patience_counts_from_the_last_sign_of_life() -> None:
+    watch = Watch(keep_alive=5, since=0)
+    watch.leased(0, 1, 5)
+    assert watch.left(0) == GRACE_SECONDS  # a request is about to come
+    watch.worked(3, 10, busy=True)
+    assert watch.left(3) == 5
+    watch.worked(6, 12, busy=False)  # it ended between two looks
+    assert watch.left(10) == 1
+    watch.leased(10, 2, 0)  # keep_alive 0 still waits for the request it was written for
+    assert watch.left(10) == GRACE_SECONDS
+    watch.worked(12, 13, busy=False)
+    assert watch.left(12) == 0
+    watch.leased(13, 3, -1)
+    assert watch.left(10**9) == float("inf")
+
+
+def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
+    assert (small.context, large.context) == (1024, 4096)
+    assert len(engine.running(db)) == 2
+    assert engine.stop_model(db, spec.model_id) == 2
+
+
+def test_split_models_load_from_their_first_shard(tmp_path: Path, db: LibraryDB) -> None:
+    shards = ggufs.tiny_split(tmp_path, 3)
+    assert say(ensure(spec_of(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
+
+
+def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
+    assert confined.socket != open_.socket
+
+
+def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db)
+    assert endpoint.socket is not None
+    for folder in (endpoint.socket.parent, endpoint.socket.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    row = row_of(db)
+    assert len(row.key) >= 32
+    assert row.key not in " ".join(psutil.Process(row.pid).cmdline())
+    assert row.key not in repr(endpoint) + repr(row)
+
+
+def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    ensure(spec, db)
+    environment = engine_process.child_environment(os.environ)
+    assert not [name for name, value in environment.items() if "secret" in value]
+    assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
+
+
+def test_nothing_is_imported_from_where_the_user_stands(
+    spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    assert say(ensure(spec, db)) == ggufs.ANSWER
+
+
+def test_a_wrong_key_is_refused(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = replace(ensure(spec, db), key="wrong")
+    with pytest.raises(EngineRefusedError, match="did not accept the key"):
+        say(endpoint)
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    whole = ggufs.tiny_chat(folder / "whole.gguf").read_bytes()
+    contents = {"garbage": b"<html>not a model</html>", "empty": b"", "truncated": whole[: len(whole) // 2]}
+    for name, content in contents.items():
+        (folder / f"{name}.gguf").write_bytes(content)
+    return {name: folder / f"{name}.gguf" for name in contents}
+
+
+@pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
+def test_a_broken_file_is_a_clear_error_with_the_engines_words(name: str, tmp_path: Path, db: LibraryDB) -> None:
+    with pytest.raises(EngineStartError) as caught:
+        ensure(spec_of(broken_files(tmp_path)[name]), db)
+    assert "failed to" in str(caught.value) or "error" in str(caught.value)
+    assert not [line for line in str(caught.value).splitlines() if "Traceback" in line]
+    assert db.engines() == []
+
+
+def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    with pytest.raises(EngineStartError, match="longer than"):
+        ensure(spec, db, engine_start_seconds=0.001)
+    assert engine.running(db) == []
+
+
+def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    spec.model_path.unlink()
+    with pytest.raises(MissingFileError, match=r"tiny\.gguf"):
+        ensure(spec, db)
+
+
+def test_a_socket_path_too_long_for_the_system_is_said(
+    spec: engine.EngineSpec, db: LibraryDB, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = home.runtime / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    with pytest.raises(EngineStartError, match="too long a path"):
+        ensure(spec, db)
+
+
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root writes everywhere")
+def test_a_socket_folder_that_is_not_writable_is_said(spec: engine.EngineSpec, db: LibraryDB, home: Home) -> None:
+    (home.runtime / "llm-hf").mkdir(mode=0o500)
+    with pytest.raises(NotWritableError):
+        ensure(spec, db)
+
+
+def test_a_file_in_the_socket_folders_place_is_said(spec: engine.EngineSpec, db: LibraryDB, home: Home) -> None:
+    (home.runtime / "llm-hf").write_text("")
+    with pytest.raises((NotWritableError, EngineStartError), match="llm-hf"):
+        ensure(spec, db)
+
+
+def test_a_link_in_the_socket_folders_place_is_refused(
+    spec: engine.EngineSpec, db: LibraryDB, home: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (home.runtime / "llm-hf").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineStartError, match="not yours"):
+        ensure(spec, db)
+
+
+def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    alive = ensure(spec, db)
+    foreign = row_of(db)
+    db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
+    left = engine_dirs.new_dir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left.socket))
+    ensure(replace(spec, context=512), db)
+    assert not left.path.exists()
+    assert alive.socket is not None
+    assert engine_dirs.answers(str(alive.socket))
+    engine.stop(db, foreign)
+
+
+def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    row = row_of(db)
+    os.kill(row.pid, signal.SIGSTOP)
+    engine.stop(db, row, seconds=0.2)
+    assert not psutil.pid_exists(row.pid) or psutil.Process(row.pid).status() == psutil.STATUS_ZOMBIE
+    assert not Path(row.address).exists()
+    assert engine.running(db) == []
+
+
+def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
+    endless: engine.EngineSpec, db: LibraryDB
+) -> None:
+    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    next(stream)
+    os.kill(row_of(db).pid, signal.SIGKILL)
+    with pytest.raises(EngineLostError):
+        list(stream)
+    assert say(ensure(endless, db), max_tokens=3)
+
+
+def test_an_idle_engine_makes_room_and_it_is_said(spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path) -> None:
+    pytest.skip("waits for fit")
+
+
+def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db)
+    transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
+    with httpx2.Client(transport=transport, base_url="http://engine") as anyone:
+        assert {anyone.get(path).status_code for path in ("/slots", "/props", "/metrics")} == {401}
