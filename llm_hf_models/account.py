@@ -15,7 +15,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, HfModelsError, TokenInvalidError
 from llm_hf_models.fit import Machine
 from llm_hf_models.hub import Account, Hub
-from llm_hf_models.library import EngineRow
+from llm_hf_models.records import EngineRow
 from llm_hf_models.settings import Settings
 
 MAX_TOKEN_CHARS = 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.library import LocalFile, LocalModel
+from llm_hf_models.records import LocalFile, LocalModel
 from llm_hf_models.mirror import ServedFile, ServedRepo
 from llm_hf_models.refs import RepoId
 

@@ -13,7 +13,8 @@ from llm_hf_models import settings as settings_module
 from llm_hf_models import tokens
 from llm_hf_models.errors import NetworkError, OfflineError
 from llm_hf_models.hub import Hub
-from llm_hf_models.library import LIVE, CachedMetadata, LibraryDB
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import LIVE, CachedMetadata
 from llm_hf_models.settings import Settings
 from llm_hf_models.transfer import TransferLimits
 

@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import DiskFullError, HfModelsError, InterruptedByUserError
-from llm_hf_models.library import Download, DownloadState, LocalModel, Wanted
+from llm_hf_models.records import Download, DownloadState, LocalModel, Wanted
 from llm_hf_models.pull_plan import PlannedFile
 from llm_hf_models.transfer import Event, Progress
 

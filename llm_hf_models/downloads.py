@@ -11,7 +11,8 @@ from llm_hf_models import worker
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import BadInputError, NotFoundError
-from llm_hf_models.library import FINISHED, LIVE, Download, DownloadNote, DownloadState, LibraryDB, Wanted
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.pull import open_row
 from llm_hf_models.pull_plan import PullPlan
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from llm_hf_models.engine_dirs import EngineDir, answers, base_dir, new_dir, sweep
 from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.library import EngineRow, LibraryDB
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import EngineRow
 from llm_hf_models.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -26,167 +26,21 @@ from llm_hf_models.errors import (
     NotWritableError,
     UnknownModelError,
 )
-from llm_hf_models.gguf_header import Kind, ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.records import (
+    CachedMetadata,
+    Check,
+    Download,
+    DownloadNote,
+    DownloadState,
+    EngineRow,
+    LocalFile,
+    LocalModel,
+    RegisteredModel,
+    Wanted,
+)
 
 BUSY_SECONDS = 10
-Role = Literal["weights", "mmproj", "file"]
-# Where the files stand: the Hugging Face cache, a folder that we put them in, or where their owner keeps them.
-Place = Literal["cache", "folder", "in place"]
-State = Literal["ready", "missing", "unverified", "changed"]
-CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
-DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
-Wanted = Literal["pause", "cancel", "background"]
-LIVE: tuple[DownloadState, ...] = ("running", "verifying")
-OPEN: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
-FINISHED: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """One recorded file of a local model. `size` in bytes; `location` is absolute."""
-
-    path: str
-    role: Role
-    size: int
-    location: str
-    sha256: str | None = None
-    git_sha1: str | None = None
-    mtime_ns: int | None = None  # of the bytes that were checked: a cheap first sign of a change
-
-
-@dataclass(frozen=True)
-class Check:
-    """One fact that was established about a model, and when (Unix seconds). Facts are never summed up."""
-
-    kind: CheckKind
-    result: str  # "matches", "differs", "valid", "errors", "safe as reported", …
-    at: float
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class LocalModel:
-    """One entry of the library."""
-
-    model_id: str  # hf/owner/name:QUANT, hf/owner/name@rev:QUANT or hf/local/STEM:QUANT
-    repo: str | None
-    revision: str | None  # as asked for; None is the default branch
-    commit: str | None
-    quant: str
-    files: tuple[LocalFile, ...]
-    facts: ModelFacts
-    aliases: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)  # a user's own: sampling, context, system …
-    checks: tuple[Check, ...] = ()
-    added: float = 0.0
-    last_used: float | None = None
-    endpoint: str | None = None  # served elsewhere: the base URL
-    place: Place = "cache"
-    hub: Mapping[str, Any] = field(default_factory=dict)  # what the Hub said of the repo at the pull
-
-    @property
-    def size(self) -> int:
-        return sum(file.size for file in self.files)
-
-    def check(self, kind: CheckKind) -> Check | None:
-        """The newest fact of one kind."""
-        return next((check for check in self.checks if check.kind == kind), None)
-
-    @property
-    def state(self) -> State:
-        """Ready, or why not: looks at the disk, not at the bytes."""
-        if any(not Path(file.location).exists() for file in self.files):
-            return "missing"
-        digest = self.check("digest")
-        if digest is not None and digest.result == "differs":
-            return "changed"
-        return "ready" if digest is not None and digest.result == "matches" else "unverified"
-
-
-@dataclass(frozen=True)
-class RegisteredModel:
-    """What llm's hooks need of a local model: read in one query."""
-
-    model_id: str
-    aliases: tuple[str, ...]
-    kind: Kind
-    tools: bool
-    reasoning: bool
-    modalities: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Download:
-    """The durable record of a pull. Sizes in bytes, times in Unix seconds."""
-
-    id: int
-    ref: str
-    state: DownloadState
-    repo: str
-    commit: str
-    quant: str | None
-    total_bytes: int
-    done_bytes: int = 0
-    bytes_per_second: float | None = None
-    attempts: int = 0
-    error: str | None = None
-    asked_by: str = "cli"
-    created: float = 0.0
-    updated: float = 0.0
-    background: bool = False  # foreground pulls come first
-    wanted: Wanted | None = None  # what its owner has been asked to do
-    owner: str | None = None  # the process that carries it out
-    heartbeat: float = 0.0  # its owner's last sign of life
-    on_done: str | None = None  # a command to run when it is done
-    plan: str = "{}"  # the pinned plan, as JSON
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the speed of now; None while that is not known."""
-        if self.state != "running" or not self.bytes_per_second:
-            return None
-        return (self.total_bytes - self.done_bytes) / self.bytes_per_second
-
-
-@dataclass(frozen=True)
-class DownloadNote:
-    """One line of a download's log."""
-
-    id: int
-    at: float
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True)
-class EngineRow:
-    """A running (or once running) engine. Times in Unix seconds, memory in bytes."""
-
-    fingerprint: str  # of files, context and offload: the same one is reused
-    model_id: str
-    pid: int
-    pid_started: float  # the process's own start time: a reused pid is not our engine
-    address: str  # a unix socket's path, or http://127.0.0.1:PORT
-    key: str = field(repr=False, default="")
-    context: int = 0
-    started: float = 0.0
-    last_used: float = 0.0
-    keep_alive: float = 300
-    memory: int = 0
-    tokens_per_second: float | None = None
-    layers: tuple[str, ...] = ()  # which confinement layers hold
-    log: str | None = None
-
-
-@dataclass(frozen=True)
-class CachedMetadata:
-    """An answer of the Hub that was kept. `fetched` in Unix seconds."""
-
-    body: str
-    etag: str | None
-    fetched: float
-
-
 MIGRATIONS: tuple[str, ...] = (
     """
     create table models (

@@ -15,7 +15,8 @@ from llm_hf_models import download
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import RunningRow, new_owner
 from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.library import OPEN, Check, Download, LibraryDB, LocalFile, LocalModel, Role
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import OPEN, Check, Download, LocalFile, LocalModel, Role
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Progress

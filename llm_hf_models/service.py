@@ -15,7 +15,7 @@ from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
 from llm_hf_models.hub import SearchFilters
 from llm_hf_models.inspection import CheckReport, Inspection
-from llm_hf_models.library import DownloadNote
+from llm_hf_models.records import DownloadNote
 from llm_hf_models.local import Imported, LocalModelView, Removal, Verification
 from llm_hf_models.pull import PullResult
 from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan, plan_pull

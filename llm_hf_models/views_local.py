@@ -11,7 +11,7 @@ from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.library import Check
+    from llm_hf_models.records import Check
     from llm_hf_models.service import (
         EngineView,
         Imported,

@@ -16,7 +16,7 @@ from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.library import LIVE, Download
+from llm_hf_models.records import LIVE, Download
 from llm_hf_models.pull import carry_out
 from llm_hf_models.transfer import Event
 

@@ -26,7 +26,7 @@ from llm_hf_models.errors import DigestMismatchError, HfModelsError, Interrupted
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Location
-from llm_hf_models.library import Check, EngineRow, LocalFile, LocalModel
+from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.output import Column
 from llm_hf_models.progress import LINE_SECONDS, Bars, Lines, shown
 from llm_hf_models.service import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
