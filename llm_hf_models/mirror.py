@@ -1,54 +1,186 @@
-"""The Hub's protocol over the library, read-only: another machine, or any Hub client, pulls from it with HF_ENDPOINT."""
+"""The Hub's protocol over a catalogue, read-only: any Hub client pulls from it with HF_ENDPOINT. Knows no library.
+
+Names in a request are parsed by refs and then looked up in the catalogue: nothing from outside becomes a path.
+Protocol: what huggingface_hub sends and reads (hf_api.py, file_download.py, utils/_http.py).
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from http.server import ThreadingHTTPServer
-from pathlib import Path
-from typing import Literal, Protocol
+from urllib.parse import unquote, urlsplit
+
+from llm_hf_models import mirror_answers as answers
+from llm_hf_models.errors import BadInputError, BadRefError, HfModelsError, NotWritableError
+from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError
+from llm_hf_models.refs import RepoFile, RepoId, is_commit, parse_revision
+from llm_hf_models.served import Catalogue, ServedFile, ServedRepo
+from llm_hf_models.text import clean_text
+
+__all__ = ["Catalogue", "HubHandler", "HubServer", "ServedFile", "ServedRepo", "make_server"]
+
+GREETING = b"A read-only mirror in the Hugging Face Hub's protocol. Point HF_ENDPOINT here.\n"
+NO_SUCH_PAGE = RefusedError(404, None, "This Hub has no such page")
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ServedFile:
-    """A file that is served: its path in the repo, and where its bytes are."""
+class HubServer(MirrorServer):
+    """A server with a catalogue to serve."""
 
-    path: str
-    location: Path
-    size: int
-    sha256: str | None
-    git_sha1: str | None
-
-
-@dataclass(frozen=True)
-class ServedRepo:
-    """One repo at one commit."""
-
-    id: str
-    commit: str
-    files: tuple[ServedFile, ...]
-    revisions: tuple[str, ...] = ("main",)  # names that mean this commit
-    task: str | None = None
-    tags: tuple[str, ...] = ()
-    license: str | None = None
-    gated: Literal["auto", "manual", False] = False
-    private: bool = False
-    downloads: int = 0
-    likes: int = 0
-    updated: float = 0.0
-    gguf: dict[str, object] | None = None
-    base_models: tuple[str, ...] = ()
-
-
-class Catalogue(Protocol):
-    """What a mirror serves; asked anew for each request."""
-
-    def repos(self) -> Sequence[ServedRepo]: ...
+    def __init__(self, address: tuple[str, int], handler: type[HubHandler], catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        super().__init__(address, handler)
 
 
 def make_server(catalogue: Catalogue, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
-    """A server that answers the Hub's protocol: search, info, tree, paths-info, resolve with Range and ETag, whoami.
+    """A server that answers the Hub's protocol: search, info, tree, paths-info, resolve with Range and ETag.
 
-    Call `serve_forever()` on it; `server_address` tells the port that was taken.
+    Call `serve_forever()` on it; `server_address` tells the port that was taken. A mirror has no accounts: it never
+    looks at a token, and refuses `whoami`.
+
+    Raises:
+        NotWritableError: the address can't be listened on.
     """
-    raise NotImplementedError
+    try:
+        return HubServer((host, port), HubHandler, catalogue)
+    except (OSError, OverflowError) as error:
+        raise NotWritableError(
+            f"Can't listen on {host} port {port}", cause=str(error), hint="`--port 0` takes a free port."
+        ) from None
+
+
+class HubHandler(AnsweringHandler):
+    """One connection to a mirror. Another Hub may differ in `commits_of`, `listed`, `send_account`, `send_served`."""
+
+    server: HubServer
+
+    def respond(self) -> None:
+        """Answers one request.
+
+        Raises:
+            RefusedError: the answer is a refusal.
+        """
+        try:
+            parts = [unquote(part, errors="strict") for part in urlsplit(self.path).path.split("/")[1:]]
+            self._route(parts)
+        except BadInputError as error:
+            raise RefusedError(400, None, error.message) from None
+        except ValueError:
+            raise RefusedError(400, None, "The request is malformed") from None
+        except HfModelsError:
+            _log.exception("the catalogue failed")
+            raise RefusedError(500, None, "The catalogue could not be read") from None
+
+    def _route(self, parts: list[str]) -> None:
+        match (self.command, *parts):
+            case ("POST", "api", "models", owner, name, "paths-info", revision):
+                form = self.form()
+                repo = self._repo(owner, name, revision)
+                self.send_json(answers.paths_info(repo, form.get("paths", ()), expand=answers.is_true(form, "expand")))
+            case ("POST", *_):
+                self.close_connection = True  # its body stays unread
+                raise RefusedError(405, None, "This Hub is read-only", {"Allow": "GET, HEAD"})
+            case (_, "" | "health" as page):
+                self.send_bytes(200, b"ok\n" if page else GREETING, {"Content-Type": "text/plain; charset=utf-8"})
+            case (_, "api", "whoami-v2"):
+                self.send_account()
+            case (_, "api", "models"):
+                size = min(self.number("limit", answers.PAGE), answers.PAGE)
+                found = answers.search(self.listed(), self.query)
+                self.send_page(found, size, lambda page: answers.models(page, self.query))
+            case (_, "api", "models", owner, name, *what):
+                self._send_about(owner, name, what)
+            case (_, owner, name, "resolve" | "raw", revision, *path):
+                repo = self._repo(owner, name, revision)
+                self.send_served(repo, _file(repo, "/".join(path)))
+            case _:
+                raise NO_SUCH_PAGE
+
+    def _send_about(self, owner: str, name: str, what: list[str]) -> None:
+        match what:
+            case []:
+                self.send_json(answers.model(self._repo(owner, name), self.query))
+            case ["revision", revision]:
+                self.send_json(answers.model(self._repo(owner, name, revision), self.query))
+            case ["refs"]:
+                self._repo(owner, name)
+                self.send_json(answers.refs(self.commits_of(RepoId(owner, name))))
+            case ["tree", revision, *folder]:
+                self._send_tree(self._repo(owner, name, revision), "/".join(folder))
+            case _:
+                raise NO_SUCH_PAGE
+
+    # What this client may know of
+
+    def commits_of(self, repo: RepoId) -> list[ServedRepo]:
+        """Every served commit of a repo, the newest first; empty where there is none for this client.
+
+        Raises:
+            RefusedError: this client is told why not.
+        """
+        return [served for served in self.server.catalogue.repos() if served.id == str(repo)]
+
+    def listed(self) -> Sequence[ServedRepo]:
+        """Every repo that a search by this client may find."""
+        return self.server.catalogue.repos()
+
+    def _repo(self, owner: str, name: str, revision: str | None = None) -> ServedRepo:
+        commits: list[ServedRepo] = []
+        with suppress(BadRefError):
+            commits = self.commits_of(RepoId(owner, name))
+        if not commits:
+            raise self.repo_not_found()
+        if revision is None:
+            return next((repo for repo in commits if "main" in repo.revisions), commits[0])
+        with suppress(BadRefError):
+            parse_revision(revision)
+            for repo in commits:
+                if revision == repo.commit or (revision in repo.revisions and not is_commit(revision)):
+                    return repo
+        raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {clean_text(revision, 80)}")
+
+    # Answers
+
+    def repo_not_found(self) -> RefusedError:
+        """The answer to an unknown repo, and to one that this client may not know of."""
+        return RefusedError(404, "RepoNotFound", "Repository not found")
+
+    def send_account(self) -> None:
+        """Whose token it is.
+
+        Raises:
+            RefusedError: nobody's.
+        """
+        raise RefusedError(401, None, "A mirror has no accounts and needs no token")
+
+    def _send_tree(self, repo: ServedRepo, folder: str) -> None:
+        entries = answers.tree(repo, folder, self.query)
+        if entries is None:
+            raise _entry_not_found(repo)
+        size = answers.TREE_PAGE_EXPANDED if answers.is_true(self.query, "expand") else answers.TREE_PAGE
+        self.send_page(entries, size, list)
+
+    def send_served(self, repo: ServedRepo, file: ServedFile) -> None:
+        """One file of a repo."""
+        self.send_file(file.location, file.size, file.etag, file_headers(repo, file))
+
+
+def file_headers(repo: ServedRepo, file: ServedFile) -> dict[str, str]:
+    """What `resolve` says of a file beside its bytes."""
+    linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)} if file.sha256 else {}
+    return {"X-Repo-Commit": repo.commit, **linked}
+
+
+def _file(repo: ServedRepo, path: str) -> ServedFile:
+    file = None
+    with suppress(BadRefError):
+        file = repo.file(RepoFile(path).path)
+    if file is None:
+        raise _entry_not_found(repo)
+    return file
+
+
+def _entry_not_found(repo: ServedRepo) -> RefusedError:
+    return RefusedError(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": repo.commit})
