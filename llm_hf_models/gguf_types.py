@@ -1,6 +1,7 @@
 """The words of the GGUF format: value types, tensor types with their block sizes, file types. Reads and judges nothing.
 
-The tensor types are ggml's (`ggml/src/ggml.c`, type_traits), the file types llama.cpp's (`include/llama.h`). Tests hold them equal to the `gguf` package's constants and to the engine's own; the package itself would bring numpy.
+The tensor types are ggml's (`ggml/src/ggml.c`, type_traits), the file types llama.cpp's (`include/llama.h`). Tests
+hold them equal to the `gguf` package's constants and to the engine's own; the package itself would bring numpy.
 """
 
 from __future__ import annotations
