@@ -159,14 +159,14 @@ def refresh_option(command: F) -> F:
     return click.option("--refresh", is_flag=True, help="Ask the Hub even where a recent answer is kept.")(command)
 
 
-def one_of(name: str | None, everything: bool) -> None:
-    """Checks that a name or `--all` was given, and not both.
+def one_of(given: object, everything: bool, what: str = "NAME") -> None:
+    """Checks that one thing or `--all` was given, and not both.
 
     Raises:
         click.UsageError: neither or both were.
     """
-    if (name is None) != everything:
-        raise click.UsageError("Give either a NAME or --all.")
+    if (given is None) != everything:
+        raise click.UsageError(f"Give either {what} or --all.")
 
 
 def examples(*lines: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_hf_models import output, views_hub
+from llm_hf_models import output, views_downloads, views_hub
 from llm_hf_models.cli_common import (
     COUNT,
     MAX_ROWS,
@@ -135,6 +135,8 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
     help="Put the files here, not in the cache.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched, and fetch nothing.")
+@click.option("--background", is_flag=True, help="Queue it for the worker; prints the id of the download.")
+@click.option("--on-done", metavar="COMMAND", help="With --background: run this when it is done.")
 @click.option("--connections", type=click.IntRange(1, 64), metavar="N", help="Open at most so many connections.")
 @click.option("--limit-rate", type=SIZE, help="Bytes per second at most, such as 5M.")
 @click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")
@@ -146,6 +148,8 @@ def pull(
     aliases: tuple[str, ...],
     no_mmproj: bool,
     dry_run: bool,
+    background: bool,
+    on_done: str | None,
     quiet: bool,
     as_json: bool,
     **options: object,
@@ -161,6 +165,8 @@ def pull(
     """
     from llm_hf_models.service import PullOptions
 
+    if on_done and not background:
+        raise click.UsageError("--on-done goes with --background.")
     library = service()
     plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
     if dry_run:
@@ -168,10 +174,20 @@ def pull(
         return
     if not quiet:
         output.note(views_hub.choice(plan))
+    if background:
+        _queue(library, plan, on_done, quiet=quiet, as_json=as_json)
+        return
     result = _fetch(library, plan, quiet=quiet)
     if not quiet:
         output.note(views_hub.pulled(result))
     output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
+
+
+def _queue(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:
+    row = library.enqueue(plan, on_done=on_done)
+    if not quiet:
+        output.note(views_downloads.queued(row))
+    output.print_json(row) if as_json else output.emit(str(row.id))
 
 
 def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult:

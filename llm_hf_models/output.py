@@ -116,10 +116,13 @@ def width() -> int | None:
 
 
 def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
-    """What went wrong, why and what to do, a line each on stderr. Returns the exit code."""
-    if isinstance(error, (KeyboardInterrupt, InterruptedByUserError)):
+    """What went wrong, why and what to do on stderr, a line each; an interruption is one. Gives the exit code."""
+    if isinstance(error, KeyboardInterrupt):
         note(INTERRUPTED)
         return InterruptedByUserError.exit_code
+    if isinstance(error, InterruptedByUserError):
+        note(_shown(". ".join(part for part in (error.message, error.hint) if part)))
+        return error.exit_code
     note(click.style("Error: ", fg="red", bold=True) + _shown(error.message))
     for part in (error.cause, error.hint):
         if part:

@@ -26,13 +26,18 @@ _MARKED = re.compile(
 
 def help_blocks() -> dict[str, str]:
     """The `--help` of `llm hf` (as `hf`) and of each of its commands, as a terminal of 80 columns shows it."""
-    parent = click.Context(hf, info_name="llm hf", terminal_width=WIDTH, max_content_width=WIDTH, **hf.context_settings)
-    return {"hf": hf.get_help(parent), **{name: _help(parent, command) for name, command in hf.commands.items()}}
+    context = click.Context(
+        hf, info_name="llm hf", terminal_width=WIDTH, max_content_width=WIDTH, **hf.context_settings
+    )
+    return {"hf": hf.get_help(context), **dict(_helps(context, hf, ""))}
 
 
-def _help(parent: click.Context, command: click.Command) -> str:
-    with click.Context(command, info_name=command.name, parent=parent) as context:
-        return command.get_help(context)
+def _helps(parent: click.Context, group: click.Group, before: str) -> Iterator[tuple[str, str]]:
+    for name, command in group.commands.items():
+        with click.Context(command, info_name=name, parent=parent) as context:
+            yield before + name, command.get_help(context)
+            if isinstance(command, click.Group):
+                yield from _helps(context, command, f"{before}{name} ")
 
 
 def settings_table() -> str:
@@ -46,9 +51,10 @@ def settings_table() -> str:
 
 def parts() -> dict[str, str]:
     """Text by marker: `help:hf`, `help:pull`, …, `help:all`, `settings`."""
-    blocks = {f"help:{name}": f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
-    commands = [f"### llm hf {name}\n\n{blocks[f'help:{name}']}" for name in hf.commands]
-    return {**blocks, "help:all": "\n".join([blocks["help:hf"], *commands]), "settings": settings_table()}
+    blocks = {name: f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
+    titled = [text if name == "hf" else f"### llm hf {name}\n\n{text}" for name, text in blocks.items()]
+    marked = {f"help:{name}": text for name, text in blocks.items()}
+    return {**marked, "help:all": "\n".join(titled), "settings": settings_table()}
 
 
 def renewed(text: str) -> str:

@@ -26,9 +26,9 @@ from llm_hf_models.errors import DigestMismatchError, HfModelsError, Interrupted
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Location
-from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.output import Column
 from llm_hf_models.progress import LINE_SECONDS, Bars, Lines, shown
+from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.service import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.tokens import Token
 from llm_hf_models.transfer import Event
@@ -274,10 +274,18 @@ def test_an_error_is_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixt
     assert said.out == ""
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), InterruptedByUserError("stopped", hint="anything")])
-def test_an_interruption_is_one_line(error: HfModelsError, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyboardInterrupt(), "Interrupted; run the same command to continue."),
+        (InterruptedByUserError("Cancelled", cause="not shown", hint="llm hf retry 3"), "Cancelled. llm hf retry 3"),
+    ],
+)
+def test_an_interruption_is_one_line(
+    error: HfModelsError | KeyboardInterrupt, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert output.print_error(error) == 130
-    assert capsys.readouterr().err == "Interrupted; run the same command to continue.\n"
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 @contextmanager

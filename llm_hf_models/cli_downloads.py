@@ -1,0 +1,198 @@
+"""The commands of the queue: downloads, pause, resume, cancel, retry, limit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from llm_hf_models import output, units, views_downloads
+from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import DownloadView, Library
+    from llm_hf_models.transfer import Progress
+
+EVERYTHING = "all"
+WATCH_SECONDS = 0.5
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog=examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
+)
+@click.option("finished", "--all", is_flag=True, help="List those that are over too.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--watch", is_flag=False, flag_value=EVERYTHING, metavar="[ID]", help="Show live bars until they are over."
+)
+@json_option
+@click.pass_context
+def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, as_json: bool) -> None:
+    """List downloads, follow them, clear them away.
+
+    Every pull has a row here, whoever asked for it, and it outlives the process that carries it out.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    library = service()
+    if watch is not None:
+        _watch(library, _numbers(library, watch))
+        return
+    rows = library.downloads(every=finished, limit=limit)
+    if as_json:
+        output.print_json(rows)
+    elif rows:
+        output.emit(views_downloads.downloads(rows, output.width()))
+    else:
+        output.note("No download is under way." + ("" if finished else " `llm hf downloads --all` lists those before."))
+
+
+def _numbers(library: Library, watch: str) -> list[int]:
+    if watch == EVERYTHING:
+        return [row.id for row in library.downloads() if row.state in views_downloads.LIVE]
+    if not watch.isdigit():
+        raise click.BadParameter(f"{watch!r} is not the id of a download.", param_hint="--watch")
+    return [int(watch)]
+
+
+def _watch(library: Library, numbers: list[int]) -> None:
+    from llm_hf_models import progress
+
+    if not numbers:
+        output.note("No download is under way.")
+        return
+    with progress.shown() as show:
+        rows = _followed(library, numbers, show)
+    for row in rows:
+        output.note(views_downloads.outcome(row))
+
+
+def _followed(library: Library, numbers: list[int], show: Progress) -> list[DownloadView]:
+    """Shows downloads until none of them moves any more; returns how they stand then."""
+    pause = threading.Event()
+    while True:
+        rows = [library.download(number) for number in numbers]
+        for row in rows:
+            show(views_downloads.event(row))
+        if not any(row.state in views_downloads.LIVE for row in rows):
+            return rows
+        pause.wait(WATCH_SECONDS)
+
+
+@downloads.command("clear", epilog=examples("llm hf downloads clear"))
+@json_option
+def clear(as_json: bool) -> None:
+    """Remove the rows of downloads that are over.
+
+    No file is touched.
+    """
+    count = service().clear_downloads()
+    output.print_json({"removed": count}) if as_json else output.note(f"Removed {count} {_rows(count)}.")
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"
+
+
+@downloads.command("log", epilog=examples("llm hf downloads log 3"))
+@click.argument("number", metavar="ID", type=int)
+@json_option
+def log(number: int, as_json: bool) -> None:
+    """Show what happened to a download, oldest first."""
+    notes = service().download_log(number)
+    output.print_json(notes) if as_json else output.emit(views_downloads.log(notes, output.width()))
+
+
+@dataclass(frozen=True)
+class _Verb:
+    """One thing that can be asked of downloads, and which of them `--all` means."""
+
+    name: str
+    summary: str
+    more: str
+    states: tuple[str, ...]
+    ask: Callable[[Library, int], DownloadView]
+
+
+def _command(verb: _Verb) -> click.Command:
+    @click.argument("number", metavar="[ID]", type=int, required=False)
+    @click.option("everything", "--all", is_flag=True, help=f"Every download that is {' or '.join(verb.states)}.")
+    @json_option
+    def run(number: int | None, everything: bool, as_json: bool) -> None:
+        one_of(number, everything, "ID")
+        library = service()
+        every = [row.id for row in library.downloads(every=True) if row.state in verb.states]
+        rows = [verb.ask(library, each) for each in (every if number is None else [number])]
+        if as_json:
+            output.print_json(rows if everything else rows[0])
+        elif rows:
+            output.note("\n".join(views_downloads.asked(row, verb.name) for row in rows))
+        else:
+            output.note(f"There is no download to {verb.name}.")
+
+    run.__doc__ = f"{verb.summary}\n\n{verb.more}"
+    epilog = examples(f"llm hf {verb.name} 3", f"llm hf {verb.name} --all")
+    return click.command(verb.name, epilog=epilog)(run)
+
+
+pause = _command(
+    _Verb(
+        "pause",
+        "Pause a download and keep what arrived.",
+        "Whoever carries it out, another terminal's pull or the worker, stops at its next sign of life.",
+        ("queued", "running", "verifying"),
+        lambda library, number: library.pause(number),
+    )
+)
+resume = _command(
+    _Verb(
+        "resume",
+        "Let a paused download go on in the background.",
+        "Nothing that arrived is fetched again.",
+        ("paused",),
+        lambda library, number: library.resume(number),
+    )
+)
+cancel = _command(
+    _Verb(
+        "cancel",
+        "End a download for good.",
+        "A retry starts it again.",
+        ("queued", "running", "verifying", "paused"),
+        lambda library, number: library.cancel(number),
+    )
+)
+retry = _command(
+    _Verb(
+        "retry",
+        "Try a failed or cancelled download again.",
+        "It goes on in the background from what arrived.",
+        ("failed",),
+        lambda library, number: library.retry(number),
+    )
+)
+
+
+@click.command(epilog=examples("llm hf limit 5M", "llm hf limit off", "llm hf limit"))
+@click.argument("rate", metavar="[RATE]", required=False)
+@json_option
+def limit(rate: str | None, as_json: bool) -> None:
+    """Limit the speed of all downloads together.
+
+    RATE is in bytes per second, such as 5M; `off` lifts the limit. Running downloads follow at once. Without RATE,
+    shows the limit.
+    """
+    library = service()
+    if rate is None:
+        now = next(each for each in library.settings() if each.key == "limit_rate")
+    else:
+        bytes_per_second = 0 if rate == "off" else SIZE.convert(rate, None, click.get_current_context())
+        now = library.set_setting("limit_rate", str(bytes_per_second))
+    if as_json:
+        output.print_json(now)
+    else:
+        output.emit(f"{units.format_size(now.value)}/s for all downloads together" if now.value else "no limit")

@@ -1,0 +1,82 @@
+"""The queue as text for a person. `limit` is in columns, None is no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llm_hf_models import wording
+from llm_hf_models.output import Column, table
+from llm_hf_models.text import clean_text
+from llm_hf_models.transfer import Event, EventKind
+from llm_hf_models.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import DownloadNote, DownloadView
+
+LIVE = ("queued", "running", "verifying")  # it moves, or will without being asked
+_KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
+_DONE = {"pause": ("paused",), "resume": LIVE, "cancel": ("cancelled",), "retry": LIVE}
+
+
+def downloads(rows: Sequence[DownloadView], limit: int | None) -> str:
+    """A row for each download."""
+    columns = [
+        Column("ID", right=True),
+        Column("REF", least=24),
+        Column("STATE"),
+        Column("DONE", right=True),
+        Column("SIZE", 2, right=True),
+        Column("SPEED", 3, right=True),
+        Column("LEFT", 1, right=True),
+        Column("TRIES", 8, right=True),
+        Column("ASKED BY", 7),
+        Column("UPDATED", 5, right=True),
+        Column("ERROR", 4, least=16),
+    ]
+    return table(columns, [_row(row) for row in rows], limit=limit)
+
+
+def _row(row: DownloadView) -> list[str]:
+    return [
+        str(row.id),
+        row.ref,
+        row.state,
+        f"{100 * row.done_bytes // row.total_bytes if row.total_bytes else 100} %",
+        format_size(row.total_bytes),
+        f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else "",
+        "" if row.seconds_left is None else format_duration(row.seconds_left),
+        str(row.attempts),
+        row.asked_by + (", in the background" if row.background else ""),
+        wording.ago(row.updated),
+        row.error or "",
+    ]
+
+
+def event(row: DownloadView) -> Event:
+    """A download as one moving thing, for bars and lines."""
+    kind = _KINDS.get(row.state, "progress")
+    return Event(kind, f"{row.id} {row.ref.rpartition('/')[2]}", row.done_bytes, row.total_bytes)
+
+
+def outcome(row: DownloadView) -> str:
+    """How a download stands."""
+    return clean_text(f"Download {row.id} ({row.ref}) is {row.state}" + (f": {row.error}" if row.error else "."))
+
+
+def asked(row: DownloadView, verb: str) -> str:
+    """What asking did: at once, or as soon as whoever carries the download out hears of it."""
+    if row.state in _DONE[verb]:
+        return outcome(row)
+    return clean_text(f"Download {row.id} ({row.ref}) has been asked to {verb}.")
+
+
+def log(notes: Sequence[DownloadNote], limit: int | None) -> str:
+    """A row for each thing that happened."""
+    rows = [[wording.date(note.at), note.kind, note.message] for note in notes]
+    return table([Column("WHEN", 1), Column("WHAT"), Column("WHY", least=20)], rows, limit=limit)
+
+
+def queued(row: DownloadView) -> str:
+    """Where to look for a download that goes on in the background."""
+    return f"Download {row.id} goes on in the background: llm hf downloads --watch {row.id}"

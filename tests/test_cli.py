@@ -1,0 +1,242 @@
+"""What holds for every command: help, examples, JSON, exit codes, README."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from llm_hf_models import cli
+from llm_hf_models.cli import hf
+from llm_hf_models.settings import Settings
+from tests import readme_help
+from tests.conftest import Home
+
+SUMMARY_CELLS = 60
+# What these return is a running server, or nothing but the one value that they print.
+WITHOUT_JSON = {"mirror"}
+
+
+def every_command(group: click.Group = hf, name: str = "hf") -> Iterator[tuple[str, click.Command]]:
+    for command in group.commands.values():
+        yield f"{name} {command.name}", command
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{name} {command.name}")
+
+
+COMMANDS = dict(every_command())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_short_summary_and_examples(name: str) -> None:
+    command = COMMANDS[name]
+    summary = command.get_short_help_str(200)
+    assert re.fullmatch(r"[A-Z].*\.", summary)
+    assert len(summary) <= SUMMARY_CELLS
+    assert "..." not in summary
+    assert f"llm {name}" in (command.epilog or "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert parameter.help.endswith((".", "all")), parameter.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_returns_something_prints_json_on_request(name: str) -> None:
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert ("--json" in options) == (name.rsplit(maxsplit=1)[-1] not in WITHOUT_JSON)
+
+
+def examples() -> Iterator[str]:
+    for command in [hf, *COMMANDS.values()]:
+        for line in (command.epilog or "").splitlines():
+            if found := re.search(r"(?:^|\| |\$\()\s*(?:\w+=\S+ )?(llm hf [^)]*)", line.strip()):
+                yield found[1].strip('"')
+
+
+@pytest.mark.parametrize("line", sorted(set(examples())))
+def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)[2:]
+    context, command = click.Context(hf), hf
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None, name
+        context, command = found.make_context(name, words, parent=context), found
+        if isinstance(found, click.Group) and not context._protected_args:
+            return
+        words = [*context._protected_args, *context.args]
+
+
+def test_a_summary_for_each_command_stands_in_the_groups_help() -> None:
+    shown = CliRunner().invoke(hf, ["--help"]).output
+    for name, command in hf.commands.items():
+        assert re.search(rf"^  {name} +{re.escape(command.get_short_help_str(200))}$", shown, re.MULTILINE)
+
+
+def test_help_imports_neither_the_service_nor_rich() -> None:
+    code = (
+        "import sys\nfrom llm_hf_models.cli import hf\n"
+        "try: hf(['pull', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'rich', 'huggingface_hub', 'llm_hf_models.service', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cli_modules_call_only_the_service() -> None:
+    folder = Path(inspect.getfile(cli)).parent
+    faces = {"output", "progress", "wording", "units", "errors", "service", "text"}
+    for path in [*folder.glob("cli*.py"), *folder.glob("views*.py"), folder / "output.py", folder / "progress.py"]:
+        running = re.sub(r"if TYPE_CHECKING:\n(?:(?: +.*)?\n)+", "", path.read_text(encoding="utf-8"))
+        modules = set(re.findall(r"from llm_hf_models\.(\w+) import", running))
+        for names in re.findall(r"from llm_hf_models import (.+)", running):
+            modules |= {name.strip() for name in names.split(",")}
+        foreign = {name for name in modules - faces if not name.startswith(("cli_", "views_"))}
+        assert foreign <= {"transfer"} if path.name == "views_downloads.py" else not foreign, (path.name, foreign)
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["search", "--min-params", "many"], "'many' is not a number of parameters. Write it like 7B or 500M."),
+        (["search", "--limit", "0"], "0 is not in the range"),
+        (["search", "--sort", "fame"], "'fame' is not one of"),
+        (["pull", "o/n", "--limit-rate", "fast"], "'fast' is not a size. Write it like 5M, 1.5GB or 2GiB."),
+        (["pull", "o/n", "--on-done", "true"], "--on-done goes with --background."),
+        (["pull"], "Missing argument 'REF'"),
+        (["verify"], "Give either NAME or --all."),
+        (["stop", "x", "--all"], "Give either NAME or --all."),
+        (["pause"], "Give either ID or --all."),
+        (["alias", "x"], "Give the ALIAS too"),
+        (["settings", "--unset"], "--unset takes one KEY and no VALUE."),
+        (["downloads", "--watch", "x"], "'x' is not the id of a download."),
+        (["serach"], "No such command 'serach'"),
+    ],
+)
+def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(hf, words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("ref", ["no-slash", "a/b:", "../..", "owner/name@..:Q4", "https://example.org/"])
+def test_a_ref_that_is_none_says_how_to_write_one(ref: str) -> None:
+    for command in ("info", "pull"):
+        done = CliRunner().invoke(hf, [command, ref])
+        assert done.exit_code == 2
+        assert done.stderr.startswith("Error: ")
+        assert "Write owner/name, owner/name:Q4_K_M" in done.stderr
+
+
+# Settings
+
+
+def test_settings_are_listed_shown_changed_and_unset() -> None:
+    run = CliRunner().invoke
+    listed = run(hf, ["settings"])
+    assert all(key in listed.stdout for key in Settings.model_fields)
+    assert run(hf, ["settings", "keep_alive", "30m"]).exit_code == 0
+    assert json.loads(run(hf, ["settings", "keep_alive", "--json"]).stdout)["value"] == 1800
+    assert run(hf, ["settings", "keep_alive", "-1"]).exit_code == 0
+    assert json.loads(run(hf, ["settings", "keep_alive", "--json"]).stdout)["value"] == -1
+    back = json.loads(run(hf, ["settings", "keep_alive", "--unset", "--json"]).stdout)
+    assert (back["value"], back["source"]) == (300, "default")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["settings", "colour"], "There is no setting 'colour'"),
+        (["settings", "colour", "blue"], "There is no setting 'colour'"),
+        (["settings", "--colour", "--unset"], "There is no setting '--colour'"),
+        (["settings", "engine", "steam"], "Setting 'engine'"),
+    ],
+)
+def test_a_setting_that_is_none_or_takes_no_such_value_is_refused(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(hf, words)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_the_limit_of_all_downloads_is_set_shown_and_lifted() -> None:
+    run = CliRunner().invoke
+    assert run(hf, ["limit"]).stdout == "no limit\n"
+    assert run(hf, ["limit", "5M"]).stdout == "5 MB/s for all downloads together\n"
+    assert run(hf, ["limit"]).stdout == "5 MB/s for all downloads together\n"
+    assert run(hf, ["limit", "off"]).stdout == "no limit\n"
+    assert run(hf, ["limit", "fast"]).exit_code == 2
+
+
+# An empty library
+
+
+@pytest.mark.parametrize("words", [["show", "walrus"], ["path", "walrus"], ["rm", "-y", "walrus"], ["stop", "walrus"],
+                                   ["verify", "walrus"], ["alias", "walrus", "x"]])  # fmt: skip
+def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
+    done = CliRunner().invoke(hf, words)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert "walrus" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_empty_library_says_how_to_begin() -> None:
+    run = CliRunner().invoke
+    assert "llm hf pull owner/name" in run(hf, ["list"]).stderr
+    assert run(hf, ["list", "--json"]).stdout == "[]\n"
+    assert "The next prompt starts one." in run(hf, ["ps"]).stderr
+    assert run(hf, ["ps", "--json"]).stdout == "[]\n"
+    assert run(hf, ["stop", "--all"]).stderr == "No engine was running.\n"
+    assert "No download is under way." in run(hf, ["downloads"]).stderr
+    assert run(hf, ["downloads", "--json"]).stdout == "[]\n"
+    assert run(hf, ["pause", "--all"]).stderr == "There is no download to pause.\n"
+    assert run(hf, ["verify", "--all"]).exit_code == 0
+
+
+def test_a_download_that_is_not_there_says_so() -> None:
+    for words in (["pause", "7"], ["downloads", "log", "7"], ["downloads", "--watch", "7"]):
+        done = CliRunner().invoke(hf, words)
+        assert done.exit_code == 1
+        assert "There is no download 7" in done.stderr
+
+
+def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
+    folder = home.llm / "hf"
+    folder.mkdir(parents=True)
+    (folder / "library.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    done = CliRunner().invoke(hf, ["list"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert "library.db" in done.stderr
+
+
+# README
+
+
+def test_readme_has_the_real_help_of_every_command_and_every_setting() -> None:
+    text = readme_help.README.read_text(encoding="utf-8")
+    assert set(readme_help.documented(text)) == set(readme_help.help_blocks())
+    assert readme_help.renewed(text) == text, "run: make help-blocks"
+
+
+def test_a_marker_that_names_no_command_is_refused() -> None:
+    with pytest.raises(KeyError, match="help:nonsense"):
+        readme_help.renewed("<!-- help:nonsense -->\n<!-- /help -->")
