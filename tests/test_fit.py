@@ -1,0 +1,171 @@
+"""Memory: this machine's, a container's, and what a model takes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models.fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, assess, kv_bytes_per_token, machine
+from llm_hf_models.gguf_header import ModelFacts
+
+GB = 1_000_000_000
+MB = 1_000_000
+SMOLLM2 = ModelFacts(kv_bytes_per_token=23_040, embedding_length=576, vocabulary_size=49_152, context_length=8192)
+SMOLLM2_BYTES = 98_362_432
+
+
+def test_a_machine_has_memory_and_never_more_free_than_all() -> None:
+    seen = machine()
+    assert 0 < seen.free_memory <= seen.total_memory <= psutil.virtual_memory().total
+
+
+def group(root: Path, folder: str, limit: str, used: int, stat: dict[str, int]) -> None:
+    version_1 = "/memory" in f"/{folder}"
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version_1 else ("memory.max", "memory.current")
+    place = root / "sys/fs/cgroup" / folder
+    place.mkdir(parents=True, exist_ok=True)
+    (place / names[0]).write_text(f"{limit}\n")
+    (place / names[1]).write_text(f"{used}\n")
+    (place / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in stat.items()))
+
+
+def member(root: Path, *lines: str) -> Path:
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_a_version_2_container_limits_total_and_free_and_file_pages_count_as_free(tmp_path: Path) -> None:
+    root = member(tmp_path, "0::/")
+    group(root, "", str(300 * MB), 250 * MB, {"anon": 100 * MB, "inactive_file": 90 * MB, "active_file": 60 * MB})
+    assert machine(root).total_memory == 300 * MB
+    assert machine(root).free_memory == 200 * MB
+
+
+def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
+    root = member(tmp_path, "0::/user.slice/app.scope")
+    group(root, "user.slice", str(200 * MB), 150 * MB, {"inactive_file": 0, "active_file": 0})
+    group(root, "user.slice/app.scope", "max", 10 * MB, {"inactive_file": 0, "active_file": 0})
+    assert machine(root).total_memory == 200 * MB
+    assert machine(root).free_memory == 50 * MB
+
+
+def test_a_version_1_container_that_sees_its_own_group_as_the_root_is_limited_too(tmp_path: Path) -> None:
+    root = member(tmp_path, "9:name=systemd:/", "5:cpu,memory:/docker/5a0d", "0::/")
+    group(root, "memory", str(400 * MB), 100 * MB, {"inactive_file": 1, "total_inactive_file": 30 * MB})
+    assert machine(root).total_memory == 400 * MB
+    assert machine(root).free_memory == 330 * MB
+
+
+def test_more_use_than_the_limit_leaves_nothing_free_and_is_no_error(tmp_path: Path) -> None:
+    root = member(tmp_path, "0::/")
+    group(root, "", str(100 * MB), 120 * MB, {})
+    assert machine(root).free_memory == 0
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712", "", "nonsense"])
+def test_no_limit_or_an_unreadable_one_leaves_the_machine_as_it_is(tmp_path: Path, limit: str) -> None:
+    root = member(tmp_path, "0::/", "garbage", "4:memory:/../../etc")
+    group(root, "", limit, 5, {"inactive_file": 0})
+    assert machine(root).total_memory == psutil.virtual_memory().total
+
+
+def test_a_system_without_control_groups_is_no_error(tmp_path: Path) -> None:
+    assert machine(tmp_path / "nothing").total_memory == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(("context", "measured"), [(512, 184 * MB), (2048, 228 * MB), (8192, 373 * MB)])
+def test_what_is_needed_is_what_llama_cpp_was_measured_to_take_and_little_more(context: int, measured: int) -> None:
+    needed = assess(SMOLLM2_BYTES, SMOLLM2, context=context, available=8 * GB).needed
+    assert measured <= needed <= measured * 1.3
+
+
+def test_a_model_that_fits_says_what_it_needs_at_which_context() -> None:
+    fit = assess(SMOLLM2_BYTES, SMOLLM2, context=2048, available=8 * GB)
+    assert fit.fits
+    assert not fit.reduced
+    assert fit.context == 2048
+    assert fit.reason == f"needs {fit.needed / MB:.0f} MB of 8 GB at 2048 tokens"
+
+
+def test_where_the_context_does_not_fit_the_largest_that_does_is_named() -> None:
+    fit = assess(5 * GB, ModelFacts(kv_bytes_per_token=131_072, context_length=131_072), context=0, available=7 * GB)
+    assert fit.fits
+    assert fit.reduced
+    assert MIN_CONTEXT <= fit.context < 131_072
+    assert "the most that fits of 131072" in fit.reason
+
+
+def test_a_model_that_fits_with_no_useful_context_does_not_fit() -> None:
+    fit = assess(5 * GB, ModelFacts(kv_bytes_per_token=131_072), context=8192, available=5 * GB)
+    assert not fit.fits
+    assert fit.context == MIN_CONTEXT
+    assert fit.reason.startswith("needs at least ")
+
+
+def test_a_model_is_never_asked_for_more_context_than_its_own() -> None:
+    assert assess(SMOLLM2_BYTES, SMOLLM2, context=99_999, available=8 * GB).context == 8192
+    assert assess(SMOLLM2_BYTES, SMOLLM2, context=0, available=8 * GB).context == 8192
+    assert assess(SMOLLM2_BYTES, None, context=0, available=8 * GB).context == UNKNOWN_CONTEXT
+
+
+def test_a_projector_needs_room_of_its_own() -> None:
+    bare = assess(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB)
+    seeing = assess(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB, mmproj_bytes=100 * MB)
+    assert seeing.needed > bare.needed + 100 * MB
+
+
+@pytest.mark.parametrize(
+    ("weights", "real"), [(98 * MB, 23_040), (400 * MB, 114_688), (5 * GB, 131_072), (42 * GB, 327_680)]
+)
+def test_an_estimate_without_a_header_is_not_below_well_known_models_and_not_far_above(weights: int, real: int) -> None:
+    assert 0.85 * real <= kv_bytes_per_token(weights, None) <= 1.5 * real
+
+
+FACTS = st.none() | st.builds(
+    ModelFacts,
+    kv_bytes_per_token=st.none() | st.integers(0, 2**24),
+    context_length=st.none() | st.integers(0, 2**31),
+    embedding_length=st.none() | st.integers(0, 2**16),
+    vocabulary_size=st.none() | st.integers(0, 2**20),
+)
+BYTES = st.integers(0, 2**40)
+
+
+@given(BYTES, FACTS, st.integers(0, 2**31), BYTES, st.integers(0, 2**32))
+def test_a_verdict_agrees_with_its_figures(
+    weights: int, facts: ModelFacts | None, context: int, available: int, mmproj: int
+) -> None:
+    fit = assess(weights, facts, context=context, available=available, mmproj_bytes=mmproj)
+    assert fit.fits == (fit.needed <= fit.available)
+    assert fit.available == available
+    if context:
+        assert fit.context <= context
+    if fit.reduced:
+        assert fit.fits
+        assert fit.context % CONTEXT_STEP == 0
+        assert fit.context >= MIN_CONTEXT
+        assert assess(weights, facts, context=fit.context, available=available, mmproj_bytes=mmproj) == _whole(fit)
+        larger = assess(weights, facts, context=fit.context + CONTEXT_STEP, available=available, mmproj_bytes=mmproj)
+        assert larger.context == fit.context
+
+
+def _whole(fit: object) -> object:
+    from dataclasses import replace
+
+    return replace(fit, reduced=False, reason=fit.reason.partition(",")[0])  # type: ignore[type-var,attr-defined]
+
+
+@given(BYTES, FACTS, st.integers(1, 2**20), BYTES, BYTES)
+def test_more_memory_never_makes_a_model_fit_worse(
+    weights: int, facts: ModelFacts | None, context: int, one: int, other: int
+) -> None:
+    less, more = sorted((one, other))
+    small, large = (assess(weights, facts, context=context, available=room) for room in (less, more))
+    assert small.fits <= large.fits
+    if small.fits:
+        assert small.context <= large.context
