@@ -70,7 +70,7 @@ def examples() -> Iterator[str]:
 @pytest.mark.parametrize("line", sorted(set(examples())))
 def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
     words = shlex.split(line, comments=True)[2:]
-    context, command = click.Context(hf), hf
+    context, command = click.Context(hf, **hf.context_settings), hf
     while isinstance(command, click.Group):
         name, found, words = command.resolve_command(context, words)
         assert found is not None, name
