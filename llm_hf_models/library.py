@@ -1,6 +1,7 @@
 """The SQLite record of what is on this machine: local models, their proofs, downloads, engines, cached metadata.
 
-Talks to no network and judges nothing. All SQL stands here; migrations only ever append.
+Talks to no network and judges nothing. All SQL stands here, but for the one query of llm's hooks (registered.py);
+migrations only ever append.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from llm_hf_models.records import (
     EngineRow,
     LocalFile,
     LocalModel,
-    RegisteredModel,
     Wanted,
 )
 
@@ -551,34 +551,3 @@ def _translated(path: Path) -> Iterator[None]:
             cause=str(error),
             hint=f"Move it away (mv {path} {path}.damaged) and pull again: what is still here is not fetched twice.",
         ) from None
-
-
-def registered_models(path: Path) -> list[RegisteredModel]:
-    """What llm's hooks show, read without writing: nothing where there is no library or it can't be read.
-
-    A hook never raises and never repairs; `llm hf list` is where a damaged library is explained.
-    """
-    for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
-        try:
-            db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=1)
-        except (sqlite3.Error, ValueError):
-            continue
-        try:
-            if db.execute("pragma user_version").fetchone()[0] > len(MIGRATIONS):
-                return []
-            rows = db.execute(
-                "select model_id, kind, json_extract(facts, '$.tools'), json_extract(facts, '$.reasoning'),"
-                " json_extract(facts, '$.modalities'),"
-                " (select json_group_array(alias) from aliases where aliases.model = models.id) from models"
-            ).fetchall()
-        except sqlite3.Error:
-            continue
-        finally:
-            db.close()
-        return [
-            RegisteredModel(
-                row[0], tuple(json.loads(row[5])), row[1], bool(row[2]), bool(row[3]), tuple(json.loads(row[4] or "[]"))
-            )
-            for row in rows
-        ]
-    return []

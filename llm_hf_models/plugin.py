@@ -1,8 +1,117 @@
-"""llm's hooks, lazy: nothing heavy is imported until it is used, and no hook ever raises."""
+"""llm's hooks, lazy: nothing heavy is imported until it is used, and no hook ever raises.
 
+Every `llm` command imports this module, so it imports nothing that llm hasn't. What is wrong with the library is for
+`llm hf list` to explain: `llm` goes on working with its other models.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
 import llm
+
+if TYPE_CHECKING:
+    from llm_hf_models.registered import RegisteredModel
+
+HELP = "Open models from the Hugging Face Hub, on this machine."
+
+
+class LazyGroup(click.Group):
+    """`llm hf`, which knows only its name and its one line of help until it is called."""
+
+    def _loaded(self) -> click.Group:
+        try:
+            group = importlib.import_module("llm_hf_models.cli").hf
+        except ImportError as error:
+            raise click.ClickException(
+                f"llm-hf-models could not be loaded: {error}\nllm install -U --force-reinstall llm-hf-models"
+            ) from error
+        if not isinstance(group, click.Group):
+            raise TypeError(group)
+        return group
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # noqa: ANN401 - click's own
+    ) -> click.Context:
+        """Hands over to the real group: from here on the context's command is that one."""
+        return self._loaded().make_context(info_name, args, parent=parent, **extra)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """For those who walk the commands without calling them."""
+        return self._loaded().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The same for one of them."""
+        return self._loaded().get_command(ctx, cmd_name)
 
 
 @llm.hookimpl
-def register_commands(cli):  # noqa: ANN001, ANN201, D103
-    pass
+def register_commands(cli: click.Group) -> None:
+    """Adds `llm hf`."""
+    cli.add_command(LazyGroup("hf", help=HELP), "hf")
+
+
+@llm.hookimpl(trylast=True)  # after the others: an alias that one of them has is theirs
+def register_models(register: Callable[..., None], model_aliases: list[Any]) -> None:
+    """Registers the library's chat and base models."""
+    try:
+        found = _registered(("chat", "base"))
+        if found:
+            from llm_hf_models.chat_model import AsyncHfModel, HfModel
+
+            taken = _names(model_aliases)
+            for model in found:
+                free = [alias for alias in model.aliases if alias not in taken]
+                register(HfModel(model), AsyncHfModel(model), aliases=free)
+    except Exception as error:  # noqa: BLE001 - whatever it is, `llm models` goes on
+        _told(error)
+
+
+@llm.hookimpl(tryfirst=True)  # before the others: llm lets the last one have an alias that two claim
+def register_embedding_models(register: Callable[..., None]) -> None:
+    """Registers the library's embedding models."""
+    try:
+        found = _registered(("embedding",))
+        if found:
+            from llm_hf_models.chat_model import HfEmbeddingModel
+
+            for model in found:
+                register(HfEmbeddingModel(model), aliases=model.aliases)
+    except Exception as error:  # noqa: BLE001 - whatever it is, `llm embed-models` goes on
+        _told(error)
+
+
+def _registered(kinds: tuple[str, ...]) -> list[RegisteredModel]:
+    from llm_hf_models.registered import registered_models
+    from llm_hf_models.settings import library_path
+
+    path = library_path()
+    return [model for model in registered_models(path) if model.kind in kinds] if path.exists() else []
+
+
+def _names(model_aliases: list[Any]) -> set[str]:
+    """Every id and alias that another plugin has registered."""
+    names: set[str] = set()
+    for one in model_aliases:
+        names.add((one.model or one.async_model).model_id)
+        names.update(one.aliases)
+    return names
+
+
+_said: set[str] = set()
+
+
+def _told(error: Exception) -> None:
+    """A broken installation is said, once, where it spoils no output."""
+    text = f"llm-hf-models: its models can't be offered: {type(error).__name__}: {error}"
+    if text not in _said:
+        _said.add(text)
+        sys.stderr.write(text + "\n")

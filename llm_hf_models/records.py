@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_hf_models.gguf_facts import Kind, ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
 
 Role = Literal["weights", "mmproj", "file"]
 # Where the files stand: the Hugging Face cache, a folder that we put them in, or where their owner keeps them.
@@ -81,18 +81,6 @@ class LocalModel:
         if digest is not None and digest.result == "differs":
             return "changed"
         return "ready" if digest is not None and digest.result == "matches" else "unverified"
-
-
-@dataclass(frozen=True)
-class RegisteredModel:
-    """What llm's hooks need of a local model: read in one query."""
-
-    model_id: str
-    aliases: tuple[str, ...]
-    kind: Kind
-    tools: bool
-    reasoning: bool
-    modalities: tuple[str, ...]
 
 
 @dataclass(frozen=True)

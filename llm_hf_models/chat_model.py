@@ -1,0 +1,167 @@
+"""The models of the library as llm's own classes: sync, async and embedding, over one core. Prints and parses nothing.
+
+Imported by `llm models` too, so what only a prompt needs is imported when there is one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, closing, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+import llm
+from llm.models import AsyncConversation, AsyncResponse, Conversation, EmbeddingModel, Response
+from llm.parts import StreamEvent
+
+from llm_hf_models.attachments import types_for
+from llm_hf_models.errors import HfModelsError
+from llm_hf_models.registered import RegisteredModel
+
+if TYPE_CHECKING:
+    from llm_hf_models.model_run import Run
+
+EMBEDDING_BATCH = 32  # texts in one request
+
+
+class ModelFailure(llm.ModelError, click.ClickException):
+    """One of our errors as `llm` and `llm chat` show it: message, cause and hint. `__cause__` is the error itself."""
+
+    def __init__(self, error: HfModelsError) -> None:
+        click.ClickException.__init__(self, str(error))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except HfModelsError as error:
+        raise ModelFailure(error) from error
+
+
+@functools.cache
+def _options_class() -> type[llm.Options]:
+    from llm_hf_models.model_options import ModelOptions
+
+    class Options(ModelOptions, llm.Options):
+        """The options of a model that runs here."""
+
+    return Options
+
+
+class _OptionsWhenAsked:
+    """Stands for the class of options until somebody wants it: `llm models` doesn't, and making it takes a while."""
+
+    def __get__(self, instance: object, owner: type) -> type[llm.Options]:
+        return _options_class()
+
+
+class _Core:
+    """What the sync and the async model have in common."""
+
+    can_stream = True
+    supports_schema = True
+    Options = _OptionsWhenAsked()
+    attachment_types: set[str] | frozenset[str]
+
+    def __init__(self, model: RegisteredModel) -> None:
+        self.model_id = model.model_id
+        self.supports_tools = model.tools and model.kind == "chat"
+        self.supports_conversation = model.kind != "base"
+        self.attachment_types = types_for(model.modalities)
+
+    def __str__(self) -> str:
+        kind = "Hugging Face (async)" if isinstance(self, llm.AsyncModel) else "Hugging Face"
+        return f"{kind}: {self.model_id}"
+
+
+class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
+    """A chat or base model of the library."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: Response,
+        conversation: Conversation | None = None,  # noqa: ARG002 - llm's signature
+    ) -> Iterator[StreamEvent]:
+        """One turn. Closing the generator stops the engine's work on it; the engine stays warm.
+
+        Raises:
+            ModelFailure: every error of ours.
+        """
+        from llm_hf_models import chat, model_run
+
+        with _failures(), model_run.library() as db:
+            run = model_run.prepare(self.model_id, prompt, db, stream=stream)
+            with closing(chat.answer(run.endpoint, run.turn)) as items:  # type: ignore[type-var]  # it is a generator
+                for item in items:
+                    yield from run.events(item)
+            run.finish(response, db)
+
+
+class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is made late
+    """The same for asyncio."""
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: AsyncResponse,
+        conversation: AsyncConversation | None = None,  # noqa: ARG002
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """One turn. Loading a model takes its time in a thread, so that the loop goes on.
+
+        Raises:
+            ModelFailure: every error of ours.
+        """
+        import asyncio
+
+        from llm_hf_models import chat, model_run
+
+        def prepare() -> Run:
+            with model_run.library() as db:
+                return model_run.prepare(self.model_id, prompt, db, stream=stream)
+
+        def finish() -> None:
+            with model_run.library() as db:
+                run.finish(response, db)
+
+        with _failures():
+            run = await asyncio.to_thread(prepare)
+            async with aclosing(chat.answer_async(run.endpoint, run.turn)) as items:  # type: ignore[type-var]
+                async for item in items:
+                    for event in run.events(item):
+                        yield event
+            await asyncio.to_thread(finish)
+
+
+class HfEmbeddingModel(EmbeddingModel):
+    """An embedding model of the library."""
+
+    batch_size = EMBEDDING_BATCH
+
+    def __init__(self, model: RegisteredModel) -> None:
+        self.model_id = model.model_id
+
+    def __str__(self) -> str:
+        return f"Hugging Face: {self.model_id}"
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:  # noqa: ARG002
+        """A vector for each text, as they are asked for.
+
+        Raises:
+            ModelFailure: every error of ours.
+        """
+        from llm_hf_models import chat, model_run
+
+        texts = iter(items)
+        with _failures(), model_run.library() as db:
+            endpoint = None
+            while batch := list(islice(texts, EMBEDDING_BATCH)):
+                endpoint = endpoint or model_run.embedding_endpoint(self.model_id, db)
+                yield from chat.embed(endpoint, [str(text) for text in batch])
+            if endpoint is not None:
+                model_run.touch(self.model_id, endpoint, db)

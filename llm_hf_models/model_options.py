@@ -1,0 +1,157 @@
+"""What a person can set for a model or for one prompt: names, ranges, meaning. Sends nothing and loads nothing.
+
+One definition for `llm -o`, for a model's kept options and for the sampling that a header recommends. The names are
+those of llama.cpp's server (tools/server/README.md), so that most go into a request as they stand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from llm_hf_models.errors import BadInputError
+from llm_hf_models.units import parse_duration
+
+MAX_SEED = 2**32 - 1
+# How an engine is loaded, or what becomes another field: not part of a request as they stand.
+_NOT_SENT = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", "think"})
+# general.sampling.* (llama.cpp: src/llama-arch.cpp) where its word is not the option's.
+_SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty"}
+_SWITCHES = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
+
+
+def _duration(value: object) -> object:
+    """Seconds from `5m`, `300` or `-1`."""
+    if not isinstance(value, str) or value.strip().startswith("-"):
+        return value
+    try:
+        return parse_duration(value)
+    except BadInputError as error:
+        raise ValueError(f"{error.message}: {error.hint}") from None
+
+
+def _think(value: object) -> object:
+    """`on`, `off`, or a number of tokens as text."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = str(value).strip().lower()
+    if text in _SWITCHES:
+        return _SWITCHES[text]
+    if text.isascii() and text.isdigit():
+        return text
+    raise ValueError("Input should be on, off or a number of tokens")
+
+
+def _biases(value: object) -> object:
+    """A mapping from the JSON that a command line gives."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError('Input should be a JSON object such as {"15043": -100, " the": 5}')  # noqa: TRY004 - pydantic's
+    return found
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ModelOptions(BaseModel):
+    """Every option, its range and what it does. What isn't set is the model's own default, or llama.cpp's."""
+
+    # Building the validator is left to the first prompt: `llm models` has no use for it.
+    model_config = ConfigDict(extra="forbid", defer_build=True)
+
+    temperature: Number | None = Field(
+        None, ge=0, le=10, description="How freely tokens are chosen: 0 always takes the likeliest."
+    )
+    top_p: Number | None = Field(
+        None, ge=0, le=1, description="Keep the likeliest tokens up to this summed probability."
+    )
+    top_k: int | None = Field(None, ge=0, description="Keep so many of the likeliest tokens; 0 keeps all.")
+    min_p: Number | None = Field(
+        None, ge=0, le=1, description="Drop tokens less likely than this part of the likeliest one's probability."
+    )
+    repeat_penalty: Number | None = Field(
+        None, ge=0, le=10, description="Divide the odds of tokens that occurred already; 1 leaves them."
+    )
+    presence_penalty: Number | None = Field(
+        None, ge=-2, le=2, description="Lower (or, negative, raise) the odds of tokens that occurred at all."
+    )
+    frequency_penalty: Number | None = Field(
+        None, ge=-2, le=2, description="Lower (or, negative, raise) the odds of tokens by how often they occurred."
+    )
+    mirostat: int | None = Field(
+        None, ge=0, le=2, description="Keep the text's perplexity steady with Mirostat 1 or 2; 0 is off."
+    )
+    mirostat_tau: Number | None = Field(None, ge=0, description="Mirostat's target entropy.")
+    mirostat_eta: Number | None = Field(None, ge=0, description="Mirostat's learning rate.")
+    seed: int | None = Field(
+        None, ge=-1, le=MAX_SEED, description="The same seed and prompt give the same answer; -1 draws one."
+    )
+    max_tokens: int | None = Field(None, ge=1, description="End the answer after so many tokens.")
+    stop: str | list[str] | None = Field(None, description="End the answer before this text, or before any of a list.")
+    logit_bias: Annotated[dict[str, Number] | None, BeforeValidator(_biases)] = Field(
+        None, description="Raise or lower the odds of tokens, by id or text, as a JSON object; -100 forbids."
+    )
+    grammar: str | None = Field(None, description="A GBNF grammar that the answer must match.")
+    json_object: bool | None = Field(None, description="Answer with a valid JSON object.")
+    think: Annotated[str | None, BeforeValidator(_think)] = Field(
+        None, description="Whether a model that can reason does so first: on, off, or how many tokens it may spend."
+    )
+    context: int | None = Field(
+        None, ge=1, description="Context length in tokens; another one than before loads the model again."
+    )
+    threads: int | None = Field(None, ge=1, le=1024, description="Threads to compute with.")
+    gpu_layers: int | None = Field(None, ge=-1, description="Layers to put on a GPU; -1 is all of them.")
+    keep_alive: Annotated[Number | None, BeforeValidator(_duration)] = Field(
+        None, ge=-1, description="How long the idle model stays in memory: 30s, 5m, 2h; 0 leaves at once, -1 stays."
+    )
+
+    def given(self) -> dict[str, Any]:
+        """Those that were set."""
+        return {key: value for key, value in self if value is not None}
+
+
+def checked(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """Options that were kept earlier, validated now.
+
+    Args:
+        values: by name.
+        whose: what they belong to, for the message.
+
+    Raises:
+        BadInputError: one of them is unknown or out of range; the message names it.
+    """
+    try:
+        return ModelOptions.model_validate(dict(values)).given()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInputError(f"Option {first['loc'][0]!r} of {whose}: {first['msg']}") from None
+
+
+def recommended(sampling: Mapping[str, float]) -> dict[str, Any]:
+    """The options that a header's `general.sampling.*` sets, less what is no valid option: it comes from outside."""
+    found: dict[str, Any] = {}
+    for key, value in sampling.items():
+        try:
+            found |= ModelOptions.model_validate({_SAMPLING_NAMES.get(key, key): value}).given()
+        except ValidationError:
+            continue  # another sampler's, or out of range
+    return {key: value for key, value in found.items() if key not in _NOT_SENT}
+
+
+def request_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request to llama.cpp's server for these options."""
+    fields = {key: value for key, value in options.items() if key not in _NOT_SENT}
+    think = options.get("think")
+    if think is not None:
+        fields["chat_template_kwargs"] = {"enable_thinking": think not in ("off", "0")}
+        if think.isdigit():
+            fields["thinking_budget_tokens"] = int(think)
+    return fields

@@ -1,0 +1,265 @@
+"""One prompt to one local model: whether it may run, with which options, on which endpoint, and what came of it.
+
+Between llm's classes (chat_model.py) and the turn itself (chat.py). Starts nothing itself (engine.py does).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+import llm
+from llm.models import AsyncResponse, Response
+from llm.parts import StreamEvent
+
+from llm_hf_models import engine, model_options, settings
+from llm_hf_models.attachments import types_for
+from llm_hf_models.chat import Finish, Piece, Turn
+from llm_hf_models.engine import Endpoint, EngineSpec
+from llm_hf_models.errors import BadInputError, EngineRefusedError, FileChangedError, MissingFileError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.prompt_turn import turn_of
+from llm_hf_models.records import LocalModel
+
+# What is kept with a model's own options and isn't one: a system prompt, and what an endpoint elsewhere needs.
+SYSTEM, ENDPOINT_MODEL, ENDPOINT_KEY_ENV = "system", "endpoint_model", "endpoint_key_env"
+_SHOWN_CHARS = 60
+_noticed: set[str] = set()
+
+
+def library() -> LibraryDB:
+    """The library, opened; a context manager.
+
+    Raises:
+        LibraryError: it can't be used; the message says why.
+    """
+    return LibraryDB(settings.library_path())
+
+
+@dataclass
+class _ToolCall:
+    call_id: str
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass
+class Run:
+    """A prompt on its way: what was asked of whom, and the answer as it comes."""
+
+    model: LocalModel
+    endpoint: Endpoint
+    turn: Turn
+    limit: int | None  # max_tokens
+    schema: bool
+    text: list[str] = field(default_factory=list)
+    calls: dict[int, _ToolCall] = field(default_factory=dict)
+    end: Finish | None = None
+
+    def events(self, item: Piece | Finish) -> Iterator[StreamEvent]:
+        """What llm is told of a piece."""
+        if isinstance(item, Finish):
+            self.end = item
+        elif item.kind in ("text", "reasoning"):
+            if item.kind == "text":
+                self.text.append(item.text)
+            yield StreamEvent(item.kind, item.text)
+        else:
+            call = self.calls.get(item.index)
+            if call is None:
+                call = self.calls[item.index] = _ToolCall(item.call_id or f"call_{uuid4().hex}")
+            if item.kind == "tool_name":
+                call.name += item.text
+                yield StreamEvent("tool_call_name", item.text, tool_call_id=call.call_id)
+            else:
+                call.arguments += item.text
+                yield StreamEvent("tool_call_args", item.text, tool_call_id=call.call_id)
+
+    def finish(self, response: Response | AsyncResponse, db: LibraryDB) -> None:
+        """Notes what the answer took, in llm's response and in the library, and checks that it is whole.
+
+        Raises:
+            EngineRefusedError: JSON was asked for, or a tool called, and what came isn't whole JSON.
+        """
+        end = self.end or Finish(None)
+        touch(self.model.model_id, self.endpoint, db, end.tokens_per_second)
+        cached = {"prompt_tokens_details": {"cached_tokens": end.cached_tokens}} if end.cached_tokens else None
+        response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
+        response.set_resolved_model(_resolved(self.model, end))
+        response.response_json = self._record(end)
+        for call in self.calls.values():
+            arguments = self._parsed(call.arguments or "{}", f"The call of tool {call.name}")
+            response.add_tool_call(llm.ToolCall(call.name, arguments, call.call_id))
+        if self.schema and not self.calls:
+            self._parsed("".join(self.text), "The answer")
+
+    def _parsed(self, text: str, what: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            if self.end is not None and self.end.reason == "length":
+                cut = f"max_tokens is {self.limit}" if self.limit else f"the context of {self.endpoint.context} is full"
+                raise EngineRefusedError(
+                    f"{what} was cut before its JSON was complete",
+                    cause=f"It has {self.end.output_tokens} tokens: {cut}.",
+                    hint="Allow more with -o max_tokens N or -o context N.",
+                ) from None
+            raise EngineRefusedError(
+                f"{what} is not valid JSON", cause=f"{error}; it begins {text[:_SHOWN_CHARS]!r}"
+            ) from None
+
+    def _record(self, end: Finish) -> dict[str, Any]:
+        """What llm keeps as the response's JSON."""
+        timings = {
+            "load_seconds": self.endpoint.load_seconds,
+            "prompt_per_second": end.prompt_per_second,
+            "tokens_per_second": end.tokens_per_second,
+        }
+        record = {
+            "model": self.model.model_id,
+            "commit": self.model.commit,
+            "sha256": {file.path: file.sha256 for file in self.model.files if file.sha256},
+            "context": self.endpoint.context,
+            "finish_reason": end.reason,
+            "timings": {key: round(value, 3) for key, value in timings.items() if value is not None},
+        }
+        return {key: value for key, value in record.items() if value}
+
+
+def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool) -> Run:
+    """All that a turn needs, up to a running engine.
+
+    Raises:
+        MissingFileError, FileChangedError: the model's files are not what was pulled.
+        BadInputError: an option, or an attachment, that doesn't go.
+        EngineError: the engine can't be started.
+    """
+    model = db.model(model_id)
+    options, system = _options(model, prompt.options)
+    raw = model.facts.kind == "base"
+    types = types_for(model.facts.modalities)
+    turn = turn_of(prompt, options, stream=stream, raw=raw, system=system, types=types)
+    schema = bool(prompt.schema or options.get("json_object"))
+    return Run(model, _endpoint(model, options, db), turn, options.get("max_tokens"), schema)
+
+
+def embedding_endpoint(model_id: str, db: LibraryDB) -> Endpoint:
+    """Where an embedding model answers, started if need be.
+
+    Raises:
+        MissingFileError, FileChangedError, EngineError
+    """
+    model = db.model(model_id)
+    return _endpoint(model, _options(model, ())[0], db)
+
+
+def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: float | None = None) -> None:
+    """Notes in the library that a model, and its engine, were used now."""
+    with db.transaction():
+        db.touch(model_id)
+        if endpoint.fingerprint is not None:
+            db.touch_engine(endpoint.fingerprint, tokens_per_second)
+
+
+def _options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
+    """What holds for this prompt: its own options, then the person's for this model, then the header's sampling."""
+    kept = dict(model.options)
+    system = kept.pop(SYSTEM, None)
+    for key in (ENDPOINT_MODEL, ENDPOINT_KEY_ENV):
+        kept.pop(key, None)
+    own = model_options.checked(kept, model.model_id)
+    given = {key: value for key, value in explicit if value is not None}
+    options = {**model_options.recommended(model.facts.sampling), **own, **given}
+    if given.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
+        raise BadInputError("Option 'think': this model's chat template has no reasoning")
+    most = model.facts.context_length
+    if most and given.get("context", 0) > most:
+        raise BadInputError(f"Option 'context': {model.model_id} was made for at most {most} tokens")
+    return options, system
+
+
+def _endpoint(model: LocalModel, options: Mapping[str, Any], db: LibraryDB) -> Endpoint:
+    if model.endpoint is not None:
+        return _elsewhere(model)
+    _may_run(model)
+    now = settings.load()
+    spec = _spec(
+        model,
+        context=options.get("context", now.context),
+        threads=options.get("threads", 0),
+        gpu_layers=options.get("gpu_layers", now.gpu_layers),
+    )
+    return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=_notice)
+
+
+def _elsewhere(model: LocalModel) -> Endpoint:
+    variable = model.options.get(ENDPOINT_KEY_ENV)
+    key = os.environ.get(variable) if variable else None
+    if variable and not key:
+        raise BadInputError(
+            f"{model.model_id} is served at {model.endpoint} with a key that is not set",
+            hint=f"Put it into the environment variable {variable}.",
+        )
+    base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
+    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
+
+
+def _may_run(model: LocalModel) -> None:
+    """Only the bytes that were recorded: the files are there, as large as they were, and no check found them other."""
+    ref = model.model_id.removeprefix("hf/")
+    again = f"llm hf pull {ref}" if model.repo else f"Put the file back, or forget it: llm hf rm {model.model_id}"
+    for file in model.files:
+        try:
+            size = Path(file.location).stat().st_size
+        except OSError as error:
+            raise MissingFileError(f"{file.path} of {model.model_id} is gone", cause=str(error), hint=again) from None
+        if size != file.size:
+            raise FileChangedError(
+                f"{file.path} of {model.model_id} has changed, and is not run",
+                cause=f"It has {size} bytes; {file.size} were recorded.",
+                hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
+            )
+    if model.state == "changed":
+        raise FileChangedError(
+            f"{model.model_id} is quarantined: its bytes are not those that were recorded",
+            hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
+        )
+
+
+def _spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> EngineSpec:
+    weights = [Path(file.location) for file in model.files if file.role == "weights"]
+    if not weights:
+        raise MissingFileError(f"{model.model_id} has no recorded weights", hint=f"llm hf rm {model.model_id}")
+    mmproj = next((Path(file.location) for file in model.files if file.role == "mmproj"), None)
+    return EngineSpec(
+        model_id=model.model_id,
+        model_path=weights[0],
+        shard_paths=tuple(weights[1:]),
+        mmproj_path=mmproj,
+        facts=model.facts,
+        context=context,
+        gpu_layers=gpu_layers,
+        threads=threads,
+    )
+
+
+def _resolved(model: LocalModel, end: Finish) -> str:
+    """Which bytes answered: repo, commit and the first file's digest; elsewhere, what the server calls its model."""
+    if model.endpoint is not None:
+        return end.model or model.model_id
+    name = f"{model.repo}@{model.commit}" if model.repo and model.commit else model.model_id.removeprefix("hf/")
+    digest = model.files[0].sha256 if model.files else None
+    return f"{name} sha256:{digest}" if digest else name
+
+
+def _notice(text: str) -> None:
+    """What a person should know, once in each process."""
+    if text not in _noticed:
+        _noticed.add(text)
+        click.echo(text, err=True)
