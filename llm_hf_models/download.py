@@ -1,15 +1,48 @@
-"""One variant into the Hugging Face cache, checked and complete. Knows no SQLite and no terminal."""
+"""One variant into the Hugging Face cache, checked and complete. Knows no SQLite and no terminal.
+
+A file goes through three names: `<etag>.part` while it is fetched (with its journal), `<etag>.whole` once its digest is
+right, both in our own folder of the cache, and `blobs/<etag>` in the repo's when all files of the variant have got that
+far; then follow the snapshot's links, and last the refs. Each step is one rename, so a kill leaves a state that the
+next call continues from.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llm_hf_models import cache_layout
+from llm_hf_models.cache_layout import cache_path
+from llm_hf_models.digests import digests_of
+from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError, StorageError
 from llm_hf_models.hub import Hub, HubFile
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import Progress, TransferLimits
+from llm_hf_models.journal import read_journal, sync_folder
+from llm_hf_models.owner import OwnershipLostError, owning
+from llm_hf_models.refs import RepoFile, RepoId
+from llm_hf_models.segments import Pace
+from llm_hf_models.space import need_room, storage_error
+from llm_hf_models.transfer import (
+    Event,
+    Expected,
+    Progress,
+    TransferLimits,
+    fetch_owned,
+    journal_path,
+    report_others,
+)
+
+__all__ = ["StoredFile", "already_here", "cache_path", "download", "download_to", "pending_bytes"]
+
+MAX_FILES_AT_ONCE = 4
+STOP_SECONDS = 0.1  # how soon a stop reaches the files
+SHA256_CHARS = 64
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+ROUNDS = 5  # how often another tool may prune the cache under us before that is an error
 
 
 @dataclass(frozen=True)
@@ -24,19 +57,42 @@ class StoredFile:
     fetched: bool  # False where it was here already
 
 
-def cache_path(cache_dir: Path, repo: RepoId, commit: str, path: str) -> Path:
-    """Where a file stands in the Hugging Face cache: `models--owner--name/snapshots/<commit>/<path>`."""
-    raise NotImplementedError
-
-
 def already_here(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
-    """Which of the files need no fetching, by path: in this snapshot, or as a blob of this or another repo."""
-    raise NotImplementedError
+    """Which of the files need no fetching, by path: in this snapshot, or as a blob of this or another repo.
+
+    They are told by name and size alone, at once; `download` checks the digest of those that it did not fetch itself.
+    """
+    found = {}
+    for file in files:
+        path = _found(cache_dir, repo, commit, file)
+        if path is not None:
+            found[file.path] = path
+    return found
+
+
+def _found(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Path | None:
+    places = [cache_path(cache_dir, repo, commit, file.path)]
+    if file.etag:
+        places.append(cache_layout.repo_folder(cache_dir, repo) / "blobs" / file.etag)
+    if file.sha256:
+        places += cache_layout.blobs_anywhere(cache_dir, file.sha256, file.size)
+    return next((place for place in places if cache_layout.is_whole(place, file.size)), None)
 
 
 def pending_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
     """How many bytes of each file (by path) an interrupted download has on the disk already."""
-    raise NotImplementedError
+    folder = cache_layout.work_folder(cache_dir)
+    return {file.path: have for file in files if (have := _pending(folder, file))}
+
+
+def _pending(folder: Path, file: HubFile) -> int:
+    if not file.etag:
+        return 0
+    if cache_layout.is_whole(folder / f"{file.etag}.whole", file.size):
+        return file.size
+    partial = folder / f"{file.etag}.part"
+    state = read_journal(journal_path(partial))
+    return state.done.total if state and cache_layout.is_whole(partial, file.size) else 0
 
 
 def download(
@@ -55,16 +111,40 @@ def download(
 
     Args:
         hub: where from.
-        repo, commit: what, pinned.
+        repo: what.
+        commit: what, pinned.
         files: all files of the variant, with sizes and digests.
         cache_dir: the Hugging Face cache.
         revision: branch or tag whose ref to write beside ours (`refs/main` for None).
-        limits, progress, stop: as in `transfer.fetch`.
+        limits: as in `transfer.fetch`, `connections` for all files together.
+        progress: as in `transfer.fetch`.
+        stop: as in `transfer.fetch`.
 
     Raises:
         as `transfer.fetch`.
     """
-    raise NotImplementedError
+    folder = cache_layout.work_folder(cache_dir)
+    job = _Job(hub, repo, commit, folder, limits, progress, stop)
+    blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
+    files = [job.with_etag(file) for file in files]
+    fetched: set[str] = set()
+    try:
+        for _ in range(ROUNDS):
+            missing = [file for file in files if not _adopted(job, cache_dir, file)]
+            fetched |= job.fetch_all(missing, lambda file: cache_layout.is_whole(blobs / file.etag, file.size))
+            try:
+                for file in files:
+                    _publish(job, blobs, file, cache_path(cache_dir, repo, commit, file.path))
+                cache_layout.write_refs(cache_dir, repo, commit, revision)
+            except FileNotFoundError:
+                continue  # another tool removed the folder under us: what it took is fetched again
+            if all(cache_layout.is_whole(cache_path(cache_dir, repo, commit, f.path), f.size) for f in files):
+                return [_stored(file, cache_path(cache_dir, repo, commit, file.path), fetched) for file in files]
+    except OSError as error:
+        raise storage_error(error, cache_dir, 0, limits.disk_reserve) from None
+    raise StorageError(
+        f"{repo} keeps disappearing from {cache_dir}", hint="Another tool prunes the cache: stop it, then pull again."
+    )
 
 
 def download_to(
@@ -78,5 +158,189 @@ def download_to(
     progress: Progress,
     stop: threading.Event,
 ) -> list[StoredFile]:
-    """The same into a plain folder (`--to DIR`), files under their paths in the repo."""
-    raise NotImplementedError
+    """The same into a plain folder (`--to DIR`), files under their paths in the repo.
+
+    A file that stands there with the right digest is left alone; another one of its name is replaced once the right one
+    is whole.
+
+    Raises:
+        as `transfer.fetch`.
+    """
+    work = folder / ".llm-hf"
+    job = _Job(hub, repo, commit, work, limits, progress, stop)
+    files = [job.with_etag(file) for file in files]
+    places = {file.path: folder / RepoFile(file.path).path for file in files}
+    try:
+        missing = [file for file in files if not job.proven(file, places[file.path])]
+        fetched = job.fetch_all(missing, lambda file: job.proven(file, places[file.path]))
+        first: dict[str, Path] = {}  # two paths may hold the same bytes, which come once
+        for file in missing:
+            place = places[file.path]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if file.etag in first:
+                cache_layout.share(first[file.etag], place)
+            else:
+                job.move_whole(file, place)
+                first[file.etag] = place
+        _remove_work(work)
+    except OSError as error:
+        raise storage_error(error, folder, 0, limits.disk_reserve) from None
+    return [_stored(file, places[file.path], fetched) for file in files]
+
+
+def _remove_work(work: Path) -> None:
+    """Takes our folder away from a plain one, unless another download still uses it."""
+    if not any(work.glob("*.part")) and not any(work.glob("*.whole")):
+        for note in work.glob("*.checked"):
+            note.unlink(missing_ok=True)
+    try:
+        work.rmdir()
+    except OSError:
+        return
+
+
+def _stored(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
+    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched)
+
+
+def _adopted(job: _Job, cache_dir: Path, file: HubFile) -> bool:
+    """Whether the file is in this repo's part of the cache, or could be taken over from another's."""
+    place = _found(cache_dir, job.repo, job.commit, file)
+    if place is None or not job.proven(file, place):
+        return False
+    blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
+    if not blob.exists() and place != cache_path(cache_dir, job.repo, job.commit, file.path):
+        cache_layout.share(place, blob)
+        cache_layout.note_checked(job.folder, file.etag, blob)
+    return True
+
+
+def _publish(job: _Job, blobs: Path, file: HubFile, path: Path) -> None:
+    blob = blobs / file.etag
+    if (job.folder / f"{file.etag}.whole").exists():
+        blobs.mkdir(parents=True, exist_ok=True)
+        job.move_whole(file, blob)
+    if blob.exists() and not (path.exists() and path.samefile(blob)):
+        cache_layout.link_into_snapshot(blob, path)
+    path.stat()
+
+
+class _Job:
+    """What is the same for all files of one download."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        repo: RepoId,
+        commit: str,
+        folder: Path,
+        limits: TransferLimits,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
+        self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
+        self._limits, self._progress, self._stop = limits, progress, stop
+        self._pace = Pace(limits.bytes_per_second)
+        self._etags: dict[str, str] = {}
+
+    def with_etag(self, file: HubFile) -> HubFile:
+        """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
+        etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
+        if not _DIGEST.fullmatch(etag):
+            raise HubUnavailableError(f"The Hub tells no digest of {file.path}", cause="Nothing could prove that file.")
+        if file.etag:
+            return file
+        return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
+
+    def proven(self, file: HubFile, place: Path) -> bool:
+        """Whether the file at `place` is the right one: by our own note, else by its digest, which takes a while."""
+        if not cache_layout.is_whole(place, file.size):
+            return False
+        if cache_layout.was_checked(self.folder, file.etag, place):
+            return True
+
+        self._progress(Event("verifying", file.path, 0, file.size))
+        digests = digests_of(place, lambda _done: self._check_stop(file))
+        if (digests.sha256 if file.sha256 else digests.git_sha1) != file.etag:
+            return False
+        cache_layout.note_checked(self.folder, file.etag, place)
+        return True
+
+    def _check_stop(self, file: HubFile) -> None:
+        if self._stop.is_set():
+            raise InterruptedByUserError(f"Stopped while {file.path} was checked")
+
+    def move_whole(self, file: HubFile, place: Path) -> None:
+        """Gives a checked file its final name.
+
+        Raises:
+            OSError: FileNotFoundError where neither the checked file nor its final name is there (any more).
+        """
+        try:
+            (self.folder / f"{file.etag}.whole").replace(place)
+        except FileNotFoundError:  # another process was quicker
+            if not cache_layout.is_whole(place, file.size):
+                raise
+        sync_folder(place.parent)
+        cache_layout.note_checked(self.folder, file.etag, place)
+        with contextlib.suppress(OSError):  # Windows refuses while another process waits there
+            (self.folder / f"{file.etag}.part.lock").unlink()
+
+    def fetch_all(self, files: Sequence[HubFile], here: Callable[[HubFile], bool]) -> set[str]:
+        """Brings each file to `<etag>.whole`, several at once. Returns the paths of those that this call fetched.
+
+        Args:
+            files: those that are not here, as far as known.
+            here: whether another process has finished one meanwhile.
+        """
+        if not files:
+            return set()
+        unique = list({file.etag: file for file in files}.values())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        needed = sum(file.size - _pending(self.folder, file) for file in unique)
+        need_room(self.folder, needed, self._limits.disk_reserve)
+        at_once = min(MAX_FILES_AT_ONCE, len(unique), self._limits.connections)
+        limits = replace(self._limits, connections=max(1, self._limits.connections // at_once))
+        halt = threading.Event()
+        with ThreadPoolExecutor(at_once, thread_name_prefix="file") as pool:
+            try:
+                tasks = {pool.submit(self._bring, file, limits, here, halt): file for file in unique}
+                pending = set(tasks)
+                while pending:
+                    done, pending = wait(pending, timeout=STOP_SECONDS)
+                    if self._stop.is_set() or any(task.exception() for task in done):
+                        halt.set()
+            finally:
+                halt.set()
+        errors = [error for task in tasks if (error := task.exception())]
+        for error in sorted(errors, key=lambda error: isinstance(error, InterruptedByUserError)):
+            raise error
+        return {file.path for task, file in tasks.items() if task.result()}
+
+    def _bring(
+        self, file: HubFile, limits: TransferLimits, here: Callable[[HubFile], bool], halt: threading.Event
+    ) -> bool:
+        """Whether the file was fetched by this call, and not by another one meanwhile."""
+        partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
+        expected = Expected(file.path, file.size, file.sha256, file.git_sha1)
+        while True:
+            with owning(partial, halt, lambda: report_others(partial, expected, self._progress)) as owner:
+                if cache_layout.is_whole(whole, file.size) or here(file):
+                    self._progress(Event("done", file.path, file.size, file.size))
+                    return False
+                try:
+                    fetch_owned(
+                        lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
+                        expected,
+                        partial,
+                        owner=owner,
+                        limits=limits,
+                        progress=self._progress,
+                        stop=halt,
+                        pace=self._pace,
+                    )
+                except OwnershipLostError:
+                    continue
+                partial.replace(whole)
+                sync_folder(self.folder)
+                return True

@@ -1,53 +1,37 @@
-"""The bytes of one file: parallel ranges, a journal, the digest while they arrive. Knows no SQLite and no terminal."""
+"""The bytes of one file: parallel ranges, a journal, the digest while they arrive. Knows no SQLite and no terminal.
+
+What may be trusted after which accident is explained in journal.py, how connections are added and bytes shared out in
+segments.py, who may write a partial in owner.py. Here they come together: one thread per connection (fetching.py), one
+for the digest, one that brings bytes to the disk itself, and the caller's own, which watches, reports and decides.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from llm_hf_models.errors import DigestMismatchError, InterruptedByUserError, NetworkError
+from llm_hf_models.fetching import Fetching, StartOverError
 from llm_hf_models.hub import Location
+from llm_hf_models.journal import Identity, Journal, JournalState, boot_id, read_journal, sync_folder
+from llm_hf_models.owner import Owner, OwnershipLostError, owning
+from llm_hf_models.partial_file import Digest, PartialFile
+from llm_hf_models.segments import Pace
+from llm_hf_models.source import Source
+from llm_hf_models.space import need_room, storage_error
+from llm_hf_models.transfer_terms import Event, EventKind, Expected, Progress, TransferLimits
+from llm_hf_models.weather import Weather, passes
 
-EventKind = Literal["started", "progress", "stalled", "retrying", "waiting", "verifying", "done"]
+__all__ = ["Event", "EventKind", "Expected", "Progress", "TransferLimits", "fetch", "fetch_owned", "journal_path"]
 
-
-@dataclass(frozen=True)
-class Event:
-    """What happened to one file's transfer. Sizes in bytes."""
-
-    kind: EventKind
-    file: str
-    done: int
-    total: int
-    message: str | None = None  # for retrying and waiting: why, and for how long
-
-
-Progress = Callable[[Event], None]
+TICK_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What the file must be: its size in bytes and its digest, as the Hub recorded them at the pinned commit."""
-
-    name: str
-    size: int
-    sha256: str | None = None
-    git_sha1: str | None = None
-
-
-@dataclass(frozen=True)
-class TransferLimits:
-    """Figures from settings. Seconds and bytes."""
-
-    connections: int = 8
-    bytes_per_second: Callable[[], int] = lambda: 0  # asked again while running; 0 is no limit
-    connect_seconds: float = 10
-    stall_seconds: float = 30
-    network_wait_seconds: float = 600
-    retry_seconds: float = 1
-    disk_reserve: int = 0
+def journal_path(partial: Path) -> Path:
+    """Where the journal of a partial stands."""
+    return partial.with_name(f"{partial.name}.journal")
 
 
 def fetch(
@@ -61,10 +45,13 @@ def fetch(
 ) -> None:
     """Makes `partial` the whole, checked file; continues what an earlier call left there.
 
+    While another thread or process fetches it, this one waits, reports that one's progress, and goes on where it dies.
+
     Args:
         locate: called for the link, and again when it has expired.
         expected: size and digest that prove the file.
         partial: where the bytes go; its journal stands beside it and is gone when this returns.
+        limits: seconds, bytes and connections.
         progress: called from any thread, never more than ten times a second for `progress` events.
         stop: when set, ends at once with what has arrived kept.
 
@@ -72,4 +59,194 @@ def fetch(
         DigestMismatchError, FileChangedError, DiskFullError, NotWritableError, NetworkError, AccessError,
         InterruptedByUserError: `stop` was set.
     """
-    raise NotImplementedError
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, partial.parent, expected.size, limits.disk_reserve) from None
+    while True:
+        with owning(partial, stop, lambda: report_others(partial, expected, progress)) as owner:
+            try:
+                return fetch_owned(locate, expected, partial, owner=owner, limits=limits, progress=progress, stop=stop)
+            except OwnershipLostError:
+                continue
+
+
+def report_others(partial: Path, expected: Expected, progress: Progress) -> None:
+    """Tells how far another owner of `partial` is."""
+    state = read_journal(journal_path(partial))
+    progress(Event("progress", expected.name, state.done.total if state else 0, expected.size))
+
+
+def fetch_owned(
+    locate: Callable[[], Location],
+    expected: Expected,
+    partial: Path,
+    *,
+    owner: Owner,
+    limits: TransferLimits,
+    progress: Progress,
+    stop: threading.Event,
+    pace: Pace | None = None,
+) -> None:
+    """`fetch` for a caller who owns `partial` already (owner.py). `pace` is shared by files under one limit."""
+    _Transfer(locate, expected, partial, owner, limits, progress, stop, pace or Pace(limits.bytes_per_second)).run()
+
+
+class _Transfer:
+    """One call of `fetch`: attempts, of which the first nearly always is the last."""
+
+    def __init__(
+        self,
+        locate: Callable[[], Location],
+        expected: Expected,
+        partial: Path,
+        owner: Owner,
+        limits: TransferLimits,
+        progress: Progress,
+        stop: threading.Event,
+        pace: Pace,
+    ) -> None:
+        self._expected, self._partial, self._owner = expected, partial, owner
+        self._limits, self._progress, self._stop, self._pace = limits, progress, stop, pace
+        self._journal_path = journal_path(partial)
+        self._source = Source(locate, expected)
+        self._weather = Weather(limits, self._tell)
+        self._done = 0
+        self._told_at = 0.0
+
+    def _tell(self, kind: EventKind, message: str | None = None) -> None:
+        now = time.monotonic()
+        if kind == "progress" and now - self._told_at < TICK_SECONDS:
+            return
+        self._told_at = now
+        self._progress(Event(kind, self._expected.name, self._done, self._expected.size, message))
+
+    def run(self) -> None:
+        mismatches, whole = 0, False
+        while True:
+            state = self._known()
+            trusted = (
+                state is not None
+            )  # else bytes without a journal: only their digest can say whether they are any good
+            try:
+                found = self._attempt(state, whole=whole)
+            except StartOverError as again:
+                self._discard()
+                whole = True
+                if again.error is not None:
+                    self._weather.pause(again.error, self._stop)
+                continue
+            except OSError as error:
+                needed = self._expected.size - self._done
+                raise storage_error(error, self._partial.parent, needed, self._limits.disk_reserve) from None
+            if self._expected.digest in (None, found):
+                break
+            self._discard()
+            mismatches += trusted
+            if mismatches > 1:
+                raise DigestMismatchError(
+                    f"{self._expected.name} is not the file that the Hub recorded:"
+                    f" expected {self._expected.digest}, got {found}",
+                    cause="It was fetched twice from the start, and nothing of it was kept.",
+                    hint="A proxy or a mirror may be changing it; or the repo's record is wrong.",
+                )
+            if trusted:
+                self._tell(
+                    "retrying",
+                    f"The digest is wrong (expected {self._expected.digest}, got {found}); fetching it again",
+                )
+        self._journal_path.unlink(missing_ok=True)
+        self._done = self._expected.size
+        self._tell("done")
+
+    def _known(self) -> JournalState | None:
+        """What can be built on; None for a file of the right size that has no journal."""
+        state = read_journal(self._journal_path)
+        try:
+            size = self._partial.stat().st_size
+        except FileNotFoundError:
+            size = -1
+        if state is None and size == self._expected.size and self._expected.digest:
+            return None
+        identity = Identity(self._expected.size, self._located(lambda: self._source.proof))
+        if state is None or state.identity != identity or size != identity.size:
+            self._discard()
+            return JournalState(identity)
+        return state
+
+    def _located(self, ask: Callable[[], str]) -> str:
+        """The answer of a question to the Hub, through any weather."""
+        while True:
+            try:
+                return ask()
+            except NetworkError as error:
+                if not passes(error):
+                    raise
+                self._weather.pause(error, self._stop)
+                self._check_stop()
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise InterruptedByUserError(f"Stopped; what has arrived of {self._expected.name} is kept")
+
+    def _discard(self) -> None:
+        # The journal first: bytes without one are never trusted, a journal without bytes would lie.
+        self._journal_path.unlink(missing_ok=True)
+        self._partial.unlink(missing_ok=True)
+        sync_folder(self._partial.parent)
+        self._done = 0
+
+    def _attempt(self, state: JournalState | None, *, whole: bool) -> str:
+        """Fetches what is missing; returns the digest of what is there then."""
+        size = self._expected.size
+        if state is None:
+            identity = Identity(size, self._expected.digest or "")
+            state = JournalState(identity)
+            state.done.add(0, size)
+        self._source.validator = state.validator
+        self._done = state.done.total
+        self._check_stop()
+        need_room(self._partial.parent, size - self._done, self._limits.disk_reserve)
+        self._tell("started")
+        # In this order: a new journal without a partial is thrown away, a partial without one would have to be hashed.
+        journal = Journal(self._journal_path, state)
+        with PartialFile(self._partial, size) as file:
+            digest = Digest(file, size, git_blob=self._expected.sha256 is None)
+            try:
+                for start, end in state.done:
+                    digest.have(start, end)
+                fetching = Fetching(
+                    self._source, self._weather, self._pace, self._limits, file, journal, digest, state.done, size
+                )
+                self._watch(fetching, whole=whole)
+                return self._hashed(digest, file)
+            finally:
+                digest.abandon()
+                journal.close()
+
+    def _watch(self, fetching: Fetching, *, whole: bool) -> None:
+        """Lets the connections work until all is there, and reports."""
+        fetching.start(whole=whole)
+        try:
+            while not fetching.finished:
+                fetching.changed.wait(TICK_SECONDS)
+                fetching.changed.clear()
+                if self._owner.lost.is_set():
+                    raise OwnershipLostError
+                self._check_stop()
+                fetching.look_after()
+                self._done = fetching.done
+                self._tell("progress")
+        finally:
+            fetching.end(sync=boot_id() is None)
+            self._done = fetching.done
+        if fetching.error is not None:
+            raise fetching.error
+
+    def _hashed(self, digest: Digest, file: PartialFile) -> str:
+        if not digest.wait(0):
+            self._tell("verifying")
+            while not digest.wait(TICK_SECONDS):
+                self._check_stop()
+        file.sync()
+        return digest.hex

@@ -1,0 +1,285 @@
+"""The threads that fetch one file's missing bytes and bring them to the disk. Judges no digest, starts nothing over."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from llm_hf_models.errors import NetworkError, RateLimitedError
+from llm_hf_models.http_ranges import RangeConnection, Reply
+from llm_hf_models.journal import Journal, Ranges
+from llm_hf_models.partial_file import Digest, PartialFile
+from llm_hf_models.segments import Pace, Segment, Segments, Width
+from llm_hf_models.source import LinkExpiredError, RangeRefusedError, Source
+from llm_hf_models.transfer_terms import TransferLimits
+from llm_hf_models.weather import Weather, passes
+
+MAX_CHUNK_BYTES = 1 << 20
+MIN_CHUNK_BYTES = 1 << 17
+ALL_CHUNKS_BYTES = 16 << 20  # the chunks of all connections together: what bounds memory
+RECORD_BYTES = 1 << 20  # a kill costs each connection this many bytes at most, or those of
+RECORD_SECONDS = 0.5
+CHECKPOINT_BYTES = 64 << 20  # power loss costs this many bytes, or those of
+CHECKPOINT_SECONDS = 5.0  # (and what arrives while the disk is busy with the ones before)
+
+
+class StartOverError(Exception):
+    """The server can't continue: the file has to come in one stream. `error` is what happened to such a stream."""
+
+    def __init__(self, error: NetworkError | None = None) -> None:
+        super().__init__()
+        self.error = error
+
+
+class Fetching:
+    """One attempt at the missing bytes, by as many connections as pay off."""
+
+    def __init__(
+        self,
+        source: Source,
+        weather: Weather,
+        pace: Pace,
+        limits: TransferLimits,
+        file: PartialFile,
+        journal: Journal,
+        digest: Digest,
+        done: Ranges,
+        size: int,
+    ) -> None:
+        self._source, self._weather, self._pace, self._limits = source, weather, pace, limits
+        self._file, self._journal, self._digest, self._size = file, journal, digest, size
+        self._chunk = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // limits.connections))
+        self._segments = Segments(size, done, limits.connections)
+        self._width = Width(limits.connections)
+        self._lock = threading.Lock()
+        self._halt = threading.Event()
+        self._connections: dict[threading.Thread, RangeConnection] = {}
+        self._receiving = 0
+        self._pausing = False
+        self._spawn_after = 0.0
+        self._unsynced = 0
+        self._sync_now = threading.Event()
+        self._syncer = threading.Thread(target=self._keep_synced, name="sync", daemon=True)
+        self._whole = False
+        self.done = done.total
+        self.changed = threading.Event()
+        self.error: BaseException | None = None
+
+    # The caller's thread
+
+    def start(self, *, whole: bool) -> None:
+        """Begins. `whole`: one stream without Range, from the first byte."""
+        self._whole = whole
+        self._syncer.start()
+        if not self._segments.finished:
+            self._spawn()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all bytes are there, or an error ended it."""
+        return self.error is not None or (not self._connections and self._segments.finished)
+
+    def look_after(self) -> None:
+        """Adds a connection where one more pays off. Called every tenth of a second."""
+        now = time.monotonic()
+        with self._lock:
+            running, receiving = len(self._connections), self._receiving
+        if running and (self._whole or self._pausing or now < self._spawn_after):
+            return
+        if self._segments.waiting:
+            self._width.look(now, self.done, receiving)
+        for _ in range(running, 1 if self._whole else self._width.wanted):
+            self._spawn()
+
+    def end(self, *, sync: bool) -> None:
+        """Stops all threads and waits for them; `sync` brings what they wrote to the disk."""
+        self._halt.set()
+        self._sync_now.set()
+        with self._lock:
+            connections = dict(self._connections)
+        for connection in connections.values():
+            connection.shut()
+        for thread in connections:
+            thread.join()
+        if self._syncer.is_alive():
+            self._syncer.join()
+        if sync and self.error is None:
+            self._sync()
+
+    def _spawn(self) -> None:
+        connection = RangeConnection(
+            connect_seconds=self._limits.connect_seconds, stall_seconds=self._limits.stall_seconds
+        )
+        thread = threading.Thread(target=self._work, args=(connection,), name="connection", daemon=True)
+        with self._lock:
+            self._connections[thread] = connection
+        thread.start()
+
+    # The threads of the connections
+
+    def _work(self, connection: RangeConnection) -> None:
+        try:
+            while not self._halt.is_set() and self._useful():
+                segment = self._segments.take()
+                if segment is None:
+                    break
+                try:
+                    self._stream(connection, segment)
+                except LinkExpiredError:
+                    connection.close()
+                except NetworkError as error:
+                    connection.close()
+                    if not self._goes_on(error):
+                        break
+                finally:
+                    self._segments.give_back(segment)
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, which raises it
+            self._fail(error)
+        finally:
+            connection.close()
+            with self._lock:
+                del self._connections[threading.current_thread()]
+            self.changed.set()
+
+    def _useful(self) -> bool:
+        """Whether this connection is not one too many."""
+        with self._lock:
+            return len(self._connections) <= self._width.wanted
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            # What threads meet after the end was called is its consequence.
+            if self.error is None and not self._halt.is_set():
+                self.error = error
+                self._halt.set()
+
+    def _goes_on(self, error: NetworkError) -> bool:
+        """After a failure: False where others go on without this connection; else waits out the weather."""
+        if self._halt.is_set():
+            return False
+        if not passes(error):
+            raise error
+        if self._whole:
+            raise StartOverError(error)
+        self._weather.stalled(error)
+        with self._lock:
+            others = len(self._connections) - 1
+            if others and not self._pausing:
+                self._spawn_after = time.monotonic() + self._limits.retry_seconds
+                if isinstance(error, RateLimitedError):
+                    self._width.refuse(others)
+                return False
+            if self._pausing:
+                return False
+            self._pausing = True
+        try:
+            self._weather.pause(error, self._halt)
+        finally:
+            self._pausing = False
+        return True
+
+    def _stream(self, connection: RangeConnection, segment: Segment) -> None:
+        reply = self._ask(connection, segment)
+        with self._lock:
+            self._receiving += 1
+        try:
+            self._receive(reply, segment)
+        finally:
+            with self._lock:
+                self._receiving -= 1
+
+    def _ask(self, connection: RangeConnection, segment: Segment) -> Reply:
+        location = self._source.location()
+        start, end = segment.position, segment.end
+        if self._whole:
+            reply = connection.get(location.url, location.headers, {})
+        else:
+            validator = self._source.validator
+            extra = {"Range": f"bytes={start}-{end - 1}"} | ({"If-Range": validator} if validator else {})
+            reply = connection.get(location.url, location.headers, extra)
+        try:
+            if self._whole:
+                self._source.check_whole(reply)
+                return reply
+            self._source.check_range(reply, start, end, asked_validator=validator is not None)
+        except LinkExpiredError:
+            self._source.expired(location)
+            raise
+        except RangeRefusedError:
+            raise StartOverError from None
+        if self._source.validator not in (None, validator):
+            self._journal.validator(str(self._source.validator))
+        return reply
+
+    def _receive(self, reply: Reply, segment: Segment) -> None:
+        """Brings the body into the file, and tells the journal every now and then."""
+        buffer = self._memory()
+        recorded, recorded_at = segment.position, time.monotonic()
+        try:
+            while count := min(self._segments.left(segment), self._pace.step(self._chunk)):
+                if self._halt.is_set():
+                    return
+                count = reply.read_into(memoryview(buffer)[:count])
+                if not count:
+                    if self._whole and segment.position < segment.end:
+                        raise NetworkError("The file ended too early")
+                    return
+                start = segment.position
+                count = self._segments.advance(segment, count)
+                self._file.write_at(memoryview(buffer)[:count], start)
+                if self._arrived(start, start + count, buffer):
+                    buffer = self._memory()
+                now = time.monotonic()
+                if start + count - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
+                    self._record(recorded, start + count)
+                    recorded, recorded_at = start + count, now
+                self._pace.spend(count, self._halt)
+        finally:
+            if segment.position > recorded:
+                self._record(recorded, segment.position)
+
+    def _memory(self) -> bytearray:
+        try:
+            return self._digest.spare.pop()
+        except IndexError:
+            return bytearray(self._chunk)
+
+    def _arrived(self, start: int, end: int, buffer: bytearray) -> bool:
+        """Counts bytes that are in the file now; whether the digest took their memory."""
+        if self._whole:
+            self._weather.moved_to(end)
+        else:
+            self._weather.moved()
+            self._source.served()
+        with self._lock:
+            self.done += end - start
+        return self._digest.have(start, end, buffer)
+
+    def _record(self, start: int, end: int) -> None:
+        if self._whole:
+            return  # a server without ranges can't continue: there is nothing to remember
+        self._journal.wrote(start, end)
+        with self._lock:
+            self._unsynced += end - start
+            if self._unsynced >= CHECKPOINT_BYTES:
+                self._sync_now.set()
+
+    # The thread that brings bytes to the disk itself
+
+    def _keep_synced(self) -> None:
+        try:
+            while not self._halt.is_set():
+                self._sync_now.wait(CHECKPOINT_SECONDS)
+                self._sync_now.clear()
+                if self._unsynced and not self._halt.is_set():
+                    self._sync()
+        except OSError as error:
+            self._fail(error)
+            self.changed.set()
+
+    def _sync(self) -> None:
+        with self._lock:
+            self._unsynced = 0
+        count = self._journal.count
+        self._file.sync()
+        self._journal.synced(count)

@@ -1,0 +1,247 @@
+"""Which bytes of a partial file are on the disk, told so that kill -9 and power loss can't make it lie. Moves no bytes.
+
+The journal is a text file beside the partial. Its first line says which file this is (the identity) and during which
+run of the system it was written; each further line is one record, ended by a CRC that is chained to the first line:
+
+    w START END     these bytes were handed to the operating system
+    s COUNT         the bytes of the first COUNT `w` records are on the disk itself
+    v ETAG          the storage host's validator for these bytes, for If-Range
+
+Ordering: `write` data -> append `w`. And for a checkpoint: count the `w` records -> `fdatasync` the data -> append `s`
+with that count -> `fdatasync` the journal. So after kill -9 every `w` can be trusted (the system still holds the
+bytes), and after power loss, which shows as another boot id, only those that an `s` covers. A torn or damaged line ends
+the reading: what follows it was written later and is not needed. Where no boot id can be read, only what `s` covers is
+trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+VERSION = 1
+MAX_JOURNAL_BYTES = 64 * 1024 * 1024  # a journal of ours is rewritten at each start and stays far below
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Ranges:
+    """A set of byte positions as disjoint half-open ranges in order. Not locked: its owner does that."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self.total = 0
+
+    def add(self, start: int, end: int) -> None:
+        """Adds `start` to `end`, exclusive; merges with what it touches."""
+        if start >= end:
+            return
+        low = bisect_left(self._ends, start)
+        high = bisect_right(self._starts, end)
+        if low < high:
+            start = min(start, self._starts[low])
+            end = max(end, self._ends[high - 1])
+        self.total += end - start - sum(self._ends[i] - self._starts[i] for i in range(low, high))
+        self._starts[low:high] = [start]
+        self._ends[low:high] = [end]
+
+    def end_of_run(self, position: int) -> int:
+        """Up to where all bytes from `position` on are in the set; `position` itself when it is not."""
+        i = bisect_right(self._starts, position) - 1
+        return max(position, self._ends[i]) if i >= 0 else position
+
+    def missing(self, size: int) -> Iterator[tuple[int, int]]:
+        """The gaps between 0 and `size`."""
+        position = 0
+        for start, end in zip(self._starts, self._ends, strict=True):
+            if position < min(start, size):
+                yield position, min(start, size)
+            position = max(position, end)
+        if position < size:
+            yield position, size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(list(zip(self._starts, self._ends, strict=True)))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which file the bytes belong to. `proof` is its digest, or etag and commit where the Hub told no digest."""
+
+    size: int
+    proof: str
+
+
+@dataclass
+class JournalState:
+    """What a journal says, as far as it can be trusted now."""
+
+    identity: Identity
+    done: Ranges = field(default_factory=Ranges)
+    durable: Ranges = field(default_factory=Ranges)
+    validator: str | None = None
+
+
+def boot_id() -> str | None:
+    """Tells one run of the system from another; None where the system doesn't say (then only synced bytes count)."""
+    try:
+        return _BOOT_ID.read_text("ascii").strip() or None
+    except OSError:
+        return None
+
+
+def _checked(line: str, seed: int) -> bytes:
+    body = line.encode()
+    return b"%s %08x\n" % (body, zlib.crc32(body, seed))
+
+
+def _body(raw: bytes, seed: int) -> str | None:
+    """A record without its CRC, or None where it is torn or damaged."""
+    body, space, crc = raw.rpartition(b" ")
+    if not space or crc != b"%08x" % zlib.crc32(body, seed):
+        return None
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def read_journal(path: Path) -> JournalState | None:
+    """What the journal at `path` says; None where there is none, or none that can be used."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JOURNAL_BYTES)
+    except OSError:
+        return None
+    lines = data.split(b"\n")
+    lines.pop()  # what follows the last line break is torn, or empty
+    head = _body(lines[0], 0) if lines else None
+    if head is None:
+        return None
+    try:
+        fields = json.loads(head)
+        if fields.pop("version") != VERSION:
+            return None
+        same_boot = fields.pop("boot") == boot_id() is not None
+        state = JournalState(Identity(**fields))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    _replay(lines[1:], zlib.crc32(lines[0]), state, same_boot=same_boot)
+    return state
+
+
+def _replay(lines: list[bytes], seed: int, state: JournalState, *, same_boot: bool) -> None:
+    written: list[tuple[int, int]] = []
+    durable = 0
+    for line in lines:
+        body = _body(line, seed)
+        if body is None:
+            break
+        kind, _, rest = body.partition(" ")
+        if kind == "w":
+            first, _, last = rest.partition(" ")
+            written.append((int(first), int(last)))
+        elif kind == "s":
+            durable = int(rest)
+        elif kind == "v":
+            state.validator = rest or None
+    for i, (start, end) in enumerate(written):
+        if not 0 <= start < end <= state.identity.size:
+            continue
+        if i < durable:
+            state.durable.add(start, end)
+        if i < durable or same_boot:
+            state.done.add(start, end)
+
+
+class Journal:
+    """The journal of one partial, open for appending by its one owner. Safe to use from several threads."""
+
+    def __init__(self, path: Path, state: JournalState) -> None:
+        """Writes the journal anew, whole or not at all, with what `state` knows; then appends to it.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        self._lock = threading.Lock()
+        self._count = 0
+        head = json.dumps({"version": VERSION, "boot": boot_id(), **asdict(state.identity)})
+        first = _checked(head, 0)
+        self._seed = zlib.crc32(first[:-1])
+        lines = [first, *(self._written(*pair) for pair in state.durable)]
+        lines.append(_checked(f"s {self._count}", self._seed))
+        lines += [self._written(*pair) for pair in state.done]
+        if state.validator:
+            lines.append(_checked(f"v {state.validator}", self._seed))
+        partial = path.with_name(f"{path.name}.new")
+        with partial.open("wb") as file:
+            file.write(b"".join(lines))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_folder(path.parent)
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+
+    def _written(self, start: int, end: int) -> bytes:
+        self._count += 1
+        return _checked(f"w {start} {end}", self._seed)
+
+    def wrote(self, start: int, end: int) -> None:
+        """Records bytes that were written to the partial just now.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        with self._lock:
+            self._append(self._written(start, end))
+
+    def validator(self, etag: str) -> None:
+        """Records the storage host's validator."""
+        with self._lock:
+            self._append(_checked(f"v {etag}", self._seed))
+
+    @property
+    def count(self) -> int:
+        """How many `w` records there are: taken before the data is synced, given to `synced` after."""
+        with self._lock:
+            return self._count
+
+    def synced(self, count: int) -> None:
+        """Records that the bytes of the first `count` records are on the disk itself."""
+        with self._lock:
+            self._append(_checked(f"s {count}", self._seed))
+            sync_data(self._fd)
+
+    def _append(self, line: bytes) -> None:
+        # A short write leaves a torn line; all after it would be lost to the reader, so it is an error here.
+        if os.write(self._fd, line) != len(line):
+            raise OSError(28, os.strerror(28))  # ENOSPC is what a short write to a file means
+
+    def close(self) -> None:
+        """Closes the file. Records are not flushed further: what `synced` did not cover is not yet sure."""
+        os.close(self._fd)
+
+
+def sync_data(fd: int) -> None:
+    """Waits until a file's bytes are on the disk. On macOS the drive's own cache is not waited for."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename or a new name in `folder` last; does nothing where a folder can't be opened (Windows)."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass  # some network file systems refuse this, and keep names in order by themselves
+    finally:
+        os.close(fd)

@@ -1,0 +1,209 @@
+"""One owner for a partial file, among all processes and threads. Not a general lock: it knows that owners die.
+
+Two means together, since neither is enough. An flock (through filelock) is let go of by the system the instant its
+owner dies, but some network file systems accept it without keeping it. So an owner also writes its name into a file and
+touches that file while it lives; whoever gets the flock and finds a fresh, foreign name there waits all the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from llm_hf_models.errors import InterruptedByUserError, NotWritableError
+from llm_hf_models.journal import boot_id
+
+HEARTBEAT_SECONDS = 0.5
+STALE_SECONDS = 5.0  # ten missed heartbeats: an owner on another machine is dead, or its file system is
+LOOK_AGAIN_SECONDS = 0.25
+
+_mine: set[str] = set()  # tokens of owners that live in this process
+
+
+class OwnershipLostError(Exception):
+    """Another process took a partial over, thinking us dead. Never leaves a download: it waits for that one then."""
+
+
+class Owner:
+    """Who holds a partial. `lost` is set when somebody else has taken it over: then nothing may be written any more."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.token = secrets.token_hex(8)
+        self.lost = threading.Event()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def claim(self) -> bool:
+        """Whether the name could be written: False when another owner lives, or was quicker."""
+        found = _read(self._path)
+        if found is not None:
+            if _lives(found, self._path):
+                return False
+            if not self._clear(found):
+                return False
+        text = json.dumps(
+            {
+                "token": self.token,
+                "pid": os.getpid(),
+                "started": _started(os.getpid()),
+                "host": socket.gethostname(),
+                "boot": boot_id(),
+            }
+        )
+        try:
+            with self._path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+        _mine.add(self.token)
+        self._thread.start()
+        return True
+
+    def _clear(self, found: dict[str, object]) -> bool:
+        """Takes a dead owner's name away; a rename, since of two that try only one succeeds."""
+        aside = self._path.with_name(f"{self._path.name}.{self.token}")
+        try:
+            self._path.rename(aside)
+        except FileNotFoundError:
+            return True
+        taken = _read(aside)
+        if taken is not None and taken.get("token") != found.get("token"):  # a live owner's, written just now
+            with contextlib.suppress(OSError):
+                os.link(aside, self._path)
+            aside.unlink(missing_ok=True)
+            return False
+        aside.unlink(missing_ok=True)
+        return True
+
+    def _beat(self) -> None:
+        while not self._end.wait(HEARTBEAT_SECONDS):
+            found = _read(self._path)
+            if found is None or found.get("token") != self.token:
+                self.lost.set()
+                return
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+    def release(self) -> None:
+        """Ends the ownership."""
+        self._end.set()
+        self._thread.join()
+        found = _read(self._path)
+        if found is not None and found.get("token") == self.token:
+            self._path.unlink(missing_ok=True)
+        _mine.discard(self.token)
+
+
+def _read(path: Path) -> dict[str, object] | None:
+    """Who is named there; an empty name for a file that can't be read as one, None for no file."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _started(pid: int) -> float | None:
+    try:
+        return float(round(psutil.Process(pid).create_time(), 1))
+    except psutil.Error:
+        return None
+
+
+def _lives(found: dict[str, object], path: Path) -> bool:
+    """Whether an owner is to be waited for: its process is there, or, where that can't be told, its heartbeat."""
+    pid, started = found.get("pid"), found.get("started")
+    here = found.get("host") == socket.gethostname() and found.get("boot") == boot_id()
+    if here and isinstance(pid, int) and isinstance(started, float):
+        if pid == os.getpid():
+            return found.get("token") in _mine
+        now = _started(pid)
+        if now is None or abs(now - started) > 1:
+            return False
+    return _age(path) < STALE_SECONDS
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last heartbeat, by the clock of the file system that holds it."""
+    probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.clock")
+    try:
+        beat = path.stat().st_mtime
+        probe.touch()
+        return probe.stat().st_mtime - beat
+    except OSError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def owning(partial: Path, stop: threading.Event, waiting: Callable[[], None]) -> Iterator[Owner]:
+    """Holds `partial` for this thread alone; waits for another owner to finish or die.
+
+    Args:
+        partial: the file in question; the lock and the owner's name stand beside it.
+        stop: ends the waiting.
+        waiting: called four times a second while another one owns the file.
+
+    Raises:
+        InterruptedByUserError: `stop` was set while waiting.
+        NotWritableError: the folder can't be written.
+    """
+    lock = FileLock(partial.with_name(f"{partial.name}.lock"))
+    while True:
+        if stop.is_set():
+            raise InterruptedByUserError("Stopped while another process downloads this file")
+        owner = Owner(partial.with_name(f"{partial.name}.owner"))
+        if _locked(lock, partial):
+            try:
+                claimed = owner.claim()
+            except OSError as error:
+                lock.release()
+                raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
+            if claimed:
+                break
+            lock.release()
+        waiting()
+        stop.wait(LOOK_AGAIN_SECONDS)
+    try:
+        yield owner
+    finally:
+        owner.release()
+        lock.release()
+
+
+def _locked(lock: FileLock, partial: Path) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    except NotImplementedError:
+        return True  # no flock on this file system: the owner's name and heartbeat decide alone
+    except OSError as error:
+        raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
+    return True
+
+
+def owned_since(partial: Path) -> float | None:
+    """Seconds since the owner of `partial` last showed life; None where nobody owns it."""
+    path = partial.with_name(f"{partial.name}.owner")
+    found = _read(path)
+    if found is None or not _lives(found, path):
+        return None
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except OSError:
+        return None

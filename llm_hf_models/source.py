@@ -1,0 +1,185 @@
+"""Where one file's bytes are now, and whether an answer from there is what was asked for. Moves no bytes."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import threading
+import time
+from collections.abc import Callable
+
+from llm_hf_models.errors import (
+    AccessError,
+    FileChangedError,
+    FileNotFoundInRepoError,
+    HfModelsError,
+    HubUnavailableError,
+    NetworkError,
+    RateLimitedError,
+)
+from llm_hf_models.http_ranges import Reply, host_of
+from llm_hf_models.hub import Location
+from llm_hf_models.transfer_terms import Expected
+
+MAX_LINKS_REFUSED = 3  # fresh links, one after the other, that the storage host refuses
+_HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_RESET = re.compile(r"(?:^|;)\s*t=(\d+)")
+
+
+class LinkExpiredError(Exception):
+    """The storage host does not take this link (any more): ask for another. Never leaves the transfer."""
+
+
+class RangeRefusedError(Exception):
+    """A whole file came where a part was asked for. Never leaves the transfer."""
+
+
+class Source:
+    """The link to a file, renewed when it expires. One for all connections of a transfer."""
+
+    def __init__(self, locate: Callable[[], Location], expected: Expected) -> None:
+        self._locate, self._expected = locate, expected
+        self._lock = threading.Lock()
+        self._location: Location | None = None
+        self._proof: tuple[str, str] | None = None
+        self._refused = 0
+        self.validator: str | None = None  # the storage host's strong etag, for If-Range
+
+    def location(self) -> Location:
+        """The link; asks for it where there is none.
+
+        Raises:
+            FileChangedError: it leads to another file than the one expected.
+            HfModelsError: what `locate` raises.
+        """
+        with self._lock:
+            if self._location is None:
+                location = self._locate()
+                self._check(location)
+                self._location = location
+            return self._location
+
+    @property
+    def proof(self) -> str:
+        """What names the content: its digest, or etag and commit of a file without one."""
+        if self._expected.digest:
+            return self._expected.digest
+        location = self.location()
+        return f"{location.etag}@{location.commit}"
+
+    def _check(self, location: Location) -> None:
+        expected = self._expected
+        digest = {64: expected.sha256, 40: expected.git_sha1}.get(len(location.etag))
+        other = digest and _HEX.fullmatch(location.etag) and location.etag != digest
+        moved = not expected.digest and self._proof not in (None, (location.etag, location.commit))
+        self._proof = (location.etag, location.commit)
+        if other or moved or location.size != expected.size:
+            raise changed(expected.name, f"The Hub now has {location.size} bytes with etag {location.etag[:64]}.")
+
+    def expired(self, location: Location) -> None:
+        """A link was refused: the next to ask gets a fresh one.
+
+        Raises:
+            AccessError: so were several fresh ones.
+        """
+        with self._lock:
+            if self._location is location:
+                self._location = None
+                self._refused += 1
+            if self._refused >= MAX_LINKS_REFUSED:
+                raise AccessError(
+                    f"{host_of(location.url)} refuses {self._expected.name}",
+                    cause="Each link to it was refused, fresh ones too.",
+                    hint="If it stays so, the repo may be gated, or this machine's clock may be wrong.",
+                )
+
+    def served(self) -> None:
+        """A link did its work."""
+        self._refused = 0
+
+    def check_range(self, reply: Reply, start: int, end: int, *, asked_validator: bool) -> None:
+        """Makes sure that the body is bytes `start` to `end`, exclusive, of the file that is wanted.
+
+        Raises:
+            LinkExpiredError, RangeRefusedError, FileChangedError, NetworkError, AccessError, FileNotFoundInRepoError
+        """
+        if reply.status != 206:  # noqa: PLR2004
+            if reply.status == 200:  # noqa: PLR2004
+                if asked_validator:
+                    self._forget()
+                    raise LinkExpiredError
+                raise RangeRefusedError
+            raise self._refusal(reply)
+        claimed = reply.content_range
+        host = host_of(reply.url)
+        if claimed is None or claimed[0] != start or claimed[1] >= end or claimed[1] < start:
+            raise HubUnavailableError(f"{host} sent other bytes than were asked for")
+        if reply.length not in (None, claimed[1] + 1 - start) or _encoded(reply):
+            raise HubUnavailableError(f"{host} sent another number of bytes than it said")
+        if claimed[2] not in (None, self._expected.size):
+            raise changed(self._expected.name, f"{host} now has {claimed[2]} bytes, not {self._expected.size}.")
+        self._remember(reply.header("ETag"))
+
+    def check_whole(self, reply: Reply) -> None:
+        """The same for a body that is the whole file."""
+        if reply.status != 200:  # noqa: PLR2004
+            raise self._refusal(reply)
+        if reply.length not in (None, self._expected.size) or _encoded(reply):
+            what = f"{host_of(reply.url)} sends {reply.length} bytes, not {self._expected.size}."
+            raise changed(self._expected.name, what)
+
+    def _remember(self, etag: str | None) -> None:
+        if etag is None or etag.startswith("W/"):
+            return
+        with self._lock:
+            before, self.validator = self.validator, etag
+        if before not in (None, etag) and not self._expected.digest:
+            raise changed(self._expected.name, "Its etag changed, and there is no digest to tell right from wrong.")
+
+    def _forget(self) -> None:
+        """The validator was refused. With a digest to prove the result another will do; without, nothing proves it."""
+        with self._lock:
+            self.validator = None
+            self._location = None  # what the Hub says now is checked before anything else is fetched
+        if not self._expected.digest:
+            raise changed(self._expected.name, "Its etag changed, and there is no digest to tell right from wrong.")
+
+    def _refusal(self, reply: Reply) -> Exception:  # noqa: PLR0911 - a table, one line a row
+        status, host = reply.status, host_of(reply.url)
+        if status in (400, 403):
+            return LinkExpiredError()
+        if status == 401:  # noqa: PLR2004
+            return AccessError(f"{host} wants another token for {self._expected.name}")
+        if status in (404, 410):
+            return FileNotFoundInRepoError(f"{host} does not have {self._expected.name}", cause=f"HTTP {status}")
+        if status == 416:  # noqa: PLR2004
+            return changed(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
+        told = retry_after(reply)
+        if status == 429 or (told is not None and status == 503):  # noqa: PLR2004
+            return RateLimitedError(f"{host} asks us to wait", retry_after=told, cause=f"HTTP {status}")
+        if status in (408, 425):
+            return NetworkError(f"{host} lost patience", cause=f"HTTP {status}")
+        if status >= 500 or status < 400:  # noqa: PLR2004
+            return HubUnavailableError(f"{host} answered with HTTP {status}")
+        return AccessError(f"{host} refuses {self._expected.name}", cause=f"HTTP {status}")
+
+
+def changed(name: str, cause: str) -> HfModelsError:
+    """The error for a file that is not what the pinned commit recorded."""
+    return FileChangedError(f"{name} changed upstream", cause=cause, hint="Pull it again to get what is there now.")
+
+
+def _encoded(reply: Reply) -> bool:
+    return (reply.header("Content-Encoding") or "identity").lower() != "identity"
+
+
+def retry_after(reply: Reply) -> float | None:
+    """Seconds that an answer asks us to wait: Retry-After, number or date (RFC 9110), else the reset of RateLimit."""
+    text = reply.header("Retry-After") or ""
+    if text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        match = _RESET.search(reply.header("RateLimit") or "")
+        return float(match[1]) if match else None

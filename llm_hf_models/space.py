@@ -1,0 +1,50 @@
+"""Room on the disk: asked for before, worded when it runs out. Writes nothing."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
+from llm_hf_models.units import format_size
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_RESUMES = "What has arrived is kept: free some space and pull again."
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free for this user on the file system of `folder`, or of the nearest folder above that exists."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def need_room(folder: Path, needed: int, reserve: int) -> None:
+    """Makes sure that `needed` more bytes fit and `reserve` stay free.
+
+    Raises:
+        DiskFullError: they don't.
+    """
+    missing = needed + reserve - free_bytes(folder)
+    if needed and missing > 0:
+        raise _full(folder, needed, missing)
+
+
+def _full(folder: Path, needed: int, missing: int) -> DiskFullError:
+    return DiskFullError(
+        f"The disk is too full: {format_size(missing)} are missing",
+        missing_bytes=missing,
+        cause=f"{format_size(needed)} are still needed in {folder}.",
+        hint=_RESUMES,
+    )
+
+
+def storage_error(error: OSError, folder: Path, needed: int, reserve: int) -> StorageError:
+    """Ours for what the disk said while `needed` bytes were still to be written to `folder`."""
+    if error.errno in _FULL:
+        return _full(folder, needed, max(1, needed + reserve - free_bytes(folder)))
+    if error.errno in _DENIED:
+        return NotWritableError(f"Can't write in {folder}", cause=error.strerror)
+    return StorageError(f"The disk refused to keep a file in {folder}", cause=error.strerror or str(error))
