@@ -1,8 +1,8 @@
-"""How many threads, how they wait, and how long a batch: tokens per second alone and beside busy neighbours.
+"""How many threads, how long they spin, and how long a batch: tokens per second alone and beside busy neighbours.
 
-    python benchmarks/threads.py MODEL.gguf [--tokens 32] [--repeats 3] [--only threads|waiting|batch]
+    python benchmarks/threads.py MODEL.gguf [--tokens 32] [--repeats 3] [--only threads|spins|batch]
 
-engine.default_threads, engine.POLL, engine.BATCH and OMP_WAIT_POLICY in engine_process stand on these figures.
+engine.default_threads, engine.BATCH and engine_process.SPINS stand on these figures.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from llm_hf_models import chat, engine, settings
+from llm_hf_models import chat, engine, engine_process, settings
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.library import LibraryDB
 
@@ -33,8 +33,7 @@ class Case:
     """One way to run the engine."""
 
     threads: int
-    poll: int = 0
-    waiting: str = "passive"  # OMP_WAIT_POLICY
+    spins: str = engine_process.SPINS  # GOMP_SPINCOUNT: how long a thread looks for its next work before it sleeps
     batch: int = engine.BATCH
 
 
@@ -52,8 +51,8 @@ def neighbours(count: int) -> Iterator[None]:
 
 def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[float, float]]:
     """Prompt and generation speed (tokens per second, medians), alone and beside a neighbour on every core."""
-    os.environ["OMP_WAIT_POLICY"] = case.waiting
-    engine.POLL, engine.BATCH = case.poll, case.batch
+    os.environ["GOMP_SPINCOUNT"] = case.spins
+    engine.BATCH = case.batch
     spec = engine.EngineSpec("benchmark", model, facts=ModelFacts(kind="chat"), context=2048, threads=case.threads)
     turn = chat.Turn((), {"max_tokens": tokens, "cache_prompt": False, "ignore_eos": True}, raw=True, prompt=PROMPT)
     speeds = []
@@ -77,7 +76,7 @@ def cases(only: str | None) -> list[Case]:
     usual = engine.default_threads()
     groups = {
         "threads": [Case(n) for n in sorted({1, usual, CORES, CORES + 1})],
-        "waiting": [Case(CORES, poll, waiting) for poll in (0, 50) for waiting in ("passive", "active")],
+        "spins": [Case(CORES, spins) for spins in ("0", "1000", "10000", "100000", "300000", "infinite")],
         "batch": [Case(usual, batch=batch) for batch in (32, 64, 128, 256, 512)],
     }
     return [case for name, group in groups.items() if only in (None, name) for case in group]
@@ -89,19 +88,16 @@ def main() -> None:
     arguments.add_argument("model", type=Path)
     arguments.add_argument("--tokens", type=int, default=32)
     arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--only", choices=("threads", "waiting", "batch"))
+    arguments.add_argument("--only", choices=("threads", "spins", "batch"))
     args = arguments.parse_args()
     print(f"{CORES} physical cores; prompt / generated tokens per second")
-    print(
-        f"{'threads':>7} {'poll':>4} {'waiting':>8} {'batch':>5} |"
-        f" {'alone':>13} | {'1 neighbour':>13} | {CORES} neighbours"
-    )
+    print(f"{'threads':>7} {'spins':>8} {'batch':>5} | {'alone':>13} | {'1 neighbour':>13} | {CORES} neighbours")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(LLM_USER_PATH=folder, XDG_RUNTIME_DIR=folder)
         for case in cases(args.only):
             speeds = measure(args.model, case, args.tokens, args.repeats)
             columns = " | ".join(f"{prompt:6.1f}/{answer:6.1f}" for prompt, answer in speeds)
-            print(f"{case.threads:7} {case.poll:4} {case.waiting:>8} {case.batch:5} | {columns}", flush=True)
+            print(f"{case.threads:7} {case.spins:>8} {case.batch:5} | {columns}", flush=True)
 
 
 if __name__ == "__main__":

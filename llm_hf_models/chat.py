@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -30,14 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["Finish", "Piece", "Turn", "answer", "answer_async", "embed"]
 
 CONNECT_SECONDS = 10.0
-# llama.cpp reports progress after every batch and pings every 30 s: one that is silent for so long hangs.
-SILENCE_SECONDS = 300.0
+SILENCE_SECONDS = 300.0  # llama.cpp reports after every batch and token; it says nothing to who waits in line
+ONE_PIECE_SECONDS = 1800.0  # for an answer that comes only when it is whole
 MAX_ERROR_BYTES = 64 * 1024
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
-def answer(endpoint: Endpoint, turn: Turn) -> Iterator[Piece | Finish]:
+def answer(
+    endpoint: Endpoint, turn: Turn, *, silence_seconds: float = SILENCE_SECONDS
+) -> Generator[Piece | Finish, None, None]:
     """Streams one answer; the last item is the Finish. Closing the iterator stops the engine's work on it.
+
+    Args:
+        endpoint: who is asked.
+        turn: what is asked.
+        silence_seconds: how long it may say nothing while it is not others' turn.
 
     Raises:
         EngineRefusedError: it answered with an error: a wrong option, a prompt larger than the context.
@@ -47,29 +53,31 @@ def answer(endpoint: Endpoint, turn: Turn) -> Iterator[Piece | Finish]:
     import httpx2
 
     with ExitStack() as stack:
-        endpoint, response = _opened(stack, endpoint, request_path(turn), turn)
+        endpoint, response = _opened(stack, endpoint, request_path(turn), turn, silence_seconds)
         reader = Answer(stream=_is_stream(response))
         try:
             for data in response.iter_bytes():
                 yield from reader.feed(data)
         except httpx2.HTTPError as error:
-            raise _lost(endpoint, error) from None
+            raise _broken(endpoint, error) from None
         yield from reader.end()
 
 
-async def answer_async(endpoint: Endpoint, turn: Turn) -> AsyncIterator[Piece | Finish]:
+async def answer_async(
+    endpoint: Endpoint, turn: Turn, *, silence_seconds: float = SILENCE_SECONDS
+) -> AsyncGenerator[Piece | Finish, None]:
     """The same for asyncio. Close it (`aclose`) to stop the engine's work before the end."""
     import httpx2
 
     async with AsyncExitStack() as stack:
-        endpoint, response = await _opened_async(stack, endpoint, request_path(turn), turn)
+        endpoint, response = await _opened_async(stack, endpoint, request_path(turn), turn, silence_seconds)
         reader = Answer(stream=_is_stream(response))
         try:
             async for data in response.aiter_bytes():
                 for piece in reader.feed(data):
                     yield piece
         except httpx2.HTTPError as error:
-            raise _lost(endpoint, error) from None
+            raise _broken(endpoint, error) from None
         for last in reader.end():
             yield last
 
@@ -86,68 +94,78 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
     if not texts:
         return []
     with ExitStack() as stack:
-        endpoint, response = _opened(stack, endpoint, "/v1/embeddings", list(texts))
+        endpoint, response = _opened(stack, endpoint, "/v1/embeddings", list(texts), ONE_PIECE_SECONDS)
         try:
             return vectors(response.read(), len(texts))
         except httpx2.HTTPError as error:
-            raise _lost(endpoint, error) from None
+            raise _broken(endpoint, error) from None
 
 
-def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str]) -> tuple[Endpoint, Response]:
-    """Sends a request and waits for the response to begin; an engine that left before that is started anew, once."""
+def _opened(
+    stack: ExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str], silence: float
+) -> tuple[Endpoint, Response]:
+    """Sends a request and waits for the response to begin; what can be done about an engine that is gone, is done."""
     import httpx2
 
-    for renew in (endpoint.renew, None):
-        client = stack.enter_context(httpx2.Client(**_client_options(endpoint, httpx2.HTTPTransport)))
+    renewed = False
+    while True:
+        client = stack.enter_context(httpx2.Client(**_client_options(endpoint, httpx2.HTTPTransport, silence)))
         try:
             response = client.send(_request(client, endpoint, path, asked), stream=True)
             stack.callback(response.close)
             if response.is_success:
                 return endpoint, response
-            body = b"".join(islice(response.iter_bytes(MAX_ERROR_BYTES), 1))
+            body = next(response.iter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            if renew is None or not _left(error):
-                raise _lost(endpoint, error) from None
-            endpoint = renew()
+            endpoint, renewed = _recovered(endpoint, error, renewed=renewed)
         else:
             raise refused_response(response.status_code, body)
-    raise AssertionError
 
 
 async def _opened_async(
-    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str]
+    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str], silence: float
 ) -> tuple[Endpoint, Response]:
     """The same for asyncio."""
     import asyncio
 
     import httpx2
 
-    for renew in (endpoint.renew, None):
-        options = _client_options(endpoint, httpx2.AsyncHTTPTransport)
+    renewed = False
+    while True:
+        options = _client_options(endpoint, httpx2.AsyncHTTPTransport, silence)
         client = await stack.enter_async_context(httpx2.AsyncClient(**options))
         try:
             response = await client.send(_request(client, endpoint, path, asked), stream=True)
             stack.push_async_callback(response.aclose)
             if response.is_success:
                 return endpoint, response
-            body = [part async for part in response.aiter_bytes(MAX_ERROR_BYTES)][:1]
+            body = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            if renew is None or not _left(error):
-                raise _lost(endpoint, error) from None
-            endpoint = await asyncio.to_thread(renew)
+            endpoint, renewed = await asyncio.to_thread(_recovered, endpoint, error, renewed=renewed)
         else:
-            raise refused_response(response.status_code, b"".join(body))
-    raise AssertionError
+            raise refused_response(response.status_code, body)
 
 
-def _client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
+def _recovered(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
+    """Whom to ask again after a request that brought not a byte, and whether that one is new; else raises."""
+    import httpx2
+
+    keeper = endpoint.keeper
+    if keeper is not None and isinstance(error, httpx2.ReadTimeout) and keeper.is_working():
+        return endpoint, renewed  # with others' requests: ours waits in line once more
+    if keeper is not None and not isinstance(error, httpx2.TimeoutException) and not renewed:
+        return keeper.renew(), True
+    raise _broken(endpoint, error)
+
+
+def _client_options(endpoint: Endpoint, transport: Callable[..., Any], silence: float) -> dict[str, Any]:
     """How to connect: a proxy is never told of this machine's own sockets, and a redirect never gets the key."""
     import httpx2
 
     address = urlsplit(endpoint.base_url)
     options: dict[str, Any] = {
         "base_url": endpoint.base_url,
-        "timeout": httpx2.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
+        "timeout": httpx2.Timeout(silence, connect=CONNECT_SECONDS),
         "follow_redirects": False,
     }
     if endpoint.socket is not None or address.hostname in _LOOPBACK:
@@ -179,11 +197,14 @@ def _is_stream(response: Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
-def _left(error: httpx2.HTTPError) -> bool:
-    """Whether the engine had gone when the request came: not so when it took it and then kept silent."""
+def _broken(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:
+    """The error for a connection that could not be made, broke, or fell silent. A hanging engine is ended."""
     import httpx2
 
-    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.TimeoutException)
+    lost = _lost(endpoint, error)
+    if endpoint.keeper is not None and isinstance(error, httpx2.TimeoutException):
+        endpoint.keeper.end()
+    return lost
 
 
 def _lost(endpoint: Endpoint, error: Exception) -> EngineLostError:
@@ -196,5 +217,5 @@ def _lost(endpoint: Endpoint, error: Exception) -> EngineLostError:
     return EngineLostError(
         f"The engine of {endpoint.model} was lost",
         cause=words or str(error) or type(error).__name__,
-        hint="Ask again: a new one is started. `llm hf stop` ends one that hangs.",
+        hint="Ask again: a new one is started.",
     )

@@ -128,8 +128,9 @@ def request_body(turn: Turn, *, model: str | None, ours: bool) -> dict[str, Any]
         body["tools"] = list(turn.tools)
     if turn.response_format is not None:
         body["response_format"] = turn.response_format
-    body["stream"] = turn.stream
-    if turn.stream:
+    # Ours streams even where one piece is asked for: so it can be cancelled, and its silence means something.
+    body["stream"] = turn.stream or ours
+    if body["stream"]:
         body["stream_options"] = {"include_usage": True}
         if ours:
             # Without something to send, llama.cpp doesn't notice while it reads a prompt that the client has gone.

@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
     from llm_hf_models.fit import Fit
 
-SMALLEST_CONTEXT = 512  # tokens; with less there is no talking to a model
 PARALLEL = 4  # requests answered at once; they share the context
 # Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
 BATCH = 128
-POLL = 0  # llama.cpp's threads wait asleep, not spinning
 MEMORY_SLACK_BYTES = 4 * 2**30  # address space for libraries, thread stacks and arenas, none of which is weighed
 CLOCK_SECONDS = 2.0  # by which two readings of one process's start may differ
-IDLE_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,40 @@ class Endpoint:
     context: int | None = None
     load_seconds: float | None = None  # how long starting took, None when it was warm
     log: Path | None = None  # of our engine: where its last words are
-    # Of our engine: finds or starts it anew, for a client that lost it before the first byte.
-    renew: Callable[[], Endpoint] | None = field(default=None, repr=False, compare=False)
+    keeper: Keeper | None = field(default=None, repr=False, compare=False)  # of our engine
 
 
 Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """What a client may do about an engine of ours that does not answer. Opens the library anew: maybe in a thread."""
+
+    spec: EngineSpec
+    library: Path
+    settings: Settings
+    keep_alive: float
+    notice: Notice
+    row: EngineRow
+
+    def renew(self) -> Endpoint:
+        """The same engine if it is there after all, else a new one.
+
+        Raises:
+            As ensure.
+        """
+        with LibraryDB(self.library) as db:
+            return ensure(self.spec, db, self.settings, keep_alive=self.keep_alive, notice=self.notice)
+
+    def is_working(self) -> bool:
+        """Whether it works on requests, as it says itself: silence can mean that it is others' turn."""
+        return bool(_busy_slots(self.row))
+
+    def end(self) -> None:
+        """Ends it, since it hangs."""
+        with LibraryDB(self.library) as db:
+            stop(db, self.row)
 
 
 def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
@@ -114,13 +142,12 @@ def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: f
     """
     fingerprint = _fingerprint(spec, settings)
 
-    def renew() -> Endpoint:
-        with LibraryDB(db.path) as again:  # maybe in another thread
-            return ensure(spec, again, settings, keep_alive=keep_alive, notice=notice)
+    def endpoint(row: EngineRow) -> Endpoint:
+        return _endpoint(row, Keeper(spec, db.path, settings, keep_alive, notice, row))
 
     row = db.engine(fingerprint)
     if row is not None and _warm(row, keep_alive):
-        return _endpoint(row, renew)
+        return endpoint(row)
     import filelock
 
     try:
@@ -128,14 +155,14 @@ def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: f
         with filelock.FileLock(base_dir() / "start.lock", timeout=2 * settings.engine_start_seconds):
             row = db.engine(fingerprint)
             if row is not None and _warm(row, keep_alive):
-                return _endpoint(row, renew)
+                return endpoint(row)
             row, load_seconds = _start(spec, fingerprint, db, settings, keep_alive, notice)
     except filelock.Timeout:
         raise EngineStartError(
             "Another engine has been starting for too long",
             hint="`llm hf ps` shows engines, `llm hf stop --all` ends them.",
         ) from None
-    return replace(_endpoint(row, renew), load_seconds=load_seconds)
+    return replace(endpoint(row), load_seconds=load_seconds)
 
 
 def _fingerprint(spec: EngineSpec, settings: Settings) -> str:
@@ -155,7 +182,7 @@ def _dir_of(row: EngineRow) -> EngineDir:
     return EngineDir(Path(row.log or row.address).parent)
 
 
-def _endpoint(row: EngineRow, renew: Callable[[], Endpoint]) -> Endpoint:
+def _endpoint(row: EngineRow, keeper: Keeper) -> Endpoint:
     local = not row.address.startswith("http://")
     return Endpoint(
         base_url="http://engine" if local else row.address,
@@ -165,7 +192,7 @@ def _endpoint(row: EngineRow, renew: Callable[[], Endpoint]) -> Endpoint:
         fingerprint=row.fingerprint,
         context=row.context,
         log=_dir_of(row).log,
-        renew=renew,
+        keeper=keeper,
     )
 
 
@@ -175,43 +202,41 @@ def _start(
     """Starts a new engine and records it. Returns its row, and how long loading took in seconds."""
     from llm_hf_models import engine_process
 
-    if (old := db.engine(fingerprint)) is not None:
-        stop(db, old)  # it did not answer: dead, leaving or hung
+    for row in running(db):
+        if row.fingerprint == fingerprint:
+            stop(db, row)  # it is there, and did not answer
     sweep({_dir_of(row).path for row in running(db)})
     verdict = _make_room(spec, db, settings, notice)
-    if 0 < verdict.context < (asked := _asked_context(spec)):
-        notice(f"Context reduced from {asked} to {verdict.context} tokens: {verdict.reason}")
     place = new_dir()
     try:
         place.lease.touch(mode=0o600)
         place.renew_lease(keep_alive)
         task = _task(spec, settings, place, verdict, keep_alive)
         started = engine_process.start(task, place, seconds=settings.engine_start_seconds)
+        row = EngineRow(
+            fingerprint=fingerprint,
+            model_id=spec.model_id,
+            pid=started.pid,
+            pid_started=_pid_started(started.pid),
+            address=started.address,
+            key=task["key"],
+            context=verdict.context,
+            started=time.time(),
+            last_used=time.time(),
+            keep_alive=keep_alive,
+            memory=started.memory,
+            layers=started.layers,
+            log=str(place.log),
+        )
+        db.save_engine(row)
     except BaseException:
-        place.remove()
+        place.remove()  # an engine without its folder leaves
         raise
-    row = EngineRow(
-        fingerprint=fingerprint,
-        model_id=spec.model_id,
-        pid=started.pid,
-        pid_started=_pid_started(started.pid),
-        address=started.address,
-        key=task["key"],
-        context=verdict.context,
-        started=time.time(),
-        last_used=time.time(),
-        keep_alive=keep_alive,
-        memory=started.memory,
-        layers=started.layers,
-        log=str(place.log),
-    )
-    db.save_engine(row)
     return row, started.load_seconds
 
 
 def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, keep_alive: float) -> dict[str, Any]:
     """What engine_child is told."""
-    embedding = spec.facts.kind == "embedding"
     return {
         "name": spec.model_id,
         "model": str(spec.model_path.absolute()),
@@ -223,11 +248,10 @@ def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, 
         "key": secrets.token_urlsafe(32),
         "keep_alive": keep_alive,
         "context": verdict.context,
-        "batch": verdict.context if embedding else BATCH,  # a text is embedded in one batch, or refused
+        "batch": _batch(spec, verdict.context),
         "parallel": PARALLEL,
-        "embedding": embedding,
+        "embedding": spec.facts.kind == "embedding",
         "threads": spec.threads or settings.threads or default_threads(),
-        "poll": POLL,
         "gpu_layers": spec.gpu_layers,
         "gpu": False,
         "sandbox": settings.sandbox,
@@ -242,68 +266,76 @@ def default_threads() -> int:
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     if hasattr(psutil.Process, "cpu_affinity"):
         cores = min(cores, len(psutil.Process().cpu_affinity()))
+    with suppress(OSError, ValueError):  # a container's share: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu
+        quota, period = CGROUP_CPU_MAX.read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
     return cores - 1 if cores > 2 else cores  # noqa: PLR2004
 
 
-def _asked_context(spec: EngineSpec) -> int:
-    """Tokens to load with: no more than the model was made for."""
-    own = spec.facts.context_length or 0
-    return min(spec.context or own, own or spec.context) or SMALLEST_CONTEXT
-
-
 def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Notice) -> Fit:
-    """Weighs the model; while its context doesn't fit, idle engines go, the least recently used first.
+    """Weighs the model; where its whole context doesn't fit, idle engines go, the least recently used first.
 
     Raises:
         ModelTooLargeError: it doesn't fit even so.
     """
     verdict = _weigh(spec, settings)
-    idle = [row for row in reversed(running(db)) if not verdict.fits and _is_idle(row)]
-    while not verdict.fits and idle:
-        row = idle.pop(0)
-        stop(db, row)
-        notice(f"Stopped the idle engine of {row.model_id} to make room for {spec.model_id}")
-        verdict = _weigh(spec, settings)
-    if not verdict.fits and verdict.context < min(SMALLEST_CONTEXT, _asked_context(spec)):
+    if verdict.reduced or not verdict.fits:
+        idle = [row for row in reversed(running(db)) if _busy_slots(row) == 0]
+        best = _weigh(spec, settings, freed=sum(row.memory for row in idle))
+        while idle and _is_better(best, verdict):
+            row = idle.pop(0)
+            stop(db, row)
+            notice(f"Stopped the idle engine of {row.model_id} to make room for {spec.model_id}")
+            verdict = _weigh(spec, settings)
+    if not verdict.fits:
         raise ModelTooLargeError(
             f"{spec.model_id} does not fit this machine's free memory",
-            cause=verdict.reason,
+            cause=f"It {verdict.reason}.",
             hint="Close other programs, `llm hf stop --all`, or pull a smaller quantization.",
         )
+    if verdict.reduced:
+        notice(f"Context of {verdict.context} tokens: it {verdict.reason}")
     return verdict
 
 
-def _weigh(spec: EngineSpec, settings: Settings) -> Fit:
+def _is_better(one: Fit, other: Fit) -> bool:
+    return (one.fits, one.context) > (other.fits, other.context)
+
+
+def _weigh(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
+    """Weighs the model against what is free now, and what stopping others would free (bytes)."""
     from llm_hf_models import fit
 
-    if True:  # TEMPORARY until fit lands
-        try:
-            fit.machine()
-        except NotImplementedError:
-            return fit.Fit(True, 10**9, 2 * 10**9, _asked_context(spec), "")
-    free = fit.machine().free_memory
+    free = fit.machine().free_memory + freed
+    activations = max(0, _batch(spec, spec.context) - fit.BATCH_TOKENS) * fit.ACTIVATION_BYTES
     return fit.assess(
         sum(path.stat().st_size for path in spec.weights),
         spec.facts,
-        context=_asked_context(spec),
-        available=free - min(settings.memory_reserve, free // 4),  # a small machine's last quarter, not all it has
+        context=spec.context,
+        # A small machine keeps a quarter, since the reserve may be all it has.
+        available=free - min(settings.memory_reserve, free // 4) - activations * (spec.facts.embedding_length or 0),
         mmproj_bytes=spec.mmproj_path.stat().st_size if spec.mmproj_path else 0,
     )
 
 
-def _is_idle(row: EngineRow) -> bool:
-    """Whether no request is being worked on, as the engine itself says; one that doesn't say is not idle."""
+def _batch(spec: EngineSpec, context: int) -> int:
+    """Tokens read at once: a text is embedded whole, or refused."""
+    return context or spec.facts.context_length or BATCH if spec.facts.kind == "embedding" else BATCH
+
+
+def _busy_slots(row: EngineRow) -> int | None:
+    """How many requests an engine works on, as it says itself; None when it doesn't say."""
     import httpx2
 
     local = not row.address.startswith("http://")
     transport = httpx2.HTTPTransport(uds=row.address if local else None, verify=False)
     base = "http://engine" if local else row.address
     try:
-        with httpx2.Client(transport=transport, base_url=base, timeout=IDLE_SECONDS, trust_env=False) as client:
+        with httpx2.Client(transport=transport, base_url=base, timeout=ANSWER_SECONDS, trust_env=False) as client:
             answer = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
-            return answer.status_code == httpx2.codes.OK and not any(slot["is_processing"] for slot in answer.json())
+            return sum(bool(slot["is_processing"]) for slot in answer.json())
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def _pid_started(pid: int) -> float:
@@ -327,17 +359,28 @@ def _process(row: EngineRow) -> psutil.Process | None:
         return None
 
 
+def _memory(process: psutil.Process) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
 def running(db: LibraryDB) -> list[EngineRow]:
     """The engines that run now, most recently used first; rows and folders of dead ones are removed on the way."""
     alive = []
     for row in db.engines():
         lease = _dir_of(row).read_lease()
-        if _process(row) is None or lease is None:
+        process = _process(row)
+        if process is None or lease is None:
             db.drop_engine(row.fingerprint, row.pid)
             _dir_of(row).remove()
             continue
         announced, keep_alive = lease
-        alive.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive))
+        memory = _memory(process) or row.memory
+        alive.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive, memory=memory))
     return sorted(alive, key=lambda row: row.last_used, reverse=True)
 
 

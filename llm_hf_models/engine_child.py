@@ -131,7 +131,6 @@ def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - t
     params.n_gpu_layers = task["gpu_layers"]
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = task["threads"]
-        cpu.poll = task["poll"]
     params.embedding = task["embedding"]
     params.use_jinja = True
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK

@@ -17,6 +17,9 @@ from llm_hf_models.errors import EngineStartError
 from llm_hf_models.text import clean_text
 
 KILL_SECONDS = 5.0
+# llama.cpp's threads meet hundreds of times for each token. Those that wait by spinning starve each other when another
+# process wants a core, those that sleep at once are slow alone: libgomp's spins before sleep (benchmarks/threads.py).
+SPINS = "10000"
 # What an engine may need of our environment. Tokens and other programs' secrets are not among it.
 _ENVIRONMENT = {
     "PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "SYSTEMDRIVE", "USERPROFILE", "VIRTUAL_ENV",
@@ -41,9 +44,7 @@ class Started:
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that an engine is given."""
     kept = {k: v for k, v in environment.items() if k.upper() in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
-    # llama.cpp's threads wait for each other by spinning, which a busy neighbour turns into starving
-    # (benchmarks/threads.py).
-    return {"OMP_WAIT_POLICY": "passive", **kept}
+    return {"GOMP_SPINCOUNT": SPINS, **kept}
 
 
 def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Started:

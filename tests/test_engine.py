@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, engine_dirs, engine_process, settings
+from llm_hf_models import chat, engine, engine_dirs, engine_process, fit, settings
 from llm_hf_models.engine_child import GRACE_SECONDS, Watch
 from llm_hf_models.errors import (
     EngineLostError,
@@ -226,10 +226,10 @@ def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineS
 def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: LibraryDB) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     pid = row_of(db).pid
-    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 3000}))
+    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800}))
     pieces = list(stream)
     assert isinstance(pieces[-1], chat.Finish)
-    assert pieces[-1].output_tokens == 3000
+    assert pieces[-1].output_tokens == 800
     wait_for_exit(pid)
 
 
@@ -407,8 +407,59 @@ def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
     assert say(ensure(endless, db), max_tokens=3)
 
 
-def test_an_idle_engine_makes_room_and_it_is_said(spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path) -> None:
-    pytest.skip("waits for fit")
+@pytest.fixture
+def small_machine(db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A machine whose free memory is what it has less what the engines hold."""
+
+    def has(memory: int) -> None:
+        def machine() -> fit.Machine:
+            return fit.Machine(memory, memory - sum(row.memory for row in engine.running(db)))
+
+        monkeypatch.setattr(fit, "machine", machine)
+
+    return has
+
+
+def test_an_idle_engine_makes_room_and_it_is_said(
+    spec: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
+) -> None:
+    ensure(spec, db)
+    idle = row_of(db)
+    small_machine(2 * 10**9)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - fit.overhead_bytes(CHAT) - 10**7) // 2048)
+    notices: list[str] = []
+    endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
+    assert row_of(db).model_id == "hf/tiny/next"
+    assert not psutil.pid_exists(idle.pid)
+    assert notices == ["Stopped the idle engine of hf/tiny/chat:F16 to make room for hf/tiny/next"]
+    assert endpoint.context == 2048
+
+
+def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
+    endless: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
+) -> None:
+    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    next(stream)
+    small_machine(2 * 10**9)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - fit.overhead_bytes(CHAT)) // 2048)
+    notices: list[str] = []
+    endpoint = ensure(replace(endless, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
+    assert len(engine.running(db)) == 2
+    assert endpoint.context is not None
+    assert 512 <= endpoint.context < 2048
+    assert len(notices) == 1
+    assert f"Context of {endpoint.context} tokens" in notices[0]
+    assert next(stream)
+    stream.close()
+
+
+def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    ensure(spec, db)
+    with pytest.raises(ModelTooLargeError, match="does not fit"):
+        ensure(replace(spec, facts=replace(CHAT, kv_bytes_per_token=10**12), context=2048), db)
+    assert row_of(db).model_id == spec.model_id
 
 
 def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: LibraryDB) -> None:
