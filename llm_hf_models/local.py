@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -117,7 +118,7 @@ def fix_for(model: LocalModel) -> str:
             f"llm hf verify {model.model_id}" if model.repo else f"llm hf import FILE --repo owner/name ({model.quant})"
         )
     if model.repo is None:
-        return f"llm hf import {model.files[0].location}"
+        return f"llm hf import {shlex.quote(model.files[0].location)}"
     return f"llm hf pull {pull_ref(model)}"
 
 
@@ -323,7 +324,7 @@ def _quant_of(names: Sequence[str], facts: ModelFacts) -> str:
 def _stem(path: Path) -> str:
     """A file's name as part of a model id: letters, digits, dots, dashes and underscores."""
     name = read_name(path.name)
-    stem = name.stem if name else path.name
+    stem = (name.base or name.stem) if name else path.name
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem).strip("._-")
     return safe or "model"
 
