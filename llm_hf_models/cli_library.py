@@ -138,11 +138,12 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
 def _confirm(question: str) -> None:
     try:
         agreed = click.confirm(question, err=True)
-    except click.Abort:  # nobody there to answer
-        agreed = False
+    except click.Abort:
         output.note("")
+        raise BadInputError("Nothing was removed: nobody answered", hint="-y removes without asking.") from None
     if not agreed:
-        raise BadInputError("Nothing was removed", hint="-y removes without asking.")
+        output.note("Nothing was removed.")
+        raise click.exceptions.Exit(1)
 
 
 @click.command(

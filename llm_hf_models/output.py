@@ -142,19 +142,21 @@ class Column:
     """One column of a table.
 
     `rank` says how soon it gives way on a narrow terminal: the highest goes first, 0 stays. A column with `least` is
-    cut down to that many cells before one is dropped whose rank is the same or lower.
+    cut down to that many cells before one is dropped whose rank is the same or lower; with `wrap` its text goes on
+    below instead of being cut.
     """
 
     title: str
     rank: int = 0
     right: bool = False
     least: int = 0
+    wrap: bool = False
 
 
 def table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, limit: int | None, bold: Collection[int] = ()
 ) -> str:
-    """Rows under their titles, aligned with spaces, columns that are empty throughout left out.
+    """Rows under their titles, aligned with spaces. Columns that may give way are left out where they are empty.
 
     Args:
         columns: titles and what may give way.
@@ -164,13 +166,23 @@ def table(
     """
     cells = [[clean_text(cell, MAX_ERROR_CHARS) for cell in row] for row in rows]
     natural = [max([cells_of(row[at]) for row in cells], default=0) for at in range(len(columns))]
-    kept = [at for at in range(len(columns)) if natural[at] or not rows]
+    kept = [at for at in range(len(columns)) if natural[at] or not columns[at].rank or not rows]
     widths = _fitted(columns, {at: max(natural[at], cells_of(columns[at].title)) for at in kept}, limit)
-    lines = [_line([columns[at].title for at in widths], columns, widths)]
-    lines += [_line([row[at] for at in widths], columns, widths) for row in cells]
-    return "\n".join(
-        click.style(line, bold=True) if number == 0 or number - 1 in bold else line for number, line in enumerate(lines)
-    )
+    lines = [click.style(_line([columns[at].title for at in widths], columns, widths), bold=True)]
+    for number, row in enumerate(cells):
+        for part in _wrapped_row([row[at] for at in widths], columns, widths):
+            line = _line(part, columns, widths)
+            lines.append(click.style(line, bold=True) if number in bold else line)
+    return "\n".join(lines)
+
+
+def _wrapped_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> list[list[str]]:
+    """A row as one or more lines of cells: what is too long goes on below where its column wraps."""
+    parts = [
+        (columns[at].wrap and textwrap.wrap(cell, size)) or [cell]
+        for cell, (at, size) in zip(row, widths.items(), strict=True)
+    ]
+    return [[cell[line] if line < len(cell) else "" for cell in parts] for line in range(max(map(len, parts)))]
 
 
 def _fitted(columns: Sequence[Column], widths: dict[int, int], limit: int | None) -> dict[int, int]:

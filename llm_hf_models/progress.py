@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from llm_hf_models import output
+from llm_hf_models import output, wording
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_duration, format_size
 
@@ -64,10 +64,14 @@ class _Told:
     began: float
     first: int
     words: str | None = None
+    spoken: bool = False
 
 
 class Lines:
-    """Plain lines: when a file starts, at most one every few seconds and every tenth of it, and when it is done."""
+    """Plain lines: when a file starts, at most one every few seconds and every tenth of it, and when it is done.
+
+    A file that is only hashed again, which no `started` announces, is spoken of once that takes long.
+    """
 
     def __init__(self, write: Callable[[str], None] = output.note, clock: Callable[[], float] = time.monotonic) -> None:
         """`write` shows one line; `clock` tells seconds."""
@@ -93,13 +97,15 @@ class Lines:
                 self._told[event.file] = _Told(now, event.done, now, event.done)
                 if event.kind == "started":
                     self._say(event, _start_words(event))
+                if event.kind in ("started", "verifying"):
                     return
             self._tell(event, self._told[event.file])
 
     def _tell(self, event: Event, told: _Told) -> None:
         now = self._clock()
         if event.kind == "done":
-            self._say(event, _done_words(event, told, now))
+            if told.spoken:
+                self._say(event, _done_words(event, told, now))
         elif event.kind == "verifying":
             if told.words != event.kind:
                 self._say(event, "checking the digest")
@@ -114,6 +120,7 @@ class Lines:
             told.at, told.done, told.words = now, event.done, None
 
     def _say(self, event: Event, words: str) -> None:
+        self._told[event.file].spoken = True
         self._write(f"{clean_text(event.file)}: {words}")
 
 
@@ -133,7 +140,7 @@ def _done_words(event: Event, told: _Told, now: float) -> str:
     moved, seconds = event.total - told.first, now - told.began
     if moved <= 0 or seconds <= 0:
         return f"done, {format_size(event.total)}"
-    return f"done, {format_size(moved)} in {format_duration(seconds)} ({format_size(moved / seconds)}/s)"
+    return f"done, {format_size(moved)} in {wording.took(seconds)} ({format_size(moved / seconds)}/s)"
 
 
 def _trouble_words(event: Event) -> str:

@@ -32,7 +32,7 @@ def downloads(rows: Sequence[DownloadView], limit: int | None) -> str:
         Column("TRIES", 8, right=True),
         Column("ASKED BY", 7),
         Column("UPDATED", 5, right=True),
-        Column("ERROR", 4, least=16),
+        Column("ERROR", 4, least=16, wrap=True),
     ]
     return table(columns, [_row(row) for row in rows], limit=limit)
 
@@ -74,7 +74,7 @@ def asked(row: DownloadView, verb: str) -> str:
 def log(notes: Sequence[DownloadNote], limit: int | None) -> str:
     """A row for each thing that happened."""
     rows = [[wording.date(note.at), note.kind, note.message] for note in notes]
-    return table([Column("WHEN", 1), Column("WHAT"), Column("WHY", least=20)], rows, limit=limit)
+    return table([Column("WHEN", 1), Column("WHAT"), Column("WHY", least=20, wrap=True)], rows, limit=limit)
 
 
 def queued(row: DownloadView) -> str:

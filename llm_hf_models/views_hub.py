@@ -123,7 +123,7 @@ def _variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
         Column("MMPROJ", 3, right=True),
         Column("HERE", 1),
         Column("FITS", 2),
-        Column("WHY", 6, least=20),
+        Column("WHY", 6, least=20, wrap=True),
     ]
     rows = [
         [
@@ -203,9 +203,9 @@ def pulled(result: PullResult) -> str:
     """What was fetched, how fast, and the command to use it."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
     if result.fetched_bytes:
-        speed = format_size(result.fetched_bytes / result.seconds) if result.seconds else ""
-        took = format_duration(result.seconds) if result.seconds >= 1 else "under a second"
-        lines.append(f"Fetched {format_size(result.fetched_bytes)} in {took} ({speed}/s), digests match the Hub's.")
+        speed = format_size(result.fetched_bytes / max(result.seconds, 0.001))
+        moved = f"{format_size(result.fetched_bytes)} in {wording.took(result.seconds)}"
+        lines.append(f"Fetched {moved} ({speed}/s), digests match the Hub's.")
     elif not result.plan.already_complete:
         lines.append("Nothing had to be fetched.")
     if result.model_id:

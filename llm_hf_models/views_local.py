@@ -238,7 +238,12 @@ def status(now: Status, limit: int | None) -> str:
 
 def settings(every: Sequence[SettingView], limit: int | None) -> str:
     """A row for each setting."""
-    columns = [Column("KEY"), Column("VALUE", right=True), Column("FROM", 1), Column("WHAT IT DOES", 2, least=30)]
+    columns = [
+        Column("KEY"),
+        Column("VALUE", right=True),
+        Column("FROM", 1),
+        Column("WHAT IT DOES", 2, least=30, wrap=True),
+    ]
     rows = [[one.key, wording.setting_value(one.value), one.source, one.description] for one in every]
     return table(columns, rows, limit=limit)
 

@@ -66,6 +66,11 @@ def ago(then: float | datetime | None) -> str:
     return " ".join(format_duration(seconds).split()[:2])
 
 
+def took(seconds: float) -> str:
+    """How long something took."""
+    return format_duration(seconds) if seconds >= 1 else "under a second"
+
+
 def template(there: bool | None, facts: ModelFacts | None) -> str | None:
     """Whether there is a chat template, and what it speaks of; None where that isn't known."""
     if not there:

@@ -114,6 +114,12 @@ def test_the_least_important_column_is_cut_first_then_dropped() -> None:
     assert last[1] == "owner/one"
 
 
+def test_a_column_that_wraps_goes_on_below() -> None:
+    columns = [Column("KEY"), Column("WHAT", 1, least=10, wrap=True)]
+    lines = output.table(columns, [["a", "one two three four"], ["b", "five"]], limit=18).splitlines()
+    assert lines[1:] == ["a    one two three", "     four", "b    five"]
+
+
 @given(
     st.lists(st.lists(st.text(max_size=60), min_size=4, max_size=4), max_size=5),
     st.integers(min_value=12, max_value=120),
@@ -372,6 +378,19 @@ def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
     clock.now += 10
     show(Event("done", "m.gguf", 1000, 1000))
     assert said == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 100 B in 10 s (10 B/s)"]
+
+
+def test_a_file_that_is_only_hashed_again_is_spoken_of_once_that_takes_long() -> None:
+    for seconds, said_then in ((0.01, []), (LINE_SECONDS, ["m.gguf: 50 % of 1 kB, 100 B/s, 5 s left"])):
+        said: list[str] = []
+        clock = Clock()
+        show = Lines(said.append, clock).show
+        show(Event("verifying", "m.gguf", 0, 1000))
+        clock.now += seconds
+        show(Event("progress", "m.gguf", 500, 1000))
+        assert said == said_then
+        show(Event("done", "m.gguf", 1000, 1000))
+        assert len(said) == 2 * len(said_then)
 
 
 def test_trouble_is_said_once_with_its_reason() -> None:

@@ -1,0 +1,181 @@
+"""The commands about what is on this machine, on real GGUF files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from llm_hf_models.cli import hf
+from tests.ggufs import tiny_chat, tiny_embedding, tiny_split
+
+
+def run(*words: str | Path, code: int = 0, **more: Any) -> Result:
+    done = CliRunner().invoke(hf, [str(word) for word in words], **more)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def json_of(*words: str | Path, code: int = 0) -> Any:
+    return json.loads(run(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    """A tiny chat model on the disk, imported as `walrus`."""
+    path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
+    run("import", path, "-a", "walrus", "-q")
+    return path
+
+
+def test_import_prints_the_id_for_scripts_and_the_command_to_talk_for_people(tmp_path: Path) -> None:
+    done = run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-a", "walrus")
+    assert done.stdout == "hf/local/tiny.Q8_0:Q8_0\n"
+    assert "Digest: not checked: no repo was named (--repo owner/name)." in done.stderr
+    assert "llm -m walrus 'hello'" in done.stderr
+
+
+def test_an_embedding_model_is_offered_to_the_command_that_embeds(tmp_path: Path) -> None:
+    done = run("import", tiny_embedding(tmp_path / "emb.gguf"))
+    assert "llm embed -m emb -c 'hello'" in done.stderr
+
+
+def test_import_q_says_nothing_but_the_id(tmp_path: Path) -> None:
+    done = run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
+    assert (done.stdout, done.stderr) == ("hf/local/tiny.Q8_0:Q8_0\n", "")
+
+
+def test_import_json_is_the_model_and_what_its_digest_says(tmp_path: Path) -> None:
+    found = json_of("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
+    assert found["model"]["model_id"] == "hf/local/tiny.Q8_0:Q8_0"
+    assert found["digest"].startswith("not checked")
+
+
+def test_a_copied_import_outlives_its_file(tmp_path: Path) -> None:
+    path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
+    run("import", path, "--copy", "-a", "walrus", "-q")
+    path.unlink()
+    kept = Path(run("path", "walrus").stdout.strip())
+    assert kept.is_file()
+    assert kept != path
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n", b"GGUF", b""]
+)
+def test_what_is_no_gguf_is_refused_and_not_registered(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content)
+    assert run("import", path, code=1).stderr.startswith("Error: ")
+    assert json_of("list") == []
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
+    assert "There is no file" in run("import", tmp_path / "none.gguf", code=1).stderr
+
+
+@pytest.mark.usefixtures("gguf")
+def test_the_list_has_a_row_for_each_model() -> None:
+    done = run("list")
+    assert re.search(r"hf/local/tiny\.Q8_0:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
+    assert "is unverified: " in done.stderr
+    (model,) = json_of("list")
+    assert model["state"] == "unverified"
+    assert "walrus" in model["aliases"]
+
+
+def test_show_says_what_is_known_and_where_the_files_are(gguf: Path) -> None:
+    text = run("show", "walrus").stdout
+    assert str(gguf) in text
+    assert re.search(r"^Structure +valid, \d{4}-", text, re.MULTILINE)
+    assert json_of("show", "walrus")["facts"]["architecture"] == "llama"
+
+
+def test_path_prints_the_path_alone_and_all_shards_on_request(gguf: Path, tmp_path: Path) -> None:
+    shards = tiny_split(tmp_path, 3)
+    run("import", shards[1], "-a", "seal", "-q")
+    assert run("path", "walrus").stdout == f"{gguf}\n"
+    assert run("path", "seal").stdout == f"{shards[0]}\n"
+    assert run("path", "seal", "--all").stdout.splitlines() == [str(shard) for shard in shards]
+
+
+@pytest.mark.usefixtures("gguf")
+def test_aliases_are_given_listed_and_taken_away() -> None:
+    assert "seal" in run("alias", "walrus", "seal", "otter").stdout
+    assert json_of("alias")["otter"] == "hf/local/tiny.Q8_0:Q8_0"
+    run("alias", "--remove", "seal", "--remove", "otter")
+    assert "seal" not in json_of("alias")
+    assert "seal" in run("show", "seal", code=1).stderr
+
+
+def test_an_alias_of_another_model_is_not_taken(gguf: Path, tmp_path: Path) -> None:
+    run("import", tiny_chat(tmp_path / "other.Q4_0.gguf"), "-a", "seal", "-q")
+    assert gguf.is_file()
+    assert "walrus" in run("alias", "seal", "walrus", code=2).stderr
+    assert "walrus" in json_of("show", "walrus")["aliases"]
+
+
+def test_verify_says_matches_and_ends_with_one_when_a_bit_has_flipped(gguf: Path) -> None:
+    assert run("verify", "walrus").stdout == "hf/local/tiny.Q8_0:Q8_0: tiny.Q8_0.gguf: matches\n"
+    assert json_of("verify", "--all")[0]["matches"] is True
+    content = bytearray(gguf.read_bytes())
+    content[-1] ^= 1
+    gguf.write_bytes(content)
+    assert "differs: recorded" in run("verify", "walrus", code=1).stdout
+    found = json_of("verify", "walrus", code=1)
+    assert found["matches"] is False
+    assert json_of("show", "walrus")["state"] == "changed"
+
+
+def test_a_model_whose_file_has_gone_is_missing(gguf: Path) -> None:
+    gguf.unlink()
+    done = run("list")
+    assert "missing" in done.stdout
+    assert "missing" in run("verify", "walrus", code=1).stdout
+
+
+def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
+    done = run("rm", "walrus", code=1, input="n\n")
+    assert "Remove hf/local/tiny.Q8_0:Q8_0?" in done.stderr
+    assert "Nothing was removed." in done.stderr
+    assert done.stdout == ""
+    assert len(json_of("list")) == 1
+    assert gguf.is_file()
+
+
+@pytest.mark.usefixtures("gguf")
+def test_rm_removes_nothing_when_nobody_is_there_to_answer() -> None:
+    assert "-y removes without asking." in run("rm", "walrus", code=2, input="").stderr
+    assert len(json_of("list")) == 1
+
+
+def test_rm_never_removes_a_file_that_was_imported_in_place(gguf: Path) -> None:
+    done = run("rm", "walrus", input="y\n")
+    assert f"kept: {gguf}" in done.stderr
+    assert "Freed 0 B." in done.stderr
+    assert gguf.is_file()
+    assert json_of("list") == []
+
+
+def test_rm_of_a_copy_says_how_much_it_freed(tmp_path: Path) -> None:
+    run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "--copy", "-a", "walrus", "-q")
+    (copy,) = json_of("path", "walrus")
+    size = Path(copy).stat().st_size
+    found = json_of("rm", "-y", "walrus")
+    assert found["freed_bytes"] == size
+    assert found["done"] is True
+    assert not Path(copy).exists()
+
+
+@pytest.mark.usefixtures("gguf")
+def test_local_names_are_completed() -> None:
+    from click.shell_completion import ShellComplete
+
+    complete = ShellComplete(hf, {}, "hf", "_HF_COMPLETE")
+    offered = {item.value for item in complete.get_completions(["show"], "w")}
+    assert offered == {"walrus"}
+    assert "hf/local/tiny.Q8_0:Q8_0" in {item.value for item in complete.get_completions(["rm"], "HF/")}
