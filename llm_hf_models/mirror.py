@@ -19,7 +19,7 @@ from llm_hf_models.refs import RepoFile, RepoId, is_commit, parse_revision
 from llm_hf_models.served import Catalogue, ServedFile, ServedRepo
 from llm_hf_models.text import clean_text
 
-__all__ = ["Catalogue", "HubHandler", "HubServer", "ServedFile", "ServedRepo", "make_server"]
+__all__ = ["Catalogue", "HubHandler", "HubServer", "ServedFile", "ServedRepo", "file_headers", "file_of", "make_server"]
 
 GREETING = b"A read-only mirror in the Hugging Face Hub's protocol. Point HF_ENDPOINT here.\n"
 NO_SUCH_PAGE = RefusedError(404, None, "This Hub has no such page")
@@ -94,7 +94,7 @@ class HubHandler(AnsweringHandler):
                 self._send_about(owner, name, what)
             case (_, owner, name, "resolve" | "raw", revision, *path):
                 repo = self._repo(owner, name, revision)
-                self.send_served(repo, _file(repo, "/".join(path)))
+                self.send_served(repo, file_of(repo, "/".join(path)))
             case _:
                 raise NO_SUCH_PAGE
 
@@ -173,7 +173,12 @@ def file_headers(repo: ServedRepo, file: ServedFile) -> dict[str, str]:
     return {"X-Repo-Commit": repo.commit, **linked}
 
 
-def _file(repo: ServedRepo, path: str) -> ServedFile:
+def file_of(repo: ServedRepo, path: str) -> ServedFile:
+    """The file at that path.
+
+    Raises:
+        RefusedError: there is none.
+    """
     file = None
     with suppress(BadRefError):
         file = repo.file(RepoFile(path).path)
