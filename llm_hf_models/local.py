@@ -25,8 +25,8 @@ from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.gguf_names import read_name
 from llm_hf_models.hub import RepoDetails, free_cached, scan_cache
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import Check, LocalFile, LocalModel, State
 from llm_hf_models.pull_plan import refuse_invalid, short_names
+from llm_hf_models.records import Check, LocalFile, LocalModel, State
 from llm_hf_models.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.search import details_of
 from llm_hf_models.transfer import Event, Progress
