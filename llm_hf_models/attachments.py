@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from llm_hf_models.errors import BadInputError
-
 if TYPE_CHECKING:
     import llm
 
@@ -37,6 +35,7 @@ def part_of(attachment: llm.Attachment, types: Collection[str]) -> dict[str, Any
 
     import httpx2
 
+    from llm_hf_models.errors import BadInputError
     from llm_hf_models.text import clean_text
 
     try:

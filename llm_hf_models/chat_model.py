@@ -17,10 +17,10 @@ from llm.models import AsyncConversation, AsyncResponse, Conversation, Embedding
 from llm.parts import StreamEvent
 
 from llm_hf_models.attachments import types_for
-from llm_hf_models.errors import HfModelsError
 from llm_hf_models.registered import RegisteredModel
 
 if TYPE_CHECKING:
+    from llm_hf_models.errors import HfModelsError
     from llm_hf_models.model_run import Run
 
 EMBEDDING_BATCH = 32  # texts in one request
@@ -35,6 +35,8 @@ class ModelFailure(llm.ModelError, click.ClickException):
 
 @contextmanager
 def _failures() -> Iterator[None]:
+    from llm_hf_models.errors import HfModelsError
+
     try:
         yield
     except HfModelsError as error:
@@ -96,7 +98,7 @@ class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
 
         with _failures(), model_run.library() as db:
             run = model_run.prepare(self.model_id, prompt, db, stream=stream)
-            with closing(chat.answer(run.endpoint, run.turn)) as items:  # type: ignore[type-var]  # it is a generator
+            with closing(chat.answer(run.endpoint, run.turn)) as items:
                 for item in items:
                     yield from run.events(item)
             run.finish(response, db)
@@ -131,7 +133,7 @@ class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is m
 
         with _failures():
             run = await asyncio.to_thread(prepare)
-            async with aclosing(chat.answer_async(run.endpoint, run.turn)) as items:  # type: ignore[type-var]
+            async with aclosing(chat.answer_async(run.endpoint, run.turn)) as items:
                 async for item in items:
                     for event in run.events(item):
                         yield event

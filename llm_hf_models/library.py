@@ -1,6 +1,6 @@
 """The SQLite record of what is on this machine: local models, their proofs, downloads, engines, cached metadata.
 
-Talks to no network and judges nothing. All SQL stands here, but for the one query of llm's hooks (registered.py);
+Talks to no network and judges nothing. All SQL stands here, but for what llm's hooks read (registered.py);
 migrations only ever append.
 """
 

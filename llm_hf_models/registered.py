@@ -1,4 +1,4 @@
-"""What llm's hooks need of the library, read in one query and nothing else: each `llm` command passes here.
+"""What llm's hooks need of the library, read at a stroke and nothing else: `llm` passes here.
 
 Imports next to nothing, so that no command starts noticeably slower. Everything else about the library: library.py.
 """
@@ -38,19 +38,24 @@ def registered_models(path: Path) -> list[RegisteredModel]:
         try:
             if db.execute("pragma user_version").fetchone()[0] > FORMAT:
                 return []
-            rows = db.execute(
-                "select model_id, kind, json_extract(facts, '$.tools'), json_extract(facts, '$.reasoning'),"
-                " json_extract(facts, '$.modalities'),"
-                " (select json_group_array(alias) from aliases where aliases.model = models.id) from models"
-            ).fetchall()
-        except sqlite3.Error:
+            return _read(db)
+        except (sqlite3.Error, ValueError, TypeError):
             continue
         finally:
             db.close()
-        return [
-            RegisteredModel(
-                row[0], tuple(json.loads(row[5])), row[1], bool(row[2]), bool(row[3]), tuple(json.loads(row[4] or "[]"))
-            )
-            for row in rows
-        ]
     return []
+
+
+def _read(db: sqlite3.Connection) -> list[RegisteredModel]:
+    aliases: dict[int, list[str]] = {}
+    for key, alias in db.execute("select model, alias from aliases"):
+        aliases.setdefault(key, []).append(alias)
+    rows = db.execute(
+        "select id, model_id, kind, json_extract(facts, '$.tools', '$.reasoning', '$.modalities') from models"
+    ).fetchall()
+    found = []
+    for key, model_id, kind, facts in rows:
+        tools, reasoning, modalities = json.loads(facts)
+        names = tuple(aliases.get(key, ()))
+        found.append(RegisteredModel(model_id, names, kind, bool(tools), bool(reasoning), tuple(modalities or ())))
+    return found
