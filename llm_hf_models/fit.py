@@ -5,13 +5,14 @@ SmolLM2-135M-Instruct Q4_1, resident set less the interpreter's 34 MB, in MB:
 
     context        weights    KV cache    compute    the rest    after a prompt of half the context
         512           98.4        11.8       15.9        15.8         + 8
-      2,048           98.4        47.2       17.4        14.1        + 17
+      2,048           98.4        47.2     (17.4)       14.1        + 17
       8,192           98.4       188.7       23.7         7.8        + 20
 
-The KV cache is kv_bytes_per_token x context to the byte. The compute buffer, as llama.cpp's own log gives it, grows
-with the attention mask (two bytes for each token of the context and each of the batch) from what one layer's
-activations take (13 floats for each dimension of the embedding and each token of the batch; 16 are counted here, since
-larger models have wider feed-forward layers). Without flash attention it would be far more.
+(In brackets: interpolated.) The KV cache is kv_bytes_per_token x context to the byte. The compute buffer, as
+llama.cpp's own log gives it, grows with the attention mask (two bytes for each token of the context and each of the
+batch) from what one layer's activations take (13 floats for each dimension of the embedding and each token of the
+batch; 16 are counted here, since larger models have wider feed-forward layers). Without flash attention it would be
+far more.
 """
 
 from __future__ import annotations

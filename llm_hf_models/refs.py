@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
+from llm_hf_models.gguf_names import type_in
 from llm_hf_models.text import clean_text
 
 MAX_REF_CHARS = 1000
 MAX_REPO_CHARS = 96  # the Hub's own limit: huggingface_hub/utils/_validators.py, validate_repo_id
 MAX_PATH_CHARS = 512
+MAX_PART_BYTES = 255  # of one folder's or file's name: what the common file systems take
 MAX_REVISION_CHARS = 200
 
 HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
@@ -20,8 +22,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-# Names that Windows keeps for devices, whatever follows the first dot.
-_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
+# Names that Windows keeps for devices, whatever follows the first dot, and the folder whose hooks git would run.
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\..*)?|\.git", re.IGNORECASE)
 _FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 _HINT = (
     "Write owner/name, owner/name:Q4_K_M, owner/name:file.gguf, owner/name@revision:Q4_K_M, hf://owner/name"
@@ -76,7 +78,7 @@ class RepoFile:
         if _FORBIDDEN_IN_PATH.search(self.path):
             raise _bad(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
         for part in self.path.split("/"):
-            if part in ("", ".", "..") or part.endswith((".", " ")) or _RESERVED.fullmatch(part):
+            if not _is_safe_part(part):
                 raise _bad(self.path, f"{clean_text(part, 80)!r} can't be part of a file's path.")
 
     @property
@@ -86,6 +88,15 @@ class RepoFile:
 
     def __str__(self) -> str:
         return self.path
+
+
+def _is_safe_part(part: str) -> bool:
+    try:
+        size = len(part.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    is_name = 0 < size <= MAX_PART_BYTES and not part.endswith(".") and part == part.strip()
+    return is_name and _RESERVED.fullmatch(part) is None
 
 
 def parse_revision(text: str) -> str:
@@ -145,14 +156,16 @@ class ModelRef:
         if not text.strip() or len(text) > MAX_REF_CHARS:
             raise _bad(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
         text = text.strip()
-        if text.lower().startswith(("http://", "https://")):
+        lower = text.lower()
+        if lower.startswith(("http://", "https://")):
             return cls._from_url(text)
-        for prefix in ("hf://models/", "hf://", *(f"{host}/" for host in HUB_HOSTS), "hf/"):
-            if text.lower().startswith(prefix):
-                if prefix == "hf/" and text.count("/") < 2:  # noqa: PLR2004 - an owner may be called hf
-                    break
-                text = text[len(prefix) :]
-                break
+        if lower.startswith(tuple(f"{host}/" for host in HUB_HOSTS)):
+            return cls._from_url(f"https://{text}")
+        if lower.startswith("hf://"):
+            return cls._from_uri(text[len("hf://") :])
+        owner_and_name = re.split("[:@]", text, maxsplit=1)[0]
+        if lower.startswith("hf/") and owner_and_name.count("/") > 1:  # else an owner that is called hf
+            text = text[len("hf/") :]
         return cls._from_parts(text)
 
     @classmethod
@@ -172,6 +185,21 @@ class ModelRef:
         return cls(repo, revision_or_none, quant=rest)
 
     @classmethod
+    def _from_uri(cls, text: str) -> ModelRef:
+        """After `hf://`: the forms above, and `owner/name@revision/path/to/file` as huggingface_hub writes it."""
+        text = text.removeprefix("models/")
+        if text.startswith(("datasets/", "spaces/", "buckets/")):
+            raise _bad(text, f"It names one of the Hub's {text.partition('/')[0]}, not a model.")
+        if ":" in text or text.count("/") < 2:  # noqa: PLR2004 - owner/name
+            return cls._from_parts(text)
+        owner, name, *path = text.split("/")
+        name, at, revision = name.partition("@")
+        if at and [revision, *path[:1]] in (["refs", "pr"], ["refs", "convert"]):
+            revision, path = "/".join([revision, *path[:2]]), path[2:]
+        file = RepoFile("/".join(path)) if path else None
+        return cls(RepoId(owner, name), parse_revision(unquote(revision)) if at else None, file=file)
+
+    @classmethod
     def _from_url(cls, text: str) -> ModelRef:
         # A mirror's address is as good as the Hub's: only its path is used, and its host never becomes the endpoint.
         try:
@@ -180,9 +208,9 @@ class ModelRef:
             raise _bad(text, "It is not a web address.") from None
         if parts[:1] in (["datasets"], ["spaces"]):
             raise _bad(text, f"It names one of the Hub's {parts[0]}, not a model.")
+        if len(parts) > 1 and (":" in parts[1] or "@" in parts[1]):
+            return cls._from_parts("/".join(parts))
         if len(parts) == 2:  # noqa: PLR2004
-            if ":" in parts[1] or "@" in parts[1]:
-                return cls._from_parts("/".join(parts))
             return cls(RepoId(parts[0], parts[1]))
         if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve", "raw"):  # noqa: PLR2004
             return cls._from_page(RepoId(parts[0], parts[1]), parts[2], parts[3:])
@@ -192,12 +220,20 @@ class ModelRef:
     def _from_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
         size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
         revision, path = "/".join(rest[:size]), "/".join(rest[size:])
-        if page == "tree" or not path:
+        if not path:
             return cls(repo, parse_revision(revision))
+        if page == "tree":
+            folder = path.rpartition("/")[2]
+            if not type_in(folder)[0] or not is_quant_name(folder):
+                raise _bad(path, "It is a folder's page; name a quantization or a file of it.")
+            return cls(repo, parse_revision(revision), quant=folder)
         return cls(repo, parse_revision(revision), file=RepoFile(path))
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
+        if self.file and "/" not in self.file.path and not _looks_like_file(self.file.path):
+            revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
+            return f"hf://{self.repo}{revision}/{self.file}"  # after a colon it would be read as a quantization
         what = self.quant or (self.file and self.file.path)
         return f"{self.repo}{revision}" + (f":{what}" if what else "")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,14 @@ def user_dir() -> Path:
     if path := os.environ.get("LLM_USER_PATH"):
         return Path(path)
     if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA") or Path.home()) / "io.datasette.llm"
+        return Path(os.environ.get("APPDATA", _from_home("~")), "io.datasette.llm")
     if sys.platform == "darwin":
-        return Path.home() / "Library/Application Support/io.datasette.llm"
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config").expanduser() / "io.datasette.llm"
+        return Path(_from_home("~/Library/Application Support"), "io.datasette.llm")
+    return Path(os.environ.get("XDG_CONFIG_HOME", _from_home("~/.config")), "io.datasette.llm")
+
+
+def _from_home(path: str) -> str:
+    return os.path.expanduser(path)  # noqa: PTH111 - Path's own raises where there is no such user
 
 
 def home() -> Path:
@@ -44,17 +49,20 @@ def settings_path() -> Path:
 
 
 def hf_home() -> Path:
-    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache (see huggingface_hub/constants.py)."""
-    if path := os.environ.get("HF_HOME"):
-        return Path(os.path.expandvars(path)).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache).expanduser() / "huggingface"
+    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache, as huggingface_hub/constants.py has it."""
+    if (path := os.environ.get("HF_HOME")) is not None:
+        return _expanded(path)
+    return _expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
 
 
 def cache_dir() -> Path:
     """The Hugging Face cache, where weights live: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
-    path = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return Path(os.path.expandvars(path)).expanduser() if path else hf_home() / "hub"
+    path = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
+    return hf_home() / "hub" if path is None else _expanded(path)
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expandvars(_from_home(path)))
 
 
 def endpoint() -> str:
@@ -64,13 +72,14 @@ def endpoint() -> str:
 
 def offline() -> bool:
     """Whether HF_HUB_OFFLINE asks for no network at all."""
-    return any(os.environ.get(name, "").lower() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return asked.lower() in _TRUE
 
 
 class Settings(BaseModel):
     """Every setting, its default and what it does. Environment variables `LLM_HF_<NAME>` override the file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     connections: int = Field(8, ge=1, le=64, description="Connections that one download may open at most.")
     limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
@@ -162,9 +171,12 @@ def _stored() -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        values = dict(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadInputError(f"{path} is not valid TOML", cause=str(error), hint="Fix or remove that file.") from None
+    # Written by hand it may hold `"5M"` where our own hand writes 5000000.
+    words = {key: value for key, value in values.items() if isinstance(value, str) and key in Settings.model_fields}
+    return values | {key: parse_value(key, value) for key, value in words.items()}
 
 
 def _from_environment() -> dict[str, Any]:
@@ -209,7 +221,8 @@ def store(key: str, value: object | None) -> None:
         partial.write_text(tomli_w.dumps(stored), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise NotWritableError(f"Can't write {path}", cause=error.strerror) from None
 
 

@@ -6,8 +6,12 @@ import re
 import unicodedata
 
 DEFAULT_MAX_CHARS = 500
-# ESC [ … letter, ESC ] … BEL or ST, and two-character escapes: whole sequences go, not just their first byte.
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)|\x9b[0-?]*[ -/]*[@-~]")
+# ESC [ … letter, ESC ] … BEL or ST (and P, X, ^, _ likewise), two-character escapes: whole sequences go, not just
+# their first byte. ECMA-48 names them; 0x80-0x9f are their one-character forms.
+_ESCAPE_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b."
+)
+_HIDDEN = ("Cc", "Cf", "Cs", "Co")
 
 
 def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: bool = False) -> str:
@@ -18,9 +22,15 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
         max_chars: the longest result, in characters; a cut is shown by `…`.
         keep_lines: keep line breaks and tabs; otherwise all white space becomes single spaces.
     """
-    kept = "\n\t" if keep_lines else ""
+    if max_chars < 1:
+        return ""
     # One character past what a cut needs, with room for what is dropped: a huge card costs no more than its cut.
-    text = _ESCAPE_SEQUENCE.sub("", text[: max_chars * 8 + 1024])
-    text = text.replace("\r\n", "\n").replace("\r", "\n") if keep_lines else " ".join(text.split())
-    text = "".join(c for c in text if c in kept or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+    room = max_chars * 8 + 1024
+    cut, text = len(text) > room, _ESCAPE_SEQUENCE.sub("", text[:room])
+    if keep_lines:
+        text = re.sub("\r\n?|\u2028|\u2029", "\n", text)
+        text = "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in _HIDDEN)
+    else:
+        text = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in _HIDDEN)
+        text = " ".join(text.split())
+    return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import math
 import re
+from fractions import Fraction
 
 from llm_hf_models.errors import BadInputError
 
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_NUMBER = r"(?P<number>\d+(?:\.\d+)?)"
+_NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
 _DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
-_SECONDS = {"ms": 0.001, "": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+MAX_NUMBER = 2**63 - 1  # what a SQLite or TOML integer holds
+MAX_SECONDS = 100 * 365 * 86400.0  # what every timer of the operating systems takes
+_SECONDS: dict[str, Fraction] = {
+    "ms": Fraction(1, 1000),
+    "": Fraction(1),
+    "s": Fraction(1),
+    "m": Fraction(60),
+    "h": Fraction(3600),
+    "d": Fraction(86400),
+}
 
 
-def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[float, str]:
+def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[Fraction, str]:
     match = pattern.fullmatch(text.strip())
     if match is None:
         raise BadInputError(f"{text[:40]!r} is not a {what}", hint=f"Write it like {example}.")
-    return float(match["number"]), (match["unit"] or "")
+    return Fraction(match["number"]), (match["unit"] or "")
+
+
+def _whole(number: Fraction, text: str) -> int:
+    if number > MAX_NUMBER:
+        raise BadInputError(f"{text[:40]!r} is too large")
+    return int(number)
 
 
 def parse_size(text: str) -> int:
@@ -29,7 +46,7 @@ def parse_size(text: str) -> int:
         BadInputError: the text is no size.
     """
     number, unit = _number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
-    return int(number * {**_DECIMAL, **_BINARY}[unit.upper()])
+    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text)
 
 
 def parse_count(text: str) -> int:
@@ -39,21 +56,24 @@ def parse_count(text: str) -> int:
         BadInputError: the text is no count.
     """
     number, unit = _number(_COUNT, text, "number of parameters", "7B or 500M")
-    return int(number * _DECIMAL[unit.upper()])
+    return _whole(number * _DECIMAL[unit.upper()], text)
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from `300`, `5m`, `1.5h` or `200ms`.
+    """Seconds from `300`, `5m`, `1.5h` or `200ms`; a hundred years at most.
 
     Raises:
         BadInputError: the text is no duration.
     """
     number, unit = _number(_DURATION, text, "duration", "30s, 5m or 2h")
-    return number * _SECONDS[unit.lower()]
+    seconds = number * _SECONDS[unit.lower()]
+    if seconds > MAX_SECONDS:
+        raise BadInputError(f"{text[:40]!r} is too long a time")
+    return float(seconds)
 
 
 def format_size(size: float) -> str:
-    """Decimal units with three significant digits, as the Hub shows them: `98.4 MB`."""
+    """Decimal units with one decimal below a hundred, as the Hub shows them: `98.4 MB`."""
     return _scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
 
 
@@ -67,13 +87,15 @@ def _scaled(value: float, units: tuple[str, ...], gap: str) -> str:
     while abs(value) >= step - 0.5 and power < len(units) - 1:
         value, power = value / step, power + 1
     unit = units[power]
-    digits = 0 if power == 0 or value >= 100 else 1  # noqa: PLR2004 - three significant digits
+    digits = 0 if power == 0 or abs(value) >= 99.95 else 1  # noqa: PLR2004 - a hundred and more needs no decimal
     number = f"{value:.{digits}f}".removesuffix(".0") if digits else f"{value:.0f}"
     return f"{number}{gap}{unit}".rstrip()
 
 
 def format_duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    """`45 s`, `3 min 20 s`, `2 h 05 min`; `?` for what is no number of seconds."""
+    if not math.isfinite(seconds):
+        return "?"
     whole = round(seconds)
     if whole < 60:  # noqa: PLR2004
         return f"{whole} s"

@@ -1,0 +1,240 @@
+"""Refs and names from outside: every form that people paste, and every one that must not pass."""
+
+from __future__ import annotations
+
+from pathlib import Path, PureWindowsPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models.errors import BadRefError
+from llm_hf_models.refs import ModelRef, RepoFile, RepoId, is_commit, parse_revision
+
+REPO = RepoId("owner", "name")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("owner/name", ModelRef(REPO)),
+        (" owner/name\n", ModelRef(REPO)),
+        ("owner/name:Q4_K_M", ModelRef(REPO, quant="Q4_K_M")),
+        ("owner/name:UD-Q4_K_XL", ModelRef(REPO, quant="UD-Q4_K_XL")),
+        ("owner/name:llama-v1.5", ModelRef(REPO, quant="llama-v1.5")),
+        ("owner/name:model.gguf", ModelRef(REPO, file=RepoFile("model.gguf"))),
+        ("owner/name:model.Q4_K_M.gguf", ModelRef(REPO, file=RepoFile("model.Q4_K_M.gguf"))),
+        ("owner/name:BF16/m-00001-of-00002.gguf", ModelRef(REPO, file=RepoFile("BF16/m-00001-of-00002.gguf"))),
+        ("owner/name:README.md", ModelRef(REPO, file=RepoFile("README.md"))),
+        ("owner/name:LICENSE", ModelRef(REPO, file=RepoFile("LICENSE"))),
+        ("owner/name@main:Q4_K_M", ModelRef(REPO, "main", quant="Q4_K_M")),
+        (f"owner/name@{COMMIT}", ModelRef(REPO, COMMIT)),
+        ("owner/name@refs/pr/3:Q8_0", ModelRef(REPO, "refs/pr/3", quant="Q8_0")),
+        ("hf/owner/name:Q4_K_M", ModelRef(REPO, quant="Q4_K_M")),
+        ("hf/name", ModelRef(RepoId("hf", "name"))),
+        ("hf/name:dir/model.gguf", ModelRef(RepoId("hf", "name"), file=RepoFile("dir/model.gguf"))),
+        ("hf://owner/name", ModelRef(REPO)),
+        ("hf://models/owner/name:Q4_K_M", ModelRef(REPO, quant="Q4_K_M")),
+        ("HF://owner/name@v1:Q4_K_M", ModelRef(REPO, "v1", quant="Q4_K_M")),
+        ("hf://owner/name/dir/model.gguf", ModelRef(REPO, file=RepoFile("dir/model.gguf"))),
+        ("hf://owner/name@v1/model.gguf", ModelRef(REPO, "v1", file=RepoFile("model.gguf"))),
+        ("hf://owner/name@refs/pr/3/m.gguf", ModelRef(REPO, "refs/pr/3", file=RepoFile("m.gguf"))),
+        ("hf://owner/name@refs%2Fpr%2F3/m.gguf", ModelRef(REPO, "refs/pr/3", file=RepoFile("m.gguf"))),
+        ("hf.co/owner/name", ModelRef(REPO)),
+        ("hf.co/owner/name:Q4_K_M", ModelRef(REPO, quant="Q4_K_M")),
+        ("huggingface.co/owner/name/blob/main/a/b.gguf", ModelRef(REPO, "main", file=RepoFile("a/b.gguf"))),
+        ("https://huggingface.co/owner/name", ModelRef(REPO)),
+        ("https://huggingface.co/owner/name/", ModelRef(REPO)),
+        ("https://huggingface.co/owner/name?show_file_info=x.gguf#top", ModelRef(REPO)),
+        ("https://hf.co/owner/name:Q4_K_M", ModelRef(REPO, quant="Q4_K_M")),
+        ("https://hf.co/owner/name:dir/m.gguf", ModelRef(REPO, file=RepoFile("dir/m.gguf"))),
+        ("http://mirror.example:8080/owner/name", ModelRef(REPO)),
+        ("https://huggingface.co/owner/name/tree/main", ModelRef(REPO, "main")),
+        ("https://huggingface.co/owner/name/tree/main/BF16", ModelRef(REPO, "main", quant="BF16")),
+        ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F3", ModelRef(REPO, "refs/pr/3")),
+        (
+            "https://huggingface.co/owner/name/blob/refs/pr/3/m.gguf",
+            ModelRef(REPO, "refs/pr/3", file=RepoFile("m.gguf")),
+        ),
+        (
+            f"https://huggingface.co/owner/name/resolve/{COMMIT}/a%20b.gguf?download=true",
+            ModelRef(REPO, COMMIT, file=RepoFile("a b.gguf")),
+        ),
+    ],
+)
+def test_every_form_that_people_paste_is_read(text: str, ref: ModelRef) -> None:
+    assert ModelRef.parse(text) == ref
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "name",
+        "owner/",
+        "/name",
+        "owner//name",
+        "owner/name/more",
+        "owner/name:",
+        "owner/name@",
+        "owner/name@:Q4",
+        "owner/name:Q4 K",
+        "owner/name:Q4@v1",
+        "owner/name:../x.gguf",
+        "owner/name:/etc/passwd",
+        "owner/name:a\\b.gguf",
+        "owner/name:C:/x.gguf",
+        "owner/..",
+        "../name",
+        "owner/.name",
+        "owner/na--me",
+        "owner/na..me",
+        "owner/name.git",
+        "owner/name.GIT",
+        "-owner/name",
+        "owner/name-",
+        "öwner/name",
+        "owner/na me",
+        "owner/na\x00me",
+        "owner/name\u202e",
+        "owner/name@../x",
+        "owner/name@-rf",
+        "owner/name@a..b",
+        "owner/name@x.lock",
+        "owner/name@a//b",
+        "hf://datasets/owner/name",
+        "hf://name",
+        "https://huggingface.co/",
+        "https://huggingface.co/owner",
+        "https://huggingface.co/datasets/owner/name",
+        "https://huggingface.co/spaces/owner/name",
+        "https://huggingface.co/owner/name/discussions/1",
+        "https://huggingface.co/owner/name/tree/main/docs",
+        "https://huggingface.co/owner/name/blob/main/%2e%2e/%2e%2e/x",
+        "https://huggingface.co/owner%2Fname/x",
+        "https://huggingface.co/owner/name/resolve/main/a%00b",
+        "https://[broken/owner/name",
+        "owner/" + "n" * 96,
+        "o/" + "x" * 1000,
+    ],
+)
+def test_what_is_no_ref_is_refused_with_the_forms_that_are(text: str) -> None:
+    with pytest.raises(BadRefError) as caught:
+        ModelRef.parse(text)
+    assert "owner/name:Q4_K_M" in str(caught.value.hint)
+    assert "\x00" not in str(caught.value)
+    assert "\u202e" not in str(caught.value)
+
+
+def test_a_ref_to_a_dataset_says_what_it_names() -> None:
+    for text in ("hf://datasets/owner/name", "https://huggingface.co/datasets/owner/name"):
+        with pytest.raises(BadRefError, match="datasets"):
+            ModelRef.parse(text)
+
+
+@pytest.mark.parametrize(
+    "path", ["model.gguf", "a/b/c.gguf", ".gitattributes", "naïve 模型.gguf", "a..b", "x.gguf.part", "com10"]
+)
+def test_a_safe_path_is_taken_as_it_is(path: str) -> None:
+    assert RepoFile(path).path == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        ".",
+        "..",
+        "a/../b",
+        "a//b",
+        "/a",
+        "a/",
+        "./a",
+        "a\\b",
+        "a:b",
+        "C:a",
+        "a\nb",
+        "a\x7f",
+        "a*",
+        "con",
+        "CON.txt",
+        "nul .gguf",
+        "dir/LPT1.gguf",
+        "com¹",
+        "CONIN$",
+        "a.",
+        "a ",
+        " a",
+        "a/b /c",
+        "a\u3000",
+        ".git/hooks/post-checkout",
+        "x/.GIT/config",
+        "half\ud800",
+        "x" * 256,
+        "ü" * 128,
+        "a/" * 300 + "b",
+    ],
+)
+def test_a_path_that_could_leave_its_folder_or_mean_a_device_is_refused(path: str) -> None:
+    with pytest.raises(BadRefError):
+        RepoFile(path)
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        ["a", "owner", "/", "..", ".", ":", "@", "Q4_K_M", ".gguf", "hf://", "hf/", "models/", "\\", " ", "%2F"]
+    )
+    | st.sampled_from(
+        ["https://hf.co/", "hf.co/", "blob/", "tree/", "refs/pr/1", "main", "\x00", "é", "LICENSE", "--", "-"]
+    )
+    | st.text(max_size=3),
+    max_size=9,
+).map("".join)
+
+
+@given(PIECES | st.text(max_size=60))
+def test_any_text_is_a_well_formed_ref_that_reads_back_or_a_refusal(text: str) -> None:
+    try:
+        ref = ModelRef.parse(text)
+    except BadRefError:
+        return
+    assert ModelRef.parse(str(ref)) == ref
+    assert not (ref.quant and ref.file)
+    assert str(ref.repo).isascii()
+
+
+@given(PIECES | st.text(max_size=80))
+def test_any_path_that_is_taken_stays_below_its_folder_on_every_system(text: str) -> None:
+    try:
+        path = RepoFile(text).path
+    except BadRefError:
+        return
+    below = Path("/folder").joinpath(path)
+    assert below.is_relative_to("/folder")
+    assert ".." not in below.parts
+    windows = PureWindowsPath("C:/folder", path)
+    assert windows.is_relative_to("C:/folder")
+    assert not windows.is_reserved() if hasattr(windows, "is_reserved") else True
+    assert below.as_posix().removeprefix("/folder/") == path
+
+
+SAFE_NAMES = st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,20}[A-Za-z0-9_])?", fullmatch=True).filter(
+    lambda name: ".." not in name and "--" not in name and not name.lower().endswith(".git")
+)
+PATHS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
+
+
+@given(SAFE_NAMES, SAFE_NAMES, st.none() | SAFE_NAMES | st.just("refs/pr/7"), PATHS)
+def test_every_ref_to_a_file_reads_back_from_its_text(owner: str, name: str, revision: str | None, path: str) -> None:
+    try:
+        ref = ModelRef(RepoId(owner, name), revision and parse_revision(revision), file=RepoFile(path))
+    except BadRefError:
+        return
+    assert ModelRef.parse(str(ref)) == ref
+
+
+def test_only_forty_hex_digits_are_a_commit() -> None:
+    assert is_commit(COMMIT)
+    assert not any(is_commit(text) for text in ("main", COMMIT[:-1], COMMIT.upper(), f"{COMMIT}\n"))

@@ -1,0 +1,69 @@
+"""Text from outside, before it meets a person."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models.text import clean_text
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("plain", "plain"),
+        ("a\x1b[31mred\x1b[0m b", "ared b"),
+        ("a\x1b]0;new title\x07b", "ab"),
+        ("a\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\b", "alinkb"),
+        ("a\x1bPq#0;payload\x1b\\b", "ab"),
+        ("a\x9b2Jb", "ab"),
+        ("a\x9d0;title\x9cb", "ab"),
+        ("a\x1bcb", "ab"),
+        ("a\x1b\x1b[31mb", "a[31mb"),
+        ("user\u202egnp.exe", "usergnp.exe"),
+        ("zero\u200bwidth\ufeff", "zerowidth"),
+        ("a\r\nb\tc\n\nd  e", "a b c d e"),
+        ("line\u2028sep", "line sep"),
+        ("\x00 a \x00 b \x00", "a b"),
+        ("half\ud800pair", "halfpair"),
+        ("naïve 模型 🦭", "naïve 模型 🦭"),
+        ("tag\U000e0041s", "tags"),
+        ("", ""),
+    ],
+)
+def test_what_moves_the_cursor_or_hides_is_gone(raw: str, clean: str) -> None:
+    assert clean_text(raw) == clean
+
+
+def test_lines_are_kept_where_asked_and_returns_can_not_overwrite_them() -> None:
+    assert clean_text("a\r\nb\rc\td\u2028e\x0bf", keep_lines=True) == "a\nb\nc\td\nef"
+
+
+def test_a_cut_is_shown() -> None:
+    assert clean_text("abcdef", 4) == "abc…"
+    assert clean_text("abcd", 4) == "abcd"
+    assert clean_text("abcd", 1) == "…"
+    assert clean_text("abcd", 0) == ""
+    assert clean_text("ab" + "\x00" * 100_000 + "cd", 4) == "ab…"
+
+
+@given(
+    st.text(st.characters(), max_size=300)
+    | st.text(st.sampled_from("\x1b[]31m;\x07\\ \n\r\x9b\x9c\u202eaP"), max_size=60)
+)
+def test_no_text_gets_a_control_or_format_character_through(text: str) -> None:
+    for keep_lines in (False, True):
+        clean = clean_text(text, 100, keep_lines=keep_lines)
+        assert len(clean) <= 100
+        allowed = "\n\t" if keep_lines else ""
+        assert all(c in allowed or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") for c in clean)
+        assert keep_lines or clean == " ".join(clean.split())
+        clean.encode()
+
+
+@given(st.text(max_size=200))
+def test_cleaning_twice_changes_nothing_more(text: str) -> None:
+    assert clean_text(clean_text(text)) == clean_text(text)

@@ -1,0 +1,144 @@
+"""Sizes, counts and durations, as people write them and as nobody should."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models.errors import BadInputError
+from llm_hf_models.units import (
+    MAX_NUMBER,
+    format_count,
+    format_duration,
+    format_size,
+    parse_count,
+    parse_duration,
+    parse_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0),
+        ("700", 700),
+        ("5M", 5_000_000),
+        ("5mb", 5_000_000),
+        ("2GiB", 2 * 2**30),
+        ("2gi", 2 * 2**30),
+        ("700 kB", 700_000),
+        (" 1.5GB ", 1_500_000_000),
+        ("1T", 10**12),
+        ("12 B", 12),
+        ("0.1G", 100_000_000),
+        ("9007199254740993", 9_007_199_254_740_993),
+        (str(MAX_NUMBER), MAX_NUMBER),
+    ],
+)
+def test_a_size_is_read_to_the_byte(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("7B", 7 * 10**9), ("500m", 500 * 10**6), ("1.5T", 15 * 10**11), ("42", 42)]
+)
+def test_a_count_is_read(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("300", 300), ("5m", 300), ("1.5h", 5400), ("200ms", 0.2), ("2 d", 172_800), ("0s", 0)]
+)
+def test_a_duration_is_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+BAD = [
+    "",
+    " ",
+    "five",
+    "-5M",
+    "5X",
+    "5 5",
+    "1e9",
+    "M",
+    "1.",
+    ".5",
+    "nan",
+    "inf",
+    "٣M",
+    "9" * 400,
+    "9999999999T",
+    "0x10",
+    "5M\nB",
+]
+
+
+@pytest.mark.parametrize("text", BAD)
+@pytest.mark.parametrize("parse", [parse_size, parse_count, parse_duration])
+def test_what_is_none_of_these_is_refused_in_few_words(parse: object, text: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        parse(text)  # type: ignore[operator]
+    assert len(str(caught.value)) < 150
+
+
+@given(st.text(max_size=30) | st.from_regex(r"\s*[0-9]+(\.[0-9]+)? ?[KMGTBmshd]?i?B?\s*", fullmatch=True))
+def test_any_text_is_a_number_or_a_clear_refusal(text: str) -> None:
+    for parse in (parse_size, parse_count, parse_duration):
+        try:
+            value = parse(text)
+        except BadInputError as error:
+            assert error.message  # noqa: PT017 - either outcome is right; anything else fails the test
+        else:
+            assert math.isfinite(value)
+            assert 0 <= value <= MAX_NUMBER
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1 kB"),
+        (98_362_432, "98.4 MB"),
+        (99_960_000, "100 MB"),
+        (999_600_000, "1 GB"),
+        (7_100_000_000, "7.1 GB"),
+        (163_273_894_112, "163 GB"),
+        (5 * 10**18, "5000 PB"),
+    ],
+)
+def test_a_size_is_shown_as_the_hub_shows_it(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(135_000_000, "135M"), (7_241_732_096, "7.2B"), (42, "42"), (10**12, "1T")]
+)
+def test_a_count_is_shown_as_the_field_writes_it(count: int, text: str) -> None:
+    assert format_count(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (45, "45 s"),
+        (59.6, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+        (200_000, "2 d 7 h"),
+        (math.inf, "?"),
+        (math.nan, "?"),
+    ],
+)
+def test_a_duration_is_shown_in_two_parts_at_most(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@given(st.integers(0, 9 * 10**14))
+def test_a_shown_size_reads_back_to_nearly_itself(size: int) -> None:
+    assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06)
