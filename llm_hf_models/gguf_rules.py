@@ -36,6 +36,7 @@ STRUCTURE_RULES = {
     "tensor-too-large": "Sizes that overflow 63 bits wrap to small allocations (CVE-2026-27940, CVE-2026-33298).",
     "tensor-offset": "Tensors lie one after another, aligned; another offset overlaps or hides data.",
     "tensor-past-end": "The header places a tensor beyond the file's end: cut short, or made to read foreign memory.",
+    "data-unpadded": "The last tensor is not padded as the format asks; some readers take the file for cut short.",
     "trailing-bytes": "Bytes after the last tensor belong to nothing that the header names.",
     "string-not-utf8": "Text that is not UTF-8 shows differently in different programs.",
     "string-too-long": "Metadata strings beyond a megabyte are not read; nothing real needs them.",

@@ -46,7 +46,11 @@ _METHODS = frozenset(
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*\\?(?:'|\Z)|"(?:\\.|[^"\\])*\\?(?:"|\Z)""", re.DOTALL)
 _TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{\{.*|\{%.*", re.DOTALL)
 _BLOCK = re.compile(r"\{%[-+]?\s*(end)?(if|for|macro|call|filter|block|with|generation|autoescape)\b")
-_DUNDER = re.compile(r"__\w+__|\\x5f|\\u005f", re.IGNORECASE)
+# Other words between double underscores, such as a media marker, are somebody's token.
+_INTERNALS = re.compile(
+    r"__(class|mro|bases?|subclasses|globals|builtins|init|import|dict|getattr(ibute)?|reduce(_ex)?|code|closure|self"
+    r"|module|new|call|func|wrapped|loader|spec|file)__"
+)
 _WORD_LIKE = re.compile(r"[^\W\d_][\w ,.'!?-]*")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _URL = re.compile(r"https?://[^\s\"'<>{}]+")
@@ -159,6 +163,9 @@ class _Walk:
             nodes.Getattr: self._attribute,
             nodes.Getitem: self._attribute,
             nodes.Const: self._constant,
+            nodes.Name: self._name,
+            nodes.Add: self._joined_text,
+            nodes.Concat: self._joined_text,
             nodes.Call: self._call,
             nodes.Filter: self._filter,
             nodes.If: self._condition,
@@ -214,10 +221,25 @@ class _Walk:
 
     def _constant(self, node: nodes.Node, _: int) -> None:
         value = getattr(node, "value", None)
-        if isinstance(value, str) and _DUNDER.search(value):
+        if isinstance(value, str) and _INTERNALS.search(value):
             self._add("template-dunder", "error", f"It holds the name {value[:60]!r}.", node)
         if max(_numbers(node), default=0) > MAX_CONSTANT:
             self._add("template-huge-constant", "warning", "It holds a huge number.", node)
+
+    def _name(self, node: nodes.Node, _: int) -> None:
+        name = getattr(node, "name", "")
+        if name == "lipsum" or name.startswith("__"):
+            self._add("template-dunder", "error", f"It uses {name!r}, a way to Python's internals.", node)
+
+    def _joined_text(self, node: nodes.Node, _: int) -> None:
+        """A name of Python's internals put together from pieces that are innocent by themselves."""
+        values = [getattr(part, "value", None) for part, _ in _flat(node)]
+        self._work += len(values)
+        if self._work > MAX_WORK:
+            raise _TooDeepError("Its expressions nest too much to be judged.")
+        pieces = [value for value in values if isinstance(value, str)]
+        if _INTERNALS.search("".join(pieces)) and not any(_INTERNALS.search(piece) for piece in pieces):
+            self._add("template-dunder", "error", "It puts together a name with double underscores.", node)
 
     def _call(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes

@@ -113,15 +113,18 @@ def _structure(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
     if header.byte_order != sys.byteorder:
         yield finding("byte-order", "error", f"It is written {header.byte_order}-endian.")
     yield from _strings(header)
+    misplaced = False
     expected = 0
     for tensor in header.tensors:
         problem = _tensor_problem(tensor, expected, header.alignment)
         if problem is not None:
             yield problem
+            misplaced = True
         if tensor.size is None or (problem is not None and problem.code == "tensor-too-large"):
             return  # where the others lie can't be told
         expected = _aligned(tensor.offset + tensor.size, header.alignment)
-    yield from _region(header, file_bytes)
+    if not misplaced:
+        yield from _region(header, file_bytes)
 
 
 def _aligned(offset: int, alignment: int) -> int:
@@ -159,9 +162,9 @@ def _region(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
         first = next(tensor for tensor, at in zip(header.tensors, ends, strict=True) if at > there)
         message = f"The tensor data takes {end} bytes, and the file has {max(there, 0)}."
         yield finding("tensor-past-end", "error", message, first.name)
-    elif there > _aligned(end, header.alignment):
-        message = f"{there - _aligned(end, header.alignment)} bytes follow the last tensor."
-        yield finding("trailing-bytes", "warning", message)
+    elif spare := there - _aligned(end, header.alignment):
+        code, verb = ("trailing-bytes", "follow") if spare > 0 else ("data-unpadded", "are missing after")
+        yield finding(code, "warning", f"{abs(spare)} bytes {verb} the last tensor.")
 
 
 def _strings(header: GgufHeader) -> Iterator[Finding]:
