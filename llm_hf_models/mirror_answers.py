@@ -223,7 +223,7 @@ def tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None:
         parts = file.path[len(start) :].split("/")
         for depth in range(1, len(parts)):
             path = start + "/".join(parts[:depth])
-            if recursive or depth == 1:
+            if path not in entries and (recursive or depth == 1):
                 entries[path] = _folder_entry(repo, path, expand=expand)
         if recursive or len(parts) == 1:
             entries[file.path] = file_entry(repo, file, expand=expand)
