@@ -34,7 +34,7 @@ def gguf(tmp_path: Path) -> Path:
 
 def test_import_prints_the_id_for_scripts_and_the_command_to_talk_for_people(tmp_path: Path) -> None:
     done = run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-a", "walrus")
-    assert done.stdout == "hf/local/tiny.Q8_0:Q8_0\n"
+    assert done.stdout == "hf/local/tiny:Q8_0\n"
     assert "Digest: not checked: no repo was named (--repo owner/name)." in done.stderr
     assert "llm -m walrus 'hello'" in done.stderr
 
@@ -46,12 +46,12 @@ def test_an_embedding_model_is_offered_to_the_command_that_embeds(tmp_path: Path
 
 def test_import_q_says_nothing_but_the_id(tmp_path: Path) -> None:
     done = run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
-    assert (done.stdout, done.stderr) == ("hf/local/tiny.Q8_0:Q8_0\n", "")
+    assert (done.stdout, done.stderr) == ("hf/local/tiny:Q8_0\n", "")
 
 
 def test_import_json_is_the_model_and_what_its_digest_says(tmp_path: Path) -> None:
     found = json_of("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
-    assert found["model"]["model_id"] == "hf/local/tiny.Q8_0:Q8_0"
+    assert found["model"]["model_id"] == "hf/local/tiny:Q8_0"
     assert found["digest"].startswith("not checked")
 
 
@@ -81,7 +81,7 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 def test_the_list_has_a_row_for_each_model() -> None:
     done = run("list")
-    assert re.search(r"hf/local/tiny\.Q8_0:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
+    assert re.search(r"hf/local/tiny:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
     assert "is unverified: " in done.stderr
     (model,) = json_of("list")
     assert model["state"] == "unverified"
@@ -106,7 +106,7 @@ def test_path_prints_the_path_alone_and_all_shards_on_request(gguf: Path, tmp_pa
 @pytest.mark.usefixtures("gguf")
 def test_aliases_are_given_listed_and_taken_away() -> None:
     assert "seal" in run("alias", "walrus", "seal", "otter").stdout
-    assert json_of("alias")["otter"] == "hf/local/tiny.Q8_0:Q8_0"
+    assert json_of("alias")["otter"] == "hf/local/tiny:Q8_0"
     run("alias", "--remove", "seal", "--remove", "otter")
     assert "seal" not in json_of("alias")
     assert "seal" in run("show", "seal", code=1).stderr
@@ -120,7 +120,7 @@ def test_an_alias_of_another_model_is_not_taken(gguf: Path, tmp_path: Path) -> N
 
 
 def test_verify_says_matches_and_ends_with_one_when_a_bit_has_flipped(gguf: Path) -> None:
-    assert run("verify", "walrus").stdout == "hf/local/tiny.Q8_0:Q8_0: tiny.Q8_0.gguf: matches\n"
+    assert run("verify", "walrus").stdout == "hf/local/tiny:Q8_0: tiny.Q8_0.gguf: matches\n"
     assert json_of("verify", "--all")[0]["matches"] is True
     content = bytearray(gguf.read_bytes())
     content[-1] ^= 1
@@ -140,7 +140,7 @@ def test_a_model_whose_file_has_gone_is_missing(gguf: Path) -> None:
 
 def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
     done = run("rm", "walrus", code=1, input="n\n")
-    assert "Remove hf/local/tiny.Q8_0:Q8_0?" in done.stderr
+    assert "Remove hf/local/tiny:Q8_0?" in done.stderr
     assert "Nothing was removed." in done.stderr
     assert done.stdout == ""
     assert len(json_of("list")) == 1
@@ -178,4 +178,4 @@ def test_local_names_are_completed() -> None:
     complete = ShellComplete(hf, {}, "hf", "_HF_COMPLETE")
     offered = {item.value for item in complete.get_completions(["show"], "w")}
     assert offered == {"walrus"}
-    assert "hf/local/tiny.Q8_0:Q8_0" in {item.value for item in complete.get_completions(["rm"], "HF/")}
+    assert "hf/local/tiny:Q8_0" in {item.value for item in complete.get_completions(["rm"], "HF/")}
