@@ -169,7 +169,7 @@ def import_(file: str, repo: str | None, copy: bool, aliases: tuple[str, ...], q
     with progress.shown(quiet=quiet) as show_progress:
         done = service().import_file(file, repo=repo, copy=copy, aliases=aliases, progress=show_progress)
     if not quiet:
-        output.note(views_local.imported(done))
+        output.note(views_local.imported(done, aliases))
     output.print_json(done) if as_json else output.emit(done.model.model_id)
 
 

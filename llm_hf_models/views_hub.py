@@ -210,7 +210,11 @@ def pulled(result: PullResult) -> str:
         lines.append("Nothing had to be fetched.")
     if result.model_id:
         facts = result.plan.facts
-        lines.append(wording.talk(result.model_id, result.aliases, facts.kind if facts else "chat"))
+        lines.append(
+            wording.talk(
+                result.model_id, result.plan.options.aliases or result.aliases, facts.kind if facts else "chat"
+            )
+        )
     return "\n".join(lines)
 
 

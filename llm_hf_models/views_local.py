@@ -142,10 +142,10 @@ def removal(removed: Removal) -> str:
     return "\n".join(lines)
 
 
-def imported(done: Imported) -> str:
-    """What a file on the disk has become."""
+def imported(done: Imported, asked: Sequence[str] = ()) -> str:
+    """What a file on the disk has become, and how to use it by the name that was asked for, if one was."""
     model = done.model
-    talk = wording.talk(model.model_id, model.aliases, model.kind)
+    talk = wording.talk(model.model_id, asked or model.aliases, model.kind)
     return f"Registered {model.model_id}. Digest: {done.digest}.\n{talk}"
 
 
