@@ -241,14 +241,15 @@ class _Parser:
         """A key or a tensor's name: text of at least one character and without control characters."""
         at = self._bytes.offset
         size = self._number(self._u64, f"the length of a {what}")
+        words = what.replace("-", " ")
         if not 0 < size <= limit:
-            _refuse(f"{what}-length", f"A {what} of {size} bytes; it must have 1 to {limit}.", at)
+            _refuse(f"{what}-length", f"A {words} of {size} bytes; it must have 1 to {limit}.", at)
         try:
             name = self._bytes.take(size, f"a {what}").decode()
         except UnicodeDecodeError:
-            _refuse(f"{what}-text", f"A {what} is not UTF-8.", at)
+            _refuse(f"{what}-text", f"A {words} is not UTF-8.", at)
         if not name.isprintable():
-            _refuse(f"{what}-text", f"The {what} {clean_text(name, 80)!r} has control characters.", at)
+            _refuse(f"{what}-text", f"The {words} {clean_text(name, 80)!r} has control characters.", at)
         return name
 
     def _value(self, key: str) -> object:
