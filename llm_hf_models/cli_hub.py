@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,13 @@ from llm_hf_models.cli_common import (
     service,
     stop_on_interrupt,
 )
+from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.keys import on_key
 
 if TYPE_CHECKING:
     from llm_hf_models.service import Library, PullPlan, PullResult
+
+KEY = "b"
 
 
 @click.command(
@@ -174,10 +179,10 @@ def pull(
         return
     if not quiet:
         output.note(views_hub.choice(plan))
-    if background:
+    result = None if background and not plan.already_complete else _fetch(library, plan, quiet=quiet)
+    if result is None:  # asked for at once, or with a key
         _queue(library, plan, on_done, quiet=quiet, as_json=as_json)
         return
-    result = _fetch(library, plan, quiet=quiet)
     if not quiet:
         output.note(views_hub.pulled(result))
     output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
@@ -190,9 +195,24 @@ def _queue(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool
     output.print_json(row) if as_json else output.emit(str(row.id))
 
 
-def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult:
+def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | None:
+    """Pulls in the foreground; None when the person sent it to the background."""
     from llm_hf_models import progress
 
     moving = [file for file in plan.files if not file.here]
-    with stop_on_interrupt() as stop, progress.shown(moving, quiet=quiet) as show:
-        return library.pull(plan, progress=show, stop=stop)
+    sent = threading.Event()
+    with stop_on_interrupt() as stop:
+
+        def to_background() -> None:
+            sent.set()
+            stop.set()
+
+        try:
+            with on_key(KEY, to_background) as heard, progress.shown(moving, quiet=quiet) as show:
+                if heard and moving and not quiet:
+                    output.note(f"Press {KEY} to let it go on in the background.")
+                return library.pull(plan, progress=show, stop=stop)
+        except InterruptedByUserError:
+            if sent.is_set():
+                return None
+            raise

@@ -99,7 +99,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
 
 def test_cli_modules_call_only_the_service() -> None:
     folder = Path(inspect.getfile(cli)).parent
-    faces = {"output", "progress", "wording", "units", "errors", "service", "text"}
+    faces = {"output", "progress", "wording", "keys", "units", "errors", "service", "text"}
     for path in [*folder.glob("cli*.py"), *folder.glob("views*.py"), folder / "output.py", folder / "progress.py"]:
         running = re.sub(r"if TYPE_CHECKING:\n(?:(?: +.*)?\n)+", "", path.read_text(encoding="utf-8"))
         modules = set(re.findall(r"from llm_hf_models\.(\w+) import", running))

@@ -1,0 +1,61 @@
+"""A key pressed while a command works, in a real terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+
+import pty
+
+from llm_hf_models.keys import on_key
+
+CHILD = """
+import sys, termios, threading
+from llm_hf_models.keys import on_key
+before = termios.tcgetattr(0)
+pressed = threading.Event()
+with on_key("b", pressed.set) as heard:
+    print("ready", heard, flush=True)
+    came = pressed.wait({wait})
+print("pressed" if came else "not pressed", "as before" if termios.tcgetattr(0) == before else "changed", flush=True)
+"""
+
+
+def in_terminal(code: str, typed: bytes) -> str:
+    """Runs code with a terminal as its own, types when it is ready, and gives what stood there."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    said = b""
+    while True:
+        try:
+            block = os.read(terminal, 1024)
+        except OSError:  # how Linux reports that the other side has closed
+            break
+        if not block:
+            break
+        if b"ready" not in said and b"ready" in said + block:
+            os.write(terminal, typed)
+        said += block
+    os.close(terminal)
+    os.waitpid(child, 0)
+    return said.decode()
+
+
+def test_the_key_acts_and_the_terminal_is_as_it_was() -> None:
+    said = in_terminal(CHILD.format(wait=30), b"xyB")
+    assert "ready True" in said
+    assert "pressed as before" in said
+
+
+def test_another_key_does_nothing() -> None:
+    assert "not pressed as before" in in_terminal(CHILD.format(wait=0.2), b"x")
+
+
+def test_where_nobody_types_there_is_no_key() -> None:
+    with on_key("b", lambda: None) as heard:
+        assert not heard
