@@ -187,6 +187,10 @@ class LibraryTooNewError(LibraryError):
     """The library file was written by a newer version of this package."""
 
 
+class LibraryBusyError(LibraryError):
+    """Another process kept the library file locked for too long."""
+
+
 class EngineError(HfModelsError):
     """The llama.cpp process, or the endpoint in its place."""
 
@@ -215,3 +219,7 @@ class InterruptedByUserError(HfModelsError):
 
 class KeychainError(HfModelsError):
     """The token could not be stored or read."""
+
+
+class NotChangedError(HfModelsError):
+    """The Hub's answer is still the one whose ETag was given. Not a failure: the caller has the answer already."""

@@ -7,9 +7,12 @@ migrations only ever append.
 from __future__ import annotations
 
 import json
+import math
+import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +23,9 @@ from typing_extensions import Self
 
 from llm_hf_models.errors import (
     AmbiguousNameError,
+    DiskFullError,
+    HfModelsError,
+    LibraryBusyError,
     LibraryDamagedError,
     LibraryError,
     LibraryTooNewError,
@@ -41,6 +47,7 @@ from llm_hf_models.records import (
 )
 
 BUSY_SECONDS = 10
+BUSY_POLL_SECONDS = 0.02
 MIGRATIONS: tuple[str, ...] = (
     """
     create table models (
@@ -115,7 +122,18 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 def _dump(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), default=list)
+    try:
+        return json.dumps(value, separators=(",", ":"), default=list, allow_nan=False)
+    except ValueError:  # a header may say NaN, and SQLite would call it malformed
+        return json.dumps(_finite(value), separators=(",", ":"), default=list)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
 def facts_from_json(text: str) -> ModelFacts:
@@ -128,7 +146,7 @@ def facts_from_json(text: str) -> ModelFacts:
 
 
 class LibraryDB:
-    """The open library file, a context manager. llm's hooks read through `registered_models` instead."""
+    """The open library file, a context manager; threads may share it. llm's hooks read through `registered` instead."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file, making or migrating it.
@@ -137,10 +155,13 @@ class LibraryDB:
             LibraryDamagedError, LibraryTooNewError, NotWritableError
         """
         self.path = path
+        self._lock = threading.RLock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # It holds the engines' keys: nobody else's to read. SQLite gives the files beside it the same mode.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             raise NotWritableError(f"Can't open the library at {path}", cause=str(error)) from None
         self._db.row_factory = sqlite3.Row
         try:
@@ -150,27 +171,40 @@ class LibraryDB:
             raise
 
     def _migrate(self) -> None:
-        with _translated(self.path):
-            self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = normal")
-            self._db.execute("pragma foreign_keys = on")
-            version = self._version()
-            if version == len(MIGRATIONS):
+        version = self._version()
+        if version > len(MIGRATIONS):
+            raise LibraryTooNewError(
+                f"The library at {self.path} was written by a newer llm-hf-models",
+                cause=f"It has format {version}; this version knows {len(MIGRATIONS)}.",
+                hint="llm install -U llm-hf-models",
+            )
+        self._use_wal()
+        self._execute("pragma synchronous = normal")
+        self._execute("pragma foreign_keys = on")
+        if version == len(MIGRATIONS):
+            return
+        with self.transaction():
+            for number in range(self._version(), len(MIGRATIONS)):  # again: another process may have been first
+                for statement in MIGRATIONS[number].split(";"):
+                    self._execute(statement)
+                self._execute(f"pragma user_version = {number + 1}")
+
+    def _use_wal(self) -> None:
+        """Turns the write-ahead log on. SQLite doesn't wait for others here, whatever the busy timeout: we do."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with _translated(self.path):
+                    self._db.execute("pragma journal_mode = wal")
+            except LibraryBusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(BUSY_POLL_SECONDS)
+            else:
                 return
-            if version > len(MIGRATIONS):
-                raise LibraryTooNewError(
-                    f"The library at {self.path} was written by a newer llm-hf-models",
-                    cause=f"It has format {version}; this version knows {len(MIGRATIONS)}.",
-                    hint="llm install -U llm-hf-models",
-                )
-            with self.transaction():
-                for number in range(self._version(), len(MIGRATIONS)):  # again: another process may have been first
-                    for statement in MIGRATIONS[number].split(";"):
-                        self._db.execute(statement)
-                    self._db.execute(f"pragma user_version = {number + 1}")
 
     def _version(self) -> int:
-        return int(self._db.execute("pragma user_version").fetchone()[0])
+        return int(self._rows("pragma user_version")[0][0])
 
     def close(self) -> None:
         self._db.close()
@@ -186,25 +220,39 @@ class LibraryDB:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and one writer at a time; inside another one it is part of that."""
+        with self._lock, self._within("begin immediate"):
+            yield
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Several questions, one moment: what another process writes meanwhile is not seen."""
+        with self._lock, self._within("begin"):
+            yield
+
+    @contextmanager
+    def _within(self, begin: str) -> Iterator[None]:
         if self._db.in_transaction:
             yield
             return
-        with _translated(self.path):
-            self._db.execute("begin immediate")
-            try:
-                yield
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
+        self._execute(begin)
+        try:
+            yield
+            self._execute("commit")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk ends it before we can
+                self._execute("rollback")
+            raise
+
+    def _execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        with self._lock, _translated(self.path):
+            return self._db.execute(sql, values)
 
     def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
-        with _translated(self.path):
+        with self._lock, _translated(self.path):
             return self._db.execute(sql, values).fetchall()
 
     def _write(self, sql: str, *values: object) -> int:
-        with _translated(self.path):
-            return self._db.execute(sql, values).rowcount
+        return self._execute(sql, *values).rowcount
 
     # Local models
 
@@ -268,13 +316,14 @@ class LibraryDB:
         """
         wanted = name.strip().casefold()
         every = self.models()
-        for match in (
+        rules: tuple[Callable[[LocalModel], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
             lambda m: m.repo is not None and wanted in (m.repo.casefold(), f"hf/{m.repo.casefold()}"),
-            lambda m: m.model_id.casefold().rpartition("/")[2].partition(":")[0] == wanted,
-        ):
-            found = [model for model in every if match(model)]
+            lambda m: _bare_name(m.model_id).casefold() == wanted,
+        )
+        for rule in rules:
+            found = [model for model in every if rule(model)]
             if len(found) == 1:
                 return found[0]
             if found:
@@ -285,13 +334,16 @@ class LibraryDB:
         raise UnknownModelError(f"There is no local model {name!r}", hint="`llm hf list` shows what is here.")
 
     def _models(self, tail: str, *values: object) -> list[LocalModel]:
-        rows = self._rows(f"select * from models {tail}", *values)  # noqa: S608 - tails are literals above
-        if not rows:
-            return []
-        keys = {int(row["id"]) for row in rows}
-        files, aliases, checks = self._by_model("files", "position", keys), self._by_model("aliases", "alias", keys), \
-            self._by_model("checks", "at desc, id desc", keys)  # fmt: skip
-        return [_model_of(row, files[row["id"]], aliases[row["id"]], checks[row["id"]]) for row in rows]
+        with self._snapshot():
+            rows = self._rows(f"select * from models {tail}", *values)  # noqa: S608 - tails are literals above
+            keys = {int(row["id"]) for row in rows}
+            if not keys:
+                return []
+            files = self._by_model("files", "position", keys)
+            aliases = self._by_model("aliases", "alias", keys)
+            checks = self._by_model("checks", "at desc, id desc", keys)
+        with _readable(self.path):
+            return [_model_of(row, files[row["id"]], aliases[row["id"]], checks[row["id"]]) for row in rows]
 
     def _by_model(self, table: str, order: str, keys: set[int]) -> dict[int, list[sqlite3.Row]]:
         only = f"where model = {next(iter(keys))}" if len(keys) == 1 else ""
@@ -362,24 +414,23 @@ class LibraryDB:
     def open_download(self, download: Download) -> Download:
         """Adds a row; the result has its id."""
         now = time.time()
-        with _translated(self.path):
-            cursor = self._db.execute(
-                "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by,"
-                " created, updated, background, owner, heartbeat, on_done, plan)"
-                " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-                (download.ref, download.state, download.repo, download.commit, download.quant, download.total_bytes,
-                 download.done_bytes, download.asked_by, now, now, download.background, download.owner, now,
-                 download.on_done, download.plan),
-            )  # fmt: skip
+        cursor = self._execute(
+            "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by,"
+            " created, updated, background, owner, heartbeat, on_done, plan)"
+            " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            download.ref, download.state, download.repo, download.commit, download.quant, download.total_bytes,
+            download.done_bytes, download.asked_by, now, now, download.background, download.owner, now,
+            download.on_done, download.plan,
+        )  # fmt: skip
         return replace(download, id=int(cursor.lastrowid or 0), created=now, updated=now, heartbeat=now)
 
     def update_download(self, number: int, **changes: object) -> None:
         """Changes columns of one row, such as state, done_bytes or error."""
-        unknown = changes.keys() - Download.__dataclass_fields__.keys() - {"commit"}
+        unknown = changes.keys() - (Download.__dataclass_fields__.keys() - {"id", "commit", "updated"})
         if unknown:
             raise LibraryError(f"downloads has no column among {sorted(unknown)}")
-        columns = ", ".join(f"{name} = ?" for name in changes)
-        self._write(f"update downloads set {columns}, updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608 - the names are checked
+        columns = "".join(f"{name} = ?, " for name in changes)
+        self._write(f"update downloads set {columns}updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608 - the names are checked
 
     def claim_download(self, number: int, owner: str, *, stale_before: float) -> bool:
         """Makes `owner` the one that carries a download out, unless somebody who is alive does.
@@ -409,12 +460,13 @@ class LibraryDB:
 
     def beat(self, number: int, owner: str) -> Wanted | Literal["lost"] | None:
         """A sign of life from a download's owner. Returns what it is asked to do; `lost`: it has another owner now."""
-        if not self._write(
-            "update downloads set heartbeat = ? where id = ? and owner = ? and state in ('running', 'verifying')",
-            time.time(), number, owner,
-        ):  # fmt: skip
-            return "lost"
-        wanted: Wanted | None = self._rows("select wanted from downloads where id = ?", number)[0]["wanted"]
+        with self.transaction():
+            if not self._write(
+                "update downloads set heartbeat = ? where id = ? and owner = ? and state in ('running', 'verifying')",
+                time.time(), number, owner,
+            ):  # fmt: skip
+                return "lost"
+            wanted: Wanted | None = self._rows("select wanted from downloads where id = ?", number)[0]["wanted"]
         return wanted
 
     def pause_abandoned(self, *, stale_before: float) -> None:
@@ -458,12 +510,15 @@ class LibraryDB:
 
     def engines(self) -> list[EngineRow]:
         """Every row, most recently used first; whether they still run is the engine module's business."""
-        return [_engine_of(row) for row in self._rows("select * from engines order by last_used desc")]
+        rows = self._rows("select * from engines order by last_used desc")
+        with _readable(self.path):
+            return [_engine_of(row) for row in rows]
 
     def engine(self, fingerprint: str) -> EngineRow | None:
         """The one of that fingerprint, or None."""
         rows = self._rows("select * from engines where fingerprint = ?", fingerprint)
-        return _engine_of(rows[0]) if rows else None
+        with _readable(self.path):
+            return _engine_of(rows[0]) if rows else None
 
     def save_engine(self, row: EngineRow) -> None:
         """Adds or replaces a row."""
@@ -499,6 +554,11 @@ class LibraryDB:
     def forget_metadata(self, older_than: float) -> int:
         """Removes answers fetched before that time (Unix seconds). Returns how many."""
         return self._write("delete from metadata where fetched < ?", older_than)
+
+
+def _bare_name(model_id: str) -> str:
+    """`name` of `hf/owner/name@revision:QUANT`."""
+    return model_id.partition(":")[0].partition("@")[0].rpartition("/")[2]
 
 
 def _model_of(
@@ -542,12 +602,39 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        if "readonly" in str(error) or "unable to open" in str(error):
-            raise NotWritableError(f"Can't write the library at {path}", cause=str(error)) from None
-        raise LibraryError(f"The library at {path} could not be used", cause=str(error)) from None
+        raise _refusal(path, str(error)) from None
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
+        raise LibraryError(f"The library at {path} can't record that", cause=str(error)) from None
+    except UnicodeEncodeError as error:  # a file name that is not UTF-8
+        raise LibraryError(f"The library at {path} can't record {error.object!a}", cause=error.reason) from None
     except sqlite3.DatabaseError as error:
-        raise LibraryDamagedError(
-            f"The library at {path} is damaged",
-            cause=str(error),
-            hint=f"Move it away (mv {path} {path}.damaged) and pull again: what is still here is not fetched twice.",
-        ) from None
+        raise _damaged(path, str(error)) from None
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What stands in a row and can't be read is damage too."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise _damaged(path, f"A row of it can't be read: {error}") from None
+
+
+def _refusal(path: Path, why: str) -> HfModelsError:
+    if "readonly" in why or "unable to open" in why:
+        return NotWritableError(f"Can't write the library at {path}", cause=why)
+    if "disk is full" in why:
+        return DiskFullError(f"No room to write the library at {path}", cause=why)
+    if "locked" in why or "busy" in why:
+        return LibraryBusyError(
+            f"The library at {path} is in use by another process", cause=why, hint="Try again in a moment."
+        )
+    return LibraryError(f"The library at {path} could not be used", cause=why)
+
+
+def _damaged(path: Path, why: str) -> LibraryDamagedError:
+    return LibraryDamagedError(
+        f"The library at {path} is damaged",
+        cause=why,
+        hint=f"Move it away (mv {path} {path}.damaged) and pull again: what is still here is not fetched twice.",
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from llm_hf_models.gguf_facts import ModelFacts
@@ -75,7 +75,7 @@ class LocalModel:
     @property
     def state(self) -> State:
         """Ready, or why not: looks at the disk, not at the bytes."""
-        if any(not Path(file.location).exists() for file in self.files):
+        if any(not os.path.exists(file.location) for file in self.files):  # noqa: PTH110 - Path's own may raise
             return "missing"
         digest = self.check("digest")
         if digest is not None and digest.result == "differs":

@@ -30,10 +30,16 @@ def registered_models(path: Path) -> list[RegisteredModel]:
 
     A hook never raises and never repairs; `llm hf list` is where a damaged library is explained.
     """
+    try:
+        if not path.is_file():
+            return []
+        address = path.absolute().as_uri()
+    except (OSError, ValueError):
+        return []
     for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
         try:
-            db = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
-        except (sqlite3.Error, ValueError):
+            db = sqlite3.connect(f"{address}?{mode}", uri=True, timeout=BUSY_SECONDS)
+        except sqlite3.Error:
             continue
         try:
             if db.execute("pragma user_version").fetchone()[0] > FORMAT:
