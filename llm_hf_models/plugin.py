@@ -90,8 +90,8 @@ def register_embedding_models(register: Callable[..., None]) -> None:
 
 
 def _registered(kinds: tuple[str, ...]) -> list[RegisteredModel]:
+    from llm_hf_models.paths import library_path
     from llm_hf_models.registered import registered_models
-    from llm_hf_models.settings import library_path
 
     path = library_path()
     return [model for model in registered_models(path) if model.kind in kinds] if path.exists() else []

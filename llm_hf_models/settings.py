@@ -12,35 +12,29 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.paths import from_home, home, library_path, user_dir
 from llm_hf_models.units import parse_duration, parse_size
+
+__all__ = [
+    "DEFAULT_ENDPOINT",
+    "Settings",
+    "cache_dir",
+    "endpoint",
+    "hf_home",
+    "home",
+    "library_path",
+    "load",
+    "offline",
+    "parse_value",
+    "settings_path",
+    "source_of",
+    "split_list",
+    "store",
+    "user_dir",
+]
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-
-
-def user_dir() -> Path:
-    """The user directory of llm, computed as llm and click do without importing either (a test holds them equal)."""
-    if path := os.environ.get("LLM_USER_PATH"):
-        return Path(path)
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA", _from_home("~")), "io.datasette.llm")
-    if sys.platform == "darwin":
-        return Path(_from_home("~/Library/Application Support"), "io.datasette.llm")
-    return Path(os.environ.get("XDG_CONFIG_HOME", _from_home("~/.config")), "io.datasette.llm")
-
-
-def _from_home(path: str) -> str:
-    return os.path.expanduser(path)  # noqa: PTH111 - Path's own raises where there is no such user
-
-
-def home() -> Path:
-    """The folder of our own files, in llm's user directory: the library, the settings, logs. Not created here."""
-    return user_dir() / "hf"
-
-
-def library_path() -> Path:
-    """The SQLite file that records what is on this machine."""
-    return home() / "library.db"
 
 
 def settings_path() -> Path:
@@ -62,7 +56,7 @@ def cache_dir() -> Path:
 
 
 def _expanded(path: str) -> Path:
-    return Path(os.path.expandvars(_from_home(path)))
+    return Path(os.path.expandvars(from_home(path)))
 
 
 def endpoint() -> str:

@@ -1,0 +1,126 @@
+"""What the plugin adds to every `llm` command: `python benchmarks/startup.py`. Needs no network and no model.
+
+Each figure of the first table is of a fresh process that has imported llm already: CPU time of importing the plugin
+and running its hooks, the median of several. The second table runs whole `llm` commands with and without the plugin,
+in turns; those scatter by tens of milliseconds, which is why the first table is the one that counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import LocalModel
+
+MODELS = (0, 1, 200)
+TARGET_MS = 15
+HOOKS = """
+import time, llm, llm.cli
+begin = time.process_time()
+from llm_hf_models import plugin
+plugin.register_commands(cli=llm.cli.cli)
+commands = time.process_time()
+found = []
+plugin.register_models(register=lambda *a, **k: found.append(a), model_aliases=[])
+plugin.register_embedding_models(register=lambda *a, **k: found.append(a))
+end = time.process_time()
+assert len(found) == EXPECTED, len(found)
+print((commands - begin) * 1000, (end - begin) * 1000)
+"""
+
+
+def filled(home: Path, models: int) -> Path:
+    """An llm home whose library has so many models, one in ten of them for embeddings."""
+    folder = home / str(models)
+    if models:
+        with LibraryDB(folder / "hf/library.db") as db:
+            for number in range(models):
+                facts = ModelFacts(kind="embedding" if number % 10 == 9 else "chat", tools=True, modalities=("image",))
+                name = f"owner/model-{number}-GGUF"
+                db.register(
+                    LocalModel(
+                        f"hf/{name}:Q4_K_M", name, None, "c" * 40, "Q4_K_M", (), facts,
+                        aliases=(f"model-{number}", f"model-{number}:Q4_K_M"),
+                    )
+                )  # fmt: skip
+    else:
+        folder.mkdir()
+    return folder
+
+
+def environment(user: Path, plugins: str) -> dict[str, str]:
+    return {**os.environ, "LLM_USER_PATH": str(user), "LLM_LOAD_PLUGINS": plugins}
+
+
+def hooks(user: Path, models: int, runs: int) -> tuple[float, float]:
+    """Median CPU milliseconds: of import and commands (every command), and of the model hooks too (`llm models`)."""
+    code = HOOKS.replace("EXPECTED", str(models))
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment(user, ""), capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(runs)
+    ]
+    pairs = [tuple(map(float, text.split())) for text in said]
+    return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
+
+
+def process(user: Path, plugins: str, command: list[str]) -> tuple[float, float]:
+    """CPU and wall milliseconds of one whole process."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "llm", *command], env=environment(user, plugins), stdout=subprocess.DEVNULL, check=True
+    )
+    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu * 1000, wall * 1000
+
+
+def paired(user: Path, command: list[str], runs: int) -> tuple[float, float, float]:
+    """Median CPU without and with the plugin, and the median of the differences of neighbours."""
+    without, with_plugin = [], []
+    for _ in range(runs):
+        without.append(process(user, "", command)[0])
+        with_plugin.append(process(user, "llm-hf-models", command)[0])
+    differences = [b - a for a, b in zip(without, with_plugin, strict=True)]
+    return statistics.median(without), statistics.median(with_plugin), statistics.median(differences)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=5, help="whole-process pairs per row; 0 leaves them out")
+    runs, pairs = (arguments := parser.parse_args()).runs, arguments.pairs
+    worst = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        homes = {models: filled(Path(folder), models) for models in MODELS}
+        print(f"CPU ms that import and hooks add, median of {runs} fresh processes (target: {TARGET_MS})")
+        print(f"{'models':>8}{'every command':>16}{'llm models':>14}")
+        for models, home in homes.items():
+            every, listed = hooks(home, models, runs)
+            worst = max(worst, listed)
+            print(f"{models:>8}{every:>16.1f}{listed:>14.1f}")
+        if pairs:
+            print(f"\nCPU ms of whole processes, median of {pairs} pairs")
+            print(f"{'models':>8}  {'command':<14}{'without':>10}{'with':>10}{'difference':>12}")
+            for models, home in homes.items():
+                for command in (["--version"], ["models"]):
+                    without, with_plugin, difference = paired(home, command, pairs)
+                    print(
+                        f"{models:>8}  {'llm ' + command[0]:<14}{without:>10.0f}{with_plugin:>10.0f}{difference:>12.1f}"
+                    )
+    if worst > TARGET_MS:
+        sys.exit(f"{worst:.1f} ms is more than {TARGET_MS} ms")
+
+
+if __name__ == "__main__":
+    main()

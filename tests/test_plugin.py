@@ -1,0 +1,186 @@
+"""llm's hooks: what they register, what they leave to others, and that nothing of ours breaks or slows `llm`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import llm
+import pytest
+from click.testing import CliRunner, Result
+from llm.cli import cli
+
+from llm_hf_models import cli as our_cli
+from llm_hf_models import registered, settings
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.library import MIGRATIONS, LibraryDB
+from llm_hf_models.records import LocalModel
+from tests.conftest import Home
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def register(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
+    facts = {"kind": "chat", **facts}
+    with LibraryDB(settings.library_path()) as db:
+        db.register(LocalModel(f"hf/{name}", None, None, None, "F16", (), ModelFacts(**facts), aliases=aliases))
+
+
+def ids(command: str) -> list[str]:
+    return [line for line in run(command).output.splitlines() if "hf/" in line]
+
+
+def test_help_names_the_group_and_imports_none_of_it() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from llm.cli import cli\n"
+        "print(CliRunner().invoke(cli, ['--help']).output)\n"
+        "print(sorted(name for name in sys.modules if name.startswith('llm_hf_models')))\n"
+        "assert not {'huggingface_hub', 'keyring', 'rich', 'jinja2', 'psutil', 'xllamacpp'} & set(sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Open models from the Hugging Face Hub, on this machine." in said
+    assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
+
+
+def test_the_lazy_group_is_the_real_one_once_called() -> None:
+    lazy = cli.commands["hf"]
+    assert isinstance(lazy, click.Group)
+    assert lazy.help == our_cli.hf.help
+    context = click.Context(lazy, info_name="hf")
+    assert lazy.list_commands(context) == our_cli.hf.list_commands(context)
+    assert lazy.get_command(context, "pull") is our_cli.hf.commands["pull"]
+    assert "Find and fetch" in run("hf", "--help").output
+    assert run("hf", "nonsense").exit_code == 2
+
+
+def test_a_broken_installation_of_the_commands_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llm_hf_models.cli", None)
+    result = run("hf", "list")
+    assert result.exit_code == 1
+    assert "llm-hf-models could not be loaded" in result.output
+    assert run("--help").exit_code == 0
+
+
+def test_models_are_listed_where_their_kind_belongs() -> None:
+    for kind in ("chat", "base", "embedding", "reranker", "mmproj", "other"):
+        register(f"kinds/{kind}:F16", kind=kind)
+    assert ids("models") == ["Hugging Face: hf/kinds/chat:F16", "Hugging Face: hf/kinds/base:F16"]
+    assert ids("embed-models") == ["Hugging Face: hf/kinds/embedding:F16"]
+
+
+def test_what_a_model_can_do_is_what_its_facts_say() -> None:
+    register("can/tools:F16", tools=True, modalities=("image",))
+    register("can/hear:F16", modalities=("audio",))
+    register("can/complete:F16", kind="base", tools=True)
+    tools, hear, complete = (llm.get_model(f"hf/can/{name}:F16") for name in ("tools", "hear", "complete"))
+    assert (tools.supports_tools, hear.supports_tools, complete.supports_tools) == (True, False, False)
+    assert all(model.supports_schema and model.can_stream for model in (tools, hear, complete))
+    assert (tools.supports_conversation, complete.supports_conversation) == (True, False)
+    assert "image/png" in tools.attachment_types
+    assert "audio/wav" not in tools.attachment_types
+    assert "audio/wav" in hear.attachment_types
+    assert complete.attachment_types == frozenset()
+    assert llm.get_async_model("hf/can/tools:F16").supports_tools
+
+
+def test_an_alias_that_another_plugin_has_stays_with_it() -> None:
+    theirs = run("models", "-q", "gpt-4o", "--json")
+    taken = json.loads(theirs.output)[0]
+    register("ours/model:F16", aliases=(taken["model_id"], *taken["aliases"], "ours"))
+    (ours,) = json.loads(run("models", "-q", "hf/ours", "--json").output)
+    assert ours["aliases"] == ["ours"]
+    assert llm.get_model(taken["model_id"]).model_id == taken["model_id"]
+    assert llm.get_model("ours").model_id == "hf/ours/model:F16"
+
+
+def test_an_embedding_alias_that_another_plugin_has_stays_with_it() -> None:
+    register("ours/vectors:F16", kind="embedding", aliases=("3-small", "vectors"))
+    assert llm.get_embedding_model("3-small").model_id == "text-embedding-3-small"
+    assert llm.get_embedding_model("vectors").model_id == "hf/ours/vectors:F16"
+
+
+def test_options_are_listed_with_types_and_meaning() -> None:
+    register("has/options:F16", tools=True)
+    text = run("models", "--options", "-m", "hf/has/options:F16").output
+    for words in ("temperature: float", "top_k: int", "stop: str", "think: str", "keep_alive: ", "Features:", "tools"):
+        assert words in text
+    (described,) = json.loads(run("models", "-q", "hf/has", "--json", "--options").output)
+    assert {option for option, about in described["options"].items() if not about.get("description")} == set()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 100)
+
+
+def changed(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(sql)
+
+
+def newer(path: Path) -> None:
+    changed(path, f"pragma user_version = {len(MIGRATIONS) + 1}")
+
+
+def not_json(path: Path) -> None:
+    changed(path, "update models set facts = '{'")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [garbage, newer, not_json, a_folder, Path.unlink], ids=lambda f: f.__name__)
+def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path], None]) -> None:
+    register("some/model:F16")
+    damage(settings.library_path())
+    for command in ("models", "embed-models"):
+        result = run(command)
+        assert result.exit_code == 0
+        assert "OpenAI" in result.output
+        assert "hf/" not in result.output
+
+
+def test_facts_that_say_nothing_are_no_reason_to_hide_the_model() -> None:
+    register("some/model:F16")
+    changed(settings.library_path(), "update models set facts = '[]'")
+    assert ids("models") == ["Hugging Face: hf/some/model:F16"]
+
+
+def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    register("some/model:F16")
+    register("some/vectors:F16", kind="embedding")
+    monkeypatch.setitem(sys.modules, "llm_hf_models.chat_model", None)
+    first, second = run("models"), run("embed-models")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "OpenAI" in first.stdout
+    assert first.stderr.count("llm-hf-models: its models can't be offered") == 1
+    assert second.stderr == ""
+
+
+def test_listing_models_makes_no_library(home: Home) -> None:
+    run("models")
+    assert not (home.llm / "hf").exists()
+
+
+def test_the_hooks_know_the_library_s_format() -> None:
+    assert len(MIGRATIONS) == registered.FORMAT
+    register("some/model:F16", aliases=("One", "two"), tools=True, reasoning=True, modalities=("image", "audio"))
+    (found,) = registered.registered_models(settings.library_path())
+    with LibraryDB(settings.library_path()) as db:
+        model = db.model("hf/some/model:F16")
+    expected = replace(model.facts, kind="chat")
+    assert (found.kind, found.tools, found.reasoning) == (expected.kind, expected.tools, expected.reasoning)
+    assert (found.modalities, sorted(found.aliases)) == (expected.modalities, sorted(model.aliases))
