@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.engine_dirs import EngineDir, answers, base_dir, new_dir, sweep
+from llm_hf_models.engine_rows import busy_slots, dir_of, pid_started, process_of, running, stop, stop_model
 from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.library import LibraryDB
@@ -21,16 +23,14 @@ from llm_hf_models.records import EngineRow
 from llm_hf_models.settings import Settings
 
 if TYPE_CHECKING:
-    import psutil
-
     from llm_hf_models.fit import Fit
 
 PARALLEL = 4  # requests answered at once; they share the context
 # Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
 BATCH = 128
 MEMORY_SLACK_BYTES = 4 * 2**30  # address space for libraries, thread stacks and arenas, none of which is weighed
-CLOCK_SECONDS = 2.0  # by which two readings of one process's start may differ
-ANSWER_SECONDS = 5.0
+HTTP_THREADS = 32  # one for each open connection, waiting ones too
+PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -91,6 +91,7 @@ class Endpoint:
     keeper: Keeper | None = field(default=None, repr=False, compare=False)  # of our engine
 
 
+__all__ = ["Endpoint", "EngineSpec", "Keeper", "Notice", "default_threads", "ensure", "running", "stop", "stop_model"]
 Notice = Callable[[str], None]
 
 
@@ -116,7 +117,7 @@ class Keeper:
 
     def is_working(self) -> bool:
         """Whether it works on requests, as it says itself: silence can mean that it is others' turn."""
-        return bool(_busy_slots(self.row))
+        return bool(busy_slots(self.row))
 
     def end(self) -> None:
         """Ends it, since it hangs."""
@@ -166,20 +167,16 @@ def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: f
 
 
 def _fingerprint(spec: EngineSpec, settings: Settings) -> str:
-    """The library's key: an unconfined engine is never taken for a confined one."""
-    return spec.fingerprint + ("" if settings.sandbox else "-unconfined")
+    """The library's key: an unconfined engine is never taken for a confined one, nor one program for another."""
+    return spec.fingerprint + f"-{settings.engine}" + ("" if settings.sandbox else "-unconfined")
 
 
 def _warm(row: EngineRow, keep_alive: float) -> bool:
     """Whether the engine answers; if so it knows that a request is about to come."""
     if not row.address.startswith("http://"):
-        return _dir_of(row).renew_lease(keep_alive) and answers(row.address)
+        return dir_of(row).renew_lease(keep_alive) and answers(row.address)
     # A port may be somebody else's by now, and would be told the key: ask the system who runs.
-    return _process(row) is not None and _dir_of(row).renew_lease(keep_alive) and answers(row.address)
-
-
-def _dir_of(row: EngineRow) -> EngineDir:
-    return EngineDir(Path(row.log or row.address).parent)
+    return process_of(row) is not None and dir_of(row).renew_lease(keep_alive) and answers(row.address)
 
 
 def _endpoint(row: EngineRow, keeper: Keeper) -> Endpoint:
@@ -191,7 +188,7 @@ def _endpoint(row: EngineRow, keeper: Keeper) -> Endpoint:
         model=row.model_id,
         fingerprint=row.fingerprint,
         context=row.context,
-        log=_dir_of(row).log,
+        log=dir_of(row).log,
         keeper=keeper,
     )
 
@@ -205,7 +202,7 @@ def _start(
     for row in running(db):
         if row.fingerprint == fingerprint:
             stop(db, row)  # it is there, and did not answer
-    sweep({_dir_of(row).path for row in running(db)})
+    sweep({dir_of(row).path for row in running(db)})
     verdict = _make_room(spec, db, settings, notice)
     place = new_dir()
     try:
@@ -217,7 +214,7 @@ def _start(
             fingerprint=fingerprint,
             model_id=spec.model_id,
             pid=started.pid,
-            pid_started=_pid_started(started.pid),
+            pid_started=pid_started(started.pid),
             address=started.address,
             key=task["key"],
             context=verdict.context,
@@ -253,10 +250,29 @@ def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, 
         "embedding": spec.facts.kind == "embedding",
         "threads": spec.threads or settings.threads or default_threads(),
         "gpu_layers": spec.gpu_layers,
-        "gpu": False,
+        "engine": settings.engine,
+        "binary": _binary(settings),
+        "cache_mib": PROMPT_CACHE_MIB,
+        "http_threads": HTTP_THREADS,
         "sandbox": settings.sandbox,
         "max_memory": 2 * verdict.needed + MEMORY_SLACK_BYTES,
     }
+
+
+def _binary(settings: Settings) -> str | None:
+    """The path of a llama-server that may serve.
+
+    Raises:
+        EngineStartError: it was asked for, and can't.
+    """
+    found = shutil.which("llama-server") if settings.engine != "xllamacpp" and sys.platform != "win32" else None
+    if found is None and settings.engine == "llama-server":
+        raise EngineStartError(
+            "There is no llama-server on PATH",
+            cause="On Windows it can't be used yet." if sys.platform == "win32" else None,
+            hint="Install llama.cpp, or `llm hf settings engine auto`.",
+        )
+    return found
 
 
 def default_threads() -> int:
@@ -280,7 +296,7 @@ def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Noti
     """
     verdict = _weigh(spec, settings)
     if verdict.reduced or not verdict.fits:
-        idle = [row for row in reversed(running(db)) if _busy_slots(row) == 0]
+        idle = [row for row in reversed(running(db)) if busy_slots(row) == 0]
         best = _weigh(spec, settings, freed=sum(row.memory for row in idle))
         while idle and _is_better(best, verdict):
             row = idle.pop(0)
@@ -321,89 +337,3 @@ def _weigh(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
 def _batch(spec: EngineSpec, context: int) -> int:
     """Tokens read at once: a text is embedded whole, or refused."""
     return context or spec.facts.context_length or BATCH if spec.facts.kind == "embedding" else BATCH
-
-
-def _busy_slots(row: EngineRow) -> int | None:
-    """How many requests an engine works on, as it says itself; None when it doesn't say."""
-    import httpx2
-
-    local = not row.address.startswith("http://")
-    transport = httpx2.HTTPTransport(uds=row.address if local else None, verify=False)
-    base = "http://engine" if local else row.address
-    try:
-        with httpx2.Client(transport=transport, base_url=base, timeout=ANSWER_SECONDS, trust_env=False) as client:
-            answer = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
-            return sum(bool(slot["is_processing"]) for slot in answer.json())
-    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _pid_started(pid: int) -> float:
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
-def _process(row: EngineRow) -> psutil.Process | None:
-    """The row's process if it still runs, and not another one of the same number."""
-    import psutil
-
-    try:
-        process = psutil.Process(row.pid)
-        same = abs(process.create_time() - row.pid_started) < CLOCK_SECONDS
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
-
-
-def _memory(process: psutil.Process) -> int:
-    import psutil
-
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def running(db: LibraryDB) -> list[EngineRow]:
-    """The engines that run now, most recently used first; rows and folders of dead ones are removed on the way."""
-    alive = []
-    for row in db.engines():
-        lease = _dir_of(row).read_lease()
-        process = _process(row)
-        if process is None or lease is None:
-            db.drop_engine(row.fingerprint, row.pid)
-            _dir_of(row).remove()
-            continue
-        announced, keep_alive = lease
-        memory = _memory(process) or row.memory
-        alive.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive, memory=memory))
-    return sorted(alive, key=lambda row: row.last_used, reverse=True)
-
-
-def stop(db: LibraryDB, row: EngineRow, *, seconds: float = 5) -> None:
-    """Ends one engine: politely, then not. Its row and socket go too."""
-    import psutil
-
-    process = _process(row)
-    if process is not None:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-            try:
-                process.wait(seconds)
-            except psutil.TimeoutExpired:
-                process.kill()
-                process.wait(seconds)
-    db.drop_engine(row.fingerprint, row.pid)
-    _dir_of(row).remove()
-
-
-def stop_model(db: LibraryDB, model_id: str) -> int:
-    """Ends every engine of one model. Returns how many there were."""
-    rows = [row for row in running(db) if row.model_id == model_id]
-    for row in rows:
-        stop(db, row)
-    return len(rows)

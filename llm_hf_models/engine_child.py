@@ -20,8 +20,6 @@ GRACE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 1.0
 MIN_PAUSE_SECONDS = 0.05
 MAX_LOG_BYTES = 256 * 1024
-HTTP_THREADS = 32  # one for each open connection, waiting ones too
-PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
 
 
 @dataclass
@@ -75,16 +73,28 @@ def main() -> NoReturn:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log
     finally:
         close_address(task)
+        if task["binary"] and hasattr(os, "killpg"):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.killpg(0, signal.SIGTERM)  # the llama-server, if there is one: this session is ours
         os._exit(status)  # the server can't be stopped, and its destructors wait for it
 
 
 def start(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Imports the bindings, confines this process, loads the model. Returns the server and what to tell the parent."""
-    import xllamacpp
-
-    layers, missing = confine(task) if task["sandbox"] else ([], [])
     before = time.monotonic()
-    server = xllamacpp.Server(parameters(xllamacpp, task))
+    layers: list[str] = []
+    missing: list[list[str]] = []
+    if uses_binary(task):
+        from llm_hf_models.engine_binary import LlamaServer
+
+        server: Any = LlamaServer(task)
+    else:
+        import xllamacpp
+
+        if task["sandbox"]:
+            layers, missing = confine(task, gpu=has_gpu(xllamacpp))
+        before = time.monotonic()
+        server = xllamacpp.Server(parameters(xllamacpp, task))
     ready = {
         "address": task["socket"] or server.listening_address,
         "load_seconds": time.monotonic() - before,
@@ -95,7 +105,27 @@ def start(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return server, ready
 
 
-def confine(task: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def uses_binary(task: dict[str, Any]) -> bool:
+    """Whether a llama-server takes the bindings' place: asked for, or alone there, or alone with a GPU."""
+    if task["engine"] != "auto" or not task["binary"]:
+        return bool(task["engine"] == "llama-server")
+    try:
+        import xllamacpp
+    except ImportError:
+        return True
+    from llm_hf_models import engine_binary
+
+    return not has_gpu(xllamacpp) and engine_binary.has_gpu(task["binary"])
+
+
+def has_gpu(xllamacpp: Any) -> bool:  # noqa: ANN401 - the bindings carry no types
+    """Whether the bindings were built for a GPU that is there."""
+    kinds = xllamacpp.ggml_backend_dev_type
+    gpus = {kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU}
+    return any(device["type"] in gpus for device in xllamacpp.get_device_info())
+
+
+def confine(task: dict[str, Any], *, gpu: bool) -> tuple[list[str], list[list[str]]]:
     """Closes what this process won't need. Returns the layers that hold, and each other one with the reason."""
     from llm_hf_models import sandbox
 
@@ -104,7 +134,7 @@ def confine(task: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
         allow_unix_server=True,
-        allow_gpu=task["gpu"],
+        allow_gpu=gpu,
     )
     try:
         report = sandbox.confine(wanted)
@@ -134,8 +164,8 @@ def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - t
     params.embedding = task["embedding"]
     params.use_jinja = True
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
-    params.cache_ram_mib = PROMPT_CACHE_MIB
-    params.n_threads_http = HTTP_THREADS
+    params.cache_ram_mib = task["cache_mib"]
+    params.n_threads_http = task["http_threads"]
     params.endpoint_metrics = True
     params.ui = False
     params.offline = True

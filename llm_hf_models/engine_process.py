@@ -19,7 +19,7 @@ from llm_hf_models.text import clean_text
 KILL_SECONDS = 5.0
 # llama.cpp's threads meet hundreds of times for each token. Those that wait by spinning starve each other when another
 # process wants a core, those that sleep at once are slow alone: libgomp's spins before sleep (benchmarks/threads.py).
-SPINS = "10000"
+SPINS = "2000"
 # What an engine may need of our environment. Tokens and other programs' secrets are not among it.
 _ENVIRONMENT = {
     "PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "SYSTEMDRIVE", "USERPROFILE", "VIRTUAL_ENV",
@@ -73,7 +73,7 @@ def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Start
     try:
         ready = _handshake(process, json.dumps(task).encode(), seconds)
     except BaseException:
-        process.kill()
+        _kill(process)
         process.wait()
         raise
     if ready is None:
@@ -93,7 +93,7 @@ def _handshake(process: subprocess.Popen[bytes], task: bytes, seconds: float) ->
     """Hands the task over and reads the one line that comes back; None when none came in time."""
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
-    timer = threading.Timer(seconds, process.kill)
+    timer = threading.Timer(seconds, _kill, [process])
     timer.daemon = True
     timer.start()
     try:
@@ -108,12 +108,20 @@ def _handshake(process: subprocess.Popen[bytes], task: bytes, seconds: float) ->
     return json.loads(line) if line.endswith(b"\n") else None
 
 
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends it and what it started (a llama-server): they are a session of their own."""
+    if sys.platform == "win32":
+        process.kill()
+    elif process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _failed(process: subprocess.Popen[bytes], place: EngineDir, seconds: float) -> EngineStartError:
     """The error for a process that ended before it was ready."""
     try:
         code = process.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        _kill(process)
         code = process.wait()
     words = place.last_words()
     if code == -getattr(signal, "SIGKILL", 9):

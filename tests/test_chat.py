@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models import chat, engine, settings
+from llm_hf_models import chat, engine, engine_rows, settings
 from llm_hf_models.chat_wire import Answer
 from llm_hf_models.errors import EngineError, EngineLostError, EngineRefusedError
 from llm_hf_models.gguf_header import ModelFacts
@@ -246,7 +246,7 @@ def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
 def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
     endless: engine.Endpoint, db: LibraryDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(engine_rows, "ANSWER_SECONDS", 0.5)
     (hung,) = engine.running(db)
     os.kill(hung.pid, signal.SIGSTOP)
     with pytest.raises(EngineLostError, match="was lost"):

@@ -52,9 +52,8 @@ def db(home: Home) -> Iterator[LibraryDB]:
         assert not list(home.runtime.glob("llm-hf/*/e.sock"))
 
 
-def spec_of(path: Path, *, context: int = 1024, **changes: object) -> engine.EngineSpec:
-    spec = engine.EngineSpec("hf/tiny/chat:F16", path, facts=CHAT, context=context)
-    return replace(spec, **changes)
+def spec_of(path: Path, *, context: int = 1024, shard_paths: tuple[Path, ...] = ()) -> engine.EngineSpec:
+    return engine.EngineSpec("hf/tiny/chat:F16", path, shard_paths=shard_paths, facts=CHAT, context=context)
 
 
 @pytest.fixture
@@ -467,3 +466,83 @@ def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: Libr
     transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
     with httpx2.Client(transport=transport, base_url="http://engine") as anyone:
         assert {anyone.get(path).status_code for path in ("/slots", "/props", "/metrics")} == {401}
+
+
+# A stand-in with llama-server's own options, on the bindings: what is proven is how it is found, started and ended.
+LLAMA_SERVER = """#!{python}
+import argparse, os, sys, time
+flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
+values = ("--model --alias --host --ctx-size --parallel --batch-size --ubatch-size --threads --cache-ram"
+    " --threads-http --reasoning-format --fit --gpu-layers --mmproj").split()
+parser = argparse.ArgumentParser()
+for flag in flags: parser.add_argument(flag, action="store_true")
+for value in values: parser.add_argument(value)
+asked = parser.parse_args()
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.n_ctx = asked.model, [asked.host], int(asked.ctx_size)
+params.api_keys, params.model_alias = [os.environ["LLAMA_API_KEY"]], {{asked.alias}}
+params.endpoint_metrics, params.fit_params, params.verbosity = asked.metrics, False, 1
+server = xllamacpp.Server(params)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(text: str) -> Path:
+        path = folder / "llama-server"
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+    return put
+
+
+def test_a_llama_server_on_path_takes_the_bindings_place(
+    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    binary = on_path(LLAMA_SERVER.format(python=sys.executable))
+    endpoint = ensure(spec, db, engine="llama-server", keep_alive=0)
+    row = row_of(db)
+    (server,) = psutil.Process(row.pid).children()
+    assert str(binary) in server.cmdline()
+    assert row.key not in " ".join(server.cmdline())
+    assert row.layers == ()
+    assert say(endpoint) == ggufs.ANSWER
+    wait_for_exit(row.pid)
+    wait_for_exit(server.pid)
+
+
+def test_a_llama_server_ends_with_a_watcher_that_is_killed(
+    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux ends it then")
+    on_path(LLAMA_SERVER.format(python=sys.executable))
+    ensure(spec, db, engine="llama-server")
+    (server,) = psutil.Process(row_of(db).pid).children()
+    os.kill(row_of(db).pid, signal.SIGKILL)
+    wait_for_exit(server.pid)
+
+
+def test_a_llama_server_that_is_missing_or_too_old_is_said(
+    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    with pytest.raises(EngineStartError, match="no llama-server on PATH"):
+        ensure(spec, db, engine="llama-server")
+    on_path("#!/bin/sh\necho usage: --model --jinja\n")
+    with pytest.raises(EngineStartError, match=r"too old.*--kv-unified"):
+        ensure(spec, db, engine="llama-server")
+
+
+def test_a_llama_server_that_fails_says_its_own_words(
+    tmp_path: Path, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    on_path(LLAMA_SERVER.format(python=sys.executable))
+    with pytest.raises(EngineStartError, match="invalid magic"):
+        ensure(spec_of(broken_files(tmp_path)["garbage"]), db, engine="llama-server")
