@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llm_hf_models import cli_account, cli_downloads, cli_hub, cli_library
+from llm_hf_models import cli_account, cli_downloads, cli_gguf, cli_hub, cli_library
 from llm_hf_models.cli_common import HfGroup, examples
 
 hf = HfGroup(
     name="hf",
     sections={
-        "Find and fetch": [cli_hub.search, cli_hub.info, cli_hub.pull],
+        "Find and fetch": [cli_hub.search, cli_hub.info, cli_gguf.inspect, cli_gguf.check, cli_hub.pull],
         "The queue": [
             cli_downloads.downloads,
             cli_downloads.pause,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 5.0  # between two lines about one file
 LINE_SHARE = 0.1  # of the file, between two lines about it
 MAX_NAME_CELLS = 40
+NARROW_CELLS = 80  # a terminal of fewer columns gets shorter bars
 TOTAL = "total"
 
 
@@ -187,7 +188,7 @@ class Bars:
         with self._lock:
             if event.file not in self._tasks:
                 # What was here before is no speed: the bar starts from it.
-                self._tasks[event.file] = bars.add_task(_bar_name(event.file), total=event.total, completed=event.done)
+                self._tasks[event.file] = bars.add_task(self._name(event.file), total=event.total, completed=event.done)
             task = self._tasks[event.file]
             note = event.kind if event.kind not in ("started", "progress", "done") else ""
             bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._makes_room(event))
@@ -196,13 +197,17 @@ class Bars:
                 bars.update(self._total, completed=sum(self._done.values()))
             self._tell_trouble(bars, event)
 
+    def _name(self, path: str) -> str:
+        """A name that leaves two thirds of the line to the bar and its figures."""
+        return _bar_name(path, min(MAX_NAME_CELLS, self._bars.console.width // 3)) if self._bars else path
+
     def _makes_room(self, event: Event) -> bool:
         """Of several files those that are done go; the total has them."""
         return event.kind == "done" and self._total is not None
 
     def _tell_trouble(self, bars: RichProgress, event: Event) -> None:
         if event.kind in ("stalled", "retrying", "waiting") and event.message:
-            words = f"{clean_text(event.file)}: {_trouble_words(event)}"
+            words = f"{self._name(event.file)}: {_trouble_words(event)}"
             if words != self._words:
                 bars.console.print(words, markup=False, highlight=False)
             self._words = words
@@ -214,42 +219,53 @@ def _stderr_console() -> Console:
     return Console(stderr=True, no_color=not output.has_colour(sys.stderr))
 
 
-def _bar_name(path: str) -> str:
+def _bar_name(path: str, cells: int) -> str:
     """The file's own name; a long one loses its middle, since quantization and shard stand at its end."""
     name = clean_text(path.rpartition("/")[2])
-    if len(name) <= MAX_NAME_CELLS:
+    if len(name) <= cells:
         return name
-    half = (MAX_NAME_CELLS - 1) // 2
+    half = (cells - 1) // 2
     return f"{name[:half]}…{name[-half:]}"
 
 
 def _make_bars(console: Console) -> RichProgress:
     from rich.progress import BarColumn, ProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
+    from rich.table import Column
     from rich.text import Text
+
+    narrow = console.width < NARROW_CELLS
 
     class Figures(ProgressColumn):
         """Bytes, speed and time left, in the words of `units`."""
 
         def render(self, task: Task) -> Text:
-            return Text(_figures(task.completed, task.total, task.finished_speed or task.speed, task.fields))
+            speed = task.finished_speed or task.speed
+            return Text(_figures(task.completed, None if narrow else task.total, speed, _left(task), task.fields))
 
     return RichProgress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None),
-        TextColumn("{task.percentage:>3.0f} %"),
-        Figures(),
+        TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+        Figures(table_column=Column(no_wrap=True)),
         console=console,
         expand=True,
     )
 
 
-def _figures(done: float, total: float | None, speed: float | None, fields: dict[str, str]) -> str:
-    parts = [f"{format_size(done)} of {format_size(total or 0)}"]
+def _left(task: Task) -> float | None:
+    """Seconds to go, as far as the speed of the last half minute tells."""
+    if task.finished or not task.speed or task.total is None:
+        return None
+    return (task.total - task.completed) / task.speed
+
+
+def _figures(done: float, total: float | None, speed: float | None, left: float | None, fields: dict[str, str]) -> str:
+    parts = [format_size(done) + (f" of {format_size(total)}" if total else "")]
     if speed:
         parts.append(f"{format_size(speed)}/s")
     if note := fields.get("note"):
         parts.append(note)
-    elif speed and total and done < total:
-        parts.append(f"{format_duration((total - done) / speed)} left")
+    elif left is not None:
+        parts.append(f"{format_duration(left)} left")
     return "  ".join(parts)

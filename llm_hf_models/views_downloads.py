@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from llm_hf_models import wording
 from llm_hf_models.output import Column, table
 from llm_hf_models.text import clean_text
-from llm_hf_models.transfer import Event, EventKind
 from llm_hf_models.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.service import DownloadNote, DownloadView
+    from llm_hf_models.transfer import Event, EventKind
 
 LIVE = ("queued", "running", "verifying")  # it moves, or will without being asked
 _KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
@@ -55,6 +55,8 @@ def _row(row: DownloadView) -> list[str]:
 
 def event(row: DownloadView) -> Event:
     """A download as one moving thing, for bars and lines."""
+    from llm_hf_models.service import Event
+
     kind = _KINDS.get(row.state, "progress")
     return Event(kind, f"{row.id} {row.ref.rpartition('/')[2]}", row.done_bytes, row.total_bytes)
 

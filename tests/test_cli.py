@@ -106,7 +106,7 @@ def test_cli_modules_call_only_the_service() -> None:
         for names in re.findall(r"from llm_hf_models import (.+)", running):
             modules |= {name.strip() for name in names.split(",")}
         foreign = {name for name in modules - faces if not name.startswith(("cli_", "views_"))}
-        assert foreign <= {"transfer"} if path.name == "views_downloads.py" else not foreign, (path.name, foreign)
+        assert not foreign, (path.name, foreign)
 
 
 # Wrong input

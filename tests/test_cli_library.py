@@ -179,3 +179,30 @@ def test_local_names_are_completed() -> None:
     offered = {item.value for item in complete.get_completions(["show"], "w")}
     assert offered == {"walrus"}
     assert "hf/local/tiny:Q8_0" in {item.value for item in complete.get_completions(["rm"], "HF/")}
+
+
+def test_inspect_shows_what_the_header_says(gguf: Path) -> None:
+    text = run("inspect", gguf).stdout
+    for said in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
+        assert said in text
+    assert "general.architecture" not in text
+    assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
+    assert re.search(r"token_embd\.weight +\d+ x \d+ +F\d+", run("inspect", "walrus", "--tensors").stdout)
+    assert "<|im_start|>" in run("inspect", "walrus", "--template").stdout
+    assert json_of("inspect", "walrus", "--tensors")["tensors"][0]["name"]
+
+
+def test_check_ends_with_one_when_there_are_errors(gguf: Path, tmp_path: Path) -> None:
+    assert "no errors" in run("check", gguf).stdout
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf.read_bytes()[:-1000])
+    done = run("check", broken, code=1)
+    assert re.search(r"^error ", done.stdout, re.MULTILINE)
+    report = json_of("check", broken, code=1)
+    assert report["errors"] >= 1
+    assert report["findings"][0]["code"] in done.stdout
+
+
+@pytest.mark.parametrize("command", ["inspect", "check"])
+def test_a_file_that_is_not_there_is_not_taken_for_a_repo(command: str) -> None:
+    assert "There is no file ./none.gguf" in run(command, "./none.gguf", code=1).stderr
