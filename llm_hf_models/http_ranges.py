@@ -23,6 +23,7 @@ import functools
 import http.client
 import os
 import re
+import select
 import socket
 import ssl
 import time
@@ -35,6 +36,7 @@ from llm_hf_models.errors import AccessError, HubUnavailableError, NetworkError,
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
+HEAD_BUFFER_BYTES = 1 << 17
 FILL_SECONDS = 0.1  # a slow connection hands over what it has this often
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
@@ -116,9 +118,10 @@ def _translated(error: Exception, host: str, *, connecting: bool) -> NetworkErro
 class Reply:
     """One answer; its body is read into the caller's memory."""
 
-    def __init__(self, response: http.client.HTTPResponse, url: str) -> None:
-        self._response, self._host = response, host_of(url)
+    def __init__(self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None) -> None:
+        self._response, self._host, self._sock = response, host_of(url), sock
         self._left = response.length  # bytes to come; None where the sender didn't say
+        self._early: memoryview | None = None  # what came along with the head, once it was looked for
         self._pending: NetworkError | None = None
         self.url = url
         self.status = response.status
@@ -155,7 +158,7 @@ class Reply:
         filled, since = 0, time.monotonic()
         if self._left is not None:
             view = view[: self._left]
-        while filled < len(view) and (not filled or time.monotonic() - since < FILL_SECONDS):
+        while filled < len(view) and (not filled or self._more_within(since + FILL_SECONDS - time.monotonic())):
             try:
                 count = self._read_some(view[filled:])
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -171,15 +174,32 @@ class Reply:
             self._response.close()
         return filled
 
+    def _more_within(self, seconds: float) -> bool:
+        """Whether another read would give bytes, or the end, at once or so soon."""
+        sock = self._sock
+        if seconds <= 0 or sock is None:
+            return False
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return True
+        if hasattr(select, "poll"):  # select() itself can't watch a file descriptor beyond 1023
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            return bool(poll.poll(seconds * 1000))
+        return bool(select.select([sock], [], [], seconds)[0])
+
     def _read_some(self, view: memoryview) -> int:
-        if self._left is None:  # chunked, or until the connection closes
-            data = self._response.read1(len(view))
-            view[: len(data)] = data
-            return len(data)
-        # One read from the socket straight into our memory. HTTPResponse.readinto would fill the whole view first,
-        # and lose what it has when the connection breaks.
-        body = self._response.fp
-        return body.readinto1(view) if body is not None else 0
+        """What one read gives. Past what came along with the head, from the socket straight into our memory.
+
+        HTTPResponse.readinto would fill the whole view first, and lose what it has when the connection breaks.
+        """
+        if not self._early:
+            if self._early is not None and self._left is not None and self._sock is not None:
+                return self._sock.recv_into(view)
+            # With a known length, once: it empties the response's own buffer. Chunked bodies come this way throughout.
+            self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
+        count = min(len(self._early), len(view))
+        view[:count], self._early = self._early[:count], self._early[count:]
+        return count
 
     def close(self) -> None:
         """Gives the body up."""
@@ -255,7 +275,7 @@ class RangeConnection:
             headers.update(_proxy_headers(proxy))
         try:
             connection.request("GET", path, headers=headers)
-            self._reply = Reply(connection.getresponse(), url)
+            self._reply = Reply(connection.getresponse(), url, self._sock)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             raise
         except (http.client.HTTPException, OSError, ValueError) as error:

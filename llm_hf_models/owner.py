@@ -117,8 +117,10 @@ def _read(path: Path) -> dict[str, object] | None:
 
 
 def _started(pid: int) -> float | None:
+    """When a process began; None where it is dead, though its parent may not have noticed yet."""
     try:
-        return float(round(psutil.Process(pid).create_time(), 1))
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(round(process.create_time(), 1))
     except psutil.Error:
         return None
 

@@ -1,0 +1,258 @@
+"""A storage host that misbehaves on request: raw HTTP over real sockets, one file, faults in the order they were asked."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from llm_hf_models.hub import Location
+from llm_hf_models.transfer import Expected
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+COMMIT = "c" * 40
+BLOCK = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What one answer does wrong. `after` counts body bytes."""
+
+    after: int | None = None  # then `end` happens; None sends everything
+    end: str = "reset"  # reset, close, stall
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    flip: int | None = None  # position in the file of a byte with one bit turned
+    shift: int = 0  # how far the bytes, and the Content-Range that tells of them, are off
+    swap: bool = False  # the halves of the body change places
+    total: int | None = None  # the size that Content-Range claims
+    ignore_range: bool = False
+    raw: bytes | None = None  # instead of an answer
+    silent: bool = False  # no answer at all
+    refuse: bool = False  # the connection is closed before an answer
+
+
+@dataclass
+class Request:
+    """One request as it came."""
+
+    line: str
+    headers: dict[str, str]
+
+    @property
+    def range(self) -> tuple[int, int | None] | None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        return (int(match[1]), int(match[2]) if match[2] else None) if match else None
+
+
+@dataclass
+class StorageServer:
+    """Serves `content` at any path whose query is the current signature; counts what it sends."""
+
+    content: bytes
+    host: str = "127.0.0.1"
+    ranges: bool = True
+    etag: str = '"storage-1"'
+    rate: float = 0  # bytes per second on each connection
+    latency: float = 0  # seconds before each answer
+    tls: ssl.SSLContext | None = None
+    redirect_to: str | None = None
+    sent: int = 0
+    located: int = 0
+    most_at_once: int = 0
+    requests: list[Request] = field(default_factory=list)
+    faults: deque[Fault] = field(default_factory=deque)
+    always: Fault | None = None  # when no other fault is left
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._signature = 0
+        self._busy = 0
+        self._open: set[socket.socket] = set()
+        self._closing = threading.Event()
+        self.sha256 = hashlib.sha256(self.content).hexdigest()
+        self._listen(0)
+
+    def _listen(self, port: int) -> None:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self._listener = socket.create_server((self.host, port), family=family, backlog=64)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def away(self) -> None:
+        """Stops listening and cuts every connection: the network is gone."""
+        # A blocked accept would keep the port listening beyond the close of its socket.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            gone = list(self._open)
+        for connection in gone:
+            _reset(connection)
+
+    def back(self) -> None:
+        """Listens again on the same port."""
+        self._listen(self.port)
+
+    def expire(self) -> None:
+        """The links given out so far are refused from now on."""
+        self._signature += 1
+
+    @property
+    def expected(self) -> Expected:
+        return Expected("model.gguf", len(self.content), sha256=self.sha256)
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}/file?sig={self._signature}"
+
+    def locate(self) -> Location:
+        """What a Hub would answer."""
+        self.located += 1
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return Location(self.url, headers, len(self.content), self.sha256, COMMIT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self.away()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self._open.add(connection)
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        raw = connection
+        try:
+            connection.settimeout(60)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.tls:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+            stream = connection.makefile("rb")
+            while (request := _read_request(stream)) is not None:
+                with self._lock:
+                    self.requests.append(request)
+                    fault = self.faults.popleft() if self.faults else self.always or Fault()
+                    self._busy += 1
+                    self.most_at_once = max(self.most_at_once, self._busy)
+                try:
+                    if not self._answer(connection, request, fault):
+                        return
+                finally:
+                    with self._lock:
+                        self._busy -= 1
+        except OSError:
+            pass
+        finally:
+            with self._lock:
+                self._open.discard(raw)
+            connection.close()
+
+    def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:  # noqa: PLR0911 - a table
+        if self.latency:
+            time.sleep(self.latency)  # what a long wire does; no synchronisation
+        if fault.refuse:
+            return False
+        if fault.silent:
+            self._closing.wait(60)
+            return False
+        if fault.raw is not None:
+            connection.sendall(fault.raw)
+            return False
+        if self.redirect_to:
+            return _send_head(connection, 302, [("Location", self.redirect_to), ("Content-Length", "0")])
+        if fault.status:
+            return _send_head(connection, fault.status, [*fault.headers, ("Content-Length", "0")])
+        if not request.line.split()[1].endswith(f"sig={self._signature}"):
+            return _send_head(connection, 403, [("Content-Length", "0")])
+        return self._send_body(connection, request, fault)
+
+    def _send_body(self, connection: socket.socket, request: Request, fault: Fault) -> bool:
+        size, wanted = len(self.content), request.range
+        unchanged = request.headers.get("if-range", self.etag) == self.etag
+        if wanted is None or not self.ranges or fault.ignore_range or not unchanged:
+            start, end = 0, size
+            head = [("Content-Length", str(size)), ("ETag", self.etag)]
+            _send_head(connection, 200, head)
+        else:
+            start, end = wanted[0], min(size, (wanted[1] if wanted[1] is not None else size - 1) + 1)
+            shift = min(fault.shift, size - end)
+            start, end = start + shift, end + shift
+            claim = f"bytes {start}-{end - 1}/{fault.total or size}"
+            head = [("Content-Length", str(end - start)), ("Content-Range", claim), ("ETag", self.etag)]
+            _send_head(connection, 206, head)
+        body = memoryview(self.content)[start:end]
+        if fault.flip is not None and start <= fault.flip < end:
+            copy = bytearray(body)
+            copy[fault.flip - start] ^= 1
+            body = memoryview(copy)
+        if fault.swap:
+            half = len(body) // 2
+            body = memoryview(bytes(body[half:]) + bytes(body[:half]))
+        self._send(connection, body[: fault.after] if fault.after is not None else body)
+        if fault.after is None:
+            return True
+        if fault.end == "stall":
+            self._closing.wait(60)
+        elif fault.end == "reset":
+            _reset(connection)
+        return False
+
+    def _send(self, connection: socket.socket, body: memoryview) -> None:
+        began, done = time.monotonic(), 0
+        block = min(BLOCK, max(1, int(self.rate / 50))) if self.rate else BLOCK
+        while done < len(body):
+            part = body[done : done + block]
+            connection.sendall(part)
+            done += len(part)
+            with self._lock:
+                self.sent += len(part)
+            if self.rate and (ahead := done / self.rate - (time.monotonic() - began)) > 0:
+                time.sleep(ahead)  # the wire is this slow
+
+
+def _read_request(stream: object) -> Request | None:
+    lines = []
+    while (line := stream.readline()) not in (b"\r\n", b""):  # type: ignore[attr-defined]
+        lines.append(line.decode("latin-1").strip())
+    if not lines:
+        return None
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    return Request(lines[0], {name.lower(): value for name, value in headers.items()})
+
+
+def _send_head(connection: socket.socket, status: int, headers: list[tuple[str, str]]) -> bool:
+    text = f"HTTP/1.1 {status} X\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers) + "\r\n"
+    connection.sendall(text.encode("latin-1"))
+    return True
+
+
+def _reset(connection: socket.socket) -> None:
+    """Closes with RST, as a machine that crashed does."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+    except OSError:
+        pass

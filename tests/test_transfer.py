@@ -1,0 +1,581 @@
+"""The transfer against a server that misbehaves, over real sockets and files, and with processes that are killed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_hf_models import journal as journals
+from llm_hf_models.errors import (
+    AccessError,
+    DigestMismatchError,
+    DiskFullError,
+    FileChangedError,
+    FileNotFoundInRepoError,
+    HfModelsError,
+    HubUnavailableError,
+    InterruptedByUserError,
+    NetworkError,
+    OfflineError,
+    RateLimitedError,
+)
+from llm_hf_models.hub import Location
+from llm_hf_models.journal import Identity, Journal, JournalState, Ranges, read_journal
+from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
+from tests.storage_server import COMMIT, Fault, StorageServer
+
+MB = 1_000_000
+LIMITS = TransferLimits(connections=4, connect_seconds=2, stall_seconds=0.4, network_wait_seconds=4, retry_seconds=0.02)
+
+
+def made_content(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture
+def server() -> Iterator[StorageServer]:
+    with StorageServer(made_content(6 * MB + 123)) as server:
+        yield server
+
+
+@pytest.fixture
+def partial(tmp_path: Path) -> Path:
+    return tmp_path / "work" / "file.part"
+
+
+def pull(
+    server: StorageServer,
+    partial: Path,
+    *,
+    limits: TransferLimits = LIMITS,
+    progress: Callable[[Event], None] | None = None,
+    stop: threading.Event | None = None,
+    expected: Expected | None = None,
+) -> list[Event]:
+    events: list[Event] = []
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        if progress:
+            progress(event)
+
+    fetch(
+        server.locate,
+        expected or server.expected,
+        partial,
+        limits=limits,
+        progress=tell,
+        stop=stop or threading.Event(),
+    )
+    return events
+
+
+def stop_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
+    stop = threading.Event()
+    return stop, lambda event: stop.set() if event.done >= done else None
+
+
+def interrupted(server: StorageServer, partial: Path, done: int) -> None:
+    """Leaves a partial with at least `done` bytes, fetched slowly enough to be stopped on the way."""
+    stop, watch = stop_at(done)
+    server.rate = 8 * MB
+    with pytest.raises(InterruptedByUserError):
+        pull(server, partial, progress=watch, stop=stop)
+    server.rate = 0
+
+
+def names(partial: Path) -> set[str]:
+    return {path.name for path in partial.parent.iterdir()} - {f"{partial.name}.lock"}
+
+
+def test_the_file_is_whole_and_nothing_but_it_is_left(server: StorageServer, partial: Path) -> None:
+    events = pull(server, partial)
+    assert partial.read_bytes() == server.content
+    assert names(partial) == {partial.name}
+    assert [event.kind for event in events if event.kind not in ("progress", "verifying")] == ["started", "done"]
+    assert (events[-1].done, events[-1].total) == (len(server.content), len(server.content))
+
+
+def test_an_empty_file_is_proven_without_a_request(partial: Path) -> None:
+    with StorageServer(b"") as server:
+        pull(server, partial)
+        assert partial.read_bytes() == b""
+        assert server.requests == []
+
+
+def test_a_small_file_is_proven_by_its_git_blob_id(partial: Path) -> None:
+    content = b"# a card\n"
+    sha1 = hashlib.sha1(b"blob 9\0" + content, usedforsecurity=False).hexdigest()
+    with StorageServer(content) as server:
+        fetch(
+            lambda: Location(server.url, {}, 9, sha1, COMMIT),
+            Expected("README.md", 9, git_sha1=sha1),
+            partial,
+            limits=LIMITS,
+            progress=lambda _: None,
+            stop=threading.Event(),
+        )
+    assert partial.read_bytes() == content
+
+
+def test_a_stopped_transfer_goes_on_where_it_was(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, len(server.content) // 2)
+    server.sent = 0
+    events = pull(server, partial)
+    assert partial.read_bytes() == server.content
+    assert events[0].done >= len(server.content) // 2
+    assert server.sent <= len(server.content) * 0.51
+
+
+def test_a_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: Path) -> None:
+    server.always = Fault(after=1000, end="stall")
+    stop, watch = stop_at(1000)
+    limits = TransferLimits(connections=1, stall_seconds=60)
+    began = time.monotonic()
+    with pytest.raises(InterruptedByUserError):
+        pull(server, partial, limits=limits, progress=watch, stop=stop)
+    assert time.monotonic() - began < 5
+
+
+def test_bytes_of_another_file_are_not_built_on(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, MB)
+    with StorageServer(made_content(len(server.content), seed=2)) as other:
+        pull(other, partial)
+        assert partial.read_bytes() == other.content
+        assert other.sent >= len(other.content)
+
+
+# Proof
+
+
+def test_a_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partial: Path) -> None:
+    server.faults.append(Fault(flip=77))
+    events = pull(server, partial)
+    assert partial.read_bytes() == server.content
+    assert [event.kind for event in events].count("retrying") == 1
+
+
+def test_wrong_bytes_twice_are_an_error_that_names_both_digests_and_keeps_nothing(
+    server: StorageServer, partial: Path
+) -> None:
+    wrong = bytearray(server.content)
+    wrong[77] ^= 1
+    server.always = Fault(flip=77)
+    with pytest.raises(DigestMismatchError) as caught:
+        pull(server, partial)
+    assert server.sha256 in caught.value.message
+    assert hashlib.sha256(wrong).hexdigest() in caught.value.message
+    assert names(partial) == set()
+
+
+def test_a_partial_that_rotted_on_the_disk_is_fetched_again(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, MB)
+    done = read_journal(journal_path(partial))
+    assert done is not None
+    first = next(iter(done.done))[0]
+    with partial.open("r+b") as file:
+        file.seek(first)
+        file.write(bytes([server.content[first] ^ 1]))
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+def test_a_whole_file_that_lost_its_journal_is_proven_without_fetching(server: StorageServer, partial: Path) -> None:
+    partial.parent.mkdir()
+    partial.write_bytes(server.content)
+    pull(server, partial)
+    assert server.requests == []
+
+
+def test_a_sparse_file_that_lost_its_journal_is_not_taken_for_the_file(server: StorageServer, partial: Path) -> None:
+    partial.parent.mkdir()
+    with partial.open("wb") as file:
+        file.truncate(len(server.content))
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(shift=1), Fault(shift=4096), Fault(swap=True)], ids=["one off", "a page off", "halves swapped"]
+)
+def test_bytes_from_the_wrong_place_are_never_accepted(server: StorageServer, partial: Path, fault: Fault) -> None:
+    server.content = server.content[: 2 * MB]
+    server.sha256 = hashlib.sha256(server.content).hexdigest()
+    interrupted(server, partial, 1)
+    server.faults.append(fault)
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+def test_a_file_changed_upstream_is_never_spliced(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, MB)
+    old = server.expected
+    server.content = made_content(len(server.content), seed=2)
+    server.sha256 = hashlib.sha256(server.content).hexdigest()
+    server.etag = '"storage-2"'
+    with pytest.raises(FileChangedError):
+        pull(server, partial, expected=old)
+    assert not partial.exists() or partial.read_bytes() != server.content
+
+
+def test_another_size_in_content_range_is_a_changed_file(server: StorageServer, partial: Path) -> None:
+    server.always = Fault(total=len(server.content) + 1)
+    with pytest.raises(FileChangedError):
+        pull(server, partial)
+
+
+def test_a_new_etag_of_the_storage_host_for_the_same_bytes_is_no_reason_to_start_over(
+    server: StorageServer, partial: Path
+) -> None:
+    interrupted(server, partial, 3 * MB)
+    server.etag, server.sent = '"storage-2"', 0
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+def test_a_server_without_ranges_is_read_in_one_stream(server: StorageServer, partial: Path) -> None:
+    server.ranges = False
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+def test_a_whole_file_in_answer_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, MB)
+    server.ranges = False
+    server.faults.append(Fault(after=2 * MB))
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+# Weather
+
+WEATHER = {
+    "reset": Fault(after=100_000),
+    "reset before the first byte": Fault(after=0),
+    "truncation": Fault(after=100_000, end="close"),
+    "stall": Fault(after=100_000, end="stall"),
+    "no answer": Fault(silent=True),
+    "closed before an answer": Fault(refuse=True),
+    "not HTTP": Fault(raw=b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
+    "500": Fault(status=500),
+    "502": Fault(status=502),
+    "503 with Retry-After": Fault(status=503, headers=(("Retry-After", "0"),)),
+    "408": Fault(status=408),
+    "429": Fault(status=429, headers=(("Retry-After", "1"),)),
+    "expired link": Fault(status=403),
+    "a 200 to a range": Fault(ignore_range=True),
+    "a lying Content-Range": Fault(shift=5),
+    "a flipped bit": Fault(flip=4000),
+}
+
+
+@pytest.mark.parametrize("fault", WEATHER.values(), ids=WEATHER)
+def test_weather_passes(server: StorageServer, partial: Path, fault: Fault) -> None:
+    server.faults.append(fault)
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+
+
+def test_a_link_that_moves_is_never_given_up(partial: Path) -> None:
+    with StorageServer(made_content(60_000)) as server:
+        server.always = Fault(after=1000)  # sixty resets in a row, each after a few bytes more
+        limits = TransferLimits(connections=1, retry_seconds=0.001, network_wait_seconds=2)
+        pull(server, partial, limits=limits)
+        assert partial.read_bytes() == server.content
+        assert len(server.requests) >= 60
+
+
+def test_waiting_as_told_by_429_is_said(server: StorageServer, partial: Path) -> None:
+    server.faults.append(Fault(status=429, headers=(("Retry-After", "1"),)))
+    began = time.monotonic()
+    events = pull(server, partial)
+    assert time.monotonic() - began >= 1
+    assert any(event.kind == "waiting" and "1 s" in (event.message or "") for event in events)
+
+
+def test_a_wait_that_is_too_long_is_an_error_that_says_how_long(server: StorageServer, partial: Path) -> None:
+    server.always = Fault(status=429, headers=(("Retry-After", "3600"),))
+    with pytest.raises(RateLimitedError) as caught:
+        pull(server, partial)
+    assert caught.value.retry_after == 3600
+
+
+def test_an_expired_link_is_asked_for_again(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, MB)
+    location = server.locate()
+    server.expire()
+    links = [location]
+    fetch(
+        lambda: links.pop() if links else server.locate(),
+        server.expected,
+        partial,
+        limits=LIMITS,
+        progress=lambda _: None,
+        stop=threading.Event(),
+    )
+    assert partial.read_bytes() == server.content
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "most"), [(404, FileNotFoundInRepoError, 1), (401, AccessError, 1), (403, AccessError, 3)]
+)
+def test_a_refusal_is_not_retried(
+    server: StorageServer, partial: Path, status: int, kind: type[HfModelsError], most: int
+) -> None:
+    server.always = Fault(status=status)
+    with pytest.raises(kind):
+        pull(server, partial)
+    assert len(server.requests) <= most
+
+
+def test_a_server_that_only_fails_is_given_up(server: StorageServer, partial: Path) -> None:
+    server.always = Fault(status=500)
+    limits = TransferLimits(connections=4, retry_seconds=0.001)
+    with pytest.raises(HubUnavailableError):
+        pull(server, partial, limits=limits)
+
+
+def test_a_network_that_goes_away_is_waited_for(server: StorageServer, partial: Path) -> None:
+    server.rate = 4 * MB
+    gone = threading.Event()
+
+    def watch(event: Event) -> None:
+        if event.kind == "waiting" and gone.is_set():
+            server.rate = 0
+            gone.clear()
+            server.back()
+        elif event.done >= MB and not gone.is_set() and server.rate:
+            gone.set()
+            server.away()
+
+    events = pull(server, partial, progress=watch)
+    assert partial.read_bytes() == server.content
+    assert any(event.kind == "waiting" for event in events)
+
+
+def test_a_network_that_stays_away_is_given_up_and_what_came_is_kept(server: StorageServer, partial: Path) -> None:
+    interrupted(server, partial, MB)
+    server.away()
+    limits = TransferLimits(network_wait_seconds=0.5, retry_seconds=0.02, connect_seconds=1)
+    with pytest.raises(OfflineError):
+        pull(server, partial, limits=limits)
+    state = read_journal(journal_path(partial))
+    assert state is not None
+    assert state.done.total >= MB
+    server.back()
+
+
+def test_a_host_without_an_address_is_waited_for(server: StorageServer, partial: Path) -> None:
+    links = [Location("http://no-such-host.invalid/x", {}, len(server.content), server.sha256, COMMIT)]
+    limits = TransferLimits(network_wait_seconds=0.3, retry_seconds=0.02)
+    with pytest.raises(OfflineError):
+        fetch(
+            lambda: links[0],
+            server.expected,
+            partial,
+            limits=limits,
+            progress=lambda _: None,
+            stop=threading.Event(),
+        )
+
+
+def test_questions_to_the_hub_have_weather_too(server: StorageServer, partial: Path) -> None:
+    failures = [HubUnavailableError("HTTP 502"), OfflineError("no route"), NetworkError("reset")]
+
+    def locate() -> Location:
+        if failures:
+            raise failures.pop()
+        return server.locate()
+
+    fetch(locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event())
+    assert partial.read_bytes() == server.content
+
+
+# Room and rate
+
+
+def test_a_full_disk_is_seen_before_anything_is_fetched(server: StorageServer, partial: Path) -> None:
+    with pytest.raises(DiskFullError) as caught:
+        pull(server, partial, limits=TransferLimits(disk_reserve=10**18))
+    assert caught.value.missing_bytes > 10**17
+    assert server.requests == []
+
+
+def test_the_rate_limit_holds_and_can_be_lifted_while_running(server: StorageServer, partial: Path) -> None:
+    rate = [2 * MB]
+    marks: list[tuple[float, int]] = []
+
+    def watch(event: Event) -> None:
+        if event.kind == "progress" and rate[0]:
+            marks.append((time.monotonic(), event.done))
+            if event.done > 4.2 * MB:
+                rate[0] = 0
+
+    limits = TransferLimits(connections=4, bytes_per_second=lambda: rate[0])
+    pull(server, partial, limits=limits, progress=watch)
+    (first, low), (last, high) = marks[1], marks[-1]
+    assert (high - low) / (last - first) == pytest.approx(2 * MB, rel=0.05)
+    assert partial.read_bytes() == server.content
+
+
+def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
+    with StorageServer(made_content(24 * MB), rate=2 * MB) as server:
+        began = time.monotonic()
+        pull(server, partial, limits=TransferLimits(connections=8))
+        assert partial.read_bytes() == server.content
+        assert server.most_at_once > 4
+        assert time.monotonic() - began < 6  # one connection would take twelve seconds
+
+
+def test_more_connections_than_a_server_takes_are_given_up(partial: Path) -> None:
+    with StorageServer(made_content(10 * MB), rate=4 * MB) as server:
+        server.faults.extend([Fault(), Fault(status=429), Fault(status=429)])
+        pull(server, partial, limits=TransferLimits(connections=8, retry_seconds=0.05))
+        assert partial.read_bytes() == server.content
+
+
+# One owner
+
+CHILD = """
+import os, signal, sys, threading
+from pathlib import Path
+from llm_hf_models.hub import Location
+from llm_hf_models.transfer import Expected, TransferLimits, fetch
+url, sha256, size, partial, kill_at, rate = sys.argv[1:7]
+size, kill_at = int(size), int(kill_at)
+def progress(event):
+    print(event.kind, event.done, flush=True)
+    if event.done >= kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+limits = TransferLimits(connections=4, retry_seconds=0.02, bytes_per_second=lambda: int(rate))
+fetch(lambda: Location(url, {}, size, sha256, "c" * 40), Expected("model.gguf", size, sha256=sha256), Path(partial),
+      limits=limits, progress=progress, stop=threading.Event())
+"""
+
+
+def child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: int = 0) -> subprocess.Popen[str]:
+    """A process that pulls, and kills itself (-9) when that many bytes are there."""
+    arguments = [server.url, server.sha256, len(server.content), partial, kill_at, rate]
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_kill_costs_at_most_a_segments_tail_per_connection(server: StorageServer, partial: Path) -> None:
+    server.rate = 8 * MB
+    for kill_at in (MB, 3 * MB, 5 * MB):
+        process = child(server, partial, kill_at=kill_at)
+        process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGKILL
+    server.rate = 0
+    pull(server, partial)
+    assert partial.read_bytes() == server.content
+    # Per kill: what was read and not recorded yet, and what stood in the sockets' buffers.
+    assert server.sent <= len(server.content) * 1.02 + 3 * 4 * MB
+    assert names(partial) == {partial.name}
+
+
+def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer, partial: Path) -> None:
+    server.rate = 4 * MB
+    processes = [child(server, partial) for _ in range(2)]
+    threads = [threading.Thread(target=pull, args=(server, partial)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    output = [process.communicate(timeout=60) for process in processes]
+    for thread in threads:
+        thread.join()
+    assert [process.returncode for process in processes] == [0, 0], output
+    assert partial.read_bytes() == server.content
+    assert server.sent <= len(server.content) * 1.02
+    seen = {line for out, _ in output for line in out.splitlines() if line.startswith("progress")}
+    assert len(seen) > 3
+
+
+def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial: Path) -> None:
+    server.rate = 4 * MB
+    first = child(server, partial, kill_at=3 * MB)
+    assert first.stdout is not None
+    while not first.stdout.readline().startswith("progress"):
+        pass
+    pull(server, partial)
+    first.communicate(timeout=10)
+    assert first.returncode == -signal.SIGKILL
+    assert partial.read_bytes() == server.content
+    assert server.sent <= len(server.content) * 1.02 + 4 * MB
+
+
+# The journal
+
+
+def test_only_synced_bytes_are_trusted_after_power_loss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    journal = Journal(path, JournalState(Identity(100, "proof")))
+    journal.wrote(0, 10)
+    count = journal.count
+    journal.wrote(20, 30)
+    journal.synced(count)
+    journal.close()
+    before = read_journal(path)
+    assert before is not None
+    assert list(before.done) == [(0, 10), (20, 30)]
+    another_boot = tmp_path / "boot_id"
+    another_boot.write_text("another\n")
+    monkeypatch.setattr(journals, "_BOOT_ID", another_boot)
+    after = read_journal(path)
+    assert after is not None
+    assert list(after.done) == [(0, 10)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_journal_never_claims_what_was_not_written(tmp_path: Path, data: st.DataObject) -> None:
+    size = 1000
+    written = data.draw(st.lists(st.tuples(st.integers(0, size - 1), st.integers(1, 50)), max_size=12))
+    path = tmp_path / "x.journal"
+    identity = Identity(size, "proof")
+    journal = Journal(path, JournalState(identity))
+    true: set[int] = set()
+    for start, length in written:
+        end = min(size, start + length)
+        journal.wrote(start, end)
+        true |= set(range(start, end))
+        if data.draw(st.booleans()):
+            journal.synced(journal.count)
+    journal.close()
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(raw)))
+    path.write_bytes(bytes(raw[:cut]) + data.draw(st.binary(max_size=40)))
+    state = read_journal(path)
+    if state is not None:
+        assert state.identity == identity
+        claimed = {i for start, end in state.done for i in range(start, end)}
+        assert claimed <= true
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=30))
+def test_ranges_are_a_set_of_positions(pairs: list[tuple[int, int]]) -> None:
+    ranges, plain = Ranges(), set()
+    for start, end in pairs:
+        ranges.add(start, end)
+        plain |= set(range(start, end))
+    assert {i for start, end in ranges for i in range(start, end)} == plain
+    assert ranges.total == len(plain)
+    assert {i for start, end in ranges.missing(61) for i in range(start, end)} == set(range(61)) - plain
+    for i in range(61):
+        run = ranges.end_of_run(i)
+        assert set(range(i, run)) <= plain
+        assert run not in plain
