@@ -251,7 +251,7 @@ class _Walk:
             name, known = callee.attr, callee.attr in _METHODS
         else:
             name, known = "what an expression yields", False
-        if name in _DANGEROUS:
+        if name in _DANGEROUS and name not in self._macros:
             self._add("template-danger-call", "error", f"It calls {name!r}.", node)
         elif not known:
             self._add("template-unknown-call", "note", f"It calls {name!r}.", node)
