@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from llm_hf_models import chat, engine, engine_process, settings
-from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 
 PROMPT = "The quick brown fox jumps over the lazy dog and runs into the deep green forest. " * 8

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models.engine_dirs import EngineDir
-from llm_hf_models.library import EngineRow, LibraryDB
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import EngineRow
 
 if TYPE_CHECKING:
     import psutil

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from llm_hf_models import chat, engine, engine_rows, settings
 from llm_hf_models.chat_wire import Answer
 from llm_hf_models.errors import EngineError, EngineLostError, EngineRefusedError
-from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from tests import ggufs
 
@@ -232,8 +232,9 @@ def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
         endpoint = really_ensure(*args, **named)
         (row,) = engine.running(db)
         started.append(row.pid)
-        os.kill(row.pid, signal.SIGKILL)
-        psutil.wait_procs([psutil.Process(row.pid)], timeout=20)
+        process = psutil.Process(row.pid)
+        process.kill()
+        psutil.wait_procs([process], timeout=20)
         return endpoint
 
     monkeypatch.setattr(engine, "ensure", ensure_and_kill)

@@ -27,7 +27,7 @@ from llm_hf_models.errors import (
     ModelTooLargeError,
     NotWritableError,
 )
-from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import EngineRow
 from tests import ggufs
@@ -100,7 +100,7 @@ CLIENT = """
 import json, sys
 from pathlib import Path
 from llm_hf_models import chat, engine, settings
-from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 
 spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
