@@ -75,8 +75,9 @@ def _public_names(kind: type) -> list[str]:
 
 
 def print_json(value: object) -> None:
-    """The value on stdout, as indented JSON."""
-    emit(json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False))
+    """The value on stdout, as indented JSON; letters that stdout's encoding may not have are escaped."""
+    plain = not _encoding(sys.stdout).lower().startswith("utf")
+    emit(json.dumps(to_json(value), indent=2, ensure_ascii=plain, allow_nan=False))
 
 
 # The two streams
@@ -85,7 +86,7 @@ def print_json(value: object) -> None:
 def emit(text: str) -> None:
     """Data: to stdout. A reader that has gone ends the command quietly."""
     try:
-        click.echo(text, color=has_colour(sys.stdout))
+        click.echo(_encodable(text, sys.stdout), color=has_colour(sys.stdout))
     except BrokenPipeError:
         # Python flushes stdout once more when it exits: into nothing, rather than into a traceback.
         with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
@@ -95,7 +96,17 @@ def emit(text: str) -> None:
 
 def note(text: str) -> None:
     """Words for a person: to stderr."""
-    click.echo(text, err=True, color=has_colour(sys.stderr))
+    click.echo(_encodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """The text with `?` for what this stream's encoding has not: a name in Chinese must not end a command."""
+    encoding = _encoding(stream)
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def has_colour(stream: TextIO) -> bool:

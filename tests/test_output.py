@@ -328,6 +328,27 @@ def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
     assert done.returncode == output.CLOSED_PIPE_EXIT
 
 
+@pytest.mark.parametrize(("encoding", "shown_as"), [("ascii", "\\?\\?"), ("utf-8", "模型")])
+def test_a_terminal_that_has_not_every_letter_gets_question_marks(encoding: str, shown_as: str) -> None:
+    code = "from llm_hf_models import output; output.emit('模型'); output.note('模型')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True, encoding="utf-8", check=True, timeout=60,
+    )  # fmt: skip
+    assert re.fullmatch(rf"{shown_as}\n", done.stdout)
+    assert re.fullmatch(rf"{shown_as}\n", done.stderr)
+
+
+def test_json_loses_no_letter_in_any_encoding() -> None:
+    code = "from llm_hf_models import output; output.print_json(['模型'])"
+    for encoding in ("ascii", "utf-8"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True, encoding="utf-8", check=True, timeout=60,
+        )  # fmt: skip
+        assert json.loads(done.stdout) == ["模型"]
+
+
 # Progress
 
 
