@@ -8,8 +8,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -249,25 +251,54 @@ def test_nobody_else_may_read_the_library_since_it_holds_keys(db: LibraryDB, pat
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
+def together(*jobs: Callable[[], None]) -> None:
+    """Runs all at once, and raises what the first of them raised."""
+    start = threading.Barrier(len(jobs))
+
+    def run(job: Callable[[], None]) -> None:
+        start.wait()
+        job()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in [pool.submit(run, job) for job in jobs]:
+            done.result()
+
+
 def test_threads_may_share_a_library(db: LibraryDB) -> None:
-    failures: list[BaseException] = []
-
     def work(number: int) -> None:
-        try:
-            for turn in range(15):
-                with db.transaction():
-                    db.register(a_model(f"owner/n{number}", quant=f"Q{turn}"))
-                assert all(model.files for model in db.models())
-        except BaseException as error:  # noqa: BLE001 - handed to the test's own thread
-            failures.append(error)
+        for turn in range(15):
+            with db.transaction():
+                db.register(a_model(f"owner/n{number}", quant=f"Q{turn}"))
+            assert all(model.files for model in db.models())
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    together(*(partial(work, number) for number in range(4)))
     assert len(db.models()) == 60
+
+
+def test_a_new_library_may_be_opened_by_many_at_the_same_instant(tmp_path: Path) -> None:
+    for turn in range(40):
+        together(*[lambda path=tmp_path / f"{turn}.db": LibraryDB(path).close()] * 4)
+
+
+def test_a_reader_sees_one_moment_while_another_connection_writes(db: LibraryDB, path: Path) -> None:
+    ended = threading.Event()
+
+    def version(number: int) -> LocalModel:
+        return a_model(commit=str(number), files=(LocalFile(str(number), "weights", 1, "/x"),))
+
+    def write() -> None:
+        with LibraryDB(path) as other:
+            for number in range(150):
+                other.register(version(number))
+        ended.set()
+
+    def read() -> None:
+        while not ended.is_set():
+            (model,) = db.models()
+            assert [file.path for file in model.files] == [model.commit]
+
+    db.register(version(0))
+    together(write, read, read)
 
 
 # Other processes
