@@ -1,114 +1,70 @@
-"""The Hub, through huggingface_hub's public functions: the only module that imports it. Its errors become ours here."""
+"""The Hub, through huggingface_hub's public functions: the only module that imports it. Its errors become ours here.
+
+Requests go over huggingface_hub's own session (`get_session`, `build_hf_headers`) rather than HfApi's methods: those
+take no time-out for lists and `whoami`, sleep through retries of their own, and hide the ETags that save a repeat.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin, urlsplit
 
-from llm_hf_models.refs import RepoFile, RepoId
+from llm_hf_models.errors import (
+    BadRefError,
+    FileNotFoundInRepoError,
+    HubUnavailableError,
+    NotChangedError,
+    NotWritableError,
+    OfflineError,
+    TimedOutError,
+    TokenInvalidError,
+    TokenMissingError,
+)
+from llm_hf_models.hub_errors import LOGIN_HINT, Asked, connection_trouble, refusal
+from llm_hf_models.hub_nouns import Account, HubFile, Location, RepoDetails, RepoSummary, SearchFilters, Sort
+from llm_hf_models.refs import RepoFile, RepoId, is_commit
 
-Sort = Literal["trending", "downloads", "likes", "created", "updated"]
+if TYPE_CHECKING:
+    import httpx2
+    from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
 
+__all__ = [
+    "Account", "CachedFile", "Hub", "HubFile", "Location", "RepoDetails", "RepoSummary", "SearchFilters", "Sort",
+    "free_cached", "scan_cache",
+]  # fmt: skip
 
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a repo at one commit."""
-
-    path: str
-    size: int  # bytes
-    sha256: str | None = None  # of an LFS file
-    git_sha1: str | None = None  # the git blob's id: of a file that is not LFS
-    scan: str | None = None  # the Hub's word: safe, unsafe, suspicious, queued, None where not scanned
-
-    @property
-    def etag(self) -> str:
-        """The name of its blob in the cache: sha256 for LFS, git blob id otherwise."""
-        return self.sha256 or self.git_sha1 or ""
-
-
-@dataclass(frozen=True)
-class RepoSummary:
-    """One row of a search."""
-
-    id: str
-    author: str
-    task: str | None = None
-    tags: tuple[str, ...] = ()
-    size: int | None = None  # bytes: of the default GGUF file where the Hub says, else all the repo's storage
-    parameters: int | None = None
-    downloads: int | None = None  # last 30 days
-    likes: int | None = None
-    created: datetime | None = None
-    updated: datetime | None = None
-    license: str | None = None
-    gated: Literal["auto", "manual", False] = False
-    private: bool = False
-    architecture: str | None = None
-    context_length: int | None = None
-
-
-@dataclass(frozen=True)
-class RepoDetails(RepoSummary):
-    """One repo at one commit, files included."""
-
-    commit: str = ""
-    files: tuple[HubFile, ...] = ()
-    chat_template: bool | None = None
-    base_models: tuple[str, ...] = ()
-    library: str | None = None
-    scans_done: bool | None = None
-    files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
-
-    def file(self, path: RepoFile) -> HubFile:
-        """The file at that path.
-
-        Raises:
-            FileNotFoundInRepoError: there is none; the hint names near ones.
-        """
-        raise NotImplementedError
+LIBRARY_NAME = "llm-hf-models"
+MAX_CARD_BYTES = 1_000_000
+MAX_ANSWER_BYTES = 64_000_000  # the largest repos' file lists are a few MB
+MAX_REDIRECTS = 5
+SLOW_ANSWER = 3  # times the time-out: how long a whole answer may take
+_SORTS = {
+    "trending": "trendingScore", "downloads": "downloads", "likes": "likes", "created": "createdAt",
+    "updated": "lastModified",
+}  # fmt: skip
+# What a row of a search shows; `gguf` brings parameters, architecture, context length and size.
+_EXPAND = (
+    "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
+    "safetensors", "tags", "usedStorage",
+)  # fmt: skip
+_FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_NOT_MODIFIED = 304
 
 
-@dataclass(frozen=True)
-class SearchFilters:
-    """What a search is narrowed by. `library` None is any."""
+def _version() -> str:
+    from importlib import metadata
 
-    author: str | None = None
-    task: str | None = None
-    library: str | None = "gguf"
-    license: str | None = None
-    language: str | None = None
-    tags: tuple[str, ...] = ()
-    min_params: int | None = None
-    max_params: int | None = None
-    gated: bool | None = None
-    base_model: str | None = None
-    sort: Sort = "trending"
-    limit: int = 20
-
-
-@dataclass(frozen=True)
-class Location:
-    """Where one file's bytes are, as resolved now: a signed link to a storage host expires."""
-
-    url: str
-    headers: dict[str, str] = field(repr=False)  # for that host alone: the token only where it is the Hub's
-    size: int
-    etag: str
-    commit: str
-
-
-@dataclass(frozen=True)
-class Account:
-    """Whose token it is; never the token."""
-
-    name: str
-    organisations: tuple[str, ...] = ()
-    token_name: str | None = None
-    token_kind: str | None = None  # read, write, fineGrained
-    scopes: tuple[str, ...] = ()
+    try:
+        return metadata.version(LIBRARY_NAME)
+    except metadata.PackageNotFoundError:
+        return "0"
 
 
 class Hub:
@@ -116,27 +72,78 @@ class Hub:
 
     def __init__(self, endpoint: str, *, token: str | None = None, timeout: float = 20, offline: bool = False) -> None:
         """`timeout` in seconds for each question; `offline` refuses every call with OfflineError."""
-        raise NotImplementedError
+        self._endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._timeout = timeout
+        self._offline = offline
+        self.etag: str | None = None  # of the last answer to `search` or `details`
 
-    def search(self, query: str, filters: SearchFilters) -> list[RepoSummary]:
-        """One request for the whole list."""
-        raise NotImplementedError
+    def __repr__(self) -> str:
+        return f"Hub({self._endpoint!r}, token={'…' if self._token else None})"
 
-    def details(self, repo: RepoId, revision: str | None = None) -> RepoDetails:
+    # Questions
+
+    def search(self, query: str, filters: SearchFilters, *, known_etag: str | None = None) -> list[RepoSummary]:
+        """One request for the whole list.
+
+        Args:
+            query: words of a repo's name.
+            filters: what it is narrowed by.
+            known_etag: the `etag` of an answer that the caller still has.
+
+        Raises:
+            NotChangedError: that answer still stands.
+            NetworkError and below, TokenInvalidError.
+        """
+        from llm_hf_models import hub_replies
+
+        body = self._ask_json("/api/models", self._asked(), _search_params(query, filters), known_etag)
+        return hub_replies.summaries(body, self._asked().host)[: filters.limit]
+
+    def details(self, repo: RepoId, revision: str | None = None, *, known_etag: str | None = None) -> RepoDetails:
         """One repo with sizes, digests and scan results, at the commit that `revision` names now.
 
         Raises:
+            NotChangedError: the answer with `known_etag` still stands.
             RepoNotFoundError, RevisionNotFoundError, GatedRepoError, TokenMissingError, TokenInvalidError, NetworkError
         """
-        raise NotImplementedError
+        from llm_hf_models import hub_replies
+
+        asked = self._asked(repo, revision)
+        at = f"/revision/{quote(revision, safe='')}" if revision else ""
+        params = {"blobs": "true", "securityStatus": "true"}
+        return hub_replies.details(self._ask_json(f"/api/models/{repo}{at}", asked, params, known_etag), asked.host)
 
     def card(self, repo: RepoId, revision: str) -> str:
-        """The model card's Markdown, front matter removed, untrusted. Empty where there is none."""
-        raise NotImplementedError
+        """The model card's Markdown, front matter removed, untrusted. Empty where there is none; cut at 1 MB."""
+        path = RepoFile("README.md")
+        try:
+            _, body = self._ask(self._resolve_url(repo, path, revision), self._asked(repo, revision, path), cut=True)
+        except FileNotFoundInRepoError:
+            return ""
+        return _FRONT_MATTER.sub("", body.decode("utf-8", "replace")).lstrip("\n")
 
     def locate(self, repo: RepoId, file: RepoFile, commit: str) -> Location:
-        """Where a file's bytes are now."""
-        raise NotImplementedError
+        """Where a file's bytes are now: asked by HEAD, not followed to the storage host.
+
+        Raises:
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+        """
+        asked = self._asked(repo, commit, file)
+        url = home = self._resolve_url(repo, file, commit)
+        told: dict[str, str] = {}
+        for _ in range(MAX_REDIRECTS):
+            headers = self._headers(with_token=_same_origin(url, home))
+            answer = self._send("HEAD", url, asked, headers={**headers, "Accept-Encoding": "identity"})
+            told.update(
+                {name.lower(): value for name, value in answer.headers.items() if name.lower().startswith("x-")}
+            )
+            if not answer.has_redirect_location:
+                return _location(asked, url, headers, told, answer.headers)
+            url = urljoin(url, answer.headers["Location"])
+            if not _same_origin(url, home) and "x-linked-etag" in told:
+                return _location(asked, url, self._headers(with_token=False), told, {})
+        raise HubUnavailableError(f"{asked.host} redirects without end")
 
     def whoami(self) -> Account:
         """Whose token this is.
@@ -144,11 +151,159 @@ class Hub:
         Raises:
             TokenMissingError, TokenInvalidError, NetworkError
         """
-        raise NotImplementedError
+        from llm_hf_models import hub_replies
+
+        if not self._token:
+            raise TokenMissingError("There is no token", hint=LOGIN_HINT)
+        asked = self._asked()
+        return hub_replies.account(self._ask(f"{self._endpoint}/api/whoami-v2", asked)[1], asked.host)
 
     def conversions(self, repo: RepoId, limit: int = 5) -> list[RepoSummary]:
         """GGUF repos that name `repo` as their base model, most downloaded first."""
-        raise NotImplementedError
+        return self.search("", SearchFilters(tags=(f"base_model:quantized:{repo}",), sort="downloads", limit=limit))
+
+    # One request
+
+    def _asked(self, repo: RepoId | None = None, revision: str | None = None, path: RepoFile | None = None) -> Asked:
+        name = str(repo) if repo else None
+        return Asked(self._endpoint, bool(self._token), name, revision, path.path if path else None)
+
+    def _resolve_url(self, repo: RepoId, file: RepoFile, revision: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(str(repo), file.path, revision=revision, endpoint=self._endpoint)
+
+    def _headers(self, *, with_token: bool = True) -> dict[str, str]:
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but not typed so
+
+        token = self._token if with_token else None
+        if token and not (token.isascii() and token.isprintable() and " " not in token):
+            raise TokenInvalidError("The token holds characters that no token has", hint=LOGIN_HINT)
+        # False and not None: that would send whatever token huggingface_hub finds on this machine.
+        return dict(build_hf_headers(token=token or False, library_name=LIBRARY_NAME, library_version=_version()))
+
+    def _ask_json(self, path: str, asked: Asked, params: Mapping[str, Any], known_etag: str | None) -> bytes:
+        extra = {"If-None-Match": known_etag} if known_etag else {}
+        headers, body = self._ask(f"{self._endpoint}{path}", asked, params=params, extra=extra)
+        self.etag = headers.get("ETag")
+        return body
+
+    def _ask(
+        self,
+        url: str,
+        asked: Asked,
+        *,
+        params: Mapping[str, Any] | None = None,
+        extra: Mapping[str, str] | None = None,
+        cut: bool = False,
+    ) -> tuple[httpx2.Headers, bytes]:
+        """A GET's headers and body. httpx2 drops the token when a redirect leaves the Hub's origin."""
+        limit = MAX_CARD_BYTES if cut else MAX_ANSWER_BYTES
+        deadline = time.monotonic() + self._timeout * SLOW_ANSWER
+        session = self._session()
+        with self._translated(asked):
+            request = session.stream("GET", url, params=params, headers={**self._headers(), **(extra or {})},
+                                     timeout=self._timeout, follow_redirects=True)  # fmt: skip
+            with request as answer:
+                if answer.status_code == _NOT_MODIFIED and extra:
+                    raise NotChangedError("The Hub's answer has not changed")
+                if not answer.is_success:
+                    raise refusal(asked, answer.status_code, answer.headers)
+                body = bytearray()
+                for block in answer.iter_bytes():
+                    body += block
+                    if len(body) > limit:
+                        break
+                    if time.monotonic() > deadline:
+                        raise TimedOutError(f"{asked.host} answers too slowly", hint="llm hf settings metadata_seconds")
+        if len(body) > limit and not cut:
+            raise HubUnavailableError(f"{asked.host} answered with more than {limit} bytes")
+        return answer.headers, bytes(body[:limit])
+
+    def _send(self, method: str, url: str, asked: Asked, *, headers: Mapping[str, str]) -> httpx2.Response:
+        """A request without a body to read, its redirects left to the caller."""
+        session = self._session()
+        with self._translated(asked):
+            answer = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
+        if answer.is_error or answer.status_code == _NOT_MODIFIED:
+            raise refusal(asked, answer.status_code, answer.headers)
+        return answer
+
+    def _session(self) -> httpx2.Client:
+        if self._offline:
+            raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE to ask the Hub.")
+        from huggingface_hub import get_session
+
+        return get_session()
+
+    @contextmanager
+    def _translated(self, asked: Asked) -> Iterator[None]:
+        import httpx2
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        try:
+            yield
+        except OfflineModeIsEnabled:  # huggingface_hub read the variable before it was unset for us
+            raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+            raise connection_trouble(asked.host, error, self._timeout) from None
+
+
+def _search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
+    tags = [
+        filters.library,
+        f"license:{filters.license.lower()}" if filters.license else None,
+        filters.language,
+        f"base_model:{filters.base_model}" if filters.base_model else None,
+        *filters.tags,
+    ]
+    params: dict[str, Any] = {
+        "search": query.strip(),
+        "filter": [tag for tag in tags if tag],
+        "author": filters.author,
+        "pipeline_tag": filters.task,
+        "num_parameters": _parameter_range(filters),
+        "gated": None if filters.gated is None else str(filters.gated).lower(),
+        "sort": _SORTS[filters.sort],
+        "limit": filters.limit,
+        "expand": list(_EXPAND),
+    }
+    return {name: value for name, value in params.items() if value not in (None, "", [])}
+
+
+def _parameter_range(filters: SearchFilters) -> str | None:
+    """The Hub's own form, `min:6B,max:128B`; exact numbers are taken too."""
+    bounds = (("min", filters.min_params), ("max", filters.max_params))
+    return ",".join(f"{name}:{value}" for name, value in bounds if value is not None) or None
+
+
+def _same_origin(url: str, other: str) -> bool:
+    one, two = urlsplit(url), urlsplit(other)
+    ports = {"http": 80, "https": 443}
+    return (one.scheme, one.hostname, one.port or ports.get(one.scheme)) == (
+        two.scheme, two.hostname, two.port or ports.get(two.scheme),
+    )  # fmt: skip
+
+
+def _location(
+    asked: Asked, url: str, headers: dict[str, str], told: Mapping[str, str], last: Mapping[str, str]
+) -> Location:
+    """What `resolve` told on its way. The Hub's own X- headers win over those of whoever answered last."""
+    etag = (told.get("x-linked-etag") or last.get("ETag") or "").removeprefix("W/").strip('"')
+    size = told.get("x-linked-size") or last.get("Content-Length") or ""
+    commit = told.get("x-repo-commit") or ""
+    if not _ETAG.fullmatch(etag) or not re.fullmatch(r"\d{1,18}", size) or not is_commit(commit):
+        raise HubUnavailableError(
+            f"{asked.host} did not tell size, digest and commit of {asked.path}",
+            cause="It did not answer as the Hub does.",
+            hint="Is HF_ENDPOINT a Hub? A network that asks for a log-in first answers like this too.",
+        )
+    if asked.revision and is_commit(asked.revision) and commit != asked.revision:
+        raise HubUnavailableError(f"{asked.host} answered for commit {commit[:12]} and not {asked.revision[:12]}")
+    return Location(url, headers, int(size), etag, commit)
+
+
+# The cache on this machine
 
 
 @dataclass(frozen=True)
@@ -164,10 +319,96 @@ class CachedFile:
 
 
 def scan_cache(cache_dir: Path) -> list[CachedFile]:
-    """Every model file in the Hugging Face cache; empty where there is no cache."""
-    raise NotImplementedError
+    """Every model file in the Hugging Face cache; empty where there is no cache. Damaged repos in it are left out."""
+    found = []
+    for repo, revision in _cached_revisions(_scan(cache_dir)):
+        try:
+            repo_id = RepoId.parse(repo.repo_id)
+        except BadRefError:
+            continue  # of the Hub's first years: names without an owner
+        for file in revision.files:
+            path = file.file_path.relative_to(revision.snapshot_path).as_posix()
+            found.append(
+                CachedFile(repo_id, revision.commit_hash, path, file.file_path, file.blob_path, file.size_on_disk)
+            )
+    return sorted(found, key=lambda file: str(file.location))
 
 
 def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool = False) -> int:
-    """Removes files from the cache, with blobs that nothing else there uses. Returns the bytes freed (or that would be)."""
-    raise NotImplementedError
+    """Removes files from the cache, with blobs that nothing else there uses, and snapshots that are left empty.
+
+    Returns:
+        The bytes freed (or that would be).
+
+    Raises:
+        NotWritableError: the system refused to remove one.
+    """
+    cache = _scan(cache_dir)
+    if cache is None:
+        return 0
+    wanted = {file.location for file in files}
+    found = [
+        (repo, revision, file)
+        for repo, revision in _cached_revisions(cache)
+        for file in revision.files
+        if file.file_path in wanted
+    ]
+    plan = cache.delete_files(*(file for _, _, file in found))
+    if not dry_run:
+        try:
+            plan.execute()
+            for repo_path, snapshot, refs in {(r.repo_path, v.snapshot_path, v.refs) for r, v, _ in found}:
+                _tidy(repo_path, snapshot, refs)
+        except OSError as error:
+            raise NotWritableError(f"Can't remove {error.filename}", cause=error.strerror) from None
+        for blob in plan.blobs:
+            if blob.is_symlink() or blob.exists():  # huggingface_hub logs what it couldn't remove, and goes on
+                raise NotWritableError(f"Can't remove {blob}", hint="Check who owns the cache.")
+    return int(plan.expected_freed_size)
+
+
+def _scan(cache_dir: Path) -> HFCacheInfo | None:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        return scan_cache_dir(cache_dir)
+    except (CacheNotFound, ValueError):  # ValueError: it is a file
+        return None
+
+
+def _cached_revisions(cache: HFCacheInfo | None) -> Iterator[tuple[CachedRepoInfo, CachedRevisionInfo]]:
+    for repo in cache.repos if cache else ():
+        if repo.repo_type == "model":
+            for revision in repo.revisions:
+                yield repo, revision
+
+
+def _tidy(repo: Path, snapshot: Path, refs: frozenset[str]) -> None:
+    """Removes a snapshot that was left empty, and its repo where nothing else is in it. Never a file of others.
+
+    In an order in which a kill leaves a cache that others still read: a ref without its snapshot would be damage, and
+    so would a repo without `snapshots`.
+    """
+    if not snapshot.is_dir() or any(not path.is_dir() for path in snapshot.rglob("*")):
+        return
+    for ref in refs:
+        (repo / "refs" / ref).unlink(missing_ok=True)
+    (repo / "trees" / f"{snapshot.name}.json").unlink(missing_ok=True)
+    _remove_empty_folders(snapshot)
+    if any((repo / "snapshots").iterdir()):
+        return
+    for name in ("refs", "trees", ".no_exist", "blobs"):
+        _remove_empty_folders(repo / name)
+    if [path.name for path in repo.iterdir()] == ["snapshots"]:
+        _remove_empty_folders(repo)
+
+
+def _remove_empty_folders(top: Path) -> None:
+    """Removes a folder and those in it, as far as no file is in them."""
+    if not top.is_dir() or top.is_symlink():
+        return
+    for path in top.iterdir():
+        _remove_empty_folders(path)
+    if not any(top.iterdir()):
+        top.rmdir()

@@ -1,0 +1,205 @@
+"""What goes wrong between us and the Hub, in our errors: one refusal or one broken connection at a time."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
+from llm_hf_models.errors import (
+    AccessError,
+    BadInputError,
+    FileNotFoundInRepoError,
+    GatedRepoError,
+    HfModelsError,
+    HubUnavailableError,
+    NetworkError,
+    OfflineError,
+    RateLimitedError,
+    RepoNotFoundError,
+    RevisionNotFoundError,
+    TimedOutError,
+    TlsError,
+    TokenInvalidError,
+    TokenMissingError,
+)
+from llm_hf_models.text import clean_text
+
+LOGIN_HINT = "llm hf login"
+# `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
+_RATE_LIMIT = re.compile(r";\s*r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)")
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS = 401, 403, 404, 429, 500
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, to word a refusal with. `endpoint` without a trailing slash."""
+
+    endpoint: str
+    has_token: bool
+    repo: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+    @property
+    def host(self) -> str:
+        """The Hub's host, as people name it."""
+        return self.endpoint.partition("://")[2] or self.endpoint
+
+
+def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsError:
+    """The error for an answer that is none: a status of 400 or above, or a redirect to nowhere.
+
+    Args:
+        asked: what was asked for.
+        status: HTTP's.
+        headers: the answer's; names compare as httpx2's do, without case.
+    """
+    said = clean_text(headers.get("X-Error-Message", ""), 200) or None
+    if status == _TOO_MANY:
+        return _rate_limited(asked, retry_after(headers), said)
+    if status >= _SERVER_ERRORS:
+        return HubUnavailableError(f"{asked.host} has a problem of its own (HTTP {status})", cause=said)
+    by_code = {
+        "GatedRepo": _gated,
+        "RepoNotFound": _repo_not_found,
+        "RevisionNotFound": _revision_not_found,
+        "EntryNotFound": _entry_not_found,
+    }
+    if known := by_code.get(headers.get("X-Error-Code", "")):
+        return known(asked)
+    return _refused_otherwise(asked, status, said)
+
+
+def _refused_otherwise(asked: Asked, status: int, said: str | None) -> HfModelsError:
+    if status == _UNAUTHORIZED and asked.has_token:
+        return TokenInvalidError(f"{asked.host} does not accept the token", cause=said, hint=LOGIN_HINT)
+    if status == _UNAUTHORIZED:
+        return TokenMissingError(f"{asked.host} wants a token for this", cause=said, hint=LOGIN_HINT)
+    if status == _FORBIDDEN:
+        return AccessError(
+            f"{asked.host} refuses this to the token" if asked.has_token else f"{asked.host} refuses this",
+            cause=said,
+            hint=f"See what the token may do: {asked.endpoint}/settings/tokens",
+        )
+    why = "without the Hub's word why" if said is None else said
+    return HubUnavailableError(f"{asked.host} answered HTTP {status}", cause=why, hint="Is HF_ENDPOINT a Hub?")
+
+
+def _repo_not_found(asked: Asked) -> HfModelsError:
+    if asked.has_token:
+        return RepoNotFoundError(
+            f"There is no repo {asked.repo} on {asked.host}, or it is private and not this token's to see",
+            hint="Check its name; `llm hf whoami` shows whose token this is.",
+        )
+    return RepoNotFoundError(
+        f"There is no repo {asked.repo} on {asked.host}, or it is private",
+        hint=f"Check its name; if it is private: {LOGIN_HINT}",
+    )
+
+
+def _revision_not_found(asked: Asked) -> HfModelsError:
+    return RevisionNotFoundError(
+        f"{asked.repo} has no revision {asked.revision or 'main'!r}", hint=f"llm hf info {asked.repo}"
+    )
+
+
+def _entry_not_found(asked: Asked) -> HfModelsError:
+    return FileNotFoundInRepoError(
+        f"{asked.repo} has no file {asked.path!r} at {asked.revision or 'main'}",
+        hint=f"llm hf info {asked.repo} --files",
+    )
+
+
+def _gated(asked: Asked) -> HfModelsError:
+    page = f"{asked.endpoint}/{asked.repo}"
+    if not asked.has_token:
+        return TokenMissingError(
+            f"{asked.repo} is gated, and there is no token",
+            cause=f"Its owners ask people to agree to terms on {page}",
+            hint=LOGIN_HINT,
+        )
+    return GatedRepoError(
+        f"{asked.repo} is gated, and the token's owner has not been granted access", hint=f"Ask for it on {page}"
+    )
+
+
+def _rate_limited(asked: Asked, wait: float | None, said: str | None) -> RateLimitedError:
+    when = f"in {wait:.0f} s" if wait is not None else "in a few minutes"
+    more = "" if asked.has_token else f" With a token more is allowed: {LOGIN_HINT}"
+    return RateLimitedError(
+        f"{asked.host} has had too many requests from here",
+        retry_after=wait,
+        cause=said,
+        hint=f"Try again {when}.{more}",
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from Retry-After (seconds or a date, RFC 9110) or an exhausted RateLimit; None if not told."""
+    told = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"\d{1,9}", told):
+        return float(told)
+    if told:
+        try:
+            date = parsedate_to_datetime(told)
+        except ValueError:
+            date = None
+        if date is not None:
+            date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+            return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+    match = _RATE_LIMIT.search(headers.get("RateLimit", ""))
+    return float(match[2]) if match and match[1] == "0" else None
+
+
+def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsError:
+    """The error for a request that got no answer.
+
+    Args:
+        host: who was asked.
+        error: httpx2's or the system's; its causes are looked through.
+        timeout: the limit that stood, in seconds.
+    """
+    import httpx2
+
+    causes = list(_causes(error))
+    why = clean_text(str(causes[-1]) or type(causes[-1]).__name__, 200)
+    if isinstance(error, httpx2.TimeoutException):
+        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint="llm hf settings metadata_seconds")
+    if isinstance(error, httpx2.ProxyError):
+        return NetworkError(
+            "The proxy did not pass the request on", cause=why, hint="Check HTTPS_PROXY and HTTP_PROXY."
+        )
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
+        return BadInputError(f"{host} can't be asked", cause=why, hint="Set HF_ENDPOINT to an http(s) address.")
+    if isinstance(error, httpx2.ConnectError):
+        return _no_connection(host, causes, why)
+    return NetworkError(f"The connection to {host} broke off", cause=why)
+
+
+def _no_connection(host: str, causes: Iterable[BaseException], why: str) -> NetworkError:
+    """The error for a connection that could not be made: a certificate, a name, a door that is closed."""
+    kinds = tuple(type(cause) for cause in causes)
+    if any(issubclass(kind, ssl.SSLError) for kind in kinds):
+        return TlsError(
+            f"The certificate of {host} was not accepted",
+            cause=why,
+            hint="Behind a company proxy, point SSL_CERT_FILE to its certificate.",
+        )
+    if any(issubclass(kind, socket.gaierror) for kind in kinds):
+        return OfflineError(f"{host} was not found: no network, or no such host", cause=why)
+    return OfflineError(f"{host} can't be reached", cause=why)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it came from, the first cause last."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
