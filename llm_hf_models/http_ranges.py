@@ -36,6 +36,7 @@ from llm_hf_models.errors import AccessError, HubUnavailableError, NetworkError,
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
+PROXY_REFUSES = 407
 HEAD_BUFFER_BYTES = 1 << 17
 FILL_SECONDS = 0.1  # a slow connection hands over what it has this often
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -113,6 +114,13 @@ def _translated(error: Exception, host: str, *, connecting: bool) -> NetworkErro
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return OfflineError(f"{host} can't be reached", cause=cause)
     return NetworkError(f"The connection to {host} was lost", cause=cause)
+
+
+def proxy_refusal(cause: str) -> AccessError:
+    """The error for a proxy that wants to know who we are."""
+    return AccessError(
+        "The proxy refuses us", cause=cause, hint="Put user and password into HTTP_PROXY and HTTPS_PROXY."
+    )
 
 
 class Reply:
@@ -300,12 +308,8 @@ class RangeConnection:
             connection.sock.settimeout(self._stall_seconds)
         except (http.client.HTTPException, OSError) as error:
             connection.close()
-            if proxy and "407" in str(error):
-                raise AccessError(
-                    f"The proxy {via.host} refuses us",
-                    cause=clean_text(str(error)),
-                    hint="Name user and password in it.",
-                ) from None
+            if proxy and str(PROXY_REFUSES) in str(error):  # http.client has no other word for it
+                raise proxy_refusal(clean_text(str(error))) from None
             raise _translated(error, via.host, connecting=True) from None
         self._connection, self._sock, self._route, self._reply = connection, connection.sock, (origin, proxy), None
         if self._shut:

@@ -17,7 +17,7 @@ from llm_hf_models.errors import (
     NetworkError,
     RateLimitedError,
 )
-from llm_hf_models.http_ranges import Reply, host_of
+from llm_hf_models.http_ranges import PROXY_REFUSES, Reply, host_of, proxy_refusal
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer_terms import Expected
 
@@ -150,6 +150,8 @@ class Source:
             return LinkExpiredError()
         if status == 401:  # noqa: PLR2004
             return AccessError(f"{host} wants another token for {self._expected.name}")
+        if status == PROXY_REFUSES:
+            return proxy_refusal(f"HTTP {status}")
         if status in (404, 410):
             return FileNotFoundInRepoError(f"{host} does not have {self._expected.name}", cause=f"HTTP {status}")
         if status == 416:  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""A storage host that misbehaves on request: raw HTTP over real sockets, one file, faults in the order they were asked."""
+"""A storage host that misbehaves on request: raw HTTP over real sockets, one file, faults in the order asked for."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class StorageServer:
                 self._open.discard(raw)
             connection.close()
 
-    def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:  # noqa: PLR0911 - a table
+    def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:  # noqa: PLR0911
         if self.latency:
             time.sleep(self.latency)  # what a long wire does; no synchronisation
         if fault.refuse:

@@ -1,0 +1,259 @@
+"""The way to the storage host: redirects, certificates, proxies, IPv6; and who gets to see the token."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from llm_hf_models.errors import AccessError, HubUnavailableError, TlsError
+from llm_hf_models.hub import Location
+from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from tests.storage_server import COMMIT, Fault, StorageServer
+
+LIMITS = TransferLimits(connections=2, connect_seconds=2, stall_seconds=1, network_wait_seconds=2, retry_seconds=0.02)
+CONTENT = bytes(range(256)) * 4000
+
+
+def pull(server: StorageServer, partial: Path) -> None:
+    fetch(server.locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event())
+    assert partial.read_bytes() == CONTENT
+
+
+def authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's TLS context for 127.0.0.1, and the bundle that vouches for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = dt.datetime.now(dt.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    bundle, private = folder / "ca.pem", folder / "key.pem"
+    bundle.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(bundle, private)
+    return context, bundle
+
+
+def test_a_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path) -> None:
+    with StorageServer(CONTENT, token="hf_secret") as hub, StorageServer(CONTENT) as storage:
+        hub.redirect_to = storage.url
+        pull(hub, tmp_path / "part")
+        assert all(request.headers["authorization"] == "Bearer hf_secret" for request in hub.requests)
+        assert storage.requests
+        assert not any("authorization" in request.headers for request in storage.requests)
+
+
+def test_the_token_goes_along_on_its_own_host(tmp_path: Path) -> None:
+    with StorageServer(CONTENT, token="hf_secret") as hub:
+        pull(hub, tmp_path / "part")
+        assert all(request.headers["authorization"] == "Bearer hf_secret" for request in hub.requests)
+
+
+def test_redirects_without_end_are_an_error(tmp_path: Path) -> None:
+    with StorageServer(CONTENT) as hub:
+        hub.redirect_to = hub.url
+        with pytest.raises(HubUnavailableError):
+            pull(hub, tmp_path / "part")
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused_and_not_retried(tmp_path: Path) -> None:
+    context, _ = authority(tmp_path)
+    with StorageServer(CONTENT, tls=context) as server:
+        with pytest.raises(TlsError) as caught:
+            pull(server, tmp_path / "part")
+        assert "SSL_CERT_FILE" in (caught.value.hint or "")
+        assert server.requests == []
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_bundle_from_the_environment_is_honoured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    context, bundle = authority(tmp_path)
+    for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(variable, str(bundle))
+    with StorageServer(CONTENT, tls=context) as server:
+        server.faults.append(Fault(after=5000))
+        pull(server, tmp_path / "part")
+
+
+def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _ = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    with StorageServer(CONTENT, tls=context) as server, pytest.raises(TlsError) as caught:
+        pull(server, tmp_path / "part")
+    assert "missing.pem" in caught.value.message
+
+
+def test_encryption_is_never_left_by_a_redirect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, bundle = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with StorageServer(CONTENT, tls=context) as server, StorageServer(CONTENT) as plain:
+        server.redirect_to = plain.url
+        with pytest.raises(TlsError):
+            pull(server, tmp_path / "part")
+        assert plain.requests == []
+
+
+def test_a_host_that_does_not_speak_tls_is_an_error_at_once(tmp_path: Path) -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        connection.recv(65536)
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/file"
+        with pytest.raises(TlsError):
+            fetch(
+                lambda: Location(url, {}, 5, "", COMMIT),
+                Expected("model.gguf", 5, sha256="0" * 64),
+                tmp_path / "part",
+                limits=LIMITS,
+                progress=lambda _: None,
+                stop=threading.Event(),
+            )
+        thread.join()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_ipv6_works(tmp_path: Path) -> None:
+    try:
+        server = StorageServer(CONTENT, host="::1")
+    except OSError:
+        pytest.skip("no IPv6 loopback here")
+    with server:
+        pull(server, tmp_path / "part")
+
+
+class Proxy:
+    """A real HTTP proxy: forwards absolute addresses and tunnels CONNECT, for those who know the password."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.lines: list[str] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
+            head += data
+        if not head:
+            return
+        line, _, rest = head.decode("latin-1").partition("\r\n")
+        self.lines.append(line)
+        if base64.b64encode(b"ann:s/cret").decode() not in rest:
+            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            connection.close()
+            return
+        method, target, _ = line.split()
+        if method == "CONNECT":
+            host, _, port = target.rpartition(":")
+            upstream = socket.create_connection((host, int(port)))
+            connection.sendall(b"HTTP/1.1 200 Go\r\n\r\n")
+        else:
+            address, _, path = target.removeprefix("http://").partition("/")
+            host, _, port = address.rpartition(":")
+            upstream = socket.create_connection((host, int(port)))
+            kept = "".join(f"{one}\r\n" for one in rest.split("\r\n") if one and not one.startswith("Proxy-"))
+            upstream.sendall(f"{method} /{path} HTTP/1.1\r\n{kept}Connection: close\r\n\r\n".encode("latin-1"))
+        threading.Thread(target=_pump, args=(connection, upstream), daemon=True).start()
+        _pump(upstream, connection)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    proxy = Proxy()
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for scheme in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(scheme, f"http://ann:s%2Fcret@127.0.0.1:{proxy.port}")
+    yield proxy
+    proxy.close()
+
+
+def test_a_proxy_with_a_password_is_used(tmp_path: Path, proxy: Proxy) -> None:
+    with StorageServer(CONTENT) as server:
+        pull(server, tmp_path / "part")
+        assert proxy.lines[0] == f"GET {server.url} HTTP/1.1"
+
+
+def test_https_is_tunnelled_through_a_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, bundle = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with StorageServer(CONTENT, tls=context) as server:
+        pull(server, tmp_path / "part")
+        assert proxy.lines[0].startswith(f"CONNECT 127.0.0.1:{server.port}")
+        assert not any("proxy-authorization" in request.headers for request in server.requests)
+
+
+def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with StorageServer(CONTENT) as server:
+        pull(server, tmp_path / "part")
+    assert proxy.lines == []
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_proxy_that_wants_another_password_is_an_error_that_says_so(
+    tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, secure: bool
+) -> None:
+    for scheme in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(scheme, f"http://ann:wrong@127.0.0.1:{proxy.port}")
+    context, bundle = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with StorageServer(CONTENT, tls=context if secure else None) as server:
+        with pytest.raises(AccessError) as caught:
+            pull(server, tmp_path / "part")
+        assert "proxy" in str(caught.value).lower()
+        assert "wrong" not in str(caught.value)
+        assert len(proxy.lines) == 1
