@@ -42,6 +42,8 @@ ENCODER_ARCHITECTURES = frozenset(
 )
 _POOLED = (1, 2, 3)  # llama.cpp's pooling types mean, cls and last; 0 is none and 4 is rank
 _RANK_POOLING = 4
+# How often a layer looks back over all tokens, in families whose files don't say it (llama.cpp: set_swa_pattern).
+_WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
 _CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
 _TOOLS = re.compile(r"\btools?\b|\btool_calls?\b")
 _REASONING = re.compile(r"<think|enable_thinking|reasoning_content|<\|channel\|>|\bthinking\b|\[THINK\]")
@@ -64,6 +66,8 @@ class ModelFacts:
     context_length: int | None = None
     embedding_length: int | None = None
     kv_bytes_per_token: int | None = None  # at f16
+    kv_windowed_bytes_per_token: int = 0  # the part of it that layers keep for the last sliding_window tokens only
+    sliding_window: int | None = None  # tokens
     tokenizer: str | None = None
     vocabulary_size: int | None = None
     chat_template: bool = False
@@ -86,6 +90,7 @@ def derive(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFacts:
     template = metadata.get(CHAT_TEMPLATE_KEY)
     template = template if isinstance(template, str) else ""
     parameters = sum(tensor.elements for tensor in tensors)
+    cache = kv_bytes_per_layer(metadata, architecture)
     sizes = [tensor.size for tensor in tensors]
     weights = sum(size for size in sizes if size is not None) if None not in sizes else None
     return ModelFacts(
@@ -100,7 +105,9 @@ def derive(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFacts:
         block_count=count_of(metadata, f"{architecture}.block_count"),
         context_length=count_of(metadata, f"{architecture}.context_length"),
         embedding_length=count_of(metadata, f"{architecture}.embedding_length"),
-        kv_bytes_per_token=kv_bytes_per_token(metadata, architecture),
+        kv_bytes_per_token=sum(size for size, _ in cache) if cache is not None else None,
+        kv_windowed_bytes_per_token=sum(size for size, bounded in cache or () if bounded),
+        sliding_window=count_of(metadata, f"{architecture}.attention.sliding_window"),
         tokenizer=text_of(metadata, "tokenizer.ggml.model"),
         vocabulary_size=vocabulary_size(metadata, architecture),
         chat_template=bool(template),
@@ -150,11 +157,11 @@ def per_layer(metadata: Metadata, key: str, layers: int) -> list[int] | None:
     return [number] * layers if number is not None else None
 
 
-def kv_bytes_per_token(metadata: Metadata, architecture: str | None) -> int | None:
-    """Bytes of KV cache that each token of context takes at f16, if every layer with attention keeps it.
+def kv_bytes_per_layer(metadata: Metadata, architecture: str | None) -> list[tuple[int, bool]] | None:
+    """Bytes of KV cache that each token of context takes in each layer at f16, and whether a sliding window bounds it.
 
-    An upper bound for models whose layers keep only a sliding window. With multi-head latent attention, in files that
-    say so (key_length_mla), a layer keeps one compressed key and no value (llama.cpp: `src/llama-kv-cache.cpp`).
+    With multi-head latent attention, in files that say so (key_length_mla), a layer keeps one compressed key and no
+    value (llama.cpp: `src/llama-kv-cache.cpp`). Layers without attention, or that share another's keys, keep nothing.
     """
     layers = count_of(metadata, f"{architecture}.block_count")
     if not layers or layers > MAX_LAYERS:
@@ -163,18 +170,37 @@ def kv_bytes_per_token(metadata: Metadata, architecture: str | None) -> int | No
     heads = per_layer(metadata, attention + "head_count", layers)
     kv_heads = per_layer(metadata, attention + "head_count_kv", layers) or heads
     width = count_of(metadata, f"{architecture}.embedding_length")
-    key, value = (count_of(metadata, attention + name) for name in ("key_length", "value_length"))
-    if (key is None or value is None) and heads and max(heads) and width:
-        key, value = (width // max(heads) if length is None else length for length in (key, value))
+    even = width // max(heads) if heads and max(heads) and width else None
+    key, value = (_or(count_of(metadata, attention + name), even) for name in ("key_length", "value_length"))
     if kv_heads is None or key is None or value is None:
         return None
     if count_of(metadata, attention + "key_length_mla"):
         value = 0
-    kv_heads = kv_heads[: layers - (count_of(metadata, attention + "shared_kv_layers") or 0)]
-    every = count_of(metadata, f"{architecture}.full_attention_interval")
-    if every:
-        kv_heads = kv_heads[every - 1 :: every]
-    return sum(kv_heads) * (key + value) * KV_BYTES
+    in_window = [_or(count_of(metadata, attention + name), usual) or 0
+                 for name, usual in (("key_length_swa", key), ("value_length_swa", value))]  # fmt: skip
+    windowed = _windowed_layers(metadata, architecture, layers)
+    every = count_of(metadata, f"{architecture}.full_attention_interval") or 1
+    own = layers - (count_of(metadata, attention + "shared_kv_layers") or 0)
+    return [
+        (count * (sum(in_window) if bounded else key + value) * KV_BYTES, bounded)
+        for layer, (count, bounded) in enumerate(zip(kv_heads, windowed, strict=True))
+        if layer < own and layer % every == every - 1
+    ]
+
+
+def _or(number: int | None, other: int | None) -> int | None:
+    return other if number is None else number
+
+
+def _windowed_layers(metadata: Metadata, architecture: str | None, layers: int) -> list[bool]:
+    """Which layers look back over a window only: a flag for each, or a period whose last layer looks back over all."""
+    if not count_of(metadata, f"{architecture}.attention.sliding_window"):
+        return [False] * layers
+    pattern = metadata.get(f"{architecture}.attention.sliding_window_pattern")
+    if isinstance(pattern, tuple) and len(pattern) == layers:
+        return [bool(flag) for flag in pattern]
+    period = pattern if isinstance(pattern, int) else _WINDOW_PERIODS.get(architecture or "", 1)
+    return [period > 1 and layer % period < period - 1 for layer in range(layers)]
 
 
 def _kind(metadata: Metadata, tensors: Sequence[TensorInfo], architecture: str | None) -> Kind:

@@ -19,6 +19,7 @@ MAX_EXPERTS = 512
 MAX_CONTEXT = 2**31 - 1  # tokens
 MAX_EMBEDDING = 2**20
 MAX_HEADS = 2**16
+ROPE_SECTIONS = 4
 
 _BLOCK_OF = re.compile(r"blk\.(\d{1,9})\.")
 _TOKENS = "tokenizer.ggml.tokens"
@@ -119,6 +120,10 @@ def _attention(header: GgufHeader, architecture: str) -> Iterator[Finding]:
         if length is not None and length != blocks:
             message = f"It has {length} values for {blocks} blocks."
             yield finding("layer-array-length", "error", message, prefix + name)
+    sections = array_length(header.metadata.get(prefix + "rope.dimension_sections"))
+    if sections not in (None, ROPE_SECTIONS):
+        message = f"It has {sections} values, not {ROPE_SECTIONS}."
+        yield finding("rope-sections", "error", message, prefix + "rope.dimension_sections")
     heads = per_layer(header.metadata, prefix + "attention.head_count", blocks)
     kv_heads = per_layer(header.metadata, prefix + "attention.head_count_kv", blocks)
     for query, key in zip(heads or (), kv_heads or heads or (), strict=False):

@@ -49,6 +49,7 @@ MEANING_RULES = {
     "embedding-length": "The width of every layer; 0 or a huge one makes every size wrong.",
     "head-count": "Query heads are shared out evenly to key heads; otherwise attention reads past its tensors.",
     "layer-array-length": "An array with one value for each layer must have as many as there are blocks.",
+    "rope-sections": "llama.cpp takes exactly four; files made for other programs have three, and don't load.",
     "experts": "More experts used than there are reads past the router's output.",
     "number-not-finite": "NaN or infinity in a parameter turns every output to nonsense.",
     "tokenizer": "A model that reads text lists its tokens; without them nothing can be typed to it.",

@@ -135,6 +135,21 @@ def test_only_layers_with_full_attention_keep_keys() -> None:
     assert facts_of(*shape).kv_bytes_per_token == 12 * 2 * 512 * 2
 
 
+def test_layers_with_a_sliding_window_are_told_apart() -> None:
+    shape = {"block_count": 12, "embedding_length": 64, "attention__head_count": 4, "attention__head_count_kv": 1}
+    by_family = facts_of(*architecture("gemma3", attention__sliding_window=512, **shape))
+    assert (by_family.sliding_window, by_family.kv_bytes_per_token) == (512, 12 * 32 * 2)
+    assert by_family.kv_windowed_bytes_per_token == 10 * 32 * 2
+    by_period = facts_of(
+        *architecture("x", attention__sliding_window=512, attention__sliding_window_pattern=3, **shape)
+    )
+    assert by_period.kv_windowed_bytes_per_token == 8 * 32 * 2
+    flags = array("x.attention.sliding_window_pattern", "bool", [True] * 3 + [False] * 9)
+    by_layer = facts_of(*architecture("x", attention__sliding_window=512, attention__key_length_swa=8, **shape), flags)
+    assert by_layer.kv_windowed_bytes_per_token == 3 * (8 + 16) * 2
+    assert facts_of(*architecture("llama", **shape)).kv_windowed_bytes_per_token == 0
+
+
 def test_a_claimed_million_blocks_cost_nothing_and_say_nothing() -> None:
     shape = architecture("llama", block_count=2**31, embedding_length=64, attention__head_count=4)
     assert facts_of(*shape).kv_bytes_per_token is None

@@ -135,6 +135,7 @@ def test_a_number_that_makes_no_sense_is_an_error(code: str, count: dict[str, tu
     ("code", "severity", "extra"),
     [
         ("layer-array-length", "error", array("llama.feed_forward_length", "uint32", [1, 2])),
+        ("rope-sections", "error", array("llama.rope.dimension_sections", "int32", [8, 4, 4])),
         ("token-arrays-differ", "error", array("tokenizer.ggml.scores", "float32", [0.0, 0.0])),
         ("token-arrays-differ", "error", array("tokenizer.ggml.token_type", "int32", [1] * 4)),
         ("token-array-type", "error", array("tokenizer.ggml.scores", "float64", [0.0] * 3)),
