@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PARALLEL = 4  # requests answered at once; they share the context
 # Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
 BATCH = 128
-MEMORY_SLACK_BYTES = 4 * 2**30  # address space for libraries, thread stacks and arenas, none of which is weighed
+MEMORY_SLACK_BYTES = 2**30  # for what is not weighed: copied weights are, at twice their size
 HTTP_THREADS = 32  # one for each open connection, waiting ones too
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")

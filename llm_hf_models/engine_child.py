@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from typing import Any, NoReturn
 GRACE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 1.0
 MIN_PAUSE_SECONDS = 0.05
+LINGER_SECONDS = 0.5  # between the last work and the exit: bytes on their way arrive
+MAX_OPEN_FILES = 256
+GPU_BATCH = 512  # tokens; a GPU reads so many at once, and soon enough
 MAX_LOG_BYTES = 256 * 1024
 
 
@@ -133,13 +137,11 @@ def confine(task: dict[str, Any], *, gpu: bool) -> tuple[list[str], list[list[st
         read_paths=[Path(path) for path in (*task["read_paths"], task["folder"])],
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
+        max_open_files=MAX_OPEN_FILES,
         allow_unix_server=True,
         allow_gpu=gpu,
     )
-    try:
-        report = sandbox.confine(wanted)
-    except NotImplementedError:
-        return [], []
+    report = sandbox.confine(wanted)
     return list(report.layers), [list(pair) for pair in report.missing]
 
 
@@ -157,7 +159,7 @@ def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - t
     params.fit_params = False  # the parent has weighed it, and said so
     params.n_parallel = task["parallel"]
     params.kv_unified = True  # each request may use the whole context, not a fixed share of it
-    params.n_batch = params.n_ubatch = task["batch"]
+    params.n_batch = params.n_ubatch = max(task["batch"], GPU_BATCH) if has_gpu(xllamacpp) else task["batch"]
     params.n_gpu_layers = task["gpu_layers"]
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = task["threads"]
@@ -186,15 +188,17 @@ def memory() -> int:
 def serve(server: Any, task: dict[str, Any]) -> None:  # noqa: ANN401 - the bindings carry no types
     """Stays until idle for long enough; the server answers in threads of its own."""
     watch = Watch(keep_alive=task["keep_alive"], since=time.monotonic())
-    while look(server, watch, task) and (left := watch.left(time.monotonic())) > 0:
+    doors = open_sockets()  # those it listens on
+    while look(server, watch, task, doors) and (left := watch.left(time.monotonic())) > 0:
         pause = MIN_PAUSE_SECONDS if watch.keep_alive == 0 else left / 2
         time.sleep(min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, pause)))
     close_address(task)  # nobody new comes in; whoever got in before is served to the end
-    while busy(server)[0]:
+    time.sleep(LINGER_SECONDS)
+    while busy(server)[0] or open_sockets() > doors:
         time.sleep(MIN_PAUSE_SECONDS)
 
 
-def look(server: Any, watch: Watch, task: dict[str, Any]) -> bool:  # noqa: ANN401 - the bindings carry no types
+def look(server: Any, watch: Watch, task: dict[str, Any], doors: int) -> bool:  # noqa: ANN401 - the bindings carry no types
     """One look at the lease and the counters. False when the lease is gone: nobody can find this engine any more."""
     try:
         lease = Path(task["lease"])
@@ -203,7 +207,7 @@ def look(server: Any, watch: Watch, task: dict[str, Any]) -> bool:  # noqa: ANN4
     except (OSError, ValueError):
         return False
     working, activity = busy(server)
-    watch.worked(time.monotonic(), activity, busy=working)
+    watch.worked(time.monotonic(), activity, busy=working or open_sockets() > doors)
     shorten_log()
     return True
 
@@ -217,6 +221,20 @@ def busy(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bindings carr
             counts[name.removeprefix("llamacpp:")] = float(value)
     working = counts["requests_processing"] + counts["requests_deferred"] > 0
     return working, counts["n_decode_total"] + counts["prompt_tokens_total"] + counts["tokens_predicted_total"]
+
+
+def open_sockets() -> int:
+    """How many sockets this process holds: a client that reads slowly is still there when the work is done.
+
+    (Not so for a llama-server's clients, nor on Windows: there, lingering must do.)
+    """
+    count = 0
+    for number in range(3, MAX_OPEN_FILES):
+        try:
+            count += stat.S_ISSOCK(os.fstat(number).st_mode)
+        except OSError:
+            continue
+    return count
 
 
 def shorten_log() -> None:

@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, engine_dirs, engine_process, fit, settings
+from llm_hf_models import chat, engine, engine_dirs, engine_process, engine_rows, fit, settings
 from llm_hf_models.engine_child import GRACE_SECONDS, Watch
 from llm_hf_models.errors import (
     EngineLostError,
@@ -232,6 +232,21 @@ def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpe
     wait_for_exit(pid)
 
 
+def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_to_leave(
+    endless: engine.EngineSpec, db: LibraryDB
+) -> None:
+    endpoint = ensure(endless, db, keep_alive=0)
+    row = row_of(db)
+    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000}))
+    next(stream)
+    while engine_rows.busy_slots(row):
+        assert psutil.pid_exists(row.pid)
+    *_, finish = stream
+    assert isinstance(finish, chat.Finish)
+    assert finish.output_tokens == 2000
+    wait_for_exit(row.pid)
+
+
 def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: LibraryDB) -> None:
     ensure(spec, db, keep_alive=-1)
     row = row_of(db)
@@ -272,6 +287,16 @@ def test_split_models_load_from_their_first_shard(tmp_path: Path, db: LibraryDB)
 def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: LibraryDB) -> None:
     confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
     assert confined.socket != open_.socket
+
+
+def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path) -> None:
+    confine = "from llm_hf_models.sandbox import *; print(*confine(Confinement(allow_unix_server=True)).layers)"
+    held = subprocess.run([sys.executable, "-c", confine], capture_output=True, text=True, check=True, cwd=tmp_path)
+    ensure(spec, db)
+    assert row_of(db).layers == tuple(held.stdout.split())
+    engine.stop_model(db, spec.model_id)
+    ensure(spec, db, sandbox=False)
+    assert row_of(db).layers == ()
 
 
 def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: LibraryDB) -> None:
