@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.units import format_size
 
 CONTEXT_STEP = 256  # llama.cpp pads a context to this

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -9,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models.fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, assess, kv_bytes_per_token, machine
-from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, Fit, assess, kv_bytes_per_token, machine
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.gguf_header import read_header
+from tests import real_weights
+from tests.conftest import Home
 
 GB = 1_000_000_000
 MB = 1_000_000
@@ -93,11 +100,15 @@ def test_a_model_that_fits_says_what_it_needs_at_which_context() -> None:
 
 
 def test_where_the_context_does_not_fit_the_largest_that_does_is_named() -> None:
-    fit = assess(5 * GB, ModelFacts(kv_bytes_per_token=131_072, context_length=131_072), context=0, available=7 * GB)
+    llama = ModelFacts(kv_bytes_per_token=131_072, context_length=131_072)
+    fit = assess(5 * GB, llama, context=0, available=7 * GB)
     assert fit.fits
     assert fit.reduced
     assert MIN_CONTEXT <= fit.context < 131_072
+    assert fit.context % CONTEXT_STEP == 0
     assert "the most that fits of 131072" in fit.reason
+    assert not assess(5 * GB, llama, context=fit.context, available=7 * GB).reduced
+    assert assess(5 * GB, llama, context=fit.context + CONTEXT_STEP, available=7 * GB).reduced
 
 
 def test_a_model_that_fits_with_no_useful_context_does_not_fit() -> None:
@@ -136,10 +147,11 @@ FACTS = st.none() | st.builds(
 BYTES = st.integers(0, 2**40)
 
 
-@given(BYTES, FACTS, st.integers(0, 2**31), BYTES, st.integers(0, 2**32))
+@given(BYTES, FACTS, st.integers(0, 2**31), st.floats(0, 1.2), st.integers(0, 2**32))
 def test_a_verdict_agrees_with_its_figures(
-    weights: int, facts: ModelFacts | None, context: int, available: int, mmproj: int
+    weights: int, facts: ModelFacts | None, context: int, share: float, mmproj: int
 ) -> None:
+    available = int(share * assess(weights, facts, context=context, available=2**80, mmproj_bytes=mmproj).needed)
     fit = assess(weights, facts, context=context, available=available, mmproj_bytes=mmproj)
     assert fit.fits == (fit.needed <= fit.available)
     assert fit.available == available
@@ -154,10 +166,8 @@ def test_a_verdict_agrees_with_its_figures(
         assert larger.context == fit.context
 
 
-def _whole(fit: object) -> object:
-    from dataclasses import replace
-
-    return replace(fit, reduced=False, reason=fit.reason.partition(",")[0])  # type: ignore[type-var,attr-defined]
+def _whole(fit: Fit) -> Fit:
+    return replace(fit, reduced=False, reason=fit.reason.partition(",")[0])
 
 
 @given(BYTES, FACTS, st.integers(1, 2**20), BYTES, BYTES)
@@ -169,3 +179,37 @@ def test_more_memory_never_makes_a_model_fit_worse(
     assert small.fits <= large.fits
     if small.fits:
         assert small.context <= large.context
+
+
+# A server of its own, a prompt of half the context, and what the kernel says that it took.
+SERVE = """
+import http.client, json, os, socket, sys
+import psutil, xllamacpp
+path, context, address = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.fit_params = path, context, 1, False
+params.cpuparams.n_threads, params.cache_ram_mib, params.hostnames = 1, 0, [address]
+server = xllamacpp.Server(params)
+connection = http.client.HTTPConnection("engine")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(address)
+prompt = {"prompt": "word " * (context // 2), "n_predict": 2}
+connection.request("POST", "/completion", json.dumps(prompt), {"Content-Type": "application/json"})
+assert json.loads(connection.getresponse().read())["tokens_evaluated"] >= context // 2
+print(json.dumps(psutil.Process().memory_info().rss), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.weights
+@pytest.mark.skipif(sys.platform == "win32", reason="a unix socket")
+@pytest.mark.parametrize("context", [512, 2048])
+def test_llama_cpp_takes_no_more_than_we_say_and_not_much_less(context: int, tmp_path: Path, home: Home) -> None:
+    model = real_weights.smollm2(tmp_path)
+    with model.open("rb") as source:
+        facts = read_header(source).facts
+    needed = assess(model.stat().st_size, facts, context=context, available=8 * GB).needed
+    command = [sys.executable, "-c", SERVE, str(model), str(context), str(home.runtime / "s.sock")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken = json.loads(answer.stdout.splitlines()[-1])
+    assert taken <= needed <= taken * 1.35
