@@ -25,7 +25,6 @@ _BLOCK_OF = re.compile(r"blk\.(\d{1,9})\.")
 _TOKENS = "tokenizer.ggml.tokens"
 # Beside each token: the value type that llama.cpp reads it as, whatever the header says.
 _TOKEN_ARRAYS = {"tokenizer.ggml.scores": "array of float32", "tokenizer.ggml.token_type": "array of int32"}
-_ALIKE = {"array of uint32": "array of int32"}  # read as the other, token types stay what they are
 _KEY_TYPES = {
     "general.architecture": "string",
     "tokenizer.ggml.model": "string",
@@ -152,7 +151,6 @@ def _tokenizer(header: GgufHeader) -> Iterator[Finding]:
 def _token_arrays(header: GgufHeader, tokens: int) -> Iterator[Finding]:
     for key, expected in {_TOKENS: "array of string", **_TOKEN_ARRAYS}.items():
         found = header.value_types.get(key, expected)
-        found = _ALIKE.get(found, found)
         length = array_length(header.metadata.get(key))
         if found != expected:
             yield finding("token-array-type", "error", f"It is of the type {found}, not {expected}.", key)
@@ -192,10 +190,12 @@ def _vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding
 
 def _blocks(header: GgufHeader, architecture: str, blocks: int) -> Iterator[Finding]:
     names = {tensor.name for tensor in header.tensors}
+    # Where no block is special, llama.cpp counts tensors and refuses one too many.
+    severity: Severity = "error" if architecture in _PLAIN_FAMILIES else "warning"
     for tensor in header.tensors:
         block = _BLOCK_OF.match(tensor.name)
         if block and int(block[1]) >= blocks:
-            yield finding("block-out-of-range", "warning", f"There are {blocks} blocks.", tensor.name)
+            yield finding("block-out-of-range", severity, f"There are {blocks} blocks.", tensor.name)
     if architecture not in _PLAIN_FAMILIES:
         return
     for name in (*_PLAIN_TENSORS, *(f"blk.{i}.{part}" for i in range(blocks) for part in _PLAIN_BLOCK_TENSORS)):

@@ -58,7 +58,7 @@ MEANING_RULES = {
     "token-id-range": "A special token outside the vocabulary is ignored by llama.cpp, or read past the end by others.",
     "vocabulary-shape": "The embedding has one row for each token; otherwise llama.cpp refuses it or reads past it.",
     "tensor-missing": "A tensor that this architecture can't run without is not there.",
-    "block-out-of-range": "A tensor of a block beyond block_count is never used.",
+    "block-out-of-range": "A tensor of a block beyond block_count is never used, and llama.cpp may refuse it.",
     "no-tensors": "There are no weights in it.",
     "split-keys": "A shard's number lies below their count; llama.cpp refuses another.",
     "split-part": "This is one shard of several: what needs the others was not checked.",
