@@ -93,21 +93,34 @@ class Run:
         response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
         response.set_resolved_model(_resolved(self.model, end))
         response.response_json = self._record(end)
+        whole_json = self.schema or self.calls
+        if end.reason == "length" and not whole_json and self._asked_for_more(end):
+            _notice(f"The answer was cut: {self._limit(end)}. Allow more with -o context N.")
         for call in self.calls.values():
             arguments = self._parsed(call.arguments or "{}", f"The call of tool {call.name}")
             response.add_tool_call(llm.ToolCall(call.name, arguments, call.call_id))
         if self.schema and not self.calls:
             self._parsed("".join(self.text), "The answer")
 
+    def _asked_for_more(self, end: Finish) -> bool:
+        """Whether it was not max_tokens that ended the answer."""
+        return self.limit is None or (end.output_tokens or 0) < self.limit
+
+    def _limit(self, end: Finish) -> str:
+        if not self._asked_for_more(end):
+            return f"max_tokens is {self.limit}"
+        return (
+            f"the context of {self.endpoint.context} tokens is full" if self.endpoint.context else "the server's limit"
+        )
+
     def _parsed(self, text: str, what: str) -> Any:  # noqa: ANN401 - whatever JSON holds
         try:
             return json.loads(text)
         except ValueError as error:
             if self.end is not None and self.end.reason == "length":
-                cut = f"max_tokens is {self.limit}" if self.limit else f"the context of {self.endpoint.context} is full"
                 raise EngineRefusedError(
                     f"{what} was cut before its JSON was complete",
-                    cause=f"It has {self.end.output_tokens} tokens: {cut}.",
+                    cause=f"It has {self.end.output_tokens} tokens: {self._limit(self.end)}.",
                     hint="Allow more with -o max_tokens N or -o context N.",
                 ) from None
             raise EngineRefusedError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,11 @@ class Shelf:
 
     def db(self) -> LibraryDB:
         return LibraryDB(self.user / "hf/library.db")
+
+    def pids(self) -> set[int]:
+        """The engines that run."""
+        with self.db() as db:
+            return {row.pid for row in engine.running(db)}
 
     def add(self, model_id: str, path: Path, **fields: Any) -> LocalModel:
         with path.open("rb") as file:
@@ -257,6 +263,12 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
     assert isinstance(json.loads(said("-m", "dog", "hello", "-o", "json_object", "1")), dict)
 
 
+def test_an_answer_that_fills_the_context_says_that_it_was_cut() -> None:
+    result = run("-m", "endless", "go", "-o", "context", "256")
+    assert result.exit_code == 0
+    assert "The answer was cut: the context of 256 tokens is full" in result.stderr
+
+
 def test_thinking_asked_of_a_model_that_cannot_is_an_error() -> None:
     result = run("-m", "tiny", "hello", "-o", "think", "on")
     assert "'think'" in result.stderr
@@ -420,24 +432,36 @@ def test_async_prompts_run_side_by_side() -> None:
 def test_leaving_an_answer_in_the_middle_ends_it_and_leaves_the_engine_warm(shelf: Shelf) -> None:
     said("-m", "endless", "go", "-o", "max_tokens", "1")
 
-    def pids() -> set[int]:
-        with shelf.db() as db:
-            return {row.pid for row in engine.running(db) if row.model_id == "hf/tiny/endless:F16"}
-
     async def leave() -> None:
         events = llm.get_async_model("endless").prompt("go").astream_events()
         async for _ in events:
             break
         await events.aclose()
 
-    before = pids()
+    before = shelf.pids()
     for _ in range(6):  # more than the engine has slots: one that went on for ever would hold the next up
         words = iter(llm.get_model("endless").prompt("go"))
         next(words)
         words.close()
         asyncio.run(leave())
     said("-m", "endless", "go", "-o", "max_tokens", "1")
-    assert pids() == before
+    assert shelf.pids() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+def test_ctrl_c_ends_the_answer_and_leaves_the_engine_warm(shelf: Shelf) -> None:
+    said("-m", "endless", "go", "-o", "max_tokens", "1")
+    before = shelf.pids()
+    command = [sys.executable, "-m", "llm", "-m", "endless", "go"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as talking:
+        assert talking.stdout
+        assert talking.stderr
+        assert talking.stdout.read(5)
+        talking.send_signal(signal.SIGINT)
+        assert talking.wait(30) == 1
+        assert "Traceback" not in talking.stderr.read()
+    said("-m", "endless", "go", "-o", "max_tokens", "1")
+    assert shelf.pids() == before
 
 
 def test_texts_are_embedded_one_by_one_in_batches_and_found_again(tmp_path: Path) -> None:

@@ -1,0 +1,198 @@
+"""What a prompt costs through `llm -m`, cold and warm, beside llama.cpp's bare server and, if installed, llm-gguf.
+
+    python benchmarks/prompt.py MODEL.gguf [--runs 7] [--tokens 64]
+
+Whole processes are timed from start to end; "generation" is what the bare server needs for the same prompt and as many
+tokens. The bare server is xllamacpp.Server in a process of its own with its own defaults, asked over loopback. Each row
+is the median of several rounds, in which the contestants take turns: a busy machine slows all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROMPT = "Write a long story about a walrus who learns to read."
+MODEL_ID = "hf/benchmark/model:X"
+CONTEXT = 2048
+BARE = """
+import os, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.port, params.verbosity = sys.argv[1], int(sys.argv[2]), 0, 1
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+os._exit(0)  # it can't be stopped
+"""
+Timing = tuple[float, float, float]  # seconds to the first token and to the end, tokens per second in between
+
+
+def stamped(pieces: Iterator[object], tokens: int) -> Timing:
+    begin = time.perf_counter()
+    next(pieces)
+    first = time.perf_counter()
+    for _ in pieces:
+        pass
+    end = time.perf_counter()
+    return first - begin, end - begin, (tokens - 1) / (end - first)
+
+
+def bare_pieces(address: str, tokens: int) -> Iterator[str]:
+    """One answer of the bare server, piece by piece, through the standard library alone."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"))
+    messages = [{"role": "user", "content": PROMPT}]
+    asked = {"messages": messages, "stream": True, "max_tokens": tokens, "temperature": 0}
+    connection.request("POST", "/v1/chat/completions", json.dumps(asked), {"Content-Type": "application/json"})
+    for line in connection.getresponse():
+        if line.startswith(b"data: {"):
+            choices = json.loads(line[6:])["choices"]
+            if choices and choices[0]["delta"].get("content"):
+                yield choices[0]["delta"]["content"]
+    connection.close()
+
+
+@contextmanager
+def bare_server(model: Path) -> Iterator[str]:
+    command = [sys.executable, "-c", BARE, str(model), str(CONTEXT)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def our_pieces(tokens: int) -> Iterator[object]:
+    """The same answer through llm's Python API."""
+    import llm
+
+    return iter(llm.get_model(MODEL_ID).prompt(PROMPT, temperature=0, max_tokens=tokens, context=CONTEXT))
+
+
+def wall(*arguments: str) -> float:
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "llm", *arguments], stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - begin
+
+
+def register(model: Path) -> None:
+    from llm_hf_models import settings
+    from llm_hf_models.gguf_header import read_header
+    from llm_hf_models.library import LibraryDB
+    from llm_hf_models.records import LocalFile, LocalModel
+
+    with model.open("rb") as file:
+        facts = read_header(file, file_bytes=model.stat().st_size).facts
+    one = LocalFile(model.name, "weights", model.stat().st_size, str(model.absolute()))
+    with LibraryDB(settings.library_path()) as db:
+        db.register(LocalModel(MODEL_ID, None, None, None, "X", (one,), facts))
+
+
+def stop_engines() -> None:
+    from llm_hf_models import engine, settings
+    from llm_hf_models.library import LibraryDB
+
+    with LibraryDB(settings.library_path()) as db:
+        engine.stop_model(db, MODEL_ID)
+
+
+def llm_gguf(model: Path) -> bool:
+    """Registers the model with llm-gguf. False where that is not installed."""
+    if importlib.util.find_spec("llm_gguf") is None:
+        return False
+    wall("gguf", "register-model", "benchmark", str(model.absolute()))
+    return True
+
+
+def rounds(runs: int, contestants: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Each contestant's median seconds; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(runs):
+        for name, race in contestants.items():
+            times[name].append(race())
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(title: str, rows: list[tuple[str, float, str]], unit: str) -> None:
+    print(f"\n{title}")
+    for name, value, remark in rows:
+        print(f"  {name:<34}{value:>9.1f} {unit:<9} {remark}")
+
+
+def processes(model: Path, address: str, runs: int, tokens: int) -> None:
+    options = ("-o", "temperature", "0", "-o", "max_tokens", str(tokens), "-o", "context", str(CONTEXT))
+    prompt = ("-m", MODEL_ID, PROMPT, *options)
+
+    def cold() -> float:
+        stop_engines()
+        return wall(*prompt)
+
+    contestants = {
+        "cold": cold,
+        "warm": lambda: wall(*prompt),
+        "version": lambda: wall("--version"),
+        "generation": lambda: stamped(bare_pieces(address, tokens), tokens)[1],
+    }
+    if llm_gguf(model):
+        contestants["gguf"] = lambda: wall("-m", "gguf/benchmark", PROMPT)
+    found = rounds(runs, contestants)
+    ideal = found["version"] + found["generation"]
+    rows = [
+        ("llm --version", found["version"] * 1000, ""),
+        ("generation by the bare server", found["generation"] * 1000, f"{tokens} tokens"),
+        ("llm -m, warm", found["warm"] * 1000, f"{found['warm'] / ideal:.2f} x (llm --version + generation)"),
+        ("llm -m, cold", found["cold"] * 1000, "the engine started and the model loaded"),
+    ]
+    if "gguf" in found:
+        rows.append(("llm -m with llm-gguf", found["gguf"] * 1000, "each time cold, and as long as it likes"))
+    table("Whole processes", rows, "ms")
+
+
+def answers(address: str, runs: int, tokens: int) -> None:
+    ours, bare = [], []
+    for _ in range(runs + 1):  # the first round warms both up
+        bare.append(stamped(bare_pieces(address, tokens), tokens))
+        ours.append(stamped(our_pieces(tokens), tokens))
+    first, speed = ([statistics.median(one[index] for one in each[1:]) for each in (ours, bare)] for index in (0, 2))
+    table(
+        "First token of a warm answer, in one process",
+        [("ours", first[0] * 1000, f"{(first[0] - first[1]) * 1000:+.1f} ms"), ("bare server", first[1] * 1000, "")],
+        "ms",
+    )
+    table(
+        "Speed after it",
+        [("ours", speed[0], f"{speed[0] / speed[1]:.2f} x"), ("bare server", speed[1], "")],
+        "tokens/s",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=64)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hf-") as folder:
+        os.environ.update(LLM_USER_PATH=f"{folder}/llm", XDG_RUNTIME_DIR=folder)
+        register(given.model)
+        print(f"{given.model.name}, {given.runs} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        try:
+            with bare_server(given.model) as address:
+                processes(given.model, address, given.runs, given.tokens)
+                answers(address, given.runs, given.tokens)
+        finally:
+            stop_engines()
+
+
+if __name__ == "__main__":
+    main()
