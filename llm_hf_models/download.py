@@ -131,7 +131,7 @@ def download(
     try:
         for _ in range(ROUNDS):
             missing = [file for file in files if not _adopted(job, cache_dir, file)]
-            fetched |= job.fetch_all(missing, lambda file: cache_layout.is_whole(blobs / file.etag, file.size))
+            fetched |= job.fetch_all(missing, lambda file: _adopted(job, cache_dir, file))
             try:
                 for file in files:
                     _publish(job, blobs, file, cache_path(cache_dir, repo, commit, file.path))

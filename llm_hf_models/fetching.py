@@ -214,7 +214,8 @@ class Fetching:
     def _receive(self, reply: Reply, segment: Segment) -> None:
         """Brings the body into the file, and tells the journal every now and then."""
         buffer = self._memory()
-        recorded, recorded_at = segment.position, time.monotonic()
+        recorded = written = segment.position
+        recorded_at = time.monotonic()
         try:
             while count := min(self._segments.left(segment), self._pace.step(self._chunk)):
                 if self._halt.is_set():
@@ -224,19 +225,19 @@ class Fetching:
                     if self._whole and segment.position < segment.end:
                         raise NetworkError("The file ended too early")
                     return
-                start = segment.position
                 count = self._segments.advance(segment, count)
-                self._file.write_at(memoryview(buffer)[:count], start)
-                if self._arrived(start, start + count, buffer):
+                self._file.write_at(memoryview(buffer)[:count], written)
+                start, written = written, written + count
+                if self._arrived(start, written, buffer):
                     buffer = self._memory()
                 now = time.monotonic()
-                if start + count - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
-                    self._record(recorded, start + count)
-                    recorded, recorded_at = start + count, now
+                if written - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
+                    self._record(recorded, written)
+                    recorded, recorded_at = written, now
                 self._pace.spend(count, self._halt)
         finally:
-            if segment.position > recorded:
-                self._record(recorded, segment.position)
+            if written > recorded:
+                self._record(recorded, written)
 
     def _memory(self) -> bytearray:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -410,6 +411,58 @@ def test_a_full_disk_is_seen_before_anything_is_fetched(server: StorageServer, p
         pull(server, partial, limits=TransferLimits(disk_reserve=10**18))
     assert caught.value.missing_bytes > 10**17
     assert server.requests == []
+
+
+FULL_DISK = """
+import sys, threading
+from pathlib import Path
+from llm_hf_models.errors import DiskFullError
+from llm_hf_models.hub import Location
+from llm_hf_models.journal import read_journal
+from llm_hf_models.transfer import Expected, TransferLimits, fetch, journal_path
+url, sha256, size, folder = sys.argv[1:5]
+partial, hog = Path(folder, "part"), Path(folder, "hog")
+def progress(event):
+    if event.done > 1_000_000 and not hog.exists():
+        try:
+            with hog.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError:
+            pass
+def run():
+    expected = Expected("model.gguf", int(size), sha256=sha256)
+    fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), expected, partial,
+          limits=TransferLimits(connections=2), progress=progress, stop=threading.Event())
+try:
+    run()
+except DiskFullError as error:
+    kept = read_journal(journal_path(partial)).done.total
+    print("full", error.missing_bytes, kept)
+hog.write_bytes(b"")
+run()
+print("whole", partial.stat().st_size)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
+def test_a_disk_that_fills_up_midway_pauses_and_continues(server: StorageServer, tmp_path: Path) -> None:
+    inside = 'mount -t tmpfs -o size=8m none "$1" && shift && exec "$@"'
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mounts here")
+    server.rate = 4 * MB
+    arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path)]
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", FULL_DISK, *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done
+    full, whole = (line.split() for line in done.stdout.splitlines())
+    assert full[0] == "full"
+    assert int(full[1]) > 0
+    assert int(full[2]) > 500_000
+    assert whole == ["whole", str(len(server.content))]
+    assert server.sent <= len(server.content) * 1.02 + 4 * MB
 
 
 def test_the_rate_limit_holds_and_can_be_lifted_while_running(server: StorageServer, partial: Path) -> None:
