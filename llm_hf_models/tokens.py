@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
 
+from llm_hf_models import settings
+from llm_hf_models.errors import KeychainError
+
+if TYPE_CHECKING:
+    from keyring.backend import KeyringBackend
+
+T = TypeVar("T")
 TokenSource = Literal["environment", "keychain", "encrypted file", "hf CLI"]
+
+SERVICE, USER = "llm-hf-models", "hub-token"  # our entry in the keychain
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+PASSPHRASE_VARIABLE = "LLM_HF_PASSPHRASE"  # noqa: S105 - a variable's name; for scripts, where nobody can be asked
+
+# The encrypted file: MAGIC, salt, nonce, then AES-256-GCM of the token with all before it as associated data. The key
+# is scrypt's of the passphrase (RFC 7914; 64 MiB and some 0.3 s a try). Other parameters are another version of MAGIC.
+MAGIC = b"llm-hf-token 1\n"
+SALT_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
+SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 2
+MAX_FILE_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -17,27 +38,213 @@ class Token:
     source: TokenSource
 
 
+def encrypted_path() -> Path:
+    """The file that holds the token where there is no keychain."""
+    return settings.home() / "token.enc"
+
+
 def find(ask_passphrase: Callable[[], str] | None = None) -> Token | None:
     """The token in force: HF_TOKEN, then our keychain entry (or encrypted file), then the hf CLI's stored token.
 
     Args:
-        ask_passphrase: called when only the encrypted file has one; None leaves that file alone.
+        ask_passphrase: called when only the encrypted file has one; None leaves that file alone, unless
+            LLM_HF_PASSPHRASE is set.
 
     Raises:
         KeychainError: the keychain or the file is there and can't be read.
     """
-    raise NotImplementedError
+    if value := _from_environment():
+        return Token(value, "environment")
+    try:
+        kept = _from_keychain()
+    except KeychainError:
+        if not encrypted_path().exists():  # it exists where `store` met the same trouble
+            raise
+        kept = None
+    if kept:
+        return Token(kept, "keychain")
+    if kept := _from_encrypted_file(ask_passphrase):
+        return Token(kept, "encrypted file")
+    if kept := _from_hf_cli():
+        return Token(kept, "hf CLI")
+    return None
+
+
+def _from_environment() -> str | None:
+    values = (os.environ.get(name, "").strip() for name in TOKEN_VARIABLES)
+    return next((value for value in values if value), None)
 
 
 def store(value: str, *, ask_passphrase: Callable[[], str]) -> TokenSource:
     """Keeps a token that was already validated: in the keychain, or where there is none encrypted under a passphrase.
 
+    Args:
+        value: the token.
+        ask_passphrase: called only where there is no keychain that works, and LLM_HF_PASSPHRASE is not set.
+
     Raises:
         KeychainError: neither was possible.
     """
-    raise NotImplementedError
+    keychain = _keychain()
+    if keychain is not None:
+        with suppress(KeychainError):
+            _asked(lambda: keychain.set_password(SERVICE, USER, value))
+            if _asked(lambda: keychain.get_password(SERVICE, USER)) == value:
+                _remove_encrypted_file()  # it would hold an older token
+                return "keychain"
+    passphrase = os.environ.get(PASSPHRASE_VARIABLE) or ask_passphrase()
+    if not passphrase:
+        raise KeychainError("A passphrase is needed to keep the token", hint="Or set HF_TOKEN instead.")
+    _write_privately(encrypted_path(), _encrypted(value, passphrase))
+    return "encrypted file"
 
 
 def forget() -> list[TokenSource]:
-    """Removes what `store` kept. Returns where it was; the environment and the hf CLI's token are not ours to remove."""
-    raise NotImplementedError
+    """Removes what `store` kept. Returns where it was; the environment and the hf CLI's token are not ours to remove.
+
+    Raises:
+        KeychainError: it is there and can't be removed.
+    """
+    removed: list[TokenSource] = []
+    if _remove_encrypted_file():
+        removed.append("encrypted file")
+    keychain = _keychain()
+    if keychain is not None and _asked(lambda: keychain.get_password(SERVICE, USER)) is not None:
+        _asked(lambda: keychain.delete_password(SERVICE, USER))
+        removed.insert(0, "keychain")
+    return removed
+
+
+# The keychain
+
+
+def _keychain() -> KeyringBackend | None:
+    """The operating system's keychain; None where keyring has nothing but ways to fail, forget or write plain text."""
+    import keyring
+
+    backend = _asked(keyring.get_keyring)
+    candidates = getattr(backend, "backends", None) or [backend]  # of a chain: the first that is a keychain
+    return next((candidate for candidate in candidates if _keeps_secrets(candidate)), None)
+
+
+def _keeps_secrets(backend: KeyringBackend) -> bool:
+    # keyring itself calls a backend of priority 1 and more recommended; plain-text files and stand-ins are below that.
+    kind = type(backend)
+    stand_in = kind.__module__ in ("keyring.backends.fail", "keyring.backends.null")
+    plain = kind.__module__.startswith("keyrings.alt.") or "plaintext" in kind.__name__.lower()
+    return not stand_in and not plain and float(_asked(lambda: backend.priority)) >= 1
+
+
+def _from_keychain() -> str | None:
+    keychain = _keychain()
+    return _asked(lambda: keychain.get_password(SERVICE, USER)) if keychain is not None else None
+
+
+def _asked(question: Callable[[], T]) -> T:
+    """A question to the keychain: whatever its backend, which may be anybody's, raises becomes ours."""
+    try:
+        return question()
+    except Exception as error:  # noqa: BLE001 - D-Bus, macOS and Windows each have errors of their own
+        # Not the error's own words: a backend's may quote what it was given.
+        raise KeychainError(
+            "The keychain did not answer as it should",
+            cause=type(error).__name__,
+            hint="Unlock it, or set HF_TOKEN, or do without: PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring",
+        ) from None
+
+
+# The encrypted file
+
+
+def _from_encrypted_file(ask_passphrase: Callable[[], str] | None) -> str | None:
+    path = encrypted_path()
+    passphrase = os.environ.get(PASSPHRASE_VARIABLE)
+    if not path.exists() or not (passphrase or ask_passphrase):
+        return None
+    data = _read(path)
+    return _decrypted(data, passphrase or (ask_passphrase() if ask_passphrase else ""), path)
+
+
+def _key(passphrase: str, salt: bytes) -> bytes:
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+    kdf = Scrypt(salt=salt, length=KEY_BYTES, n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P)
+    return kdf.derive(passphrase.encode("utf-8", "surrogatepass"))
+
+
+def _encrypted(value: str, passphrase: str) -> bytes:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
+    header = MAGIC + salt + nonce
+    return header + AESGCM(_key(passphrase, salt)).encrypt(nonce, value.encode(), header)
+
+
+def _decrypted(data: bytes, passphrase: str, path: Path) -> str:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    start = len(MAGIC) + SALT_BYTES
+    header, secret = data[: start + NONCE_BYTES], data[start + NONCE_BYTES :]
+    if not data.startswith(MAGIC) or not secret:
+        raise KeychainError(
+            f"{path} holds no token that this version can read", hint="llm hf logout, then llm hf login"
+        )
+    try:
+        return AESGCM(_key(passphrase, header[len(MAGIC) : start])).decrypt(header[start:], secret, header).decode()
+    except (InvalidTag, UnicodeDecodeError):
+        raise KeychainError(
+            "The passphrase is not the one that the token was kept under, or its file is damaged",
+            hint="Try again; if it is lost: llm hf logout, then llm hf login",
+        ) from None
+
+
+def _write_privately(path: Path, data: bytes) -> None:
+    """Whole or not at all, and only ever readable by its owner."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise KeychainError(f"Can't write {path}", cause=error.strerror) from None
+
+
+def _remove_encrypted_file() -> bool:
+    try:
+        encrypted_path().unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise KeychainError(f"Can't remove {encrypted_path()}", cause=error.strerror) from None
+    return True
+
+
+# The hf CLI's token
+
+
+def _from_hf_cli() -> str | None:
+    """Its file is read here and not by huggingface_hub, which looks at the environment only once, at import."""
+    named = os.environ.get("HF_TOKEN_PATH")
+    path = Path(os.path.expandvars(named)).expanduser() if named else settings.hf_home() / "token"
+    if not path.is_file():
+        return None
+    try:
+        return _read(path).decode("ascii").strip() or None
+    except UnicodeDecodeError:
+        raise KeychainError(f"{path} holds no token", hint="hf auth login, or llm hf login") from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES)
+    except OSError as error:
+        raise KeychainError(f"Can't read {path}", cause=error.strerror) from None

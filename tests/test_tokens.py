@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import keyring
+import pytest
+from keyring.backend import KeyringBackend
+from keyring.backends import chainer, fail, null
+from keyring.errors import KeyringLocked, PasswordDeleteError
+
+from llm_hf_models import tokens
+from llm_hf_models.errors import KeychainError
+from tests.conftest import Home
+
+TOKEN, OTHER = "hf_abcdefghijklmnop", "hf_qrstuvwxyz"
+
+
+class Keychain(KeyringBackend):
+    """A keychain in memory, in the place of the operating system's."""
+
+    priority = 5  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[tuple[str, str], str] = {}
+
+    def get_password(self, service: str, username: str) -> str | None:
+        return self.kept.get((service, username))
+
+    def set_password(self, service: str, username: str, password: str) -> None:
+        self.kept[service, username] = password
+
+    def delete_password(self, service: str, username: str) -> None:
+        if self.kept.pop((service, username), None) is None:
+            raise PasswordDeleteError
+
+
+class LockedKeychain(Keychain):
+    def get_password(self, service: str, username: str) -> str | None:  # noqa: ARG002
+        raise KeyringLocked(f"locked, and I quote secrets: {TOKEN}")
+
+    def set_password(self, service: str, username: str, password: str) -> None:  # noqa: ARG002
+        raise RuntimeError(f"no D-Bus for {password}")
+
+
+class PlaintextKeyring(Keychain):
+    """Like that of keyrings.alt: a backend whose name says what it does."""
+
+
+class Unrecommended(Keychain):
+    priority = 0.5  # type: ignore[assignment]
+
+
+@pytest.fixture(autouse=True)
+def _own_keyring() -> Iterator[None]:
+    before = keyring.get_keyring()
+    keyring.set_keyring(fail.Keyring())
+    yield
+    keyring.set_keyring(before)
+
+
+@pytest.fixture
+def keychain() -> Keychain:
+    backend = Keychain()
+    keyring.set_keyring(backend)
+    return backend
+
+
+def never() -> str:
+    raise AssertionError("nobody should be asked for a passphrase")
+
+
+def below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_empty_machine_has_no_token() -> None:
+    assert tokens.find(never) is None
+
+
+@pytest.mark.usefixtures("keychain")
+def test_the_order_is_environment_keychain_then_the_hf_cli(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home.hf_home / "token").write_text("hf_cli\n")
+    assert tokens.find() == tokens.Token("hf_cli", "hf CLI")
+    tokens.store("hf_kept", ask_passphrase=never)
+    assert tokens.find() == tokens.Token("hf_kept", "keychain")
+    monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_older")
+    assert tokens.find() == tokens.Token("hf_older", "environment")
+    monkeypatch.setenv("HF_TOKEN", " hf_newer ")
+    assert tokens.find() == tokens.Token("hf_newer", "environment")
+    monkeypatch.setenv("HF_TOKEN", "  ")
+    assert tokens.find() == tokens.Token("hf_older", "environment")
+
+
+def test_a_token_kept_in_the_keychain_comes_back_and_goes(keychain: Keychain, home: Home) -> None:
+    assert tokens.store(TOKEN, ask_passphrase=never) == "keychain"
+    assert list(keychain.kept.values()) == [TOKEN]
+    assert tokens.find(never) == tokens.Token(TOKEN, "keychain")
+    assert TOKEN.encode() not in below(home.root)
+    assert tokens.forget() == ["keychain"]
+    assert (tokens.forget(), tokens.find(never)) == ([], None)
+
+
+@pytest.mark.parametrize("backend", [fail.Keyring(), null.Keyring(), PlaintextKeyring(), Unrecommended()])
+def test_without_a_real_keychain_the_token_is_encrypted(backend: KeyringBackend, home: Home) -> None:
+    keyring.set_keyring(backend)
+    assert tokens.store(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
+    assert not getattr(backend, "kept", {})
+    assert tokens.find(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
+    assert TOKEN.encode() not in below(home.root)
+    assert b"open sesame" not in below(home.root)
+    assert tokens.forget() == ["encrypted file"]
+    assert tokens.find(never) is None
+
+
+def test_of_a_chain_the_first_real_keychain_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Keychain()
+    chain = chainer.ChainerBackend()
+    monkeypatch.setattr(chainer.ChainerBackend, "backends", [PlaintextKeyring(), real], raising=False)
+    keyring.set_keyring(chain)
+    assert tokens.store(TOKEN, ask_passphrase=never) == "keychain"
+    assert list(real.kept.values()) == [TOKEN]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are posix's")
+def test_the_encrypted_file_is_for_its_owner_alone() -> None:
+    before = os.umask(0)
+    try:
+        tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(tokens.encrypted_path().stat().st_mode) == 0o600
+
+
+def test_the_same_token_is_never_encrypted_the_same_way_twice() -> None:
+    found = set()
+    for _ in range(2):
+        tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+        found.add(tokens.encrypted_path().read_bytes())
+    assert len(found) == 2
+
+
+def test_a_wrong_passphrase_is_refused() -> None:
+    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+    with pytest.raises(KeychainError, match="passphrase") as caught:
+        tokens.find(lambda: "wrong guess")
+    assert TOKEN not in str(caught.value)
+    assert "wrong guess" not in str(caught.value)
+
+
+def test_an_empty_passphrase_keeps_nothing() -> None:
+    with pytest.raises(KeychainError, match="passphrase is needed"):
+        tokens.store(TOKEN, ask_passphrase=lambda: "")
+    assert not tokens.encrypted_path().exists()
+
+
+def test_a_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
+    tokens.store(TOKEN, ask_passphrase=never)
+    assert tokens.find() == tokens.Token(TOKEN, "encrypted file")
+    assert tokens.find(never) == tokens.Token(TOKEN, "encrypted file")
+
+
+def test_nobody_to_ask_leaves_the_file_alone(home: Home) -> None:
+    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+    assert tokens.find(None) is None
+    (home.hf_home / "token").write_text(OTHER)
+    assert tokens.find(None) == tokens.Token(OTHER, "hf CLI")
+
+
+@pytest.mark.parametrize("at", [0, 14, 15, 30, 31, 42, 43, 60, -1])
+def test_a_file_with_one_wrong_bit_is_refused(at: int) -> None:
+    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+    data = bytearray(tokens.encrypted_path().read_bytes())
+    data[at] ^= 1
+    tokens.encrypted_path().write_bytes(data)
+    with pytest.raises(KeychainError):
+        tokens.find(lambda: "open sesame")
+
+
+def test_a_file_of_another_length_is_refused() -> None:
+    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+    whole = tokens.encrypted_path().read_bytes()
+    for data in (b"", whole[:10], whole[:43], whole[:-1], whole + b"\0", TOKEN.encode()):
+        tokens.encrypted_path().write_bytes(data)
+        with pytest.raises(KeychainError):
+            tokens.find(lambda: "open sesame")
+
+
+def test_a_keychain_replaces_a_token_that_was_encrypted(keychain: Keychain) -> None:
+    keyring.set_keyring(fail.Keyring())
+    tokens.store(OTHER, ask_passphrase=lambda: "open sesame")
+    keyring.set_keyring(keychain)
+    tokens.store(TOKEN, ask_passphrase=never)
+    assert not tokens.encrypted_path().exists()
+    assert tokens.find(never) == tokens.Token(TOKEN, "keychain")
+
+
+def test_a_locked_keychain_is_said_without_its_words() -> None:
+    keyring.set_keyring(LockedKeychain())
+    for call in (tokens.find, tokens.forget):
+        with pytest.raises(KeychainError, match="keychain") as caught:
+            call()
+        assert TOKEN not in str(caught.value)
+        assert "HF_TOKEN" in (caught.value.hint or "")
+
+
+def test_a_keychain_that_fails_to_keep_gives_way_to_the_file() -> None:
+    keyring.set_keyring(LockedKeychain())
+    assert tokens.store(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
+    assert tokens.find(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
+
+
+def test_a_token_does_not_show_in_its_repr() -> None:
+    assert TOKEN not in repr(tokens.Token(TOKEN, "environment"))
+
+
+def test_the_token_that_the_real_hf_command_keeps_is_found(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from huggingface_hub import constants; print(constants.HF_TOKEN_PATH)"
+    for path in (None, home.root / "elsewhere/token"):
+        if path:
+            monkeypatch.setenv("HF_TOKEN_PATH", str(path))
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        kept = Path(done.stdout.strip())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(f"{TOKEN}{len(str(path))}\n")
+        assert tokens.find() == tokens.Token(f"{TOKEN}{len(str(path))}", "hf CLI")
+
+
+def test_an_empty_or_binary_token_file_is_no_token(home: Home) -> None:
+    (home.hf_home / "token").write_text(" \n")
+    assert tokens.find() is None
+    (home.hf_home / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(KeychainError, match="holds no token"):
+        tokens.find()
+
+
+def test_a_place_that_can_not_be_written_is_said(home: Home) -> None:
+    (home.llm / "hf").write_text("a file in the folder's place")
+    with pytest.raises(KeychainError, match="Can't write"):
+        tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
