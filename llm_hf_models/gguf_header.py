@@ -259,7 +259,7 @@ class _Parser:
             _refuse("value-type", f"The key {clean_text(key, 80)!r} has a value of the unknown type {kind}.", at)
         self._value_types[key] = VALUE_TYPES[kind][0]
         if kind == STRING:
-            return self._string(key)
+            return self._string(f"the string {clean_text(key, 80)!r}")
         return self._array(key) if kind == ARRAY else self._scalar(kind, key)
 
     def _scalar(self, kind: int, key: str) -> object:
@@ -271,9 +271,8 @@ class _Parser:
             _refuse("bool-value", f"The bool {clean_text(key, 80)!r} is {value}, neither 0 nor 1.", at)
         return bool(value)
 
-    def _string(self, key: str) -> str | StringInfo:
+    def _string(self, what: str) -> str | StringInfo:
         size = self._number(self._u64, "a string's length")
-        what = f"the string {clean_text(key, 80)!r}"
         if size > MAX_KEPT_STRING_BYTES or self._kept + size > MAX_KEPT_BYTES:
             self._bytes.skip(size, what)
             return StringInfo(size)
@@ -308,7 +307,7 @@ class _Parser:
     def _kept_array(self, kind: int, length: int, key: str, what: str) -> tuple[object, ...]:
         self._kept += length * (8 if kind == STRING else self._scalars[kind].size)
         if kind == STRING:
-            return tuple(self._string(key) for _ in range(length))
+            return tuple(self._string(what) for _ in range(length))
         if kind == BOOL:
             return tuple(self._scalar(kind, key) for _ in range(length))
         form = self._scalars[kind]

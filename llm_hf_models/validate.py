@@ -14,11 +14,11 @@ from llm_hf_models.gguf_facts import CHAT_TEMPLATE_KEY, count_of, derive
 from llm_hf_models.gguf_header import GgufHeader, StringInfo, read_header
 from llm_hf_models.gguf_rules import DOCUMENTED_RULES, Finding, Severity, finding
 from llm_hf_models.gguf_types import REMOVED_TENSOR_TYPES, TENSOR_TYPES, TensorInfo
+from llm_hf_models.text import clean_text
 
 __all__ = ["DOCUMENTED_RULES", "Finding", "Report", "Severity", "check_file", "check_header", "check_shards"]
 
 MAX_FINDINGS = 200  # a hostile file can break a rule in each of its tensors
-MAX_SHARDS = 65_535  # split.count is a uint16
 _MAX_SIGNED = 2**63 - 1
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a byte that is no UTF-8 was read as
 
@@ -67,7 +67,8 @@ def check_shards(paths: Sequence[Path]) -> Report:
     for path in paths:
         header, size, broken = _read(path)
         findings = broken if header is None else [*_structure(header, size)]
-        found += (replace(f, where=f"{path.name}: {f.where}" if f.where else path.name) for f in findings)
+        name = clean_text(path.name, 200)
+        found += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in findings)
         if header is not None:
             headers.append(header)
     if len(headers) < len(paths) or not headers:
