@@ -64,23 +64,33 @@ def main() -> NoReturn:
     os.dup2(2, 1)  # what llama.cpp prints goes to the log, never between our lines
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = 1
     try:
         server, ready = start(task)
+    except (ImportError, RuntimeError, OSError, MemoryError) as error:
+        leave(task)
+        # The usual way out: llama.cpp writes the last of its log when it is torn down.
+        sys.exit(f"{type(error).__name__}: {error}")
+    status = 1
+    try:
         os.write(answer, json.dumps(ready).encode() + b"\n")
         os.close(answer)
         serve(server, task)
         status = 0
     except SystemExit:
         status = 0
-    except (ImportError, RuntimeError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log
     finally:
-        close_address(task)
-        if task["binary"] and hasattr(os, "killpg"):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            os.killpg(0, signal.SIGTERM)  # the llama-server, if there is one: this session is ours
+        leave(task)
         os._exit(status)  # the server can't be stopped, and its destructors wait for it
+
+
+def leave(task: dict[str, Any]) -> None:
+    """Takes away the address, and ends the llama-server if there is one: this session is ours."""
+    close_address(task)
+    if task["binary"] and hasattr(os, "killpg"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)
 
 
 def start(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
