@@ -139,11 +139,14 @@ def _parse(template: str, key: str) -> nodes.Template | Finding:
     try:
         return _environment().parse(template)
     except TemplateSyntaxError as error:
-        return finding("template-syntax", "warning", f"{error.message}", f"{key}, line {error.lineno}")
+        message = f"What its tags do was not judged, since Jinja says: {error.message}"
+        return finding("template-syntax", "warning", message, f"{key}, line {error.lineno}")
     except RecursionError:
         return finding("template-nesting", "error", "It nests deeper than a parser can follow.", key)
     except (ValueError, OverflowError):  # an integer of more digits than Python reads
-        return finding("template-syntax", "warning", "It holds a number that can't be read.", key)
+        return finding(
+            "template-syntax", "warning", "It holds a number that can't be read. What its tags do was not judged.", key
+        )
 
 
 class _Walk:
