@@ -12,9 +12,9 @@ from llm_hf_models.context import Context
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import BadInputError, NotFoundError
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.pull import open_row
 from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
 
 FOLLOW_SECONDS = 0.5  # a follower asks no more often than twice a second
 
@@ -188,7 +188,9 @@ def follow(context: Context, number: int, *, stop: threading.Event | None = None
         while not stop.is_set():
             db.pause_abandoned(stale_before=stale_before(context))
             row = _row(db, number)
-            for note in db.notes(number, after=seen):
+            notes = db.notes(number, after=seen)
+            row = _row(db, number) if notes else row  # no older than its notes: what follows them is true
+            for note in notes:
                 seen = note.id
                 yield DownloadEvent(note.kind, view(row), note.message)
             if row.state in LIVE and last != (row.done_bytes, row.state):

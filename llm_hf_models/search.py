@@ -197,9 +197,11 @@ def fit_of(variant: Variant, facts: ModelFacts | None, context: Context, room: i
 
 
 def choose_variant(context: Context, variants: Sequence[Variant], facts: ModelFacts | None) -> quants.Choice:
-    """What a plain pull takes on this machine."""
+    """What a plain pull takes on this machine: one that fits with the context asked for, if any does."""
     room = memory_for_models(context)
-    return quants.choose(variants, lambda variant: fit_of(variant, facts, context, room).fits)
+    fits = {variant: fit_of(variant, facts, context, room) for variant in variants}
+    whole = any(fit.fits and not fit.reduced for fit in fits.values())
+    return quants.choose(variants, lambda variant: fits[variant].fits and not (whole and fits[variant].reduced))
 
 
 def _weigh(

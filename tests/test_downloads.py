@@ -1,0 +1,257 @@
+"""The queue: rows that outlive processes, a worker that carries them out, and what people ask of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import Library, PullOptions
+from llm_hf_models.downloads import DownloadEvent
+from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
+from llm_hf_models.pull_plan import PullPlan
+from tests.conftest import Home
+from tests.ggufs import tiny_chat
+from tests.hub_server import HubServer, Stall, Throttle
+
+REPO = "tests/tiny-GGUF"
+FILE = "tiny-Q4_K_M.gguf"
+MODEL = f"hf/{REPO}:Q4_K_M"
+WAIT_SECONDS = 60
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with one model of four megabytes, and queues that beat fast."""
+    with HubServer() as server:
+        server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)})
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.1")
+        monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.05")
+        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        yield server
+
+
+def followed(library: Library, number: int) -> list[DownloadEvent]:
+    """Every event until the download rests; gives up in time."""
+    stop = threading.Event()
+    alarm = threading.Timer(WAIT_SECONDS, stop.set)
+    alarm.start()
+    try:
+        return list(library.follow(number, stop=stop))
+    finally:
+        alarm.cancel()
+
+
+def wait_for_state(library: Library, number: int, *states: str) -> None:
+    """Until a row has one of the states: rows are written by other processes, so they are looked at."""
+    stop = threading.Event()
+    for _ in range(WAIT_SECONDS * 20):
+        if library.download(number).state in states:
+            return
+        stop.wait(0.05)
+    raise AssertionError(f"download {number} is {library.download(number)}, not {states}")
+
+
+def weights_sent(hub: HubServer) -> int:
+    return hub.sent(FILE, side="storage")
+
+
+def planned(library: Library, hub: HubServer, ref: str = REPO) -> PullPlan:
+    """A plan, with the look at the header that it takes left out of the record."""
+    plan = library.plan(ref)
+    hub.forget_requests()
+    return plan
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_background_pull_is_carried_out_by_a_worker() -> None:
+    library = Library()
+    row = library.enqueue(REPO)
+    assert row.state in ("queued", "running")
+    kinds = [event.kind for event in followed(library, row.id)]
+    assert kinds[0] == "queued"
+    assert kinds[-1] == "done"
+    assert "started" in kinds
+    assert library.show(MODEL).state == "ready"
+    done = library.download(row.id)
+    assert (done.done_bytes, done.error) == (done.total_bytes, None)
+
+
+def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
+    first = library.enqueue(plan)
+    second = library.enqueue(plan)
+    hub.clear()
+    assert second.id == first.id
+    assert followed(library, first.id)[-1].kind == "done"
+
+
+def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    size = row.total_bytes
+    hub.wait_until(lambda: weights_sent(hub) > size // 2)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    hub.clear()
+    library.resume(row.id)
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.show(MODEL).state == "ready"
+    assert library.download(row.id).attempts == 2
+
+
+def test_a_cancelled_download_ends_and_a_retry_starts_it_again(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    library.cancel(row.id)
+    wait_for_state(library, row.id, "cancelled")
+    with pytest.raises(BadInputError, match="nothing to pause"):
+        library.pause(row.id)
+    hub.clear()
+    library.retry(row.id)
+    assert followed(library, row.id)[-1].kind == "done"
+
+
+def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer, home: Home) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    os.kill(_worker_pid(home), signal.SIGKILL)
+    hub.clear()
+    library.enqueue(plan)  # whoever asks next brings a worker
+    wait_for_state(library, row.id, "done")
+    assert library.show(MODEL).state == "ready"
+
+
+def _worker_pid(home: Home) -> int:
+    found = subprocess.run(["pgrep", "-f", "llm_hf_models.worker"], text=True, capture_output=True, check=True)
+    ours = [
+        int(pid)
+        for pid in found.stdout.split()
+        if f"LLM_USER_PATH={home.llm}" in Path(f"/proc/{pid}/environ").read_text(errors="replace")
+    ]
+    (pid,) = ours
+    return pid
+
+
+FOREGROUND = """
+import sys
+from llm_hf_models import Library
+Library().pull(sys.argv[1])
+"""
+
+
+def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_when_asked(hub: HubServer) -> None:
+    hub.fault(Stall(after=400_000), on=FILE, side="storage", times=None)  # past what a look at the header takes
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
+        hub.wait_until(lambda: weights_sent(hub) >= 600_000)
+        process.kill()
+    library = Library()
+    (row,) = library.downloads()
+    wait_for_state(library, row.id, "running", "paused")
+    stop = threading.Event()
+    for _ in range(WAIT_SECONDS * 20):
+        if library.downloads()[0].state == "paused":
+            break
+        stop.wait(0.05)
+    assert library.downloads()[0].error == "its process ended"
+    hub.clear()
+    result = library.pull(REPO)
+    assert result.download_id == row.id
+    assert library.show(MODEL).state == "ready"
+
+
+def test_an_interrupted_pull_says_so_and_its_row_is_paused(hub: HubServer) -> None:
+    library, stop = Library(), threading.Event()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    threading.Thread(target=lambda: (hub.wait_until(lambda: weights_sent(hub) >= 50_000), stop.set())).start()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    assert [row.state for row in library.downloads()] == ["paused"]
+
+
+def test_no_more_downloads_run_at_once_than_the_setting_allows(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_CONCURRENT_DOWNLOADS", "1")
+    for number in range(3):
+        hub.add_repo(f"tests/model{number}", {FILE: tiny_chat(tmp_path / f"{number}.gguf", seed=number + 10)})
+    library = Library()
+    rows = [library.enqueue(f"tests/model{number}") for number in range(3)]
+    for row in rows:
+        assert followed(library, row.id)[-1].kind == "done"
+    logs = [{note.kind: note.at for note in library.download_log(row.id)} for row in rows]
+    for before, after in pairwise(sorted(logs, key=lambda log: log["started"])):
+        assert after["started"] >= before["done"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_when_done_a_command_of_the_persons_own_runs_and_knows_the_model(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    os.mkfifo(note)
+    library = Library()
+    row = library.enqueue(REPO, on_done=f'echo "$LLM_HF_MODEL" > {note}')
+    assert note.read_text().strip() == MODEL
+    assert followed(library, row.id)[-1].kind == "done"
+
+
+def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    hub.remove_repo(REPO)
+    row = library.enqueue(plan)
+    assert followed(library, row.id)[-1].kind == "failed"
+    failed = library.download(row.id)
+    assert failed.state == "failed"
+    assert failed.error
+    assert failed.error in library.download_log(row.id)[-1].message
+
+
+@pytest.mark.usefixtures("hub")
+def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
+    library = Library()
+    result = library.pull(REPO)
+    assert library.downloads() == ()
+    assert [row.id for row in library.downloads(every=True)] == [result.download_id]
+    assert library.clear_downloads() == 1
+    assert library.downloads(every=True) == ()
+    with pytest.raises(NotFoundError, match="no download 99"):
+        library.download(99)
+
+
+def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: HubServer) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) for _ in range(4)]
+    assert [process.wait(WAIT_SECONDS) for process in processes] == [0] * 4
+    library = Library()
+    assert library.show(MODEL).state == "ready"
+    looks = sum(request.sent for request in hub.matching(FILE, side="storage") if request.sent <= 262_144)
+    assert weights_sent(hub) - looks == library.show(MODEL).size
+
+
+def test_a_limit_for_all_downloads_together_holds_while_they_run(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_chat(tmp_path / "big.gguf", seed=3, weights_bytes=4_000_000)
+    hub.add_repo("tests/big", {FILE: path})
+    rate = path.stat().st_size // 2
+    monkeypatch.setenv("LLM_HF_LIMIT_RATE", str(rate))
+    result = Library().pull("tests/big", PullOptions())
+    assert result.fetched_bytes / result.seconds <= rate * 1.2
