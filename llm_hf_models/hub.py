@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
+from llm_hf_models import cached_files
+from llm_hf_models.cached_files import CachedFile
 from llm_hf_models.errors import (
-    BadRefError,
     FileNotFoundInRepoError,
     HubUnavailableError,
     NotChangedError,
@@ -32,7 +32,7 @@ from llm_hf_models.refs import RepoFile, RepoId, is_commit
 
 if TYPE_CHECKING:
     import httpx2
-    from huggingface_hub import CachedRepoInfo, CachedRevisionInfo, HFCacheInfo
+    from huggingface_hub import HFCacheInfo
 
 __all__ = [
     "Account", "CachedFile", "Hub", "HubFile", "Location", "RepoDetails", "RepoSummary", "SearchFilters", "Sort",
@@ -306,36 +306,15 @@ def _location(
 # The cache on this machine
 
 
-@dataclass(frozen=True)
-class CachedFile:
-    """A file in the Hugging Face cache, whoever fetched it."""
-
-    repo: RepoId
-    commit: str
-    path: str
-    location: Path  # the file in the snapshot
-    blob: Path
-    size: int
-
-
 def scan_cache(cache_dir: Path) -> list[CachedFile]:
-    """Every model file in the Hugging Face cache; empty where there is no cache. Damaged repos in it are left out."""
-    found = []
-    for repo, revision in _cached_revisions(_scan(cache_dir)):
-        try:
-            repo_id = RepoId.parse(repo.repo_id)
-        except BadRefError:
-            continue  # of the Hub's first years: names without an owner
-        for file in revision.files:
-            path = file.file_path.relative_to(revision.snapshot_path).as_posix()
-            found.append(
-                CachedFile(repo_id, revision.commit_hash, path, file.file_path, file.blob_path, file.size_on_disk)
-            )
-    return sorted(found, key=lambda file: str(file.location))
+    """Every model file in the Hugging Face cache; empty where there is no cache."""
+    return list(cached_files.every(cache_dir))
 
 
 def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool = False) -> int:
     """Removes files from the cache, with blobs that nothing else there uses, and snapshots that are left empty.
+
+    huggingface_hub does it where its scan accepts the repo, since it knows how repos share blobs.
 
     Returns:
         The bytes freed (or that would be).
@@ -343,31 +322,29 @@ def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool =
     Raises:
         NotWritableError: the system refused to remove one.
     """
-    cache = _scan(cache_dir)
-    if cache is None:
-        return 0
-    wanted = {file.location for file in files}
-    found = [
-        (repo, revision, file)
-        for repo, revision in _cached_revisions(cache)
-        for file in revision.files
-        if file.file_path in wanted
-    ]
-    plan = cache.delete_files(*(file for _, _, file in found))
-    if not dry_run:
-        try:
-            plan.execute()
-            for repo_path, snapshot, refs in {(r.repo_path, v.snapshot_path, v.refs) for r, v, _ in found}:
-                _tidy(repo_path, snapshot, refs)
-        except OSError as error:
-            raise NotWritableError(f"Can't remove {error.filename}", cause=error.strerror) from None
-        for blob in plan.blobs:
-            if blob.is_symlink() or blob.exists():  # huggingface_hub logs what it couldn't remove, and goes on
-                raise NotWritableError(f"Can't remove {blob}", hint="Check who owns the cache.")
-    return int(plan.expected_freed_size)
+    cache = _huggingface_hubs_scan(cache_dir)
+    entries = (
+        {file.file_path: file for repo in cache.repos for v in repo.revisions for file in v.files} if cache else {}
+    )
+    left = [file for file in files if file.location not in entries]
+    freed = 0
+    try:
+        if cache:
+            plan = cache.delete_files(*(entries[file.location] for file in files if file.location in entries))
+            freed += int(plan.expected_freed_size)
+            if not dry_run:
+                plan.execute()
+                _check_gone(plan.blobs)
+        freed += cached_files.remove(left, scan_cache(cache_dir), dry_run=dry_run)
+        if not dry_run:
+            for repo, snapshot in {(file.repo_folder, file.snapshot) for file in files}:
+                cached_files.tidy(repo, snapshot)
+    except OSError as error:
+        raise NotWritableError(f"Can't remove {error.filename}", cause=error.strerror) from None
+    return freed
 
 
-def _scan(cache_dir: Path) -> HFCacheInfo | None:
+def _huggingface_hubs_scan(cache_dir: Path) -> HFCacheInfo | None:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -377,38 +354,7 @@ def _scan(cache_dir: Path) -> HFCacheInfo | None:
         return None
 
 
-def _cached_revisions(cache: HFCacheInfo | None) -> Iterator[tuple[CachedRepoInfo, CachedRevisionInfo]]:
-    for repo in cache.repos if cache else ():
-        if repo.repo_type == "model":
-            for revision in repo.revisions:
-                yield repo, revision
-
-
-def _tidy(repo: Path, snapshot: Path, refs: frozenset[str]) -> None:
-    """Removes a snapshot that was left empty, and its repo where nothing else is in it. Never a file of others.
-
-    In an order in which a kill leaves a cache that others still read: a ref without its snapshot would be damage, and
-    so would a repo without `snapshots`.
-    """
-    if not snapshot.is_dir() or any(not path.is_dir() for path in snapshot.rglob("*")):
-        return
-    for ref in refs:
-        (repo / "refs" / ref).unlink(missing_ok=True)
-    (repo / "trees" / f"{snapshot.name}.json").unlink(missing_ok=True)
-    _remove_empty_folders(snapshot)
-    if any((repo / "snapshots").iterdir()):
-        return
-    for name in ("refs", "trees", ".no_exist", "blobs"):
-        _remove_empty_folders(repo / name)
-    if [path.name for path in repo.iterdir()] == ["snapshots"]:
-        _remove_empty_folders(repo)
-
-
-def _remove_empty_folders(top: Path) -> None:
-    """Removes a folder and those in it, as far as no file is in them."""
-    if not top.is_dir() or top.is_symlink():
-        return
-    for path in top.iterdir():
-        _remove_empty_folders(path)
-    if not any(top.iterdir()):
-        top.rmdir()
+def _check_gone(blobs: Iterable[Path]) -> None:
+    for blob in blobs:  # huggingface_hub logs what it couldn't remove, and goes on
+        if blob.is_symlink() or blob.exists():
+            raise NotWritableError(f"Can't remove {blob}", hint="Check who owns the cache.")

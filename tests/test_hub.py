@@ -531,12 +531,64 @@ def test_the_cache_is_read_whoever_filled_it(cached: Path) -> None:
         )
 
 
-def test_a_missing_or_damaged_cache_is_empty_and_a_damaged_repo_left_out(cached: Path, tmp_path: Path) -> None:
+def test_a_missing_cache_is_empty(tmp_path: Path) -> None:
     assert scan_cache(tmp_path / "none") == []
     (tmp_path / "file").touch()
     assert scan_cache(tmp_path / "file") == []
-    (cached / "models--acme--other/refs/broken").write_text("f" * 40)
-    assert {str(file.repo) for file in scan_cache(cached)} == {str(REPO)}
+    assert free_cached(tmp_path / "none", []) == 0
+
+
+def test_strange_folders_in_the_cache_are_passed_over(cached: Path) -> None:
+    files = scan_cache(cached)
+    for name in ("models--gpt2", "datasets--a--b", "models--a--..", "nonsense", "blobs", ".locks"):
+        (cached / name / "snapshots" / ("e" * 40)).mkdir(parents=True)
+        (cached / name / "snapshots" / ("e" * 40) / "x.gguf").touch()
+    assert scan_cache(cached) == files
+
+
+@pytest.mark.parametrize("damage", ["a ref that is ahead", "a blob that was pruned"])
+def test_of_a_damaged_repo_the_rest_is_read_and_freed(cached: Path, damage: str) -> None:
+    before = [file for file in scan_cache(cached) if file.repo == REPO]
+    if damage == "a ref that is ahead":
+        (cached / "models--acme--tiny-GGUF/refs/ahead").write_text("f" * 40)
+        kept = before
+    else:
+        gone = next(file.blob for file in before if file.path.startswith("sub dir"))
+        gone.unlink()
+        kept = [file for file in before if file.blob != gone]
+    assert scan_cache_dir(cached).warnings, "huggingface_hub itself gives the repo up"
+    assert [file for file in scan_cache(cached) if file.repo == REPO] == kept
+    weights = [file for file in kept if file.path == "tiny-Q4_K_M.gguf"]
+    assert free_cached(cached, weights[:1]) == 0
+    assert weights[1].location.read_bytes() == WEIGHTS
+    assert free_cached(cached, weights[1:], dry_run=True) == len(WEIGHTS)
+    assert free_cached(cached, weights[1:]) == len(WEIGHTS)
+    assert not weights[1].blob.exists()
+    assert {file.path for file in scan_cache(cached) if file.repo == REPO} == {file.path for file in kept} - {
+        weights[0].path
+    }
+
+
+def test_files_that_stand_in_the_snapshot_itself_are_freed_too(cached: Path) -> None:
+    (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
+    file.location.unlink()
+    file.blob.rename(file.location)
+    (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
+    assert file.blob == file.location
+    assert free_cached(cached, [file]) == len(b"GGUF other")
+    assert not file.location.exists()
+
+
+def test_a_blob_that_repos_share_loses_only_the_repos_own_link(cached: Path) -> None:
+    (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
+    shared = cached / "elsewhere" / "shared"
+    shared.parent.mkdir()
+    file.blob.rename(shared)
+    file.blob.symlink_to(shared)
+    (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
+    free_cached(cached, [file])
+    assert not file.blob.is_symlink()
+    assert shared.read_bytes() == b"GGUF other"
 
 
 def test_a_blob_is_freed_with_its_last_user_only(cached: Path) -> None:

@@ -1,0 +1,129 @@
+"""Which files are in the Hugging Face cache, whoever fetched them, and how they leave it. Puts none there.
+
+Layout: `models--owner--name/{blobs/<etag>, refs/<name>, snapshots/<commit>/<path>, trees/<commit>.json}`; a snapshot's
+file links to its blob, or is the file itself where there are no links. huggingface_hub's own scan gives a whole repo up
+for one dangling link or one ref that is ahead of its snapshot, which any running `hf download` makes for a moment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_hf_models.errors import BadRefError
+from llm_hf_models.refs import RepoId, is_commit
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """A file in the Hugging Face cache, whoever fetched it."""
+
+    repo: RepoId
+    commit: str
+    path: str
+    location: Path  # the file in the snapshot
+    blob: Path  # what it links to, by one step: the blob may link on to one that repos share
+    size: int
+
+    @property
+    def snapshot(self) -> Path:
+        """The folder of its commit."""
+        return self.location.parents[self.path.count("/")]
+
+    @property
+    def repo_folder(self) -> Path:
+        """The folder of its repo."""
+        return self.snapshot.parents[1]
+
+
+def every(cache_dir: Path) -> Iterator[CachedFile]:
+    """Every model file in the cache; none where there is no cache. What can't be read is passed over."""
+    with suppress(OSError):
+        for folder in sorted(cache_dir.iterdir()):
+            kind, _, name = folder.name.partition("--")
+            with suppress(BadRefError, OSError):  # BadRefError: of the Hub's first years, a name without an owner
+                if kind == "models":
+                    yield from _files_of(RepoId.parse(name.replace("--", "/")), folder)
+
+
+def _files_of(repo: RepoId, folder: Path) -> Iterator[CachedFile]:
+    for snapshot in sorted((folder / "snapshots").iterdir()):
+        if not is_commit(snapshot.name):
+            continue
+        for location in sorted(snapshot.rglob("*")):
+            if location.is_file():  # a dangling link is none
+                path = location.relative_to(snapshot).as_posix()
+                yield CachedFile(repo, snapshot.name, path, location, _blob_of(location), location.stat().st_size)
+
+
+def _blob_of(location: Path) -> Path:
+    if not location.is_symlink():
+        return location
+    return Path(os.path.abspath(location.parent / location.readlink()))  # noqa: PTH100 - resolve() would go all the way
+
+
+def remove(files: Sequence[CachedFile], among: Iterable[CachedFile], *, dry_run: bool) -> int:
+    """Removes files, and those of their blobs that none of the others links to.
+
+    Args:
+        files: what goes.
+        among: every file of the cache.
+        dry_run: only count.
+
+    Returns:
+        The bytes freed; those of a blob that repos share are not counted, and stay.
+
+    Raises:
+        OSError: the system refused.
+    """
+    going = {file.location for file in files}
+    users: dict[Path, int] = defaultdict(int)
+    for file in among:
+        users[file.blob] += file.location not in going
+    freed = 0
+    for file in files:
+        if not dry_run:
+            file.location.unlink(missing_ok=True)
+    for blob, size in {file.blob: file.size for file in files if not users[file.blob]}.items():
+        freed += 0 if blob.is_symlink() else size
+        if not dry_run:
+            blob.unlink(missing_ok=True)
+    return freed
+
+
+def tidy(repo: Path, snapshot: Path) -> None:
+    """Removes a snapshot that was left empty, and its repo where nothing else is in it. Never a file of others.
+
+    In an order in which a kill leaves a cache that others still read: a ref without its snapshot would be damage, and
+    so would a repo without `snapshots`.
+
+    Raises:
+        OSError: the system refused.
+    """
+    if not snapshot.is_dir() or any(path.is_symlink() or not path.is_dir() for path in snapshot.rglob("*")):
+        return
+    for ref in list((repo / "refs").rglob("*")):
+        if ref.is_file() and ref.read_text(encoding="utf-8", errors="replace").strip() == snapshot.name:
+            ref.unlink()
+    (repo / "trees" / f"{snapshot.name}.json").unlink(missing_ok=True)
+    _remove_empty_folders(snapshot)
+    if any((repo / "snapshots").iterdir()):
+        return
+    for name in ("refs", "trees", ".no_exist", "blobs"):
+        _remove_empty_folders(repo / name)
+    if [path.name for path in repo.iterdir()] == ["snapshots"]:
+        _remove_empty_folders(repo)
+
+
+def _remove_empty_folders(top: Path) -> None:
+    """Removes a folder and those in it, as far as no file is in them."""
+    if not top.is_dir() or top.is_symlink():
+        return
+    for path in top.iterdir():
+        _remove_empty_folders(path)
+    if not any(top.iterdir()):
+        top.rmdir()
