@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Start
             start_new_session=True,  # Ctrl-C in the terminal that started it is not meant for it
             creationflags=flags,
         )
+    began = time.monotonic()
     try:
         ready = _handshake(process, json.dumps(task).encode(), seconds)
     except BaseException:
@@ -77,7 +79,7 @@ def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Start
         process.wait()
         raise
     if ready is None:
-        raise _failed(process, place, seconds)
+        raise _failed(process, place, f"{seconds:g} s" if time.monotonic() - began >= seconds else None)
     # Somebody must take its exit status, or it stays a zombie for as long as we live.
     threading.Thread(target=process.wait, daemon=True, name=f"engine-{process.pid}").start()
     return Started(
@@ -116,16 +118,18 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _failed(process: subprocess.Popen[bytes], place: EngineDir, seconds: float) -> EngineStartError:
-    """The error for a process that ended before it was ready."""
+def _failed(process: subprocess.Popen[bytes], place: EngineDir, too_long: str | None) -> EngineStartError:
+    """The error for a process that ended before it was ready. `too_long`: how long it was given, if it took longer."""
     try:
         code = process.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         _kill(process)
         code = process.wait()
     words = place.last_words()
-    if code == -getattr(signal, "SIGKILL", 9):
-        why = f"It was killed: it took longer than {seconds:g} s, or memory ran out."
+    if too_long:
+        why = f"It took longer than {too_long} and was ended."
+    elif code == -getattr(signal, "SIGKILL", 9):
+        why = "It was killed, as happens when memory runs out."
     elif code < 0:
         why = f"It crashed ({clean_text(signal.strsignal(-code) or str(-code))})."
     else:

@@ -360,17 +360,40 @@ def patched(path: Path, key: bytes, value: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("block_count", 2**31), ("context_length", 0), ("attention.head_count", 0), ("embedding_length", 2**32 - 1)],
+    ("key", "value", "words"),
+    [
+        ("block_count", 2**31, "crashed"),
+        ("context_length", 0, "GGML_ASSERT"),
+        ("attention.head_count", 0, "wrong shape"),
+        ("embedding_length", 2**32 - 1, "hyperparameters"),
+    ],
 )
-def test_a_hostile_header_takes_only_the_engine_down(key: str, value: int, tmp_path: Path, db: LibraryDB) -> None:
+def test_a_hostile_header_takes_only_the_engine_down(
+    key: str, value: int, words: str, tmp_path: Path, db: LibraryDB
+) -> None:
     path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
-    try:
-        answered = say(ensure(spec_of(path), db, engine_start_seconds=20), max_tokens=2)
-    except (EngineStartError, EngineLostError, EngineRefusedError) as error:
-        assert error.cause
-    else:
-        assert answered
+    with pytest.raises((EngineStartError, EngineLostError), match=words):
+        say(ensure(spec_of(path), db))
+
+
+ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (ENDLESS_LOOP, "longer than 3 s"),
+        ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "crashed"),
+        ("{% nonsense", "template"),
+    ],
+    ids=["loop", "depth", "syntax"],
+)
+def test_a_hostile_template_takes_only_the_engine_down(
+    template: str, words: str, tmp_path: Path, db: LibraryDB
+) -> None:
+    path = ggufs.tiny_chat(tmp_path / "hostile.gguf", template=template)
+    with pytest.raises(EngineStartError, match=words):
+        ensure(spec_of(path), db, engine_start_seconds=3)
 
 
 def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: LibraryDB) -> None:
