@@ -283,8 +283,14 @@ class _Job:
                 raise
         sync_folder(place.parent)
         cache_layout.note_checked(self.folder, file.etag, place)
-        with contextlib.suppress(OSError):  # Windows refuses while another process waits there
-            (self.folder / f"{file.etag}.part.lock").unlink()
+        self._tidy(file)
+
+    def _tidy(self, file: HubFile) -> None:
+        """Removes the lock of a file that is finished, and what processes that were killed left of theirs."""
+        for pattern in ("part.lock", "part.owner.*", "part.journal*"):
+            for path in self.folder.glob(f"{file.etag}.{pattern}"):
+                with contextlib.suppress(OSError):  # Windows refuses while another process waits there
+                    path.unlink()
 
     def fetch_all(self, files: Sequence[HubFile], here: Callable[[HubFile], bool]) -> set[str]:
         """Brings each file to `<etag>.whole`, several at once. Returns the paths of those that this call fetched.

@@ -45,11 +45,14 @@ class Fetching:
         digest: Digest,
         done: Ranges,
         size: int,
+        *,
+        whole: bool,
     ) -> None:
+        """`whole`: the server has no ranges; one stream, from the first byte."""
         self._source, self._weather, self._pace, self._limits = source, weather, pace, limits
         self._file, self._journal, self._digest, self._size = file, journal, digest, size
         self._chunk = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // limits.connections))
-        self._segments = Segments(size, done, limits.connections)
+        self._segments = Segments(size, done, limits.connections, undivided=whole)
         self._width = Width(limits.connections)
         self._lock = threading.Lock()
         self._halt = threading.Event()
@@ -60,16 +63,15 @@ class Fetching:
         self._unsynced = 0
         self._sync_now = threading.Event()
         self._syncer = threading.Thread(target=self._keep_synced, name="sync", daemon=True)
-        self._whole = False
+        self._whole = whole
         self.done = done.total
         self.changed = threading.Event()
         self.error: BaseException | None = None
 
     # The caller's thread
 
-    def start(self, *, whole: bool) -> None:
-        """Begins. `whole`: one stream without Range, from the first byte."""
-        self._whole = whole
+    def start(self) -> None:
+        """Begins with one connection."""
         self._syncer.start()
         if not self._segments.finished:
             self._spawn()

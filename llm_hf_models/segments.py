@@ -32,12 +32,14 @@ class Segment:
 class Segments:
     """The missing bytes of a file, handed out piece by piece. Locked: all threads ask here."""
 
-    def __init__(self, size: int, done: Ranges, connections: int) -> None:
+    def __init__(self, size: int, done: Ranges, connections: int, *, undivided: bool = False) -> None:
         self._lock = threading.Lock()
         self._gaps = list(done.missing(size))
         self._active: list[Segment] = []
         missing = sum(end - start for start, end in self._gaps)
         self._piece = min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, missing // (4 * connections)))
+        if undivided:
+            self._piece = size
 
     def take(self) -> Segment | None:
         """The next piece in file order; else half of what the slowest connection has left; None when all is taken."""

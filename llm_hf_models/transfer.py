@@ -216,17 +216,26 @@ class _Transfer:
                 for start, end in state.done:
                     digest.have(start, end)
                 fetching = Fetching(
-                    self._source, self._weather, self._pace, self._limits, file, journal, digest, state.done, size
+                    self._source,
+                    self._weather,
+                    self._pace,
+                    self._limits,
+                    file,
+                    journal,
+                    digest,
+                    state.done,
+                    size,
+                    whole=whole,
                 )
-                self._watch(fetching, whole=whole)
+                self._watch(fetching)
                 return self._hashed(digest, file)
             finally:
                 digest.abandon()
                 journal.close()
 
-    def _watch(self, fetching: Fetching, *, whole: bool) -> None:
+    def _watch(self, fetching: Fetching) -> None:
         """Lets the connections work until all is there, and reports."""
-        fetching.start(whole=whole)
+        fetching.start()
         try:
             while not fetching.finished:
                 fetching.changed.wait(TICK_SECONDS)
