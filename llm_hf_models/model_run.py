@@ -1,15 +1,13 @@
-"""One prompt to one local model: whether it may run, with which options, on which endpoint, and what came of it.
+"""One prompt of llm to one local model, and what came of it.
 
-Between llm's classes (chat_model.py) and the turn itself (chat.py). Starts nothing itself (engine.py does).
+Between llm's classes (chat_model.py) and the turn itself (chat.py); model_engine.py says what it runs on.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,17 +16,17 @@ import llm
 from llm.models import AsyncResponse, Response
 from llm.parts import StreamEvent
 
-from llm_hf_models import engine, model_options, settings
+from llm_hf_models import settings
 from llm_hf_models.attachments import types_for
 from llm_hf_models.chat import Finish, Piece, Turn
-from llm_hf_models.engine import Endpoint, EngineSpec
-from llm_hf_models.errors import BadInputError, EngineRefusedError, FileChangedError, MissingFileError
+from llm_hf_models.engine import Endpoint
+from llm_hf_models.errors import EngineRefusedError
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.model_engine import endpoint_for, options_for, touch
 from llm_hf_models.prompt_turn import turn_of
 from llm_hf_models.records import LocalModel
 
-# What is kept with a model's own options and isn't one: a system prompt, and what an endpoint elsewhere needs.
-SYSTEM, ENDPOINT_MODEL, ENDPOINT_KEY_ENV = "system", "endpoint_model", "endpoint_key_env"
+__all__ = ["Run", "embedding_endpoint", "library", "prepare", "touch"]
 _SHOWN_CHARS = 60
 _noticed: set[str] = set()
 
@@ -154,12 +152,12 @@ def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool) -
         EngineError: the engine can't be started.
     """
     model = db.model(model_id)
-    options, system = _options(model, prompt.options)
+    options, system = options_for(model, prompt.options)
     raw = model.facts.kind == "base"
     types = types_for(model.facts.modalities)
     turn = turn_of(prompt, options, stream=stream, raw=raw, system=system, types=types)
     schema = bool(prompt.schema or options.get("json_object"))
-    return Run(model, _endpoint(model, options, db), turn, options.get("max_tokens"), schema)
+    return Run(model, endpoint_for(model, options, db, _notice), turn, options.get("max_tokens"), schema)
 
 
 def embedding_endpoint(model_id: str, db: LibraryDB) -> Endpoint:
@@ -169,97 +167,7 @@ def embedding_endpoint(model_id: str, db: LibraryDB) -> Endpoint:
         MissingFileError, FileChangedError, EngineError
     """
     model = db.model(model_id)
-    return _endpoint(model, _options(model, ())[0], db)
-
-
-def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: float | None = None) -> None:
-    """Notes in the library that a model, and its engine, were used now."""
-    with db.transaction():
-        db.touch(model_id)
-        if endpoint.fingerprint is not None:
-            db.touch_engine(endpoint.fingerprint, tokens_per_second)
-
-
-def _options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
-    """What holds for this prompt: its own options, then the person's for this model, then the header's sampling."""
-    kept = dict(model.options)
-    system = kept.pop(SYSTEM, None)
-    for key in (ENDPOINT_MODEL, ENDPOINT_KEY_ENV):
-        kept.pop(key, None)
-    own = model_options.checked(kept, model.model_id)
-    given = {key: value for key, value in explicit if value is not None}
-    options = {**model_options.recommended(model.facts.sampling), **own, **given}
-    if given.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
-        raise BadInputError("Option 'think': this model's chat template has no reasoning")
-    most = model.facts.context_length
-    if most and given.get("context", 0) > most:
-        raise BadInputError(f"Option 'context': {model.model_id} was made for at most {most} tokens")
-    return options, system
-
-
-def _endpoint(model: LocalModel, options: Mapping[str, Any], db: LibraryDB) -> Endpoint:
-    if model.endpoint is not None:
-        return _elsewhere(model)
-    _may_run(model)
-    now = settings.load()
-    spec = _spec(
-        model,
-        context=options.get("context", now.context),
-        threads=options.get("threads", 0),
-        gpu_layers=options.get("gpu_layers", now.gpu_layers),
-    )
-    return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=_notice)
-
-
-def _elsewhere(model: LocalModel) -> Endpoint:
-    variable = model.options.get(ENDPOINT_KEY_ENV)
-    key = os.environ.get(variable) if variable else None
-    if variable and not key:
-        raise BadInputError(
-            f"{model.model_id} is served at {model.endpoint} with a key that is not set",
-            hint=f"Put it into the environment variable {variable}.",
-        )
-    base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
-    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
-
-
-def _may_run(model: LocalModel) -> None:
-    """Only the bytes that were recorded: the files are there, as large as they were, and no check found them other."""
-    ref = model.model_id.removeprefix("hf/")
-    again = f"llm hf pull {ref}" if model.repo else f"Put the file back, or forget it: llm hf rm {model.model_id}"
-    for file in model.files:
-        try:
-            size = Path(file.location).stat().st_size
-        except OSError as error:
-            raise MissingFileError(f"{file.path} of {model.model_id} is gone", cause=str(error), hint=again) from None
-        if size != file.size:
-            raise FileChangedError(
-                f"{file.path} of {model.model_id} has changed, and is not run",
-                cause=f"It has {size} bytes; {file.size} were recorded.",
-                hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
-            )
-    if model.state == "changed":
-        raise FileChangedError(
-            f"{model.model_id} is quarantined: its bytes are not those that were recorded",
-            hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
-        )
-
-
-def _spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> EngineSpec:
-    weights = [Path(file.location) for file in model.files if file.role == "weights"]
-    if not weights:
-        raise MissingFileError(f"{model.model_id} has no recorded weights", hint=f"llm hf rm {model.model_id}")
-    mmproj = next((Path(file.location) for file in model.files if file.role == "mmproj"), None)
-    return EngineSpec(
-        model_id=model.model_id,
-        model_path=weights[0],
-        shard_paths=tuple(weights[1:]),
-        mmproj_path=mmproj,
-        facts=model.facts,
-        context=context,
-        gpu_layers=gpu_layers,
-        threads=threads,
-    )
+    return endpoint_for(model, options_for(model, ())[0], db, _notice)
 
 
 def _resolved(model: LocalModel, end: Finish) -> str:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, is_dataclass
-from dataclasses import fields as dataclass_fields
-from datetime import datetime
-from pathlib import PurePath
-from typing import TextIO, TypeAlias
+from dataclasses import dataclass
+from typing import TextIO
 
 import click
 
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+from llm_hf_models.jsonable import to_json
 from llm_hf_models.text import clean_text
 
 GAP = "  "
@@ -28,50 +24,6 @@ MAX_CARD_CHARS = 200_000
 MIN_TEXT_WIDTH = 20
 CLOSED_PIPE_EXIT = 141  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = "Interrupted; run the same command to continue."
-
-JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
-
-
-# JSON
-
-
-def to_json(value: object) -> JsonValue:
-    """Any value of the service as what JSON can hold: the one shape for `--json` and for MCP's structured content.
-
-    Dataclasses become objects of their fields and their public properties; a field declared with `repr=False` holds
-    a secret and is left out. Figures that JSON can't hold (NaN, infinities) become their names.
-
-    Raises:
-        TypeError: the value holds something that has no JSON form; a bug of ours.
-    """
-    if is_dataclass(value):
-        return {name: to_json(getattr(value, name)) for name in _public_names(type(value))}
-    if isinstance(value, Mapping):
-        return {str(key): to_json(member) for key, member in value.items()}
-    if isinstance(value, AbstractSet):
-        return [to_json(member) for member in sorted(value)]
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [to_json(member) for member in value]
-    return _json_leaf(value)
-
-
-def _json_leaf(value: object) -> JsonValue:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, datetime):
-        return value.isoformat()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
-
-def _public_names(kind: type) -> list[str]:
-    names = [field.name for field in dataclass_fields(kind) if field.repr and not field.name.startswith("_")]
-    for base in reversed(kind.__mro__):
-        names += [name for name, member in vars(base).items() if isinstance(member, property) and name not in names]
-    return [name for name in names if not name.startswith("_")]
 
 
 def print_json(value: object) -> None:

@@ -30,7 +30,7 @@ MCP = ROOT / "mcp_server" / "llm_hf_mcp"
 # A module imports from its own floor, without cycles, or from a lower one. A new module needs a place here.
 FLOORS = {
     "ground": """
-        errors text units paths settings refs records model_options
+        errors text units jsonable paths settings refs records model_options
         gguf_names gguf_types gguf_facts gguf_header gguf_rules quants fit
         digests journal space weather transfer_terms
     """,
@@ -41,7 +41,8 @@ FLOORS = {
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms
     """,
     "second floor: what is made of them": """
-        cache_layout download chat chat_wire engine engine_rows engine_dirs engine_process engine_child engine_binary
+        cache_layout download chat chat_wire model_engine
+        engine engine_rows engine_dirs engine_process engine_child engine_binary
     """,
     "third floor: the application": """
         __init__ service context account catalogue inspection local search pull pull_plan
@@ -63,7 +64,7 @@ PROMPTING = {
     "prompt_turn",
     "attachments",
 }  # these go to the engine, not to service
-FOR_FACES = {"service", "errors", "units", "text"}  # what a face may import beside other faces
+FOR_FACES = {"service", "errors", "units", "text", "jsonable"}  # what a face may import beside other faces
 MOVERS = ("transfer", "download")
 TERMINALS = {"click", "rich", "output", "progress", "wording"}
 NETWORK = {"httpx2", "huggingface_hub", "hub", "socket", "http", "urllib", "requests", "ssl"}

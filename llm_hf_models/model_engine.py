@@ -1,0 +1,127 @@
+"""From a local model to an endpoint that answers: its options, whether it may run, its engine. Asks it nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llm_hf_models import engine, model_options, settings
+from llm_hf_models.engine import Endpoint, EngineSpec, Notice
+from llm_hf_models.errors import BadInputError, FileChangedError, MissingFileError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import LocalModel
+
+# What is kept with a model's own options and isn't one: a system prompt, and what an endpoint elsewhere needs.
+SYSTEM, ENDPOINT_MODEL, ENDPOINT_KEY_ENV = "system", "endpoint_model", "endpoint_key_env"
+
+
+def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: float | None = None) -> None:
+    """Notes in the library that a model, and its engine, were used now."""
+    with db.transaction():
+        db.touch(model_id)
+        if endpoint.fingerprint is not None:
+            db.touch_engine(endpoint.fingerprint, tokens_per_second)
+
+
+def options_for(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
+    """What holds for one prompt: its own options, then the person's for this model, then the header's sampling.
+
+    Returns:
+        The options by name, and the model's own system prompt.
+
+    Raises:
+        BadInputError: one of them is unknown, out of range, or not for this model.
+    """
+    kept = dict(model.options)
+    system = kept.pop(SYSTEM, None)
+    for key in (ENDPOINT_MODEL, ENDPOINT_KEY_ENV):
+        kept.pop(key, None)
+    own = model_options.checked(kept, model.model_id)
+    given = {key: value for key, value in explicit if value is not None}
+    options = {**model_options.recommended(model.facts.sampling), **own, **given}
+    if given.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
+        raise BadInputError("Option 'think': this model's chat template has no reasoning")
+    most = model.facts.context_length
+    if most and given.get("context", 0) > most:
+        raise BadInputError(f"Option 'context': {model.model_id} was made for at most {most} tokens")
+    return options, system
+
+
+def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, notice: Notice) -> Endpoint:
+    """Where a model answers, its engine started if need be.
+
+    Args:
+        model: which.
+        options: all that hold for this prompt.
+        db: where engines are recorded.
+        notice: told what a person should know.
+
+    Raises:
+        MissingFileError, FileChangedError: its files are not what was pulled.
+        BadInputError: it is served elsewhere, with a key that is not set.
+        EngineError: the engine can't be started.
+    """
+    if model.endpoint is not None:
+        return _elsewhere(model)
+    _may_run(model)
+    now = settings.load()
+    spec = _spec(
+        model,
+        context=options.get("context", now.context),
+        threads=options.get("threads", 0),
+        gpu_layers=options.get("gpu_layers", now.gpu_layers),
+    )
+    return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=notice)
+
+
+def _elsewhere(model: LocalModel) -> Endpoint:
+    variable = model.options.get(ENDPOINT_KEY_ENV)
+    key = os.environ.get(variable) if variable else None
+    if variable and not key:
+        raise BadInputError(
+            f"{model.model_id} is served at {model.endpoint} with a key that is not set",
+            hint=f"Put it into the environment variable {variable}.",
+        )
+    base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
+    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
+
+
+def _may_run(model: LocalModel) -> None:
+    """Only the bytes that were recorded: the files are there, as large as they were, and no check found them other."""
+    ref = model.model_id.removeprefix("hf/")
+    again = f"llm hf pull {ref}" if model.repo else f"Put the file back, or forget it: llm hf rm {model.model_id}"
+    for file in model.files:
+        try:
+            size = Path(file.location).stat().st_size
+        except OSError as error:
+            raise MissingFileError(f"{file.path} of {model.model_id} is gone", cause=str(error), hint=again) from None
+        if size != file.size:
+            raise FileChangedError(
+                f"{file.path} of {model.model_id} has changed, and is not run",
+                cause=f"It has {size} bytes; {file.size} were recorded.",
+                hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
+            )
+    if model.state == "changed":
+        raise FileChangedError(
+            f"{model.model_id} is quarantined: its bytes are not those that were recorded",
+            hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
+        )
+
+
+def _spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> EngineSpec:
+    weights = [Path(file.location) for file in model.files if file.role == "weights"]
+    if not weights:
+        raise MissingFileError(f"{model.model_id} has no recorded weights", hint=f"llm hf rm {model.model_id}")
+    mmproj = next((Path(file.location) for file in model.files if file.role == "mmproj"), None)
+    return EngineSpec(
+        model_id=model.model_id,
+        model_path=weights[0],
+        shard_paths=tuple(weights[1:]),
+        mmproj_path=mmproj,
+        facts=model.facts,
+        context=context,
+        gpu_layers=gpu_layers,
+        threads=threads,
+    )
