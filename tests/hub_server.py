@@ -16,8 +16,9 @@ Record: `hub.requests` holds every `Request` (side, method, path, headers, statu
 `hub.sent("tiny")`; `hub.wait_until(lambda: hub.sent("tiny") > 1000)` waits for it to become true, without polling.
 
 Weather: `hub.fault(Reset(after=1000), on="tiny-Q4_K_M.gguf", side="storage", times=2)`. It applies to the next `times`
-requests (None: to all until `hub.clear()`) whose path contains `on`. Several may apply to one request. See the classes
-below; `hub.latency` (seconds) delays every answer of the Hub, `hub.expire_links()` ends every link given so far.
+requests (None: to all until `hub.clear()`) whose path contains `on`. Several may apply to one request. The faults there
+are stand in hub_weather.py and are importable from here. `hub.latency` (seconds) delays every answer of the Hub,
+`hub.expire_links()` ends every link given so far.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
@@ -49,97 +50,45 @@ from llm_hf_models.digests import digests_of
 from llm_hf_models.mirror import ServedFile, ServedRepo, file_headers
 from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError
 from llm_hf_models.refs import RepoId
+from tests.hub_weather import (
+    Delay,
+    Fault,
+    FlipBit,
+    Headers,
+    IgnoreRange,
+    LieAboutRange,
+    Page,
+    Reset,
+    Stall,
+    Status,
+    Throttle,
+    Truncate,
+)
+
+__all__ = [
+    "BLOCK_BYTES",
+    "Account",
+    "Delay",
+    "Fault",
+    "FlipBit",
+    "Headers",
+    "HubServer",
+    "IgnoreRange",
+    "LieAboutRange",
+    "Page",
+    "Request",
+    "Reset",
+    "Side",
+    "Stall",
+    "Status",
+    "Throttle",
+    "Truncate",
+]
 
 Side = Literal["hub", "storage"]
 BLOCK_BYTES = 16 * 1024  # what is sent at once where weather may strike,
 CALM_BYTES = 1 << 20  # and where it doesn't
 LFS_ENDINGS = (".gguf", ".safetensors", ".bin")
-
-
-# Weather. Offsets `after` count body bytes of one answer; `at` counts from the file's start.
-
-
-@dataclass(frozen=True)
-class Status:
-    """Answers with this status instead: 429, 500, 503, 403 …"""
-
-    code: int
-    headers: Mapping[str, str] = field(default_factory=dict)  # such as {"Retry-After": "3"}
-    body: bytes = b'{"error":"weather"}'
-    content_type: str = "application/json"
-
-
-@dataclass(frozen=True)
-class Page:
-    """Answers 200 with a web page instead, as a captive portal does."""
-
-    body: bytes = b"<!doctype html><title>Log in to the network</title>"
-
-
-@dataclass(frozen=True)
-class Reset:
-    """Resets the connection (RST): before any answer, or after so many bytes of the body."""
-
-    after: int | None = None
-
-
-@dataclass(frozen=True)
-class Truncate:
-    """Promises the whole body, closes politely after so many bytes."""
-
-    after: int = 0
-
-
-@dataclass(frozen=True)
-class Stall:
-    """Goes silent after so many body bytes (None: before answering) until `release` is set, or the Hub ends."""
-
-    after: int | None = None
-    release: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True)
-class Delay:
-    """Answers this many seconds late."""
-
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Throttle:
-    """Sends no more than so many bytes a second on each connection."""
-
-    bytes_per_second: float
-
-
-@dataclass(frozen=True)
-class FlipBit:
-    """One bit of the file's byte `at` is wrong."""
-
-    at: int
-    bit: int = 0
-
-
-@dataclass(frozen=True)
-class LieAboutRange:
-    """The Content-Range says that the bytes stand `by` bytes further than they do."""
-
-    by: int = 1
-
-
-@dataclass(frozen=True)
-class IgnoreRange:
-    """Answers a Range with 200 and the whole file."""
-
-
-@dataclass(frozen=True)
-class Headers:
-    """Replaces headers of the answer: a changed ETag, another Content-Length. An empty value leaves one out."""
-
-    values: Mapping[str, str]
-
-
-Fault = Status | Page | Reset | Truncate | Stall | Delay | Throttle | FlipBit | LieAboutRange | IgnoreRange | Headers
 
 
 @dataclass

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -93,13 +94,21 @@ def shelf(folder: Path) -> Shelf:
     return shelf
 
 
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    host, port = server.server_address[:2]
+    try:
+        yield f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope="module")
 def endpoint(shelf: Shelf) -> Iterator[str]:
-    server = make_server(shelf)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with running(make_server(shelf)) as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
@@ -340,18 +349,12 @@ def test_a_file_that_changed_on_the_disk_is_not_served_as_what_was_recorded(tmp_
     path = tmp_path / "weights"
     path.write_bytes(b"12345")
     repo = ServedRepo("acme/moving", COMMIT, (served("x.gguf", path, lfs=True),))
-    server = make_server(_Just(repo))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with running(make_server(_Just(repo))) as endpoint:
         assert ask(endpoint, "/acme/moving/resolve/main/x.gguf")[::2] == (200, b"12345")
         for change in (lambda: path.write_bytes(b"1234"), path.unlink):
             change()
             status, headers, _ = ask(endpoint, "/acme/moving/resolve/main/x.gguf")
             assert (status, headers["x-error-code"]) == (404, "EntryNotFound")
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 class _Just:
@@ -360,6 +363,25 @@ class _Just:
 
     def repos(self) -> tuple[ServedRepo, ...]:
         return self._repos
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+def test_a_file_of_any_size_is_served_in_the_same_memory(tmp_path: Path) -> None:
+    import resource
+
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(256 << 20)
+    repo = ServedRepo("acme/large", COMMIT, (ServedFile("x.gguf", large, 256 << 20, "0" * 64, None),))
+    with running(make_server(_Just(repo))) as endpoint:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)) as connection:
+            connection.request("GET", "/acme/large/resolve/main/x.gguf")
+            answer = connection.getresponse()
+            read = sum(len(block) for block in iter(lambda: answer.read(1 << 16), b""))
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert read == 256 << 20
+    assert grown < 32 << 10 if sys.platform == "linux" else grown < 32 << 20  # kB on Linux, bytes on macOS
 
 
 def test_one_connection_serves_many_requests(endpoint: str) -> None:
@@ -427,8 +449,6 @@ def test_it_listens_on_ipv6_too(shelf: Shelf) -> None:
         server = make_server(shelf, "::1")
     except NotWritableError:
         pytest.skip("no IPv6 on this machine")
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    endpoint = f"http://[::1]:{server.server_address[1]}"
-    assert len(list(HfApi(endpoint, token=False).list_repo_tree("umbrella/many", recursive=True, expand=True))) == 1107
-    server.shutdown()
-    server.server_close()
+    with running(server) as endpoint:
+        api = HfApi(endpoint, token=False)
+        assert len(list(api.list_repo_tree("umbrella/many", recursive=True, expand=True))) == 1107
