@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,8 @@ def service() -> Library:
     """The one that does the work. Imported here, so that help and mistyped options cost nothing."""
     from llm_hf_models.service import Library
 
-    return Library(asked_by="cli", ask_passphrase=ask_passphrase)
+    # One command needs the token more than once, a person types the passphrase once.
+    return Library(asked_by="cli", ask_passphrase=functools.cache(ask_passphrase))
 
 
 def ask_passphrase() -> str:

@@ -108,8 +108,7 @@ def info(found: ModelInfo, limit: int | None) -> str:
     if found.variants:
         parts.append(_variants(found.variants, limit))
     if found.choice_reason:
-        chosen = next((variant.quant for variant in found.variants if variant.chosen), "")
-        parts.append(f"A plain pull takes {chosen}: {clean_text(found.choice_reason)}")
+        parts.append(f"A plain pull takes {clean_text(found.choice_reason)}")
     parts += [f"Note: {clean_text(line)}" for line in found.notes]
     return "\n\n".join(parts)
 
@@ -187,7 +186,7 @@ def choice(planned: PullPlan) -> str:
     """What is about to be fetched, why that, and whether it fits."""
     if planned.already_complete:
         return f"{planned.model_id} is here already."
-    lines = [f"{planned.repo} {_because(planned.quant, planned.reason)}" if planned.quant else planned.ref]
+    lines = [f"{planned.repo}, {_because(planned.quant, planned.reason)}" if planned.quant else planned.ref]
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: it does not fit this machine's memory: {planned.fit.reason}")
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
@@ -196,7 +195,10 @@ def choice(planned: PullPlan) -> str:
 
 
 def _because(quant: str | None, reason: str) -> str:
-    return f"{quant} ({reason})" if quant else ""
+    """The reason, which names its quantization where that was chosen, and not where it was asked for."""
+    if not quant:
+        return ""
+    return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
 
 def pulled(result: PullResult) -> str:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from llm_hf_models import cli
 from llm_hf_models.cli import hf
 from llm_hf_models.settings import Settings
 from tests import readme_help
@@ -95,18 +92,6 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
-
-
-def test_cli_modules_call_only_the_service() -> None:
-    folder = Path(inspect.getfile(cli)).parent
-    faces = {"output", "progress", "wording", "keys", "units", "errors", "service", "text"}
-    for path in [*folder.glob("cli*.py"), *folder.glob("views*.py"), folder / "output.py", folder / "progress.py"]:
-        running = re.sub(r"if TYPE_CHECKING:\n(?:(?: +.*)?\n)+", "", path.read_text(encoding="utf-8"))
-        modules = set(re.findall(r"from llm_hf_models\.(\w+) import", running))
-        for names in re.findall(r"from llm_hf_models import (.+)", running):
-            modules |= {name.strip() for name in names.split(",")}
-        foreign = {name for name in modules - faces if not name.startswith(("cli_", "views_"))}
-        assert not foreign, (path.name, foreign)
 
 
 # Wrong input

@@ -196,7 +196,7 @@ def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
             VariantInfo("Q4_K_M", ("a.Q4_K_M.gguf",), 4_200_000_000, mmproj="mmproj.gguf", mmproj_size=9, fit=fits,
                         chosen=True, here="hf/o/n:Q4_K_M"),
         ),
-        choice_reason="the best that fits", scan="no issue reported",
+        choice_reason="Q4_K_M: the best that fits", scan="no issue reported",
     )  # fmt: skip
     text = re.sub(r"\x1b\[\d+m", "", views_hub.info(found, 100))
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)

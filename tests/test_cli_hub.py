@@ -1,0 +1,383 @@
+"""The commands that ask the Hub, against a real one with real GGUF files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from llm_hf_models.cli import hf
+from tests.conftest import Home
+from tests.ggufs import tiny_chat, tiny_split
+from tests.hub_server import HubServer, Reset, Stall
+
+REPO = "owner/tiny-GGUF"
+Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
+Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that weather this far in meets the weights alone
+HF = (sys.executable, "-c", "from llm_hf_models.cli import hf; hf()")
+HALF = Q8_BYTES // 2
+CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example.org/x).\n"
+
+
+def run(*words: str | Path, code: int = 0, **more: Any) -> Result:
+    done = CliRunner().invoke(hf, [str(word) for word in words], **more)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def json_of(*words: str | Path, code: int = 0) -> Any:
+    return json.loads(run(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that the environment points to."""
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        yield hub
+
+
+@pytest.fixture
+def repo(hub: HubServer, tmp_path: Path) -> HubServer:
+    """The same, holding a repo of two quantizations."""
+    files = {Q8: tiny_chat(tmp_path / Q8, weights_bytes=Q8_BYTES), Q4: tiny_chat(tmp_path / Q4), "README.md": CARD}
+    hub.add_repo(
+        REPO, files, task="text-generation", license="mit", tags=("gguf", "conversational"), downloads=1234, likes=56,
+        gguf={"total": 84_000, "architecture": "llama", "context_length": 4096},
+    )  # fmt: skip
+    return hub
+
+
+def cached(home: Home) -> list[Path]:
+    return [path for path in home.cache.rglob("*.gguf") if path.is_file()]
+
+
+# Search and info
+
+
+@pytest.mark.usefixtures("repo")
+def test_search_shows_a_row_with_what_is_known() -> None:
+    text = run("search", "tiny").stdout
+    for said in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
+        assert said in text
+    (row,) = json_of("search", "tiny")["results"]
+    assert (row["id"], row["downloads"], row["gated"], row["here"]) == (REPO, 1234, False, [])
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_search_says_what_is_here_already() -> None:
+    run("pull", f"{REPO}:Q8_0", "-q")
+    assert re.search(r"Q8_0", run("search", "tiny").stdout)
+    assert json_of("search", "tiny")["results"][0]["here"] == [f"hf/{REPO}:Q8_0"]
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_search_that_finds_nothing_says_what_to_loosen_and_is_no_failure() -> None:
+    done = run("search", "no", "such", "--author", "nobody", "--license", "mit")
+    assert done.stdout == ""
+    for said in ("Nothing was found.", "--license", "--author", "fewer words"):
+        assert said in done.stderr
+    assert json_of("search", "nosuch")["results"] == []
+
+
+def test_a_repeated_search_comes_from_the_cache_and_says_so(repo: HubServer) -> None:
+    run("search", "tiny")
+    asked = repo.count("/api/models")
+    again = run("search", "tiny")
+    assert "--refresh asks again" in again.stderr
+    assert repo.count("/api/models") == asked
+    assert "--refresh" not in run("search", "tiny", "--refresh").stderr
+    assert repo.count("/api/models") > asked
+
+
+@pytest.mark.usefixtures("repo")
+def test_info_shows_variants_files_and_card() -> None:
+    text = run("info", REPO).stdout
+    assert re.search(r"Q8_0 .*\d MB", text)
+    assert re.search(r"Q4_K_M .*\d kB", text)
+    assert "A plain pull takes Q4_K_M" in text
+    assert "README.md" not in text
+    assert "README.md" in run("info", REPO, "--files").stdout
+    assert "A *card*" in run("info", REPO, "--card").stdout
+    found = json_of("info", REPO)
+    assert [variant["quant"] for variant in found["variants"] if variant["chosen"]] == ["Q4_K_M"]
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_card_is_laid_out_where_a_width_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run("info", REPO, "--card").stdout
+    assert "*card*" not in text
+    assert "https://example.org/x" in text
+
+
+# Pull
+
+
+def test_pull_prints_the_id_for_scripts_and_the_rest_for_people(repo: HubServer) -> None:
+    done = run("pull", REPO)
+    assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
+    assert repo.sent(Q4, side="storage") > 0
+    for said in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "digests match the Hub's", "llm -m tiny 'hello'"):
+        assert said in done.stderr
+    assert json_of("list")[0]["state"] == "ready"
+
+
+def test_a_second_pull_is_instant_and_says_so(repo: HubServer) -> None:
+    run("pull", REPO)
+    sent = repo.sent(side="storage")
+    done = run("pull", REPO)
+    assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
+    assert "is here already" in done.stderr
+    assert repo.sent(side="storage") == sent
+
+
+@pytest.mark.usefixtures("repo")
+def test_pull_q_says_nothing_but_the_id() -> None:
+    done = run("pull", f"{REPO}:Q8_0", "-q")
+    assert (done.stdout, done.stderr) == (f"hf/{REPO}:Q8_0\n", "")
+
+
+@pytest.mark.usefixtures("repo")
+def test_pull_takes_aliases_and_offers_the_one_that_was_asked_for() -> None:
+    assert "llm -m walrus 'hello'" in run("pull", f"{REPO}:Q8_0", "-a", "walrus").stderr
+    assert json_of("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
+    assert "walrus" in run("pull", f"{REPO}:Q4_K_M", "-a", "walrus", code=2).stderr
+
+
+def test_a_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
+    text = run("pull", REPO, "--dry-run").stdout
+    for said in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
+        assert said in text
+    plan = json_of("pull", REPO, "--dry-run")
+    assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.repos()[0].files[1].location)).stat().st_size
+    assert cached(home) == []
+    assert json_of("list") == []
+
+
+@pytest.mark.usefixtures("repo")
+def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Path) -> None:
+    done = run("pull", f"{REPO}:README.md", "--to", tmp_path / "docs")
+    path = Path(done.stdout.strip())
+    assert path == tmp_path / "docs" / "README.md"
+    assert path.read_text(encoding="utf-8") == CARD
+
+
+def test_every_shard_of_a_split_model_comes_along(hub: HubServer, tmp_path: Path) -> None:
+    shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
+    hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
+    run("pull", "owner/split-GGUF")
+    assert len(run("path", "split", "--all").stdout.splitlines()) == 3
+
+
+def test_a_repo_without_gguf_files_names_its_conversions_and_the_command(repo: HubServer) -> None:
+    repo.add_repo("base/tiny", {"model.safetensors": b"x" * 100})
+    repo.change_repo(next(one for one in repo.repos() if one.id == REPO), base_models=("base/tiny",))
+    said = run("pull", "base/tiny", code=1).stderr
+    assert "base/tiny has no GGUF files" in said
+    assert f"llm hf pull {REPO}" in said
+
+
+def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
+    repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
+    with subprocess.Popen(
+        [*HF, "pull", f"{REPO}:Q8_0", "--connections", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as pull:  # fmt: skip
+        repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
+        pull.send_signal(signal.SIGINT)
+        out, err = pull.communicate(timeout=30)
+    assert pull.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert "Interrupted" in err.splitlines()[-1]
+    assert cached(home) == []
+    repo.clear()
+    again = run("pull", f"{REPO}:Q8_0")
+    assert again.stdout == f"hf/{REPO}:Q8_0\n"
+    assert f"{Q8}: continuing at" in again.stderr
+    assert run("verify", "--all").exit_code == 0
+
+
+def test_trouble_on_the_way_is_said_and_overcome(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.01")
+    repo.fault(Reset(after=HALF), on=Q8, side="storage", times=2)
+    done = run("pull", f"{REPO}:Q8_0", "--connections", "1")
+    assert f"{Q8}: retrying: " in done.stderr
+    assert done.stdout == f"hf/{REPO}:Q8_0\n"
+
+
+# Bad input and bad weather
+
+
+@pytest.mark.parametrize(
+    ("ref", "said"),
+    [
+        ("owner/none", "owner/none"),
+        (f"{REPO}:Q3_K_S", "Q8_0"),
+        (f"{REPO}:none.gguf", "none.gguf"),
+        (f"{REPO}@v9", "v9"),
+    ],
+)
+@pytest.mark.usefixtures("repo")
+def test_what_the_hub_does_not_have_is_one_clear_error(ref: str, said: str) -> None:
+    done = run("pull", ref, code=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert said in done.stderr
+
+
+def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    gated = next(one for one in repo.repos() if one.id == REPO)
+    repo.change_repo(gated, gated="manual")
+    said = run("pull", REPO, code=1).stderr
+    assert "llm hf login" in said
+    monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_no_access"))
+    said = run("pull", REPO, "--dry-run", code=1).stderr
+    assert f"{repo.endpoint}/{REPO}" in said
+    assert "hf_no_access" not in said
+
+
+def test_without_network_what_is_here_still_works(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("pull", REPO, "-q")
+    run("search", "tiny")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = len(repo.requests)
+    assert REPO in run("search", "tiny", "--refresh").stdout
+    assert run("show", "tiny").exit_code == 0
+    assert run("search", "other", code=1).stderr.startswith("Error: ")
+    assert len(repo.requests) == asked
+
+
+# The library, filled from the Hub
+
+
+def test_rm_frees_what_nothing_else_uses(repo: HubServer, home: Home) -> None:
+    run("pull", REPO, "-q")
+    size = sum(path.stat().st_size for path in cached(home))
+    found = json_of("rm", "tiny", "-y")
+    assert found["freed_bytes"] == size
+    assert cached(home) == []
+    assert repo.repos()
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_name_that_matches_several_says_which() -> None:
+    run("pull", f"{REPO}:Q8_0", "-q")
+    run("pull", f"{REPO}:Q4_K_M", "-q")
+    said = run("show", REPO, code=2).stderr
+    assert f"hf/{REPO}:Q8_0" in said
+    assert f"hf/{REPO}:Q4_K_M" in said
+
+
+def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
+    assert repo.repos()
+    done = run("import", tmp_path / Q8, "--repo", REPO)
+    assert f"Digest: matches {REPO}@" in done.stderr
+    other = tiny_chat(tmp_path / "other.gguf", answer="Something else.")
+    assert "is not a file of" in run("import", other, "--repo", REPO, code=1).stderr
+
+
+# The queue
+
+
+def test_a_pull_in_the_background_is_queued_watched_and_done(repo: HubServer) -> None:
+    number = run("pull", f"{REPO}:Q8_0", "--background").stdout.strip()
+    assert number.isdigit()
+    done = run("downloads", "--watch", number)
+    assert f"Download {number} ({REPO}:Q8_0) is done." in done.stderr
+    assert re.search(rf"{number} +{re.escape(REPO)}:Q8_0 +done +100 %", run("downloads", "--all").stdout)
+    assert "done" in run("downloads", "log", number).stdout
+    assert json_of("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
+    assert json_of("downloads", "clear") == {"removed": 1}
+    assert repo.sent(Q8, side="storage") > 0
+
+
+def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
+    number = run("pull", f"{REPO}:Q8_0", "--background", "--connections", "1", "-q").stdout.strip()
+    repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
+    run("pause", number)
+    assert "is paused" in run("downloads", "--watch", number).stderr
+    repo.clear()
+    run("resume", number)
+    assert "is done" in run("downloads", "--watch", number).stderr
+
+
+# The account
+
+
+def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: HubServer, home: Home) -> None:
+    token = hub.add_token("hf_secret_of_ann", name="ann", organisations=("walruses",))
+    done = run("login", input=f"{token}\nopen sesame\nopen sesame\n")
+    assert "Logged in as ann." in done.stderr
+    assert token not in done.output
+    shown = run("whoami", input="open sesame\n")
+    assert re.search(r"Name +ann", shown.stdout)
+    assert "walruses" in shown.stdout
+    assert token not in shown.output
+    for path in home.root.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes()
+    assert "Removed the token" in run("logout").stderr
+    assert run("whoami", code=1).exit_code == 1
+
+
+def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
+    assert hub.endpoint
+    done = run("login", "--token-stdin", input="hf_wrong\n", code=1)
+    assert done.stderr.startswith("Error: ")
+    assert "hf_wrong" not in done.output
+    assert "There was no token of ours." in run("logout").stderr
+
+
+def test_whoami_says_where_the_token_comes_from(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "HF_TOKEN", hub.add_token("hf_env", name="bob", kind="fineGrained", scopes=("repo.content.read",))
+    )
+    found = json_of("whoami")
+    assert (found["account"]["name"], found["source"]) == ("bob", "environment")
+    assert "repo.content.read" in run("whoami").stdout
+    assert "hf_env" not in run("whoami").output
+
+
+@pytest.mark.usefixtures("repo")
+def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
+    run("pull", REPO, "-q")
+    text = run("status").stdout
+    for said in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
+        assert said in text
+    assert json_of("status")["models"] == 1
+
+
+# The mirror
+
+
+@pytest.mark.usefixtures("repo")
+def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None:
+    run("pull", REPO, "-q")
+    with subprocess.Popen(
+        [*HF, "mirror", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
+    ) as mirror:  # fmt: skip
+        assert mirror.stdout is not None
+        address = mirror.stdout.readline().strip()
+        there = {**os.environ, "HF_ENDPOINT": address, "LLM_USER_PATH": str(tmp_path / "there"),
+                 "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
+        pulled = subprocess.run([*HF, "pull", REPO], env=there, capture_output=True, text=True, check=False, timeout=60)
+        mirror.send_signal(signal.SIGINT)
+        _, said = mirror.communicate(timeout=30)
+    assert pulled.returncode == 0, pulled.stderr
+    assert pulled.stdout == f"hf/{REPO}:Q4_K_M\n"
+    assert f"HF_ENDPOINT={address}" in said
+    assert said.endswith("Stopped.\n")
+    assert mirror.returncode == 0
