@@ -2,9 +2,11 @@
 
     python benchmarks/prompt.py MODEL.gguf [--runs 7] [--tokens 64]
 
-Whole processes are timed from start to end; "generation" is what the bare server needs for the same prompt and as many
-tokens. The bare server is xllamacpp.Server in a process of its own with its own defaults, asked over loopback. Each row
-is the median of several rounds, in which the contestants take turns: a busy machine slows all of them alike.
+Whole processes are timed from start to end; "generation" is what the bare server needs for the same prompt and length.
+The bare server is xllamacpp.Server in a process of its own, asked over loopback: once with its own defaults, and
+once with our engine's threads and batch, so that what our code costs stands apart from what those choices cost. Each
+row is the median of several rounds in which the contestants take turns. On a busy machine the defaults, which spin,
+fall far behind: look at the load that is printed first.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ BARE = """
 import os, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx, params.port, params.verbosity = sys.argv[1], int(sys.argv[2]), 0, 1
+if len(sys.argv) > 3:
+    threads, params.n_batch = map(int, sys.argv[3:])
+    params.n_ubatch = params.n_batch
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
@@ -63,9 +69,17 @@ def bare_pieces(address: str, tokens: int) -> Iterator[str]:
 
 
 @contextmanager
-def bare_server(model: Path) -> Iterator[str]:
+def bare_server(model: Path, *, like_ours: bool) -> Iterator[str]:
+    from llm_hf_models import engine, engine_process
+
     command = [sys.executable, "-c", BARE, str(model), str(CONTEXT)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    environment = dict(os.environ)
+    if like_ours:
+        command += [str(engine.default_threads()), str(engine.BATCH)]
+        environment["GOMP_SPINCOUNT"] = engine_process.SPINS
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin
         assert process.stdout
         yield process.stdout.readline().strip()
@@ -158,22 +172,23 @@ def processes(model: Path, address: str, runs: int, tokens: int) -> None:
     table("Whole processes", rows, "ms")
 
 
-def answers(address: str, runs: int, tokens: int) -> None:
-    ours, bare = [], []
-    for _ in range(runs + 1):  # the first round warms both up
-        bare.append(stamped(bare_pieces(address, tokens), tokens))
-        ours.append(stamped(our_pieces(tokens), tokens))
-    first, speed = ([statistics.median(one[index] for one in each[1:]) for each in (ours, bare)] for index in (0, 2))
-    table(
-        "First token of a warm answer, in one process",
-        [("ours", first[0] * 1000, f"{(first[0] - first[1]) * 1000:+.1f} ms"), ("bare server", first[1] * 1000, "")],
-        "ms",
+def answers(like_ours: str, defaults: str, runs: int, tokens: int) -> None:
+    contestants = {
+        "ours": lambda: our_pieces(tokens),
+        "bare server, our threads and batch": lambda: bare_pieces(like_ours, tokens),
+        "bare server, its defaults": lambda: bare_pieces(defaults, tokens),
+    }
+    found: dict[str, list[Timing]] = {name: [] for name in contestants}
+    for _ in range(runs + 1):  # the first round warms all of them up
+        for name, pieces in contestants.items():
+            found[name].append(stamped(pieces(), tokens))
+    first, speed = (
+        {name: statistics.median(one[index] for one in each[1:]) for name, each in found.items()} for index in (0, 2)
     )
-    table(
-        "Speed after it",
-        [("ours", speed[0], f"{speed[0] / speed[1]:.2f} x"), ("bare server", speed[1], "")],
-        "tokens/s",
-    )
+    later = [(name, value * 1000, f"ours {(first['ours'] - value) * 1000:+.1f} ms") for name, value in first.items()]
+    table("First token of a warm answer, in one process", later, "ms")
+    ratios = [(name, value, f"ours {speed['ours'] / value:.2f} x") for name, value in speed.items()]
+    table("Speed after it", ratios, "tokens/s")
 
 
 def main() -> None:
@@ -187,9 +202,10 @@ def main() -> None:
         register(given.model)
         print(f"{given.model.name}, {given.runs} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         try:
-            with bare_server(given.model) as address:
-                processes(given.model, address, given.runs, given.tokens)
-                answers(address, given.runs, given.tokens)
+            with bare_server(given.model, like_ours=True) as like_ours:
+                processes(given.model, like_ours, given.runs, given.tokens)
+                with bare_server(given.model, like_ours=False) as defaults:
+                    answers(like_ours, defaults, given.runs, given.tokens)
         finally:
             stop_engines()
 
