@@ -17,6 +17,7 @@ far more.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,7 @@ MIN_CONTEXT = 512  # tokens; with less, a question and its answer have no room
 UNKNOWN_CONTEXT = 4096  # tokens, where neither the caller nor the header says
 
 BATCH_TOKENS = 512
+SLOTS = 4  # prompts that one engine answers at a time
 MASK_BYTES = 2
 ACTIVATION_BYTES = 16 * 4  # for each dimension of the embedding and each token of the batch
 PROCESS_BYTES = 80_000_000  # interpreter, server, prompt's own state: 34 + 8 + 20 were measured
@@ -121,6 +123,20 @@ def kv_bytes_per_token(weights_bytes: int, facts: ModelFacts | None) -> int:
     return int(min(weights_bytes * _KV_PER_SMALL_WEIGHT, _KV_LEAST + weights_bytes * _KV_PER_WEIGHT))
 
 
+def context_bytes(weights_bytes: int, facts: ModelFacts | None, tokens: int) -> int:
+    """What a context of so many tokens takes: the KV cache, and the attention mask.
+
+    A layer with a sliding window keeps that window for each slot, and a batch more, however long the context is
+    (llama.cpp, src/llama-kv-cache-iswa.cpp).
+    """
+    per_token = kv_bytes_per_token(weights_bytes, facts)
+    windowed, kept = 0, 0
+    if facts is not None and facts.sliding_window:
+        windowed = min(facts.kv_windowed_bytes_per_token, per_token)
+        kept = min(tokens, facts.sliding_window * SLOTS + BATCH_TOKENS)
+    return (per_token - windowed) * tokens + windowed * kept + tokens * BATCH_TOKENS * MASK_BYTES
+
+
 def overhead_bytes(facts: ModelFacts | None) -> int:
     """What the engine takes beside weights and what grows with the context. Bytes."""
     embedding = (facts and facts.embedding_length) or _EMBEDDING_OF_UNKNOWN
@@ -143,14 +159,20 @@ def assess(weights_bytes: int, facts: ModelFacts | None, *, context: int, availa
     fixed = weights_bytes + overhead_bytes(facts)
     if mmproj_bytes:
         fixed += mmproj_bytes + PROJECTOR_BYTES
-    per_token = kv_bytes_per_token(weights_bytes, facts) + BATCH_TOKENS * MASK_BYTES
-    if fixed + asked * per_token <= available:
-        return _fit(True, fixed + asked * per_token, available, asked)
-    largest = max(0, available - fixed) // per_token // CONTEXT_STEP * CONTEXT_STEP
+
+    def needed(tokens: int) -> int:
+        return fixed + context_bytes(weights_bytes, facts, tokens)
+
+    if needed(asked) <= available:
+        return _fit(True, needed(asked), available, asked)
     least = min(asked, MIN_CONTEXT)
-    if largest < least:
-        return _fit(False, fixed + least * per_token, available, least)
-    return _fit(True, fixed + largest * per_token, available, largest, instead_of=asked)
+    if needed(least) > available:
+        return _fit(False, needed(least), available, least)
+    steps = range(asked // CONTEXT_STEP + 1)
+    largest = max(
+        least, (bisect_right(steps, available, key=lambda step: needed(step * CONTEXT_STEP)) - 1) * CONTEXT_STEP
+    )
+    return _fit(True, needed(largest), available, largest, instead_of=asked)
 
 
 def _fit(fits: bool, needed: int, available: int, context: int, instead_of: int = 0) -> Fit:

@@ -213,3 +213,13 @@ def test_llama_cpp_takes_no_more_than_we_say_and_not_much_less(context: int, tmp
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     taken = json.loads(answer.stdout.splitlines()[-1])
     assert taken <= needed <= taken * 1.35
+
+
+def test_layers_with_a_sliding_window_do_not_grow_with_the_context() -> None:
+    # gemma-3-270m: 3 of 18 layers see all of the context, the others the last 512 tokens.
+    whole = ModelFacts(kv_bytes_per_token=18_432, context_length=32_768)
+    windowed = replace(whole, sliding_window=512, kv_windowed_bytes_per_token=15_360)
+    plain, small = (assess(GB, facts, context=32_768, available=100 * GB).needed for facts in (whole, windowed))
+    assert plain - small == 15_360 * (32_768 - (512 * 4 + 512))
+    short = [assess(GB, facts, context=1024, available=100 * GB).needed for facts in (whole, windowed)]
+    assert short[0] == short[1]
