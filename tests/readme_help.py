@@ -1,7 +1,7 @@
-"""README's generated parts: the help of every command and the table of settings. `--write` brings them up to date.
+"""README's generated parts: every command's help, the settings, the Python snippets. `--write` brings them up to date.
 
 README marks each as `<!-- help:COMMAND -->` … `<!-- /help -->` (`help:all` is every command) and `<!-- settings -->` …
-`<!-- /settings -->`. A test holds README equal to what this gives.
+`<!-- /settings -->`; `snippet:NAME` is a file of tests/snippets. A test holds README equal to what this gives.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from llm_hf_models.settings import Settings
 from llm_hf_models.wording import setting_value
 
 README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = Path(__file__).parent / "snippets"
 WIDTH = 80
 _MARKED = re.compile(
-    r"(?P<open><!-- (?P<what>help:(?P<name>\w+)|settings) -->\n).*?(?P<close><!-- /(?:help|settings) -->)", re.DOTALL
+    r"(?P<open><!-- (?P<what>help:(?P<name>\w+)|settings|snippet:\w+) -->\n).*?"
+    r"(?P<close><!-- /(?:help|settings|snippet) -->)",
+    re.DOTALL,
 )
 
 
@@ -54,7 +57,8 @@ def parts() -> dict[str, str]:
     blocks = {name: f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
     titled = [text if name == "hf" else f"### llm hf {name}\n\n{text}" for name, text in blocks.items()]
     marked = {f"help:{name}": text for name, text in blocks.items()}
-    return {**marked, "help:all": "\n".join(titled), "settings": settings_table()}
+    snippets = {f"snippet:{file.stem}": f"```python\n{file.read_text()}```\n" for file in SNIPPETS.glob("*.py")}
+    return {**marked, **snippets, "help:all": "\n".join(titled), "settings": settings_table()}
 
 
 def renewed(text: str) -> str:
