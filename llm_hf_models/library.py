@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -145,6 +145,19 @@ def facts_from_json(text: str) -> ModelFacts:
     return ModelFacts(**known)
 
 
+_making = threading.Lock()
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file where there is none. It holds the engines' keys: nobody else's to read.
+
+    A file that is there is never opened here: closing a second descriptor would drop every lock that SQLite holds on it
+    in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks"). SQLite gives the files beside it the same mode.
+    """
+    with _making, suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
 class LibraryDB:
     """The open library file, a context manager; threads may share it. llm's hooks read through `registered` instead."""
 
@@ -158,8 +171,7 @@ class LibraryDB:
         self._lock = threading.RLock()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # It holds the engines' keys: nobody else's to read. SQLite gives the files beside it the same mode.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            _make_private(path)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except (OSError, ValueError, sqlite3.Error) as error:
             raise NotWritableError(f"Can't open the library at {path}", cause=str(error)) from None

@@ -522,3 +522,23 @@ def test_no_bytes_in_the_library_make_the_hook_raise(path: Path, data: st.DataOb
         assert error.message  # noqa: PT017 - either outcome is right; anything else fails the test
     for beside in path.parent.glob("library.db-*"):
         beside.unlink()
+
+
+_WRITE_NOW = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], timeout=0)
+try:
+    db.execute("begin immediate")
+except sqlite3.OperationalError as error:
+    print(error)
+"""
+
+
+def test_a_second_opening_in_one_process_keeps_the_locks_of_the_first(home: Home) -> None:
+    path = home.llm / "hf" / "library.db"
+    with LibraryDB(path) as first, first.transaction():
+        LibraryDB(path).close()
+        other = subprocess.run(
+            [sys.executable, "-c", _WRITE_NOW, str(path)], text=True, capture_output=True, check=True
+        )
+    assert other.stdout.strip() == "database is locked"
