@@ -152,7 +152,7 @@ def _make_private(path: Path) -> None:
     """Makes the file where there is none. It holds the engines' keys: nobody else's to read.
 
     A file that is there is never opened here: closing a second descriptor would drop every lock that SQLite holds on it
-    in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks"). SQLite gives the files beside it the same mode.
+    in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks"). The files beside it get the same mode.
     """
     with _making, suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

@@ -534,8 +534,7 @@ except sqlite3.OperationalError as error:
 """
 
 
-def test_a_second_opening_in_one_process_keeps_the_locks_of_the_first(home: Home) -> None:
-    path = home.llm / "hf" / "library.db"
+def test_a_second_opening_in_one_process_keeps_the_locks_of_the_first(path: Path) -> None:
     with LibraryDB(path) as first, first.transaction():
         LibraryDB(path).close()
         other = subprocess.run(
