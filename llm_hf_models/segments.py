@@ -14,6 +14,8 @@ MIN_SEGMENT_BYTES = 4 << 20
 SPLIT_SECONDS = 2.0  # a segment that still needs longer than this is worth sharing with an idle connection
 PROBE_SECONDS = 0.4  # how long one number of connections is tried before the next
 REPROBE_SECONDS = 15.0  # a number that brought nothing is tried again after this
+FAST_BYTES_PER_SECOND = 200_000_000  # at this speed, or this share of a core, it is we who are the limit,
+BUSY_CPU = 0.5  # not the wire: more connections would only get in each other's way
 WORTHWHILE = 0.25  # of what more connections could bring at best, this share must come, or they are taken back
 RATE_RECHECK_SECONDS = 0.25
 RATE_STEP_SECONDS = 0.05
@@ -108,7 +110,7 @@ class Width:
         self.wanted = 1
         self._most = most
         self._settled: float | None = None  # when the search ended
-        self._since: tuple[float, int] | None = None
+        self._since: tuple[float, int, float] | None = None  # when, bytes so far, CPU seconds so far
         self._before = (0, 0.0)  # the number tried before, and its bytes per second
 
     def look(self, now: float, fetched: int, busy: int) -> None:
@@ -117,17 +119,18 @@ class Width:
             self._since = None
             return
         if self._since is None:
-            self._since = (now, fetched)
+            self._since = (now, fetched, time.process_time())
             return
         seconds = now - self._since[0]
         if seconds < PROBE_SECONDS or fetched == self._since[1]:
             return
         rate = (fetched - self._since[1]) / seconds
+        own_limit = rate >= FAST_BYTES_PER_SECOND or time.process_time() - self._since[2] >= BUSY_CPU * seconds
         self._since = None
         fewer, rate_before = self._before
         if self._settled is None and fewer and rate < rate_before * (1 + (self.wanted / fewer - 1) * WORTHWHILE):
             self.wanted, self._settled, self._before = fewer, now, (0, 0.0)
-        elif self.wanted >= self._most:
+        elif self.wanted >= self._most or own_limit:
             self._settled, self._before = now, (0, 0.0)
         else:
             self._settled, self._before = None, (self.wanted, rate)
