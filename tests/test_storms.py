@@ -1,4 +1,4 @@
-"""Slow proofs: thousands of accidents with seeds. `make storm` runs them whole; LLM_HF_STORM_SHARE=0.1 runs a tenth."""
+"""Slow proofs: thousands of accidents with seeds. `make storm` runs them whole; STORM_SHARE=0.1 runs a tenth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.test_transfer import WEATHER
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(3600)]
 
-SHARE = float(os.environ.get("LLM_HF_STORM_SHARE") or 1)
+SHARE = float(os.environ.get("STORM_SHARE") or 1)
 KILLS = max(1, int(300 * SHARE))
 COMBINATIONS = max(1, int(500 * SHARE))
 CORRUPTIONS = max(1, int(1000 * SHARE))
