@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -198,10 +197,6 @@ def follow(context: Context, number: int, *, stop: threading.Event | None = None
                 yield DownloadEvent("progress", view(row))
             if row.state in ("done", "failed", "paused", "cancelled"):
                 return
+            if row.background and row.heartbeat < stale_before(context):
+                worker.ensure(context)  # the one that was started for it may have been killed
             stop.wait(FOLLOW_SECONDS)
-
-
-def running_count(context: Context) -> int:
-    """Downloads that some process carries out now."""
-    with context.db() as db:
-        return sum(row.heartbeat >= time.time() - 60 for row in db.downloads(states=LIVE))

@@ -16,11 +16,12 @@ from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.records import LIVE, Download
 from llm_hf_models.pull import carry_out
+from llm_hf_models.records import LIVE, Download
 from llm_hf_models.transfer import Event
 
 IDLE_SECONDS = 0.5
+LOCK_SECONDS = 2.0  # `ensure` holds the lock for a moment too, to see whether it is free
 MAX_LOG_BYTES = 1_000_000
 # What a session of its own is called on Windows: CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS.
 DETACHED = 0x208 if sys.platform == "win32" else 0
@@ -60,7 +61,11 @@ def ensure(context: Context) -> None:
 
 
 class Worker:
-    """Claims queued downloads and carries them out in threads, as many at a time as the settings allow."""
+    """Claims queued downloads and carries them out in threads, as many at a time as the settings allow.
+
+    A background download that runs and is not this worker's own was a dead one's: it is waited for until its signs
+    of life are old enough to take it over.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -71,26 +76,24 @@ class Worker:
         """Works until nothing is queued and nothing runs."""
         while True:
             self._threads = {number: thread for number, thread in self._threads.items() if thread.is_alive()}
-            started = self._start_next()
-            if not started and not self._threads:
+            row, live = self._look()
+            abandoned = any(other.background and other.id not in self._threads for other in live)
+            if row is None and not self._threads and not abandoned:
                 return
-            if not started:
+            busy = sum(other.heartbeat >= stale_before(self._context) for other in live)
+            # A thread that was started and has not claimed its row yet is not counted as busy: one at a time.
+            waits = busy >= self._context.settings().concurrent_downloads or len(self._threads) > busy
+            if row is None or row.id in self._threads or waits:
                 self._changed.wait(IDLE_SECONDS)
                 self._changed.clear()
+            else:
+                self._threads[row.id] = threading.Thread(target=self._carry_out, args=(row,), name=f"download {row.id}")
+                self._threads[row.id].start()
 
-    def _start_next(self) -> bool:
+    def _look(self) -> tuple[Download | None, list[Download]]:
+        """The row to claim next, and those that run now in any process, or did when it died."""
         with self._context.db() as db:
-            stale = stale_before(self._context)
-            busy = sum(row.heartbeat >= stale for row in db.downloads(states=LIVE))
-            row = db.next_download(stale_before=stale)
-        if row is None or row.id in self._threads:
-            return False
-        if busy >= self._context.settings().concurrent_downloads or len(self._threads) > busy:
-            return False
-        thread = threading.Thread(target=self._carry_out, args=(row,), name=f"download {row.id}")
-        self._threads[row.id] = thread
-        thread.start()
-        return True
+            return db.next_download(stale_before=stale_before(self._context)), db.downloads(states=LIVE)
 
     def _carry_out(self, row: Download) -> None:
         try:
@@ -110,7 +113,7 @@ def main() -> None:
     context = Context("worker")
     while True:
         try:
-            with FileLock(lock_path(), timeout=0):
+            with FileLock(lock_path(), timeout=LOCK_SECONDS):
                 Worker(context).run()
         except Timeout:
             return
