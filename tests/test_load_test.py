@@ -165,6 +165,63 @@ def test_broken_bindings_are_not_laid_at_the_models_door(tmp_path: Path, monkeyp
     assert "libgomp" in str(caught.value.cause)
 
 
+# Bindings that a file has taken over: what they do once they should load it.
+TAKEN_OVER = """
+import os, time
+class Anything:
+    def __getattr__(self, name):
+        return self.__dict__.setdefault(name, Anything())
+class Kinds:
+    GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU = 1, 2
+CommonParams, ggml_backend_dev_type, get_device_info = Anything, Kinds, list
+def say(text):
+    for descriptor in range(3, 20):
+        try:
+            os.write(descriptor, text)
+        except OSError:
+            pass
+def Server(params):
+"""
+FORGED = (
+    b'{"confined": {"layers": ["everything"], "missing": []}, "loaded": {"load_seconds": 1, "peak_memory": 1}, '
+    b'"answered": {"nonsense": "", "output": "fine", "tokens_per_second": 1, "peak_memory": 1}}\n'
+)
+
+
+def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Path:
+    body = "".join(f"    {line}\n" for line in lines)
+    (tmp_path / "xllamacpp.py").write_text(TAKEN_OVER + body, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"GGUF")
+    return model
+
+
+def test_a_child_that_is_taken_over_cant_claim_other_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os._exit(0)")
+    result = load_test.run(model, CHAT)
+    assert result.output == "fine", "the rest of what it says is its own"
+    assert set(result.layers) <= set(LINUX_LAYERS)
+
+
+@pytest.mark.parametrize("nonsense", [b"[]\n", b"\xff\n", b"{\n", b'{"answered": 5}\n', b'{"loaded": {}}\n'])
+def test_what_a_child_says_beside_the_protocol_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bytes
+) -> None:
+    model = taken_over(tmp_path, monkeypatch, f"say({nonsense!r})", f"say({FORGED!r})", "os._exit(0)")
+    assert load_test.run(model, CHAT).verdict == "fails"
+
+
+def test_a_child_that_floods_us_is_stopped_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = taken_over(tmp_path, monkeypatch, "while True: say(b'x' * 65536)")
+    assert load_test.run(model, CHAT, seconds=3).verdict == "times out"
+
+
+def test_a_success_followed_by_a_crash_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os.abort()")
+    assert load_test.run(model, CHAT).verdict == "aborts"
+
+
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "t"
     scratch.mkdir()
