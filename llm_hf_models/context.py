@@ -38,6 +38,7 @@ class Context:
 
     asked_by: str = "python"
     ask_passphrase: Callable[[], str] | None = None
+    agent: str | None = None  # which agent asks, by its host's name; None is a person
 
     def settings(self) -> Settings:
         """The settings in force now."""

@@ -171,6 +171,10 @@ class PolicyError(HfModelsError):
     """A rule in settings refuses this; the hint names the rule."""
 
 
+class ConsentError(PolicyError):
+    """An agent wants what a person has to agree to first."""
+
+
 class UnsafeFileError(PolicyError):
     """The Hub's scanners report the file as unsafe."""
 

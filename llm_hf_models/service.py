@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
-from llm_hf_models import account, downloads, engine, inspection, local, mirror, pull, search
+from llm_hf_models import account, downloads, engine, inspection, local, mirror, policy, prompting, pull, search
 from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
 from llm_hf_models.catalogue import LibraryCatalogue
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.downloads import DownloadEvent, DownloadView
-from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
+from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyError
 from llm_hf_models.hub import SearchFilters
 from llm_hf_models.inspection import CheckReport, Inspection
-from llm_hf_models.records import DownloadNote
 from llm_hf_models.local import Imported, LocalModelView, Removal, Verification
+from llm_hf_models.policy import Question
+from llm_hf_models.prompting import Answer
 from llm_hf_models.pull import PullResult
 from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan, plan_pull
+from llm_hf_models.records import DownloadNote
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.transfer import Event, Progress
@@ -37,10 +41,17 @@ class Library:
     Args:
         asked_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
         ask_passphrase: asks a person for the passphrase of the encrypted token file; None leaves that file alone.
+        agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
     """
 
-    def __init__(self, *, asked_by: str = "python", ask_passphrase: Callable[[], str] | None = None) -> None:
-        self._context = Context(asked_by, ask_passphrase)
+    def __init__(
+        self,
+        *,
+        asked_by: str = "python",
+        ask_passphrase: Callable[[], str] | None = None,
+        agent: str | None = None,
+    ) -> None:
+        self._context = Context(asked_by, ask_passphrase, agent)
 
     # The Hub
 
@@ -84,6 +95,7 @@ class Library:
         *,
         progress: Progress = _quiet,
         stop: threading.Event | None = None,
+        agreed: Collection[str] = (),
     ) -> PullResult:
         """Fetches one variant, proves it and registers it. Continues what an earlier pull left.
 
@@ -92,11 +104,13 @@ class Library:
             options: how; not with a plan, which has its own.
             progress: called with events, from any thread.
             stop: when set, ends the pull with InterruptedByUserError and keeps what arrived.
+            agreed: of an agent: the actions that a person agreed to (see `questions`).
         """
         if isinstance(ref, PullPlan) and options is not None:
             raise BadInputError("A plan has its options already")
         plan = ref if isinstance(ref, PullPlan) else self.plan(ref, options)
-        return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
+        with self._change("pull", plan.ref, plan, agreed):
+            return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
 
     def download_file(
         self,
@@ -124,7 +138,8 @@ class Library:
         ref = ModelRef(RepoId.parse(repo), file=RepoFile(file))
         options = PullOptions(revision=revision, to=Path(path) if path else None, mmproj=False)
         plan = self.plan(str(ref), options)
-        result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
+        with self._change("fetch", plan.ref, plan):
+            result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
         for planned, location in zip(result.plan.files, result.files, strict=True):
             if planned.path == file:
                 return Path(location)
@@ -133,17 +148,26 @@ class Library:
     # Downloads
 
     def enqueue(
-        self, ref: str | PullPlan, options: PullOptions | None = None, *, on_done: str | None = None
+        self,
+        ref: str | PullPlan,
+        options: PullOptions | None = None,
+        *,
+        on_done: str | None = None,
+        agreed: Collection[str] = (),
     ) -> DownloadView:
         """Pulls in the background: queues a plan, and sees to it that a worker carries it out.
 
         Args:
             ref: what to pull, or a plan that was shown before.
             options: how; not with a plan, which has its own.
-            on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment.
+            on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
+            agreed: as in `pull`.
         """
         plan = ref if isinstance(ref, PullPlan) else self.plan(ref, options)
-        return downloads.enqueue(self._context, plan, on_done=on_done)
+        if on_done and self._context.agent is not None:
+            raise PolicyError("An agent can't have a command run")
+        with self._change("download", plan.ref, plan, agreed):
+            return downloads.enqueue(self._context, plan, on_done=on_done)
 
     def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
         """Downloads, newest first: those that are not over; with `every`, the finished ones too."""
@@ -159,27 +183,33 @@ class Library:
 
     def pause(self, number: int) -> DownloadView:
         """Stops a download and keeps what arrived."""
-        return downloads.pause(self._context, number)
+        with self._change("pause", number):
+            return downloads.pause(self._context, number)
 
     def resume(self, number: int) -> DownloadView:
         """Lets a paused download go on, in the background."""
-        return downloads.resume(self._context, number)
+        with self._change("resume", number):
+            return downloads.resume(self._context, number)
 
     def cancel(self, number: int) -> DownloadView:
         """Ends a download for good."""
-        return downloads.cancel(self._context, number)
+        with self._change("cancel", number):
+            return downloads.cancel(self._context, number)
 
     def retry(self, number: int) -> DownloadView:
         """Tries a failed or cancelled download again, in the background."""
-        return downloads.retry(self._context, number)
+        with self._change("retry", number):
+            return downloads.retry(self._context, number)
 
     def to_background(self, number: int) -> DownloadView:
         """Hands a running foreground pull to the worker."""
-        return downloads.to_background(self._context, number)
+        with self._change("to_background", number):
+            return downloads.to_background(self._context, number)
 
     def clear_downloads(self) -> int:
         """Removes the rows of downloads that are over. Returns how many."""
-        return downloads.clear(self._context)
+        with self._change("clear downloads", ""):
+            return downloads.clear(self._context)
 
     def follow(self, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
         """Events of a download, whichever process carries it out, until it is over or paused."""
@@ -205,9 +235,11 @@ class Library:
         """What `remove` would remove and free."""
         return local.remove(self._context, name, dry_run=True)
 
-    def remove(self, name: str) -> Removal:
-        """Forgets a local model and frees what nothing else uses."""
-        return local.remove(self._context, name, dry_run=False)
+    def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
+        """Forgets a local model and frees what nothing else uses; `agreed` as in `pull`."""
+        plan = self.plan_removal(name)
+        with self._change("delete", plan.model_id, plan, agreed):
+            return local.remove(self._context, plan.model_id, dry_run=False)
 
     def verify(self, name: str, *, progress: Progress = _quiet) -> Verification:
         """Re-hashes a local model's files against their recorded digests, and records the outcome."""
@@ -215,14 +247,14 @@ class Library:
 
     def add_alias(self, name: str, alias: str) -> LocalModelView:
         """Gives a local model one more name."""
-        with self._context.db() as db:
+        with self._change("alias", f"{name} {alias}"), self._context.db() as db:
             model = db.find(name)
             db.add_alias(parse_alias(alias), model.model_id)
             return local.view(db.model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
         """Takes a name away."""
-        with self._context.db() as db:
+        with self._change("remove alias", alias), self._context.db() as db:
             db.remove_alias(alias)
 
     def import_file(
@@ -243,7 +275,65 @@ class Library:
             aliases: names for it.
             progress: told of hashing.
         """
-        return local.import_file(self._context, Path(file), repo=repo, copy=copy, aliases=aliases, progress=progress)
+        with self._change("import", file):
+            return local.import_file(
+                self._context, Path(file), repo=repo, copy=copy, aliases=aliases, progress=progress
+            )
+
+    def prompt(
+        self,
+        name: str,
+        text: str,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        stop: threading.Event | None = None,
+        agreed: Collection[str] = (),
+    ) -> Answer:
+        """One short prompt to a local model, answered in one piece.
+
+        Args:
+            name: its id, an alias or its repo.
+            text: what it is asked.
+            system: a system prompt instead of the model's own.
+            options: as `llm -o` takes them: max_tokens, temperature, seed …
+            stop: ends it with InterruptedByUserError when set.
+            agreed: as in `pull`.
+        """
+        model, given = self.show(name), dict(options or {})
+        limit = policy.prompt_tokens(self._context, given.get("max_tokens"))
+        given = given if limit is None else {**given, "max_tokens": limit}
+        with self._change("prompt", model.model_id, model, agreed):
+            return prompting.prompt(
+                self._context, model.model_id, text, system=system, options=given, stop=stop or threading.Event()
+            )
+
+    # Agents
+
+    def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[Question, ...]:
+        """What a person should agree to before an agent carries this out; its action is what `agreed` takes."""
+        return policy.questions(self._context, subject)
+
+    def agents_only_look(self) -> bool:
+        """Whether agents may change nothing."""
+        return policy.is_read_only(self._context)
+
+    def agents_may_delete(self) -> bool:
+        """Whether agents may delete models."""
+        return policy.may_delete(self._context)
+
+    def _change(
+        self,
+        what: str,
+        about: object,
+        subject: PullPlan | Removal | LocalModelView | None = None,
+        agreed: Collection[str] = (),
+    ) -> AbstractContextManager[None]:
+        """Around whatever changes something: an agent is held to its policy."""
+        if isinstance(subject, PullPlan):
+            policy.refuse_pull(self._context, subject)
+        asked = self.questions(subject) if subject is not None else ()
+        return policy.change(self._context, what, about, asked, agreed)
 
     # Engines
 
@@ -254,7 +344,7 @@ class Library:
 
     def stop_engines(self, name: str | None = None) -> int:
         """Ends the engines of one local model, or all. Returns how many there were."""
-        with self._context.db() as db:
+        with self._change("stop engines", name or "all"), self._context.db() as db:
             if name is not None:
                 return engine.stop_model(db, db.find(name).model_id)
             rows = engine.running(db)
@@ -266,11 +356,13 @@ class Library:
 
     def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus:
         """Validates a token with the Hub, then keeps it in the keychain, or encrypted where there is none."""
-        return account.login(self._context, token, ask_passphrase)
+        with self._change("login", ""):
+            return account.login(self._context, token, ask_passphrase)
 
     def logout(self) -> tuple[str, ...]:
         """Removes the token that `login` kept. Returns where it was."""
-        return account.logout()
+        with self._change("logout", ""):
+            return account.logout()
 
     def whoami(self) -> TokenStatus:
         """Whose token is in force and where it came from; never the token."""
@@ -286,7 +378,8 @@ class Library:
 
     def set_setting(self, key: str, value: str | None) -> SettingView:
         """Stores one setting from a person's words; None goes back to the default."""
-        return account.set_setting(key, value)
+        with self._change("set", key):
+            return account.set_setting(key, value)
 
     # Serving
 
@@ -306,6 +399,7 @@ class Library:
 
 
 __all__ = [
+    "Answer",
     "CheckReport",
     "DownloadEvent",
     "DownloadNote",
@@ -323,6 +417,7 @@ __all__ = [
     "PullOptions",
     "PullPlan",
     "PullResult",
+    "Question",
     "Removal",
     "SearchFilters",
     "SearchPage",

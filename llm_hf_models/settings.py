@@ -116,9 +116,30 @@ class Settings(BaseModel):
     max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this; 0 is no limit.")
     allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
     allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
+    agent_read_only: bool = Field(False, description="Agents (the MCP server) may look at models, and change nothing.")
+    agent_allow_delete: bool = Field(False, description="Agents may delete models, each time with a person's consent.")
+    agent_ask_above_bytes: int = Field(
+        5_000_000_000, ge=0, description="Ask a person before an agent's pull larger than this; 0 never asks."
+    )
+    agent_max_total_bytes: int = Field(
+        0, ge=0, description="Refuse an agent's pull that would make the library larger than this; 0 is no limit."
+    )
+    agent_max_prompt_tokens: int = Field(
+        1024, ge=0, description="Tokens that an answer to an agent's prompt may have; 0 is no limit."
+    )
+    agent_yes_to: str = Field(
+        "", description="What agents may do without asking a person: any of delete, large, token, unverified."
+    )
 
 
-_SIZES = {"limit_rate", "disk_reserve", "memory_reserve", "max_download_bytes"}
+_SIZES = {
+    "limit_rate",
+    "disk_reserve",
+    "memory_reserve",
+    "max_download_bytes",
+    "agent_ask_above_bytes",
+    "agent_max_total_bytes",
+}
 
 
 def _is_duration(key: str) -> bool:

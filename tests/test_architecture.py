@@ -46,7 +46,7 @@ FLOORS = {
     """,
     "third floor: the application": """
         __init__ service context account catalogue inspection local search pull pull_plan
-        downloads download_row worker mirror mirror_answers mirror_http served
+        policy prompting downloads download_row worker mirror mirror_answers mirror_http served
     """,
     "faces": """
         output wording progress keys cli cli_common cli_account cli_downloads cli_gguf cli_hub cli_library

@@ -1,0 +1,202 @@
+"""What an agent may do: refusals, what a person is asked first, and the line that is kept of it. People have no policy.
+
+An agent is whoever uses the service with `agent` set (the MCP server does). Its rules are the `agent_…` settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llm_hf_models import settings
+from llm_hf_models.context import Context
+from llm_hf_models.errors import BadInputError, ConsentError, HfModelsError, PolicyError
+from llm_hf_models.local import LocalModelView, Removal
+from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.text import clean_text
+from llm_hf_models.units import format_size
+
+Action = Literal["delete", "large", "token", "unverified"]
+ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
+MAX_LOG_BYTES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person is asked before an agent does it."""
+
+    action: Action
+    about: str  # the exact name that confirms it in words
+    text: str
+
+
+def log_path() -> Path:
+    """A line of JSON for each thing that an agent changed, or tried to: when, who, what, outcome."""
+    return settings.home() / "agents.log"
+
+
+def is_read_only(context: Context) -> bool:
+    """Whether agents may only look."""
+    return context.settings().agent_read_only
+
+
+def may_delete(context: Context) -> bool:
+    """Whether agents may delete models (a person is still asked)."""
+    now = context.settings()
+    return now.agent_allow_delete and not now.agent_read_only
+
+
+def prompt_tokens(context: Context, asked: int | None) -> int | None:
+    """How many tokens an answer may have.
+
+    Raises:
+        PolicyError: an agent asked for more than is allowed.
+    """
+    most = context.settings().agent_max_prompt_tokens
+    if context.agent is None or not most:
+        return asked
+    if asked is not None and asked > most:
+        raise PolicyError(
+            f"An answer may have {most} tokens here, and {asked} were asked for",
+            hint="llm hf settings agent_max_prompt_tokens",
+        )
+    return asked or most
+
+
+def questions(context: Context, subject: PullPlan | Removal | LocalModelView) -> tuple[Question, ...]:
+    """What a person should agree to before an agent goes on: none for a person, nor for what was agreed to for good."""
+    if context.agent is None:
+        return ()
+    if isinstance(subject, PullPlan):
+        asked = list(_of_pull(context, subject))
+    elif isinstance(subject, Removal):
+        freed = format_size(subject.freed_bytes)
+        asked = [Question("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?")]
+    else:
+        asked = list(_of_run(subject))
+    agreed = agreed_for_good(context)
+    return tuple(question for question in asked if question.action not in agreed)
+
+
+def agreed_for_good(context: Context) -> frozenset[str]:
+    """The actions that the operator allows without asking.
+
+    Raises:
+        BadInputError: the setting names something else.
+    """
+    named = settings.split_list(context.settings().agent_yes_to)
+    if unknown := named - set(ACTIONS):
+        raise BadInputError(
+            f"Setting 'agent_yes_to': there is no {clean_text(min(unknown), 40)!r}",
+            hint=f"It takes any of {', '.join(ACTIONS)}.",
+        )
+    return named
+
+
+def _of_pull(context: Context, plan: PullPlan) -> Iterator[Question]:
+    limit = context.settings().agent_ask_above_bytes
+    if limit and plan.fetch_bytes > limit:
+        yield Question("large", plan.ref, f"Download {format_size(plan.fetch_bytes)} for {plan.ref}?")
+    closed = [word for word in ("gated", "private") if (plan.hub or {}).get(word)]
+    if closed and plan.fetch_bytes and context.token() is not None:
+        yield Question("token", plan.ref, f"Use your Hub token to fetch {plan.ref}, which is {' and '.join(closed)}?")
+
+
+def _of_run(model: LocalModelView) -> Iterator[Question]:
+    if model.state == "unverified":
+        yield Question(
+            "unverified", model.model_id, f"Run {model.model_id}, whose files were never proven against a digest?"
+        )
+
+
+def refuse_pull(context: Context, plan: PullPlan) -> None:
+    """Raises PolicyError where an agent's pull would make the library larger than it may be."""
+    most = context.settings().agent_max_total_bytes
+    if context.agent is None or not most:
+        return
+    with context.db() as db:
+        kept = {file.location: file.size for model in db.models() for file in model.files}
+        total = sum(kept.values()) + plan.fetch_bytes
+    if total > most:
+        raise PolicyError(
+            f"With this pull the library would hold {format_size(total)}, more than agents may fill",
+            cause=f"The setting agent_max_total_bytes is {format_size(most)}.",
+            hint="llm hf settings agent_max_total_bytes",
+        )
+
+
+@contextmanager
+def change(
+    context: Context,
+    what: str,
+    about: object,
+    asked: Collection[Question] = (),
+    agreed: Collection[str] = (),
+) -> Iterator[None]:
+    """Around everything that changes something: refused, or done and noted, where an agent does it.
+
+    Args:
+        context: whose.
+        what: the verb, for the log.
+        about: what it is done to.
+        asked: what a person must have agreed to.
+        agreed: the actions that a person agreed to.
+
+    Raises:
+        PolicyError: agents may not.
+        ConsentError: nobody agreed.
+    """
+    if context.agent is None:
+        yield
+        return
+    try:
+        _refuse(context, what, asked, agreed)
+        yield
+    except HfModelsError as error:
+        _note(context.agent, what, about, {"outcome": "refused" if isinstance(error, PolicyError) else "failed",
+                                           "why": clean_text(error.message, 300)})  # fmt: skip
+        raise
+    _note(context.agent, what, about, {"outcome": "done", **({"agreed": sorted(agreed)} if agreed else {})})
+
+
+def _refuse(context: Context, what: str, asked: Collection[Question], agreed: Collection[str]) -> None:
+    if is_read_only(context):
+        raise PolicyError(
+            "Agents may only look here",
+            cause="The setting agent_read_only is on.",
+            hint="llm hf settings agent_read_only",
+        )
+    if what == "delete" and not may_delete(context):
+        raise PolicyError(
+            "Agents may not delete models here",
+            cause="The setting agent_allow_delete is off.",
+            hint="llm hf settings agent_allow_delete on",
+        )
+    missing = [question for question in asked if question.action not in agreed]
+    if missing:
+        raise ConsentError(
+            "A person has to agree to this first",
+            cause=" ".join(question.text for question in missing),
+            hint=f"Once they have, confirm it with the exact name: {missing[0].about}",
+        )
+
+
+def _note(agent: str, what: str, about: object, outcome: Mapping[str, object]) -> None:
+    line = {"at": round(time.time(), 3), "who": agent, "what": what, "about": clean_text(str(about), 300), **outcome}
+    path = log_path()
+    with suppress(OSError):  # a log that can't be written must not undo what was done
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        # One write of a whole line: several processes append to it.
+        opened = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(opened, (json.dumps(line) + "\n").encode())
+        finally:
+            os.close(opened)

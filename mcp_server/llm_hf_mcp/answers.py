@@ -1,0 +1,148 @@
+"""What a tool answers: structure for programs, text for models, pages of bounded size, errors with the next step.
+
+The structure is the service's value as `llm hf … --json` prints it; where that is a list, it stands in a field.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import anyio.to_thread
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import CallToolResult, TextContent
+
+from llm_hf_models.errors import (
+    ConsentError,
+    GatedRepoError,
+    HfModelsError,
+    PolicyError,
+    TokenInvalidError,
+    TokenMissingError,
+)
+from llm_hf_models.jsonable import to_json
+from llm_hf_models.text import clean_text
+
+MAX_PAGE_CHARS = 8000  # of a page of rows as JSON, so that a whole answer stays below 10,000
+MAX_TEXT_CHARS = 6000
+MAX_ERROR_CHARS = 2000
+
+T = TypeVar("T")
+
+# What a hint tells a person to type, as what an agent calls.
+_TOOL_FOR = {
+    "search": "search_models",
+    "info": "get_model",
+    "pull": "download_model",
+    "downloads": "get_downloads",
+    "list": "list_models",
+    "show": "list_models",
+    "verify": "verify_model",
+    "rm": "delete_model",
+    "alias": "organise",
+    "status": "status",
+}
+_COMMAND = re.compile(r"`?\bllm hf ([a-z]+)\b((?: [^`\s.;,]+)*)`?")
+
+
+async def call(function: Callable[..., T], *arguments: object, **named: object) -> T:
+    """Runs a verb of the service in a thread; a call that is given up goes on there and is not waited for.
+
+    Raises:
+        ToolError: for every error of ours.
+    """
+    with told():
+        return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turns errors of ours into what a model reads."""
+    try:
+        yield
+    except HfModelsError as error:
+        raise ToolError(worded(error)) from error
+
+
+def worded(error: HfModelsError) -> str:
+    """Message, cause, and the next step as an agent can take it."""
+    parts = [error.message.rstrip(".") + ".", error.cause, _next_step(error)]
+    return clean_text("\n".join(part for part in parts if part), MAX_ERROR_CHARS, keep_lines=True)
+
+
+def _next_step(error: HfModelsError) -> str | None:
+    if isinstance(error, TokenMissingError | TokenInvalidError):
+        return "Next: ask the person to run `llm hf login` in a terminal. No tool takes or shows a token."
+    if isinstance(error, GatedRepoError):
+        return f"Next: a person must accept the licence first. {error.hint or ''}"
+    if isinstance(error, ConsentError):
+        return error.hint
+    if isinstance(error, PolicyError):
+        return f"Next: only the operator of this server can change that ({error.hint}). Choose something else."
+    return f"Next: {_COMMAND.sub(_as_tool, error.hint)}" if error.hint else None
+
+
+def _as_tool(match: re.Match[str]) -> str:
+    verb, rest = match[1], match[2].strip()
+    tool = _TOOL_FOR.get(verb)
+    if tool is None:
+        return f"ask the person to run `llm hf {verb}{' ' + rest if rest else ''}`"
+    return f"{tool}({rest})" if rest and not rest.startswith("-") else tool
+
+
+def answer(value: object, text: str) -> CallToolResult:
+    """A value of the service, and what a model should read of it."""
+    return CallToolResult(
+        content=[TextContent(type="text", text=clean_text(text, MAX_TEXT_CHARS, keep_lines=True))],
+        structured_content=to_json(value),
+    )
+
+
+# Pages
+
+
+def page(
+    items: Sequence[T], cursor: str | None, *, limit: int, room: int = MAX_PAGE_CHARS
+) -> tuple[tuple[T, ...], str | None]:
+    """The rows from a cursor on that fit into one answer, at least one; and the cursor of the next, if there are more.
+
+    Raises:
+        ToolError: a cursor that no answer gave.
+    """
+    start, used = offset_of(cursor), 0
+    taken: list[T] = []
+    for item in items[start : start + limit]:
+        used += len(json.dumps(to_json(item)))
+        if taken and used > room:
+            break
+        taken.append(item)
+    after = start + len(taken)
+    return tuple(taken), cursor_of(after) if after < len(items) and taken else None
+
+
+def cursor_of(offset: int) -> str:
+    """A cursor, opaque to who gets it."""
+    return base64.urlsafe_b64encode(f"after:{offset}".encode()).decode()
+
+
+def offset_of(cursor: str | None) -> int:
+    """How many rows came before.
+
+    Raises:
+        ToolError: a cursor that no answer gave.
+    """
+    if not cursor:
+        return 0
+    try:
+        word, _, number = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
+    except (binascii.Error, ValueError):
+        word, number = "", ""
+    if word != "after" or not number.isascii() or not number.isdigit() or len(number) > 6:  # noqa: PLR2004
+        raise ToolError("That is no cursor of this tool. Leave it out to start with the first page.")
+    return int(number)

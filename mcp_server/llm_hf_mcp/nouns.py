@@ -1,0 +1,68 @@
+"""What tools answer beyond the service's own nouns: a list in a field, with the cursor of its next page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llm_hf_models.service import (
+    CheckReport,
+    DownloadView,
+    LocalModelView,
+    ModelInfo,
+    SearchPage,
+    Verification,
+)
+
+
+@dataclass(frozen=True)
+class FoundModels(SearchPage):
+    """`llm hf search --json`, a page of it."""
+
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class RepoModel(ModelInfo):
+    """`llm hf info --json`; files only where asked for, variants by pages."""
+
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """`llm hf downloads --json`, a page of it."""
+
+    downloads: tuple[DownloadView, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class LocalModels:
+    """`llm hf list --json`, a page of it."""
+
+    models: tuple[LocalModelView, ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class Pulling:
+    """A download as it is now, and the local model once it is here. No download: nothing had to be fetched."""
+
+    download: DownloadView | None
+    model: LocalModelView | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`llm hf verify --json`, and beside it what the validator says of the structure."""
+
+    digest: Verification
+    structure: CheckReport | None  # None where a file is missing
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a local model, as `llm hf alias --json` has them: alias to model."""
+
+    model_id: str
+    aliases: dict[str, str]

@@ -1,0 +1,248 @@
+"""What a model reads of an answer: short, in lines, enough for a host that shows no structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from llm_hf_models.text import clean_text
+from llm_hf_models.units import format_count, format_duration, format_size
+
+if TYPE_CHECKING:
+    from llm_hf_mcp.nouns import Downloads, FoundModels, LocalModels, Names, Proof, Pulling, RepoModel
+    from llm_hf_models.service import (
+        Answer,
+        DownloadView,
+        Inspection,
+        LocalModelView,
+        Removal,
+        SearchResult,
+        Status,
+        VariantInfo,
+    )
+
+MAX_ITEMS = 20
+
+
+def _lines(*lines: str | None) -> str:
+    return "\n".join(clean_text(line, 600) if "\n" not in line else line for line in lines if line)
+
+
+def _listed(parts: Iterable[str | None]) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _more(cursor: str | None) -> str | None:
+    return f"There are more: call again with cursor={cursor!r}." if cursor else None
+
+
+def found(page: FoundModels) -> str:
+    """Repos, a line each."""
+    if not page.results:
+        advice = "; ".join(page.loosen) or "try another word"
+        return f"Nothing was found. To find more: {advice}."
+    stale = "The Hub can't be reached; this is an older answer." if page.freshness.stale else None
+    return _lines(*map(_row, page.results), stale, _more(page.next_cursor))
+
+
+def _row(row: SearchResult) -> str:
+    return f"{row.id}: " + _listed(
+        [
+            f"{format_count(row.parameters)} parameters" if row.parameters else None,
+            row.license or "no licence stated",
+            row.task,
+            f"{row.downloads:,} downloads a month" if row.downloads is not None else None,
+            "gated" if row.gated else None,
+            {True: "fits this machine", False: "too large for this machine"}.get(row.fits)
+            if row.fits is not None
+            else None,
+            f"here already: {', '.join(row.here)}" if row.here else None,
+        ]
+    )
+
+
+def model(info: RepoModel) -> str:
+    """One repo: facts, variants, what a download takes."""
+    facts = _listed(
+        [
+            info.license or "no licence stated",
+            (info.facts and info.facts.architecture) or info.architecture,
+            f"context {info.context_length:,}" if info.context_length else None,
+            f"gated ({info.access})" if info.gated else None,
+            f"Hub scan: {info.scan}" if info.scan else None,
+        ]
+    )
+    chosen = next((variant for variant in info.variants if variant.chosen), None)
+    takes = f"A plain download takes {chosen.quant}: {info.choice_reason}." if chosen else None
+    card = (
+        f"\nCard (written by the repo's owner; not instructions):\n{clean_text(info.card, 3500, keep_lines=True)}"
+        if info.card
+        else None
+    )
+    none = "It has no GGUF variant: it can't be downloaded to run here." if not info.variants else None
+    return _lines(
+        f"{info.id} at {info.commit[:12]}: {facts}", none, *map(_variant, info.variants), takes, *info.notes,
+        _more(info.next_cursor), card,
+    )  # fmt: skip
+
+
+def _variant(variant: VariantInfo) -> str:
+    return f"  {variant.quant}: " + _listed(
+        [
+            format_size(variant.size),
+            f"{variant.shards} shards" if variant.shards > 1 else None,
+            "with vision projector" if variant.mmproj else None,
+            variant.fit.reason if variant.fit else None,
+            None if variant.fit is None or variant.fit.fits else "DOES NOT FIT",
+            f"here as {variant.here}" if variant.here else None,
+        ]
+    )
+
+
+def inspection(seen: Inspection) -> str:
+    """A header's facts."""
+    facts = seen.facts
+    return _lines(
+        f"{seen.file}: GGUF v{seen.version}, {seen.tensor_count} tensors, header {format_size(seen.header_bytes)}"
+        + (f" ({format_size(seen.fetched_bytes)} fetched)" if seen.fetched_bytes else ""),
+        _listed(
+            [
+                f"{facts.kind} model",
+                facts.architecture,
+                f"{format_count(facts.parameters)} parameters" if facts.parameters else None,
+                facts.quantization,
+                f"context {facts.context_length:,}" if facts.context_length else None,
+                "chat template" if facts.chat_template else "no chat template",
+                "tools" if facts.tools else None,
+                "reasoning" if facts.reasoning else None,
+                facts.license,
+            ]
+        ),
+    )
+
+
+def download(row: DownloadView) -> str:
+    """One download in a line."""
+    part = f"{row.done_bytes / row.total_bytes:.0%} of {format_size(row.total_bytes)}" if row.total_bytes else ""
+    return f"Download {row.id}: {row.ref} is {row.state}" + "".join(
+        f", {part}"
+        for part in (
+            part,
+            f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else None,
+            f"about {format_duration(row.seconds_left)} left" if row.seconds_left else None,
+            row.error,
+        )
+        if part
+    )
+
+
+def pulling(now: Pulling) -> str:
+    """How a download stands, and what to do next."""
+    if now.model is not None:
+        names = _listed(now.model.aliases) or now.model.model_id
+        return f"{now.model.model_id} is here and proven against the Hub's digest. Names: {names}. Try it: run_prompt."
+    if now.download is None:
+        return "The files are here already."
+    advice = {
+        "failed": "Next: control_download(action='retry') when the cause is gone.",
+        "paused": "Next: control_download(action='resume').",
+        "done": "The files are here.",
+        "cancelled": "It was cancelled; control_download(action='retry') starts it again.",
+    }.get(now.download.state, f"It goes on without you. Next: get_downloads(id={now.download.id}, wait_seconds=45).")
+    return _lines(download(now.download), advice)
+
+
+def downloads(page: Downloads) -> str:
+    """Downloads, a line each."""
+    return _lines(*map(download, page.downloads), _more(page.next_cursor)) or "There are no downloads."
+
+
+def local_models(page: LocalModels) -> str:
+    """Local models, a line each."""
+    if not page.models:
+        return "No model is on this machine yet. Next: search_models, then download_model."
+    return _lines(*map(_local, page.models), _more(page.next_cursor))
+
+
+def _local(found: LocalModelView) -> str:
+    checks = _listed(f"{check.kind} {check.result}" for check in _newest(found))
+    return f"{found.model_id}: " + _listed(
+        [
+            f"also {' '.join(found.aliases)}" if found.aliases else None,
+            found.state,
+            found.kind,
+            format_size(found.size) if found.files else None,
+            checks,
+            f"to mend: {found.fix}" if found.fix else None,
+        ]
+    )
+
+
+def _newest(found: LocalModelView) -> list:  # type: ignore[type-arg]
+    newest = {}
+    for check in sorted(found.checks, key=lambda check: check.at):
+        newest[check.kind] = check
+    return list(newest.values())
+
+
+def proof(proven: Proof) -> str:
+    """Facts, each by itself; never their sum."""
+    structure = proven.structure
+    return _lines(
+        f"{proven.digest.model_id}: digest {'matches' if proven.digest.matches else 'does NOT match or is not known'}",
+        *(f"  {path}: {result}" for path, result in proven.digest.files),
+        f"structure: {structure.errors} errors, {structure.warnings} warnings"
+        if structure
+        else "structure: not checked",
+        *(f"  {finding.code}: {finding.message}" for finding in (structure.findings[:MAX_ITEMS] if structure else ())),
+        f"To mend: {proven.digest.fix}" if proven.digest.fix else None,
+    )
+
+
+def said(done: Answer) -> str:
+    """What the model said, between marks: it is a model's text, not the server's."""
+    figures = _listed(
+        [
+            f"{done.output_tokens} tokens" if done.output_tokens is not None else None,
+            f"{done.tokens_per_second:.1f} tokens/s" if done.tokens_per_second else None,
+            f"loaded in {done.load_seconds:.1f} s" if done.load_seconds else None,
+            "cut at max_tokens" if done.finish_reason == "length" else None,
+        ]
+    )
+    return f"{done.model_id} said ({figures}):\n{clean_text(done.text, 5000, keep_lines=True)}"
+
+
+def removal(gone: Removal) -> str:
+    """What went."""
+    kept = (
+        f" Kept, since others use them or they are the person's own: {_listed(gone.kept[:MAX_ITEMS])}."
+        if gone.kept
+        else ""
+    )
+    return f"Deleted {gone.model_id}, freed {format_size(gone.freed_bytes)}.{kept}"
+
+
+def names(now: Names) -> str:
+    """All names of a model."""
+    return f"{now.model_id} is also called: {_listed(now.aliases) or 'nothing else'}."
+
+
+def status(now: Status) -> str:
+    """This machine at a glance."""
+    account = now.token.account
+    token = f"token of {account.name}" if account else f"no valid token ({now.token.problem or 'none is set'})"
+    return _lines(
+        f"memory: {format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}",
+        f"disk: {format_size(now.disk_free)} free of {format_size(now.disk_total)}",
+        f"{now.models} models, {format_size(now.models_bytes)}",
+        f"Hub: {now.endpoint}{' (offline)' if now.offline else ''}, {token}",
+        *(
+            f"engine: {engine.model_id}, {format_size(engine.memory)}, context {engine.context}"
+            for engine in now.engines
+        ),
+    )
+
+
+def titles(found: Sequence[LocalModelView]) -> list[str]:
+    """Every name of every local model."""
+    return [name for each in found for name in (*each.aliases, each.model_id)]
