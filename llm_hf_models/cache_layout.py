@@ -36,6 +36,11 @@ def work_folder(cache_dir: Path) -> Path:
     return cache_dir / ".locks" / "llm-hf"
 
 
+def work_folder_of(folder: Path) -> Path:
+    """The same in a plain folder (`--to DIR`)."""
+    return folder / ".llm-hf"
+
+
 def is_whole(path: Path, size: int) -> bool:
     """Whether a file, or what it links to, has that many bytes."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_hf_models import cli_account, cli_downloads, cli_gguf, cli_hub, cli_library
+from llm_hf_models import cli_account, cli_cleanup, cli_downloads, cli_gguf, cli_hub, cli_library
 from llm_hf_models.cli_common import HfGroup, examples
 
 hf = HfGroup(
@@ -25,6 +25,7 @@ hf = HfGroup(
             cli_library.verify,
             cli_library.rm,
             cli_library.import_,
+            cli_cleanup.gc,
         ],
         "Running": [cli_library.ps, cli_library.stop],
         "Account": [cli_account.login, cli_account.logout, cli_account.whoami],

@@ -80,6 +80,23 @@ def _hidden(question: str, *, twice: bool) -> str:
     return answer
 
 
+def confirm_removal(question: str) -> None:
+    """Asks a person; ends the command where they don't agree.
+
+    Raises:
+        BadInputError: nobody answered.
+        click.exceptions.Exit: they said no.
+    """
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        output.note("")
+        raise BadInputError("Nothing was removed: nobody answered", hint="-y removes without asking.") from None
+    if not agreed:
+        output.note("Nothing was removed.")
+        raise click.exceptions.Exit(1)
+
+
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that work ends where it can be continued; the second ends it at once."""

@@ -8,13 +8,13 @@ from llm_hf_models import output, views_local
 from llm_hf_models.cli_common import (
     LocalName,
     aliases_option,
+    confirm_removal,
     examples,
     json_option,
     one_of,
     quiet_option,
     service,
 )
-from llm_hf_models.errors import BadInputError
 
 NAME = LocalName()
 
@@ -22,8 +22,11 @@ NAME = LocalName()
 @click.command("list", epilog=examples("llm hf list", "llm hf list --json"))
 @json_option
 def list_(as_json: bool) -> None:
-    """List the models on this machine and their state."""
-    models = service().list()
+    """List the models on this machine and their state.
+
+    Those that are served elsewhere are asked whether they answer, for two seconds at most.
+    """
+    models = service().list(health=True)
     if as_json:
         output.print_json(models)
     elif models:
@@ -130,20 +133,9 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
     planned = library.plan_removal(name)
     if not yes:
         output.note(views_local.removal(planned))
-        _confirm(f"Remove {planned.model_id}?")
+        confirm_removal(f"Remove {planned.model_id}?")
     done = library.remove(planned.model_id)
     output.print_json(done) if as_json else output.note(views_local.removal(done))
-
-
-def _confirm(question: str) -> None:
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        output.note("")
-        raise BadInputError("Nothing was removed: nobody answered", hint="-y removes without asking.") from None
-    if not agreed:
-        output.note("Nothing was removed.")
-        raise click.exceptions.Exit(1)
 
 
 @click.command(

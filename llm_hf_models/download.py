@@ -166,7 +166,7 @@ def download_to(
     Raises:
         as `transfer.fetch`.
     """
-    work = folder / ".llm-hf"
+    work = cache_layout.work_folder_of(folder)
     job = _Job(hub, repo, commit, work, limits, progress, stop)
     files = [job.with_etag(file) for file in files]
     places = {file.path: folder / RepoFile(file.path).path for file in files}

@@ -490,7 +490,7 @@ class LibraryDB:
         )
 
     def downloads(self, *, states: Sequence[DownloadState] = (), limit: int = 100) -> list[Download]:
-        """Rows, newest first; only those in `states` where any are given."""
+        """Rows, newest first; only those in `states` where any are given. `limit` -1 is no limit."""
         marks = ",".join("?" * len(states))
         where = f"where state in ({marks})" if states else ""
         rows = self._rows(f"select * from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - question marks
@@ -501,9 +501,16 @@ class LibraryDB:
         rows = self._rows("select * from downloads where id = ?", number)
         return _download_of(rows[0]) if rows else None
 
-    def clear_downloads(self, states: Sequence[DownloadState]) -> int:
-        """Removes rows in these states. Returns how many."""
-        return self._write(f"delete from downloads where state in ({','.join('?' * len(states))})", *states)  # noqa: S608 - question marks
+    def count_downloads(self, states: Sequence[DownloadState], *, before: float) -> int:
+        """How many rows in these states were last written before that time (Unix seconds)."""
+        marks = ",".join("?" * len(states))
+        rows = self._rows(f"select 1 from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
+        return len(rows)
+
+    def clear_downloads(self, states: Sequence[DownloadState], *, before: float = math.inf) -> int:
+        """Removes rows in these states that were last written before that time (Unix seconds). Returns how many."""
+        marks = ",".join("?" * len(states))
+        return self._write(f"delete from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
 
     def note(self, number: int, kind: str, message: str = "") -> None:
         """Adds a line to a download's log."""
@@ -562,6 +569,10 @@ class LibraryDB:
     def keep(self, key: str, body: str, etag: str | None = None) -> None:
         """Keeps an answer of the Hub, dated now."""
         self._write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
+
+    def count_metadata(self, *, older_than: float) -> int:
+        """How many answers were fetched before that time (Unix seconds)."""
+        return int(self._rows("select count(*) from metadata where fetched < ?", older_than)[0][0])
 
     def forget_metadata(self, older_than: float) -> int:
         """Removes answers fetched before that time (Unix seconds). Returns how many."""

@@ -9,9 +9,10 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import account, downloads, engine, inspection, local, mirror, policy, prompting, pull, search
+from llm_hf_models import account, cleanup, downloads, engine, inspection, local, mirror, policy, prompting, pull, search
 from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
 from llm_hf_models.catalogue import LibraryCatalogue
+from llm_hf_models.cleanup import Cleanup
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyError
@@ -335,6 +336,17 @@ class Library:
         asked = self.questions(subject) if subject is not None else ()
         return policy.change(self._context, what, about, asked, agreed)
 
+    # Cleaning up
+
+    def plan_gc(self) -> Cleanup:
+        """What `gc` would remove now: leftovers of downloads, old rows and answers. Never a model."""
+        return cleanup.plan(self._context)
+
+    def gc(self) -> Cleanup:
+        """Removes what is dead; what has come alive since a plan was shown stays."""
+        with self._change("gc", ""):
+            return cleanup.clean(self._context)
+
     # Engines
 
     def engines(self) -> tuple[EngineView, ...]:
@@ -401,6 +413,7 @@ class Library:
 __all__ = [
     "Answer",
     "CheckReport",
+    "Cleanup",
     "DownloadEvent",
     "DownloadNote",
     "DownloadView",

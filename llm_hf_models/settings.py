@@ -98,6 +98,12 @@ class Settings(BaseModel):
     heartbeat_seconds: float = Field(
         2, gt=0, description="How often a download says that it lives; after four missed signs another takes it over."
     )
+    orphan_seconds: float = Field(
+        86_400, ge=0, description="For how long `gc` leaves partial files that no download here names."
+    )
+    history_seconds: float = Field(
+        2_592_000, ge=0, description="For how long `gc` leaves downloads that are over, and answers of the Hub."
+    )
     keep_alive: float = Field(
         300, ge=-1, description="Seconds that an idle engine stays warm; 0 stops it at once, -1 keeps it."
     )

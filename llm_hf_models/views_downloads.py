@@ -11,11 +11,19 @@ from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.service import DownloadNote, DownloadView
+    from llm_hf_models.service import Cleanup, DownloadNote, DownloadView
     from llm_hf_models.transfer import Event, EventKind
 
 LIVE = ("queued", "running", "verifying")  # it moves, or will without being asked
 _KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
+_DEAD = {
+    "partial": "partial file",
+    "incomplete": "partial file",
+    "note": "note",
+    "ref": "ref",
+    "copy": "half a copy",
+    "engine": "engine's folder",
+}
 _DONE = {"pause": ("paused",), "resume": LIVE, "cancel": ("cancelled",), "retry": LIVE}
 
 
@@ -77,6 +85,22 @@ def log(notes: Sequence[DownloadNote], limit: int | None) -> str:
     """A row for each thing that happened."""
     rows = [[wording.date(note.at), note.kind, note.message] for note in notes]
     return table([Column("WHEN", 1), Column("WHAT"), Column("WHY", least=20, wrap=True)], rows, limit=limit)
+
+
+def cleanup(found: Cleanup, limit: int | None) -> str:
+    """What goes (or went), why, and how much room that makes."""
+    lines = []
+    if found.files:
+        columns = [Column("WHAT"), Column("SIZE", right=True), Column("WHY", 1), Column("PATH", least=24)]
+        rows = [[_DEAD[file.kind], format_size(file.size), file.why, file.path] for file in found.files]
+        lines.append(table(columns, rows, limit=limit))
+    if found.rows:
+        lines.append(f"{found.rows} {'download that is' if found.rows == 1 else 'downloads that are'} long over")
+    if found.answers:
+        lines.append(f"{found.answers} old {'answer' if found.answers == 1 else 'answers'} of the Hub")
+    if not lines:
+        return "Nothing is dead."
+    return "\n".join([*lines, f"{'Freed' if found.done else 'Frees'} {format_size(found.freed_bytes)}."])
 
 
 def queued(row: DownloadView) -> str:

@@ -1,0 +1,237 @@
+"""`llm hf gc`: what is dead goes, what lives stays, and a kill leaves nothing that it does not find."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+
+from llm_hf_models import Library, PullOptions
+from llm_hf_models.cache_layout import work_folder, work_folder_of
+from llm_hf_models.cli import hf
+from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from tests.conftest import Home
+from tests.ggufs import tiny_chat
+from tests.hub_server import HubServer, Stall
+
+REPO = "tests/tiny-GGUF"
+FILE = "tiny-Q4_K_M.gguf"
+OTHER = "9" * 64
+DAY = 86_400
+PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with one model of four megabytes, and queues that beat fast."""
+    with HubServer() as server:
+        server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)})
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.1")
+        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        yield server
+
+
+def broken_off(hub: HubServer, options: PullOptions | None = None) -> int:
+    """A pull that has brought some bytes and was interrupted: its row's number."""
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO, options)
+    hub.forget_requests()
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    some = threading.Thread(
+        target=lambda: (hub.wait_until(lambda: hub.sent(FILE, side="storage") >= 500_000), stop.set())
+    )
+    some.start()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    some.join()
+    hub.clear()
+    return library.downloads()[0].id
+
+
+def partials(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if ".part" in path.name or ".whole" in path.name)
+
+
+def aged(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
+    """A file that was last written so long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def gone(path: Path) -> str:
+    """What `gc` says of a file that it found dead and removed."""
+    (why,) = [file.why for file in Library().gc().files if file.path == str(path)]
+    assert not path.exists()
+    return why
+
+
+def test_what_a_paused_download_has_stays_and_is_continued(hub: HubServer, home: Home) -> None:
+    number = broken_off(hub)
+    kept = partials(work_folder(home.cache))
+    assert kept
+    assert Library().gc().files == ()
+    assert partials(work_folder(home.cache)) == kept
+    hub.forget_requests()
+    assert Library().pull(REPO).download_id == number
+    assert hub.sent(FILE, side="storage") < 4_000_000
+
+
+def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer, home: Home) -> None:
+    Library().cancel(broken_off(hub))
+    planned = Library().plan_gc()
+    (dead,) = planned.files
+    assert (dead.kind, dead.why) == ("partial", "its download is over")
+    assert partials(work_folder(home.cache)), "a plan removes nothing"
+    done = Library().gc()
+    assert done.files == planned.files
+    assert done.freed_bytes >= 400_000
+    assert list(work_folder(home.cache).iterdir()) == []
+    assert Library().plan_gc().files == ()
+
+
+def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    Library().cancel(broken_off(hub, PullOptions(to=folder)))
+    assert partials(work_folder_of(folder))
+    Library().gc()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_row(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # it does not look at its row again
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
+        hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
+        hub.wait_until(lambda: bool(partials(work_folder(home.cache))))
+        assert Library().gc().files == ()
+        (row,) = Library().downloads()
+        with LibraryDB(library_path()) as db:
+            db.update_download(row.id, state="cancelled")
+            assert Library().gc().files == (), "its download is over, they say, and yet its owner lives"
+            db.clear_downloads(["cancelled"])
+        assert Library().gc().files == (), "no row names it, and yet its owner lives"
+        assert partials(work_folder(home.cache))
+        process.kill()
+    assert [file.why for file in Library().gc().files] == ["no download here names it"]
+    assert partials(work_folder(home.cache)) == []
+
+
+def test_a_partial_that_no_download_here_names_waits_a_day_since_another_library_may_share_the_cache(
+    home: Home,
+) -> None:
+    old = aged(work_folder(home.cache) / f"{OTHER}.part")
+    young = aged(work_folder(home.cache) / f"{'8' * 64}.part", seconds=DAY / 2)
+    aged(old.with_name(f"{old.name}.journal"))
+    assert gone(old) == "no download here names it"
+    assert young.exists()
+    assert partials(work_folder(home.cache)) == [young.name]
+
+
+def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fetched(home: Home) -> None:
+    blobs = home.cache / "models--a--b" / "blobs"
+    dead, young, held = (blobs / f"{digit * 64}.0011aabb.incomplete" for digit in "123")
+    aged(dead)
+    aged(young, seconds=60)
+    aged(held)
+    lock = home.cache / ".locks/models--a--b" / f"{'3' * 64}.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        assert gone(dead) == "huggingface_hub was broken off"
+        assert held.exists()
+    assert young.exists()
+    assert gone(held)
+
+
+def test_a_real_pull_by_huggingface_hub_survives_a_cleanup_without_patience(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    code = f"from huggingface_hub import hf_hub_download as get; get({REPO!r}, {FILE!r})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
+        hub.wait_until(lambda: bool(list(home.cache.glob("*/blobs/*.incomplete"))))
+        assert [file for file in Library().gc().files if file.kind == "incomplete"] == []
+        hub.clear()
+        assert process.wait(60) == 0
+    assert list(home.cache.glob("*/snapshots/*/*.gguf"))
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_finished_model_keeps_its_ref_its_note_and_its_files(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
+    Library().pull(REPO)
+    before = sorted(path for path in home.cache.rglob("*") if path.is_file())
+    assert Library().gc().files == ()
+    assert sorted(path for path in home.cache.rglob("*") if path.is_file()) == before
+    assert Library().pull(REPO).fetched_bytes == 0
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_ref_of_ours_without_its_snapshot_and_the_note_of_a_blob_that_has_gone_go(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
+    Library().pull(REPO)
+    (repo,) = home.cache.glob("models--*")
+    for path in sorted([*repo.glob("snapshots/**/*"), *repo.glob("blobs/*")], reverse=True):
+        path.unlink() if path.is_symlink() or path.is_file() else path.rmdir()
+    assert sorted(file.kind for file in Library().gc().files) == ["note", "ref"]
+    assert list(repo.glob("refs/llm-hf/*")) == []
+
+
+@pytest.mark.usefixtures("hub")
+def test_downloads_that_are_over_and_old_answers_go_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Library()
+    library.pull(REPO)
+    assert (library.gc().rows, len(library.downloads(every=True))) == (0, 1)
+    monkeypatch.setenv("LLM_HF_HISTORY_SECONDS", "0")
+    planned = library.plan_gc()
+    assert planned.rows == 1
+    assert planned.answers >= 1
+    done = library.gc()
+    assert (done.rows, done.answers, done.done) == (planned.rows, planned.answers, True)
+    assert library.downloads(every=True) == ()
+    assert library.plan_gc().rows == 0
+
+
+def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> None:
+    folder = home.runtime / "llm-hf" / "abcd1234"
+    folder.mkdir(parents=True, mode=0o700)
+    folder.parent.chmod(0o700)
+    aged(folder / "log")
+    assert Library().plan_gc().files == (), "it was made just now"
+    os.utime(folder, (time.time() - 2 * DAY,) * 2)
+    assert gone(folder) == "its engine has left"
+
+
+def test_the_command_asks_shows_and_removes(home: Home) -> None:
+    dead = aged(work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
+    shown = CliRunner().invoke(hf, ["gc", "--dry-run"])
+    assert "no download here names it" in shown.stdout
+    assert CliRunner().invoke(hf, ["gc"], input="n\n").exit_code == 1
+    assert dead.exists()
+    nobody = CliRunner().invoke(hf, ["gc"], input="")
+    assert "-y removes without asking" in nobody.stderr
+    done = CliRunner().invoke(hf, ["gc", "-y", "--json"])
+    found = json.loads(done.stdout)
+    assert [file["path"] for file in found["files"]] == [str(dead)]
+    assert found["done"] is True
+    assert CliRunner().invoke(hf, ["gc"]).stdout == "Nothing is dead.\n"
