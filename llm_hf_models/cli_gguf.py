@@ -1,4 +1,4 @@
-"""The commands that look into a GGUF file, here or still on the Hub: inspect, check."""
+"""The commands that prove a GGUF file: inspect and check read it, here or still on the Hub; test loads it."""
 
 from __future__ import annotations
 
@@ -55,3 +55,18 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     report = service().check(name)
     output.print_json(report) if as_json else output.emit(views_gguf.check(report, output.width()))
     ctx.exit(1 if report.errors else 0)
+
+
+@click.command(epilog=examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
+@click.argument("name", metavar="NAME|FILE", type=WHAT)
+@json_option
+@click.pass_context
+def test(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Load a model in a sandbox and have it say a few words.
+
+    It runs in a confined child with a time limit, tensor checks on. The verdict and the layers that held are kept with
+    the model. Ends with exit code 1 unless it loads and talks sense.
+    """
+    report = service().test(name)
+    output.print_json(report) if as_json else output.emit(views_gguf.trial(report, output.width()))
+    ctx.exit(0 if report.result.verdict == "loads" else 1)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_hf_models import output, views_downloads, views_hub
+from llm_hf_models import output, views_downloads, views_gguf, views_hub
 from llm_hf_models.cli_common import (
     COUNT,
     MAX_ROWS,
@@ -146,15 +146,20 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
 @click.option("--limit-rate", type=SIZE, help="Bytes per second at most, such as 5M.")
 @click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")
 @click.option("--allow-invalid", is_flag=True, help="Keep even a file that breaks the GGUF rules, unregistered.")
+@click.option("--test", is_flag=True, help="Load it in a sandbox when it is here; exit code 1 unless that goes well.")
 @quiet_option
 @json_option
+@click.pass_context
 def pull(
+    ctx: click.Context,
+    /,
     ref: str,
     aliases: tuple[str, ...],
     no_mmproj: bool,
     dry_run: bool,
     background: bool,
     on_done: str | None,
+    test: bool,
     quiet: bool,
     as_json: bool,
     **options: object,
@@ -172,6 +177,8 @@ def pull(
 
     if on_done and not background:
         raise click.UsageError("--on-done goes with --background.")
+    if test and background:
+        raise click.UsageError("--test goes with a pull in the foreground.")
     library = service()
     plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
     if dry_run:
@@ -186,6 +193,10 @@ def pull(
     if not quiet:
         output.note(views_hub.pulled(result))
     output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
+    if test and result.model_id:
+        report = library.test(result.model_id)
+        output.note(views_gguf.trial(report, output.width()))
+        ctx.exit(0 if report.result.verdict == "loads" else 1)
 
 
 def _queue(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from llm_hf_models.gguf_header import GgufHeader, read_header
 from llm_hf_models.gguf_types import TENSOR_TYPES, TensorInfo
 from llm_hf_models.hub import Hub, RepoDetails
 from llm_hf_models.refs import ModelRef, RepoFile
+from llm_hf_models.shards import shards_beside
 from llm_hf_models.text import clean_text
 from llm_hf_models.validate import Finding, Report, check_header, check_shards
 
@@ -31,6 +32,7 @@ class Source:
     name: str
     paths: tuple[Path, ...] = ()
     ref: ModelRef | None = None
+    model_id: str | None = None  # of a local model
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def resolve(context: Context, text: str) -> Source:
     """
     path = Path(text).expanduser()
     if path.is_file():
-        return Source(text, (path,))
+        return Source(text, tuple(shards_beside(path)))
     with context.db() as db:
         try:
             model = db.find(text)
@@ -94,7 +96,7 @@ def resolve(context: Context, text: str) -> Source:
         gone = [str(weight) for weight in weights if not weight.exists()]
         if gone:
             raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
-        return Source(model.model_id, weights)
+        return Source(model.model_id, weights, model_id=model.model_id)
     try:
         return Source(text, ref=ModelRef.parse(text))
     except BadRefError:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models import wording
-from llm_hf_models.output import Column, fields, table, to_json
+from llm_hf_models.jsonable import to_json
+from llm_hf_models.output import Column, fields, table
 from llm_hf_models.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.inspection import TensorView
-    from llm_hf_models.service import CheckReport, Inspection
+    from llm_hf_models.service import CheckReport, Inspection, TrialReport
 
 
 def inspection(found: Inspection, limit: int | None) -> str:
@@ -75,6 +76,26 @@ def check(report: CheckReport, limit: int | None) -> str:
     count = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
     summary = fields([("File", report.source), ("Found", f"{count}.{seen}")], limit=limit)
     return f"{table(columns, rows, limit=limit)}\n\n{summary}" if rows else summary
+
+
+def trial(report: TrialReport, limit: int | None) -> str:
+    """The verdict of a load test, what was measured, and what confined it."""
+    result = report.result
+    speed = f"{result.tokens_per_second:.1f} tokens/s" if result.tokens_per_second else None
+    return fields(
+        [
+            ("Model", report.source),
+            ("Verdict", result.verdict + (f": {result.why}" if result.why else "")),
+            ("Loaded in", f"{result.load_seconds:.2f} s" if result.load_seconds is not None else None),
+            ("Peak memory", wording.size(result.peak_memory)),
+            ("Speed", speed),
+            ("Output", result.output),
+            ("Confined by", ", ".join(result.layers) or "nothing"),
+            ("Did not hold", "; ".join(f"{layer}: {why}" for layer, why in result.missing)),
+            ("Last words", result.last_words),
+        ],
+        limit=limit,
+    )
 
 
 def _counted(count: int, what: str) -> str:

@@ -1,0 +1,48 @@
+"""The load test of a model that is here: run in a sandboxed child, reported, and recorded as one more fact about it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+from llm_hf_models import load_test
+from llm_hf_models.context import Context
+from llm_hf_models.errors import UnknownModelError
+from llm_hf_models.inspection import resolve
+from llm_hf_models.load_test import LoadResult
+from llm_hf_models.records import Check
+from llm_hf_models.validate import check_shards
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What came of loading a model and having it say a few words."""
+
+    source: str
+    result: LoadResult
+    recorded: bool  # with a local model; a mere file has no record
+
+
+def run(context: Context, text: str) -> TrialReport:
+    """Loads a local model or a GGUF file in a confined child.
+
+    Raises:
+        UnknownModelError: it is not on this machine.
+        BadInputError, MissingFileError, EngineStartError, NotWritableError: the test did not take place.
+    """
+    source = resolve(context, text)
+    if source.ref is not None:
+        raise UnknownModelError(
+            f"{source.ref} is not on this machine, and only what is here can be loaded",
+            hint=f"llm hf pull {source.ref} --test",
+        )
+    header = check_shards(source.paths).header
+    if header is None:
+        result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
+    else:
+        result = load_test.run(source.paths, header.facts, sandbox=context.settings().sandbox)
+    if source.model_id:
+        detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
+        with context.db() as db:
+            db.add_check(source.model_id, Check("load_test", result.verdict, time.time(), detail))
+    return TrialReport(source.name, result, recorded=source.model_id is not None)
