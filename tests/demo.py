@@ -160,7 +160,9 @@ def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
     """README's picture: some of the tour's commands as a terminal shows them."""
     from tests.picture import draw
 
-    shown = dict(reversed([(line, said) for line, said in captured if line.startswith(PICTURED)]))
+    shown = dict(
+        reversed([(line, said) for line, said in captured if line.startswith(PICTURED) and "--json" not in line])
+    )
     draw(list(reversed(shown.items())), path)
 
 
