@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+DEFAULT_PORT = 8765
 # Flags that are settings of this process, and of the worker that it starts: flag, setting, what it takes, help.
 _SETTINGS = (
     ("--read-only", "agent_read_only", None, "offer only tools that change nothing"),
@@ -35,6 +36,30 @@ def parser() -> argparse.ArgumentParser:
         description="MCP server: open models from the Hugging Face Hub on this machine. Speaks over stdin and stdout.",
         epilog="`llm hf mcp` prints the configuration for your host.",
     )
+    made.add_argument(
+        "--http",
+        nargs="?",
+        type=int,
+        const=DEFAULT_PORT,
+        metavar="PORT",
+        help=f"serve Streamable HTTP instead, at /mcp on this port ({DEFAULT_PORT}; 0 takes a free one)",
+    )
+    made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="with --http: the address to listen on")
+    made.add_argument("--no-auth", action="store_true", help="with --http on this machine alone: ask for no token")
+    made.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --http: a Host that requests may be for, beside this machine's; repeatable",
+    )
+    made.add_argument(
+        "--allowed-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="with --http: an Origin that browsers may come from; repeatable",
+    )
     rules = made.add_argument_group("what agents may do (else as `llm hf settings` says)")
     for flag, setting, takes, words in _SETTINGS:
         if takes is None:
@@ -62,7 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _serve(given: argparse.Namespace) -> None:
-    del given
-    from llm_hf_mcp.server import build
+    if given.http is None:
+        from llm_hf_mcp.server import build
 
-    build().run("stdio")
+        build().run("stdio")
+        return
+    from llm_hf_mcp import over_http
+
+    over_http.serve(
+        over_http.options(
+            given.host,
+            given.http,
+            auth=not given.no_auth,
+            allowed_hosts=given.allowed_host,
+            allowed_origins=given.allowed_origin,
+        )
+    )

@@ -10,9 +10,10 @@ from typing import Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
+from mcp_types import Resource as ListedResource
 from mcp_types import ToolAnnotations
 
-from llm_hf_mcp import nouns, tools_downloads, tools_hub, tools_local
+from llm_hf_mcp import nouns, prompts, resources, tools_downloads, tools_hub, tools_local, watching
 from llm_hf_models import service
 from llm_hf_models.jsonable import schema_of
 
@@ -94,9 +95,18 @@ def version() -> str:
     return metadata.version("llm-hf-models")
 
 
-def build(**more: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's own arguments
+class Server(MCPServer[Any]):
+    """The SDK's server, whose menu of resources has what is on this machine now."""
+
+    async def list_resources(self) -> list[ListedResource]:
+        """What the SDK lists, then local models and open downloads."""
+        return [*await super().list_resources(), *await resources.listed()]
+
+
+def build(**more: Any) -> Server:  # noqa: ANN401 - the SDK's own arguments
     """The server, for any transport."""
-    return MCPServer(
+    watch = watching.Watch()
+    server = Server(
         NAME,
         title="Hugging Face models on this machine",
         description="Find, fetch, prove, keep and run open models from the Hugging Face Hub on this machine.",
@@ -104,5 +114,11 @@ def build(**more: Any) -> MCPServer[Any]:  # noqa: ANN401 - the SDK's own argume
         version=version(),
         tools=[tool(offer) for offer in offers()],
         log_level="WARNING",
+        subscriptions=watch,
+        lifespan=watching.lifespan(watch),
         **more,
     )
+    resources.add_to(server)
+    prompts.add_to(server)
+    watching.add_to(server, watch)
+    return server
