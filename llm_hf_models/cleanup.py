@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from llm_hf_models import cache_layout, engine_dirs, engine_rows, settings
 from llm_hf_models.context import Context
-from llm_hf_models.errors import InterruptedByUserError, NotWritableError
+from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import owned_since, owning
 from llm_hf_models.pull import plan_of
@@ -129,7 +129,7 @@ def _work_folders(cache: Path, rows: _Rows) -> set[Path]:
     folders = {cache_layout.work_folder(cache)}
     for row in rows.over:
         if row.state != "done":
-            with contextlib.suppress(ValueError):  # the plan of another version
+            with contextlib.suppress(LibraryError):  # the plan of another version
                 found = plan_of(row)
                 folders |= {cache_layout.work_folder_of(Path(found.folder))} if found.options.to else set()
     return folders

@@ -29,6 +29,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub_errors import LOGIN_HINT, Asked, connection_trouble, refusal
 from llm_hf_models.hub_nouns import Account, HubFile, Location, RepoDetails, RepoSummary, SearchFilters, Sort
 from llm_hf_models.refs import RepoFile, RepoId, is_commit
+from llm_hf_models.space import storage_error
 
 if TYPE_CHECKING:
     import httpx2
@@ -144,6 +145,43 @@ class Hub:
             if not _same_origin(url, home) and "x-linked-etag" in told:
                 return _location(asked, url, self._headers(with_token=False), told, {})
         raise HubUnavailableError(f"{asked.host} redirects without end")
+
+    def download(self, repo: RepoId, file: RepoFile, commit: str, cache_dir: Path) -> Path:
+        """Has huggingface_hub fetch a file into its cache, by Xet where the repo has that. Its digest is not checked.
+
+        Raises:
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError, StorageError
+        """
+        import httpx2
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        asked = self._asked(repo, commit, file)
+        self._session()  # refuses where we are offline
+        try:
+            place = hf_hub_download(
+                str(repo),
+                file.path,
+                revision=commit,
+                cache_dir=cache_dir,
+                endpoint=self._endpoint,
+                token=self._token or False,
+                etag_timeout=self._timeout,
+                library_name=LIBRARY_NAME,
+                library_version=_version(),
+            )
+        except OSError as error:
+            # LocalEntryNotFoundError is its word for a Hub that could not be asked; the cause says why.
+            cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+            if isinstance(cause, HfHubHTTPError) and cause.response is not None:
+                raise refusal(asked, cause.response.status_code, cause.response.headers) from None
+            if cause is error and not isinstance(error, HfHubHTTPError):
+                raise storage_error(error, cache_dir, 0, 0) from None
+            trouble = cause if isinstance(cause, Exception) else error
+            raise connection_trouble(asked.host, trouble, self._timeout) from None
+        except httpx2.HTTPError as error:
+            raise connection_trouble(asked.host, error, self._timeout) from None
+        return Path(place)
 
     def whoami(self) -> Account:
         """Whose token this is.

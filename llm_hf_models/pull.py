@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from llm_hf_models import download
+from llm_hf_models import download, handover, settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import RunningRow, new_owner
 from llm_hf_models.gguf_header import ModelFacts
@@ -19,7 +19,7 @@ from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import OPEN, Check, Download, LocalFile, LocalModel, Role
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
 from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import Progress
+from llm_hf_models.transfer import Progress, TransferLimits
 from llm_hf_models.validate import Report, check_shards
 
 _PLAN: TypeAdapter[PullPlan] = TypeAdapter(PullPlan)
@@ -128,13 +128,34 @@ def _fetch(context: Context, plan: PullPlan, progress: Progress, stop: threading
         return download.download_to(
             hub, repo, plan.commit, plan.files, Path(plan.folder), limits=limits, progress=progress, stop=stop
         )
-    return download.download(
+    handed = _hand_over(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
+    stored = download.download(
         hub,
         repo,
         plan.commit,
         plan.files,
         cache_dir=context.cache_dir(),
         revision=plan.revision,
+        limits=limits,
+        progress=progress,
+        stop=stop,
+    )
+    return [replace(file, fetched=file.fetched or file.path in handed) for file in stored]
+
+
+def _hand_over(
+    context: Context, plan: PullPlan, limits: TransferLimits, progress: Progress, stop: threading.Event
+) -> set[str]:
+    """Has huggingface_hub fill its cache first: what it brought is proven and linked as whatever was there before."""
+    token = context.token()
+    return handover.fetch(
+        settings.endpoint(),
+        token.value if token else None,
+        RepoId.parse(plan.repo),
+        plan.commit,
+        plan.files,
+        cache_dir=context.cache_dir(),
+        metadata_seconds=context.settings().metadata_seconds,
         limits=limits,
         progress=progress,
         stop=stop,

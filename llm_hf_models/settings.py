@@ -78,7 +78,9 @@ class Settings(BaseModel):
     connections: int = Field(8, ge=1, le=64, description="Connections that one download may open at most.")
     limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
     transport: Literal["http", "xet"] = Field(
-        "http", description="Who moves the bytes: `http` is our own transfer, `xet` hands files to huggingface_hub."
+        "http",
+        description="Who moves the bytes: `http` is our own transfer, `xet` hands files to huggingface_hub, which knows"
+        " no limit_rate and starts over after an interruption. Digests are checked either way.",
     )
     connect_seconds: float = Field(10, gt=0, description="How long a connection may take to be made.")
     metadata_seconds: float = Field(20, gt=0, description="How long the Hub may take to answer a question.")

@@ -41,7 +41,7 @@ FLOORS = {
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms
     """,
     "second floor: what is made of them": """
-        cache_layout download chat chat_wire model_engine
+        cache_layout download handover chat chat_wire model_engine
         engine engine_rows engine_dirs engine_process engine_child engine_binary
     """,
     "third floor: the application": """
