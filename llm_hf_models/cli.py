@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_hf_models import cli_account, cli_cleanup, cli_downloads, cli_gguf, cli_hub, cli_library
+from llm_hf_models import cli_account, cli_cleanup, cli_downloads, cli_gguf, cli_hub, cli_library, cli_mcp
 from llm_hf_models.cli_common import HfGroup, examples
 
 hf = HfGroup(
@@ -29,7 +29,7 @@ hf = HfGroup(
         ],
         "Running": [cli_library.ps, cli_library.stop],
         "Account": [cli_account.login, cli_account.logout, cli_account.whoami],
-        "This installation": [cli_account.status, cli_account.settings, cli_account.mirror],
+        "This installation": [cli_account.status, cli_account.settings, cli_account.mirror, cli_mcp.mcp],
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Open models from the Hugging Face Hub, on this machine.",

@@ -84,7 +84,7 @@ def resolve(context: Context, text: str) -> Source:
         BadRefError, MissingFileError, AmbiguousNameError
     """
     path = Path(text).expanduser()
-    if path.is_file():
+    if context.agent is None and path.is_file():  # an agent names models, never files
         return Source(text, tuple(shards_beside(path)))
     with context.db() as db:
         try:

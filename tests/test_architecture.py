@@ -49,7 +49,7 @@ FLOORS = {
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,
     "faces": """
-        output wording progress keys cli cli_common cli_account cli_cleanup cli_downloads cli_gguf cli_hub cli_library
+        output wording progress keys cli cli_common cli_account cli_cleanup cli_downloads cli_gguf cli_hub cli_library cli_mcp host_config
         views_downloads views_gguf views_hub views_local
         plugin chat_model model_run prompt_turn attachments
     """,

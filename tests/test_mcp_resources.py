@@ -135,7 +135,7 @@ async def test_arguments_are_completed(era: Era) -> None:
 
 
 @in_a_loop
-async def test_a_listener_hears_a_download_that_the_person_started(hub: HubServer) -> None:
+async def test_a_listener_hears_a_download_that_the_person_started(hub: HubServer) -> None:  # noqa: F811 - the fixture
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     number = Library().enqueue(f"{REPO}:Q8_0").id
     uri = f"hf://downloads/{number}"
@@ -153,7 +153,7 @@ async def test_a_listener_hears_a_download_that_the_person_started(hub: HubServe
 
 @pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
 @in_a_loop
-async def test_a_subscriber_of_the_older_era_hears_it_too(hub: HubServer) -> None:
+async def test_a_subscriber_of_the_older_era_hears_it_too(hub: HubServer) -> None:  # noqa: F811 - the fixture
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     number = Library().enqueue(f"{REPO}:Q8_0").id
     uri, updated = f"hf://downloads/{number}", asyncio.Event()

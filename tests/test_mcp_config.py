@@ -1,0 +1,136 @@
+"""`llm hf mcp`: what it prints starts the server, and what it writes loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+from llm_hf_models import host_config
+from llm_hf_models.cli import hf
+from tests.conftest import Home
+from tests.mcp_hosts import in_a_loop
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*words: str, code: int = 0, answer: str | None = None) -> Result:
+    done = CliRunner().invoke(hf, ["mcp", *words], input=answer)
+    assert done.exit_code == code, done.output
+    return done
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("host", host_config.KEYS)
+@in_a_loop
+async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
+    printed: dict[str, Any] = json.loads(run(host, "--", "--read-only").stdout)
+    (servers,) = printed.values()
+    (entry,) = servers.values()
+    command = StdioServerParameters(
+        command=entry["command"], args=entry["args"], env={"PATH": "/nowhere", **entry["env"]}
+    )
+    async with Client(command) as client:
+        assert "download_model" not in {tool.name for tool in (await client.list_tools()).tools}
+
+
+def test_the_token_is_never_written_but_the_library_s_place_is(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    printed = run().stdout
+    assert "hf_secret" not in printed
+    assert json.loads(printed)["mcpServers"]["hf-models"]["env"]["LLM_USER_PATH"] == str(home.llm)
+
+
+@pytest.mark.parametrize("host", [key for key in host_config.KEYS if key != "json"])
+def test_installing_keeps_all_that_was_there(host: str) -> None:
+    path = host_config.hosts()[host].path
+    assert path is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    section = host_config.hosts()[host].section
+    before = {"theme": "dunkel ü", section: {"other": {"command": "x", "env": {"KEY": "v"}}}}
+    path.write_text(json.dumps(before), encoding="utf-8")
+    path.chmod(0o600)
+    said = run(host, "--install", answer="y\n").output
+    after = json.loads(path.read_text("utf-8"))
+    assert after[section].pop("hf-models")["command"]
+    assert after == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    (backup,) = path.parent.glob("*.bak")
+    assert json.loads(backup.read_text("utf-8")) == before
+    assert '+    "hf-models": {' in said
+    assert str(backup) in said
+    assert "has it already" in run(host, "--install", answer="y\n").output
+    assert len(list(path.parent.glob("*.bak"))) == 1
+
+
+def test_a_file_that_is_not_there_yet_is_made(home: Home) -> None:
+    run("cursor", "--install", "-y")
+    whole = json.loads((home.root / ".cursor/mcp.json").read_text("utf-8"))
+    assert list(whole) == ["mcpServers"]
+    assert not list((home.root / ".cursor").glob("*.bak"))
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("", 2)])
+def test_without_agreement_nothing_is_written(answer: str, code: int, home: Home) -> None:
+    assert "Nothing was written" in run("cursor", "--install", answer=answer, code=code).output
+    assert not (home.root / ".cursor").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1, // why\n}', "[1]", '{"mcpServers": []}', "\x00\xff", '{"mcpServers": ' + "[" * 100_000]
+)
+def test_a_file_that_could_lose_something_is_left_alone(text: str, home: Home) -> None:
+    path = home.root / ".cursor/mcp.json"
+    path.parent.mkdir()
+    path.write_bytes(text.encode("latin-1"))
+    said = run("cursor", "--install", "-y", code=2).output
+    assert "was not changed" in said
+    assert path.read_bytes() == text.encode("latin-1")
+    assert [each.name for each in path.parent.iterdir()] == ["mcp.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_stays_a_link(home: Home) -> None:
+    real = home.root / "dotfiles.json"
+    real.write_text("{}", encoding="utf-8")
+    link = home.root / ".cursor/mcp.json"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    run("cursor", "--install", "-y")
+    assert link.is_symlink()
+    assert "hf-models" in real.read_text("utf-8")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_is_a_clear_error(home: Home) -> None:
+    folder = home.root / ".cursor"
+    folder.mkdir(mode=0o500)
+    assert "Can't write" in run("cursor", "--install", "-y", code=1).output
+
+
+def test_the_registry_s_file_speaks_of_this_version() -> None:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    server = json.loads((ROOT / "server.json").read_text("utf-8"))
+    (package,) = server["packages"]
+    assert server["version"] == package["version"] == project["version"]
+    assert package["identifier"] == project["name"]
+    assert len(server["description"]) <= 100
