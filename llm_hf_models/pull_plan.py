@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,9 @@ from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Hub, HubFile, RepoDetails
 from llm_hf_models.quants import Variant
+from llm_hf_models.records import LIVE
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
+from llm_hf_models.space import free_bytes, share_a_disk, storage_error
 from llm_hf_models.units import format_size
 from llm_hf_models.validate import Finding, Report, check_header
 
@@ -264,16 +266,31 @@ def short_names(repo: str, quant: str) -> tuple[str, str]:
 
 def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
     folder = Path(plan.folder)
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
+    try:
+        free, promised = free_bytes(folder), _promised(context, plan)
+    except OSError as error:
+        raise storage_error(error, folder, plan.fetch_bytes, 0) from None
     reserve = context.settings().disk_reserve
-    missing = plan.fetch_bytes + reserve - free if plan.fetch_bytes else 0
+    missing = plan.fetch_bytes + promised + reserve - free if plan.fetch_bytes else 0
     if missing > 0:
         raise DiskFullError(
             f"{format_size(missing)} more room is needed in {folder} for this pull",
             missing_bytes=missing,
-            cause=f"It fetches {format_size(plan.fetch_bytes)}, {format_size(free)} are free, and"
-            f" {format_size(reserve)} are kept in reserve (setting disk_reserve).",
-            hint="`llm hf list` shows what could go with `llm hf rm`.",
+            cause=f"It fetches {format_size(plan.fetch_bytes)},"
+            + (f" other downloads still need {format_size(promised)}," if promised else "")
+            + f" {format_size(free)} are free, and {format_size(reserve)} are kept in reserve (setting disk_reserve).",
+            hint="`llm hf gc` frees what is dead, `llm hf list` shows what could go with `llm hf rm`.",
         )
+
+
+def _promised(context: Context, plan: PullPlan) -> int:
+    """Bytes that other downloads, which move or wait for their turn, will still write to the same disk."""
+    with context.db() as db:
+        rows = db.downloads(states=("queued", *LIVE), limit=-1)
+    others = [row for row in rows if (row.ref, row.commit) != (plan.ref, plan.commit)]
+    folder = Path(plan.folder)
+    return sum(
+        max(0, row.total_bytes - row.done_bytes)
+        for row in others
+        if share_a_disk(Path(json.loads(row.plan).get("folder", folder)), folder)
+    )

@@ -16,9 +16,18 @@ _RESUMES = "What has arrived is kept: free some space and pull again."
 
 def free_bytes(folder: Path) -> int:
     """What is free for this user on the file system of `folder`, or of the nearest folder above that exists."""
+    return shutil.disk_usage(_nearest(folder)).free
+
+
+def share_a_disk(one: Path, other: Path) -> bool:
+    """Whether two folders, which need not exist yet, stand on the same file system."""
+    return _nearest(one).stat().st_dev == _nearest(other).stat().st_dev
+
+
+def _nearest(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return folder
 
 
 def need_room(folder: Path, needed: int, reserve: int) -> None:

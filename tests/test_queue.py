@@ -1,0 +1,250 @@
+"""The queue over several processes: limits that hold for all of them, room, events, one transfer per file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import Library
+from llm_hf_models.errors import DiskFullError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from llm_hf_models.records import Download
+from tests.conftest import Home
+from tests.ggufs import tiny_chat
+from tests.hub_server import HubServer, Stall, Status
+
+REPO = "tests/tiny-GGUF"
+FILE = "tiny-Q4_K_M.gguf"
+MB = 1_000_000
+LOOK_BYTES = 262_144  # what a look at a header takes at most
+TOLERANCE = 0.05
+WINDOW_SECONDS = 4.0
+SETTLING_SECONDS = 2.5  # within which every process has heard of a new limit, or of a new download
+
+# Pulls, and tells when how many bytes had arrived.
+WATCHED = """
+import sys, time
+from llm_hf_models import Library, PullOptions
+rate = int(sys.argv[2]) or None
+Library().pull(sys.argv[1], PullOptions(limit_rate=rate),
+               progress=lambda event: print(time.time(), event.done, event.kind, flush=True))
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with one model of four megabytes, and queues that beat fast."""
+    with HubServer() as server:
+        server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4 * MB)})
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.1")
+        monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.05")
+        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        yield server
+
+
+# Limits
+
+
+class Watched:
+    """A pull in a process of its own, and what it has told so far."""
+
+    def __init__(self, stack: ExitStack, ref: str, rate: int = 0) -> None:
+        self._process = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", WATCHED, ref, str(rate)], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(self._process.kill)
+        self._told: list[tuple[float, int]] = []
+
+    def reach(self, moment: float) -> float:
+        """Reads on until the pull has told of that moment (Unix seconds)."""
+        assert self._process.stdout
+        while not self._told or self._told[-1][0] < moment:
+            at, done, kind = self._process.stdout.readline().split()
+            if kind == "progress":
+                self._told.append((float(at), int(done)))
+        return self._told[-1][0]
+
+    def at(self, moment: float) -> float:
+        """How many bytes it had then."""
+        after = next(index for index, (at, _) in enumerate(self._told) if at >= moment)
+        (t1, n1), (t2, n2) = self._told[after - 1], self._told[after]
+        return n1 + (n2 - n1) * (moment - t1) / (t2 - t1)
+
+
+def rate_of(pulls: list[Watched], begin: float) -> float:
+    """Bytes per second of all of them together, over a window from `begin`."""
+    end = begin + WINDOW_SECONDS
+    for pull in pulls:
+        pull.reach(end)
+    return sum(pull.at(end) - pull.at(begin) for pull in pulls) / WINDOW_SECONDS
+
+
+def test_one_limit_holds_for_all_processes_together_and_a_new_one_is_heard_while_they_run(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    for number in range(3):
+        path = tiny_chat(tmp_path / f"{number}.gguf", seed=number, weights_bytes=24 * MB)
+        hub.add_repo(f"tests/big{number}", {FILE: path})
+    library = Library()
+    library.set_setting("limit_rate", "3M")
+    with ExitStack() as stack:
+        pulls = [Watched(stack, f"tests/big{number}") for number in range(3)]
+        begin = max(pull.reach(0) for pull in pulls) + SETTLING_SECONDS
+        assert rate_of(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
+        library.set_setting("limit_rate", "6M")
+        begin += WINDOW_SECONDS + SETTLING_SECONDS
+        assert rate_of(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
+
+
+def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("tests/big", {FILE: tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=12 * MB)})
+    with ExitStack() as stack:
+        pull = Watched(stack, "tests/big", rate=1 * MB)
+        begin = pull.reach(0) + 1
+        assert rate_of([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
+
+
+# Room
+
+
+def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hub: HubServer, home: Home) -> None:
+    assert hub
+    library = Library()
+    with LibraryDB(library_path()) as db:
+        plan = json.dumps({"folder": str(home.cache / "models--a--b")})
+        other = db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
+        with pytest.raises(DiskFullError) as caught:
+            library.plan(REPO)
+        assert "other downloads still need" in str(caught.value.cause)
+        assert caught.value.missing_bytes > 10**17
+        db.update_download(other.id, state="paused")
+        assert library.plan(REPO).fetch_bytes
+        db.update_download(other.id, state="running", plan=json.dumps({"folder": "/dev/another/disk"}))
+        assert library.plan(REPO).fetch_bytes
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from llm_hf_models import Library
+from llm_hf_models.errors import DiskFullError
+hog = Path(sys.argv[2], "hog")
+def fill(event):
+    if event.done > 1_000_000 and not hog.exists():
+        try:
+            with hog.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError:
+            pass
+library = Library()
+try:
+    library.pull(sys.argv[1], progress=fill)
+except DiskFullError as error:
+    row, = library.downloads()
+    print(row.state, error.missing_bytes, row.error)
+hog.write_bytes(b"")
+print(library.pull(sys.argv[1]).model_id)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
+def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_what_arrived(
+    hub: HubServer, home: Home
+) -> None:
+    inside = 'mount -t tmpfs -o size=12m none "$1" && shift && exec "$@"'
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(home.cache)]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mounts here")
+    plan_bytes = hub.sent(FILE)
+    Library().set_setting("limit_rate", "4M")
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", FULL_DISK, REPO, str(home.cache)],
+        check=False, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    paused, model = done.stdout.splitlines()
+    state, missing, words = paused.split(maxsplit=2)
+    assert state == "paused"
+    assert int(missing) > 0
+    assert "too full" in words
+    assert model == f"hf/{REPO}:Q4_K_M"
+    assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
+
+
+# Events
+
+
+def test_events_of_a_download_in_another_process_tell_of_its_weather(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.5")
+    monkeypatch.setenv("LLM_HF_LIMIT_RATE", "4M")
+    library = Library()
+    plan = library.plan(REPO)
+    hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=1)
+    row = library.enqueue(plan)
+    events = library.follow(row.id)
+    seen = []
+    for event in events:
+        seen.append(event.kind)
+        if event.kind == "stalled":
+            hub.fault(Status(503), on=FILE, side="storage", times=2)
+    assert seen[0] == "queued"
+    assert seen[-1] == "done"
+    order = [seen.index(kind) for kind in ("queued", "started", "progress", "stalled", "done")]
+    assert order == sorted(order)
+    assert "retrying" in seen
+    kinds = {event.kind: event for event in library.follow(row.id)}
+    assert kinds["stalled"].message
+    assert kinds["retrying"].download.id == row.id
+
+
+def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) -> None:
+    assert hub
+    library = Library()
+    row = library.enqueue(REPO)
+    ends: list[str] = []
+
+    def follow() -> None:
+        ends.append([event.kind for event in Library().follow(row.id)][-1])
+
+    threads = [threading.Thread(target=follow) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert ends == ["done", "done"]
+
+
+# One transfer per file
+
+PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
+
+
+def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file_once(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    shared = tiny_chat(tmp_path / "q8.gguf", seed=8, weights_bytes=3 * MB)
+    files = {"m-Q4_K_M.gguf": tiny_chat(tmp_path / "q4.gguf", seed=4, weights_bytes=2 * MB), "m-Q8_0.gguf": shared}
+    hub.add_repo("tests/many", files)
+    hub.add_repo("tests/copy", {"other-Q8_0.gguf": shared})  # the same bytes under another name
+    refs = [*["tests/many:Q4_K_M"] * 4, *["tests/many:Q8_0"] * 4, *["tests/copy:Q8_0"] * 2]
+    processes = [subprocess.Popen([sys.executable, "-c", PULL, ref]) for ref in refs]
+    assert [process.wait(110) for process in processes] == [0] * 10
+    moved = sum(request.sent for request in hub.matching(side="storage") if request.sent > LOOK_BYTES)
+    sizes = sum(path.stat().st_size for path in files.values())
+    assert moved == sizes
+    assert {model.state for model in Library().list()} == {"ready"}
+    assert Library().gc().freed_bytes == 0, "at most locks of those who waited are left"
+    assert Library().plan_gc().files == ()
