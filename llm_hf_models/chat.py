@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, closing
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from llm_hf_models.chat_wire import (
@@ -13,6 +13,7 @@ from llm_hf_models.chat_wire import (
     Piece,
     Turn,
     embeddings_body,
+    model_names,
     refused_response,
     request_body,
     request_path,
@@ -26,12 +27,15 @@ if TYPE_CHECKING:
     import httpx2
     from httpx2 import Response
 
-__all__ = ["Finish", "Piece", "Turn", "answer", "answer_async", "embed"]
+__all__ = ["Finish", "Piece", "Turn", "answer", "answer_async", "embed", "passed_on", "pieces", "served_models"]
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 300.0  # llama.cpp reports after every batch and token; it says nothing to who waits in line
 ONE_PIECE_SECONDS = 1800.0  # for an answer that comes only when it is whole
 MAX_ERROR_BYTES = 64 * 1024
+MAX_LIST_BYTES = 2**20
+# A turn, texts to embed, or a ready request.
+Asked: TypeAlias = Turn | list[str] | Mapping[str, Any]
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -101,9 +105,69 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
             raise _broken(endpoint, error) from None
 
 
-def _opened(
-    stack: ExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str], silence: float
-) -> tuple[Endpoint, Response]:
+async def passed_on(stack: AsyncExitStack, endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Response:
+    """Sends a ready request and waits for the answer to begin. Closing the stack stops the engine's work on it.
+
+    Args:
+        stack: what closes the connection.
+        endpoint: who is asked.
+        path: below the base URL.
+        body: the request's JSON, with the model's name.
+
+    Raises:
+        EngineRefusedError: it answered with an error.
+        EngineLostError: it died or did not answer.
+        EngineStartError, ModelTooLargeError: it was gone, and did not start anew.
+    """
+    silence = SILENCE_SECONDS if body.get("stream") else ONE_PIECE_SECONDS
+    return (await _opened_async(stack, endpoint, path, body, silence))[1]
+
+
+async def pieces(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
+    """The bytes of an answer that was passed on, as they come.
+
+    Raises:
+        EngineLostError: they broke off.
+    """
+    import httpx2
+
+    try:
+        async for data in response.aiter_bytes():
+            yield data
+    except httpx2.HTTPError as error:
+        raise _broken(endpoint, error) from None
+
+
+def served_models(endpoint: Endpoint, *, seconds: float) -> list[str]:
+    """The names of the models that a server says it has.
+
+    Args:
+        endpoint: who is asked.
+        seconds: how long each step of it may take.
+
+    Raises:
+        EngineRefusedError: it answered with an error.
+        EngineLostError: it did not answer, or not in OpenAI's protocol.
+    """
+    import httpx2
+
+    options = _client_options(endpoint, httpx2.HTTPTransport, seconds)
+    options["timeout"] = seconds
+    with httpx2.Client(**options) as client:
+        try:
+            request = client.build_request(
+                "GET", f"{endpoint.base_url.rstrip('/')}/v1/models", headers=_headers(endpoint)
+            )
+            with closing(client.send(request, stream=True)) as response:
+                body = next(response.iter_bytes(MAX_LIST_BYTES), b"")
+        except httpx2.HTTPError as error:
+            raise _lost(endpoint, error) from None
+    if not response.is_success:
+        raise refused_response(response.status_code, body)
+    return model_names(body)
+
+
+def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silence: float) -> tuple[Endpoint, Response]:
     """Sends a request and waits for the response to begin; what can be done about an engine that is gone, is done."""
     import httpx2
 
@@ -123,7 +187,7 @@ def _opened(
 
 
 async def _opened_async(
-    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: Turn | list[str], silence: float
+    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: Asked, silence: float
 ) -> tuple[Endpoint, Response]:
     """The same for asyncio."""
     import asyncio
@@ -178,18 +242,23 @@ def _client_options(endpoint: Endpoint, transport: Callable[..., Any], silence: 
     return options
 
 
-def _request(
-    client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, asked: Turn | list[str]
-) -> httpx2.Request:
+def _request(client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, asked: Asked) -> httpx2.Request:
     if isinstance(asked, Turn):
         body = request_body(asked, model=endpoint.model, ours=endpoint.fingerprint is not None)
+    elif isinstance(asked, Mapping):
+        body = dict(asked)
     else:
         body = embeddings_body(asked, model=endpoint.model)
+    url = f"{endpoint.base_url.rstrip('/')}{path}"
+    return client.build_request("POST", url, json=body, headers=_headers(endpoint))
+
+
+def _headers(endpoint: Endpoint) -> dict[str, str]:
     # A kept connection would hold one of the engine's threads after its work is done.
     headers = {"Connection": "close"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
-    return client.build_request("POST", f"{endpoint.base_url.rstrip('/')}{path}", json=body, headers=headers)
+    return headers
 
 
 def _is_stream(response: Response) -> bool:

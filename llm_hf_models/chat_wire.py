@@ -110,6 +110,14 @@ class _Embeddings(BaseModel):
     data: list[_Embedding]
 
 
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    data: list[_Model]
+
+
 def request_path(turn: Turn) -> str:
     """Where a turn is sent, below the endpoint's base URL."""
     return "/v1/completions" if turn.raw else "/v1/chat/completions"
@@ -245,6 +253,15 @@ def vectors(data: bytes, count: int) -> list[list[float]]:
     if found.keys() != set(range(count)):
         raise nonsense(f"{len(found)} vectors for {count} texts")
     return [found[index] for index in range(count)]
+
+
+def model_names(data: bytes) -> list[str]:
+    """The ids in a list of models, fit to be shown.
+
+    Raises:
+        EngineLostError: not the protocol.
+    """
+    return [clean_text(item.id, MAX_ERROR_CHARS) for item in _parsed(_Models, data).data]
 
 
 def _parsed(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its argument says

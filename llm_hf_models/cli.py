@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_hf_models import cli_account, cli_cleanup, cli_downloads, cli_gguf, cli_hub, cli_library, cli_mcp
+from llm_hf_models import cli_account, cli_cleanup, cli_downloads, cli_gguf, cli_hub, cli_library, cli_mcp, cli_runtime
 from llm_hf_models.cli_common import HfGroup, examples
 
 hf = HfGroup(
@@ -27,7 +27,7 @@ hf = HfGroup(
             cli_library.import_,
             cli_cleanup.gc,
         ],
-        "Running": [cli_library.ps, cli_library.stop],
+        "Running": [cli_runtime.set_, cli_library.ps, cli_library.stop, cli_runtime.serve, cli_runtime.attach],
         "Account": [cli_account.login, cli_account.logout, cli_account.whoami],
         "This installation": [cli_account.status, cli_account.settings, cli_account.mirror, cli_mcp.mcp],
     },

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models import output, views_local
-from llm_hf_models.cli_common import ask_new_passphrase, examples, json_option, service
+from llm_hf_models.cli_common import LOOPBACK, ask_new_passphrase, examples, json_option, service
 from llm_hf_models.errors import BadInputError
 
 if TYPE_CHECKING:
     from llm_hf_models.service import Library, SettingView
 
 MAX_TOKEN_BYTES = 4096
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command(epilog=examples("llm hf login", "pass show hub-token | llm hf login --token-stdin"))

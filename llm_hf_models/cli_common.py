@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 MAX_ROWS = 500
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class HfGroup(click.Group):

@@ -22,8 +22,11 @@ NAME = LocalName()
 @click.command("list", epilog=examples("llm hf list", "llm hf list --json"))
 @json_option
 def list_(as_json: bool) -> None:
-    """List the models on this machine and their state."""
-    models = service().list()
+    """List the models on this machine and their state.
+
+    Those that are served elsewhere are asked whether they answer, for two seconds at most.
+    """
+    models = service().list(health=True)
     if as_json:
         output.print_json(models)
     elif models:

@@ -46,6 +46,7 @@ class EngineSpec:
     context: int = 0  # tokens asked for; 0 is the model's own
     gpu_layers: int = -1
     threads: int = 0  # 0 chooses
+    chat_template: str | None = None  # instead of the header's
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -59,12 +60,12 @@ class EngineSpec:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of files (path, size, mtime), context, threads and offload: what makes two engines the same.
+        """A short hash of files (path, size, mtime), context, threads, offload and template: two alike are one engine.
 
         Raises:
             MissingFileError: a file of the model is gone.
         """
-        parts: list[object] = [self.context, self.gpu_layers, self.threads, self.facts.kind]
+        parts: list[object] = [self.context, self.gpu_layers, self.threads, self.facts.kind, self.chat_template]
         for path in self.files:
             try:
                 found = path.stat()
@@ -248,6 +249,7 @@ def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, 
         "batch": _batch(spec, verdict.context),
         "parallel": PARALLEL,
         "embedding": spec.facts.kind == "embedding",
+        "chat_template": spec.chat_template,
         "threads": spec.threads or settings.threads or default_threads(),
         "gpu_layers": spec.gpu_layers,
         "engine": settings.engine,

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 LOOK_SECONDS = 5.0
@@ -33,6 +34,8 @@ class LlamaServer:
         """
         self._socket, self._key = task["socket"], task["key"]
         check_version(task["binary"])
+        if task["chat_template"]:
+            _template_file(task).write_text(task["chat_template"], encoding="utf-8")
         self._process = subprocess.Popen(
             [task["binary"], *arguments(task)],
             stdin=subprocess.DEVNULL,
@@ -125,10 +128,17 @@ def arguments(task: dict[str, Any]) -> list[str]:
         values["--gpu-layers"] = task["gpu_layers"]
     if task["mmproj"]:
         values["--mmproj"] = task["mmproj"]
+    if task["chat_template"]:
+        values["--chat-template-file"] = str(_template_file(task))
     switches = ["--kv-unified", "--jinja", "--metrics", "--slots", "--no-webui", "--offline"]
     if task["embedding"]:
         switches.append("--embeddings")
     return [str(part) for pair in values.items() for part in pair] + switches
+
+
+def _template_file(task: dict[str, Any]) -> Path:
+    """Where it reads a template that is not the header's: a command line can be too short for one."""
+    return Path(task["folder"]) / "template.jinja"
 
 
 def _end_with_parent() -> None:

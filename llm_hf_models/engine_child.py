@@ -175,6 +175,8 @@ def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - t
         cpu.n_threads = task["threads"]
     params.embedding = task["embedding"]
     params.use_jinja = True
+    if task["chat_template"]:
+        params.chat_template = task["chat_template"]
     params.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_DEEPSEEK
     params.cache_ram_mib = task["cache_mib"]
     params.n_threads_http = task["http_threads"]

@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llm_hf_models.gguf_types import FILE_TYPES, ArrayInfo, TensorInfo
@@ -119,6 +119,19 @@ def derive(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFacts:
         split_index=count_of(metadata, "split.no"),
         split_count=count_of(metadata, "split.count"),
         sampling=_sampling(metadata),
+    )
+
+
+def with_template(facts: ModelFacts, template: str | None) -> ModelFacts:
+    """The facts of a model whose chat template is another one than its header's; None leaves them as they are."""
+    if not template:
+        return facts
+    return replace(
+        facts,
+        kind="chat" if facts.kind == "base" else facts.kind,
+        chat_template=True,
+        tools=bool(_TOOLS.search(template)),
+        reasoning=bool(_REASONING.search(template)),
     )
 
 

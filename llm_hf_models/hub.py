@@ -117,12 +117,19 @@ class Hub:
 
     def card(self, repo: RepoId, revision: str) -> str:
         """The model card's Markdown, front matter removed, untrusted. Empty where there is none; cut at 1 MB."""
-        path = RepoFile("README.md")
         try:
-            _, body = self._ask(self._resolve_url(repo, path, revision), self._asked(repo, revision, path), cut=True)
+            body = self.small_file(repo, RepoFile("README.md"), revision)
         except FileNotFoundInRepoError:
             return ""
         return _FRONT_MATTER.sub("", body.decode("utf-8", "replace")).lstrip("\n")
+
+    def small_file(self, repo: RepoId, file: RepoFile, revision: str) -> bytes:
+        """The bytes of a file that is no weights, untrusted; cut at 1 MB.
+
+        Raises:
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+        """
+        return self._ask(self._resolve_url(repo, file, revision), self._asked(repo, revision, file), cut=True)[1]
 
     def locate(self, repo: RepoId, file: RepoFile, commit: str) -> Location:
         """Where a file's bytes are now: asked by HEAD, not followed to the storage host.

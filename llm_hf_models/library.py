@@ -33,7 +33,7 @@ from llm_hf_models.errors import (
     NotWritableError,
     UnknownModelError,
 )
-from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.gguf_facts import ModelFacts, with_template
 from llm_hf_models.records import (
     CachedMetadata,
     Check,
@@ -587,6 +587,7 @@ def _bare_name(model_id: str) -> str:
 def _model_of(
     row: sqlite3.Row, files: Iterable[sqlite3.Row], aliases: Iterable[sqlite3.Row], checks: Iterable[sqlite3.Row]
 ) -> LocalModel:
+    options = json.loads(row["options"])
     return LocalModel(
         model_id=row["model_id"],
         repo=row["repo"],
@@ -597,9 +598,9 @@ def _model_of(
             LocalFile(f["path"], f["role"], f["size"], f["location"], f["sha256"], f["git_sha1"], f["mtime_ns"])
             for f in files
         ),
-        facts=facts_from_json(row["facts"]),
+        facts=with_template(facts_from_json(row["facts"]), options.get("template")),
         aliases=tuple(alias["alias"] for alias in aliases),
-        options=json.loads(row["options"]),
+        options=options,
         checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),
         added=row["added"],
         last_used=row["last_used"],

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,11 @@ from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.gguf_names import read_name
 from llm_hf_models.hub import RepoDetails, free_cached, scan_cache
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.model_engine import ENDPOINT_KEY_ENV, ENDPOINT_MODEL, own_options
 from llm_hf_models.pull_plan import refuse_invalid, short_names
 from llm_hf_models.records import Check, LocalFile, LocalModel, State
 from llm_hf_models.refs import ModelRef, RepoFile, parse_alias
+from llm_hf_models.runtime import Health, ModelDefault, defaults, sends_key_in_the_clear
 from llm_hf_models.search import details_of
 from llm_hf_models.transfer import Event, Progress
 from llm_hf_models.validate import check_shards
@@ -54,6 +56,11 @@ class LocalModelView:
     last_used: float | None
     hub: Mapping[str, Any]
     endpoint: str | None = None
+    endpoint_model: str | None = None  # what it is called there
+    key_env: str | None = None  # the environment variable that holds the key for it
+    key_in_the_clear: bool = False  # whether that key goes over a network without TLS
+    health: Health | None = None  # of one served elsewhere, where it was asked for
+    defaults: tuple[ModelDefault, ...] = ()  # of one model that is shown alone
     fix: str | None = None  # the command that mends a state that is not ready
 
 
@@ -86,7 +93,12 @@ class Imported:
     digest: str  # "matches owner/name@commit" | "not checked: …"
 
 
-def view(model: LocalModel) -> LocalModelView:
+def view_whole(model: LocalModel, health: Health | None = None) -> LocalModelView:
+    """The same with every default that holds for it."""
+    return replace(view(model, health), defaults=defaults(model))
+
+
+def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
     """A local model with its state now, and what to do about that."""
     state: State | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
@@ -101,12 +113,16 @@ def view(model: LocalModel) -> LocalModelView:
         size=model.size,
         facts=model.facts,
         files=model.files,
-        options=model.options,
+        options=own_options(model),
         checks=model.checks,
         added=model.added,
         last_used=model.last_used,
         hub=model.hub,
         endpoint=model.endpoint,
+        endpoint_model=model.options.get(ENDPOINT_MODEL),
+        key_env=model.options.get(ENDPOINT_KEY_ENV),
+        key_in_the_clear=sends_key_in_the_clear(model),
+        health=health,
         fix=fix_for(model) if state in ("missing", "changed", "unverified") else None,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from llm_hf_models.errors import BadInputError, FileChangedError, MissingFileErr
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import LocalModel
 
-# What is kept with a model's own options and isn't one: a system prompt, and what an endpoint elsewhere needs.
-SYSTEM, ENDPOINT_MODEL, ENDPOINT_KEY_ENV = "system", "endpoint_model", "endpoint_key_env"
+# What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
+ENDPOINT_MODEL, ENDPOINT_KEY_ENV = "endpoint_model", "endpoint_key_env"
+# Kept options that are no part of a prompt's: a system prompt where it brings none, a template for the engine.
+SYSTEM, TEMPLATE = "system", "template"
 
 
 def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: float | None = None) -> None:
@@ -25,8 +27,24 @@ def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: f
             db.touch_engine(endpoint.fingerprint, tokens_per_second)
 
 
+def own_options(model: LocalModel) -> dict[str, Any]:
+    """What a person has set for a model (`llm hf set`), as it is kept."""
+    return {key: value for key, value in model.options.items() if key not in (ENDPOINT_MODEL, ENDPOINT_KEY_ENV)}
+
+
+def defaults_of(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A model's defaults, layer by layer: where from, and which. A later layer goes before an earlier one.
+
+    Raises:
+        BadInputError: what is kept is unknown or out of range.
+    """
+    yield "generation_config.json", model_options.recommended(model.hub.get("generation_config") or {})
+    yield "header", model_options.recommended(model.facts.sampling)
+    yield "llm hf set", model_options.checked_kept(own_options(model), model.model_id)
+
+
 def options_for(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
-    """What holds for one prompt: its own options, then the person's for this model, then the header's sampling.
+    """What holds for one prompt: its own options, then the person's for this model, then what its makers recommend.
 
     Returns:
         The options by name, and the model's own system prompt.
@@ -34,19 +52,27 @@ def options_for(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple
     Raises:
         BadInputError: one of them is unknown, out of range, or not for this model.
     """
-    kept = dict(model.options)
-    system = kept.pop(SYSTEM, None)
-    for key in (ENDPOINT_MODEL, ENDPOINT_KEY_ENV):
-        kept.pop(key, None)
-    own = model_options.checked(kept, model.model_id)
+    options: dict[str, Any] = {}
+    for _, layer in defaults_of(model):
+        options |= layer
+    system = options.pop(SYSTEM, None)
+    options.pop(TEMPLATE, None)
     given = {key: value for key, value in explicit if value is not None}
-    options = {**model_options.recommended(model.facts.sampling), **own, **given}
-    if given.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
+    check_fits(model, given)
+    return {**options, **given}, system
+
+
+def check_fits(model: LocalModel, options: Mapping[str, Any]) -> None:
+    """Whether options that are valid in themselves go with this model.
+
+    Raises:
+        BadInputError: one does not.
+    """
+    if options.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
         raise BadInputError("Option 'think': this model's chat template has no reasoning")
     most = model.facts.context_length
-    if most and given.get("context", 0) > most:
+    if most and options.get("context", 0) > most:
         raise BadInputError(f"Option 'context': {model.model_id} was made for at most {most} tokens")
-    return options, system
 
 
 def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, notice: Notice) -> Endpoint:
@@ -64,7 +90,7 @@ def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, n
         EngineError: the engine can't be started.
     """
     if model.endpoint is not None:
-        return _elsewhere(model)
+        return endpoint_elsewhere(model)
     _may_run(model)
     now = settings.load()
     spec = _spec(
@@ -76,7 +102,12 @@ def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, n
     return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=notice)
 
 
-def _elsewhere(model: LocalModel) -> Endpoint:
+def endpoint_elsewhere(model: LocalModel) -> Endpoint:
+    """Where a model that is served elsewhere answers.
+
+    Raises:
+        BadInputError: it wants a key that is not set.
+    """
     variable = model.options.get(ENDPOINT_KEY_ENV)
     key = os.environ.get(variable) if variable else None
     if variable and not key:
@@ -124,4 +155,5 @@ def _spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> 
         context=context,
         gpu_layers=gpu_layers,
         threads=threads,
+        chat_template=model.options.get(TEMPLATE),
     )

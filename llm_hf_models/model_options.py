@@ -7,6 +7,7 @@ those of llama.cpp's server (tools/server/README.md), so that most go into a req
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -19,7 +20,11 @@ MAX_SEED = 2**32 - 1
 # How an engine is loaded, or what becomes another field: not part of a request as they stand.
 _NOT_SENT = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", "think"})
 # general.sampling.* (llama.cpp: src/llama-arch.cpp) where its word is not the option's.
-_SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty"}
+# Those of generation_config.json are transformers' (GenerationConfig).
+_SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "repetition_penalty": "repeat_penalty"}
+_GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_OF_EMBEDDING = frozenset({"context", "threads", "gpu_layers", "keep_alive"})  # what means something there
+_OF_ENGINE = _OF_EMBEDDING | {"template"}  # what means nothing to a server elsewhere
 _SWITCHES = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
 
 
@@ -118,6 +123,37 @@ class ModelOptions(BaseModel):
         return {key: value for key, value in self if value is not None}
 
 
+class KeptOptions(ModelOptions):
+    """What a person keeps for a model: the options of a prompt, and what llm has words of its own for."""
+
+    system: str | None = Field(None, description="System prompt where the prompt brings none.")
+    template: str | None = Field(
+        None, min_length=1, description="Chat template (Jinja) instead of the header's; on the command line, its file."
+    )
+
+
+def kept(values: Mapping[str, Any], whose: str, *, embedding: bool = False, elsewhere: bool = False) -> dict[str, Any]:
+    """Options that a person wants to keep for a model, validated.
+
+    Args:
+        values: by name; text as a command line gives it will do.
+        whose: the model, for the message.
+        embedding: it only embeds, so that sampling and words mean nothing to it.
+        elsewhere: its engine is not ours, so that what loads an engine means nothing to it.
+
+    Raises:
+        BadInputError: one of them is unknown, out of range, or means nothing here; the message names it.
+    """
+    found = checked_kept(values, whose)
+    useless = (found.keys() - _OF_EMBEDDING if embedding else set()) | (
+        found.keys() & _OF_ENGINE if elsewhere else set()
+    )
+    if useless:
+        kind = "served elsewhere" if elsewhere else "an embedding model"
+        raise BadInputError(f"Option {min(useless)!r} of {whose}: it means nothing to {kind}")
+    return found
+
+
 def checked(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
     """Options that were kept earlier, validated now.
 
@@ -128,11 +164,33 @@ def checked(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
     Raises:
         BadInputError: one of them is unknown or out of range; the message names it.
     """
+    return _validated(ModelOptions, values, whose)
+
+
+def _validated(kind: type[ModelOptions], values: Mapping[str, Any], whose: str) -> dict[str, Any]:
     try:
-        return ModelOptions.model_validate(dict(values)).given()
+        return kind.model_validate(dict(values)).given()
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInputError(f"Option {first['loc'][0]!r} of {whose}: {first['msg']}") from None
+        said = "there is no such option" if first["type"] == "extra_forbidden" else first["msg"]
+        raise BadInputError(f"Option {str(first['loc'][0])[:60]!r} of {whose}: {said}") from None
+
+
+def checked_kept(values: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """The same for what a model keeps: KeptOptions."""
+    return _validated(KeptOptions, values, whose)
+
+
+def sampling_of(generation_config: object) -> dict[str, float]:
+    """The sampling that a repo's generation_config.json recommends, as it stands there; empty for nonsense."""
+    if not isinstance(generation_config, dict) or generation_config.get("do_sample") is False:
+        return {}  # greedy: transformers ignores the rest then
+    values = {key: generation_config.get(key) for key in _GENERATION_NAMES}
+    return {
+        key: value
+        for key, value in values.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }
 
 
 def recommended(sampling: Mapping[str, float]) -> dict[str, Any]:

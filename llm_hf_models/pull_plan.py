@@ -22,6 +22,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Hub, HubFile, RepoDetails
+from llm_hf_models.model_options import sampling_of
 from llm_hf_models.quants import Variant
 from llm_hf_models.records import LIVE
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
@@ -29,6 +30,7 @@ from llm_hf_models.space import free_bytes, share_a_disk, storage_error
 from llm_hf_models.units import format_size
 from llm_hf_models.validate import Finding, Report, check_header
 
+GENERATION_CONFIG = "generation_config.json"
 UNSAFE_LEVELS = {"unsafe", "malicious"}
 
 
@@ -223,9 +225,29 @@ def _with_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails
         plan,
         findings=findings,
         facts=facts,
+        hub=plan.hub if plan.already_complete else _with_sampling(context, hub, repo, details, plan.hub or {}),
         fit=search.fit_of(variant, facts, context, room),
         aliases=_aliases(context, plan, variant),
     )
+
+
+def _with_sampling(
+    context: Context, hub: Hub, repo: RepoId, details: RepoDetails, said: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """What the Hub said of the repo, with the sampling that its generation_config.json recommends if it has one."""
+    file = next((file for file in details.files if file.path == GENERATION_CONFIG), None)
+    if file is None:
+        return said
+    text = context.kept_by_digest(
+        f"generation:{file.etag}" if file.etag else None,
+        lambda: hub.small_file(repo, RepoFile(GENERATION_CONFIG), details.commit).decode("utf-8", "replace"),
+        str,
+        str,
+    )
+    try:
+        return {**said, "generation_config": sampling_of(json.loads(text))}
+    except (ValueError, RecursionError):
+        return said  # a recommendation that can't be read is none
 
 
 def refuse_invalid(what: str, report: Report) -> None:

@@ -57,11 +57,17 @@ def _read(db: sqlite3.Connection) -> list[RegisteredModel]:
     for key, alias in db.execute("select model, alias from aliases"):
         aliases.setdefault(key, []).append(alias)
     rows = db.execute(
-        "select id, model_id, kind, json_extract(facts, '$.tools', '$.reasoning', '$.modalities') from models"
+        "select id, model_id, kind, json_extract(facts, '$.tools', '$.reasoning', '$.modalities'),"
+        " json_extract(options, '$.template') from models"
     ).fetchall()
     found = []
-    for key, model_id, kind, facts in rows:
+    for key, model_id, kind, facts, template in rows:
         tools, reasoning, modalities = json.loads(facts)
+        if template:  # a person's own, which says other things than the header's
+            from llm_hf_models.gguf_facts import ModelFacts, with_template
+
+            own = with_template(ModelFacts(kind=kind), template)
+            kind, tools, reasoning = own.kind, own.tools, own.reasoning  # noqa: PLW2901
         names = tuple(aliases.get(key, ()))
         found.append(RegisteredModel(model_id, names, kind, bool(tools), bool(reasoning), tuple(modalities or ())))
     return found

@@ -7,9 +7,23 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from llm_hf_models import account, cleanup, downloads, engine, inspection, local, mirror, policy, prompting, pull, search
+from llm_hf_models import (
+    account,
+    cleanup,
+    downloads,
+    engine,
+    inspection,
+    local,
+    mirror,
+    policy,
+    prompting,
+    pull,
+    relay,
+    runtime,
+    search,
+)
 from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
 from llm_hf_models.catalogue import LibraryCatalogue
 from llm_hf_models.cleanup import Cleanup
@@ -25,12 +39,18 @@ from llm_hf_models.pull import PullResult
 from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan, plan_pull
 from llm_hf_models.records import DownloadNote
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
+from llm_hf_models.relay import RelayServer as Relay
+from llm_hf_models.runtime import Health, ModelDefault
 from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.transfer import Event, Progress
 
 
 def _quiet(event: Event) -> None:
     """Progress for whoever asks for none."""
+
+
+def _unheard(notice: str) -> None:
+    """Notices for whoever asks for none."""
 
 
 class Library:
@@ -218,15 +238,17 @@ class Library:
 
     # The library
 
-    def list(self) -> tuple[LocalModelView, ...]:
-        """What is on this machine, newest first."""
+    def list(self, *, health: bool = False) -> tuple[LocalModelView, ...]:
+        """What is on this machine, newest first; with `health`, those served elsewhere are asked if they answer."""
         with self._context.db() as db:
-            return tuple(local.view(model) for model in db.models())
+            models = db.models()
+        found = runtime.healths(models) if health else {}
+        return tuple(local.view(model, found.get(model.model_id)) for model in models)
 
     def show(self, name: str) -> LocalModelView:
         """One local model, by id, alias or repo, with every fact that was established about it."""
         with self._context.db() as db:
-            return local.view(db.find(name))
+            return local.view_whole(db.find(name))
 
     def path(self, name: str) -> tuple[str, ...]:
         """Where a local model's files are: its shards in order, then its mmproj."""
@@ -347,6 +369,41 @@ class Library:
         with self._change("gc", ""):
             return cleanup.clean(self._context)
 
+    # How models run
+
+    def set_options(self, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModelView:
+        """Keeps options for a model: they hold where a prompt doesn't give its own.
+
+        Args:
+            name: which model.
+            values: by name, typed or as text: temperature, context, system …; `template` is the template itself.
+            unset: options to go back on.
+        """
+        with self._change("set options", name):
+            return local.view_whole(runtime.set_options(self._context, name, values, unset))
+
+    def attach(
+        self,
+        name: str,
+        endpoint: str,
+        *,
+        key_env: str | None = None,
+        model: str | None = None,
+        kind: Literal["chat", "embedding"] = "chat",
+    ) -> LocalModelView:
+        """Registers a model that is served elsewhere in OpenAI's protocol.
+
+        Args:
+            name: what to call it here.
+            endpoint: the server's address, with or without /v1.
+            key_env: the environment variable that holds the key; the key itself is never kept.
+            model: what the server calls it; None asks a server that has a single one.
+            kind: what it is for.
+        """
+        with self._change("attach", name):
+            found = runtime.attach(self._context, name, endpoint, key_env=key_env, model=model, kind=kind)
+        return local.view_whole(found, runtime.healths([found])[found.model_id])
+
     # Engines
 
     def engines(self) -> tuple[EngineView, ...]:
@@ -395,6 +452,29 @@ class Library:
 
     # Serving
 
+    def serve(
+        self,
+        names: Sequence[str],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        key: str | None = None,
+        notice: Callable[[str], None] = _unheard,
+    ) -> Relay:
+        """A server of some models in OpenAI's protocol; call `serve_forever()` on it.
+
+        Args:
+            names: which models.
+            host: the address to listen on.
+            port: 0 takes a free one; `server_address` tells which.
+            key: what clients must know; None makes one: `key` tells it.
+            notice: told what a person should know: an engine that was evicted, a smaller context.
+
+        Raises:
+            NotWritableError: the address can't be listened on.
+        """
+        return relay.make_server(self._context, names, host, port, key=key, notice=notice)
+
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
         """A server of this library in the Hub's protocol, read-only; call `serve_forever()` on it.
 
@@ -420,10 +500,12 @@ __all__ = [
     "EngineView",
     "Event",
     "Freshness",
+    "Health",
     "Imported",
     "Inspection",
     "Library",
     "LocalModelView",
+    "ModelDefault",
     "ModelInfo",
     "PlannedFile",
     "Progress",
@@ -431,6 +513,7 @@ __all__ = [
     "PullPlan",
     "PullResult",
     "Question",
+    "Relay",
     "Removal",
     "SearchFilters",
     "SearchPage",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_hf_models import wording
+from llm_hf_models import views_runtime, wording
 from llm_hf_models.output import Column, fields, table
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_size
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
         TokenStatus,
         Verification,
     )
+
+
+MAX_LINE_CHARS = 400
 
 
 def local_models(models: Sequence[LocalModelView], limit: int | None) -> str:
@@ -44,7 +47,7 @@ def local_models(models: Sequence[LocalModelView], limit: int | None) -> str:
             model.quant,
             _revision(model),
             wording.ago(model.last_used) or "never",
-            model.state,
+            views_runtime.state(model),
             model.kind,
         ]
         for model in models
@@ -59,7 +62,9 @@ def _revision(model: LocalModelView) -> str:
 
 def repairs(models: Sequence[LocalModelView]) -> str:
     """What to do about each model that is not ready, a line each; empty where all are."""
-    return "\n".join(f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix)
+    lines = [f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix]
+    down = [(model.model_id, model.health.problem) for model in models if model.health and not model.health.up]
+    return "\n".join([*lines, *(clean_text(f"{model_id} is down: {why}", MAX_LINE_CHARS) for model_id, why in down)])
 
 
 def aliases(models: Sequence[LocalModelView], limit: int | None) -> str:
@@ -78,6 +83,8 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
+            ("Called there", model.endpoint_model),
+            ("Key from", f"the environment variable {model.key_env}" if model.key_env else None),
             ("Repo", model.repo),
             ("Commit", wording.both(model.commit, f"({model.revision})" if model.revision else "")),
             ("Quantization", model.quant),
@@ -89,7 +96,6 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
-            ("Options", ", ".join(f"{key}={value}" for key, value in model.options.items())),
             ("Added", wording.date(model.added)),
             ("Last used", wording.date(model.last_used) or "never"),
             *((f"{_check_title(check)}", _check(check)) for check in _newest(model.checks)),
@@ -98,7 +104,10 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
     )
     columns = [Column("FILE"), Column("ROLE", 2), Column("SIZE", 1, right=True), Column("LOCATION", 3)]
     rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
-    return f"{told}\n\n{table(columns, rows, limit=limit)}" if rows else told
+    parts = [table(columns, rows, limit=limit)] if rows else []
+    if model.defaults:
+        parts.append(views_runtime.defaults(model.defaults, limit))
+    return "\n\n".join([told, *parts])
 
 
 def _newest(checks: Sequence[Check]) -> list[Check]:

@@ -45,12 +45,12 @@ FLOORS = {
         engine engine_rows engine_dirs engine_process engine_child engine_binary
     """,
     "third floor: the application": """
-        __init__ service context account catalogue inspection local search pull pull_plan
+        __init__ runtime relay relay_whole service context account catalogue inspection local search pull pull_plan
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,
     "faces": """
         output wording progress keys cli cli_common cli_account cli_cleanup cli_downloads cli_gguf cli_hub cli_library cli_mcp host_config
-        views_downloads views_gguf views_hub views_local
+        views_downloads views_gguf views_hub views_local views_runtime cli_runtime
         plugin chat_model model_run prompt_turn attachments
     """,
 }

@@ -1,0 +1,242 @@
+"""How models run, as a person arranges it: kept options, where defaults come from, servers elsewhere, their health.
+
+Starts no engine and sends no prompt.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from llm_hf_models import chat, engine, model_options, settings
+from llm_hf_models.context import Context
+from llm_hf_models.engine import Endpoint
+from llm_hf_models.errors import BadInputError, EngineError, HfModelsError
+from llm_hf_models.gguf_facts import ModelFacts, with_template
+from llm_hf_models.model_engine import (
+    ENDPOINT_KEY_ENV,
+    ENDPOINT_MODEL,
+    TEMPLATE,
+    check_fits,
+    defaults_of,
+    endpoint_elsewhere,
+    own_options,
+)
+from llm_hf_models.records import LocalModel
+from llm_hf_models.refs import parse_alias
+from llm_hf_models.template_audit import audit
+
+HEALTH_SECONDS = 2.0  # for all servers together: `llm hf list` waits for them
+ATTACH_SECONDS = 10.0
+REMOTE_PREFIX = "hf/remote/"
+MAX_NAMED = 8  # models of a server in a message
+_ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
+
+
+@dataclass(frozen=True)
+class ModelDefault:
+    """One option of a model where a prompt doesn't give it, and where that value comes from."""
+
+    key: str
+    value: Any
+    source: str  # "llm hf set", "header", "generation_config.json", "setting", …
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether a server elsewhere answers now, as asked by its list of models."""
+
+    model_id: str
+    up: bool
+    problem: str | None = None
+
+
+# Options
+
+
+def set_options(context: Context, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModel:
+    """Keeps options for a model, all of them or none. They hold where a prompt doesn't give its own.
+
+    Args:
+        context: the library.
+        name: the model.
+        values: by name, as typed or as text; `template` is the template itself.
+        unset: options to go back on.
+
+    Raises:
+        UnknownModelError: no such model.
+        BadInputError: an option is unknown, out of range, not for this model, or not set.
+    """
+    with context.db() as db, db.transaction():
+        model = db.find(name)
+        given = model_options.kept(
+            values, model.model_id, embedding=model.facts.kind == "embedding", elsewhere=model.endpoint is not None
+        )
+        own = own_options(model)
+        for key in unset:
+            if key not in own:
+                raise BadInputError(
+                    f"Option {key[:60]!r} is not set for {model.model_id}",
+                    hint=f"It has {', '.join(sorted(own))}." if own else "None is.",
+                )
+        if TEMPLATE in given:
+            _refuse_template(given[TEMPLATE])
+        check_fits(replace(model, facts=with_template(model.facts, given.get(TEMPLATE))), given)
+        kept = {key: value for key, value in model.options.items() if key not in unset}
+        db.set_options(model.model_id, {**kept, **given})
+        return db.model(model.model_id)
+
+
+def _refuse_template(template: str) -> None:
+    errors = [finding for finding in audit(template, TEMPLATE) if finding.severity == "error"]
+    if errors:
+        raise BadInputError(f"Option 'template': {errors[0].message}", cause=errors[0].code)
+
+
+def defaults(model: LocalModel) -> tuple[ModelDefault, ...]:
+    """Every default that holds for a model now, with where it comes from; what is llama.cpp's own is left out.
+
+    Raises:
+        BadInputError: what is kept for it, or a setting, is none.
+    """
+    found: dict[str, ModelDefault] = {}
+    if model.endpoint is None:
+        found |= {default.key: default for default in _engine_defaults(model)}
+    for source, layer in defaults_of(model):
+        found |= {key: ModelDefault(key, value, source) for key, value in layer.items()}
+    return tuple(found.values())
+
+
+def _engine_defaults(model: LocalModel) -> Iterator[ModelDefault]:
+    """What the settings say of how an engine is loaded, as it comes out for this model."""
+    now = settings.load()
+    most = model.facts.context_length
+    for key in _ENGINE_KEYS:
+        value, source = getattr(now, key), f"setting ({settings.source_of(key)})"
+        if key == "context" and most and not 0 < value <= most:
+            value, source = most, "header"
+        if key == "threads" and value == 0:
+            value, source = engine.default_threads(), "this machine"
+        yield ModelDefault(key, value, source)
+
+
+# Servers elsewhere
+
+
+def attach(
+    context: Context,
+    name: str,
+    url: str,
+    *,
+    key_env: str | None,
+    model: str | None,
+    kind: Literal["chat", "embedding"],
+) -> LocalModel:
+    """Registers a model that is served elsewhere in OpenAI's protocol; of the same name, in the place of an older one.
+
+    The server is asked for its models where `model` isn't given: one that serves a single model needs no name.
+
+    Raises:
+        BadInputError: no such name or address, a key that is not set, a server with several models.
+        NameTakenError: the name is another model's.
+        EngineError: the server has to be asked, and does not answer.
+    """
+    alias = parse_alias(name)
+    found = LocalModel(
+        model_id=f"{REMOTE_PREFIX}{alias}",
+        repo=None,
+        revision=None,
+        commit=None,
+        quant="",
+        files=(),
+        facts=ModelFacts(kind=kind, tools=kind == "chat"),
+        endpoint=_checked_url(url),
+        options={ENDPOINT_KEY_ENV: key_env} if key_env else {},
+    )
+    served = model or _only_model(endpoint_elsewhere(found), alias)
+    with context.db() as db, db.transaction():
+        own = own_options(db.register(found))
+        db.add_alias(alias, found.model_id)
+        db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served})
+        return db.model(found.model_id)
+
+
+def _checked_url(url: str) -> str:
+    """The base address, without a trailing slash.
+
+    Raises:
+        BadInputError: it is none.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        plain = not (parts.username or parts.password or parts.query or parts.fragment)
+    except ValueError:
+        whole = plain = False
+    if not whole or not plain:
+        raise BadInputError(
+            f"{url[:100]!r} is no server's address",
+            hint="Write it like http://gpu-box:8000/v1; a key goes into the environment (--key-env VAR).",
+        )
+    return url.strip().rstrip("/")
+
+
+def _only_model(endpoint: Endpoint, alias: str) -> str:
+    names = chat.served_models(endpoint, seconds=ATTACH_SECONDS)
+    if len(names) == 1:
+        return names[0]
+    listed = ", ".join(names[:MAX_NAMED]) + (" …" if len(names) > MAX_NAMED else "")
+    raise BadInputError(
+        f"{endpoint.base_url} serves {len(names)} models",
+        cause=listed or None,
+        hint=f"Say which: llm hf attach {alias} --endpoint {endpoint.base_url} --model ID",
+    )
+
+
+def sends_key_in_the_clear(model: LocalModel) -> bool:
+    """Whether a key goes over a network without TLS."""
+    parts = urlsplit(model.endpoint or "")
+    if ENDPOINT_KEY_ENV not in model.options or parts.scheme == "https" or parts.hostname == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return True
+
+
+def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) -> dict[str, Health]:
+    """The health of those models that are served elsewhere, by id; all are asked at once, for `seconds` at most."""
+    asked = [model for model in models if model.endpoint is not None]
+    found = {model.model_id: Health(model.model_id, up=False, problem="no answer in time") for model in asked}
+
+    def ask(model: LocalModel) -> None:
+        found[model.model_id] = _health(model, seconds)
+
+    # Daemons: a server that dribbles its answer must not hold up the end of the command.
+    threads = [threading.Thread(target=ask, args=(model,), daemon=True) for model in asked]
+    until = time.monotonic() + seconds
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    return dict(found)
+
+
+def _health(model: LocalModel, seconds: float) -> Health:
+    try:
+        names: Sequence[str] = chat.served_models(endpoint_elsewhere(model), seconds=seconds)
+    except (EngineError, BadInputError) as error:
+        return Health(model.model_id, up=False, problem=_why(error))
+    wanted = model.options.get(ENDPOINT_MODEL)
+    if wanted and names and wanted not in names:
+        return Health(model.model_id, up=False, problem=f"{model.endpoint} does not serve {wanted} (any more)")
+    return Health(model.model_id, up=True)
+
+
+def _why(error: HfModelsError) -> str:
+    return f"{error.message}: {error.cause}" if error.cause else error.message

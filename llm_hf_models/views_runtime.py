@@ -1,0 +1,66 @@
+"""How models run, as text: defaults, servers elsewhere, the relay. `limit` is in columns, None is no limit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from llm_hf_models import wording
+from llm_hf_models.output import Column, table
+from llm_hf_models.text import clean_text
+from llm_hf_models.units import format_duration
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import LocalModelView, ModelDefault, Relay
+
+SHOWN_CHARS = 60
+
+
+def defaults(found: Sequence[ModelDefault], limit: int | None) -> str:
+    """A row for each option that a prompt needn't give."""
+    columns = [Column("OPTION"), Column("DEFAULT", least=16), Column("FROM", 1)]
+    return table(columns, [[one.key, _value(one), one.source] for one in found], limit=limit)
+
+
+def _value(one: ModelDefault) -> str:
+    if one.key == "template":
+        return f"{len(one.value)} characters"
+    if one.key == "keep_alive" and one.value > 0:
+        return format_duration(one.value)
+    if isinstance(one.value, str):
+        text = clean_text(one.value, SHOWN_CHARS + 1)
+        return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+    return wording.setting_value(one.value) if isinstance(one.value, bool) else _number_or_json(one.value)
+
+
+def _number_or_json(value: Any) -> str:  # noqa: ANN401 - whatever an option holds
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def state(model: LocalModelView) -> str:
+    """A model's state for a row; of one that is served elsewhere, whether it answers."""
+    if model.health is None:
+        return model.state
+    return f"{model.state}, {'up' if model.health.up else 'down'}"
+
+
+def attached(model: LocalModelView) -> str:
+    """What a server elsewhere is called now, and how to use it."""
+    lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}"]
+    if model.health is not None and not model.health.up:
+        lines.append(f"It does not answer now: {model.health.problem}")
+    if model.key_in_the_clear:
+        lines.append("Its key goes over the network unencrypted: use https where others can listen.")
+    return "\n".join([*map(clean_text, lines), wording.talk(model.model_id, model.aliases, model.kind)])
+
+
+def serving(url: str, server: Relay, *, key_given: bool, open_to_others: bool) -> str:
+    """How to use a relay, its key once if it was made here."""
+    names = sorted(set(server.names.values()))
+    lines = [f"Serves {', '.join(names)} in OpenAI's protocol.", f"OPENAI_BASE_URL={url}/v1"]
+    if not key_given:
+        lines.append(f"OPENAI_API_KEY={server.key}")
+    if open_to_others:
+        lines.append("Whoever can reach this address and knows the key can use these models; nothing is encrypted.")
+    return "\n".join([*lines, "Ctrl-C ends it."])
