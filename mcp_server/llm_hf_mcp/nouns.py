@@ -10,6 +10,7 @@ from llm_hf_models.service import (
     LocalModelView,
     ModelInfo,
     SearchPage,
+    TrialReport,
     Verification,
 )
 
@@ -54,10 +55,11 @@ class Pulling:
 
 @dataclass(frozen=True)
 class Proof:
-    """`llm hf verify --json`, and beside it what the validator says of the structure."""
+    """Three facts, each by itself: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
 
     digest: Verification
     structure: CheckReport | None  # None where a file is missing
+    load_test: TrialReport | None = None  # None where it was not asked for
 
 
 @dataclass(frozen=True)

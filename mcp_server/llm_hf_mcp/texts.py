@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Removal,
         SearchResult,
         Status,
+        TrialReport,
         VariantInfo,
     )
 
@@ -195,8 +196,15 @@ def proof(proven: Proof) -> str:
         if structure
         else "structure: not checked",
         *(f"  {finding.code}: {finding.message}" for finding in (structure.findings[:MAX_ITEMS] if structure else ())),
+        _tried(proven.load_test) if proven.load_test else "load test: not run",
         f"To mend: {proven.digest.fix}" if proven.digest.fix else None,
     )
+
+
+def _tried(report: TrialReport) -> str:
+    tried = report.result
+    why = f" ({tried.why})" if tried.why else ""
+    return f"load test: {tried.verdict}{why}, confined by {_listed(tried.layers) or 'nothing'}"
 
 
 def said(done: Answer) -> str:

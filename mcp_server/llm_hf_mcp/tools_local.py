@@ -47,8 +47,12 @@ async def list_models(
     return answer(found, texts.local_models(found))
 
 
-async def verify_model(ctx: Context, name: Name) -> CallToolResult:
-    """Hashes a local model's files again and checks their structure.
+async def verify_model(
+    ctx: Context,
+    name: Name,
+    load: Annotated[bool, Field(description="Also load it in a sandbox and have it say a few words (slower)")] = False,
+) -> CallToolResult:
+    """Hashes a local model's files again and checks their structure; with load, runs it in a sandbox too.
 
     Use it when a model behaves oddly, or before relying on one whose files others may have changed. Large models take
     a minute or more. A mismatch quarantines the model: run_prompt then refuses it.
@@ -56,7 +60,9 @@ async def verify_model(ctx: Context, name: Name) -> CallToolResult:
     service = library(ctx)
     digest = await call(service.verify, name)
     whole = all(map(_exists, await call(service.path, name)))
-    proof = Proof(digest, await call(service.check, digest.model_id) if whole else None)
+    structure = await call(service.check, digest.model_id) if whole else None
+    tried = await call(service.test, digest.model_id) if load and whole and digest.matches else None
+    proof = Proof(digest, structure, tried)
     return answer(proof, texts.proof(proof))
 
 
