@@ -37,6 +37,7 @@ def main() -> NoReturn:
     params = parameters(task, xllamacpp)
     report = confine(task, xllamacpp)
     say(confined={"layers": report.layers, "missing": report.missing})
+    server = None
     try:
         before = time.monotonic()
         server = xllamacpp.Server(params)
@@ -44,6 +45,8 @@ def main() -> NoReturn:
         say(answered={**ask(server, task), "peak_memory": peak_memory()})
     except (RuntimeError, OSError, MemoryError) as error:
         say(failed={"error": f"{type(error).__name__}: {error}"[:2000], "memory": isinstance(error, MemoryError)})
+    if server is None:
+        sys.exit(0)  # the usual way out: llama.cpp writes the last of its log when it is torn down
     os._exit(0)  # the server can't be stopped, and its destructors wait for it
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # What a developer's machine may have set and a test must not see; LLM_* and LLM_HF_* go as a whole.
@@ -82,6 +83,9 @@ _session_folder = _short_folder()
 
 
 def pytest_configure() -> None:
+    # A busy machine is no finding: how long one example takes is for benchmarks.
+    hypothesis.settings.register_profile("busy", deadline=None)
+    hypothesis.settings.load_profile("busy")
     # huggingface_hub freezes paths from the environment when it is imported, which collecting tests may do.
     for name in _foreign():
         del os.environ[name]
