@@ -42,7 +42,7 @@ suite: $(VENV)-dev/.installed
 
 # The suite alone, without coverage: for the other Pythons.
 suite-only: $(VENV)-dev/.installed
-	$(VENV)-dev/bin/python -m pytest
+	$(VENV)-dev/bin/python -m pytest -n 2
 
 # The slow proofs, whole. STORM_SHARE=0.02 runs a seeded slice of them.
 storm: $(VENV)-dev/.installed
