@@ -69,7 +69,7 @@ class Passing:
         return replace(self, body={**self.body, **added}, drop_progress=drop)
 
 
-class RelayServer(MirrorServer):
+class Relay(MirrorServer):
     """Listens for clients that know the key, on behalf of some models."""
 
     def __init__(
@@ -82,7 +82,7 @@ class RelayServer(MirrorServer):
 
 def make_server(
     context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notice: Notice
-) -> RelayServer:
+) -> Relay:
     """A relay; call `serve_forever()` on it. `server_address` tells the port that was taken, `key` the key.
 
     Args:
@@ -108,7 +108,7 @@ def make_server(
                 raise BadInputError(f"{model.model_id} can't be served: it is a {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
     try:
-        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notice)
+        return Relay((host, port), context, names, key or secrets.token_urlsafe(24), notice)
     except (OSError, OverflowError) as error:
         raise NotWritableError(
             f"Can't listen on {host} port {port}", cause=str(error), hint="`--port 0` takes a free port."
@@ -118,7 +118,7 @@ def make_server(
 class RelayHandler(AnsweringHandler):
     """One connection of a client."""
 
-    server: RelayServer
+    server: Relay
 
     def respond(self) -> None:
         """Answers one request.

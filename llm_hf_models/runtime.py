@@ -53,7 +53,7 @@ class Health:
 
     model_id: str
     up: bool
-    problem: str | None = None
+    problem: str | None = None  # why it is down, or what is odd about it
 
 
 # Options
@@ -234,7 +234,8 @@ def _health(model: LocalModel, seconds: float) -> Health:
         return Health(model.model_id, up=False, problem=_why(error))
     wanted = model.options.get(ENDPOINT_MODEL)
     if wanted and names and wanted not in names:
-        return Health(model.model_id, up=False, problem=f"{model.endpoint} does not serve {wanted} (any more)")
+        # It may serve it all the same: some servers take more names than they list, or any.
+        return Health(model.model_id, up=True, problem=f"{model.endpoint} lists no model {wanted!r}")
     return Health(model.model_id, up=True)
 
 

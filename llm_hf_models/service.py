@@ -39,7 +39,7 @@ from llm_hf_models.pull import PullResult
 from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan, plan_pull
 from llm_hf_models.records import DownloadNote
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
-from llm_hf_models.relay import RelayServer as Relay
+from llm_hf_models.relay import Relay
 from llm_hf_models.runtime import Health, ModelDefault
 from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.transfer import Event, Progress

@@ -63,8 +63,9 @@ def _revision(model: LocalModelView) -> str:
 def repairs(models: Sequence[LocalModelView]) -> str:
     """What to do about each model that is not ready, a line each; empty where all are."""
     lines = [f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix]
-    down = [(model.model_id, model.health.problem) for model in models if model.health and not model.health.up]
-    return "\n".join([*lines, *(clean_text(f"{model_id} is down: {why}", MAX_LINE_CHARS) for model_id, why in down)])
+    asked = [model.health for model in models if model.health and model.health.problem]
+    lines += [f"{health.model_id} is {'up, but' if health.up else 'down'}: {health.problem}" for health in asked]
+    return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 
 def aliases(models: Sequence[LocalModelView], limit: int | None) -> str:

@@ -48,8 +48,8 @@ def state(model: LocalModelView) -> str:
 def attached(model: LocalModelView) -> str:
     """What a server elsewhere is called now, and how to use it."""
     lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}"]
-    if model.health is not None and not model.health.up:
-        lines.append(f"It does not answer now: {model.health.problem}")
+    if model.health is not None and model.health.problem:
+        lines.append(model.health.problem if model.health.up else f"It does not answer now: {model.health.problem}")
     if model.key_in_the_clear:
         lines.append("Its key goes over the network unencrypted: use https where others can listen.")
     return "\n".join([*map(clean_text, lines), wording.talk(model.model_id, model.aliases, model.kind)])
