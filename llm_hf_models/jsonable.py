@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from pathlib import PurePath
-from typing import Any, TypeAlias, get_type_hints
+from pathlib import Path, PurePath
+from types import UnionType
+from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
@@ -53,26 +54,60 @@ def public_names(kind: type) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 
-def schema_of(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever an annotation may be
-    """The JSON schema (2020-12) of what `to_json` makes of a value of this type."""
-    from pydantic import TypeAdapter
-    from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-    from pydantic_core import core_schema
-
-    class Schema(GenerateJsonSchema):
-        def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
-            found, cls = super().dataclass_schema(schema), schema["cls"]
-            names = public_names(cls)
-            members = found.get("properties", {})
-            told = {name: members[name] if name in members else _property_schema(cls, name) for name in names}
-            return {**found, "properties": told, "required": names}
-
-        def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 - names say enough
-            return False
-
-    return TypeAdapter(kind).json_schema(mode="serialization", schema_generator=Schema)
+# The schema of that
 
 
-def _property_schema(cls: type, name: str) -> dict[str, Any]:
-    member = next(vars(base)[name] for base in cls.__mro__ if name in vars(base))
-    return schema_of(get_type_hints(member.fget)["return"])
+def schema_of(kind: type) -> dict[str, Any]:
+    """The JSON schema (2020-12) of what `to_json` makes of a dataclass.
+
+    Raises:
+        KeyError: a member's annotation has no JSON form; a bug of ours.
+    """
+    shared: dict[str, dict[str, Any]] = {}
+    _schema(kind, shared)
+    return {**shared.pop(kind.__name__), **({"$defs": shared} if shared else {})}
+
+
+def _schema(kind: Any, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - any annotation
+    if isinstance(kind, type) and is_dataclass(kind):
+        if kind.__name__ not in shared:
+            shared[kind.__name__] = {}
+            shared[kind.__name__] = _object(kind, shared)
+        return {"$ref": f"#/$defs/{kind.__name__}"}
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return {"anyOf": [_schema(member, shared) for member in inner]}
+    if origin is Literal:
+        return {"enum": list(inner)}
+    return dict(_LEAVES[kind]) if origin is None else _container(origin, inner, shared)
+
+
+def _container(origin: type, inner: tuple[Any, ...], shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    if issubclass(origin, Mapping):
+        return {"type": "object", "additionalProperties": _schema(inner[1], shared)}
+    if origin is tuple and inner[1:] != (Ellipsis,):
+        return {"type": "array", "prefixItems": [_schema(member, shared) for member in inner], "minItems": len(inner)}
+    return {"type": "array", "items": _schema(inner[0], shared)}
+
+
+def _object(kind: type, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    hints, names = get_type_hints(kind), public_names(kind)
+    members = {name: hints[name] if name in hints else _returned(kind, name) for name in names}
+    told = {name: _schema(member, shared) for name, member in members.items()}
+    return {"type": "object", "properties": told, "required": names}
+
+
+def _returned(kind: type, name: str) -> Any:  # noqa: ANN401 - any annotation
+    return get_type_hints(getattr(kind, name).fget)["return"]
+
+
+_LEAVES: dict[object, dict[str, Any]] = {
+    Any: {},
+    type(None): {"type": "null"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    str: {"type": "string"},
+    datetime: {"type": "string", "format": "date-time"},
+    Path: {"type": "string"},
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         value = getattr(given, setting)
         if value is not None:
             os.environ[f"LLM_HF_{setting.upper()}"] = value
+    gc.disable()  # nothing that is imported goes again: looking for garbage meanwhile is a tenth of the start
     from llm_hf_models.errors import HfModelsError
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,4 +122,6 @@ def build(**more: Any) -> Server:  # noqa: ANN401 - the SDK's own arguments
     resources.add_to(server)
     prompts.add_to(server)
     watching.add_to(server, watch)
+    gc.enable()
+    gc.freeze()  # what stands now stays
     return server
