@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
+import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,10 +15,10 @@ from typing import Any
 
 from llm_hf_models import engine, fit, settings, tokens
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, HfModelsError, TokenInvalidError
+from llm_hf_models.errors import BadInputError, HfModelsError, LibraryError, TokenInvalidError
 from llm_hf_models.fit import Machine
 from llm_hf_models.hub import Account, Hub
-from llm_hf_models.records import EngineRow
+from llm_hf_models.records import EngineRow, LocalModel
 from llm_hf_models.settings import Settings
 
 MAX_TOKEN_CHARS = 1000
@@ -63,6 +66,7 @@ class Status:
     offline: bool
     token: TokenStatus
     versions: Mapping[str, str | None]
+    problem: str | None = None  # why the library can't be read, where it can't
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,22 @@ def whoami(context: Context) -> TokenStatus:
         return TokenStatus(token.source, None, str(error))
 
 
+def _token_status(context: Context) -> TokenStatus:
+    """As `whoami`, and never an error: a status is for bad days too."""
+    source = None
+    try:
+        token = context.token()
+        source = token.source if token else None
+        return whoami(context)
+    except HfModelsError as error:
+        return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
+
+
 def status(context: Context) -> Status:
     """Memory, disk, cache, engines, endpoint and token."""
     cache = context.cache_dir()
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    disk = shutil.disk_usage(existing)
-    with context.db() as db:
-        models = db.models()
-        engines = tuple(engine_view(row) for row in engine.running(db))
+    disk = _disk_of(cache)
+    models, engines, problem = _library_status(context)
     locations = {file.location: file.size for model in models for file in model.files}
     return Status(
         machine=fit.machine(),
@@ -132,7 +144,17 @@ def status(context: Context) -> Status:
         offline=settings.offline(),
         token=_token_status(context),
         versions=_versions(),
+        problem=problem,
     )
+
+
+def _library_status(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
+    """Models and engines; none, and why, where the library can't be read."""
+    try:
+        with context.db() as db:
+            return db.models(), tuple(engine_view(row) for row in engine.running(db)), None
+    except LibraryError as error:
+        return [], (), str(error)
 
 
 def engine_view(row: EngineRow) -> EngineView:
@@ -140,23 +162,25 @@ def engine_view(row: EngineRow) -> EngineView:
     return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
 
 
-def _token_status(context: Context) -> TokenStatus:
-    try:
-        return whoami(context)
-    except HfModelsError as error:  # a status is for bad days too
-        return TokenStatus(None, None, error.message)
+def _disk_of(folder: Path) -> shutil._ntuple_diskusage:
+    """Of the nearest folder that can be asked."""
+    for place in (folder, *folder.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place)
+    return shutil.disk_usage(".")
 
 
 def _bytes_below(folder: Path) -> int:
-    """Bytes on the disk, each file once."""
+    """Bytes that the files below take on the disk, each file once, holes of unfinished ones not counted."""
     sizes: dict[tuple[int, int], int] = {}
-    for path in folder.rglob("*"):
-        try:
-            stat = path.lstat()
-        except OSError:
-            continue
-        if path.is_file() and not path.is_symlink():
-            sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - twice as fast, and there may be many
+                if stat.S_ISREG(found.st_mode):
+                    taken = getattr(found, "st_blocks", None)  # of 512 bytes; not on Windows
+                    on_disk = found.st_size if taken is None else min(found.st_size, taken * 512)
+                    sizes[found.st_dev, found.st_ino] = on_disk
     return sum(sizes.values())
 
 

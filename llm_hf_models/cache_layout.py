@@ -31,6 +31,11 @@ def cache_path(cache_dir: Path, repo: RepoId, commit: str, path: str) -> Path:
     return repo_folder(cache_dir, repo) / "snapshots" / commit / RepoFile(path).path
 
 
+def cache_of(location: str, path: str) -> Path:
+    """The other way: the cache in which a repo's file of that path stands at `location`."""
+    return Path(location).parents[path.count("/") + 3]
+
+
 def work_folder(cache_dir: Path) -> Path:
     """Our own folder in the cache: partials, their journals and locks, and notes of what was checked."""
     return cache_dir / ".locks" / "llm-hf"
@@ -67,6 +72,12 @@ def was_checked(folder: Path, etag: str, file: Path) -> bool:
         return (folder / f"{etag}.checked").read_text("ascii") == _stamp(file)
     except (OSError, ValueError):
         return False
+
+
+def forget_checked(folder: Path, etag: str) -> None:
+    """Forgets it: the file turned out to be another one."""
+    with contextlib.suppress(OSError):
+        (folder / f"{etag}.checked").unlink()
 
 
 def _stamp(file: Path) -> str:
@@ -126,6 +137,12 @@ def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None)
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, commit, work_folder(cache_dir))
         sync_folder(path.parent)
+
+
+def drop_our_ref(cache_dir: Path, repo: RepoId, commit: str) -> None:
+    """Lets others' tools prune a commit again, as far as no other ref names it."""
+    with contextlib.suppress(OSError):
+        (repo_folder(cache_dir, repo) / "refs" / OUR_REFS / commit).unlink()
 
 
 def _write(path: Path, text: str, folder: Path) -> None:

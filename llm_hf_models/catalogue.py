@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.records import LocalFile, LocalModel
 from llm_hf_models.mirror import ServedFile, ServedRepo
+from llm_hf_models.records import LocalFile, LocalModel
 from llm_hf_models.refs import RepoId
 
 
@@ -26,7 +26,10 @@ class LibraryCatalogue:
     def repos(self) -> Sequence[ServedRepo]:
         """One entry for each repo and commit, newest first."""
         with self.context.db() as db:
-            models = [model for model in db.models() if self._serves(model)]
+            every = db.models()
+        closed = {repo_of(model) for model in every if model.hub.get("gated") or model.hub.get("private")}
+        closed -= {str(repo) for repo in self.allow}
+        models = [model for model in every if repo_of(model) not in closed and _has_proof(model)]
         grouped: dict[tuple[str, str], list[LocalModel]] = {}
         for model in models:
             grouped.setdefault((repo_of(model), commit_of(model)), []).append(model)
@@ -37,15 +40,12 @@ class LibraryCatalogue:
             seen.add(repo)
         return served
 
-    def _serves(self, model: LocalModel) -> bool:
-        if (
-            model.endpoint
-            or model.state in ("missing", "changed")
-            or not all(f.sha256 or f.git_sha1 for f in model.files)
-        ):
-            return False
-        restricted = model.hub.get("gated") or model.hub.get("private")
-        return not restricted or RepoId.parse(repo_of(model)) in self.allow
+
+def _has_proof(model: LocalModel) -> bool:
+    """Whether its files are here, and their digests known."""
+    if model.endpoint or model.state in ("missing", "changed"):
+        return False
+    return all(file.sha256 or file.git_sha1 for file in model.files)
 
 
 def repo_of(model: LocalModel) -> str:
@@ -81,7 +81,7 @@ def _served(repo: str, commit: str, group: Sequence[LocalModel], *, newest: bool
             "total": facts.parameters,
             "architecture": facts.architecture,
             "context_length": facts.context_length,
-            "totalFileSize": sum(file.size for file in first.files),
+            "totalFileSize": sum(file.size for model in group for file in model.files if file.role == "weights"),
         },
         base_models=facts.base_models,
     )

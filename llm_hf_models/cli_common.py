@@ -60,7 +60,7 @@ def service() -> Library:
     from llm_hf_models.service import Library
 
     # One command needs the token more than once, a person types the passphrase once.
-    return Library(asked_by="cli", ask_passphrase=functools.cache(ask_passphrase))
+    return Library(asked_by="cli", ask_passphrase=functools.cache(ask_passphrase), notice=output.note)
 
 
 def ask_passphrase() -> str:

@@ -116,7 +116,7 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
     output.emit(views_hub.info(found, output.width()))
     if files:
         output.emit("\n" + views_hub.repo_files(found, output.width()))
-    if card:
+    if card and found.card is not None:  # else a note says why
         output.emit("\n" + (output.markdown(found.card, limit=output.width()) if found.card else "There is no card."))
     _note_freshness(views_hub.freshness(found.freshness))
 

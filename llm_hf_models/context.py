@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llm_hf_models import settings as settings_module
-from llm_hf_models import tokens
-from llm_hf_models.errors import NetworkError, OfflineError
-from llm_hf_models.hub import Hub
+from llm_hf_models.errors import (
+    HubUnavailableError,
+    NetworkError,
+    NotChangedError,
+    OfflineError,
+    RateLimitedError,
+    TimedOutError,
+)
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import LIVE, CachedMetadata
 from llm_hf_models.settings import Settings
-from llm_hf_models.transfer import TransferLimits
+from llm_hf_models.units import format_duration
 
+if TYPE_CHECKING:
+    from llm_hf_models import tokens
+    from llm_hf_models.hub import Hub
+    from llm_hf_models.transfer import TransferLimits
+
+ATTEMPTS = 3  # at a question that a moment later may be answered
 RATE_SECONDS = 1.0  # how often a running download looks at the limits again
 
 T = TypeVar("T")
@@ -29,7 +42,8 @@ class Freshness:
 
     source: Literal["hub", "cache"] = "hub"
     age: float = 0.0
-    stale: bool = False  # older than its lifetime, and shown because the Hub could not be reached
+    stale: bool = False  # older than it should be, and shown because the Hub gave none now
+    problem: str | None = None  # why it gave none
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,7 @@ class Context:
     asked_by: str = "python"
     ask_passphrase: Callable[[], str] | None = None
     agent: str | None = None  # which agent asks, by its host's name; None is a person
+    notice: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
 
     def settings(self) -> Settings:
         """The settings in force now."""
@@ -54,11 +69,17 @@ class Context:
 
     def token(self) -> tokens.Token | None:
         """The token in force, if any."""
+        from llm_hf_models import tokens
+
         return tokens.find(self.ask_passphrase)
 
     def hub(self) -> Hub:
         """The configured Hub, with the token in force."""
-        token = self.token()
+        return self._hub(self.token())
+
+    def _hub(self, token: tokens.Token | None) -> Hub:
+        from llm_hf_models.hub import Hub
+
         return Hub(
             settings_module.endpoint(),
             token=token.value if token else None,
@@ -68,6 +89,8 @@ class Context:
 
     def transfer_limits(self, connections: int | None = None, limit_rate: int | None = None) -> TransferLimits:
         """How a download behaves, from settings and what was asked for this one."""
+        from llm_hf_models.transfer import TransferLimits
+
         now = self.settings()
         return TransferLimits(
             connections=connections or now.connections,
@@ -82,7 +105,7 @@ class Context:
     def remembered(
         self,
         key: dict[str, object],
-        ask: Callable[[], T],
+        ask: Callable[[Hub, str | None], T],
         dump: Callable[[T], str],
         load: Callable[[str], T],
         *,
@@ -90,9 +113,11 @@ class Context:
     ) -> tuple[T, Freshness]:
         """An answer of the Hub, from the metadata cache within its lifetime, and from there at any age without network.
 
+        What is older is asked for again by its ETag: an answer that still stands is not sent twice.
+
         Args:
-            key: what was asked; the endpoint and whether a token was used are part of it too.
-            ask: asks the Hub.
+            key: what was asked; the endpoint, and whose token was used, are part of it too.
+            ask: asks the Hub, given the ETag of what is kept; raises NotChangedError where that still stands.
             dump: the answer as text to keep.
             load: the answer from that text.
             refresh: ask even if a fresh answer is kept.
@@ -100,29 +125,64 @@ class Context:
         Raises:
             NetworkError: the Hub can't be reached and nothing is kept.
         """
-        name = json.dumps(
-            {**key, "endpoint": settings_module.endpoint(), "token": self.token() is not None}, sort_keys=True
-        )
+        token = self.token()
+        hub = self._hub(token)
+        name = json.dumps({**key, "endpoint": settings_module.endpoint(), "token": _mark(token)}, sort_keys=True)
         with self.db() as db:
-            kept = db.cached(name)
-            if kept and not refresh and time.time() - kept.fetched < self.settings().metadata_lifetime_seconds:
-                return load(kept.body), _age(kept)
+            kept, old = _kept(db, name, load)
+            if kept and old is not None and not refresh and self._is_young(kept):
+                return old, _age(kept)
             try:
-                answer = ask()
+                if kept and old is not None:
+                    answer = ask(hub, kept.etag)
+                else:
+                    answer = self.patiently(lambda: ask(hub, None), again=(RateLimitedError,))
+            except NotChangedError:
+                if kept is None or old is None:
+                    raise HubUnavailableError("The Hub answered 304 to what was not asked so") from None
+                db.keep(name, kept.body, kept.etag)
+                return old, Freshness()
             except NetworkError as error:
-                if kept is None:
+                if kept is None or old is None:
                     raise _with_offline_hint(error) from None
-                return load(kept.body), _age(kept, stale=True)
-            db.keep(name, dump(answer))
+                return old, _age(kept, problem=error.message)
+            db.keep(name, dump(answer), hub.etag)
         return answer, Freshness()
+
+    def _is_young(self, kept: CachedMetadata) -> bool:
+        return 0 <= time.time() - kept.fetched < self.settings().metadata_lifetime_seconds
+
+    def patiently(
+        self,
+        ask: Callable[[], T],
+        again: tuple[type[NetworkError], ...] = (RateLimitedError, HubUnavailableError, TimedOutError),
+    ) -> T:
+        """Asks up to three times, and says why it waits: as long as the Hub tells, else a moment.
+
+        Raises:
+            whatever `ask` raises; at once where nobody is there to be told, or `network_wait_seconds` would not do.
+        """
+        now = self.settings()
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return ask()
+            except again as error:
+                told = error.retry_after if isinstance(error, RateLimitedError) else None
+                wait = now.retry_seconds * 2 ** (attempt - 1) if told is None else told
+                if self.notice is None or wait > now.network_wait_seconds:
+                    raise
+                self.notice(f"{error.message}: asking again in {format_duration(wait)}")
+                threading.Event().wait(wait)
+        return ask()
 
     def kept_by_digest(
         self, key: str | None, ask: Callable[[], T], dump: Callable[[T], str], load: Callable[[str], T]
     ) -> T:
         """What follows from a file's bytes, kept for good under their digest; `key` None asks each time."""
         with self.db() as db:
-            if key and (kept := db.cached(key)):
-                return load(kept.body)
+            old = _kept(db, key, load)[1] if key else None
+            if old is not None:
+                return old
             found = ask()
             if key:
                 db.keep(key, dump(found))
@@ -149,8 +209,24 @@ class _Rate:
         return min(self._own or share, share)
 
 
-def _age(kept: CachedMetadata, *, stale: bool = False) -> Freshness:
-    return Freshness("cache", max(0.0, time.time() - kept.fetched), stale)
+def _kept(db: LibraryDB, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:
+    """What is kept under a key, and what it says; nothing where another version of us kept it in another form."""
+    kept = db.cached(key)
+    if kept is None:
+        return None, None
+    try:
+        return kept, load(kept.body)
+    except ValueError:  # pydantic's is one
+        return None, None
+
+
+def _mark(token: tokens.Token | None) -> str | None:
+    """Tells answers to one token from those to another; the token can't be had back from it."""
+    return hashlib.sha256(token.value.encode()).hexdigest()[:16] if token else None
+
+
+def _age(kept: CachedMetadata, *, problem: str | None = None) -> Freshness:
+    return Freshness("cache", max(0.0, time.time() - kept.fetched), problem is not None, problem)
 
 
 def _with_offline_hint(error: NetworkError) -> NetworkError:

@@ -85,6 +85,18 @@ def pending_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
     return {file.path: have for file in files if (have := _pending(folder, file))}
 
 
+def already_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
+    """As `already_here`, of a plain folder (`--to DIR`)."""
+    places = {file.path: folder / RepoFile(file.path).path for file in files}
+    return {file.path: places[file.path] for file in files if cache_layout.is_whole(places[file.path], file.size)}
+
+
+def pending_bytes_in(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
+    """As `pending_bytes`, of a plain folder (`--to DIR`)."""
+    work = cache_layout.work_folder_of(folder)
+    return {file.path: have for file in files if (have := _pending(work, file))}
+
+
 def _pending(folder: Path, file: HubFile) -> int:
     if not file.etag:
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,14 +11,23 @@ import time
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import DiskFullError, HfModelsError, InterruptedByUserError
-from llm_hf_models.records import Download, DownloadState, LocalModel, Wanted
-from llm_hf_models.pull_plan import PlannedFile
-from llm_hf_models.transfer import Event, Progress
+from llm_hf_models.errors import (
+    DiskFullError,
+    HfModelsError,
+    InterruptedByUserError,
+    LibraryBusyError,
+    MissingFileError,
+)
+from llm_hf_models.records import LIVE, Download, DownloadState, LocalModel, Wanted
+
+if TYPE_CHECKING:
+    from llm_hf_models.pull_plan import PlannedFile
+    from llm_hf_models.transfer import Event, Progress
 
 FIGURES_SECONDS = 0.5  # how often a running download's figures are written
 SPEED_SECONDS = 5.0  # over which speed is averaged
@@ -27,6 +37,17 @@ STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
 def new_owner() -> str:
     """A name for one attempt, unlike any other."""
     return f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+def _lives(owner: str | None) -> bool:
+    """Whether the process of an owner's name is there."""
+    import psutil
+
+    pid = (owner or "").partition("-")[0]
+    try:
+        return pid.isdigit() and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def stale_before(context: Context) -> float:
@@ -41,21 +62,34 @@ class RunningRow:
     """
 
     def __init__(
-        self, context: Context, row: Download, files: Sequence[PlannedFile], owner: str, stop: threading.Event
+        self,
+        context: Context,
+        row: Download,
+        files: Sequence[PlannedFile],
+        owner: str,
+        stop: threading.Event,
+        *,
+        as_found: bool = False,
     ) -> None:
-        self._context, self._row, self._owner, self._stop = context, row, owner, stop
+        """`as_found`: claims a row that still waits or was abandoned, and not one that was paused since it was seen."""
+        self._context, self._row, self._owner, self._stop, self._as_found = context, row, owner, stop, as_found
         self._done = {file.path: file.size if file.here else file.partial for file in files}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
         self._asked: Wanted | None = None
+        self._lost = False
+        self.owned = False  # whether this process carries the row out
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
     def __enter__(self) -> Self:
         self._db = self._context.db()
-        self._owned = self._db.claim_download(self._row.id, self._owner, stale_before=stale_before(self._context))
-        if self._owned:
-            self._db.note(self._row.id, "started")
+        try:
+            self.owned = self._claim()
+        except BaseException:
+            self._db.close()
+            raise
+        if self.owned:
             self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
             self._watcher.start()
         return self
@@ -73,15 +107,32 @@ class RunningRow:
             self._db.close()
         if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
             raise self._interrupted() from None
+        if isinstance(error, FileNotFoundError):  # between the proof of a file and its entry somebody removed it
+            raise MissingFileError(
+                f"{error.filename} has gone in the middle of the pull", hint=f"Pull again: llm hf pull {self._row.ref}"
+            ) from None
+
+    def _claim(self) -> bool:
+        with self._db.transaction():
+            now = self._db.download(self._row.id)
+            if self._as_found and (now is None or now.state not in ("queued", *LIVE)):
+                return False
+            if not self._db.claim_download(self._row.id, self._owner, stale_before=stale_before(self._context)):
+                return False
+            self._db.note(self._row.id, "started")
+        return True
 
     def _watch(self) -> None:
         """Signs of life, and the ear for `pause` and `cancel`; a thread, and so a connection, of its own."""
         every = self._context.settings().heartbeat_seconds
         with self._context.db() as db:
             while not self._ended.wait(every):
-                asked = db.beat(self._row.id, self._owner)
+                try:
+                    asked = db.beat(self._row.id, self._owner)
+                except LibraryBusyError:
+                    continue  # the next sign of life will do
                 if asked is not None:
-                    self._asked = asked if asked != "lost" else None
+                    self._asked, self._lost = (None, True) if asked == "lost" else (asked, False)
                     self._stop.set()
                     return
 
@@ -90,14 +141,15 @@ class RunningRow:
 
         def report(event: Event) -> None:
             with self._lock:
-                self._done[event.file] = event.done
+                if event.kind != "verifying":  # which counts the bytes that it has hashed
+                    self._done[event.file] = event.done
                 now, total = time.monotonic(), sum(self._done.values())
-                if self._owned and now - self._window[-1][0] >= FIGURES_SECONDS:
+                if self.owned and now - self._window[-1][0] >= FIGURES_SECONDS:
                     self._window = [(t, n) for t, n in self._window if now - t <= SPEED_SECONDS] + [(now, total)]
                     began, first = self._window[0]
                     speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
                     self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
-                if self._owned and event.kind != "progress":
+                if self.owned and event.kind != "progress":
                     self._db.note(self._row.id, event.kind, f"{event.file}: {event.message or event.kind}")
             progress(event)
 
@@ -105,7 +157,7 @@ class RunningRow:
 
     def verifying(self) -> None:
         """Every byte is here; what follows reads them."""
-        if self._owned:
+        if self.owned:
             self._db.update_download(self._row.id, state="verifying", bytes_per_second=None)
 
     def finish(self, model: LocalModel | None) -> LocalModel | None:
@@ -113,17 +165,28 @@ class RunningRow:
         with self._db.transaction():
             if model is not None:
                 model = self._db.register(model)
-            if self._owned:
+            self.owned = self.owned or self._inherit()
+            if self.owned:
                 self._db.update_download(
                     self._row.id, state="done", done_bytes=self._row.total_bytes, bytes_per_second=None, error=None
                 )
                 self._db.note(self._row.id, "done", model.model_id if model else "")
-        if self._owned and self._row.on_done:
+        if self.owned and self._row.on_done:
             _run(self._row.on_done, self._row, model)
         return model
 
+    def _inherit(self) -> bool:
+        """Whether the row is ours to end after all: who carried it out was killed while this process worked beside it.
+
+        Its heartbeat may be younger than that, so the system is asked. (The library is never shared by machines.)
+        """
+        now = self._db.download(self._row.id)
+        if now is None or now.state not in LIVE or _lives(now.owner):
+            return False
+        return self._db.claim_download(self._row.id, self._owner, stale_before=math.inf)
+
     def _record_end(self, error: BaseException) -> None:
-        if not self._owned or self._db.beat(self._row.id, self._owner) == "lost":
+        if not self.owned or self._db.beat(self._row.id, self._owner) == "lost":
             return
         state, message = self._end_of(error)
         self._db.update_download(self._row.id, state=state, error=message, bytes_per_second=None, wanted=None)
@@ -143,6 +206,10 @@ class RunningRow:
     def _interrupted(self) -> InterruptedByUserError:
         if self._asked == "cancel":
             return InterruptedByUserError("Cancelled", hint=f"llm hf retry {self._row.id} starts it again.")
+        if self._lost:
+            return InterruptedByUserError(
+                "It was paused, or another process has taken it over", hint=f"llm hf downloads log {self._row.id}"
+            )
         if self._asked == "background":
             return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
         return InterruptedByUserError(

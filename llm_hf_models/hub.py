@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Account", "CachedFile", "Hub", "HubFile", "Location", "RepoDetails", "RepoSummary", "SearchFilters", "Sort",
-    "free_cached", "scan_cache",
+    "free_cached", "scan_cache", "version",
 ]  # fmt: skip
 
 LIBRARY_NAME = "llm-hf-models"
@@ -59,7 +59,8 @@ _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_MODIFIED = 304
 
 
-def _version() -> str:
+def version() -> str:
+    """Ours, as installed."""
     from importlib import metadata
 
     try:
@@ -175,7 +176,7 @@ class Hub:
                 token=self._token or False,
                 etag_timeout=self._timeout,
                 library_name=LIBRARY_NAME,
-                library_version=_version(),
+                library_version=version(),
             )
         except OSError as error:
             # LocalEntryNotFoundError is its word for a Hub that could not be asked; the cause says why.
@@ -225,7 +226,7 @@ class Hub:
         if token and not (token.isascii() and token.isprintable() and " " not in token):
             raise TokenInvalidError("The token holds characters that no token has", hint=LOGIN_HINT)
         # False and not None: that would send whatever token huggingface_hub finds on this machine.
-        return dict(build_hf_headers(token=token or False, library_name=LIBRARY_NAME, library_version=_version()))
+        return dict(build_hf_headers(token=token or False, library_name=LIBRARY_NAME, library_version=version()))
 
     def _ask_json(self, path: str, asked: Asked, params: Mapping[str, Any], known_etag: str | None) -> bytes:
         extra = {"If-None-Match": known_etag} if known_etag else {}

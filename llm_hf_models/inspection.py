@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def resolve(context: Context, text: str) -> Source:
         BadRefError, MissingFileError, AmbiguousNameError
     """
     path = Path(text).expanduser()
-    if context.agent is None and path.is_file():  # an agent names models, never files
+    if context.agent is None and _is_file(path):  # an agent names models, never files
         return Source(text, tuple(shards_beside(path)))
     with context.db() as db:
         try:
@@ -105,13 +106,20 @@ def resolve(context: Context, text: str) -> Source:
         raise
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, or a folder that may not be looked into
+        return False
+
+
 def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, template: bool) -> Inspection:
     """The header of a GGUF, of the first shard where there are several."""
     source = resolve(context, text)
     if source.ref is not None:
         whole = _remote_inspection(context, source.ref)
     else:
-        with source.paths[0].open("rb") as opened:
+        with _readable(source.paths[0]), source.paths[0].open("rb") as opened:
             header = read_header(opened, file_bytes=source.paths[0].stat().st_size)
         whole = _inspection(source.name, str(source.paths[0]), header, 0)
     return replace(
@@ -120,6 +128,14 @@ def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, templ
         tensors=whole.tensors if tensors else None,
         chat_template=whole.chat_template if template else None,
     )
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
 
 
 def _inspection(source: str, file: str, header: GgufHeader, fetched: int) -> Inspection:
@@ -162,7 +178,8 @@ def check(context: Context, text: str) -> CheckReport:
     """What the validator says: of whole files on this machine, of the header where the file is still on the Hub."""
     source = resolve(context, text)
     if source.ref is None:
-        report, complete = check_shards(source.paths), True
+        with _readable(source.paths[0]):
+            report, complete = check_shards(source.paths), True
     else:
         details, hub, path = _remote_file(context, source.ref)
         header, _ = search.header_of(context, hub, source.ref.repo, details, path)

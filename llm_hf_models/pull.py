@@ -5,21 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from llm_hf_models import download, handover, settings
+from llm_hf_models import cache_layout, download, handover, settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import RunningRow, new_owner
+from llm_hf_models.errors import LibraryError, UnknownModelError
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import OPEN, Check, Download, LocalFile, LocalModel, Role
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
+from llm_hf_models.records import OPEN, Check, Download, LocalFile, LocalModel, Role
 from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import Progress, TransferLimits
+from llm_hf_models.transfer import Event, Progress, TransferLimits
+from llm_hf_models.units import format_size
 from llm_hf_models.validate import Report, check_shards
 
 _PLAN: TypeAdapter[PullPlan] = TypeAdapter(PullPlan)
@@ -57,34 +60,53 @@ def open_row(
 ) -> Download:
     """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
     text = _PLAN.dump_json(plan).decode()
-    for row in db.downloads(states=OPEN):
-        same = (row.ref, row.commit, row.quant) == (plan.ref, plan.commit, plan.quant)
-        if same and plan_of(row).options.to == plan.options.to:
-            db.update_download(
-                row.id, plan=text, background=background and row.background, on_done=on_done or row.on_done
+    with db.transaction():  # of two that ask at once, one finds the other's row
+        for row in db.downloads(states=OPEN, limit=-1):
+            if _is_for(row, plan):
+                on_done = on_done or row.on_done
+                db.update_download(row.id, plan=text, background=background and row.background, on_done=on_done)
+                return replace(row, plan=text, on_done=on_done)
+        return db.open_download(
+            Download(
+                id=0,
+                ref=plan.ref,
+                state="queued",
+                repo=plan.repo,
+                commit=plan.commit,
+                quant=plan.quant,
+                total_bytes=plan.total_bytes,
+                done_bytes=plan.total_bytes - plan.fetch_bytes,
+                asked_by=context.asked_by,
+                background=background,
+                on_done=on_done,
+                plan=text,
             )
-            return replace(row, plan=text)
-    return db.open_download(
-        Download(
-            id=0,
-            ref=plan.ref,
-            state="queued",
-            repo=plan.repo,
-            commit=plan.commit,
-            quant=plan.quant,
-            total_bytes=plan.total_bytes,
-            done_bytes=plan.total_bytes - plan.fetch_bytes,
-            asked_by=context.asked_by,
-            background=background,
-            on_done=on_done,
-            plan=text,
         )
-    )
+
+
+def _is_for(row: Download, plan: PullPlan) -> bool:
+    """Whether a row is of the pull that a plan plans: the same bytes to the same place."""
+    if (row.ref, row.commit, row.quant) != (plan.ref, plan.commit, plan.quant):
+        return False
+    try:
+        kept = plan_of(row)
+    except LibraryError:
+        return False
+    return (kept.options.to, kept.mmproj) == (plan.options.to, plan.mmproj)
 
 
 def plan_of(row: Download) -> PullPlan:
-    """The pinned plan that a row keeps."""
-    return _PLAN.validate_json(row.plan)
+    """The pinned plan that a row keeps.
+
+    Raises:
+        LibraryError: another version kept it, in a form that this one can't read.
+    """
+    try:
+        return _PLAN.validate_json(row.plan)
+    except ValidationError:
+        raise LibraryError(
+            f"Download {row.id} was planned by another version of llm-hf-models", hint=f"llm hf pull {row.ref}"
+        ) from None
 
 
 def carry_out(context: Context, row: Download, *, progress: Progress, stop: threading.Event) -> PullResult:
@@ -93,22 +115,82 @@ def carry_out(context: Context, row: Download, *, progress: Progress, stop: thre
     Two processes that pull the same thing each have a part in it: transfer.py lets one of them move each file, and
     the others see its progress and find the file finished.
     """
-    started, plan = time.monotonic(), plan_of(row)
+    plan = plan_of(row)
     with RunningRow(context, row, plan.files, new_owner(), stop) as running:
-        stored = _fetch(context, plan, running.reporting(progress), stop)
-        running.verifying()
-        model, warnings = _prove(plan, stored)
-        model = running.finish(model)
+        return _work(context, row, plan, running, progress, stop)
+
+
+def carry_out_queued(context: Context, row: Download) -> None:
+    """Carries out a row that waits, for a worker. One that was paused or taken meanwhile is left alone."""
+    plan, stop = plan_of(row), threading.Event()
+    with RunningRow(context, row, plan.files, new_owner(), stop, as_found=True) as running:
+        if running.owned:
+            _work(context, row, plan, running, lambda _event: None, stop)
+
+
+class _Arrivals:
+    """Counts the bytes of each file that arrive while this process looks on."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._lock = progress, threading.Lock()
+        self._at: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            before = self._at.get(event.file)
+            if event.kind != "verifying":
+                self._at[event.file] = event.done
+                if before is not None and event.done > before and event.kind != "started":
+                    self.bytes[event.file] = self.bytes.get(event.file, 0) + event.done - before
+        self._progress(event)
+
+
+def _work(
+    context: Context, row: Download, plan: PullPlan, running: RunningRow, progress: Progress, stop: threading.Event
+) -> PullResult:
+    started, arrivals = time.monotonic(), _Arrivals(running.reporting(progress))
+    stored = _fetch(context, plan, arrivals, stop)
+    running.verifying()
+    model, warnings = _prove(plan, stored)
+    before = _entry(context, plan)
+    model = running.finish(model)
+    if before is not None and model is not None:
+        warnings += _left_behind(context, before, model)
     return PullResult(
         plan=plan,
         download_id=row.id,
         model_id=model.model_id if model else None,
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
-        fetched_bytes=sum(file.size for file in stored if file.fetched),
+        fetched_bytes=sum(arrivals.bytes.get(file.path, 0) for file in stored if file.fetched),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
     )
+
+
+def _entry(context: Context, plan: PullPlan) -> LocalModel | None:
+    """What the library has under the same id, of an earlier pull."""
+    with context.db() as db, suppress(UnknownModelError):
+        return db.model(str(plan.model_id))
+    return None
+
+
+def _left_behind(context: Context, before: LocalModel, model: LocalModel) -> list[str]:
+    """Says what becomes of the files that an entry had before: they stay, and we hold them no longer."""
+    ours = {file.location for file in model.files}
+    left = [file for file in before.files if file.location not in ours and Path(file.location).exists()]
+    if not left or before.place == "in place":
+        return []
+    if before.place != "cache" or before.repo is None or before.commit is None:
+        return [f"its earlier files ({format_size(sum(file.size for file in left))}) stay: {left[0].location}"]
+    with context.db() as db:
+        others = {(other.repo, other.commit) for other in db.models() if other.place == "cache"}
+    if (before.repo, before.commit) not in others:
+        cache_layout.drop_our_ref(
+            cache_layout.cache_of(left[0].location, left[0].path), RepoId.parse(before.repo), before.commit
+        )
+    return [f"its earlier files ({format_size(sum(file.size for file in left))}) stay in the cache: `hf cache ls`"]
 
 
 def _nothing_to_do(context: Context, plan: PullPlan) -> PullResult:
@@ -171,10 +253,10 @@ def _prove(plan: PullPlan, stored: Sequence[download.StoredFile]) -> tuple[Local
     if report.errors:
         if plan.options.allow_invalid:
             return None, [f"not registered: {finding.code}: {finding.message}" for finding in report.errors]
-        refuse_invalid(plan.ref, report)
+        refuse_invalid(plan.ref, report.findings)
     projector = check_shards([by_path[plan.mmproj].location]) if plan.mmproj else None
     if projector is not None and projector.errors:
-        refuse_invalid(str(plan.mmproj), projector)
+        refuse_invalid(str(plan.mmproj), projector.findings)
     facts = report.header.facts if report.header else ModelFacts()
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)

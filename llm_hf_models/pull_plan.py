@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm_hf_models import download, search, settings
-from llm_hf_models.context import Context
+from llm_hf_models.context import Context, Freshness
 from llm_hf_models.errors import (
     DiskFullError,
     FileNotFoundInRepoError,
@@ -28,7 +28,7 @@ from llm_hf_models.records import LIVE
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.space import free_bytes, share_a_disk, storage_error
 from llm_hf_models.units import format_size
-from llm_hf_models.validate import Finding, Report, check_header
+from llm_hf_models.validate import Finding
 
 GENERATION_CONFIG = "generation_config.json"
 UNSAFE_LEVELS = {"unsafe", "malicious"}
@@ -80,6 +80,7 @@ class PullPlan:
     findings: tuple[Finding, ...] = ()
     scan: str | None = None
     hub: Mapping[str, Any] | None = None  # what the Hub said of the repo
+    freshness: Freshness = field(default_factory=Freshness)  # stale: the Hub could not be asked for its newest commit
     already_complete: bool = False  # registered and whole: a pull is instant
 
 
@@ -91,7 +92,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         NameTakenError
     """
     ref = search.with_revision(ModelRef.parse(text), options.revision)
-    details, _ = search.details_of(context, ref, refresh=True)
+    details, freshness = search.details_of(context, ref, refresh=True)
     hub = context.hub()
     variant, reason = search.pick(context, hub, ref, details)
     if variant is not None and not options.mmproj:
@@ -117,7 +118,8 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         folder=str(_folder(context, ref.repo, details.commit, options)),
         options=options,
         scan=search.scan_of(details, paths),
-        hub=_hub_says(details),
+        hub=hub_says(details),
+        freshness=freshness,
         already_complete=_complete(context, model_id, details.commit, planned, options),
     )
     if variant is not None:
@@ -173,10 +175,15 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
 def _planned_files(
     context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
 ) -> tuple[PlannedFile, ...]:
+    with context.db() as db:  # what `verify` found to differ has the right size, and comes again
+        broken = {file.location for model in db.models() if model.state == "changed" for file in model.files}
     if options.to is not None:
-        return tuple(PlannedFile(**vars(file)) for file in files)
-    here = download.already_here(context.cache_dir(), repo, commit, files)
-    partial = download.pending_bytes(context.cache_dir(), files)
+        here = download.already_in(options.to.expanduser().absolute(), files)
+        partial = download.pending_bytes_in(options.to.expanduser().absolute(), files)
+    else:
+        here = download.already_here(context.cache_dir(), repo, commit, files)
+        here = {path: place for path, place in here.items() if str(place) not in broken}
+        partial = download.pending_bytes(context.cache_dir(), files)
     return tuple(PlannedFile(**vars(file), here=file.path in here, partial=partial.get(file.path, 0)) for file in files)
 
 
@@ -186,7 +193,8 @@ def _folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -
     return download.cache_path(context.cache_dir(), repo, commit, "x").parent
 
 
-def _hub_says(details: RepoDetails) -> dict[str, Any]:
+def hub_says(details: RepoDetails) -> dict[str, Any]:
+    """What is kept with a local model of its repo."""
     kept = ("task", "tags", "license", "gated", "private", "likes", "downloads", "parameters", "base_models")
     return {name: getattr(details, name) for name in kept}
 
@@ -210,20 +218,21 @@ def _complete(
 
 def _with_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
     """The plan with the header judged, the model weighed and its names settled."""
-    findings: tuple[Finding, ...] = ()
     repo = RepoId.parse(plan.repo)
-    if plan.already_complete:
-        facts = search.facts_of(context, hub, repo, details, variant)
-    else:
-        header, _ = search.header_of(context, hub, repo, details, variant.files[0])
-        report = check_header(header, file_bytes=details.file(RepoFile(variant.files[0])).size)
-        findings, facts = report.findings, header.facts
+    facts: ModelFacts | None = None
+    findings: tuple[Finding, ...] = ()
+    try:
+        preview = search.preview_of(context, hub, repo, details, variant)
+        facts, findings = preview.facts, preview.findings
+    except InvalidGgufError:  # it has no header that can be read
         if not plan.options.allow_invalid:
-            refuse_invalid(plan.ref, report)
+            raise
+    if not plan.already_complete and not plan.options.allow_invalid:
+        refuse_invalid(plan.ref, findings)
     room = search.memory_for_models(context)
     return replace(
         plan,
-        findings=findings,
+        findings=() if plan.already_complete else findings,
         facts=facts,
         hub=plan.hub if plan.already_complete else _with_sampling(context, hub, repo, details, plan.hub or {}),
         fit=search.fit_of(variant, facts, context, room),
@@ -250,14 +259,14 @@ def _with_sampling(
         return said  # a recommendation that can't be read is none
 
 
-def refuse_invalid(what: str, report: Report) -> None:
-    """Raises InvalidGgufError with the first errors of a report that has any."""
-    if report.errors:
-        first = report.errors[0]
-        lines = [f"{finding.code}: {finding.message}" for finding in report.errors[:5]]
+def refuse_invalid(what: str, findings: Sequence[Finding]) -> None:
+    """Raises InvalidGgufError with the first errors among findings, where there are any."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        lines = [f"{finding.code}: {finding.message}" for finding in errors[:5]]
         raise InvalidGgufError(
             f"{what} breaks the rules of the GGUF format",
-            code=first.code,
+            code=errors[0].code,
             cause="\n".join(lines),
             hint="Nothing was registered. --allow-invalid keeps the file all the same, unregistered.",
         )

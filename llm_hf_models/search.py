@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 
 from pydantic import TypeAdapter
@@ -10,13 +11,14 @@ from pydantic import TypeAdapter
 from llm_hf_models import fit as fitting
 from llm_hf_models import quants, settings
 from llm_hf_models.context import Context, Freshness
-from llm_hf_models.errors import HfModelsError, NoGgufError
+from llm_hf_models.errors import HfModelsError, InvalidGgufError, NoGgufError
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header
-from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters
+from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters, version
 from llm_hf_models.quants import Variant
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_revision
 from llm_hf_models.remote_file import RemoteFile
+from llm_hf_models.validate import Finding, check_header
 
 # What a pull would take, Q4_K_M, weighs 4.85 bits a parameter (llama.cpp, tools/quantize/README.md): for rows
 # of a search, where only the number of parameters is known.
@@ -74,7 +76,6 @@ class ModelInfo(RepoSummary):
 
 _SUMMARIES: TypeAdapter[list[RepoSummary]] = TypeAdapter(list[RepoSummary])
 _DETAILS: TypeAdapter[RepoDetails] = TypeAdapter(RepoDetails)
-_FACTS: TypeAdapter[ModelFacts] = TypeAdapter(ModelFacts)
 
 
 def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, refresh: bool) -> SearchPage:
@@ -82,7 +83,7 @@ def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, 
     asked = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
     rows, freshness = context.remembered(
         {"search": query, **asdict(asked)},
-        lambda: context.hub().search(query, asked),
+        lambda hub, etag: hub.search(query, asked, known_etag=etag),
         lambda answer: _SUMMARIES.dump_json(answer).decode(),
         _SUMMARIES.validate_json,
         refresh=refresh,
@@ -138,7 +139,7 @@ def details_of(context: Context, ref: ModelRef, *, refresh: bool = False) -> tup
     """One repo at the commit that the ref's revision names, from the Hub or the metadata cache."""
     return context.remembered(
         {"details": str(ref.repo), "revision": ref.revision},
-        lambda: context.hub().details(ref.repo, ref.revision),
+        lambda hub, etag: hub.details(ref.repo, ref.revision, known_etag=etag),
         lambda answer: _DETAILS.dump_json(answer).decode(),
         _DETAILS.validate_json,
         refresh=refresh,
@@ -165,9 +166,7 @@ def info(context: Context, text: str, *, revision: str | None, card: bool, refre
             choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
-    card_text = None
-    if card:
-        card_text = hub.card(ref.repo, details.commit)
+    card_text = _card(context, hub, details, notes) if card else None
     weighed = _weigh(context, details, variants, choice.variant if choice else None, facts, room)
     base = {name: value for name, value in vars(details).items() if name in RepoSummary.__dataclass_fields__}
     return ModelInfo(
@@ -187,6 +186,20 @@ def info(context: Context, text: str, *, revision: str | None, card: bool, refre
         notes=tuple(notes),
         freshness=freshness,
     )
+
+
+def _card(context: Context, hub: Hub, details: RepoDetails, notes: list[str]) -> str | None:
+    """The model card at that commit; None, and a note, where it can't be had."""
+    try:
+        return context.kept_by_digest(
+            f"card:{details.id}@{details.commit}",
+            lambda: hub.card(RepoId.parse(details.id), details.commit),
+            str,
+            str,
+        )
+    except HfModelsError as error:
+        notes.append(f"The model card could not be read: {error.message}")
+        return None
 
 
 def fit_of(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> Fit:
@@ -251,23 +264,48 @@ def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, pa
     """The header of a GGUF file that is still on the Hub, by Range requests; and how many bytes were fetched for it."""
     file, name = details.file(RepoFile(path)), RepoFile(path)
     now = context.settings()
-    with RemoteFile(
-        lambda: hub.locate(repo, name, details.commit),
-        timeout=now.metadata_seconds,
-        connect_timeout=now.connect_seconds,
-    ) as remote:
-        return read_header(remote, file_bytes=file.size), remote.fetched_bytes
+
+    def read() -> tuple[GgufHeader, int]:
+        with RemoteFile(
+            lambda: hub.locate(repo, name, details.commit),
+            timeout=now.metadata_seconds,
+            connect_timeout=now.connect_seconds,
+        ) as remote:
+            return read_header(remote, file_bytes=file.size), remote.fetched_bytes
+
+    return context.patiently(read)
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the header of a variant says, before the variant is fetched."""
+
+    facts: ModelFacts
+    findings: tuple[Finding, ...]
+
+
+_PREVIEW: TypeAdapter[Preview] = TypeAdapter(Preview)
+
+
+def preview_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> Preview:
+    """A variant's facts and findings, from the metadata cache by digest, else from its header on the Hub."""
+    file = details.file(RepoFile(variant.files[0]))
+
+    def ask() -> Preview:
+        header, _ = header_of(context, hub, repo, details, file.path)
+        return Preview(header.facts, check_header(header, file_bytes=file.size).findings)
+
+    return context.kept_by_digest(
+        f"preview:{version()}:{file.size}:{file.etag}" if file.etag else None,  # another version may judge otherwise
+        ask,
+        lambda preview: _PREVIEW.dump_json(preview).decode(),
+        _PREVIEW.validate_json,
+    )
 
 
 def facts_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
-    """A variant's facts, from the metadata cache by digest, else from its header on the Hub."""
-    file = details.file(RepoFile(variant.files[0]))
-    return context.kept_by_digest(
-        f"facts:{file.etag}" if file.etag else None,
-        lambda: header_of(context, hub, repo, details, file.path)[0].facts,
-        lambda facts: _FACTS.dump_json(facts).decode(),
-        _FACTS.validate_json,
-    )
+    """A variant's facts alone."""
+    return preview_of(context, hub, repo, details, variant).facts
 
 
 def pick(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
@@ -284,8 +322,9 @@ def pick(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tup
         raise no_gguf(hub, details)
     if ref.quant is not None:
         return quants.find(variants, ref.quant), "the quantization that was asked for"
-    first = choose_variant(context, variants, None).variant
-    choice = choose_variant(context, variants, facts_of(context, hub, ref.repo, details, first))
+    choice = choose_variant(context, variants, None)
+    with suppress(InvalidGgufError):  # whether it may be pulled is not judged here
+        choice = choose_variant(context, variants, facts_of(context, hub, ref.repo, details, choice.variant))
     return choice.variant, choice.reason
 
 

@@ -14,6 +14,7 @@ from llm_hf_models import (
     cleanup,
     downloads,
     engine,
+    importing,
     inspection,
     local,
     mirror,
@@ -32,7 +33,8 @@ from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyError
 from llm_hf_models.hub import SearchFilters
 from llm_hf_models.inspection import CheckReport, Inspection
-from llm_hf_models.local import Imported, LocalModelView, Removal, Verification
+from llm_hf_models.importing import Imported
+from llm_hf_models.local import LocalModelView, Removal, Verification
 from llm_hf_models.policy import Question
 from llm_hf_models.prompting import Answer
 from llm_hf_models.pull import PullResult
@@ -63,6 +65,7 @@ class Library:
         asked_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
         ask_passphrase: asks a person for the passphrase of the encrypted token file; None leaves that file alone.
         agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
+        notice: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
     """
 
     def __init__(
@@ -71,8 +74,9 @@ class Library:
         asked_by: str = "python",
         ask_passphrase: Callable[[], str] | None = None,
         agent: str | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
-        self._context = Context(asked_by, ask_passphrase, agent)
+        self._context = Context(asked_by, ask_passphrase, agent, notice)
 
     # The Hub
 
@@ -299,7 +303,7 @@ class Library:
             progress: told of hashing.
         """
         with self._change("import", file):
-            return local.import_file(
+            return importing.import_file(
                 self._context, Path(file), repo=repo, copy=copy, aliases=aliases, progress=progress
             )
 

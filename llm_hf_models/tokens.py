@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -165,6 +166,7 @@ def _from_encrypted_file(ask_passphrase: Callable[[], str] | None) -> str | None
     return _decrypted(data, passphrase or (ask_passphrase() if ask_passphrase else ""), path)
 
 
+@lru_cache(maxsize=1)  # a command that needs the token several times does the work once
 def _key(passphrase: str, salt: bytes) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 

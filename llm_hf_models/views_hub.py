@@ -74,6 +74,8 @@ def freshness(fresh: Freshness) -> str | None:
         return None
     age = format_duration(fresh.age)
     if fresh.stale:
+        if fresh.problem:
+            return f"{clean_text(fresh.problem)}: this is the Hub's answer of {age} ago."
         return f"The Hub can't be reached: this is its answer of {age} ago."
     return f"This is the Hub's answer of {age} ago; --refresh asks again."
 
@@ -184,9 +186,11 @@ def _planned_state(here: bool, partial: int) -> str:
 
 def choice(planned: PullPlan) -> str:
     """What is about to be fetched, why that, and whether it fits."""
+    stale = freshness(planned.freshness) if planned.freshness.stale else None
     if planned.already_complete:
-        return f"{planned.model_id} is here already."
+        return f"{planned.model_id} is here already." + (f" {stale}" if stale else "")
     lines = [f"{planned.repo}, {_because(planned.quant, planned.reason)}" if planned.quant else planned.ref]
+    lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: it does not fit this machine's memory: {planned.fit.reason}")
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings

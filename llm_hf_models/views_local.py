@@ -103,7 +103,12 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
         ],
         limit=limit,
     )
-    columns = [Column("FILE"), Column("ROLE", 2), Column("SIZE", 1, right=True), Column("LOCATION", 3)]
+    columns = [
+        Column("FILE"),
+        Column("ROLE", 2),
+        Column("SIZE", 1, right=True),
+        Column("LOCATION", 3, least=30, wrap=True),
+    ]
     rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
     parts = [table(columns, rows, limit=limit)] if rows else []
     if model.defaults:
@@ -229,21 +234,26 @@ def status(now: Status, limit: int | None) -> str:
     """This machine at a glance."""
     memory = f"{format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}"
     running = ", ".join(f"{engine.model_id} ({format_size(engine.memory)})" for engine in now.engines)
-    who = now.token.account.name if now.token.account else None
     count = f"{now.models} {'model' if now.models == 1 else 'models'}"
     return fields(
         [
             ("Memory", memory),
             ("Disk", f"{format_size(now.disk_free)} free of {format_size(now.disk_total)}"),
             ("Cache", f"{format_size(now.cache_bytes)} in {now.cache_dir}"),
-            ("Library", f"{count}, {format_size(now.models_bytes)}, recorded in {now.library}"),
+            ("Library", now.problem or f"{count}, {format_size(now.models_bytes)}, recorded in {now.library}"),
             ("Engines", running or "none running"),
             ("Endpoint", now.endpoint + (" (offline mode is on)" if now.offline else "")),
-            ("Token", f"{who}, from the {now.token.source}" if who else now.token.problem or "none"),
+            ("Token", _token(now.token)),
             ("Versions", ", ".join(f"{name} {version or '(not installed)'}" for name, version in now.versions.items())),
         ],
         limit=limit,
     )
+
+
+def _token(token: TokenStatus) -> str:
+    if token.account:
+        return f"{token.account.name}, from the {token.source}"
+    return ", ".join(part for part in (token.source and f"from the {token.source}", token.problem) if part) or "none"
 
 
 def settings(every: Sequence[SettingView], limit: int | None) -> str:

@@ -16,9 +16,8 @@ from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.pull import carry_out
+from llm_hf_models.pull import carry_out_queued
 from llm_hf_models.records import LIVE, Download
-from llm_hf_models.transfer import Event
 
 IDLE_SECONDS = 0.5
 LOCK_SECONDS = 2.0  # `ensure` holds the lock for a moment too, to see whether it is free
@@ -97,15 +96,19 @@ class Worker:
 
     def _carry_out(self, row: Download) -> None:
         try:
-            carry_out(self._context, row, progress=_quiet, stop=threading.Event())
-        except HfModelsError:
-            pass  # the row says it
+            carry_out_queued(self._context, row)
+        except HfModelsError as error:
+            self._end_unclaimed(row, error)
         finally:
             self._changed.set()
 
-
-def _quiet(event: Event) -> None:
-    """A worker's progress is in the rows."""
+    def _end_unclaimed(self, row: Download, error: HfModelsError) -> None:
+        """A row that could not even be begun fails, rather than being begun for ever; others say it themselves."""
+        with self._context.db() as db, db.transaction():
+            now = db.download(row.id)
+            if now is not None and now.state == "queued" and now.attempts == row.attempts:
+                db.update_download(row.id, state="failed", error=error.message)
+                db.note(row.id, "failed", error.message)
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ FLOORS = {
         engine engine_rows engine_dirs engine_process engine_child engine_binary
     """,
     "third floor: the application": """
-        __init__ runtime relay relay_whole service context account catalogue inspection local search pull pull_plan
+        __init__ runtime relay relay_whole service context account catalogue importing inspection local search pull pull_plan
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,
     "faces": """

@@ -1,0 +1,275 @@
+"""Registering a GGUF that is on the disk already: in place, or as a copy of our own. Fetches nothing but metadata."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llm_hf_models import quants, settings
+from llm_hf_models.context import Context
+from llm_hf_models.digests import FileDigests
+from llm_hf_models.errors import (
+    DigestMismatchError,
+    DiskFullError,
+    MissingFileError,
+    NameTakenError,
+    NetworkError,
+    UnknownModelError,
+)
+from llm_hf_models.gguf_header import ModelFacts
+from llm_hf_models.gguf_names import read_name
+from llm_hf_models.hub import RepoDetails
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.local import LocalModelView, hash_file, view
+from llm_hf_models.pull_plan import hub_says, refuse_invalid, short_names
+from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.refs import ModelRef, RepoFile, parse_alias
+from llm_hf_models.search import details_of
+from llm_hf_models.shards import shards_beside
+from llm_hf_models.space import need_room, storage_error
+from llm_hf_models.transfer import Progress
+from llm_hf_models.validate import Report, check_shards
+
+MAX_STEM_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file that was already on the disk and is now a local model."""
+
+    model: LocalModelView
+    digest: str  # "matches owner/name@commit" | "not checked: …"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a file is said to come from, and what the Hub says of that; `problem` is why it says nothing."""
+
+    ref: ModelRef | None
+    details: RepoDetails | None
+    problem: str
+
+
+def import_file(
+    context: Context, path: Path, *, repo: str | None, copy: bool, aliases: Sequence[str], progress: Progress
+) -> Imported:
+    """Registers a GGUF (all shards of a split one) that is on the disk already.
+
+    Raises:
+        MissingFileError, InvalidGgufError, StorageError
+        DigestMismatchError: the repo that it is said to come from has no such file.
+        NameTakenError: an alias, or the id, is another model's.
+    """
+    names = [parse_alias(alias) for alias in aliases]
+    ref = ModelRef.parse(repo) if repo else None
+    try:
+        paths = shards_beside(path)
+        refuse_invalid(path.name, check_shards(paths).findings)
+        with _places(paths, copy=copy) as places:
+            report = check_shards(places)
+            refuse_invalid(path.name, report.findings)
+            digests = [hash_file(place, place.name, progress) for place in places]
+            origin = _origin(context, ref)
+            found = _described(paths, places, digests, origin, report, copy=copy)
+            with context.db() as db, db.transaction():
+                registered = _register(db, found, names)
+    except OSError as error:
+        raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
+    said = (
+        f"matches {origin.details.id}@{origin.details.commit}" if origin.details else f"not checked: {origin.problem}"
+    )
+    return Imported(view(registered), said)
+
+
+# Copies
+
+
+@contextmanager
+def _places(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
+    """Where the files will stand: where they are, or copied to a folder of their own that goes if this fails."""
+    if not copy:
+        yield paths
+        return
+    folder = settings.home() / "imported" / secrets.token_hex(8)
+    try:
+        _copy(paths, folder)
+        yield [folder / path.name for path in paths]
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _copy(paths: Sequence[Path], folder: Path) -> None:
+    for path in paths:
+        path.open("rb").close()  # what can't be read is no fault of the folder's
+    needed = sum(path.stat().st_size for path in paths)
+    try:
+        need_room(folder, needed, settings.load().disk_reserve)
+        folder.mkdir(parents=True)
+        for path in paths:
+            shutil.copyfile(path, folder / path.name)
+    except DiskFullError as error:
+        error.hint = "Nothing was copied. Free some space, or import it in place (without --copy)."
+        raise
+    except OSError as error:
+        raise storage_error(error, folder, needed, 0) from None
+
+
+# What it is
+
+
+def _origin(context: Context, ref: ModelRef | None) -> _Origin:
+    if ref is None:
+        return _Origin(None, None, "no repo was named (--repo owner/name)")
+    try:
+        return _Origin(ref, details_of(context, ref)[0], "")
+    except NetworkError as error:
+        return _Origin(ref, None, error.message)
+
+
+def _described(
+    paths: Sequence[Path],
+    places: Sequence[Path],
+    digests: Sequence[FileDigests],
+    origin: _Origin,
+    report: Report,
+    *,
+    copy: bool,
+) -> LocalModel:
+    ref, details = origin.ref, origin.details
+    names = _names_in_repo(details, paths, digests) if details else [path.name for path in paths]
+    facts = report.header.facts if report.header else ModelFacts()
+    quant = _quant_of(names, facts, details)
+    revision = f"@{ref.revision}" if ref and ref.revision else ""
+    return LocalModel(
+        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_stem(paths[0])}:{quant}",
+        repo=str(ref.repo) if ref else None,
+        revision=ref.revision if ref else None,
+        commit=details.commit if details else None,
+        quant=quant,
+        files=tuple(
+            LocalFile(name, "weights", place.stat().st_size, str(place), digest.sha256, None, place.stat().st_mtime_ns)
+            for name, place, digest in zip(names, places, digests, strict=True)
+        ),
+        facts=facts,
+        checks=_checks(report, details),
+        place="folder" if copy else "in place",
+        hub=hub_says(details) if details else {},  # a mirror must know what is gated
+    )
+
+
+def _names_in_repo(details: RepoDetails, paths: Sequence[Path], found: Sequence[FileDigests]) -> list[str]:
+    """Under which paths the repo has these very bytes."""
+    by_digest = {file.sha256: file.path for file in details.files if file.sha256}
+    for path, digest in zip(paths, found, strict=True):
+        if digest.sha256 not in by_digest:
+            near = next((file for file in details.files if RepoFile(file.path).name == path.name), None)
+            theirs = (
+                f"its {near.path} has sha256 {near.sha256}" if near else f"it has no file called {path.name} either"
+            )
+            raise DigestMismatchError(
+                f"{path.name} is not a file of {details.id}",
+                cause=f"Here sha256 is {digest.sha256}; at commit {details.commit[:12]} {theirs}.",
+                hint=f"Without --repo it is kept as an import of unknown origin; or: llm hf pull {details.id}",
+            )
+    return [by_digest[digest.sha256] for digest in found]
+
+
+def _quant_of(names: Sequence[str], facts: ModelFacts, details: RepoDetails | None) -> str:
+    """What a pull from the repo would call it; without a repo, what its name says, or its header."""
+
+    @dataclass(frozen=True)
+    class Sized:
+        path: str
+        size: int
+
+    named = read_name(names[0])
+    if details is not None:
+        found = next((variant for variant in quants.group(details.files) if names[0] in variant.files), None)
+        if found is not None:
+            return found.quant
+    if named is not None and named.type:
+        return quants.group([Sized(name, 1) for name in names])[0].quant
+    return facts.quantization or "GGUF"
+
+
+def _stem(path: Path) -> str:
+    """A file's name as part of a model id, and of a repo's name where a mirror serves it."""
+    name = read_name(path.name)
+    stem = (name.base or name.stem) if name else path.name
+    safe = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", stem)))
+    return safe[:MAX_STEM_CHARS].strip("._-") or "model"
+
+
+def _checks(report: Report, details: RepoDetails | None) -> tuple[Check, ...]:
+    now = time.time()
+    structure = Check("structure", "valid", now, {"findings": [vars(finding) for finding in report.findings]})
+    if details is None:
+        return (structure,)
+    return (Check("digest", "matches", now, {"repo": details.id, "commit": details.commit}), structure)
+
+
+# The entry
+
+
+def _register(db: LibraryDB, found: LocalModel, aliases: Sequence[str]) -> LocalModel:
+    """The entry, under an id that is no other model's. What we keep ourselves already stays where it is."""
+    model = _settled(db, found)
+    names = short_names(model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0], model.quant)
+    registered = db.register(replace(model, aliases=names if model.revision is None else ()))
+    for alias in aliases:
+        db.add_alias(alias, registered.model_id)  # says whose it is where it is taken
+    if registered.files != found.files:
+        for file in found.files:
+            if found.place == "folder":  # a second copy, which nobody needs
+                Path(file.location).unlink()
+    return db.model(registered.model_id)
+
+
+def _settled(db: LibraryDB, found: LocalModel) -> LocalModel:
+    base, _, quant = found.model_id.rpartition(":")
+    number = 1
+    while (there := _model(db, found.model_id)) is not None:
+        gone = there.state == "missing" or _locations(there) == _locations(found)
+        if gone or (_digests(there) == _digests(found) and there.place == "in place"):
+            return found
+        if _digests(there) == _digests(found):
+            return _better_known(there, found)
+        if found.repo is not None:
+            raise NameTakenError(
+                f"{found.model_id} is another file: {there.files[0].location if there.files else there.endpoint}",
+                hint=f"llm hf rm {found.model_id}",
+            )
+        number += 1
+        found = replace(found, model_id=f"{base}-{number}:{quant}")
+    return found
+
+
+def _better_known(there: LocalModel, found: LocalModel) -> LocalModel:
+    """The entry that is there, with the origin that it lacked and that was proven now."""
+    if there.commit is not None or found.commit is None:
+        return there
+    return replace(there, commit=found.commit, hub=found.hub, checks=(*found.checks, *there.checks))
+
+
+def _model(db: LibraryDB, model_id: str) -> LocalModel | None:
+    try:
+        return db.model(model_id)
+    except UnknownModelError:
+        return None
+
+
+def _locations(model: LocalModel) -> set[str]:
+    return {file.location for file in model.files}
+
+
+def _digests(model: LocalModel) -> set[str | None]:
+    return {file.sha256 for file in model.files if file.role == "weights"}
