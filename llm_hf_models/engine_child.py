@@ -12,6 +12,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -152,7 +153,13 @@ def confine(task: dict[str, Any], *, gpu: bool) -> tuple[list[str], list[list[st
         allow_gpu=gpu,
     )
     report = sandbox.confine(wanted)
-    return list(report.layers), [list(pair) for pair in report.missing]
+    return layer_names(report.layers, gpu=gpu), [list(pair) for pair in report.missing]
+
+
+def layer_names(layers: Sequence[str], *, gpu: bool) -> list[str]:
+    """The layers as people read them (`llm hf ps`): with a GPU, what closes files leaves its devices open."""
+    closes_files = ("landlock", "seatbelt")
+    return [f"{layer} but for GPU devices" if gpu and layer in closes_files else layer for layer in layers]
 
 
 def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - the bindings carry no types

@@ -24,12 +24,13 @@ import pytest
 from openai import OpenAI
 
 from llm_hf_models import engine
+from llm_hf_models.engine_child import layer_names
 from llm_hf_models.engine_rows import busy_slots
 from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelError
 from llm_hf_models.service import Library, Relay
 from tests import ggufs
 from tests.conftest import Home
-from tests.test_chat_model import CALL, FUNCTION, Shelf, run, said
+from tests.test_chat_model import CALL, Shelf, run, said
 
 WEATHER: Any = {
     "type": "function",
@@ -222,7 +223,7 @@ def test_a_body_without_a_length_or_with_a_huge_one_is_refused(url: str) -> None
     for line, status in (("X: y", b"411"), ("Content-Length: 99999999999", b"413"), ("Content-Length: -1", b"413")):
         with socket.create_connection(address, SECONDS) as raw:
             raw.sendall(
-                f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{line}\r\n\r\n".encode()
+                f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{line}\r\n\r\n".encode()
             )
             assert raw.recv(100).split()[1] == status
 
@@ -328,6 +329,56 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(shelf: Sh
         left = time.monotonic()
         until(lambda: busy(shelf, "hf/tiny/slow:F16") == 0)
     assert time.monotonic() - left < 10
+
+
+# The command
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+@pytest.mark.parametrize("given", [None, "chosen-by-a-person"])
+def test_the_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | None) -> None:
+    command = [sys.executable, "-m", "llm", "hf", "serve", "tiny", "vectors", "--port", "0"]
+    environment = {**os.environ, **({"LLM_HF_SERVE_KEY": given} if given else {})}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        url = process.stdout.readline().strip()
+        assert process.stderr.readline() == f"Serves {CHAT}, {EMBED} in OpenAI's protocol.\n"
+        assert process.stderr.readline() == f"OPENAI_BASE_URL={url}/v1\n"
+        key = given or process.stderr.readline().strip().removeprefix("OPENAI_API_KEY=")
+        with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=SECONDS) as client:
+            done = client.chat.completions.create(model="tiny", messages=HELLO)
+            assert done.choices[0].message.content == ggufs.ANSWER
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(SECONDS) == 0
+    assert rest == "Ctrl-C ends it.\nStopped.\n"
+
+
+@pytest.mark.parametrize("sandbox", ["on", "off"])
+def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
+    sandbox: str, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
+) -> None:
+    monkeypatch.setenv("LLM_HF_SANDBOX", sandbox)
+    run("hf", "stop", "--all")
+    said("-m", "tiny", "hello")
+    (shown,) = json.loads(said("hf", "ps", "--json"))
+    assert shown["model_id"] == CHAT
+    assert shown["memory"] > 0
+    assert shown["tokens_per_second"] > 0
+    assert bool(shown["layers"]) == (sandbox == "on")
+    assert ("nothing" in said("hf", "ps")) == (sandbox == "off")
+    assert "key" not in shown
+    assert "Stopped 1 engine." in run("hf", "stop", "tiny").stderr
+    assert json.loads(said("hf", "ps", "--json")) == []
+    assert list(shelf.runtime.rglob("*.sock")) == []
+
+
+def test_a_layer_that_leaves_a_gpu_open_says_so() -> None:
+    assert layer_names(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
+    assert layer_names(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
 
 
 @contextmanager
