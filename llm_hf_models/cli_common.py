@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,14 +25,47 @@ MAX_ROWS = 500
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
+class LateCommands(MutableMapping[str, click.Command]):
+    """Commands that are imported when they are asked for: one must not cost what all of them do."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        """`places` is name -> `module:attribute`."""
+        self._places = dict(places)
+        self._loaded: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._loaded:
+            module, _, attribute = self._places[name].partition(":")
+            self._loaded[name] = getattr(import_module(f"llm_hf_models.{module}"), attribute)
+        return self._loaded[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._places[name], self._loaded[name] = "", command
+
+    def __delitem__(self, name: str) -> None:
+        del self._places[name]
+        self._loaded.pop(name, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
 class HfGroup(click.Group):
     """A group whose commands stand in sections, and whose errors become lines and an exit code."""
 
-    def __init__(self, *, sections: Mapping[str, Sequence[click.Command]], **attributes: object) -> None:
-        """`sections` is title -> commands, in the order of the help."""
-        commands = {str(command.name): command for members in sections.values() for command in members}
-        super().__init__(commands=commands, **attributes)  # type: ignore[arg-type]
-        self.sections = sections
+    def __init__(self, *, sections: Mapping[str, str], **attributes: object) -> None:
+        """`sections` is title -> where its commands stand, `module:command`, in the order of the help."""
+        places = {
+            place.partition(":")[2].rstrip("_"): place for members in sections.values() for place in members.split()
+        }
+        super().__init__(commands=LateCommands(places), **attributes)  # type: ignore[arg-type]
+        self.sections = {
+            title: [name for name, place in places.items() if place in members.split()]
+            for title, members in sections.items()
+        }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """In the order of the sections."""
@@ -43,7 +77,7 @@ class HfGroup(click.Group):
         for title, members in self.sections.items():
             with formatter.section(title):
                 rows = [
-                    (str(command.name).ljust(names), command.get_short_help_str(formatter.width)) for command in members
+                    (name.ljust(names), self.commands[name].get_short_help_str(formatter.width)) for name in members
                 ]
                 formatter.write_dl(rows)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llm_hf_models import worker
 from llm_hf_models.context import Context
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import BadInputError, NotFoundError
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.pull import open_row
-from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
+
+if TYPE_CHECKING:
+    from llm_hf_models.pull_plan import PullPlan
 
 FOLLOW_SECONDS = 0.5  # a follower asks no more often than twice a second
 
@@ -56,14 +57,24 @@ def view(row: Download) -> DownloadView:
 
 def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
     """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
+    from llm_hf_models.pull import open_row
+
     with context.db() as db:
         row = open_row(context, db, plan, background=True, on_done=on_done)
-        if row.state not in LIVE:
+        if row.state in LIVE:  # a foreground pull, say: when it dies, the worker goes on with it
+            db.update_download(row.id, background=True)
+        else:
             db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
             db.note(row.id, "queued", f"by {context.asked_by}")
         queued = _row(db, row.id)
-    worker.ensure(context)
+    _see_to_a_worker(context)
     return view(queued)
+
+
+def _see_to_a_worker(context: Context) -> None:
+    from llm_hf_models import worker  # late: it can pull, and who only lists should not wait for that
+
+    worker.ensure(context)
 
 
 def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
@@ -110,10 +121,8 @@ def cancel(context: Context, number: int) -> DownloadView:
 
 def to_background(context: Context, number: int) -> DownloadView:
     """Asks a foreground pull to stop, and the worker to go on with it."""
-    with context.db() as db:
-        db.update_download(number, background=True)
-    asked = _ask(context, number, "background", "queued", allowed=("queued", "running"))
-    worker.ensure(context)
+    asked = _ask(context, number, "background", "queued", allowed=("queued", "running"), background=True)
+    _see_to_a_worker(context)
     return asked
 
 
@@ -128,15 +137,24 @@ def retry(context: Context, number: int) -> DownloadView:
 
 
 def _ask(
-    context: Context, number: int, wanted: Wanted, state: DownloadState, *, allowed: tuple[DownloadState, ...]
+    context: Context,
+    number: int,
+    wanted: Wanted,
+    state: DownloadState,
+    *,
+    allowed: tuple[DownloadState, ...],
+    background: bool | None = None,
 ) -> DownloadView:
     with context.db() as db:
         db.pause_abandoned(stale_before=stale_before(context))
         with db.transaction():
             row = _row(db, number)
+            if row.state != state:
+                _refuse_unless(row, allowed, wanted)
+            if background is not None:
+                db.update_download(number, background=background)
             if row.state == state:
                 return view(row)
-            _refuse_unless(row, allowed, wanted)
             alive = row.state in LIVE and row.heartbeat >= stale_before(context)
             if alive:
                 db.update_download(number, wanted=wanted)
@@ -156,7 +174,7 @@ def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...
                 db.update_download(number, state="queued", background=True, wanted=None, error=None)
                 db.note(number, "queued", f"by {context.asked_by}")
         queued = view(_row(db, number))
-    worker.ensure(context)
+    _see_to_a_worker(context)
     return queued
 
 
@@ -198,5 +216,5 @@ def follow(context: Context, number: int, *, stop: threading.Event | None = None
             if row.state in ("done", "failed", "paused", "cancelled"):
                 return
             if row.background and row.heartbeat < stale_before(context):
-                worker.ensure(context)  # the one that was started for it may have been killed
+                _see_to_a_worker(context)  # the one that was started for it may have been killed
             stop.wait(FOLLOW_SECONDS)

@@ -4,47 +4,100 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from http.server import ThreadingHTTPServer
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from llm_hf_models import (
-    account,
-    cleanup,
-    downloads,
-    engine,
-    importing,
-    inspection,
-    local,
-    mirror,
-    policy,
-    prompting,
-    pull,
-    relay,
-    runtime,
-    search,
-)
-from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
-from llm_hf_models.catalogue import LibraryCatalogue
-from llm_hf_models.cleanup import Cleanup
-from llm_hf_models.context import Context, Freshness
-from llm_hf_models.downloads import DownloadEvent, DownloadView
+from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyError
-from llm_hf_models.hub import SearchFilters
-from llm_hf_models.inspection import CheckReport, Inspection
-from llm_hf_models.importing import Imported
-from llm_hf_models.local import LocalModelView, Removal, Verification
-from llm_hf_models.policy import Question
-from llm_hf_models.prompting import Answer
-from llm_hf_models.pull import PullResult
-from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan, plan_pull
-from llm_hf_models.records import DownloadNote
-from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
-from llm_hf_models.relay import Relay
-from llm_hf_models.runtime import Health, ModelDefault
-from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
-from llm_hf_models.transfer import Event, Progress
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
+
+    from llm_hf_models import (
+        account,
+        catalogue,
+        cleanup,
+        downloads,
+        engine,
+        hub,
+        importing,
+        inspection,
+        local,
+        mirror,
+        policy,
+        prompting,
+        pull,
+        pull_plan,
+        refs,
+        relay,
+        runtime,
+        search,
+        trial,
+    )
+    from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
+    from llm_hf_models.cleanup import Cleanup
+    from llm_hf_models.context import Freshness
+    from llm_hf_models.downloads import DownloadEvent, DownloadView
+    from llm_hf_models.hub import SearchFilters
+    from llm_hf_models.importing import Imported
+    from llm_hf_models.inspection import CheckReport, Inspection
+    from llm_hf_models.local import LocalModelView, Removal, Verification
+    from llm_hf_models.policy import Question
+    from llm_hf_models.prompting import Answer
+    from llm_hf_models.pull import PullResult
+    from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan
+    from llm_hf_models.records import DownloadNote
+    from llm_hf_models.relay import Relay
+    from llm_hf_models.runtime import Health, ModelDefault
+    from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
+    from llm_hf_models.transfer import Event, Progress
+    from llm_hf_models.trial import TrialReport
+
+# Where the verbs are, and the nouns that faces take from here.
+_HOMES = {
+    "account": "EngineView SettingView Status TokenStatus",
+    "cleanup": "Cleanup",
+    "context": "Freshness",
+    "downloads": "DownloadEvent DownloadView",
+    "hub": "SearchFilters",
+    "importing": "Imported",
+    "inspection": "CheckReport Inspection",
+    "local": "LocalModelView Removal Verification",
+    "policy": "Question",
+    "prompting": "Answer",
+    "pull": "PullResult",
+    "pull_plan": "PlannedFile PullOptions PullPlan",
+    "records": "DownloadNote",
+    "relay": "Relay",
+    "runtime": "Health ModelDefault",
+    "search": "ModelInfo SearchPage SearchResult VariantInfo",
+    "transfer": "Event Progress",
+    "trial": "TrialReport",
+}
+
+
+class _Late:
+    """A module that is imported when a verb first needs it: listing downloads must not cost what a pull does."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever is asked for
+        return getattr(import_module(f"llm_hf_models.{self._name}"), name)
+
+
+if not TYPE_CHECKING:
+    for _module in (*_HOMES, "catalogue", "engine", "mirror", "refs"):
+        globals()[_module] = _Late(_module)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a noun
+    for module, nouns in _HOMES.items():
+        if name in nouns.split():
+            return getattr(import_module(f"llm_hf_models.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _quiet(event: Event) -> None:
@@ -91,7 +144,7 @@ class Library:
             fits: only what fits this machine's memory.
             refresh: ask the Hub even where a fresh answer is kept.
         """
-        return search.search(self._context, query, filters or SearchFilters(), fits=fits, refresh=refresh)
+        return search.search(self._context, query, filters or hub.SearchFilters(), fits=fits, refresh=refresh)
 
     def info(self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False) -> ModelInfo:
         """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
@@ -107,11 +160,15 @@ class Library:
         """What the validator says of a GGUF: a file, a local model, or the header of one that is still on the Hub."""
         return inspection.check(self._context, name)
 
+    def test(self, name: str) -> TrialReport:
+        """Loads a local model or a GGUF file in a sandboxed child, has it say a few words, and records the outcome."""
+        return trial.run(self._context, name)
+
     # Pulling
 
     def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
         """What a pull of `ref` would do; a policy, a full disk and a bad header refuse here."""
-        return plan_pull(self._context, ref, options or PullOptions())
+        return pull_plan.plan_pull(self._context, ref, options or pull_plan.PullOptions())
 
     def pull(
         self,
@@ -131,9 +188,9 @@ class Library:
             stop: when set, ends the pull with InterruptedByUserError and keeps what arrived.
             agreed: of an agent: the actions that a person agreed to (see `questions`).
         """
-        if isinstance(ref, PullPlan) and options is not None:
+        if isinstance(ref, pull_plan.PullPlan) and options is not None:
             raise BadInputError("A plan has its options already")
-        plan = ref if isinstance(ref, PullPlan) else self.plan(ref, options)
+        plan = ref if isinstance(ref, pull_plan.PullPlan) else self.plan(ref, options)
         with self._change("pull", plan.ref, plan, agreed):
             return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
 
@@ -160,8 +217,8 @@ class Library:
         Returns:
             Where the file is.
         """
-        ref = ModelRef(RepoId.parse(repo), file=RepoFile(file))
-        options = PullOptions(revision=revision, to=Path(path) if path else None, mmproj=False)
+        ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
+        options = pull_plan.PullOptions(revision=revision, to=Path(path) if path else None, mmproj=False)
         plan = self.plan(str(ref), options)
         with self._change("fetch", plan.ref, plan):
             result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
@@ -188,7 +245,7 @@ class Library:
             on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
             agreed: as in `pull`.
         """
-        plan = ref if isinstance(ref, PullPlan) else self.plan(ref, options)
+        plan = ref if isinstance(ref, pull_plan.PullPlan) else self.plan(ref, options)
         if on_done and self._context.agent is not None:
             raise PolicyError("An agent can't have a command run")
         with self._change("download", plan.ref, plan, agreed):
@@ -276,7 +333,7 @@ class Library:
         """Gives a local model one more name."""
         with self._change("alias", f"{name} {alias}"), self._context.db() as db:
             model = db.find(name)
-            db.add_alias(parse_alias(alias), model.model_id)
+            db.add_alias(refs.parse_alias(alias), model.model_id)
             return local.view(db.model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
@@ -356,8 +413,10 @@ class Library:
         subject: PullPlan | Removal | LocalModelView | None = None,
         agreed: Collection[str] = (),
     ) -> AbstractContextManager[None]:
-        """Around whatever changes something: an agent is held to its policy."""
-        if isinstance(subject, PullPlan):
+        """Around whatever changes something: an agent is held to its policy, people have none."""
+        if self._context.agent is None:
+            return nullcontext()
+        if isinstance(subject, pull_plan.PullPlan):
             policy.refuse_pull(self._context, subject)
         asked = self.questions(subject) if subject is not None else ()
         return policy.change(self._context, what, about, asked, agreed)
@@ -490,8 +549,8 @@ class Library:
         Raises:
             NotWritableError: the address can't be listened on.
         """
-        catalogue = LibraryCatalogue(self._context, frozenset(RepoId.parse(name) for name in allow))
-        return mirror.make_server(catalogue, host, port)
+        served = catalogue.LibraryCatalogue(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        return mirror.make_server(served, host, port)
 
 
 __all__ = [
@@ -525,6 +584,7 @@ __all__ = [
     "SettingView",
     "Status",
     "TokenStatus",
+    "TrialReport",
     "VariantInfo",
     "Verification",
 ]  # fmt: skip

@@ -227,9 +227,42 @@ def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) 
     assert ends == ["done", "done"]
 
 
-# One transfer per file
+# Takeovers
 
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
+
+
+def killed_halfway(hub: HubServer) -> None:
+    """A foreground pull that some bytes had reached when it was killed."""
+    hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=None)
+    before = hub.sent(FILE, side="storage")
+    with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= before + 1 * MB)
+        process.kill()
+    hub.clear()
+
+
+def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last sign of life stays fresh for long
+    killed_halfway(hub)
+    result = Library().pull(REPO)
+    (row,) = Library().downloads(every=True)
+    assert (row.id, row.state) == (result.download_id, "done")
+
+
+def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_the_background_too(
+    hub: HubServer,
+) -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    killed_halfway(hub)
+    row = library.enqueue(plan)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
+# One transfer per file
 
 
 def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file_once(
