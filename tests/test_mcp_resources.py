@@ -171,4 +171,4 @@ async def test_a_subscriber_of_the_older_era_hears_it_too(hub: HubServer) -> Non
                 updated.clear()
         await client.session.unsubscribe_resource(uri)
         with pytest.raises(MCPError):
-            await client.session.subscribe_resource("file:///etc/passwd")
+            await client.session.subscribe_resource("hf://" + "a" * 5000)

@@ -108,8 +108,8 @@ def add_to(server: MCPServer[Any], watch: Watch) -> None:
 
     async def subscribe(ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
         uri = str(params.uri)
-        if not uri.startswith("hf://") or len(uri) > MAX_URI_CHARS:
-            raise MCPError(INVALID_PARAMS, "There is no such resource here")
+        if len(uri) > MAX_URI_CHARS:
+            raise MCPError(INVALID_PARAMS, "No resource here has so long an address")
         watch.add(ctx.session._connection, uri)  # noqa: SLF001 - the SDK hands it to no handler
         return EmptyResult()
 
