@@ -153,7 +153,7 @@ class RelayHandler(AnsweringHandler):
             raise RefusedError(401, "invalid_api_key", "Wrong or missing key", {"WWW-Authenticate": "Bearer"})
 
     def _body(self) -> dict[str, Any]:
-        length = self.headers.get("Content-Length", "")
+        length = self.headers.get("Content-Length", "") if "Transfer-Encoding" not in self.headers else ""
         if not re.fullmatch(r"[0-9]{1,12}", length) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             status = 413 if length else 411

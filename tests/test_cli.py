@@ -20,7 +20,7 @@ from tests.conftest import Home
 
 SUMMARY_CELLS = 60
 # What these return is a running server, or nothing but the one value that they print.
-WITHOUT_JSON = {"mirror", "serve"}
+WITHOUT_JSON = {"mirror", "serve", "mcp"}
 
 
 def every_command(group: click.Group = hf, name: str = "hf") -> Iterator[tuple[str, click.Command]]:

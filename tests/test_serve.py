@@ -220,7 +220,12 @@ def test_a_body_that_is_no_request_is_refused(url: str, body: bytes) -> None:
 
 def test_a_body_without_a_length_or_with_a_huge_one_is_refused(url: str) -> None:
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
-    for line, status in (("X: y", b"411"), ("Content-Length: 99999999999", b"413"), ("Content-Length: -1", b"413")):
+    for line, status in (
+        ("X: y", b"411"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 2", b"411"),
+        ("Content-Length: 99999999999", b"413"),
+        ("Content-Length: -1", b"413"),
+    ):
         with socket.create_connection(address, SECONDS) as raw:
             raw.sendall(
                 f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{line}\r\n\r\n".encode()
