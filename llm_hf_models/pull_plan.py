@@ -46,6 +46,7 @@ class PullOptions:
     allow_invalid: bool = False
     connections: int | None = None
     limit_rate: int | None = None
+    alone: bool = False  # the file that is named and nothing else, as a file: no model is registered
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     ref = search.with_revision(ModelRef.parse(text), options.revision)
     details, freshness = search.details_of(context, ref, refresh=True)
     hub = context.hub()
-    variant, reason = search.pick(context, hub, ref, details)
+    variant, reason = (None, "") if options.alone else search.pick(context, hub, ref, details)
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
     paths = variant.all_files if variant else (_single(ref).path,)

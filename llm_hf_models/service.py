@@ -218,7 +218,7 @@ class Library:
             Where the file is.
         """
         ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
-        options = pull_plan.PullOptions(revision=revision, to=Path(path) if path else None, mmproj=False)
+        options = pull_plan.PullOptions(revision=revision, to=Path(path) if path else None, alone=True)
         plan = self.plan(str(ref), options)
         with self._change("fetch", plan.ref, plan):
             result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())

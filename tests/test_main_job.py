@@ -596,7 +596,34 @@ def test_a_row_of_another_version_stands_in_no_pulls_way(repo: HubServer) -> Non
     assert "another version" in run("downloads", "--watch", number).output
 
 
+# Ctrl-C
+
+
+@pytest.mark.parametrize("words", [("search", "tiny"), ("info", REPO), ("pull", REPO)])
+def test_ctrl_c_at_a_question_is_one_line(repo: HubServer, words: tuple[str, ...]) -> None:
+    repo.fault(Stall(), side="hub", times=None)
+    with subprocess.Popen(
+        [str(SCRIPTS / "llm"), "hf", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asking:
+        repo.wait_until(lambda: len(repo.requests) == 1)
+        asking.send_signal(signal.SIGINT)
+        out, said = asking.communicate(timeout=30)
+    assert (asking.returncode, out) == (130, "")
+    assert said == "Interrupted; run the same command to continue.\n"
+
+
 # Python
+
+
+def test_a_single_file_is_fetched_alone_and_registers_nothing(hub: HubServer, tmp_path: Path) -> None:
+    shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
+    hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
+    fetched = Library().download_file("owner/split-GGUF", shards[1].name, tmp_path / "there")
+    assert fetched.read_bytes() == shards[1].read_bytes()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == [shards[1].name]
+    assert Library().list() == ()
+    with pytest.raises(NotFoundError):
+        Library().download_file("owner/split-GGUF", "none.gguf")
 
 
 def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Path) -> None:
