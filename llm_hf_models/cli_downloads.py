@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,10 +66,12 @@ def _watch(library: Library, numbers: list[int]) -> None:
     if not numbers:
         output.note("No download is under way.")
         return
+    began = time.monotonic()
     with progress.shown() as show:
         rows = _followed(library, numbers, show)
     for row in rows:
         output.note(views_downloads.outcome(row))
+    output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)
 
 
 def _followed(library: Library, numbers: list[int], show: Progress) -> list[DownloadView]:

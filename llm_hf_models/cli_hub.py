@@ -192,6 +192,7 @@ def pull(
         return
     if not quiet:
         output.note(views_hub.pulled(result))
+        output.notify(f"{result.model_id or ref} is here", result.seconds)
     output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
     if test and result.model_id:
         report = library.test(result.model_id)

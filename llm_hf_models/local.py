@@ -18,11 +18,10 @@ from llm_hf_models.errors import (
     StorageError,
 )
 from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.hub import free_cached, scan_cache
 from llm_hf_models.model_engine import ENDPOINT_KEY_ENV, ENDPOINT_MODEL, own_options
 from llm_hf_models.records import Check, LocalFile, LocalModel, State
 from llm_hf_models.runtime import Health, ModelDefault, defaults, sends_key_in_the_clear
-from llm_hf_models.transfer import Event, Progress
+from llm_hf_models.transfer_terms import Event, Progress
 
 
 @dataclass(frozen=True)
@@ -149,6 +148,8 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
 def _free(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
     if model.place != "cache":
         return _free_in_folder(locations, dry_run=dry_run)
+    from llm_hf_models.hub import free_cached, scan_cache  # late: a list of models needs no Hub
+
     freed = 0
     # HF_HUB_CACHE may have been another when it was pulled.
     for cache in {cache_layout.cache_of(file.location, file.path) for file in model.files}:

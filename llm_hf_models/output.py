@@ -22,6 +22,8 @@ GAP = "  "
 MAX_ERROR_CHARS = 4000
 MAX_CARD_CHARS = 200_000
 MIN_TEXT_WIDTH = 20
+NOTIFY_SECONDS = 20.0  # after so long a person looks elsewhere
+MAX_NOTICE_CHARS = 200
 CLOSED_PIPE_EXIT = 141  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = "Interrupted; run the same command to continue."
 
@@ -49,6 +51,20 @@ def emit(text: str) -> None:
 def note(text: str) -> None:
     """Words for a person: to stderr."""
     click.echo(_encodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+
+
+def notify(text: str, seconds: float) -> None:
+    """Calls a person back to a terminal where something has ended that took long: a bell, and the words as OSC 9.
+
+    OSC 9 is iTerm2's; terminals that show no notification ignore it. Nothing is sent where stderr is no terminal.
+
+    Args:
+        text: what has ended.
+        seconds: how long it took.
+    """
+    if seconds >= NOTIFY_SECONDS and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
+        sys.stderr.write(f"\x1b]9;{_encodable(clean_text(text, MAX_NOTICE_CHARS), sys.stderr)}\x07\x07")
+        sys.stderr.flush()
 
 
 def _encodable(text: str, stream: TextIO) -> str:

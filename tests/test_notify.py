@@ -1,0 +1,50 @@
+"""The call back to a terminal after something long: a bell and a notification there, nothing anywhere else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+NOTIFY = "import sys; from llm_hf_models import output; output.notify(sys.argv[1], float(sys.argv[2]))"
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+
+
+def on_a_terminal(text: str, seconds: float, **environment: str) -> str:
+    """What a terminal gets when stderr is one."""
+    ours, theirs = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", NOTIFY, text, str(seconds)], stderr=theirs, env={**os.environ, **environment}, check=True
+    )
+    os.close(theirs)
+    assert done.returncode == 0
+    try:
+        return os.read(ours, 4096).decode()
+    except OSError:  # a terminal that nothing was written to
+        return ""
+    finally:
+        os.close(ours)
+
+
+def test_what_took_long_rings_and_says_what_has_ended() -> None:
+    said = on_a_terminal("hf/tests/tiny:Q4_K_M is here", 60, TERM="xterm")
+    assert said == "\x1b]9;hf/tests/tiny:Q4_K_M is here\x07\x07"
+
+
+def test_what_was_quick_says_nothing() -> None:
+    assert on_a_terminal("hf/tests/tiny:Q4_K_M is here", 1, TERM="xterm") == ""
+
+
+def test_a_dumb_terminal_and_a_pipe_get_nothing() -> None:
+    assert on_a_terminal("done", 60, TERM="dumb") == ""
+    piped = subprocess.run([sys.executable, "-c", NOTIFY, "done", "60"], capture_output=True, check=True)
+    assert (piped.stdout, piped.stderr) == (b"", b"")
+
+
+def test_a_name_from_outside_cannot_end_the_notification_and_go_on_as_a_command() -> None:
+    said = on_a_terminal("evil\x07\x1b]52;c;AAAA\x07", 60, TERM="xterm")
+    assert said.count("\x1b") == 1
+    assert said.index("\x07") == len(said) - 2
