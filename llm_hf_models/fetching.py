@@ -52,7 +52,7 @@ class Fetching:
         self._source, self._weather, self._pace, self._limits = source, weather, pace, limits
         self._file, self._journal, self._digest, self._size = file, journal, digest, size
         self._chunk = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // limits.connections))
-        self._segments = Segments(size, done, limits.connections, undivided=whole)
+        self._segments = Segments(size, done, undivided=whole)
         self._width = Width(limits.connections)
         self._lock = threading.Lock()
         self._halt = threading.Event()
@@ -82,16 +82,16 @@ class Fetching:
         return self.error is not None or (not self._connections and self._segments.finished)
 
     def look_after(self) -> None:
-        """Adds a connection where one more pays off. Called every tenth of a second."""
+        """Adds connections where more pay off. Called many times a second."""
         now = time.monotonic()
         with self._lock:
             running, receiving = len(self._connections), self._receiving
         if running and (self._whole or self._pausing or now < self._spawn_after):
             return
-        if self._segments.waiting:
-            self._width.look(now, self.done, receiving)
-        for _ in range(running, 1 if self._whole else self._width.wanted):
-            self._spawn()
+        if self._segments.takeable:  # else new ones would come and go, and the next ones after them
+            self._width.look(now, self.done, receiving, self._pace.rate())
+            for _ in range(running, 1 if self._whole else self._width.wanted):
+                self._spawn()
 
     def end(self, *, sync: bool) -> None:
         """Stops all threads and waits for them; `sync` brings what they wrote to the disk."""
@@ -122,7 +122,7 @@ class Fetching:
     def _work(self, connection: RangeConnection) -> None:
         try:
             while not self._halt.is_set() and self._useful():
-                segment = self._segments.take()
+                segment = self._segments.take(self._width.outlook)
                 if segment is None:
                     break
                 try:

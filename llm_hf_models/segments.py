@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from llm_hf_models.journal import Ranges
 
 MAX_SEGMENT_BYTES = 64 << 20
-MIN_SEGMENT_BYTES = 4 << 20
-SPLIT_SECONDS = 2.0  # a segment that still needs longer than this is worth sharing with an idle connection
-PROBE_SECONDS = 0.4  # how long one number of connections is tried before the next
+MIN_SEGMENT_BYTES = 8 << 20
+MIN_SHARE_BYTES = 1 << 20  # what an idle connection takes over from another one is at least this much
+SPLIT_SECONDS = 0.5  # a segment that still needs longer than this is worth sharing with an idle connection
+STEP = 4  # how many times more connections are tried next
+PROBE_SECONDS = 0.1  # how long a number of connections must run before more are tried,
+VERDICT_SECONDS = 0.8  # and before it is given up: a young connection is slow, and one moment proves nothing
 REPROBE_SECONDS = 15.0  # a number that brought nothing is tried again after this
 FAST_BYTES_PER_SECOND = 200_000_000  # at this speed, or this share of a core, it is we who are the limit,
 BUSY_CPU = 0.5  # not the wire: more connections would only get in each other's way
+NEAR_LIMIT = 0.8  # so are we where this share of the limit that was set is reached
 WORTHWHILE = 0.25  # of what more connections could bring at best, this share must come, or they are taken back
 RATE_RECHECK_SECONDS = 0.25
 RATE_STEP_SECONDS = 0.05
@@ -34,36 +38,53 @@ class Segment:
 class Segments:
     """The missing bytes of a file, handed out piece by piece. Locked: all threads ask here."""
 
-    def __init__(self, size: int, done: Ranges, connections: int, *, undivided: bool = False) -> None:
+    def __init__(self, size: int, done: Ranges, *, undivided: bool = False) -> None:
         self._lock = threading.Lock()
         self._gaps = list(done.missing(size))
         self._active: list[Segment] = []
-        missing = sum(end - start for start, end in self._gaps)
-        self._piece = min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, missing // (4 * connections)))
-        if undivided:
-            self._piece = size
+        self._size, self._undivided = size, undivided
 
-    def take(self) -> Segment | None:
-        """The next piece in file order; else half of what the slowest connection has left; None when all is taken."""
+    def _piece(self, sharers: int) -> int:
+        """How many bytes to hand out next: ever fewer towards the end, so that all connections end at one time.
+
+        What was received last is hashed last: small pieces keep the digest close behind, too.
+        """
+        if self._undivided:
+            return self._size
+        left = sum(end - start for start, end in self._gaps)
+        return min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, left // int(2 * sharers)))
+
+    def take(self, sharers: int) -> Segment | None:
+        """The next piece in file order; else half of what the slowest connection has left; None when all is taken.
+
+        Args:
+            sharers: among how many connections the rest will be divided, as far as can be foreseen.
+        """
         with self._lock:
             now = time.monotonic()
             if self._gaps:
                 start, end = self._gaps[0]
+                piece_bytes = self._piece(sharers)
                 # A rest smaller than half a piece goes along: no request for a handful of bytes.
-                cut = end if end - start < self._piece * 3 // 2 else start + self._piece
+                cut = end if end - start < piece_bytes * 3 // 2 else start + piece_bytes
                 self._gaps[:1] = [(cut, end)] if cut < end else []
                 piece = Segment(start, cut, now, start)
             else:
-                slow = max(self._active, key=lambda segment: _seconds_left(segment, now), default=None)
-                if slow is None or slow.end - slow.position < 2 * MIN_SEGMENT_BYTES:
-                    return None
-                if _seconds_left(slow, now) < SPLIT_SECONDS:
+                slow = self._worth_sharing(now)
+                if slow is None:
                     return None
                 middle = (slow.position + slow.end) // 2
                 piece = Segment(middle, slow.end, now, middle)
                 slow.end = middle
             self._active.append(piece)
             return piece
+
+    def _worth_sharing(self, now: float) -> Segment | None:
+        """The slowest connection's share, if there is enough left of it for two."""
+        slow = max(self._active, key=lambda segment: _seconds_left(segment, now), default=None)
+        if slow is None or slow.end - slow.position < 2 * MIN_SHARE_BYTES or _seconds_left(slow, now) < SPLIT_SECONDS:
+            return None
+        return slow
 
     def advance(self, segment: Segment, count: int) -> int:
         """Moves a connection on by up to `count` bytes; returns how many of them are still its own."""
@@ -86,10 +107,10 @@ class Segments:
                 self._gaps.sort()
 
     @property
-    def waiting(self) -> int:
-        """How many bytes nobody fetches yet."""
+    def takeable(self) -> bool:
+        """Whether `take` would give something now."""
         with self._lock:
-            return sum(end - start for start, end in self._gaps)
+            return bool(self._gaps) or self._worth_sharing(time.monotonic()) is not None
 
     @property
     def finished(self) -> bool:
@@ -104,37 +125,67 @@ def _seconds_left(segment: Segment, now: float) -> float:
 
 
 class Width:
-    """How many connections to use: doubled as long as that brings clearly more bytes per second."""
+    """How many connections to use: several times more as long as that brings clearly more bytes per second.
+
+    More are tried soon, since each moment with too few is lost; they are taken back only after a while, since a
+    connection begins slowly.
+    """
 
     def __init__(self, most: int) -> None:
         self.wanted = 1
         self._most = most
         self._settled: float | None = None  # when the search ended
+        self._tried: float | None = None  # since when this number has been tried
         self._since: tuple[float, int, float] | None = None  # when, bytes so far, CPU seconds so far
         self._before = (0, 0.0)  # the number tried before, and its bytes per second
 
-    def look(self, now: float, fetched: int, busy: int) -> None:
-        """Called often. `fetched`: bytes so far by all connections; `busy`: how many of them are receiving."""
+    def look(self, now: float, fetched: int, busy: int, limit: int = 0) -> None:
+        """Called often.
+
+        Args:
+            now: seconds.
+            fetched: bytes so far by all connections.
+            busy: how many of them are receiving.
+            limit: bytes per second that they are held to; 0 is none.
+        """
         if busy < self.wanted or (self._settled is not None and now - self._settled < REPROBE_SECONDS):
             self._since = None
             return
+        here = (now, fetched, time.process_time())
         if self._since is None:
-            self._since = (now, fetched, time.process_time())
+            self._since = here
+            self._tried = self._tried or now
             return
-        seconds = now - self._since[0]
-        if seconds < PROBE_SECONDS or fetched == self._since[1]:
+        seconds, count, cpu = (after - before for after, before in zip(here, self._since, strict=True))
+        if seconds < PROBE_SECONDS or not count:
             return
-        rate = (fetched - self._since[1]) / seconds
-        own_limit = rate >= FAST_BYTES_PER_SECOND or time.process_time() - self._since[2] >= BUSY_CPU * seconds
-        self._since = None
+        self._since = here
+        rate = count / seconds
+        enough = rate >= min(FAST_BYTES_PER_SECOND, limit * NEAR_LIMIT or FAST_BYTES_PER_SECOND)
+        self._judge(now, rate, own_limit=enough or cpu >= BUSY_CPU * seconds)
+
+    def _judge(self, now: float, rate: float, *, own_limit: bool) -> None:
+        """Tries more, settles, or takes back what brought nothing."""
         fewer, rate_before = self._before
         if self._settled is None and fewer and rate < rate_before * (1 + (self.wanted / fewer - 1) * WORTHWHILE):
-            self.wanted, self._settled, self._before = fewer, now, (0, 0.0)
+            if self._tried is not None and now - self._tried >= VERDICT_SECONDS:
+                self._go_to(fewer, settled=now)
         elif self.wanted >= self._most or own_limit:
-            self._settled, self._before = now, (0, 0.0)
+            self._go_to(self.wanted, settled=now)
         else:
-            self._settled, self._before = None, (self.wanted, rate)
-            self.wanted = min(self._most, self.wanted * 2)
+            self._before = (self.wanted, rate)
+            self._go_to(min(self._most, self.wanted * STEP))
+
+    def _go_to(self, wanted: int, *, settled: float | None = None) -> None:
+        self.wanted, self._settled = wanted, settled
+        self._tried = self._since = None
+        if settled is not None:
+            self._before = (0, 0.0)
+
+    @property
+    def outlook(self) -> int:
+        """How many connections there will be: as many as there may be, until it is known how many pay off."""
+        return self._most if self._settled is None else self.wanted
 
     def refuse(self, accepted: int) -> None:
         """The other side does not want more than `accepted` connections."""

@@ -27,6 +27,7 @@ from llm_hf_models.weather import Weather, passes
 __all__ = ["Event", "EventKind", "Expected", "Progress", "TransferLimits", "fetch", "fetch_owned", "journal_path"]
 
 TICK_SECONDS = 0.1
+LOOK_SECONDS = 0.05  # how often it is asked whether more connections pay off
 
 
 def journal_path(partial: Path) -> Path:
@@ -238,7 +239,7 @@ class _Transfer:
         fetching.start()
         try:
             while not fetching.finished:
-                fetching.changed.wait(TICK_SECONDS)
+                fetching.changed.wait(LOOK_SECONDS)
                 fetching.changed.clear()
                 if self._owner.lost.is_set():
                     raise OwnershipLostError

@@ -1,0 +1,115 @@
+"""How bytes are shared out among connections, and how many connections there are. Times are given, not waited for."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models.journal import Ranges
+from llm_hf_models.segments import MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, REPROBE_SECONDS, Segment, Segments, Width
+
+MB = 1 << 20
+
+
+def looked(width: Width, rate: float, *, seconds: float, start: float = 0.0) -> float:
+    """Lets `width` watch `rate` bytes per second that all its connections bring together; returns the time after."""
+    for step in range(1, int(seconds / 0.05) + 1):
+        now = start + step * 0.05
+        width.look(now, int(now * rate), width.wanted)
+    return now
+
+
+@given(
+    size=st.integers(1, 700 * MB),
+    done=st.lists(st.tuples(st.integers(0, 700 * MB), st.integers(1, 90 * MB)), max_size=4),
+    sharers=st.integers(1, 16),
+    stops=st.lists(st.floats(0, 1), max_size=12),
+)
+def test_each_missing_byte_is_handed_out_exactly_once(
+    size: int, done: list[tuple[int, int]], sharers: int, stops: list[float]
+) -> None:
+    have = Ranges()
+    for start, length in done:
+        have.add(min(start, size), min(start + length, size))
+    segments, missing = Segments(size, have), size - have.total
+    fetched = 0
+    while not segments.finished:
+        active = [segment for _ in range(sharers) if (segment := segments.take(sharers))]
+        assert active
+        for segment in active:
+            left = segments.left(segment)
+            count = segments.advance(segment, int(left * stops.pop()) if stops else left)
+            have.add(segment.position - count, segment.position)
+            fetched += count
+            segments.give_back(segment)
+    assert fetched == missing
+    assert list(have) == [(0, size)]
+
+
+def test_pieces_become_smaller_towards_the_end() -> None:
+    segments = Segments(2048 * MB, Ranges())
+    pieces: list[Segment] = []
+    while piece := segments.take(8):
+        pieces.append(piece)
+        segments.advance(piece, piece.end - piece.position)
+    sizes = [piece.end - piece.first for piece in pieces]
+    assert sizes[0] == MAX_SEGMENT_BYTES
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert max(sizes[-4:]) < 2 * MIN_SEGMENT_BYTES
+
+
+def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
+    segments = Segments(MB, Ranges())
+    assert segments.takeable
+    piece = segments.take(8)
+    assert piece is not None
+    assert not segments.takeable
+    assert segments.take(8) is None
+    segments.give_back(piece)
+    assert segments.takeable
+
+
+def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
+    width = Width(8)
+    now = 0.0
+    fetched = 0.0
+    while width.wanted < 8 and now < 5:
+        now += 0.05
+        fetched += 0.05 * width.wanted * 10e6
+        width.look(now, int(fetched), width.wanted)
+    assert width.wanted == 8
+    assert now < 0.5
+
+
+def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -> None:
+    width = Width(8)
+    now = 0.0
+    for patience in (5, REPROBE_SECONDS + 5):
+        tried = set()
+        until = now + patience
+        while now < until:
+            now = looked(width, 12e6, seconds=0.1, start=now)
+            tried.add(width.wanted)
+        assert tried == {1, 4}
+        assert width.wanted == width.outlook == 1
+
+
+def test_a_wire_faster_than_we_are_gets_one_connection() -> None:
+    width = Width(8)
+    assert width.outlook == 8
+    looked(width, 900e6, seconds=1)
+    assert width.wanted == width.outlook == 1
+
+
+def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
+    width = Width(8)
+    for step in range(20):
+        width.look(step * 0.05, int(step * 0.05 * 2e6), 1, 2_000_000)
+    assert width.wanted == width.outlook == 1
+
+
+def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
+    width = Width(8)
+    width.refuse(3)
+    looked(width, 1e6, seconds=REPROBE_SECONDS * 2)
+    assert width.wanted <= 3
