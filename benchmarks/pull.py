@@ -1,56 +1,69 @@
-"""How fast and how heavy a pull is, beside curl and `hf download` in the same run, and what a resume costs.
+"""How fast and how heavy a pull is, beside curl and others in the same run, and what a resume costs.
 
-    python -m benchmarks.pull                     # 2 GiB, tmpfs and disk, then throttled, then resumed
-    python -m benchmarks.pull --size 200MB --runs 1 --only speed
+    python -m benchmarks.pull                     # 2 GiB on tmpfs and on disk, then throttled, then resumed: minutes
+    python -m benchmarks.pull --quick             # the same with 256 MiB
+    python -m benchmarks.pull --size 1GiB --runs 5 --only speed
+    python -m benchmarks.pull --quick --tls       # all of them over TLS; omm-model takes part only here
 
-One server on loopback serves all. Wall time is from start to end of the transfer, start-up taken off (for `hf`: the
-time of `hf version`), on disk with a sync at the end for each. CPU seconds are the client's own. curl checks no digest;
-ours does.
+One server on loopback serves all, and the tools take turns, since a machine's mood changes. Two tables for each place:
+
+- the transfer alone: our `fetch`, digest checked, and curl, which checks none, given one and the same link. Ours is
+  timed inside its process once it is imported; from curl's wall and CPU a run with a tiny file is taken off.
+- whole programs: `llm hf pull`, `hf download` and, where installed, omm-model and llm-gguf. From each a run with a tiny
+  file is taken off, which leaves what the bytes cost.
+
+On disk, each tool's files are synced before its clock stops. CPU seconds are the client's own, all threads together.
+Ratios are medians of the ratios to curl's (or hf's) run next to it. The load average is printed: on a busy machine wall
+times tell more about the others. Throttled connections are paced by the clock and answer after 50 ms.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from llm_hf_models.units import format_size, parse_size
 
-ROOT = Path(__file__).parent.parent
-REPO = "bench/model-GGUF"
-FILE = "model-Q4_K_M.gguf"
-OURS = """
-import json, resource, sys, threading, time
+REPO = "bench/model"
+FILE = "weights.bin"
+TINY = "tiny.bin"
+TINY_BYTES = 4096
+THROTTLED_BYTES_PER_SECOND = 10_000_000
+THROTTLED_LATENCY_SECONDS = 0.05
+MAX_THROTTLED_BYTES = 1 << 30
+CONNECTIONS = 8
+NEVER = 1 << 60
+
+FETCH = """
+import json, os, resource, signal, sys, threading, time
 from pathlib import Path
-from llm_hf_models.download import download
-from llm_hf_models.hub import Hub, HubFile
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import TransferLimits
-endpoint, repo, commit, path, size, sha256, cache, connections, stop_at = sys.argv[1:10]
-hub, stop = Hub(endpoint), threading.Event()
+from llm_hf_models.hub import Location
+from llm_hf_models.transfer import Expected, TransferLimits, fetch
+url, size, sha256, place, connections, kill_at = sys.argv[1:7]
 def progress(event):
-    if event.done >= int(stop_at):
-        stop.set()
-began = time.monotonic()
-try:
-    files = [HubFile(path, int(size), sha256=sha256)]
-    download(hub, RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
-             limits=TransferLimits(connections=int(connections)), progress=progress, stop=stop)
-except Exception as error:
-    if not stop.is_set():
-        raise
-usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]))
+    if event.done >= int(kill_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+def cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+before, began = cpu(), time.monotonic()
+fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), Expected("file", int(size), sha256=sha256), Path(place),
+      limits=TransferLimits(connections=int(connections)), progress=progress, stop=threading.Event())
+print(json.dumps([time.monotonic() - began, cpu() - before]))
 """
 
 
@@ -62,154 +75,231 @@ class Run:
     cpu: float
     memory: int
 
+    def without(self, start_up: Run) -> Run:
+        """What is left when the run of a tiny file is taken off."""
+        return Run(self.wall - start_up.wall, self.cpu - start_up.cpu, self.memory)
+
 
 @dataclass(frozen=True)
 class Served:
-    """What the server serves, and how to ask it for how much it sent."""
+    """A file at the end of a link."""
 
-    endpoint: str
-    commit: str
+    url: str
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server's process, seen from here."""
+
+    endpoint: str
+    file: Served
+    tiny: Served
+    throttled: Served
     pipe: Connection
 
-    def ask(self, question: str) -> int:
-        self.pipe.send(question)
+    def sent(self) -> int:
+        """How many bytes left the storage host since this was asked last."""
+        self.pipe.send("sent")
         return int(self.pipe.recv())
 
 
-def serve(pipe: Connection, path: str) -> None:
-    """The server's process. Questions: `sent`, `throttle`, `calm`, `end`."""
-    from tests.hub_server import Delay, HubServer, Throttle
-
-    with HubServer() as hub:
-        repo = hub.add_repo(REPO, {FILE: Path(path)})
-        pipe.send((hub.endpoint, repo.commit, repo.files[0].size, repo.files[0].sha256))
-        while (question := pipe.recv()) != "end":
-            answer = 0
-            if question == "sent":
-                answer = hub.sent(side="storage")
-                hub.forget_requests()
-            elif question == "throttle":
-                hub.fault(Throttle(10_000_000), side="storage", times=None)
-                hub.fault(Delay(0.05), side="storage", times=None)
-            else:
-                hub.clear()
-            pipe.send(answer)
+Tool = Callable[[Server, Served, Path], Run]
 
 
-def measured(command: list[str], environment: dict[str, str] | None = None) -> tuple[Run, str]:
-    """Runs a command to its end."""
+def serve(pipe: Connection, folder: Path, tls: bool) -> None:
+    """The server's process: a Hub, and a host with throttled connections."""
+    from tests.hub_server import HubServer
+    from tests.storage_server import StorageServer
+
+    with (folder / FILE).open("rb") as file:
+        slow = StorageServer(
+            file.read(MAX_THROTTLED_BYTES), rate=THROTTLED_BYTES_PER_SECOND, latency=THROTTLED_LATENCY_SECONDS
+        )
+    with slow, HubServer(tls=tls) as hub:
+        repo = hub.add_repo(REPO, {name: folder / name for name in (FILE, TINY)})
+        links = [Served(hub.signed(repo, file), file.size, str(file.sha256)) for file in repo.files]
+        links.sort(key=lambda link: -link.size)
+        pipe.send((str(hub.ca_file), hub.endpoint, *links, Served(slow.url, len(slow.content), slow.sha256)))
+        while pipe.recv() == "sent":
+            pipe.send(hub.sent(side="storage"))
+            hub.forget_requests()
+
+
+def measured(command: list[str], environment: Mapping[str, str] | None = None, *, status: int = 0) -> tuple[Run, str]:
+    """Runs a command to its end, which must be `status`."""
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     output = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{command[0]} failed with status {status}")
-    return Run(time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024), output
+    _, ended, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - began
+    process.returncode = os.waitstatus_to_exitcode(ended)
+    if process.returncode != status:
+        raise SystemExit(f"{' '.join(command)[:200]} ended with status {process.returncode}")
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024), output
 
 
-def ours(served: Served, folder: Path, *, connections: int = 8, stop_at: int = 1 << 60) -> Run:
-    arguments = [served.endpoint, REPO, served.commit, FILE, served.size, served.sha256, folder, connections, stop_at]
-    run, output = measured([sys.executable, "-c", OURS, *map(str, arguments)])
-    wall, _, memory = json.loads(output)
-    return Run(wall, run.cpu, memory)
+def fetched(file: Served, place: Path, *, connections: int = CONNECTIONS, kill_at: int = NEVER) -> Run:
+    """Our transfer of one link."""
+    place.mkdir(parents=True, exist_ok=True)
+    arguments = [file.url, file.size, file.sha256, place / "file.part", connections, kill_at]
+    status = 0 if kill_at == NEVER else -signal.SIGKILL
+    run, output = measured([sys.executable, "-c", FETCH, *map(str, arguments)], status=status)
+    wall, cpu = json.loads(output) if output else (run.wall, run.cpu)
+    return Run(wall, cpu, run.memory)
 
 
-def curl(served: Served, folder: Path) -> Run:
-    folder.mkdir(parents=True, exist_ok=True)
-    url = f"{served.endpoint}/{REPO}/resolve/{served.commit}/{FILE}"
-    return measured(["curl", "-sfL", "-o", str(folder / "file"), url])[0]
+def ours(_server: Server, file: Served, place: Path) -> Run:
+    return fetched(file, place)
 
 
-def hf(served: Served, folder: Path) -> Run:
-    command = str(Path(sys.executable).with_name("hf"))
-    environment = os.environ | {"HF_ENDPOINT": served.endpoint, "HF_HOME": str(folder), "HF_HUB_DISABLE_XET": "1"}
-    start_up, _ = measured([command, "version"], environment)
-    run, _ = measured([command, "download", REPO, FILE, "--quiet"], environment)
-    return Run(run.wall - start_up.wall, run.cpu - start_up.cpu, run.memory)
+def curl(server: Server, file: Served, place: Path) -> Run:
+    place.mkdir(parents=True, exist_ok=True)
+    start_up, _ = measured(["curl", "-sfL", "-o", str(place / "tiny"), server.tiny.url])
+    run, _ = measured(["curl", "-sfL", "-o", str(place / "file"), file.url])
+    return run.without(start_up)
 
 
-def speed(served: Served, place: Path, runs: int, *, sync: bool) -> None:
-    """The table of one file system: medians, and ratios to curl's."""
-    tools = {"curl": curl, "llm-hf-models": ours, "hf download": hf}
+def program(*command: str, home: str = "HF_HOME") -> Tool:
+    """A whole program; `{url}` and `{path}` in its command name the file, `home` the folder where it keeps all."""
+
+    def run(server: Server, file: Served, place: Path) -> Run:
+        places = {"HF_HOME": place, "LLM_USER_PATH": place / "llm", "HOME": place} | {home: place}
+        environment = os.environ | {name: str(path) for name, path in places.items()}
+        environment |= {"HF_ENDPOINT": server.endpoint, "HF_HUB_DISABLE_XET": "1"}
+        runs = []
+        for path, which in ((TINY, server.tiny), (FILE, file)):
+            filled = [part.format(url=which.url, path=path, place=place) for part in command]
+            runs.append(measured(filled, environment)[0])
+        return runs[1].without(runs[0])
+
+    return run
+
+
+def beside(name: str) -> str:
+    """A program of this Python's environment."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def programs() -> dict[str, Tool]:
+    """Those that are installed."""
+    found = {
+        "hf download": program(beside("hf"), "download", REPO, "{path}", "--quiet"),
+        "llm hf pull": program(beside("llm"), "hf", "pull", f"{REPO}:{{path}}", "--quiet"),
+    }
+    if (omm := shutil.which("omm")) and "REQUESTS_CA_BUNDLE" in os.environ:
+        # Its command knows the Hub's own host alone: so its downloader is called, by its own interpreter. It wants TLS.
+        code = "import sys; from pathlib import Path; from omm.downloader import download_file; "
+        code += "download_file(sys.argv[1], Path(sys.argv[2]))"
+        python = str(Path(omm).resolve().with_name("python"))
+        found["omm-model"] = program(python, "-c", code, "{url}", "{place}/{path}")
+    if importlib.util.find_spec("llm_gguf"):
+        found["llm-gguf"] = program(beside("llm"), "gguf", "download-model", "{url}")
+    return found
+
+
+def sync(folder: Path) -> float:
+    """Brings all files there to the disk; returns the seconds that took."""
+    began = time.monotonic()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    return time.monotonic() - began
+
+
+def compare(server: Server, place: Path, runs: int, tools: Mapping[str, Tool], *, synced: bool) -> None:
+    """A table of medians; ratios to the first tool's run of the same turn."""
     found: dict[str, list[Run]] = {name: [] for name in tools}
     for _ in range(runs):
         for name, tool in tools.items():
             folder = place / "target"
-            os.sync()
-            run = tool(served, folder)
-            began = time.monotonic()
-            if sync:
-                os.sync()
-            found[name].append(Run(run.wall + (time.monotonic() - began if sync else 0), run.cpu, run.memory))
+            run = tool(server, server.file, folder)
+            found[name].append(Run(run.wall + (sync(folder) if synced else 0), run.cpu, run.memory))
             shutil.rmtree(folder)
-    base = {kind: statistics.median(getattr(run, kind) for run in found["curl"]) for kind in ("wall", "cpu")}
-    print(f"{'':14}  wall s  x curl   CPU s  x curl  peak memory")
+    base = next(iter(tools))
+    print(f"{'':14}  wall s  x {base:11}   CPU s  x {base:11}  peak memory")
     for name, all_runs in found.items():
+        pairs = list(zip(all_runs, found[base], strict=True))
         wall, cpu = (statistics.median(getattr(run, kind) for run in all_runs) for kind in ("wall", "cpu"))
+        wall_ratio = statistics.median(run.wall / other.wall for run, other in pairs)
+        cpu_ratio = statistics.median(run.cpu / other.cpu for run, other in pairs)
         memory = format_size(max(run.memory for run in all_runs))
-        print(f"{name:14} {wall:7.2f} {wall / base['wall']:7.2f} {cpu:7.2f} {cpu / base['cpu']:7.2f}  {memory}")
+        print(f"{name:14} {wall:7.2f}  {wall_ratio:13.2f} {cpu:7.2f}  {cpu_ratio:13.2f}  {memory}", flush=True)
 
 
-def throttled(served: Served, place: Path) -> None:
-    """50 ms of latency and 10 MB/s on each connection, against N connections' ideal."""
-    served.ask("throttle")
-    for connections in (1, 4, 8):
-        run = ours(served, place / "target", connections=connections)
-        ideal = served.size / (10_000_000 * connections)
+def throttled(server: Server, place: Path) -> None:
+    """Slow connections, against N connections' ideal."""
+    file = server.throttled
+    for connections in (4, 8):
+        run = fetched(file, place / "target", connections=connections)
+        ideal = file.size / (THROTTLED_BYTES_PER_SECOND * connections)
         share = f"{ideal / run.wall:.2f} of the ideal"
-        print(f"{connections} connections: {run.wall:.1f} s, {share}, {format_size(run.memory)}")
+        print(f"{connections} connections: {run.wall:.1f} s, {share}, {format_size(run.memory)}", flush=True)
         shutil.rmtree(place / "target")
-    served.ask("calm")
 
 
-def resumed(served: Served, place: Path) -> None:
-    """Stopped at half, then continued by another process: how much comes again."""
-    served.ask("sent")
-    ours(served, place / "target", stop_at=served.size // 2)
-    first = served.ask("sent")
-    run = ours(served, place / "target")
-    second = served.ask("sent")
+def resumed(server: Server, place: Path) -> None:
+    """Killed (-9) at half, then continued by another process: how much comes again."""
+    server.sent()
+    fetched(server.file, place / "target", kill_at=server.file.size // 2)
+    first = server.sent()
+    run = fetched(server.file, place / "target")
+    second = server.sent()
     shutil.rmtree(place / "target")
-    share, total = second / served.size, (first + second) / served.size
+    share, total = second / server.file.size, (first + second) / server.file.size
     print(f"resume: {share:.1%} of the bytes sent in the second part, {total:.1%} together, {run.wall:.1f} s")
+
+
+def report(server: Server, memory: Path, disk: Path, runs: int, only: str | None) -> None:
+    """All tables that were asked for."""
+    if only in (None, "speed"):
+        for name, place, synced in (("tmpfs", memory, False), ("disk, synced", disk, True)):
+            load = os.getloadavg()[0]
+            print(f"\n{name}: the transfer alone (load {load:.1f})")
+            compare(server, place, runs, {"curl": curl, "llm-hf-models": ours}, synced=synced)
+            print(f"\n{name}: whole programs, a tiny file's run taken off (load {os.getloadavg()[0]:.1f})")
+            compare(server, place, runs, programs(), synced=synced)
+    if only in (None, "throttled"):
+        print(f"\n50 ms of latency, 10 MB/s per connection, {format_size(server.throttled.size)}")
+        throttled(server, memory)
+    if only in (None, "resume"):
+        print()
+        resumed(server, memory)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=parse_size, default=2 << 30)
+    parser.add_argument("--quick", action="store_const", dest="size", const=256 << 20, help="256 MiB")
+    parser.add_argument("--tls", action="store_true", help="serve over HTTPS")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a folder on tmpfs")
     parser.add_argument("--disk", type=Path, default=Path(tempfile.gettempdir()), help="a folder on a disk")
     parser.add_argument("--only", choices=["speed", "throttled", "resume"])
     options = parser.parse_args()
-    memory = Path(tempfile.mkdtemp(dir=options.memory))
-    disk = Path(tempfile.mkdtemp(dir=options.disk))
+    memory, disk = (Path(tempfile.mkdtemp(prefix="pull-", dir=place)) for place in (options.memory, options.disk))
     here, there = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(there, memory, options.tls))
     try:
-        source = memory / "source"
-        with source.open("wb") as file:
-            for _ in range(0, options.size, 1 << 20):
-                file.write(os.urandom(1 << 20))
-            file.truncate(options.size)
-        server = context.Process(target=serve, args=(there, str(source)))
-        server.start()
-        served = Served(*here.recv(), here)
-        print(f"{format_size(served.size)}, {os.cpu_count()} cores, medians of {options.runs}")
-        if options.only in (None, "speed"):
-            for name, place, sync in (("tmpfs", memory, False), ("disk, synced", disk, True)):
-                print(f"\n{name}")
-                speed(served, place, options.runs, sync=sync)
-        if options.only in (None, "throttled"):
-            print("\n50 ms of latency, 10 MB/s per connection")
-            throttled(served, memory)
-        if options.only in (None, "resume"):
-            resumed(served, memory)
+        for name, size in ((FILE, options.size), (TINY, TINY_BYTES)):
+            with (memory / name).open("wb") as file:
+                for _ in range(0, size, 1 << 20):
+                    file.write(os.urandom(1 << 20))
+                file.truncate(size)
+        process.start()
+        certificates, *told = here.recv()
+        server = Server(*told, here)  # type: ignore[call-arg]  # `serve` tells them all
+        if options.tls:
+            os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), certificates)
+        print(f"{format_size(server.file.size)}, {os.cpu_count()} cores, medians of {options.runs}", flush=True)
+        report(server, memory, disk, options.runs, options.only)
         here.send("end")
-        server.join()
+        process.join()
     finally:
+        if process.is_alive():
+            process.terminate()
         shutil.rmtree(memory)
         shutil.rmtree(disk)
 
