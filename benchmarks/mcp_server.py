@@ -1,4 +1,4 @@
-"""The MCP server beside a bare one of the same SDK, idle and under load: `python benchmarks/mcp_server.py`. Needs no network.
+"""The MCP server beside a bare one of the same SDK, idle and under load: `python benchmarks/mcp_server.py`.
 
 Start is from launching the process to its first `tools/list` answer, over stdio, in turns. The load is twenty searches
 at once against a Hub that takes half a second to answer anything, while four downloads run.

@@ -41,8 +41,8 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
         return
     library = service()
     if watch is not None:
-        _watch(library, _numbers(library, watch))
-        return
+        ended_well = _watch(library, _numbers(library, watch))
+        ctx.exit(0 if ended_well else 1)
     rows = library.downloads(every=finished, limit=limit)
     if as_json:
         output.print_json(rows)
@@ -60,18 +60,20 @@ def _numbers(library: Library, watch: str) -> list[int]:
     return [int(watch)]
 
 
-def _watch(library: Library, numbers: list[int]) -> None:
+def _watch(library: Library, numbers: list[int]) -> bool:
+    """Shows downloads until they rest; whether none of them failed."""
     from llm_hf_models import progress
 
     if not numbers:
         output.note("No download is under way.")
-        return
+        return True
     began = time.monotonic()
     with progress.shown() as show:
         rows = _followed(library, numbers, show)
     for row in rows:
         output.note(views_downloads.outcome(row))
     output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)
+    return all(row.state != "failed" for row in rows)
 
 
 def _followed(library: Library, numbers: list[int], show: Progress) -> list[DownloadView]:

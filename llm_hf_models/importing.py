@@ -15,6 +15,7 @@ from llm_hf_models import quants, settings
 from llm_hf_models.context import Context
 from llm_hf_models.digests import FileDigests
 from llm_hf_models.errors import (
+    BadInputError,
     DigestMismatchError,
     DiskFullError,
     MissingFileError,
@@ -74,6 +75,8 @@ def import_file(
         with _places(paths, copy=copy) as places:
             report = check_shards(places)
             refuse_invalid(path.name, report.findings)
+            if report.header is not None and report.header.facts.kind == "mmproj":
+                raise BadInputError(f"{path.name} is a vision projector, not a model", hint="llm hf import MODEL.gguf")
             digests = [hash_file(place, place.name, progress) for place in places]
             origin = _origin(context, ref)
             found = _described(paths, places, digests, origin, report, copy=copy)

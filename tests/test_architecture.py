@@ -37,20 +37,23 @@ FLOORS = {
     "first floor: the outside world": """
         tokens hub hub_errors hub_nouns hub_replies remote_file
         http_ranges source owner partial_file segments fetching transfer
-        library registered validate gguf_meaning template_audit
+        cached_files shards library registered validate gguf_meaning template_audit
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms
     """,
     "second floor: what is made of them": """
         cache_layout download handover chat chat_wire model_engine
         engine engine_rows engine_dirs engine_process engine_child engine_binary
+        load_test load_child
     """,
     "third floor: the application": """
-        __init__ runtime relay relay_whole service context account catalogue importing inspection local search pull pull_plan
+        __init__ service context account catalogue importing inspection local search trial
+        runtime relay relay_whole pull pull_plan
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,
     "faces": """
-        output wording progress keys cli cli_common cli_account cli_cleanup cli_downloads cli_gguf cli_hub cli_library cli_mcp host_config
-        views_downloads views_gguf views_hub views_local views_runtime cli_runtime
+        output wording progress keys host_config
+        cli cli_common cli_account cli_cleanup cli_downloads cli_gguf cli_hub cli_library cli_mcp cli_runtime
+        views_downloads views_gguf views_hub views_local views_runtime
         plugin chat_model model_run prompt_turn attachments
     """,
 }
@@ -195,7 +198,7 @@ def test_nothing_below_the_faces_knows_llm_mcp_or_click() -> None:
     ("package", "homes"),
     [
         ("huggingface_hub", {"hub"}),
-        ("xllamacpp", {"engine_child"}),
+        ("xllamacpp", {"engine_child", "load_child"}),
         ("sqlite3", {"library", "registered"}),
         ("keyring", {"tokens"}),
         ("cryptography", {"tokens"}),

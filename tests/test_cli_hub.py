@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from llm_hf_models.cli import hf
 from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
-from tests.hub_server import HubServer, Reset, Stall
+from tests.hub_server import FlipBit, HubServer, Reset, Stall
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -300,6 +300,13 @@ def test_a_pull_in_the_background_is_queued_watched_and_done(repo: HubServer) ->
     assert json_of("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
     assert json_of("downloads", "clear") == {"removed": 1}
     assert repo.sent(Q8, side="storage") > 0
+
+
+def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: HubServer) -> None:
+    repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
+    number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
+    assert "failed" in run("downloads", "--watch", number, code=1).stderr
+    assert json_of("list") == []
 
 
 def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

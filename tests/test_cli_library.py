@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llm_hf_models.cli import hf
-from tests.ggufs import tiny_chat, tiny_embedding, tiny_split
+from tests.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_split
 
 
 def run(*words: str | Path, code: int = 0, **more: Any) -> Result:
@@ -53,6 +53,12 @@ def test_import_json_is_the_model_and_what_its_digest_says(tmp_path: Path) -> No
     found = json_of("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
     assert found["model"]["model_id"] == "hf/local/tiny:Q8_0"
     assert found["digest"].startswith("not checked")
+
+
+def test_a_projector_alone_is_no_model(tmp_path: Path) -> None:
+    done = run("import", tiny_mmproj(tmp_path / "mmproj-F16.gguf"), code=2)
+    assert "is a vision projector" in done.stderr
+    assert json_of("list") == []
 
 
 def test_a_copied_import_outlives_its_file(tmp_path: Path) -> None:

@@ -41,3 +41,10 @@ def test_the_library_snippet_finds_pulls_and_verifies_and_the_prompt_snippet_tal
     printed = capsys.readouterr().out
     assert printed.startswith(ANSWER)
     assert "Usage(" in printed
+
+
+def test_the_follow_snippet_tells_what_a_worker_does(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(SNIPPETS / "follow.py"))
+    kinds = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert kinds[0] == "queued"
+    assert kinds[-1] == "done"
