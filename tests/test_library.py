@@ -227,7 +227,7 @@ def test_a_transaction_is_all_or_nothing(db: LibraryDB) -> None:
         {"added": object()},
         {"files": (LocalFile("p", "weights", 2**70, "/x"),)},
     ],
-    ids=str,
+    ids=lambda broken: next(iter(broken)),
 )
 def test_what_can_not_be_recorded_is_refused_whole_and_not_called_damage(
     db: LibraryDB, broken: dict[str, object]
