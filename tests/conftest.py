@@ -30,6 +30,8 @@ _FOREIGN = (
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
+    "COLUMNS",
+    "LINES",
     "http_proxy",
     "https_proxy",
     "all_proxy",
