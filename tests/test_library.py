@@ -462,7 +462,7 @@ def test_a_file_in_the_folders_place_is_said_to_be_so_and_llm_goes_on(path: Path
 
 
 READ_ONLY = """
-import os, sys
+import os, sys, urllib.parse  # pathlib's own, which nobody could read any more where the interpreter is root's
 from pathlib import Path
 from llm_hf_models.errors import NotWritableError
 from llm_hf_models.library import LibraryDB
