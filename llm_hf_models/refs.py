@@ -46,6 +46,8 @@ class RepoId:
         text = f"{self.owner}/{self.name}"
         if len(text) > MAX_REPO_CHARS:
             raise _bad(text, f"A repo's name has at most {MAX_REPO_CHARS} characters.")
+        if self.owner.lower() in HUB_HOSTS:
+            raise _bad(text, f"{self.owner} is the Hub's own address, not an owner.")
         for part in (self.owner, self.name):
             if not _NAME.fullmatch(part) or ".." in part or "--" in part or part.lower().endswith(".git"):
                 raise _bad(text, f"{clean_text(part, 80)!r} can't be an owner or a name on the Hub.")

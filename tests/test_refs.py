@@ -238,3 +238,8 @@ def test_every_ref_to_a_file_reads_back_from_its_text(owner: str, name: str, rev
 def test_only_forty_hex_digits_are_a_commit() -> None:
     assert is_commit(COMMIT)
     assert not any(is_commit(text) for text in ("main", COMMIT[:-1], COMMIT.upper(), f"{COMMIT}\n"))
+
+
+def test_the_hubs_own_address_is_nobodys_name() -> None:
+    with pytest.raises(BadRefError, match="own address"):
+        ModelRef.parse("https://hf.co/hf.co/a")
