@@ -13,8 +13,8 @@ from http.server import ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 from llm_hf_models import mirror_answers as answers
-from llm_hf_models.errors import BadInputError, BadRefError, HfModelsError, NotWritableError
-from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError
+from llm_hf_models.errors import BadInputError, BadRefError, HfModelsError
+from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError, listening
 from llm_hf_models.refs import RepoFile, RepoId, is_commit, parse_revision
 from llm_hf_models.served import Catalogue, ServedFile, ServedRepo
 from llm_hf_models.text import clean_text
@@ -43,12 +43,8 @@ def make_server(catalogue: Catalogue, host: str = "127.0.0.1", port: int = 0) ->
     Raises:
         NotWritableError: the address can't be listened on.
     """
-    try:
+    with listening(host, port):
         return HubServer((host, port), HubHandler, catalogue)
-    except (OSError, OverflowError) as error:
-        raise NotWritableError(
-            f"Can't listen on {host} port {port}", cause=str(error), hint="`--port 0` takes a free port."
-        ) from None
 
 
 class HubHandler(AnsweringHandler):

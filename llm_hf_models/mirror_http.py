@@ -12,12 +12,14 @@ import os
 import re
 import socket
 import socketserver
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from llm_hf_models.errors import NotWritableError
 from llm_hf_models.text import clean_text
 
 T = TypeVar("T")
@@ -37,6 +39,17 @@ class RefusedError(Exception):
     def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """Around the making of a server: an address that can't be listened on, in our words."""
+    try:
+        yield
+    except (OSError, OverflowError) as error:
+        raise NotWritableError(
+            f"Can't listen on {host} port {port}", cause=str(error), hint="`--port 0` takes a free port."
+        ) from None
 
 
 class MirrorServer(ThreadingHTTPServer):

@@ -28,10 +28,9 @@ from llm_hf_models.errors import (
     EngineRefusedError,
     HfModelsError,
     ModelTooLargeError,
-    NotWritableError,
     UnknownModelError,
 )
-from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError
+from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError, listening
 from llm_hf_models.model_engine import endpoint_for, options_for, touch
 from llm_hf_models.model_options import request_fields
 from llm_hf_models.records import LocalModel
@@ -107,12 +106,8 @@ def make_server(
             if model.facts.kind not in ("chat", "base", "embedding"):
                 raise BadInputError(f"{model.model_id} can't be served: it is a {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
-    try:
+    with listening(host, port):
         return Relay((host, port), context, names, key or secrets.token_urlsafe(24), notice)
-    except (OSError, OverflowError) as error:
-        raise NotWritableError(
-            f"Can't listen on {host} port {port}", cause=str(error), hint="`--port 0` takes a free port."
-        ) from None
 
 
 class RelayHandler(AnsweringHandler):
