@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
-FORMAT = 1  # of the library file: how many migrations library.py knows (a test holds the two equal)
+FORMAT = 1  # of the library file: how many migrations library_file.py knows (a test holds the two equal)
 BUSY_SECONDS = 1
 
 

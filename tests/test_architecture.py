@@ -37,7 +37,8 @@ FLOORS = {
     "first floor: the outside world": """
         tokens hub hub_errors hub_nouns hub_replies remote_file
         http_ranges source owner partial_file segments fetching transfer
-        cached_files shards library registered validate gguf_meaning template_audit
+        cached_files shards library library_file library_models library_downloads registered
+        validate gguf_meaning template_audit
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms
     """,
     "second floor: what is made of them": """
@@ -199,7 +200,7 @@ def test_nothing_below_the_faces_knows_llm_mcp_or_click() -> None:
     [
         ("huggingface_hub", {"hub"}),
         ("xllamacpp", {"engine_child", "load_child"}),
-        ("sqlite3", {"library", "registered"}),
+        ("sqlite3", {"library_file", "registered"}),
         ("keyring", {"tokens"}),
         ("cryptography", {"tokens"}),
         ("gguf", set()),
@@ -224,7 +225,7 @@ def test_who_moves_bytes_knows_neither_sqlite_nor_terminals(module: str) -> None
     reached = reached_from(module)
     refuse(
         f"{module} and what it imports know neither SQLite nor terminals",
-        (reached[name] for name in sorted({"sqlite3", "library", *TERMINALS} & reached.keys())),
+        (reached[name] for name in sorted({"sqlite3", "library", "library_file", *TERMINALS} & reached.keys())),
     )
 
 

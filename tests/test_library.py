@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm_hf_models import library, registered
+from llm_hf_models import library_file, registered
 from llm_hf_models.errors import (
     AmbiguousNameError,
     LibraryDamagedError,
@@ -30,7 +30,8 @@ from llm_hf_models.errors import (
     UnknownModelError,
 )
 from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import MIGRATIONS, LibraryDB
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.library_file import MIGRATIONS
 from llm_hf_models.records import Check, Download, EngineRow, LocalFile, LocalModel
 from llm_hf_models.registered import RegisteredModel, registered_models
 
@@ -424,7 +425,7 @@ def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatc
     with LibraryDB(path) as db:
         db.register(a_model())
     later = (*MIGRATIONS, "alter table models add column later text; create table extra (id integer)")
-    monkeypatch.setattr(library, "MIGRATIONS", later)
+    monkeypatch.setattr(library_file, "MIGRATIONS", later)
     with LibraryDB(path) as db:
         assert [model.model_id for model in db.models()] == ["hf/owner/name:Q4_K_M"]
     with sqlite3.connect(path) as raw:
@@ -436,7 +437,7 @@ def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatc
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LibraryDB(path) as db:
         db.register(a_model())
-    monkeypatch.setattr(library, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
+    monkeypatch.setattr(library_file, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
     with pytest.raises(LibraryError):
         LibraryDB(path)
     monkeypatch.undo()

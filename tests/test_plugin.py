@@ -21,7 +21,8 @@ from llm.cli import cli
 from llm_hf_models import cli as our_cli
 from llm_hf_models import registered, settings
 from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import MIGRATIONS, LibraryDB
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.library_file import MIGRATIONS
 from llm_hf_models.records import LocalModel
 from tests.conftest import Home
 

@@ -1,0 +1,124 @@
+"""The library's downloads: rows, who carries them out, and their logs. Moves no bytes and starts no process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from llm_hf_models.errors import LibraryError
+from llm_hf_models.library_file import LibraryFile, Row
+from llm_hf_models.records import Download, DownloadNote, DownloadState, Wanted
+
+
+class LibraryDownloads(LibraryFile):
+    """The part of the library that is about downloads."""
+
+    def open_download(self, download: Download) -> Download:
+        """Adds a row; the result has its id."""
+        now = time.time()
+        cursor = self.execute(
+            "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by,"
+            " created, updated, background, owner, heartbeat, on_done, plan)"
+            " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            download.ref, download.state, download.repo, download.commit, download.quant, download.total_bytes,
+            download.done_bytes, download.asked_by, now, now, download.background, download.owner, now,
+            download.on_done, download.plan,
+        )  # fmt: skip
+        return replace(download, id=int(cursor.lastrowid or 0), created=now, updated=now, heartbeat=now)
+
+    def update_download(self, number: int, **changes: object) -> None:
+        """Changes columns of one row, such as state, done_bytes or error."""
+        unknown = changes.keys() - (Download.__dataclass_fields__.keys() - {"id", "commit", "updated"})
+        if unknown:
+            raise LibraryError(f"downloads has no column among {sorted(unknown)}")
+        columns = "".join(f"{name} = ?, " for name in changes)
+        self.write(f"update downloads set {columns}updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608 - the names are checked
+
+    def claim_download(self, number: int, owner: str, *, stale_before: float) -> bool:
+        """Makes `owner` the one that carries a download out, unless somebody who is alive does.
+
+        Args:
+            number: which.
+            owner: who, unlike any other process or thread.
+            stale_before: a heartbeat older than that (Unix seconds) is nobody's.
+        """
+        now = time.time()
+        changed = self.write(
+            "update downloads set state = 'running', owner = ?, heartbeat = ?, updated = ?, wanted = null,"
+            " attempts = attempts + 1, error = null where id = ? and state not in ('done', 'cancelled')"
+            " and (state not in ('running', 'verifying') or heartbeat < ?)",
+            owner, now, now, number, stale_before,
+        )  # fmt: skip
+        return changed == 1
+
+    def next_download(self, *, stale_before: float) -> Download | None:
+        """The one that a worker should claim next: queued, or in the background and abandoned by its owner."""
+        rows = self.rows(
+            "select * from downloads where state = 'queued' or (background and state in ('running', 'verifying')"
+            " and heartbeat < ?) order by background, id limit 1",
+            stale_before,
+        )
+        return _download_of(rows[0]) if rows else None
+
+    def beat(self, number: int, owner: str) -> Wanted | Literal["lost"] | None:
+        """A sign of life from a download's owner. Returns what it is asked to do; `lost`: it has another owner now."""
+        with self.transaction():
+            if not self.write(
+                "update downloads set heartbeat = ? where id = ? and owner = ? and state in ('running', 'verifying')",
+                time.time(), number, owner,
+            ):  # fmt: skip
+                return "lost"
+            wanted: Wanted | None = self.rows("select wanted from downloads where id = ?", number)[0]["wanted"]
+        return wanted
+
+    def pause_abandoned(self, *, stale_before: float) -> None:
+        """Foreground downloads whose process is gone become paused: their person decides, not a worker."""
+        self.write(
+            "update downloads set state = 'paused', error = 'its process ended' where state in ('running', 'verifying')"
+            " and not background and heartbeat < ?",
+            stale_before,
+        )
+
+    def downloads(self, *, states: Sequence[DownloadState] = (), limit: int = 100) -> list[Download]:
+        """Rows, newest first; only those in `states` where any are given. `limit` -1 is no limit."""
+        marks = ",".join("?" * len(states))
+        where = f"where state in ({marks})" if states else ""
+        rows = self.rows(f"select * from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - question marks
+        return [_download_of(row) for row in rows]
+
+    def download(self, number: int) -> Download | None:
+        """One row, or None."""
+        rows = self.rows("select * from downloads where id = ?", number)
+        return _download_of(rows[0]) if rows else None
+
+    def count_downloads(self, states: Sequence[DownloadState], *, before: float) -> int:
+        """How many rows in these states were last written before that time (Unix seconds)."""
+        marks = ",".join("?" * len(states))
+        rows = self.rows(f"select 1 from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
+        return len(rows)
+
+    def clear_downloads(self, states: Sequence[DownloadState], *, before: float = math.inf) -> int:
+        """Removes rows in these states that were last written before that time (Unix seconds). Returns how many."""
+        marks = ",".join("?" * len(states))
+        return self.write(f"delete from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
+
+    def note(self, number: int, kind: str, message: str = "") -> None:
+        """Adds a line to a download's log."""
+        self.write(
+            "insert into notes (download, at, kind, message) values (?,?,?,?)", number, time.time(), kind, message
+        )
+
+    def notes(self, number: int, *, after: int = 0) -> list[DownloadNote]:
+        """A download's log, oldest first, from the line after `after`."""
+        rows = self.rows(
+            "select id, at, kind, message from notes where download = ? and id > ? order by id", number, after
+        )
+        return [DownloadNote(**dict(row)) for row in rows]
+
+
+def _download_of(row: Row) -> Download:
+    values = dict(row)
+    return Download(commit=values.pop("commit_hash"), background=bool(values.pop("background")), **values)

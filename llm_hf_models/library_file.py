@@ -1,0 +1,287 @@
+"""The SQLite file of the library: opened, migrated, locked, its errors in our words. Knows no table's meaning."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from llm_hf_models.errors import (
+    DiskFullError,
+    HfModelsError,
+    LibraryBusyError,
+    LibraryDamagedError,
+    LibraryError,
+    LibraryTooNewError,
+    NotWritableError,
+)
+
+Row = sqlite3.Row
+BUSY_SECONDS = 10
+BUSY_POLL_SECONDS = 0.02
+# Only ever append: a library of any age is brought up step by step.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    create table models (
+        id integer primary key,
+        model_id text not null unique,
+        repo text, revision text, commit_hash text,
+        quant text not null,
+        kind text not null,
+        facts text not null,
+        options text not null default '{}',
+        endpoint text,
+        place text not null,
+        hub text not null default '{}',
+        added real not null,
+        last_used real
+    );
+    create table files (
+        model integer not null references models(id) on delete cascade,
+        position integer not null,
+        path text not null,
+        role text not null,
+        size integer not null,
+        location text not null,
+        sha256 text, git_sha1 text, mtime_ns integer,
+        primary key (model, position)
+    );
+    create index files_location on files(location);
+    create table aliases (
+        alias text primary key collate nocase,
+        model integer not null references models(id) on delete cascade
+    );
+    create table checks (
+        id integer primary key,
+        model integer not null references models(id) on delete cascade,
+        kind text not null, result text not null, at real not null,
+        detail text not null default '{}'
+    );
+    create index checks_model on checks(model, kind, at);
+    create table downloads (
+        id integer primary key autoincrement,
+        ref text not null, state text not null,
+        repo text not null, commit_hash text not null, quant text,
+        total_bytes integer not null, done_bytes integer not null default 0,
+        bytes_per_second real, attempts integer not null default 0,
+        error text, asked_by text not null,
+        created real not null, updated real not null,
+        background integer not null default 0,
+        wanted text, owner text, heartbeat real not null default 0,
+        on_done text,
+        plan text not null default '{}'
+    );
+    create index downloads_state on downloads(state, background, id);
+    create table notes (
+        id integer primary key autoincrement,
+        download integer not null references downloads(id) on delete cascade,
+        at real not null, kind text not null, message text not null
+    );
+    create index notes_download on notes(download, id);
+    create table engines (
+        fingerprint text primary key,
+        model_id text not null, pid integer not null, pid_started real not null,
+        address text not null, key text not null, context integer not null,
+        started real not null, last_used real not null, keep_alive real not null,
+        memory integer not null default 0, tokens_per_second real,
+        layers text not null default '[]', log text
+    );
+    create table metadata (
+        key text primary key, body text not null, etag text, fetched real not null
+    );
+    """,
+)
+
+
+def dump(value: object) -> str:
+    """A value as JSON that SQLite can read too."""
+    try:
+        return json.dumps(value, separators=(",", ":"), default=list, allow_nan=False)
+    except ValueError:  # a header may say NaN, and SQLite would call it malformed
+        return json.dumps(_finite(value), separators=(",", ":"), default=list)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
+
+
+_making = threading.Lock()
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file where there is none. It holds the engines' keys: nobody else's to read.
+
+    A file that is there is never opened here: closing a second descriptor would drop every lock that SQLite holds on it
+    in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks"). The files beside it get the same mode.
+    """
+    with _making, suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+class LibraryFile:
+    """A connection to the file, a context manager; threads may share it. What stands in it: library.py."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, making or migrating it.
+
+        Raises:
+            LibraryDamagedError, LibraryTooNewError, NotWritableError
+        """
+        self.path = path
+        self._lock = threading.RLock()
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(path)
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise NotWritableError(f"Can't open the library at {path}", cause=str(error)) from None
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _migrate(self) -> None:
+        version = self._version()
+        if version > len(MIGRATIONS):
+            raise LibraryTooNewError(
+                f"The library at {self.path} was written by a newer llm-hf-models",
+                cause=f"It has format {version}; this version knows {len(MIGRATIONS)}.",
+                hint="llm install -U llm-hf-models",
+            )
+        self._use_wal()
+        self.execute("pragma synchronous = normal")
+        self.execute("pragma foreign_keys = on")
+        if version == len(MIGRATIONS):
+            return
+        with self.transaction():
+            for number in range(self._version(), len(MIGRATIONS)):  # again: another process may have been first
+                for statement in MIGRATIONS[number].split(";"):
+                    self.execute(statement)
+                self.execute(f"pragma user_version = {number + 1}")
+
+    def _use_wal(self) -> None:
+        """Turns the write-ahead log on. SQLite doesn't wait for others here, whatever the busy timeout: we do."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                with translated(self.path):
+                    self._db.execute("pragma journal_mode = wal")
+            except LibraryBusyError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(BUSY_POLL_SECONDS)
+            else:
+                return
+
+    def _version(self) -> int:
+        return int(self.rows("pragma user_version")[0][0])
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and one writer at a time; inside another one it is part of that."""
+        with self._lock, self._within("begin immediate"):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Several questions, one moment: what another process writes meanwhile is not seen."""
+        with self._lock, self._within("begin"):
+            yield
+
+    @contextmanager
+    def _within(self, begin: str) -> Iterator[None]:
+        if self._db.in_transaction:
+            yield
+            return
+        self.execute(begin)
+        try:
+            yield
+            self.execute("commit")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk ends it before we can
+                self.execute("rollback")
+            raise
+
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        """Runs one statement; SQLite's errors come in our words, here and below."""
+        with self._lock, translated(self.path):
+            return self._db.execute(sql, values)
+
+    def rows(self, sql: str, *values: object) -> list[Row]:
+        """All rows of a question."""
+        with self._lock, translated(self.path):
+            return self._db.execute(sql, values).fetchall()
+
+    def write(self, sql: str, *values: object) -> int:
+        """Runs one statement; returns how many rows it changed."""
+        return self.execute(sql, *values).rowcount
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's errors in our words."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise _refusal(path, str(error)) from None
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
+        raise LibraryError(f"The library at {path} can't record that", cause=str(error)) from None
+    except UnicodeEncodeError as error:  # a file name that is not UTF-8
+        raise LibraryError(f"The library at {path} can't record {error.object!a}", cause=error.reason) from None
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes the bytes of a broken schema
+        raise _damaged(path, str(error)) from None
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What stands in a row and can't be read is damage too."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise _damaged(path, f"A row of it can't be read: {error}") from None
+
+
+def _refusal(path: Path, why: str) -> HfModelsError:
+    if "readonly" in why or "unable to open" in why:
+        return NotWritableError(f"Can't write the library at {path}", cause=why)
+    if "disk is full" in why:
+        return DiskFullError(f"No room to write the library at {path}", cause=why)
+    if "locked" in why or "busy" in why:
+        return LibraryBusyError(
+            f"The library at {path} is in use by another process", cause=why, hint="Try again in a moment."
+        )
+    return LibraryError(f"The library at {path} could not be used", cause=why)
+
+
+def _damaged(path: Path, why: str) -> LibraryDamagedError:
+    return LibraryDamagedError(
+        f"The library at {path} is damaged",
+        cause=why,
+        hint=f"Move it away (mv {path} {path}.damaged) and pull again: what is still here is not fetched twice.",
+    )
