@@ -163,6 +163,10 @@ class InvalidGgufError(ProofError):
         self.offset = offset
 
 
+class SlowHeaderError(ProofError):
+    """A model's header could not be read within its time limit, and so was not judged."""
+
+
 class MissingFileError(ProofError):
     """A recorded file is gone from the disk."""
 

@@ -7,11 +7,12 @@ claims it: bytes are read block by block, and a length is believed once so many 
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
-from llm_hf_models.errors import InvalidGgufError
+from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
 from llm_hf_models.gguf_facts import CHAT_TEMPLATE_KEY, Kind, ModelFacts, derive
 from llm_hf_models.gguf_types import (
     ARRAY,
@@ -37,10 +38,12 @@ __all__ = [
     "StringInfo",
     "TensorInfo",
     "read_header",
+    "too_slow",
 ]
 
 BLOCK_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 128 * 1024 * 1024
+HEADER_SECONDS = 60.0  # where nobody sets another limit
 MAX_METADATA = 65_536  # keys
 MAX_TENSORS = 65_536
 MAX_KEY_BYTES = 65_535  # the specification's own limit
@@ -75,18 +78,35 @@ class GgufHeader:
     value_types: Mapping[str, str] = field(default_factory=dict)  # key -> `uint32`, `string`, `array of string`
 
 
-def read_header(source: ByteSource, *, file_bytes: int | None = None, arrays: Collection[str] = ()) -> GgufHeader:
+def read_header(
+    source: ByteSource,
+    *,
+    file_bytes: int | None = None,
+    arrays: Collection[str] = (),
+    seconds: float = HEADER_SECONDS,
+) -> GgufHeader:
     """Reads and checks the header's structure.
 
     Args:
         source: read forward from its current position, never past the header by more than one block.
         file_bytes: the file's whole size in bytes where it is known: counts and lengths that could not fit are refused.
         arrays: keys of long arrays whose elements are wanted, as a tuple; others stand as ArrayInfo.
+        seconds: how long it may take. One read that never returns is the source's own affair.
 
     Raises:
         InvalidGgufError: not a GGUF header, or one that breaks a rule; `code` names the rule.
+        SlowHeaderError: it took longer than that.
     """
-    return _Parser(source, file_bytes, frozenset(arrays)).header()
+    return _Parser(_Forward(source, file_bytes, seconds), file_bytes, frozenset(arrays)).header()
+
+
+def too_slow(seconds: float) -> SlowHeaderError:
+    """The error for a header that took longer than `seconds`; for sources that keep the time too."""
+    return SlowHeaderError(
+        f"The header could not be read within {seconds:g} s",
+        cause="Its disk or its host is slow, or it was made to be slow to read.",
+        hint="Try again, or allow more: llm hf settings header_seconds 5m",
+    )
 
 
 def _refuse(code: str, message: str, offset: int) -> NoReturn:
@@ -96,8 +116,9 @@ def _refuse(code: str, message: str, offset: int) -> NoReturn:
 class _Forward:
     """Bytes in order, through one block of memory."""
 
-    def __init__(self, source: ByteSource, file_bytes: int | None) -> None:
+    def __init__(self, source: ByteSource, file_bytes: int | None, seconds: float) -> None:
         self._source = source
+        self._seconds, self._until = seconds, time.monotonic() + seconds
         self._end = file_bytes
         self.limit = MAX_HEADER_BYTES if file_bytes is None else min(file_bytes, MAX_HEADER_BYTES)
         self.buffer = b""
@@ -124,6 +145,9 @@ class _Forward:
         self._before += self.position
         self.position = 0
         while have < size:
+            # Once a block: what can be made of one takes milliseconds, and most headers have one or two.
+            if time.monotonic() > self._until:
+                raise too_slow(self._seconds)
             part = self._source.read(BLOCK_BYTES)
             if not part:
                 self.buffer = b"".join(parts)
@@ -159,8 +183,8 @@ class _Forward:
 class _Parser:
     """One reading of one header."""
 
-    def __init__(self, source: ByteSource, file_bytes: int | None, arrays: frozenset[str]) -> None:
-        self._bytes = _Forward(source, file_bytes)
+    def __init__(self, source: _Forward, file_bytes: int | None, arrays: frozenset[str]) -> None:
+        self._bytes = source
         self._file_bytes = file_bytes
         self._arrays = arrays
         self._order: ByteOrder = "little"

@@ -69,11 +69,12 @@ def import_file(
     """
     names = [parse_alias(alias) for alias in aliases]
     ref = ModelRef.parse(repo) if repo else None
+    seconds = context.settings().header_seconds
     try:
         paths = shards_beside(path)
-        refuse_invalid(path.name, check_shards(paths).findings)
+        refuse_invalid(path.name, check_shards(paths, seconds=seconds).findings)
         with _places(paths, copy=copy) as places:
-            report = check_shards(places)
+            report = check_shards(places, seconds=seconds)
             refuse_invalid(path.name, report.findings)
             if report.header is not None and report.header.facts.kind == "mmproj":
                 raise BadInputError(f"{path.name} is a vision projector, not a model", hint="llm hf import MODEL.gguf")

@@ -120,7 +120,8 @@ def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, templ
         whole = _remote_inspection(context, source.ref)
     else:
         with _readable(source.paths[0]), source.paths[0].open("rb") as opened:
-            header = read_header(opened, file_bytes=source.paths[0].stat().st_size)
+            size, seconds = source.paths[0].stat().st_size, context.settings().header_seconds
+            header = read_header(opened, file_bytes=size, seconds=seconds)
         whole = _inspection(source.name, str(source.paths[0]), header, 0)
     return replace(
         whole,
@@ -179,7 +180,7 @@ def check(context: Context, text: str) -> CheckReport:
     source = resolve(context, text)
     if source.ref is None:
         with _readable(source.paths[0]):
-            report, complete = check_shards(source.paths), True
+            report, complete = check_shards(source.paths, seconds=context.settings().header_seconds), True
     else:
         details, hub, path = _remote_file(context, source.ref)
         header, _ = search.header_of(context, hub, source.ref.repo, details, path)

@@ -152,7 +152,7 @@ def _work(
     started, arrivals = time.monotonic(), _Arrivals(running.reporting(progress))
     stored = _fetch(context, plan, arrivals, stop)
     running.verifying()
-    model, warnings = _prove(plan, stored)
+    model, warnings = _prove(plan, stored, context.settings().header_seconds)
     before = _entry(context, plan)
     model = running.finish(model)
     if before is not None and model is not None:
@@ -244,17 +244,19 @@ def _hand_over(
     )
 
 
-def _prove(plan: PullPlan, stored: Sequence[download.StoredFile]) -> tuple[LocalModel | None, list[str]]:
+def _prove(
+    plan: PullPlan, stored: Sequence[download.StoredFile], seconds: float
+) -> tuple[LocalModel | None, list[str]]:
     """The model to register, from files whose digests are checked, and what a person should be told."""
     if plan.model_id is None or plan.quant is None:
         return None, []
     by_path = {file.path: file for file in stored}
-    report = check_shards([by_path[path].location for path in plan.weights])
+    report = check_shards([by_path[path].location for path in plan.weights], seconds=seconds)
     if report.errors:
         if plan.options.allow_invalid:
             return None, [f"not registered: {finding.code}: {finding.message}" for finding in report.errors]
         refuse_invalid(plan.ref, report.findings)
-    projector = check_shards([by_path[plan.mmproj].location]) if plan.mmproj else None
+    projector = check_shards([by_path[plan.mmproj].location], seconds=seconds) if plan.mmproj else None
     if projector is not None and projector.errors:
         refuse_invalid(str(plan.mmproj), projector.findings)
     facts = report.header.facts if report.header else ModelFacts()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llm_hf_models.errors import FileChangedError, HubUnavailableError, NetworkError
+from llm_hf_models.gguf_header import HEADER_SECONDS, too_slow
 from llm_hf_models.hub_errors import Asked, connection_trouble, refusal
 from llm_hf_models.hub_nouns import Location
 
@@ -32,11 +34,20 @@ class RemoteFile:
         locate: called for the link, and again when it has expired.
         timeout: seconds without an answer.
         connect_timeout: seconds for a connection.
+        seconds: how long all of it may take, from now on: a host that sends a byte now and then is never silent.
     """
 
-    def __init__(self, locate: Callable[[], Location], *, timeout: float = 20, connect_timeout: float = 10) -> None:
+    def __init__(
+        self,
+        locate: Callable[[], Location],
+        *,
+        timeout: float = 20,
+        connect_timeout: float = 10,
+        seconds: float = HEADER_SECONDS,
+    ) -> None:
         self._locate = locate
         self._timeout, self._connect_timeout = timeout, connect_timeout
+        self._seconds, self._until = seconds, time.monotonic() + seconds
         self._location: Location | None = None
         self._client: httpx2.Client | None = None
         self._buffer = bytearray()
@@ -49,6 +60,7 @@ class RemoteFile:
 
         Raises:
             NetworkError and below: the storage host could not be reached or did not answer as it should.
+            SlowHeaderError: the time is over.
             FileChangedError: the file is another one than a moment ago.
             whatever `locate` raises.
         """
@@ -110,6 +122,8 @@ class RemoteFile:
                     body += piece
                     if len(body) >= skip + stop - start:
                         break
+                    if time.monotonic() > self._until:
+                        raise too_slow(self._seconds)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise connection_trouble(host, error, self._timeout) from None
         block = bytes(body[skip : skip + stop - start])

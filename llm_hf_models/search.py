@@ -270,8 +270,10 @@ def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, pa
             lambda: hub.locate(repo, name, details.commit),
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
+            seconds=now.header_seconds,
         ) as remote:
-            return read_header(remote, file_bytes=file.size), remote.fetched_bytes
+            header = read_header(remote, file_bytes=file.size, seconds=now.header_seconds)
+            return header, remote.fetched_bytes
 
     return context.patiently(read)
 

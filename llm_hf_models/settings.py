@@ -84,6 +84,9 @@ class Settings(BaseModel):
     )
     connect_seconds: float = Field(10, gt=0, description="How long a connection may take to be made.")
     metadata_seconds: float = Field(20, gt=0, description="How long the Hub may take to answer a question.")
+    header_seconds: float = Field(
+        60, gt=0, description="How long reading a model's header may take, from the Hub or from a disk."
+    )
     stall_seconds: float = Field(30, gt=0, description="A download connection without a byte for this long is cut.")
     network_wait_seconds: float = Field(
         600, ge=0, description="How long a download waits for a network that has gone away before it pauses."

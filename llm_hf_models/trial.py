@@ -36,7 +36,7 @@ def run(context: Context, text: str) -> TrialReport:
             f"{source.ref} is not on this machine, and only what is here can be loaded",
             hint=f"llm hf pull {source.ref} --test",
         )
-    header = check_shards(source.paths).header
+    header = check_shards(source.paths, seconds=context.settings().header_seconds).header
     if header is None:
         result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
     else:

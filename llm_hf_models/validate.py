@@ -11,7 +11,7 @@ from pathlib import Path
 from llm_hf_models import gguf_meaning, template_audit
 from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf_facts import CHAT_TEMPLATE_KEY, count_of, derive
-from llm_hf_models.gguf_header import GgufHeader, StringInfo, read_header
+from llm_hf_models.gguf_header import HEADER_SECONDS, GgufHeader, StringInfo, read_header
 from llm_hf_models.gguf_rules import DOCUMENTED_RULES, Finding, Severity, finding
 from llm_hf_models.gguf_types import REMOVED_TENSOR_TYPES, TENSOR_TYPES, TensorInfo
 from llm_hf_models.text import clean_text
@@ -39,33 +39,40 @@ class Report:
         return tuple(f for f in self.findings if f.severity == "warning")
 
 
-def check_file(path: Path) -> Report:
+def check_file(path: Path, *, seconds: float = HEADER_SECONDS) -> Report:
     """Checks one GGUF file on disk. A broken file is a report with errors, not an exception.
+
+    Args:
+        path: the file.
+        seconds: how long reading its header may take.
 
     Raises:
         OSError: the file can't be opened or read.
+        SlowHeaderError: its header took longer.
     """
-    header, size, broken = _read(path)
+    header, size, broken = _read(path, seconds)
     if header is None:
         return Report(tuple(broken), None)
     return check_header(header, file_bytes=size)
 
 
-def check_shards(paths: Sequence[Path]) -> Report:
+def check_shards(paths: Sequence[Path], *, seconds: float = HEADER_SECONDS) -> Report:
     """Checks each shard, and that they belong together (split.*).
 
     Args:
         paths: all shards of one model, in order. One file that is no shard is checked as `check_file` does.
+        seconds: how long reading each header may take.
 
     Raises:
         OSError: a file can't be opened or read.
+        SlowHeaderError: a header took longer.
     """
     if len(paths) == 1:
-        return check_file(paths[0])
+        return check_file(paths[0], seconds=seconds)
     found: list[Finding] = []
     headers: list[GgufHeader] = []
     for path in paths:
-        header, size, broken = _read(path)
+        header, size, broken = _read(path, seconds)
         findings = broken if header is None else [*_structure(header, size)]
         name = clean_text(path.name, 200)
         found += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in findings)
@@ -86,12 +93,12 @@ def check_header(header: GgufHeader, *, file_bytes: int | None) -> Report:
     return Report(_first(found), header)
 
 
-def _read(path: Path) -> tuple[GgufHeader | None, int, list[Finding]]:
+def _read(path: Path, seconds: float) -> tuple[GgufHeader | None, int, list[Finding]]:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
         try:
-            return read_header(file, file_bytes=size), size, []
+            return read_header(file, file_bytes=size, seconds=seconds), size, []
         except InvalidGgufError as error:
             where = f"byte {error.offset}" if error.offset is not None else None
             return None, size, [finding(error.code, "error", error.message, where)]

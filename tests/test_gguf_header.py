@@ -6,15 +6,17 @@ import ctypes
 import dataclasses
 import io
 import json
+import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
 import gguf as gguf_package
 import pytest
 
-from llm_hf_models.errors import InvalidGgufError
+from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
 from llm_hf_models.gguf_header import ArrayInfo, GgufHeader, ModelFacts, StringInfo, read_header
 from llm_hf_models.gguf_types import FILE_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES
 from tests import gguf_oracle, ggufs, real_weights
@@ -318,6 +320,37 @@ def test_reading_a_header_brings_no_heavy_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class Endless:
+    """A source of zeros that gives one byte at a time, for as long as it is asked."""
+
+    def __init__(self, start: bytes) -> None:
+        self._start = io.BytesIO(start)
+
+    def read(self, _size: int, /) -> bytes:
+        return self._start.read(1) or b"\0"
+
+
+CLAIMS_MUCH = {
+    "a string": gguf([text("k") + struct.pack("<IQ", 8, 100 * MEGABYTE)], metadata_count=1),
+    "an array of strings": gguf([text("k") + struct.pack("<IIQ", 9, 8, 4_000_000)], metadata_count=1),
+    "a kept string": gguf([text("k") + struct.pack("<IQ", 8, MEGABYTE)], metadata_count=1),
+}
+
+
+@pytest.mark.parametrize("name", CLAIMS_MUCH)
+def test_a_source_that_is_slow_without_end_is_given_up_in_time(name: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(SlowHeaderError, match=r"within 0\.2 s") as caught:
+        read_header(Endless(CLAIMS_MUCH[name]), seconds=0.2)
+    assert time.monotonic() - started < 5
+    assert "header_seconds" in (caught.value.hint or "")
+
+
+def test_a_header_that_is_read_in_time_meets_no_limit(tmp_path: Path) -> None:
+    content = ggufs.tiny_chat(tmp_path / "m.gguf").read_bytes()
+    assert read_header(Forward(content), file_bytes=len(content), seconds=60).tensors
 
 
 @pytest.mark.weights

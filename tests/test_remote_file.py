@@ -12,6 +12,7 @@ from llm_hf_models.errors import (
     HubUnavailableError,
     NetworkError,
     RateLimitedError,
+    SlowHeaderError,
     TimedOutError,
     TlsError,
 )
@@ -28,6 +29,7 @@ from tests.hub_server import (
     Reset,
     Stall,
     Status,
+    Throttle,
     Truncate,
 )
 
@@ -82,6 +84,17 @@ def test_any_reads_give_the_files_own_bytes(shared: HubServer, sizes: list[int])
         read = b"".join(file.read(size) for size in sizes)
         assert read == CONTENT[: sum(sizes)]
         assert file.fetched_bytes <= 3 * len(read) + FIRST_BLOCK_BYTES
+
+
+def test_a_host_that_drips_and_is_never_silent_is_given_up_in_time(server: HubServer) -> None:
+    server.fault(Throttle(bytes_per_second=100_000), on=NAME.path, side="storage", times=None)
+    hub = Hub(server.endpoint, token=TOKEN)
+    with (
+        RemoteFile(lambda: hub.locate(REPO, NAME, "main"), timeout=10, seconds=0.5) as file,
+        pytest.raises(SlowHeaderError, match=r"within 0\.5 s"),
+    ):
+        file.read(1_000_000)
+    assert 0 < server.sent(side="storage") < FIRST_BLOCK_BYTES
 
 
 def test_nothing_is_asked_before_the_first_read(server: HubServer) -> None:
