@@ -143,23 +143,48 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
     epilog=examples(
         "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
         "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
+        "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",
     ),
 )
 @click.argument("file", type=click.Path())
 @click.option("--repo", metavar="REF", help="The repo it came from; the digest is compared with it.")
 @click.option("--copy", is_flag=True, help="Keep a copy, so that the file itself may go.")
+@click.option("--mmproj", type=click.Path(), help="Its projector, for images or sound.")
+@click.option("--no-mmproj", is_flag=True, help="Leave a projector that lies beside it.")
 @aliases_option
 @quiet_option
 @json_option
-def import_(file: str, repo: str | None, copy: bool, aliases: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def import_(
+    file: str,
+    repo: str | None,
+    copy: bool,
+    mmproj: str | None,
+    no_mmproj: bool,
+    aliases: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Register a GGUF file that is on the disk already.
 
-    Of a split model any shard will do; the others are looked for beside it.
+    Of a split model any shard will do; the others are looked for beside it. So is its
+    projector (mmproj), taken where it can be no other model's: it has the model's
+    name, or there is no other model. A generation_config.json beside it gives its
+    sampling defaults.
     """
     from llm_hf_models import progress
 
+    if mmproj and no_mmproj:
+        raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
     with progress.shown(quiet=quiet) as show_progress:
-        done = service().import_file(file, repo=repo, copy=copy, aliases=aliases, progress=show_progress)
+        done = service().import_file(
+            file,
+            repo=repo,
+            copy=copy,
+            mmproj=mmproj,
+            with_mmproj=not no_mmproj,
+            aliases=aliases,
+            progress=show_progress,
+        )
     if not quiet:
         output.note(views_local.imported(done, aliases))
     output.print_json(done) if as_json else output.emit(done.model.model_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shutil
@@ -28,16 +29,18 @@ from llm_hf_models.gguf_names import read_name
 from llm_hf_models.hub import RepoDetails
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.local import LocalModelView, hash_file, view
-from llm_hf_models.pull_plan import hub_says, refuse_invalid, short_names
-from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.model_options import sampling_of
+from llm_hf_models.pull_plan import GENERATION_CONFIG, hub_says, refuse_invalid, short_names
+from llm_hf_models.records import Check, LocalFile, LocalModel, Role
 from llm_hf_models.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.search import details_of
-from llm_hf_models.shards import shards_beside
+from llm_hf_models.shards import is_alone, projector_beside, shards_beside
 from llm_hf_models.space import need_room, storage_error
 from llm_hf_models.transfer import Progress
-from llm_hf_models.validate import Report, check_shards
+from llm_hf_models.validate import check_shards
 
 MAX_STEM_CHARS = 80
+MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,49 @@ class _Origin:
     problem: str
 
 
+@dataclass(frozen=True)
+class _Files:
+    """What makes up one model: the shards of its weights in order, then its projector."""
+
+    weights: Sequence[Path]
+    projector: Path | None = None
+
+    @property
+    def all(self) -> list[Path]:
+        return [*self.weights, *([self.projector] if self.projector else [])]
+
+    def moved(self, places: Sequence[Path]) -> _Files:
+        """The same files where they will stand."""
+        count = len(self.weights)
+        return _Files(places[:count], places[count] if self.projector else None)
+
+
 def import_file(
-    context: Context, path: Path, *, repo: str | None, copy: bool, aliases: Sequence[str], progress: Progress
+    context: Context,
+    path: Path,
+    *,
+    repo: str | None,
+    copy: bool,
+    mmproj: Path | None,
+    with_mmproj: bool,
+    aliases: Sequence[str],
+    progress: Progress,
 ) -> Imported:
-    """Registers a GGUF (all shards of a split one) that is on the disk already.
+    """Registers a GGUF (all shards of a split one, and its projector) that is on the disk already.
+
+    Args:
+        context: the library.
+        path: the file, or any of its shards.
+        repo: where it is said to come from.
+        copy: keep a copy of our own.
+        mmproj: its projector; None takes one that lies beside it and can be no other model's.
+        with_mmproj: False takes none.
+        aliases: names for it.
+        progress: told of hashing.
 
     Raises:
         MissingFileError, InvalidGgufError, StorageError
+        BadInputError: the model is a projector, or the projector none.
         DigestMismatchError: the repo that it is said to come from has no such file.
         NameTakenError: an alias, or the id, is another model's.
     """
@@ -71,16 +110,14 @@ def import_file(
     ref = ModelRef.parse(repo) if repo else None
     seconds = context.settings().header_seconds
     try:
-        paths = shards_beside(path)
-        refuse_invalid(path.name, check_shards(paths, seconds=seconds).findings)
-        with _places(paths, copy=copy) as places:
-            report = check_shards(places, seconds=seconds)
-            refuse_invalid(path.name, report.findings)
-            if report.header is not None and report.header.facts.kind == "mmproj":
-                raise BadInputError(f"{path.name} is a vision projector, not a model", hint="llm hf import MODEL.gguf")
+        given = _given(path, mmproj, with_mmproj=with_mmproj)
+        _checked(given, seconds)
+        with _places(given.all, copy=copy) as places:
+            facts, checks = _checked(given.moved(places), seconds)
             digests = [hash_file(place, place.name, progress) for place in places]
             origin = _origin(context, ref)
-            found = _described(paths, places, digests, origin, report, copy=copy)
+            found = _described(given, places, digests, origin, facts, copy=copy)
+            found = replace(found, checks=(*_digest_check(origin.details), *checks))
             with context.db() as db, db.transaction():
                 registered = _register(db, found, names)
     except OSError as error:
@@ -89,6 +126,51 @@ def import_file(
         f"matches {origin.details.id}@{origin.details.commit}" if origin.details else f"not checked: {origin.problem}"
     )
     return Imported(view(registered), said)
+
+
+# Which files
+
+
+def _given(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files:
+    """The files of the model that a person means by one of them.
+
+    Raises:
+        MissingFileError, InvalidGgufError: as shards_beside.
+        BadInputError: the projector is called like the model: copies stand in one folder.
+    """
+    weights = shards_beside(path)
+    if mmproj is None:
+        return _Files(weights, projector_beside(weights[0]) if with_mmproj else None)
+    (projector,) = shards_beside(mmproj)[:1]
+    if projector.name in {weight.name for weight in weights}:
+        raise BadInputError(f"Model and projector are both called {projector.name}", hint="Rename one of them.")
+    return _Files(weights, projector)
+
+
+def _checked(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ...]]:
+    """The facts of a model, its projector's modalities among them, and that its structure is valid.
+
+    Raises:
+        InvalidGgufError: it is not.
+        BadInputError: the model is a projector, or the projector none.
+    """
+    name = files.weights[0].name
+    report = check_shards(files.weights, seconds=seconds)
+    refuse_invalid(name, report.findings)
+    facts = report.header.facts if report.header else ModelFacts()
+    if facts.kind == "mmproj":
+        raise BadInputError(
+            f"{name} is a vision projector, not a model", hint=f"llm hf import MODEL.gguf --mmproj {name}"
+        )
+    findings = [*report.findings]
+    if files.projector is not None:
+        projector = check_shards([files.projector], seconds=seconds)
+        refuse_invalid(files.projector.name, projector.findings)
+        if projector.header is None or projector.header.facts.kind != "mmproj":
+            raise BadInputError(f"{files.projector.name} is no projector", hint="Projectors are often called mmproj-….")
+        facts = replace(facts, modalities=projector.header.facts.modalities)
+        findings += projector.findings
+    return facts, (Check("structure", "valid", time.time(), {"findings": [vars(finding) for finding in findings]}),)
 
 
 # Copies
@@ -140,40 +222,57 @@ def _origin(context: Context, ref: ModelRef | None) -> _Origin:
 
 
 def _described(
-    paths: Sequence[Path],
+    given: _Files,
     places: Sequence[Path],
     digests: Sequence[FileDigests],
     origin: _Origin,
-    report: Report,
+    facts: ModelFacts,
     *,
     copy: bool,
 ) -> LocalModel:
     ref, details = origin.ref, origin.details
-    names = _names_in_repo(details, paths, digests) if details else [path.name for path in paths]
-    facts = report.header.facts if report.header else ModelFacts()
+    names = _names_in_repo(details, given, digests) if details else [path.name for path in given.all]
     quant = _quant_of(names, facts, details)
     revision = f"@{ref.revision}" if ref and ref.revision else ""
     return LocalModel(
-        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_stem(paths[0])}:{quant}",
+        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_stem(given.weights[0])}:{quant}",
         repo=str(ref.repo) if ref else None,
         revision=ref.revision if ref else None,
         commit=details.commit if details else None,
         quant=quant,
         files=tuple(
-            LocalFile(name, "weights", place.stat().st_size, str(place), digest.sha256, None, place.stat().st_mtime_ns)
-            for name, place, digest in zip(names, places, digests, strict=True)
+            LocalFile(name, role, place.stat().st_size, str(place), digest.sha256, None, place.stat().st_mtime_ns)
+            for name, role, place, digest in zip(names, _roles(given), places, digests, strict=True)
         ),
         facts=facts,
-        checks=_checks(report, details),
         place="folder" if copy else "in place",
-        hub=hub_says(details) if details else {},  # a mirror must know what is gated
+        # A mirror must know what is gated.
+        hub={**(hub_says(details) if details else {}), **_sampling_beside(given.weights[0])},
     )
 
 
-def _names_in_repo(details: RepoDetails, paths: Sequence[Path], found: Sequence[FileDigests]) -> list[str]:
+def _roles(files: _Files) -> list[Role]:
+    weights: list[Role] = ["weights"] * len(files.weights)
+    return [*weights, "mmproj"] if files.projector else weights
+
+
+def _sampling_beside(path: Path) -> dict[str, dict[str, float]]:
+    """The sampling that a generation_config.json beside a model recommends, if it can only be this model's."""
+    config = path.parent / GENERATION_CONFIG
+    if not is_alone(path):
+        return {}
+    try:
+        with config.open("rb") as file:
+            found = sampling_of(json.loads(file.read(MAX_CONFIG_BYTES)))
+    except (OSError, ValueError, RecursionError):
+        return {}  # none, or a recommendation that can't be read
+    return {"generation_config": found} if found else {}
+
+
+def _names_in_repo(details: RepoDetails, given: _Files, found: Sequence[FileDigests]) -> list[str]:
     """Under which paths the repo has these very bytes."""
     by_digest = {file.sha256: file.path for file in details.files if file.sha256}
-    for path, digest in zip(paths, found, strict=True):
+    for path, digest in zip(given.all, found, strict=True):
         if digest.sha256 not in by_digest:
             near = next((file for file in details.files if RepoFile(file.path).name == path.name), None)
             theirs = (
@@ -182,7 +281,9 @@ def _names_in_repo(details: RepoDetails, paths: Sequence[Path], found: Sequence[
             raise DigestMismatchError(
                 f"{path.name} is not a file of {details.id}",
                 cause=f"Here sha256 is {digest.sha256}; at commit {details.commit[:12]} {theirs}.",
-                hint=f"Without --repo it is kept as an import of unknown origin; or: llm hf pull {details.id}",
+                hint="--no-mmproj imports the model without it."
+                if path == given.projector
+                else f"Without --repo it is kept as an import of unknown origin; or: llm hf pull {details.id}",
             )
     return [by_digest[digest.sha256] for digest in found]
 
@@ -213,12 +314,10 @@ def _stem(path: Path) -> str:
     return safe[:MAX_STEM_CHARS].strip("._-") or "model"
 
 
-def _checks(report: Report, details: RepoDetails | None) -> tuple[Check, ...]:
-    now = time.time()
-    structure = Check("structure", "valid", now, {"findings": [vars(finding) for finding in report.findings]})
+def _digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
     if details is None:
-        return (structure,)
-    return (Check("digest", "matches", now, {"repo": details.id, "commit": details.commit}), structure)
+        return ()
+    return (Check("digest", "matches", time.time(), {"repo": details.id, "commit": details.commit}),)
 
 
 # The entry

@@ -249,6 +249,32 @@ def _projector_for(name: GgufName, projectors: Sequence[GgufName], bases: set[st
     return min(filter(is_ours, projectors), key=key, default=None)
 
 
+def sure_projector(files: Iterable[SizedFile], model: str) -> str | None:
+    """The projector among files of unknown origin (a folder, not a repo) that can only be this model's: one that
+    carries its name, or any where no other model is.
+
+    Args:
+        files: what lies in the folder.
+        model: the path of the model, or of one of its shards.
+    """
+    names = _names(file.path for file in files)
+    ours = next((name for name in names if name.path == model), None)
+    if ours is None:
+        return None
+    bases = {parts[0].base.casefold() for parts in _splits(names)}
+    base = ours.base.casefold()
+    alone = bases <= {base}
+    projectors = [
+        name
+        for name in names
+        if is_projector(name)
+        and name.count <= 1
+        and (alone or (base not in _NAMELESS and base in name.stem.casefold()))
+    ]
+    found = _projector_for(ours, projectors, bases)
+    return found.path if found else None
+
+
 def _rank(table: Mapping[str, int], kind: str) -> int:
     return table.get(_SHORT_FOR.get(kind, kind), len(table))
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
     from llm_hf_models.cleanup import Cleanup
     from llm_hf_models.context import Freshness
+    from llm_hf_models.download_records import DownloadNote
     from llm_hf_models.downloads import DownloadEvent, DownloadView
     from llm_hf_models.hub import SearchFilters
     from llm_hf_models.importing import Imported
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from llm_hf_models.prompting import Answer
     from llm_hf_models.pull import PullResult
     from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan
-    from llm_hf_models.records import DownloadNote
     from llm_hf_models.relay import Relay
     from llm_hf_models.runtime import Health, ModelDefault
     from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
@@ -60,6 +60,7 @@ _HOMES = {
     "account": "EngineView SettingView Status TokenStatus",
     "cleanup": "Cleanup",
     "context": "Freshness",
+    "download_records": "DownloadNote",
     "downloads": "DownloadEvent DownloadView",
     "hub": "SearchFilters",
     "importing": "Imported",
@@ -69,7 +70,6 @@ _HOMES = {
     "prompting": "Answer",
     "pull": "PullResult",
     "pull_plan": "PlannedFile PullOptions PullPlan",
-    "records": "DownloadNote",
     "relay": "Relay",
     "runtime": "Health ModelDefault",
     "search": "ModelInfo SearchPage SearchResult VariantInfo",
@@ -347,21 +347,32 @@ class Library:
         *,
         repo: str | None = None,
         copy: bool = False,
+        mmproj: Path | str | None = None,
+        with_mmproj: bool = True,
         aliases: Sequence[str] = (),
         progress: Progress = _quiet,
     ) -> Imported:
-        """Registers a GGUF that is on the disk already.
+        """Registers a GGUF that is on the disk already; a generation_config.json that lies beside it counts.
 
         Args:
             file: the file; any shard of a split model stands for all.
             repo: where it came from; its digest is checked against that repo when it can be reached.
             copy: keep a copy of our own instead of using it where it is.
+            mmproj: its projector; where none is named, one that lies beside it and can be no other model's.
+            with_mmproj: False takes none.
             aliases: names for it.
             progress: told of hashing.
         """
         with self._change("import", file):
             return importing.import_file(
-                self._context, Path(file), repo=repo, copy=copy, aliases=aliases, progress=progress
+                self._context,
+                Path(file),
+                repo=repo,
+                copy=copy,
+                mmproj=Path(mmproj) if mmproj is not None else None,
+                with_mmproj=with_mmproj,
+                aliases=aliases,
+                progress=progress,
             )
 
     def prompt(

@@ -161,7 +161,9 @@ def imported(done: Imported, asked: Sequence[str] = ()) -> str:
     """What a file on the disk has become, and how to use it by the name that was asked for, if one was."""
     model = done.model
     talk = wording.talk(model.model_id, asked or model.aliases, model.kind)
-    return f"Registered {model.model_id}. Digest: {done.digest}.\n{talk}"
+    projector = next((file.path for file in model.files if file.role == "mmproj"), None)
+    along = f" With {projector}: it takes {' and '.join(model.facts.modalities)}." if projector else ""
+    return f"Registered {model.model_id}. Digest: {done.digest}.{along}\n{talk}"
 
 
 def engines(running: Sequence[EngineView], limit: int | None) -> str:

@@ -4,12 +4,15 @@ A chat model made here is a chain: every token has one successor, written into i
 attention and feed-forward add nothing. So its answer is exact at any temperature, and one block is as good as thirty.
 The prompt's last token chooses where the chain starts; the template ends a prompt with a token of its own when tools
 are offered and when a tool has answered, so that a whole tool call can be tested with exact text.
+
+A model that sees has one thing more: its first block looks back at an image, if there is one, and starts another chain
+where that is red or blue. So an answer tells whether the pixels came through the projector (`tiny_mmproj`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -43,6 +46,13 @@ _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _EOS = _SPECIALS.index("<|im_end|>")
 _WITH_TOOLS, _AFTER_TOOL = _SPECIALS.index("<|with_tools|>"), _SPECIALS.index("<|after_tool|>")
 _START = -1  # any token that no chain knows
+# What a projector makes of a patch: the axes of the embedding that say "here is an image", "it is red", "it is blue".
+# The last two are the starts of chains too. They stand last, so that a projector goes with any model.
+_IMAGE, _RED, _BLUE = -2, -3, -4
+_SEEN = (_IMAGE, _RED, _BLUE)
+RED_ANSWER, BLUE_ANSWER = "A red picture.", "So blue!"
+PATCH, PATCHES = 16, 2  # pixels, and how many of them side by side: an image is PATCHES * PATCHES tokens
+VISION_WIDTH = 8
 
 
 def tiny_chat(
@@ -53,6 +63,7 @@ def tiny_chat(
     tool_call: str | None = None,
     tool_answer: str = TOOL_ANSWER,
     template: str | None = CHAT_TEMPLATE,
+    sees: bool = False,
     name: str = "Tiny Chat",
     license_id: str = "apache-2.0",
     context: int = 4096,
@@ -72,6 +83,7 @@ def tiny_chat(
             None answers with `answer` as if there were no tools.
         tool_answer: its answer to a conversation that ends with a tool's result.
         template: its chat template; None leaves it out.
+        sees: answer `RED_ANSWER` or `BLUE_ANSWER` where the prompt holds an image that is (with tiny_mmproj beside it).
         name: general.name.
         license_id: general.license.
         context: tokens it was trained for.
@@ -86,6 +98,7 @@ def tiny_chat(
     """
     chains = [(_START, answer, endless), (_AFTER_TOOL, tool_answer, False)]
     chains.append((_WITH_TOOLS, tool_call, False) if tool_call else (_WITH_TOOLS, answer, endless))
+    chains += [(_RED, RED_ANSWER, False), (_BLUE, BLUE_ANSWER, False)] if sees else []
     words, successors = _chain(chains)
     tokens = [*_SPECIALS, *_BYTES, *words]
     tokens += [f"\u2581filler{i}" for i in range(max(0, vocabulary - len(tokens)))]
@@ -103,7 +116,8 @@ def tiny_chat(
     embedding, output = _matrices(len(tokens), successors)
     _add(writer, "token_embd.weight", embedding)
     for block in range(blocks):
-        _llama_block(writer, block, feed_forward, rng)
+        looking = _looking(successors) if sees and block == 0 else {}
+        _llama_block(writer, block, feed_forward, rng, looking)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
     _add(writer, "output.weight", output)
     return _write(writer, path, shards)
@@ -184,15 +198,101 @@ def tiny_embedding(
 
 
 def tiny_mmproj(path: Path, *, audio: bool = False, seed: int = 0) -> Path:
-    """A vision (or audio) projector's file as far as its header goes. Unlike the others, nothing can run it."""
+    """A vision projector in LLaVA's form ("mlp") for a model that `sees`; with `audio`, only the header of one.
+
+    Keys and tensors: llama.cpp's tools/mtmd/clip.cpp. The projector that it makes is as simple as the rest: a patch's
+    redness and blueness, each as a number, and that there is a patch.
+    """
+    rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
     writer.add_name("Tiny Projector")
     writer.add_clip_has_audio_encoder(audio)
     writer.add_clip_has_vision_encoder(not audio)
-    writer.add_string("clip.projector_type", "mlp")
-    writer.add_tensor("mm.0.weight", np.random.default_rng(seed).random((64, 64), dtype=np.float32))
+    writer.add_clip_projector_type("mlp")
+    if not audio:
+        _vision_shape(writer)
+        _vision_encoder(writer, rng)
+    _vision_projector(writer)
     return _write(writer, path, 1)
+
+
+def _vision_shape(writer: gguf.GGUFWriter) -> None:
+    writer.add_vision_image_size(PATCH * PATCHES)
+    writer.add_vision_patch_size(PATCH)
+    writer.add_vision_embedding_length(VISION_WIDTH)
+    writer.add_vision_feed_forward_length(VISION_WIDTH)
+    writer.add_vision_projection_dim(WIDTH)
+    writer.add_vision_block_count(2)  # this kind of projector reads what the last but one gives out
+    writer.add_vision_head_count(1)
+    writer.add_vision_attention_layernorm_eps(1e-5)
+    writer.add_vision_image_mean([0.5, 0.5, 0.5])
+    writer.add_vision_image_std([0.5, 0.5, 0.5])
+    writer.add_vision_use_gelu(value=True)
+
+
+def _vision_encoder(writer: gguf.GGUFWriter, rng: np.random.Generator) -> None:
+    """Patches as their mean redness and blueness, -1 to 2 each; two blocks that add nothing."""
+    channels = np.zeros((VISION_WIDTH, 3))
+    channels[0], channels[1] = (1, -0.5, -0.5), (-0.5, -0.5, 1)
+    kernel = np.broadcast_to(channels[:, :, None, None] / PATCH**2, (VISION_WIDTH, 3, PATCH, PATCH))
+    writer.add_tensor("v.patch_embd.weight", np.ascontiguousarray(kernel, dtype=np.float32))
+    writer.add_tensor("v.position_embd.weight", np.zeros((PATCHES**2, VISION_WIDTH), dtype=np.float32))
+    square = (VISION_WIDTH, VISION_WIDTH)
+    for block in range(2):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_out", "ffn_up", "ffn_down"):
+            silent = name in ("attn_out", "ffn_down", "ffn_up")  # either of these may be the last: old files swap them
+            values = np.zeros(square) if silent else rng.random(square)
+            writer.add_tensor(f"v.blk.{block}.{name}.weight", values.astype(np.float32))
+        for name in ("ln1", "ln2"):
+            writer.add_tensor(f"v.blk.{block}.{name}.weight", np.ones(VISION_WIDTH, dtype=np.float32))
+            writer.add_tensor(f"v.blk.{block}.{name}.bias", np.zeros(VISION_WIDTH, dtype=np.float32))
+
+
+def _vision_projector(writer: gguf.GGUFWriter) -> None:
+    """Two linear layers: redness and blueness go where the model looks for them, and a constant says "image"."""
+    first, constant = np.zeros((VISION_WIDTH, VISION_WIDTH)), np.zeros(VISION_WIDTH)
+    first[0, 0] = first[1, 1] = constant[2] = 1
+    second = np.zeros((WIDTH, VISION_WIDTH))
+    for column, (axis, scale) in enumerate(((_RED, 1), (_BLUE, 1), (_IMAGE, 2))):
+        second[_seen_axis(axis), column] = scale
+    for name, values in (
+        ("mm.0.weight", first),
+        ("mm.0.bias", constant),
+        ("mm.2.weight", second),
+        ("mm.2.bias", np.zeros(WIDTH)),
+    ):
+        writer.add_tensor(name, values.astype(np.float32))
+
+
+def _seen_axis(seen: int) -> int:
+    return WIDTH - 1 - _SEEN.index(seen)
+
+
+def _axes(successors: dict[int, int]) -> dict[int, int]:
+    """Which token, or start of a chain, has which axis of the embedding."""
+    axes = {token: axis for axis, token in enumerate(token for token in successors if token not in _SEEN)}
+    if len(axes) + len(_SEEN) > WIDTH:
+        raise ValueError(f"{len(axes)} tokens are too many to say: at most {WIDTH - len(_SEEN)}")
+    return axes | {token: _seen_axis(token) for token in successors if token in _SEEN}
+
+
+def _looking(successors: dict[int, int]) -> dict[str, np.ndarray]:
+    """The first head of a block that looks back at images, where an answer begins, and takes their colours over.
+
+    A query and a key that speak of the slowest pair of the rotary embedding only, so that distance hardly matters. A
+    token within an answer looks away: its query is the opposite.
+    """
+    head, axes = WIDTH // HEADS, _axes(successors)
+    query, key = np.zeros((WIDTH, WIDTH)), np.zeros((head * KV_HEADS, WIDTH))
+    value, out = np.zeros((head * KV_HEADS, WIDTH)), np.zeros((WIDTH, WIDTH))
+    for token, axis in axes.items():
+        query[head - 2, axis] = 2 if token == _START else -2
+    key[head - 2, _seen_axis(_IMAGE)] = 2
+    for place, colour in enumerate((_RED, _BLUE)):
+        value[place, _seen_axis(colour)] = 1
+        out[_seen_axis(colour), place] = 1
+    return {"attn_q": query, "attn_k": key, "attn_v": value, "attn_output": out}
 
 
 def _chain(parts: Sequence[tuple[int, str, bool]]) -> tuple[list[str], dict[int, int]]:
@@ -232,14 +332,12 @@ def _pieces(text: str, taken: Sequence[str]) -> Iterator[str]:
 
 def _matrices(size: int, successors: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings as unit vectors, one for each link of the chain, and an output matrix that reads its successor off."""
-    axes = {token: axis for axis, token in enumerate(successors)}
-    if len(axes) > WIDTH:
-        raise ValueError(f"{len(axes)} tokens are too many to say: at most {WIDTH}")
+    axes = _axes(successors)
     embedding = np.zeros((size, WIDTH), dtype=np.float16)
     embedding[:, axes[_START]] = 1
     output = np.zeros((size, WIDTH), dtype=np.float16)
     for token, axis in axes.items():
-        if token != _START:
+        if token >= 0:
             embedding[token] = 0
             embedding[token, axis] = 1
         output[successors[token], axis] = 8  # the norm makes a unit vector 8 long: a logit of 64 against 0
@@ -296,8 +394,14 @@ def _spm_tokenizer(writer: gguf.GGUFWriter, tokens: Sequence[str]) -> None:
     writer.add_add_space_prefix(value=False)
 
 
-def _llama_block(writer: gguf.GGUFWriter, block: int, feed_forward: int, rng: np.random.Generator) -> None:
-    """Random where it does no harm, zero in the two matrices through which a block would speak."""
+def _llama_block(
+    writer: gguf.GGUFWriter,
+    block: int,
+    feed_forward: int,
+    rng: np.random.Generator,
+    given: Mapping[str, np.ndarray],
+) -> None:
+    """Random where it does no harm, zero in the two matrices through which a block would speak; or as `given`."""
     kv = WIDTH // HEADS * KV_HEADS
     for name, shape, silent in (
         ("attn_q", (WIDTH, WIDTH), False),
@@ -309,7 +413,7 @@ def _llama_block(writer: gguf.GGUFWriter, block: int, feed_forward: int, rng: np
         ("ffn_down", (WIDTH, feed_forward), True),
     ):
         values = np.zeros(shape, dtype=np.float16) if silent else rng.random(shape, dtype=np.float32) / 64
-        _add(writer, f"blk.{block}.{name}.weight", values)
+        _add(writer, f"blk.{block}.{name}.weight", given.get(name, values))
     for name in ("attn_norm", "ffn_norm"):
         writer.add_tensor(f"blk.{block}.{name}.weight", np.ones(WIDTH, dtype=np.float32))
 
