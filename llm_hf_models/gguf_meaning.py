@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from llm_hf_models import gguf_tensors
 from llm_hf_models.gguf_facts import array_length, count_of, per_layer, text_of
 from llm_hf_models.gguf_header import GgufHeader
 from llm_hf_models.gguf_rules import Finding, Severity, finding
@@ -33,10 +34,6 @@ _KEY_TYPES = {
     "split.tensors.count": "int32",
 }
 _ARCHITECTURE_KEY_TYPES = ("block_count", "context_length", "embedding_length")
-# Families whose every block is attention and feed-forward with a norm before each.
-_PLAIN_FAMILIES = frozenset({"llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "mistral3"})
-_PLAIN_TENSORS = ("token_embd.weight", "output_norm.weight")
-_PLAIN_BLOCK_TENSORS = ("attn_norm.weight", "attn_output.weight", "ffn_norm.weight")
 
 
 def judge(header: GgufHeader) -> Iterator[Finding]:
@@ -181,7 +178,7 @@ def _tensors(header: GgufHeader, architecture: str) -> Iterator[Finding]:
 def _vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     tokens = array_length(header.metadata.get(_TOKENS))
     wanted = (header.facts.embedding_length or 0, tokens)
-    severity: Severity = "error" if architecture in _PLAIN_FAMILIES else "warning"
+    severity: Severity = "error" if architecture in gguf_tensors.FAMILIES else "warning"
     for tensor in header.tensors:
         if tokens and tensor.name == "token_embd.weight" and tensor.shape != wanted:
             message = f"Its shape is {tensor.shape}; the header asks for {wanted}."
@@ -191,13 +188,10 @@ def _vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding
 def _blocks(header: GgufHeader, architecture: str, blocks: int) -> Iterator[Finding]:
     names = {tensor.name for tensor in header.tensors}
     # Where no block is special, llama.cpp counts tensors and refuses one too many.
-    severity: Severity = "error" if architecture in _PLAIN_FAMILIES else "warning"
+    severity: Severity = "error" if architecture in gguf_tensors.FAMILIES else "warning"
     for tensor in header.tensors:
         block = _BLOCK_OF.match(tensor.name)
         if block and int(block[1]) >= blocks:
             yield finding("block-out-of-range", severity, f"There are {blocks} blocks.", tensor.name)
-    if architecture not in _PLAIN_FAMILIES:
-        return
-    for name in (*_PLAIN_TENSORS, *(f"blk.{i}.{part}" for i in range(blocks) for part in _PLAIN_BLOCK_TENSORS)):
-        if name not in names:
-            yield finding("tensor-missing", "error", f"An architecture such as {architecture} needs it.", name)
+    for name in gguf_tensors.missing(architecture, header.metadata, names, blocks):
+        yield finding("tensor-missing", "error", f"An architecture such as {architecture} needs it.", name)

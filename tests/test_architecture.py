@@ -30,7 +30,7 @@ MCP = ROOT / "mcp_server" / "llm_hf_mcp"
 # A module imports from its own floor, without cycles, or from a lower one. A new module needs a place here.
 FLOORS = {
     "ground": """
-        errors text units jsonable paths settings refs records model_options
+        errors text units jsonable paths settings refs records download_records model_options
         gguf_names gguf_types gguf_facts gguf_header gguf_rules quants fit
         digests journal space weather transfer_terms
     """,
@@ -38,7 +38,7 @@ FLOORS = {
         tokens hub hub_errors hub_nouns hub_replies remote_file
         http_ranges source owner partial_file segments fetching transfer
         cached_files shards library library_file library_models library_downloads registered
-        validate gguf_meaning template_audit
+        validate gguf_meaning gguf_tensors template_audit
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms
     """,
     "second floor: what is made of them": """

@@ -16,7 +16,8 @@ from llm_hf_models.validate import DOCUMENTED_RULES, Report, check_file, check_h
 from tests import ggufs, real_weights
 from tests.raw_gguf import array, entry, gguf, tensor
 
-BLOCK = ("attn_norm.weight", "attn_output.weight", "ffn_norm.weight")
+PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up")
+BLOCK = tuple(f"{part}.weight" for part in PARTS)
 
 
 def model(
