@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
+from llm_hf_models import chat_wire
 from llm_hf_models.chat_wire import (
     Answer,
     Finish,
     Piece,
+    ServedModel,
     Turn,
     embeddings_body,
-    model_names,
     refused_response,
     request_body,
     request_path,
@@ -27,7 +28,18 @@ if TYPE_CHECKING:
     import httpx2
     from httpx2 import Response
 
-__all__ = ["Finish", "Piece", "Turn", "answer", "answer_async", "embed", "passed_on", "pieces", "served_models"]
+__all__ = [
+    "Finish",
+    "Piece",
+    "ServedModel",
+    "Turn",
+    "answer",
+    "answer_async",
+    "embed",
+    "passed_on",
+    "pieces",
+    "served_models",
+]
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 300.0  # llama.cpp reports after every batch and token; it says nothing to who waits in line
@@ -138,8 +150,8 @@ async def pieces(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes
         raise _broken(endpoint, error) from None
 
 
-def served_models(endpoint: Endpoint, *, seconds: float) -> list[str]:
-    """The names of the models that a server says it has.
+def served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedModel]:
+    """The models that a server says it has.
 
     Args:
         endpoint: who is asked.
@@ -153,18 +165,17 @@ def served_models(endpoint: Endpoint, *, seconds: float) -> list[str]:
 
     options = _client_options(endpoint, httpx2.HTTPTransport, seconds)
     options["timeout"] = seconds
+    url = f"{endpoint.base_url.rstrip('/')}/v1/models"
     with httpx2.Client(**options) as client:
         try:
-            request = client.build_request(
-                "GET", f"{endpoint.base_url.rstrip('/')}/v1/models", headers=_headers(endpoint)
-            )
+            request = client.build_request("GET", url, headers=_headers(endpoint))
             with closing(client.send(request, stream=True)) as response:
                 body = next(response.iter_bytes(MAX_LIST_BYTES), b"")
         except httpx2.HTTPError as error:
             raise _lost(endpoint, error) from None
     if not response.is_success:
-        raise refused_response(response.status_code, body)
-    return model_names(body)
+        raise refused_response(response.status_code, body, url)
+    return chat_wire.served_models(body)
 
 
 def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silence: float) -> tuple[Endpoint, Response]:
@@ -183,7 +194,7 @@ def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silen
         except httpx2.HTTPError as error:
             endpoint, renewed = _recovered(endpoint, error, renewed=renewed)
         else:
-            raise refused_response(response.status_code, body)
+            raise refused_response(response.status_code, body, _elsewhere(endpoint, response))
 
 
 async def _opened_async(
@@ -207,7 +218,7 @@ async def _opened_async(
         except httpx2.HTTPError as error:
             endpoint, renewed = await asyncio.to_thread(_recovered, endpoint, error, renewed=renewed)
         else:
-            raise refused_response(response.status_code, body)
+            raise refused_response(response.status_code, body, _elsewhere(endpoint, response))
 
 
 def _recovered(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
@@ -237,7 +248,9 @@ def _client_options(endpoint: Endpoint, transport: Callable[..., Any], silence: 
         # Certificates take long to read, and are for https alone.
         options |= {
             "trust_env": False,
-            "transport": transport(uds=uds, verify=address.scheme == "https", trust_env=False),
+            "transport": transport(
+                uds=uds, verify=httpx2.create_ssl_context() if address.scheme == "https" else False, trust_env=False
+            ),
         }
     return options
 
@@ -266,6 +279,11 @@ def _is_stream(response: Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
+def _elsewhere(endpoint: Endpoint, response: Response) -> str | None:
+    """The address that was asked, where that is somebody else's server."""
+    return str(response.url) if endpoint.fingerprint is None else None
+
+
 def _broken(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:
     """The error for a connection that could not be made, broke, or fell silent. A hanging engine is ended."""
     import httpx2
@@ -279,12 +297,23 @@ def _broken(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:
 def _lost(endpoint: Endpoint, error: Exception) -> EngineLostError:
     """The error for a connection that could not be made, or broke; with the engine's own last words."""
     if endpoint.fingerprint is None:
-        return EngineLostError(
-            f"No answer from {endpoint.base_url}", cause=str(error) or type(error).__name__, hint="Is that server up?"
-        )
+        why = str(error) or type(error).__name__
+        message, hint = f"No answer from {endpoint.base_url}", "Is that server up?"
+        if _is_about_tls(error):
+            message = f"{endpoint.base_url} could not agree on a secure connection"
+            hint = "Check its address; SSL_CERT_FILE names the certificates of authorities of your own."
+        return EngineLostError(message, cause=why, hint=hint)
     words = EngineDir(endpoint.log.parent).last_words() if endpoint.log else ""
     return EngineLostError(
         f"The engine of {endpoint.model} was lost",
         cause=words or str(error) or type(error).__name__,
         hint="Ask again: a new one is started.",
     )
+
+
+def _is_about_tls(error: BaseException | None) -> bool:
+    import ssl
+
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -17,7 +17,7 @@ from llm.models import AsyncConversation, AsyncResponse, Conversation, Embedding
 from llm.parts import StreamEvent
 
 from llm_hf_models.attachments import types_for
-from llm_hf_models.registered import RegisteredModel
+from llm_hf_models.registered import REMOTE_PREFIX, RegisteredModel
 
 if TYPE_CHECKING:
     from llm_hf_models.errors import HfModelsError
@@ -80,7 +80,7 @@ class _Core:
 
 
 class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
-    """A chat or base model of the library."""
+    """A chat or base model that runs here."""
 
     def execute(
         self,
@@ -94,14 +94,7 @@ class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
         Raises:
             ModelFailure: every error of ours.
         """
-        from llm_hf_models import chat, model_run
-
-        with _failures(), model_run.library() as db:
-            run = model_run.prepare(self.model_id, prompt, db, stream=stream)
-            with closing(chat.answer(run.endpoint, run.turn)) as items:
-                for item in items:
-                    yield from run.events(item)
-            run.finish(response, db)
+        yield from _answer(self.model_id, prompt, response, stream=stream)
 
 
 class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is made late
@@ -119,28 +112,96 @@ class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is m
         Raises:
             ModelFailure: every error of ours.
         """
-        import asyncio
-
-        from llm_hf_models import chat, model_run
-
-        def prepare() -> Run:
-            with model_run.library() as db:
-                return model_run.prepare(self.model_id, prompt, db, stream=stream)
-
-        def finish() -> None:
-            with model_run.library() as db:
-                run.finish(response, db)
-
-        with _failures():
-            run = await asyncio.to_thread(prepare)
-            async with aclosing(chat.answer_async(run.endpoint, run.turn)) as items:
-                async for item in items:
-                    for event in run.events(item):
-                        yield event
-            await asyncio.to_thread(finish)
+        async with aclosing(_answer_async(self.model_id, prompt, response, stream=stream)) as events:
+            async for event in events:
+                yield event
 
 
-class HfEmbeddingModel(EmbeddingModel):
+class _Keyed:
+    """What is served elsewhere takes `--key`, as a key or as the name of one of llm's; else the one that it keeps."""
+
+    def get_key(self, explicit_key: str | None = None) -> str | None:
+        """The key that was given for this prompt."""
+        return llm.get_key(input=explicit_key) if explicit_key else None
+
+
+class RemoteModel(_Keyed, _Core, llm.KeyModel):  # type: ignore[misc]  # Options is made late
+    """A model that is served elsewhere."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: Response,
+        conversation: Conversation | None = None,  # noqa: ARG002
+        key: str | None = None,
+    ) -> Iterator[StreamEvent]:
+        """One turn; as HfModel's."""
+        yield from _answer(self.model_id, prompt, response, stream=stream, key=key)
+
+
+class AsyncRemoteModel(_Keyed, _Core, llm.AsyncKeyModel):  # type: ignore[misc]  # Options is made late
+    """The same for asyncio."""
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: AsyncResponse,
+        conversation: AsyncConversation | None = None,  # noqa: ARG002
+        key: str | None = None,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """One turn; as AsyncHfModel's."""
+        async with aclosing(_answer_async(self.model_id, prompt, response, stream=stream, key=key)) as events:
+            async for event in events:
+                yield event
+
+
+def models_for(model: RegisteredModel) -> tuple[_Core, _Core]:
+    """One model of the library as the two that llm wants: sync and async."""
+    if model.model_id.startswith(REMOTE_PREFIX):
+        return RemoteModel(model), AsyncRemoteModel(model)
+    return HfModel(model), AsyncHfModel(model)
+
+
+def _answer(
+    model_id: str, prompt: llm.Prompt, response: Response, *, stream: bool, key: str | None = None
+) -> Iterator[StreamEvent]:
+    from llm_hf_models import chat, model_run
+
+    with _failures(), model_run.library() as db:
+        run = model_run.prepare(model_id, prompt, db, stream=stream, key=key)
+        with closing(chat.answer(run.endpoint, run.turn)) as items:
+            for item in items:
+                yield from run.events(item)
+        run.finish(response, db)
+
+
+async def _answer_async(
+    model_id: str, prompt: llm.Prompt, response: AsyncResponse, *, stream: bool, key: str | None = None
+) -> AsyncGenerator[StreamEvent, None]:
+    import asyncio
+
+    from llm_hf_models import chat, model_run
+
+    def prepare() -> Run:
+        with model_run.library() as db:
+            return model_run.prepare(model_id, prompt, db, stream=stream, key=key)
+
+    def finish() -> None:
+        with model_run.library() as db:
+            run.finish(response, db)
+
+    with _failures():
+        run = await asyncio.to_thread(prepare)
+        async with aclosing(chat.answer_async(run.endpoint, run.turn)) as items:
+            async for item in items:
+                for event in run.events(item):
+                    yield event
+        await asyncio.to_thread(finish)
+
+
+class HfEmbeddingModel(_Keyed, EmbeddingModel):
     """An embedding model of the library."""
 
     batch_size = EMBEDDING_BATCH
@@ -151,7 +212,7 @@ class HfEmbeddingModel(EmbeddingModel):
     def __str__(self) -> str:
         return f"Hugging Face: {self.model_id}"
 
-    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:  # noqa: ARG002
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
         """A vector for each text, as they are asked for.
 
         Raises:
@@ -163,7 +224,7 @@ class HfEmbeddingModel(EmbeddingModel):
         with _failures(), model_run.library() as db:
             endpoint = None
             while batch := list(islice(texts, EMBEDDING_BATCH)):
-                endpoint = endpoint or model_run.embedding_endpoint(self.model_id, db)
+                endpoint = endpoint or model_run.embedding_endpoint(self.model_id, db, key=key)
                 yield from chat.embed(endpoint, [str(text) for text in batch])
             if endpoint is not None:
                 model_run.touch(self.model_id, endpoint, db)

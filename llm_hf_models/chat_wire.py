@@ -14,6 +14,8 @@ from llm_hf_models.text import clean_text
 
 MAX_LINE_BYTES = 16 * 2**20  # one event; a whole answer in one piece stands on one line
 MAX_ERROR_CHARS = 500
+MODALITIES = ("image", "audio")  # what we can send beside text
+NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,17 @@ class Finish:
     model: str | None = None
 
 
+@dataclass(frozen=True)
+class ServedModel:
+    """One model of a server's list. `modalities`: what it takes beside text, as the server says; None says nothing."""
+
+    name: str
+    modalities: tuple[str, ...] | None = None
+
+
 class _Function(BaseModel):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None  # some servers send the object itself
 
 
 class _ToolCall(BaseModel):
@@ -65,7 +75,8 @@ class _ToolCall(BaseModel):
 
 class _Message(BaseModel):
     content: str | None = None
-    reasoning_content: str | None = None
+    reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek
+    reasoning: Any = None  # the same as vLLM and OpenRouter say it
     tool_calls: list[_ToolCall] | None = None
 
 
@@ -110,8 +121,13 @@ class _Embeddings(BaseModel):
     data: list[_Embedding]
 
 
+class _Architecture(BaseModel):
+    input_modalities: list[str] = []
+
+
 class _Model(BaseModel):
     id: str
+    architecture: Any = None  # llama.cpp and OpenRouter put `input_modalities` here
 
 
 class _Models(BaseModel):
@@ -132,6 +148,8 @@ def request_body(turn: Turn, *, model: str | None, ours: bool) -> dict[str, Any]
         body["messages"] = list(turn.messages)
     if model:
         body["model"] = model
+    if not ours and "repeat_penalty" in body:
+        body["repetition_penalty"] = body["repeat_penalty"]  # its name with vLLM, SGLang and TGI
     if turn.tools:
         body["tools"] = list(turn.tools)
     if turn.response_format is not None:
@@ -230,16 +248,19 @@ class Answer:
 
 def _pieces(choice: _Choice) -> Iterator[Piece]:
     message = choice.delta or choice.message or _Message()
-    if message.reasoning_content:
-        yield Piece("reasoning", message.reasoning_content)
+    reasoning = message.reasoning_content or message.reasoning
+    if reasoning and isinstance(reasoning, str):
+        yield Piece("reasoning", reasoning)
     if text := choice.text or message.content:
         yield Piece("text", text)
     for position, call in enumerate(message.tool_calls or ()):
         index = position if call.index is None else call.index
         if call.function.name:
             yield Piece("tool_name", call.function.name, index, call.id)
-        if call.function.arguments:
-            yield Piece("tool_args", call.function.arguments, index, call.id)
+        arguments = call.function.arguments
+        if arguments:
+            whole = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            yield Piece("tool_args", whole, index, call.id)
 
 
 def vectors(data: bytes, count: int) -> list[list[float]]:
@@ -255,13 +276,23 @@ def vectors(data: bytes, count: int) -> list[list[float]]:
     return [found[index] for index in range(count)]
 
 
-def model_names(data: bytes) -> list[str]:
-    """The ids in a list of models, fit to be shown.
+def served_models(data: bytes) -> list[ServedModel]:
+    """The models of a server's list, their names fit to be shown.
 
     Raises:
         EngineLostError: not the protocol.
     """
-    return [clean_text(item.id, MAX_ERROR_CHARS) for item in _parsed(_Models, data).data]
+    found = _parsed(_Models, data).data
+    return [ServedModel(clean_text(one.id, MAX_ERROR_CHARS), _modalities(one.architecture)) for one in found]
+
+
+def _modalities(architecture: object) -> tuple[str, ...] | None:
+    """What a model takes beside text, of what we can send; None where its server says nothing that we understand."""
+    try:
+        said = _Architecture.model_validate(architecture).input_modalities
+    except ValidationError:
+        return None
+    return tuple(kind for kind in MODALITIES if kind in said) if said else None
 
 
 def _parsed(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its argument says
@@ -278,8 +309,8 @@ def nonsense(what: str) -> EngineLostError:
     )
 
 
-def refused_response(status: int, data: bytes) -> EngineRefusedError:
-    """The error for a response with a status from 400 on."""
+def refused_response(status: int, data: bytes, url: str | None = None) -> EngineRefusedError:
+    """The error for a response with a status from 300 on; `url` is what a server elsewhere was asked for."""
     try:
         body = json.loads(data)
     except ValueError:
@@ -289,11 +320,25 @@ def refused_response(status: int, data: bytes) -> EngineRefusedError:
         return EngineRefusedError(
             "The endpoint did not accept the key", cause=_words(said) or f"HTTP {status}", hint="Check its key."
         )
+    if url is not None and (status == NOT_FOUND or not isinstance(said, (dict, str))):
+        words = _words(said) or ("" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace")))
+        return EngineRefusedError(
+            f"{url} answered HTTP {status}",
+            cause=words[:MAX_ERROR_CHARS] or None,
+            hint="Check its address and the model's name there: `llm hf show NAME` has both.",
+        )
     return refused(said if said is not None else {"message": data.decode("utf-8", "replace")}, status)
 
 
 def refused(error: object, status: int | None = None) -> EngineRefusedError:
-    """The error for what a server said, in its words where ours don't know better."""
+    """The error for what a server said, in its words where ours don't know better; with its status, or its own code."""
+    found = _refused(error, status)
+    code = error.get("code") if isinstance(error, dict) else None
+    found.status = status or (code if isinstance(code, int) else None)
+    return found
+
+
+def _refused(error: object, status: int | None) -> EngineRefusedError:
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
         return EngineRefusedError(
             f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",

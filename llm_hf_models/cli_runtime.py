@@ -74,6 +74,7 @@ def _template(path: Path) -> str:
     epilog=examples(
         "llm hf attach big --endpoint http://gpu-box:8000/v1",
         "llm hf attach big --endpoint https://models.example/v1 --key-env BIG_KEY --model qwen3-235b",
+        "llm hf attach eye --endpoint http://gpu-box:8000/v1 --model Qwen3-VL-8B --images",
         "llm hf attach vectors --endpoint http://127.0.0.1:8081 --kind embedding",
     )
 )
@@ -82,25 +83,34 @@ def _template(path: Path) -> str:
     "--endpoint", required=True, metavar="URL", help="Where it is served: vLLM, TGI, llama-server and others."
 )
 @click.option("--key-env", metavar="VAR", help="The environment variable that holds its key; the key is never stored.")
+@click.option("--key-name", metavar="NAME", help="Or its name among llm's own keys (`llm keys set NAME`).")
 @click.option("model", "--model", metavar="ID", help="What the server calls it, where it serves several.")
 @click.option(
     "--kind", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True, help="What it is for."
 )
+@click.option("--images", is_flag=True, help="It takes images; needed where the server doesn't say so by itself.")
+@click.option("--audio", is_flag=True, help="It takes sound; the same.")
 @json_option
 def attach(
     name: str,
     endpoint: str,
     key_env: str | None,
+    key_name: str | None,
     model: str | None,
     kind: Literal["chat", "embedding"],
+    images: bool,
+    audio: bool,
     as_json: bool,
 ) -> None:
     """Use a model that is served elsewhere as NAME.
 
-    Any server in OpenAI's protocol will do. From then on `llm -m NAME` goes there: tools, schemas, streaming and
-    embeddings alike. `llm hf list` shows whether it answers, `llm hf rm NAME` forgets it.
+    Any server in OpenAI's protocol will do. From then on `llm -m NAME` goes there: tools, schemas, streaming, images
+    and embeddings alike. `llm hf list` shows whether it answers, `llm hf rm NAME` forgets it.
     """
-    found = service().attach(name, endpoint, key_env=key_env, model=model, kind=kind)
+    modalities = [one for one, given in (("image", images), ("audio", audio)) if given]
+    found = service().attach(
+        name, endpoint, key_env=key_env, key_name=key_name, model=model, kind=kind, modalities=modalities
+    )
     output.print_json(found) if as_json else output.note(views_runtime.attached(found))
 
 

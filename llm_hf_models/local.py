@@ -18,7 +18,7 @@ from llm_hf_models.errors import (
     StorageError,
 )
 from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.model_engine import ENDPOINT_KEY_ENV, ENDPOINT_MODEL, own_options
+from llm_hf_models.model_engine import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, own_options
 from llm_hf_models.records import Check, LocalFile, LocalModel, State
 from llm_hf_models.runtime import Health, ModelDefault, defaults, sends_key_in_the_clear
 from llm_hf_models.transfer_terms import Event, Progress
@@ -47,6 +47,7 @@ class LocalModelView:
     endpoint: str | None = None
     endpoint_model: str | None = None  # what it is called there
     key_env: str | None = None  # the environment variable that holds the key for it
+    key_name: str | None = None  # or the key's name among llm's
     key_in_the_clear: bool = False  # whether that key goes over a network without TLS
     health: Health | None = None  # of one served elsewhere, where it was asked for
     defaults: tuple[ModelDefault, ...] = ()  # of one model that is shown alone
@@ -74,6 +75,7 @@ class Verification:
         tuple[str, str], ...
     ]  # (path, "matches" | "differs: …" | "missing" | "not readable: …" | "no digest recorded")
     fix: str | None = None
+    scan: Check | None = None  # what the Hub's scanners had said when it was pulled
 
 
 def view_whole(model: LocalModel, health: Health | None = None) -> LocalModelView:
@@ -104,6 +106,7 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         endpoint=model.endpoint,
         endpoint_model=model.options.get(ENDPOINT_MODEL),
         key_env=model.options.get(ENDPOINT_KEY_ENV),
+        key_name=model.options.get(ENDPOINT_KEY_NAME),
         key_in_the_clear=sends_key_in_the_clear(model),
         health=health,
         fix=fix_for(model) if state in ("missing", "changed", "unverified") else None,
@@ -189,7 +192,7 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
                                                                   "files": dict(files)})
         )  # fmt: skip
         fixed = view(db.model(model.model_id))
-    return Verification(model.model_id, matches, files, None if matches else fixed.fix)
+    return Verification(model.model_id, matches, files, None if matches else fixed.fix, model.check("scan"))
 
 
 def _distrust(model: LocalModel, results: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,10 +12,12 @@ from llm_hf_models import engine, model_options, settings
 from llm_hf_models.engine import Endpoint, EngineSpec, Notice
 from llm_hf_models.errors import BadInputError, FileChangedError, MissingFileError
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import user_dir
 from llm_hf_models.records import LocalModel
 
 # What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
-ENDPOINT_MODEL, ENDPOINT_KEY_ENV = "endpoint_model", "endpoint_key_env"
+ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoint_key_env", "endpoint_key_name"
+OF_ENDPOINT = frozenset({ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME})
 # Kept options that are no part of a prompt's: a system prompt where it brings none, a template for the engine.
 SYSTEM, TEMPLATE = "system", "template"
 
@@ -29,7 +32,7 @@ def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: f
 
 def own_options(model: LocalModel) -> dict[str, Any]:
     """What a person has set for a model (`llm hf set`), as it is kept."""
-    return {key: value for key, value in model.options.items() if key not in (ENDPOINT_MODEL, ENDPOINT_KEY_ENV)}
+    return {key: value for key, value in model.options.items() if key not in OF_ENDPOINT}
 
 
 def defaults_of(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -75,7 +78,9 @@ def check_fits(model: LocalModel, options: Mapping[str, Any]) -> None:
         raise BadInputError(f"Option 'context': {model.model_id} was made for at most {most} tokens")
 
 
-def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, notice: Notice) -> Endpoint:
+def endpoint_for(
+    model: LocalModel, options: Mapping[str, Any], db: LibraryDB, notice: Notice, *, key: str | None = None
+) -> Endpoint:
     """Where a model answers, its engine started if need be.
 
     Args:
@@ -83,6 +88,7 @@ def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, n
         options: all that hold for this prompt.
         db: where engines are recorded.
         notice: told what a person should know.
+        key: for a server elsewhere, instead of the one that is kept for it.
 
     Raises:
         MissingFileError, FileChangedError: its files are not what was pulled.
@@ -90,7 +96,7 @@ def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, n
         EngineError: the engine can't be started.
     """
     if model.endpoint is not None:
-        return endpoint_elsewhere(model)
+        return endpoint_elsewhere(model, key)
     _may_run(model)
     now = settings.load()
     spec = _spec(
@@ -102,21 +108,42 @@ def endpoint_for(model: LocalModel, options: Mapping[str, Any], db: LibraryDB, n
     return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=notice)
 
 
-def endpoint_elsewhere(model: LocalModel) -> Endpoint:
-    """Where a model that is served elsewhere answers.
+def endpoint_elsewhere(model: LocalModel, key: str | None = None) -> Endpoint:
+    """Where a model that is served elsewhere answers; `key` goes before the one that is kept for it.
 
     Raises:
         BadInputError: it wants a key that is not set.
     """
-    variable = model.options.get(ENDPOINT_KEY_ENV)
-    key = os.environ.get(variable) if variable else None
-    if variable and not key:
+    base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
+    return Endpoint(base_url, key=key or _kept_key(model), model=model.options.get(ENDPOINT_MODEL))
+
+
+def _kept_key(model: LocalModel) -> str | None:
+    """The key for a server elsewhere: of a variable, or among llm's keys. None where it wants none."""
+    variable, name = model.options.get(ENDPOINT_KEY_ENV), model.options.get(ENDPOINT_KEY_NAME)
+    if variable is None and name is None:
+        return None
+    found = os.environ.get(variable) if variable else kept_keys().get(name or "")
+    if not found:
         raise BadInputError(
             f"{model.model_id} is served at {model.endpoint} with a key that is not set",
-            hint=f"Put it into the environment variable {variable}.",
+            hint=f"Put it into the environment variable {variable}." if variable else f"llm keys set {name}",
         )
-    base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
-    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
+    return found
+
+
+def kept_keys() -> dict[str, str]:
+    """The keys that `llm keys set` keeps, by name. They are llm's: read only, and shown to nobody.
+
+    Raises:
+        BadInputError: their file can't be read.
+    """
+    path = user_dir() / "keys.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"Can't read llm's keys in {path}", cause=type(error).__name__) from None
+    return {name: key for name, key in found.items() if isinstance(key, str)} if isinstance(found, dict) else {}
 
 
 def _may_run(model: LocalModel) -> None:

@@ -143,8 +143,8 @@ class Run:
         return {key: value for key, value in record.items() if value}
 
 
-def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool) -> Run:
-    """All that a turn needs, up to a running engine.
+def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool, key: str | None = None) -> Run:
+    """All that a turn needs, up to a running engine; `key` is for a server elsewhere, instead of the one it keeps.
 
     Raises:
         MissingFileError, FileChangedError: the model's files are not what was pulled.
@@ -157,17 +157,18 @@ def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool) -
     types = types_for(model.facts.modalities)
     turn = turn_of(prompt, options, stream=stream, raw=raw, system=system, types=types)
     schema = bool(prompt.schema or options.get("json_object"))
-    return Run(model, endpoint_for(model, options, db, _notice), turn, options.get("max_tokens"), schema)
+    endpoint = endpoint_for(model, options, db, _notice, key=key)
+    return Run(model, endpoint, turn, options.get("max_tokens"), schema)
 
 
-def embedding_endpoint(model_id: str, db: LibraryDB) -> Endpoint:
-    """Where an embedding model answers, started if need be.
+def embedding_endpoint(model_id: str, db: LibraryDB, *, key: str | None = None) -> Endpoint:
+    """Where an embedding model answers, started if need be; `key` as for `prepare`.
 
     Raises:
         MissingFileError, FileChangedError, EngineError
     """
     model = db.model(model_id)
-    return endpoint_for(model, options_for(model, ())[0], db, _notice)
+    return endpoint_for(model, options_for(model, ())[0], db, _notice, key=key)
 
 
 def _resolved(model: LocalModel, end: Finish) -> str:

@@ -65,12 +65,12 @@ def register_models(register: Callable[..., None], model_aliases: list[Any]) -> 
     try:
         found = _registered(("chat", "base"))
         if found:
-            from llm_hf_models.chat_model import AsyncHfModel, HfModel
+            from llm_hf_models.chat_model import models_for
 
             taken = _names(model_aliases)
             for model in found:
                 free = [alias for alias in model.aliases if alias not in taken]
-                register(HfModel(model), AsyncHfModel(model), aliases=free)
+                register(*models_for(model), aliases=free)
     except Exception as error:  # noqa: BLE001 - whatever it is, `llm models` goes on
         _told(error)
 

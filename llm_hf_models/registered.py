@@ -10,7 +10,8 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
-FORMAT = 1  # of the library file: how many migrations library_file.py knows (a test holds the two equal)
+REMOTE_PREFIX = "hf/remote/"  # of the ids of models that are served elsewhere
+FORMAT = 2  # of the library file: how many migrations library_file.py knows (a test holds the two equal)
 BUSY_SECONDS = 1
 
 

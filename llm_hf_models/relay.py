@@ -187,7 +187,14 @@ class RelayHandler(AnsweringHandler):
     @staticmethod
     def _about(model: LocalModel) -> dict[str, Any]:
         owner = (model.repo or "local").partition("/")[0]
-        return {"id": model.model_id, "object": "model", "created": int(model.added), "owned_by": owner}
+        takes = {"input_modalities": ["text", *model.facts.modalities]}  # as llama.cpp's own server says it
+        return {
+            "id": model.model_id,
+            "object": "model",
+            "created": int(model.added),
+            "owned_by": owner,
+            "architecture": takes,
+        }
 
     # Requests
 

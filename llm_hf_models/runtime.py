@@ -8,32 +8,35 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llm_hf_models import chat, engine, model_options, settings
+from llm_hf_models.chat import ServedModel
+from llm_hf_models.chat_wire import MODALITIES
 from llm_hf_models.context import Context
-from llm_hf_models.engine import Endpoint
 from llm_hf_models.errors import BadInputError, EngineError, HfModelsError
 from llm_hf_models.gguf_facts import ModelFacts, with_template
 from llm_hf_models.model_engine import (
     ENDPOINT_KEY_ENV,
+    ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
     TEMPLATE,
     check_fits,
     defaults_of,
     endpoint_elsewhere,
+    kept_keys,
     own_options,
 )
 from llm_hf_models.records import LocalModel
 from llm_hf_models.refs import parse_alias
+from llm_hf_models.registered import REMOTE_PREFIX
 from llm_hf_models.template_audit import audit
 
 HEALTH_SECONDS = 2.0  # for all servers together: `llm hf list` waits for them
 ATTACH_SECONDS = 10.0
-REMOTE_PREFIX = "hf/remote/"
 MAX_NAMED = 8  # models of a server in a message
 _ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
 
@@ -134,19 +137,34 @@ def attach(
     url: str,
     *,
     key_env: str | None,
+    key_name: str | None,
     model: str | None,
     kind: Literal["chat", "embedding"],
+    modalities: Collection[str],
 ) -> LocalModel:
     """Registers a model that is served elsewhere in OpenAI's protocol; of the same name, in the place of an older one.
 
-    The server is asked for its models where `model` isn't given: one that serves a single model needs no name.
+    The server is asked for its models: one that serves a single one needs no `model`, and some servers say what theirs
+    take beside text.
+
+    Args:
+        context: the library.
+        name: what to call it here.
+        url: the server's address, with or without /v1.
+        key_env: the environment variable that holds the key.
+        key_name: the name of the key among llm's.
+        model: what the server calls it.
+        kind: what it is for.
+        modalities: what it takes beside text, whatever the server says: image, audio.
 
     Raises:
         BadInputError: no such name or address, a key that is not set, a server with several models.
         NameTakenError: the name is another model's.
-        EngineError: the server has to be asked, and does not answer.
+        EngineError: the server does not answer, and `model` is not given.
     """
     alias = parse_alias(name)
+    if kind == "embedding" and modalities:
+        raise BadInputError("An embedding model takes text alone")
     found = LocalModel(
         model_id=f"{REMOTE_PREFIX}{alias}",
         repo=None,
@@ -156,14 +174,33 @@ def attach(
         files=(),
         facts=ModelFacts(kind=kind, tools=kind == "chat"),
         endpoint=_checked_url(url),
-        options={ENDPOINT_KEY_ENV: key_env} if key_env else {},
+        options=_key_options(key_env, key_name),
     )
-    served = model or _only_model(endpoint_elsewhere(found), alias)
+    served = _served(found, alias, model)
+    if kind == "chat":
+        takes = tuple(one for one in MODALITIES if one in modalities or one in (served.modalities or ()))
+        found = replace(found, facts=replace(found.facts, modalities=takes))
     with context.db() as db, db.transaction():
         own = own_options(db.register(found))
         db.add_alias(alias, found.model_id)
-        db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served})
+        db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served.name})
         return db.model(found.model_id)
+
+
+def _key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
+    """Where the key will be found.
+
+    Raises:
+        BadInputError: in two places, or llm keeps no key of that name.
+    """
+    if key_env and key_name:
+        raise BadInputError("A key comes from the environment or from llm's keys, not from both")
+    if key_name and key_name not in kept_keys():
+        # Not repeated: it may be the key itself, by mistake.
+        raise BadInputError(
+            "llm keeps no key of that name", hint="`llm keys` lists them, `llm keys set NAME` adds one."
+        )
+    return {ENDPOINT_KEY_ENV: key_env} if key_env else {ENDPOINT_KEY_NAME: key_name} if key_name else {}
 
 
 def _checked_url(url: str) -> str:
@@ -186,10 +223,20 @@ def _checked_url(url: str) -> str:
     return url.strip().rstrip("/")
 
 
-def _only_model(endpoint: Endpoint, alias: str) -> str:
-    names = chat.served_models(endpoint, seconds=ATTACH_SECONDS)
-    if len(names) == 1:
-        return names[0]
+def _served(model: LocalModel, alias: str, name: str | None) -> ServedModel:
+    """Which of a server's models it is, by name or because there is no other."""
+    try:
+        endpoint = endpoint_elsewhere(model)
+        found = chat.served_models(endpoint, seconds=ATTACH_SECONDS)
+    except (EngineError, BadInputError):
+        if name is None:
+            raise
+        return ServedModel(name)  # it may come up later, or keep its list to itself
+    if name is not None:
+        return next((one for one in found if one.name == name), ServedModel(name))
+    if len(found) == 1:
+        return found[0]
+    names = [one.name for one in found]
     listed = ", ".join(names[:MAX_NAMED]) + (" …" if len(names) > MAX_NAMED else "")
     raise BadInputError(
         f"{endpoint.base_url} serves {len(names)} models",
@@ -201,7 +248,8 @@ def _only_model(endpoint: Endpoint, alias: str) -> str:
 def sends_key_in_the_clear(model: LocalModel) -> bool:
     """Whether a key goes over a network without TLS."""
     parts = urlsplit(model.endpoint or "")
-    if ENDPOINT_KEY_ENV not in model.options or parts.scheme == "https" or parts.hostname == "localhost":
+    keyed = ENDPOINT_KEY_ENV in model.options or ENDPOINT_KEY_NAME in model.options
+    if not keyed or parts.scheme == "https" or parts.hostname == "localhost":
         return False
     try:
         return not ipaddress.ip_address(parts.hostname or "").is_loopback
@@ -229,7 +277,7 @@ def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) ->
 
 def _health(model: LocalModel, seconds: float) -> Health:
     try:
-        names: Sequence[str] = chat.served_models(endpoint_elsewhere(model), seconds=seconds)
+        names = [one.name for one in chat.served_models(endpoint_elsewhere(model), seconds=seconds)]
     except (EngineError, BadInputError) as error:
         return Health(model.model_id, up=False, problem=_why(error))
     wanted = model.options.get(ENDPOINT_MODEL)

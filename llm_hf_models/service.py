@@ -470,17 +470,30 @@ class Library:
         Args:
             name: what to call it here.
             endpoint: the server's address, with or without /v1.
+        key_name: str | None = None,
             key_env: the environment variable that holds the key; the key itself is never kept.
             model: what the server calls it; None asks a server that has a single one.
+        modalities: Collection[str] = (),
             kind: what it is for.
         """
         with self._change("attach", name):
-            found = runtime.attach(self._context, name, endpoint, key_env=key_env, model=model, kind=kind)
+            found = runtime.attach(
+                self._context,
+                name,
+                endpoint,
+                key_env=key_env,
+                key_name=key_name,
+                model=model,
+                kind=kind,
+                modalities=modalities,
+            )
         return local.view_whole(found, runtime.healths([found])[found.model_id])
 
     # Engines
+            key_name: or its name among llm's own keys (`llm keys set NAME`).
 
     def engines(self) -> tuple[EngineView, ...]:
+            modalities: what it takes beside text (image, audio), where the server doesn't say it by itself.
         """The llama.cpp processes that run now."""
         with self._context.db() as db:
             return tuple(account.engine_view(row) for row in engine.running(db))

@@ -85,7 +85,7 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
             ("Called there", model.endpoint_model),
-            ("Key from", f"the environment variable {model.key_env}" if model.key_env else None),
+            ("Key from", _key_source(model)),
             ("Repo", model.repo),
             ("Commit", wording.both(model.commit, f"({model.revision})" if model.revision else "")),
             ("Quantization", model.quant),
@@ -114,6 +114,12 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
     if model.defaults:
         parts.append(views_runtime.defaults(model.defaults, limit))
     return "\n\n".join([told, *parts])
+
+
+def _key_source(model: LocalModelView) -> str | None:
+    if model.key_env:
+        return f"the environment variable {model.key_env}"
+    return f"llm's keys: {model.key_name}" if model.key_name else None
 
 
 def _newest(checks: Sequence[Check]) -> list[Check]:

@@ -47,7 +47,8 @@ def state(model: LocalModelView) -> str:
 
 def attached(model: LocalModelView) -> str:
     """What a server elsewhere is called now, and how to use it."""
-    lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}"]
+    takes = f", takes {' and '.join(('text', *model.facts.modalities))}" if model.facts.modalities else ""
+    lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}{takes}"]
     if model.health is not None and model.health.problem:
         lines.append(model.health.problem if model.health.up else f"It does not answer now: {model.health.problem}")
     if model.key_in_the_clear:

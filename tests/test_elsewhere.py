@@ -1,0 +1,228 @@
+"""Models that are served elsewhere, as `llm hf attach` knows them: what they take, their keys, their addresses."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models.service import Library
+from tests import test_runtime
+from tests.hub_server import _certificate
+from tests.test_chat_model import PNG, Shelf, logged, run, said
+from tests.test_runtime import hf
+from tests.test_serve import KEY, serving
+
+shelf = test_runtime.shelf
+_on_the_shelf = test_runtime._on_the_shelf
+
+
+@dataclass
+class Far:
+    """A server in OpenAI's protocol on this machine: what its list says, what it was asked, and with which key."""
+
+    models: list[dict[str, Any]]
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    wants: str | None = None  # the key
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        self.keys.append(handler.headers["Authorization"])
+        self.paths.append(handler.path)
+        if self.wants and handler.headers["Authorization"] != f"Bearer {self.wants}":
+            return 401, {"error": {"message": "who are you"}}
+        if body is None:
+            return 200, {"object": "list", "data": self.models}
+        self.asked.append(body)
+        if body.get("model") not in [one["id"] for one in self.models]:
+            return 404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}}
+        if handler.path.endswith("/embeddings"):
+            return 200, {"data": [{"index": at, "embedding": [1.0, 0.0]} for at in range(len(body["input"]))]}
+        message = {"role": "assistant", "content": "I see.", "reasoning": "Let me look."}
+        return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+@contextmanager
+def far_away(far: Far, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(None)
+
+        def do_POST(self) -> None:
+            self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def reply(self, body: dict[str, Any] | None) -> None:
+            status, said = far.answer(self, body)
+            data = json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http{'s' if tls else ''}://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+SEEING = {"id": "eye", "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]}}
+BLIND = {"id": "eye", "object": "model"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "words", "types"),
+    [
+        (SEEING, (), "image/png"),
+        (BLIND, ("--images",), "image/png"),
+        (BLIND, ("--audio",), "audio/wav"),
+        (SEEING, ("--audio",), "audio/wav"),
+    ],
+)
+def test_attachments_go_to_a_server_that_says_it_takes_them_or_whose_owner_does(
+    listed: dict[str, Any], words: tuple[str, ...], types: str, tmp_path: Path
+) -> None:
+    (tmp_path / "thing").write_bytes(PNG)
+    far = Far([listed])
+    with far_away(far) as url:
+        done = hf("attach", "eye", "--endpoint", url, *words)
+        kind = types.partition("/")[0]
+        assert f"and {kind}" in done.stderr
+        assert kind in hf("show", "eye").stdout
+        for how in ((), ("--no-stream",), ("--async",)):
+            assert said("-m", "eye", "what is it?", "--at", str(tmp_path / "thing"), types, *how) == "I see."
+    assert [part["type"] for part in far.asked[0]["messages"][0]["content"]] == [
+        "image_url" if kind == "image" else "input_audio",
+        "text",
+    ]
+
+
+def test_a_server_that_says_nothing_of_images_is_sent_none(tmp_path: Path) -> None:
+    (tmp_path / "pixel.png").write_bytes(PNG)
+    far = Far([BLIND, {"id": "odd", "architecture": ["nonsense"]}])
+    with far_away(far) as url:
+        for name, model in (("eye", "eye"), ("odd", "odd")):
+            hf("attach", name, "--endpoint", url, "--model", model)
+            assert "does not support attachments" in run("-m", name, "what?", "-a", str(tmp_path / "pixel.png")).stderr
+        hf("attach", "vectors2", "--endpoint", url, "--model", "eye", "--kind", "embedding", "--images", code=2)
+    assert far.asked == []
+
+
+def test_the_relay_says_of_each_model_what_it_takes(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with shelf.db() as db:
+        dog = db.find("dog")
+        db.register(replace(dog, facts=replace(dog.facts, modalities=("image",))))
+    with serving("dog", "tiny") as (_, url):
+        eye = Library().attach("eye", url, key_env="BIG_KEY", model="hf/tiny/dog:F16")
+        blind = Library().attach("blind", url, key_env="BIG_KEY", model="hf/tiny/chat:F16")
+    assert (eye.facts.modalities, blind.facts.modalities) == (("image",), ())
+    with shelf.db() as db:
+        db.register(dog)
+
+
+def test_reasoning_is_understood_under_either_of_its_names() -> None:
+    with far_away(Far([BLIND])) as url:
+        hf("attach", "eye", "--endpoint", url)
+        assert said("-m", "eye", "what?", "-o", "think", "on") == "I see."
+        assert logged()["reasoning"] == "Let me look."
+
+
+def test_a_key_comes_from_llms_own_keys_by_name_and_stays_there(shelf: Shelf) -> None:
+    said("keys", "set", "farm", "--value", "sk-from-llm")
+    far = Far([BLIND], wants="sk-from-llm")
+    with far_away(far) as url:
+        hf("attach", "eye", "--endpoint", url, "--key-name", "farm")
+        assert said("-m", "eye", "hello") == "I see."
+        assert "llm's keys: farm" in hf("show", "eye").stdout
+        assert "sk-from-llm" not in hf("show", "eye", "--json").stdout + (shelf.user / "hf/library.db").read_text(
+            "latin1"
+        )
+        (shelf.user / "keys.json").write_text("{}")
+        without = run("-m", "eye", "hello")
+        assert without.exit_code == 1
+        assert "llm keys set farm" in without.stderr
+        assert "llm keys set farm" in hf("list").stderr or "not set" in hf("list").stderr
+        (shelf.user / "keys.json").write_text("nonsense {")
+        assert "Can't read llm's keys" in run("-m", "eye", "hello").stderr
+        (shelf.user / "keys.json").unlink()
+
+
+@pytest.mark.parametrize("words", [("--key-name", "sk-oops-a-secret"), ("--key-name", "x", "--key-env", "PATH")])
+def test_a_key_that_llm_does_not_keep_is_refused_and_not_repeated(words: tuple[str, ...]) -> None:
+    done = hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x", *words, code=2)
+    assert "sk-oops" not in done.output + done.stderr
+    assert "hf/remote/eye" not in hf("list", "--json").stdout
+
+
+def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> None:
+    monkeypatch.setenv("BIG_KEY", "sk-wrong")
+    far = Far([BLIND], wants="sk-right")
+    with far_away(far) as url:
+        hf("attach", "eye", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "eye")
+        refused = run("-m", "eye", "hello")
+        assert "did not accept the key" in refused.stderr
+        assert "who are you" in refused.stderr
+        for how in ((), ("--async",)):
+            assert said("-m", "eye", "hello", "--key", "sk-right", *how) == "I see."
+        said("keys", "set", "right", "--value", "sk-right")
+        assert said("-m", "eye", "hello", "--key", "right") == "I see."
+        assert said("chat", "-m", "eye", "--key", "right", stdin="hello\nquit\n").count("I see.") == 1
+        hf("attach", "far", "--endpoint", url, "--model", "eye", "--kind", "embedding")
+        assert json.loads(said("embed", "-m", "far", "-c", "x", "--key", "right")) == [1, 0]
+    (shelf.user / "keys.json").unlink()
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/"])
+def test_an_address_does_with_and_without_its_version(tail: str) -> None:
+    far = Far([BLIND])
+    with far_away(far) as url:
+        hf("attach", "eye", "--endpoint", url + tail)
+        assert said("-m", "eye", "hello") == "I see."
+        assert "remote, up" in hf("list").stdout
+    assert set(far.paths) == {"/v1/models", "/v1/chat/completions"}
+
+
+def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> None:
+    with far_away(Far([BLIND])) as url:
+        hf("attach", "eye", "--endpoint", url, "--model", "nobody")
+        done = run("-m", "eye", "hello")
+    assert f"{url}/v1/chat/completions answered HTTP 404" in done.stderr
+    assert "The model `nobody` does not exist." in done.stderr
+
+
+def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_authority_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with far_away(Far([BLIND]), tls=_certificate(tmp_path / "cert.pem")) as url:
+        refused = hf("attach", "eye", "--endpoint", url, code=1)
+        assert f"{url} could not agree on a secure connection" in refused.stderr
+        assert "certificate verify failed" in refused.stderr
+        assert "SSL_CERT_FILE" in refused.stderr
+        plain = hf("attach", "eye", "--endpoint", url.replace("https", "http"), code=1)
+        assert "No answer from" in plain.stderr
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        hf("attach", "eye", "--endpoint", url)
+        for how in ((), ("--async",)):
+            assert said("-m", "eye", "hello", *how) == "I see."
+
+
+def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
+    with far_away(Far([BLIND])) as url:
+        refused = hf("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
+    assert "could not agree on a secure connection" in refused.stderr
