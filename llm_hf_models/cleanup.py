@@ -19,11 +19,11 @@ from filelock import FileLock, Timeout
 
 from llm_hf_models import cache_layout, engine_dirs, engine_rows, settings
 from llm_hf_models.context import Context
+from llm_hf_models.download_records import FINISHED, OPEN, Download
 from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import owned_since, owning
 from llm_hf_models.pull import plan_of
-from llm_hf_models.records import FINISHED, OPEN, Download
 
 Kind = Literal["partial", "incomplete", "note", "ref", "copy", "engine"]
 EVERY = -1  # SQLite's word for no limit

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llm_hf_models import settings as settings_module
+from llm_hf_models.download_records import LIVE
 from llm_hf_models.errors import (
     HubUnavailableError,
     NetworkError,
@@ -20,14 +21,15 @@ from llm_hf_models.errors import (
     RateLimitedError,
     TimedOutError,
 )
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import LIVE, CachedMetadata
+from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.settings import Settings
 from llm_hf_models.units import format_duration
 
 if TYPE_CHECKING:
     from llm_hf_models import tokens
     from llm_hf_models.hub import Hub
+    from llm_hf_models.library import LibraryDB
+    from llm_hf_models.records import CachedMetadata
     from llm_hf_models.transfer import TransferLimits
 
 ATTEMPTS = 3  # at a question that a moment later may be answered
@@ -61,7 +63,13 @@ class Context:
 
     def db(self) -> LibraryDB:
         """The library, opened; a context manager."""
+        from llm_hf_models.library import LibraryDB
+
         return LibraryDB(settings_module.library_path())
+
+    def queue(self) -> LibraryDownloads:
+        """The part of the library that is about downloads, for who needs no other: it is there at once."""
+        return LibraryDownloads(settings_module.library_path())
 
     def cache_dir(self) -> Path:
         """The Hugging Face cache."""
@@ -204,8 +212,8 @@ class _Rate:
         together = self._context.settings().limit_rate
         if not together:
             return self._own
-        with self._context.db() as db:
-            share = max(1, together // max(1, len(db.downloads(states=LIVE))))
+        with self._context.queue() as db:
+            share = max(1, together // max(1, len(db.downloads(states=LIVE, plans=False))))
         return min(self._own or share, share)
 
 

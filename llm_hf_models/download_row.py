@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 
 from llm_hf_models.context import Context
+from llm_hf_models.download_records import LIVE, Download, DownloadState, Wanted
 from llm_hf_models.errors import (
     DiskFullError,
     HfModelsError,
@@ -23,10 +24,10 @@ from llm_hf_models.errors import (
     LibraryBusyError,
     MissingFileError,
 )
-from llm_hf_models.records import LIVE, Download, DownloadState, LocalModel, Wanted
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PlannedFile
+    from llm_hf_models.records import LocalModel
     from llm_hf_models.transfer import Event, Progress
 
 FIGURES_SECONDS = 0.5  # how often a running download's figures are written

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
+from llm_hf_models.download_records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import BadInputError, NotFoundError
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
+from llm_hf_models.library_downloads import LibraryDownloads
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PullPlan
@@ -59,7 +59,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
     """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
     from llm_hf_models.pull import open_row
 
-    with context.db() as db:
+    with context.queue() as db:
         row = open_row(context, db, plan, background=True, on_done=on_done)
         if row.state in LIVE:  # a foreground pull, say: when it dies, the worker goes on with it
             db.update_download(row.id, background=True)
@@ -79,10 +79,10 @@ def _see_to_a_worker(context: Context) -> None:
 
 def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
     """Downloads, newest first: those that are not over, and the last finished ones where `every`."""
-    with context.db() as db:
+    with context.queue() as db:
         db.pause_abandoned(stale_before=stale_before(context))
         states: tuple[DownloadState, ...] = () if every else ("queued", "running", "verifying", "paused", "failed")
-        return tuple(view(row) for row in db.downloads(states=states, limit=limit))
+        return tuple(view(row) for row in db.downloads(states=states, limit=limit, plans=False))
 
 
 def get(context: Context, number: int) -> DownloadView:
@@ -91,11 +91,11 @@ def get(context: Context, number: int) -> DownloadView:
     Raises:
         NotFoundError: there is none of that number.
     """
-    with context.db() as db:
+    with context.queue() as db:
         return view(_row(db, number))
 
 
-def _row(db: LibraryDB, number: int) -> Download:
+def _row(db: LibraryDownloads, number: int) -> Download:
     row = db.download(number)
     if row is None:
         raise NotFoundError(f"There is no download {number}", hint="`llm hf downloads --all` lists them.")
@@ -104,7 +104,7 @@ def _row(db: LibraryDB, number: int) -> Download:
 
 def log(context: Context, number: int) -> tuple[DownloadNote, ...]:
     """What happened to a download, oldest first."""
-    with context.db() as db:
+    with context.queue() as db:
         _row(db, number)
         return tuple(db.notes(number))
 
@@ -145,7 +145,7 @@ def _ask(
     allowed: tuple[DownloadState, ...],
     background: bool | None = None,
 ) -> DownloadView:
-    with context.db() as db:
+    with context.queue() as db:
         db.pause_abandoned(stale_before=stale_before(context))
         with db.transaction():
             row = _row(db, number)
@@ -165,7 +165,7 @@ def _ask(
 
 
 def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...]) -> DownloadView:
-    with context.db() as db:
+    with context.queue() as db:
         db.pause_abandoned(stale_before=stale_before(context))
         with db.transaction():
             row = _row(db, number)
@@ -188,7 +188,7 @@ def _refuse_unless(row: Download, allowed: tuple[DownloadState, ...], verb: str)
 
 def clear(context: Context) -> int:
     """Removes the rows of downloads that are over. Returns how many."""
-    with context.db() as db:
+    with context.queue() as db:
         return db.clear_downloads(FINISHED)
 
 
@@ -201,7 +201,7 @@ def follow(context: Context, number: int, *, stop: threading.Event | None = None
         stop: ends the iterator when set.
     """
     stop, seen, last = stop or threading.Event(), 0, None
-    with context.db() as db:
+    with context.queue() as db:
         while not stop.is_set():
             db.pause_abandoned(stale_before=stale_before(context))
             row = _row(db, number)

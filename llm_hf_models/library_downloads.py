@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Literal
 
+from llm_hf_models.download_records import Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.errors import LibraryError
 from llm_hf_models.library_file import LibraryFile, Row
-from llm_hf_models.records import Download, DownloadNote, DownloadState, Wanted
+
+_WITHOUT_PLAN = ", ".join(
+    "commit_hash" if each.name == "commit" else each.name for each in fields(Download) if each.name != "plan"
+)
 
 
 class LibraryDownloads(LibraryFile):
@@ -82,11 +86,20 @@ class LibraryDownloads(LibraryFile):
             stale_before,
         )
 
-    def downloads(self, *, states: Sequence[DownloadState] = (), limit: int = 100) -> list[Download]:
-        """Rows, newest first; only those in `states` where any are given. `limit` -1 is no limit."""
+    def downloads(
+        self, *, states: Sequence[DownloadState] = (), limit: int = 100, plans: bool = True
+    ) -> list[Download]:
+        """Rows, newest first.
+
+        Args:
+            states: only those in these states; all where none is given.
+            limit: at most so many; -1 is no limit.
+            plans: False leaves their plans on the disk, which are most of a row.
+        """
         marks = ",".join("?" * len(states))
         where = f"where state in ({marks})" if states else ""
-        rows = self.rows(f"select * from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - question marks
+        columns = "*" if plans else _WITHOUT_PLAN
+        rows = self.rows(f"select {columns} from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - our own names and question marks
         return [_download_of(row) for row in rows]
 
     def download(self, number: int) -> Download | None:

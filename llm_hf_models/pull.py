@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from llm_hf_models import cache_layout, download, handover, settings
+from llm_hf_models import cache_layout, download, handover, scans, settings
 from llm_hf_models.context import Context
+from llm_hf_models.download_records import OPEN, Download
 from llm_hf_models.download_row import RunningRow, new_owner
 from llm_hf_models.errors import LibraryError, UnknownModelError
 from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
-from llm_hf_models.records import OPEN, Check, Download, LocalFile, LocalModel, Role
+from llm_hf_models.records import Check, LocalFile, LocalModel, Role
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Event, Progress, TransferLimits
 from llm_hf_models.units import format_size
@@ -56,7 +56,7 @@ def pull(context: Context, plan: PullPlan, *, progress: Progress, stop: threadin
 
 
 def open_row(
-    context: Context, db: LibraryDB, plan: PullPlan, *, background: bool, on_done: str | None = None
+    context: Context, db: LibraryDownloads, plan: PullPlan, *, background: bool, on_done: str | None = None
 ) -> Download:
     """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
     text = _PLAN.dump_json(plan).decode()
@@ -295,7 +295,7 @@ def _checks(plan: PullPlan, stored: Sequence[download.StoredFile], report: Repor
     template = [asdict(finding) for finding in report.findings if finding.part == "template"]
     structure = [asdict(finding) for finding in report.findings if finding.part != "template"]
     matches = {"repo": plan.repo, "commit": plan.commit, "files": len(stored)}
-    scan: dict[str, Any] = {"allowed_unsafe": True} if plan.options.allow_unsafe else {}
+    scan = scans.record(plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem)
     return (
         Check("digest", "matches", now, matches),
         Check("scan", plan.scan or "not reported", now, scan),

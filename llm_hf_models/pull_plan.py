@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_hf_models import download, search, settings
 from llm_hf_models.context import Context, Freshness
+from llm_hf_models.download_records import LIVE
 from llm_hf_models.errors import (
     DiskFullError,
     FileNotFoundInRepoError,
@@ -24,7 +25,6 @@ from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Hub, HubFile, RepoDetails
 from llm_hf_models.model_options import sampling_of
 from llm_hf_models.quants import Variant
-from llm_hf_models.records import LIVE
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.space import free_bytes, share_a_disk, storage_error
 from llm_hf_models.units import format_size

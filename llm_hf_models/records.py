@@ -1,4 +1,7 @@
-"""The nouns of the library: local models and their proofs, downloads, engines, kept answers. SQL is library.py's."""
+"""The nouns of the library: local models and their proofs, engines, kept answers. SQL is library.py's.
+
+Downloads have a module of their own (download_records.py): listing them must not cost what a model's facts do.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,6 @@ Role = Literal["weights", "mmproj", "file"]
 Place = Literal["cache", "folder", "in place"]
 State = Literal["ready", "missing", "unverified", "changed"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
-DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
-Wanted = Literal["pause", "cancel", "background"]
-LIVE: tuple[DownloadState, ...] = ("running", "verifying")
-OPEN: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
-FINISHED: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -81,49 +79,6 @@ class LocalModel:
         if digest is not None and digest.result == "differs":
             return "changed"
         return "ready" if digest is not None and digest.result == "matches" else "unverified"
-
-
-@dataclass(frozen=True)
-class Download:
-    """The durable record of a pull. Sizes in bytes, times in Unix seconds."""
-
-    id: int
-    ref: str
-    state: DownloadState
-    repo: str
-    commit: str
-    quant: str | None
-    total_bytes: int
-    done_bytes: int = 0
-    bytes_per_second: float | None = None
-    attempts: int = 0
-    error: str | None = None
-    asked_by: str = "cli"
-    created: float = 0.0
-    updated: float = 0.0
-    background: bool = False  # foreground pulls come first
-    wanted: Wanted | None = None  # what its owner has been asked to do
-    owner: str | None = None  # the process that carries it out
-    heartbeat: float = 0.0  # its owner's last sign of life
-    on_done: str | None = None  # a command to run when it is done
-    plan: str = "{}"  # the pinned plan, as JSON
-
-    @property
-    def seconds_left(self) -> float | None:
-        """At the speed of now; None while that is not known."""
-        if self.state != "running" or not self.bytes_per_second:
-            return None
-        return (self.total_bytes - self.done_bytes) / self.bytes_per_second
-
-
-@dataclass(frozen=True)
-class DownloadNote:
-    """One line of a download's log."""
-
-    id: int
-    at: float
-    kind: str
-    message: str
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Makes text from outside fit to be shown to a person or a model. Not for parsing it."""
+"""Makes text from outside fit to be shown, to a person or a model; guesses what a mistyped word was. Parses nothing."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 DEFAULT_MAX_CHARS = 500
+MAX_WORD_CHARS = 100  # of what was typed: comparing costs its square
 # ESC [ … letter, ESC ] … BEL or ST (and P, X, ^, _ likewise), two-character escapes: whole sequences go, not just
 # their first byte. ECMA-48 names them; 0x80-0x9f are their one-character forms.
 _ESCAPE_SEQUENCE = re.compile(
@@ -24,6 +26,8 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     """
     if max_chars < 1:
         return ""
+    if len(text) <= max_chars and text.isascii() and text.isprintable():  # most of what there is, told at a stroke
+        return text if keep_lines else " ".join(text.split())
     # One character past what a cut needs, with room for what is dropped: a huge card costs no more than its cut.
     room = max_chars * 8 + 1024
     cut, text = len(text) > room, _ESCAPE_SEQUENCE.sub("", text[:room])
@@ -34,3 +38,11 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
         text = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in _HIDDEN)
         text = " ".join(text.split())
     return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The beginning of a hint: `Did you mean 'search'? ` where a known word comes near what was typed, else nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word[:MAX_WORD_CHARS], list(known), n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""

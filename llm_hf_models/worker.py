@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
+from llm_hf_models.download_records import LIVE, Download
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.pull import carry_out_queued
-from llm_hf_models.records import LIVE, Download
 
 IDLE_SECONDS = 0.5
 LOCK_SECONDS = 2.0  # `ensure` holds the lock for a moment too, to see whether it is free

@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from llm_hf_models import library_file, registered
+from llm_hf_models.download_records import Download
 from llm_hf_models.errors import (
     AmbiguousNameError,
     LibraryDamagedError,
@@ -32,7 +33,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.library_file import MIGRATIONS
-from llm_hf_models.records import Check, Download, EngineRow, LocalFile, LocalModel
+from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.registered import RegisteredModel, registered_models
 
 FACTS = ModelFacts(kind="chat", architecture="llama", tools=True, modalities=("image",), sampling={"temperature": 0.6})

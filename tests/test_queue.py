@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library
+from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
-from llm_hf_models.records import Download
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Status
