@@ -47,6 +47,7 @@ class EngineView:
     memory: int
     tokens_per_second: float | None
     layers: tuple[str, ...]
+    missing: Mapping[str, str]  # layers that don't hold, each with the reason
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,8 @@ def ps(as_json: bool) -> None:
         output.print_json(engines)
     elif engines:
         output.emit(views_local.engines(engines, output.width()))
+        if why := views_local.unconfined(engines):
+            output.note(why)
     else:
         output.note("No engine is running. The next prompt starts one.")
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PARALLEL = 4  # requests answered at once; they share the context
 # Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
 BATCH = 128
+GPU_BATCH = 512  # a GPU reads so many at once, and soon enough
+IMAGE_BATCH = 512  # llama.cpp's own: some models look at all tokens of an image at once, and it must fit
 MEMORY_SLACK_BYTES = 2**30  # for what is not weighed: copied weights are, at twice their size
 HTTP_THREADS = 32  # one for each open connection, waiting ones too
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
@@ -224,6 +226,7 @@ def _start(
             keep_alive=keep_alive,
             memory=started.memory,
             layers=started.layers,
+            missing=dict(started.missing),
             log=str(place.log),
         )
         db.save_engine(row)
@@ -246,7 +249,8 @@ def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, 
         "key": secrets.token_urlsafe(32),
         "keep_alive": keep_alive,
         "context": verdict.context,
-        "batch": _batch(spec, verdict.context),
+        "batch": (batch := _batch(spec, verdict.context)),
+        "gpu_batch": max(batch, GPU_BATCH),
         "parallel": PARALLEL,
         "embedding": spec.facts.kind == "embedding",
         "chat_template": spec.chat_template,
@@ -338,4 +342,6 @@ def _weigh(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
 
 def _batch(spec: EngineSpec, context: int) -> int:
     """Tokens read at once: a text is embedded whole, or refused."""
-    return context or spec.facts.context_length or BATCH if spec.facts.kind == "embedding" else BATCH
+    if spec.facts.kind == "embedding":
+        return context or spec.facts.context_length or BATCH
+    return IMAGE_BATCH if spec.mmproj_path else BATCH

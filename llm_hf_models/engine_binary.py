@@ -1,25 +1,34 @@
 """A `llama-server` from PATH in the place of the bindings: runs inside engine_child, which watches over it and ends it.
 
-It is not confined: the layers that confine a process forbid what starting another program needs. Its key goes through
-the environment (LLAMA_API_KEY), never argv. Options: llama.cpp's tools/server/README.md.
+It is confined in the moment before it takes a forked process's place; engine_confine says which layers survive that.
+Its key goes through the environment (LLAMA_API_KEY), never argv. Options: llama.cpp's tools/server/README.md.
 """
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from llm_hf_models.engine_confine import confine, program_of
+
 LOOK_SECONDS = 5.0
+HELP_SECONDS = 30.0  # a driver of a GPU may take its time to wake
 PAUSE_SECONDS = 0.05
+ERRORS = 1  # --log-verbosity: its last words, when it comes to that
 # Options that came last: a llama-server that knows them knows the others.
-NEEDED = ("--kv-unified", "--jinja", "--reasoning-format", "--cache-ram", "--metrics", "--fit")
+NEEDED = ("--kv-unified", "--jinja", "--reasoning-format", "--cache-ram", "--metrics", "--fit", "--log-verbosity")
+# `  CUDA0: NVIDIA … (24111 MiB, 23000 MiB free)`; `  (none)` where there is none. BLAS computes on the processor.
+_GPU_LINE = re.compile(r"^ +(?!BLAS\d*:|CPU\d*:)[^\s:()]+: ", re.MULTILINE)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -36,19 +45,56 @@ class LlamaServer:
         check_version(task["binary"])
         if task["chat_template"]:
             _template_file(task).write_text(task["chat_template"], encoding="utf-8")
-        self._process = subprocess.Popen(
-            [task["binary"], *arguments(task)],
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            stderr=2,
-            env={**os.environ, "LLAMA_API_KEY": self._key},
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads yet
-        )
+        self.layers, self.missing = self._start(task)
         self.listening_address = self._socket
         while self._get("/health")[0] != http.client.OK:
             if self._process.poll() is not None:
-                raise RuntimeError(f"llama-server ended with status {self._process.returncode}")
+                raise RuntimeError(f"llama-server {_ended(self._process.returncode)}")
             time.sleep(PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)  # it closes its end of what we asked, and open_sockets counts what it listens on
+
+    def _start(self, task: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
+        """Forks, confines the fork and has the program take its place. Returns the layers that hold, and the others.
+
+        Raises:
+            RuntimeError: it can't be started.
+        """
+        gpu, program = has_gpu(task["binary"]), program_of(Path(task["binary"]))
+        reads, writes = os.pipe()
+
+        def last_thing() -> None:
+            if sys.platform == "linux":
+                _end_with_parent()
+            confined = confine(task, gpu=gpu, program=program)
+            os.write(writes, json.dumps([confined.layers, confined.missing]).encode())
+
+        try:
+            self._process = subprocess.Popen(
+                [task["binary"], *arguments(task, gpu=gpu)],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                stderr=2,
+                env={**os.environ, "LLAMA_API_KEY": self._key},
+                preexec_fn=last_thing,  # noqa: PLW1509 - this process has one thread
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            os.close(reads)
+            raise RuntimeError(f"{task['binary']} can't be started: {error}") from None
+        finally:
+            os.close(writes)
+        with os.fdopen(reads, encoding="utf-8") as said:
+            layers, missing = json.load(said)
+        return layers, [(layer, why) for layer, why in missing]
+
+    def open_sockets(self) -> int:
+        """How many sockets it holds; 0 where the system does not tell (all but Linux)."""
+        count = 0
+        try:
+            for number in os.listdir(f"/proc/{self._process.pid}/fd"):  # noqa: PTH208 - no paths are wanted
+                count += stat.S_ISSOCK(os.stat(f"/proc/{self._process.pid}/fd/{number}").st_mode)  # noqa: PTH116
+        except OSError:
+            return 0
+        return count
 
     def handle_metrics(self) -> str:
         """Its counters, in the bindings' form.
@@ -91,8 +137,13 @@ def check_version(binary: str) -> None:
     Raises:
         RuntimeError: it does not, or can't be run.
     """
-    said = subprocess.run([binary, "--help"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    missing = [option for option in NEEDED if option not in said.stdout + said.stderr]
+    try:
+        said = _said(binary, "--help")
+    except OSError as error:
+        raise RuntimeError(f"{binary} can't be run: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{binary} did not say within {HELP_SECONDS:g} s which options it knows") from None
+    missing = [option for option in NEEDED if option not in said]
     if missing:
         raise RuntimeError(f"{binary} is too old, or no llama-server: it does not know {', '.join(missing)}")
 
@@ -100,29 +151,44 @@ def check_version(binary: str) -> None:
 def has_gpu(binary: str) -> bool:
     """Whether it names a device other than the processor (`--list-devices`: a heading, then one indented line each)."""
     try:
-        said = subprocess.run(
-            [binary, "--list-devices"], capture_output=True, text=True, check=False, timeout=LOOK_SECONDS
-        )
+        return _GPU_LINE.search(_said(binary, "--list-devices")) is not None
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return any(line.startswith(" ") and line.strip() for line in said.stdout.splitlines())
 
 
-def arguments(task: dict[str, Any]) -> list[str]:
+def _said(binary: str, option: str) -> str:
+    done = subprocess.run(
+        [binary, option],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=HELP_SECONDS,
+    )
+    return done.stdout.decode("utf-8", "replace")
+
+
+def _ended(status: int) -> str:
+    return f"was killed ({signal.strsignal(-status) or -status})" if status < 0 else f"ended with status {status}"
+
+
+def arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
     """One task as llama-server's options."""
+    batch = task["gpu_batch" if gpu else "batch"]
     values = {
         "--model": task["model"],
         "--alias": task["name"],
         "--host": task["socket"],
         "--ctx-size": task["context"],
         "--parallel": task["parallel"],
-        "--batch-size": task["batch"],
-        "--ubatch-size": task["batch"],
+        "--batch-size": batch,
+        "--ubatch-size": batch,
         "--threads": task["threads"],
         "--cache-ram": task["cache_mib"],
         "--threads-http": task["http_threads"],
         "--reasoning-format": "deepseek",
         "--fit": "off",
+        "--log-verbosity": ERRORS,
     }
     if task["gpu_layers"] >= 0:
         values["--gpu-layers"] = task["gpu_layers"]

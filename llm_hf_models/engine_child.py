@@ -12,18 +12,17 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+
+from llm_hf_models.engine_confine import MAX_OPEN_FILES, confine
 
 # A client that was given the address has this long to send its request, even where keep_alive is 0.
 GRACE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 1.0
 MIN_PAUSE_SECONDS = 0.05
 LINGER_SECONDS = 0.5  # between the last work and the exit: bytes on their way arrive
-MAX_OPEN_FILES = 256
-GPU_BATCH = 512  # tokens; a GPU reads so many at once, and soon enough
 MAX_LOG_BYTES = 256 * 1024
 
 
@@ -67,6 +66,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         server, ready = start(task)
+        doors = open_sockets(server)  # those it listens on
     except (ImportError, RuntimeError, OSError, MemoryError) as error:
         leave(task)
         # The usual way out: llama.cpp writes the last of its log when it is torn down.
@@ -75,7 +75,7 @@ def main() -> NoReturn:
     try:
         os.write(answer, json.dumps(ready).encode() + b"\n")
         os.close(answer)
-        serve(server, task)
+        serve(server, task, doors)
         status = 0
     except SystemExit:
         status = 0
@@ -96,18 +96,17 @@ def leave(task: dict[str, Any]) -> None:
 
 def start(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Imports the bindings, confines this process, loads the model. Returns the server and what to tell the parent."""
-    before = time.monotonic()
-    layers: list[str] = []
-    missing: list[list[str]] = []
     if uses_binary(task):
         from llm_hf_models.engine_binary import LlamaServer
 
+        before = time.monotonic()
         server: Any = LlamaServer(task)
+        layers, missing = server.layers, server.missing
     else:
         import xllamacpp
 
-        if task["sandbox"]:
-            layers, missing = confine(task, gpu=has_gpu(xllamacpp))
+        confined = confine(task, gpu=has_gpu(xllamacpp))
+        layers, missing = confined.layers, confined.missing
         before = time.monotonic()
         server = xllamacpp.Server(parameters(xllamacpp, task))
     ready = {
@@ -140,28 +139,6 @@ def has_gpu(xllamacpp: Any) -> bool:  # noqa: ANN401 - the bindings carry no typ
     return any(device["type"] in gpus for device in xllamacpp.get_device_info())
 
 
-def confine(task: dict[str, Any], *, gpu: bool) -> tuple[list[str], list[list[str]]]:
-    """Closes what this process won't need. Returns the layers that hold, and each other one with the reason."""
-    from llm_hf_models import sandbox
-
-    wanted = sandbox.Confinement(
-        read_paths=[Path(path) for path in (*task["read_paths"], task["folder"])],
-        write_dirs=[Path(task["folder"])],
-        max_memory_bytes=task["max_memory"],
-        max_open_files=MAX_OPEN_FILES,
-        allow_unix_server=True,
-        allow_gpu=gpu,
-    )
-    report = sandbox.confine(wanted)
-    return layer_names(report.layers, gpu=gpu), [list(pair) for pair in report.missing]
-
-
-def layer_names(layers: Sequence[str], *, gpu: bool) -> list[str]:
-    """The layers as people read them (`llm hf ps`): with a GPU, what closes files leaves its devices open."""
-    closes_files = ("landlock", "seatbelt")
-    return [f"{layer} but for GPU devices" if gpu and layer in closes_files else layer for layer in layers]
-
-
 def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - the bindings carry no types
     """The bindings' parameters for one task."""
     params = xllamacpp.CommonParams()
@@ -176,7 +153,7 @@ def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - t
     params.fit_params = False  # the parent has weighed it, and said so
     params.n_parallel = task["parallel"]
     params.kv_unified = True  # each request may use the whole context, not a fixed share of it
-    params.n_batch = params.n_ubatch = max(task["batch"], GPU_BATCH) if has_gpu(xllamacpp) else task["batch"]
+    params.n_batch = params.n_ubatch = task["gpu_batch" if has_gpu(xllamacpp) else "batch"]
     params.n_gpu_layers = task["gpu_layers"]
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = task["threads"]
@@ -204,16 +181,15 @@ def memory() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def serve(server: Any, task: dict[str, Any]) -> None:  # noqa: ANN401 - the bindings carry no types
-    """Stays until idle for long enough; the server answers in threads of its own."""
+def serve(server: Any, task: dict[str, Any], doors: int) -> None:  # noqa: ANN401 - the bindings carry no types
+    """Stays until idle for long enough; the server answers in threads of its own. `doors`: sockets it listens on."""
     watch = Watch(keep_alive=task["keep_alive"], since=time.monotonic())
-    doors = open_sockets()  # those it listens on
     while look(server, watch, task, doors) and (left := watch.left(time.monotonic())) > 0:
         pause = MIN_PAUSE_SECONDS if watch.keep_alive == 0 else left / 2
         time.sleep(min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, pause)))
     close_address(task)  # nobody new comes in; whoever got in before is served to the end
     time.sleep(LINGER_SECONDS)
-    while busy(server)[0] or open_sockets() > doors:
+    while open_sockets(server) > doors or busy(server)[0]:
         time.sleep(MIN_PAUSE_SECONDS)
 
 
@@ -225,8 +201,9 @@ def look(server: Any, watch: Watch, task: dict[str, Any], doors: int) -> bool:  
         watch.leased(time.monotonic(), stamp, float(text))
     except (OSError, ValueError):
         return False
+    talking = open_sockets(server) > doors  # before a llama-server is asked, which opens one
     working, activity = busy(server)
-    watch.worked(time.monotonic(), activity, busy=working or open_sockets() > doors)
+    watch.worked(time.monotonic(), activity, busy=working or talking)
     shorten_log()
     return True
 
@@ -242,11 +219,13 @@ def busy(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bindings carr
     return working, counts["n_decode_total"] + counts["prompt_tokens_total"] + counts["tokens_predicted_total"]
 
 
-def open_sockets() -> int:
-    """How many sockets this process holds: a client that reads slowly is still there when the work is done.
+def open_sockets(server: Any) -> int:  # noqa: ANN401 - the bindings carry no types
+    """How many sockets the server holds: a client that reads slowly is still there when the work is done.
 
-    (Not so for a llama-server's clients, nor on Windows: there, lingering must do.)
+    (Not so on Windows, nor for a llama-server on macOS: there, lingering must do.)
     """
+    if hasattr(server, "open_sockets"):  # a llama-server
+        return int(server.open_sockets())
     count = 0
     for number in range(3, MAX_OPEN_FILES):
         try:

@@ -40,6 +40,7 @@ class Started:
     load_seconds: float
     memory: int
     layers: tuple[str, ...]
+    missing: tuple[tuple[str, str], ...]  # layers that don't hold, each with the reason
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -88,6 +89,7 @@ def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Start
         load_seconds=ready["load_seconds"],
         memory=ready["memory"],
         layers=tuple(ready["layers"]),
+        missing=tuple((layer, why) for layer, why in ready["missing"]),
     )
 
 

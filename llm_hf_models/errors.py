@@ -218,6 +218,8 @@ class EngineLostError(EngineError):
 class EngineRefusedError(EngineError):
     """The engine answered with an error: a wrong option, a prompt larger than the context."""
 
+    status: int | None = None  # of its answer (HTTP), where that is about the request
+
 
 class InterruptedByUserError(HfModelsError):
     """Ctrl-C, or a stop event. What was done so far is kept."""

@@ -35,9 +35,10 @@ class LibraryDB(LibraryModels, LibraryDownloads):
     def save_engine(self, row: EngineRow) -> None:
         """Adds or replaces a row."""
         self.write(
-            "insert or replace into engines values (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "insert or replace into engines values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             row.fingerprint, row.model_id, row.pid, row.pid_started, row.address, row.key, row.context, row.started,
             row.last_used, row.keep_alive, row.memory, row.tokens_per_second, dump(row.layers), row.log,
+            dump(row.missing),
         )  # fmt: skip
 
     def touch_engine(self, fingerprint: str, tokens_per_second: float | None = None) -> None:
@@ -74,4 +75,5 @@ class LibraryDB(LibraryModels, LibraryDownloads):
 
 def _engine_of(row: Row) -> EngineRow:
     values = dict(row)
-    return EngineRow(layers=tuple(json.loads(values.pop("layers"))), **values)
+    layers, missing = json.loads(values.pop("layers")), json.loads(values.pop("missing"))
+    return EngineRow(layers=tuple(layers), missing=missing, **values)

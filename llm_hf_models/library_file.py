@@ -99,6 +99,7 @@ MIGRATIONS: tuple[str, ...] = (
         key text primary key, body text not null, etag text, fetched real not null
     );
     """,
+    "alter table engines add column missing text not null default '{}'",
 )
 
 

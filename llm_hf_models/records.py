@@ -98,6 +98,7 @@ class EngineRow:
     memory: int = 0
     tokens_per_second: float | None = None
     layers: tuple[str, ...] = ()  # which confinement layers hold
+    missing: Mapping[str, str] = field(default_factory=dict)  # which don't, each with the reason
     log: str | None = None
 
 

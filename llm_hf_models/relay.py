@@ -13,11 +13,13 @@ import logging
 import re
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from llm_hf_models import chat
@@ -44,6 +46,9 @@ MAX_BODY_BYTES = 256 * 2**20  # attachments come in it, as base64
 MAX_SHOWN_CHARS = 500
 ROUTES = {"chat/completions", "completions", "embeddings"}
 _PROGRESS = b'"prompt_progress"'
+_NOT_LET_IN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # us, by the engine: no business of the client's
+_REFUSALS = range(400, 600)
+_Found = TypeVar("_Found")
 _log = logging.getLogger(__name__)
 
 
@@ -201,23 +206,32 @@ class RelayHandler(AnsweringHandler):
     def _relay(self, route: str, asked: dict[str, Any]) -> None:
         """Passes a request on to its model's engine, started if need be, and what comes back to the client."""
         model = self._model(asked.get("model"))
-        options, system = options_for(model, ())
-        with self.server.context.db() as db:
-            endpoint = endpoint_for(model, options, db, self.server.notice)
-        body = _completed(route, asked, request_fields(options), system) | {"model": endpoint.model}
-        passing = Passing(f"/v1/{route}", body, streams=bool(body.get("stream")))
-        if endpoint.fingerprint is not None and route != "embeddings":
-            passing = passing.noticing()
         # A loop of its own, and one that can watch a socket on every system.
         loop = asyncio.SelectorEventLoop()
         try:
-            loop.run_until_complete(self._until_gone(self._pass(endpoint, passing)))
+            loop.run_until_complete(self._until_gone(self._answer(model, route, asked)))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
-        with self.server.context.db() as db:
-            touch(model.model_id, endpoint, db)
+
+    async def _answer(self, model: LocalModel, route: str, asked: dict[str, Any]) -> None:
+        options, system = options_for(model, ())
+
+        def find() -> Endpoint:
+            with self.server.context.db() as db:
+                return endpoint_for(model, options, db, self.server.notice)
+
+        endpoint = await _in_a_thread(find)
+        body = _completed(route, asked, request_fields(options), system) | {"model": endpoint.model}
+        passing = Passing(f"/v1/{route}", body, streams=bool(body.get("stream")))
+        if endpoint.fingerprint is not None and route != "embeddings":
+            passing = passing.noticing()
+        try:
+            await self._pass(endpoint, passing)
+        finally:
+            with self.server.context.db() as db:
+                touch(model.model_id, endpoint, db)
 
     async def _until_gone(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
         """Carries work out, and breaks it off as soon as the client has gone."""
@@ -292,6 +306,24 @@ class RelayHandler(AnsweringHandler):
             self.close_connection = True
 
 
+async def _in_a_thread(work: Callable[[], _Found]) -> _Found:
+    """Carries out what blocks. Whoever stops waiting leaves it behind: a model that was being loaded is then there for
+    the next who asks, or leaves when it is idle.
+    """
+    future: Future[_Found] = Future()
+
+    def carry_out() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=carry_out, daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
 def _completed(route: str, asked: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
     """A client's request with the model's own defaults where it doesn't say otherwise."""
     if route == "embeddings":
@@ -327,11 +359,15 @@ def _is_progress(event: bytes) -> bool:
 
 
 def _refused(error: HfModelsError) -> RefusedError:
-    """One of our errors as an answer."""
+    """One of our errors as an answer; a refusal of the engine's keeps its status where that is about the request."""
+    if isinstance(error, EngineRefusedError):
+        said = error.status or 0
+        status = said if said in _REFUSALS and said not in _NOT_LET_IN else HTTPStatus.BAD_GATEWAY
+        code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "engine_error"
+        return RefusedError(status, code, str(error))
     statuses: Sequence[tuple[type[HfModelsError], int, str]] = (
         (UnknownModelError, 404, "model_not_found"),
         (BadInputError, 400, "invalid_request"),
-        (EngineRefusedError, 400, "invalid_request"),
         (ModelTooLargeError, 503, "model_too_large"),
     )
     status, code = next(((s, c) for kind, s, c in statuses if isinstance(error, kind)), (502, "engine_error"))

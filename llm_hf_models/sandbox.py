@@ -9,7 +9,7 @@ here. Code that runs inside the wall is best read in one sitting.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from llm_hf_models.sandbox_terms import Confinement, Layer, LayerError
@@ -38,8 +38,12 @@ class ConfinementReport:
         return bool(files and network)
 
 
-def confine(wanted: Confinement) -> ConfinementReport:
+def confine(wanted: Confinement, *, without: Mapping[Layer, str] | None = None) -> ConfinementReport:
     """Confines the calling process, for good. Call it in the child, single-threaded, after imports, before any input.
+
+    Args:
+        wanted: what it may still do.
+        without: layers that would stop it from doing its work, each with the reason.
 
     On Linux (x86-64, arm64) every layer is tried; on macOS rlimits and seatbelt, written from Apple's documentation
     and not tried by us on a Mac; on Windows none exists for a process that runs already.
@@ -48,6 +52,9 @@ def confine(wanted: Confinement) -> ConfinementReport:
     held: list[Layer] = []
     missing: list[tuple[Layer, str]] = []
     for layer, step in _steps().items():
+        if without and layer in without:
+            missing.append((layer, without[layer]))
+            continue
         try:
             step(wanted, tuple(held))
         except (LayerError, OSError) as error:

@@ -86,6 +86,7 @@ _SERVER: dict[str, tuple[int | None, int | None]] = {
     "shutdown": (48, 210), "recvfrom": (45, 207), "recvmsg": (47, 212), "sendto": (44, 206),
 }  # fmt: skip
 _REMOVE: dict[str, tuple[int | None, int | None]] = {"unlink": (87, None), "unlinkat": (263, 35)}
+_EXEC: dict[str, tuple[int | None, int | None]] = {"execve": (59, 221)}  # of what Landlock lets through
 _GPU: dict[str, tuple[int | None, int | None]] = {  # what drivers are known to call besides; not tried by us
     "memfd_create": (319, 279), "mlockall": (151, 230), "sched_getattr": (315, 275), "timerfd_create": (283, 85),
     "timerfd_settime": (286, 86), "kcmp": (312, 272), "umask": (95, 166), "flock": (73, 32),
@@ -180,6 +181,7 @@ def allowed(wanted: Confinement, *, removes: bool) -> Mapping[str, tuple[int | N
         **_EVERYDAY,
         **(_SERVER if wanted.allow_unix_server else {}),
         **(_REMOVE if removes and wanted.write_dirs else {}),
+        **(_EXEC if wanted.exec_paths else {}),
         **(_GPU if wanted.allow_gpu else {}),
     }
 

@@ -34,8 +34,9 @@ _LAST_CAPABILITY = 63
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_VERSION = 1 << 0
 _PATH_BENEATH = 1
+_EXECUTE = 1 << 0
 _WRITE_FILE, _READ_FILE, _READ_DIR, _REMOVE_FILE, _MAKE_SOCK, _IOCTL_DEV = (1 << bit for bit in (1, 2, 3, 5, 9, 15))
-_FILE_RIGHTS = 1 << 0 | _WRITE_FILE | _READ_FILE | 1 << 14 | _IOCTL_DEV  # what a rule on a file may name
+_FILE_RIGHTS = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14 | _IOCTL_DEV  # what a rule on a file may name
 # (ABI, rights that it brought): every right that the kernel knows is handled, so that what no rule grants is refused.
 _FILES_BY_ABI = ((1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14), (5, _IOCTL_DEV), (9, 1 << 16))
 _NETWORK_BY_ABI = ((4, 0b11),)  # bind and connect TCP
@@ -159,6 +160,8 @@ def _rules(wanted: Confinement) -> Iterable[tuple[Path, int]]:
         yield path, _READ_FILE | _READ_DIR
     for path in wanted.write_dirs:
         yield path, _READ_FILE | _READ_DIR | _REMOVE_FILE | (_MAKE_SOCK if wanted.allow_unix_server else 0)
+    for path in wanted.exec_paths:
+        yield path, _READ_FILE | _EXECUTE
     if wanted.allow_gpu:
         for path in map(Path, _GPU_FILES):
             yield path, _READ_FILE | _READ_DIR

@@ -25,6 +25,7 @@ class Confinement:
     max_open_files: int = 256
     allow_unix_server: bool = False  # bind, listen and accept on a path socket in write_dirs
     allow_gpu: bool = False
+    exec_paths: Sequence[Path] = ()  # the program that takes the process's place (execve), and its loader
 
 
 class LayerError(Exception):

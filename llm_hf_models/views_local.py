@@ -202,6 +202,15 @@ def engines(running: Sequence[EngineView], limit: int | None) -> str:
     return table(columns, rows, limit=limit)
 
 
+def unconfined(running: Sequence[EngineView]) -> str:
+    """Why layers are missing, a line for each; empty where none is."""
+    return "\n".join(
+        clean_text(f"{engine.model_id} (PID {engine.pid}) without {layer}: {why}")
+        for engine in running
+        for layer, why in engine.missing.items()
+    )
+
+
 def stopped(count: int) -> str:
     """How many engines were stopped."""
     return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."

@@ -294,9 +294,11 @@ def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db:
     held = subprocess.run([sys.executable, "-c", confine], capture_output=True, text=True, check=True, cwd=tmp_path)
     ensure(spec, db)
     assert row_of(db).layers == tuple(held.stdout.split())
+    assert not set(row_of(db).layers) & set(row_of(db).missing)
     engine.stop_model(db, spec.model_id)
     ensure(spec, db, sandbox=False)
     assert row_of(db).layers == ()
+    assert "switched off" in row_of(db).missing["every layer"]
 
 
 def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: LibraryDB) -> None:
@@ -544,7 +546,7 @@ LLAMA_SERVER = """#!{python}
 import argparse, os, sys, time
 flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
 values = ("--model --alias --host --ctx-size --parallel --batch-size --ubatch-size --threads --cache-ram"
-    " --threads-http --reasoning-format --fit --gpu-layers --mmproj").split()
+    " --threads-http --reasoning-format --fit --gpu-layers --mmproj --log-verbosity").split()
 parser = argparse.ArgumentParser()
 for flag in flags: parser.add_argument(flag, action="store_true")
 for value in values: parser.add_argument(value)
@@ -583,7 +585,8 @@ def test_a_llama_server_on_path_takes_the_bindings_place(
     (server,) = psutil.Process(row.pid).children()
     assert str(binary) in server.cmdline()
     assert row.key not in " ".join(server.cmdline())
-    assert row.layers == ()
+    assert not {"landlock", "seccomp"} & set(row.layers)
+    assert "script" in row.missing["landlock"]
     assert say(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     wait_for_exit(server.pid)

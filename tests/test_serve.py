@@ -15,21 +15,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from filelock import FileLock
 from openai import OpenAI
 
 from llm_hf_models import engine
-from llm_hf_models.engine_child import layer_names
+from llm_hf_models.engine_confine import layer_names
+from llm_hf_models.engine_dirs import base_dir
 from llm_hf_models.engine_rows import busy_slots
 from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelError
 from llm_hf_models.service import Library, Relay
 from tests import ggufs
 from tests.conftest import Home
+from tests.test_chat import server
 from tests.test_chat_model import CALL, Shelf, run, said
 
 WEATHER: Any = {
@@ -240,6 +244,33 @@ def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> 
         client.chat.completions.create(model="tiny", messages=HELLO, extra_body={"grammar": "root ::= nonsense ("})
 
 
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [(400, 400), (422, 422), (413, 413), (429, 429), (500, 500), (503, 503), (401, 502), (403, 502), (302, 502)],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_refusal_keeps_its_status_unless_it_was_us_who_were_not_let_in(
+    shelf: Shelf, answer: int, seen: int, stream: bool
+) -> None:
+    def refuse(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
+        body = b'{"error": {"message": "not that"}}'
+        handler.send_response(answer)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with server(refuse) as elsewhere:
+        Library().attach("far", elsewhere, model="x")
+        with serving("far") as (_, url):
+            asked = httpx2.post(
+                f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, headers=bearer()
+            )
+    assert asked.status_code == seen
+    assert asked.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
+    with shelf.db() as db:
+        db.remove("hf/remote/far")
+
+
 def test_what_cannot_be_served_is_said_before_listening() -> None:
     with pytest.raises(UnknownModelError):
         Library().serve(["walrus"])
@@ -336,6 +367,20 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(shelf: Sh
     assert time.monotonic() - left < 10
 
 
+def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_engine_is_there_for_the_next(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.add("hf/tiny/late:F16", ggufs.tiny_chat(shelf.files / "late.gguf", answer="Late."), aliases=("late",))
+    caplog.set_level("INFO", "llm_hf_models.relay")
+    with serving("late") as (_, url):
+        with FileLock(base_dir() / "start.lock"):  # as if another model were being loaded
+            with leaving(url, {"messages": HELLO}):
+                until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
+            until(lambda: "the client has gone" in caplog.text)
+        asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
+        assert asked.json()["choices"][0]["message"]["content"] == "Late."
+
+
 # The command
 
 
@@ -374,7 +419,12 @@ def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
     assert shown["memory"] > 0
     assert shown["tokens_per_second"] > 0
     assert bool(shown["layers"]) == (sandbox == "on")
-    assert ("nothing" in said("hf", "ps")) == (sandbox == "off")
+    shown_text = run("hf", "ps")
+    assert ("nothing" in shown_text.stdout) == (sandbox == "off")
+    assert set(shown["layers"]).isdisjoint(shown["missing"])
+    for layer, why in shown["missing"].items():
+        assert f"without {layer}: {why}" in shown_text.stderr
+    assert ("every layer" in shown["missing"]) == (sandbox == "off")
     assert "key" not in shown
     assert "Stopped 1 engine." in run("hf", "stop", "tiny").stderr
     assert json.loads(said("hf", "ps", "--json")) == []

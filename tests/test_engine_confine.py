@@ -1,0 +1,141 @@
+"""A program that takes a confined process's place: real ones, started as a llama-server is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models.engine_binary import has_gpu
+from llm_hf_models.engine_confine import SWITCHED_OFF, Program, confine, program_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's layers")
+
+
+def program(name: str) -> Path:
+    found = shutil.which(name)
+    assert found
+    return Path(found)
+
+
+def task(folder: Path, **changes: Any) -> dict[str, Any]:
+    (folder / "model").write_text("weights")
+    (folder / "secret").write_text("token")
+    (folder / "own").mkdir()
+    return {
+        "sandbox": True,
+        "read_paths": [str(folder / "model")],
+        "folder": str(folder / "own"),
+        "max_memory": 10**9,
+        **changes,
+    }
+
+
+def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Runs a program as engine_binary does: in the place of a fork that has confined itself."""
+    wanted = program_of(binary)
+    return subprocess.run(
+        [binary, *map(str, arguments)],
+        preexec_fn=lambda: confine(told, gpu=False, program=wanted) and None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_program_that_was_started_confined_reads_its_model_and_nothing_else(tmp_path: Path) -> None:
+    told = task(tmp_path)
+    cat = program("cat")
+    assert started(cat, tmp_path / "model", told=told).stdout == "weights"
+    refused = started(cat, tmp_path / "secret", told=told)
+    assert (refused.stdout, refused.returncode) == ("", 1)
+    assert started(cat, tmp_path / "secret", told={**told, "sandbox": False}).stdout == "token"
+
+
+def test_a_program_that_was_started_confined_starts_no_other(tmp_path: Path) -> None:
+    told = task(tmp_path)
+    env, cat = program("env"), program("cat")
+    assert started(env, cat, tmp_path / "model", told={**told, "sandbox": False}).stdout == "weights"
+    refused = started(env, cat, tmp_path / "model", told=told)
+    assert refused.returncode == 126
+    assert "ermission denied" in refused.stderr
+
+
+def in_a_fork(work: Callable[[], str]) -> str:
+    """What some work says that can't be undone."""
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writes, work().encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as said:
+        text = said.read()
+    os.waitpid(child, 0)
+    return text
+
+
+def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_rest(tmp_path: Path) -> None:
+    script = tmp_path / "llama-server"
+    script.write_text("#!/bin/sh\nexec cat\n")
+    wanted = program_of(script)
+    told = task(tmp_path)
+
+    def work() -> str:
+        done = confine(told, gpu=False, program=wanted)
+        return "\n".join([*done.layers, "--", *(f"{layer}: {why}" for layer, why in done.missing)])
+
+    held, _, missing = in_a_fork(work).partition("\n--\n")
+    assert not {"landlock", "seccomp"} & set(held.split("\n"))
+    assert "landlock: llama-server is a script, which has to start other programs" in missing
+    assert "seccomp: llama-server is a script, which has to start other programs" in missing
+
+
+def test_what_stays_open_is_said_with_the_layers_name(tmp_path: Path) -> None:
+    told = task(tmp_path)
+    wanted = program_of(program("cat"))
+    assert "seccomp but for exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
+
+
+def test_a_sandbox_that_is_off_closes_nothing_and_says_so(tmp_path: Path) -> None:
+    done = confine(task(tmp_path, sandbox=False), gpu=False, program=Program())
+    assert (done.layers, done.missing) == ([], [SWITCHED_OFF])
+
+
+def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, opens in ((tmp_path, False), (tmp_path / "llama.cpp/bin", True)):
+        place.mkdir(parents=True, exist_ok=True)
+        binary = Path(shutil.copy(program("cat"), place / "llama-server"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        paths = program_of(binary).read_paths
+        assert binary in paths
+        assert (place in paths) == opens
+        assert tmp_path not in paths
+        assert tmp_path.parent not in paths
+
+
+@pytest.mark.parametrize(
+    ("listed", "gpu"),
+    [
+        ("Available devices:\n  (none)\n", False),
+        ("Available devices:\n", False),
+        ("Available devices:\n  CUDA0: NVIDIA GeForce RTX 3090 (24111 MiB, 23000 MiB free)\n", True),
+        ("ggml_vulkan: found 1\nAvailable devices:\n  Vulkan0: Radeon (8192 MiB, 8000 MiB free)\n", True),
+        ("Available devices:\n  BLAS: OpenBLAS (0 MiB, 0 MiB free)\n", False),
+        ("error: unknown argument: --list-devices\n", False),
+    ],
+    ids=["none", "nothing", "cuda", "vulkan", "blas", "too-old"],
+)  # fmt: skip
+def test_a_llama_server_has_a_gpu_when_it_names_one(tmp_path: Path, listed: str, gpu: bool) -> None:
+    (tmp_path / "listed").write_text(listed)
+    (tmp_path / "llama-server").write_text(f"#!/bin/sh\n{program('cat')} {tmp_path / 'listed'}\n")
+    (tmp_path / "llama-server").chmod(0o755)
+    assert has_gpu(str(tmp_path / "llama-server")) is gpu
