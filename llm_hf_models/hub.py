@@ -54,6 +54,7 @@ _EXPAND = (
     "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
     "safetensors", "tags", "usedStorage",
 )  # fmt: skip
+PATHS_AT_ONCE = 50  # what a page of the Hub's holds where files are looked at closely (huggingface_hub, hf_api.py)
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_MODIFIED = 304
@@ -130,6 +131,22 @@ class Hub:
         Raises:
             FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
         """
+    def scans(self, repo: RepoId, commit: str, paths: Sequence[str]) -> tuple[FileScan, ...]:
+        """Each scanner's word on some files, as the Hub has it now; a file of which it says nothing is left out.
+
+        Raises:
+            RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+        """
+        from llm_hf_models import hub_replies
+
+        asked = self._asked(repo, commit)
+        url = f"{self._endpoint}/api/models/{repo}/paths-info/{quote(commit, safe='')}"
+        found: list[FileScan] = []
+        for at in range(0, len(paths), PATHS_AT_ONCE):
+            form = {"paths": list(paths[at : at + PATHS_AT_ONCE]), "expand": "true"}
+            found += hub_replies.scans(self._ask(url, asked, form=form)[1], asked.host)
+        return tuple(found)
+
         return self._ask(self._resolve_url(repo, file, revision), self._asked(repo, revision, file), cut=True)[1]
 
     def locate(self, repo: RepoId, file: RepoFile, commit: str) -> Location:
@@ -243,18 +260,20 @@ class Hub:
         extra: Mapping[str, str] | None = None,
         cut: bool = False,
     ) -> tuple[httpx2.Headers, bytes]:
-        """A GET's headers and body. httpx2 drops the token when a redirect leaves the Hub's origin."""
+        """A GET's headers and body, or a POST's with a form. httpx2 drops the token on a redirect to another origin."""
         limit = MAX_CARD_BYTES if cut else MAX_ANSWER_BYTES
         deadline = time.monotonic() + self._timeout * SLOW_ANSWER
         session = self._session()
         with self._translated(asked):
-            request = session.stream("GET", url, params=params, headers={**self._headers(), **(extra or {})},
+            request = session.stream("GET" if form is None else "POST", url, params=params, data=form,
+                                     headers={**self._headers(), **(extra or {})},
                                      timeout=self._timeout, follow_redirects=True)  # fmt: skip
             with request as answer:
                 if answer.status_code == _NOT_MODIFIED and extra:
                     raise NotChangedError("The Hub's answer has not changed")
                 if not answer.is_success:
                     raise refusal(asked, answer.status_code, answer.headers)
+        form: Mapping[str, Any] | None = None,
                 body = bytearray()
                 for block in answer.iter_bytes():
                     body += block

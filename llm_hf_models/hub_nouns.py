@@ -31,6 +31,24 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class ScannerWord:
+    """What one of the Hub's scanners says of a file."""
+
+    scanner: str  # VirusTotal, Protect AI, …
+    status: str  # the Hub's word: safe, unsafe, suspicious, caution, queued, error, unscanned
+    message: str = ""  # its own words, untrusted
+
+
+@dataclass(frozen=True)
+class FileScan:
+    """What the Hub's scanners say of one file."""
+
+    path: str
+    status: str  # what the Hub makes of them all
+    scanners: tuple[ScannerWord, ...] = ()
+
+
+@dataclass(frozen=True)
 class RepoSummary:
     """One row of a search."""
 

@@ -9,10 +9,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from llm_hf_models.errors import BadRefError, HubUnavailableError
-from llm_hf_models.hub_nouns import Account, HubFile, RepoDetails, RepoSummary
+from llm_hf_models.hub_nouns import Account, FileScan, HubFile, RepoDetails, RepoSummary, ScannerWord
 from llm_hf_models.refs import RepoFile
+from llm_hf_models.text import clean_text
 
 T = TypeVar("T")
+
+MAX_WORD_CHARS, MAX_MESSAGE_CHARS = 40, 200
+MAX_SCANNERS = 20
 
 # A digest names a blob in the cache: nothing else may come through here.
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -168,6 +172,50 @@ def _files(siblings: Iterable[_Sibling], issues: dict[str, str], host: str) -> I
             continue  # a name that no file here could have: it can't be pulled, and must not keep others from it
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
         yield HubFile(path, size, sha256, None if sha256 else sibling.blobId, issues.get(path))
+
+
+class _Scanner(BaseModel):
+    status: _Text = None
+    message: _Text = None
+
+
+class _PathInfo(BaseModel):
+    path: str
+    securityFileStatus: dict[str, Any] | None = None  # noqa: N815 - the Hub's name
+
+
+_PATHS = TypeAdapter(list[_PathInfo])
+# The Hub's names for its scanners (its API's paths-info with `expand`), and what they are called on its pages.
+_SCANNERS = {
+    "avScan": "antivirus",
+    "pickleImportScan": "pickle imports",
+    "jFrogScan": "JFrog",
+    "protectAiScan": "Protect AI",
+    "virusTotalScan": "VirusTotal",
+}
+
+
+def scans(body: bytes, host: str) -> list[FileScan]:
+    """What each scanner says of some files; those of which nothing is said are left out.
+
+    Raises:
+        HubUnavailableError: it is not the Hub's protocol.
+    """
+    return [
+        FileScan(info.path, clean_text(str(said.get("status") or ""), MAX_WORD_CHARS), tuple(_words(said)))
+        for info in _read(_PATHS, body, host)
+        if (said := info.securityFileStatus) is not None
+    ]
+
+
+def _words(said: dict[str, Any]) -> Iterable[ScannerWord]:
+    """Scanners come and go: whatever looks like one is one."""
+    for key, value in list(said.items())[:MAX_SCANNERS]:
+        if key.endswith("Scan") and isinstance(value, dict):
+            word = _Scanner.model_validate(value)
+            name = _SCANNERS.get(key) or clean_text(key.removesuffix("Scan"), MAX_WORD_CHARS)
+            status = clean_text(word.status or "no word", MAX_WORD_CHARS)
+            yield ScannerWord(name, status, clean_text(word.message or "", MAX_MESSAGE_CHARS))
 
 
 class _Name(BaseModel):

@@ -249,7 +249,8 @@ def file_entry(repo: ServedRepo, file: ServedFile, *, expand: bool) -> Json:
     if expand:
         entry["lastCommit"] = _last_commit(repo)
         if file.scan is not None:
-            entry["securityFileStatus"] = {"status": file.scan, "avScan": None, "pickleImportScan": None}
+            words = {name: {"status": status, "message": message} for name, status, message in file.scanners}
+            entry["securityFileStatus"] = {"status": file.scan, "avScan": None, "pickleImportScan": None, **words}
     return entry
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import download, search, settings
+from llm_hf_models import download, scans, search, settings
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.download_records import LIVE
 from llm_hf_models.errors import (
@@ -18,11 +18,11 @@ from llm_hf_models.errors import (
     NameTakenError,
     PolicyError,
     UnknownModelError,
-    UnsafeFileError,
 )
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Hub, HubFile, RepoDetails
+from llm_hf_models.hub_nouns import FileScan
 from llm_hf_models.model_options import sampling_of
 from llm_hf_models.quants import Variant
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
@@ -31,7 +31,6 @@ from llm_hf_models.units import format_size
 from llm_hf_models.validate import Finding
 
 GENERATION_CONFIG = "generation_config.json"
-UNSAFE_LEVELS = {"unsafe", "malicious"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,11 @@ class PullPlan:
     fit: Fit | None = None
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
-    scan: str | None = None
+    scan: str | None = None  # what the Hub's scanners report, in a few words
+    scans: tuple[FileScan, ...] = ()  # each scanner's word on each file
+    scan_warnings: tuple[str, ...] = ()  # what of it a person should read
+    scan_problem: str | None = None  # why the scanners could not be asked
+    unsafe: tuple[str, ...] = ()  # files that they call unsafe, and that are wanted all the same
     hub: Mapping[str, Any] | None = None  # what the Hub said of the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the Hub could not be asked for its newest commit
     already_complete: bool = False  # registered and whole: a pull is instant
@@ -95,13 +98,16 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     ref = search.with_revision(ModelRef.parse(text), options.revision)
     details, freshness = search.details_of(context, ref, refresh=True)
     hub = context.hub()
-    variant, reason = (None, "") if options.alone else search.pick(context, hub, ref, details)
+    guessed: tuple[Variant | None, str] = (None, "") if options.alone else search.guess(context, hub, ref, details)
+    question = None if freshness.stale else scans.Question(hub, ref.repo, details.commit, _paths(ref, guessed[0]))
+    variant, reason = search.settle(context, hub, ref, details, guessed)
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
-    paths = variant.all_files if variant else (_single(ref).path,)
+    paths = _paths(ref, variant)
     chosen = [details.file(RepoFile(path)) for path in paths]
     model_id = _model_id(ref, variant) if variant else None
-    _refuse_by_policy(context, details, chosen, options)
+    _refuse_by_policy(context, details, chosen)
+    scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
     planned = _planned_files(context, ref.repo, details.commit, chosen, options)
     plan = PullPlan(
         ref=str(ref),
@@ -126,13 +132,35 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     if variant is not None:
         plan = _with_model(context, hub, plan, details, variant)
     _refuse_full_disk(context, plan)
+    if question is not None and not plan.already_complete:
+        plan = _with_scans(plan, details, question)
     return plan
 
 
-def _single(ref: ModelRef) -> RepoFile:
+def _paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
+    if variant is not None:
+        return tuple(variant.all_files)
     if ref.file is None:
         raise FileNotFoundInRepoError(f"{ref} names no file")
-    return ref.file
+    return (ref.file.path,)
+
+
+def _with_scans(plan: PullPlan, details: RepoDetails, question: scans.Question) -> PullPlan:
+    """The plan with each scanner's word, which came while headers were read.
+
+    Raises:
+        UnsafeFileError: a scanner calls a file unsafe.
+    """
+    said, problem = question.answer([file.path for file in plan.files])
+    unsafe = scans.refuse_unsafe(details, plan.files, said, allowed=plan.options.allow_unsafe)
+    return replace(
+        plan,
+        scans=said,
+        scan=scans.result_of(said) or plan.scan,
+        scan_warnings=scans.warnings(said),
+        scan_problem=problem,
+        unsafe=unsafe,
+    )
 
 
 def _model_id(ref: ModelRef, variant: Variant) -> str:
@@ -140,7 +168,7 @@ def _model_id(ref: ModelRef, variant: Variant) -> str:
     return f"hf/{ref.repo}{revision}:{variant.quant}"
 
 
-def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[HubFile], options: PullOptions) -> None:
+def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[HubFile]) -> None:
     now = context.settings()
     owners, licenses = settings.split_list(now.allowed_owners), settings.split_list(now.allowed_licenses)
     if owners and details.author.lower() not in owners:
@@ -161,15 +189,6 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
             f"This pull is {format_size(total)}, more than is allowed here",
             cause=f"The setting max_download_bytes is {format_size(now.max_download_bytes)}.",
             hint="llm hf settings max_download_bytes",
-        )
-    unsafe = [(path, level) for path, level in details.files_with_issues if level.lower() in UNSAFE_LEVELS]
-    unsafe += [(file.path, file.scan) for file in files if file.scan and file.scan.lower() in UNSAFE_LEVELS]
-    named = sorted({path for path, _ in unsafe} & {file.path for file in files})
-    if named and not options.allow_unsafe:
-        raise UnsafeFileError(
-            f"The Hub's scanners report {', '.join(named)} as unsafe",
-            cause=f"See {settings.endpoint()}/{details.id}/tree/{details.commit}",
-            hint="If you know better: --allow-unsafe (it is noted in the record).",
         )
 
 
@@ -308,7 +327,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
         raise DiskFullError(
             f"{format_size(missing)} more room is needed in {folder} for this pull",
             missing_bytes=missing,
-            cause=f"It fetches {format_size(plan.fetch_bytes)},"
+            cause=f"It {'fetches' if needed == plan.fetch_bytes else 'copies and fetches'} {format_size(needed)},"
             + (f" other downloads still need {format_size(promised)}," if promised else "")
             + f" {format_size(free)} are free, and {format_size(reserve)} are kept in reserve (setting disk_reserve).",
             hint="`llm hf gc` frees what is dead, `llm hf list` shows what could go with `llm hf rm`.",

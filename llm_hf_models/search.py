@@ -316,6 +316,15 @@ def pick(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tup
     Raises:
         FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
     """
+    return settle(context, hub, ref, details, guess(context, hub, ref, details))
+
+
+def guess(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
+    """The same before any header was read: what was not asked for by name may yet be found not to fit.
+
+    Raises:
+        FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
+    """
     variants = quants.group(details.files)
     if ref.file is not None:
         details.file(ref.file)  # a clear error where there is no such file
@@ -325,9 +334,21 @@ def pick(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tup
     if ref.quant is not None:
         return quants.find(variants, ref.quant), "the quantization that was asked for"
     choice = choose_variant(context, variants, None)
-    with suppress(InvalidGgufError):  # whether it may be pulled is not judged here
-        choice = choose_variant(context, variants, facts_of(context, hub, ref.repo, details, choice.variant))
     return choice.variant, choice.reason
+
+
+def settle(
+    context: Context, hub: Hub, ref: ModelRef, details: RepoDetails, guessed: tuple[Variant | None, str]
+) -> tuple[Variant | None, str]:
+    """What `guess` found, weighed anew with the header of that variant where nothing was asked for by name."""
+    variant, reason = guessed
+    if variant is None or ref.file is not None or ref.quant is not None:
+        return guessed
+    with suppress(InvalidGgufError):  # whether it may be pulled is not judged here
+        facts = facts_of(context, hub, ref.repo, details, variant)
+        choice = choose_variant(context, quants.group(details.files), facts)
+        variant, reason = choice.variant, choice.reason
+    return variant, reason
 
 
 def no_gguf(hub: Hub, details: RepoDetails) -> NoGgufError:

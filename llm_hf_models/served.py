@@ -21,6 +21,7 @@ class ServedFile:
     sha256: str | None
     git_sha1: str | None
     scan: str | None = None  # the Hub's word: safe, unsafe, suspicious, queued
+    scanners: tuple[tuple[str, str, str], ...] = ()  # (the Hub's name of one, such as avScan; its status; its message)
 
     @property
     def etag(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llm_hf_models import wording
@@ -169,7 +170,7 @@ def plan(planned: PullPlan, limit: int | None) -> str:
             ("Fits", _fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
-            ("Hub scan", planned.scan or "not reported"),
+            ("Hub scan", "\n".join([planned.scan or "not reported", *wording.scans(map(asdict, planned.scans))])),
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
             ("Fetches", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
         ],
@@ -204,6 +205,7 @@ def _because(quant: str | None, reason: str) -> str:
         return ""
     return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
+    lines += [f"Warning: the Hub's scanners: {line}" for line in planned.scan_warnings]
 
 def pulled(result: PullResult) -> str:
     """What was fetched, how fast, and the command to use it."""

@@ -143,12 +143,18 @@ def _check(check: Check) -> str:
         else ""
     )
     findings = [f"\n{finding['severity']}: {finding['message']}" for finding in detail.get("findings", ())]
+    files = detail.get("files", ()) if check.kind == "scan" else ()
+    findings += [f"\n{line}" for line in wording.scans(files)]
+    if detail.get("unsafe"):
+        findings.append(f"\npulled all the same (--allow-unsafe): {', '.join(detail['unsafe'])}")
     return f"{check.result}{source}, {wording.date(check.at)}" + "".join(findings)
 
 
 def verification(done: Verification) -> str:
     """A line for each file, and what to do where one is not as recorded."""
     lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
+    if done.scan is not None:
+        lines.append(f"{done.model_id}: Hub scan: " + _check(done.scan).replace("\n", "; "))
     if done.fix:
         lines.append(f"Mend it: {done.fix}")
     return "\n".join(map(clean_text, lines))

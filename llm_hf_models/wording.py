@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.units import format_count, format_duration, format_size
 
@@ -95,3 +95,12 @@ def setting_value(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return str(value) if value != "" else "(empty)"
+
+
+def scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Each scanner's word, a line for all files of which the very same was said. As the library keeps them (JSON)."""
+    same: dict[str, list[str]] = {}
+    for file in files:
+        said = ", ".join(f"{word['scanner']} {word['status']}" for word in file["scanners"])
+        same.setdefault(said or file["status"], []).append(file["path"])
+    return [f"{paths[0] if len(paths) == 1 else f'{len(paths)} files'}: {said}" for said, paths in same.items()]

@@ -225,6 +225,17 @@ class HubServer:
         changed = tuple(self._served(path, data, None) if file.path == path else file for file in repo.files)
         return self.change_repo(repo, files=changed)
 
+    def report(self, repo: ServedRepo, path: str, status: str, **scanners: str) -> ServedRepo:
+        """What its scanners say of a file: all together, and each by the Hub's name, as `status` or `status: words`."""
+        words = []
+        for name, said in scanners.items():
+            word, _, message = said.partition(": ")
+            words.append((name, word, message))
+        changed = [
+            replace(file, scan=status, scanners=tuple(words)) if file.path == path else file for file in repo.files
+        ]
+        return self.change_repo(repo, files=tuple(changed))
+
     def change_repo(self, repo: ServedRepo, **about: Any) -> ServedRepo:
         """Other facts about the same commit."""
         new = replace(repo, **about)
