@@ -23,7 +23,6 @@ import functools
 import http.client
 import os
 import re
-import select
 import socket
 import ssl
 import time
@@ -38,7 +37,7 @@ from llm_hf_models.text import clean_text
 MAX_REDIRECTS = 5
 PROXY_REFUSES = 407
 HEAD_BUFFER_BYTES = 1 << 17
-FILL_SECONDS = 0.1  # a slow connection hands over what it has this often
+FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
@@ -126,10 +125,13 @@ def proxy_refusal(cause: str) -> AccessError:
 class Reply:
     """One answer; its body is read into the caller's memory."""
 
-    def __init__(self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None) -> None:
-        self._response, self._host, self._sock = response, host_of(url), sock
+    def __init__(
+        self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
+    ) -> None:
+        self._response, self._host, self._sock, self._stall_seconds = response, host_of(url), sock, stall_seconds
         self._left = response.length  # bytes to come; None where the sender didn't say
-        self._early: memoryview | None = None  # what came along with the head, once it was looked for
+        self._early = memoryview(b"")  # what came along with the head
+        self._direct = False  # whether that was looked for, and the rest is read from the socket itself
         self._pending: NetworkError | None = None
         self.url = url
         self.status = response.status
@@ -166,48 +168,53 @@ class Reply:
         filled, since = 0, time.monotonic()
         if self._left is not None:
             view = view[: self._left]
-        while filled < len(view) and (not filled or self._more_within(since + FILL_SECONDS - time.monotonic())):
+        while filled < len(view):
             try:
-                count = self._read_some(view[filled:])
+                count = self._read_some(view[filled:], hurried=filled > 0)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 return self._broken(_translated(error, self._host, connecting=False), filled)
+            if count == 0 and self._left:
+                return self._broken(NetworkError(f"{self._host} ended the connection too early"), filled)
             if not count:
-                if self._left:
-                    return self._broken(NetworkError(f"{self._host} ended the connection too early"), filled)
                 break
             filled += count
             if self._left is not None:
                 self._left -= count
+            if not self._direct or time.monotonic() - since >= FILL_SECONDS:
+                break
         if not self._left and not self._response.will_close:
             self._response.close()
         return filled
 
-    def _more_within(self, seconds: float) -> bool:
-        """Whether another read would give bytes, or the end, at once or so soon."""
-        sock = self._sock
-        if seconds <= 0 or sock is None:
-            return False
-        if isinstance(sock, ssl.SSLSocket) and sock.pending():
-            return True
-        if hasattr(select, "poll"):  # select() itself can't watch a file descriptor beyond 1023
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            return bool(poll.poll(seconds * 1000))
-        return bool(select.select([sock], [], [], seconds)[0])
-
-    def _read_some(self, view: memoryview) -> int:
+    def _read_some(self, view: memoryview, *, hurried: bool) -> int | None:
         """What one read gives. Past what came along with the head, from the socket straight into our memory.
 
         HTTPResponse.readinto would fill the whole view first, and lose what it has when the connection breaks.
         """
         if not self._early:
-            if self._early is not None and self._left is not None and self._sock is not None:
-                return self._sock.recv_into(view)
+            if self._direct and self._sock is not None:
+                return self._receive(self._sock, view, hurried=hurried)
             # With a known length, once: it empties the response's own buffer. Chunked bodies come this way throughout.
             self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
+            if self._left is not None and self._sock is not None:
+                # From here on a read that takes longer comes back, so that what there is can be handed over.
+                self._sock.settimeout(min(FILL_SECONDS, self._stall_seconds))
+                self._direct = True
         count = min(len(self._early), len(view))
         view[:count], self._early = self._early[:count], self._early[count:]
         return count
+
+    def _receive(self, sock: socket.socket, view: memoryview, *, hurried: bool) -> int | None:
+        """What comes next; None where nothing does for a moment, and there is something to hand over already."""
+        until = time.monotonic() + self._stall_seconds
+        while True:
+            try:
+                return sock.recv_into(view)
+            except TimeoutError:
+                if hurried:
+                    return None
+                if time.monotonic() >= until:
+                    raise
 
     def close(self) -> None:
         """Gives the body up."""
@@ -282,8 +289,10 @@ class RangeConnection:
             path = target._replace(fragment="").geturl()
             headers.update(_proxy_headers(proxy))
         try:
+            if self._sock is not None:
+                self._sock.settimeout(self._stall_seconds)
             connection.request("GET", path, headers=headers)
-            self._reply = Reply(connection.getresponse(), url, self._sock)
+            self._reply = Reply(connection.getresponse(), url, self._sock, self._stall_seconds)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             raise
         except (http.client.HTTPException, OSError, ValueError) as error:
@@ -305,7 +314,6 @@ class RangeConnection:
             connection.set_tunnel(origin.host, origin.port, headers=_proxy_headers(proxy))
         try:
             connection.connect()
-            connection.sock.settimeout(self._stall_seconds)
         except (http.client.HTTPException, OSError) as error:
             connection.close()
             if proxy and str(PROXY_REFUSES) in str(error):  # http.client has no other word for it

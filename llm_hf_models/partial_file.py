@@ -16,8 +16,8 @@ from llm_hf_models.journal import Ranges, sync_data
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-READ_BYTES = 1 << 20
-MAX_QUEUED = 6  # chunks handed to the digest and not hashed yet; beyond that it reads them back from the file
+READ_BYTES = 1 << 18
+MAX_QUEUED = 4  # chunks handed to the digest and not hashed yet; who brings the next one waits
 
 
 class PartialFile:
@@ -50,13 +50,15 @@ class PartialFile:
                     count = os.write(self.fd, view)
             view, offset = view[count:], offset + count
 
-    def read_at(self, count: int, offset: int) -> bytes:
-        """At most `count` bytes."""
-        if hasattr(os, "pread"):
-            return os.pread(self.fd, count, offset)
+    def read_at(self, view: memoryview, offset: int) -> int:
+        """Fills `view`, or its beginning; how many bytes that were."""
+        if hasattr(os, "preadv"):
+            return os.preadv(self.fd, [view], offset)
         with self._lock:  # Windows
             os.lseek(self.fd, offset, os.SEEK_SET)
-            return os.read(self.fd, count)
+            data = os.read(self.fd, len(view))
+        view[: len(data)] = data
+        return len(data)
 
     def sync(self) -> None:
         """Waits until all that was written is on the disk."""
@@ -74,8 +76,9 @@ class PartialFile:
 class Digest:
     """sha256, or a git blob's sha1, of a file of known size, in a thread of its own while the file fills up.
 
-    Chunks that arrive in file order are hashed as they were received; all others, and those of an earlier run, are read
-    back from the file once the bytes before them are there.
+    Chunks that arrive in file order are hashed as they were received, and who brings them faster than that waits: all
+    wait for the digest in the end. All others, and those of an earlier run, are read back from the file once the bytes
+    before them are there.
     """
 
     def __init__(self, file: PartialFile, size: int, *, git_blob: bool = False) -> None:
@@ -87,8 +90,9 @@ class Digest:
         self._taken = 0  # up to here bytes are hashed or queued
         self._queue: deque[tuple[bytearray, int]] = deque()
         self._change = threading.Condition()
-        self._abandoned = False
+        self._abandoned = self._ended = False
         self._error: OSError | None = None
+        self._memory = bytearray(READ_BYTES)
         self.hashed = 0
         self.spare: deque[bytearray] = deque()  # memory of chunks that are hashed, to be used again
         self._thread = threading.Thread(target=self._run, name="digest", daemon=True)
@@ -97,8 +101,10 @@ class Digest:
     def have(self, start: int, end: int, chunk: bytearray | None = None) -> bool:
         """Bytes are in the file now. Returns whether `chunk`, which begins with them, now belongs to the digest."""
         with self._change:
+            if chunk is not None:
+                self._change.wait_for(lambda: self._ended or start != self._taken or len(self._queue) < MAX_QUEUED)
             self._done.add(start, end)
-            taken = chunk is not None and start == self._taken and len(self._queue) < MAX_QUEUED
+            taken = chunk is not None and start == self._taken and not self._ended
             if taken and chunk is not None:
                 self._queue.append((chunk, end - start))
                 self._taken = end
@@ -112,6 +118,7 @@ class Digest:
                 if self._abandoned or self.hashed == self._size:
                     return None, 0
                 if self._queue:
+                    self._change.notify()
                     return self._queue.popleft()
                 there = min(self._done.end_of_run(self._taken) - self._taken, READ_BYTES)
                 if there:
@@ -133,15 +140,20 @@ class Digest:
                     self._read_back(count)
         except OSError as error:
             self._error = error
+        finally:
+            with self._change:
+                self._ended = True
+                self._change.notify_all()
 
     def _read_back(self, count: int) -> None:
+        memory = memoryview(self._memory)
         while count:
-            data = self._file.read_at(count, self.hashed)
-            if not data:
+            found = self._file.read_at(memory[:count], self.hashed)
+            if not found:
                 raise OSError(errno.EIO, "The file became shorter while it was read")
-            self._hash.update(data)
-            self.hashed += len(data)
-            count -= len(data)
+            self._hash.update(memory[:found])
+            self.hashed += found
+            count -= found
 
     def wait(self, seconds: float) -> bool:
         """Whether all is hashed after at most `seconds`.

@@ -1,0 +1,68 @@
+"""A file that fills up out of order, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models.partial_file import MAX_QUEUED, READ_BYTES, Digest, PartialFile
+
+CHUNK = 1 << 16
+
+
+def finish(digest: Digest) -> None:
+    while not digest.wait(0.1):
+        pass
+
+
+def test_chunks_that_come_in_order_are_hashed_as_they_came_however_fast(tmp_path: Path) -> None:
+    chunks = [bytearray(os.urandom(CHUNK)) for _ in range(10 * MAX_QUEUED)]
+    expected = hashlib.sha256(b"".join(chunks)).hexdigest()
+    size = CHUNK * len(chunks)
+    with PartialFile(tmp_path / "file", size) as file:  # it stays empty: what is read back from it would be zeros
+        digest = Digest(file, size)
+        taken = [digest.have(i * CHUNK, (i + 1) * CHUNK, chunk) for i, chunk in enumerate(chunks)]
+        finish(digest)
+        assert all(taken)
+        assert digest.hex == expected
+
+
+def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path: Path) -> None:
+    data = os.urandom(3 * READ_BYTES + 12345)
+    places = list(range(0, len(data), CHUNK))
+    random.Random(7).shuffle(places)
+    with PartialFile(tmp_path / "file", len(data)) as file:
+        digest = Digest(file, len(data))
+
+        def bring(mine: list[int]) -> None:
+            for start in mine:
+                chunk = bytearray(data[start : start + CHUNK])
+                file.write_at(memoryview(chunk), start)
+                digest.have(start, start + len(chunk), chunk)
+
+        threads = [threading.Thread(target=bring, args=(places[i::4],)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        finish(digest)
+        assert digest.hex == hashlib.sha256(data).hexdigest()
+    assert (tmp_path / "file").read_bytes() == data
+
+
+def test_a_file_that_shrinks_while_it_is_read_back_is_an_error_and_holds_nobody_up(tmp_path: Path) -> None:
+    size = CHUNK * 4 * MAX_QUEUED
+    with PartialFile(tmp_path / "file", size) as file:
+        os.truncate(tmp_path / "file", CHUNK)
+        digest = Digest(file, size)
+        digest.have(0, 2 * CHUNK)
+        with pytest.raises(OSError, match="shorter"):
+            finish(digest)
+        for start in range(2 * CHUNK, size, CHUNK):  # more than the queue holds: none of these calls may wait for ever
+            assert not digest.have(start, start + CHUNK, bytearray(CHUNK))
+        digest.abandon()
