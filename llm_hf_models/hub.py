@@ -44,6 +44,7 @@ LIBRARY_NAME = "llm-hf-models"
 MAX_CARD_BYTES = 1_000_000
 MAX_ANSWER_BYTES = 64_000_000  # the largest repos' file lists are a few MB
 MAX_REDIRECTS = 5
+PATHS_AT_ONCE = 50  # what a page of the Hub's holds where files are looked at closely (huggingface_hub, hf_api.py)
 SLOW_ANSWER = 3  # times the time-out: how long a whole answer may take
 _SORTS = {
     "trending": "trendingScore", "downloads": "downloads", "likes": "likes", "created": "createdAt",
@@ -54,7 +55,6 @@ _EXPAND = (
     "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
     "safetensors", "tags", "usedStorage",
 )  # fmt: skip
-PATHS_AT_ONCE = 50  # what a page of the Hub's holds where files are looked at closely (huggingface_hub, hf_api.py)
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_MODIFIED = 304
@@ -117,20 +117,6 @@ class Hub:
         params = {"blobs": "true", "securityStatus": "true"}
         return hub_replies.details(self._ask_json(f"/api/models/{repo}{at}", asked, params, known_etag), asked.host)
 
-    def card(self, repo: RepoId, revision: str) -> str:
-        """The model card's Markdown, front matter removed, untrusted. Empty where there is none; cut at 1 MB."""
-        try:
-            body = self.small_file(repo, RepoFile("README.md"), revision)
-        except FileNotFoundInRepoError:
-            return ""
-        return _FRONT_MATTER.sub("", body.decode("utf-8", "replace")).lstrip("\n")
-
-    def small_file(self, repo: RepoId, file: RepoFile, revision: str) -> bytes:
-        """The bytes of a file that is no weights, untrusted; cut at 1 MB.
-
-        Raises:
-            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
-        """
     def scans(self, repo: RepoId, commit: str, paths: Sequence[str]) -> tuple[FileScan, ...]:
         """Each scanner's word on some files, as the Hub has it now; a file of which it says nothing is left out.
 
@@ -147,6 +133,20 @@ class Hub:
             found += hub_replies.scans(self._ask(url, asked, form=form)[1], asked.host)
         return tuple(found)
 
+    def card(self, repo: RepoId, revision: str) -> str:
+        """The model card's Markdown, front matter removed, untrusted. Empty where there is none; cut at 1 MB."""
+        try:
+            body = self.small_file(repo, RepoFile("README.md"), revision)
+        except FileNotFoundInRepoError:
+            return ""
+        return _FRONT_MATTER.sub("", body.decode("utf-8", "replace")).lstrip("\n")
+
+    def small_file(self, repo: RepoId, file: RepoFile, revision: str) -> bytes:
+        """The bytes of a file that is no weights, untrusted; cut at 1 MB.
+
+        Raises:
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+        """
         return self._ask(self._resolve_url(repo, file, revision), self._asked(repo, revision, file), cut=True)[1]
 
     def locate(self, repo: RepoId, file: RepoFile, commit: str) -> Location:
@@ -258,6 +258,7 @@ class Hub:
         *,
         params: Mapping[str, Any] | None = None,
         extra: Mapping[str, str] | None = None,
+        form: Mapping[str, Any] | None = None,
         cut: bool = False,
     ) -> tuple[httpx2.Headers, bytes]:
         """A GET's headers and body, or a POST's with a form. httpx2 drops the token on a redirect to another origin."""
@@ -273,7 +274,6 @@ class Hub:
                     raise NotChangedError("The Hub's answer has not changed")
                 if not answer.is_success:
                     raise refusal(asked, answer.status_code, answer.headers)
-        form: Mapping[str, Any] | None = None,
                 body = bytearray()
                 for block in answer.iter_bytes():
                     body += block

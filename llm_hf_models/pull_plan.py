@@ -131,9 +131,9 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     )
     if variant is not None:
         plan = _with_model(context, hub, plan, details, variant)
-    _refuse_full_disk(context, plan)
     if question is not None and not plan.already_complete:
         plan = _with_scans(plan, details, question)
+    _refuse_full_disk(context, plan)
     return plan
 
 

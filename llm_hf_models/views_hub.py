@@ -194,6 +194,7 @@ def choice(planned: PullPlan) -> str:
     lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: it does not fit this machine's memory: {planned.fit.reason}")
+    lines += [f"Warning: the Hub's scanners: {line}" for line in planned.scan_warnings]
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
               if finding.severity != "note"]  # fmt: skip
     return "\n".join(map(clean_text, lines))
@@ -205,7 +206,6 @@ def _because(quant: str | None, reason: str) -> str:
         return ""
     return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
-    lines += [f"Warning: the Hub's scanners: {line}" for line in planned.scan_warnings]
 
 def pulled(result: PullResult) -> str:
     """What was fetched, how fast, and the command to use it."""
