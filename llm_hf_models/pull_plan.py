@@ -327,7 +327,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
         raise DiskFullError(
             f"{format_size(missing)} more room is needed in {folder} for this pull",
             missing_bytes=missing,
-            cause=f"It {'fetches' if needed == plan.fetch_bytes else 'copies and fetches'} {format_size(needed)},"
+            cause=f"It fetches {format_size(plan.fetch_bytes)},"
             + (f" other downloads still need {format_size(promised)}," if promised else "")
             + f" {format_size(free)} are free, and {format_size(reserve)} are kept in reserve (setting disk_reserve).",
             hint="`llm hf gc` frees what is dead, `llm hf list` shows what could go with `llm hf rm`.",
