@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_hf_models import engine, fit, settings, tokens
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, HfModelsError, LibraryError, TokenInvalidError
+from llm_hf_models.errors import BadInputError, HfModelsError, LibraryError, StorageError, TokenInvalidError
 from llm_hf_models.fit import Machine
 from llm_hf_models.hub import Account, Hub
 from llm_hf_models.records import EngineRow, LocalModel
@@ -154,7 +154,7 @@ def _library_status(context: Context) -> tuple[list[LocalModel], tuple[EngineVie
     try:
         with context.db() as db:
             return db.models(), tuple(engine_view(row) for row in engine.running(db)), None
-    except LibraryError as error:
+    except (LibraryError, StorageError) as error:
         return [], (), str(error)
 
 
@@ -204,16 +204,23 @@ def setting_views() -> tuple[SettingView, ...]:
     )
 
 
+def setting_view(key: str) -> SettingView:
+    """One setting with its value now.
+
+    Raises:
+        BadInputError: no such setting.
+    """
+    settings.check_key(key)
+    return next(view for view in setting_views() if view.key == key)
+
+
 def set_setting(key: str, value: str | None) -> SettingView:
     """Stores one setting from a person's words; None goes back to the default.
 
     Raises:
         BadInputError: no such setting, or a value that it does not take.
     """
-    if value is None:
-        if key not in Settings.model_fields:
-            raise BadInputError(f"There is no setting {key[:60]!r}", hint="`llm hf settings` lists them.")
-        settings.store(key, None)
-    else:
-        settings.store(key, settings.parse_value(key, value))
-    return next(view for view in setting_views() if view.key == key)
+    settings.store(key, None if value is None else settings.parse_value(key, value))
+    if key not in Settings.model_fields:
+        return SettingView(key, "", "", "default", "There is no such setting: it was taken out of settings.toml.")
+    return setting_view(key)

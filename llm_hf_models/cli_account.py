@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
 from llm_hf_models import output, views_local
-from llm_hf_models.cli_common import LOOPBACK, ask_new_passphrase, examples, json_option, service
-from llm_hf_models.errors import BadInputError
-
-if TYPE_CHECKING:
-    from llm_hf_models.service import Library, SettingView
+from llm_hf_models.cli_common import LOOPBACK, ask_hidden, ask_new_passphrase, examples, json_option, service
 
 MAX_TOKEN_BYTES = 4096
 
@@ -26,17 +21,12 @@ def login(token_stdin: bool, as_json: bool) -> None:
     First the Hub is asked whose it is. Then it goes into the operating system's keychain, or where there is none into
     a file encrypted under a passphrase that is asked for and never stored. HF_TOKEN in the environment goes before it.
     """
-    token = sys.stdin.read(MAX_TOKEN_BYTES) if token_stdin else _ask_token()
+    if token_stdin:
+        token = sys.stdin.buffer.read(MAX_TOKEN_BYTES).decode("utf-8", "replace")
+    else:
+        token = ask_hidden("Hub token", otherwise="--token-stdin reads it from standard input.")
     status = service().login(token, ask_passphrase=ask_new_passphrase)
     output.print_json(status) if as_json else output.note(views_local.logged_in(status))
-
-
-def _ask_token() -> str:
-    try:
-        token: str = click.prompt("Hub token (not shown)", hide_input=True, err=True)
-    except click.Abort:
-        raise BadInputError("No token was given", hint="--token-stdin reads it from standard input.") from None
-    return token
 
 
 @click.command(epilog=examples("llm hf logout"))
@@ -101,15 +91,8 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
         every = library.settings()
         output.print_json(every) if as_json else output.emit(views_local.settings(every, output.width()))
         return
-    one = library.set_setting(key, value) if unset or value is not None else _setting(library, key)
+    one = library.set_setting(key, value) if unset or value is not None else library.setting(key)
     output.print_json(one) if as_json else output.emit(views_local.setting(one, output.width()))
-
-
-def _setting(library: Library, key: str) -> SettingView:
-    for one in library.settings():
-        if one.key == key:
-            return one
-    raise BadInputError(f"There is no setting {key[:60]!r}", hint="`llm hf settings` lists them.")
 
 
 @click.command(

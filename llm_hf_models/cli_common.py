@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 MAX_ROWS = 500
+WITHOUT_ONE = "HF_TOKEN in the environment needs no passphrase."
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -99,24 +101,44 @@ def service() -> Library:
 
 def ask_passphrase() -> str:
     """The passphrase of the encrypted token file, not shown while it is typed."""
-    return _hidden("Passphrase of the token file", twice=False)
+    return ask_hidden("Passphrase of the token file", otherwise=WITHOUT_ONE)
 
 
 def ask_new_passphrase() -> str:
     """A passphrase to encrypt the token with, typed twice."""
-    return _hidden("There is no keychain here. Passphrase to encrypt the token with", twice=True)
+    question = "There is no keychain here. Passphrase to encrypt the token with"
+    return ask_hidden(question, otherwise=WITHOUT_ONE, twice=True)
 
 
-def _hidden(question: str, *, twice: bool) -> str:
+def ask_hidden(question: str, *, otherwise: str, twice: bool = False) -> str:
+    """What a person types without its being shown.
+
+    Args:
+        question: what they are asked for.
+        otherwise: what can be done instead, where nobody is there to type it unseen.
+        twice: ask again, so that it is what they meant.
+
+    Raises:
+        BadInputError: nobody typed it.
+    """
+    from getpass import GetPassWarning
+
     try:
-        answer: str = click.prompt(question, hide_input=True, confirmation_prompt=twice, err=True)
-    except click.Abort:
-        raise BadInputError("No passphrase was given", hint="HF_TOKEN in the environment needs none.") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GetPassWarning)  # raised where it would be shown: there is no terminal
+            answer: str = click.prompt(f"{question} (not shown)", hide_input=True, confirmation_prompt=twice, err=True)
+    except (click.Abort, GetPassWarning):
+        raise BadInputError(f"{question}: nobody typed it", hint=otherwise) from None
     return answer
 
 
-def confirm_removal(question: str) -> None:
+def confirm(question: str, *, refused: str, hint: str) -> None:
     """Asks a person; ends the command where they don't agree.
+
+    Args:
+        question: what they are asked.
+        refused: what then holds, such as `Nothing was removed`.
+        hint: how to do without being asked.
 
     Raises:
         BadInputError: nobody answered.
@@ -124,12 +146,17 @@ def confirm_removal(question: str) -> None:
     """
     try:
         agreed = click.confirm(question, err=True)
-    except click.Abort:
+    except (click.Abort, UnicodeDecodeError):
         output.note("")
-        raise BadInputError("Nothing was removed: nobody answered", hint="-y removes without asking.") from None
+        raise BadInputError(f"{refused}: nobody answered", hint=hint) from None
     if not agreed:
-        output.note("Nothing was removed.")
+        output.note(f"{refused}.")
         raise click.exceptions.Exit(1)
+
+
+def confirm_removal(question: str) -> None:
+    """The same before something is removed."""
+    confirm(question, refused="Nothing was removed", hint="-y removes without asking.")
 
 
 @contextmanager

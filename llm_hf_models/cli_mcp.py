@@ -8,8 +8,7 @@ import shlex
 import click
 
 from llm_hf_models import host_config, output
-from llm_hf_models.cli_common import examples
-from llm_hf_models.errors import BadInputError
+from llm_hf_models.cli_common import confirm, examples
 
 
 @click.command(
@@ -46,14 +45,7 @@ def _install(change: host_config.Change, title: str, *, yes: bool) -> None:
         return
     output.note(change.diff)
     if not yes:
-        try:
-            agreed = click.confirm(f"Write this to {change.path}?", err=True)
-        except click.Abort:
-            output.note("")
-            raise BadInputError("Nothing was written: nobody answered", hint="-y writes without asking.") from None
-        if not agreed:
-            output.note("Nothing was written.")
-            raise click.exceptions.Exit(1)
+        confirm(f"Write this to {change.path}?", refused="Nothing was written", hint="-y writes without asking.")
     backup = host_config.write(change)
     kept = f" What was there is kept as {backup}." if backup else ""
     output.note(f"Written.{kept} Restart {title} to use it.")

@@ -17,6 +17,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from llm_hf_models import cached_files
 from llm_hf_models.cached_files import CachedFile
 from llm_hf_models.errors import (
+    BadInputError,
     FileNotFoundInRepoError,
     HubUnavailableError,
     NotChangedError,
@@ -26,8 +27,17 @@ from llm_hf_models.errors import (
     TokenInvalidError,
     TokenMissingError,
 )
-from llm_hf_models.hub_errors import LOGIN_HINT, Asked, connection_trouble, refusal
-from llm_hf_models.hub_nouns import Account, HubFile, Location, RepoDetails, RepoSummary, SearchFilters, Sort
+from llm_hf_models.hub_errors import LOGIN_HINT, PROXY_HINT, Asked, connection_trouble, refusal
+from llm_hf_models.hub_nouns import (
+    Account,
+    FileScan,
+    HubFile,
+    Location,
+    RepoDetails,
+    RepoSummary,
+    SearchFilters,
+    Sort,
+)
 from llm_hf_models.refs import RepoFile, RepoId, is_commit
 from llm_hf_models.space import storage_error
 
@@ -74,8 +84,12 @@ class Hub:
     """The Hub at one endpoint, with one token or none. Cheap to make; the first call imports huggingface_hub."""
 
     def __init__(self, endpoint: str, *, token: str | None = None, timeout: float = 20, offline: bool = False) -> None:
-        """`timeout` in seconds for each question; `offline` refuses every call with OfflineError."""
-        self._endpoint = endpoint.rstrip("/")
+        """`timeout` in seconds for each question; `offline` refuses every call with OfflineError.
+
+        Raises:
+            BadInputError: the endpoint is no http(s) address.
+        """
+        self._endpoint = _checked(endpoint).rstrip("/")
         self._token = token
         self._timeout = timeout
         self._offline = offline
@@ -297,9 +311,13 @@ class Hub:
     def _session(self) -> httpx2.Client:
         if self._offline:
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE to ask the Hub.")
+        import httpx2
         from huggingface_hub import get_session
 
-        return get_session()
+        try:
+            return get_session()
+        except (httpx2.InvalidURL, ValueError) as error:  # no address is known to it yet but those of proxies
+            raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
 
     @contextmanager
     def _translated(self, asked: Asked) -> Iterator[None]:
@@ -312,6 +330,20 @@ class Hub:
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise connection_trouble(asked.host, error, self._timeout) from None
+
+
+def _checked(endpoint: str) -> str:
+    """The address. On one that is none huggingface_hub, which reads HF_ENDPOINT too, breaks when it is imported."""
+    try:
+        parts = urlsplit(endpoint)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise BadInputError(
+            f"{endpoint[:100]!r} can't be asked", cause="It is no http(s) address.", hint="Set HF_ENDPOINT to one."
+        )
+    return endpoint
 
 
 def _search_params(query: str, filters: SearchFilters) -> dict[str, Any]:

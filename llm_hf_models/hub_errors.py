@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from urllib.request import getproxies_environment
 
 from llm_hf_models.errors import (
     AccessError,
@@ -30,6 +31,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.text import clean_text
 
 LOGIN_HINT = "llm hf login"
+PROXY_HINT = "Check the proxy that HTTPS_PROXY or HTTP_PROXY names."
 # `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
 _RATE_LIMIT = re.compile(r";\s*r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)")
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS = 401, 403, 404, 429, 500
@@ -171,9 +173,7 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
     if isinstance(error, httpx2.TimeoutException):
         return TimedOutError(f"{host} did not answer within {timeout:g} s", hint="llm hf settings metadata_seconds")
     if isinstance(error, httpx2.ProxyError):
-        return NetworkError(
-            "The proxy did not pass the request on", cause=why, hint="Check HTTPS_PROXY and HTTP_PROXY."
-        )
+        return NetworkError("The proxy did not pass the request on", cause=why, hint=PROXY_HINT)
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
         return BadInputError(f"{host} can't be asked", cause=why, hint="Set HF_ENDPOINT to an http(s) address.")
     if isinstance(error, httpx2.ConnectError):
@@ -192,7 +192,7 @@ def _no_connection(host: str, causes: Iterable[BaseException], why: str) -> Netw
         )
     if any(issubclass(kind, socket.gaierror) for kind in kinds):
         return OfflineError(f"{host} was not found: no network, or no such host", cause=why)
-    return OfflineError(f"{host} can't be reached", cause=why)
+    return OfflineError(f"{host} can't be reached", cause=why, hint=PROXY_HINT if getproxies_environment() else None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

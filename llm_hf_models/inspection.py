@@ -82,7 +82,7 @@ def resolve(context: Context, text: str) -> Source:
     """What a person means: a file on the disk, a local model's name, or a ref on the Hub, in that order.
 
     Raises:
-        BadRefError, MissingFileError, AmbiguousNameError
+        UnknownModelError, BadRefError, MissingFileError, AmbiguousNameError
     """
     path = Path(text).expanduser()
     if context.agent is None and _is_file(path):  # an agent names models, never files
@@ -90,19 +90,24 @@ def resolve(context: Context, text: str) -> Source:
     with context.db() as db:
         try:
             model = db.find(text)
-        except UnknownModelError:
-            model = None
-    if model is not None:
-        weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
-        gone = [str(weight) for weight in weights if not weight.exists()]
-        if gone:
-            raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
-        return Source(model.model_id, weights, model_id=model.model_id)
+        except UnknownModelError as error:
+            return _on_hub(text, error)
+    weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
+    gone = [str(weight) for weight in weights if not weight.exists()]
+    if gone:
+        raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
+    return Source(model.model_id, weights, model_id=model.model_id)
+
+
+def _on_hub(text: str, unknown: UnknownModelError) -> Source:
+    """The ref that a person means; of what is none, the error that fits what it looks like."""
     try:
         return Source(text, ref=ModelRef.parse(text))
     except BadRefError:
         if text.endswith(".gguf") or "\\" in text or text.startswith((".", "~", "/")):
             raise MissingFileError(f"There is no file {clean_text(text, 200)}") from None
+        if text and "/" not in text:  # nor would it be a repo's
+            raise unknown from None
         raise
 
 

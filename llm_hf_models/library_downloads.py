@@ -11,6 +11,7 @@ from typing import Literal
 from llm_hf_models.download_records import Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.errors import LibraryError
 from llm_hf_models.library_file import LibraryFile, Row
+from llm_hf_models.units import MAX_NUMBER
 
 _WITHOUT_PLAN = ", ".join(
     "commit_hash" if each.name == "commit" else each.name for each in fields(Download) if each.name != "plan"
@@ -116,6 +117,8 @@ class LibraryDownloads(LibraryFile):
     def clear_downloads(self, states: Sequence[DownloadState], *, before: float = math.inf) -> int:
         """Removes rows in these states that were last written before that time (Unix seconds). Returns how many."""
         marks = ",".join("?" * len(states))
+        if not 0 < number <= MAX_NUMBER:  # more than SQLite's integers hold
+            return None
         return self.write(f"delete from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
 
     def note(self, number: int, kind: str, message: str = "") -> None:

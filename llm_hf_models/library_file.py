@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sqlite3
 import threading
 import time
@@ -24,6 +25,7 @@ from llm_hf_models.errors import (
     LibraryTooNewError,
     NotWritableError,
 )
+from llm_hf_models.paths import FOLDER_HINT
 
 Row = sqlite3.Row
 BUSY_SECONDS = 10
@@ -148,7 +150,7 @@ class LibraryFile:
             _make_private(path)
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         except (OSError, ValueError, sqlite3.Error) as error:
-            raise NotWritableError(f"Can't open the library at {path}", cause=str(error)) from None
+            raise NotWritableError(f"Can't open the library at {path}", cause=str(error), hint=FOLDER_HINT) from None
         self._db.row_factory = sqlite3.Row
         try:
             self._migrate()
@@ -270,19 +272,22 @@ def readable(path: Path) -> Iterator[None]:
 
 def _refusal(path: Path, why: str) -> HfModelsError:
     if "readonly" in why or "unable to open" in why:
-        return NotWritableError(f"Can't write the library at {path}", cause=why)
+        return NotWritableError(f"Can't write the library at {path}", cause=why, hint=FOLDER_HINT)
     if "disk is full" in why:
         return DiskFullError(f"No room to write the library at {path}", cause=why)
     if "locked" in why or "busy" in why:
         return LibraryBusyError(
             f"The library at {path} is in use by another process", cause=why, hint="Try again in a moment."
         )
-    return LibraryError(f"The library at {path} could not be used", cause=why)
+    return LibraryError(
+        f"The library at {path} could not be used", cause=why, hint="`llm hf status` shows what is left of the disk."
+    )
 
 
 def _damaged(path: Path, why: str) -> LibraryDamagedError:
+    move = shlex.join(["mv", str(path), f"{path}.damaged"])
     return LibraryDamagedError(
         f"The library at {path} is damaged",
         cause=why,
-        hint=f"Move it away (mv {path} {path}.damaged) and pull again: what is still here is not fetched twice.",
+        hint=f"Move it away ({move}) and pull again: what is still here is not fetched twice.",
     )

@@ -12,6 +12,9 @@ from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownMode
 from llm_hf_models.gguf_facts import ModelFacts, with_template
 from llm_hf_models.library_file import LibraryFile, Row, dump, readable
 from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.text import did_you_mean
+
+MAX_NAME_CHARS = 100  # of a name in a message
 
 
 def facts_from_json(text: str) -> ModelFacts:
@@ -99,9 +102,11 @@ class LibraryModels(LibraryFile):
             if found:
                 names = ", ".join(model.model_id for model in found)
                 raise AmbiguousNameError(
-                    f"{name!r} names {len(found)} local models", cause=names, hint="Use one of these."
+                    f"{name[:MAX_NAME_CHARS]!r} names {len(found)} local models", cause=names, hint="Use one of these."
                 )
-        raise UnknownModelError(f"There is no local model {name!r}", hint="`llm hf list` shows what is here.")
+        known = [each for m in every for each in (*m.aliases, m.model_id, _bare_name(m.model_id))]
+        hint = did_you_mean(name, known) + "`llm hf list` shows what is here."
+        raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def _models(self, tail: str, *values: object) -> list[LocalModel]:
         with self.snapshot():
@@ -169,7 +174,9 @@ class LibraryModels(LibraryFile):
             UnknownModelError: nothing has it.
         """
         if not self.write("delete from aliases where alias = ?", alias):
-            raise UnknownModelError(f"No local model has the alias {alias!r}", hint="`llm hf list` shows them.")
+            known = (row["alias"] for row in self.rows("select alias from aliases"))
+            hint = did_you_mean(alias, known) + "`llm hf alias` lists them."
+            raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def locations_in_use(self, *, without: str | None = None) -> set[str]:
         """Every recorded location, or those of all models but one."""

@@ -5,6 +5,7 @@ Ranges and conditions follow RFC 9110 (sections 13 and 14): single ranges only, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from llm_hf_models.errors import NotWritableError
+from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.text import clean_text
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ IDLE_SECONDS = 60  # a connection on which nothing moves for this long is closed
 MAX_BODY_BYTES = 1 << 20
 MAX_FIELDS = 10_000
 LISTEN_BACKLOG = 128
+HOST_HINT = "--host 127.0.0.1 is for this machine alone, --host 0.0.0.0 for every network that it is in."
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
@@ -44,11 +46,17 @@ class RefusedError(Exception):
 @contextmanager
 def listening(host: str, port: int) -> Iterator[None]:
     """Around the making of a server: an address that can't be listened on, in our words."""
+    if not host:  # to the system it is every address there is: nobody should get that from an empty variable
+        raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
     try:
+        host.encode("idna")  # as a socket does, which then speaks of a TypeError
         yield
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise NotWritableError(
-            f"Can't listen on {host} port {port}", cause=str(error), hint="`--port 0` takes a free port."
+            f"Can't listen on {host[:100]} port {port}",
+            cause=str(error)[:200],
+            hint="`--port 0` takes a free port." if taken else HOST_HINT,
         ) from None
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llm_hf_models.errors import BadInputError
+from llm_hf_models.text import did_you_mean
 from llm_hf_models.units import parse_duration
 
 MAX_SEED = 2**32 - 1
@@ -172,8 +173,11 @@ def _validated(kind: type[ModelOptions], values: Mapping[str, Any], whose: str) 
         return kind.model_validate(dict(values)).given()
     except ValidationError as error:
         first = error.errors()[0]
-        said = "there is no such option" if first["type"] == "extra_forbidden" else first["msg"]
-        raise BadInputError(f"Option {str(first['loc'][0])[:60]!r} of {whose}: {said}") from None
+        key, said, hint = str(first["loc"][0]), first["msg"], None
+        if first["type"] == "extra_forbidden":
+            said = "there is no such option"
+            hint = f"{did_you_mean(key, kind.model_fields)}There are {', '.join(kind.model_fields)}."
+        raise BadInputError(f"Option {key[:60]!r} of {whose}: {said}", hint=hint) from None
 
 
 def checked_kept(values: Mapping[str, Any], whose: str) -> dict[str, Any]:

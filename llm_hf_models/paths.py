@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+FOLDER_HINT = "It stands in llm's own folder, which LLM_USER_PATH can move."  # to whoever can't use what stands there
+
 
 def user_dir() -> Path:
     """The user directory of llm, computed as llm and click do without importing either (a test holds them equal)."""

@@ -540,6 +540,10 @@ class Library:
     # Serving
 
     def serve(
+    def setting(self, key: str) -> SettingView:
+        """One of them."""
+        return account.setting_view(key)
+
         self,
         names: Sequence[str],
         host: str = "127.0.0.1",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +14,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.paths import from_home, home, library_path, user_dir
+from llm_hf_models.paths import FOLDER_HINT, from_home, home, library_path, user_dir
+from llm_hf_models.text import did_you_mean
 from llm_hf_models.units import parse_duration, parse_size
 
 __all__ = [
     "DEFAULT_ENDPOINT",
     "Settings",
     "cache_dir",
+    "check_key",
     "endpoint",
     "hf_home",
     "home",
@@ -157,57 +161,89 @@ def _is_duration(key: str) -> bool:
     return key.endswith("_seconds") or key == "keep_alive"
 
 
-def parse_value(key: str, text: str) -> object:
+def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's type
     """One setting from the words of a person: `5M` for sizes, `5m` for durations, on/off for switches.
 
     Raises:
         BadInputError: no such setting, or a value that it does not take.
     """
-    if key not in Settings.model_fields:
-        raise BadInputError(f"There is no setting {key[:60]!r}", hint="`llm hf settings` lists them.")
     value: object = text
     if key in _SIZES:
         value = parse_size(text)
     elif _is_duration(key) and not text.startswith("-"):
         value = parse_duration(text)
-    return _validated({key: value}).model_dump()[key]
+    return _valid(key, value)
 
 
-def _validated(values: dict[str, Any]) -> Settings:
+def check_key(key: str) -> None:
+    """Checks that there is such a setting.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    if key not in Settings.model_fields:
+        hint = did_you_mean(key, Settings.model_fields) + "`llm hf settings` lists them."
+        raise BadInputError(f"There is no setting {key[:60]!r}", hint=hint)
+
+
+def _valid(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's type
+    check_key(key)
     try:
-        return Settings.model_validate(values)
+        return getattr(Settings.model_validate({key: value}), key)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadInputError(
-            f"Setting {key!r}: {first['msg'].lower()}", hint=f"See `llm hf settings {key}` for what it takes."
-        ) from None
+        said = error.errors()[0]["msg"].lower()
+        hint = f"See `llm hf settings {key}` for what it takes."
+        raise BadInputError(f"Setting {key!r}: {said}", hint=hint) from None
 
 
 def _stored() -> dict[str, Any]:
+    """What settings.toml holds, not judged."""
     path = settings_path()
+    remedy = "Mend it, or begin anew: " + shlex.join(["mv", str(path), f"{path}.broken"])
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"Can't read {path}", cause=str(error), hint="Fix or remove that file.") from None
+    except OSError as error:
+        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=FOLDER_HINT) from None
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"Can't read {path}", cause=str(error), hint=remedy) from None
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        values = dict(tomllib.loads(text))
+        return dict(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadInputError(f"{path} is not valid TOML", cause=str(error), hint="Fix or remove that file.") from None
-    # Written by hand it may hold `"5M"` where our own hand writes 5000000.
-    words = {key: value for key, value in values.items() if isinstance(value, str) and key in Settings.model_fields}
-    return values | {key: parse_value(key, value) for key, value in words.items()}
+        raise BadInputError(f"{path} is not valid TOML", cause=str(error), hint=remedy) from None
+
+
+def _from_file(stored: Mapping[str, Any]) -> dict[str, Any]:
+    remedy = "To be rid of it: llm hf settings {} --unset"
+    return {
+        key: _found(key, value, f"It stands in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
+        for key, value in stored.items()
+    }
 
 
 def _from_environment() -> dict[str, Any]:
     names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
-    return {key: parse_value(key, os.environ[name]) for key, name in names.items() if os.environ.get(name)}
+    return {
+        key: _found(key, os.environ[name], f"{name} in the environment says so.", f"Change or unset {name}.")
+        for key, name in names.items()
+        if os.environ.get(name)
+    }
+
+
+def _found(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
+    """What a person left somewhere; if it is wrong, they are told where that was and how to be rid of it.
+
+    Written by hand, settings.toml may hold `"5M"` where our own hand writes 5000000.
+    """
+    try:
+        return parse_value(key, value) if isinstance(value, str) else _valid(key, value)
+    except BadInputError as error:
+        raise BadInputError(error.message, cause=where, hint=remedy) from None
 
 
 def load() -> Settings:
@@ -216,7 +252,7 @@ def load() -> Settings:
     Raises:
         BadInputError: settings.toml or a variable holds what a setting does not take.
     """
-    return _validated({**_stored(), **_from_environment()})
+    return Settings(**{**_from_file(_stored()), **_from_environment()})
 
 
 def source_of(key: str) -> str:
@@ -229,17 +265,26 @@ def source_of(key: str) -> str:
 def store(key: str, value: object | None) -> None:
     """Writes one setting to settings.toml, whole or not at all; None goes back to the default.
 
+    Whatever stands there can be taken out: what is wrong with the file must not keep anybody from mending it.
+
     Raises:
-        BadInputError: no such setting, or a value that it does not take.
+        BadInputError: no such setting, a value that it does not take, or the file holds such a one.
         NotWritableError: the file can't be written.
     """
+    stored = _stored()
+    if value is not None:
+        stored[key] = _valid(key, value)
+        _from_file(stored)
+    elif key in stored:
+        del stored[key]
+    else:
+        check_key(key)
+    _write(stored)
+
+
+def _write(stored: Mapping[str, Any]) -> None:
     import tomli_w
 
-    stored = _stored()
-    stored.pop(key, None)
-    if value is not None:
-        stored[key] = value
-    _validated(stored)
     path = settings_path()
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -249,7 +294,7 @@ def store(key: str, value: object | None) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise NotWritableError(f"Can't write {path}", cause=error.strerror) from None
+        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=FOLDER_HINT) from None
 
 
 def split_list(text: str) -> frozenset[str]:

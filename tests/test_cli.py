@@ -112,7 +112,11 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["alias", "x"], "Give the ALIAS too"),
         (["settings", "--unset"], "--unset takes one KEY and no VALUE."),
         (["downloads", "--watch", "x"], "'x' is not the id of a download."),
-        (["serach"], "No such command 'serach'"),
+        (["serach"], "Did you mean"),
+        (["pull", "o/n", "--dryrun"], "Did you mean '--dry-run'?"),
+        (["settings", "contxt"], "Did you mean 'context'?"),
+        (["mirror", "--host", ""], "The address to listen on is empty"),
+        (["login"], "--token-stdin reads it from standard input."),
     ],
 )
 def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: str) -> None:
@@ -170,6 +174,33 @@ def test_the_limit_of_all_downloads_is_set_shown_and_lifted() -> None:
     assert run(hf, ["limit", "fast"]).exit_code == 2
 
 
+@pytest.mark.parametrize("host", ["1.2.3.4", "no-such-host.invalid", "x" * 10_000, "\udcff", "a b"])
+def test_an_address_that_is_not_ours_to_listen_on_is_refused_with_what_would_do(host: str) -> None:
+    done = CliRunner().invoke(hf, ["mirror", "--host", host])
+    assert done.exit_code == 1
+    assert "Can't listen on" in done.stderr
+    assert "--host 127.0.0.1" in done.stderr
+    assert len(done.stderr) < 1000
+
+
+def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(home: Home) -> None:
+    (home.llm / "hf").mkdir()
+    (home.llm / "hf/settings.toml").write_text("colour = 'blue'\ncontext = 'many'\n")
+    mended = []
+    while (done := CliRunner().invoke(hf, ["settings"])).exit_code:
+        (command,) = re.findall(r"llm (hf settings \w+ --unset)", done.stderr)
+        assert command not in mended
+        mended.append(command)
+        CliRunner().invoke(hf, shlex.split(command)[1:])
+    assert len(mended) == 2
+
+
+def test_a_token_that_is_no_text_is_refused() -> None:
+    done = CliRunner().invoke(hf, ["login", "--token-stdin"], input=b"hf_\xff\n")
+    assert done.exit_code == 2
+    assert "That is not a Hub token" in done.stderr
+
+
 # An empty library
 
 
@@ -181,6 +212,27 @@ def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
     assert done.stderr.startswith("Error: ")
     assert "walrus" in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["inspect", "check", "test"])
+def test_a_name_that_is_neither_a_model_a_file_nor_a_repo_is_taken_for_a_model(command: str) -> None:
+    done = CliRunner().invoke(hf, [command, "walrus"])
+    assert done.exit_code == 1
+    assert "There is no local model 'walrus'" in done.stderr
+
+
+def test_a_very_long_name_is_not_repeated_in_full() -> None:
+    for command in ("show", "stop", "check"):
+        done = CliRunner().invoke(hf, [command, "x" * 10_000])
+        assert done.exit_code == 1
+        assert len(done.stderr) < 500
+
+
+def test_status_goes_on_where_the_library_can_not_be_opened(home: Home) -> None:
+    (home.llm / "hf/library.db").mkdir(parents=True)
+    done = CliRunner().invoke(hf, ["status"])
+    assert done.exit_code == 0
+    assert "Can't open the library" in done.stdout
 
 
 def test_an_empty_library_says_how_to_begin() -> None:
@@ -197,10 +249,11 @@ def test_an_empty_library_says_how_to_begin() -> None:
 
 
 def test_a_download_that_is_not_there_says_so() -> None:
-    for words in (["pause", "7"], ["downloads", "log", "7"], ["downloads", "--watch", "7"]):
-        done = CliRunner().invoke(hf, words)
-        assert done.exit_code == 1
-        assert "There is no download 7" in done.stderr
+    for number in ("7", "0", str(2**80)):
+        for words in (["pause"], ["downloads", "log"], ["downloads", "--watch"]):
+            done = CliRunner().invoke(hf, [*words, number])
+            assert done.exit_code == 1
+            assert f"There is no download {number}" in done.stderr
 
 
 def test_a_damaged_library_is_one_clear_error(home: Home) -> None:

@@ -118,6 +118,20 @@ def test_aliases_are_given_listed_and_taken_away() -> None:
     assert "seal" in run("show", "seal", code=1).stderr
 
 
+@pytest.mark.usefixtures("gguf")
+@pytest.mark.parametrize(
+    ("words", "code", "meant"),
+    [
+        (["show", "walrs"], 1, "walrus"),
+        (["check", "walrs"], 1, "walrus"),
+        (["alias", "--remove", "walrs"], 1, "walrus"),
+        (["set", "walrus", "temprature", "1"], 2, "temperature"),
+    ],
+)
+def test_what_is_mistyped_gets_the_nearest_name_there_is(words: list[str], code: int, meant: str) -> None:
+    assert f"Did you mean {meant!r}?" in run(*words, code=code).stderr
+
+
 def test_an_alias_of_another_model_is_not_taken(gguf: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "other.Q4_0.gguf"), "-a", "seal", "-q")
     assert gguf.is_file()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import scan_cache_dir, snapshot_download
+from huggingface_hub import close_session, scan_cache_dir, snapshot_download
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -422,6 +422,33 @@ def test_a_closed_door_means_offline() -> None:
         Hub(f"http://127.0.0.1:{port}").details(REPO)
 
 
+def test_a_proxy_that_is_closed_is_suspected(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    close_session()  # the next one looks at the environment anew
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+    try:
+        with pytest.raises(OfflineError) as caught:
+            ask_of(server).details(REPO)
+    finally:
+        close_session()
+    assert "HTTP_PROXY" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("proxy", ["::::", "carrier-pigeon://coop", "http://[::1"])
+def test_a_proxy_that_is_no_address_is_bad_input(
+    proxy: str, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close_session()
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    try:
+        with pytest.raises(BadInputError, match="proxy's address") as caught:
+            ask_of(server).details(REPO)
+    finally:
+        close_session()
+    assert "HTTP_PROXY" in str(caught.value.hint)
+
+
 def test_an_unknown_host_means_offline() -> None:
     with pytest.raises(OfflineError, match="was not found"):
         Hub("http://no-such-host.invalid").details(REPO)
@@ -439,7 +466,9 @@ def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
         ask_of(server).details(REPO)
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://example.org", "nonsense", "http://"])
+@pytest.mark.parametrize(
+    "endpoint", ["ftp://example.org", "nonsense", "http://", "http://[::1", "http://127.0.0.1:99999"]
+)
 def test_an_endpoint_that_is_no_address_is_bad_input(endpoint: str) -> None:
     with pytest.raises(BadInputError, match="can't be asked"):
         Hub(endpoint).details(REPO)

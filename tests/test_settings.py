@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -181,11 +182,55 @@ def test_any_bytes_in_the_settings_file_are_settings_or_one_clear_error(home: Ho
         assert error.hint  # noqa: PT017 - either outcome is right; anything else fails the test
 
 
-def test_a_setting_that_is_no_longer_known_can_be_taken_out_again(home: Home) -> None:
-    (home.llm / "hf").mkdir()
-    (home.llm / "hf/settings.toml").write_text("gone = 1\nconnections = 3\n")
+def in_file(home: Home, text: str) -> Path:
+    path = home.llm / "hf/settings.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("line", ["gone = 1", "context = 'many'", "context = -1", "stall_seconds = nan", "[context]"])
+def test_what_is_wrong_in_the_file_is_told_with_the_command_that_takes_it_out(home: Home, line: str) -> None:
+    path = in_file(home, f"connections = 3\n{line}\n")
+    with pytest.raises(BadInputError) as caught:
+        settings.load()
+    assert str(path) in str(caught.value.cause)
+    command = re.search(r"llm hf settings (\w+) --unset", str(caught.value.hint))
+    assert command
+    settings.store(command[1], None)
+    assert settings.load().connections == 3
+
+
+def test_several_wrong_settings_can_be_taken_out_one_after_the_other(home: Home) -> None:
+    in_file(home, "gone = 1\ncontext = 'many'\nconnections = 3\n")
+    settings.store("context", None)
+    with pytest.raises(BadInputError, match="gone"):
+        settings.load()
     settings.store("gone", None)
     assert settings.load().connections == 3
+
+
+def test_a_wrong_value_can_be_replaced_and_nothing_is_stored_beside_one(home: Home) -> None:
+    path = in_file(home, "context = 'many'\n")
+    with pytest.raises(BadInputError, match="context"):
+        settings.store("connections", 3)
+    assert path.read_text() == "context = 'many'\n"
+    settings.store("context", 4096)
+    assert settings.load().context == 4096
+
+
+def test_a_wrong_variable_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_CONTEXT", "many")
+    with pytest.raises(BadInputError) as caught:
+        settings.load()
+    assert "LLM_HF_CONTEXT" in str(caught.value.cause)
+    assert caught.value.hint == "Change or unset LLM_HF_CONTEXT."
+
+
+def test_a_mistyped_setting_gets_the_nearest_one() -> None:
+    with pytest.raises(BadInputError) as caught:
+        settings.parse_value("contxt", "4096")
+    assert "Did you mean 'context'?" in str(caught.value.hint)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions of a common user")
