@@ -12,9 +12,12 @@ One server on loopback serves all, and the tools take turns, since a machine's m
 - whole programs: `llm hf pull`, `hf download` and, where installed, omm-model and llm-gguf. From each a run with a tiny
   file is taken off, which leaves what the bytes cost.
 
-On disk, each tool's files are synced before its clock stops. CPU seconds are the client's own, all threads together.
-Ratios are medians of the ratios to curl's (or hf's) run next to it. The load average is printed: on a busy machine wall
-times tell more about the others. Throttled connections are paced by the clock and answer after 50 ms.
+On disk, each tool's files are synced before its clock stops, and what that costs is added to its CPU. CPU seconds are
+the client's own, all threads together. Ratios are medians of the ratios to curl's (or hf's) run of the same turn. The
+order changes from turn to turn, the first turn is thrown away, and before each run as much memory as the file needs is
+touched and let go again: in a virtual machine the first touch of a page costs more than all else. The load average is
+printed: on a busy machine wall times tell more about the others. Throttled connections are paced by the clock and
+answer after 50 ms.
 """
 
 from __future__ import annotations
@@ -97,6 +100,7 @@ class Server:
     file: Served
     tiny: Served
     throttled: Served
+    memory: Path  # a folder on tmpfs
     pipe: Connection
 
     def sent(self) -> int:
@@ -150,13 +154,24 @@ def fetched(file: Served, place: Path, *, connections: int = CONNECTIONS, kill_a
     return Run(wall, cpu, run.memory)
 
 
-def ours(_server: Server, file: Served, place: Path) -> Run:
+def ours(server: Server, file: Served, place: Path) -> Run:
+    warm(server)
     return fetched(file, place)
+
+
+def warm(server: Server) -> None:
+    """Has the machine's memory for one file at hand, whoever used it last."""
+    path, zeros = server.memory / "warm", bytes(1 << 20)
+    with path.open("wb") as file:
+        for _ in range(0, server.file.size, len(zeros)):
+            file.write(zeros)
+    path.unlink()
 
 
 def curl(server: Server, file: Served, place: Path) -> Run:
     place.mkdir(parents=True, exist_ok=True)
     start_up, _ = measured(["curl", "-sfL", "-o", str(place / "tiny"), server.tiny.url])
+    warm(server)
     run, _ = measured(["curl", "-sfL", "-o", str(place / "file"), file.url])
     return run.without(start_up)
 
@@ -171,6 +186,7 @@ def program(*command: str, home: str = "HF_HOME") -> Tool:
         runs = []
         for path, which in ((TINY, server.tiny), (FILE, file)):
             filled = [part.format(url=which.url, path=path, place=place) for part in command]
+            warm(server)
             runs.append(measured(filled, environment)[0])
         return runs[1].without(runs[0])
 
@@ -199,25 +215,31 @@ def programs() -> dict[str, Tool]:
     return found
 
 
-def sync(folder: Path) -> float:
-    """Brings all files there to the disk; returns the seconds that took."""
-    began = time.monotonic()
+def synced(run: Run, folder: Path) -> Run:
+    """The run, and what it costs to bring its files to the disk."""
+    began, cpu_before = time.monotonic(), time.process_time()
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    return time.monotonic() - began
+    return Run(run.wall + time.monotonic() - began, run.cpu + time.process_time() - cpu_before, run.memory)
 
 
-def compare(server: Server, place: Path, runs: int, tools: Mapping[str, Tool], *, synced: bool) -> None:
-    """A table of medians; ratios to the first tool's run of the same turn."""
+def turns(server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool) -> dict[str, list[Run]]:
+    """Each tool's runs, after one more that is thrown away; every second turn goes the other way round."""
     found: dict[str, list[Run]] = {name: [] for name in tools}
-    for _ in range(runs):
-        for name, tool in tools.items():
+    for turn in range(count + 1):
+        for name, tool in list(tools.items())[:: 1 if turn % 2 else -1]:
             folder = place / "target"
             run = tool(server, server.file, folder)
-            found[name].append(Run(run.wall + (sync(folder) if synced else 0), run.cpu, run.memory))
+            found[name].append(synced(run, folder) if disk else run)
             shutil.rmtree(folder)
+    return {name: runs[1:] for name, runs in found.items()}
+
+
+def compare(server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool) -> None:
+    """A table of medians; ratios to the first tool's run of the same turn."""
+    found = turns(server, place, count, tools, disk=disk)
     base = next(iter(tools))
     print(f"{'':14}  wall s  x {base:11}   CPU s  x {base:11}  peak memory")
     for name, all_runs in found.items():
@@ -255,12 +277,12 @@ def resumed(server: Server, place: Path) -> None:
 def report(server: Server, memory: Path, disk: Path, runs: int, only: str | None) -> None:
     """All tables that were asked for."""
     if only in (None, "speed"):
-        for name, place, synced in (("tmpfs", memory, False), ("disk, synced", disk, True)):
+        for name, place, on_disk in (("tmpfs", memory, False), ("disk, synced", disk, True)):
             load = os.getloadavg()[0]
             print(f"\n{name}: the transfer alone (load {load:.1f})")
-            compare(server, place, runs, {"curl": curl, "llm-hf-models": ours}, synced=synced)
+            compare(server, place, runs, {"curl": curl, "llm-hf-models": ours}, disk=on_disk)
             print(f"\n{name}: whole programs, a tiny file's run taken off (load {os.getloadavg()[0]:.1f})")
-            compare(server, place, runs, programs(), synced=synced)
+            compare(server, place, runs, programs(), disk=on_disk)
     if only in (None, "throttled"):
         print(f"\n50 ms of latency, 10 MB/s per connection, {format_size(server.throttled.size)}")
         throttled(server, memory)
@@ -290,7 +312,7 @@ def main() -> None:
                 file.truncate(size)
         process.start()
         certificates, *told = here.recv()
-        server = Server(*told, here)  # type: ignore[call-arg]  # `serve` tells them all
+        server = Server(*told, memory, here)  # type: ignore[call-arg]  # `serve` tells them all
         if options.tls:
             os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), certificates)
         print(f"{format_size(server.file.size)}, {os.cpu_count()} cores, medians of {options.runs}", flush=True)
