@@ -41,6 +41,20 @@ CHAT_TEMPLATE = (
     "{%- if messages[-1].role == 'tool' %}{{- '<|after_tool|>' }}{%- elif tools %}{{- '<|with_tools|>' }}{%- endif %}"
     "{%- endif %}"
 )
+# A model that reasons: give it an answer such as THINKING_ANSWER. `enable_thinking: false` closes its thoughts for it.
+THINKING_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.reasoning_content %}{{- '<think>' + message.reasoning_content + '</think>' }}{%- endif %}"
+    "{{- message.content + '<|im_end|>\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{- '<think></think>' }}{%- endif %}"
+    "{%- endif %}"
+)
+THOUGHTS, CONCLUSION = "Let me think about it for a while.", "It is so."
+THINKING_ANSWER = f"<think>{THOUGHTS}</think>{CONCLUSION}"
+_TAGS = ("<think>", "</think>")
 _SPECIALS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|with_tools|>", "<|after_tool|>")
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _EOS = _SPECIALS.index("<|im_end|>")
@@ -318,7 +332,7 @@ def _pieces(text: str, taken: Sequence[str]) -> Iterator[str]:
     """The text cut at spaces, with cuts left out where a piece would repeat: a token has one successor only."""
     seen = set(taken)
     pending = ""
-    for part in re.findall(r" ?[^ ]+| ", text):
+    for part in re.findall(r"</?think>| ?(?:(?!</?think>)[^ ])+| ", text):
         pending += part.replace(" ", "\u2581")
         if pending not in seen:
             seen.add(pending)
@@ -384,9 +398,11 @@ def _spm_tokenizer(writer: gguf.GGUFWriter, tokens: Sequence[str]) -> None:
     writer.add_tokenizer_pre("default")
     writer.add_token_list(list(tokens))
     writer.add_token_scores([0.0 if i < len(_SPECIALS) else -float(i) for i in range(len(tokens))])
-    words = len(tokens) - len(_SPECIALS) - len(_BYTES)
+    words = tokens[len(_SPECIALS) + len(_BYTES) :]
     types = [gguf.TokenType.UNKNOWN] + [gguf.TokenType.CONTROL] * (len(_SPECIALS) - 1)
-    writer.add_token_types(types + [gguf.TokenType.BYTE] * len(_BYTES) + [gguf.TokenType.NORMAL] * words)
+    types += [gguf.TokenType.BYTE] * len(_BYTES)
+    types += [gguf.TokenType.USER_DEFINED if word in _TAGS else gguf.TokenType.NORMAL for word in words]
+    writer.add_token_types(types)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(_EOS)
     writer.add_unk_token_id(0)
