@@ -23,7 +23,7 @@ from llm_hf_models.download_records import FINISHED, OPEN, Download
 from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import owned_since, owning
-from llm_hf_models.pull import plan_of
+from llm_hf_models.pull_rows import plan_of
 
 Kind = Literal["partial", "incomplete", "note", "ref", "copy", "engine"]
 EVERY = -1  # SQLite's word for no limit
@@ -96,6 +96,27 @@ def clean(context: Context) -> Cleanup:
     return replace(
         planned, files=removed, rows=rows, answers=answers, freed_bytes=sum(f.size for f in removed), done=True
     )
+
+
+def remove_leftovers(context: Context, over: Iterable[Download]) -> None:
+    """Removes what arrived of downloads that a person ended for good, but for what others need. `gc` finds the rest."""
+    history = _history_before(context)
+    with context.db() as db:
+        for row in over:
+            for partial in _partials_of(context, row):
+                if _leftovers(partial):
+                    with contextlib.suppress(OSError, NotWritableError):
+                        _remove_partial(context, db, history, partial)
+
+
+def _partials_of(context: Context, row: Download) -> Sequence[Path]:
+    try:
+        found = plan_of(row)
+    except LibraryError:  # the plan of another version
+        return ()
+    cache = cache_layout.work_folder(context.cache_dir())
+    folder = cache_layout.work_folder_of(Path(found.folder)) if found.options.to else cache
+    return [_partial(folder, file.etag) for file in found.files if file.etag]
 
 
 def _history_before(context: Context) -> float:

@@ -93,7 +93,7 @@ def _followed(library: Library, numbers: list[int], show: Progress) -> list[Down
 def clear(as_json: bool) -> None:
     """Remove the rows of downloads that are over.
 
-    No file is touched.
+    What cancelled ones may have left goes with them; no other file is touched.
     """
     count = service().clear_downloads()
     output.print_json({"removed": count}) if as_json else output.note(f"Removed {count} {_rows(count)}.")
@@ -166,7 +166,7 @@ cancel = _command(
     _Verb(
         "cancel",
         "End a download for good.",
-        "A retry starts it again.",
+        "What arrived of it goes, but for what another download needs. A retry starts it again.",
         ("queued", "running", "verifying", "paused"),
         lambda library, number: library.cancel(number),
     )
@@ -175,7 +175,7 @@ retry = _command(
     _Verb(
         "retry",
         "Try a failed or cancelled download again.",
-        "It goes on in the background from what arrived.",
+        "It goes on in the background, from what arrived where it has failed.",
         ("failed",),
         lambda library, number: library.retry(number),
     )

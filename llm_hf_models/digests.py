@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+from llm_hf_models.journal import sync_data
 
 BLOCK_BYTES = 1 << 20
 
@@ -33,13 +36,37 @@ def digests_of(path: Path, progress: Callable[[int], None] | None = None) -> Fil
     Raises:
         OSError: it can't be read.
     """
-    sha256, sha1 = hashlib.sha256(), git_blob_hash(path.stat().st_size)
-    done = 0
     with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            sha256.update(block)
-            sha1.update(block)
-            done += len(block)
-            if progress is not None:
-                progress(done)
+        return _digests(file, path.stat().st_size, None, progress)
+
+
+def copied(path: Path, to: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
+    """Copies a file, brings the copy to the disk and gives both digests of what was copied.
+
+    Args:
+        path: the file.
+        to: where the copy goes; what stands there is replaced.
+        progress: as in `digests_of`.
+
+    Raises:
+        OSError: it can't be read, or the copy can't be written.
+    """
+    with path.open("rb") as file, to.open("wb") as copy:
+        found = _digests(file, path.stat().st_size, copy, progress)
+        copy.flush()
+        sync_data(copy.fileno())
+    return found
+
+
+def _digests(file: BinaryIO, size: int, copy: BinaryIO | None, progress: Callable[[int], None] | None) -> FileDigests:
+    sha256, sha1 = hashlib.sha256(), git_blob_hash(size)
+    done = 0
+    while block := file.read(BLOCK_BYTES):
+        sha256.update(block)
+        sha1.update(block)
+        if copy is not None:
+            copy.write(block)
+        done += len(block)
+        if progress is not None:
+            progress(done)
     return FileDigests(sha256.hexdigest(), sha1.hexdigest())

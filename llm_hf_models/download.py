@@ -18,7 +18,7 @@ from pathlib import Path
 
 from llm_hf_models import cache_layout
 from llm_hf_models.cache_layout import cache_path
-from llm_hf_models.digests import digests_of
+from llm_hf_models.digests import copied, digests_of
 from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError, StorageError
 from llm_hf_models.hub import Hub, HubFile
 from llm_hf_models.journal import read_journal, sync_folder
@@ -166,6 +166,7 @@ def download_to(
     files: Sequence[HubFile],
     folder: Path,
     *,
+    cache_dir: Path,
     limits: TransferLimits,
     progress: Progress,
     stop: threading.Event,
@@ -173,7 +174,7 @@ def download_to(
     """The same into a plain folder (`--to DIR`), files under their paths in the repo.
 
     A file that stands there with the right digest is left alone; another one of its name is replaced once the right one
-    is whole.
+    is whole. What the cache has, in this or another repo, is copied from there and not fetched.
 
     Raises:
         as `transfer.fetch`.
@@ -181,6 +182,7 @@ def download_to(
     work = cache_layout.work_folder_of(folder)
     job = _Job(hub, repo, commit, work, limits, progress, stop)
     files = [job.with_etag(file) for file in files]
+    job.sources = already_here(cache_dir, repo, commit, files)
     places = {file.path: folder / RepoFile(file.path).path for file in files}
     try:
         missing = [file for file in files if not job.proven(file, places[file.path])]
@@ -253,7 +255,7 @@ class _Job:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = Pace(limits.bytes_per_second)
-        self._etags: dict[str, str] = {}
+        self.sources: dict[str, Path] = {}  # where bytes of the right size and name can be copied from, by path
 
     def with_etag(self, file: HubFile) -> HubFile:
         """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
@@ -346,6 +348,9 @@ class _Job:
                 if cache_layout.is_whole(whole, file.size) or here(file):
                     self._progress(Event("done", file.path, file.size, file.size))
                     return False
+                if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
+                    partial.unlink(missing_ok=True)
+                    return False
                 try:
                     fetch_owned(
                         lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
@@ -362,3 +367,26 @@ class _Job:
                 partial.replace(whole)
                 sync_folder(self.folder)
                 return True
+
+    def _copy(self, file: HubFile, source: Path, whole: Path, halt: threading.Event) -> bool:
+        """Whether `whole` could be made a copy of `source` that proves to be the file."""
+
+        def watch(done: int) -> None:
+            if halt.is_set():
+                raise InterruptedByUserError(f"Stopped while {file.path} was copied")
+            self._progress(Event("progress", file.path, done, file.size))
+
+        self._progress(Event("started", file.path, 0, file.size))
+        aside = whole.with_suffix(".part.copy")
+        try:
+            digests = copied(source, aside, watch)
+            if (digests.sha256 if file.sha256 else digests.git_sha1) != file.etag:
+                return False
+            aside.replace(whole)
+        except FileNotFoundError:  # another tool prunes the cache
+            return False
+        finally:
+            aside.unlink(missing_ok=True)
+        sync_folder(self.folder)
+        self._progress(Event("done", file.path, file.size, file.size))
+        return True

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,8 @@ class RunningRow:
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
         self._asked: Wanted | None = None
-        self._lost = False
         self.owned = False  # whether this process carries the row out
+        self.ended: DownloadState | None = None  # how it ended, where it did not end well
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
     def __enter__(self) -> Self:
@@ -132,8 +133,11 @@ class RunningRow:
                     asked = db.beat(self._row.id, self._owner)
                 except LibraryBusyError:
                     continue  # the next sign of life will do
+                if asked == "lost":  # taken for dead, by one who carries it out now: this one works beside it
+                    self.owned = False
+                    return
                 if asked is not None:
-                    self._asked, self._lost = (None, True) if asked == "lost" else (asked, False)
+                    self._asked = asked
                     self._stop.set()
                     return
 
@@ -141,20 +145,25 @@ class RunningRow:
         """Passes events on, brings the row's figures up to date now and then, and logs what is no mere progress."""
 
         def report(event: Event) -> None:
-            with self._lock:
-                if event.kind != "verifying":  # which counts the bytes that it has hashed
-                    self._done[event.file] = event.done
-                now, total = time.monotonic(), sum(self._done.values())
-                if self.owned and now - self._window[-1][0] >= FIGURES_SECONDS:
-                    self._window = [(t, n) for t, n in self._window if now - t <= SPEED_SECONDS] + [(now, total)]
-                    began, first = self._window[0]
-                    speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
-                    self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
-                if self.owned and event.kind != "progress":
-                    self._db.note(self._row.id, event.kind, f"{event.file}: {event.message or event.kind}")
+            # A library that is busy for long must not end a transfer that goes well: the next figures will do.
+            with self._lock, suppress(LibraryBusyError):
+                self._record(event)
             progress(event)
 
         return report
+
+    def _record(self, event: Event) -> None:
+        if event.kind != "verifying":  # which counts the bytes that it has hashed
+            self._done[event.file] = event.done
+        now, total = time.monotonic(), sum(self._done.values())
+        if self.owned and now - self._window[-1][0] >= FIGURES_SECONDS:
+            self._window = [(t, n) for t, n in self._window if now - t <= SPEED_SECONDS] + [(now, total)]
+            began, first = self._window[0]
+            speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
+            self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
+        if self.owned and event.kind != "progress":
+            words = f"{event.file}: {event.message}" if event.message else event.file
+            self._db.note(self._row.id, event.kind, words)
 
     def verifying(self) -> None:
         """Every byte is here; what follows reads them."""
@@ -187,30 +196,38 @@ class RunningRow:
         return self._db.claim_download(self._row.id, self._owner, stale_before=math.inf)
 
     def _record_end(self, error: BaseException) -> None:
-        if not self.owned or self._db.beat(self._row.id, self._owner) == "lost":
+        if not self.owned:
             return
-        state, message = self._end_of(error)
-        self._db.update_download(self._row.id, state=state, error=message, bytes_per_second=None, wanted=None)
-        self._db.note(self._row.id, state, message)
+        with self._db.transaction():
+            asked = self._db.beat(self._row.id, self._owner)
+            if asked == "lost":
+                return
+            state, message = self._end_of(error)
+            again = self._asked == "pause" and asked is None  # resumed before it had stopped
+            self.ended = "queued" if again else state
+            kept = message if state == "failed" or isinstance(error, DiskFullError) else None
+            self._db.update_download(self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=None)
+            self._db.note(self._row.id, self.ended, message)
 
     def _end_of(self, error: BaseException) -> tuple[DownloadState, str]:
+        """The state that the row ends in, and why."""
         if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
             if self._asked == "cancel":
-                return "cancelled", "cancelled"
+                return "cancelled", ""
             if self._asked == "background":
                 return "queued", "sent to the background"
-            return "paused", "paused" if self._asked == "pause" else "interrupted"
+            return "paused", "" if self._asked == "pause" else "interrupted"
         if isinstance(error, DiskFullError):
             return "paused", error.message
-        return "failed", error.message if isinstance(error, HfModelsError) else type(error).__name__
+        if isinstance(error, HfModelsError):
+            return "failed", ". ".join(part for part in (error.message, error.hint) if part)
+        return "failed", type(error).__name__
 
     def _interrupted(self) -> InterruptedByUserError:
         if self._asked == "cancel":
             return InterruptedByUserError("Cancelled", hint=f"llm hf retry {self._row.id} starts it again.")
-        if self._lost:
-            return InterruptedByUserError(
-                "It was paused, or another process has taken it over", hint=f"llm hf downloads log {self._row.id}"
-            )
+        if self._asked == "pause":
+            return InterruptedByUserError("Paused", hint=f"llm hf resume {self._row.id}")
         if self._asked == "background":
             return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
         return InterruptedByUserError(

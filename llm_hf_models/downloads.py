@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
-from llm_hf_models.download_records import FINISHED, LIVE, Download, DownloadNote, DownloadState, Wanted
+from llm_hf_models.download_records import FINISHED, LIVE, OPEN, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import BadInputError, NotFoundError
 from llm_hf_models.library_downloads import LibraryDownloads
@@ -57,7 +57,7 @@ def view(row: Download) -> DownloadView:
 
 def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
     """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
-    from llm_hf_models.pull import open_row
+    from llm_hf_models.pull_rows import open_row
 
     with context.queue() as db:
         row = open_row(context, db, plan, background=True, on_done=on_done)
@@ -71,18 +71,31 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
     return view(queued)
 
 
-def _see_to_a_worker(context: Context) -> None:
-    from llm_hf_models import worker  # late: it can pull, and who only lists should not wait for that
+def _see_to_a_worker(context: Context, *, ask: bool = True) -> None:
+    from llm_hf_models import worker  # late: who only lists, and finds nothing left lying, needs none
 
-    worker.ensure(context)
+    worker.ensure(context, ask=ask)
+
+
+def _see_to_what_waits(context: Context, rows: Iterable[Download]) -> None:
+    """Whoever looks brings a worker where one was killed, or did not survive a reboot. Nobody is asked anything."""
+    if any(row.background and _is_left_lying(context, row) for row in rows):
+        _see_to_a_worker(context, ask=False)
+
+
+def _is_left_lying(context: Context, row: Download) -> bool:
+    """Whether nobody has shown life over a row for so long that its worker, one that starts just now too, is none."""
+    silent_since = {"queued": row.updated, "running": row.heartbeat, "verifying": row.heartbeat}.get(row.state)
+    return silent_since is not None and silent_since < stale_before(context)
 
 
 def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
     """Downloads, newest first: those that are not over, and the last finished ones where `every`."""
     with context.queue() as db:
         db.pause_abandoned(stale_before=stale_before(context))
-        states: tuple[DownloadState, ...] = () if every else ("queued", "running", "verifying", "paused", "failed")
-        return tuple(view(row) for row in db.downloads(states=states, limit=limit, plans=False))
+        rows = db.downloads(states=() if every else OPEN, limit=limit, plans=False)
+    _see_to_what_waits(context, rows)
+    return tuple(map(view, rows))
 
 
 def get(context: Context, number: int) -> DownloadView:
@@ -92,7 +105,9 @@ def get(context: Context, number: int) -> DownloadView:
         NotFoundError: there is none of that number.
     """
     with context.queue() as db:
-        return view(_row(db, number))
+        row = _row(db, number)
+    _see_to_what_waits(context, [row])
+    return view(row)
 
 
 def _row(db: LibraryDownloads, number: int) -> Download:
@@ -115,8 +130,11 @@ def pause(context: Context, number: int) -> DownloadView:
 
 
 def cancel(context: Context, number: int) -> DownloadView:
-    """Ends a download for good; `gc` removes what arrived of it, a retry still finds it until then."""
-    return _ask(context, number, "cancel", "cancelled", allowed=("queued", "running", "verifying", "paused", "failed"))
+    """Ends a download for good and removes what arrived of it; whoever carries it out does so on hearing of it."""
+    asked = _ask(context, number, "cancel", "cancelled", allowed=("queued", "running", "verifying", "paused", "failed"))
+    if asked.state == "cancelled":
+        _remove_leftovers(context, [number])
+    return asked
 
 
 def to_background(context: Context, number: int) -> DownloadView:
@@ -169,7 +187,9 @@ def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...
         db.pause_abandoned(stale_before=stale_before(context))
         with db.transaction():
             row = _row(db, number)
-            if row.state != "queued":
+            if row.state in LIVE and row.wanted == "pause" and "paused" in allowed:  # asked to, and has not heard of it
+                db.update_download(number, background=True, wanted=None)
+            elif row.state != "queued":
                 _refuse_unless(row, allowed, "resume" if allowed == ("paused",) else "retry")
                 db.update_download(number, state="queued", background=True, wanted=None, error=None)
                 db.note(number, "queued", f"by {context.asked_by}")
@@ -187,9 +207,19 @@ def _refuse_unless(row: Download, allowed: tuple[DownloadState, ...], verb: str)
 
 
 def clear(context: Context) -> int:
-    """Removes the rows of downloads that are over. Returns how many."""
+    """Removes the rows of downloads that are over, and what cancelled ones left. Returns how many."""
     with context.queue() as db:
+        cancelled = [row.id for row in db.downloads(states=("cancelled",), limit=-1, plans=False)]
+        _remove_leftovers(context, cancelled)  # without their rows nothing would say that nobody wants it
         return db.clear_downloads(FINISHED)
+
+
+def _remove_leftovers(context: Context, numbers: Sequence[int]) -> None:
+    from llm_hf_models import cleanup  # late: who only lists should not wait for what can pull
+
+    with context.queue() as db:
+        rows = [row for number in numbers if (row := db.download(number)) is not None]
+    cleanup.remove_leftovers(context, rows)
 
 
 def follow(context: Context, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
@@ -215,6 +245,5 @@ def follow(context: Context, number: int, *, stop: threading.Event | None = None
                 yield DownloadEvent("progress", view(row))
             if row.state in ("done", "failed", "paused", "cancelled"):
                 return
-            if row.background and row.heartbeat < stale_before(context):
-                _see_to_a_worker(context)  # the one that was started for it may have been killed
+            _see_to_what_waits(context, [row])
             stop.wait(FOLLOW_SECONDS)

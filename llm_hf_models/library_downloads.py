@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Literal
 
-from llm_hf_models.download_records import Download, DownloadNote, DownloadState, Wanted
+from llm_hf_models.download_records import LIVE, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.errors import LibraryError
 from llm_hf_models.library_file import LibraryFile, Row
 from llm_hf_models.units import MAX_NUMBER
@@ -16,6 +16,10 @@ from llm_hf_models.units import MAX_NUMBER
 _WITHOUT_PLAN = ", ".join(
     "commit_hash" if each.name == "commit" else each.name for each in fields(Download) if each.name != "plan"
 )
+
+ABANDONED = "its process ended"  # as far as its signs of life tell
+# What the state that a person gave to a download, whose owner seemed dead, asks of an owner that lives.
+_DECIDED: dict[DownloadState, Wanted] = {"paused": "pause", "cancelled": "cancel", "queued": "background"}
 
 
 class LibraryDownloads(LibraryFile):
@@ -69,23 +73,31 @@ class LibraryDownloads(LibraryFile):
         return _download_of(rows[0]) if rows else None
 
     def beat(self, number: int, owner: str) -> Wanted | Literal["lost"] | None:
-        """A sign of life from a download's owner. Returns what it is asked to do; `lost`: it has another owner now."""
+        """A sign of life from a download's owner. Returns what it is asked to do; `lost`: it has another owner now.
+
+        An owner that was silent for long, since its machine slept, say, may have been taken for dead: if nobody carries
+        its download out, it is its own again; what a person decided meanwhile stands, and is what it is asked to do.
+        """
         with self.transaction():
-            if not self.write(
-                "update downloads set heartbeat = ? where id = ? and owner = ? and state in ('running', 'verifying')",
-                time.time(), number, owner,
-            ):  # fmt: skip
+            row = self.download(number)
+            if row is None or row.owner != owner:
                 return "lost"
-            wanted: Wanted | None = self.rows("select wanted from downloads where id = ?", number)[0]["wanted"]
-        return wanted
+            if row.state not in LIVE and row.error != ABANDONED:
+                return _DECIDED.get(row.state, "lost")
+            self.write(
+                "update downloads set heartbeat = ?, state = case state when 'paused' then 'running' else state end,"
+                " error = nullif(error, ?) where id = ?",
+                time.time(), ABANDONED, number,
+            )  # fmt: skip
+        return row.wanted
 
     def pause_abandoned(self, *, stale_before: float) -> None:
         """Foreground downloads whose process is gone become paused: their person decides, not a worker."""
         self.write(
-            "update downloads set state = 'paused', error = 'its process ended' where state in ('running', 'verifying')"
-            " and not background and heartbeat < ?",
-            stale_before,
-        )
+            "update downloads set state = 'paused', error = ?, bytes_per_second = null"
+            " where state in ('running', 'verifying') and not background and heartbeat < ?",
+            ABANDONED, stale_before,
+        )  # fmt: skip
 
     def downloads(
         self, *, states: Sequence[DownloadState] = (), limit: int = 100, plans: bool = True
@@ -105,6 +117,8 @@ class LibraryDownloads(LibraryFile):
 
     def download(self, number: int) -> Download | None:
         """One row, or None."""
+        if not 0 < number <= MAX_NUMBER:  # more than SQLite's integers hold
+            return None
         rows = self.rows("select * from downloads where id = ?", number)
         return _download_of(rows[0]) if rows else None
 
@@ -117,8 +131,6 @@ class LibraryDownloads(LibraryFile):
     def clear_downloads(self, states: Sequence[DownloadState], *, before: float = math.inf) -> int:
         """Removes rows in these states that were last written before that time (Unix seconds). Returns how many."""
         marks = ",".join("?" * len(states))
-        if not 0 < number <= MAX_NUMBER:  # more than SQLite's integers hold
-            return None
         return self.write(f"delete from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
 
     def note(self, number: int, kind: str, message: str = "") -> None:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from llm_hf_models import cache_layout, download, handover, scans, settings
+from llm_hf_models.cleanup import remove_leftovers
 from llm_hf_models.context import Context
-from llm_hf_models.download_records import OPEN, Download
+from llm_hf_models.download_records import Download
 from llm_hf_models.download_row import RunningRow, new_owner
-from llm_hf_models.errors import LibraryError, UnknownModelError
+from llm_hf_models.errors import (
+    AccessError,
+    HfModelsError,
+    RepoNotFoundError,
+    TokenMissingError,
+    UnknownModelError,
+)
 from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
+from llm_hf_models.pull_rows import open_row, plan_of
 from llm_hf_models.records import Check, LocalFile, LocalModel, Role
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Event, Progress, TransferLimits
 from llm_hf_models.units import format_size
 from llm_hf_models.validate import Report, check_shards
-
-_PLAN: TypeAdapter[PullPlan] = TypeAdapter(PullPlan)
 
 
 @dataclass(frozen=True)
@@ -55,60 +58,6 @@ def pull(context: Context, plan: PullPlan, *, progress: Progress, stop: threadin
     return carry_out(context, row, progress=progress, stop=stop)
 
 
-def open_row(
-    context: Context, db: LibraryDownloads, plan: PullPlan, *, background: bool, on_done: str | None = None
-) -> Download:
-    """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
-    text = _PLAN.dump_json(plan).decode()
-    with db.transaction():  # of two that ask at once, one finds the other's row
-        for row in db.downloads(states=OPEN, limit=-1):
-            if _is_for(row, plan):
-                on_done = on_done or row.on_done
-                db.update_download(row.id, plan=text, background=background and row.background, on_done=on_done)
-                return replace(row, plan=text, on_done=on_done)
-        return db.open_download(
-            Download(
-                id=0,
-                ref=plan.ref,
-                state="queued",
-                repo=plan.repo,
-                commit=plan.commit,
-                quant=plan.quant,
-                total_bytes=plan.total_bytes,
-                done_bytes=plan.total_bytes - plan.fetch_bytes,
-                asked_by=context.asked_by,
-                background=background,
-                on_done=on_done,
-                plan=text,
-            )
-        )
-
-
-def _is_for(row: Download, plan: PullPlan) -> bool:
-    """Whether a row is of the pull that a plan plans: the same bytes to the same place."""
-    if (row.ref, row.commit, row.quant) != (plan.ref, plan.commit, plan.quant):
-        return False
-    try:
-        kept = plan_of(row)
-    except LibraryError:
-        return False
-    return (kept.options.to, kept.mmproj) == (plan.options.to, plan.mmproj)
-
-
-def plan_of(row: Download) -> PullPlan:
-    """The pinned plan that a row keeps.
-
-    Raises:
-        LibraryError: another version kept it, in a form that this one can't read.
-    """
-    try:
-        return _PLAN.validate_json(row.plan)
-    except ValidationError:
-        raise LibraryError(
-            f"Download {row.id} was planned by another version of llm-hf-models", hint=f"llm hf pull {row.ref}"
-        ) from None
-
-
 def carry_out(context: Context, row: Download, *, progress: Progress, stop: threading.Event) -> PullResult:
     """Carries out the download of a row, unless another process does: then this one joins it.
 
@@ -116,16 +65,43 @@ def carry_out(context: Context, row: Download, *, progress: Progress, stop: thre
     the others see its progress and find the file finished.
     """
     plan = plan_of(row)
-    with RunningRow(context, row, plan.files, new_owner(), stop) as running:
+    running = RunningRow(context, row, plan.files, new_owner(), stop)
+    with _leaving_nothing_cancelled(context, row, running), running:
         return _work(context, row, plan, running, progress, stop)
 
 
 def carry_out_queued(context: Context, row: Download) -> None:
     """Carries out a row that waits, for a worker. One that was paused or taken meanwhile is left alone."""
     plan, stop = plan_of(row), threading.Event()
-    with RunningRow(context, row, plan.files, new_owner(), stop, as_found=True) as running:
+    running = RunningRow(context, row, plan.files, new_owner(), stop, as_found=True)
+    with _leaving_nothing_cancelled(context, row, running), running:
         if running.owned:
-            _work(context, row, plan, running, lambda _event: None, stop)
+            try:
+                _work(context, row, plan, running, lambda _event: None, stop)
+            except (AccessError, RepoNotFoundError) as error:
+                raise _worded(context, row, error) from None
+
+
+def _worded(context: Context, row: Download, error: HfModelsError) -> HfModelsError:
+    """A refusal of the Hub in words that help where nobody could be asked for the passphrase of the token."""
+    from llm_hf_models import tokens
+
+    if not tokens.is_locked(context.token()):
+        return error
+    return TokenMissingError(
+        f"{error.message}, and the worker has no passphrase for the token that is kept encrypted",
+        hint=f"This asks for it, and goes on from what arrived: llm hf pull {row.ref}",
+    )
+
+
+@contextmanager
+def _leaving_nothing_cancelled(context: Context, row: Download, running: RunningRow) -> Iterator[None]:
+    """Removes what arrived of a download that its person cancelled on the way."""
+    try:
+        yield
+    finally:
+        if running.ended == "cancelled":
+            remove_leftovers(context, [row])
 
 
 class _Arrivals:
@@ -208,7 +184,15 @@ def _fetch(context: Context, plan: PullPlan, progress: Progress, stop: threading
     limits = context.transfer_limits(plan.options.connections, plan.options.limit_rate)
     if plan.options.to is not None:
         return download.download_to(
-            hub, repo, plan.commit, plan.files, Path(plan.folder), limits=limits, progress=progress, stop=stop
+            hub,
+            repo,
+            plan.commit,
+            plan.files,
+            Path(plan.folder),
+            cache_dir=context.cache_dir(),
+            limits=limits,
+            progress=progress,
+            stop=stop,
         )
     handed = _hand_over(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
     stored = download.download(

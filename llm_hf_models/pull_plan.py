@@ -54,6 +54,7 @@ class PlannedFile(HubFile):
 
     here: bool = False  # whole and on this machine already
     partial: int = 0  # bytes of it on this machine from an interrupted pull
+    copy: bool = False  # whole in the cache, and copied from there into another folder
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         weights=variant.files if variant else (),
         mmproj=variant.mmproj if variant else None,
         total_bytes=sum(file.size for file in planned),
-        fetch_bytes=sum(file.size - file.partial for file in planned if not file.here),
+        fetch_bytes=sum(file.size - file.partial for file in planned if not file.here and not file.copy),
         folder=str(_folder(context, ref.repo, details.commit, options)),
         options=options,
         scan=search.scan_of(details, paths),
@@ -197,14 +198,23 @@ def _planned_files(
 ) -> tuple[PlannedFile, ...]:
     with context.db() as db:  # what `verify` found to differ has the right size, and comes again
         broken = {file.location for model in db.models() if model.state == "changed" for file in model.files}
-    if options.to is not None:
-        here = download.already_in(options.to.expanduser().absolute(), files)
-        partial = download.pending_bytes_in(options.to.expanduser().absolute(), files)
+    cached = download.already_here(context.cache_dir(), repo, commit, files)
+    cached = {path: place for path, place in cached.items() if str(place) not in broken}
+    if options.to is None:
+        here, partial, copy = cached, download.pending_bytes(context.cache_dir(), files), set[str]()
     else:
-        here = download.already_here(context.cache_dir(), repo, commit, files)
-        here = {path: place for path, place in here.items() if str(place) not in broken}
-        partial = download.pending_bytes(context.cache_dir(), files)
-    return tuple(PlannedFile(**vars(file), here=file.path in here, partial=partial.get(file.path, 0)) for file in files)
+        folder = options.to.expanduser().absolute()
+        here, partial = download.already_in(folder, files), download.pending_bytes_in(folder, files)
+        copy = cached.keys() - here.keys()
+    return tuple(
+        PlannedFile(
+            **vars(file),
+            here=file.path in here,
+            partial=0 if file.path in copy else partial.get(file.path, 0),
+            copy=file.path in copy,
+        )
+        for file in files
+    )
 
 
 def _folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
@@ -322,12 +332,13 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
     except OSError as error:
         raise storage_error(error, folder, plan.fetch_bytes, 0) from None
     reserve = context.settings().disk_reserve
-    missing = plan.fetch_bytes + promised + reserve - free if plan.fetch_bytes else 0
+    needed = plan.fetch_bytes + sum(file.size for file in plan.files if file.copy)
+    missing = needed + promised + reserve - free if needed else 0
     if missing > 0:
         raise DiskFullError(
             f"{format_size(missing)} more room is needed in {folder} for this pull",
             missing_bytes=missing,
-            cause=f"It fetches {format_size(plan.fetch_bytes)},"
+            cause=f"It {'fetches' if needed == plan.fetch_bytes else 'copies and fetches'} {format_size(needed)},"
             + (f" other downloads still need {format_size(promised)}," if promised else "")
             + f" {format_size(free)} are free, and {format_size(reserve)} are kept in reserve (setting disk_reserve).",
             hint="`llm hf gc` frees what is dead, `llm hf list` shows what could go with `llm hf rm`.",

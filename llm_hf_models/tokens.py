@@ -71,6 +71,16 @@ def find(ask_passphrase: Callable[[], str] | None = None) -> Token | None:
     return None
 
 
+def comes_first(found: Token | None) -> bool:
+    """Whether `find`, when it could not open the encrypted file, found one that comes before that file's."""
+    return found is not None and found.source in ("environment", "keychain", "encrypted file")
+
+
+def is_locked(found: Token | None) -> bool:
+    """Whether `find` passed the encrypted file over, for want of its passphrase."""
+    return not comes_first(found) and encrypted_path().exists()
+
+
 def _from_environment() -> str | None:
     values = (os.environ.get(name, "").strip() for name in TOKEN_VARIABLES)
     return next((value for value in values if value), None)

@@ -14,7 +14,16 @@ from llm_hf_models.units import format_duration, format_size
 if TYPE_CHECKING:
     from llm_hf_models.fit import Fit
     from llm_hf_models.hub import HubFile, RepoSummary
-    from llm_hf_models.service import Freshness, ModelInfo, PullPlan, PullResult, SearchPage, SearchResult, VariantInfo
+    from llm_hf_models.service import (
+        Freshness,
+        ModelInfo,
+        PlannedFile,
+        PullPlan,
+        PullResult,
+        SearchPage,
+        SearchResult,
+        VariantInfo,
+    )
 
 # Tags that say what another column says already.
 TAGS_SHOWN_ELSEWHERE = ("license:", "region:", "base_model:", "gguf")
@@ -160,7 +169,7 @@ def _file_row(file: HubFile) -> list[str]:
 def plan(planned: PullPlan, limit: int | None) -> str:
     """What a pull would do, for `--dry-run`."""
     columns = [Column("FILE", least=24), Column("SIZE", right=True), Column("STATE", 1)]
-    rows = [[file.path, format_size(file.size), _planned_state(file.here, file.partial)] for file in planned.files]
+    rows = [[file.path, format_size(file.size), _planned_state(file)] for file in planned.files]
     facts = fields(
         [
             ("Model", planned.model_id or "none: files only"),
@@ -179,10 +188,12 @@ def plan(planned: PullPlan, limit: int | None) -> str:
     return f"{facts}\n\n{table(columns, rows, limit=limit)}"
 
 
-def _planned_state(here: bool, partial: int) -> str:
-    if here:
+def _planned_state(file: PlannedFile) -> str:
+    if file.here:
         return "here"
-    return f"{format_size(partial)} here" if partial else "to fetch"
+    if file.copy:
+        return "to copy from the cache"
+    return f"{format_size(file.partial)} here" if file.partial else "to fetch"
 
 
 def choice(planned: PullPlan) -> str:

@@ -1,14 +1,20 @@
 """The process that carries out queued downloads. One for each library; outlives the terminal and the agent.
 
-Started by `ensure`, it leaves when the queue is empty. `python -m llm_hf_models.worker` is its whole command line.
+Started by `ensure`, it leaves when the queue is empty. Nobody can ask it for a passphrase: a token that is kept under
+one comes from who starts it, through a pipe, and is never on a command line, in an environment or on the disk.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -16,10 +22,13 @@ from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, Download
 from llm_hf_models.download_row import stale_before
-from llm_hf_models.errors import HfModelsError
-from llm_hf_models.pull import carry_out_queued
+from llm_hf_models.errors import HfModelsError, LibraryBusyError
+
+if TYPE_CHECKING:
+    from llm_hf_models.tokens import Token
 
 IDLE_SECONDS = 0.5
+TOKEN_FOLLOWS = "--token-follows"  # noqa: S105 - on standard input
 LOCK_SECONDS = 2.0  # `ensure` holds the lock for a moment too, to see whether it is free
 MAX_LOG_BYTES = 1_000_000
 # What a session of its own is called on Windows: CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS.
@@ -36,27 +45,71 @@ def log_path() -> Path:
     return settings.home() / "worker.log"
 
 
-def ensure(context: Context) -> None:
-    """Starts a worker unless one lives. Call it after the row is queued: a worker looks once more before it leaves."""
-    del context  # settings and library are found by the environment, which the worker inherits
+def ensure(context: Context, *, ask: bool) -> None:
+    """Starts a worker unless one lives. Call it after the row is queued: a worker looks once more before it leaves.
+
+    Args:
+        context: whose token it may need; settings and library are found by the environment, which it inherits.
+        ask: a person may be asked for the passphrase of the encrypted token file, for a worker that starts now.
+    """
     lock = FileLock(lock_path())
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return
     lock.release()
+    handed = _to_hand_over(context) if ask else None
     with log_path().open("ab") as log:
         if log.tell() > MAX_LOG_BYTES:
             log.truncate(0)
-        subprocess.Popen(
-            [sys.executable, "-m", "llm_hf_models.worker"],
-            stdin=subprocess.DEVNULL,
+        child = subprocess.Popen(
+            [sys.executable, "-m", "llm_hf_models.worker", *([TOKEN_FOLLOWS] if handed else [])],
+            stdin=subprocess.PIPE if handed else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=settings.home(),
             start_new_session=True,  # closing a terminal does not end it
             creationflags=DETACHED,
         )
+    if handed and child.stdin is not None:
+        with contextlib.suppress(BrokenPipeError), child.stdin:
+            child.stdin.write(json.dumps({"handed": handed, "mark": _mark_of_token_file()}).encode())
+
+
+def _to_hand_over(context: Context) -> str | None:
+    """The token, where the worker could not read it by itself."""
+    try:
+        token = context.token()
+    except HfModelsError:  # no passphrase, or a wrong one: what needs no token goes on, the others say why not
+        return None
+    return token.value if token is not None and token.source == "encrypted file" else None
+
+
+def _mark_of_token_file() -> str | None:
+    """Tells one content of the encrypted token file from another; None where there is none."""
+    from llm_hf_models import tokens
+
+    try:
+        return hashlib.sha256(tokens.encrypted_path().read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
+class WorkerContext(Context):
+    """The context of a process that nobody can be asked in. `handed` is the token of the encrypted file."""
+
+    handed: str | None = field(default=None, repr=False)
+    mark: str | None = None  # of the file that it came from: a login or a logout since then ends it
+
+    def token(self) -> Token | None:
+        """The token in force, if any."""
+        from llm_hf_models import tokens
+
+        found = super().token()
+        if self.handed and not tokens.comes_first(found) and _mark_of_token_file() == self.mark:
+            return tokens.Token(self.handed, "encrypted file")
+        return found
 
 
 class Worker:
@@ -75,7 +128,11 @@ class Worker:
         """Works until nothing is queued and nothing runs."""
         while True:
             self._threads = {number: thread for number, thread in self._threads.items() if thread.is_alive()}
-            row, live = self._look()
+            try:
+                row, live = self._look()
+            except LibraryBusyError:
+                self._changed.wait(IDLE_SECONDS)
+                continue
             abandoned = any(other.background and other.id not in self._threads for other in live)
             if row is None and not self._threads and not abandoned:
                 return
@@ -95,6 +152,8 @@ class Worker:
             return db.next_download(stale_before=stale_before(self._context)), db.downloads(states=LIVE)
 
     def _carry_out(self, row: Download) -> None:
+        from llm_hf_models.pull import carry_out_queued  # late: who only starts a worker should not wait for it
+
         try:
             carry_out_queued(self._context, row)
         except HfModelsError as error:
@@ -113,7 +172,7 @@ class Worker:
 
 def main() -> None:
     """The worker process: holds the lock while there is work, and looks once more after letting it go."""
-    context = Context("worker")
+    context = WorkerContext("worker", **(json.load(sys.stdin) if TOKEN_FOLLOWS in sys.argv else {}))
     while True:
         try:
             with FileLock(lock_path(), timeout=LOCK_SECONDS):

@@ -48,7 +48,7 @@ FLOORS = {
     """,
     "third floor: the application": """
         __init__ service context account catalogue importing inspection local search trial
-        runtime relay relay_whole pull pull_plan scans
+        runtime relay relay_whole pull pull_plan pull_rows scans
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,
     "faces": """

@@ -176,16 +176,8 @@ def test_two_paths_with_the_same_bytes_are_fetched_once(hub: HubServer, home: Ho
     repo = hub.add_repo("owner/twins", {"a.gguf": content, "b/c.gguf": content})
     assert_whole(pull(hub, repo, home.cache), content={"a.gguf": content, "b/c.gguf": content})
     assert hub.sent(side="storage") == MB
-    into = download_to(
-        Hub(hub.endpoint),
-        RepoId.parse(repo.id),
-        repo.commit,
-        files_of(repo),
-        tmp_path / "plain",
-        limits=LIMITS,
-        progress=lambda _: None,
-        stop=threading.Event(),
-    )
+    into = pull_to(hub, repo, tmp_path / "plain", tmp_path / "no cache")
+    assert hub.sent(side="storage") == 2 * MB
     assert_whole(into, content={"a.gguf": content, "b/c.gguf": content})
 
 
@@ -295,19 +287,19 @@ def test_a_cache_removed_under_us_is_built_again(hub: HubServer, repo: ServedRep
     assert len(stored) == len(first) + 1
 
 
-def test_a_plain_folder_gets_the_same_files_and_nothing_else(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
+def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list[StoredFile]:
+    return download_to(
+        Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), folder, cache_dir=cache,
+        limits=LIMITS, progress=lambda _: None, stop=threading.Event(),
+    )  # fmt: skip
+
+
+def test_a_plain_folder_gets_the_same_files_and_nothing_else(
+    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
+) -> None:
     folder = tmp_path / "plain"
     for fetched in (True, False):
-        stored = download_to(
-            Hub(hub.endpoint),
-            REPO,
-            repo.commit,
-            files_of(repo),
-            folder,
-            limits=LIMITS,
-            progress=lambda _: None,
-            stop=threading.Event(),
-        )
+        stored = pull_to(hub, repo, folder, home.cache)
         assert_whole(stored)
         assert all(file.fetched is fetched for file in stored)
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(FILES)
@@ -315,22 +307,39 @@ def test_a_plain_folder_gets_the_same_files_and_nothing_else(hub: HubServer, rep
 
 
 def test_a_file_with_the_wrong_content_in_a_plain_folder_is_replaced(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path
+    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
 ) -> None:
     path = tmp_path / next(iter(SHARDS))
     path.parent.mkdir()
     path.write_bytes(bytes(len(SHARDS[next(iter(SHARDS))])))
-    stored = download_to(
-        Hub(hub.endpoint),
-        REPO,
-        repo.commit,
-        files_of(repo),
-        tmp_path,
-        limits=LIMITS,
-        progress=lambda _: None,
-        stop=threading.Event(),
-    )
+    assert_whole(pull_to(hub, repo, tmp_path, home.cache))
+
+
+def test_what_the_cache_has_is_copied_into_a_plain_folder_also_from_another_repo(
+    hub: HubServer, tmp_path: Path, home: Home
+) -> None:
+    first, *others = SHARDS
+    pull(hub, hub.add_repo("other/half-GGUF", {"a/renamed.gguf": SHARDS[first]}), home.cache)
+    pull(hub, hub.add_repo(str(REPO), {path: SHARDS[path] for path in others}), home.cache)  # an older revision of it
+    newer = hub.add_repo(str(REPO), FILES)
+    hub.forget_requests()
+    stored = pull_to(hub, newer, tmp_path / "plain", home.cache)
     assert_whole(stored)
+    assert hub.count(side="storage") == 0
+    assert [file.path for file in stored if file.fetched] == ["README.md"]
+    assert not any(file.location.samefile(path) for file in stored for path in home.cache.glob("models--*/blobs/*"))
+    assert not (tmp_path / "plain" / ".llm-hf").exists()
+
+
+def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
+    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
+) -> None:
+    damaged = pull(hub, repo, home.cache)[0].location.resolve()
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    stored = pull_to(hub, repo, tmp_path / "plain", home.cache)
+    assert_whole(stored)
+    assert sum(file.fetched for file in stored) == 1
+    assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
 CHILD = """

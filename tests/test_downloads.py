@@ -7,16 +7,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models import Library, PullOptions
+from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.context import Context
 from llm_hf_models.downloads import DownloadEvent
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
 from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.pull_rows import open_row
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Throttle
@@ -58,6 +63,16 @@ def wait_for_state(library: Library, number: int, *states: str) -> None:
             return
         stop.wait(0.05)
     raise AssertionError(f"download {number} is {library.download(number)}, not {states}")
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    """Until something that other processes write is so."""
+    stop = threading.Event()
+    for _ in range(WAIT_SECONDS * 20):
+        if true():
+            return
+        stop.wait(0.05)
+    raise AssertionError(f"waited in vain: {what}")
 
 
 def weights_sent(hub: HubServer) -> int:
@@ -112,7 +127,7 @@ def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubS
     assert library.download(row.id).attempts == 2
 
 
-def test_a_cancelled_download_ends_and_a_retry_starts_it_again(hub: HubServer) -> None:
+def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_again(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -120,11 +135,120 @@ def test_a_cancelled_download_ends_and_a_retry_starts_it_again(hub: HubServer) -
     hub.wait_until(lambda: weights_sent(hub) >= 50_000)
     library.cancel(row.id)
     wait_for_state(library, row.id, "cancelled")
+    assert library.download(row.id).error is None
     with pytest.raises(BadInputError, match="nothing to pause"):
         library.pause(row.id)
+    wait_until(lambda: list(work_folder(home.cache).iterdir()) == [], "the worker removes what arrived")
     hub.clear()
     library.retry(row.id)
     assert followed(library, row.id)[-1].kind == "done"
+
+
+def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_another_one_needs(
+    hub: HubServer, home: Home
+) -> None:
+    library = Library()
+    hub.add_repo("tests/copy-GGUF", {FILE: hub.repos()[0].files[0].location})  # the same bytes
+    plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
+    rows = []
+    for plan in plans:
+        hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+        before = weights_sent(hub)
+        rows.append(library.enqueue(plan).id)
+        hub.wait_until(lambda before=before: weights_sent(hub) >= before + 50_000)
+        library.pause(rows[-1])
+        wait_for_state(library, rows[-1], "paused")
+        hub.clear()
+    first, second = rows
+    assert library.cancel(first).state == "cancelled"
+    assert list(work_folder(home.cache).glob("*.part")), "the other download goes on with it"
+    assert library.cancel(second).state == "cancelled"
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubServer, home: Home) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    with LibraryDB(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
+        db.update_download(row.id, state="cancelled")
+    assert list(work_folder(home.cache).glob("*.part"))
+    assert library.clear_downloads() == 1
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new_one(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it hears of its end only later
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    first = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    library.cancel(first.id)
+    second = library.enqueue(plan)
+    hub.clear()
+    assert second.id != first.id
+    assert followed(library, second.id)[-1].kind == "done"
+
+
+def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "5")
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    library.pause(row.id)
+    library.resume(row.id)
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.download(row.id).attempts == 1
+
+
+def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
+    hub.fault(Stall(after=400_000), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
+        hub.wait_until(lambda: weights_sent(hub) >= 600_000)
+        process.send_signal(signal.SIGSTOP)  # as a machine that sleeps, or is too busy to let it beat
+        library = Library()
+        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: library.downloads()[0].state == "running", "it lives")
+        hub.clear()
+        assert process.wait(WAIT_SECONDS) == 0
+    (row,) = library.downloads(every=True)
+    assert (row.state, row.attempts) == ("done", 1)
+
+
+def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
+    hub.fault(Stall(after=400_000), on=FILE, side="storage", times=None)
+    library = Library()
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
+        hub.wait_until(lambda: weights_sent(hub) >= 600_000)
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+        with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
+            wait_until(lambda: library.downloads()[0].attempts == 2, "another one takes its row over")
+            process.send_signal(signal.SIGCONT)
+            hub.clear()
+            assert other.wait(WAIT_SECONDS) == 0
+        assert process.wait(WAIT_SECONDS) == 0
+    assert [row.state for row in library.downloads(every=True)] == ["done"]
+
+
+def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub: HubServer) -> None:
+    library, context = Library(), Context("cli")
+    plan = planned(library, hub)
+    with context.queue() as db:  # queued, and no worker was ever started for it
+        row = open_row(context, db, plan, background=True)
+    wait_until(lambda: library.downloads(every=True)[0].state == "done", "a worker came")
+    assert library.download(row.id).attempts == 1
 
 
 def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer, home: Home) -> None:
@@ -208,8 +332,8 @@ def test_when_done_a_command_of_the_persons_own_runs_and_knows_the_model(tmp_pat
     os.mkfifo(note)
     library = Library()
     row = library.enqueue(REPO, on_done=f'echo "$LLM_HF_MODEL" > {note}')
+    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
     assert note.read_text().strip() == MODEL
-    assert followed(library, row.id)[-1].kind == "done"
 
 
 def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:

@@ -90,8 +90,15 @@ def test_what_a_paused_download_has_stays_and_is_continued(hub: HubServer, home:
     assert hub.sent(FILE, side="storage") < 4_000_000
 
 
+def cancelled(hub: HubServer, options: PullOptions | None = None) -> None:
+    """A pull that was broken off and cancelled, by one who was killed before he removed what had arrived."""
+    number = broken_off(hub, options)
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="cancelled")
+
+
 def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer, home: Home) -> None:
-    Library().cancel(broken_off(hub))
+    cancelled(hub)
     planned = Library().plan_gc()
     (dead,) = planned.files
     assert (dead.kind, dead.why) == ("partial", "its download is over")
@@ -105,9 +112,17 @@ def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer,
 
 def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    Library().cancel(broken_off(hub, PullOptions(to=folder)))
+    cancelled(hub, PullOptions(to=folder))
     assert partials(work_folder_of(folder))
     Library().gc()
+    assert list(folder.iterdir()) == []
+
+
+def test_who_cancels_a_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    number = broken_off(hub, PullOptions(to=folder))
+    assert partials(work_folder_of(folder))
+    Library().cancel(number)
     assert list(folder.iterdir()) == []
 
 

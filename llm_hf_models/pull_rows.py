@@ -1,0 +1,69 @@
+"""The row of a pull: opened with its plan, found again, read back. Carries nothing out (pull.py)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import TypeAdapter, ValidationError
+
+from llm_hf_models.context import Context
+from llm_hf_models.download_records import OPEN, Download
+from llm_hf_models.errors import LibraryError
+from llm_hf_models.library_downloads import LibraryDownloads
+from llm_hf_models.pull_plan import PullPlan
+
+_PLAN: TypeAdapter[PullPlan] = TypeAdapter(PullPlan)
+
+
+def open_row(
+    context: Context, db: LibraryDownloads, plan: PullPlan, *, background: bool, on_done: str | None = None
+) -> Download:
+    """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
+    text = _PLAN.dump_json(plan).decode()
+    with db.transaction():  # of two that ask at once, one finds the other's row
+        for row in db.downloads(states=OPEN, limit=-1):
+            if _is_for(row, plan):
+                on_done = on_done or row.on_done
+                db.update_download(row.id, plan=text, background=background and row.background, on_done=on_done)
+                return replace(row, plan=text, on_done=on_done)
+        return db.open_download(
+            Download(
+                id=0,
+                ref=plan.ref,
+                state="queued",
+                repo=plan.repo,
+                commit=plan.commit,
+                quant=plan.quant,
+                total_bytes=plan.total_bytes,
+                done_bytes=plan.total_bytes - plan.fetch_bytes,
+                asked_by=context.asked_by,
+                background=background,
+                on_done=on_done,
+                plan=text,
+            )
+        )
+
+
+def _is_for(row: Download, plan: PullPlan) -> bool:
+    """Whether a row is of the pull that a plan plans: the same bytes to the same place, and no end in sight."""
+    if (row.ref, row.commit, row.quant) != (plan.ref, plan.commit, plan.quant) or row.wanted == "cancel":
+        return False
+    try:
+        kept = plan_of(row)
+    except LibraryError:
+        return False
+    return (kept.options.to, kept.mmproj) == (plan.options.to, plan.mmproj)
+
+
+def plan_of(row: Download) -> PullPlan:
+    """The pinned plan that a row keeps.
+
+    Raises:
+        LibraryError: another version kept it, in a form that this one can't read.
+    """
+    try:
+        return _PLAN.validate_json(row.plan)
+    except ValidationError:
+        raise LibraryError(
+            f"Download {row.id} was planned by another version of llm-hf-models", hint=f"llm hf pull {row.ref}"
+        ) from None
