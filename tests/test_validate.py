@@ -10,7 +10,7 @@ from pathlib import Path
 import gguf as gguf_package
 import pytest
 
-from llm_hf_models import gguf_header, gguf_meaning, template_audit, validate
+from llm_hf_models import gguf_header, gguf_meaning, load_test, template_audit, validate
 from llm_hf_models.gguf_header import read_header
 from llm_hf_models.validate import DOCUMENTED_RULES, Report, check_file, check_header, check_shards
 from tests import ggufs, real_weights
@@ -66,8 +66,18 @@ def test_every_model_that_tests_make_passes_without_a_word(tmp_path: Path, kind:
 
 
 @pytest.mark.weights
-def test_a_real_model_passes_without_a_word(tmp_path: Path) -> None:
-    assert check_file(real_weights.smollm2(tmp_path)).findings == ()
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model", [real_weights.smollm2, real_weights.gemma3])
+def test_a_real_model_passes_without_a_word_is_loaded_and_talks_sense(
+    tmp_path: Path, model: Callable[[Path], Path]
+) -> None:
+    path = model(tmp_path)
+    report = check_file(path)
+    assert report.findings == ()
+    assert report.header is not None
+    result = load_test.run(path, report.header.facts)
+    assert (result.verdict, result.why) == ("loads", "")
+    assert len(result.output.split()) > 1
 
 
 def test_shards_of_one_model_pass_together_and_each_says_that_it_is_a_part(tmp_path: Path) -> None:
