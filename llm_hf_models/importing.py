@@ -28,7 +28,8 @@ from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.gguf_names import read_name
 from llm_hf_models.hub import RepoDetails
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.local import LocalModelView, hash_file, view
+from llm_hf_models.local import LocalModelView, view
+from llm_hf_models.local_files import hash_file
 from llm_hf_models.model_options import sampling_of
 from llm_hf_models.pull_plan import GENERATION_CONFIG, hub_says, refuse_invalid, short_names
 from llm_hf_models.records import Check, LocalFile, LocalModel, Role

@@ -1,27 +1,24 @@
-"""What is on this machine: list, show, remove, re-hash. Fetches nothing."""
+"""What is on this machine, as the faces show it: each local model, its state, what mends it. Reads no file."""
 
 from __future__ import annotations
 
 import shlex
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from llm_hf_models import cache_layout, engine
-from llm_hf_models.context import Context
-from llm_hf_models.digests import FileDigests, digests_of
-from llm_hf_models.errors import (
-    BadInputError,
-    NotWritableError,
-    StorageError,
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.records import (
+    ENDPOINT_KEY_ENV,
+    ENDPOINT_KEY_NAME,
+    ENDPOINT_MODEL,
+    Check,
+    Health,
+    LocalFile,
+    LocalModel,
+    ModelDefault,
+    State,
 )
-from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.model_engine import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, own_options
-from llm_hf_models.records import Check, LocalFile, LocalModel, State
-from llm_hf_models.runtime import Health, ModelDefault, defaults, sends_key_in_the_clear
-from llm_hf_models.transfer_terms import Event, Progress
 
 
 @dataclass(frozen=True)
@@ -54,32 +51,10 @@ class LocalModelView:
     fix: str | None = None  # the command that mends a state that is not ready
 
 
-@dataclass(frozen=True)
-class Removal:
-    """What `rm` removes, or would. Bytes; `kept` are files that something else uses or that are not ours to remove."""
-
-    model_id: str
-    files: tuple[str, ...]
-    freed_bytes: int
-    kept: tuple[str, ...] = ()
-    done: bool = False
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Re-hashed files of one model."""
-
-    model_id: str
-    matches: bool
-    files: tuple[
-        tuple[str, str], ...
-    ]  # (path, "matches" | "differs: …" | "missing" | "not readable: …" | "no digest recorded")
-    fix: str | None = None
-    scan: Check | None = None  # what the Hub's scanners had said when it was pulled
-
-
 def view_whole(model: LocalModel, health: Health | None = None) -> LocalModelView:
     """The same with every default that holds for it."""
+    from llm_hf_models.runtime import defaults  # late: a list of models needs none of what an engine does
+
     return replace(view(model, health), defaults=defaults(model))
 
 
@@ -98,7 +73,7 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         size=model.size,
         facts=model.facts,
         files=model.files,
-        options=own_options(model),
+        options=model.own_options,
         checks=model.checks,
         added=model.added,
         last_used=model.last_used,
@@ -107,10 +82,26 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         endpoint_model=model.options.get(ENDPOINT_MODEL),
         key_env=model.options.get(ENDPOINT_KEY_ENV),
         key_name=model.options.get(ENDPOINT_KEY_NAME),
-        key_in_the_clear=sends_key_in_the_clear(model),
+        key_in_the_clear=_sends_key_in_the_clear(model),
         health=health,
         fix=fix_for(model) if state in ("missing", "changed", "unverified") else None,
     )
+
+
+def _sends_key_in_the_clear(model: LocalModel) -> bool:
+    """Whether a key goes over a network without TLS."""
+    if ENDPOINT_KEY_ENV not in model.options and ENDPOINT_KEY_NAME not in model.options:
+        return False
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(model.endpoint or "")
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return False
+    try:
+        return not ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return True
 
 
 def fix_for(model: LocalModel) -> str:
@@ -127,109 +118,3 @@ def fix_for(model: LocalModel) -> str:
 def pull_ref(model: LocalModel) -> str:
     """The ref that pulls this very model again."""
     return model.model_id.removeprefix("hf/")
-
-
-def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
-    """Forgets a model and frees what nothing else uses; a person's own file in place is never touched."""
-    with context.db() as db:
-        model = db.find(name)
-        shared = db.locations_in_use(without=model.model_id)
-        ours = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
-        kept = tuple(file.location for file in model.files if file.location not in ours)
-        if not dry_run:
-            engine.stop_model(db, model.model_id)
-            db.remove(model.model_id)  # first the record: a kill here leaves files that a pull adopts, never a lie
-        try:
-            freed = _free(model, ours, dry_run=dry_run)
-        except StorageError:
-            if not dry_run:
-                db.register(model)  # what could not be removed must not be forgotten
-            raise
-    return Removal(model.model_id, tuple(ours), freed, kept, done=not dry_run)
-
-
-def _free(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
-    if model.place != "cache":
-        return _free_in_folder(locations, dry_run=dry_run)
-    from llm_hf_models.hub import free_cached, scan_cache  # late: a list of models needs no Hub
-
-    freed = 0
-    # HF_HUB_CACHE may have been another when it was pulled.
-    for cache in {cache_layout.cache_of(file.location, file.path) for file in model.files}:
-        files = [file for file in scan_cache(cache) if str(file.location) in locations]
-        freed += free_cached(cache, files, dry_run=dry_run)
-    return freed
-
-
-def _free_in_folder(locations: Sequence[str], *, dry_run: bool) -> int:
-    freed = 0
-    for path in map(Path, locations):
-        try:
-            freed += path.stat().st_size
-            if not dry_run:
-                path.unlink()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise NotWritableError(f"Can't remove {path}", cause=error.strerror) from None
-    return freed
-
-
-def verify(context: Context, name: str, progress: Progress) -> Verification:
-    """Re-hashes every file against its recorded digest, and records the outcome."""
-    with context.db() as db:
-        model = db.find(name)
-        if model.endpoint:
-            raise BadInputError(f"{model.model_id} is served elsewhere", cause="There are no files of it here.")
-        files = tuple((file.path, _compare(file, progress)) for file in model.files)
-        matches = all(result == "matches" for _, result in files)
-        outcome = "differs" if _any_differs(files) else "not proven"
-        if matches:  # without a commit the recorded digest is only what it had when it was imported
-            outcome = "matches" if model.commit else "unchanged since it was imported"
-        _distrust(model, dict(files))
-        db.add_check(
-            model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
-                                                                  "files": dict(files)})
-        )  # fmt: skip
-        fixed = view(db.model(model.model_id))
-    return Verification(model.model_id, matches, files, None if matches else fixed.fix, model.check("scan"))
-
-
-def _distrust(model: LocalModel, results: Mapping[str, str]) -> None:
-    """Forgets that files which differ were once proven: a pull would believe it."""
-    for file in model.files if model.place == "cache" else ():
-        if results[file.path].startswith("differs"):
-            etag = file.sha256 or file.git_sha1
-            cache_layout.forget_checked(
-                cache_layout.work_folder(cache_layout.cache_of(file.location, file.path)), str(etag)
-            )
-
-
-def _any_differs(files: Sequence[tuple[str, str]]) -> bool:
-    return any(result.startswith("differs") for _, result in files)
-
-
-def _compare(file: LocalFile, progress: Progress) -> str:
-    if not Path(file.location).exists():
-        return "missing"
-    if not (file.sha256 or file.git_sha1):
-        return "no digest recorded"
-    try:
-        found = hash_file(Path(file.location), file.path, progress)
-    except OSError as error:
-        return f"not readable: {error.strerror}"
-    expected, actual = (file.sha256, found.sha256) if file.sha256 else (file.git_sha1, found.git_sha1)
-    return "matches" if expected == actual else f"differs: recorded {expected}, found {actual}"
-
-
-def hash_file(path: Path, name: str, progress: Progress) -> FileDigests:
-    """Both digests of a file, with progress.
-
-    Raises:
-        OSError: it can't be read.
-    """
-    size = path.stat().st_size
-    progress(Event("verifying", name, 0, size))
-    found = digests_of(path, lambda done: progress(Event("progress", name, done, size)))
-    progress(Event("done", name, size, size))
-    return found

@@ -13,11 +13,8 @@ from llm_hf_models.engine import Endpoint, EngineSpec, Notice
 from llm_hf_models.errors import BadInputError, FileChangedError, MissingFileError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import user_dir
-from llm_hf_models.records import LocalModel
+from llm_hf_models.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, LocalModel
 
-# What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
-ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoint_key_env", "endpoint_key_name"
-OF_ENDPOINT = frozenset({ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME})
 # Kept options that are no part of a prompt's: a system prompt where it brings none, a template for the engine.
 SYSTEM, TEMPLATE = "system", "template"
 
@@ -30,11 +27,6 @@ def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: f
             db.touch_engine(endpoint.fingerprint, tokens_per_second)
 
 
-def own_options(model: LocalModel) -> dict[str, Any]:
-    """What a person has set for a model (`llm hf set`), as it is kept."""
-    return {key: value for key, value in model.options.items() if key not in OF_ENDPOINT}
-
-
 def defaults_of(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
     """A model's defaults, layer by layer: where from, and which. A later layer goes before an earlier one.
 
@@ -43,7 +35,7 @@ def defaults_of(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     yield "generation_config.json", model_options.recommended(model.hub.get("generation_config") or {})
     yield "header", model_options.recommended(model.facts.sampling)
-    yield "llm hf set", model_options.checked_kept(own_options(model), model.model_id)
+    yield "llm hf set", model_options.checked_kept(model.own_options, model.model_id)
 
 
 def options_for(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:

@@ -17,7 +17,8 @@ from typing import Literal
 from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, ConsentError, HfModelsError, PolicyError
-from llm_hf_models.local import LocalModelView, Removal
+from llm_hf_models.local import LocalModelView
+from llm_hf_models.local_files import Removal
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_size

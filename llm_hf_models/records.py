@@ -17,6 +17,8 @@ Role = Literal["weights", "mmproj", "file"]
 Place = Literal["cache", "folder", "in place"]
 State = Literal["ready", "missing", "unverified", "changed"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
+# What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
+ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoint_key_env", "endpoint_key_name"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class LocalModel:
     def size(self) -> int:
         return sum(file.size for file in self.files)
 
+    @property
+    def own_options(self) -> dict[str, Any]:
+        """What a person has set for it (`llm hf set`), as it is kept."""
+        of_endpoint = (ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME)
+        return {key: value for key, value in self.options.items() if key not in of_endpoint}
+
     def check(self, kind: CheckKind) -> Check | None:
         """The newest fact of one kind."""
         return next((check for check in self.checks if check.kind == kind), None)
@@ -79,6 +87,24 @@ class LocalModel:
         if digest is not None and digest.result == "differs":
             return "changed"
         return "ready" if digest is not None and digest.result == "matches" else "unverified"
+
+
+@dataclass(frozen=True)
+class ModelDefault:
+    """One option of a model where a prompt doesn't give it, and where that value comes from."""
+
+    key: str
+    value: Any
+    source: str  # "llm hf set", "header", "generation_config.json", "setting", …
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether a server elsewhere answers now, as asked by its list of models."""
+
+    model_id: str
+    up: bool
+    problem: str | None = None  # why it is down, or what is odd about it
 
 
 @dataclass(frozen=True)

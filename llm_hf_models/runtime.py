@@ -5,11 +5,10 @@ Starts no engine and sends no prompt.
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -20,17 +19,20 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineError, HfModelsError
 from llm_hf_models.gguf_facts import ModelFacts, with_template
 from llm_hf_models.model_engine import (
-    ENDPOINT_KEY_ENV,
-    ENDPOINT_KEY_NAME,
-    ENDPOINT_MODEL,
     TEMPLATE,
     check_fits,
     defaults_of,
     endpoint_elsewhere,
     kept_keys,
-    own_options,
 )
-from llm_hf_models.records import LocalModel
+from llm_hf_models.records import (
+    ENDPOINT_KEY_ENV,
+    ENDPOINT_KEY_NAME,
+    ENDPOINT_MODEL,
+    Health,
+    LocalModel,
+    ModelDefault,
+)
 from llm_hf_models.refs import parse_alias
 from llm_hf_models.registered import REMOTE_PREFIX
 from llm_hf_models.template_audit import audit
@@ -39,24 +41,6 @@ HEALTH_SECONDS = 2.0  # for all servers together: `llm hf list` waits for them
 ATTACH_SECONDS = 10.0
 MAX_NAMED = 8  # models of a server in a message
 _ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
-
-
-@dataclass(frozen=True)
-class ModelDefault:
-    """One option of a model where a prompt doesn't give it, and where that value comes from."""
-
-    key: str
-    value: Any
-    source: str  # "llm hf set", "header", "generation_config.json", "setting", …
-
-
-@dataclass(frozen=True)
-class Health:
-    """Whether a server elsewhere answers now, as asked by its list of models."""
-
-    model_id: str
-    up: bool
-    problem: str | None = None  # why it is down, or what is odd about it
 
 
 # Options
@@ -80,7 +64,7 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
         given = model_options.kept(
             values, model.model_id, embedding=model.facts.kind == "embedding", elsewhere=model.endpoint is not None
         )
-        own = own_options(model)
+        own = model.own_options
         for key in unset:
             if key not in own:
                 raise BadInputError(
@@ -181,7 +165,7 @@ def attach(
         takes = tuple(one for one in MODALITIES if one in modalities or one in (served.modalities or ()))
         found = replace(found, facts=replace(found.facts, modalities=takes))
     with context.db() as db, db.transaction():
-        own = own_options(db.register(found))
+        own = db.register(found).own_options
         db.add_alias(alias, found.model_id)
         db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served.name})
         return db.model(found.model_id)
@@ -243,18 +227,6 @@ def _served(model: LocalModel, alias: str, name: str | None) -> ServedModel:
         cause=listed or None,
         hint=f"Say which: llm hf attach {alias} --endpoint {endpoint.base_url} --model ID",
     )
-
-
-def sends_key_in_the_clear(model: LocalModel) -> bool:
-    """Whether a key goes over a network without TLS."""
-    parts = urlsplit(model.endpoint or "")
-    keyed = ENDPOINT_KEY_ENV in model.options or ENDPOINT_KEY_NAME in model.options
-    if not keyed or parts.scheme == "https" or parts.hostname == "localhost":
-        return False
-    try:
-        return not ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return True
 
 
 def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) -> dict[str, Health]:

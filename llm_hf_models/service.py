@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         importing,
         inspection,
         local,
+        local_files,
         mirror,
         policy,
         prompting,
@@ -44,13 +45,14 @@ if TYPE_CHECKING:
     from llm_hf_models.hub import SearchFilters
     from llm_hf_models.importing import Imported
     from llm_hf_models.inspection import CheckReport, Inspection
-    from llm_hf_models.local import LocalModelView, Removal, Verification
+    from llm_hf_models.local import LocalModelView
+    from llm_hf_models.local_files import Removal, Verification
     from llm_hf_models.policy import Question
     from llm_hf_models.prompting import Answer
     from llm_hf_models.pull import PullResult
     from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan
+    from llm_hf_models.records import Health, ModelDefault
     from llm_hf_models.relay import Relay
-    from llm_hf_models.runtime import Health, ModelDefault
     from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
     from llm_hf_models.transfer import Event, Progress
     from llm_hf_models.trial import TrialReport
@@ -65,13 +67,14 @@ _HOMES = {
     "hub": "SearchFilters",
     "importing": "Imported",
     "inspection": "CheckReport Inspection",
-    "local": "LocalModelView Removal Verification",
+    "local": "LocalModelView",
+    "local_files": "Removal Verification",
     "policy": "Question",
     "prompting": "Answer",
     "pull": "PullResult",
     "pull_plan": "PlannedFile PullOptions PullPlan",
+    "records": "Health ModelDefault",
     "relay": "Relay",
-    "runtime": "Health ModelDefault",
     "search": "ModelInfo SearchPage SearchResult VariantInfo",
     "transfer": "Event Progress",
     "trial": "TrialReport",
@@ -89,7 +92,7 @@ class _Late:
 
 
 if not TYPE_CHECKING:
-    for _module in (*_HOMES, "catalogue", "engine", "mirror", "refs"):
+    for _module in (*_HOMES, "catalogue", "engine", "mirror", "refs", "runtime"):
         globals()[_module] = _Late(_module)
 
 
@@ -303,7 +306,8 @@ class Library:
         """What is on this machine, newest first; with `health`, those served elsewhere are asked if they answer."""
         with self._context.db() as db:
             models = db.models()
-        found = runtime.healths(models) if health else {}
+        asked = [model for model in models if model.endpoint] if health else []
+        found = runtime.healths(asked) if asked else {}
         return tuple(local.view(model, found.get(model.model_id)) for model in models)
 
     def show(self, name: str) -> LocalModelView:
@@ -317,17 +321,18 @@ class Library:
 
     def plan_removal(self, name: str) -> Removal:
         """What `remove` would remove and free."""
-        return local.remove(self._context, name, dry_run=True)
+        return local_files.remove(self._context, name, dry_run=True)
 
     def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
         """Forgets a local model and frees what nothing else uses; `agreed` as in `pull`."""
         plan = self.plan_removal(name)
         with self._change("delete", plan.model_id, plan, agreed):
-            return local.remove(self._context, plan.model_id, dry_run=False)
+            return local_files.remove(self._context, plan.model_id, dry_run=False)
 
     def verify(self, name: str, *, progress: Progress = _quiet) -> Verification:
         """Re-hashes a local model's files against their recorded digests, and records the outcome."""
-        return local.verify(self._context, name, progress)
+        with self._change("verify", name):
+            return local_files.verify(self._context, name, progress)
 
     def add_alias(self, name: str, alias: str) -> LocalModelView:
         """Gives a local model one more name."""

@@ -47,7 +47,7 @@ FLOORS = {
         load_test load_child
     """,
     "third floor: the application": """
-        __init__ service context account catalogue importing inspection local search trial
+        __init__ service context account catalogue importing inspection local local_files search trial
         runtime relay relay_whole pull pull_plan pull_rows scans
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,19 @@ def test_the_list_has_a_row_for_each_model() -> None:
     (model,) = json_of("list")
     assert model["state"] == "unverified"
     assert "walrus" in model["aliases"]
+
+
+@pytest.mark.usefixtures("gguf")
+def test_the_list_imports_nothing_that_runs_or_fetches_models() -> None:
+    code = (
+        "import sys\nfrom llm_hf_models.cli import hf\n"
+        "try: hf(['list'])\nexcept SystemExit: pass\n"
+        "heavy = {'engine', 'chat', 'chat_wire', 'model_options', 'template_audit', 'refs', 'hub', 'runtime'}\n"
+        "sys.exit(' '.join(name for name in heavy if f'llm_hf_models.{name}' in sys.modules) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert "hf/local/tiny:Q8_0" in done.stdout
+    assert done.returncode == 0, done.stderr
 
 
 def test_show_says_what_is_known_and_where_the_files_are(gguf: Path) -> None:

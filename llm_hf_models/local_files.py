@@ -1,0 +1,146 @@
+"""What is done to the files of local models: they are removed, or hashed again. Fetches nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_hf_models import cache_layout, engine
+from llm_hf_models.context import Context
+from llm_hf_models.digests import FileDigests, digests_of
+from llm_hf_models.errors import BadInputError, NotWritableError, StorageError
+from llm_hf_models.local import view
+from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.transfer_terms import Event, Progress
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What `rm` removes, or would. Bytes; `kept` are files that something else uses or that are not ours to remove."""
+
+    model_id: str
+    files: tuple[str, ...]
+    freed_bytes: int
+    kept: tuple[str, ...] = ()
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Re-hashed files of one model."""
+
+    model_id: str
+    matches: bool
+    files: tuple[
+        tuple[str, str], ...
+    ]  # (path, "matches" | "differs: …" | "missing" | "not readable: …" | "no digest recorded")
+    fix: str | None = None
+    scan: Check | None = None  # what the Hub's scanners had said when it was pulled
+
+
+def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
+    """Forgets a model and frees what nothing else uses; a person's own file in place is never touched."""
+    with context.db() as db:
+        model = db.find(name)
+        shared = db.locations_in_use(without=model.model_id)
+        ours = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
+        kept = tuple(file.location for file in model.files if file.location not in ours)
+        if not dry_run:
+            engine.stop_model(db, model.model_id)
+            db.remove(model.model_id)  # first the record: a kill here leaves files that a pull adopts, never a lie
+        try:
+            freed = _free(model, ours, dry_run=dry_run)
+        except StorageError:
+            if not dry_run:
+                db.register(model)  # what could not be removed must not be forgotten
+            raise
+    return Removal(model.model_id, tuple(ours), freed, kept, done=not dry_run)
+
+
+def _free(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
+    if model.place != "cache":
+        return _free_in_folder(locations, dry_run=dry_run)
+    from llm_hf_models.hub import free_cached, scan_cache  # late: a list of models needs no Hub
+
+    freed = 0
+    # HF_HUB_CACHE may have been another when it was pulled.
+    for cache in {cache_layout.cache_of(file.location, file.path) for file in model.files}:
+        files = [file for file in scan_cache(cache) if str(file.location) in locations]
+        freed += free_cached(cache, files, dry_run=dry_run)
+    return freed
+
+
+def _free_in_folder(locations: Sequence[str], *, dry_run: bool) -> int:
+    freed = 0
+    for path in map(Path, locations):
+        try:
+            freed += path.stat().st_size
+            if not dry_run:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise NotWritableError(f"Can't remove {path}", cause=error.strerror) from None
+    return freed
+
+
+def verify(context: Context, name: str, progress: Progress) -> Verification:
+    """Re-hashes every file against its recorded digest, and records the outcome."""
+    with context.db() as db:
+        model = db.find(name)
+        if model.endpoint:
+            raise BadInputError(f"{model.model_id} is served elsewhere", cause="There are no files of it here.")
+        files = tuple((file.path, _compare(file, progress)) for file in model.files)
+        matches = all(result == "matches" for _, result in files)
+        outcome = "differs" if _any_differs(files) else "not proven"
+        if matches:  # without a commit the recorded digest is only what it had when it was imported
+            outcome = "matches" if model.commit else "unchanged since it was imported"
+        _distrust(model, dict(files))
+        db.add_check(
+            model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
+                                                                  "files": dict(files)})
+        )  # fmt: skip
+        fixed = view(db.model(model.model_id))
+    return Verification(model.model_id, matches, files, None if matches else fixed.fix, model.check("scan"))
+
+
+def _distrust(model: LocalModel, results: Mapping[str, str]) -> None:
+    """Forgets that files which differ were once proven: a pull would believe it."""
+    for file in model.files if model.place == "cache" else ():
+        if results[file.path].startswith("differs"):
+            etag = file.sha256 or file.git_sha1
+            cache_layout.forget_checked(
+                cache_layout.work_folder(cache_layout.cache_of(file.location, file.path)), str(etag)
+            )
+
+
+def _any_differs(files: Sequence[tuple[str, str]]) -> bool:
+    return any(result.startswith("differs") for _, result in files)
+
+
+def _compare(file: LocalFile, progress: Progress) -> str:
+    if not Path(file.location).exists():
+        return "missing"
+    if not (file.sha256 or file.git_sha1):
+        return "no digest recorded"
+    try:
+        found = hash_file(Path(file.location), file.path, progress)
+    except OSError as error:
+        return f"not readable: {error.strerror}"
+    expected, actual = (file.sha256, found.sha256) if file.sha256 else (file.git_sha1, found.git_sha1)
+    return "matches" if expected == actual else f"differs: recorded {expected}, found {actual}"
+
+
+def hash_file(path: Path, name: str, progress: Progress) -> FileDigests:
+    """Both digests of a file, with progress.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    size = path.stat().st_size
+    progress(Event("verifying", name, 0, size))
+    found = digests_of(path, lambda done: progress(Event("progress", name, done, size)))
+    progress(Event("done", name, size, size))
+    return found
