@@ -1,4 +1,5 @@
-"""What a prompt costs through `llm -m`, cold and warm, beside llama.cpp's bare server and, if installed, llm-gguf.
+"""What a prompt costs through `llm -m`, cold and warm, in time and memory: beside llama.cpp's bare server asked by
+llm's own class for hosted models, and beside llm-gguf where that is installed.
 
     python benchmarks/prompt.py MODEL.gguf [--runs 7] [--tokens 64]
 
@@ -6,7 +7,9 @@ Whole processes are timed from start to end; "generation" is what the bare serve
 The bare server is xllamacpp.Server in a process of its own, asked over loopback: once with its own defaults, and
 once with our engine's threads and batch, so that what our code costs stands apart from what those choices cost. Each
 row is the median of several rounds in which the contestants take turns. On a busy machine the defaults, which spin,
-fall far behind: look at the load that is printed first.
+fall far behind: look at the load that is printed first. Memory is the peak of the asking process alone, with numpy out
+of sight, which users don't have and sqlite-utils would import. llm-gguf can't be told when to stop: what is compared
+is the time until its first word stands on the terminal.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from pathlib import Path
 
 PROMPT = "Write a long story about a walrus who learns to read."
 MODEL_ID = "hf/benchmark/model:X"
+HOSTED = "bare-server"
 CONTEXT = 2048
 BARE = """
 import os, sys, xllamacpp
@@ -40,6 +44,22 @@ server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
 os._exit(0)  # it can't be stopped
+"""
+ASKING = """
+import sys
+sys.modules["numpy"] = None
+from llm.cli import cli
+try:
+    cli(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+try:
+    lines = open("/proc/self/status").read().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+except OSError:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(peak, file=sys.stderr)
 """
 Timing = tuple[float, float, float]  # seconds to the first token and to the end, tokens per second in between
 
@@ -99,6 +119,33 @@ def wall(*arguments: str) -> float:
     return time.perf_counter() - begin
 
 
+def until_first_word(*arguments: str) -> float:
+    """Seconds from the start of a process until something stands on its standard output."""
+    begin = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-m", "llm", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout
+        if not process.stdout.read(1):
+            sys.exit(f"llm {' '.join(arguments)} said nothing")
+        seconds = time.perf_counter() - begin
+        process.kill()
+    return seconds
+
+
+def peak_memory(*arguments: str) -> float:
+    """The most memory that an `llm` process holds, in bytes."""
+    done = subprocess.run([sys.executable, "-c", ASKING, *arguments], capture_output=True, text=True, check=True)
+    return float(done.stderr.splitlines()[-1])
+
+
+def as_hosted(address: str) -> None:
+    """Tells llm of the bare server, as of a hosted model: asked by llm's own class for OpenAI's."""
+    said = {"model_id": HOSTED, "model_name": HOSTED, "api_base": f"{address}/v1"}
+    home = Path(os.environ["LLM_USER_PATH"])
+    (home / "extra-openai-models.yaml").write_text(json.dumps([said]))  # JSON is YAML
+
+
 def register(model: Path) -> None:
     from llm_hf_models import settings
     from llm_hf_models.gguf_header import read_header
@@ -144,32 +191,68 @@ def table(title: str, rows: list[tuple[str, float, str]], unit: str) -> None:
 
 
 def processes(model: Path, address: str, runs: int, tokens: int) -> None:
-    options = ("-o", "temperature", "0", "-o", "max_tokens", str(tokens), "-o", "context", str(CONTEXT))
-    prompt = ("-m", MODEL_ID, PROMPT, *options)
+    limits = ("-o", "temperature", "0", "-o", "max_tokens", str(tokens))
+    prompt = ("-m", MODEL_ID, PROMPT, *limits, "-o", "context", str(CONTEXT))
+    hosted = ("-m", HOSTED, PROMPT, *limits)
+    as_hosted(address)
 
     def cold() -> float:
         stop_engines()
         return wall(*prompt)
 
-    contestants = {
-        "cold": cold,
-        "warm": lambda: wall(*prompt),
-        "version": lambda: wall("--version"),
-        "generation": lambda: stamped(bare_pieces(address, tokens), tokens)[1],
-    }
-    if llm_gguf(model):
-        contestants["gguf"] = lambda: wall("-m", "gguf/benchmark", PROMPT)
-    found = rounds(runs, contestants)
+    found = rounds(
+        runs,
+        {
+            "cold": cold,
+            "warm": lambda: wall(*prompt),
+            "hosted": lambda: wall(*hosted),
+            "version": lambda: wall("--version"),
+            "generation": lambda: stamped(bare_pieces(address, tokens), tokens)[1],
+        },
+    )
     ideal = found["version"] + found["generation"]
     rows = [
         ("llm --version", found["version"] * 1000, ""),
         ("generation by the bare server", found["generation"] * 1000, f"{tokens} tokens"),
         ("llm -m, warm", found["warm"] * 1000, f"{found['warm'] / ideal:.2f} x (llm --version + generation)"),
         ("llm -m, cold", found["cold"] * 1000, "the engine started and the model loaded"),
+        ("llm -m, the bare server as hosted", found["hosted"] * 1000, "by llm's own class for OpenAI's"),
     ]
-    if "gguf" in found:
-        rows.append(("llm -m with llm-gguf", found["gguf"] * 1000, "each time cold, and as long as it likes"))
     table("Whole processes", rows, "ms")
+    first_words(model, prompt, hosted, runs)
+    memory(prompt, hosted, runs)
+
+
+def first_words(model: Path, prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) -> None:
+    def cold() -> float:
+        stop_engines()
+        return until_first_word(*prompt)
+
+    contestants: dict[str, Callable[[], float]] = {
+        "llm -m, cold": cold,
+        "llm -m, warm": lambda: until_first_word(*prompt),
+        "llm -m, the bare server as hosted": lambda: until_first_word(*hosted),
+    }
+    if llm_gguf(model):
+        contestants["llm -m with llm-gguf"] = lambda: until_first_word("-m", "gguf/benchmark", PROMPT)
+    found = rounds(runs, contestants)
+    rows = [
+        (name, value * 1000, f"ours, cold, takes {found['llm -m, cold'] / value:.2f} x" if "gguf" in name else "")
+        for name, value in found.items()
+    ]
+    table("From the command to its first word", rows, "ms")
+
+
+def memory(prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) -> None:
+    contestants = {
+        "llm --version": lambda: peak_memory("--version"),
+        "llm -m, warm": lambda: peak_memory(*prompt),
+        "llm -m, the bare server as hosted": lambda: peak_memory(*hosted),
+    }
+    found = rounds(runs, contestants)
+    least = found["llm --version"]
+    rows = [(name, value / 1e6, f"{(value - least) / 1e6:+.1f} MB") for name, value in found.items()]
+    table("Memory of the asking process at its peak", rows, "MB")
 
 
 def answers(like_ours: str, defaults: str, runs: int, tokens: int) -> None:
