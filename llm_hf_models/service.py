@@ -467,19 +467,21 @@ class Library:
         endpoint: str,
         *,
         key_env: str | None = None,
+        key_name: str | None = None,
         model: str | None = None,
         kind: Literal["chat", "embedding"] = "chat",
+        modalities: Collection[str] = (),
     ) -> LocalModelView:
         """Registers a model that is served elsewhere in OpenAI's protocol.
 
         Args:
             name: what to call it here.
             endpoint: the server's address, with or without /v1.
-        key_name: str | None = None,
             key_env: the environment variable that holds the key; the key itself is never kept.
+            key_name: or its name among llm's own keys (`llm keys set NAME`).
             model: what the server calls it; None asks a server that has a single one.
-        modalities: Collection[str] = (),
             kind: what it is for.
+            modalities: what it takes beside text (image, audio), where the server doesn't say it by itself.
         """
         with self._change("attach", name):
             found = runtime.attach(
@@ -495,10 +497,8 @@ class Library:
         return local.view_whole(found, runtime.healths([found])[found.model_id])
 
     # Engines
-            key_name: or its name among llm's own keys (`llm keys set NAME`).
 
     def engines(self) -> tuple[EngineView, ...]:
-            modalities: what it takes beside text (image, audio), where the server doesn't say it by itself.
         """The llama.cpp processes that run now."""
         with self._context.db() as db:
             return tuple(account.engine_view(row) for row in engine.running(db))
@@ -537,6 +537,10 @@ class Library:
         """Every setting with its value, default, source and what it does."""
         return account.setting_views()
 
+    def setting(self, key: str) -> SettingView:
+        """One of them."""
+        return account.setting_view(key)
+
     def set_setting(self, key: str, value: str | None) -> SettingView:
         """Stores one setting from a person's words; None goes back to the default."""
         with self._change("set", key):
@@ -545,10 +549,6 @@ class Library:
     # Serving
 
     def serve(
-    def setting(self, key: str) -> SettingView:
-        """One of them."""
-        return account.setting_view(key)
-
         self,
         names: Sequence[str],
         host: str = "127.0.0.1",
