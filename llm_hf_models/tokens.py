@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -131,11 +132,35 @@ def forget() -> list[TokenSource]:
 
 def _keychain() -> KeyringBackend | None:
     """The operating system's keychain; None where keyring has nothing but ways to fail, forget or write plain text."""
+    if not _may_be_there():
+        return None
     import keyring
 
     backend = _asked(keyring.get_keyring)
     candidates = getattr(backend, "backends", None) or [backend]  # of a chain: the first that is a keychain
     return next((candidate for candidate in candidates if _keeps_secrets(candidate)), None)
+
+
+def _may_be_there() -> bool:
+    """Whether keyring is worth asking; where not, its backends need not be loaded (8 MB, most of it cryptography).
+
+    On Linux its keychains answer over a D-Bus session, which a server or a container rarely has. What a person named or
+    installed beside keyring's own backends is always asked.
+    """
+    named = ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY")
+    loaded = "keyring.backends.SecretService" in sys.modules
+    if sys.platform != "linux" or loaded or any(os.environ.get(name) for name in named):
+        return True
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime, "bus").exists():
+        return True
+    from importlib.metadata import entry_points
+
+    from keyring.util import platform_
+
+    config = Path(platform_.config_root(), "keyringrc.cfg")
+    others = (found.value for found in entry_points(group="keyring.backends"))
+    return config.exists() or not all(value.startswith("keyring.backends") for value in others)
 
 
 def _keeps_secrets(backend: KeyringBackend) -> bool:

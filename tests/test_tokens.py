@@ -12,6 +12,7 @@ import pytest
 from keyring.backend import KeyringBackend
 from keyring.backends import chainer, fail, null
 from keyring.errors import KeyringLocked, PasswordDeleteError
+from keyring.util import platform_
 
 from llm_hf_models import tokens
 from llm_hf_models.errors import KeychainError
@@ -244,3 +245,24 @@ def test_a_place_that_can_not_be_written_is_said(home: Home) -> None:
     (home.llm / "hf").write_text("a file in the folder's place")
     with pytest.raises(KeychainError, match="Can't write"):
         tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the keychain is the system's own, and always there")
+def test_keyrings_backends_are_loaded_only_where_a_keychain_can_be(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    code = "import sys; from llm_hf_models import tokens; tokens.find(); tokens.find(); "
+    code += "print('keyring.backends.SecretService' in sys.modules)"
+
+    def loaded() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert loaded() == "False"
+    bus = home.runtime / "bus"
+    bus.touch()
+    assert loaded() == "True"
+    bus.unlink()
+    config = Path(platform_.config_root(), "keyringrc.cfg")
+    config.parent.mkdir(parents=True)
+    config.write_text("[backend]\nkeyring-path=/nowhere\n")
+    assert loaded() == "True"
