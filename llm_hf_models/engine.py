@@ -276,7 +276,7 @@ def _binary(settings: Settings) -> str | None:
         raise EngineStartError(
             "There is no llama-server on PATH",
             cause="On Windows it can't be used yet." if sys.platform == "win32" else None,
-            hint="Install llama.cpp, or `llm hf settings engine auto`.",
+            hint="Install llama.cpp (brew, conda-forge, or its releases), or `llm hf settings engine auto`.",
         )
     return found
 

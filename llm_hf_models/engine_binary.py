@@ -49,7 +49,9 @@ class LlamaServer:
         self.listening_address = self._socket
         while self._get("/health")[0] != http.client.OK:
             if self._process.poll() is not None:
-                raise RuntimeError(f"llama-server {_ended(self._process.returncode)}")
+                # Some versions lose their last words on the way out.
+                advice = "" if os.fstat(2).st_size else f" and said nothing; try: {task['binary']} -m {task['model']}"
+                raise RuntimeError(f"llama-server {_ended(self._process.returncode)}{advice}")
             time.sleep(PAUSE_SECONDS)
         time.sleep(PAUSE_SECONDS)  # it closes its end of what we asked, and open_sockets counts what it listens on
 

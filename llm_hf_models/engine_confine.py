@@ -16,7 +16,7 @@ from llm_hf_models import sandbox
 from llm_hf_models.sandbox import Layer
 
 MAX_OPEN_FILES = 256
-SWITCHED_OFF = "every layer", "the sandbox is switched off (LLM_HF_SANDBOX, or the setting `sandbox`)"
+SWITCHED_OFF = "any layer", "the sandbox is switched off (LLM_HF_SANDBOX, or the setting `sandbox`)"
 _PT_INTERP = 3  # elf(5)
 
 

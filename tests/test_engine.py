@@ -298,7 +298,7 @@ def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db:
     engine.stop_model(db, spec.model_id)
     ensure(spec, db, sandbox=False)
     assert row_of(db).layers == ()
-    assert "switched off" in row_of(db).missing["every layer"]
+    assert "switched off" in row_of(db).missing["any layer"]
 
 
 def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: LibraryDB) -> None:
