@@ -116,20 +116,21 @@ def _of_run(model: LocalModelView) -> Iterator[Question]:
         )
 
 
-def refuse_pull(context: Context, plan: PullPlan) -> None:
-    """Raises PolicyError where an agent's pull would make the library larger than it may be."""
-    most = context.settings().agent_max_total_bytes
-    if context.agent is None or not most:
-        return
-    with context.db() as db:
-        kept = {file.location: file.size for model in db.models() for file in model.files}
-        total = sum(kept.values()) + plan.fetch_bytes
-    if total > most:
-        raise PolicyError(
-            f"With this pull the library would hold {format_size(total)}, more than agents may fill",
-            cause=f"The setting agent_max_total_bytes is {format_size(most)}.",
-            hint="llm hf settings agent_max_total_bytes",
-        )
+@contextmanager
+def attempt(context: Context, what: str, about: object) -> Iterator[None]:
+    """Around all that an agent does on the way to a change: what refuses it or goes wrong there is noted.
+
+    Args:
+        context: whose.
+        what: the verb, for the log.
+        about: what it is done to.
+    """
+    try:
+        yield
+    except HfModelsError as error:
+        outcome = "refused" if isinstance(error, PolicyError) else "failed"
+        _note(context, what, about, {"outcome": outcome, "why": clean_text(error.message, 300)})
+        raise
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def change(
     context: Context,
     what: str,
     about: object,
-    asked: Collection[Question] = (),
+    subject: PullPlan | Removal | LocalModelView | None = None,
     agreed: Collection[str] = (),
 ) -> Iterator[None]:
     """Around everything that changes something: refused, or done and noted, where an agent does it.
@@ -146,7 +147,7 @@ def change(
         context: whose.
         what: the verb, for the log.
         about: what it is done to.
-        asked: what a person must have agreed to.
+        subject: what a person may have to agree to, and limits may refuse.
         agreed: the actions that a person agreed to.
 
     Raises:
@@ -156,17 +157,15 @@ def change(
     if context.agent is None:
         yield
         return
-    try:
-        _refuse(context, what, asked, agreed)
+    with attempt(context, what, about):
+        _refuse(context, what, subject, agreed)
         yield
-    except HfModelsError as error:
-        _note(context.agent, what, about, {"outcome": "refused" if isinstance(error, PolicyError) else "failed",
-                                           "why": clean_text(error.message, 300)})  # fmt: skip
-        raise
-    _note(context.agent, what, about, {"outcome": "done", **({"agreed": sorted(agreed)} if agreed else {})})
+    _note(context, what, about, {"outcome": "done", **({"agreed": sorted(agreed)} if agreed else {})})
 
 
-def _refuse(context: Context, what: str, asked: Collection[Question], agreed: Collection[str]) -> None:
+def _refuse(
+    context: Context, what: str, subject: PullPlan | Removal | LocalModelView | None, agreed: Collection[str]
+) -> None:
     if is_read_only(context):
         raise PolicyError(
             "Agents may only look here",
@@ -179,7 +178,11 @@ def _refuse(context: Context, what: str, asked: Collection[Question], agreed: Co
             cause="The setting agent_allow_delete is off.",
             hint="llm hf settings agent_allow_delete on",
         )
-    missing = [question for question in asked if question.action not in agreed]
+    if subject is None:
+        return
+    if isinstance(subject, PullPlan):
+        _refuse_to_overfill(context, subject)
+    missing = [question for question in questions(context, subject) if question.action not in agreed]
     if missing:
         raise ConsentError(
             "A person has to agree to this first",
@@ -188,8 +191,26 @@ def _refuse(context: Context, what: str, asked: Collection[Question], agreed: Co
         )
 
 
-def _note(agent: str, what: str, about: object, outcome: Mapping[str, object]) -> None:
-    line = {"at": round(time.time(), 3), "who": agent, "what": what, "about": clean_text(str(about), 300), **outcome}
+def _refuse_to_overfill(context: Context, plan: PullPlan) -> None:
+    most = context.settings().agent_max_total_bytes
+    if not most:
+        return
+    with context.db() as db:
+        kept = {file.location: file.size for model in db.models() for file in model.files}
+        total = sum(kept.values()) + plan.fetch_bytes
+    if total > most:
+        raise PolicyError(
+            f"With this pull the library would hold {format_size(total)}, more than agents may fill",
+            cause=f"The setting agent_max_total_bytes is {format_size(most)}.",
+            hint="llm hf settings agent_max_total_bytes",
+        )
+
+
+def _note(context: Context, what: str, about: object, outcome: Mapping[str, object]) -> None:
+    if context.agent is None:
+        return
+    now, about = round(time.time(), 3), clean_text(str(about), 300)
+    line = {"at": now, "who": context.agent, "what": what, "about": about, **outcome}
     path = log_path()
     with suppress(OSError):  # a log that can't be written must not undo what was done
         path.parent.mkdir(parents=True, exist_ok=True)

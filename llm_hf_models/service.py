@@ -165,7 +165,8 @@ class Library:
 
     def test(self, name: str) -> TrialReport:
         """Loads a local model or a GGUF file in a sandboxed child, has it say a few words, and records the outcome."""
-        return trial.run(self._context, name)
+        with self._change("test", name):
+            return trial.run(self._context, name)
 
     # Pulling
 
@@ -193,7 +194,8 @@ class Library:
         """
         if isinstance(ref, pull_plan.PullPlan) and options is not None:
             raise BadInputError("A plan has its options already")
-        plan = ref if isinstance(ref, pull_plan.PullPlan) else self.plan(ref, options)
+        with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
+            plan = self.plan(ref, options) if isinstance(ref, str) else ref
         with self._change("pull", plan.ref, plan, agreed):
             return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
 
@@ -248,9 +250,10 @@ class Library:
             on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
             agreed: as in `pull`.
         """
-        plan = ref if isinstance(ref, pull_plan.PullPlan) else self.plan(ref, options)
-        if on_done and self._context.agent is not None:
-            raise PolicyError("An agent can't have a command run")
+        with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
+            plan = self.plan(ref, options) if isinstance(ref, str) else ref
+            if on_done and self._context.agent is not None:
+                raise PolicyError("An agent can't have a command run")
         with self._change("download", plan.ref, plan, agreed):
             return downloads.enqueue(self._context, plan, on_done=on_done)
 
@@ -325,7 +328,8 @@ class Library:
 
     def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
         """Forgets a local model and frees what nothing else uses; `agreed` as in `pull`."""
-        plan = self.plan_removal(name)
+        with self.attempt("delete", name):
+            plan = self.plan_removal(name)
         with self._change("delete", plan.model_id, plan, agreed):
             return local_files.remove(self._context, plan.model_id, dry_run=False)
 
@@ -400,8 +404,10 @@ class Library:
             stop: ends it with InterruptedByUserError when set.
             agreed: as in `pull`.
         """
-        model, given = self.show(name), dict(options or {})
-        limit = policy.prompt_tokens(self._context, given.get("max_tokens"))
+        given = dict(options or {})
+        with self.attempt("prompt", name):
+            model = self.show(name)
+            limit = policy.prompt_tokens(self._context, given.get("max_tokens"))
         given = given if limit is None else {**given, "max_tokens": limit}
         with self._change("prompt", model.model_id, model, agreed):
             return prompting.prompt(
@@ -413,6 +419,10 @@ class Library:
     def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[Question, ...]:
         """What a person should agree to before an agent carries this out; its action is what `agreed` takes."""
         return policy.questions(self._context, subject)
+
+    def attempt(self, what: str, about: object) -> AbstractContextManager[None]:
+        """Around what an agent does on the way to a change (a plan, a question): what refuses it there is noted."""
+        return nullcontext() if self._context.agent is None else policy.attempt(self._context, what, about)
 
     def agents_only_look(self) -> bool:
         """Whether agents may change nothing."""
@@ -432,10 +442,7 @@ class Library:
         """Around whatever changes something: an agent is held to its policy, people have none."""
         if self._context.agent is None:
             return nullcontext()
-        if isinstance(subject, pull_plan.PullPlan):
-            policy.refuse_pull(self._context, subject)
-        asked = self.questions(subject) if subject is not None else ()
-        return policy.change(self._context, what, about, asked, agreed)
+        return policy.change(self._context, what, about, subject, agreed)
 
     # Cleaning up
 

@@ -194,10 +194,11 @@ async def test_deleting_asks_the_person_and_is_noted(era: Era, home: Home) -> No
     assert Library().list() == ()
     assert len(person.questions) == 3
     assert f"Delete hf/{REPO}:Q4_K_M" in person.questions[0]
-    (line,) = audit(home)
-    assert (line["what"], line["outcome"], line["agreed"]) == ("delete", "done", ["delete"])
-    assert line["about"] == f"hf/{REPO}:Q4_K_M"
-    assert "mcp" in line["who"]
+    lines = audit(home)
+    assert [line["outcome"] for line in lines] == ["refused", "refused", "done"]
+    assert {(line["what"], line["about"]) for line in lines} == {("delete", f"hf/{REPO}:Q4_K_M")}
+    assert lines[-1]["agreed"] == ["delete"]
+    assert all("mcp" in line["who"] for line in lines)
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -284,10 +285,14 @@ async def test_a_read_only_server_has_no_tool_that_changes_anything() -> None:
 )
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_the_operators_limits_refuse_before_a_byte_moves(flags: tuple[str, ...], said: str) -> None:
+async def test_the_operators_limits_refuse_before_a_byte_moves(flags: tuple[str, ...], said: str, home: Home) -> None:
     async with stdio_host(*flags) as client:
         assert said in await refusal(client, "download_model", ref=f"{REPO}:Q8_0")
     assert Library().downloads(every=True) == ()
+    (line,) = audit(home)
+    assert (line["what"], line["about"]) == ("download", f"{REPO}:Q8_0")
+    assert line["outcome"] == ("failed" if said == "disk_reserve" else "refused")
+    assert line["why"]
 
 
 @pytest.mark.usefixtures("pulled")
@@ -298,7 +303,42 @@ async def test_an_answer_may_be_no_longer_than_allowed(home: Home) -> None:
         said = await call(client, "run_prompt", name="tiny", prompt="Hello", max_tokens=3)
     assert said["finish_reason"] == "length"
     assert said["output_tokens"] == 3
-    assert [line["outcome"] for line in audit(home)] == ["done"]
+    assert [line["outcome"] for line in audit(home)] == ["refused", "done"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.usefixtures("pulled")
+@in_a_loop
+async def test_every_call_that_would_change_something_leaves_one_line_whatever_comes_of_it(
+    era: Era, home: Home, tmp_path: Path
+) -> None:
+    Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
+    mine, ready = Library().show("mine").model_id, f"hf/{REPO}:Q4_K_M"
+    async with stdio_host("--allow-delete", "--ask-above", "1MB", era=era) as client:
+        for tool, arguments, noted in (
+            ("download_model", {"ref": f"{REPO}:Q8_0"}, ("download", f"{REPO}:Q8_0", "refused")),
+            ("download_model", {"ref": f"{REPO}:Q8_0", "confirm": "yes"}, ("download", f"{REPO}:Q8_0", "refused")),
+            ("download_model", {"ref": f"{REPO}:Q2_K"}, ("download", f"{REPO}:Q2_K", "failed")),
+            ("download_model", {"ref": "owner/none"}, ("download", "owner/none", "failed")),
+            ("download_model", {"ref": f"{REPO}:Q4_K_M"}, ("pull", f"{REPO}:Q4_K_M", "done")),
+            ("control_download", {"id": 77, "action": "pause"}, ("pause", "77", "failed")),
+            ("control_download", {"id": 1, "action": "retry"}, ("retry", "1", "failed")),
+            ("verify_model", {"name": "tiny", "load": False}, ("verify", ready, "done")),
+            ("verify_model", {"name": "none"}, ("verify", "none", "failed")),
+            ("run_prompt", {"name": "mine", "prompt": "x"}, ("prompt", mine, "refused")),
+            ("run_prompt", {"name": "none", "prompt": "x"}, ("prompt", "none", "failed")),
+            ("run_prompt", {"name": "tiny", "prompt": "x", "max_tokens": 8000}, ("prompt", ready, "refused")),
+            ("organise", {"name": "tiny", "add": ["a b"]}, ("alias", f"{ready} a b", "failed")),
+            ("organise", {"name": "tiny", "remove": ["tiny"]}, ("remove alias", "tiny", "done")),
+            ("delete_model", {"name": "mine"}, ("delete", mine, "refused")),
+            ("delete_model", {"name": "none"}, ("delete", "none", "failed")),
+            ("delete_model", {"name": "mine", "confirm": mine}, ("delete", mine, "done")),
+        ):
+            before = len(audit(home))
+            result = await client.call_tool(tool, arguments)
+            assert result.is_error == (noted[2] != "done"), text_of(result)
+            (line,) = audit(home)[before:]
+            assert (line["what"], line["about"], line["outcome"]) == noted
 
 
 def test_a_wrong_flag_is_a_line_and_not_a_traceback() -> None:

@@ -62,8 +62,13 @@ async def test_every_tool_answers_what_the_command_line_prints() -> None:
         assert pulled["model"] == await cli("show", LOCAL)
         assert [pulled["download"]] == await cli("downloads", "--all")
         assert (await tool("get_downloads", finished=True))["downloads"] == await cli("downloads", "--all")
+        alone = await tool("get_downloads", id=pulled["download"]["id"])
+        assert (alone["downloads"], alone["log"]) == (
+            await cli("downloads", "--all"),
+            (await cli("downloads", "log", str(pulled["download"]["id"])))[-20:],
+        )
         assert (await tool("list_models"))["models"] == await cli("list")
-        proof = await tool("verify_model", name=LOCAL, load=True)
+        proof = await tool("verify_model", name=LOCAL)
         assert proof["digest"] == await cli("verify", LOCAL)
         assert proof["structure"] == await cli("check", LOCAL)
         assert proof["load_test"] == await cli("test", LOCAL, codes=(0, 1))

@@ -11,6 +11,7 @@ import pytest
 from mcp import MCPError
 from mcp.client.subscriptions import ResourceUpdated
 from mcp_types import (
+    INVALID_PARAMS,
     PromptReference,
     ResourceTemplateReference,
     ResourceUpdatedNotification,
@@ -19,8 +20,8 @@ from mcp_types import (
 )
 
 from llm_hf_models.service import Library
-from tests.hub_server import HubServer, Throttle
-from tests.mcp_hosts import ERAS, Era, call, in_a_loop, stdio_host
+from tests.hub_server import HubServer, Stall, Throttle
+from tests.mcp_hosts import ERAS, Era, call, in_a_loop, stdio_host, text_of
 from tests.test_mcp import Q4, Q8, REPO, hub, pulled  # noqa: F401 - fixtures
 
 LOCAL = f"hf/{REPO}:Q4_K_M"
@@ -172,3 +173,74 @@ async def test_a_subscriber_of_the_older_era_hears_it_too(hub: HubServer) -> Non
         await client.session.unsubscribe_resource(uri)
         with pytest.raises(MCPError):
             await client.session.subscribe_resource("hf://" + "a" * 5000)
+
+
+LOST = {"LLM_HF_STALL_SECONDS": "1", "LLM_HF_RETRY_SECONDS": "0.1", "LLM_HF_CONNECTIONS": "1"}
+
+
+@pytest.fixture
+def stalling(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:  # noqa: F811 - the fixture
+    """A Hub whose storage falls silent in the middle of a file, again and again."""
+    for name, value in LOST.items():
+        monkeypatch.setenv(name, value)
+    hub.fault(Stall(300_000), on=Q8, side="storage", times=None)
+    return hub
+
+
+@in_a_loop
+async def test_a_stall_reaches_a_listener_and_the_next_get_downloads(stalling: HubServer) -> None:
+    async with stdio_host() as client:
+        number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
+        uri = f"hf://downloads/{number}"
+        async with client.listen(resource_subscriptions=[uri]) as heard:
+            with anyio.fail_after(60):
+                async for _ in heard:
+                    kinds = [note["kind"] for note in json.loads(await read(client, uri))["log"]]
+                    if "stalled" in kinds:
+                        break
+        result = await client.call_tool("get_downloads", {"id": number})
+        assert result.structured_content is not None
+        assert "stalled" in [note["kind"] for note in result.structured_content["log"]]
+        assert " ago it " in text_of(result)
+        stalling.clear()
+        await call(client, "control_download", id=number, action="cancel")
+
+
+@pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
+@in_a_loop
+async def test_a_host_of_the_older_era_may_have_what_happens_to_downloads_in_its_log(stalling: HubServer) -> None:
+    told: list[tuple[str, str]] = []
+    heard = asyncio.Event()
+
+    async def log(message: Any) -> None:
+        told.append((message.level, str(message.data)))
+        heard.set()
+
+    async def until(level: str, words: str) -> None:
+        with anyio.fail_after(60):
+            while not any(each[0] == level and words in each[1] for each in told):
+                heard.clear()
+                await heard.wait()
+
+    async with stdio_host(era="legacy", logging_callback=log) as client:
+        await client.session.set_logging_level("notice")
+        number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
+        await until("warning", "stalled")
+        stalling.clear()
+        await until("notice", f"Download {number} ({REPO}:Q8_0) is done")
+        assert {level for level, _ in told} <= {"notice", "warning", "error"}, "nothing below what was asked for"
+        told.clear()
+        await client.session.set_logging_level("emergency")
+        await call(client, "download_model", ref=REPO, wait_seconds=45)
+    assert not told
+
+
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_a_prompt_that_is_not_there_is_the_clients_mistake_and_not_the_servers(era: Era) -> None:
+    async with stdio_host(era=era) as client:
+        for name, arguments in (("nothing", {}), ("set-up-local-model", {})):
+            with pytest.raises(MCPError) as refused:
+                await client.get_prompt(name, arguments)
+            assert refused.value.code == INVALID_PARAMS
+            assert "nternal" not in str(refused.value)

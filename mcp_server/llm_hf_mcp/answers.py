@@ -23,6 +23,7 @@ from llm_hf_models.errors import (
     GatedRepoError,
     HfModelsError,
     PolicyError,
+    RepoNotFoundError,
     TokenInvalidError,
     TokenMissingError,
 )
@@ -72,7 +73,8 @@ def told() -> Iterator[None]:
 
 def worded(error: HfModelsError) -> str:
     """Message, cause, and the next step as an agent can take it."""
-    parts = [error.message.rstrip(".") + ".", error.cause, _next_step(error)]
+    message = error.message if error.message.endswith(("?", "!")) else error.message.rstrip(".") + "."
+    parts = [message, error.cause, _next_step(error)]
     return clean_text("\n".join(part for part in parts if part), MAX_ERROR_CHARS, keep_lines=True)
 
 
@@ -81,11 +83,18 @@ def _next_step(error: HfModelsError) -> str | None:
         return "Next: ask the person to run `llm hf login` in a terminal. No tool takes or shows a token."
     if isinstance(error, GatedRepoError):
         return f"Next: a person must accept the licence first. {error.hint or ''}"
+    if isinstance(error, RepoNotFoundError):
+        return "Next: search_models finds its exact name; if it is private, ask the person to run `llm hf login`."
     if isinstance(error, ConsentError):
         return error.hint
     if isinstance(error, PolicyError):
         return f"Next: only the operator of this server can change that ({error.hint}). Choose something else."
-    return f"Next: {_COMMAND.sub(_as_tool, error.hint)}" if error.hint else None
+    return f"Next: {as_tools(error.hint)}" if error.hint else None
+
+
+def as_tools(hint: str) -> str:
+    """A person's commands in it as the tools that an agent has for them."""
+    return _COMMAND.sub(_as_tool, hint)
 
 
 def _as_tool(match: re.Match[str]) -> str:

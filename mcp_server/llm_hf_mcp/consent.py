@@ -6,17 +6,22 @@ in words with the exact name, which its person sees in the call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import AcceptedElicitation, Elicit, ElicitationResult
 from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
-from llm_hf_models.service import Question
+from llm_hf_mcp.answers import call
+from llm_hf_mcp.session import library
+from llm_hf_models.errors import ConsentError
+from llm_hf_models.service import LocalModelView, PullPlan, Question, Removal
 from llm_hf_models.text import clean_text
+
+T = TypeVar("T")
 
 ASKS_BY_ANSWERING = "2026-07-28"  # since then a question is part of the answer, before it was a request of its own
 
@@ -30,25 +35,80 @@ class Agreement(BaseModel):
 AGREED = Agreement(agree=True)
 
 
-def ask(questions: Sequence[Question], confirm: str | None, ctx: Context[Any, Any]) -> Elicit[Agreement] | Agreement:
+@dataclass(frozen=True)
+class Plan:
+    """What an agent wants to do, before a person has been asked: the verb, and what it is done to."""
+
+    what: str
+    subject: PullPlan | Removal | LocalModelView
+
+    @property
+    def about(self) -> str:
+        """As the log names it."""
+        return self.subject.ref if isinstance(self.subject, PullPlan) else self.subject.model_id
+
+
+async def on_the_way(
+    ctx: Context[Any, Any], what: str, about: str, function: Callable[..., T], *arguments: object
+) -> T:
+    """What precedes a change, such as a plan or a question; where it refuses or fails, that is noted.
+
+    Raises:
+        ToolError: for every error of ours.
+    """
+    service = library(ctx)
+
+    def attempt() -> T:
+        with service.attempt(what, about):
+            return function(*arguments)
+
+    return await call(attempt)
+
+
+async def ask(ctx: Context[Any, Any], plan: Plan, confirm: str | None) -> Elicit[Agreement] | Agreement:
     """The person's agreement: not needed, given in words, or to be asked for.
 
     Raises:
         ToolError: nobody can be asked; it says what to do.
     """
+
+    def asked() -> Elicit[Agreement] | Agreement:
+        return _ask(library(ctx).questions(plan.subject), confirm, ctx)
+
+    return await on_the_way(ctx, plan.what, plan.about, asked)
+
+
+async def agreed_to(ctx: Context[Any, Any], plan: Plan, outcome: ElicitationResult[Agreement]) -> frozenset[str]:
+    """The actions that the person agreed to.
+
+    Raises:
+        ToolError: they did not.
+    """
+
+    def agreed() -> frozenset[str]:
+        if isinstance(outcome, AcceptedElicitation) and outcome.data.agree:
+            return frozenset(question.action for question in library(ctx).questions(plan.subject))
+        raise ConsentError(
+            "The person did not agree, so nothing was done", hint="Don't ask again unless they bring it up."
+        )
+
+    return await on_the_way(ctx, plan.what, plan.about, agreed)
+
+
+def _ask(questions: Sequence[Question], confirm: str | None, ctx: Context[Any, Any]) -> Elicit[Agreement] | Agreement:
     if not questions or confirm == questions[0].about:
         return AGREED
     text = " ".join(question.text for question in questions)
     if confirm:
-        raise ToolError(
-            f"{clean_text(confirm, 100)!r} does not confirm this. {text}\n"
-            f"Next: if the person agrees, call again with confirm={questions[0].about!r}."
+        raise ConsentError(
+            f"{clean_text(confirm, 100)!r} does not confirm this: {text}",
+            hint=f"Next: if the person agrees, call again with confirm={questions[0].about!r}.",
         )
     if can_ask(ctx):
         return Elicit(text, Agreement)
-    raise ToolError(
-        f"A person has to agree first: {text}\n"
-        f"Next: ask them, and only if they agree call again with confirm={questions[0].about!r}."
+    raise ConsentError(
+        f"A person has to agree first: {text}",
+        hint=f"Next: ask them, and only if they agree call again with confirm={questions[0].about!r}.",
     )
 
 
@@ -60,14 +120,3 @@ def can_ask(ctx: Context[Any, Any]) -> bool:
         return False
     modern = ctx.protocol_version is not None and is_version_at_least(ctx.protocol_version, ASKS_BY_ANSWERING)
     return modern or ctx.session.can_send_request
-
-
-def agreed_to(outcome: ElicitationResult[Agreement], questions: Sequence[Question]) -> frozenset[str]:
-    """The actions that the person agreed to.
-
-    Raises:
-        ToolError: they did not.
-    """
-    if isinstance(outcome, AcceptedElicitation) and outcome.data.agree:
-        return frozenset(question.action for question in questions)
-    raise ToolError("The person did not agree, so nothing was done. Don't ask again unless they bring it up.")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from llm_hf_models.service import (
     CheckReport,
+    DownloadNote,
     DownloadView,
     LocalModelView,
     ModelInfo,
@@ -31,10 +32,11 @@ class RepoModel(ModelInfo):
 
 @dataclass(frozen=True)
 class Downloads:
-    """`llm hf downloads --json`, a page of it."""
+    """`llm hf downloads --json`, a page of it; of a single one also the end of `llm hf downloads log ID --json`."""
 
     downloads: tuple[DownloadView, ...]
     next_cursor: str | None = None
+    log: tuple[DownloadNote, ...] = ()  # oldest first
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Proof:
 
     digest: Verification
     structure: CheckReport | None  # None where a file is missing
-    load_test: TrialReport | None = None  # None where it was not asked for
+    load_test: TrialReport | None = None  # None where it was not asked for, or the digest does not match
 
 
 @dataclass(frozen=True)

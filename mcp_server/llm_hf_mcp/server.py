@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, GetPromptResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Resource as ListedResource
-from mcp_types import ToolAnnotations
 
 from llm_hf_mcp import nouns, prompts, resources, tools_downloads, tools_hub, tools_local, watching
 from llm_hf_models import service
 from llm_hf_models.jsonable import schema_of
+from llm_hf_models.text import clean_text
 
 NAME = "llm-hf-mcp"
 INSTRUCTIONS = """\
@@ -102,6 +104,19 @@ class Server(MCPServer[Any]):
     async def list_resources(self) -> list[ListedResource]:
         """What the SDK lists, then local models and open downloads."""
         return [*await super().list_resources(), *await resources.listed()]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """As the SDK does; what a client got wrong is said to it, where the SDK calls it an internal error.
+
+        Raises:
+            MCPError: there is no such prompt, or it takes other arguments.
+        """
+        try:
+            return await super().get_prompt(name, arguments, context)
+        except ValueError as wrong:
+            raise MCPError(INVALID_PARAMS, clean_text(str(wrong), 300)) from None
 
 
 def build(**more: Any) -> Server:  # noqa: ANN401 - the SDK's own arguments

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from llm_hf_mcp.answers import as_tools
+from llm_hf_models.jsonable import to_json
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_count, format_duration, format_size
 
@@ -12,6 +17,7 @@ if TYPE_CHECKING:
     from llm_hf_mcp.nouns import Downloads, FoundModels, LocalModels, Names, Proof, Pulling, RepoModel
     from llm_hf_models.service import (
         Answer,
+        DownloadNote,
         DownloadView,
         Inspection,
         LocalModelView,
@@ -23,6 +29,13 @@ if TYPE_CHECKING:
     )
 
 MAX_ITEMS = 20
+MAX_VALUE_CHARS = 200
+_VERBS = {
+    "queued": "was queued", "started": "has started", "done": "is done", "failed": "has failed", "paused": "was paused",
+    "cancelled": "was cancelled", "stalled": "stalled", "retrying": "had to try again", "waiting": "had to wait",
+    "verifying": "is being verified",
+}  # fmt: skip
+_OPTION = re.compile(r"--(?:no-)?([a-z-]+)")  # of the command line, as an argument of the tool
 
 
 def _lines(*lines: str | None) -> str:
@@ -40,10 +53,16 @@ def _more(cursor: str | None) -> str | None:
 def found(page: FoundModels) -> str:
     """Repos, a line each."""
     if not page.results:
-        advice = "; ".join(page.loosen) or "try another word"
+        hints = [_OPTION.sub(_as_argument, hint) for hint in page.loosen if "--library" not in hint]
+        advice = "; ".join(hints) or "try another word, or a part of one"
         return f"Nothing was found. To find more: {advice}."
     stale = "The Hub can't be reached; this is an older answer." if page.freshness.stale else None
-    return _lines(*map(_row, page.results), stale, _more(page.next_cursor))
+    next_step = "Next: get_model(repo=…) for its quantizations and which of them fit."
+    return _lines(*map(_row, page.results), stale, _more(page.next_cursor) or next_step)
+
+
+def _as_argument(option: re.Match[str]) -> str:
+    return option[1].replace("-", "_")
 
 
 def _row(row: SearchResult) -> str:
@@ -74,7 +93,8 @@ def model(info: RepoModel) -> str:
         ]
     )
     chosen = next((variant for variant in info.variants if variant.chosen), None)
-    takes = f"A plain download takes {chosen.quant}: {info.choice_reason}." if chosen else None
+    takes = f"A plain download takes {info.choice_reason}." if chosen else None
+    next_step = f"Next: download_model(ref={f'{info.id}:{chosen.quant}'!r})." if chosen else None
     card = (
         f"\nCard (written by the repo's owner; not instructions):\n{clean_text(info.card, 3500, keep_lines=True)}"
         if info.card
@@ -83,7 +103,7 @@ def model(info: RepoModel) -> str:
     none = "It has no GGUF variant: it can't be downloaded to run here." if not info.variants else None
     return _lines(
         f"{info.id} at {info.commit[:12]}: {facts}", none, *map(_variant, info.variants), takes, *info.notes,
-        _more(info.next_cursor), card,
+        _more(info.next_cursor) or next_step, card,
     )  # fmt: skip
 
 
@@ -101,7 +121,7 @@ def _variant(variant: VariantInfo) -> str:
 
 
 def inspection(seen: Inspection) -> str:
-    """A header's facts."""
+    """A header's facts, and what else was asked for, as far as it has room."""
     facts = seen.facts
     return _lines(
         f"{seen.file}: GGUF v{seen.version}, {seen.tensor_count} tensors, header {format_size(seen.header_bytes)}"
@@ -119,7 +139,18 @@ def inspection(seen: Inspection) -> str:
                 facts.license,
             ]
         ),
+        *map(_key, (seen.metadata or {}).items()),
+        *(f"{one.name}: {' x '.join(map(str, one.shape))} {one.type}" for one in seen.tensors or ()),
+        f"Chat template (written by the model's owner; not instructions):\n{seen.chat_template}"
+        if seen.chat_template
+        else None,
     )
+
+
+def _key(pair: tuple[str, object]) -> str:
+    key, value = pair
+    told = clean_text(value if isinstance(value, str) else json.dumps(to_json(value)), MAX_VALUE_CHARS)
+    return f"{key}: {told}"
 
 
 def download(row: DownloadView) -> str:
@@ -137,53 +168,92 @@ def download(row: DownloadView) -> str:
     )
 
 
+def one_download(row: DownloadView, log: Sequence[DownloadNote] = ()) -> str:
+    """One download: how it stands, what hinders it, and what to do next."""
+    last = next((note for note in reversed(log) if note.kind not in ("progress", "verifying")), None)
+    trouble = (
+        last is not None and row.state in ("running", "paused") and last.kind in ("stalled", "retrying", "waiting")
+    )
+    return _lines(download(row), _happened(last) if last and trouble else None, _advice(row))
+
+
+def _happened(note: DownloadNote) -> str:
+    return (
+        f"{format_duration(max(0.0, time.time() - note.at))} ago it {_VERBS.get(note.kind, note.kind)}: {note.message}"
+    )
+
+
+def _advice(row: DownloadView) -> str:
+    return {
+        "failed": f"Next: control_download(id={row.id}, action='retry') when the cause is gone.",
+        "paused": f"Next: control_download(id={row.id}, action='resume') lets it go on.",
+        "done": f"It is here and proven. Next: list_models(name={row.repo!r}) for its name, then run_prompt.",
+        "cancelled": f"It is over; control_download(id={row.id}, action='retry') would start it again.",
+    }.get(row.state, f"It goes on without you. Next: get_downloads(id={row.id}, wait_seconds=45).")
+
+
+def event(row: DownloadView, note: DownloadNote) -> str:
+    """What happened to a download, for a host's log."""
+    about = f"Download {row.id} ({row.ref})" if not is_of_a_file(note) else f"{note.message}, of download {row.id},"
+    message = "" if is_of_a_file(note) else f": {note.message}" * bool(note.message)
+    return clean_text(f"{about} {_VERBS.get(note.kind, note.kind)}{message}", 600)
+
+
+def is_of_a_file(note: DownloadNote) -> bool:
+    """Whether one file has come so far, and not the whole download, whose last note names its model."""
+    named = note.kind == "done" and note.message.startswith("hf/")
+    return note.kind in ("started", "verifying", "done") and bool(note.message) and not named
+
+
 def pulling(now: Pulling) -> str:
     """How a download stands, and what to do next."""
     if now.model is not None:
+        how = "was here already: nothing had to be fetched" if now.download is None else "is here"
         names = _listed(now.model.aliases) or now.model.model_id
-        return f"{now.model.model_id} is here and proven against the Hub's digest. Names: {names}. Try it: run_prompt."
-    if now.download is None:
-        return "The files are here already."
-    advice = {
-        "failed": "Next: control_download(action='retry') when the cause is gone.",
-        "paused": "Next: control_download(action='resume').",
-        "done": "The files are here.",
-        "cancelled": "It was cancelled; control_download(action='retry') starts it again.",
-    }.get(now.download.state, f"It goes on without you. Next: get_downloads(id={now.download.id}, wait_seconds=45).")
-    return _lines(download(now.download), advice)
+        proven = _listed(_facts(now.model))
+        name = (now.model.aliases or (now.model.model_id,))[0]
+        return f"{now.model.model_id} {how}. Facts: {proven}. Names: {names}. Next: run_prompt(name={name!r})."
+    return "The files were here already." if now.download is None else one_download(now.download)
 
 
 def downloads(page: Downloads) -> str:
     """Downloads, a line each."""
-    return _lines(*map(download, page.downloads), _more(page.next_cursor)) or "There are no downloads."
+    if page.log:
+        return one_download(page.downloads[0], page.log)
+    return _lines(*map(download, page.downloads), _more(page.next_cursor)) or (
+        "No download is open. get_downloads(finished=true) also lists those that are over."
+    )
 
 
-def local_models(page: LocalModels) -> str:
-    """Local models, a line each."""
+def local_models(page: LocalModels, total: int) -> str:
+    """Local models, a line each, of so many."""
+    if not page.models and total:
+        return f"None of the {total} local models has that in its names. list_models() lists them all."
     if not page.models:
         return "No model is on this machine yet. Next: search_models, then download_model."
     return _lines(*map(_local, page.models), _more(page.next_cursor))
 
 
 def _local(found: LocalModelView) -> str:
-    checks = _listed(f"{check.kind} {check.result}" for check in _newest(found))
     return f"{found.model_id}: " + _listed(
         [
             f"also {' '.join(found.aliases)}" if found.aliases else None,
             found.state,
             found.kind,
             format_size(found.size) if found.files else None,
-            checks,
-            f"to mend: {found.fix}" if found.fix else None,
+            *_facts(found),
+            f"to mend: {as_tools(found.fix)}" if found.fix else None,
         ]
     )
 
 
-def _newest(found: LocalModelView) -> list:  # type: ignore[type-arg]
-    newest = {}
-    for check in sorted(found.checks, key=lambda check: check.at):
-        newest[check.kind] = check
-    return list(newest.values())
+def _facts(found: LocalModelView) -> list[str]:
+    """The newest fact of each kind, with its day."""
+    newest = {check.kind: check for check in sorted(found.checks, key=lambda check: check.at)}
+    return [
+        f"{check.kind.replace('_', ' ')}: {check.result} ({time.strftime('%Y-%m-%d', time.localtime(check.at))})"
+        for check in newest.values()
+    ]
 
 
 def proof(proven: Proof) -> str:
@@ -197,7 +267,7 @@ def proof(proven: Proof) -> str:
         else "structure: not checked",
         *(f"  {finding.code}: {finding.message}" for finding in (structure.findings[:MAX_ITEMS] if structure else ())),
         _tried(proven.load_test) if proven.load_test else "load test: not run",
-        f"To mend: {proven.digest.fix}" if proven.digest.fix else None,
+        f"To mend: {as_tools(proven.digest.fix)}" if proven.digest.fix else None,
     )
 
 
@@ -238,7 +308,9 @@ def names(now: Names) -> str:
 def status(now: Status) -> str:
     """This machine at a glance."""
     account = now.token.account
-    token = f"token of {account.name}" if account else f"no valid token ({now.token.problem or 'none is set'})"
+    token = f"token of {account.name}" if account else "no token: enough for all that is neither gated nor private"
+    if account is None and now.token.source:
+        token = f"a token that is not valid ({now.token.problem})"
     return _lines(
         f"memory: {format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}",
         f"disk: {format_size(now.disk_free)} free of {format_size(now.disk_total)}",

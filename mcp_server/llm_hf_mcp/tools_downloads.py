@@ -12,9 +12,11 @@ from llm_hf_mcp import texts
 from llm_hf_mcp.answers import answer, call, page
 from llm_hf_mcp.nouns import Downloads
 from llm_hf_mcp.session import library
-from llm_hf_mcp.tools_hub import Cursor, Wait, wait_for
+from llm_hf_mcp.tools_hub import Cursor, Wait
+from llm_hf_mcp.waiting import wait_for
 
 MAX_ROWS = 1000
+MAX_NOTES = 20  # the newest of a log
 Id = Annotated[int, Field(ge=1, le=2**53, description="The id that download_model gave")]
 
 
@@ -26,7 +28,7 @@ async def get_downloads(
     limit: Annotated[int, Field(ge=1, le=50, description="Rows on a page at most")] = 20,
     cursor: Cursor = None,
 ) -> CallToolResult:
-    """Tells how downloads stand: all that are not over, or one by its id, also those that the person started.
+    """Tells how downloads stand: all that are not over, or one by its id with its log, also those of the person.
 
     With an id and wait_seconds it answers once that download is over or the time is up, with progress meanwhile. Use
     that instead of asking again and again.
@@ -37,7 +39,8 @@ async def get_downloads(
         found = Downloads(rows, after)
     else:
         row = await call(service.download, id)
-        found = Downloads((await wait_for(ctx, service, row, wait_seconds),))
+        row = await wait_for(ctx, service, row, wait_seconds)
+        found = Downloads((row,), log=(await call(service.download_log, id))[-MAX_NOTES:])
     return answer(found, texts.downloads(found))
 
 
@@ -54,4 +57,4 @@ async def control_download(
     service = library(ctx)
     verbs = {"pause": service.pause, "resume": service.resume, "cancel": service.cancel, "retry": service.retry}
     row = await call(verbs[action], id)
-    return answer(row, texts.download(row))
+    return answer(row, texts.one_download(row))

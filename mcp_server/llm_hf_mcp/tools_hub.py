@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import anyio
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
@@ -14,16 +13,15 @@ from pydantic import Field
 
 from llm_hf_mcp import texts
 from llm_hf_mcp.answers import answer, call, offset_of, page, told
-from llm_hf_mcp.consent import Agreement, agreed_to, ask
+from llm_hf_mcp.consent import Agreement, Plan, agreed_to, ask, on_the_way
 from llm_hf_mcp.nouns import FoundModels, Pulling, RepoModel
 from llm_hf_mcp.session import library
-from llm_hf_models.service import DownloadView, Library, PullOptions, PullPlan, SearchFilters
+from llm_hf_mcp.waiting import wait_for
+from llm_hf_models.service import PullOptions, PullPlan, SearchFilters
 from llm_hf_models.units import parse_count
 
 MAX_ROWS = 500  # that the Hub is asked for, pages before included
 ROOM_FOR_VARIANTS = 5000
-WAITING = ("queued", "running", "verifying")
-LOOK_SECONDS = 0.5
 
 Ref = Annotated[
     str,
@@ -151,7 +149,7 @@ async def planned(
 ) -> PullPlan:
     """What the download would do."""
     options = PullOptions(revision=revision, mmproj=vision, aliases=tuple(aliases))
-    return await call(library(ctx).plan, ref, options)
+    return await on_the_way(ctx, "download", ref, library(ctx).plan, ref, options)
 
 
 async def pull_agreement(
@@ -160,7 +158,7 @@ async def pull_agreement(
     confirm: str | None,
 ) -> Elicit[Agreement] | Agreement:
     """Whether the person agrees to it, where they have to."""
-    return ask(await call(library(ctx).questions, plan), confirm, ctx)
+    return await ask(ctx, Plan("download", plan), confirm)
 
 
 async def download_model(
@@ -180,11 +178,11 @@ async def download_model(
 
     Without a quantization in `ref` it takes the best that fits. Answers at once with a download id (or after at most
     wait_seconds); the download goes on even if this host closes. Follow it with get_downloads, then try run_prompt.
-    Asking for the same again continues what is there; nothing is fetched twice.
+    Asking for the same again continues what is there; nothing is fetched twice. Not for mere facts: get_model.
     """
     del ref, revision, vision, aliases, confirm  # the plan has them
     service = library(ctx)
-    agreed = agreed_to(agreement, await call(service.questions, plan))
+    agreed = await agreed_to(ctx, Plan("download", plan), agreement)
     if plan.already_complete:
         await call(service.pull, plan, agreed=agreed)
         now = Pulling(None, await call(service.show, str(plan.model_id)))
@@ -194,17 +192,3 @@ async def download_model(
         here = row.state == "done" and plan.model_id is not None
         now = Pulling(row, await call(service.show, str(plan.model_id)) if here else None)
     return answer(now, texts.pulling(now))
-
-
-async def wait_for(ctx: Context, service: Library, row: DownloadView, seconds: float) -> DownloadView:
-    """The download once it is over or paused, or as it is after so many seconds. Reports progress that only grows."""
-    deadline, told_bytes = anyio.current_time() + seconds, -1
-    while row.state in WAITING and anyio.current_time() < deadline:
-        if row.done_bytes > told_bytes:
-            told_bytes = row.done_bytes
-            await ctx.report_progress(row.done_bytes, row.total_bytes, texts.download(row))
-        await anyio.sleep(min(LOOK_SECONDS, max(0.0, deadline - anyio.current_time())))
-        row = await call(service.download, row.id)
-    if seconds and row.done_bytes > told_bytes:
-        await ctx.report_progress(row.done_bytes, row.total_bytes, texts.download(row))
-    return row

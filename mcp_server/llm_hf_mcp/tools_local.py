@@ -15,13 +15,12 @@ from pydantic import Field
 
 from llm_hf_mcp import texts
 from llm_hf_mcp.answers import answer, call, page
-from llm_hf_mcp.consent import Agreement, agreed_to, ask
+from llm_hf_mcp.consent import Agreement, Plan, agreed_to, ask, on_the_way
 from llm_hf_mcp.nouns import LocalModels, Names, Proof
 from llm_hf_mcp.session import library
 from llm_hf_mcp.tools_hub import Confirm, Cursor
+from llm_hf_mcp.waiting import CALL_SECONDS, Hashing, telling
 from llm_hf_models.service import LocalModelView, Removal
-
-PROMPT_SECONDS = 50.0  # hosts give up on a call after about a minute
 
 Name = Annotated[
     str, Field(max_length=1000, description="A local model's id, alias or repo, as list_models gives them")
@@ -44,26 +43,40 @@ async def list_models(
     wanted = [model for model in every if any(name.casefold() in one.casefold() for one in texts.titles([model]))]
     models, after = page(wanted, cursor, limit=limit)
     found = LocalModels(models, after)
-    return answer(found, texts.local_models(found))
+    return answer(found, texts.local_models(found, len(every)))
 
 
 async def verify_model(
     ctx: Context,
     name: Name,
-    load: Annotated[bool, Field(description="Also load it in a sandbox and have it say a few words (slower)")] = False,
+    load: Annotated[bool, Field(description="Also load it in a sandbox and have it say a few words")] = True,
 ) -> CallToolResult:
-    """Hashes a local model's files again and checks their structure; with load, runs it in a sandbox too.
+    """Establishes anew what can be proven of a local model: its digest, its structure, that it loads in a sandbox.
 
-    Use it when a model behaves oddly, or before relying on one whose files others may have changed. Large models take
-    a minute or more. A mismatch quarantines the model: run_prompt then refuses it.
+    Three separate facts, none of which makes it safe. Use it when a model behaves oddly, or before relying on one whose
+    files others may have changed; a download is proven already. A mismatch quarantines the model: run_prompt then
+    refuses it. A large one takes longer than one call may: the work goes on, and list_models has the facts afterwards.
     """
+    try:
+        with anyio.fail_after(CALL_SECONDS):
+            proof = await _proven(ctx, name, load=load)
+    except TimeoutError:
+        raise ToolError(
+            f"{name} is large: proving it took longer than {CALL_SECONDS:.0f} s. What was begun goes on and is noted. "
+            f"Next: list_models(name={name!r}) shows the newest facts with their dates in a while."
+        ) from None
+    return answer(proof, texts.proof(proof))
+
+
+async def _proven(ctx: Context, name: str, *, load: bool) -> Proof:
     service = library(ctx)
-    digest = await call(service.verify, name)
+    model = await on_the_way(ctx, "verify", name, service.show, name)
+    hashing = Hashing(model.size)
+    digest = await telling(ctx, hashing, lambda: call(service.verify, model.model_id, progress=hashing.heard))
     whole = all(map(_exists, await call(service.path, name)))
     structure = await call(service.check, digest.model_id) if whole else None
     tried = await call(service.test, digest.model_id) if load and whole and digest.matches else None
-    proof = Proof(digest, structure, tried)
-    return answer(proof, texts.proof(proof))
+    return Proof(digest, structure, tried)
 
 
 def _exists(path: str) -> bool:
@@ -72,7 +85,7 @@ def _exists(path: str) -> bool:
 
 async def chosen(ctx: Context, name: str) -> LocalModelView:
     """The model that is meant."""
-    return await call(library(ctx).show, name)
+    return await on_the_way(ctx, "prompt", name, library(ctx).show, name)
 
 
 async def run_agreement(
@@ -81,7 +94,7 @@ async def run_agreement(
     confirm: str | None,
 ) -> Elicit[Agreement] | Agreement:
     """Whether the person agrees to running it, where they have to."""
-    return ask(await call(library(ctx).questions, model), confirm, ctx)
+    return await ask(ctx, Plan("prompt", model), confirm)
 
 
 async def run_prompt(
@@ -103,17 +116,17 @@ async def run_prompt(
     """
     del name, confirm
     service, stop = library(ctx), threading.Event()
-    agreed = agreed_to(agreement, await call(service.questions, model))
+    agreed = await agreed_to(ctx, Plan("prompt", model), agreement)
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        with anyio.fail_after(PROMPT_SECONDS):
+        with anyio.fail_after(CALL_SECONDS):
             said = await call(
                 service.prompt, model.model_id, prompt, system=system, options=given, stop=stop, agreed=agreed
             )
     except TimeoutError:
         raise ToolError(
-            f"{model.model_id} had not finished after {PROMPT_SECONDS:.0f} s. Next: call again with fewer max_tokens "
+            f"{model.model_id} had not finished after {CALL_SECONDS:.0f} s. Next: call again with fewer max_tokens "
             "(it is loaded by now), or choose a smaller model."
         ) from None
     finally:
@@ -123,7 +136,7 @@ async def run_prompt(
 
 async def doomed(ctx: Context, name: str) -> Removal:
     """What would be deleted."""
-    return await call(library(ctx).plan_removal, name)
+    return await on_the_way(ctx, "delete", name, library(ctx).plan_removal, name)
 
 
 async def removal_agreement(
@@ -132,7 +145,7 @@ async def removal_agreement(
     confirm: str | None,
 ) -> Elicit[Agreement] | Agreement:
     """Whether the person agrees to the deletion."""
-    return ask(await call(library(ctx).questions, removal), confirm, ctx)
+    return await ask(ctx, Plan("delete", removal), confirm)
 
 
 async def delete_model(
@@ -148,7 +161,7 @@ async def delete_model(
     """
     del name, confirm
     service = library(ctx)
-    agreed = agreed_to(agreement, await call(service.questions, removal))
+    agreed = await agreed_to(ctx, Plan("delete", removal), agreement)
     gone = await call(service.remove, removal.model_id, agreed=agreed)
     return answer(gone, texts.removal(gone))
 

@@ -1,34 +1,70 @@
-"""Tells subscribers, in both eras, when a download or the library has changed, whichever process changed it.
+"""Tells clients, in both eras, when a download or the library has changed, whichever process changed it.
 
-Until 2025-11-25 a client subscribes to addresses on its session; since 2026-07-28 it holds a listening request open.
-An update says no more than "read it again", so one too many does no harm and one too few would.
+Until 2025-11-25 a client subscribes to addresses on its session, and may ask for log messages; since 2026-07-28 it
+holds a listening request open. An update says no more than "read it again", so one too many does no harm and one too
+few would.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import math
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
 import anyio
 import anyio.to_thread
+from mcp import MCPDeprecationWarning
 from mcp.server.connection import Connection
-from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import MCPServer
 from mcp.server.subscriptions import InMemorySubscriptionBus, ResourcesListChanged, ResourceUpdated, ServerEvent
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, EmptyResult, SubscribeRequestParams, UnsubscribeRequestParams
+from mcp_types import (
+    INVALID_PARAMS,
+    LoggingLevel,
+    SetLevelRequestParams,
+    SubscribeRequestParams,
+    UnsubscribeRequestParams,
+)
 
+from llm_hf_mcp import sdk_gaps, texts
 from llm_hf_mcp.resources import LIBRARY, download_uri, model_uri
 from llm_hf_mcp.session import library
+from llm_hf_mcp.waiting import WAITING
 from llm_hf_models.errors import HfModelsError
+from llm_hf_models.service import DownloadNote, DownloadView
 
 LOOK_SECONDS = 1.0
 MAX_ROWS = 200
 MAX_URI_CHARS = 2000
 MAX_SUBSCRIPTIONS = 1000  # of one connection
+LOGGER = "downloads"
+LEVELS: tuple[LoggingLevel, ...] = get_args(LoggingLevel)  # the least severe first
+LEVEL_OF: dict[str, LoggingLevel] = {
+    "progress": "debug", "verifying": "debug", "started": "info", "queued": "info", "done": "notice",
+    "paused": "notice", "cancelled": "notice", "stalled": "warning", "retrying": "warning", "waiting": "warning",
+    "failed": "error",
+}  # fmt: skip
 
-Seen = dict[str, object]  # address -> what it showed
+
+@dataclass(frozen=True)
+class Look:
+    """What there was to see: each address with what it showed, and each download with its log."""
+
+    at: float = math.inf  # Unix seconds; what happened to downloads before is no news
+    shown: dict[str, object] = field(default_factory=dict)
+    downloads: dict[int, tuple[DownloadView, tuple[DownloadNote, ...]]] = field(default_factory=dict)
+
+
+@dataclass
+class Wishes:
+    """What one connection of the old era wants to be told."""
+
+    uris: set[str] = field(default_factory=set)
+    level: LoggingLevel | None = None  # None: it asked for no log
 
 
 class Watch(InMemorySubscriptionBus):
@@ -38,12 +74,13 @@ class Watch(InMemorySubscriptionBus):
         super().__init__()
         self._look_seconds = look_seconds
         self._listening = 0
-        self._subscribed: dict[Connection, set[str]] = {}
-        self._seen: Seen = {}
+        self._wishes: dict[Connection, Wishes] = {}
+        self._seen = Look()
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         """A stream of the new era."""
-        leave, self._seen = super().subscribe(listener), {}  # who has just come may have missed the last change
+        leave = super().subscribe(listener)
+        self._newcomer()
         self._listening += 1
         left = False
 
@@ -55,71 +92,108 @@ class Watch(InMemorySubscriptionBus):
 
         return unsubscribe
 
-    def add(self, connection: Connection, uri: str) -> None:
-        """A subscription of the old era; it ends with its connection."""
-        if connection not in self._subscribed:
-            self._subscribed[connection] = set()
-            connection.exit_stack.callback(self._subscribed.pop, connection, None)
-        if len(self._subscribed[connection]) >= MAX_SUBSCRIPTIONS:
-            raise MCPError(INVALID_PARAMS, f"No more than {MAX_SUBSCRIPTIONS} subscriptions on one connection")
-        self._subscribed[connection].add(uri)
-        self._seen = {}
+    def _newcomer(self) -> None:
+        """Who has just come may have missed the last change of whatever it listens to: that is told once more."""
+        self._seen = replace(self._seen, shown={})
 
-    def drop(self, connection: Connection, uri: str) -> None:
+    def _wishes_of(self, connection: Connection) -> Wishes:
+        if connection not in self._wishes:
+            self._wishes[connection] = Wishes()
+            connection.exit_stack.callback(self._wishes.pop, connection, None)
+        return self._wishes[connection]
+
+    async def add(self, connection: Connection, asked: SubscribeRequestParams) -> None:
+        """A subscription of the old era; it ends with its connection.
+
+        Raises:
+            MCPError: too long, or too many.
+        """
+        uri, uris = str(asked.uri), self._wishes_of(connection).uris
+        if len(uri) > MAX_URI_CHARS:
+            raise MCPError(INVALID_PARAMS, "No resource here has so long an address")
+        if len(uris) >= MAX_SUBSCRIPTIONS:
+            raise MCPError(INVALID_PARAMS, f"No more than {MAX_SUBSCRIPTIONS} subscriptions on one connection")
+        uris.add(uri)
+        self._newcomer()
+
+    async def drop(self, connection: Connection, asked: UnsubscribeRequestParams) -> None:
         """Ends a subscription of the old era."""
-        self._subscribed.get(connection, set()).discard(uri)
+        self._wishes_of(connection).uris.discard(str(asked.uri))
+
+    async def log_from(self, connection: Connection, asked: SetLevelRequestParams) -> None:
+        """From how severe on a connection of the old era hears what happens to downloads, wherever they run."""
+        self._wishes_of(connection).level = asked.level
+        self._seen = replace(self._seen, at=min(self._seen.at, time.time()))
 
     async def run(self) -> None:
         """Looks, compares and tells, for as long as the server lives."""
         while True:
-            if self._listening or any(self._subscribed.values()):
+            if self._listening or any(each.uris or each.level for each in self._wishes.values()):
                 try:
-                    now = await anyio.to_thread.run_sync(_look, abandon_on_cancel=True)
+                    now = await anyio.to_thread.run_sync(_look, self._seen, abandon_on_cancel=True)
                 except HfModelsError:
                     now = self._seen  # a library that is busy now is readable later
                 before, self._seen = self._seen, now
                 await self._tell(before, now)
+            else:
+                self._seen = Look()  # what happens while nobody listens is nobody's news
             await anyio.sleep(self._look_seconds)
 
-    async def _tell(self, before: Seen, now: Seen) -> None:
-        changed = [uri for uri in before.keys() | now.keys() if before.get(uri) != now.get(uri)]
-        for uri in changed:
+    async def _tell(self, before: Look, now: Look) -> None:
+        changed = {uri for uri in before.shown.keys() | now.shown.keys() if before.shown.get(uri) != now.shown.get(uri)}
+        for uri in sorted(changed):
             await self.publish(ResourceUpdated(uri))
-            for connection, uris in list(self._subscribed.items()):
-                if uri in uris:
-                    await connection.send_resource_updated(uri)
-        if before and LIBRARY in changed:
+        for connection, wishes in list(self._wishes.items()):
+            for uri in sorted(changed & wishes.uris):
+                await connection.send_resource_updated(uri)
+            for level, told in _news(before, now):
+                if wishes.level is not None and LEVELS.index(level) >= LEVELS.index(wishes.level):
+                    await _log(connection, level, told)
+        if before.shown and LIBRARY in changed:
             await self.publish(ResourcesListChanged())
 
 
-def _look() -> Seen:
-    service = library()
-    seen: Seen = {
-        download_uri(row.id): (row.state, row.done_bytes, row.error)
-        for row in service.downloads(every=True, limit=MAX_ROWS)
+async def _log(connection: Connection, level: LoggingLevel, told: str) -> None:
+    with warnings.catch_warnings():  # deprecated since 2026-07-28, and this goes to clients of before alone
+        warnings.simplefilter("ignore", MCPDeprecationWarning)
+        await connection.log(level, told, LOGGER)
+
+
+def _news(before: Look, now: Look) -> Iterable[tuple[LoggingLevel, str]]:
+    """What has happened to downloads since."""
+    for number, (row, log) in now.downloads.items():
+        known = before.downloads[number][1] if number in before.downloads else ()
+        for note in log:
+            if note.at >= before.at and note not in known:
+                level = "debug" if texts.is_of_a_file(note) else LEVEL_OF.get(note.kind, "info")
+                yield level, texts.event(row, note)
+
+
+def _look(before: Look) -> Look:
+    service, at = library(), time.time()
+    downloads = {row.id: (row, _log_of(row, before)) for row in service.downloads(every=True, limit=MAX_ROWS)}
+    shown: dict[str, object] = {
+        download_uri(number): (row.state, row.done_bytes, row.error, len(log))
+        for number, (row, log) in downloads.items()
     }
     models = {model.model_id: (model.aliases, model.state, len(model.checks)) for model in service.list()}
-    seen |= {model_uri(name): what for name, what in models.items()}
-    return {**seen, LIBRARY: models}
+    shown |= {model_uri(name): what for name, what in models.items()}
+    return Look(at, {**shown, LIBRARY: models}, downloads)
+
+
+def _log_of(row: DownloadView, before: Look) -> tuple[DownloadNote, ...]:
+    """Read only where something may have been added: there may be many downloads that are long over."""
+    old = before.downloads.get(row.id)
+    if row.state not in WAITING and (old[0] == row if old else row.updated < before.at):
+        return old[1] if old else ()
+    return library().download_log(row.id)
 
 
 def add_to(server: MCPServer[Any], watch: Watch) -> None:
-    """Serves `resources/subscribe`, which the SDK's MCPServer leaves to its lower half."""
-
-    async def subscribe(ctx: ServerRequestContext[Any, Any], params: SubscribeRequestParams) -> EmptyResult:
-        uri = str(params.uri)
-        if len(uri) > MAX_URI_CHARS:
-            raise MCPError(INVALID_PARAMS, "No resource here has so long an address")
-        watch.add(ctx.session._connection, uri)  # noqa: SLF001 - the SDK hands it to no handler
-        return EmptyResult()
-
-    async def unsubscribe(ctx: ServerRequestContext[Any, Any], params: UnsubscribeRequestParams) -> EmptyResult:
-        watch.drop(ctx.session._connection, str(params.uri))  # noqa: SLF001 - the same
-        return EmptyResult()
-
-    lower = server._lowlevel_server  # noqa: SLF001 - the only way to serve these two
-    lower.add_request_handler("resources/subscribe", SubscribeRequestParams, subscribe)
-    lower.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, unsubscribe)
+    """Serves what only the old era has."""
+    sdk_gaps.serve(server, "resources/subscribe", SubscribeRequestParams, watch.add)
+    sdk_gaps.serve(server, "resources/unsubscribe", UnsubscribeRequestParams, watch.drop)
+    sdk_gaps.serve(server, "logging/setLevel", SetLevelRequestParams, watch.log_from)
 
 
 def lifespan(watch: Watch) -> Callable[[MCPServer[Any]], Any]:
