@@ -1,7 +1,7 @@
 """What a prompt costs through `llm -m`, cold and warm, in time and memory: beside llama.cpp's bare server asked by
 llm's own class for hosted models, and beside llm-gguf where that is installed.
 
-    python benchmarks/prompt.py MODEL.gguf [--runs 7] [--tokens 64]
+    python benchmarks/prompt.py [MODEL.gguf] [--runs 7] [--tokens 64]      # without a model: SmolLM2-135M
 
 Whole processes are timed from start to end; "generation" is what the bare server needs for the same prompt and length.
 The bare server is xllamacpp.Server in a process of its own, asked over loopback: once with its own defaults, and
@@ -27,6 +27,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests import real_weights
 
 PROMPT = "Write a long story about a walrus who learns to read."
 MODEL_ID = "hf/benchmark/model:X"
@@ -276,18 +280,19 @@ def answers(like_ours: str, defaults: str, runs: int, tokens: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=64)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hf-") as folder:
         os.environ.update(LLM_USER_PATH=f"{folder}/llm", XDG_RUNTIME_DIR=folder)
-        register(given.model)
-        print(f"{given.model.name}, {given.runs} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        model = given.model or real_weights.smollm2(Path(folder))
+        register(model)
+        print(f"{model.name}, {given.runs} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         try:
-            with bare_server(given.model, like_ours=True) as like_ours:
-                processes(given.model, like_ours, given.runs, given.tokens)
-                with bare_server(given.model, like_ours=False) as defaults:
+            with bare_server(model, like_ours=True) as like_ours:
+                processes(model, like_ours, given.runs, given.tokens)
+                with bare_server(model, like_ours=False) as defaults:
                     answers(like_ours, defaults, given.runs, given.tokens)
         finally:
             stop_engines()

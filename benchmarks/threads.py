@@ -1,6 +1,6 @@
 """How many threads, how long they spin, and how long a batch: tokens per second alone and beside busy neighbours.
 
-    python benchmarks/threads.py MODEL.gguf [--tokens 32] [--repeats 3] [--only threads|spins|batch]
+    python benchmarks/threads.py [MODEL.gguf] [--tokens 32] [--repeats 3] [--only threads|spins|batch]      # SmolLM2
 
 engine.default_threads, engine.BATCH and engine_process.SPINS stand on these figures.
 """
@@ -20,9 +20,12 @@ from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from llm_hf_models import chat, engine, engine_process, settings
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
+from tests import real_weights
 
 PROMPT = "The quick brown fox jumps over the lazy dog and runs into the deep green forest. " * 8
 CORES = psutil.cpu_count(logical=False) or 1
@@ -85,7 +88,7 @@ def cases(only: str | None) -> list[Case]:
 def main() -> None:
     """Prints one line for each case."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("model", type=Path)
+    arguments.add_argument("model", type=Path, nargs="?")
     arguments.add_argument("--tokens", type=int, default=32)
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--only", choices=("threads", "spins", "batch"))
@@ -94,8 +97,9 @@ def main() -> None:
     print(f"{'threads':>7} {'spins':>8} {'batch':>5} | {'alone':>13} | {'1 neighbour':>13} | {CORES} neighbours")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(LLM_USER_PATH=folder, XDG_RUNTIME_DIR=folder)
+        model = args.model or real_weights.smollm2(Path(folder))
         for case in cases(args.only):
-            speeds = measure(args.model, case, args.tokens, args.repeats)
+            speeds = measure(model, case, args.tokens, args.repeats)
             columns = " | ".join(f"{prompt:6.1f}/{answer:6.1f}" for prompt, answer in speeds)
             print(f"{case.threads:7} {case.spins:>8} {case.batch:5} | {columns}", flush=True)
 
