@@ -12,6 +12,7 @@ import click
 
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
+from llm_hf_models.errors import InterruptedByUserError
 
 if TYPE_CHECKING:
     from llm_hf_models.service import DownloadView, Library
@@ -68,8 +69,11 @@ def _watch(library: Library, numbers: list[int]) -> bool:
         output.note("No download is under way.")
         return True
     began = time.monotonic()
-    with progress.shown() as show:
-        rows = _followed(library, numbers, show)
+    try:
+        with progress.shown() as show:
+            rows = _followed(library, numbers, show)
+    except KeyboardInterrupt:
+        raise InterruptedByUserError("No longer watched: what was under way goes on") from None
     for row in rows:
         output.note(views_downloads.outcome(row))
     output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)

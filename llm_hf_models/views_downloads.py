@@ -83,7 +83,7 @@ def asked(row: DownloadView, verb: str) -> str:
 
 def log(notes: Sequence[DownloadNote], limit: int | None) -> str:
     """A row for each thing that happened."""
-    rows = [[wording.date(note.at), note.kind, note.message] for note in notes]
+    rows = [[wording.moment(note.at), note.kind, note.message] for note in notes]
     return table([Column("WHEN", 1), Column("WHAT"), Column("WHY", least=20, wrap=True)], rows, limit=limit)
 
 

@@ -53,6 +53,11 @@ def date(when: datetime | float | None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+def moment(when: float) -> str:
+    """`2026-03-01 14:05:31`: a moment among others, to the second."""
+    return datetime.fromtimestamp(when, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def ago(then: float | datetime | None) -> str:
     """How long ago, in one figure: `5 min`, `3 d`, `4 months`, `2 years`. Empty for never."""
     if then is None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -334,6 +335,43 @@ def test_when_done_a_command_of_the_persons_own_runs_and_knows_the_model(tmp_pat
     row = library.enqueue(REPO, on_done=f'echo "$LLM_HF_MODEL" > {note}')
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
     assert note.read_text().strip() == MODEL
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
+def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_no_worker(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    pull = f"from llm_hf_models import Library; Library().enqueue({REPO!r}); input()"
+    with terminal([sys.executable, "-c", pull]):
+        wait_until(lambda: weights_sent(hub) >= 50_000, "a worker, started from that terminal")
+    (row,) = library.downloads()
+    with terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
+        said = b""
+        while b"tiny" not in said:
+            said += os.read(screen, 1000)
+        os.write(screen, b"\x03")
+        while b"No longer watched" not in said:
+            said += os.read(screen, 1000)
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.download(row.id).attempts == 1
+    assert plan.total_bytes == library.show(MODEL).size
+
+
+@contextmanager
+def terminal(command: list[str]) -> Iterator[int]:
+    """A command in a terminal of its own, which then closes: all that still belongs to it is hung up."""
+    import pty
+
+    child, screen = pty.fork()
+    if child == 0:
+        os.execv(command[0], command)
+    try:
+        yield screen
+    finally:
+        os.close(screen)
+        os.waitpid(child, 0)
 
 
 def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:

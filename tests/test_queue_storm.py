@@ -19,6 +19,7 @@ import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.fetching import RECORD_BYTES
 from llm_hf_models.pull_plan import PullPlan
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Throttle
@@ -30,9 +31,12 @@ KILLS = max(6, int(300 * SHARE))
 KILLS_PER_PULL = 6
 SEED = 30
 REPO = "tests/split-GGUF"
-WEIGHTS_BYTES = 9_000_000
-# What a kill may cost: per connection what was not recorded yet, and what stood in the sockets' buffers.
-SEGMENT_BYTES = 4 << 20
+WEIGHTS_BYTES = 30_000_000
+CONNECTIONS = 6
+RATE = 2_500_000  # bytes per second of one connection
+# What a kill may cost: per connection what was not recorded yet; sockets' buffers are empty at that rate.
+SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
+LATEST_SECONDS = 4.0  # of the kills that look at the clock and not at the bytes
 WAIT_SECONDS = 120
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
 
@@ -51,22 +55,29 @@ class Storm:
         """Lets processes pull until they are killed, or done."""
         processes = [subprocess.Popen([sys.executable, "-c", PULL, REPO]) for _ in range(at_once)]
         for process in self.random.sample(processes, at_once):
-            self._await_bytes(lambda process=process: process.poll() is not None)
+            self._await(lambda process=process: process.poll() is not None)
             process.kill()
-            self.kills += process.wait() == -signal.SIGKILL
+            end = process.wait()
+            assert end in (0, -signal.SIGKILL), "no pull is ended by the death of another"
+            self.kills += end == -signal.SIGKILL
 
     def background(self) -> None:
         """Lets a worker pull until it is killed, or done."""
         row = Library().enqueue(self.plan)
-        self._await_bytes(lambda: Library().download(row.id).state == "done")
+        self._await(lambda: Library().download(row.id).state == "done")
         for worker in self._workers():
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
                 worker.wait()
                 self.kills += 1
 
-    def _await_bytes(self, over: Callable[[], bool]) -> None:
-        """Until some more bytes were sent: a random instant of the transfer."""
+    def _await(self, over: Callable[[], bool]) -> None:
+        """A random instant: of the transfer, or of anything before, between and after."""
+        if self.random.random() < 0.3:
+            until = time.monotonic() + self.random.uniform(0, LATEST_SECONDS)
+            while time.monotonic() < until and not over():
+                threading.Event().wait(0.02)
+            return
         target = self.hub.sent(side="storage") + self.random.randrange(self.plan.total_bytes // 3)
         until = time.monotonic() + WAIT_SECONDS
         while self.hub.sent(side="storage") < target and not over():
@@ -86,7 +97,12 @@ class Storm:
 def test_kill_storm_over_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random_ = random.Random(SEED)
     killed = rounds = fetched = wanted = 0
-    for name, value in {"HEARTBEAT_SECONDS": "0.2", "RETRY_SECONDS": "0.05", "DISK_RESERVE": "0"}.items():
+    for name, value in {
+        "HEARTBEAT_SECONDS": "0.2",
+        "RETRY_SECONDS": "0.05",
+        "DISK_RESERVE": "0",
+        "CONNECTIONS": str(CONNECTIONS),
+    }.items():
         monkeypatch.setenv(f"LLM_HF_{name}", value)
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")  # gc has no patience: only owners and rows protect
     with HubServer() as hub:
@@ -100,7 +116,7 @@ def test_kill_storm_over_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv("HF_HUB_CACHE", str(home / "cache"))
             storm = Storm(hub, random_, Library().plan(REPO), home)
             hub.forget_requests()
-            hub.fault(Throttle(3_000_000), side="storage", times=None)
+            hub.fault(Throttle(RATE), side="storage", times=None)
             for _ in range(KILLS_PER_PULL):
                 if rounds % 2:
                     storm.foreground(at_once=random_.choice([1, 2]))
