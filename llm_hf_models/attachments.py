@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import llm
 
-# What llama.cpp decodes (tools/mtmd), by the names that llm gives to types.
-_IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp", "image/webp"})
+# What llama.cpp decodes (tools/mtmd), by the names that llm gives to types. WebP it leaves to ffmpeg, a program that a
+# confined engine can't start; servers elsewhere may know better.
+_IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp"})
+_MORE_ELSEWHERE = frozenset({"image/webp"})
 _AUDIO_FORMATS = {
     "audio/wav": "wav",
     "audio/x-wav": "wav",
@@ -19,9 +21,15 @@ _AUDIO_FORMATS = {
 }
 
 
-def types_for(modalities: Collection[str]) -> frozenset[str]:
-    """The types that a model takes whose mmproj has these modalities: `image`, `audio`."""
+def types_for(modalities: Collection[str], *, elsewhere: bool) -> frozenset[str]:
+    """The types that a model takes.
+
+    Args:
+        modalities: of its mmproj, or as its server says: `image`, `audio`.
+        elsewhere: it is served by somebody else.
+    """
     images = _IMAGE_TYPES if "image" in modalities else frozenset()
+    images |= _MORE_ELSEWHERE if images and elsewhere else frozenset()
     return images | (frozenset(_AUDIO_FORMATS) if "audio" in modalities else frozenset())
 
 

@@ -72,7 +72,7 @@ class _Core:
         self.model_id = model.model_id
         self.supports_tools = model.tools and model.kind == "chat"
         self.supports_conversation = model.kind != "base"
-        self.attachment_types = types_for(model.modalities)
+        self.attachment_types = types_for(model.modalities, elsewhere=model.model_id.startswith(REMOTE_PREFIX))
 
     def __str__(self) -> str:
         kind = "Hugging Face (async)" if isinstance(self, llm.AsyncModel) else "Hugging Face"

@@ -154,7 +154,7 @@ def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool, k
     model = db.model(model_id)
     options, system = options_for(model, prompt.options)
     raw = model.facts.kind == "base"
-    types = types_for(model.facts.modalities)
+    types = types_for(model.facts.modalities, elsewhere=model.endpoint is not None)
     turn = turn_of(prompt, options, stream=stream, raw=raw, system=system, types=types)
     schema = bool(prompt.schema or options.get("json_object"))
     endpoint = endpoint_for(model, options, db, _notice, key=key)
