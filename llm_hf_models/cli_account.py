@@ -22,7 +22,8 @@ def login(token_stdin: bool, as_json: bool) -> None:
     a file encrypted under a passphrase that is asked for and never stored. HF_TOKEN in the environment goes before it.
     """
     if token_stdin:
-        token = sys.stdin.buffer.read(MAX_TOKEN_BYTES).decode("utf-8", "replace")
+        given = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
+        token = given.decode("utf-8", "replace")
     else:
         token = ask_hidden("Hub token", otherwise="--token-stdin reads it from standard input.")
     status = service().login(token, ask_passphrase=ask_new_passphrase)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -144,14 +145,21 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
         BadInputError: nobody answered.
         click.exceptions.Exit: they said no.
     """
-    try:
-        agreed = click.confirm(question, err=True)
-    except (click.Abort, UnicodeDecodeError):
+    agreed = _agreed(question)
+    if agreed is None:
         output.note("")
-        raise BadInputError(f"{refused}: nobody answered", hint=hint) from None
+        raise BadInputError(f"{refused}: nobody answered", hint=hint)
     if not agreed:
         output.note(f"{refused}.")
         raise click.exceptions.Exit(1)
+
+
+def _agreed(question: str) -> bool | None:
+    """What a person answered; None where nobody did, or nobody could: Python has no stdin where that was closed."""
+    try:
+        return click.confirm(question, err=True) if sys.stdin else None
+    except (click.Abort, UnicodeDecodeError):
+        return None
 
 
 def confirm_removal(question: str) -> None:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from llm_hf_models.output import is_terminal
+
 
 @contextmanager
 def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
@@ -38,7 +40,7 @@ def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
 
 def _somebody_types() -> bool:
     """A job in a shell's background may not touch the terminal: the system would stop it."""
-    if sys.platform == "win32" or not sys.stdin.isatty() or not sys.stderr.isatty():
+    if sys.platform == "win32" or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return False
     return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
 

@@ -256,7 +256,10 @@ def translated(path: Path) -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
         raise LibraryError(f"The library at {path} can't record that", cause=str(error)) from None
     except UnicodeEncodeError as error:  # a file name that is not UTF-8
-        raise LibraryError(f"The library at {path} can't record {error.object!a}", cause=error.reason) from None
+        hint = "Rename it: what is recorded has to be Unicode."
+        raise LibraryError(
+            f"The library at {path} can't record {error.object!a}", cause=error.reason, hint=hint
+        ) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes the bytes of a broken schema
         raise _damaged(path, str(error)) from None
 

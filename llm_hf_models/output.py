@@ -9,14 +9,15 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
 import click
 
-from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+from llm_hf_models.errors import HfModelsError, InterruptedByUserError, StorageError
 from llm_hf_models.jsonable import to_json
-from llm_hf_models.text import clean_text
+from llm_hf_models.text import clean_text, is_hidden
 
 GAP = "  "
 MAX_ERROR_CHARS = 4000
@@ -29,28 +30,47 @@ INTERRUPTED = "Interrupted; run the same command to continue."
 
 
 def print_json(value: object) -> None:
-    """The value on stdout, as indented JSON; letters that stdout's encoding may not have are escaped."""
+    """The value on stdout, as indented JSON; what stdout's encoding may not have, or nobody can see, is escaped."""
     plain = not _encoding(sys.stdout).lower().startswith("utf")
-    emit(json.dumps(to_json(value), indent=2, ensure_ascii=plain, allow_nan=False))
+    text = json.dumps(to_json(value), indent=2, ensure_ascii=plain, allow_nan=False)
+    # A name from outside may hold what turns a terminal's text around; escaped it is the same name.
+    emit(text if text.isascii() else "".join(map(_visible, text)))
+
+
+def _visible(char: str) -> str:
+    return json.dumps(char)[1:-1] if char != "\n" and is_hidden(char) else char
 
 
 # The two streams
 
 
 def emit(text: str) -> None:
-    """Data: to stdout. A reader that has gone ends the command quietly."""
+    """Data: to stdout. A reader that has gone ends the command quietly.
+
+    Raises:
+        StorageError: it can't be written, to a file on a full disk, say.
+        click.exceptions.Exit: nobody reads it any more.
+    """
     try:
         click.echo(_encodable(text, sys.stdout), color=has_colour(sys.stdout))
     except BrokenPipeError:
-        # Python flushes stdout once more when it exits: into nothing, rather than into a traceback.
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), 1)
+        _write_no_more()
         raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None
+    except OSError as error:
+        _write_no_more()
+        raise StorageError("What was asked for can't be written to standard output", cause=error.strerror) from None
+
+
+def _write_no_more() -> None:
+    """Python flushes stdout once more when it exits: into nothing, rather than into a traceback."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 1)
 
 
 def note(text: str) -> None:
-    """Words for a person: to stderr."""
-    click.echo(_encodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+    """Words for a person: to stderr. Where they can't be written, the work they are about goes on all the same."""
+    with suppress(OSError):
+        click.echo(_encodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
 
 
 def notify(text: str, seconds: float) -> None:
@@ -67,29 +87,29 @@ def notify(text: str, seconds: float) -> None:
         sys.stderr.flush()
 
 
-def _encodable(text: str, stream: TextIO) -> str:
+def _encodable(text: str, stream: TextIO | None) -> str:
     """The text with `?` for what this stream's encoding has not: a name in Chinese must not end a command."""
     encoding = _encoding(stream)
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def _encoding(stream: TextIO) -> str:
+def _encoding(stream: TextIO | None) -> str:
     return getattr(stream, "encoding", None) or "utf-8"
 
 
-def has_colour(stream: TextIO) -> bool:
+def has_colour(stream: TextIO | None) -> bool:
     """Whether colour may go there: a terminal that has it, and nobody who declined (https://no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person looks at this stream now."""
-    return not stream.closed and stream.isatty()
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at this stream now; None is what Python has where it was started without one."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def width() -> int | None:
     """Columns that text may take: COLUMNS or the terminal's. None where stdout is no terminal: nothing is cut there."""
-    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdigit():
+    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdecimal():
         return shutil.get_terminal_size().columns
     return None
 
@@ -238,7 +258,8 @@ def markdown(text: str, *, limit: int | None) -> str:
     from rich.markdown import Markdown
 
     colour = has_colour(sys.stdout)
-    console = Console(width=limit, force_terminal=colour, no_color=not colour, highlight=False)
+    # With a height given too, rich doesn't read COLUMNS, whose nonsense it would not survive.
+    console = Console(width=limit, height=1, force_terminal=colour, no_color=not colour, highlight=False)
     with console.capture() as capture:
         # Links are written out: a person sees where they lead.
         console.print(Markdown(cleaned, hyperlinks=False))

@@ -33,11 +33,16 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     cut, text = len(text) > room, _ESCAPE_SEQUENCE.sub("", text[:room])
     if keep_lines:
         text = re.sub("\r\n?|\u2028|\u2029", "\n", text)
-        text = "".join(char for char in text if char in "\n\t" or unicodedata.category(char) not in _HIDDEN)
+        text = "".join(char for char in text if char in "\n\t" or not is_hidden(char))
     else:
-        text = "".join(char for char in text if char.isspace() or unicodedata.category(char) not in _HIDDEN)
+        text = "".join(char for char in text if char.isspace() or not is_hidden(char))
         text = " ".join(text.split())
     return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text
+
+
+def is_hidden(char: str) -> bool:
+    """Whether it is a control, bidi or other format character, half of a pair, or of private use (Unicode, ch. 4.5)."""
+    return unicodedata.category(char) in _HIDDEN
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -183,8 +183,9 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 
 
 @pytest.mark.usefixtures("gguf")
-def test_rm_removes_nothing_when_nobody_is_there_to_answer() -> None:
-    assert "-y removes without asking." in run("rm", "walrus", code=2, input="").stderr
+@pytest.mark.parametrize("answer", [b"", b"\xff\n"])
+def test_rm_removes_nothing_when_nobody_is_there_to_answer(answer: bytes) -> None:
+    assert "-y removes without asking." in run("rm", "walrus", code=2, input=answer).stderr
     assert len(json_of("list")) == 1
 
 

@@ -6,11 +6,12 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -30,6 +31,7 @@ from llm_hf_models.output import Column
 from llm_hf_models.progress import LINE_SECONDS, Bars, Lines, shown
 from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.service import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.text import is_hidden
 from llm_hf_models.tokens import Token
 from llm_hf_models.transfer import Event
 
@@ -326,6 +328,60 @@ def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
     os.close(writing)
     assert done.stderr == ""
     assert done.returncode == output.CLOSED_PIPE_EXIT
+
+
+@given(st.text(st.characters(categories=["Cf", "Cc", "Cs", "Ll", "Lo", "Co"]), max_size=20))
+def test_json_shows_nothing_that_hides_and_is_the_same_value(text: str) -> None:
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        output.print_json({"name": text})
+    assert json.loads(shown.getvalue()) == {"name": text}
+    assert not any(is_hidden(char) for char in shown.getvalue().replace("\n", ""))
+
+
+def settings_written_to(where: str) -> subprocess.CompletedProcess[str]:
+    """`llm hf settings` under a shell that sends its streams there."""
+    program = shlex.join([sys.executable, "-c", "from llm_hf_models.cli import hf; hf()", "settings"])
+    return subprocess.run(
+        ["/bin/sh", "-c", f"{program} {where}"], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk on request")
+def test_a_full_disk_under_stdout_is_one_clear_error() -> None:
+    done = settings_written_to(">/dev/full")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Error: What was asked for can't be written to standard output",
+        "No space left on device",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
+@pytest.mark.parametrize("where", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_a_stream_that_is_closed_from_the_start_ends_no_command(where: str) -> None:
+    done = settings_written_to(where)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert ("keep_alive" in done.stdout) == (">&-" not in where.split())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk on request")
+def test_words_that_can_not_be_written_end_no_command() -> None:
+    code = "from llm_hf_models import output; output.note('words'); output.emit('data')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False, timeout=60
+        )
+    assert done.stdout == b"data\n"
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-1", "\u00b2", "many", "9" * 30])
+def test_nonsense_in_columns_changes_nothing_but_the_layout(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    limit = output.width()
+    assert limit is None or limit >= 0
+    assert "Title" in output.markdown("# Title", limit=40)
 
 
 @pytest.mark.parametrize(("encoding", "shown_as"), [("ascii", "\\?\\?"), ("utf-8", "模型")])
