@@ -186,6 +186,23 @@ def test_a_download_has_one_living_owner(db: LibraryDB) -> None:
     assert db.beat(999, "a") == "lost"
 
 
+def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a_person_decided(db: LibraryDB) -> None:
+    row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
+    assert db.claim_download(row.id, "a", stale_before=0)
+    db.update_download(row.id, bytes_per_second=5.0)
+    db.pause_abandoned(stale_before=1e12)
+    given_up = db.download(row.id)
+    assert given_up is not None
+    assert (given_up.state, given_up.error, given_up.bytes_per_second) == ("paused", "its process ended", None)
+    assert db.beat(row.id, "a") is None
+    back = db.download(row.id)
+    assert back is not None
+    assert (back.state, back.error) == ("running", None)
+    for state, asked in (("paused", "pause"), ("cancelled", "cancel"), ("queued", "background"), ("done", "lost")):
+        db.update_download(row.id, state=state)
+        assert db.beat(row.id, "a") == asked
+
+
 def test_an_engines_row_is_dropped_only_by_its_own_process(db: LibraryDB) -> None:
     row = EngineRow("f", "m", 10, 1.0, "/run/x.sock", key="secret", layers=("landlock",))
     db.save_engine(row)

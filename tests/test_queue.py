@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
-from llm_hf_models import Library
+from llm_hf_models import Library, download_row, library_file
 from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall, Status
+from tests.hub_server import HubServer, Stall, Status, Throttle
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -225,6 +226,26 @@ def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) 
     for thread in threads:
         thread.join(60)
     assert ends == ["done", "done"]
+
+
+def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 0)
+    monkeypatch.setenv("LLM_HF_LIMIT_RATE", "100M")
+    library, ends = Library(), []
+    plan = library.plan(REPO)
+    hub.forget_requests()
+    hub.fault(Throttle(MB // 2), on=FILE, side="storage", times=None)
+    thread = threading.Thread(target=lambda: ends.append(library.pull(plan)))
+    thread.start()
+    hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB // 4)
+    with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+        other.execute("begin immediate")
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= 2 * MB)
+        other.execute("rollback")
+    hub.clear()
+    thread.join(60)
+    assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
 
 
 # Takeovers
