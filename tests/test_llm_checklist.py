@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import select
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 import llm
 import pytest
 
+from llm_hf_models import engine
 from tests import ggufs, test_chat_model
 from tests.test_chat_model import CALL, DOG, FUNCTION, PNG, Shelf, elsewhere, logged, run, said
 
@@ -81,6 +86,97 @@ def test_tools_work_in_chat_and_a_chain_has_its_limit(shelf: Shelf) -> None:
 
 
 def test_a_schema_comes_as_dsl_json_file_and_multi_and_is_kept(tmp_path: Path) -> None:
+def test_a_real_engine_calls_several_tools_at_once(shelf: Shelf) -> None:
+    both = "\n".join(CALL.replace("Riga", town) for town in ("Riga", "Oslo"))
+    shelf.add("hf/tiny/two:F16", ggufs.tiny_chat(shelf.files / "two.gguf", tool_call=both), aliases=("two",))
+    for how in ((), ("--async",), ("--no-stream",)):
+        assert said("-m", "two", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
+        calls, results = json.loads(said("logs", "-n", "2", "--json"))
+        assert [call["arguments"]["town"] for call in calls["tool_calls"]] == ["Riga", "Oslo"]
+        assert [result["output"] for result in results["tool_results"]] == ["Riga is sunny", "Oslo is sunny"]
+
+
+def test_a_picture_that_a_tool_brings_to_a_model_without_eyes_is_an_error_that_says_so() -> None:
+    look = (
+        "import llm\ndef weather(town: str):\n"
+        "    return llm.ToolOutput('see', attachments=[llm.Attachment(content=b'x', type='image/png')])"
+    )
+    result = run("-m", "tiny", "--functions", look, "weather?")
+    assert result.exit_code == 1
+    assert "This model takes no attachments of type image/png" in result.stderr
+
+
+def test_code_is_extracted_and_usage_shown_and_the_whole_record_printed(shelf: Shelf) -> None:
+    answer = "First:\n```python\nprint(1)\n```\nthen:\n```\nlast\n```"
+    shelf.add("hf/tiny/code:F16", ggufs.tiny_chat(shelf.files / "code.gguf", answer=answer), aliases=("code",))
+    for how in ((), ("--async",)):
+        assert said("-m", "code", "hello", "-x", *how) == "print(1)"
+        assert said("-m", "code", "hello", "--xl", *how) == "last"
+        shown = run("-m", "code", "hello", "-u", *how)
+        assert "Token usage: " in shown.stderr
+        assert "output" in shown.stderr
+    (record,) = json.loads(said("-m", "tiny", "hello", "--json"))
+    assert (record["response"], record["output_tokens"]) == (ggufs.ANSWER, 6)
+
+
+def test_aliases_of_llm_itself_name_our_models_too() -> None:
+    said("aliases", "set", "walrus", "hf/tiny/chat:F16")
+    assert said("-m", "walrus", "hello") == ggufs.ANSWER
+    said("aliases", "remove", "walrus")
+    assert said("-q", "tiny/chat", "hello") == ggufs.ANSWER
+
+
+def test_two_processes_at_once_share_one_engine_that_neither_had_started(shelf: Shelf) -> None:
+    shelf.add("hf/tiny/shared:F16", ggufs.tiny_chat(shelf.files / "shared.gguf"), aliases=("shared",))
+    command = [sys.executable, "-m", "llm", "-m", "shared", "hello"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=100)[0].strip() for process in both] == [ggufs.ANSWER] * 2
+    with shelf.db() as db:
+        assert [row.model_id for row in engine.running(db)].count("hf/tiny/shared:F16") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
+@pytest.mark.parametrize("typed", [b"hello\n", b""])
+def test_ctrl_c_leaves_a_chat_while_it_answers_and_while_it_waits(typed: bytes, shelf: Shelf) -> None:
+    said("-m", "endless", "go", "-o", "max_tokens", "1")
+    before = shelf.pids()
+    ours, theirs = os.openpty()
+    own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"  # as a shell gives it: Ctrl-C signals
+    code = f"{own_terminal}; from llm.cli import cli; cli()"
+    chat = subprocess.Popen(
+        [sys.executable, "-c", code, "chat", "-m", "endless"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    seen = read_until(ours, b"> ")
+    if typed:
+        os.write(ours, typed)
+        seen += read_until(ours, b"tiny model.")
+    os.write(ours, b"\x03")
+    assert chat.wait(60) == 1
+    seen += read_until(ours, b"Aborted!")
+    os.close(ours)
+    assert b"Traceback" not in seen
+    said("-m", "endless", "go", "-o", "max_tokens", "1")
+    assert shelf.pids() == before
+
+
+def read_until(terminal: int, words: bytes) -> bytes:
+    seen = b""
+    while words not in seen:
+        assert select.select([terminal], [], [], 60)[0], seen
+        try:
+            piece = os.read(terminal, 4096)
+        except OSError:  # Linux: the other side has been closed
+            piece = b""
+        assert piece, seen
+        seen += piece
+    return seen
+
+
     said("-m", "dog", "--schema", "name: the dog's name", "a dog")
     (tmp_path / "dog.json").write_text('{"type": "object", "properties": {"name": {"type": "string"}}}')
     for schema in ('{"type": "object", "properties": {"name": {"type": "string"}}}', str(tmp_path / "dog.json")):
