@@ -102,7 +102,8 @@ def _returned(kind: type, name: str) -> Any:  # noqa: ANN401 - any annotation
 
 
 _LEAVES: dict[object, dict[str, Any]] = {
-    Any: {},
+    # Said, since {} reads as forgotten; a branch for each, since a list of types is no type to some readers.
+    Any: {"anyOf": [{"type": kind} for kind in ("null", "boolean", "number", "string", "array", "object")]},
     type(None): {"type": "null"},
     bool: {"type": "boolean"},
     int: {"type": "integer"},

@@ -19,8 +19,6 @@ from llm_hf_models.cli import hf
 from tests.conftest import Home
 from tests.mcp_hosts import in_a_loop
 
-ROOT = Path(__file__).parent.parent
-
 
 def run(*words: str, code: int = 0, answer: str | None = None) -> Result:
     done = CliRunner().invoke(hf, ["mcp", *words], input=answer)
@@ -121,16 +119,3 @@ def test_a_folder_that_may_not_be_written_is_a_clear_error(home: Home) -> None:
     folder = home.root / ".cursor"
     folder.mkdir(mode=0o500)
     assert "Can't write" in run("cursor", "--install", "-y", code=1).output
-
-
-def test_the_registry_s_file_speaks_of_this_version() -> None:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    server = json.loads((ROOT / "server.json").read_text("utf-8"))
-    (package,) = server["packages"]
-    assert server["version"] == package["version"] == project["version"]
-    assert package["identifier"] == project["name"]
-    assert len(server["description"]) <= 100
