@@ -6,14 +6,11 @@ The model is heavy enough that a token, or a batch of a prompt, takes many times
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx2
 import llm
@@ -24,7 +21,7 @@ from llm_hf_models.engine_rows import busy_slots
 from llm_hf_models.records import EngineRow
 from tests import ggufs
 from tests.conftest import Home
-from tests.test_chat_model import Shelf, said
+from tests.shelf import Shelf, opened_shelf, said
 
 # One decode (a token, or a batch of a prompt) is on its way when the client leaves, and one may begin before the thread
 # that found the connection closed has told the one that decodes.
@@ -45,22 +42,16 @@ LEAVING: dict[str, Leave] = {
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    shelf = Shelf(tmp_path_factory.mktemp("llm"), Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files)
-    heavy = ggufs.tiny_chat(files / "heavy.gguf", endless=True, context=32768, weights_bytes=80_000_000)
-    shelf.add("hf/tiny/heavy:F16", heavy, aliases=("heavy",))
-    yield shelf
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
-    heavy.unlink()
+    with opened_shelf(tmp_path_factory) as shelf:
+        heavy = ggufs.tiny_chat(shelf.files / "heavy.gguf", endless=True, context=32768, weights_bytes=80_000_000)
+        shelf.add("hf/tiny/heavy:F16", heavy, aliases=("heavy",))
+        yield shelf
+        heavy.unlink()
 
 
 @pytest.fixture(autouse=True)
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    shelf.stand_on(monkeypatch)
 
 
 @pytest.fixture

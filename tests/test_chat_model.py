@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,95 +18,34 @@ from typing import Any
 import click
 import llm
 import pytest
-from click.testing import CliRunner, Result
-from llm.cli import cli
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_hf_models import engine, settings
 from llm_hf_models.errors import EngineRefusedError, FileChangedError
 from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.gguf_header import read_header
-from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import Check, LocalFile, LocalModel
 from tests import ggufs
 from tests.conftest import Home
+from tests.shelf import CALL, COMMIT, DOG, FUNCTION, PNG, Shelf, logged, opened_shelf, run, said
 from tests.test_chat import END, delta, event, server
-
-COMMIT = "c" * 40
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Riga"}}\n</tool_call>'
-FUNCTION = 'def weather(town: str) -> str:\n    "The weather"\n    return town + " is sunny"'
-DOG = '{"name": "Rex"}'
-# The smallest PNG: one grey pixel.
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
-    "0000000a49444154789c6360000000020001485aff3d0000000049454e44ae426082"
-)
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """A home with tiny models that the tests of this module share, so that engines stay warm from one to the next."""
-
-    user: Path
-    runtime: Path
-    files: Path
-
-    def db(self) -> LibraryDB:
-        return LibraryDB(self.user / "hf/library.db")
-
-    def pids(self) -> set[int]:
-        """The engines that run."""
-        with self.db() as db:
-            return {row.pid for row in engine.running(db)}
-
-    def add(self, model_id: str, path: Path, **fields: Any) -> LocalModel:
-        with path.open("rb") as file:
-            facts = read_header(file, file_bytes=path.stat().st_size).facts
-        one = LocalFile(path.name, "weights", path.stat().st_size, str(path), sha256="d" * 64)
-        fields = {"checks": (Check("digest", "matches", time.time()),), "facts": facts, **fields}
-        repo = model_id.removeprefix("hf/").partition(":")[0]
-        with self.db() as db:
-            return db.register(LocalModel(model_id, repo, None, COMMIT, "F16", (one,), **fields))
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    user = tmp_path_factory.mktemp("llm")
-    shelf = Shelf(user, Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files)
-    shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-    shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(files / "dog.gguf", answer=DOG), aliases=("dog",))
-    shelf.add("hf/tiny/base:F16", ggufs.tiny_base(files / "base.gguf"), aliases=("base",))
-    shelf.add("hf/tiny/endless:F16", ggufs.tiny_chat(files / "endless.gguf", endless=True), aliases=("endless",))
-    shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(files / "embed.gguf"), aliases=("vectors",))
-    yield shelf
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    with opened_shelf(tmp_path_factory) as shelf:
+        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add(
+            "hf/tiny/endless:F16", ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True), aliases=("endless",)
+        )
+        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        yield shelf
 
 
 @pytest.fixture(autouse=True)
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
-
-
-def run(*arguments: str, stdin: str | None = None) -> Result:
-    result = CliRunner().invoke(cli, arguments, input=stdin)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def said(*arguments: str, stdin: str | None = None) -> str:
-    result = run(*arguments, stdin=stdin)
-    assert result.exit_code == 0, result.stderr
-    return result.stdout.strip()
-
-
-def logged() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(said("logs", "-n", "1", "--json"))[0]
-    return found
+    shelf.stand_on(monkeypatch)
 
 
 @dataclass

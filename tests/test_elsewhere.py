@@ -17,7 +17,7 @@ import pytest
 from llm_hf_models.service import Library
 from tests import test_runtime
 from tests.hub_server import _certificate
-from tests.test_chat_model import PNG, Shelf, logged, run, said
+from tests.shelf import PNG, Shelf, logged, run, said
 from tests.test_runtime import hf
 from tests.test_serve import KEY, serving
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,12 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 from openai import OpenAI
 
-from llm_hf_models import engine
 from llm_hf_models.service import Library
 from tests import ggufs
 from tests.conftest import Home
 from tests.hub_server import HubServer
 from tests.images import BLUE, GREEN, RED, png
-from tests.test_chat_model import Shelf, logged, run, said
+from tests.shelf import Shelf, logged, opened_shelf, run, said
 from tests.test_serve import KEY, serving
 
 TOKENS_OF_AN_IMAGE = ggufs.PATCHES**2
@@ -30,18 +27,13 @@ TOKENS_OF_AN_IMAGE = ggufs.PATCHES**2
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    yield (shelf := Shelf(tmp_path_factory.mktemp("llm"), Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files))
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    with opened_shelf(tmp_path_factory) as shelf:
+        yield shelf
 
 
 @pytest.fixture(autouse=True)
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    shelf.stand_on(monkeypatch)
     if not Library().list():
         model = ggufs.tiny_chat(shelf.files / "see.F16.gguf", sees=True)
         Library().import_file(model, mmproj=ggufs.tiny_mmproj(shelf.files / "mmproj.gguf"), aliases=["see"])

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,7 +26,7 @@ from llm_hf_models.service import Library
 from tests import ggufs
 from tests.conftest import Home
 from tests.images import RED, png
-from tests.test_chat_model import CALL, DOG, FUNCTION, Shelf, logged, run, said
+from tests.shelf import CALL, DOG, FUNCTION, Shelf, logged, opened_shelf, run, said
 from tests.test_engine import CHAT, broken_files, ensure, row_of, say, spec_of, wait_for_exit
 
 BINARY = os.environ.get("LLAMA_SERVER_BINARY") or shutil.which("llama-server")
@@ -41,17 +40,12 @@ SECONDS = 30
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    shelf = Shelf(tmp_path_factory.mktemp("llm"), Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files)
-    shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-    shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(files / "dog.gguf", answer=DOG), aliases=("dog",))
-    shelf.add("hf/tiny/base:F16", ggufs.tiny_base(files / "base.gguf"), aliases=("base",))
-    shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(files / "embed.gguf"), aliases=("vectors",))
-    yield shelf
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    with opened_shelf(tmp_path_factory) as shelf:
+        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        yield shelf
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +59,7 @@ def _on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    shelf.stand_on(monkeypatch)
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ import pytest
 
 from llm_hf_models import engine
 from tests import ggufs, test_chat_model
-from tests.test_chat_model import CALL, DOG, FUNCTION, PNG, Shelf, elsewhere, logged, run, said
+from tests.shelf import CALL, DOG, FUNCTION, PNG, Shelf, logged, run, said
+from tests.test_chat_model import elsewhere
 
 shelf = test_chat_model.shelf
 _on_the_shelf = test_chat_model._on_the_shelf
@@ -85,7 +86,6 @@ def test_tools_work_in_chat_and_a_chain_has_its_limit(shelf: Shelf) -> None:
     assert shelf
 
 
-def test_a_schema_comes_as_dsl_json_file_and_multi_and_is_kept(tmp_path: Path) -> None:
 def test_a_real_engine_calls_several_tools_at_once(shelf: Shelf) -> None:
     both = "\n".join(CALL.replace("Riga", town) for town in ("Riga", "Oslo"))
     shelf.add("hf/tiny/two:F16", ggufs.tiny_chat(shelf.files / "two.gguf", tool_call=both), aliases=("two",))
@@ -177,6 +177,7 @@ def read_until(terminal: int, words: bytes) -> bytes:
     return seen
 
 
+def test_a_schema_comes_as_dsl_json_file_and_multi_and_is_kept(tmp_path: Path) -> None:
     said("-m", "dog", "--schema", "name: the dog's name", "a dog")
     (tmp_path / "dog.json").write_text('{"type": "object", "properties": {"name": {"type": "string"}}}')
     for schema in ('{"type": "object", "properties": {"name": {"type": "string"}}}', str(tmp_path / "dog.json")):

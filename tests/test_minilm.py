@@ -13,7 +13,7 @@ import pytest
 from llm_hf_models.service import Library
 from tests import real_weights
 from tests.conftest import Home
-from tests.test_chat_model import said
+from tests.shelf import said
 
 pytestmark = pytest.mark.weights
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import llm
 import pytest
 
-from llm_hf_models import engine
 from tests import ggufs
 from tests.conftest import Home
-from tests.test_chat_model import Shelf, elsewhere, logged, run, said
+from tests.shelf import Shelf, logged, opened_shelf, run, said
+from tests.test_chat_model import elsewhere
 from tests.test_runtime import defaults, hf
 
 WORDS = ggufs.THOUGHTS.split()
@@ -25,22 +22,18 @@ FIRST_WORD_ID = 7 + 256  # after the special tokens and the bytes: "Hello" of gg
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    shelf = Shelf(tmp_path_factory.mktemp("llm"), Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files)
-    think = ggufs.tiny_chat(files / "think.gguf", answer=ggufs.THINKING_ANSWER, template=ggufs.THINKING_TEMPLATE)
-    shelf.add("hf/tiny/think:F16", think, aliases=("think",))
-    shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(files / "chat.gguf"), aliases=("tiny",))
-    yield shelf
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    with opened_shelf(tmp_path_factory) as shelf:
+        think = ggufs.tiny_chat(
+            shelf.files / "think.gguf", answer=ggufs.THINKING_ANSWER, template=ggufs.THINKING_TEMPLATE
+        )
+        shelf.add("hf/tiny/think:F16", think, aliases=("think",))
+        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf"), aliases=("tiny",))
+        yield shelf
 
 
 @pytest.fixture(autouse=True)
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    shelf.stand_on(monkeypatch)
     yield
     with shelf.db() as db:
         for model in db.models():
@@ -109,6 +102,14 @@ def test_tokens_that_are_forbidden_are_not_said() -> None:
 
 def test_a_grammar_is_kept_to_by_a_model_that_would_say_something_else() -> None:
     assert said("-m", "tiny", "hello", "-o", "grammar", 'root ::= "no" "!"') == "no!"
+
+
+@pytest.mark.parametrize(
+    ("stop", "answer"),
+    [("tiny", "Hello from a"), ('["model", "from"]', "Hello"), ("[x", ggufs.ANSWER), ("[1]", ggufs.ANSWER)],
+)
+def test_an_answer_ends_before_a_text_or_before_any_of_a_list(stop: str, answer: str) -> None:
+    assert said("-m", "tiny", "hello", "-o", "stop", stop) == answer
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -25,7 +25,7 @@ from llm_hf_models.engine_child import GRACE_SECONDS
 from llm_hf_models.service import Library
 from tests import ggufs
 from tests.conftest import Home
-from tests.test_chat_model import Shelf
+from tests.shelf import Shelf
 
 pytestmark = [
     pytest.mark.storm,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from llm_hf_models.service import Library, PullOptions
 from tests import ggufs
 from tests.conftest import Home
 from tests.hub_server import HubServer
-from tests.test_chat_model import CALL, FUNCTION, Shelf, logged, run, said
+from tests.shelf import CALL, FUNCTION, Shelf, logged, opened_shelf, run, said
 from tests.test_serve import KEY, serving
 
 RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
@@ -35,23 +33,19 @@ SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- end
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    shelf = Shelf(tmp_path_factory.mktemp("llm"), Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files)
-    shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-    shelf.add("hf/tiny/base:F16", ggufs.tiny_base(files / "base.gguf"), aliases=("base",))
-    shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(files / "embed.gguf"), aliases=("vectors",))
-    shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(files / "dog.gguf", answer='{"name": "Rex"}'), aliases=("dog",))
-    yield shelf
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    with opened_shelf(tmp_path_factory) as shelf:
+        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        shelf.add(
+            "hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer='{"name": "Rex"}'), aliases=("dog",)
+        )
+        yield shelf
 
 
 @pytest.fixture(autouse=True)
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    shelf.stand_on(monkeypatch)
     yield
     with shelf.db() as db:
         for model in db.models():

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -33,8 +30,8 @@ from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelEr
 from llm_hf_models.service import Library, Relay
 from tests import ggufs
 from tests.conftest import Home
+from tests.shelf import CALL, Shelf, opened_shelf, run, said
 from tests.test_chat import server
-from tests.test_chat_model import CALL, Shelf, run, said
 
 WEATHER: Any = {
     "type": "function",
@@ -51,24 +48,20 @@ SECONDS = 30
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    files = tmp_path_factory.mktemp("models")
-    shelf = Shelf(tmp_path_factory.mktemp("llm"), Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), files)
-    shelf.add(CHAT, ggufs.tiny_chat(files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-    shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(files / "seal.gguf", answer="Seal."), aliases=("seal",))
-    shelf.add("hf/tiny/base:F16", ggufs.tiny_base(files / "base.gguf"), aliases=("base",))
-    shelf.add(ENDLESS, ggufs.tiny_chat(files / "endless.gguf", endless=True, context=131072), aliases=("endless",))
-    shelf.add(EMBED, ggufs.tiny_embedding(files / "embed.gguf"), aliases=("vectors",))
-    yield shelf
-    with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    with opened_shelf(tmp_path_factory) as shelf:
+        shelf.add(CHAT, ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(shelf.files / "seal.gguf", answer="Seal."), aliases=("seal",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add(
+            ENDLESS, ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True, context=131072), aliases=("endless",)
+        )
+        shelf.add(EMBED, ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        yield shelf
 
 
 @pytest.fixture(autouse=True)
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    monkeypatch.setenv("LLM_USER_PATH", str(shelf.user))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    shelf.stand_on(monkeypatch)
 
 
 @contextmanager
