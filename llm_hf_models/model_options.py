@@ -51,6 +51,17 @@ def _think(value: object) -> object:
     raise ValueError("Input should be on, off or a number of tokens")
 
 
+def _stops(value: object) -> object:
+    """A list from the JSON that a command line gives; any other text is the text itself."""
+    if isinstance(value, str) and value.startswith("["):
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError:
+            return value
+        return found if isinstance(found, list) and found and all(isinstance(one, str) for one in found) else value
+    return value
+
+
 def _biases(value: object) -> object:
     """A mapping from the JSON that a command line gives."""
     if not isinstance(value, str):
@@ -101,7 +112,9 @@ class ModelOptions(BaseModel):
         None, ge=-1, le=MAX_SEED, description="The same seed and prompt give the same answer; -1 draws one."
     )
     max_tokens: int | None = Field(None, ge=1, description="End the answer after so many tokens.")
-    stop: str | list[str] | None = Field(None, description="End the answer before this text, or before any of a list.")
+    stop: Annotated[str | list[str] | None, BeforeValidator(_stops)] = Field(
+        None, description="End the answer before this text, or before any of a JSON list of texts."
+    )
     logit_bias: Annotated[dict[str, Number] | None, BeforeValidator(_biases)] = Field(
         None, description="Raise or lower the odds of tokens, by id or text, as a JSON object; -100 forbids."
     )
