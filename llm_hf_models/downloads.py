@@ -62,7 +62,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
     with context.queue() as db:
         row = open_row(context, db, plan, background=True, on_done=on_done)
         if row.state in LIVE:  # a foreground pull, say: when it dies, the worker goes on with it
-            db.update_download(row.id, background=True)
+            db.update_download(row.id, background=True, wanted=None)
         else:
             db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
             db.note(row.id, "queued", f"by {context.asked_by}")
@@ -84,7 +84,7 @@ def _see_to_what_waits(context: Context, rows: Iterable[Download]) -> None:
 
 
 def _is_left_lying(context: Context, row: Download) -> bool:
-    """Whether nobody has shown life over a row for so long that its worker, one that starts just now too, is none."""
+    """Whether nobody has shown life over a row for so long that no worker has it, nor is one just starting."""
     silent_since = {"queued": row.updated, "running": row.heartbeat, "verifying": row.heartbeat}.get(row.state)
     return silent_since is not None and silent_since < stale_before(context)
 

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -97,10 +98,13 @@ def test_one_limit_holds_for_all_processes_together_and_a_new_one_is_heard_while
         path = tiny_chat(tmp_path / f"{number}.gguf", seed=number, weights_bytes=24 * MB)
         hub.add_repo(f"tests/big{number}", {FILE: path})
     library = Library()
-    library.set_setting("limit_rate", "3M")
+    library.set_setting("limit_rate", "300K")  # none is done before the last one has begun
     with ExitStack() as stack:
         pulls = [Watched(stack, f"tests/big{number}") for number in range(3)]
-        begin = max(pull.reach(0) for pull in pulls) + SETTLING_SECONDS
+        for pull in pulls:
+            pull.reach(0)
+        library.set_setting("limit_rate", "3M")
+        begin = time.time() + SETTLING_SECONDS
         assert rate_of(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
         library.set_setting("limit_rate", "6M")
         begin += WINDOW_SECONDS + SETTLING_SECONDS
