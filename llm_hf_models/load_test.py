@@ -271,7 +271,7 @@ def _verdict(ended: _Ended, seconds: float) -> tuple[Verdict, str]:
     failed = report.failed.error if report.failed else ""
     stage = "loading" if report.loaded is None else "answering"
     if ended.timed_out or ended.status == -getattr(signal, "SIGXCPU", 24):
-        return "times out", f"It was still {stage} after {seconds:g} s."
+        return "times out", f"It was still {stage} after {round(seconds, 1):g} s."
     if ended.status == 0 and report.answered and not failed:
         nonsense = clean_text(report.answered.nonsense)
         return ("answers nonsense", nonsense) if nonsense else ("loads", "")

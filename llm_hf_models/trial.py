@@ -21,6 +21,7 @@ class TrialReport:
     source: str
     result: LoadResult
     recorded: bool  # with a local model; a mere file has no record
+    ran: bool = True  # False where its header can't be read: then nothing was loaded
 
 
 def run(context: Context, text: str) -> TrialReport:
@@ -45,4 +46,4 @@ def run(context: Context, text: str) -> TrialReport:
         detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
         with context.db() as db:
             db.add_check(source.model_id, Check("load_test", result.verdict, time.time(), detail))
-    return TrialReport(source.name, result, recorded=source.model_id is not None)
+    return TrialReport(source.name, result, recorded=source.model_id is not None, ran=header is not None)

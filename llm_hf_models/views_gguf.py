@@ -90,7 +90,7 @@ def trial(report: TrialReport, limit: int | None) -> str:
             ("Peak memory", wording.size(result.peak_memory)),
             ("Speed", speed),
             ("Output", result.output),
-            ("Confined by", ", ".join(result.layers) or "nothing"),
+            ("Confined by", ", ".join(result.layers) or ("nothing" if report.ran else None)),
             ("Did not hold", "; ".join(f"{layer}: {why}" for layer, why in result.missing)),
             ("Last words", result.last_words),
         ],

@@ -67,6 +67,7 @@ def test_a_file_that_is_no_gguf_has_a_verdict_and_exit_code_1(tmp_path: Path) ->
     done = run("test", str(path))
     assert done.exit_code == 1
     assert "fails" in done.stdout
+    assert "Confined" not in done.stdout, "nothing was run"
 
 
 @pytest.mark.usefixtures("hub")
