@@ -93,7 +93,7 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
             ("Architecture", facts.architecture),
             ("Parameters", wording.parameters(facts.parameters)),
             ("Context", wording.tokens(facts.context_length)),
-            ("Chat template", wording.template(facts.chat_template, facts) if facts.kind in ("chat", "base") else None),
+            ("Chat template", _template(model)),
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
@@ -114,6 +114,13 @@ def local_model(model: LocalModelView, limit: int | None) -> str:
     if model.defaults:
         parts.append(views_runtime.defaults(model.defaults, limit))
     return "\n\n".join([told, *parts])
+
+
+def _template(model: LocalModelView) -> str | None:
+    """Whether there is one, and what it can do; of a server elsewhere nobody knows."""
+    if model.endpoint or model.kind not in ("chat", "base"):
+        return None
+    return wording.template(model.facts.chat_template, model.facts)
 
 
 def _key_source(model: LocalModelView) -> str | None:

@@ -222,6 +222,12 @@ def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_autho
             assert said("-m", "eye", "hello", *how) == "I see."
 
 
+def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
+    hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    assert "Chat template" not in hf("show", "eye").stdout
+    assert "Chat template" in hf("show", "tiny").stdout
+
+
 def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
     with far_away(Far([BLIND])) as url:
         refused = hf("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
