@@ -31,7 +31,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from llm_hf_models.errors import AccessError, HubUnavailableError, NetworkError, OfflineError, TimedOutError, TlsError
+from llm_hf_models.errors import (
+    AccessError,
+    BadInputError,
+    HubUnavailableError,
+    NetworkError,
+    OfflineError,
+    TimedOutError,
+    TlsError,
+)
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
@@ -309,8 +317,6 @@ class RangeConnection:
             connection = http.client.HTTPConnection(via.host, via.port)
         connection.timeout = self._connect_seconds
         if proxy and origin.scheme == "https":
-            if via.scheme == "https":
-                raise HubUnavailableError(f"{via.host} is a proxy reached by https, which is not supported here")
             connection.set_tunnel(origin.host, origin.port, headers=_proxy_headers(proxy))
         try:
             connection.connect()
@@ -347,7 +353,31 @@ def _proxy_for(origin: Origin) -> str | None:
     proxy = proxies.get(origin.scheme) or proxies.get("all")
     if not proxy or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    _refuse_other_kinds(proxy, origin)
+    return proxy
+
+
+def _refuse_other_kinds(proxy: str, origin: Origin) -> None:
+    """A web page over TLS goes through proxies reached without it (CONNECT); without TLS, through either kind.
+
+    Raises:
+        BadInputError: this proxy is of another kind.
+    """
+    kind = proxy.partition("://")[0].lower()
+    if kind == "http" or (kind == "https" and origin.scheme == "http"):
+        return
+    variables = [f"{origin.scheme}_proxy", "all_proxy"]
+    named = next((name for name in os.environ if name.lower() == variables[0]), None)
+    named = named or next((name for name in os.environ if name.lower() == variables[1]), "The system's settings")
+    what = (
+        "a proxy that is itself reached by https" if kind == "https" else f"a proxy of the kind {clean_text(kind, 20)}"
+    )
+    raise BadInputError(
+        f"{named} names {what}, which can't be used for {origin.host}",
+        cause="Downloads go through proxies whose address begins with http://.",
+        hint=f"Name one in {origin.scheme.upper()}_PROXY, or put {origin.host} into NO_PROXY.",
+    )
 
 
 def _proxy_headers(proxy: str) -> dict[str, str]:

@@ -318,6 +318,9 @@ class Hub:
             return get_session()
         except (httpx2.InvalidURL, ValueError) as error:  # no address is known to it yet but those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
+        except ImportError:  # what a SOCKS proxy would need; the transfer knows none either
+            cause = "Proxies of the kind SOCKS are not supported."
+            raise BadInputError("The proxy's address can't be used", cause=cause, hint=PROXY_HINT) from None
 
     @contextmanager
     def _translated(self, asked: Asked) -> Iterator[None]:

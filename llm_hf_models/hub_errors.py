@@ -31,7 +31,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.text import clean_text
 
 LOGIN_HINT = "llm hf login"
-PROXY_HINT = "Check the proxy that HTTPS_PROXY or HTTP_PROXY names."
+PROXY_HINT = "Check the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
 # `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
 _RATE_LIMIT = re.compile(r";\s*r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)")
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS = 401, 403, 404, 429, 500

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llm_hf_models.errors import AccessError, HubUnavailableError, TlsError
+from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, TlsError
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
 from tests.storage_server import COMMIT, Fault, StorageServer
@@ -241,6 +241,32 @@ def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytes
     with StorageServer(CONTENT) as server:
         pull(server, tmp_path / "part")
     assert proxy.lines == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "address", "secure"),
+    [
+        ("HTTPS_PROXY", "https://ann:s3cret@127.0.0.1:1", True),
+        ("https_proxy", "socks5://ann:s3cret@127.0.0.1:1", True),
+        ("ALL_PROXY", "socks5h://ann:s3cret@127.0.0.1:1", False),
+        ("http_proxy", "ftp://ann:s3cret@127.0.0.1:1", False),
+    ],
+)
+def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, address: str, secure: bool
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv(variable, address)
+    context, bundle = authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    with StorageServer(CONTENT, tls=context if secure else None) as server:
+        with pytest.raises(BadInputError) as caught:
+            pull(server, tmp_path / "part")
+        assert variable in str(caught.value)
+        assert "s3cret" not in f"{caught.value} {caught.value.cause} {caught.value.hint}"
+        assert server.requests == []
 
 
 @pytest.mark.parametrize("secure", [False, True])

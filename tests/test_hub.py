@@ -435,7 +435,7 @@ def test_a_proxy_that_is_closed_is_suspected(server: HubServer, monkeypatch: pyt
     assert "HTTP_PROXY" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("proxy", ["::::", "carrier-pigeon://coop", "http://[::1"])
+@pytest.mark.parametrize("proxy", ["::::", "carrier-pigeon://coop", "http://[::1", "socks5://127.0.0.1:1"])
 def test_a_proxy_that_is_no_address_is_bad_input(
     proxy: str, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
