@@ -22,7 +22,7 @@ from llm_hf_models.digests import copied, digests_of
 from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError, StorageError
 from llm_hf_models.hub import Hub, HubFile
 from llm_hf_models.journal import read_journal, sync_folder
-from llm_hf_models.owner import OwnershipLostError, owning
+from llm_hf_models.owner import OwnershipLostError, owning, processes_owning
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.segments import Pace
 from llm_hf_models.space import need_room, storage_error
@@ -254,8 +254,14 @@ class _Job:
     ) -> None:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
-        self._pace = Pace(limits.bytes_per_second)
+        self._pace = Pace(self._rate)
+        self._partials: list[Path] = []  # of what this call fetches, or another process meanwhile
         self.sources: dict[str, Path] = {}  # where bytes of the right size and name can be copied from, by path
+
+    def _rate(self) -> int:
+        """The limit, divided among the processes that fetch files of this same download side by side."""
+        rate = self._limits.bytes_per_second()
+        return max(1, rate // max(1, processes_owning(self._partials))) if rate else 0
 
     def with_etag(self, file: HubFile) -> HubFile:
         """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
@@ -317,6 +323,7 @@ class _Job:
             return set()
         unique = list({file.etag: file for file in files}.values())
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._partials = [self.folder / f"{file.etag}.part" for file in unique]
         needed = sum(file.size - _pending(self.folder, file) for file in unique)
         need_room(self.folder, needed, self._limits.disk_reserve)
         at_once = min(MAX_FILES_AT_ONCE, len(unique), self._limits.connections)

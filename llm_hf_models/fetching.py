@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 
-from llm_hf_models.errors import NetworkError, RateLimitedError
+from llm_hf_models.errors import DiskFullError, NetworkError, RateLimitedError
 from llm_hf_models.http_ranges import RangeConnection, Reply
 from llm_hf_models.journal import Journal, Ranges
 from llm_hf_models.partial_file import Digest, PartialFile
 from llm_hf_models.segments import Pace, Segment, Segments, Width
 from llm_hf_models.source import LinkExpiredError, RangeRefusedError, Source
+from llm_hf_models.space import keep_reserve
 from llm_hf_models.transfer_terms import TransferLimits
 from llm_hf_models.weather import Weather, passes
 
@@ -259,9 +260,8 @@ class Fetching:
         return self._digest.have(start, end, buffer)
 
     def _record(self, start: int, end: int) -> None:
-        if self._whole:
-            return  # a server without ranges can't continue: there is nothing to remember
-        self._journal.wrote(start, end)
+        if not self._whole:  # else the server has no ranges and can't continue: there is nothing to remember
+            self._journal.wrote(start, end)
         with self._lock:
             self._unsynced += end - start
             if self._unsynced >= CHECKPOINT_BYTES:
@@ -276,7 +276,8 @@ class Fetching:
                 self._sync_now.clear()
                 if self._unsynced and not self._halt.is_set():
                     self._sync()
-        except OSError as error:
+                    keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
+        except (OSError, DiskFullError) as error:
             self._fail(error)
             self.changed.set()
 

@@ -8,13 +8,14 @@ touches that file while it lives; whoever gets the flock and finds a fresh, fore
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -164,7 +165,8 @@ def owning(partial: Path, stop: threading.Event, waiting: Callable[[], None]) ->
         InterruptedByUserError: `stop` was set while waiting.
         NotWritableError: the folder can't be written.
     """
-    lock = FileLock(partial.with_name(f"{partial.name}.lock"))
+    # Without flock filelock would let the lock file's mere existence decide, which on another machine outlives a kill.
+    lock = FileLock(partial.with_name(f"{partial.name}.lock"), fallback_to_soft=False)
     while True:
         if stop.is_set():
             raise InterruptedByUserError("Stopped while another process downloads this file")
@@ -192,11 +194,22 @@ def _locked(lock: FileLock, partial: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return False
-    except NotImplementedError:
-        return True  # no flock on this file system: the owner's name and heartbeat decide alone
     except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return True  # no flock on this file system: the owner's name and heartbeat decide alone
         raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
     return True
+
+
+def processes_owning(partials: Iterable[Path]) -> int:
+    """How many processes, here or on other machines, own one or more of these files now."""
+    found = set()
+    for partial in partials:
+        path = partial.with_name(f"{partial.name}.owner")
+        name = _read(path)
+        if name is not None and _lives(name, path):
+            found.add((name.get("host"), name.get("boot"), name.get("pid")))
+    return len(found)
 
 
 def owned_since(partial: Path) -> float | None:

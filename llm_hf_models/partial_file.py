@@ -30,6 +30,7 @@ class PartialFile:
             OSError: the disk refused.
         """
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self.path = path
         self.fd = os.open(path, flags, 0o644)
         self._lock = threading.Lock()
         try:

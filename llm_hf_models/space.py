@@ -41,6 +41,22 @@ def need_room(folder: Path, needed: int, reserve: int) -> None:
         raise _full(folder, needed, missing)
 
 
+def keep_reserve(folder: Path, needed: int, reserve: int) -> None:
+    """Makes sure, midway, that others have not filled the disk into the reserve.
+
+    Args:
+        folder: where the bytes go.
+        needed: how many are still to come: only told.
+        reserve: what must stay free.
+
+    Raises:
+        DiskFullError: they have.
+    """
+    free = free_bytes(folder)
+    if free < reserve:
+        raise _full(folder, needed, needed + reserve - free)
+
+
 def _full(folder: Path, needed: int, missing: int) -> DiskFullError:
     return DiskFullError(
         f"The disk is too full: {format_size(missing)} are missing",

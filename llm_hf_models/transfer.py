@@ -170,7 +170,8 @@ class _Transfer:
         if state is None and size == self._expected.size and self._expected.digest:
             return None
         identity = Identity(self._expected.size, self._located(lambda: self._source.proof))
-        if state is None or state.identity != identity or size != identity.size:
+        if state is None or state.identity != identity or size != identity.size or not state.done.total:
+            # Bytes that nothing speaks for would only take room from those to come.
             self._discard()
             return JournalState(identity)
         return state

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -390,3 +391,36 @@ def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, ho
             path = cache_path(home.cache, RepoId.parse(one.id), one.commit, file.path)
             assert path.read_bytes() == file.location.read_bytes()
     assert leftovers(home.cache) == []
+
+
+# One file at a time, slowly; the last argument says in which order.
+LIMITED = """
+import json, sys, threading
+from pathlib import Path
+from llm_hf_models.download import download
+from llm_hf_models.hub import Hub, HubFile
+from llm_hf_models.refs import RepoId
+from llm_hf_models.transfer import TransferLimits
+endpoint, repo, commit, files, cache, step = sys.argv[1:7]
+files = [HubFile(**file) for file in json.loads(files)][:: int(step)]
+download(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
+         limits=TransferLimits(connections=1, bytes_per_second=lambda: 2_000_000),
+         progress=lambda _: None, stop=threading.Event())
+"""
+
+
+def test_processes_that_fetch_files_of_the_same_download_share_its_limit(hub: HubServer, home: Home) -> None:
+    content = {f"{name}.gguf": random.Random(name).randbytes(4 * MB) for name in "ab"}
+    repo = hub.add_repo(str(REPO), content)
+    files = json.dumps([asdict(file) for file in files_of(repo)])
+    processes = [  # one begins with the one file, one with the other
+        subprocess.Popen(
+            [sys.executable, "-c", LIMITED, hub.endpoint, repo.id, repo.commit, files, str(home.cache), order]
+        )
+        for order in ("1", "-1")
+    ]
+    hub.wait_until(lambda: all(hub.sent(name, side="storage") for name in content), seconds=60)
+    began = time.monotonic()
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert time.monotonic() - began > 0.8 * 8 / 2  # two that each took the whole rate would need half of that
+    assert hub.sent(side="storage") == 8 * MB

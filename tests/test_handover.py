@@ -6,6 +6,7 @@ takes is its own decision, behind the same call.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -68,6 +69,24 @@ def test_huggingface_hub_moves_the_bytes_and_we_prove_and_register_them(hub: Hub
         check=False,
     )
     assert told.returncode == 0, told.stdout + told.stderr
+
+
+def test_it_moves_them_over_tls_with_the_certificates_that_we_were_told_of(home: Home, tmp_path: Path) -> None:
+    assert home
+    with HubServer(tls=True) as hub:
+        hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
+        told = {"HF_ENDPOINT": hub.endpoint, "SSL_CERT_FILE": str(hub.ca_file), "LLM_HF_TRANSPORT": "xet"}
+        code = f"from llm_hf_models import Library; print(Library().pull({REPO!r}).model_id)"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **told, "LLM_HF_DISK_RESERVE": "0"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.strip() == MODEL, done.stderr
+        (agent,) = agents(hub)
+        assert "hf_hub/" in agent
 
 
 def test_a_flipped_bit_that_huggingface_hub_lets_through_is_refused_and_fetched_again_by_us(hub: HubServer) -> None:

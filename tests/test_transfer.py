@@ -466,6 +466,62 @@ def test_a_disk_that_fills_up_midway_pauses_and_continues(server: StorageServer,
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
 
 
+OTHERS_FILL = """
+import os, sys, threading
+from pathlib import Path
+from llm_hf_models.errors import DiskFullError
+from llm_hf_models.hub import Location
+from llm_hf_models.space import free_bytes
+from llm_hf_models.transfer import Expected, TransferLimits, fetch
+url, sha256, size, folder = sys.argv[1:5]
+partial, hog = Path(folder, "part"), Path(folder, "hog")
+reserve = 100_000_000
+def progress(event):
+    if event.done > 1_000_000 and not hog.exists():
+        with hog.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free_bytes(Path(folder)) - 80_000_000)
+def run():
+    expected = Expected("model.gguf", int(size), sha256=sha256)
+    fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), expected, partial,
+          limits=TransferLimits(connections=2, disk_reserve=reserve), progress=progress, stop=threading.Event())
+try:
+    run()
+except DiskFullError as error:
+    print("full", error.missing_bytes, free_bytes(Path(folder)))
+hog.write_bytes(b"")
+run()
+print("whole", partial.stat().st_size)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_disk_that_others_fill_midway_pauses_the_pull_before_the_reserve_is_gone(
+    tmp_path: Path, ranges: bool
+) -> None:
+    inside = 'mount -t tmpfs -o size=260m none "$1" && shift && exec "$@"'
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mounts here")
+    with StorageServer(made_content(140 * MB), ranges=ranges, rate=30 * MB) as server:
+        arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path)]
+        done = subprocess.run(
+            [*unshare, sys.executable, "-c", OTHERS_FILL, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done
+        full, whole = (line.split() for line in done.stdout.splitlines())
+        assert full[0] == "full"
+        assert int(full[1]) > 20 * MB
+        assert int(full[2]) > 0
+        assert whole == ["whole", str(len(server.content))]
+        if ranges:
+            assert server.sent <= len(server.content) * 1.02 + 4 * MB
+
+
 def test_the_rate_limit_holds_and_can_be_lifted_while_running(server: StorageServer, partial: Path) -> None:
     rate = [2 * MB]
     marks: list[tuple[float, int]] = []
@@ -541,7 +597,7 @@ def test_a_kill_costs_at_most_a_segments_tail_per_connection(server: StorageServ
 
 
 def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer, partial: Path) -> None:
-    server.rate = MB
+    server.rate = MB / 4  # slow enough for all to be there before it is whole
     processes = [child(server, partial) for _ in range(2)]
     threads = [threading.Thread(target=pull, args=(server, partial)) for _ in range(2)]
     for thread in threads:
@@ -568,6 +624,52 @@ def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial:
     assert first.returncode == -signal.SIGKILL
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
+
+
+# The same where there is no flock: what follows is the machine's, before anything of ours is imported.
+WITHOUT_FLOCK = """
+import errno, fcntl, os, socket
+def flock(descriptor, operation):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+fcntl.flock = flock
+socket.gethostname = lambda: HOST
+"""
+
+
+def elsewhere(server: StorageServer, partial: Path, host: str, *, kill_at: int = 10**12) -> subprocess.Popen[str]:
+    """As `child`, on a machine of another name that shares the folder, whose file system knows no flock."""
+    code = WITHOUT_FLOCK.replace("HOST", repr(host)) + CHILD
+    arguments = [server.url, server.sha256, len(server.content), partial, kill_at, 0]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
+def test_without_flock_the_heartbeat_keeps_other_machines_from_the_file(server: StorageServer, partial: Path) -> None:
+    server.rate = MB
+    processes = [elsewhere(server, partial, host) for host in ("one", "two", "two")]
+    output = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], output
+    assert partial.read_bytes() == server.content
+    assert server.sent <= len(server.content) * 1.02
+    assert names(partial) == {partial.name}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
+def test_without_flock_a_machine_that_died_is_followed_once_its_heartbeat_is_old(
+    server: StorageServer, partial: Path
+) -> None:
+    server.rate = 4 * MB
+    first = elsewhere(server, partial, "one", kill_at=3 * MB)
+    first.communicate(timeout=30)
+    assert first.returncode == -signal.SIGKILL
+    second = elsewhere(server, partial, "two")
+    output = second.communicate(timeout=60)
+    assert second.returncode == 0, output
+    assert partial.read_bytes() == server.content
+    assert server.sent <= len(server.content) * 1.02 + 4 * MB
+    assert names(partial) == {partial.name}
 
 
 # The journal
