@@ -217,3 +217,12 @@ def test_a_projector_is_held_against_the_repo_too(tmp_path: Path, monkeypatch: p
         refused = imported(model, "--repo", "owner/see-GGUF", code=1)
         assert "mmproj-F16.gguf is not a file of owner/see-GGUF" in refused.stderr
         assert "--no-mmproj" in refused.stderr
+
+
+def test_a_model_elsewhere_that_sees_says_so_and_is_shown_images(red: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYE_KEY", KEY)
+    with serving("see") as (_, url):
+        assert Library().attach("eye", f"{url}/v1", key_env="EYE_KEY").facts.modalities == ("image",)
+        for how in ((), ("--no-stream",), ("--async",)):
+            assert said("-m", "eye", "what is this?", "-a", red, *how) == ggufs.RED_ANSWER
+    Library().remove("eye")
