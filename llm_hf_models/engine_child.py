@@ -70,7 +70,7 @@ def main() -> NoReturn:
     except (ImportError, RuntimeError, OSError, MemoryError) as error:
         leave(task)
         # The usual way out: llama.cpp writes the last of its log when it is torn down.
-        sys.exit(f"{type(error).__name__}: {error}")
+        sys.exit(str(error) if isinstance(error, RuntimeError) and str(error) else f"{type(error).__name__}: {error}")
     status = 1
     try:
         os.write(answer, json.dumps(ready).encode() + b"\n")
