@@ -61,8 +61,9 @@ class LibraryDB(LibraryModels, LibraryDownloads):
         return CachedMetadata(**dict(rows[0])) if rows else None
 
     def keep(self, key: str, body: str, etag: str | None = None) -> None:
-        """Keeps an answer of the Hub, dated now."""
-        self.write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
+        """Keeps an answer of the Hub, dated now; where nothing can be recorded it is asked for again next time."""
+        if self.is_writable:
+            self.write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
 
     def count_metadata(self, *, older_than: float) -> int:
         """How many answers were fetched before that time (Unix seconds)."""

@@ -24,6 +24,7 @@ from llm_hf_models.errors import (
     LibraryError,
     LibraryTooNewError,
     NotWritableError,
+    StorageError,
 )
 from llm_hf_models.paths import FOLDER_HINT
 
@@ -138,25 +139,64 @@ class LibraryFile:
     """A connection to the file, a context manager; threads may share it. What stands in it: library.py."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, making or migrating it.
+        """Opens the file, making or migrating it; one that can't be written, on a full disk say, to be read alone.
 
         Raises:
             LibraryDamagedError, LibraryTooNewError, NotWritableError
         """
         self.path = path
         self._lock = threading.RLock()
+        self._unwritable: HfModelsError | None = None  # why it can only be read
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(path)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._open()
+        except (StorageError, LibraryError) as error:
+            if not self._open_to_read(error):
+                raise
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_private(self.path)
+            self._db = self._connected(str(self.path))
         except (OSError, ValueError, sqlite3.Error) as error:
-            raise NotWritableError(f"Can't open the library at {path}", cause=str(error), hint=FOLDER_HINT) from None
-        self._db.row_factory = sqlite3.Row
+            raise NotWritableError(
+                f"Can't open the library at {self.path}", cause=str(error), hint=FOLDER_HINT
+            ) from None
         try:
             self._migrate()
         except BaseException:
             self._db.close()
             raise
+
+    def _open_to_read(self, why: HfModelsError) -> bool:
+        """Opens the file as it is, where that is what can be done about the error; whether it could be."""
+        if isinstance(why, LibraryDamagedError | LibraryTooNewError | LibraryBusyError):
+            return False
+        for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
+            with suppress(sqlite3.Error, ValueError):
+                db = self._connected(f"{self.path.absolute().as_uri()}?{mode}")
+                if db.execute("pragma user_version").fetchone()[0] == len(MIGRATIONS):
+                    self._db, self._unwritable = db, why
+                    return True
+                db.close()
+        return False
+
+    @staticmethod
+    def _connected(address: str) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            address,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            uri=address.startswith("file:"),
+        )
+        db.row_factory = sqlite3.Row
+        return db
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether anything can be recorded; if not, who tries gets the reason."""
+        return self._unwritable is None
 
     def _migrate(self) -> None:
         version = self._version()
@@ -233,8 +273,11 @@ class LibraryFile:
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Runs one statement; SQLite's errors come in our words, here and below."""
-        with self._lock, translated(self.path):
-            return self._db.execute(sql, values)
+        try:
+            with self._lock, translated(self.path):
+                return self._db.execute(sql, values)
+        except NotWritableError as error:
+            raise self._unwritable or error from None
 
     def rows(self, sql: str, *values: object) -> list[Row]:
         """All rows of a question."""

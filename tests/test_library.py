@@ -33,6 +33,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.library_file import MIGRATIONS
+from llm_hf_models.paths import library_path
 from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.registered import RegisteredModel, registered_models
 
@@ -490,15 +491,18 @@ if os.geteuid() == 0:
     os.setresuid(65534, 65534, 65534)
 path = Path(sys.argv[1])
 print(len(registered_models(path)))
-try:
-    LibraryDB(path)
-except NotWritableError:
-    print("not writable")
+with LibraryDB(path) as db:
+    print(len(db.models()), db.is_writable)
+    db.keep("an answer of the Hub", "kept where that can be")
+    try:
+        db.touch(db.models()[0].model_id)
+    except NotWritableError as error:
+        print(error.message)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_a_library_in_a_read_only_folder_still_shows_llm_its_models(tmp_path: Path) -> None:
+def test_a_library_in_a_read_only_folder_is_read_and_refuses_changes(tmp_path: Path) -> None:
     folder = tmp_path / "readable"
     for parent in (tmp_path, *tmp_path.parents):  # pytest's own folders, however many: they are its user's alone
         if "pytest-of" in str(parent) and parent.stat().st_uid == os.geteuid():
@@ -510,7 +514,7 @@ def test_a_library_in_a_read_only_folder_still_shows_llm_its_models(tmp_path: Pa
     folder.chmod(0o555)
     answer = subprocess.run([sys.executable, "-c", READ_ONLY, str(path)], capture_output=True, text=True, check=True)
     folder.chmod(0o755)
-    assert answer.stdout.split("\n")[:2] == ["1", "not writable"]
+    assert answer.stdout.splitlines() == ["1", "1 False", f"Can't write the library at {path}"]
 
 
 def test_llm_goes_on_where_there_is_no_library_and_makes_none(path: Path) -> None:
@@ -560,3 +564,38 @@ def test_a_second_opening_in_one_process_keeps_the_locks_of_the_first(path: Path
         assert path.with_name(f"{path.name}-wal").exists()
         first.keep("b", "2")
         assert first.cached("b") is not None
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond it fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+from llm_hf_models.cli import hf
+hf(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["list"], 0),
+        (["show", "tiny"], 0),
+        (["path", "tiny"], 0),
+        (["status"], 0),
+        (["alias"], 0),
+        (["alias", "tiny", "seal"], 1),
+        (["rm", "-y", "tiny"], 1),
+    ],
+)
+def test_where_nothing_can_be_written_the_library_is_read_and_changes_are_refused(words: list[str], code: int) -> None:
+    path = library_path()
+    with LibraryDB(path) as db:
+        db.register(replace(a_model(), aliases=("tiny",)))
+    done = subprocess.run([sys.executable, "-c", FULL, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stderr.startswith("Error: ")
+        assert str(path) in done.stderr
+    with LibraryDB(path) as db:
+        assert [model.aliases for model in db.models()] == [("tiny",)]
