@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import Check, LocalFile, LocalModel
 
 COMMIT = "c" * 40
+WAIT_SECONDS = 30
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Riga"}}\n</tool_call>'
 FUNCTION = 'def weather(town: str) -> str:\n    "The weather"\n    return town + " is sunny"'
 DOG = '{"name": "Rex"}'
@@ -90,3 +91,11 @@ def said(*arguments: str, stdin: str | None = None) -> str:
 def logged() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(said("logs", "-n", "1", "--json"))[0]
     return found
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits for what another process brings about, an engine or a client: it is looked at again and again."""
+    ends = time.monotonic() + WAIT_SECONDS
+    while not holds():
+        assert time.monotonic() < ends, "it did not come to pass in time"
+        time.sleep(0.02)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -10,14 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from llm_hf_models.cli import hf
 from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
+from tests.hf_command import json_of, run
 from tests.hub_server import FlipBit, HubServer, Reset, Stall
 
 REPO = "owner/tiny-GGUF"
@@ -26,16 +23,6 @@ Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that weather this 
 HF = (sys.executable, "-c", "from llm_hf_models.cli import hf; hf()")
 HALF = Q8_BYTES // 2
 CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example.org/x).\n"
-
-
-def run(*words: str | Path, code: int = 0, **more: Any) -> Result:
-    done = CliRunner().invoke(hf, [str(word) for word in words], **more)
-    assert done.exit_code == code, done.output
-    return done
-
-
-def json_of(*words: str | Path, code: int = 0) -> Any:
-    return json.loads(run(*words, "--json", code=code).stdout)
 
 
 @pytest.fixture

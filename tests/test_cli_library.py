@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from llm_hf_models.cli import hf
 from tests.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_split
-
-
-def run(*words: str | Path, code: int = 0, **more: Any) -> Result:
-    done = CliRunner().invoke(hf, [str(word) for word in words], **more)
-    assert done.exit_code == code, done.output
-    return done
-
-
-def json_of(*words: str | Path, code: int = 0) -> Any:
-    return json.loads(run(*words, "--json", code=code).stdout)
+from tests.hf_command import json_of, run
 
 
 @pytest.fixture

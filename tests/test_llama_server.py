@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from llm_hf_models.service import Library
 from tests import ggufs
 from tests.conftest import Home
 from tests.images import RED, png
-from tests.shelf import CALL, DOG, FUNCTION, Shelf, logged, opened_shelf, run, said
+from tests.shelf import CALL, DOG, FUNCTION, Shelf, logged, opened_shelf, run, said, until
 from tests.test_engine import CHAT, broken_files, ensure, row_of, say, spec_of, wait_for_exit
 
 BINARY = os.environ.get("LLAMA_SERVER_BINARY") or shutil.which("llama-server")
@@ -83,13 +83,6 @@ def processes(row: EngineRow) -> list[psutil.Process]:
 def server_of(row: EngineRow) -> psutil.Process:
     (server,) = psutil.Process(row.pid).children()
     return server
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < ends, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -30,7 +30,7 @@ from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelEr
 from llm_hf_models.service import Library, Relay
 from tests import ggufs
 from tests.conftest import Home
-from tests.shelf import CALL, Shelf, opened_shelf, run, said
+from tests.shelf import CALL, Shelf, opened_shelf, run, said, until
 from tests.test_chat import server
 
 WEATHER: Any = {
@@ -87,13 +87,6 @@ def url() -> Iterator[str]:
 def client(url: str) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=SECONDS) as client:
         yield client
-
-
-def until(holds: Callable[[], bool]) -> None:
-    ends = time.monotonic() + SECONDS
-    while not holds():
-        assert time.monotonic() < ends, "it did not come to pass in time"
-        time.sleep(0.02)
 
 
 def busy(shelf: Shelf, model_id: str) -> int:
