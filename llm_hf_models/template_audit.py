@@ -13,14 +13,22 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from llm_hf_models.gguf_rules import Finding, finding
+from llm_hf_models.template_tree import (
+    TooDeepError,
+    environment,
+    flat,
+    literal_text,
+    names_in,
+    numbers,
+    reads_content,
+    targets_of,
+)
 
 if TYPE_CHECKING:
-    from jinja2 import Environment, nodes
+    from jinja2 import nodes
 
 MAX_TEMPLATE_CHARS = 128 * 1024  # the largest real ones have some 30,000
 MAX_NESTING = 64  # of brackets and of blocks
-MAX_TREE_DEPTH = 300  # of the parsed tree, long chains of operators included
-MAX_TREE_NODES = 50_000  # real ones have some 5,000
 MAX_WORK = 300_000  # nodes looked at in all: conditions within conditions are looked at again
 MAX_LOOP_STEPS = 100_000  # of nested loops over constant ranges, multiplied
 MAX_CONSTANT = 1_000_000  # the largest sensible result of an operation on constants
@@ -75,14 +83,10 @@ def audit(template: str, key: str) -> list[Finding]:
     walk = _Walk(key)
     try:
         walk.visit(tree)
-    except _TooDeepError as error:
+    except TooDeepError as error:
         return [*found, finding("template-nesting", "error", str(error), key)]
     unique = dict.fromkeys([*found, *walk.findings])
     return list(unique)[:MAX_FINDINGS]
-
-
-class _TooDeepError(Exception):
-    """The tree is deeper or larger than any engine should be given."""
 
 
 def _plain_text(template: str, key: str) -> Iterator[Finding]:
@@ -112,32 +116,11 @@ def _nesting(template: str) -> int:
     return deepest
 
 
-def _environment() -> Environment:
-    from jinja2 import Environment, nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-
-    class Generation(Extension):
-        """`{% generation %}` marks the assistant's text, as transformers has it."""
-
-        tags = {"generation"}  # noqa: RUF012 - jinja2's own way to declare it
-
-        def parse(self, parser: Parser) -> nodes.Node:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
-
-    # Only its parser is used: no template is compiled, so nothing in one can escape into HTML or run.
-    return Environment(  # noqa: S701
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", Generation]
-    )
-
-
 def _parse(template: str, key: str) -> nodes.Template | Finding:
     from jinja2 import TemplateSyntaxError
 
     try:
-        return _environment().parse(template)
+        return environment().parse(template)
     except TemplateSyntaxError as error:
         message = f"What its tags do was not judged, since Jinja says: {error.message}"
         return finding("template-syntax", "warning", message, f"{key}, line {error.lineno}")
@@ -181,7 +164,7 @@ class _Walk:
             nodes.FromImport: self._include,
             nodes.Extends: self._include,
         }
-        everything = list(_flat(tree))
+        everything = list(flat(tree))
         self._macros = {node.name for node, _ in everything if isinstance(node, nodes.Macro)}
         self._taint([node for node, _ in everything])
         for node, steps in everything:
@@ -201,19 +184,19 @@ class _Walk:
         flows: list[tuple[list[str], list[nodes.Node]]] = []
         for node in everything:
             if isinstance(node, nodes.Assign):
-                flows.append((_targets(node.target), [node.node]))
+                flows.append((targets_of(node.target), [node.node]))
             elif isinstance(node, nodes.AssignBlock):
-                flows.append((_targets(node.target), list(node.body)))
+                flows.append((targets_of(node.target), list(node.body)))
             elif isinstance(node, nodes.For):
-                flows.append((_targets(node.target), [node.iter]))
-        sources = [(names, _names(parts), any(_reads_content(part) for part in parts)) for names, parts in flows]
+                flows.append((targets_of(node.target), [node.iter]))
+        sources = [(names, names_in(parts), any(reads_content(part) for part in parts)) for names, parts in flows]
         for _ in range(MAX_PASSES):
             for names, read, direct in sources:
                 if direct or not self._tainted.isdisjoint(read):
                     self._tainted.update(names)
 
     def _of_content(self, node: nodes.Node) -> bool:
-        return _reads_content(node) or not self._tainted.isdisjoint(_names([node]))
+        return reads_content(node) or not self._tainted.isdisjoint(names_in([node]))
 
     def _attribute(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
@@ -226,7 +209,7 @@ class _Walk:
         value = getattr(node, "value", None)
         if isinstance(value, str) and _INTERNALS.search(value):
             self._add("template-dunder", "error", f"It holds the name {value[:60]!r}.", node)
-        if max(_numbers(node), default=0) > MAX_CONSTANT:
+        if max(numbers(node), default=0) > MAX_CONSTANT:
             self._add("template-huge-constant", "warning", "It holds a huge number.", node)
 
     def _name(self, node: nodes.Node, _: int) -> None:
@@ -236,10 +219,10 @@ class _Walk:
 
     def _joined_text(self, node: nodes.Node, _: int) -> None:
         """A name of Python's internals put together from pieces that are innocent by themselves."""
-        values = [getattr(part, "value", None) for part, _ in _flat(node)]
+        values = [getattr(part, "value", None) for part, _ in flat(node)]
         self._work += len(values)
         if self._work > MAX_WORK:
-            raise _TooDeepError("Its expressions nest too much to be judged.")
+            raise TooDeepError("Its expressions nest too much to be judged.")
         pieces = [value for value in values if isinstance(value, str)]
         if _INTERNALS.search("".join(pieces)) and not any(_INTERNALS.search(piece) for piece in pieces):
             self._add("template-dunder", "error", "It puts together a name with double underscores.", node)
@@ -281,12 +264,12 @@ class _Walk:
 
         test: nodes.Node = getattr(node, "test")  # noqa: B009 - If and CondExpr share no class that has it
         branches = [child for child in node.iter_child_nodes() if child is not test]
-        printed = [part for branch in branches for part, _ in _flat(branch)]
-        inside = [part for part, _ in _flat(test)]
+        printed = [part for branch in branches for part, _ in flat(branch)]
+        inside = [part for part, _ in flat(test)]
         self._work += len(printed) + len(inside)
         if self._work > MAX_WORK:
-            raise _TooDeepError("Its conditions nest too much to be judged.")
-        if len(_WORD.findall(" ".join(_literal_text(printed)))) < MIN_STEERING_WORDS:
+            raise TooDeepError("Its conditions nest too much to be judged.")
+        if len(_WORD.findall(" ".join(literal_text(printed)))) < MIN_STEERING_WORDS:
             return
         if any(isinstance(part, nodes.Name) and part.name in ("strftime_now", "now") for part in inside):
             self._add("template-date-trigger", "warning", "It adds text depending on the date.", node)
@@ -317,7 +300,7 @@ class _Walk:
     def _arithmetic(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
 
-        sizes = _numbers(node)
+        sizes = numbers(node)
         power = isinstance(node, nodes.Pow)
         huge = max(sizes, default=0) > MAX_EXPONENT if power else math.prod(sizes) > MAX_CONSTANT
         if huge:
@@ -333,82 +316,3 @@ _STRUCTURAL = frozenset(
     | {"role", "content", "text", "image", "audio", "video", "image_url", "type", "name", "arguments", "parameters"}
     | {"tool_calls", "reasoning_content", "thinking", "string", "object", "array", "number", "boolean", "integer"}
 )
-
-
-def _numbers(tree: nodes.Node) -> list[float]:
-    """The sizes of all constant numbers in an expression, infinity brought down to something that can be counted."""
-    values = [getattr(part, "value", None) for part, _ in _flat(tree)]
-    return [min(abs(v), 1e18) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
-
-
-def _flat(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
-    """Every node with the number of times that constant loops around it (its own included) repeat it."""
-    from jinja2 import nodes
-
-    stack: list[tuple[nodes.Node, int, int]] = [(tree, 0, 1)]
-    seen = 0
-    while stack:
-        node, depth, steps = stack.pop()
-        seen += 1
-        if depth > MAX_TREE_DEPTH or seen > MAX_TREE_NODES:
-            raise _TooDeepError(
-                f"Its parsed tree is over {MAX_TREE_DEPTH} levels deep or {MAX_TREE_NODES} nodes large."
-            )
-        if isinstance(node, nodes.For):
-            steps *= _constant_steps(node.iter)
-        yield node, steps
-        stack.extend((child, depth + 1, steps) for child in reversed(list(node.iter_child_nodes())))
-
-
-def _constant_steps(iterated: nodes.Node) -> int:
-    """How often a loop over `range(constants)` runs; 1 for a loop over anything else, which messages bound."""
-    from jinja2 import nodes
-
-    if not (
-        isinstance(iterated, nodes.Call) and isinstance(iterated.node, nodes.Name) and iterated.node.name == "range"
-    ):
-        return 1
-    return max(1, int(max(_numbers(iterated), default=1)))
-
-
-def _names(parts: list[nodes.Node]) -> set[str]:
-    from jinja2 import nodes
-
-    found = set()
-    for part in parts:
-        for node, _ in _flat(part):
-            if isinstance(node, nodes.Name):
-                found.add(node.name)
-            elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
-                found.add(f"{node.node.name}.{node.attr}")
-    return found
-
-
-def _targets(target: nodes.Node) -> list[str]:
-    from jinja2 import nodes
-
-    names = [node.name for node, _ in _flat(target) if isinstance(node, nodes.Name)]
-    return names + [f"{node.name}.{node.attr}" for node, _ in _flat(target) if isinstance(node, nodes.NSRef)]
-
-
-def _reads_content(node: nodes.Node) -> bool:
-    """Whether an expression reads the text of a message."""
-    from jinja2 import nodes
-
-    for part, _ in _flat(node):
-        if isinstance(part, nodes.Getattr) and part.attr == "content":
-            return True
-        if isinstance(part, nodes.Getitem) and isinstance(part.arg, nodes.Const) and part.arg.value == "content":
-            return True
-    return False
-
-
-def _literal_text(printed: list[nodes.Node]) -> Iterator[str]:
-    """The text that branches print of their own: template data, and string constants that hold more than one word."""
-    from jinja2 import nodes
-
-    for node in printed:
-        if isinstance(node, nodes.TemplateData):
-            yield node.data
-        elif isinstance(node, nodes.Const) and isinstance(node.value, str) and " " in node.value:
-            yield node.value

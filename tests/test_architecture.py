@@ -38,7 +38,7 @@ FLOORS = {
         tokens hub hub_errors hub_nouns hub_replies remote_file
         http_ranges source owner partial_file segments fetching transfer
         cached_files shards library library_file library_models library_downloads registered
-        validate gguf_meaning gguf_tensors template_audit
+        validate gguf_meaning gguf_tensors template_audit template_tree
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms
     """,
     "second floor: what is made of them": """
