@@ -119,8 +119,9 @@ def import_file(
             origin = _origin(context, ref)
             found = _described(given, places, digests, origin, facts, copy=copy)
             found = replace(found, checks=(*_digest_check(origin.details), *checks))
+            undecided = with_mmproj and given.projector is None
             with context.db() as db, db.transaction():
-                registered = _register(db, found, names)
+                registered = _register(db, _with_known_projector(db, found) if undecided else found, names)
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
     said = (
@@ -336,6 +337,18 @@ def _register(db: LibraryDB, found: LocalModel, aliases: Sequence[str]) -> Local
             if found.place == "folder":  # a second copy, which nobody needs
                 Path(file.location).unlink()
     return db.model(registered.model_id)
+
+
+def _with_known_projector(db: LibraryDB, found: LocalModel) -> LocalModel:
+    """The entry with the projector that it was imported with before: a second import without a word on it keeps it."""
+    there = _model(db, found.model_id)
+    if there is None or there.place != found.place or _digests(there) != _digests(found):
+        return found
+    known = [file for file in there.files if file.role == "mmproj" and Path(file.location).is_file()]
+    if not known:
+        return found
+    facts = replace(found.facts, modalities=there.facts.modalities)
+    return replace(found, files=(*found.files, *known), facts=facts)
 
 
 def _settled(db: LibraryDB, found: LocalModel) -> LocalModel:

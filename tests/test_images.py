@@ -169,6 +169,18 @@ def test_a_projector_beside_several_models_goes_with_the_one_whose_name_it_has(t
 
 
 @pytest.mark.usefixtures("empty")
+def test_a_second_import_keeps_the_projector_of_the_first_unless_it_is_declined(tmp_path: Path) -> None:
+    model = ggufs.tiny_chat(tmp_path / "see.F16.gguf")
+    (tmp_path / "far").mkdir()
+    projector = ggufs.tiny_mmproj(tmp_path / "far/mmproj.gguf")
+    assert roles(imported(model, "--mmproj", projector, "-q", "--json")) == ["weights", "mmproj"]
+    assert roles(imported(model, "-a", "eye", "-q", "--json")) == ["weights", "mmproj"]
+    assert json.loads(run("hf", "show", "eye", "--json").stdout)["facts"]["modalities"] == ["image"]
+    assert roles(imported(model, "--no-mmproj", "-q", "--json")) == ["weights"]
+    assert roles(imported(model, "-q", "--json")) == ["weights"]
+
+
+@pytest.mark.usefixtures("empty")
 def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path: Path) -> None:
     model, other = ggufs.tiny_chat(tmp_path / "a.F16.gguf"), ggufs.tiny_chat(tmp_path / "b.F16.gguf")
     projector = ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
