@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitResult, InputRequiredResult
 
 from llm_hf_models.service import Library
+from tests.hub_server import HubServer, Throttle
 from tests.mcp_hosts import ERAS, Era, Person, call, in_a_loop, refusal
-from tests.test_mcp import REPO, hub, pulled  # noqa: F401 - fixtures
+from tests.test_mcp import BIG_BYTES, Q8, REPO, hub, pulled  # noqa: F401 - fixtures
 
 TOKEN = "a-token-for-tests-0123456789"
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
@@ -227,3 +229,35 @@ async def test_an_answer_to_a_question_nobody_asked_deletes_nothing(monkeypatch:
                     assert isinstance(answered, InputRequiredResult), "asked anew, as if nobody had answered"
             assert len(Library().list()) == 1
             assert "confirm" in await refusal(client, "delete_model", name="tiny", confirm="yes")
+
+
+@in_a_loop
+async def test_a_client_that_vanishes_in_the_middle_of_a_call_takes_nothing_with_it(
+    hub: HubServer,  # noqa: F811 - the fixture
+) -> None:
+    hub.fault(Throttle(1_000_000), on=Q8, side="storage", times=None)
+    with served("--no-auth") as server:
+        address = urlsplit(server.url)
+        arguments = {"ref": f"{REPO}:Q8_0", "wait_seconds": 45}
+        async with http_host(server, "legacy") as seen:
+            version = seen.protocol_version
+        hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
+        async with httpx2.AsyncClient(headers=ACCEPT, timeout=60, trust_env=False) as http:
+            begun = await http.post(
+                server.url, json={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+            )
+            session = begun.headers["mcp-session-id"]
+        body = json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call",
+                           "params": {"name": "download_model", "arguments": arguments}})  # fmt: skip
+        raw = await anyio.connect_tcp(str(address.hostname), address.port or 0)
+        await raw.send(
+            f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+            f"Accept: application/json, text/event-stream\r\nMcp-Session-Id: {session}\r\n"
+            f"Mcp-Protocol-Version: {version}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        await anyio.to_thread.run_sync(hub.wait_until, lambda: hub.sent(Q8) > BIG_BYTES // 2)
+        await raw.aclose()
+        async with http_host(server, "auto") as client:
+            (row,) = (await call(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
+            assert row["state"] == "done"
+            assert len((await call(client, "list_models"))["models"]) == 1

@@ -96,7 +96,14 @@ def test_the_inspector_lists_and_calls_tools_and_finds_no_schema_that_some_clien
 ) -> None:
     # It hands a server next to nothing of its own environment.
     inspector = ("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js", "--cli")
-    inspector += ("-e", f"LLM_USER_PATH={home.llm}", "-e", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}")
+    inspector += (
+        "--connect-timeout",
+        "120000",
+        "-e",
+        f"LLM_USER_PATH={home.llm}",
+        "-e",
+        f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}",
+    )
     server = (sys.executable, "-m", "llm_hf_mcp", "--allow-delete")
     listed = ran(node, *inspector, "--method", "tools/list", "--strict", *server)
     assert (listed.returncode, listed.stderr) == (0, "")
