@@ -445,12 +445,13 @@ def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool =
 
 
 def _huggingface_hubs_scan(cache_dir: Path) -> HFCacheInfo | None:
-    from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
+        from huggingface_hub import scan_cache_dir
+
         return scan_cache_dir(cache_dir)
-    except (CacheNotFound, ValueError):  # ValueError: it is a file
+    except (CacheNotFound, ValueError):  # ValueError: it is a file; or HF_ENDPOINT is no address, and the import breaks
         return None
 
 

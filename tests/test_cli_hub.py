@@ -375,3 +375,14 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
     assert f"HF_ENDPOINT={address}" in said
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_model_is_removed_whatever_nonsense_the_endpoint_is(home: Home) -> None:
+    run("pull", REPO, "-q")
+    done = subprocess.run(
+        [*HF, "rm", "-y", REPO], env={**os.environ, "HF_ENDPOINT": "http://[::1"}, capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert cached(home) == []
