@@ -318,31 +318,37 @@ def refused_response(status: int, data: bytes, url: str | None = None) -> Engine
     said = body.get("error") or body.get("detail") or body.get("message") if isinstance(body, dict) else None
     if status in (401, 403):
         return EngineRefusedError(
-            "The endpoint did not accept the key", cause=_words(said) or f"HTTP {status}", hint="Check its key."
+            "The endpoint did not accept the key",
+            cause=_words(said) or f"HTTP {status}",
+            hint="Check it: `llm hf attach` takes it from --key-env VAR, or --key-name NAME of `llm keys`.",
         )
     if url is not None and (status == NOT_FOUND or not isinstance(said, (dict, str))):
         words = _words(said) or ("" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace")))
-        return EngineRefusedError(
+        found = EngineRefusedError(
             f"{url} answered HTTP {status}",
             cause=words[:MAX_ERROR_CHARS] or None,
             hint="Check its address and the model's name there: `llm hf show NAME` has both.",
         )
-    return refused(said if said is not None else {"message": data.decode("utf-8", "replace")}, status)
+    else:
+        said = said if said is not None else {"message": data.decode("utf-8", "replace")}
+        found = _refused(said, status, ours=url is None)
+    found.status = status
+    return found
 
 
 def refused(error: object, status: int | None = None) -> EngineRefusedError:
     """The error for what a server said, in its words where ours don't know better; with its status, or its own code."""
-    found = _refused(error, status)
+    found = _refused(error, status, ours=True)
     code = error.get("code") if isinstance(error, dict) else None
     found.status = status or (code if isinstance(code, int) else None)
     return found
 
 
-def _refused(error: object, status: int | None) -> EngineRefusedError:
+def _refused(error: object, status: int | None, *, ours: bool) -> EngineRefusedError:
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
         return EngineRefusedError(
             f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
-            hint="Ask for a larger one with -o context N, or shorten the prompt.",
+            hint="Ask for a larger one with -o context N, or shorten the prompt." if ours else "Shorten the prompt.",
         )
     words = _words(error)
     return EngineRefusedError(

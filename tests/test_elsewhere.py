@@ -177,6 +177,7 @@ def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.
         refused = run("-m", "eye", "hello")
         assert "did not accept the key" in refused.stderr
         assert "who are you" in refused.stderr
+        assert "--key-env VAR, or --key-name NAME" in refused.stderr
         for how in ((), ("--async",)):
             assert said("-m", "eye", "hello", "--key", "sk-right", *how) == "I see."
         said("keys", "set", "right", "--value", "sk-right")
@@ -220,6 +221,25 @@ def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_autho
         hf("attach", "eye", "--endpoint", url)
         for how in ((), ("--async",)):
             assert said("-m", "eye", "hello", *how) == "I see."
+
+
+def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
+    class Full(Far):
+        def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+            if body and body.get("response_format"):
+                cut = {"message": {"content": '{"na'}, "finish_reason": "length"}
+                return 200, {"choices": [cut], "usage": {"completion_tokens": 3}}
+            full = {"type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8, "message": "full"}
+            return (400, {"error": full}) if body else super().answer(handler, body)
+
+    with far_away(Full([BLIND])) as url:
+        hf("attach", "eye", "--endpoint", url)
+        full = run("-m", "eye", "hello").stderr
+        cut = run("-m", "eye", "a dog", "--schema", "name,", "-o", "max_tokens", "3").stderr
+    assert "The prompt has 9 tokens; the context holds 8" in full
+    assert "cut before its JSON was complete" in cut
+    assert "-o max_tokens N" in cut
+    assert "-o context" not in full + cut
 
 
 def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
