@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EVERYTHING = "all"
 WATCH_SECONDS = 0.5
+NO_LIMIT = -1
 
 
 @click.group(
@@ -127,6 +128,10 @@ class _Verb:
     ask: Callable[[Library, int], DownloadView]
 
 
+def _in_states(library: Library, states: Collection[str]) -> list[int]:
+    return [row.id for row in library.downloads(every=True, limit=NO_LIMIT) if row.state in states]
+
+
 def _command(verb: _Verb) -> click.Command:
     @click.argument("number", metavar="[ID]", type=int, required=False)
     @click.option("everything", "--all", is_flag=True, help=f"Every download that is {' or '.join(verb.states)}.")
@@ -134,8 +139,8 @@ def _command(verb: _Verb) -> click.Command:
     def run(number: int | None, everything: bool, as_json: bool) -> None:
         one_of(number, everything, "ID")
         library = service()
-        every = [row.id for row in library.downloads(every=True) if row.state in verb.states]
-        rows = [verb.ask(library, each) for each in (every if number is None else [number])]
+        numbers = _in_states(library, verb.states) if number is None else [number]
+        rows = [verb.ask(library, each) for each in numbers]
         if as_json:
             output.print_json(rows if everything else rows[0])
         elif rows:
@@ -197,7 +202,7 @@ def limit(rate: str | None, as_json: bool) -> None:
     """
     library = service()
     if rate is None:
-        now = next(each for each in library.settings() if each.key == "limit_rate")
+        now = library.setting("limit_rate")
     else:
         bytes_per_second = 0 if rate == "off" else SIZE.convert(rate, None, click.get_current_context())
         now = library.set_setting("limit_rate", str(bytes_per_second))

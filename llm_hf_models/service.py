@@ -258,7 +258,7 @@ class Library:
             return downloads.enqueue(self._context, plan, on_done=on_done)
 
     def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
-        """Downloads, newest first: those that are not over; with `every`, the finished ones too."""
+        """Downloads, newest first, `limit` at most (-1: all): those not over; with `every`, the finished ones too."""
         return downloads.listing(self._context, every=every, limit=limit)
 
     def download(self, number: int) -> DownloadView:

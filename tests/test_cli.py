@@ -14,6 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from llm_hf_models.cli import hf
+from llm_hf_models.download_records import Download
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
 from llm_hf_models.settings import Settings
 from tests import readme_help
 from tests.conftest import Home
@@ -254,6 +257,16 @@ def test_a_download_that_is_not_there_says_so() -> None:
             done = CliRunner().invoke(hf, [*words, number])
             assert done.exit_code == 1
             assert f"There is no download {number}" in done.stderr
+
+
+def test_all_means_every_download_however_many_came_after() -> None:
+    with LibraryDB(library_path()) as db:
+        first = db.open_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
+        for _ in range(150):
+            db.open_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
+    done = CliRunner().invoke(hf, ["cancel", "--all", "--json"])
+    assert done.exit_code == 0, done.output
+    assert [row["id"] for row in json.loads(done.stdout)] == [first.id]
 
 
 def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
