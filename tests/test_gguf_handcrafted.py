@@ -166,8 +166,6 @@ TENSORS = [
 ]
 # Models load without this padding, though llama.cpp's reader misses it where it reads the data by itself.
 UNPADDED = [Case("data unpadded at its end", of_tensors(tensor("a", [3]), data=bytes(12)), None, "ours")]
-# Models load without this padding, though llama.cpp's reader misses it where it reads the data by itself.
-UNPADDED = [Case("data unpadded at its end", of_tensors(tensor("a", [3]), data=bytes(12)), None, "ours")]
 DATA = [
     Case("not enough data", one(data=bytes(31)), "tensor-past-end"),
     Case("no data", one(data=b""), "tensor-past-end"),
