@@ -217,6 +217,8 @@ def setting_view(key: str) -> SettingView:
 def set_setting(key: str, value: str | None) -> SettingView:
     """Stores one setting from a person's words; None goes back to the default.
 
+    What settings.toml holds without being a setting can be taken out too, and has no default to go back to.
+
     Raises:
         BadInputError: no such setting, or a value that it does not take.
     """
