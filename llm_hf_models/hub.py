@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 from llm_hf_models import cached_files
 from llm_hf_models.cached_files import CachedFile
@@ -38,7 +38,8 @@ from llm_hf_models.hub_nouns import (
     SearchFilters,
     Sort,
 )
-from llm_hf_models.refs import RepoFile, RepoId, is_commit
+from llm_hf_models.hub_questions import checked_endpoint, same_origin, search_params
+from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.space import storage_error
 
 if TYPE_CHECKING:
@@ -56,17 +57,7 @@ MAX_ANSWER_BYTES = 64_000_000  # the largest repos' file lists are a few MB
 MAX_REDIRECTS = 5
 PATHS_AT_ONCE = 50  # what a page of the Hub's holds where files are looked at closely (huggingface_hub, hf_api.py)
 SLOW_ANSWER = 3  # times the time-out: how long a whole answer may take
-_SORTS = {
-    "trending": "trendingScore", "downloads": "downloads", "likes": "likes", "created": "createdAt",
-    "updated": "lastModified",
-}  # fmt: skip
-# What a row of a search shows; `gguf` brings parameters, architecture, context length and size.
-_EXPAND = (
-    "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
-    "safetensors", "tags", "usedStorage",
-)  # fmt: skip
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
-_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NOT_MODIFIED = 304
 
 
@@ -89,7 +80,7 @@ class Hub:
         Raises:
             BadInputError: the endpoint is no http(s) address.
         """
-        self._endpoint = _checked(endpoint).rstrip("/")
+        self._endpoint = checked_endpoint(endpoint).rstrip("/")
         self._token = token
         self._timeout = timeout
         self._offline = offline
@@ -114,7 +105,7 @@ class Hub:
         """
         from llm_hf_models import hub_replies
 
-        body = self._ask_json("/api/models", self._asked(), _search_params(query, filters), known_etag)
+        body = self._ask_json("/api/models", self._asked(), search_params(query, filters), known_etag)
         return hub_replies.summaries(body, self._asked().host)[: filters.limit]
 
     def details(self, repo: RepoId, revision: str | None = None, *, known_etag: str | None = None) -> RepoDetails:
@@ -169,20 +160,22 @@ class Hub:
         Raises:
             FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
         """
+        from llm_hf_models import hub_replies
+
         asked = self._asked(repo, commit, file)
         url = home = self._resolve_url(repo, file, commit)
         told: dict[str, str] = {}
         for _ in range(MAX_REDIRECTS):
-            headers = self._headers(with_token=_same_origin(url, home))
+            headers = self._headers(with_token=same_origin(url, home))
             answer = self._send("HEAD", url, asked, headers={**headers, "Accept-Encoding": "identity"})
             told.update(
                 {name.lower(): value for name, value in answer.headers.items() if name.lower().startswith("x-")}
             )
             if not answer.has_redirect_location:
-                return _location(asked, url, headers, told, answer.headers)
+                return hub_replies.location(asked, url, headers, told, answer.headers)
             url = urljoin(url, answer.headers["Location"])
-            if not _same_origin(url, home) and "x-linked-etag" in told:
-                return _location(asked, url, self._headers(with_token=False), told, {})
+            if not same_origin(url, home) and "x-linked-etag" in told:
+                return hub_replies.location(asked, url, self._headers(with_token=False), told, {})
         raise HubUnavailableError(f"{asked.host} redirects without end")
 
     def download(self, repo: RepoId, file: RepoFile, commit: str, cache_dir: Path) -> Path:
@@ -333,74 +326,6 @@ class Hub:
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise connection_trouble(asked.host, error, self._timeout) from None
-
-
-def _checked(endpoint: str) -> str:
-    """The address. On one that is none huggingface_hub, which reads HF_ENDPOINT too, breaks when it is imported."""
-    try:
-        parts = urlsplit(endpoint)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound:
-        raise BadInputError(
-            f"{endpoint[:100]!r} can't be asked", cause="It is no http(s) address.", hint="Set HF_ENDPOINT to one."
-        )
-    return endpoint
-
-
-def _search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
-    tags = [
-        filters.library,
-        f"license:{filters.license.lower()}" if filters.license else None,
-        filters.language,
-        f"base_model:{filters.base_model}" if filters.base_model else None,
-        *filters.tags,
-    ]
-    params: dict[str, Any] = {
-        "search": query.strip(),
-        "filter": [tag for tag in tags if tag],
-        "author": filters.author,
-        "pipeline_tag": filters.task,
-        "num_parameters": _parameter_range(filters),
-        "gated": None if filters.gated is None else str(filters.gated).lower(),
-        "sort": _SORTS[filters.sort],
-        "limit": filters.limit,
-        "expand": list(_EXPAND),
-    }
-    return {name: value for name, value in params.items() if value not in (None, "", [])}
-
-
-def _parameter_range(filters: SearchFilters) -> str | None:
-    """The Hub's own form, `min:6B,max:128B`; exact numbers are taken too."""
-    bounds = (("min", filters.min_params), ("max", filters.max_params))
-    return ",".join(f"{name}:{value}" for name, value in bounds if value is not None) or None
-
-
-def _same_origin(url: str, other: str) -> bool:
-    one, two = urlsplit(url), urlsplit(other)
-    ports = {"http": 80, "https": 443}
-    return (one.scheme, one.hostname, one.port or ports.get(one.scheme)) == (
-        two.scheme, two.hostname, two.port or ports.get(two.scheme),
-    )  # fmt: skip
-
-
-def _location(
-    asked: Asked, url: str, headers: dict[str, str], told: Mapping[str, str], last: Mapping[str, str]
-) -> Location:
-    """What `resolve` told on its way. The Hub's own X- headers win over those of whoever answered last."""
-    etag = (told.get("x-linked-etag") or last.get("ETag") or "").removeprefix("W/").strip('"')
-    size = told.get("x-linked-size") or last.get("Content-Length") or ""
-    commit = told.get("x-repo-commit") or ""
-    if not _ETAG.fullmatch(etag) or not re.fullmatch(r"\d{1,18}", size) or not is_commit(commit):
-        raise HubUnavailableError(
-            f"{asked.host} did not tell size, digest and commit of {asked.path}",
-            cause="It did not answer as the Hub does.",
-            hint="Is HF_ENDPOINT a Hub? A network that asks for a log-in first answers like this too.",
-        )
-    if asked.revision and is_commit(asked.revision) and commit != asked.revision:
-        raise HubUnavailableError(f"{asked.host} answered for commit {commit[:12]} and not {asked.revision[:12]}")
-    return Location(url, headers, int(size), etag, commit)
 
 
 # The cache on this machine

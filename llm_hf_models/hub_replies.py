@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from llm_hf_models.errors import BadRefError, HubUnavailableError
-from llm_hf_models.hub_nouns import Account, FileScan, HubFile, RepoDetails, RepoSummary, ScannerWord
-from llm_hf_models.refs import RepoFile
+from llm_hf_models.hub_errors import Asked
+from llm_hf_models.hub_nouns import Account, FileScan, HubFile, Location, RepoDetails, RepoSummary, ScannerWord
+from llm_hf_models.refs import RepoFile, is_commit
 from llm_hf_models.text import clean_text
 
 T = TypeVar("T")
@@ -216,6 +218,38 @@ def _words(said: dict[str, Any]) -> Iterable[ScannerWord]:
             name = _SCANNERS.get(key) or clean_text(key.removesuffix("Scan"), MAX_WORD_CHARS)
             status = clean_text(word.status or "no word", MAX_WORD_CHARS)
             yield ScannerWord(name, status, clean_text(word.message or "", MAX_MESSAGE_CHARS))
+
+
+_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def location(
+    asked: Asked, url: str, headers: dict[str, str], told: Mapping[str, str], last: Mapping[str, str]
+) -> Location:
+    """What `resolve` told on its way. The Hub's own X- headers win over those of whoever answered last.
+
+    Args:
+        asked: for which file.
+        url: where its bytes are.
+        headers: to ask there with.
+        told: the Hub's X- headers so far, names in lower case.
+        last: the headers of the answer that was no redirect, if it came to one.
+
+    Raises:
+        HubUnavailableError: it is not the Hub's protocol, or another commit's.
+    """
+    etag = (told.get("x-linked-etag") or last.get("ETag") or "").removeprefix("W/").strip('"')
+    size = told.get("x-linked-size") or last.get("Content-Length") or ""
+    commit = told.get("x-repo-commit") or ""
+    if not _ETAG.fullmatch(etag) or not re.fullmatch(r"\d{1,18}", size) or not is_commit(commit):
+        raise HubUnavailableError(
+            f"{asked.host} did not tell size, digest and commit of {asked.path}",
+            cause="It did not answer as the Hub does.",
+            hint="Is HF_ENDPOINT a Hub? A network that asks for a log-in first answers like this too.",
+        )
+    if asked.revision and is_commit(asked.revision) and commit != asked.revision:
+        raise HubUnavailableError(f"{asked.host} answered for commit {commit[:12]} and not {asked.revision[:12]}")
+    return Location(url, headers, int(size), etag, commit)
 
 
 class _Name(BaseModel):

@@ -35,7 +35,7 @@ FLOORS = {
         digests journal space weather transfer_terms
     """,
     "first floor: the outside world": """
-        tokens hub hub_errors hub_nouns hub_replies remote_file
+        tokens hub hub_errors hub_nouns hub_questions hub_replies remote_file
         http_ranges source owner partial_file segments fetching transfer
         cached_files shards library library_file library_models library_downloads registered
         validate gguf_meaning gguf_tensors template_audit template_tree
