@@ -31,6 +31,7 @@ REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
 MODEL = f"hf/{REPO}:Q4_K_M"
 WAIT_SECONDS = 60
+STALL_AFTER = 400_000  # bytes: past what a look at the header takes
 
 
 @pytest.fixture
@@ -78,6 +79,11 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
 
 def weights_sent(hub: HubServer) -> int:
     return hub.sent(FILE, side="storage")
+
+
+def stalled(hub: HubServer) -> bool:
+    """Whether the pull itself, and not its look at the header, has come to where the storage host falls silent."""
+    return any(request.sent >= STALL_AFTER for request in hub.matching(FILE, side="storage"))
 
 
 def planned(library: Library, hub: HubServer, ref: str = REPO) -> PullPlan:
@@ -213,9 +219,9 @@ def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, mon
 
 
 def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
-    hub.fault(Stall(after=400_000), on=FILE, side="storage", times=None)
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: weights_sent(hub) >= 600_000)
+        hub.wait_until(lambda: stalled(hub))
         process.send_signal(signal.SIGSTOP)  # as a machine that sleeps, or is too busy to let it beat
         library = Library()
         wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
@@ -228,10 +234,10 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
 
 
 def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
-    hub.fault(Stall(after=400_000), on=FILE, side="storage", times=None)
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     library = Library()
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: weights_sent(hub) >= 600_000)
+        hub.wait_until(lambda: stalled(hub))
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
@@ -283,9 +289,9 @@ Library().pull(sys.argv[1])
 
 
 def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_when_asked(hub: HubServer) -> None:
-    hub.fault(Stall(after=400_000), on=FILE, side="storage", times=None)  # past what a look at the header takes
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: weights_sent(hub) >= 600_000)
+        hub.wait_until(lambda: stalled(hub))
         process.kill()
     library = Library()
     (row,) = library.downloads()
