@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from llm_hf_models import output, views_local
+from llm_hf_models import output, views_local, wording
 from llm_hf_models.cli_common import LOOPBACK, ask_hidden, ask_new_passphrase, examples, json_option, service
 
 MAX_TOKEN_BYTES = 4096
@@ -117,7 +117,7 @@ def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
     are served only when named.
     """
     with service().mirror(host, port, allow=allowed) as server:
-        address = views_local.address(server.server_address)
+        address = wording.address(server.server_address)
         output.emit(address)
         output.note(views_local.mirroring(address, open_to_others=host not in LOOPBACK))
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from llm_hf_models import output, views_local, views_runtime
+from llm_hf_models import output, views_runtime, wording
 from llm_hf_models.cli_common import LOOPBACK, LocalName, examples, json_option, service
 from llm_hf_models.errors import BadInputError
 
@@ -136,7 +136,7 @@ def serve(names: tuple[str, ...], host: str, port: int, key: str | None) -> None
     which starts when it is needed and leaves when it is idle, as for `llm -m`. What `llm hf set` keeps holds here too.
     """
     with service().serve(names, host, port, key=key, notice=output.note) as server:
-        address = views_local.address(server.server_address)
+        address = wording.address(server.server_address)
         output.emit(address)
         output.note(
             views_runtime.serving(address, server, key_given=key is not None, open_to_others=host not in LOOPBACK)

@@ -311,15 +311,9 @@ def setting(one: SettingView, limit: int | None) -> str:
     )
 
 
-def address(server_address: tuple[Any, ...]) -> str:
-    """Where a mirror answers."""
-    host, port = server_address[:2]
-    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
-
-
 def mirroring(url: str, *, open_to_others: bool) -> str:
     """How to pull from a mirror, and who can."""
-    lines = [f"Pull from it: HF_ENDPOINT={url} llm hf search", "Ctrl-C ends it."]
+    lines = [f"Pull from it: HF_ENDPOINT={url} llm hf search", *wording.elsewhere(url), "Ctrl-C ends it."]
     if open_to_others:
         lines.insert(0, "Whoever can reach this address can read the models it serves.")
     return "\n".join(lines)

@@ -59,7 +59,7 @@ def attached(model: LocalModelView) -> str:
 def serving(url: str, server: Relay, *, key_given: bool, open_to_others: bool) -> str:
     """How to use a relay, its key once if it was made here."""
     names = sorted(set(server.names.values()))
-    lines = [f"Serves {', '.join(names)} in OpenAI's protocol.", f"OPENAI_BASE_URL={url}/v1"]
+    lines = [f"Serves {', '.join(names)} in OpenAI's protocol.", f"OPENAI_BASE_URL={url}/v1", *wording.elsewhere(url)]
     if not key_given:
         lines.append(f"OPENAI_API_KEY={server.key}")
     if open_to_others:

@@ -109,3 +109,16 @@ def scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
         said = ", ".join(f"{word['scanner']} {word['status']}" for word in file["scanners"])
         same.setdefault(said or file["status"], []).append(file["path"])
     return [f"{paths[0] if len(paths) == 1 else f'{len(paths)} files'}: {said}" for said, paths in same.items()]
+
+
+def address(server_address: tuple[Any, ...]) -> str:
+    """Where a server of ours answers."""
+    host, port = server_address[:2]
+    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
+
+
+def elsewhere(url: str) -> list[str]:
+    """What other machines must know of an address that stands for all of this machine's."""
+    host = url.removeprefix("http://").rpartition(":")[0]
+    everywhere = host in ("0.0.0.0", "[::]")  # noqa: S104 - what was bound is told, nothing is bound
+    return [f"On another machine write this machine's name or address for {host}."] if everywhere else []

@@ -360,19 +360,21 @@ def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
 def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None:
     run("pull", REPO, "-q")
     with subprocess.Popen(
-        [*HF, "mirror", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*HF, "mirror", "--host", "0.0.0.0", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
     ) as mirror:  # fmt: skip
         assert mirror.stdout is not None
         address = mirror.stdout.readline().strip()
-        there = {**os.environ, "HF_ENDPOINT": address, "LLM_USER_PATH": str(tmp_path / "there"),
-                 "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
+        there = {**os.environ, "HF_ENDPOINT": address.replace("0.0.0.0", "127.0.0.1"),
+                 "LLM_USER_PATH": str(tmp_path / "there"), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
         pulled = subprocess.run([*HF, "pull", REPO], env=there, capture_output=True, text=True, check=False, timeout=60)
         mirror.send_signal(signal.SIGINT)
         _, said = mirror.communicate(timeout=30)
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert f"HF_ENDPOINT={address}" in said
+    assert "Whoever can reach this address" in said
+    assert "write this machine's name or address for 0.0.0.0" in said
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0
 
