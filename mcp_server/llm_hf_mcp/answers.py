@@ -102,7 +102,7 @@ def _as_tool(match: re.Match[str]) -> str:
     tool = _TOOL_FOR.get(verb)
     if tool is None:
         return f"ask the person to run `llm hf {verb}{' ' + rest if rest else ''}`"
-    return f"{tool}({rest})" if rest and not rest.startswith("-") else tool
+    return f"{tool}({rest!r})" if rest and not rest.startswith("-") else tool
 
 
 def answer(value: object, text: str) -> CallToolResult:

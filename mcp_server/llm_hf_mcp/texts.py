@@ -260,15 +260,21 @@ def proof(proven: Proof) -> str:
     """Facts, each by itself; never their sum."""
     structure = proven.structure
     return _lines(
-        f"{proven.digest.model_id}: digest {'matches' if proven.digest.matches else 'does NOT match or is not known'}",
+        f"{proven.digest.model_id}: digest {_digest(proven)}",
         *(f"  {path}: {result}" for path, result in proven.digest.files),
         f"structure: {structure.errors} errors, {structure.warnings} warnings"
         if structure
         else "structure: not checked",
         *(f"  {finding.code}: {finding.message}" for finding in (structure.findings[:MAX_ITEMS] if structure else ())),
-        _tried(proven.load_test) if proven.load_test else "load test: not run",
+        _tried(proven.load_test) if proven.load_test else "load test: not run now",
         f"To mend: {as_tools(proven.digest.fix)}" if proven.digest.fix else None,
     )
+
+
+def _digest(proven: Proof) -> str:
+    if proven.digest.matches:
+        return "matches"
+    return "does NOT match" if any(result.startswith("differs") for _, result in proven.digest.files) else "not proven"
 
 
 def _tried(report: TrialReport) -> str:
