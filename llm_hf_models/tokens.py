@@ -156,9 +156,8 @@ def _may_be_there() -> bool:
         return True
     from importlib.metadata import entry_points
 
-    from keyring.util import platform_
-
-    config = Path(platform_.config_root(), "keyringrc.cfg")
+    # keyring.util.platform_.config_root() says where, for the price of importing keyring; a test holds the two equal.
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "python_keyring/keyringrc.cfg")
     others = (found.value for found in entry_points(group="keyring.backends"))
     return config.exists() or not all(value.startswith("keyring.backends") for value in others)
 
