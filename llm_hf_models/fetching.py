@@ -15,9 +15,9 @@ from llm_hf_models.space import keep_reserve
 from llm_hf_models.transfer_terms import TransferLimits
 from llm_hf_models.weather import Weather, passes
 
-MAX_CHUNK_BYTES = 1 << 19  # smaller ones cost more hand-overs between threads: 256 KiB 15 % of the CPU
+MAX_CHUNK_BYTES = 1 << 19  # smaller ones cost more hand-overs between threads: at 256 KiB 15 % of the CPU
 MIN_CHUNK_BYTES = 1 << 16
-ALL_CHUNKS_BYTES = 4 << 20  # the chunks of all connections together: what bounds memory
+ALL_CHUNKS_BYTES = 3 << 20  # the chunks of all connections together: what bounds memory
 RECORD_BYTES = 1 << 20  # a kill costs each connection this many bytes at most, or those of
 RECORD_SECONDS = 0.5
 CHECKPOINT_BYTES = 64 << 20  # power loss costs this many bytes, or those of
