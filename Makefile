@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ENDPOINT ?=
 STORM_SHARE ?= 1
+TESTS ?=
 
 # A busy machine can starve a test that waits for real processes. What fails beside others is tried once more alone,
 # and said; what fails alone too has failed.
@@ -45,9 +46,9 @@ suite: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/coverage combine --quiet
 	$(VENV)-dev/bin/coverage report --fail-under=90
 
-# The suite alone, without coverage: for the other Pythons.
+# The suite alone, or TESTS of it, without coverage: for the other Pythons.
 suite-only: $(VENV)-dev/.installed
-	$(VENV)-dev/bin/python -m pytest -n 2 || ( $(ALONE) && $(VENV)-dev/bin/python -m pytest $(FAILED) )
+	$(VENV)-dev/bin/python -m pytest -n 2 $(TESTS) || ( $(ALONE) && $(VENV)-dev/bin/python -m pytest $(FAILED) $(TESTS) )
 
 # The slow proofs, whole. STORM_SHARE=0.02 runs a seeded slice of them.
 storm: $(VENV)-dev/.installed

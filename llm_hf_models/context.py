@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -15,6 +16,7 @@ from llm_hf_models import settings as settings_module
 from llm_hf_models.download_records import LIVE
 from llm_hf_models.errors import (
     HubUnavailableError,
+    LibraryBusyError,
     NetworkError,
     NotChangedError,
     OfflineError,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from llm_hf_models.transfer import TransferLimits
 
 ATTEMPTS = 3  # at a question that a moment later may be answered
-RATE_SECONDS = 1.0  # how often a running download looks at the limits again
+SHARE_SECONDS = 1.0  # how often a running download looks again who else runs
 
 T = TypeVar("T")
 
@@ -100,9 +102,11 @@ class Context:
         from llm_hf_models.transfer import TransferLimits
 
         now = self.settings()
+        share = _Share(self, limit_rate)
         return TransferLimits(
             connections=connections or now.connections,
-            bytes_per_second=_Rate(self, limit_rate),
+            connections_now=None if connections else share.connections,
+            bytes_per_second=share.bytes_per_second,
             connect_seconds=now.connect_seconds,
             stall_seconds=now.stall_seconds,
             network_wait_seconds=now.network_wait_seconds,
@@ -197,24 +201,35 @@ class Context:
         return found
 
 
-class _Rate:
-    """Bytes per second that one download may take now: its own limit, and its share of the limit for all together."""
+class _Share:
+    """What one download may take now of what all of them share, over all processes: as much as each other one."""
 
-    def __init__(self, context: Context, own: int | None) -> None:
-        self._context, self._own, self._until, self._rate = context, own or 0, 0.0, 0
+    def __init__(self, context: Context, own_rate: int | None) -> None:
+        self._context, self._own_rate = context, own_rate or 0
+        self._sharers, self._rate, self._connections, self._until = 1, 0, 1, 0.0
+        self._lock = threading.Lock()
 
-    def __call__(self) -> int:
-        if time.monotonic() >= self._until:
-            self._rate, self._until = self._now(), time.monotonic() + RATE_SECONDS
+    def bytes_per_second(self) -> int:
+        """Its own limit, and its share of the limit for all together; 0 is none."""
+        self._look()
         return self._rate
 
-    def _now(self) -> int:
-        together = self._context.settings().limit_rate
-        if not together:
-            return self._own
-        with self._context.queue() as db:
-            share = max(1, together // max(1, len(db.downloads(states=LIVE, plans=False))))
-        return min(self._own or share, share)
+    def connections(self) -> int:
+        """Its share of the connections, and never none."""
+        self._look()
+        return self._connections
+
+    def _look(self) -> None:
+        with self._lock:
+            if time.monotonic() < self._until:
+                return
+            with suppress(LibraryBusyError), self._context.queue() as db:  # busy: as many as before
+                self._sharers = max(1, len(db.downloads(states=LIVE, plans=False)))
+            now = self._context.settings()
+            share = max(1, now.limit_rate // self._sharers) if now.limit_rate else 0
+            self._rate = min(self._own_rate or share, share or self._own_rate)
+            self._connections = max(1, now.connections // self._sharers)
+            self._until = time.monotonic() + SHARE_SECONDS
 
 
 def _kept(db: LibraryDB, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:

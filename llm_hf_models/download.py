@@ -263,6 +263,15 @@ class _Job:
         rate = self._limits.bytes_per_second()
         return max(1, rate // max(1, processes_owning(self._partials))) if rate else 0
 
+    def _divided(self, files: int) -> TransferLimits:
+        """The limits of one file where several come at once."""
+        now = self._limits.connections_now
+        return replace(
+            self._limits,
+            connections=max(1, self._limits.connections // files),
+            connections_now=(lambda: max(1, now() // files)) if now else None,
+        )
+
     def with_etag(self, file: HubFile) -> HubFile:
         """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
         etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
@@ -327,7 +336,7 @@ class _Job:
         needed = sum(file.size - _pending(self.folder, file) for file in unique)
         need_room(self.folder, needed, self._limits.disk_reserve)
         at_once = min(MAX_FILES_AT_ONCE, len(unique), self._limits.connections)
-        limits = replace(self._limits, connections=max(1, self._limits.connections // at_once))
+        limits = self._divided(at_once)
         halt = threading.Event()
         with ThreadPoolExecutor(at_once, thread_name_prefix="file") as pool:
             try:

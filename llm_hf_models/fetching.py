@@ -58,6 +58,7 @@ class Fetching:
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self._connections: dict[threading.Thread, RangeConnection] = {}
+        self._leaving: set[threading.Thread] = set()
         self._receiving = 0
         self._pausing = False
         self._spawn_after = 0.0
@@ -91,7 +92,7 @@ class Fetching:
             return
         if self._segments.takeable:  # else new ones would come and go, and the next ones after them
             self._width.look(now, self.done, receiving, self._pace.rate())
-            for _ in range(running, 1 if self._whole else self._width.wanted):
+            for _ in range(running, 1 if self._whole else min(self._width.wanted, self._share())):
                 self._spawn()
 
     def end(self, *, sync: bool) -> None:
@@ -122,7 +123,7 @@ class Fetching:
 
     def _work(self, connection: RangeConnection) -> None:
         try:
-            while not self._halt.is_set() and self._useful():
+            while not self._halt.is_set() and not self._one_too_many(min(self._width.wanted, self._share())):
                 segment = self._segments.take(self._width.outlook)
                 if segment is None:
                     break
@@ -141,13 +142,22 @@ class Fetching:
         finally:
             connection.close()
             with self._lock:
+                self._leaving.discard(threading.current_thread())
                 del self._connections[threading.current_thread()]
             self.changed.set()
 
-    def _useful(self) -> bool:
-        """Whether this connection is not one too many."""
+    def _share(self) -> int:
+        """How many connections other downloads leave to this file now."""
+        now = self._limits.connections_now
+        return now() if now else self._limits.connections
+
+    def _one_too_many(self, most: int) -> bool:
+        """Whether this connection is to leave, so that no more than `most` stay."""
+        own = threading.current_thread()
         with self._lock:
-            return len(self._connections) <= self._width.wanted
+            if own not in self._leaving and len(self._connections) - len(self._leaving) > most:
+                self._leaving.add(own)
+            return own in self._leaving
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -221,7 +231,7 @@ class Fetching:
         recorded_at = time.monotonic()
         try:
             while count := min(self._segments.left(segment), self._pace.step(self._chunk)):
-                if self._halt.is_set():
+                if self._halt.is_set() or self._one_too_many(self._share()):
                     return
                 count = reply.read_into(memoryview(buffer)[:count])
                 if not count:

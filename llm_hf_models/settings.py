@@ -79,7 +79,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    connections: int = Field(8, ge=1, le=64, description="Connections that one download may open at most.")
+    connections: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Connections that all downloads together may open at most; each running one has a share.",
+    )
     limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
     transport: Literal["http", "xet"] = Field(
         "http",

@@ -42,7 +42,8 @@ class Expected:
 class TransferLimits:
     """Figures from settings. Seconds and bytes."""
 
-    connections: int = 8
+    connections: int = 8  # at most
+    connections_now: Callable[[], int] | None = None  # at most while others run too; asked again while running
     bytes_per_second: Callable[[], int] = lambda: 0  # asked again while running; 0 is no limit
     connect_seconds: float = 10
     stall_seconds: float = 30

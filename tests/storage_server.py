@@ -69,6 +69,7 @@ class StorageServer:
     redirect_to: str | None = None
     sent: int = 0
     located: int = 0
+    busy: int = 0  # answers that are being sent now
     most_at_once: int = 0
     requests: list[Request] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
@@ -78,7 +79,6 @@ class StorageServer:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._signature = 0
-        self._busy = 0
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
         self.sha256 = hashlib.sha256(self.content).hexdigest()
@@ -154,14 +154,14 @@ class StorageServer:
                 with self._lock:
                     self.requests.append(request)
                     fault = self.faults.popleft() if self.faults else self.always or Fault()
-                    self._busy += 1
-                    self.most_at_once = max(self.most_at_once, self._busy)
+                    self.busy += 1
+                    self.most_at_once = max(self.most_at_once, self.busy)
                 try:
                     if not self._answer(connection, request, fault):
                         return
                 finally:
                     with self._lock:
-                        self._busy -= 1
+                        self.busy -= 1
         except OSError:
             pass
         finally:

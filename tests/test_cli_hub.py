@@ -366,7 +366,8 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
         assert mirror.stdout is not None
         address = mirror.stdout.readline().strip()
         there = {**os.environ, "HF_ENDPOINT": address.replace("0.0.0.0", "127.0.0.1"),
-                 "LLM_USER_PATH": str(tmp_path / "there"), "HF_HOME": str(tmp_path / "hf"), "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
+                 "LLM_USER_PATH": str(tmp_path / "there"), "HF_HOME": str(tmp_path / "hf"),
+                 "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
         pulled = subprocess.run([*HF, "pull", REPO], env=there, capture_output=True, text=True, check=False, timeout=60)
         mirror.send_signal(signal.SIGINT)
         _, said = mirror.communicate(timeout=30)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import Library, download_row, library_file
+from llm_hf_models import Library, context, download_row, library_file
 from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError
 from llm_hf_models.library import LibraryDB
@@ -117,6 +117,21 @@ def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> N
         pull = Watched(stack, "tests/big", rate=1 * MB)
         begin = pull.reach(0) + 1
         assert rate_of([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
+
+
+def test_downloads_that_run_divide_the_connections_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "SHARE_SECONDS", 0.0)
+    limits = context.Context().transfer_limits()
+    assert limits.connections_now is not None
+    shares = []
+    for _ in range(3):
+        with LibraryDB(library_path()) as db:
+            db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4_K_M", 1))
+        shares.append(limits.connections_now())
+    assert shares == [8, 4, 2]
+    Library().set_setting("connections", "2")
+    assert limits.connections_now() == 1, "each has one, however many run"
+    assert context.Context().transfer_limits(connections=16).connections_now is None, "who names a number has it"
 
 
 # Room

@@ -349,7 +349,7 @@ def test_a_server_that_only_fails_is_given_up(server: StorageServer, partial: Pa
 
 
 def test_a_network_that_goes_away_is_waited_for(server: StorageServer, partial: Path) -> None:
-    server.rate = 4 * MB
+    server.rate = 2 * MB
     gone = threading.Event()
 
     def watch(event: Event) -> None:
@@ -546,6 +546,24 @@ def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
         assert partial.read_bytes() == server.content
         assert server.most_at_once > 4
         assert time.monotonic() - began < 6  # one connection would take twelve seconds
+
+
+def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_after_them(partial: Path) -> None:
+    share = [8]
+    seen: dict[str, list[int]] = {"alone": [], "beside another": [], "alone again": []}
+    with StorageServer(made_content(32 * MB), rate=2 * MB) as server:
+
+        def watch(event: Event) -> None:
+            phase = list(seen)[(event.done > 8 * MB) + (event.done > 16 * MB)]
+            share[0] = 2 if phase == "beside another" else 8
+            seen[phase].append(server.busy)
+
+        pull(server, partial, limits=TransferLimits(connections=8, connections_now=lambda: share[0]), progress=watch)
+        assert partial.read_bytes() == server.content
+        assert max(seen["alone"]) > 2
+        assert seen["beside another"][-1] <= 2
+        assert max(seen["alone again"]) > 2
+        assert server.sent < 1.5 * len(server.content), "what the others had begun is not fetched whole again"
 
 
 def test_more_connections_than_a_server_takes_are_given_up(partial: Path) -> None:
