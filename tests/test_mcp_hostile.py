@@ -18,7 +18,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Throttle
+from tests.hub_server import HubServer, Stall, Throttle
 from tests.mcp_hosts import ERAS, Era, call, in_a_loop, refusal, stdio_host, text_of
 from tests.test_mcp import BIG_BYTES, Q8, REPO, hub, pulled  # noqa: F401 - fixtures
 
@@ -156,7 +156,7 @@ async def test_deletes_that_race_delete_once_and_the_others_are_told() -> None:
 
 @in_a_loop
 async def test_two_hosts_that_ask_for_the_same_have_one_download(hub: HubServer) -> None:  # noqa: F811 - the fixture
-    hub.fault(Throttle(2_000_000), on=Q8, side="storage", times=None)
+    hub.fault(Stall(after=1_000_000), on=Q8, side="storage", times=None)
     numbers: set[int] = set()
     async with stdio_host() as one, stdio_host(era="legacy") as other:
 
