@@ -101,8 +101,7 @@ def test_the_inspector_lists_and_calls_tools_and_finds_no_schema_that_some_clien
         "120000",
         "-e",
         f"LLM_USER_PATH={home.llm}",
-        "-e",
-        f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}",
+        *(["-e", f"PYTHONPATH={os.environ['PYTHONPATH']}"] if os.environ.get("PYTHONPATH") else []),
     )
     server = (sys.executable, "-m", "llm_hf_mcp", "--allow-delete")
     listed = ran(node, *inspector, "--method", "tools/list", "--strict", *server)
