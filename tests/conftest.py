@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+
+# A suite in a shell's background ignores Ctrl-C, and every process that it starts would do so too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a developer's machine may have set and a test must not see; LLM_* and LLM_HF_* go as a whole.
 _FOREIGN = (

@@ -372,7 +372,6 @@ def terminal(command: list[str]) -> Iterator[int]:
 
     child, screen = pty.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a suite in a shell's background is deaf to Ctrl-C
         os.execv(command[0], command)
     try:
         yield screen
