@@ -56,7 +56,7 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
 
 def _numbers(library: Library, watch: str) -> list[int]:
     if watch == EVERYTHING:
-        return [row.id for row in library.downloads() if row.state in views_downloads.LIVE]
+        return [row.id for row in library.downloads() if row.state in views_downloads.MOVING]
     if not watch.isdigit():
         raise click.BadParameter(f"{watch!r} is not the id of a download.", param_hint="--watch")
     return [int(watch)]
@@ -88,7 +88,7 @@ def _followed(library: Library, numbers: list[int], show: Progress) -> list[Down
         rows = [library.download(number) for number in numbers]
         for row in rows:
             show(views_downloads.event(row))
-        if not any(row.state in views_downloads.LIVE for row in rows):
+        if not any(row.state in views_downloads.MOVING for row in rows):
             return rows
         pause.wait(WATCH_SECONDS)
 
@@ -158,7 +158,7 @@ pause = _command(
         "pause",
         "Pause a download and keep what arrived.",
         "Whoever carries it out, another terminal's pull or the worker, stops at its next sign of life.",
-        ("queued", "running", "verifying"),
+        views_downloads.MOVING,
         lambda library, number: library.pause(number),
     )
 )
@@ -176,7 +176,7 @@ cancel = _command(
         "cancel",
         "End a download for good.",
         "What arrived of it goes, but for what another download needs. A retry starts it again.",
-        ("queued", "running", "verifying", "paused"),
+        (*views_downloads.MOVING, "paused"),
         lambda library, number: library.cancel(number),
     )
 )

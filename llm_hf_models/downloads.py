@@ -126,12 +126,12 @@ def log(context: Context, number: int) -> tuple[DownloadNote, ...]:
 
 def pause(context: Context, number: int) -> DownloadView:
     """Asks whoever carries it out to stop and keep what arrived; at once where it only waits."""
-    return _ask(context, number, "pause", "paused", allowed=("queued", "running", "verifying"))
+    return _ask(context, number, "pause", "paused", allowed=("queued", *LIVE))
 
 
 def cancel(context: Context, number: int) -> DownloadView:
     """Ends a download for good and removes what arrived of it; whoever carries it out does so on hearing of it."""
-    asked = _ask(context, number, "cancel", "cancelled", allowed=("queued", "running", "verifying", "paused", "failed"))
+    asked = _ask(context, number, "cancel", "cancelled", allowed=OPEN)
     if asked.state == "cancelled":
         _remove_leftovers(context, [number])
     return asked

@@ -92,7 +92,7 @@ class Fetching:
             return
         if self._segments.takeable:  # else new ones would come and go, and the next ones after them
             self._width.look(now, self.done, receiving, self._pace.rate())
-            for _ in range(running, 1 if self._whole else min(self._width.wanted, self._share())):
+            for _ in range(running, 1 if self._whole else self._most()):
                 self._spawn()
 
     def end(self, *, sync: bool) -> None:
@@ -123,7 +123,7 @@ class Fetching:
 
     def _work(self, connection: RangeConnection) -> None:
         try:
-            while not self._halt.is_set() and not self._one_too_many(min(self._width.wanted, self._share())):
+            while not self._halt.is_set() and not self._one_too_many(self._most()):
                 segment = self._segments.take(self._width.outlook)
                 if segment is None:
                     break
@@ -150,6 +150,10 @@ class Fetching:
         """How many connections other downloads leave to this file now."""
         now = self._limits.connections_now
         return now() if now else self._limits.connections
+
+    def _most(self) -> int:
+        """How many connections there may be now: as many as pay off, and as other downloads leave."""
+        return min(self._width.wanted, self._share())
 
     def _one_too_many(self, most: int) -> bool:
         """Whether this connection is to leave, so that no more than `most` stay."""

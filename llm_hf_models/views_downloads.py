@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llm_hf_models.service import Cleanup, DownloadNote, DownloadView
     from llm_hf_models.transfer import Event, EventKind
 
-LIVE = ("queued", "running", "verifying")  # it moves, or will without being asked
+MOVING = ("queued", "running", "verifying")  # it moves, or will without being asked
 _KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
 _DEAD = {
     "partial": "partial file",
@@ -24,7 +24,7 @@ _DEAD = {
     "copy": "half a copy",
     "engine": "engine's folder",
 }
-_DONE = {"pause": ("paused",), "resume": LIVE, "cancel": ("cancelled",), "retry": LIVE}
+_DONE = {"pause": ("paused",), "resume": MOVING, "cancel": ("cancelled",), "retry": MOVING}
 
 
 def downloads(rows: Sequence[DownloadView], limit: int | None) -> str:

@@ -63,6 +63,15 @@ class Shelf:
         monkeypatch.setenv("LLM_USER_PATH", str(self.user))
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(self.runtime))
 
+    def tidy(self) -> None:
+        """Takes back what a test did to it: options, and models that are served elsewhere."""
+        with self.db() as db:
+            for model in db.models():
+                if model.endpoint is not None:
+                    db.remove(model.model_id)
+                else:
+                    db.set_options(model.model_id, {})
+
 
 @contextmanager
 def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:

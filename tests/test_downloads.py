@@ -17,7 +17,7 @@ import pytest
 from llm_hf_models import Library, PullOptions
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import DownloadEvent
+from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
@@ -75,6 +75,15 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
             return
         stop.wait(0.05)
     raise AssertionError(f"waited in vain: {what}")
+
+
+def begun(library: Library, hub: HubServer, plan: PullPlan) -> DownloadView:
+    """A background download that has brought something and can't go on, until the weather is cleared."""
+    before = weights_sent(hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= before + 50_000)
+    return row
 
 
 def weights_sent(hub: HubServer) -> int:
@@ -137,9 +146,7 @@ def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubS
 def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_again(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
-    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    row = begun(library, hub, plan)
     library.cancel(row.id)
     wait_for_state(library, row.id, "cancelled")
     assert library.download(row.id).error is None
@@ -159,10 +166,7 @@ def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_a
     plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
     rows = []
     for plan in plans:
-        hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-        before = weights_sent(hub)
-        rows.append(library.enqueue(plan).id)
-        hub.wait_until(lambda before=before: weights_sent(hub) >= before + 50_000)
+        rows.append(begun(library, hub, plan).id)
         library.pause(rows[-1])
         wait_for_state(library, rows[-1], "paused")
         hub.clear()
@@ -176,9 +180,7 @@ def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_a
 def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
-    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    row = begun(library, hub, plan)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     with LibraryDB(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
@@ -194,9 +196,7 @@ def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it hears of its end only later
     library = Library()
     plan = planned(library, hub)
-    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    first = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    first = begun(library, hub, plan)
     library.cancel(first.id)
     second = library.enqueue(plan)
     hub.clear()
@@ -208,9 +208,7 @@ def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, mon
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "5")
     library = Library()
     plan = planned(library, hub)
-    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    row = begun(library, hub, plan)
     library.pause(row.id)
     library.resume(row.id)
     hub.clear()
@@ -261,9 +259,7 @@ def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub:
 def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
-    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    row = begun(library, hub, plan)
     os.kill(_worker_pid(home), signal.SIGKILL)
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker

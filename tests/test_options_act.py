@@ -35,9 +35,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
     shelf.stand_on(monkeypatch)
     yield
-    with shelf.db() as db:
-        for model in db.models():
-            db.set_options(model.model_id, {})
+    shelf.tidy()
 
 
 # Reasoning

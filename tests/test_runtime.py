@@ -47,12 +47,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
 def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
     shelf.stand_on(monkeypatch)
     yield
-    with shelf.db() as db:
-        for model in db.models():
-            if model.endpoint is not None:
-                db.remove(model.model_id)
-            else:
-                db.set_options(model.model_id, {})
+    shelf.tidy()
 
 
 def hf(*words: str, code: int = 0) -> Result:
