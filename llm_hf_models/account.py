@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import engine, fit, settings, tokens
+from llm_hf_models import engine, settings, tokens
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, HfModelsError, LibraryError, StorageError, TokenInvalidError
-from llm_hf_models.fit import Machine
 from llm_hf_models.hub import Account, Hub
+from llm_hf_models.machine import Machine, machine
 from llm_hf_models.records import EngineRow, LocalModel
 from llm_hf_models.settings import Settings
 
@@ -132,7 +132,7 @@ def status(context: Context) -> Status:
     models, engines, problem = _library_status(context)
     locations = {file.location: file.size for model in models for file in model.files}
     return Status(
-        machine=fit.machine(),
+        machine=machine(),
         disk_free=disk.free,
         disk_total=disk.total,
         cache_dir=str(cache),

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from llm_hf_models.engine_rows import busy_slots, dir_of, pid_started, process_o
 from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.machine import machine, usable_cores
 from llm_hf_models.records import EngineRow
 from llm_hf_models.settings import Settings
 
@@ -33,7 +33,6 @@ IMAGE_BATCH = 512  # llama.cpp's own: some models look at all tokens of an image
 MEMORY_SLACK_BYTES = 2**30  # for what is not weighed: copied weights are, at twice their size
 HTTP_THREADS = 32  # one for each open connection, waiting ones too
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
-CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -283,14 +282,7 @@ def _binary(settings: Settings) -> str | None:
 
 def default_threads() -> int:
     """Physical cores less one where there are more than two: room for everything else on the machine."""
-    import psutil
-
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    if hasattr(psutil.Process, "cpu_affinity"):
-        cores = min(cores, len(psutil.Process().cpu_affinity()))
-    with suppress(OSError, ValueError):  # a container's share: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu
-        quota, period = CGROUP_CPU_MAX.read_text(encoding="ascii").split()
-        cores = min(cores, max(1, int(quota) // int(period)))
+    cores = usable_cores(physical=True)
     return cores - 1 if cores > 2 else cores  # noqa: PLR2004
 
 
@@ -328,7 +320,7 @@ def _weigh(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
     """Weighs the model against what is free now, and what stopping others would free (bytes)."""
     from llm_hf_models import fit
 
-    free = fit.machine().free_memory + freed
+    free = machine().free_memory + freed
     activations = max(0, _batch(spec, spec.context) - fit.BATCH_TOKENS) * fit.ACTIVATION_BYTES
     return fit.assess(
         sum(path.stat().st_size for path in spec.weights),

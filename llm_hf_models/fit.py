@@ -18,9 +18,7 @@ far more.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
 
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.units import format_size
@@ -46,14 +44,6 @@ _EMBEDDING_OF_UNKNOWN = 4096
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Memory of this machine, in bytes; container limits are honoured."""
-
-    total_memory: int
-    free_memory: int
-
-
-@dataclass(frozen=True)
 class Fit:
     """The verdict, and the figures it rests on (bytes)."""
 
@@ -63,57 +53,6 @@ class Fit:
     context: int  # tokens that were asked for, or the largest that fits where those did not
     reason: str  # "needs 5.2 GB of 7.1 GB at 8192 tokens"
     reduced: bool = False  # `context` is less than was asked for
-
-
-def machine(root: Path = Path("/")) -> Machine:
-    """This machine's memory now, or what its container leaves of it.
-
-    Args:
-        root: where `proc` and `sys` are, for reading control groups (Linux).
-    """
-    import psutil
-
-    memory = psutil.virtual_memory()
-    total, free = int(memory.total), int(memory.available)
-    for limit, used in _group_limits(root):
-        total, free = min(total, limit), min(free, max(0, limit - used))
-    return Machine(total, free)
-
-
-def _group_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use of every memory control group that this process is in. Bytes.
-
-    Formats: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst. A container may see its own group as the
-    root of the tree, so each path is tried up to the root, and what is not there limits nothing.
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        tree = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        inside = PurePosixPath(path.lstrip("/"))
-        for group in (inside, *inside.parents):
-            if ".." not in group.parts and (found := _group_limit(tree / group, *names)):
-                yield found
-
-
-def _group_limit(group: Path, limit_name: str, used_name: str) -> tuple[int, int] | None:
-    try:
-        limit = int((group / limit_name).read_text(encoding="ascii"))  # `max` is no limit, and no number either
-        used = int((group / used_name).read_text(encoding="ascii"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        prefix = "total_" if "total_inactive_file" in stat else ""  # v1 counts child groups apart
-        # Pages of files can be taken back at any time: they are no use in this sense.
-        used -= int(stat.get(f"{prefix}inactive_file", 0)) + int(stat.get(f"{prefix}active_file", 0))
-    except (OSError, ValueError):
-        return None
-    return limit, max(0, used)
 
 
 def kv_bytes_per_token(weights_bytes: int, facts: ModelFacts | None) -> int:

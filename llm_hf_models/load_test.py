@@ -25,6 +25,7 @@ from llm_hf_models.engine_dirs import MAX_SOCKET_PATH_BYTES, EngineDir
 from llm_hf_models.engine_process import child_environment
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError, NotWritableError
 from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.machine import machine
 from llm_hf_models.text import clean_text
 
 Verdict = Literal["loads", "answers nonsense", "fails", "aborts", "times out", "exhausts memory"]
@@ -180,7 +181,7 @@ def _task(files: Sequence[Path], facts: ModelFacts, place: EngineDir, threads: i
 
 def _memory(size: int, facts: ModelFacts) -> int:
     """The limit of private memory: twice what the model should need, at most all there is, and stacks to check with."""
-    total = fit.machine().total_memory
+    total = machine().total_memory
     needed = fit.assess(size, facts, context=CONTEXT, available=total).needed
     return min(2 * needed + SLACK_BYTES, total) + sum(facts.tensor_types.values()) * STACK_BYTES
 

@@ -15,6 +15,7 @@ from llm_hf_models.errors import HfModelsError, InvalidGgufError, NoGgufError
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header
 from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters, version
+from llm_hf_models.machine import machine
 from llm_hf_models.quants import Variant
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_revision
 from llm_hf_models.remote_file import RemoteFile
@@ -99,7 +100,7 @@ def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, 
 
 def memory_for_models(context: Context) -> int:
     """Bytes that one model may take on this machine: all its memory less the reserve."""
-    return max(0, fitting.machine().total_memory - context.settings().memory_reserve)
+    return max(0, machine().total_memory - context.settings().memory_reserve)
 
 
 def _row_fits(row: RepoSummary, room: int) -> bool | None:

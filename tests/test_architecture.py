@@ -31,7 +31,7 @@ MCP = ROOT / "mcp_server" / "llm_hf_mcp"
 FLOORS = {
     "ground": """
         errors text units jsonable paths settings refs records download_records model_options
-        gguf_names gguf_types gguf_facts gguf_header gguf_rules quants fit
+        gguf_names gguf_types gguf_facts gguf_header gguf_rules quants fit machine
         digests journal space weather transfer_terms
     """,
     "first floor: the outside world": """

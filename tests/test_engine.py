@@ -29,6 +29,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.machine import Machine
 from llm_hf_models.records import EngineRow
 from tests import ggufs
 from tests.conftest import Home
@@ -484,10 +485,10 @@ def small_machine(db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[i
     """A machine whose free memory is what it has less what the engines hold."""
 
     def has(memory: int) -> None:
-        def machine() -> fit.Machine:
-            return fit.Machine(memory, memory - sum(row.memory for row in engine.running(db)))
+        def machine() -> Machine:
+            return Machine(memory, memory - sum(row.memory for row in engine.running(db)))
 
-        monkeypatch.setattr(fit, "machine", machine)
+        monkeypatch.setattr(engine, "machine", machine)
 
     return has
 
