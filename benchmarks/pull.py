@@ -14,10 +14,10 @@ One server on loopback serves all, and the tools take turns, since a machine's m
 
 On disk, each tool's files are synced before its clock stops, and what that costs is added to its CPU. CPU seconds are
 the client's own, all threads together. Ratios are medians of the ratios to curl's (or hf's) run of the same turn. The
-order changes from turn to turn, the first turn is thrown away, and before each run as much memory as the file needs is
-touched and let go again: in a virtual machine the first touch of a page costs more than all else. The load average is
-printed: on a busy machine wall times tell more about the others. Throttled connections are paced by the clock and
-answer after 50 ms.
+order changes from turn to turn, and the first turn is thrown away. In a virtual machine the first touch of a page costs
+more than all else, and free pages may go back to the host at any moment: so memory for the file is kept at hand in
+pieces too small for that. The load average is printed: on a busy machine wall times tell more about the others.
+Throttled connections are paced by the clock and answer after 50 ms.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -50,6 +51,7 @@ THROTTLED_LATENCY_SECONDS = 0.05
 MAX_THROTTLED_BYTES = 1 << 30
 CONNECTIONS = 8
 NEVER = 1 << 60
+PIECE_PAGES = 128
 
 FETCH = """
 import json, os, resource, signal, sys, threading, time
@@ -100,7 +102,6 @@ class Server:
     file: Served
     tiny: Served
     throttled: Served
-    memory: Path  # a folder on tmpfs
     pipe: Connection
 
     def sent(self) -> int:
@@ -117,6 +118,7 @@ def serve(pipe: Connection, folder: Path, tls: bool) -> None:
     from tests.hub_server import HubServer
     from tests.storage_server import StorageServer
 
+    pieces = keep_at_hand(2 * (folder / FILE).stat().st_size)
     with (folder / FILE).open("rb") as file:
         slow = StorageServer(
             file.read(MAX_THROTTLED_BYTES), rate=THROTTLED_BYTES_PER_SECOND, latency=THROTTLED_LATENCY_SECONDS
@@ -129,6 +131,22 @@ def serve(pipe: Connection, folder: Path, tls: bool) -> None:
         while pipe.recv() == "sent":
             pipe.send(hub.sent(side="storage"))
             hub.forget_requests()
+    pieces.close()
+
+
+def keep_at_hand(size: int) -> mmap.mmap:
+    """Touches memory and lets all go but one page of each `PIECE_PAGES`, while the result lives.
+
+    The free pieces between them are the first that the system hands out, and a host takes back whole 2 MiB only (Linux,
+    mm/page_reporting.c: its order is that of a huge page).
+    """
+    piece = PIECE_PAGES * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size - size % piece + piece, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for start in range(0, len(memory), mmap.PAGESIZE):
+        memory[start] = 1
+    for start in range(0, len(memory), piece):
+        memory.madvise(mmap.MADV_DONTNEED, start + mmap.PAGESIZE, piece - mmap.PAGESIZE)
+    return memory
 
 
 def measured(command: list[str], environment: Mapping[str, str] | None = None, *, status: int = 0) -> tuple[Run, str]:
@@ -154,24 +172,13 @@ def fetched(file: Served, place: Path, *, connections: int = CONNECTIONS, kill_a
     return Run(wall, cpu, run.memory)
 
 
-def ours(server: Server, file: Served, place: Path) -> Run:
-    warm(server)
+def ours(_server: Server, file: Served, place: Path) -> Run:
     return fetched(file, place)
-
-
-def warm(server: Server) -> None:
-    """Has the machine's memory for one file at hand, whoever used it last."""
-    path, zeros = server.memory / "warm", bytes(1 << 20)
-    with path.open("wb") as file:
-        for _ in range(0, server.file.size, len(zeros)):
-            file.write(zeros)
-    path.unlink()
 
 
 def curl(server: Server, file: Served, place: Path) -> Run:
     place.mkdir(parents=True, exist_ok=True)
     start_up, _ = measured(["curl", "-sfL", "-o", str(place / "tiny"), server.tiny.url])
-    warm(server)
     run, _ = measured(["curl", "-sfL", "-o", str(place / "file"), file.url])
     return run.without(start_up)
 
@@ -186,7 +193,6 @@ def program(*command: str, home: str = "HF_HOME") -> Tool:
         runs = []
         for path, which in ((TINY, server.tiny), (FILE, file)):
             filled = [part.format(url=which.url, path=path, place=place) for part in command]
-            warm(server)
             runs.append(measured(filled, environment)[0])
         return runs[1].without(runs[0])
 
@@ -205,11 +211,14 @@ def programs() -> dict[str, Tool]:
         "llm hf pull": program(beside("llm"), "hf", "pull", f"{REPO}:{{path}}", "--quiet"),
     }
     if (omm := shutil.which("omm")) and "REQUESTS_CA_BUNDLE" in os.environ:
-        # Its command knows the Hub's own host alone: so its downloader is called, by its own interpreter. It wants TLS.
-        code = "import sys; from pathlib import Path; from omm.downloader import download_file; "
-        code += "download_file(sys.argv[1], Path(sys.argv[2]))"
+        # Its command knows the Hub's own host alone: so what its install calls is called, by its own interpreter: the
+        # downloader, which checks no digest, then the digest of what came. It wants TLS.
+        fetch = "import sys; from pathlib import Path; from omm.downloader import download_file; "
+        fetch += "path = Path(sys.argv[2]); download_file(sys.argv[1], path)"
+        check = "; from omm.hashutil import sha256_file; sha256_file(path)"
         python = str(Path(omm).resolve().with_name("python"))
-        found["omm-model"] = program(python, "-c", code, "{url}", "{place}/{path}")
+        for name, code in (("omm-model", fetch + check), ("no digest", fetch)):
+            found[name] = program(python, "-c", code, "{url}", "{place}/{path}")
     if importlib.util.find_spec("llm_gguf"):
         found["llm-gguf"] = program(beside("llm"), "gguf", "download-model", "{url}")
     return found
@@ -312,7 +321,7 @@ def main() -> None:
                 file.truncate(size)
         process.start()
         certificates, *told = here.recv()
-        server = Server(*told, memory, here)  # type: ignore[call-arg]  # `serve` tells them all
+        server = Server(*told, here)  # type: ignore[call-arg]  # `serve` tells them all
         if options.tls:
             os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), certificates)
         print(f"{format_size(server.file.size)}, {os.cpu_count()} cores, medians of {options.runs}", flush=True)

@@ -8,6 +8,7 @@ import time
 from llm_hf_models.errors import DiskFullError, NetworkError, RateLimitedError
 from llm_hf_models.http_ranges import RangeConnection, Reply
 from llm_hf_models.journal import Journal, Ranges
+from llm_hf_models.machine import usable_cores
 from llm_hf_models.partial_file import Digest, PartialFile
 from llm_hf_models.segments import Pace, Segment, Segments, Width
 from llm_hf_models.source import LinkExpiredError, RangeRefusedError, Source
@@ -15,9 +16,9 @@ from llm_hf_models.space import keep_reserve
 from llm_hf_models.transfer_terms import TransferLimits
 from llm_hf_models.weather import Weather, passes
 
-MAX_CHUNK_BYTES = 1 << 19  # smaller ones cost more hand-overs between threads: at 256 KiB 15 % of the CPU
+MAX_CHUNK_BYTES = 3 << 18  # smaller ones cost more hand-overs between threads: at 256 KiB 15 % of the CPU
 MIN_CHUNK_BYTES = 1 << 16
-ALL_CHUNKS_BYTES = 3 << 20  # the chunks of all connections together: what bounds memory
+ALL_CHUNKS_BYTES = 3 << 20  # the chunks that all connections together are filling: what bounds memory
 RECORD_BYTES = 1 << 20  # a kill costs each connection this many bytes at most, or those of
 RECORD_SECONDS = 0.5
 CHECKPOINT_BYTES = 64 << 20  # power loss costs this many bytes, or those of
@@ -52,9 +53,8 @@ class Fetching:
         """`whole`: the server has no ranges; one stream, from the first byte."""
         self._source, self._weather, self._pace, self._limits = source, weather, pace, limits
         self._file, self._journal, self._digest, self._size = file, journal, digest, size
-        self._chunk = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // limits.connections))
         self._segments = Segments(size, done, undivided=whole)
-        self._width = Width(limits.connections)
+        self._width = Width(limits.connections, usable_cores())
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self._connections: dict[threading.Thread, RangeConnection] = {}
@@ -91,7 +91,7 @@ class Fetching:
         if running and (self._whole or self._pausing or now < self._spawn_after):
             return
         if self._segments.takeable:  # else new ones would come and go, and the next ones after them
-            self._width.look(now, self.done, receiving, self._pace.rate())
+            self._width.look(now, self.done, receiving, cpu=time.process_time(), limit=self._pace.rate())
             for _ in range(running, 1 if self._whole else self._most()):
                 self._spawn()
 
@@ -234,7 +234,7 @@ class Fetching:
         recorded = written = segment.position
         recorded_at = time.monotonic()
         try:
-            while count := min(self._segments.left(segment), self._pace.step(self._chunk)):
+            while count := min(self._segments.left(segment), self._pace.step(len(buffer))):
                 if self._halt.is_set() or self._one_too_many(self._share()):
                     return
                 count = reply.read_into(memoryview(buffer)[:count])
@@ -257,10 +257,15 @@ class Fetching:
                 self._record(recorded, written)
 
     def _memory(self) -> bytearray:
-        try:
-            return self._digest.spare.pop()
-        except IndexError:
-            return bytearray(self._chunk)
+        """Memory for a chunk: as much as so many connections may have each."""
+        size = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // self._width.wanted))
+        while True:
+            try:
+                spare = self._digest.spare.pop()
+            except IndexError:
+                return bytearray(size)
+            if len(spare) == size:
+                return spare
 
     def _arrived(self, start: int, end: int, buffer: bytearray) -> bool:
         """Counts bytes that are in the file now; whether the digest took their memory."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 READ_BYTES = 1 << 18
-MAX_QUEUED = 3  # chunks handed to the digest and not hashed yet; who brings the next one waits
+MAX_QUEUED = 1  # chunks handed to the digest and not hashed yet; who brings the next one waits
 
 
 class PartialFile:

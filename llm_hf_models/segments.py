@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llm_hf_models.journal import Ranges
 
-MAX_SEGMENT_BYTES = 64 << 20
+MAX_SEGMENTS_BYTES = 512 << 20  # of all connections together: each new segment costs a moment without bytes
 MIN_SEGMENT_BYTES = 8 << 20
 MIN_SHARE_BYTES = 1 << 20  # what an idle connection takes over from another one is at least this much
 SPLIT_SECONDS = 0.5  # a segment that still needs longer than this is worth sharing with an idle connection
@@ -17,8 +17,8 @@ STEP = 4  # how many times more connections are tried next
 PROBE_SECONDS = 0.1  # how long a number of connections must run before more are tried,
 VERDICT_SECONDS = 0.8  # and before it is given up: a young connection is slow, and one moment proves nothing
 REPROBE_SECONDS = 15.0  # a number that brought nothing is tried again after this
-FAST_BYTES_PER_SECOND = 200_000_000  # at this speed, or this share of a core, it is we who are the limit,
-BUSY_CPU = 0.5  # not the wire: more connections would only get in each other's way
+FAST_BYTES_PER_SECOND = 800_000_000  # at this speed, or this share of all cores, it is we who are the limit,
+BUSY_CORES = 0.5  # not the wire: more connections would only get in each other's way, and in the digest's
 NEAR_LIMIT = 0.8  # so are we where this share of the limit that was set is reached
 WORTHWHILE = 0.25  # of what more connections could bring at best, this share must come, or they are taken back
 RATE_RECHECK_SECONDS = 0.25
@@ -52,7 +52,8 @@ class Segments:
         if self._undivided:
             return self._size
         left = sum(end - start for start, end in self._gaps)
-        return min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, left // int(2 * sharers)))
+        share = left // (2 * sharers) if sharers > 1 else left
+        return min(MAX_SEGMENTS_BYTES // sharers, max(MIN_SEGMENT_BYTES, share))
 
     def take(self, sharers: int) -> Segment | None:
         """The next piece in file order; else half of what the slowest connection has left; None when all is taken.
@@ -131,38 +132,39 @@ class Width:
     connection begins slowly.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, cores: int) -> None:
         self.wanted = 1
-        self._most = most
+        self._most, self._cores = most, cores
         self._settled: float | None = None  # when the search ended
         self._tried: float | None = None  # since when this number has been tried
         self._since: tuple[float, int, float] | None = None  # when, bytes so far, CPU seconds so far
         self._before = (0, 0.0)  # the number tried before, and its bytes per second
 
-    def look(self, now: float, fetched: int, busy: int, limit: int = 0) -> None:
+    def look(self, now: float, fetched: int, busy: int, *, cpu: float, limit: int = 0) -> None:
         """Called often.
 
         Args:
             now: seconds.
             fetched: bytes so far by all connections.
             busy: how many of them are receiving.
+            cpu: seconds of all cores that the process has used so far.
             limit: bytes per second that they are held to; 0 is none.
         """
         if busy < self.wanted or (self._settled is not None and now - self._settled < REPROBE_SECONDS):
             self._since = None
             return
-        here = (now, fetched, time.process_time())
+        here = (now, fetched, cpu)
         if self._since is None:
             self._since = here
             self._tried = self._tried or now
             return
-        seconds, count, cpu = (after - before for after, before in zip(here, self._since, strict=True))
+        seconds, count, used = (after - before for after, before in zip(here, self._since, strict=True))
         if seconds < PROBE_SECONDS or not count:
             return
         self._since = here
         rate = count / seconds
         enough = rate >= min(FAST_BYTES_PER_SECOND, limit * NEAR_LIMIT or FAST_BYTES_PER_SECOND)
-        self._judge(now, rate, own_limit=enough or cpu >= BUSY_CPU * seconds)
+        self._judge(now, rate, own_limit=enough or used >= BUSY_CORES * self._cores * seconds)
 
     def _judge(self, now: float, rate: float, *, own_limit: bool) -> None:
         """Tries more, settles, or takes back what brought nothing."""

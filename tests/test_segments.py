@@ -6,16 +6,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.journal import Ranges
-from llm_hf_models.segments import MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, REPROBE_SECONDS, Segment, Segments, Width
+from llm_hf_models.segments import MAX_SEGMENTS_BYTES, MIN_SEGMENT_BYTES, REPROBE_SECONDS, Segment, Segments, Width
 
 MB = 1 << 20
 
 
-def looked(width: Width, rate: float, *, seconds: float, start: float = 0.0) -> float:
-    """Lets `width` watch `rate` bytes per second that all its connections bring together; returns the time after."""
+def looked(width: Width, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0) -> float:
+    """Lets `width` watch all its connections bring `rate` bytes per second and keep `cores` busy; the time after."""
     for step in range(1, int(seconds / 0.05) + 1):
         now = start + step * 0.05
-        width.look(now, int(now * rate), width.wanted)
+        width.look(now, int(now * rate), width.wanted, cpu=now * cores)
+    return now
+
+
+def growing(width: Width, each: float, *, cores_each: float = 0.0) -> float:
+    """Lets `width` watch connections of which each brings as much, until it wants no more; the seconds that took."""
+    now = fetched = cpu = 0.0
+    while width.wanted < 8 and now < 5:
+        now += 0.05
+        fetched += 0.05 * width.wanted * each
+        cpu += 0.05 * width.wanted * cores_each
+        width.look(now, int(fetched), width.wanted, cpu=cpu)
     return now
 
 
@@ -53,9 +64,19 @@ def test_pieces_become_smaller_towards_the_end() -> None:
         pieces.append(piece)
         segments.advance(piece, piece.end - piece.position)
     sizes = [piece.end - piece.first for piece in pieces]
-    assert sizes[0] == MAX_SEGMENT_BYTES
+    assert sizes[0] == MAX_SEGMENTS_BYTES // 8
     assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
     assert max(sizes[-4:]) < 2 * MIN_SEGMENT_BYTES
+
+
+def test_one_connection_alone_asks_seldom() -> None:
+    segments = Segments(2048 * MB, Ranges())
+    requests = 0
+    while piece := segments.take(1):
+        requests += 1
+        segments.advance(piece, piece.end - piece.position)
+        segments.give_back(piece)
+    assert requests == 4
 
 
 def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
@@ -70,19 +91,25 @@ def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
 
 
 def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
-    width = Width(8)
-    now = 0.0
-    fetched = 0.0
-    while width.wanted < 8 and now < 5:
-        now += 0.05
-        fetched += 0.05 * width.wanted * 10e6
-        width.look(now, int(fetched), width.wanted)
+    width = Width(8, cores=2)
+    assert growing(width, 10e6) < 0.5
     assert width.wanted == 8
-    assert now < 0.5
+
+
+def test_fast_connections_are_joined_by_others_too_while_cores_have_nothing_to_do() -> None:
+    width = Width(8, cores=8)
+    growing(width, 250e6, cores_each=0.4)
+    assert width.wanted == 4  # a gigabyte a second: no digest is much faster
+
+
+def test_a_machine_that_is_busy_with_one_connection_gets_no_others() -> None:
+    width = Width(8, cores=2)
+    growing(width, 250e6, cores_each=1.2)
+    assert width.wanted == width.outlook == 1
 
 
 def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -> None:
-    width = Width(8)
+    width = Width(8, cores=2)
     now = 0.0
     for patience in (5, REPROBE_SECONDS + 5):
         tried = set()
@@ -95,21 +122,21 @@ def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -
 
 
 def test_a_wire_faster_than_we_are_gets_one_connection() -> None:
-    width = Width(8)
+    width = Width(8, cores=2)
     assert width.outlook == 8
     looked(width, 900e6, seconds=1)
     assert width.wanted == width.outlook == 1
 
 
 def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
-    width = Width(8)
+    width = Width(8, cores=2)
     for step in range(20):
-        width.look(step * 0.05, int(step * 0.05 * 2e6), 1, 2_000_000)
+        width.look(step * 0.05, int(step * 0.05 * 2e6), 1, cpu=0, limit=2_000_000)
     assert width.wanted == width.outlook == 1
 
 
 def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
-    width = Width(8)
+    width = Width(8, cores=2)
     width.refuse(3)
     looked(width, 1e6, seconds=REPROBE_SECONDS * 2)
     assert width.wanted <= 3
