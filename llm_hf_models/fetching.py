@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from llm_hf_models.errors import DiskFullError, NetworkError, RateLimitedError
+from llm_hf_models.errors import AccessError, DiskFullError, HfModelsError, NetworkError, RateLimitedError
 from llm_hf_models.http_ranges import RangeConnection, Reply
+from llm_hf_models.hub import Location
 from llm_hf_models.journal import Journal, Ranges
 from llm_hf_models.machine import usable_cores
 from llm_hf_models.partial_file import Digest, PartialFile
@@ -59,7 +60,7 @@ class Fetching:
         self._halt = threading.Event()
         self._connections: dict[threading.Thread, RangeConnection] = {}
         self._leaving: set[threading.Thread] = set()
-        self._receiving = 0
+        self._receivers: set[threading.Thread] = set()  # those that touch the file and the journal
         self._pausing = False
         self._spawn_after = 0.0
         self._unsynced = 0
@@ -87,7 +88,7 @@ class Fetching:
         """Adds connections where more pay off. Called many times a second."""
         now = time.monotonic()
         with self._lock:
-            running, receiving = len(self._connections), self._receiving
+            running, receiving = len(self._connections), len(self._receivers)
         if running and (self._whole or self._pausing or now < self._spawn_after):
             return
         if self._segments.takeable:  # else new ones would come and go, and the next ones after them
@@ -96,14 +97,17 @@ class Fetching:
                 self._spawn()
 
     def end(self, *, sync: bool) -> None:
-        """Stops all threads and waits for them; `sync` brings what they wrote to the disk."""
-        self._halt.set()
-        self._sync_now.set()
+        """Stops all threads and waits for those that write; `sync` brings what they wrote to the disk.
+
+        Those that still look for the host, or wait for its answer, may take long to notice; they write nothing then.
+        """
         with self._lock:
-            connections = dict(self._connections)
-        for connection in connections.values():
+            self._halt.set()
+            connections, receivers = list(self._connections.values()), list(self._receivers)
+        self._sync_now.set()
+        for connection in connections:
             connection.shut()
-        for thread in connections:
+        for thread in receivers:
             thread.join()
         if self._syncer.is_alive():
             self._syncer.join()
@@ -131,6 +135,10 @@ class Fetching:
                     self._stream(connection, segment)
                 except LinkExpiredError:
                     connection.close()
+                except AccessError as error:
+                    if not self._others_go_on(error):
+                        raise
+                    break
                 except NetworkError as error:
                     connection.close()
                     if not self._goes_on(error):
@@ -170,6 +178,19 @@ class Fetching:
                 self.error = error
                 self._halt.set()
 
+    def _others_go_on(self, error: HfModelsError) -> bool:
+        """Whether others go on without this connection: then it leaves, and for the host's refusal none replaces it."""
+        own = threading.current_thread()
+        with self._lock:
+            staying = self._connections.keys() - self._leaving - {own}
+            if self._pausing or not staying:
+                return self._pausing
+            self._leaving.add(own)
+            self._spawn_after = time.monotonic() + self._limits.retry_seconds
+            if isinstance(error, (RateLimitedError, AccessError)):
+                self._width.refuse(len(staying))
+            return True
+
     def _goes_on(self, error: NetworkError) -> bool:
         """After a failure: False where others go on without this connection; else waits out the weather."""
         if self._halt.is_set():
@@ -179,16 +200,9 @@ class Fetching:
         if self._whole:
             raise StartOverError(error)
         self._weather.stalled(error)
-        with self._lock:
-            others = len(self._connections) - 1
-            if others and not self._pausing:
-                self._spawn_after = time.monotonic() + self._limits.retry_seconds
-                if isinstance(error, RateLimitedError):
-                    self._width.refuse(others)
-                return False
-            if self._pausing:
-                return False
-            self._pausing = True
+        if self._others_go_on(error):
+            return False
+        self._pausing = True
         try:
             self._weather.pause(error, self._halt)
         finally:
@@ -196,24 +210,27 @@ class Fetching:
         return True
 
     def _stream(self, connection: RangeConnection, segment: Segment) -> None:
-        reply = self._ask(connection, segment)
+        location = self._source.location()
+        validator = self._source.validator
+        reply = self._ask(connection, segment, location, validator)
         with self._lock:
-            self._receiving += 1
+            if self._halt.is_set():
+                return
+            self._receivers.add(threading.current_thread())
         try:
-            self._receive(reply, segment)
+            if self._source.validator not in (None, validator):
+                self._journal.validator(str(self._source.validator))
+            self._receive(reply, segment, location)
         finally:
             with self._lock:
-                self._receiving -= 1
+                self._receivers.discard(threading.current_thread())
 
-    def _ask(self, connection: RangeConnection, segment: Segment) -> Reply:
-        location = self._source.location()
+    def _ask(self, connection: RangeConnection, segment: Segment, location: Location, validator: str | None) -> Reply:
         start, end = segment.position, segment.end
-        if self._whole:
-            reply = connection.get(location.url, location.headers, {})
-        else:
-            validator = self._source.validator
-            extra = {"Range": f"bytes={start}-{end - 1}"} | ({"If-Range": validator} if validator else {})
-            reply = connection.get(location.url, location.headers, extra)
+        extra = {} if self._whole else {"Range": f"bytes={start}-{end - 1}"}
+        if extra and validator:
+            extra["If-Range"] = validator
+        reply = connection.get(location.url, location.headers, extra)
         try:
             if self._whole:
                 self._source.check_whole(reply)
@@ -224,14 +241,12 @@ class Fetching:
             raise
         except RangeRefusedError:
             raise StartOverError from None
-        if self._source.validator not in (None, validator):
-            self._journal.validator(str(self._source.validator))
         return reply
 
-    def _receive(self, reply: Reply, segment: Segment) -> None:
+    def _receive(self, reply: Reply, segment: Segment, location: Location) -> None:
         """Brings the body into the file, and tells the journal every now and then."""
         buffer = self._memory()
-        recorded = written = segment.position
+        first = recorded = written = segment.position
         recorded_at = time.monotonic()
         try:
             while count := min(self._segments.left(segment), self._pace.step(len(buffer))):
@@ -239,13 +254,13 @@ class Fetching:
                     return
                 count = reply.read_into(memoryview(buffer)[:count])
                 if not count:
-                    if self._whole and segment.position < segment.end:
+                    if self._whole or written == first:
                         raise NetworkError("The file ended too early")
                     return
                 count = self._segments.advance(segment, count)
                 self._file.write_at(memoryview(buffer)[:count], written)
                 start, written = written, written + count
-                if self._arrived(start, written, buffer):
+                if self._arrived(start, written, buffer, location):
                     buffer = self._memory()
                 now = time.monotonic()
                 if written - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
@@ -267,13 +282,13 @@ class Fetching:
             if len(spare) == size:
                 return spare
 
-    def _arrived(self, start: int, end: int, buffer: bytearray) -> bool:
+    def _arrived(self, start: int, end: int, buffer: bytearray, location: Location) -> bool:
         """Counts bytes that are in the file now; whether the digest took their memory."""
         if self._whole:
             self._weather.moved_to(end)
         else:
             self._weather.moved()
-            self._source.served()
+            self._source.served(location)
         with self._lock:
             self.done += end - start
         return self._digest.have(start, end, buffer)
@@ -293,16 +308,24 @@ class Fetching:
             while not self._halt.is_set():
                 self._sync_now.wait(CHECKPOINT_SECONDS)
                 self._sync_now.clear()
-                if self._unsynced and not self._halt.is_set():
-                    self._sync()
+                if not self._unsynced or self._halt.is_set():
+                    continue
+                self._sync()
+                if not self._halt.is_set():
                     keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
         except (OSError, DiskFullError) as error:
-            self._fail(error)
+            # Told at the very end, too: the system tells of bytes that it could not write once, and never again.
+            self.error = self.error or error
+            self._halt.set()
             self.changed.set()
 
     def _sync(self) -> None:
         with self._lock:
             self._unsynced = 0
         count = self._journal.count
-        self._file.sync()
+        try:
+            self._file.sync()
+        except OSError:
+            self._journal.sync_failed()
+            raise
         self._journal.synced(count)

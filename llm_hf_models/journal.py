@@ -5,6 +5,7 @@ run of the system it was written; each further line is one record, ended by a CR
 
     w START END     these bytes were handed to the operating system
     s COUNT         the bytes of the first COUNT `w` records are on the disk itself
+    f               the disk refused some bytes: of the records so far only what an `s` covers can be trusted
     v ETAG          the storage host's validator for these bytes, for If-Range
 
 Ordering: `write` data -> append `w`. And for a checkpoint: count the `w` records -> `fdatasync` the data -> append `s`
@@ -16,6 +17,8 @@ trusted.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import threading
@@ -26,7 +29,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 VERSION = 1
-MAX_JOURNAL_BYTES = 64 * 1024 * 1024  # a journal of ours is rewritten at each start and stays far below
+MAX_JOURNAL_BYTES = 64 * 1024 * 1024  # a journal of ours stays far below: it is written anew
+MAX_RECORDS = 20_000  # at the first checkpoint after so many records, and at each start
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -149,14 +153,20 @@ def _replay(lines: list[bytes], seed: int, state: JournalState, *, same_boot: bo
             written.append((int(first), int(last)))
         elif kind == "s":
             durable = int(rest)
+        elif kind == "f":
+            written[durable:] = [(0, 0)] * (len(written) - durable)
         elif kind == "v":
             state.validator = rest or None
+    _believe(state, written, len(written) if same_boot else durable, durable)
+
+
+def _believe(state: JournalState, written: list[tuple[int, int]], trusted: int, durable: int) -> None:
     for i, (start, end) in enumerate(written):
         if not 0 <= start < end <= state.identity.size:
             continue
         if i < durable:
             state.durable.add(start, end)
-        if i < durable or same_boot:
+        if i < trusted:
             state.done.add(start, end)
 
 
@@ -170,23 +180,34 @@ class Journal:
             OSError: the disk refused.
         """
         self._lock = threading.Lock()
-        self._count = 0
-        head = json.dumps({"version": VERSION, "boot": boot_id(), **asdict(state.identity)})
+        self._path, self._identity, self._validator = path, state.identity, state.validator
+        self._durable = Ranges()
+        for pair in state.durable:
+            self._durable.add(*pair)
+        self._since = list(state.done)  # what was written since the last checkpoint, a record each
+        self._count = self._seed = 0
+        self._fd = -1
+        self._write_anew()
+
+    def _write_anew(self) -> None:
+        head = json.dumps({"version": VERSION, "boot": boot_id(), **asdict(self._identity)})
         first = _checked(head, 0)
-        self._seed = zlib.crc32(first[:-1])
-        lines = [first, *(self._written(*pair) for pair in state.durable)]
+        self._seed, self._count = zlib.crc32(first[:-1]), 0
+        lines = [first, *(self._written(*pair) for pair in self._durable)]
         lines.append(_checked(f"s {self._count}", self._seed))
-        lines += [self._written(*pair) for pair in state.done]
-        if state.validator:
-            lines.append(_checked(f"v {state.validator}", self._seed))
-        partial = path.with_name(f"{path.name}.new")
+        lines += [self._written(*pair) for pair in self._since]
+        if self._validator:
+            lines.append(_checked(f"v {self._validator}", self._seed))
+        partial = self._path.with_name(f"{self._path.name}.new")
         with partial.open("wb") as file:
             file.write(b"".join(lines))
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self.close()  # Windows replaces no open file
+        partial.replace(self._path)
+        sync_folder(self._path.parent)
+        flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        self._fd = os.open(self._path, flags)
 
     def _written(self, start: int, end: int) -> bytes:
         self._count += 1
@@ -200,11 +221,13 @@ class Journal:
         """
         with self._lock:
             self._append(self._written(start, end))
+            self._since.append((start, end))
 
     def validator(self, etag: str) -> None:
         """Records the storage host's validator."""
         with self._lock:
             self._append(_checked(f"v {etag}", self._seed))
+            self._validator = etag
 
     @property
     def count(self) -> int:
@@ -213,19 +236,36 @@ class Journal:
             return self._count
 
     def synced(self, count: int) -> None:
-        """Records that the bytes of the first `count` records are on the disk itself."""
+        """Records that the bytes of the first `count` records are on the disk itself.
+
+        A journal that has become long is written anew then: a reader takes no longer after days than after minutes.
+        """
         with self._lock:
+            covered = count - (self._count - len(self._since))
+            for pair in self._since[:covered]:
+                self._durable.add(*pair)
+            del self._since[:covered]
+            if self._count > MAX_RECORDS:
+                self._write_anew()
+                return
             self._append(_checked(f"s {count}", self._seed))
             sync_data(self._fd)
+
+    def sync_failed(self) -> None:
+        """Records that the disk could not take some of the bytes since the last checkpoint, nobody knows which."""
+        with self._lock, contextlib.suppress(OSError):  # a disk that refuses this too is not read again either
+            self._append(_checked("f", self._seed))
 
     def _append(self, line: bytes) -> None:
         # A short write leaves a torn line; all after it would be lost to the reader, so it is an error here.
         if os.write(self._fd, line) != len(line):
-            raise OSError(28, os.strerror(28))  # ENOSPC is what a short write to a file means
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a short write to a file means
 
     def close(self) -> None:
         """Closes the file. Records are not flushed further: what `synced` did not cover is not yet sure."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def sync_data(fd: int) -> None:

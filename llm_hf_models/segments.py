@@ -13,6 +13,7 @@ MAX_SEGMENTS_BYTES = 512 << 20  # of all connections together: each new segment 
 MIN_SEGMENT_BYTES = 8 << 20
 MIN_SHARE_BYTES = 1 << 20  # what an idle connection takes over from another one is at least this much
 SPLIT_SECONDS = 0.5  # a segment that still needs longer than this is worth sharing with an idle connection
+RESCUE_SECONDS = 5.0  # a segment this old that needs as long again is taken over whole, however small it is
 STEP = 4  # how many times more connections are tried next
 PROBE_SECONDS = 0.1  # how long a number of connections must run before more are tried,
 VERDICT_SECONDS = 0.8  # and before it is given up: a young connection is slow, and one moment proves nothing
@@ -74,18 +75,24 @@ class Segments:
                 slow = self._worth_sharing(now)
                 if slow is None:
                     return None
-                middle = (slow.position + slow.end) // 2
+                middle = slow.position if self._is_stuck(slow, now) else (slow.position + slow.end) // 2
                 piece = Segment(middle, slow.end, now, middle)
                 slow.end = middle
             self._active.append(piece)
             return piece
 
     def _worth_sharing(self, now: float) -> Segment | None:
-        """The slowest connection's share, if there is enough left of it for two."""
+        """The slowest connection's share, if there is enough left of it for two, or it hardly moves."""
         slow = max(self._active, key=lambda segment: _seconds_left(segment, now), default=None)
-        if slow is None or slow.end - slow.position < 2 * MIN_SHARE_BYTES or _seconds_left(slow, now) < SPLIT_SECONDS:
+        if slow is None or not (_is_large(slow) or self._is_stuck(slow, now)):
             return None
-        return slow
+        return slow if _seconds_left(slow, now) >= SPLIT_SECONDS else None
+
+    def _is_stuck(self, segment: Segment, now: float) -> bool:
+        """Whether a connection's rest is best fetched by another: too small to be shared, and still far away."""
+        if self._undivided or _is_large(segment):
+            return False
+        return now - segment.started >= RESCUE_SECONDS <= _seconds_left(segment, now)
 
     def advance(self, segment: Segment, count: int) -> int:
         """Moves a connection on by up to `count` bytes; returns how many of them are still its own."""
@@ -118,6 +125,10 @@ class Segments:
         """Whether nothing is missing and nobody is on the way."""
         with self._lock:
             return not self._gaps and not self._active
+
+
+def _is_large(segment: Segment) -> bool:
+    return segment.end - segment.position >= 2 * MIN_SHARE_BYTES
 
 
 def _seconds_left(segment: Segment, now: float) -> float:

@@ -43,6 +43,7 @@ class Source:
         self._location: Location | None = None
         self._proof: tuple[str, str] | None = None
         self._refused = 0
+        self._ranges_served, self._ranges_ignored = False, False
         self.validator: str | None = None  # the storage host's strong etag, for If-Range
 
     def location(self) -> Location:
@@ -87,15 +88,17 @@ class Source:
                 self._location = None
                 self._refused += 1
             if self._refused >= MAX_LINKS_REFUSED:
+                self._refused = 0
                 raise AccessError(
                     f"{host_of(location.url)} refuses {self._expected.name}",
                     cause="Each link to it was refused, fresh ones too.",
                     hint="If it stays so, the repo may be gated, or this machine's clock may be wrong.",
                 )
 
-    def served(self) -> None:
-        """A link did its work."""
-        self._refused = 0
+    def served(self, location: Location) -> None:
+        """A link did its work. An older one says nothing about the one that is given out now."""
+        if self._location is location:
+            self._refused = 0
 
     def check_range(self, reply: Reply, start: int, end: int, *, asked_validator: bool) -> None:
         """Makes sure that the body is bytes `start` to `end`, exclusive, of the file that is wanted.
@@ -108,6 +111,9 @@ class Source:
                 if asked_validator:
                     self._forget()
                     raise LinkExpiredError
+                if self._ranges_served and not self._ranges_ignored:  # one server of many, it may be
+                    self._ranges_ignored = True
+                    raise HubUnavailableError(f"{host_of(reply.url)} sent the whole file instead of a part")
                 raise RangeRefusedError
             raise self._refusal(reply)
         claimed = reply.content_range
@@ -118,6 +124,7 @@ class Source:
             raise HubUnavailableError(f"{host} sent another number of bytes than it said")
         if claimed[2] not in (None, self._expected.size):
             raise changed(self._expected.name, f"{host} now has {claimed[2]} bytes, not {self._expected.size}.")
+        self._ranges_served, self._ranges_ignored = True, False
         self._remember(reply.header("ETag"))
 
     def check_whole(self, reply: Reply) -> None:

@@ -39,6 +39,7 @@ class Weather:
         self._failures = 0
         self._refusals = 0
         self._moved_at = time.monotonic()
+        self._waited_as_told = 0.0
         self._furthest = 0
 
     def moved(self) -> None:
@@ -46,6 +47,7 @@ class Weather:
         with self._lock:
             self._moved_at = time.monotonic()
             self._failures = self._refusals = 0
+            self._waited_as_told = 0.0
 
     def moved_to(self, position: int) -> None:
         """Bytes arrived in a stream that starts over each time: only those beyond the furthest so far are new."""
@@ -74,14 +76,18 @@ class Weather:
             now = time.monotonic()
             left = self._moved_at + self._limits.network_wait_seconds - now
             told = error.retry_after if isinstance(error, RateLimitedError) else None
-            if told is not None and told <= self._limits.network_wait_seconds and left > 0:
-                self._moved_at += told  # to wait as told is not to be stuck
-                return told
             if isinstance(error, HubUnavailableError):
                 self._refusals += 1
-            if told is not None or left <= 0 or self._refusals > MAX_REFUSALS:
+            too_long = told is not None and told > self._limits.network_wait_seconds
+            if too_long or left <= 0 or self._refusals > MAX_REFUSALS:
                 raise error
             pause = min(MAX_PAUSE_SECONDS, self._limits.retry_seconds * 2.0 ** min(self._failures, 16))
             self._failures += 1
             # Spread, so that many who lost the same host don't come back at the same instant.
-            return min(pause * random.uniform(0.5, 1), left)  # noqa: S311 - no secret
+            seconds = min(pause * random.uniform(0.5, 1), left)  # noqa: S311 - no secret
+            if told is None or told < seconds:  # who says "at once" for ever is not asked for ever
+                return seconds
+            if self._waited_as_told < self._limits.network_wait_seconds:
+                self._moved_at += told  # to wait as told is not to be stuck
+            self._waited_as_told += told
+            return told

@@ -67,6 +67,8 @@ class StorageServer:
     latency: float = 0  # seconds before each answer
     tls: ssl.SSLContext | None = None
     redirect_to: str | None = None
+    most: int = 64  # answers at once; a request beyond them is refused
+    beyond: int = 403  # with this status
     sent: int = 0
     located: int = 0
     busy: int = 0  # answers that are being sent now
@@ -184,6 +186,8 @@ class StorageServer:
             return _send_head(connection, 302, [("Location", self.redirect_to), ("Content-Length", "0")])
         if fault.status:
             return _send_head(connection, fault.status, [*fault.headers, ("Content-Length", "0")])
+        if self.busy > self.most:
+            return _send_head(connection, self.beyond, [("Content-Length", "0")])
         if not request.line.split()[1].endswith(f"sig={self._signature}"):
             return _send_head(connection, 403, [("Content-Length", "0")])
         return self._send_body(connection, request, fault)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_hf_models import segments as segments_module
 from llm_hf_models.journal import Ranges
 from llm_hf_models.segments import MAX_SEGMENTS_BYTES, MIN_SEGMENT_BYTES, REPROBE_SECONDS, Segment, Segments, Width
 
@@ -88,6 +90,22 @@ def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
     assert segments.take(8) is None
     segments.give_back(piece)
     assert segments.takeable
+
+
+def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(segments_module, "SPLIT_SECONDS", 0.0)
+    segments = Segments(MB, Ranges())
+    slow = segments.take(8)
+    assert slow is not None
+    assert segments.advance(slow, 1) == 1
+    assert segments.take(8) is None
+    monkeypatch.setattr(segments_module, "RESCUE_SECONDS", 0.0)
+    quick = segments.take(8)
+    assert quick is not None
+    assert (quick.position, quick.end) == (1, MB)
+    assert segments.advance(slow, 5) == 0
 
 
 def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
