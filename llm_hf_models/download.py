@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,19 +23,11 @@ from llm_hf_models.digests import copied, digests_of
 from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError, StorageError
 from llm_hf_models.hub import Hub, HubFile
 from llm_hf_models.journal import read_journal, sync_folder
-from llm_hf_models.owner import OwnershipLostError, owning, processes_owning
+from llm_hf_models.owner import processes_owning
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.segments import Pace
 from llm_hf_models.space import need_room, storage_error
-from llm_hf_models.transfer import (
-    Event,
-    Expected,
-    Progress,
-    TransferLimits,
-    fetch_owned,
-    journal_path,
-    report_others,
-)
+from llm_hf_models.transfer import TICK_SECONDS, Event, Expected, Progress, TransferLimits, fetch, journal_path
 
 __all__ = ["StoredFile", "already_here", "cache_path", "download", "download_to", "pending_bytes"]
 
@@ -255,6 +248,8 @@ class _Job:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = Pace(self._rate)
+        self._at_once = 1  # files
+        self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # of what this call fetches, or another process meanwhile
         self.sources: dict[str, Path] = {}  # where bytes of the right size and name can be copied from, by path
 
@@ -263,14 +258,12 @@ class _Job:
         rate = self._limits.bytes_per_second()
         return max(1, rate // max(1, processes_owning(self._partials))) if rate else 0
 
-    def _divided(self, files: int) -> TransferLimits:
-        """The limits of one file where several come at once."""
+    def _share(self) -> int:
+        """How many connections one file may have now, of those that all files together have."""
         now = self._limits.connections_now
-        return replace(
-            self._limits,
-            connections=max(1, self._limits.connections // files),
-            connections_now=(lambda: max(1, now() // files)) if now else None,
-        )
+        all_together = min(self._limits.connections, now()) if now else self._limits.connections
+        still_to_come = sum(not task.done() for task in self._tasks) or self._at_once
+        return max(1, all_together // min(self._at_once, still_to_come))
 
     def with_etag(self, file: HubFile) -> HubFile:
         """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
@@ -288,16 +281,26 @@ class _Job:
         if cache_layout.was_checked(self.folder, file.etag, place):
             return True
 
-        self._progress(Event("verifying", file.path, 0, file.size))
-        digests = digests_of(place, lambda _done: self._check_stop(file))
+        digests = digests_of(place, self._hashing(file))
         if (digests.sha256 if file.sha256 else digests.git_sha1) != file.etag:
             return False
         cache_layout.note_checked(self.folder, file.etag, place)
         return True
 
-    def _check_stop(self, file: HubFile) -> None:
-        if self._stop.is_set():
-            raise InterruptedByUserError(f"Stopped while {file.path} was checked")
+    def _hashing(self, file: HubFile) -> Callable[[int], None]:
+        """Reports how far a digest is, ten times a second at most."""
+        told_at = time.monotonic()
+        self._progress(Event("verifying", file.path, 0, file.size))
+
+        def tell(done: int) -> None:
+            nonlocal told_at
+            if self._stop.is_set():
+                raise InterruptedByUserError(f"Stopped while {file.path} was checked")
+            if time.monotonic() - told_at >= TICK_SECONDS or done == file.size:
+                told_at = time.monotonic()
+                self._progress(Event("verifying", file.path, done, file.size))
+
+        return tell
 
     def move_whole(self, file: HubFile, place: Path) -> None:
         """Gives a checked file its final name.
@@ -335,13 +338,13 @@ class _Job:
         self._partials = [self.folder / f"{file.etag}.part" for file in unique]
         needed = sum(file.size - _pending(self.folder, file) for file in unique)
         need_room(self.folder, needed, self._limits.disk_reserve)
-        at_once = min(MAX_FILES_AT_ONCE, len(unique), self._limits.connections)
-        limits = self._divided(at_once)
+        self._tasks, self._at_once = {}, min(MAX_FILES_AT_ONCE, len(unique), self._limits.connections)
+        limits = replace(self._limits, connections_now=self._share)
         halt = threading.Event()
-        with ThreadPoolExecutor(at_once, thread_name_prefix="file") as pool:
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="file") as pool:
             try:
                 tasks = {pool.submit(self._bring, file, limits, here, halt): file for file in unique}
-                pending = set(tasks)
+                self._tasks, pending = tasks, set(tasks)
                 while pending:
                     done, pending = wait(pending, timeout=STOP_SECONDS)
                     if self._stop.is_set() or any(task.exception() for task in done):
@@ -358,31 +361,27 @@ class _Job:
     ) -> bool:
         """Whether the file was fetched by this call, and not by another one meanwhile."""
         partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
-        expected = Expected(file.path, file.size, file.sha256, file.git_sha1)
-        while True:
-            with owning(partial, halt, lambda: report_others(partial, expected, self._progress)) as owner:
-                if cache_layout.is_whole(whole, file.size) or here(file):
-                    self._progress(Event("done", file.path, file.size, file.size))
-                    return False
-                if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
-                    partial.unlink(missing_ok=True)
-                    return False
-                try:
-                    fetch_owned(
-                        lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
-                        expected,
-                        partial,
-                        owner=owner,
-                        limits=limits,
-                        progress=self._progress,
-                        stop=halt,
-                        pace=self._pace,
-                    )
-                except OwnershipLostError:
-                    continue
-                partial.replace(whole)
-                sync_folder(self.folder)
+
+        def came_otherwise() -> bool:
+            if cache_layout.is_whole(whole, file.size) or here(file):
+                self._progress(Event("done", file.path, file.size, file.size))
                 return True
+            if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
+                partial.unlink(missing_ok=True)
+                return True
+            return False
+
+        return fetch(
+            lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
+            Expected(file.path, file.size, file.sha256, file.git_sha1),
+            partial,
+            limits=limits,
+            progress=self._progress,
+            stop=halt,
+            pace=self._pace,
+            whole=whole,
+            instead=came_otherwise,
+        )
 
     def _copy(self, file: HubFile, source: Path, whole: Path, halt: threading.Event) -> bool:
         """Whether `whole` could be made a copy of `source` that proves to be the file."""

@@ -320,7 +320,7 @@ class RangeConnection:
             connection.set_tunnel(origin.host, origin.port, headers=_proxy_headers(proxy))
         try:
             connection.connect()
-        except (http.client.HTTPException, OSError) as error:
+        except (http.client.HTTPException, OSError, UnicodeError) as error:  # UnicodeError: a host that is no name
             connection.close()
             if proxy and str(PROXY_REFUSES) in str(error):  # http.client has no other word for it
                 raise proxy_refusal(clean_text(str(error))) from None
@@ -354,22 +354,27 @@ def _proxy_for(origin: Origin) -> str | None:
     if not proxy or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
-    _refuse_other_kinds(proxy, origin)
+    _refuse_what_cant_be_used(proxy, origin)
     return proxy
 
 
-def _refuse_other_kinds(proxy: str, origin: Origin) -> None:
+def _refuse_what_cant_be_used(proxy: str, origin: Origin) -> None:
     """A web page over TLS goes through proxies reached without it (CONNECT); without TLS, through either kind.
 
     Raises:
-        BadInputError: this proxy is of another kind.
+        BadInputError: this proxy is of another kind, or no address; which may hold a password, and is not shown.
     """
-    kind = proxy.partition("://")[0].lower()
-    if kind == "http" or (kind == "https" and origin.scheme == "http"):
-        return
     variables = [f"{origin.scheme}_proxy", "all_proxy"]
     named = next((name for name in os.environ if name.lower() == variables[0]), None)
     named = named or next((name for name in os.environ if name.lower() == variables[1]), "The system's settings")
+    kind = proxy.partition("://")[0].lower()
+    if kind == "http" or (kind == "https" and origin.scheme == "http"):
+        try:
+            Origin.of(proxy)
+        except HubUnavailableError:
+            hint = f"Write it like http://proxy.example:3128, or put {origin.host} into NO_PROXY."
+            raise BadInputError(f"{named} holds no address of a proxy", hint=hint) from None
+        return
     what = (
         "a proxy that is itself reached by https" if kind == "https" else f"a proxy of the kind {clean_text(kind, 20)}"
     )

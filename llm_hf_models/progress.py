@@ -192,7 +192,8 @@ class Bars:
             task = self._tasks[event.file]
             note = event.kind if event.kind not in ("started", "progress", "done") else ""
             bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._makes_room(event))
-            self._done[event.file] = event.done
+            if event.file in self._done:  # one that is only hashed again is no part of the total
+                self._done[event.file] = event.done
             if self._total is not None:
                 bars.update(self._total, completed=sum(self._done.values()))
             self._tell_trouble(bars, event)

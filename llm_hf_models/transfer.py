@@ -24,7 +24,7 @@ from llm_hf_models.space import need_room, storage_error
 from llm_hf_models.transfer_terms import Event, EventKind, Expected, Progress, TransferLimits
 from llm_hf_models.weather import Weather, passes
 
-__all__ = ["Event", "EventKind", "Expected", "Progress", "TransferLimits", "fetch", "fetch_owned", "journal_path"]
+__all__ = ["Event", "EventKind", "Expected", "Progress", "TransferLimits", "fetch", "journal_path"]
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 0.05  # how often it is asked whether more connections pay off
@@ -43,7 +43,10 @@ def fetch(
     limits: TransferLimits,
     progress: Progress,
     stop: threading.Event,
-) -> None:
+    pace: Pace | None = None,
+    whole: Path | None = None,
+    instead: Callable[[], bool] = lambda: False,
+) -> bool:
     """Makes `partial` the whole, checked file; continues what an earlier call left there.
 
     While another thread or process fetches it, this one waits, reports that one's progress, and goes on where it dies.
@@ -55,6 +58,12 @@ def fetch(
         limits: seconds, bytes and connections.
         progress: called from any thread, never more than ten times a second for `progress` events.
         stop: when set, ends at once with what has arrived kept.
+        pace: shared by files under one limit; None is this file's own.
+        whole: the name that the checked file gets before anybody else may touch it; None leaves it its own.
+        instead: asked once the partial is this call's alone: True where the file came in another way meanwhile.
+
+    Returns:
+        Whether it was fetched; False where `instead` said so.
 
     Raises:
         DigestMismatchError, FileChangedError, DiskFullError, NotWritableError, NetworkError, AccessError,
@@ -64,33 +73,25 @@ def fetch(
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, partial.parent, expected.size, limits.disk_reserve) from None
+    pace = pace or Pace(limits.bytes_per_second)
     while True:
-        with owning(partial, stop, lambda: report_others(partial, expected, progress)) as owner:
+        with owning(partial, stop, lambda: _report_others(partial, expected, progress)) as owner:
+            if instead():
+                return False
             try:
-                return fetch_owned(locate, expected, partial, owner=owner, limits=limits, progress=progress, stop=stop)
+                _Transfer(locate, expected, partial, owner, limits, progress, stop, pace).run()
             except OwnershipLostError:
                 continue
+            if whole is not None:
+                partial.replace(whole)
+                sync_folder(whole.parent)
+            return True
 
 
-def report_others(partial: Path, expected: Expected, progress: Progress) -> None:
+def _report_others(partial: Path, expected: Expected, progress: Progress) -> None:
     """Tells how far another owner of `partial` is."""
     state = read_journal(journal_path(partial))
     progress(Event("progress", expected.name, state.done.total if state else 0, expected.size))
-
-
-def fetch_owned(
-    locate: Callable[[], Location],
-    expected: Expected,
-    partial: Path,
-    *,
-    owner: Owner,
-    limits: TransferLimits,
-    progress: Progress,
-    stop: threading.Event,
-    pace: Pace | None = None,
-) -> None:
-    """`fetch` for a caller who owns `partial` already (owner.py). `pace` is shared by files under one limit."""
-    _Transfer(locate, expected, partial, owner, limits, progress, stop, pace or Pace(limits.bytes_per_second)).run()
 
 
 class _Transfer:
@@ -148,7 +149,7 @@ class _Transfer:
                 raise DigestMismatchError(
                     f"{self._expected.name} is not the file that the Hub recorded:"
                     f" expected {self._expected.digest}, got {found}",
-                    cause="It was fetched twice from the start, and nothing of it was kept.",
+                    cause="It came wrong a second time, and nothing of it was kept.",
                     hint="A proxy or a mirror may be changing it; or the repo's record is wrong.",
                 )
             if trusted:

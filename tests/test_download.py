@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models import download as downloads
+from llm_hf_models import segments
 from llm_hf_models.cache_layout import repo_folder, work_folder
 from llm_hf_models.download import StoredFile, already_here, cache_path, download, download_to, pending_bytes
 from llm_hf_models.errors import (
@@ -126,7 +127,8 @@ def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo
     assert_whole(stored)
     assert not any(file.fetched for file in stored)
     assert hub.sent(side="storage") == before
-    assert {event.file for event in events if event.kind == "verifying"} == set(FILES)
+    hashed = {event.file: event.done for event in events if event.kind == "verifying"}
+    assert hashed == {file.path: file.size for file in repo.files}, "and it was seen how far the digest was"
 
 
 def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -244,6 +246,26 @@ def test_links_that_expire_and_hosts_that_stumble_are_no_trouble(hub: HubServer,
     hub.fault(Status(503), side="hub", times=2)
     hub.fault(Status(403), side="storage", times=1)
     assert_whole(pull(hub, repo, home.cache))
+
+
+def test_connections_of_files_that_are_here_go_to_those_that_are_not(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "MIN_SHARE_BYTES", 1 << 18)
+    repo = hub.add_repo("owner/unequal", {"large.gguf": random.Random(7).randbytes(16 * MB), "small.gguf": b"s" * MB})
+    hub.fault(Throttle(MB), side="storage", times=None)
+    seen = {"beside another": [0], "alone": [0]}
+    here: set[str] = set()
+
+    def watch(event: Event) -> None:
+        if event.kind == "done":
+            here.add(event.file)
+        phase = "alone" if "small.gguf" in here else "beside another"
+        seen[phase].append(sum(thread.name == "connection" for thread in threading.enumerate()))
+
+    pull(hub, repo, home.cache, progress=watch)
+    assert max(seen["beside another"]) <= LIMITS.connections
+    assert max(seen["alone"]) == LIMITS.connections
 
 
 def test_a_full_disk_is_seen_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:

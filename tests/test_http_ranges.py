@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, TlsError
+from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, NetworkError, TlsError
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
 from tests.storage_server import COMMIT, Fault, StorageServer
@@ -250,6 +250,7 @@ def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytes
         ("https_proxy", "socks5://ann:s3cret@127.0.0.1:1", True),
         ("ALL_PROXY", "socks5h://ann:s3cret@127.0.0.1:1", False),
         ("http_proxy", "ftp://ann:s3cret@127.0.0.1:1", False),
+        ("http_proxy", "http://ann:s3cret@127.0.0.1:many", False),
     ],
 )
 def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
@@ -267,6 +268,13 @@ def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
         assert variable in str(caught.value)
         assert "s3cret" not in f"{caught.value} {caught.value.cause} {caught.value.hint}"
         assert server.requests == []
+
+
+def test_a_host_that_is_no_name_is_an_error_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://.proxy:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with StorageServer(CONTENT) as server, pytest.raises(NetworkError):
+        pull(server, tmp_path / "part")
 
 
 @pytest.mark.parametrize("secure", [False, True])

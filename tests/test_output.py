@@ -498,6 +498,7 @@ def test_several_files_have_a_bar_each_and_a_total() -> None:
         show(Event("progress", "a.gguf", 500_000, 1_000_000))
         show(Event("started", "b.gguf", 1_000_000, 3_000_000))
         show(Event("retrying", "b.gguf", 1_000_000, 3_000_000, "connection reset"))
+        show(Event("verifying", "here-already.gguf", 7_000_000, 9_000_000))
     last = screen.getvalue().split("total")[-1]
     assert "1.5 MB of 4 MB" in last
     assert re.search(r"a\.gguf .*500 kB of 1 MB", last)
