@@ -63,13 +63,13 @@ def blobs_anywhere(cache_dir: Path, etag: str, size: int) -> Iterator[Path]:
 
 def note_checked(folder: Path, etag: str, file: Path) -> None:
     """Remembers that a file's digest was found right, as long as the file isn't touched."""
-    _write(folder / f"{etag}.checked", _stamp(file), folder)
+    _write(folder / f"{etag}.checked", stamp(file), folder)
 
 
 def was_checked(folder: Path, etag: str, file: Path) -> bool:
     """Whether the file is the one whose digest was found right, untouched since."""
     try:
-        return (folder / f"{etag}.checked").read_text("ascii") == _stamp(file)
+        return (folder / f"{etag}.checked").read_text("ascii") == stamp(file)
     except (OSError, ValueError):
         return False
 
@@ -80,7 +80,8 @@ def forget_checked(folder: Path, etag: str) -> None:
         (folder / f"{etag}.checked").unlink()
 
 
-def _stamp(file: Path) -> str:
+def stamp(file: Path) -> str:
+    """What changes when the file does."""
     found = file.stat()
     return f"{found.st_size} {found.st_mtime_ns}"
 

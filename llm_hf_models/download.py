@@ -12,7 +12,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,21 +55,21 @@ def already_here(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[Hub
 
     They are told by name and size alone, at once; `download` checks the digest of those that it did not fetch itself.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for file in files:
-        path = _found(cache_dir, repo, commit, file)
-        if path is not None:
-            found[file.path] = path
+        for path in _places(cache_dir, repo, commit, file):
+            found.setdefault(file.path, path)
     return found
 
 
-def _found(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Path | None:
+def _places(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Iterator[Path]:
+    """Where files of the right name and size stand, the nearest first."""
     places = [cache_path(cache_dir, repo, commit, file.path)]
     if file.etag:
         places.append(cache_layout.repo_folder(cache_dir, repo) / "blobs" / file.etag)
     if file.sha256:
         places += cache_layout.blobs_anywhere(cache_dir, file.sha256, file.size)
-    return next((place for place in places if cache_layout.is_whole(place, file.size)), None)
+    yield from (place for place in places if cache_layout.is_whole(place, file.size))
 
 
 def pending_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
@@ -212,11 +212,12 @@ def _stored(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
 
 def _adopted(job: _Job, cache_dir: Path, file: HubFile) -> bool:
     """Whether the file is in this repo's part of the cache, or could be taken over from another's."""
-    place = _found(cache_dir, job.repo, job.commit, file)
-    if place is None or not job.proven(file, place):
+    places = _places(cache_dir, job.repo, job.commit, file)
+    place = next((place for place in places if job.proven(file, place)), None)
+    if place is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
-    if not blob.exists() and place != cache_path(cache_dir, job.repo, job.commit, file.path):
+    if place not in (blob, cache_path(cache_dir, job.repo, job.commit, file.path)):
         cache_layout.share(place, blob)
         cache_layout.note_checked(job.folder, file.etag, blob)
     return True
@@ -248,6 +249,7 @@ class _Job:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = Pace(self._rate)
+        self._refused: set[tuple[str, str, str]] = set()  # files that turned out to be others, and are not hashed again
         self._at_once = 1  # files
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # of what this call fetches, or another process meanwhile
@@ -280,9 +282,12 @@ class _Job:
             return False
         if cache_layout.was_checked(self.folder, file.etag, place):
             return True
-
+        this = (file.etag, str(place.resolve()), cache_layout.stamp(place))
+        if this in self._refused:
+            return False
         digests = digests_of(place, self._hashing(file))
         if (digests.sha256 if file.sha256 else digests.git_sha1) != file.etag:
+            self._refused.add(this)
             return False
         cache_layout.note_checked(self.folder, file.etag, place)
         return True

@@ -142,6 +142,22 @@ def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: Se
     assert sum(file.fetched for file in stored) == 1
 
 
+def test_a_good_blob_of_another_repo_is_taken_where_ones_own_is_damaged(
+    hub: HubServer, repo: ServedRepo, home: Home
+) -> None:
+    name, content = next(iter(SHARDS.items()))
+    other = hub.add_repo("other/copy-GGUF", {name: content})
+    for pulled in (repo, other):
+        assert hf("download", pulled.id, hub=hub).returncode == 0
+    path = cache_path(home.cache, REPO, repo.commit, name).resolve()
+    path.write_bytes(bytes(len(content)))
+    before, events = hub.sent(side="storage"), list[Event]()
+    assert_whole(pull(hub, repo, home.cache, progress=events.append))
+    assert hub.sent(side="storage") == before
+    begun = [event for event in events if (event.kind, event.file, event.done) == ("verifying", name, 0)]
+    assert len(begun) == 2, "each was hashed once"
+
+
 def test_a_second_pull_asks_nobody(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     hub.forget_requests()
