@@ -260,12 +260,18 @@ class _Job:
         rate = self._limits.bytes_per_second()
         return max(1, rate // max(1, processes_owning(self._partials))) if rate else 0
 
-    def _share(self) -> int:
-        """How many connections one file may have now, of those that all files together have."""
+    def _all_connections(self) -> int:
+        """How many connections all files together may have now."""
         now = self._limits.connections_now
-        all_together = min(self._limits.connections, now()) if now else self._limits.connections
-        still_to_come = sum(not task.done() for task in self._tasks) or self._at_once
-        return max(1, all_together // min(self._at_once, still_to_come))
+        return min(self._limits.connections, now()) if now else self._limits.connections
+
+    def _share(self, file: HubFile) -> int:
+        """How many of them one file may have; none where there are fewer than files, until another one is here."""
+        coming = [other.etag for task, other in list(self._tasks.items()) if not task.done()][: self._at_once]
+        if file.etag not in coming:  # its task was only just begun
+            return max(1, self._all_connections() // self._at_once)
+        each, left = divmod(self._all_connections(), len(coming))
+        return each + (coming.index(file.etag) < left)
 
     def with_etag(self, file: HubFile) -> HubFile:
         """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
@@ -343,12 +349,11 @@ class _Job:
         self._partials = [self.folder / f"{file.etag}.part" for file in unique]
         needed = sum(file.size - _pending(self.folder, file) for file in unique)
         need_room(self.folder, needed, self._limits.disk_reserve)
-        self._tasks, self._at_once = {}, min(MAX_FILES_AT_ONCE, len(unique), self._limits.connections)
-        limits = replace(self._limits, connections_now=self._share)
+        self._tasks, self._at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._all_connections()))
         halt = threading.Event()
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="file") as pool:
             try:
-                tasks = {pool.submit(self._bring, file, limits, here, halt): file for file in unique}
+                tasks = {pool.submit(self._bring, file, here, halt): file for file in unique}
                 self._tasks, pending = tasks, set(tasks)
                 while pending:
                     done, pending = wait(pending, timeout=STOP_SECONDS)
@@ -361,9 +366,7 @@ class _Job:
             raise error
         return {file.path for task, file in tasks.items() if task.result()}
 
-    def _bring(
-        self, file: HubFile, limits: TransferLimits, here: Callable[[HubFile], bool], halt: threading.Event
-    ) -> bool:
+    def _bring(self, file: HubFile, here: Callable[[HubFile], bool], halt: threading.Event) -> bool:
         """Whether the file was fetched by this call, and not by another one meanwhile."""
         partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
 
@@ -380,7 +383,7 @@ class _Job:
             lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
             Expected(file.path, file.size, file.sha256, file.git_sha1),
             partial,
-            limits=limits,
+            limits=replace(self._limits, connections_now=lambda: self._share(file)),
             progress=self._progress,
             stop=halt,
             pace=self._pace,

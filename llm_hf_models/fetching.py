@@ -84,6 +84,11 @@ class Fetching:
         """Whether all bytes are there, or an error ended it."""
         return self.error is not None or (not self._connections and self._segments.finished)
 
+    @property
+    def held(self) -> bool:
+        """Whether it has no connection, and may have none as long as others run."""
+        return not self._connections and not self._share()
+
     def look_after(self) -> None:
         """Adds connections where more pay off. Called many times a second."""
         now = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -30,12 +31,31 @@ def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
     tty.setcbreak(terminal)
     try:
         listener.start()
-        yield True
+        with _again_after_ctrl_z(lambda: tty.setcbreak(terminal)):
+            yield True
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
         os.close(wake_writing)
         listener.join()
         os.close(wake_reading)
+
+
+@contextmanager
+def _again_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
+    """Shells set the terminal for themselves when a job is stopped, and leave it so when it goes on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
+
+    def goes_on(_signal: int, _frame: object) -> None:
+        if _somebody_types():
+            set_terminal()
+
+    before = signal.signal(signal.SIGCONT, goes_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, before)
 
 
 def _somebody_types() -> bool:

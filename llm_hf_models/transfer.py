@@ -74,8 +74,9 @@ def fetch(
     except OSError as error:
         raise storage_error(error, partial.parent, expected.size, limits.disk_reserve) from None
     pace = pace or Pace(limits.bytes_per_second)
+    other = _Other(partial, expected, limits, progress)
     while True:
-        with owning(partial, stop, lambda: _report_others(partial, expected, progress)) as owner:
+        with owning(partial, stop, other.report) as owner:
             if instead():
                 return False
             try:
@@ -88,10 +89,26 @@ def fetch(
             return True
 
 
-def _report_others(partial: Path, expected: Expected, progress: Progress) -> None:
-    """Tells how far another owner of `partial` is."""
-    state = read_journal(journal_path(partial))
-    progress(Event("progress", expected.name, state.done.total if state else 0, expected.size))
+class _Other:
+    """How far another owner of the partial is, as one who waits for it tells."""
+
+    def __init__(self, partial: Path, expected: Expected, limits: TransferLimits, progress: Progress) -> None:
+        self._journal, self._expected = journal_path(partial), expected
+        self._limits, self._progress = limits, progress
+        self._done, self._moved_at = 0, time.monotonic()
+
+    def report(self) -> None:
+        """Called while it is waited for; says so when nothing has come for long."""
+        state, now = read_journal(self._journal), time.monotonic()
+        done = state.done.total if state else 0
+        if done != self._done:
+            self._done, self._moved_at = done, now
+        kind: EventKind = "progress"
+        message = None
+        if now - self._moved_at >= self._limits.stall_seconds:
+            kind, message = "waiting", "the process that fetches it has brought nothing for a while"
+            self._moved_at = now
+        self._progress(Event(kind, self._expected.name, done, self._expected.size, message))
 
 
 class _Transfer:
@@ -247,6 +264,8 @@ class _Transfer:
                     raise OwnershipLostError
                 self._check_stop()
                 fetching.look_after()
+                if fetching.held:
+                    self._tell("waiting", "other downloads have all connections")
                 self._done = fetching.done
                 self._tell("progress")
         finally:

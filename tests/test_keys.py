@@ -52,6 +52,18 @@ def test_the_key_acts_and_the_terminal_is_as_it_was() -> None:
     assert "pressed as before" in said
 
 
+def test_the_key_is_still_heard_after_ctrl_z_and_fg() -> None:
+    """As a shell does it: it sets the terminal for itself meanwhile, and leaves it so."""
+    code = CHILD.format(wait=30).replace(
+        '    print("ready"',
+        """    import os, signal
+    termios.tcsetattr(0, termios.TCSANOW, before)
+    os.kill(os.getpid(), signal.SIGCONT)
+    print("ready\"""",
+    )
+    assert "pressed as before" in in_terminal(code, b"b")
+
+
 def test_another_key_does_nothing() -> None:
     assert "not pressed as before" in in_terminal(CHILD.format(wait=0.2), b"x")
 
