@@ -211,20 +211,26 @@ def _stored(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
 
 
 def _adopted(job: _Job, cache_dir: Path, file: HubFile) -> bool:
-    """Whether the file is in this repo's part of the cache, or could be taken over from another's."""
+    """Whether the file is in this repo's part of the cache, or can be taken over from another's once all are here.
+
+    Not before: other tools call a repo damaged that has blobs and no snapshot.
+    """
     places = _places(cache_dir, job.repo, job.commit, file)
     place = next((place for place in places if job.proven(file, place)), None)
     if place is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
     if place not in (blob, cache_path(cache_dir, job.repo, job.commit, file.path)):
-        cache_layout.share(place, blob)
-        cache_layout.note_checked(job.folder, file.etag, blob)
+        job.to_share[file.etag] = place
     return True
 
 
 def _publish(job: _Job, blobs: Path, file: HubFile, path: Path) -> None:
     blob = blobs / file.etag
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (source := job.to_share.pop(file.etag, None)) is not None:
+        cache_layout.share(source, blob)
+        cache_layout.note_checked(job.folder, file.etag, blob)
     if (job.folder / f"{file.etag}.whole").exists():
         blobs.mkdir(parents=True, exist_ok=True)
         job.move_whole(file, blob)
@@ -249,6 +255,7 @@ class _Job:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = Pace(self._rate)
+        self.to_share: dict[str, Path] = {}  # checked files of other repos that become this one's, by etag
         self._refused: set[tuple[str, str, str]] = set()  # files that turned out to be others, and are not hashed again
         self._at_once = 1  # files
         self._tasks: dict[Future[bool], HubFile] = {}

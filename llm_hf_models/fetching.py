@@ -62,7 +62,7 @@ class Fetching:
         self._leaving: set[threading.Thread] = set()
         self._receivers: set[threading.Thread] = set()  # those that touch the file and the journal
         self._pausing = False
-        self._spawn_after = 0.0
+        self._spawn_after = self._ask_after = 0.0
         self._unsynced = 0
         self._sync_now = threading.Event()
         self._syncer = threading.Thread(target=self._keep_synced, name="sync", daemon=True)
@@ -191,9 +191,13 @@ class Fetching:
             if self._pausing or not staying:
                 return self._pausing
             self._leaving.add(own)
-            self._spawn_after = time.monotonic() + self._limits.retry_seconds
+            now = time.monotonic()
+            self._spawn_after = max(self._spawn_after, now + self._limits.retry_seconds)
             if isinstance(error, (RateLimitedError, AccessError)):
-                self._width.refuse(len(staying))
+                self._width.refuse(len(staying), now)
+            if isinstance(error, RateLimitedError):
+                self._ask_after = now + min(error.retry_after or 0, self._limits.network_wait_seconds)
+                self._spawn_after = max(self._spawn_after, self._ask_after)
             return True
 
     def _goes_on(self, error: NetworkError) -> bool:
@@ -215,6 +219,8 @@ class Fetching:
         return True
 
     def _stream(self, connection: RangeConnection, segment: Segment) -> None:
+        if self._halt.wait(max(0.0, self._ask_after - time.monotonic())):  # one was told to wait: all are
+            return
         location = self._source.location()
         validator = self._source.validator
         reply = self._ask(connection, segment, location, validator)

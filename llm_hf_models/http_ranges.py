@@ -29,6 +29,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from llm_hf_models.errors import (
@@ -46,6 +47,7 @@ MAX_REDIRECTS = 5
 PROXY_REFUSES = 407
 HEAD_BUFFER_BYTES = 1 << 17
 FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
+BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the first that is set counts
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
@@ -82,13 +84,17 @@ def host_of(url: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _tls_context(bundle: str | None, _environment: tuple[str | None, ...]) -> ssl.SSLContext:
+def _tls_context(bundle: str | None) -> ssl.SSLContext:
     if bundle:
-        folder = os.path.isdir(bundle)  # noqa: PTH112 - it is a string from the environment
+        folder = Path(bundle).is_dir()
         return ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
     import httpx2  # its trust is huggingface_hub's too: one answer to "is this certificate good" in the whole product
 
     return httpx2.create_ssl_context()
+
+
+def _bundle() -> str | None:
+    return next((value for name in BUNDLES if (value := os.environ.get(name))), None)
 
 
 def tls_context() -> ssl.SSLContext:
@@ -97,12 +103,18 @@ def tls_context() -> ssl.SSLContext:
     Raises:
         TlsError: the bundle that was named can't be read.
     """
-    named = tuple(os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
-    bundle = named[0] or named[1] or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    bundle = _bundle()
     try:
-        return _tls_context(bundle, named)
+        return _tls_context(bundle)
     except (OSError, ssl.SSLError) as error:
         raise TlsError(f"Can't read the certificates in {bundle}", cause=str(error)) from None
+
+
+def tell_bundle() -> None:
+    """Names the bundle in the variables that httpx2 reads, for huggingface_hub's session: it knows no others."""
+    bundle = _bundle()
+    if bundle and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+        os.environ["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
 
 
 def _translated(error: Exception, host: str, *, connecting: bool) -> NetworkError:
@@ -351,7 +363,8 @@ def _proxy_for(origin: Origin) -> str | None:
     """The proxy for an origin: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, or the system's (macOS, Windows)."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(origin.scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass(f"{origin.host}:{origin.port}"):
+    hosts = [origin.host, f"[{origin.host}]"] if ":" in origin.host else [origin.host]  # NO_PROXY is written both ways
+    if not proxy or any(urllib.request.proxy_bypass(f"{host}:{origin.port}") for host in hosts):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     _refuse_what_cant_be_used(proxy, origin)

@@ -307,6 +307,9 @@ class Hub:
         import httpx2
         from huggingface_hub import get_session
 
+        from llm_hf_models.http_ranges import tell_bundle
+
+        tell_bundle()
         try:
             return get_session()
         except (httpx2.InvalidURL, ValueError) as error:  # no address is known to it yet but those of proxies

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from urllib.request import getproxies_environment
 
 from llm_hf_models.errors import (
@@ -29,12 +26,12 @@ from llm_hf_models.errors import (
     TokenMissingError,
 )
 from llm_hf_models.text import clean_text
+from llm_hf_models.weather import retry_after
 
 LOGIN_HINT = "llm hf login"
 PROXY_HINT = "Check the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
 # `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
-_RATE_LIMIT = re.compile(r";\s*r\s*=\s*(\d+)\s*;\s*t\s*=\s*(\d+)")
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS = 401, 403, 404, 429, 500
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,11 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsEr
     """
     said = clean_text(headers.get("X-Error-Message", ""), 200) or None
     if status == _TOO_MANY:
-        return _rate_limited(asked, retry_after(headers), said)
+        return _rate_limited(asked, retry_after(headers.get), said)
     if status >= _SERVER_ERRORS:
+        told = retry_after(headers.get) if status == _UNAVAILABLE else None
+        if told is not None:
+            return RateLimitedError(f"{asked.host} asks us to wait", retry_after=told, cause=said or f"HTTP {status}")
         return HubUnavailableError(f"{asked.host} has a problem of its own (HTTP {status})", cause=said)
     by_code = {
         "GatedRepo": _gated,
@@ -139,23 +139,6 @@ def _rate_limited(asked: Asked, wait: float | None, said: str | None) -> RateLim
         cause=said,
         hint=f"Try again {when}.{more}",
     )
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from Retry-After (seconds or a date, RFC 9110) or an exhausted RateLimit; None if not told."""
-    told = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}", told):
-        return float(told)
-    if told:
-        try:
-            date = parsedate_to_datetime(told)
-        except ValueError:
-            date = None
-        if date is not None:
-            date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
-            return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
-    match = _RATE_LIMIT.search(headers.get("RateLimit", ""))
-    return float(match[2]) if match and match[1] == "0" else None
 
 
 def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsError:

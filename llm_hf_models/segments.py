@@ -17,7 +17,8 @@ RESCUE_SECONDS = 5.0  # a segment this old that needs as long again is taken ove
 STEP = 4  # how many times more connections are tried next
 PROBE_SECONDS = 0.1  # how long a number of connections must run before more are tried,
 VERDICT_SECONDS = 0.8  # and before it is given up: a young connection is slow, and one moment proves nothing
-REPROBE_SECONDS = 15.0  # a number that brought nothing is tried again after this
+REPROBE_SECONDS = 15.0  # a number that brought nothing is tried again after this,
+REFUSED_SECONDS = 60.0  # and one that the other side refused after this
 FAST_BYTES_PER_SECOND = 800_000_000  # at this speed, or this share of all cores, it is we who are the limit,
 BUSY_CORES = 0.5  # not the wire: more connections would only get in each other's way, and in the digest's
 NEAR_LIMIT = 0.8  # so are we where this share of the limit that was set is reached
@@ -147,6 +148,7 @@ class Width:
         self.wanted = 1
         self._most, self._cores = most, cores
         self._settled: float | None = None  # when the search ended
+        self._refused_until = float("-inf")
         self._tried: float | None = None  # since when this number has been tried
         self._since: tuple[float, int, float] | None = None  # when, bytes so far, CPU seconds so far
         self._before = (0, 0.0)  # the number tried before, and its bytes per second
@@ -161,7 +163,8 @@ class Width:
             cpu: seconds of all cores that the process has used so far.
             limit: bytes per second that they are held to; 0 is none.
         """
-        if busy < self.wanted or (self._settled is not None and now - self._settled < REPROBE_SECONDS):
+        settled = self._settled is not None and now - self._settled < REPROBE_SECONDS
+        if busy < self.wanted or settled or now < self._refused_until:
             self._since = None
             return
         here = (now, fetched, cpu)
@@ -200,9 +203,10 @@ class Width:
         """How many connections there will be: as many as there may be, until it is known how many pay off."""
         return self._most if self._settled is None else self.wanted
 
-    def refuse(self, accepted: int) -> None:
-        """The other side does not want more than `accepted` connections."""
-        self._most = self.wanted = max(1, accepted)
+    def refuse(self, accepted: int, now: float) -> None:
+        """The other side does not want more than `accepted` connections, for a while at least."""
+        self._go_to(max(1, accepted), settled=now)
+        self._refused_until = now + REFUSED_SECONDS
 
 
 class Pace:
@@ -225,14 +229,15 @@ class Pace:
 
     def step(self, most: int) -> int:
         """How many bytes to read at a time, so that no thread overdraws by more than a blink."""
-        rate = self.rate()
-        return min(most, max(1, int(rate * RATE_STEP_SECONDS))) if rate else most
+        return min(most, _in_a_blink(rate)) if (rate := self.rate()) else most
 
     def spend(self, count: int, stop: threading.Event) -> None:
         """Waits until `count` more bytes are within the limit, or `stop` is set."""
         rate = self.rate()
         if not rate:
             return
+        # More than a blink's bytes were let in under another limit, and are not owed under this one.
+        count = min(count, _in_a_blink(rate))
         with self._lock:
             now = time.monotonic()
             self._free_at = max(self._free_at, now - RATE_STEP_SECONDS) + count / rate
@@ -240,3 +245,7 @@ class Pace:
         # A limit that is lifted meanwhile must not leave anybody waiting for the old one.
         while wait > 0 and not stop.wait(min(wait, RATE_RECHECK_SECONDS)) and self.rate() == rate:
             wait -= RATE_RECHECK_SECONDS
+
+
+def _in_a_blink(rate: int) -> int:
+    return max(1, int(rate * RATE_STEP_SECONDS))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
 import threading
-import time
 from collections.abc import Callable
 
 from llm_hf_models.errors import (
@@ -20,10 +18,10 @@ from llm_hf_models.errors import (
 from llm_hf_models.http_ranges import PROXY_REFUSES, Reply, host_of, proxy_refusal
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer_terms import Expected
+from llm_hf_models.weather import retry_after
 
 MAX_LINKS_REFUSED = 3  # fresh links, one after the other, that the storage host refuses
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-_RESET = re.compile(r"(?:^|;)\s*t=(\d+)")
 
 
 class LinkExpiredError(Exception):
@@ -108,6 +106,7 @@ class Source:
         """
         if reply.status != 206:  # noqa: PLR2004
             if reply.status == 200:  # noqa: PLR2004
+                self._check_whole_size(reply)
                 if asked_validator:
                     self._forget()
                     raise LinkExpiredError
@@ -131,9 +130,13 @@ class Source:
         """The same for a body that is the whole file."""
         if reply.status != 200:  # noqa: PLR2004
             raise self._refusal(reply)
+        self._check_whole_size(reply)
+
+    def _check_whole_size(self, reply: Reply) -> None:
+        """A page that asks for a login, or for patience, says nothing about the file; neither does a packed one."""
         if reply.length not in (None, self._expected.size) or _encoded(reply):
-            what = f"{host_of(reply.url)} sends {reply.length} bytes, not {self._expected.size}."
-            raise changed(self._expected.name, what)
+            what = f"{reply.length} bytes instead of the {self._expected.size} of {self._expected.name}"
+            raise HubUnavailableError(f"{host_of(reply.url)} sent something else", cause=f"It has {what}.")
 
     def _remember(self, etag: str | None) -> None:
         if etag is None or etag.startswith("W/"):
@@ -163,7 +166,7 @@ class Source:
             return FileNotFoundInRepoError(f"{host} does not have {self._expected.name}", cause=f"HTTP {status}")
         if status == 416:  # noqa: PLR2004
             return changed(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
-        told = retry_after(reply)
+        told = retry_after(reply.header)
         if status == 429 or (told is not None and status == 503):  # noqa: PLR2004
             return RateLimitedError(f"{host} asks us to wait", retry_after=told, cause=f"HTTP {status}")
         if status in (408, 425):
@@ -180,15 +183,3 @@ def changed(name: str, cause: str) -> HfModelsError:
 
 def _encoded(reply: Reply) -> bool:
     return (reply.header("Content-Encoding") or "identity").lower() != "identity"
-
-
-def retry_after(reply: Reply) -> float | None:
-    """Seconds that an answer asks us to wait: Retry-After, number or date (RFC 9110), else the reset of RateLimit."""
-    text = reply.header("Retry-After") or ""
-    if text.strip().isdigit():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        match = _RESET.search(reply.header("RateLimit") or "")
-        return float(match[1]) if match else None

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 
 from llm_hf_models.errors import (
     HubUnavailableError,
@@ -18,8 +22,31 @@ from llm_hf_models.errors import (
 from llm_hf_models.transfer_terms import EventKind, TransferLimits
 from llm_hf_models.units import format_duration
 
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_RATE_LIMIT = re.compile(r";\s*r\s*=\s*([0-9]+)\s*;\s*t\s*=\s*([0-9]+)")
 MAX_PAUSE_SECONDS = 60.0
 MAX_REFUSALS = 8  # answers such as 500, one after the other, without a byte in between
+
+
+def retry_after(header: Callable[[str], str | None]) -> float | None:
+    """Seconds that an answer asks us to wait, at least; None where it doesn't.
+
+    From Retry-After, a number or a date (RFC 9110, 10.2.3), else from the policies of RateLimit that are used up
+    (draft-ietf-httpapi-ratelimit-headers: `"name";r=LEFT;t=SECONDS`).
+
+    Args:
+        header: gives the answer's header of that name.
+    """
+    told = (header("Retry-After") or "").strip()
+    if _SECONDS.fullmatch(told):
+        return float(told)
+    if told:
+        with suppress(TypeError, ValueError):
+            date = parsedate_to_datetime(told)
+            date = date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+            return max(0.0, date.timestamp() - time.time())
+    policies = _RATE_LIMIT.findall(header("RateLimit") or "")
+    return max((float(seconds) for left, seconds in policies if int(left) == 0), default=None)
 
 
 def passes(error: BaseException) -> bool:
@@ -39,7 +66,6 @@ class Weather:
         self._failures = 0
         self._refusals = 0
         self._moved_at = time.monotonic()
-        self._waited_as_told = 0.0
         self._furthest = 0
 
     def moved(self) -> None:
@@ -47,7 +73,6 @@ class Weather:
         with self._lock:
             self._moved_at = time.monotonic()
             self._failures = self._refusals = 0
-            self._waited_as_told = 0.0
 
     def moved_to(self, position: int) -> None:
         """Bytes arrived in a stream that starts over each time: only those beyond the furthest so far are new."""
@@ -78,16 +103,10 @@ class Weather:
             told = error.retry_after if isinstance(error, RateLimitedError) else None
             if isinstance(error, HubUnavailableError):
                 self._refusals += 1
-            too_long = told is not None and told > self._limits.network_wait_seconds
-            if too_long or left <= 0 or self._refusals > MAX_REFUSALS:
+            if (told or 0) > self._limits.network_wait_seconds or left <= 0 or self._refusals > MAX_REFUSALS:
                 raise error
             pause = min(MAX_PAUSE_SECONDS, self._limits.retry_seconds * 2.0 ** min(self._failures, 16))
             self._failures += 1
             # Spread, so that many who lost the same host don't come back at the same instant.
             seconds = min(pause * random.uniform(0.5, 1), left)  # noqa: S311 - no secret
-            if told is None or told < seconds:  # who says "at once" for ever is not asked for ever
-                return seconds
-            if self._waited_as_told < self._limits.network_wait_seconds:
-                self._moved_at += told  # to wait as told is not to be stuck
-            self._waited_as_told += told
-            return told
+            return max(seconds, min(told or 0, left))  # who says "at once" for ever is not asked for ever

@@ -178,6 +178,17 @@ def test_the_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRep
     assert_whole(stored)
 
 
+def test_a_pull_that_is_stopped_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    name, content = next(iter(SHARDS.items()))
+    other = hub.add_repo("other/copy-GGUF", {name: content})
+    pull(hub, other, home.cache)
+    hub.fault(Throttle(2 * MB), side="storage", times=None)
+    stop, watch = stopping_at(MB)
+    with pytest.raises(InterruptedByUserError):
+        pull(hub, repo, home.cache, progress=watch, stop=stop)
+    assert not repo_folder(home.cache, REPO).exists()
+
+
 def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     newer = hub.add_repo(str(REPO), {**FILES, "README.md": "# Tiny, better described\n"})

@@ -243,6 +243,17 @@ def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytes
     assert proxy.lines == []
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.parametrize("written", ["::1", "[::1]"])
+def test_no_proxy_knows_ipv6_both_ways(
+    tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.setenv("no_proxy", written)
+    with StorageServer(CONTENT, host="::1") as server:
+        pull(server, tmp_path / "part")
+    assert proxy.lines == []
+
+
 @pytest.mark.parametrize(
     ("variable", "address", "secure"),
     [

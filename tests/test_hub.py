@@ -367,6 +367,29 @@ def test_a_date_to_wait_for_becomes_seconds(server: HubServer) -> None:
     assert 60 < (caught.value.retry_after or 0) <= 90
 
 
+def test_a_503_that_says_how_long_is_heard(server: HubServer) -> None:
+    server.fault(Status(503, {"Retry-After": "6"}))
+    with pytest.raises(RateLimitedError) as caught:
+        ask_of(server).details(REPO)
+    assert caught.value.retry_after == 6
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.usefixtures("home")
+def test_a_bundle_from_the_environment_vouches_for_the_hub_too(variable: str) -> None:
+    code = "from llm_hf_models import Library; print(Library().search('tiny').results[0].id)"
+    with HubServer(tls=True) as hub:
+        hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": b"GGUF"})
+        names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment | {"HF_ENDPOINT": hub.endpoint, variable: str(hub.ca_file)},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.stdout.strip() == "owner/tiny-GGUF", done.stderr
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_a_server_error_is_the_hubs_own_problem(server: HubServer, status: int) -> None:
     server.fault(Status(status))

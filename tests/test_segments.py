@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models import segments as segments_module
 from llm_hf_models.journal import Ranges
-from llm_hf_models.segments import MAX_SEGMENTS_BYTES, MIN_SEGMENT_BYTES, REPROBE_SECONDS, Segment, Segments, Width
+from llm_hf_models.segments import (
+    MAX_SEGMENTS_BYTES,
+    MIN_SEGMENT_BYTES,
+    REFUSED_SECONDS,
+    REPROBE_SECONDS,
+    VERDICT_SECONDS,
+    Pace,
+    Segment,
+    Segments,
+    Width,
+)
 
 MB = 1 << 20
 
@@ -153,8 +165,20 @@ def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
     assert width.wanted == width.outlook == 1
 
 
+def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments_module, "RATE_RECHECK_SECONDS", 0.0)
+    rate, stopped = [50_000], threading.Event()
+    stopped.set()
+    pace = Pace(lambda: rate[0])
+    pace.spend(6 * MB, stopped)
+    rate[0] = 10_000_000
+    pace.spend(1, threading.Event())  # two minutes, were it all owed
+
+
 def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
     width = Width(8, cores=2)
-    width.refuse(3)
-    looked(width, 1e6, seconds=REPROBE_SECONDS * 2)
-    assert width.wanted <= 3
+    width.refuse(3, 0.0)
+    now = looked(width, 1e6, seconds=REFUSED_SECONDS - 1)
+    assert width.wanted == 3
+    now = looked(width, 1e6, seconds=2 * VERDICT_SECONDS, start=now)
+    assert width.wanted == 8, "but perhaps later"

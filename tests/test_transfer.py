@@ -277,6 +277,16 @@ def test_one_server_of_many_that_ignores_ranges_is_no_reason_to_start_over(parti
         assert [request.range and request.range[0] > 0 for request in server.requests] == [False, True, True]
 
 
+@pytest.mark.parametrize("etag", ['"storage-1"', 'W/"weak"'])
+def test_a_page_that_is_not_the_file_is_weather(partial: Path, etag: str) -> None:
+    """What a network that wants a login first answers to everything."""
+    with StorageServer(made_content(6 * MB), etag=etag) as server:
+        server.faults.extend([Fault(after=3 * MB), Fault(status=200), Fault(status=200)])
+        pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
+        assert partial.read_bytes() == server.content
+        assert all(request.range and request.range[0] > 0 for request in server.requests[1:])
+
+
 def test_a_part_without_a_byte_is_weather_and_not_asked_for_without_end(partial: Path) -> None:
     with StorageServer(made_content(6 * MB)) as server:
         size = len(server.content)

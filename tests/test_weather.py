@@ -1,0 +1,36 @@
+"""When to try again: what answers ask for. The waiting itself is proven with the transfer."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+
+import pytest
+
+from llm_hf_models.weather import retry_after
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"Retry-After": "\u00b2"}, None),
+        ({"Retry-After": "soon"}, None),
+        ({"Retry-After": "-1"}, None),
+        ({"RateLimit": '"api";r=0;t=55'}, 55),
+        ({"RateLimit": '"resolvers";r=4999;t=12'}, None),
+        ({"RateLimit": '"pages";r=99;t=15, "resolvers";r=0;t=3'}, 3),
+        ({"RateLimit": '"pages";r=0;t=15, "resolvers";r=0;t=3'}, 15),
+        ({"Retry-After": "2", "RateLimit": '"api";r=0;t=55'}, 2),
+    ],
+)
+def test_what_an_answer_asks_for_is_understood_or_nothing_is(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers.get) == seconds
+
+
+def test_a_date_is_so_many_seconds_from_now() -> None:
+    told = email.utils.formatdate(time.time() + 90, usegmt=True)
+    assert 60 < (retry_after({"Retry-After": told}.get) or 0) <= 90
