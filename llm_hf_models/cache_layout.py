@@ -9,6 +9,7 @@ other tools leave alone, for partial files and for notes of which blobs were che
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ from llm_hf_models.journal import sync_folder
 from llm_hf_models.refs import RepoFile, RepoId, is_commit, parse_revision
 
 OUR_REFS = "llm-hf"
+_NO_SYMLINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}
+_NO_SYMLINKS_WINDOWS = {1, 50, 1314}  # of FAT and of a network's drive, and of a user who may make none
 
 
 def repo_folder(cache_dir: Path, repo: RepoId) -> Path:
@@ -109,19 +112,26 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
     """Makes `path` a relative symlink to the blob; where there are no symlinks (Windows), the file itself stands there.
 
     Raises:
-        OSError: it could not be made.
+        OSError: neither could be made; the blob stays where it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        try:
-            aside.symlink_to(os.path.relpath(blob, path.parent))
-        except (OSError, NotImplementedError):
-            blob.replace(aside)
+        aside.symlink_to(os.path.relpath(blob, path.parent))
+    except OSError as error:
+        if not _means_no_symlinks(error):  # a full disk, say: other snapshots may link to this blob
+            raise
+        blob.replace(path)  # by one step: between two a kill would leave it under a name that nobody knows
+        return
+    try:
         aside.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
+        aside.unlink(missing_ok=True)
+
+
+def _means_no_symlinks(error: OSError) -> bool:
+    """Whether a symlink can't be made for good. Where no file can be made either, moving one fails as well."""
+    return error.errno in _NO_SYMLINKS or getattr(error, "winerror", None) in _NO_SYMLINKS_WINDOWS
 
 
 def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -209,6 +210,55 @@ def test_two_paths_with_the_same_bytes_are_fetched_once(hub: HubServer, home: Ho
     into = pull_to(hub, repo, tmp_path / "plain", tmp_path / "no cache")
     assert hub.sent(side="storage") == 2 * MB
     assert_whole(into, content={"a.gguf": content, "b/c.gguf": content})
+
+
+def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
+    """The system refuses what `Path.<name>` asks for, where the last argument ends so."""
+    real = getattr(Path, name)
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> Any:
+        if str(arguments[-1]).endswith(ending):
+            raise OSError(code, os.strerror(code), str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, name, refused)
+
+
+def test_without_symlinks_the_files_themselves_stand_in_the_snapshot(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing("symlink_to", errno.EPERM, monkeypatch)
+    stored = pull(hub, repo, home.cache)
+    assert_whole(stored)
+    assert not any(file.location.is_symlink() for file in stored)
+    hub.forget_requests()
+    assert_whole(pull(hub, repo, home.cache))
+    assert hub.requests == []
+
+
+def test_a_file_that_cant_be_named_without_symlinks_is_kept_for_the_next_pull(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold what was just written
+        refusing("symlink_to", errno.EPERM, scanned)
+        refusing("replace", errno.EACCES, scanned, ending=".gguf")
+        with pytest.raises(NotWritableError):
+            pull(hub, repo, home.cache)
+    hub.forget_requests()
+    assert_whole(pull(hub, repo, home.cache))
+    assert hub.sent(side="storage") == 0
+
+
+def test_a_disk_that_has_no_room_for_a_link_takes_no_blob_from_other_snapshots(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pull(hub, repo, home.cache)
+    newer = hub.add_repo(str(REPO), {**FILES, "README.md": "# Tiny, better described\n"})
+    with monkeypatch.context() as full:
+        refusing("symlink_to", errno.ENOSPC, full)
+        with pytest.raises(DiskFullError):
+            pull(hub, newer, home.cache)
+    assert_whole(before)
 
 
 def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
