@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,23 +88,23 @@ def stamp(file: Path) -> str:
     return f"{found.st_size} {found.st_mtime_ns}"
 
 
-def share(existing: Path, wanted: Path) -> None:
-    """Gives a file a second name; a copy where the file system has no hard links.
+def linked(existing: Path, wanted: Path) -> bool:
+    """Gives a file a second name. False where that can't be: no hard links here, or the file has gone.
 
     Raises:
-        OSError: neither could be made.
+        OSError: the folder refuses any file.
     """
-    existing = existing.resolve()
     wanted.parent.mkdir(parents=True, exist_ok=True)
     aside = wanted.with_name(f"{wanted.name}.{secrets.token_hex(4)}")
     try:
-        try:
-            os.link(existing, aside)
-        except OSError:
-            shutil.copyfile(existing, aside)
+        os.link(existing.resolve(), aside)
+    except OSError:
+        return False
+    try:
         aside.replace(wanted)
     finally:
         aside.unlink(missing_ok=True)
+    return True
 
 
 def link_into_snapshot(blob: Path, path: Path) -> None:

@@ -185,10 +185,12 @@ def download_to(
             place = places[file.path]
             place.parent.mkdir(parents=True, exist_ok=True)
             if file.etag in first:
-                cache_layout.share(first[file.etag], place)
-            else:
-                job.move_whole(file, place)
-                first[file.etag] = place
+                if cache_layout.linked(first[file.etag], place):
+                    continue
+                job.sources[file.path] = first[file.etag]
+                fetched |= job.fetch_all([file], lambda _: False)
+            job.move_whole(file, place)
+            first[file.etag] = place
         _remove_work(work)
     except OSError as error:
         raise storage_error(error, folder, 0, limits.disk_reserve) from None
@@ -220,17 +222,16 @@ def _adopted(job: _Job, cache_dir: Path, file: HubFile) -> bool:
     if place is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
-    if place not in (blob, cache_path(cache_dir, job.repo, job.commit, file.path)):
-        job.to_share[file.etag] = place
+    own = (blob, cache_path(cache_dir, job.repo, job.commit, file.path))
+    if place not in own and not cache_layout.linked(place, job.folder / f"{file.etag}.whole"):
+        job.sources[file.path] = place  # where it is copied from, and proven once more
+        return False
     return True
 
 
 def _publish(job: _Job, blobs: Path, file: HubFile, path: Path) -> None:
     blob = blobs / file.etag
     path.parent.mkdir(parents=True, exist_ok=True)
-    if (source := job.to_share.pop(file.etag, None)) is not None:
-        cache_layout.share(source, blob)
-        cache_layout.note_checked(job.folder, file.etag, blob)
     if (job.folder / f"{file.etag}.whole").exists():
         blobs.mkdir(parents=True, exist_ok=True)
         job.move_whole(file, blob)
@@ -255,7 +256,6 @@ class _Job:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = Pace(self._rate)
-        self.to_share: dict[str, Path] = {}  # checked files of other repos that become this one's, by etag
         self._refused: set[tuple[str, str, str]] = set()  # files that turned out to be others, and are not hashed again
         self._at_once = 1  # files
         self._tasks: dict[Future[bool], HubFile] = {}

@@ -261,6 +261,51 @@ def test_a_disk_that_has_no_room_for_a_link_takes_no_blob_from_other_snapshots(
     assert_whole(before)
 
 
+def test_without_hard_links_a_blob_of_another_repo_is_copied_and_proven_again(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_links(monkeypatch)
+    rotten = next(file for file in pull(hub, repo, home.cache) if file.path in SHARDS)
+    blob = rotten.location.resolve()
+    before = blob.stat()
+    blob.write_bytes(bytes(rotten.size))
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as power loss leaves what was not on the disk yet
+    other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
+    hub.forget_requests()
+    stored = pull(hub, other, home.cache)
+    assert_whole(stored)
+    assert [file.path for file in stored if file.fetched] == [rotten.path]
+    assert hub.sent(side="storage") == rotten.size
+
+
+def test_without_hard_links_a_copy_needs_room(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_links(monkeypatch)
+    pull(hub, repo, home.cache)
+    other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
+    with pytest.raises(DiskFullError):
+        pull(hub, other, home.cache, limits=TransferLimits(disk_reserve=shutil.disk_usage(home.root).free))
+
+
+def test_without_hard_links_two_paths_with_the_same_bytes_are_fetched_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_links(monkeypatch)
+    content = {"a.gguf": random.Random(9).randbytes(MB), "b/c.gguf": random.Random(9).randbytes(MB)}
+    stored = pull_to(hub, hub.add_repo("owner/twins", dict(content)), tmp_path / "plain", tmp_path / "no cache")
+    assert_whole(stored, content=content)
+    assert hub.sent(side="storage") == MB
+    assert not (tmp_path / "plain" / ".llm-hf").exists()
+
+
+def refusing_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: Any, **_options: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+
+
 def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     stop, seen = threading.Event(), {}
 
