@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from llm_hf_models.errors import BadRefError
 from llm_hf_models.refs import RepoId, is_commit
@@ -93,6 +95,45 @@ def remove(files: Sequence[CachedFile], among: Iterable[CachedFile], *, dry_run:
         if not dry_run:
             blob.unlink(missing_ok=True)
     return freed
+
+
+def is_fetched_now(incomplete: Path) -> bool:
+    """Whether huggingface_hub fetches that file into a partial of its own now."""
+    with _unfetched(incomplete) as unfetched:
+        return not unfetched
+
+
+def remove_incomplete(incomplete: Path) -> bool:
+    """Removes a partial of huggingface_hub, unless it fetches that file now; whether it did not.
+
+    Raises:
+        OSError: the system refused.
+    """
+    with _unfetched(incomplete) as unfetched:
+        if unfetched:
+            incomplete.unlink(missing_ok=True)
+        return unfetched
+
+
+@contextmanager
+def _unfetched(incomplete: Path) -> Iterator[bool]:
+    """Keeps huggingface_hub from fetching that file; False where it does so already."""
+    repo = incomplete.parent.parent
+    # What it holds meanwhile: `.locks/<repo folder>/<etag>.lock` (file_download.py).
+    path = repo.parent / ".locks" / repo.name / f"{incomplete.name.partition('.')[0]}.lock"
+    if not path.exists():
+        yield True
+        return
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def tidy(repo: Path, snapshot: Path) -> None:

@@ -15,9 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
-from llm_hf_models import cache_layout, engine_dirs, engine_rows, settings
+from llm_hf_models import cache_layout, cached_files, engine_dirs, engine_rows, settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, OPEN, Download
 from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
@@ -199,7 +197,7 @@ def _refs(cache: Path) -> Iterator[DeadFile]:
 def _incompletes(cache: Path, keep: float) -> Iterator[DeadFile]:
     """huggingface_hub's own partials: named at random, never continued by it after a kill."""
     for dead in _old("incomplete", cache.glob("*--*/blobs/*.incomplete"), keep, "huggingface_hub was broken off"):
-        if not _is_held(_lock_of(Path(dead.path))):
+        if not cached_files.is_fetched_now(Path(dead.path)):
             yield dead
 
 
@@ -247,7 +245,7 @@ def _remove(context: Context, db: LibraryDB, history: float, dead: DeadFile) -> 
         if dead.kind == "partial":
             return _remove_partial(context, db, history, path)
         if dead.kind == "incomplete":
-            return _remove_incomplete(path)
+            return cached_files.remove_incomplete(path)
         if dead.kind == "engine":
             engine_dirs.EngineDir(path).remove()
         else:
@@ -286,29 +284,3 @@ def _leftovers(partial: Path) -> Sequence[Path]:
 
 def _youngest(paths: Sequence[Path]) -> float:
     return min(map(_age, paths), default=float("inf"))
-
-
-def _remove_incomplete(path: Path) -> bool:
-    lock = _lock_of(path)
-    try:
-        with FileLock(lock, timeout=0) if lock.exists() else contextlib.nullcontext():
-            path.unlink(missing_ok=True)
-    except Timeout:
-        return False
-    return True
-
-
-def _lock_of(incomplete: Path) -> Path:
-    """The lock that huggingface_hub holds while it fetches: `.locks/<repo folder>/<etag>.lock` (file_download.py)."""
-    repo = incomplete.parent.parent
-    return repo.parent / ".locks" / repo.name / f"{incomplete.name.partition('.')[0]}.lock"
-
-
-def _is_held(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True

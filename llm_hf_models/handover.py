@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from llm_hf_models import cache_layout, errors
+from llm_hf_models import cache_layout, cached_files, errors
 from llm_hf_models.download import already_here
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, NetworkError, TimedOutError
 from llm_hf_models.hub import Hub, HubFile
@@ -92,7 +92,7 @@ def fetch(
 def _bring(
     task: Task, file: HubFile, blobs: Path, limits: TransferLimits, progress: Progress, stop: threading.Event
 ) -> None:
-    with tempfile.TemporaryFile() as words, _child(task, words) as child, _leaving_nothing(blobs, file.etag):
+    with tempfile.TemporaryFile() as words, _leaving_nothing(blobs, file.etag), _child(task, words) as child:
         done, moved = 0, time.monotonic()
         while child.poll() is None:
             stop.wait(LOOK_SECONDS)
@@ -129,13 +129,14 @@ def _child(task: Task, words: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def _leaving_nothing(blobs: Path, etag: str) -> Iterator[None]:
-    """huggingface_hub's partials have random names: after a kill nobody would continue ours."""
+    """huggingface_hub's partials have random names: after a kill nobody would continue ours. `gc` finds what stays."""
     before = set(blobs.glob(f"{etag}.*incomplete"))
     try:
         yield
     except BaseException:
         for path in set(blobs.glob(f"{etag}.*incomplete")) - before:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                cached_files.remove_incomplete(path)  # unless another process, which began meanwhile, fetches it
         raise
 
 

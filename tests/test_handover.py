@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from llm_hf_models import Library
 from llm_hf_models.errors import (
@@ -124,6 +125,29 @@ def test_a_stop_ends_it_at_once_and_leaves_no_partial(hub: HubServer, home: Home
     some.join()
     assert list(home.cache.glob("**/*.incomplete")) == []
     assert [row.state for row in Library().downloads()] == ["paused"]
+
+
+def test_a_stop_leaves_the_partial_of_an_hf_download_that_began_meanwhile(hub: HubServer, home: Home) -> None:
+    stop, plan = threading.Event(), Library().plan(REPO)
+    folder = f"models--{REPO.replace('/', '--')}"
+    theirs = home.cache / folder / "blobs" / f"{plan.files[0].etag}.0011aabb.incomplete"
+    lock = home.cache / ".locks" / folder / f"{plan.files[0].etag}.lock"
+    hub.forget_requests()
+
+    def begin() -> None:
+        hub.wait_until(lambda: hub.count(FILE) > 0)  # ours has begun, and waits for the lock
+        theirs.parent.mkdir(parents=True, exist_ok=True)
+        theirs.write_text("some bytes")
+        stop.set()
+
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        another = threading.Thread(target=begin)
+        another.start()
+        with pytest.raises(InterruptedByUserError):
+            Library().pull(plan, stop=stop)
+        another.join()
+        assert theirs.exists()
 
 
 def test_a_silence_without_end_is_ended(hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
