@@ -102,7 +102,9 @@ class Owner:
         self._thread.join()
         found = _read(self._path)
         if found is not None and found.get("token") == self.token:
-            self._path.unlink(missing_ok=True)
+            # Windows refuses while somebody reads it: then it goes stale, and the next owner takes it away.
+            with contextlib.suppress(OSError):
+                self._path.unlink()
         _mine.discard(self.token)
 
 
@@ -185,8 +187,10 @@ def owning(partial: Path, stop: threading.Event, waiting: Callable[[], None]) ->
     try:
         yield owner
     finally:
-        owner.release()
-        lock.release()
+        try:
+            owner.release()
+        finally:
+            lock.release()
 
 
 def _locked(lock: FileLock, partial: Path) -> bool:

@@ -14,8 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -732,6 +734,27 @@ def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial:
     assert first.returncode == -signal.SIGKILL
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
+
+
+def test_a_finished_file_is_reported_as_such_though_its_owners_name_cant_be_removed(
+    server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.unlink
+
+    def unlink(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.suffix == ".owner":  # as on Windows while one who waits reads it
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        real(path, *arguments, **options)
+
+    with monkeypatch.context() as read_by_another:
+        read_by_another.setattr(Path, "unlink", unlink)
+        pull(server, partial)
+    assert partial.read_bytes() == server.content
+    with FileLock(partial.with_name(f"{partial.name}.lock"), timeout=0):
+        pass
+    partial.unlink()
+    pull(server, partial)
+    assert names(partial) == {partial.name}
 
 
 # The same where there is no flock: what follows is the machine's, before anything of ours is imported.
