@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from llm_hf_models.errors import BadRefError
 from llm_hf_models.refs import RepoId, is_commit
@@ -117,7 +117,7 @@ def remove_incomplete(incomplete: Path) -> bool:
 
 @contextmanager
 def _unfetched(incomplete: Path) -> Iterator[bool]:
-    """Keeps huggingface_hub from fetching that file; False where it does so already."""
+    """Keeps huggingface_hub from fetching that file; False where it does so already, or where that can't be told."""
     repo = incomplete.parent.parent
     # What it holds meanwhile: `.locks/<repo folder>/<etag>.lock` (file_download.py).
     path = repo.parent / ".locks" / repo.name / f"{incomplete.name.partition('.')[0]}.lock"
@@ -127,7 +127,7 @@ def _unfetched(incomplete: Path) -> Iterator[bool]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except Timeout:
+    except OSError:  # a Timeout is one
         yield False
         return
     try:

@@ -27,6 +27,8 @@ from llm_hf_models.journal import boot_id
 HEARTBEAT_SECONDS = 0.5
 STALE_SECONDS = 5.0  # ten missed heartbeats: an owner on another machine is dead, or its file system is
 LOOK_AGAIN_SECONDS = 0.25
+# What file systems without flock say: the kernel for most, NFS without its lock daemon, some FUSE ones.
+NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 _mine: set[str] = set()  # tokens of owners that live in this process
 
@@ -199,8 +201,8 @@ def _locked(lock: FileLock, partial: Path) -> bool:
     except Timeout:
         return False
     except OSError as error:
-        if error.errno == errno.ENOSYS:
-            return True  # no flock on this file system: the owner's name and heartbeat decide alone
+        if error.errno in NO_FLOCK:
+            return True  # the owner's name and heartbeat decide alone
         raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
     return True
 

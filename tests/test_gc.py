@@ -174,6 +174,14 @@ def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fet
     assert gone(held)
 
 
+def test_the_partial_of_huggingface_hub_stays_where_its_lock_cant_be_asked(home: Home) -> None:
+    dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
+    (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # no file that could be locked
+    shown = CliRunner().invoke(hf, ["gc", "--dry-run"])
+    assert shown.stdout == "Nothing is dead.\n", shown
+    assert dead.exists()
+
+
 def test_a_real_pull_by_huggingface_hub_survives_a_cleanup_without_patience(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

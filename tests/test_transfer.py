@@ -761,15 +761,17 @@ def test_a_finished_file_is_reported_as_such_though_its_owners_name_cant_be_remo
 WITHOUT_FLOCK = """
 import errno, fcntl, os, socket
 def flock(descriptor, operation):
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    raise OSError(errno.WORD, os.strerror(errno.WORD))
 fcntl.flock = flock
 socket.gethostname = lambda: HOST
 """
 
 
-def elsewhere(server: StorageServer, partial: Path, host: str, *, kill_at: int = 10**12) -> subprocess.Popen[str]:
+def elsewhere(
+    server: StorageServer, partial: Path, host: str, *, kill_at: int = 10**12, word: str = "ENOSYS"
+) -> subprocess.Popen[str]:
     """As `child`, on a machine of another name that shares the folder, whose file system knows no flock."""
-    code = WITHOUT_FLOCK.replace("HOST", repr(host)) + CHILD
+    code = WITHOUT_FLOCK.replace("HOST", repr(host)).replace("WORD", word) + CHILD
     arguments = [server.url, server.sha256, len(server.content), partial, kill_at, 0]
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -777,9 +779,12 @@ def elsewhere(server: StorageServer, partial: Path, host: str, *, kill_at: int =
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
-def test_without_flock_the_heartbeat_keeps_other_machines_from_the_file(server: StorageServer, partial: Path) -> None:
+@pytest.mark.parametrize("word", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_without_flock_the_heartbeat_keeps_other_machines_from_the_file(
+    server: StorageServer, partial: Path, word: str
+) -> None:
     server.rate = MB
-    processes = [elsewhere(server, partial, host) for host in ("one", "two", "two")]
+    processes = [elsewhere(server, partial, host, word=word) for host in ("one", "two", "two")]
     output = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], output
     assert partial.read_bytes() == server.content
