@@ -23,6 +23,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, Download
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
+from llm_hf_models.space import storage_error
 
 if TYPE_CHECKING:
     from llm_hf_models.tokens import Token
@@ -51,12 +52,17 @@ def ensure(context: Context, *, ask: bool) -> None:
     Args:
         context: whose token it may need; settings and library are found by the environment, which it inherits.
         ask: a person may be asked for the passphrase of the encrypted token file, for a worker that starts now.
+
+    Raises:
+        StorageError: nobody can tell whether one lives.
     """
     lock = FileLock(lock_path())
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return
+    except OSError as error:
+        raise storage_error(error, settings.home(), 0, 0) from None
     lock.release()
     handed = _to_hand_over(context) if ask else None
     with log_path().open("ab") as log:

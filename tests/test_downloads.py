@@ -18,11 +18,12 @@ from llm_hf_models import Library, PullOptions
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import DownloadEvent, DownloadView
-from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
+from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import open_row
+from llm_hf_models.worker import lock_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Throttle
@@ -114,6 +115,15 @@ def test_a_background_pull_is_carried_out_by_a_worker() -> None:
     assert library.show(MODEL).state == "ready"
     done = library.download(row.id)
     assert (done.done_bytes, done.error) == (done.total_bytes, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in a lock's place counts as held")
+@pytest.mark.usefixtures("hub")
+def test_a_worker_whose_lock_cant_be_asked_for_is_an_error_that_names_the_folder(home: Home) -> None:
+    lock_path().mkdir(parents=True)
+    with pytest.raises(StorageError) as caught:
+        Library().enqueue(REPO)
+    assert str(home.llm) in caught.value.message
 
 
 def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
