@@ -24,6 +24,7 @@ from llm_hf_models.download import already_here
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, NetworkError, TimedOutError
 from llm_hf_models.hub import Hub, HubFile
 from llm_hf_models.refs import RepoFile, RepoId
+from llm_hf_models.space import need_room
 from llm_hf_models.text import clean_text
 from llm_hf_models.transfer_terms import Event, Progress, TransferLimits
 
@@ -67,7 +68,7 @@ def fetch(
         files: all files of the variant.
         cache_dir: the Hugging Face cache.
         metadata_seconds: how long the Hub may take to answer.
-        limits: only its `network_wait_seconds` counts: so long it may bring no byte.
+        limits: only two count: `network_wait_seconds`, so long it may bring no byte, and `disk_reserve`.
         progress: told of each file.
         stop: when set, ends at once; huggingface_hub starts such a file over.
 
@@ -76,10 +77,13 @@ def fetch(
 
     Raises:
         NetworkError, AccessError and below, as the Hub's errors are translated.
+        DiskFullError: they don't fit.
         InterruptedByUserError: `stop` was set.
     """
     here = already_here(cache_dir, repo, commit, files)
     missing = [file for file in files if file.path not in here]
+    # A plan asked too, but may have waited in the queue since.
+    need_room(cache_dir, sum(file.size for file in missing), limits.disk_reserve)
     for file in missing:
         task = Task(endpoint, str(repo), commit, file.path, str(cache_dir), metadata_seconds, token)
         blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"

@@ -7,6 +7,7 @@ takes is its own decision, behind the same call.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from filelock import FileLock
 from llm_hf_models import Library
 from llm_hf_models.errors import (
     DigestMismatchError,
+    DiskFullError,
     GatedRepoError,
     InterruptedByUserError,
     NotFoundError,
@@ -157,6 +159,17 @@ def test_a_silence_without_end_is_ended(hub: HubServer, home: Home, monkeypatch:
     with pytest.raises(TimedOutError, match="no byte"):
         Library().pull(plan)
     assert list(home.cache.glob("**/*.incomplete")) == []
+
+
+def test_a_disk_that_others_filled_since_the_plan_is_seen_before_anything_is_handed_over(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Library().plan(REPO)
+    monkeypatch.setenv("LLM_HF_DISK_RESERVE", str(shutil.disk_usage(home.root).free))
+    hub.forget_requests()
+    with pytest.raises(DiskFullError):
+        Library().pull(plan)
+    assert hub.count(FILE, side="storage") == 0
 
 
 def test_refusals_are_worded_as_with_our_own_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
