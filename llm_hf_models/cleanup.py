@@ -20,12 +20,12 @@ from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, OPEN, Download
 from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.owner import owned_since, owning
+from llm_hf_models.owner import is_owned, owning
 from llm_hf_models.pull_rows import plan_of
+from llm_hf_models.space import bytes_on_disk
 
 Kind = Literal["partial", "incomplete", "note", "ref", "copy", "engine"]
 EVERY = -1  # SQLite's word for no limit
-BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system (stat(2))
 # A digest and what its download is about; the lock and the owner's name are not leftovers by themselves.
 _OF_DOWNLOAD = re.compile(r"(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.(?P<part>part|whole)(?P<more>\..+)?")
 
@@ -157,7 +157,7 @@ def _work_folders(cache: Path, rows: _Rows) -> set[Path]:
 def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
     """By digest: one thing each, whatever stands beside the partial."""
     for etag, paths in _by_digest(folder).items():
-        if rows.wants(etag) or owned_since(_partial(folder, etag)) is not None:
+        if rows.wants(etag) or is_owned(_partial(folder, etag)):
             continue
         if rows.knew(etag):
             why = "its download is over"
@@ -165,7 +165,7 @@ def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
             why = "no download here names it"  # another library's may, which shares the cache: hence the waiting
         else:
             continue
-        yield DeadFile("partial", str(_partial(folder, etag)), sum(map(_size, paths)), why)
+        yield DeadFile("partial", str(_partial(folder, etag)), sum(map(bytes_on_disk, paths)), why)
 
 
 def _by_digest(folder: Path) -> Mapping[str, list[Path]]:
@@ -191,7 +191,7 @@ def _refs(cache: Path) -> Iterator[DeadFile]:
     """Refs of ours whose snapshot another tool removed: to `hf cache` such a repo is corrupt."""
     for ref in cache.glob(f"models--*/refs/{cache_layout.OUR_REFS}/*"):
         if not (ref.parents[2] / "snapshots" / ref.name).is_dir():
-            yield DeadFile("ref", str(ref), _size(ref), "its snapshot has gone")
+            yield DeadFile("ref", str(ref), bytes_on_disk(ref), "its snapshot has gone")
 
 
 def _incompletes(cache: Path, keep: float) -> Iterator[DeadFile]:
@@ -209,13 +209,13 @@ def _engines(db: LibraryDB, keep: float) -> Iterator[DeadFile]:
             continue
         inside = [folder, *folder.glob("*")]
         if min(map(_age, inside)) >= keep:
-            yield DeadFile("engine", str(folder), sum(map(_size, inside)), "its engine has left")
+            yield DeadFile("engine", str(folder), sum(map(bytes_on_disk, inside)), "its engine has left")
 
 
 def _old(kind: Kind, paths: Iterable[Path], keep: float, why: str) -> Iterator[DeadFile]:
     for path in paths:
         if _age(path) >= keep:
-            yield DeadFile(kind, str(path), _size(path), why)
+            yield DeadFile(kind, str(path), bytes_on_disk(path), why)
 
 
 def _age(path: Path) -> float:
@@ -224,15 +224,6 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _size(path: Path) -> int:
-    """Bytes on the disk: a partial has its full length from the start."""
-    try:
-        found = path.stat()
-    except OSError:
-        return 0
-    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * BLOCK_BYTES)
 
 
 # Removing

@@ -20,6 +20,10 @@ class FileDigests:
     sha256: str
     git_sha1: str
 
+    def like(self, digest: str) -> str:
+        """The one of them that is of the same kind as `digest`."""
+        return self.sha256 if len(digest) == len(self.sha256) else self.git_sha1
+
 
 def git_blob_hash(size: int) -> hashlib._Hash:
     """A hash that becomes a git blob's id when it is fed the file's `size` bytes after git's own prefix."""

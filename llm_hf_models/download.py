@@ -299,7 +299,7 @@ class _Job:
         if this in self._refused:
             return False
         digests = digests_of(place, self._hashing(file))
-        if (digests.sha256 if file.sha256 else digests.git_sha1) != file.etag:
+        if digests.like(file.etag) != file.etag:
             self._refused.add(this)
             return False
         cache_layout.note_checked(self.folder, file.etag, place)
@@ -410,7 +410,7 @@ class _Job:
         aside = whole.with_suffix(".part.copy")
         try:
             digests = copied(source, aside, watch)
-            if (digests.sha256 if file.sha256 else digests.git_sha1) != file.etag:
+            if digests.like(file.etag) != file.etag:
                 return False
             aside.replace(whole)
         except FileNotFoundError:  # another tool prunes the cache

@@ -24,12 +24,11 @@ from llm_hf_models.download import already_here
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, NetworkError, TimedOutError
 from llm_hf_models.hub import Hub, HubFile
 from llm_hf_models.refs import RepoFile, RepoId
-from llm_hf_models.space import need_room
+from llm_hf_models.space import bytes_on_disk, need_room
 from llm_hf_models.text import clean_text
 from llm_hf_models.transfer_terms import Event, Progress, TransferLimits
 
 LOOK_SECONDS = 0.25
-BLOCK_BYTES = 512  # what st_blocks counts (stat(2))
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _bring(
             stop.wait(LOOK_SECONDS)
             if stop.is_set():
                 raise InterruptedByUserError(f"Stopped while huggingface_hub fetched {file.path}")
-            now = max(map(_arrived, blobs.glob(f"{file.etag}.*incomplete")), default=done)
+            now = max(map(bytes_on_disk, blobs.glob(f"{file.etag}.*incomplete")), default=done)
             if now > done:
                 done, moved = now, time.monotonic()
                 progress(Event("progress", file.path, min(done, file.size), file.size))
@@ -142,15 +141,6 @@ def _leaving_nothing(blobs: Path, etag: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 cached_files.remove_incomplete(path)  # unless another process, which began meanwhile, fetches it
         raise
-
-
-def _arrived(partial: Path) -> int:
-    """Bytes of a partial that are there: hf_xet may write it in any order."""
-    try:
-        found = partial.stat()
-    except OSError:
-        return 0
-    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * BLOCK_BYTES)
 
 
 def _error(child: subprocess.Popen[str], words: IO[bytes], path: str) -> HfModelsError:

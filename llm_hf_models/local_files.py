@@ -123,14 +123,14 @@ def _any_differs(files: Sequence[tuple[str, str]]) -> bool:
 def _compare(file: LocalFile, progress: Progress) -> str:
     if not Path(file.location).exists():
         return "missing"
-    if not (file.sha256 or file.git_sha1):
+    recorded = file.sha256 or file.git_sha1
+    if not recorded:
         return "no digest recorded"
     try:
-        found = hash_file(Path(file.location), file.path, progress)
+        found = hash_file(Path(file.location), file.path, progress).like(recorded)
     except OSError as error:
         return f"not readable: {error.strerror}"
-    expected, actual = (file.sha256, found.sha256) if file.sha256 else (file.git_sha1, found.git_sha1)
-    return "matches" if expected == actual else f"differs: recorded {expected}, found {actual}"
+    return "matches" if found == recorded else f"differs: recorded {recorded}, found {found}"
 
 
 def hash_file(path: Path, name: str, progress: Progress) -> FileDigests:

@@ -14,7 +14,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -218,13 +217,6 @@ def processes_owning(partials: Iterable[Path]) -> int:
     return len(found)
 
 
-def owned_since(partial: Path) -> float | None:
-    """Seconds since the owner of `partial` last showed life; None where nobody owns it."""
-    path = partial.with_name(f"{partial.name}.owner")
-    found = _read(path)
-    if found is None or not _lives(found, path):
-        return None
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except OSError:
-        return None
+def is_owned(partial: Path) -> bool:
+    """Whether a process owns the file now."""
+    return processes_owning([partial]) > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
 from llm_hf_models.units import format_size
 
+BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system (stat(2))
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _RESUMES = "What has arrived is kept: free some space and pull again."
@@ -17,6 +18,15 @@ _RESUMES = "What has arrived is kept: free some space and pull again."
 def free_bytes(folder: Path) -> int:
     """What is free for this user on the file system of `folder`, or of the nearest folder above that exists."""
     return shutil.disk_usage(_nearest(folder)).free
+
+
+def bytes_on_disk(file: Path) -> int:
+    """What a file takes on the disk, 0 where it has gone: a partial has its full length from the start."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0
+    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * BLOCK_BYTES)
 
 
 def share_a_disk(one: Path, other: Path) -> bool:
