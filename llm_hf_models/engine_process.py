@@ -49,29 +49,39 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {"GOMP_SPINCOUNT": SPINS, **kept}
 
 
-def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Started:
-    """Starts the process for one task and waits until it serves.
+def start_child(module: str, place: EngineDir) -> subprocess.Popen[bytes]:
+    """Starts one of our modules as a process that hears and speaks through pipes.
 
     Args:
-        task: as engine_child reads it.
+        module: its bare name.
         place: its folder; the working directory too, so that nothing where the user stands is imported.
-        seconds: how long it may take.
-
-    Raises:
-        EngineStartError: it ended, or took too long; the cause holds its own last words.
     """
-    flags = getattr(subprocess, "DETACHED_PROCESS", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
     with place.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llm_hf_models.engine_child"],
+        return subprocess.Popen(
+            [sys.executable, "-m", f"llm_hf_models.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=place.path,
             env=child_environment(os.environ),
             start_new_session=True,  # Ctrl-C in the terminal that started it is not meant for it
-            creationflags=flags,
+            creationflags=getattr(subprocess, "DETACHED_PROCESS", 0)
+            | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
+
+
+def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Started:
+    """Starts the process for one task and waits until it serves.
+
+    Args:
+        task: as engine_child reads it.
+        place: its folder.
+        seconds: how long it may take.
+
+    Raises:
+        EngineStartError: it ended, or took too long; the cause holds its own last words.
+    """
+    process = start_child("engine_child", place)
     began = time.monotonic()
     try:
         ready = _handshake(process, json.dumps(task).encode(), seconds)

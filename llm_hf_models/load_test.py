@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from llm_hf_models import fit
 from llm_hf_models.engine_dirs import MAX_SOCKET_PATH_BYTES, EngineDir
-from llm_hf_models.engine_process import child_environment
+from llm_hf_models.engine_process import start_child
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError, NotWritableError
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.machine import machine
@@ -188,16 +188,7 @@ def _memory(size: int, facts: ModelFacts) -> int:
 
 def _run(task: dict[str, Any], place: EngineDir, seconds: float) -> _Ended:
     """Runs the child to its end, by itself or by ours, and reads what it said."""
-    with place.log.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "llm_hf_models.load_child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            cwd=place.path,
-            env=child_environment(os.environ),
-            start_new_session=True,
-        )
+    process = start_child("load_child", place)
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     said: list[bytes] = []
