@@ -35,7 +35,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -43,6 +44,7 @@ from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, BinaryIO, Literal
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
+import pytest
 from typing_extensions import Self
 
 from llm_hf_models import mirror
@@ -567,6 +569,31 @@ class _Storage(_OfHub):
 
 class _StorageSide(_Weather, _Storage):
     side: Side = "storage"
+
+
+@contextmanager
+def hub_in_force(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[HubServer]:
+    """A Hub that the environment points to, and settings for this test by their names."""
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        for name, value in settings.items():
+            monkeypatch.setenv(f"LLM_HF_{name.upper()}", value)
+        yield hub
+
+
+@contextmanager
+def silent_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Event]:
+    """The storage host falls silent when it has sent `count` bytes of a file; the event is set then."""
+    hub.forget_requests()
+    hub.fault(Stall(after=count), on=file, side="storage", times=None)
+    fell = threading.Event()
+    watcher = threading.Thread(
+        target=lambda: (hub.wait_until(lambda: hub.sent(file, side="storage") >= count), fell.set())
+    )
+    watcher.start()
+    yield fell
+    watcher.join()
+    hub.clear()
 
 
 def _listen(hub: HubServer, handler: type[_Weather], context: ssl.SSLContext | None) -> MirrorServer:

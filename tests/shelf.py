@@ -20,6 +20,7 @@ from llm_hf_models import engine
 from llm_hf_models.gguf_header import read_header
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import Check, LocalFile, LocalModel
+from tests import ggufs
 
 COMMIT = "c" * 40
 WAIT_SECONDS = 30
@@ -83,6 +84,17 @@ def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
         for row in engine.running(db):
             engine.stop(db, row)
     shutil.rmtree(runtime, ignore_errors=True)
+
+
+@contextmanager
+def tiny_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """One with a model of each kind: `tiny` calls a tool, `dog` speaks JSON, `base` and `vectors` can't chat."""
+    with opened_shelf(folders) as shelf:
+        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        yield shelf
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:

@@ -184,9 +184,8 @@ def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> Non
     wait_until_idle(endless)
 
 
-def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: Start, tmp_path: Path) -> None:
-    path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
-    endpoint = start(path, context=65536, own=131072)
+def gone_while_it_reads(endpoint: engine.Endpoint, reads: Callable[[], bool]) -> None:
+    """A client that sends a long prompt, and goes once `reads` says that the engine is at it."""
     turn = chat.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
 
     async def give_up() -> None:
@@ -195,13 +194,19 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: St
 
     async def cancelled() -> None:
         task = asyncio.create_task(give_up())
-        while not await asyncio.to_thread(is_working, endpoint):
+        while not await asyncio.to_thread(reads):
             assert not task.done()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(cancelled())
+
+
+def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: Start, tmp_path: Path) -> None:
+    path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
+    endpoint = start(path, context=65536, own=131072)
+    gone_while_it_reads(endpoint, lambda: is_working(endpoint))
     began = time.monotonic()
     wait_until_idle(endpoint)
     stopped_after = time.monotonic() - began

@@ -26,20 +26,16 @@ from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.records import Check, LocalFile, LocalModel
 from tests import ggufs
 from tests.conftest import Home
-from tests.shelf import CALL, COMMIT, DOG, FUNCTION, PNG, Shelf, logged, opened_shelf, run, said
+from tests.shelf import COMMIT, FUNCTION, PNG, Shelf, logged, run, said, tiny_shelf
 from tests.test_chat import END, delta, event, server
 
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with opened_shelf(tmp_path_factory) as shelf:
-        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
-        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+    with tiny_shelf(tmp_path_factory) as shelf:
         shelf.add(
             "hf/tiny/endless:F16", ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True), aliases=("endless",)
         )
-        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
         yield shelf
 
 

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,12 +40,14 @@ EXIT_SECONDS = 20
 CHAT = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
 
 
-@pytest.fixture
-def db(home: Home) -> Iterator[LibraryDB]:
-    """The test's library; what runs at the end of a test is stopped, and nothing may remain."""
+@contextmanager
+def leaving_nothing(
+    home: Home, processes_of: Callable[[EngineRow], list[psutil.Process]] = lambda row: [psutil.Process(row.pid)]
+) -> Iterator[LibraryDB]:
+    """The test's library; what runs at the end of a test is stopped, and nothing may remain of it."""
     with LibraryDB(settings.library_path()) as opened:
         yield opened
-        processes = [psutil.Process(row.pid) for row in engine.running(opened)]
+        processes = [process for row in engine.running(opened) for process in processes_of(row)]
         for row in engine.running(opened):
             engine.stop(opened, row)
         _, alive = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
@@ -53,8 +56,19 @@ def db(home: Home) -> Iterator[LibraryDB]:
         assert not list(home.runtime.glob("llm-hf/*/e.sock"))
 
 
+@pytest.fixture
+def db(home: Home) -> Iterator[LibraryDB]:
+    with leaving_nothing(home) as opened:
+        yield opened
+
+
 def spec_of(path: Path, *, context: int = 1024, shard_paths: tuple[Path, ...] = ()) -> engine.EngineSpec:
     return engine.EngineSpec("hf/tiny/chat:F16", path, shard_paths=shard_paths, facts=CHAT, context=context)
+
+
+def endless_spec(folder: Path) -> engine.EngineSpec:
+    """Of a model that speaks until it is stopped."""
+    return spec_of(ggufs.tiny_chat(folder / "endless.gguf", endless=True, context=131072), context=65536)
 
 
 @pytest.fixture
@@ -64,7 +78,7 @@ def spec(tmp_path: Path) -> engine.EngineSpec:
 
 @pytest.fixture
 def endless(tmp_path: Path) -> engine.EngineSpec:
-    return spec_of(ggufs.tiny_chat(tmp_path / "endless.gguf", endless=True, context=131072), context=65536)
+    return endless_spec(tmp_path)
 
 
 def ensure(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall
+from tests.hub_server import HubServer, Stall, hub_in_force, silent_after
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -35,28 +34,17 @@ PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """A Hub with one model of four megabytes, and queues that beat fast."""
-    with HubServer() as server:
+    with hub_in_force(monkeypatch, heartbeat_seconds="0.1", disk_reserve="0") as server:
         server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)})
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.1")
-        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
         yield server
 
 
 def broken_off(hub: HubServer, options: PullOptions | None = None) -> int:
     """A pull that has brought some bytes and was interrupted: its row's number."""
-    library, stop = Library(), threading.Event()
+    library = Library()
     plan = library.plan(REPO, options)
-    hub.forget_requests()
-    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
-    some = threading.Thread(
-        target=lambda: (hub.wait_until(lambda: hub.sent(FILE, side="storage") >= 500_000), stop.set())
-    )
-    some.start()
-    with pytest.raises(InterruptedByUserError):
+    with silent_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
         library.pull(plan, stop=stop)
-    some.join()
-    hub.clear()
     return library.downloads()[0].id
 
 

@@ -29,7 +29,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.transfer import Event
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
-from tests.hub_server import FlipBit, HubServer, Stall
+from tests.hub_server import FlipBit, HubServer, Stall, hub_in_force, silent_after
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -40,12 +40,8 @@ BYTES = 4_000_000
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """A Hub with one model of four megabytes, and the setting."""
-    with HubServer() as server:
+    with hub_in_force(monkeypatch, transport="xet", retry_seconds="0.05", disk_reserve="0") as server:
         server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setenv("LLM_HF_TRANSPORT", "xet")
-        monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.05")
-        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
         yield server
 
 
@@ -115,16 +111,9 @@ def test_what_is_here_already_is_not_handed_over(hub: HubServer) -> None:
 
 
 def test_a_stop_ends_it_at_once_and_leaves_no_partial(hub: HubServer, home: Home) -> None:
-    stop, plan = threading.Event(), Library().plan(REPO)
-    hub.forget_requests()
-    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
-    some = threading.Thread(
-        target=lambda: (hub.wait_until(lambda: hub.sent(FILE, side="storage") >= 500_000), stop.set())
-    )
-    some.start()
-    with pytest.raises(InterruptedByUserError):
+    plan = Library().plan(REPO)
+    with silent_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
         Library().pull(plan, stop=stop)
-    some.join()
     assert list(home.cache.glob("**/*.incomplete")) == []
     assert [row.state for row in Library().downloads()] == ["paused"]
 

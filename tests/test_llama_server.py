@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import llm
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, engine_rows, settings
+from llm_hf_models import chat, engine, engine_rows
 from llm_hf_models.errors import EngineLostError, EngineRefusedError, EngineStartError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import EngineRow
@@ -26,8 +25,19 @@ from llm_hf_models.service import Library
 from tests import ggufs
 from tests.conftest import Home
 from tests.images import RED, png
-from tests.shelf import CALL, DOG, FUNCTION, Shelf, logged, opened_shelf, run, said, until
-from tests.test_engine import CHAT, broken_files, ensure, row_of, say, spec_of, wait_for_exit
+from tests.shelf import DOG, FUNCTION, Shelf, logged, run, said, tiny_shelf, until
+from tests.test_chat import gone_while_it_reads
+from tests.test_engine import (
+    CHAT,
+    broken_files,
+    endless_spec,
+    ensure,
+    leaving_nothing,
+    row_of,
+    say,
+    spec_of,
+    wait_for_exit,
+)
 
 BINARY = os.environ.get("LLAMA_SERVER_BINARY") or shutil.which("llama-server")
 pytestmark = [
@@ -40,11 +50,7 @@ SECONDS = 30
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with opened_shelf(tmp_path_factory) as shelf:
-        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
-        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
-        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+    with tiny_shelf(tmp_path_factory) as shelf:
         yield shelf
 
 
@@ -64,14 +70,8 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def db(home: Home) -> Iterator[LibraryDB]:
-    """The test's library; nothing may remain of what it started."""
-    with LibraryDB(settings.library_path()) as opened:
+    with leaving_nothing(home, processes) as opened:
         yield opened
-        parts = [part for row in engine.running(opened) for part in processes(row)]
-        for row in engine.running(opened):
-            engine.stop(opened, row)
-        assert not psutil.wait_procs(parts, timeout=SECONDS)[1]
-        assert not list(home.runtime.glob("llm-hf/*/e.sock"))
 
 
 def processes(row: EngineRow) -> list[psutil.Process]:
@@ -92,7 +92,7 @@ def spec(tmp_path: Path) -> engine.EngineSpec:
 
 @pytest.fixture
 def endless(tmp_path: Path) -> engine.EngineSpec:
-    return spec_of(ggufs.tiny_chat(tmp_path / "endless.gguf", endless=True, context=131072), context=65536)
+    return endless_spec(tmp_path)
 
 
 # What llm gets
@@ -268,21 +268,7 @@ def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db:
     facts = replace(CHAT, context_length=131072)
     endpoint = ensure(replace(spec_of(path, context=65536), facts=facts), db)
     row = row_of(db)
-    turn = chat.Turn([{"role": "user", "content": "some words " * 4000}], {"max_tokens": 1})
-
-    async def give_up() -> None:
-        async for _ in chat.answer_async(endpoint, turn):
-            pytest.fail("the prompt was read sooner than this test can cancel")
-
-    async def cancelled() -> None:
-        task = asyncio.create_task(give_up())
-        while not await asyncio.to_thread(engine_rows.busy_slots, row):
-            assert not task.done()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancelled())
+    gone_while_it_reads(endpoint, lambda: bool(engine_rows.busy_slots(row)))
     began = time.monotonic()
     until(lambda: engine_rows.busy_slots(row) == 0)
     assert time.monotonic() - began < 10

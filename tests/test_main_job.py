@@ -22,7 +22,7 @@ from llm_hf_models.errors import NotFoundError
 from llm_hf_models.settings import library_path
 from tests.conftest import Home
 from tests.ggufs import ANSWER, tiny_chat, tiny_mmproj, tiny_split
-from tests.hub_server import FlipBit, HubServer, Page, Request, Reset, Stall, Status
+from tests.hub_server import FlipBit, HubServer, Page, Request, Reset, Stall, Status, hub_in_force
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -62,9 +62,7 @@ def command(
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub that the environment points to."""
-    with HubServer() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.01")
+    with hub_in_force(monkeypatch, retry_seconds="0.01") as hub:
         yield hub
 
 

@@ -24,7 +24,7 @@ from llm_hf_models.service import Library, PullOptions
 from tests import ggufs
 from tests.conftest import Home
 from tests.hub_server import HubServer
-from tests.shelf import CALL, FUNCTION, Shelf, logged, opened_shelf, run, said
+from tests.shelf import FUNCTION, Shelf, logged, run, said, tiny_shelf
 from tests.test_serve import KEY, serving
 
 RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
@@ -33,13 +33,7 @@ SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- end
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with opened_shelf(tmp_path_factory) as shelf:
-        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
-        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
-        shelf.add(
-            "hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer='{"name": "Rex"}'), aliases=("dog",)
-        )
+    with tiny_shelf(tmp_path_factory) as shelf:
         yield shelf
 
 

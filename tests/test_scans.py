@@ -22,7 +22,7 @@ from llm_hf_models.pull_plan import PullOptions, PullPlan
 from llm_hf_models.refs import RepoId
 from llm_hf_models.served import ServedRepo
 from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Page, Stall, Status
+from tests.hub_server import HubServer, Page, Stall, Status, hub_in_force
 
 REPO, FILE = "tests/tiny-GGUF", "tiny-Q4_K_M.gguf"
 MODEL = f"hf/{REPO}:Q4_K_M"
@@ -31,9 +31,7 @@ CLEAN = {"avScan": "safe", "pickleImportScan": "unscanned", "virusTotalScan": "s
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+    with hub_in_force(monkeypatch, disk_reserve="0") as server:
         yield server
 
 

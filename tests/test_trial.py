@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from llm_hf_models import Library
 from llm_hf_models.cli import hf
 from tests.ggufs import tiny_chat, tiny_split
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, hub_in_force
 
 REPO = "tests/tiny-GGUF"
 MODEL = f"hf/{REPO}:Q4_K_M"
@@ -20,10 +20,8 @@ MODEL = f"hf/{REPO}:Q4_K_M"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with HubServer() as server:
+    with hub_in_force(monkeypatch, disk_reserve="0") as server:
         server.add_repo(REPO, {"tiny-Q4_K_M.gguf": tiny_chat(tmp_path / "tiny-Q4_K_M.gguf", answer="Walruses do.")})
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
         yield server
 
 
