@@ -14,6 +14,7 @@ from llm_hf_models.cli_common import (
     MAX_ROWS,
     SIZE,
     aliases_option,
+    confirm,
     examples,
     json_option,
     quiet_option,
@@ -146,6 +147,7 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
 @click.option("--limit-rate", type=SIZE, help="Bytes per second at most, such as 5M.")
 @click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")
 @click.option("--allow-invalid", is_flag=True, help="Keep even a file that breaks the GGUF rules, unregistered.")
+@click.option("-y", "--yes", is_flag=True, help="With --to: replace files of other content without asking.")
 @click.option("--test", is_flag=True, help="Load it in a sandbox when it is here; exit code 1 unless that goes well.")
 @quiet_option
 @json_option
@@ -159,6 +161,7 @@ def pull(
     dry_run: bool,
     background: bool,
     on_done: str | None,
+    yes: bool,
     test: bool,
     quiet: bool,
     as_json: bool,
@@ -184,6 +187,12 @@ def pull(
     if dry_run:
         output.print_json(plan) if as_json else output.emit(views_hub.plan(plan, output.width()))
         return
+    if plan.replaces and not yes:
+        confirm(
+            f"Replace {', '.join(plan.replaces)}, of other content?",
+            refused="Nothing was replaced",
+            hint="-y replaces without asking.",
+        )
     if not quiet:
         output.note(views_hub.choice(plan))
     result = None if background and not plan.already_complete else _fetch(library, plan, quiet=quiet)

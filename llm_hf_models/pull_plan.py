@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llm_hf_models import download, scans, search, settings
 from llm_hf_models.context import Context, Freshness
+from llm_hf_models.digests import digests_of
 from llm_hf_models.download_records import LIVE
 from llm_hf_models.errors import (
     DiskFullError,
@@ -75,6 +77,7 @@ class PullPlan:
     fetch_bytes: int
     folder: str  # where the files will stand
     options: PullOptions
+    replaces: tuple[str, ...] = ()  # files of other content that stand where its own will (`--to DIR`)
     aliases: tuple[str, ...] = ()
     fit: Fit | None = None
     facts: ModelFacts | None = None
@@ -125,6 +128,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         fetch_bytes=sum(file.size - file.partial for file in planned if not file.here and not file.copy),
         folder=str(_folder(context, ref.repo, details.commit, options)),
         options=options,
+        replaces=_replaced(planned, options),
         scan=search.scan_of(details, paths),
         hub=hub_says(details),
         freshness=freshness,
@@ -204,7 +208,7 @@ def _planned_files(
         here, partial, copy = cached, download.pending_bytes(context.cache_dir(), files), set[str]()
     else:
         folder = options.to.expanduser().absolute()
-        here, partial = download.already_in(folder, files), download.pending_bytes_in(folder, files)
+        here, partial = _proven_in(folder, files), download.pending_bytes_in(folder, files)
         copy = cached.keys() - here.keys()
     return tuple(
         PlannedFile(
@@ -215,6 +219,24 @@ def _planned_files(
         )
         for file in files
     )
+
+
+def _proven_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
+    """Which of the files stand in a plain folder: by their digests, since a person's own may have their names."""
+    etags, found = {file.path: file.etag for file in files}, {}
+    for path, place in download.already_in(folder, files).items():
+        with suppress(OSError):
+            if not etags[path] or digests_of(place).like(etags[path]) == etags[path]:
+                found[path] = place
+    return found
+
+
+def _replaced(files: Sequence[PlannedFile], options: PullOptions) -> tuple[str, ...]:
+    if options.to is None:
+        return ()
+    folder = options.to.expanduser().absolute()
+    places = [folder / RepoFile(file.path).path for file in files if not file.here]
+    return tuple(str(place) for place in places if place.is_symlink() or place.exists())
 
 
 def _folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:

@@ -179,6 +179,7 @@ def plan(planned: PullPlan, limit: int | None) -> str:
             ("Fits", _fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
+            ("Replaces", "\n".join(planned.replaces)),
             ("Hub scan", "\n".join([planned.scan or "not reported", *wording.scans(map(asdict, planned.scans))])),
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
             ("Fetches", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),

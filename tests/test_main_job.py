@@ -432,6 +432,29 @@ def test_a_revision_has_an_id_of_its_own_beside_the_default_one(repo: HubServer)
 # Elsewhere than in the cache
 
 
+def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: HubServer, tmp_path: Path) -> None:
+    mine = tmp_path / "README.md"
+    mine.write_text("# Mine\n")  # as long as the one on the Hub: only its content tells
+    wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
+    assert json_of(*wanted, "--dry-run")["replaces"] == [str(mine)]
+    assert "Replaces" in run(*wanted, "--dry-run").stdout
+    assert "Nothing was replaced: nobody answered" in run(*wanted, code=2).stderr
+    assert "-y replaces without asking" in run(*wanted, "--background", code=2).stderr
+    assert "Nothing was replaced." in run(*wanted, code=1, input="n\n").stderr
+    assert mine.read_text() == "# Mine\n"
+    assert json_of("downloads", "--all") == []
+    run(*wanted, input="y\n")
+    assert mine.read_text() == "# Tiny\n"
+    mine.write_text("# Mine, and longer\n")
+    run(*wanted, "-y")
+    assert mine.read_text() == "# Tiny\n"
+    sent = repo.sent("README.md")
+    plan = json_of(*wanted, "--dry-run")
+    assert (plan["replaces"], plan["files"][0]["here"]) == ([], True)
+    run(*wanted)
+    assert repo.sent("README.md") == sent
+
+
 def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm(
     repo: HubServer, home: Home, tmp_path: Path
 ) -> None:
