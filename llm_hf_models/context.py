@@ -58,6 +58,8 @@ class Context:
     ask_passphrase: Callable[[], str] | None = None
     agent: str | None = None  # which agent asks, by its host's name; None is a person
     notice: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
+    planned_cache: Path | None = None  # of a download that was planned in another environment; None is this one's
+    planned_endpoint: str | None = None
 
     def settings(self) -> Settings:
         """The settings in force now."""
@@ -75,23 +77,35 @@ class Context:
 
     def cache_dir(self) -> Path:
         """The Hugging Face cache."""
-        return settings_module.cache_dir()
+        return self.planned_cache or settings_module.cache_dir()
+
+    def endpoint(self) -> str:
+        """The Hub's address."""
+        return self.planned_endpoint or settings_module.endpoint()
+
+    @property
+    def withholds_token(self) -> bool:
+        """Whether only a stored plan names this Hub: whoever gave this process a token didn't give it for that one."""
+        return self.endpoint() != settings_module.endpoint()
 
     def token(self) -> tokens.Token | None:
-        """The token in force, if any."""
+        """The token in force for this Hub, if any."""
+        return None if self.withholds_token else self._found_token()
+
+    def _found_token(self) -> tokens.Token | None:
         from llm_hf_models import tokens
 
         return tokens.find(self.ask_passphrase)
 
     def hub(self) -> Hub:
-        """The configured Hub, with the token in force."""
+        """The Hub, with the token in force."""
         return self._hub(self.token())
 
     def _hub(self, token: tokens.Token | None) -> Hub:
         from llm_hf_models.hub import Hub
 
         return Hub(
-            settings_module.endpoint(),
+            self.endpoint(),
             token=token.value if token else None,
             timeout=self.settings().metadata_seconds,
             offline=settings_module.offline(),
@@ -139,7 +153,7 @@ class Context:
         """
         token = self.token()
         hub = self._hub(token)
-        name = json.dumps({**key, "endpoint": settings_module.endpoint(), "token": _mark(token)}, sort_keys=True)
+        name = json.dumps({**key, "endpoint": self.endpoint(), "token": _mark(token)}, sort_keys=True)
         with self.db() as db:
             kept, old = _kept(db, name, load)
             if kept and old is not None and not refresh and self._is_young(kept):

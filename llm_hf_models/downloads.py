@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, LIVE, OPEN, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.download_row import stale_before
-from llm_hf_models.errors import BadInputError, NotFoundError
+from llm_hf_models.errors import BadInputError, LibraryError, NotFoundError
 from llm_hf_models.library_downloads import LibraryDownloads
 
 if TYPE_CHECKING:
@@ -215,11 +215,16 @@ def clear(context: Context) -> int:
 
 
 def _remove_leftovers(context: Context, numbers: Sequence[int]) -> None:
-    from llm_hf_models import cleanup  # late: who only lists should not wait for what can pull
+    from llm_hf_models import cleanup, pull_rows  # late: who only lists should not wait for what can pull
 
     with context.queue() as db:
         rows = [row for number in numbers if (row := db.download(number)) is not None]
-    cleanup.remove_leftovers(context, rows)
+    for row in rows:
+        try:
+            there = pull_rows.context_of(context, pull_rows.plan_of(row))
+        except LibraryError:  # the plan of another version, which does not tell what it fetched
+            continue
+        cleanup.remove_leftovers(there, [row])
 
 
 def follow(context: Context, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from llm_hf_models import cache_layout, download, handover, scans, settings
+from llm_hf_models import cache_layout, download, handover, scans
 from llm_hf_models.cleanup import remove_leftovers
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import Download
@@ -23,7 +24,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
-from llm_hf_models.pull_rows import open_row, plan_of
+from llm_hf_models.pull_rows import context_of, open_row, plan_of
 from llm_hf_models.records import Check, LocalFile, LocalModel, Role
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Event, Progress, TransferLimits
@@ -65,6 +66,7 @@ def carry_out(context: Context, row: Download, *, progress: Progress, stop: thre
     the others see its progress and find the file finished.
     """
     plan = plan_of(row)
+    context = context_of(context, plan)
     running = RunningRow(context, row, plan.files, new_owner(), stop)
     with _leaving_nothing_cancelled(context, row, running), running:
         return _work(context, row, plan, running, progress, stop)
@@ -73,6 +75,7 @@ def carry_out(context: Context, row: Download, *, progress: Progress, stop: thre
 def carry_out_queued(context: Context, row: Download) -> None:
     """Carries out a row that waits, for a worker. One that was paused or taken meanwhile is left alone."""
     plan, stop = plan_of(row), threading.Event()
+    context = context_of(context, plan)
     running = RunningRow(context, row, plan.files, new_owner(), stop, as_found=True)
     with _leaving_nothing_cancelled(context, row, running), running:
         if running.owned:
@@ -83,9 +86,14 @@ def carry_out_queued(context: Context, row: Download) -> None:
 
 
 def _worded(context: Context, row: Download, error: HfModelsError) -> HfModelsError:
-    """A refusal of the Hub in words that help where nobody could be asked for the passphrase of the token."""
+    """A refusal of the Hub in words that help where the worker keeps its token back, or has no passphrase for it."""
     from llm_hf_models import tokens
 
+    if context.withholds_token:
+        return TokenMissingError(
+            f"{error.message}, and the worker sends its token to no Hub but the one that it was started for",
+            hint=f"This uses the token: HF_ENDPOINT={shlex.quote(context.endpoint())} llm hf pull {row.ref}",
+        )
     if not tokens.is_locked(context.token()):
         return error
     return TokenMissingError(
@@ -215,7 +223,7 @@ def _hand_over(
     """Has huggingface_hub fill its cache first: what it brought is proven and linked as whatever was there before."""
     token = context.token()
     return handover.fetch(
-        settings.endpoint(),
+        context.endpoint(),
         token.value if token else None,
         RepoId.parse(plan.repo),
         plan.commit,

@@ -90,6 +90,9 @@ class PullPlan:
     hub: Mapping[str, Any] | None = None  # what the Hub said of the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the Hub could not be asked for its newest commit
     already_complete: bool = False  # registered and whole: a pull is instant
+    # Where it was planned, whatever the environment of who carries it out names; None in plans of older versions.
+    cache_dir: str | None = None
+    endpoint: str | None = None
 
 
 def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
@@ -133,6 +136,8 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         hub=hub_says(details),
         freshness=freshness,
         already_complete=_complete(context, model_id, details.commit, planned, options),
+        cache_dir=str(context.cache_dir().absolute()),
+        endpoint=context.endpoint(),
     )
     if variant is not None:
         plan = _with_model(context, hub, plan, details, variant)

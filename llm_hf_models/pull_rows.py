@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,7 +23,7 @@ def open_row(
     text = _PLAN.dump_json(plan).decode()
     with db.transaction():  # of two that ask at once, one finds the other's row
         for row in db.downloads(states=OPEN, limit=-1):
-            if _is_for(row, plan):
+            if _is_for(context, row, plan):
                 on_done = on_done or row.on_done
                 db.update_download(row.id, plan=text, background=background and row.background, on_done=on_done)
                 return replace(row, plan=text, on_done=on_done)
@@ -44,7 +45,7 @@ def open_row(
         )
 
 
-def _is_for(row: Download, plan: PullPlan) -> bool:
+def _is_for(context: Context, row: Download, plan: PullPlan) -> bool:
     """Whether a row is of the pull that a plan plans: the same bytes to the same place, and no end in sight."""
     if (row.ref, row.commit, row.quant) != (plan.ref, plan.commit, plan.quant) or row.wanted == "cancel":
         return False
@@ -52,7 +53,15 @@ def _is_for(row: Download, plan: PullPlan) -> bool:
         kept = plan_of(row)
     except LibraryError:
         return False
+    if context_of(context, kept).cache_dir().absolute() != context_of(context, plan).cache_dir().absolute():
+        return False
     return (kept.options.to, kept.mmproj) == (plan.options.to, plan.mmproj)
+
+
+def context_of(context: Context, plan: PullPlan) -> Context:
+    """The context to carry a plan out in: the cache and the Hub are those of the environment that it was made in."""
+    cache = Path(plan.cache_dir) if plan.cache_dir else None
+    return replace(context, planned_cache=cache, planned_endpoint=plan.endpoint)
 
 
 def plan_of(row: Download) -> PullPlan:

@@ -108,11 +108,10 @@ class WorkerContext(Context):
     handed: str | None = field(default=None, repr=False)
     mark: str | None = None  # of the file that it came from: a login or a logout since then ends it
 
-    def token(self) -> Token | None:
-        """The token in force, if any."""
+    def _found_token(self) -> Token | None:
         from llm_hf_models import tokens
 
-        found = super().token()
+        found = super()._found_token()
         if self.handed and not tokens.comes_first(found) and _mark_of_token_file() == self.mark:
             return tokens.Token(self.handed, "encrypted file")
         return found

@@ -16,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library, context, download_row, library_file
+from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
-from llm_hf_models.errors import DiskFullError
+from llm_hf_models.errors import DiskFullError, InterruptedByUserError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
+from llm_hf_models.pull_plan import PullPlan
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Status, Throttle
@@ -321,3 +323,71 @@ def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file
     assert {model.state for model in Library().list()} == {"ready"}
     assert Library().gc().freed_bytes == 0, "at most locks of those who waited are left"
     assert Library().plan_gc().files == ()
+
+
+# Environments
+
+
+def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
+    """A pull of this plan that its person interrupted once it had brought something; its id."""
+    stop = threading.Event()
+    hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
+    with pytest.raises(InterruptedByUserError):
+        Library().pull(plan, stop=stop, progress=lambda event: stop.set() if event.done > MB // 4 else None)
+    hub.clear()
+    return Library().downloads()[0].id
+
+
+def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    library = Library()
+    number = paused_halfway(hub, library.plan(REPO))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    with HubServer() as other:
+        monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
+        library.resume(number)
+        assert [event.kind for event in library.follow(number)][-1] == "done", library.download(number)
+        assert other.requests == []
+    assert all(path.startswith(str(tmp_path / "big")) for path in library.path(f"hf/{REPO}:Q4_K_M"))
+
+
+def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    number = paused_halfway(hub, Library().plan(REPO))
+    assert list(work_folder(tmp_path / "big").glob("*.part"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    assert Library().cancel(number).state == "cancelled"
+    assert list(work_folder(tmp_path / "big").iterdir()) == []
+
+
+def test_pulls_of_the_same_into_two_caches_are_two_downloads(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library()
+    first = paused_halfway(hub, library.plan(REPO))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    assert library.pull(REPO).download_id != first
+    assert library.download(first).state == "paused"
+
+
+def test_a_worker_keeps_its_token_from_a_hub_that_only_the_row_names_and_says_so(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gated = "tests/gated-GGUF"
+    hub.add_repo(gated, {FILE: tmp_path / FILE}, gated="manual")
+    monkeypatch.setenv("HF_TOKEN", hub.add_token(access=[gated]))
+    library = Library()
+    number = paused_halfway(hub, library.plan(gated))
+    hub.expire_links()
+    hub.forget_requests()
+    with HubServer() as other:
+        monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
+        library.resume(number)
+        assert [event.kind for event in library.follow(number)][-1] == "failed"
+    assert hub.requests
+    assert not any("authorization" in request.headers for request in hub.requests)
+    assert f"HF_ENDPOINT={hub.endpoint} llm hf pull {gated}" in str(library.download(number).error)
