@@ -13,6 +13,7 @@ import click
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
 from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.service import MOVING
 
 if TYPE_CHECKING:
     from llm_hf_models.service import DownloadView, Library
@@ -56,7 +57,7 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
 
 def _numbers(library: Library, watch: str) -> list[int]:
     if watch == EVERYTHING:
-        return [row.id for row in library.downloads() if row.state in views_downloads.MOVING]
+        return [row.id for row in library.downloads() if row.state in MOVING]
     if not watch.isdigit():
         raise click.BadParameter(f"{watch!r} is not the id of a download.", param_hint="--watch")
     return [int(watch)]
@@ -88,7 +89,7 @@ def _followed(library: Library, numbers: list[int], show: Progress) -> list[Down
         rows = [library.download(number) for number in numbers]
         for row in rows:
             show(views_downloads.event(row))
-        if not any(row.state in views_downloads.MOVING for row in rows):
+        if not any(row.state in MOVING for row in rows):
             return rows
         pause.wait(WATCH_SECONDS)
 
@@ -158,7 +159,7 @@ pause = _command(
         "pause",
         "Pause a download and keep what arrived.",
         "Whoever carries it out, another terminal's pull or the worker, stops at its next sign of life.",
-        views_downloads.MOVING,
+        MOVING,
         lambda library, number: library.pause(number),
     )
 )
@@ -176,7 +177,7 @@ cancel = _command(
         "cancel",
         "End a download for good.",
         "What arrived of it goes, but for what another download needs. A retry starts it again.",
-        (*views_downloads.MOVING, "paused"),
+        (*MOVING, "paused"),
         lambda library, number: library.cancel(number),
     )
 )

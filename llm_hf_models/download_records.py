@@ -8,6 +8,7 @@ from typing import Literal
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
 Wanted = Literal["pause", "cancel", "background"]
 LIVE: tuple[DownloadState, ...] = ("running", "verifying")
+MOVING: tuple[DownloadState, ...] = ("queued", *LIVE)  # it moves, or will without being asked
 OPEN: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
 FINISHED: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 

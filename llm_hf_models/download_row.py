@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 
 from llm_hf_models.context import Context
-from llm_hf_models.download_records import LIVE, Download, DownloadState, Wanted
+from llm_hf_models.download_records import LIVE, MOVING, Download, DownloadState, Wanted
 from llm_hf_models.errors import (
     DiskFullError,
     HfModelsError,
@@ -118,7 +118,7 @@ class RunningRow:
     def _claim(self) -> bool:
         with self._db.transaction():
             now = self._db.download(self._row.id)
-            if self._as_found and (now is None or now.state not in ("queued", *LIVE)):
+            if self._as_found and (now is None or now.state not in MOVING):
                 return False
             if not self._db.claim_download(self._row.id, self._owner, stale_before=stale_before(self._context)):
                 return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
-from llm_hf_models.download_records import FINISHED, LIVE, OPEN, Download, DownloadNote, DownloadState, Wanted
+from llm_hf_models.download_records import FINISHED, LIVE, MOVING, OPEN, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import BadInputError, LibraryError, NotFoundError
 from llm_hf_models.library_downloads import LibraryDownloads
@@ -126,7 +126,7 @@ def log(context: Context, number: int) -> tuple[DownloadNote, ...]:
 
 def pause(context: Context, number: int) -> DownloadView:
     """Asks whoever carries it out to stop and keep what arrived; at once where it only waits."""
-    return _ask(context, number, "pause", "paused", allowed=("queued", *LIVE))
+    return _ask(context, number, "pause", "paused", allowed=MOVING)
 
 
 def cancel(context: Context, number: int) -> DownloadView:

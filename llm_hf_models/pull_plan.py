@@ -12,7 +12,7 @@ from typing import Any
 from llm_hf_models import download, scans, search, settings
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.digests import digests_of
-from llm_hf_models.download_records import LIVE
+from llm_hf_models.download_records import MOVING
 from llm_hf_models.errors import (
     DiskFullError,
     FileNotFoundInRepoError,
@@ -375,7 +375,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
 def _promised(context: Context, plan: PullPlan) -> int:
     """Bytes that other downloads, which move or wait for their turn, will still write to the same disk."""
     with context.db() as db:
-        rows = db.downloads(states=("queued", *LIVE), limit=-1)
+        rows = db.downloads(states=MOVING, limit=-1)
     others = [row for row in rows if (row.ref, row.commit) != (plan.ref, plan.commit)]
     folder = Path(plan.folder)
     return sum(

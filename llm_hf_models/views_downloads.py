@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models import wording
 from llm_hf_models.output import Column, table
+from llm_hf_models.service import MOVING
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_duration, format_size
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from llm_hf_models.service import Cleanup, DownloadNote, DownloadView
     from llm_hf_models.transfer import Event, EventKind
 
-MOVING = ("queued", "running", "verifying")  # it moves, or will without being asked
 _KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
 _DEAD = {
     "partial": "partial file",

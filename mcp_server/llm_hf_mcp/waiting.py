@@ -12,11 +12,10 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from llm_hf_mcp import texts
 from llm_hf_mcp.answers import call
-from llm_hf_models.service import DownloadView, Event, Library
+from llm_hf_models.service import MOVING, DownloadView, Event, Library
 
 CALL_SECONDS = 50.0  # hosts give up on a call after about a minute
 LOOK_SECONDS = 0.5
-WAITING = ("queued", "running", "verifying")
 
 T = TypeVar("T")
 
@@ -24,7 +23,7 @@ T = TypeVar("T")
 async def wait_for(ctx: Context, service: Library, row: DownloadView, seconds: float) -> DownloadView:
     """The download once it is over or paused, or as it is after so many seconds."""
     deadline, told_bytes = anyio.current_time() + seconds, -1
-    while row.state in WAITING and anyio.current_time() < deadline:
+    while row.state in MOVING and anyio.current_time() < deadline:
         if row.done_bytes > told_bytes:
             told_bytes = row.done_bytes
             await ctx.report_progress(row.done_bytes, row.total_bytes, texts.download(row))

@@ -33,9 +33,8 @@ from mcp_types import (
 from llm_hf_mcp import sdk_gaps, texts
 from llm_hf_mcp.resources import LIBRARY, download_uri, model_uri
 from llm_hf_mcp.session import library
-from llm_hf_mcp.waiting import WAITING
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.service import DownloadNote, DownloadView
+from llm_hf_models.service import MOVING, DownloadNote, DownloadView
 
 LOOK_SECONDS = 1.0
 MAX_ROWS = 200
@@ -184,7 +183,7 @@ def _look(before: Look) -> Look:
 def _log_of(row: DownloadView, before: Look) -> tuple[DownloadNote, ...]:
     """Read only where something may have been added: there may be many downloads that are long over."""
     old = before.downloads.get(row.id)
-    if row.state not in WAITING and (old[0] == row if old else row.updated < before.at):
+    if row.state not in MOVING and (old[0] == row if old else row.updated < before.at):
         return old[1] if old else ()
     return library().download_log(row.id)
 
