@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llm_hf_models.transfer import TransferLimits
 
 ATTEMPTS = 3  # at a question that a moment later may be answered
+STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
 SHARE_SECONDS = 1.0  # how often a running download looks again who else runs
 
 T = TypeVar("T")
@@ -64,6 +65,10 @@ class Context:
     def settings(self) -> Settings:
         """The settings in force now."""
         return settings_module.load()
+
+    def stale_before(self) -> float:
+        """Owners of downloads whose last sign of life is older than this (Unix seconds) are dead."""
+        return time.time() - STALE_BEATS * self.settings().heartbeat_seconds
 
     def db(self) -> LibraryDB:
         """The library, opened; a context manager."""
@@ -238,7 +243,9 @@ class _Share:
             if time.monotonic() < self._until:
                 return
             with suppress(LibraryBusyError), self._context.queue() as db:  # busy: as many as before
-                self._sharers = max(1, len(db.downloads(states=LIVE, plans=False)))
+                stale_before = self._context.stale_before()
+                running = db.downloads(states=LIVE, plans=False)
+                self._sharers = max(1, sum(row.is_alive(stale_before=stale_before) for row in running))
             now = self._context.settings()
             share = max(1, now.limit_rate // self._sharers) if now.limit_rate else 0
             self._rate = min(self._own_rate or share, share or self._own_rate)

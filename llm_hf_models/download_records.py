@@ -38,6 +38,10 @@ class Download:
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
 
+    def is_alive(self, *, stale_before: float) -> bool:
+        """Whether somebody carries it out: a killed owner's last sign of life is older than that (Unix seconds)."""
+        return self.state in LIVE and self.heartbeat >= stale_before
+
     @property
     def seconds_left(self) -> float | None:
         """At the speed of now; None while that is not known."""

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 FIGURES_SECONDS = 0.5  # how often a running download's figures are written
 SPEED_SECONDS = 5.0  # over which speed is averaged
-STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
 
 
 def new_owner() -> str:
@@ -50,11 +49,6 @@ def _lives(owner: str | None) -> bool:
         return pid.isdigit() and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def stale_before(context: Context) -> float:
-    """Owners whose last sign of life is older than this (Unix seconds) are dead."""
-    return time.time() - STALE_BEATS * context.settings().heartbeat_seconds
 
 
 class RunningRow:
@@ -117,10 +111,12 @@ class RunningRow:
 
     def _claim(self) -> bool:
         with self._db.transaction():
+            stale_before = self._context.stale_before()
+            self._db.pause_abandoned(stale_before=stale_before)
             now = self._db.download(self._row.id)
             if self._as_found and (now is None or now.state not in MOVING):
                 return False
-            if not self._db.claim_download(self._row.id, self._owner, stale_before=stale_before(self._context)):
+            if not self._db.claim_download(self._row.id, self._owner, stale_before=stale_before):
                 return False
             self._db.note(self._row.id, "started")
         return True

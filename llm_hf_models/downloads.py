@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, LIVE, MOVING, OPEN, Download, DownloadNote, DownloadState, Wanted
-from llm_hf_models.download_row import stale_before
-from llm_hf_models.errors import BadInputError, LibraryError, NotFoundError
-from llm_hf_models.library_downloads import LibraryDownloads
+from llm_hf_models.errors import BadInputError, NotFoundError
+from llm_hf_models.library_downloads import ABANDONED, LibraryDownloads
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PullPlan
@@ -86,13 +85,19 @@ def _see_to_what_waits(context: Context, rows: Iterable[Download]) -> None:
 def _is_left_lying(context: Context, row: Download) -> bool:
     """Whether nobody has shown life over a row for so long that no worker has it, nor is one just starting."""
     silent_since = {"queued": row.updated, "running": row.heartbeat, "verifying": row.heartbeat}.get(row.state)
-    return silent_since is not None and silent_since < stale_before(context)
+    return silent_since is not None and silent_since < context.stale_before()
+
+
+def _settle_abandoned(context: Context, db: LibraryDownloads) -> None:
+    """Rows whose process is gone are told as what they are; what their person cancelled leaves nothing."""
+    if cancelled := db.pause_abandoned(stale_before=context.stale_before()):
+        _leave_nothing_of(context, cancelled)
 
 
 def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
     """Downloads, newest first: those that are not over, and the last finished ones where `every`."""
     with context.queue() as db:
-        db.pause_abandoned(stale_before=stale_before(context))
+        _settle_abandoned(context, db)
         rows = db.downloads(states=() if every else OPEN, limit=limit, plans=False)
     _see_to_what_waits(context, rows)
     return tuple(map(view, rows))
@@ -105,6 +110,7 @@ def get(context: Context, number: int) -> DownloadView:
         NotFoundError: there is none of that number.
     """
     with context.queue() as db:
+        _settle_abandoned(context, db)
         row = _row(db, number)
     _see_to_what_waits(context, [row])
     return view(row)
@@ -133,7 +139,7 @@ def cancel(context: Context, number: int) -> DownloadView:
     """Ends a download for good and removes what arrived of it; whoever carries it out does so on hearing of it."""
     asked = _ask(context, number, "cancel", "cancelled", allowed=OPEN)
     if asked.state == "cancelled":
-        _remove_leftovers(context, [number])
+        _leave_nothing_of(context, [number])
     return asked
 
 
@@ -164,7 +170,7 @@ def _ask(
     background: bool | None = None,
 ) -> DownloadView:
     with context.queue() as db:
-        db.pause_abandoned(stale_before=stale_before(context))
+        _settle_abandoned(context, db)
         with db.transaction():
             row = _row(db, number)
             if row.state != state:
@@ -172,9 +178,10 @@ def _ask(
             if background is not None:
                 db.update_download(number, background=background)
             if row.state == state:
-                return view(row)
-            alive = row.state in LIVE and row.heartbeat >= stale_before(context)
-            if alive:
+                if row.error == ABANDONED:  # of an owner that may yet wake up: a person has decided now
+                    db.update_download(number, error=None)
+                return view(_row(db, number))
+            if row.is_alive(stale_before=context.stale_before()):
                 db.update_download(number, wanted=wanted)
             else:
                 db.update_download(number, state=state, wanted=None, bytes_per_second=None, error=None)
@@ -184,7 +191,7 @@ def _ask(
 
 def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...]) -> DownloadView:
     with context.queue() as db:
-        db.pause_abandoned(stale_before=stale_before(context))
+        _settle_abandoned(context, db)
         with db.transaction():
             row = _row(db, number)
             if row.state in LIVE and row.wanted == "pause" and "paused" in allowed:  # asked to, and has not heard of it
@@ -210,21 +217,14 @@ def clear(context: Context) -> int:
     """Removes the rows of downloads that are over, and what cancelled ones left. Returns how many."""
     with context.queue() as db:
         cancelled = [row.id for row in db.downloads(states=("cancelled",), limit=-1, plans=False)]
-        _remove_leftovers(context, cancelled)  # without their rows nothing would say that nobody wants it
+        _leave_nothing_of(context, cancelled)  # without their rows nothing would say that nobody wants it
         return db.clear_downloads(FINISHED)
 
 
-def _remove_leftovers(context: Context, numbers: Sequence[int]) -> None:
-    from llm_hf_models import cleanup, pull_rows  # late: who only lists should not wait for what can pull
+def _leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
+    from llm_hf_models import pull  # late: who only lists should not wait for what can pull
 
-    with context.queue() as db:
-        rows = [row for number in numbers if (row := db.download(number)) is not None]
-    for row in rows:
-        try:
-            there = pull_rows.context_of(context, pull_rows.plan_of(row))
-        except LibraryError:  # the plan of another version, which does not tell what it fetched
-            continue
-        cleanup.remove_leftovers(there, [row])
+    pull.leave_nothing_of(context, numbers)
 
 
 def follow(context: Context, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
@@ -238,7 +238,7 @@ def follow(context: Context, number: int, *, stop: threading.Event | None = None
     stop, seen, last = stop or threading.Event(), 0, None
     with context.queue() as db:
         while not stop.is_set():
-            db.pause_abandoned(stale_before=stale_before(context))
+            _settle_abandoned(context, db)
             row = _row(db, number)
             notes = db.notes(number, after=seen)
             row = _row(db, number) if notes else row  # no older than its notes: what follows them is true

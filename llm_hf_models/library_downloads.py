@@ -91,13 +91,31 @@ class LibraryDownloads(LibraryFile):
             )  # fmt: skip
         return row.wanted
 
-    def pause_abandoned(self, *, stale_before: float) -> None:
-        """Foreground downloads whose process is gone become paused: their person decides, not a worker."""
-        self.write(
-            "update downloads set state = 'paused', error = ?, bytes_per_second = null"
-            " where state in ('running', 'verifying') and not background and heartbeat < ?",
-            ABANDONED, stale_before,
-        )  # fmt: skip
+    def pause_abandoned(self, *, stale_before: float) -> list[int]:
+        """Foreground downloads whose process is gone become paused: their person decides, not a worker.
+
+        What a person had decided, and a process did not live to hear, comes about here: also in the background.
+
+        Returns:
+            The ids of those that are cancelled by that.
+        """
+        found = self._abandoned(stale_before)
+        if not found:  # who only looks need not wait for one who writes
+            return []
+        with self.transaction():
+            found = self._abandoned(stale_before)
+            for row in found:
+                state = "cancelled" if row["wanted"] == "cancel" else "paused"
+                error = None if row["wanted"] in ("pause", "cancel") else ABANDONED
+                self.update_download(row["id"], state=state, error=error, wanted=None, bytes_per_second=None)
+        return [row["id"] for row in found if row["wanted"] == "cancel"]
+
+    def _abandoned(self, stale_before: float) -> list[Row]:
+        return self.rows(
+            "select id, wanted from downloads where state in ('running', 'verifying') and heartbeat < ?"
+            " and (not background or wanted in ('pause', 'cancel'))",
+            stale_before,
+        )
 
     def downloads(
         self, *, states: Sequence[DownloadState] = (), limit: int = 100, plans: bool = True

@@ -18,6 +18,7 @@ from llm_hf_models.download_row import RunningRow, new_owner
 from llm_hf_models.errors import (
     AccessError,
     HfModelsError,
+    LibraryError,
     RepoNotFoundError,
     TokenMissingError,
     UnknownModelError,
@@ -110,6 +111,18 @@ def _leaving_nothing_cancelled(context: Context, row: Download, running: Running
     finally:
         if running.ended == "cancelled":
             remove_leftovers(context, [row])
+
+
+def leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
+    """Removes what arrived of downloads that are cancelled, each in the cache that it was planned for."""
+    with context.queue() as db:
+        rows = [row for number in numbers if (row := db.download(number)) is not None]
+    for row in rows:
+        try:
+            there = context_of(context, plan_of(row))
+        except LibraryError:  # the plan of another version, which does not tell what it fetched
+            continue
+        remove_leftovers(there, [row])
 
 
 class _Arrivals:

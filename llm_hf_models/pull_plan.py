@@ -376,7 +376,14 @@ def _promised(context: Context, plan: PullPlan) -> int:
     """Bytes that other downloads, which move or wait for their turn, will still write to the same disk."""
     with context.db() as db:
         rows = db.downloads(states=MOVING, limit=-1)
-    others = [row for row in rows if (row.ref, row.commit) != (plan.ref, plan.commit)]
+    stale_before = context.stale_before()
+    others = [
+        row
+        for row in rows
+        if (row.ref, row.commit) != (plan.ref, plan.commit)
+        # A worker goes on with a background download whose process died; nobody does with a foreground one.
+        and (row.state == "queued" or row.background or row.is_alive(stale_before=stale_before))
+    ]
     folder = Path(plan.folder)
     return sum(
         max(0, row.total_bytes - row.done_bytes)

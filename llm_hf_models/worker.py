@@ -21,7 +21,6 @@ from filelock import FileLock, Timeout
 from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, Download
-from llm_hf_models.download_row import stale_before
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.space import storage_error
 
@@ -141,7 +140,8 @@ class Worker:
             abandoned = any(other.background and other.id not in self._threads for other in live)
             if row is None and not self._threads and not abandoned:
                 return
-            busy = sum(other.heartbeat >= stale_before(self._context) for other in live)
+            stale_before = self._context.stale_before()
+            busy = sum(other.is_alive(stale_before=stale_before) for other in live)
             # A thread that was started and has not claimed its row yet is not counted as busy: one at a time.
             waits = busy >= self._context.settings().concurrent_downloads or len(self._threads) > busy
             if row is None or row.id in self._threads or waits:
@@ -153,8 +153,15 @@ class Worker:
 
     def _look(self) -> tuple[Download | None, list[Download]]:
         """The row to claim next, and those that run now in any process, or did when it died."""
+        stale_before = self._context.stale_before()
         with self._context.db() as db:
-            return db.next_download(stale_before=stale_before(self._context)), db.downloads(states=LIVE)
+            cancelled = db.pause_abandoned(stale_before=stale_before)
+            found = db.next_download(stale_before=stale_before), db.downloads(states=LIVE)
+        if cancelled:
+            from llm_hf_models.pull import leave_nothing_of  # late, as below
+
+            leave_nothing_of(self._context, cancelled)
+        return found
 
     def _carry_out(self, row: Download) -> None:
         from llm_hf_models.pull import carry_out_queued  # late: who only starts a worker should not wait for it
@@ -185,7 +192,7 @@ def main() -> None:
         except Timeout:
             return
         with context.db() as db:
-            if db.next_download(stale_before=stale_before(context)) is None:
+            if db.next_download(stale_before=context.stale_before()) is None:
                 return
 
 

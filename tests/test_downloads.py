@@ -241,6 +241,19 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
     assert (row.state, row.attempts) == ("done", 1)
 
 
+def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(hub: HubServer) -> None:
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO], stderr=subprocess.DEVNULL) as process:
+        hub.wait_until(lambda: stalled(hub))
+        process.send_signal(signal.SIGSTOP)
+        library = Library()
+        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+        library.pause(library.downloads()[0].id)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(WAIT_SECONDS) != 0
+    assert [row.state for row in library.downloads(every=True)] == ["paused"]
+
+
 def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     library = Library()
@@ -276,6 +289,24 @@ def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer, ho
     assert library.show(MODEL).state == "ready"
 
 
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    library = Library()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    pid = _worker_pid(home)
+    os.kill(pid, signal.SIGSTOP)
+    assert getattr(library, verb)(row.id).state == "running"
+    os.kill(pid, signal.SIGKILL)
+    hub.clear()
+    wait_for_state(library, row.id, {"pause": "paused", "cancel": "cancelled"}[verb], "done")
+    assert library.download(row.id).state != "done"
+    assert bool(list(work_folder(home.cache).glob("*.part"))) == (verb == "pause")
+
+
 def _worker_pid(home: Home) -> int:
     found = subprocess.run(["pgrep", "-f", "llm_hf_models.worker"], text=True, capture_output=True, check=True)
     ours = [
@@ -301,13 +332,8 @@ def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_w
         process.kill()
     library = Library()
     (row,) = library.downloads()
-    wait_for_state(library, row.id, "running", "paused")
-    stop = threading.Event()
-    for _ in range(WAIT_SECONDS * 20):
-        if library.downloads()[0].state == "paused":
-            break
-        stop.wait(0.05)
-    assert library.downloads()[0].error == "its process ended"
+    wait_for_state(library, row.id, "paused")
+    assert library.download(row.id).error == "its process ended"
     hub.clear()
     result = library.pull(REPO)
     assert result.download_id == row.id

@@ -131,6 +131,10 @@ def test_downloads_that_run_divide_the_connections_over_all_processes(monkeypatc
             db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4_K_M", 1))
         shares.append(limits.connections_now())
     assert shares == [8, 4, 2]
+    with LibraryDB(library_path()) as db:
+        db.update_download(1, heartbeat=0.0)
+        assert limits.connections_now() == 4, "one was killed"
+        db.update_download(1, heartbeat=time.time())
     Library().set_setting("connections", "2")
     assert limits.connections_now() == 1, "each has one, however many run"
     assert context.Context().transfer_limits(connections=16).connections_now is None, "who names a number has it"
@@ -151,7 +155,9 @@ def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hu
         assert caught.value.missing_bytes > 10**17
         db.update_download(other.id, state="paused")
         assert library.plan(REPO).fetch_bytes
-        db.update_download(other.id, state="running", plan=json.dumps({"folder": "/dev/another/disk"}))
+        db.update_download(other.id, state="running", heartbeat=0.0)
+        assert library.plan(REPO).fetch_bytes, "it was killed"
+        db.update_download(other.id, heartbeat=time.time(), plan=json.dumps({"folder": "/dev/another/disk"}))
         assert library.plan(REPO).fetch_bytes
 
 
