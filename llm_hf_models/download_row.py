@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import Self
 
@@ -23,6 +23,7 @@ from llm_hf_models.errors import (
     HfModelsError,
     InterruptedByUserError,
     LibraryBusyError,
+    LibraryError,
     MissingFileError,
 )
 
@@ -82,6 +83,7 @@ class RunningRow:
     def __enter__(self) -> Self:
         self._db = self._context.db()
         try:
+            self._beat_seconds = self._context.settings().heartbeat_seconds
             self.owned = self._claim()
         except BaseException:
             self._db.close()
@@ -122,21 +124,18 @@ class RunningRow:
         return True
 
     def _watch(self) -> None:
-        """Signs of life, and the ear for `pause` and `cancel`; a thread, and so a connection, of its own."""
-        every = self._context.settings().heartbeat_seconds
-        with self._context.db() as db:
-            while not self._ended.wait(every):
-                try:
-                    asked = db.beat(self._row.id, self._owner)
-                except LibraryBusyError:
-                    continue  # the next sign of life will do
-                if asked == "lost":  # taken for dead, by one who carries it out now: this one works beside it
-                    self.owned = False
-                    return
-                if asked is not None:
-                    self._asked = asked
-                    self._stop.set()
-                    return
+        """Signs of life, and the ear for `pause` and `cancel`, until the end: who stops is not dead yet."""
+        while self.owned and not self._ended.wait(self._beat_seconds):
+            # A library that can't be used now, for whatever reason, may be at the next sign of life.
+            with suppress(HfModelsError), self._context.queue() as db:
+                self._heed(db.beat(self._row.id, self._owner))
+
+    def _heed(self, asked: Wanted | Literal["lost"] | None) -> None:
+        if asked == "lost":  # taken for dead, by one who carries it out now: this one works beside it
+            self.owned = False
+        elif asked is not None:
+            self._asked = asked
+            self._stop.set()
 
     def reporting(self, progress: Progress) -> Progress:
         """Passes events on, brings the row's figures up to date now and then, and logs what is no mere progress."""
@@ -165,9 +164,10 @@ class RunningRow:
             self._db.note(self._row.id, event.kind, words)
 
     def verifying(self) -> None:
-        """Every byte is here; what follows reads them."""
+        """Every byte is here; what follows reads them. Only said: a library that can't take it now ends no pull."""
         if self.owned:
-            self._db.update_download(self._row.id, state="verifying", bytes_per_second=None)
+            with suppress(LibraryError):
+                self._db.update_download(self._row.id, state="verifying", bytes_per_second=None)
 
     def finish(self, model: LocalModel | None) -> LocalModel | None:
         """The model registered and the row done, in one transaction. Returns the model as it is recorded."""
@@ -201,6 +201,8 @@ class RunningRow:
             asked = self._db.beat(self._row.id, self._owner)
             if asked == "lost":
                 return
+            if asked == "cancel":  # maybe since it heard of a pause
+                self._asked = asked
             state, message = self._end_of(error)
             again = self._asked == "pause" and asked is None  # resumed before it had stopped
             self.ended = "queued" if again else state
@@ -210,9 +212,9 @@ class RunningRow:
 
     def _end_of(self, error: BaseException) -> tuple[DownloadState, str]:
         """The state that the row ends in, and why."""
+        if self._asked == "cancel":  # whatever else came between
+            return "cancelled", ""
         if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
-            if self._asked == "cancel":
-                return "cancelled", ""
             if self._asked == "background":
                 return "queued", "sent to the background"
             return "paused", "" if self._asked == "pause" else "interrupted"

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from llm_hf_models.pull_plan import PullPlan
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Status, Throttle
+from tests.shelf import until
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -273,6 +275,56 @@ def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkey
     hub.clear()
     thread.join(60)
     assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
+
+
+def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
+    hub: HubServer,
+) -> None:
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO)
+    hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor() as pool, LibraryDB(library_path()) as db:
+        pulling = pool.submit(library.pull, plan, stop=stop)
+        until(lambda: db.downloads(states=("running",)) != [])
+        (row,) = db.downloads()
+        db.execute("create trigger no before update of heartbeat on downloads begin select raise(abort, 'no'); end")
+        until(lambda: time.time() - db.downloads()[0].heartbeat > 1)  # ten times as long as from one to the next
+        last = db.downloads()[0].heartbeat
+        db.execute("drop trigger no")
+        until(lambda: db.downloads()[0].heartbeat > last)
+        library.pause(row.id)
+        with pytest.raises(InterruptedByUserError):
+            pulling.result(60)
+    assert library.download(row.id).state == "paused"
+
+
+def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(hub: HubServer) -> None:
+    assert hub
+    with LibraryDB(library_path()) as db:
+        says = "create trigger no before update of state on downloads when new.state = 'verifying'"
+        db.execute(f"{says} begin select raise(abort, 'no'); end")
+    assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
+
+
+def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    library, stop, goes_on = Library(), threading.Event(), threading.Event()
+    plan = library.plan(REPO)
+    hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor() as pool:
+        pulling = pool.submit(library.pull, plan, stop=stop, progress=lambda event: event.done and goes_on.wait(60))
+        until(lambda: library.downloads() != () and hub.sent(FILE, side="storage") > MB // 2)
+        (row,) = library.downloads()
+        library.pause(row.id)
+        assert stop.wait(60)
+        assert library.cancel(row.id).state == "running"
+        goes_on.set()
+        with pytest.raises(InterruptedByUserError, match="Cancelled"):
+            pulling.result(60)
+    assert library.download(row.id).state == "cancelled"
+    assert list(work_folder(home.cache).iterdir()) == []
 
 
 # Takeovers
