@@ -168,6 +168,8 @@ class Worker:
 
         try:
             carry_out_queued(self._context, row)
+        except LibraryBusyError:
+            return  # it is tried again
         except HfModelsError as error:
             self._end_unclaimed(row, error)
         finally:
@@ -175,7 +177,7 @@ class Worker:
 
     def _end_unclaimed(self, row: Download, error: HfModelsError) -> None:
         """A row that could not even be begun fails, rather than being begun for ever; others say it themselves."""
-        with self._context.db() as db, db.transaction():
+        with contextlib.suppress(LibraryBusyError), self._context.db() as db, db.transaction():
             now = db.download(row.id)
             if now is not None and now.state == "queued" and now.attempts == row.attempts:
                 db.update_download(row.id, state="failed", error=error.message)
@@ -191,9 +193,16 @@ def main() -> None:
                 Worker(context).run()
         except Timeout:
             return
-        with context.db() as db:
-            if db.next_download(stale_before=context.stale_before()) is None:
-                return
+        if not _is_anything_left(context):
+            return
+
+
+def _is_anything_left(context: Context) -> bool:
+    try:
+        with context.queue() as db:
+            return db.next_download(stale_before=context.stale_before()) is not None
+    except LibraryBusyError:
+        return True  # nobody knows: one more round, which waits until it can be told
 
 
 if __name__ == "__main__":

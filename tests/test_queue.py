@@ -13,16 +13,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llm_hf_models import Library, context, download_row, library_file
+from llm_hf_models import Library, context, download_row, library_file, worker
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
-from llm_hf_models.errors import DiskFullError, InterruptedByUserError
+from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.paths import library_path
 from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.pull_rows import open_row
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Status, Throttle
@@ -325,6 +328,40 @@ def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
             pulling.result(60)
     assert library.download(row.id).state == "cancelled"
     assert list(work_folder(home.cache).iterdir()) == []
+
+
+def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
+    """Has the library be busy at one call of a question to it; returns what counts the calls."""
+    calls, ask = [0], getattr(LibraryDownloads, name)
+
+    def asked(db: LibraryDownloads, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise LibraryBusyError("The library is in use by another process")
+        return ask(db, *args, **kwargs)
+
+    monkeypatch.setattr(LibraryDownloads, name, asked)
+    return calls
+
+
+def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    library, here = Library(), context.Context("worker")
+    with here.queue() as db:
+        row = open_row(here, db, library.plan(REPO), background=True)
+    calls = busy_at(monkeypatch, "claim_download", 1)
+    worker.Worker(here).run()
+    assert (library.download(row.id).state, calls) == ("done", [2])
+
+
+def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    Library().downloads()
+    monkeypatch.setattr(sys, "argv", ["worker"])
+    calls = busy_at(monkeypatch, "next_download", 2)
+    worker.main()
+    assert calls == [4], "a round and a look, and both again"
 
 
 # Takeovers
