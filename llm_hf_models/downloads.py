@@ -58,7 +58,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
     """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
     from llm_hf_models.pull_rows import open_row
 
-    with context.queue() as db:
+    with context.queue() as db, db.transaction():  # as one: a worker that lives would claim the row in between
         row = open_row(context, db, plan, background=True, on_done=on_done)
         if row.state in LIVE:  # a foreground pull, say: when it dies, the worker goes on with it
             db.update_download(row.id, background=True, wanted=None)

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm_hf_models import Library, context, download_row, library_file, worker
+from llm_hf_models import Library, context, download_row, library_file, pull_rows, worker
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError
@@ -354,6 +354,26 @@ def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
     calls = busy_at(monkeypatch, "claim_download", 1)
     worker.Worker(here).run()
     assert (library.download(row.id).state, calls) == ("done", [2])
+
+
+def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    claims = []
+
+    def opened_and_claimed(*args: Any, **kwargs: Any) -> Download:
+        row = open_row(*args, **kwargs)
+        with suppress(LibraryBusyError), LibraryDownloads(library_path()) as db:
+            claims.append(db.claim_download(row.id, "1-a-worker", stale_before=0))
+        return row
+
+    plan = Library().plan(REPO)
+    monkeypatch.setattr(pull_rows, "open_row", opened_and_claimed)
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    row = Library().enqueue(plan)
+    assert (row.state, claims) in (("queued", []), ("running", [True]))
+    assert [event.kind for event in Library().follow(row.id)][-1] == "done"
 
 
 def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
