@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,7 @@ from llm_hf_models.errors import (
     LibraryError,
     MissingFileError,
 )
+from llm_hf_models.pull_rows import aliases_of
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PlannedFile
@@ -172,16 +174,18 @@ class RunningRow:
     def finish(self, model: LocalModel | None) -> LocalModel | None:
         """The model registered and the row done, in one transaction. Returns the model as it is recorded."""
         with self._db.transaction():
+            now = self._db.download(self._row.id) or self._row  # others may have asked for it meanwhile
             if model is not None:
-                model = self._db.register(model)
-            self.owned = self.owned or self._inherit()
-            if self.owned:
+                aliases = tuple(dict.fromkeys((*model.aliases, *aliases_of(now))))
+                model = self._db.register(replace(model, aliases=aliases))
+            owned = self.owned = self.owned or self._inherit()
+            if owned:
                 self._db.update_download(
                     self._row.id, state="done", done_bytes=self._row.total_bytes, bytes_per_second=None, error=None
                 )
                 self._db.note(self._row.id, "done", model.model_id if model else "")
-        if self.owned and self._row.on_done:
-            _run(self._row.on_done, self._row, model)
+        if owned and now.on_done:
+            _run(now.on_done, now, model)
         return model
 
     def _inherit(self) -> bool:

@@ -20,13 +20,10 @@ def open_row(
     context: Context, db: LibraryDownloads, plan: PullPlan, *, background: bool, on_done: str | None = None
 ) -> Download:
     """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
-    text = _PLAN.dump_json(plan).decode()
     with db.transaction():  # of two that ask at once, one finds the other's row
         for row in db.downloads(states=OPEN, limit=-1):
             if _is_for(context, row, plan):
-                on_done = on_done or row.on_done
-                db.update_download(row.id, plan=text, background=background and row.background, on_done=on_done)
-                return replace(row, plan=text, on_done=on_done)
+                return _asked_again(context, db, row, plan, background=background, on_done=on_done)
         return db.open_download(
             Download(
                 id=0,
@@ -40,9 +37,26 @@ def open_row(
                 asked_by=context.asked_by,
                 background=background,
                 on_done=on_done,
-                plan=text,
+                plan=_text(plan),
             )
         )
+
+
+def _asked_again(
+    context: Context, db: LibraryDownloads, row: Download, plan: PullPlan, *, background: bool, on_done: str | None
+) -> Download:
+    """The open row with the newer plan. What somebody carries out now stays his: also what was asked of him before."""
+    background = background and row.background
+    if row.is_alive(stale_before=context.stale_before()):
+        background = row.background
+        plan = replace(plan, aliases=tuple(dict.fromkeys((*plan_of(row).aliases, *plan.aliases))))
+    changed = replace(row, plan=_text(plan), background=background, on_done=on_done or row.on_done)
+    db.update_download(row.id, plan=changed.plan, background=changed.background, on_done=changed.on_done)
+    return changed
+
+
+def _text(plan: PullPlan) -> str:
+    return _PLAN.dump_json(plan).decode()
 
 
 def _is_for(context: Context, row: Download, plan: PullPlan) -> bool:
@@ -62,6 +76,14 @@ def context_of(context: Context, plan: PullPlan) -> Context:
     """The context to carry a plan out in: the cache and the Hub are those of the environment that it was made in."""
     cache = Path(plan.cache_dir) if plan.cache_dir else None
     return replace(context, planned_cache=cache, planned_endpoint=plan.endpoint)
+
+
+def aliases_of(row: Download) -> tuple[str, ...]:
+    """The aliases that its plan gives the model; none where another version of us kept it."""
+    try:
+        return plan_of(row).aliases
+    except LibraryError:
+        return ()
 
 
 def plan_of(row: Download) -> PullPlan:

@@ -137,6 +137,32 @@ def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
     assert followed(library, first.id)[-1].kind == "done"
 
 
+def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_too(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    library = Library()
+    plans = [library.plan(REPO, PullOptions(aliases=(alias,))) for alias in ("walrus", "narwhal")]
+    hub.forget_requests()
+    row = begun(library, hub, plans[0])
+    assert library.enqueue(plans[1], on_done=f"touch {tmp_path / 'rang'}").id == row.id
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+    assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
+    wait_until((tmp_path / "rang").exists, "the command runs")
+
+
+def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the_worker(hub: HubServer) -> None:
+    library, stop = Library(), threading.Event()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    stop.set()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    assert library.download(row.id).background
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+
+
 def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
