@@ -64,7 +64,7 @@ def _numbers(library: Library, watch: str) -> list[int]:
 
 
 def _watch(library: Library, numbers: list[int]) -> bool:
-    """Shows downloads until they rest; whether none of them failed."""
+    """Shows downloads until they rest; whether none of them came to grief."""
     from llm_hf_models import progress
 
     if not numbers:
@@ -79,7 +79,7 @@ def _watch(library: Library, numbers: list[int]) -> bool:
     for row in rows:
         output.note(views_downloads.outcome(row))
     output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)
-    return all(row.state != "failed" for row in rows)
+    return not any(row.error for row in rows)
 
 
 def _followed(library: Library, numbers: list[int], show: Progress) -> list[DownloadView]:

@@ -26,6 +26,8 @@ from llm_hf_models.errors import (
     LibraryBusyError,
     LibraryError,
     MissingFileError,
+    OfflineError,
+    TimedOutError,
 )
 from llm_hf_models.pull_rows import aliases_of
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from llm_hf_models.transfer import Event, Progress
 
 FIGURES_SECONDS = 0.5  # how often a running download's figures are written
+PASSING = (DiskFullError, OfflineError, TimedOutError)  # the download can go on as it is when that is over
 SPEED_SECONDS = 5.0  # over which speed is averaged
 
 
@@ -210,7 +213,7 @@ class RunningRow:
             state, message = self._end_of(error)
             again = self._asked == "pause" and asked is None  # resumed before it had stopped
             self.ended = "queued" if again else state
-            kept = message if state == "failed" or isinstance(error, DiskFullError) else None
+            kept = message if state == "failed" or (state == "paused" and isinstance(error, PASSING)) else None
             self._db.update_download(self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=None)
             self._db.note(self._row.id, self.ended, message)
 
@@ -222,7 +225,7 @@ class RunningRow:
             if self._asked == "background":
                 return "queued", "sent to the background"
             return "paused", "" if self._asked == "pause" else "interrupted"
-        if isinstance(error, DiskFullError):
+        if isinstance(error, PASSING):
             return "paused", error.message
         if isinstance(error, HfModelsError):
             return "failed", ". ".join(part for part in (error.message, error.hint) if part)

@@ -20,7 +20,7 @@ import pytest
 from llm_hf_models import Library, context, download_row, library_file, pull_rows, worker
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
-from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError
+from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.paths import library_path
@@ -213,6 +213,42 @@ def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_wha
     assert "too full" in words
     assert model == f"hf/{REPO}:Q4_K_M"
     assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
+
+
+# A network that is gone for longer than a download waits
+
+
+def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_on_when_asked(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.2")
+    monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.5")
+    library = Library()
+    plan = library.plan(REPO)
+    hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
+    with pytest.raises(TimedOutError):
+        library.pull(plan)
+    (row,) = library.downloads()
+    assert (row.state, row.error) == ("paused", "127.0.0.1 went silent")
+    hub.clear()
+    library.resume(row.id)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
+def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.2")
+    library = Library()
+    with HubServer() as gone:
+        gone.add_repo(REPO, {FILE: hub.repos()[0].files[0].location})
+        monkeypatch.setenv("HF_ENDPOINT", gone.endpoint)
+        plan = library.plan(REPO)
+    with pytest.raises(OfflineError):
+        library.pull(plan)
+    (row,) = library.downloads()
+    assert row.state == "paused"
+    assert "can't be reached" in str(row.error)
 
 
 # Events
