@@ -12,7 +12,7 @@ import click
 
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
-from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 from llm_hf_models.service import MOVING
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
         return
     library = service()
     if watch is not None:
+        if as_json:
+            raise click.UsageError("--json is for the list: --watch shows bars, and no JSON.")
         ended_well = _watch(library, _numbers(library, watch))
         ctx.exit(0 if ended_well else 1)
     rows = library.downloads(every=finished, limit=limit)
@@ -133,6 +135,16 @@ def _in_states(library: Library, states: Collection[str]) -> list[int]:
     return [row.id for row in library.downloads(every=True, limit=NO_LIMIT) if row.state in states]
 
 
+def _ask(library: Library, verb: _Verb, number: int, *, passing_over: bool) -> DownloadView | None:
+    """What asking did. Of all of them one may have ended, or have gone, since they were listed: it is passed over."""
+    try:
+        return verb.ask(library, number)
+    except (BadInputError, NotFoundError):
+        if passing_over:
+            return None
+        raise
+
+
 def _command(verb: _Verb) -> click.Command:
     @click.argument("number", metavar="[ID]", type=int, required=False)
     @click.option("everything", "--all", is_flag=True, help=f"Every download that is {' or '.join(verb.states)}.")
@@ -141,7 +153,8 @@ def _command(verb: _Verb) -> click.Command:
         one_of(number, everything, "ID")
         library = service()
         numbers = _in_states(library, verb.states) if number is None else [number]
-        rows = [verb.ask(library, each) for each in numbers]
+        asked = (_ask(library, verb, each, passing_over=everything) for each in numbers)
+        rows = [row for row in asked if row is not None]
         if as_json:
             output.print_json(rows if everything else rows[0])
         elif rows:
@@ -177,7 +190,7 @@ cancel = _command(
         "cancel",
         "End a download for good.",
         "What arrived of it goes, but for what another download needs. A retry starts it again.",
-        (*MOVING, "paused"),
+        (*MOVING, "paused", "failed"),
         lambda library, number: library.cancel(number),
     )
 )

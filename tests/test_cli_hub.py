@@ -9,9 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llm_hf_models import Library
+from llm_hf_models.download_records import Download, DownloadState
+from llm_hf_models.downloads import DownloadView
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
 from tests.hf_command import json_of, run
@@ -306,6 +312,44 @@ def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.M
     repo.clear()
     run("resume", number)
     assert "is done" in run("downloads", "--watch", number).stderr
+
+
+def rows_in(*states: DownloadState) -> None:
+    """A download in each of these states, which nobody carries out."""
+    with LibraryDB(library_path()) as db:
+        for state in states:
+            db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
+
+
+def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows_in("queued", "queued", "queued")
+    listed = Library.downloads
+
+    def listed_and_ended(*args: Any, **kwargs: Any) -> tuple[DownloadView, ...]:
+        rows = listed(*args, **kwargs)
+        with LibraryDB(library_path()) as db:
+            db.update_download(2, state="done")
+        return rows
+
+    monkeypatch.setattr(Library, "downloads", listed_and_ended)
+    assert [(row["id"], row["state"]) for row in json_of("pause", "--all")] == [(3, "paused"), (1, "paused")]
+    assert "nothing to pause" in run("pause", "2", code=2).stderr
+
+
+def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
+    rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
+    run("cancel", "--all")
+    with LibraryDB(library_path()) as db:
+        assert [row.wanted or row.state for row in reversed(db.downloads())] == [
+            "cancelled", "cancel", "cancel", "cancelled", "cancelled", "done", "cancelled"
+        ]  # fmt: skip
+
+
+def test_bars_and_json_at_once_are_refused() -> None:
+    rows_in("queued")
+    assert "--watch" in run("downloads", "--watch", "--json", code=2).stderr
 
 
 # The account
