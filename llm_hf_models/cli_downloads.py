@@ -101,7 +101,8 @@ def _followed(library: Library, numbers: list[int], show: Progress) -> list[Down
 def clear(as_json: bool) -> None:
     """Remove the rows of downloads that are over.
 
-    What cancelled ones may have left goes with them; no other file is touched.
+    What cancelled ones may have left goes with them, and what failed ones left in a folder (--to); no other file is
+    touched.
     """
     count = service().clear_downloads()
     output.print_json({"removed": count}) if as_json else output.note(f"Removed {count} {_rows(count)}.")

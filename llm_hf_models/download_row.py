@@ -29,7 +29,7 @@ from llm_hf_models.errors import (
     OfflineError,
     TimedOutError,
 )
-from llm_hf_models.pull_rows import aliases_of
+from llm_hf_models.pull_rows import plan_if_readable
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PlannedFile
@@ -179,8 +179,9 @@ class RunningRow:
         with self._db.transaction():
             now = self._db.download(self._row.id) or self._row  # others may have asked for it meanwhile
             if model is not None:
-                aliases = tuple(dict.fromkeys((*model.aliases, *aliases_of(now))))
-                model = self._db.register(replace(model, aliases=aliases))
+                plan = plan_if_readable(now)
+                aliases = (*model.aliases, *plan.aliases) if plan else model.aliases
+                model = self._db.register(replace(model, aliases=tuple(dict.fromkeys(aliases))))
             owned = self.owned = self.owned or self._inherit()
             if owned:
                 self._db.update_download(

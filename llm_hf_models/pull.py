@@ -18,14 +18,13 @@ from llm_hf_models.download_row import RunningRow, new_owner
 from llm_hf_models.errors import (
     AccessError,
     HfModelsError,
-    LibraryError,
     RepoNotFoundError,
     TokenMissingError,
     UnknownModelError,
 )
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.pull_plan import PullPlan, refuse_invalid
-from llm_hf_models.pull_rows import context_of, open_row, plan_of
+from llm_hf_models.pull_rows import context_of, open_row, plan_if_readable, plan_of
 from llm_hf_models.records import Check, LocalFile, LocalModel, Role
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Event, Progress, TransferLimits
@@ -118,11 +117,9 @@ def leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
     with context.queue() as db:
         rows = [row for number in numbers if (row := db.download(number)) is not None]
     for row in rows:
-        try:
-            there = context_of(context, plan_of(row))
-        except LibraryError:  # the plan of another version, which does not tell what it fetched
-            continue
-        remove_leftovers(there, [row])
+        plan = plan_if_readable(row)
+        if plan is not None:
+            remove_leftovers(context_of(context, plan), [row])
 
 
 class _Arrivals:

@@ -63,9 +63,8 @@ def _is_for(context: Context, row: Download, plan: PullPlan) -> bool:
     """Whether a row is of the pull that a plan plans: the same bytes to the same place, and no end in sight."""
     if (row.ref, row.commit, row.quant) != (plan.ref, plan.commit, plan.quant) or row.wanted == "cancel":
         return False
-    try:
-        kept = plan_of(row)
-    except LibraryError:
+    kept = plan_if_readable(row)
+    if kept is None:
         return False
     if context_of(context, kept).cache_dir().absolute() != context_of(context, plan).cache_dir().absolute():
         return False
@@ -76,14 +75,6 @@ def context_of(context: Context, plan: PullPlan) -> Context:
     """The context to carry a plan out in: the cache and the Hub are those of the environment that it was made in."""
     cache = Path(plan.cache_dir) if plan.cache_dir else None
     return replace(context, planned_cache=cache, planned_endpoint=plan.endpoint)
-
-
-def aliases_of(row: Download) -> tuple[str, ...]:
-    """The aliases that its plan gives the model; none where another version of us kept it."""
-    try:
-        return plan_of(row).aliases
-    except LibraryError:
-        return ()
 
 
 def plan_of(row: Download) -> PullPlan:
@@ -98,3 +89,11 @@ def plan_of(row: Download) -> PullPlan:
         raise LibraryError(
             f"Download {row.id} was planned by another version of llm-hf-models", hint=f"llm hf pull {row.ref}"
         ) from None
+
+
+def plan_if_readable(row: Download) -> PullPlan | None:
+    """The same; None where another version kept it."""
+    try:
+        return plan_of(row)
+    except LibraryError:
+        return None

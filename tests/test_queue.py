@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import Library, context, download_row, library_file, pull_rows, worker
+from llm_hf_models import Library, PullOptions, context, download_row, library_file, pull_rows, worker
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
@@ -513,6 +513,18 @@ def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_fo
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     assert Library().cancel(number).state == "cancelled"
     assert list(work_folder(tmp_path / "big").iterdir()) == []
+
+
+def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    number = paused_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="failed")
+    assert [path for path in folder.rglob("*.part") if path.is_file()]
+    assert Library().clear_downloads() == 1
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def test_pulls_of_the_same_into_two_caches_are_two_downloads(
