@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, MOVING, Download, DownloadState, Wanted
+from llm_hf_models.engine_rows import pid_started, running_process
 from llm_hf_models.errors import (
     DiskFullError,
     HfModelsError,
@@ -42,19 +43,17 @@ SPEED_SECONDS = 5.0  # over which speed is averaged
 
 
 def new_owner() -> str:
-    """A name for one attempt, unlike any other."""
-    return f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    """A name for one attempt, unlike any other, which tells its process from a later one of the same number."""
+    return f"{os.getpid()}-{pid_started(os.getpid()):.1f}-{uuid.uuid4().hex[:12]}"
 
 
 def _lives(owner: str | None) -> bool:
-    """Whether the process of an owner's name is there."""
-    import psutil
-
-    pid = (owner or "").partition("-")[0]
+    """Whether the process of an owner's name is there; as far as can be told, where another version gave the name."""
     try:
-        return pid.isdigit() and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+        pid, started, _ = (owner or "").split("-")
+        return running_process(int(pid), float(started)) is not None
+    except ValueError:
+        return True
 
 
 class RunningRow:

@@ -49,12 +49,17 @@ def pid_started(pid: int) -> float:
 
 
 def process_of(row: EngineRow) -> psutil.Process | None:
-    """The row's process if it still runs, and not another one of the same number."""
+    """The row's process if it still runs."""
+    return running_process(row.pid, row.pid_started)
+
+
+def running_process(pid: int, started: float) -> psutil.Process | None:
+    """The process if it still runs, and not another one of the same number; `started` as `pid_started` told it."""
     import psutil
 
     try:
-        process = psutil.Process(row.pid)
-        same = abs(process.create_time() - row.pid_started) < CLOCK_SECONDS
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < CLOCK_SECONDS
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None

@@ -445,6 +445,19 @@ def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
     assert (row.id, row.state) == (result.download_id, "done")
 
 
+def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
+    killed_halfway(hub)
+    with LibraryDB(library_path()) as db:
+        (row,) = db.downloads()
+        rest = str(row.owner).partition("-")[2]
+        db.update_download(row.id, owner=f"1-{rest}")  # the system's first process began long before any test
+    Library().pull(REPO)
+    assert Library().download(row.id).state == "done"
+
+
 def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_the_background_too(
     hub: HubServer,
 ) -> None:
