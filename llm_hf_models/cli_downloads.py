@@ -85,13 +85,13 @@ def _watch(library: Library, numbers: list[int]) -> bool:
 
 
 def _followed(library: Library, numbers: list[int], show: Progress) -> list[DownloadView]:
-    """Shows downloads until none of them moves any more; returns how they stand then."""
+    """Shows downloads until none of them moves any more, or could: returns how they stand then."""
     pause = threading.Event()
     while True:
         rows = [library.download(number) for number in numbers]
         for row in rows:
             show(views_downloads.event(row))
-        if not any(row.state in MOVING for row in rows):
+        if not any(row.state in MOVING and not row.error for row in rows):  # it has one where no worker can start
             return rows
         pause.wait(WATCH_SECONDS)
 

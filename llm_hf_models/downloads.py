@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, LIVE, MOVING, OPEN, Download, DownloadNote, DownloadState, Wanted
-from llm_hf_models.errors import BadInputError, NotFoundError
+from llm_hf_models.errors import BadInputError, HfModelsError, NotFoundError
 from llm_hf_models.library_downloads import ABANDONED, LibraryDownloads
 
 if TYPE_CHECKING:
@@ -78,14 +79,35 @@ def _see_to_a_worker(context: Context, *, ask: bool = True) -> None:
 
 def _see_to_what_waits(context: Context, rows: Iterable[Download]) -> None:
     """Whoever looks brings a worker where one was killed, or did not survive a reboot. Nobody is asked anything."""
-    if any(row.background and _is_left_lying(context, row) for row in rows):
-        _see_to_a_worker(context, ask=False)
+    lying = [row for row in rows if row.background and _is_left_lying(context, row)]
+    if lying:
+        from llm_hf_models import worker  # late, as above
+
+        if not worker.lives():
+            with suppress(HfModelsError):  # a library that takes nothing now must not keep anybody from reading it
+                _say_why_nobody_came(context, lying)
+            _see_to_a_worker(context, ask=False)
+
+
+def _say_why_nobody_came(context: Context, rows: Iterable[Download]) -> None:
+    """In the rows, as far as it is known. A worker then has as long to begin them as an owner has to show life."""
+    from llm_hf_models import worker
+
+    with context.queue() as db, db.transaction():
+        for row in rows:
+            now = db.download(row.id)
+            if now is not None and _is_left_lying(context, now):
+                words = worker.last_words(since=now.updated)
+                error = f"no worker has begun it: {words}" if words else None
+                db.update_download(row.id, error=error)
+                if error not in (None, now.error):
+                    db.note(row.id, "waiting", str(error))
 
 
 def _is_left_lying(context: Context, row: Download) -> bool:
     """Whether nobody has shown life over a row for so long that no worker has it, nor is one just starting."""
-    silent_since = {"queued": row.updated, "running": row.heartbeat, "verifying": row.heartbeat}.get(row.state)
-    return silent_since is not None and silent_since < context.stale_before()
+    silent_since = row.updated if row.state == "queued" else max(row.updated, row.heartbeat)
+    return row.state in MOVING and silent_since < context.stale_before()
 
 
 def _settle_abandoned(context: Context, db: LibraryDownloads) -> None:

@@ -23,6 +23,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, Download
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.space import storage_error
+from llm_hf_models.text import clean_text
 
 if TYPE_CHECKING:
     from llm_hf_models.tokens import Token
@@ -31,6 +32,7 @@ IDLE_SECONDS = 0.5
 TOKEN_FOLLOWS = "--token-follows"  # noqa: S105 - on standard input
 LOCK_SECONDS = 2.0  # `ensure` holds the lock for a moment too, to see whether it is free
 MAX_LOG_BYTES = 1_000_000
+MAX_WORDS = 200  # characters of it that a row quotes
 # What a session of its own is called on Windows: CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS.
 DETACHED = 0x208 if sys.platform == "win32" else 0
 
@@ -45,6 +47,34 @@ def log_path() -> Path:
     return settings.home() / "worker.log"
 
 
+def lives() -> bool:
+    """Whether there is one; one that only just starts doesn't count yet.
+
+    Raises:
+        StorageError: nobody can tell.
+    """
+    lock = FileLock(lock_path())
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError as error:
+        raise storage_error(error, settings.home(), 0, 0) from None
+    lock.release()
+    return False
+
+
+def last_words(since: float) -> str | None:
+    """What the last worker ended with, if its log was written after that time (Unix seconds), and where that stands."""
+    path = log_path()
+    try:
+        lines = path.read_text("utf-8", "replace").split("\n") if path.stat().st_mtime >= since else []
+    except OSError:
+        return None
+    said = [line for line in lines if line.strip()]
+    return f"{clean_text(said[-1], MAX_WORDS)} ({path})" if said else None
+
+
 def ensure(context: Context, *, ask: bool) -> None:
     """Starts a worker unless one lives. Call it after the row is queued: a worker looks once more before it leaves.
 
@@ -55,14 +85,8 @@ def ensure(context: Context, *, ask: bool) -> None:
     Raises:
         StorageError: nobody can tell whether one lives.
     """
-    lock = FileLock(lock_path())
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    if lives():
         return
-    except OSError as error:
-        raise storage_error(error, settings.home(), 0, 0) from None
-    lock.release()
     handed = _to_hand_over(context) if ask else None
     with log_path().open("ab") as log:
         if log.tell() > MAX_LOG_BYTES:

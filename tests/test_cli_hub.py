@@ -18,6 +18,7 @@ from llm_hf_models.download_records import Download, DownloadState
 from llm_hf_models.downloads import DownloadView
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
+from llm_hf_models.worker import log_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
 from tests.hf_command import json_of, run
@@ -300,6 +301,24 @@ def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: 
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     assert "failed" in run("downloads", "--watch", number, code=1).stderr
     assert json_of("list") == []
+
+
+def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
+    repo: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repo.repos()
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/filelock.py").write_text("raise ImportError('a broken wheel')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
+    said = run("downloads", "--watch", number, code=1).stderr
+    assert "no worker has begun it: ImportError: a broken wheel" in said
+    assert str(log_path()) in said
+    assert log_path().read_text().count("ImportError: a broken wheel") <= 3
+    monkeypatch.delenv("PYTHONPATH")
+    (*_, end) = Library().follow(int(number))
+    assert (end.kind, end.download.error) == ("done", None)
 
 
 def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
