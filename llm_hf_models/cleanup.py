@@ -61,8 +61,9 @@ class _Rows:
     def wants(self, etag: str) -> bool:
         return any(etag in row.plan for row in self.open)
 
-    def knew(self, etag: str) -> bool:
-        return any(etag in row.plan for row in self.over)
+    def left(self, etag: str, written: float) -> bool:
+        """Whether one that is over left it; what was written since is another library's, which shares the cache."""
+        return any(etag in row.plan and row.updated >= written for row in self.over)
 
 
 def plan(context: Context) -> Cleanup:
@@ -159,9 +160,10 @@ def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
     for etag, paths in _by_digest(folder).items():
         if rows.wants(etag) or is_owned(_partial(folder, etag)):
             continue
-        if rows.knew(etag):
+        age = _youngest(_leftovers(_partial(folder, etag)))
+        if rows.left(etag, time.time() - age):
             why = "its download is over"
-        elif min(map(_age, paths)) >= keep:
+        elif age >= keep:
             why = "no download here names it"  # another library's may, which shares the cache: hence the waiting
         else:
             continue
@@ -254,7 +256,8 @@ def _remove_partial(context: Context, db: LibraryDB, history: float, partial: Pa
             rows = _rows(db, history)
             if rows.wants(etag):
                 return False
-            if not rows.knew(etag) and _youngest(_leftovers(partial)) < context.settings().orphan_seconds:
+            age = _youngest(_leftovers(partial))
+            if not rows.left(etag, time.time() - age) and age < context.settings().orphan_seconds:
                 return False
             for path in _leftovers(partial):
                 path.unlink(missing_ok=True)

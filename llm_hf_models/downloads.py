@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, LIVE, MOVING, OPEN, Download, DownloadNote, DownloadState, Wanted
-from llm_hf_models.errors import BadInputError, HfModelsError, NotFoundError
+from llm_hf_models.errors import BadInputError, HfModelsError, LibraryBusyError, NotFoundError, NotWritableError
 from llm_hf_models.library_downloads import ABANDONED, LibraryDownloads
 
 if TYPE_CHECKING:
@@ -112,6 +112,12 @@ def _is_left_lying(context: Context, row: Download) -> bool:
 
 def _settle_abandoned(context: Context, db: LibraryDownloads) -> None:
     """Rows whose process is gone are told as what they are; what their person cancelled leaves nothing."""
+    # Where the library takes nothing now, the rows are still there to be read.
+    with suppress(LibraryBusyError, NotWritableError):
+        _settle(context, db)
+
+
+def _settle(context: Context, db: LibraryDownloads) -> None:
     if cancelled := db.pause_abandoned(stale_before=context.stale_before()):
         _leave_nothing_of(context, cancelled)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import Library, PullOptions
+from llm_hf_models import Library, PullOptions, library_file
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import DownloadEvent, DownloadView
@@ -124,6 +126,21 @@ def test_a_worker_whose_lock_cant_be_asked_for_is_an_error_that_names_the_folder
     with pytest.raises(StorageError) as caught:
         Library().enqueue(REPO)
     assert str(home.llm) in caught.value.message
+
+
+def test_a_library_that_is_locked_for_long_is_read_all_the_same(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library()
+    with Context().db() as db:
+        row = open_row(Context(), db, planned(library, hub), background=False)
+        db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+        other.execute("begin immediate")
+        assert [seen.id for seen in library.downloads()] == [row.id]
+        assert library.download(row.id).id == row.id
+        other.execute("rollback")
 
 
 def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:

@@ -85,6 +85,20 @@ def cancelled(hub: HubServer, options: PullOptions | None = None) -> None:
         db.update_download(number, state="cancelled")
 
 
+@pytest.mark.usefixtures("hub")
+def test_what_another_library_that_shares_the_cache_fetches_now_stays(home: Home) -> None:
+    pulled = Library().pull(REPO).model_id
+    assert pulled is not None
+    Library().remove(pulled)
+    (file,) = Library().plan(REPO).files
+    began = time.time()
+    partial = work_folder(home.cache) / f"{file.etag}.part"
+    aged(partial, seconds=-1)
+    assert Library().gc().files == (), "its paused download is in the other library"
+    aged(partial, seconds=time.time() - began + 60)
+    assert gone(partial) == "its download is over"
+
+
 def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer, home: Home) -> None:
     cancelled(hub)
     planned = Library().plan_gc()
