@@ -26,7 +26,7 @@ from llm_hf_models.errors import (
     NotWritableError,
     StorageError,
 )
-from llm_hf_models.paths import FOLDER_HINT
+from llm_hf_models.paths import folder_hint
 
 Row = sqlite3.Row
 BUSY_SECONDS = 10
@@ -160,7 +160,7 @@ class LibraryFile:
             self._db = self._connected(str(self.path))
         except (OSError, ValueError, sqlite3.Error) as error:
             raise NotWritableError(
-                f"Can't open the library at {self.path}", cause=str(error), hint=FOLDER_HINT
+                f"Can't open the library at {self.path}", cause=str(error), hint=folder_hint(self.path)
             ) from None
         try:
             self._migrate()
@@ -318,7 +318,7 @@ def readable(path: Path) -> Iterator[None]:
 
 def _refusal(path: Path, why: str) -> HfModelsError:
     if "readonly" in why or "unable to open" in why:
-        return NotWritableError(f"Can't write the library at {path}", cause=why, hint=FOLDER_HINT)
+        return NotWritableError(f"Can't write the library at {path}", cause=why, hint=folder_hint(path))
     if "disk is full" in why:
         return DiskFullError(f"No room to write the library at {path}", cause=why)
     if "locked" in why or "busy" in why:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
-
-FOLDER_HINT = "It stands in llm's own folder, which LLM_USER_PATH can move."  # to whoever can't use what stands there
 
 
 def user_dir() -> Path:
@@ -28,6 +27,23 @@ def from_home(path: str) -> str:
 def home() -> Path:
     """The folder of our own files, in llm's user directory: the library, the settings, logs. Not created here."""
     return user_dir() / "hf"
+
+
+def folder_hint(path: Path) -> str:
+    """What whoever can't use what stands there can do: have it given back, or move llm's folder."""
+    for place in (user_dir(), home(), path):
+        if _is_kept_from_us(place):
+            mended = f"sudo chown -R $(id -un) {shlex.quote(str(place))}"
+            return f"It belongs to another user, as after `sudo llm hf`: {mended}"
+    return "It stands in llm's own folder, which LLM_USER_PATH can move."
+
+
+def _is_kept_from_us(place: Path) -> bool:
+    try:
+        is_anothers = os.name == "posix" and place.stat().st_uid != os.geteuid()
+    except OSError:
+        return False
+    return is_anothers and not os.access(place, os.R_OK | os.W_OK)
 
 
 def library_path() -> Path:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.paths import FOLDER_HINT, from_home, home, library_path, user_dir
+from llm_hf_models.paths import folder_hint, from_home, home, library_path, user_dir
 from llm_hf_models.text import did_you_mean
 from llm_hf_models.units import parse_duration, parse_size
 
@@ -210,7 +210,7 @@ def _stored() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=FOLDER_HINT) from None
+        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=folder_hint(path)) from None
     except UnicodeDecodeError as error:
         raise BadInputError(f"Can't read {path}", cause=str(error), hint=remedy) from None
     if sys.version_info >= (3, 11):
@@ -299,7 +299,7 @@ def _write(stored: Mapping[str, Any]) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=FOLDER_HINT) from None
+        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=folder_hint(path)) from None
 
 
 def split_list(text: str) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llm_hf_models import settings
 from llm_hf_models.errors import KeychainError
+from llm_hf_models.paths import folder_hint
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
@@ -60,7 +62,7 @@ def find(ask_passphrase: Callable[[], str] | None = None) -> Token | None:
     try:
         kept = _from_keychain()
     except KeychainError:
-        if not encrypted_path().exists():  # it exists where `store` met the same trouble
+        if not _is_there(encrypted_path()):  # it exists where `store` met the same trouble
             raise
         kept = None
     if kept:
@@ -79,7 +81,7 @@ def comes_first(found: Token | None) -> bool:
 
 def is_locked(found: Token | None) -> bool:
     """Whether `find` passed the encrypted file over, for want of its passphrase."""
-    return not comes_first(found) and encrypted_path().exists()
+    return not comes_first(found) and _is_there(encrypted_path())
 
 
 def _from_environment() -> str | None:
@@ -194,7 +196,7 @@ def _asked(question: Callable[[], T]) -> T:
 def _from_encrypted_file(ask_passphrase: Callable[[], str] | None) -> str | None:
     path = encrypted_path()
     passphrase = os.environ.get(PASSPHRASE_VARIABLE)
-    if not path.exists() or not (passphrase or ask_passphrase):
+    if not _is_there(path) or not (passphrase or ask_passphrase):
         return None
     data = _read(path)
     return _decrypted(data, passphrase or (ask_passphrase() if ask_passphrase else ""), path)
@@ -250,7 +252,7 @@ def _write_privately(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise KeychainError(f"Can't write {path}", cause=error.strerror) from None
+        raise KeychainError(f"Can't write {path}", cause=error.strerror, hint=folder_hint(path)) from None
 
 
 def _remove_encrypted_file() -> bool:
@@ -259,7 +261,8 @@ def _remove_encrypted_file() -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise KeychainError(f"Can't remove {encrypted_path()}", cause=error.strerror) from None
+        hint = folder_hint(encrypted_path())
+        raise KeychainError(f"Can't remove {encrypted_path()}", cause=error.strerror, hint=hint) from None
     return True
 
 
@@ -270,7 +273,7 @@ def _from_hf_cli() -> str | None:
     """Its file is read here and not by huggingface_hub, which looks at the environment only once, at import."""
     named = os.environ.get("HF_TOKEN_PATH")
     path = Path(os.path.expandvars(named)).expanduser() if named else settings.hf_home() / "token"
-    if not path.is_file():
+    if not _is_there(path):
         return None
     try:
         return _read(path).decode("ascii").strip() or None
@@ -278,9 +281,28 @@ def _from_hf_cli() -> str | None:
         raise KeychainError(f"{path} holds no token", hint="hf auth login, or llm hf login") from None
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is a file of a token.
+
+    Raises:
+        KeychainError: its folder, another user's say, lets nobody see.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except PermissionError as error:
+        raise _unreadable(path, error) from None
+    except (OSError, ValueError):
+        return False
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(MAX_FILE_BYTES)
     except OSError as error:
-        raise KeychainError(f"Can't read {path}", cause=error.strerror) from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> KeychainError:
+    ours = path == encrypted_path()
+    return KeychainError(f"Can't read {path}", cause=error.strerror, hint=folder_hint(path) if ours else None)

@@ -597,6 +597,23 @@ def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -
     closed.chmod(0o755)
 
 
+@AS_ROOT
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="root may read and write everything")
+def test_a_folder_that_sudo_left_to_another_is_named_with_the_command_that_gives_it_back(
+    repo: HubServer, home: Home
+) -> None:
+    run("status")
+    ours = home.llm / "hf"
+    ours.chmod(0o700)
+    os.chown(ours, 65534, 65534)
+    mended = f"sudo chown -R $(id -un) {ours}"
+    for words in (("pull", REPO), ("search", "tiny"), ("info", REPO), ("whoami",), ("logout",)):
+        said = command("llm", "hf", *words, code=1, plain=True).stderr
+        assert mended in said, words
+    assert "Can't read" in command("llm", "hf", "status", plain=True).stdout
+    assert repo.requests == []
+
+
 # The queue, where others are at it too
 
 
