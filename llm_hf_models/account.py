@@ -107,7 +107,10 @@ def whoami(context: Context) -> TokenStatus:
     """The token in force, validated now."""
     token = context.token()
     if token is None:
-        return TokenStatus(None, None, "There is no token. `llm hf login` keeps one.")
+        locked = tokens.is_locked(token)
+        return TokenStatus(
+            None, None, tokens.remedy(token) if locked else "There is no token. `llm hf login` keeps one."
+        )
     try:
         return TokenStatus(token.source, context.hub().whoami())
     except TokenInvalidError as error:

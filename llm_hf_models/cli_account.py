@@ -19,7 +19,8 @@ def login(token_stdin: bool, as_json: bool) -> None:
     """Keep a Hub token.
 
     First the Hub is asked whose it is. Then it goes into the operating system's keychain, or where there is none into
-    a file encrypted under a passphrase that is asked for and never stored. HF_TOKEN in the environment goes before it.
+    a file encrypted under a passphrase that is asked for and never stored; LLM_HF_PASSPHRASE in the environment gives
+    it where nobody can type it. HF_TOKEN in the environment goes before it.
     """
     if token_stdin:
         given = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 MAX_ROWS = 500
-WITHOUT_ONE = "HF_TOKEN in the environment needs no passphrase."
+WITHOUT_ONE = "LLM_HF_PASSPHRASE in the environment gives it where nobody can type; HF_TOKEN needs none."
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -100,9 +100,13 @@ def service() -> Library:
     return Library(asked_by="cli", ask_passphrase=functools.cache(ask_passphrase), notice=output.note)
 
 
-def ask_passphrase() -> str:
-    """The passphrase of the encrypted token file, not shown while it is typed."""
-    return ask_hidden("Passphrase of the token file", otherwise=WITHOUT_ONE)
+def ask_passphrase() -> str | None:
+    """The passphrase of the encrypted token file, not shown while it is typed; None, and a note, where nobody does."""
+    try:
+        return ask_hidden("Passphrase of the token file", otherwise=WITHOUT_ONE)
+    except BadInputError as error:
+        output.note(f"{error.message}. Going on without that token. {error.hint}")
+        return None
 
 
 def ask_new_passphrase() -> str:
@@ -128,7 +132,9 @@ def ask_hidden(question: str, *, otherwise: str, twice: bool = False) -> str:
         with warnings.catch_warnings():
             warnings.simplefilter("error", GetPassWarning)  # raised where it would be shown: there is no terminal
             answer: str = click.prompt(f"{question} (not shown)", hide_input=True, confirmation_prompt=twice, err=True)
-    except (click.Abort, GetPassWarning):
+    except (click.Abort, GetPassWarning) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # to click it is the same as nobody being there
+            raise KeyboardInterrupt from None
         raise BadInputError(f"{question}: nobody typed it", hint=otherwise) from None
     return answer
 

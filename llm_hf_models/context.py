@@ -56,7 +56,7 @@ class Context:
     """Reads settings and the environment when asked, never before."""
 
     asked_by: str = "python"
-    ask_passphrase: Callable[[], str] | None = None
+    ask_passphrase: Callable[[], str | None] | None = None
     agent: str | None = None  # which agent asks, by its host's name; None is a person
     notice: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
     planned_cache: Path | None = None  # of a download that was planned in another environment; None is this one's
@@ -107,11 +107,13 @@ class Context:
         return self._hub(self.token())
 
     def _hub(self, token: tokens.Token | None) -> Hub:
+        from llm_hf_models import tokens
         from llm_hf_models.hub import Hub
 
         return Hub(
             self.endpoint(),
             token=token.value if token else None,
+            token_hint=tokens.remedy(token),
             timeout=self.settings().metadata_seconds,
             offline=settings_module.offline(),
         )

@@ -74,14 +74,30 @@ def version() -> str:
 class Hub:
     """The Hub at one endpoint, with one token or none. Cheap to make; the first call imports huggingface_hub."""
 
-    def __init__(self, endpoint: str, *, token: str | None = None, timeout: float = 20, offline: bool = False) -> None:
-        """`timeout` in seconds for each question; `offline` refuses every call with OfflineError.
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        token: str | None = None,
+        token_hint: str = LOGIN_HINT,
+        timeout: float = 20,
+        offline: bool = False,
+    ) -> None:
+        """Asks nothing yet.
+
+        Args:
+            endpoint: its address.
+            token: what it is shown, if anything.
+            token_hint: what a person does where it refuses that token, or wants one.
+            timeout: seconds for each question.
+            offline: refuse every call with OfflineError.
 
         Raises:
             BadInputError: the endpoint is no http(s) address.
         """
         self._endpoint = checked_endpoint(endpoint).rstrip("/")
         self._token = token
+        self._token_hint = token_hint
         self._timeout = timeout
         self._offline = offline
         self.etag: str | None = None  # of the last answer to `search` or `details`
@@ -224,7 +240,7 @@ class Hub:
         from llm_hf_models import hub_replies
 
         if not self._token:
-            raise TokenMissingError("There is no token", hint=LOGIN_HINT)
+            raise TokenMissingError("There is no token", hint=self._token_hint)
         asked = self._asked()
         return hub_replies.account(self._ask(f"{self._endpoint}/api/whoami-v2", asked)[1], asked.host)
 
@@ -236,7 +252,7 @@ class Hub:
 
     def _asked(self, repo: RepoId | None = None, revision: str | None = None, path: RepoFile | None = None) -> Asked:
         name = str(repo) if repo else None
-        return Asked(self._endpoint, bool(self._token), name, revision, path.path if path else None)
+        return Asked(self._endpoint, bool(self._token), self._token_hint, name, revision, path.path if path else None)
 
     def _resolve_url(self, repo: RepoId, file: RepoFile, revision: str) -> str:
         from huggingface_hub import hf_hub_url
@@ -248,7 +264,7 @@ class Hub:
 
         token = self._token if with_token else None
         if token and not (token.isascii() and token.isprintable() and " " not in token):
-            raise TokenInvalidError("The token holds characters that no token has", hint=LOGIN_HINT)
+            raise TokenInvalidError("The token holds characters that no token has", hint=self._token_hint)
         # False and not None: that would send whatever token huggingface_hub finds on this machine.
         return dict(build_hf_headers(token=token or False, library_name=LIBRARY_NAME, library_version=version()))
 

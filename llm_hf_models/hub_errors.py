@@ -40,6 +40,7 @@ class Asked:
 
     endpoint: str
     has_token: bool
+    token_hint: str = LOGIN_HINT  # what a person does where the token, or the want of one, is what is refused
     repo: str | None = None
     revision: str | None = None
     path: str | None = None
@@ -79,9 +80,9 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsEr
 
 def _refused_otherwise(asked: Asked, status: int, said: str | None) -> HfModelsError:
     if status == _UNAUTHORIZED and asked.has_token:
-        return TokenInvalidError(f"{asked.host} does not accept the token", cause=said, hint=LOGIN_HINT)
+        return TokenInvalidError(f"{asked.host} does not accept the token", cause=said, hint=asked.token_hint)
     if status == _UNAUTHORIZED:
-        return TokenMissingError(f"{asked.host} wants a token for this", cause=said, hint=LOGIN_HINT)
+        return TokenMissingError(f"{asked.host} wants a token for this", cause=said, hint=asked.token_hint)
     if status == _FORBIDDEN:
         return AccessError(
             f"{asked.host} refuses this to the token" if asked.has_token else f"{asked.host} refuses this",
@@ -100,7 +101,7 @@ def _repo_not_found(asked: Asked) -> HfModelsError:
         )
     return RepoNotFoundError(
         f"There is no repo {asked.repo} on {asked.host}, or it is private",
-        hint=f"Check its name; if it is private: {LOGIN_HINT}",
+        hint=f"Check its name; if it is private: {asked.token_hint}",
     )
 
 
@@ -121,9 +122,9 @@ def _gated(asked: Asked) -> HfModelsError:
     page = f"{asked.endpoint}/{asked.repo}"
     if not asked.has_token:
         return TokenMissingError(
-            f"{asked.repo} is gated, and there is no token",
+            f"{asked.repo} is gated, and was asked for without a token",
             cause=f"Its owners ask people to agree to terms on {page}",
-            hint=LOGIN_HINT,
+            hint=asked.token_hint,
         )
     return GatedRepoError(
         f"{asked.repo} is gated, and the token's owner has not been granted access", hint=f"Ask for it on {page}"
@@ -132,7 +133,7 @@ def _gated(asked: Asked) -> HfModelsError:
 
 def _rate_limited(asked: Asked, wait: float | None, said: str | None) -> RateLimitedError:
     when = f"in {wait:.0f} s" if wait is not None else "in a few minutes"
-    more = "" if asked.has_token else f" With a token more is allowed: {LOGIN_HINT}"
+    more = "" if asked.has_token else f" With a token more is allowed: {asked.token_hint}"
     return RateLimitedError(
         f"{asked.host} has had too many requests from here",
         retry_after=wait,

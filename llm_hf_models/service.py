@@ -120,7 +120,8 @@ class Library:
 
     Args:
         asked_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
-        ask_passphrase: asks a person for the passphrase of the encrypted token file; None leaves that file alone.
+        ask_passphrase: asks a person for the passphrase of the encrypted token file, and gives None where nobody is
+            there; None in its place leaves that file alone.
         agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
         notice: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
     """
@@ -129,7 +130,7 @@ class Library:
         self,
         *,
         asked_by: str = "python",
-        ask_passphrase: Callable[[], str] | None = None,
+        ask_passphrase: Callable[[], str | None] | None = None,
         agent: str | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> None:

@@ -26,6 +26,8 @@ SERVICE, USER = "llm-hf-models", "hub-token"  # our entry in the keychain
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 PASSPHRASE_VARIABLE = "LLM_HF_PASSPHRASE"  # noqa: S105 - a variable's name; for scripts, where nobody can be asked
 
+UNTYPED_HINT = f"{PASSPHRASE_VARIABLE} in the environment gives it where nobody can type it."
+
 # The encrypted file: MAGIC, salt, nonce, then AES-256-GCM of the token with all before it as associated data. The key
 # is scrypt's of the passphrase (RFC 7914; 64 MiB and some 0.3 s a try). Other parameters are another version of MAGIC.
 MAGIC = b"llm-hf-token 1\n"
@@ -47,12 +49,12 @@ def encrypted_path() -> Path:
     return settings.home() / "token.enc"
 
 
-def find(ask_passphrase: Callable[[], str] | None = None) -> Token | None:
+def find(ask_passphrase: Callable[[], str | None] | None = None) -> Token | None:
     """The token in force: HF_TOKEN, then our keychain entry (or encrypted file), then the hf CLI's stored token.
 
     Args:
-        ask_passphrase: called when only the encrypted file has one; None leaves that file alone, unless
-            LLM_HF_PASSPHRASE is set.
+        ask_passphrase: called when only the encrypted file has one; it gives None where nobody can be asked. That, or
+            None in its place, leaves the file alone, unless LLM_HF_PASSPHRASE is set.
 
     Raises:
         KeychainError: the keychain or the file is there and can't be read.
@@ -84,9 +86,24 @@ def is_locked(found: Token | None) -> bool:
     return not comes_first(found) and _is_there(encrypted_path())
 
 
+def remedy(found: Token | None) -> str:
+    """What a person does where the Hub refuses what `find` found, or wants a token where it found none."""
+    from llm_hf_models.hub_errors import LOGIN_HINT
+
+    if found is not None and found.source == "environment":
+        return f"{_set_variable()} in the environment goes before any other token: change it, or unset it."
+    if is_locked(found):
+        return f"The token that is kept encrypted needs its passphrase: {UNTYPED_HINT}"
+    return LOGIN_HINT
+
+
 def _from_environment() -> str | None:
-    values = (os.environ.get(name, "").strip() for name in TOKEN_VARIABLES)
-    return next((value for value in values if value), None)
+    name = _set_variable()
+    return os.environ[name].strip() if name else None
+
+
+def _set_variable() -> str | None:
+    return next((name for name in TOKEN_VARIABLES if os.environ.get(name, "").strip()), None)
 
 
 def store(value: str, *, ask_passphrase: Callable[[], str]) -> TokenSource:
@@ -193,13 +210,12 @@ def _asked(question: Callable[[], T]) -> T:
 # The encrypted file
 
 
-def _from_encrypted_file(ask_passphrase: Callable[[], str] | None) -> str | None:
+def _from_encrypted_file(ask_passphrase: Callable[[], str | None] | None) -> str | None:
     path = encrypted_path()
-    passphrase = os.environ.get(PASSPHRASE_VARIABLE)
-    if not _is_there(path) or not (passphrase or ask_passphrase):
+    if not _is_there(path):
         return None
-    data = _read(path)
-    return _decrypted(data, passphrase or (ask_passphrase() if ask_passphrase else ""), path)
+    passphrase = os.environ.get(PASSPHRASE_VARIABLE) or (ask_passphrase() if ask_passphrase else None)
+    return _decrypted(_read(path), passphrase, path) if passphrase else None
 
 
 @lru_cache(maxsize=1)  # a command that needs the token several times does the work once

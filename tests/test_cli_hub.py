@@ -389,6 +389,59 @@ def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: H
     assert run("whoami", code=1).exit_code == 1
 
 
+def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_token(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = repo.add_token("hf_secret_of_ann", access=("owner/gated-GGUF",))
+    repo.add_repo("owner/gated-GGUF", {Q8: Path(repo.repos()[0].files[2].location)}, gated="manual")
+    run("login", input=f"{token}\nopen sesame\nopen sesame\n")
+    repo.forget_requests()
+    for words in (("search", "tiny"), ("info", REPO), ("pull", REPO)):
+        done = run(*words, input="")
+        assert done.stderr.count("nobody typed it. Going on without that token.") == 1, words
+        assert "LLM_HF_PASSPHRASE" in done.stderr
+    assert not any("authorization" in request.headers for request in repo.requests)
+    said = run("pull", "owner/gated-GGUF", input="", code=1).stderr.partition("Error: ")[2]
+    assert "LLM_HF_PASSPHRASE" in said
+    assert "llm hf login" not in said
+    assert "LLM_HF_PASSPHRASE" in run("whoami", input="", code=1).stdout
+    monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
+    assert run("pull", "owner/gated-GGUF", "-q", input="").stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
+    run("login", input=f"{repo.add_token('hf_secret_of_ann')}\nopen sesame\nopen sesame\n")
+    repo.forget_requests()
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [*HF, "search", "tiny"], stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as search:  # fmt: skip
+        assert search.stderr is not None
+        asked = ""
+        while "(not shown)" not in asked:
+            asked += search.stderr.read(1)
+        search.send_signal(signal.SIGINT)
+        out, said = search.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert (search.returncode, out, repo.requests) == (130, "", [])
+    assert "Interrupted" in said
+
+
+def test_a_token_of_the_environment_that_is_refused_is_said_to_be_that_one(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repo.requests == []
+    for name in ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"):
+        monkeypatch.setenv(name, "hf_wrong")
+        said = run("pull", REPO, code=1).stderr
+        assert f"{name} in the environment goes before any other token: change it, or unset it." in said
+        assert "llm hf login" not in said
+        monkeypatch.delenv(name)
+
+
 def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
     assert hub.endpoint
     done = run("login", "--token-stdin", input="hf_wrong\n", code=1)

@@ -14,6 +14,7 @@ from llm_hf_mcp import server
 from mcp import Client
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
+from llm_hf_models import tokens
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.ggufs import ANSWER, tiny_chat
@@ -255,6 +256,11 @@ async def test_a_gated_repo_asks_before_the_persons_token_is_used(
         words = await refusal(client, "download_model", ref="owner/closed-GGUF")
         assert "llm hf login" in words
         assert "No tool takes" in words
+    tokens.store(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
+    async with stdio_host(era=era) as client:
+        words = await refusal(client, "download_model", ref="owner/closed-GGUF")
+        assert "ask the person to mend it. The token that is kept encrypted needs its passphrase" in words
+        assert "LLM_HF_PASSPHRASE" in words
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_stranger"))
     async with stdio_host(era=era) as client:
         assert "accept" in (await refusal(client, "download_model", ref="owner/closed-GGUF")).lower()

@@ -33,6 +33,7 @@ from llm_hf_models.text import clean_text
 MAX_PAGE_CHARS = 8000  # of a page of rows as JSON, so that a whole answer stays below 10,000
 MAX_TEXT_CHARS = 6000
 MAX_ERROR_CHARS = 2000
+NO_TOKENS = "No tool takes or shows a token."
 
 T = TypeVar("T")
 
@@ -80,7 +81,9 @@ def worded(error: HfModelsError) -> str:
 
 def _next_step(error: HfModelsError) -> str | None:
     if isinstance(error, TokenMissingError | TokenInvalidError):
-        return "Next: ask the person to run `llm hf login` in a terminal. No tool takes or shows a token."
+        hint = (error.hint or "").rstrip(".")
+        command = as_tools(hint)
+        return f"Next: {command if command != hint else f'ask the person to mend it. {hint}'}. {NO_TOKENS}"
     if isinstance(error, GatedRepoError):
         return f"Next: a person must accept the licence first. {error.hint or ''}"
     if isinstance(error, RepoNotFoundError):
