@@ -192,7 +192,9 @@ def _missing(parts: Sequence[GgufName]) -> str | None:
     if len(there) == count:
         return None
     first = next(index for index in range(1, count + 1) if index not in there)
-    return f"{count - len(there)} of {count} shards are missing, the first of them number {first}"
+    if len(there) == count - 1:
+        return f"shard {first:05} of {count} is missing"
+    return f"{count - len(there)} of {count} shards are missing, the first of them {first:05}"
 
 
 def _labelled(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName]]]:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from llm_hf_models import fit as fitting
 from llm_hf_models import quants, settings
 from llm_hf_models.context import Context, Freshness
-from llm_hf_models.errors import HfModelsError, InvalidGgufError, NoGgufError
+from llm_hf_models.errors import HfModelsError, InvalidGgufError, NoGgufError, QuantNotFoundError
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header
 from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters, version
@@ -158,6 +158,7 @@ def info(context: Context, text: str, *, revision: str | None, card: bool, refre
     details, freshness = details_of(context, ref, refresh=refresh)
     hub, notes = context.hub(), []
     variants = quants.group(details.files)
+    notes += [f"{line}: it can't be pulled as a model" for line in incomplete(details)]
     room = memory_for_models(context)
     facts, choice = None, None
     if variants:
@@ -333,9 +334,22 @@ def guess(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tu
     if not variants:
         raise no_gguf(hub, details)
     if ref.quant is not None:
-        return quants.find(variants, ref.quant), "the quantization that was asked for"
+        return _named(variants, ref.quant, details), "the quantization that was asked for"
     choice = choose_variant(context, variants, None)
     return choice.variant, choice.reason
+
+
+def _named(variants: Sequence[Variant], quant: str, details: RepoDetails) -> Variant:
+    try:
+        return quants.find(variants, quant)
+    except QuantNotFoundError as error:
+        error.cause = "\n".join(incomplete(details)) or None
+        raise
+
+
+def incomplete(details: RepoDetails) -> list[str]:
+    """The models of a repo that are not whole, each with what it lacks."""
+    return [f"{split.name}: {split.reason}" for split in quants.incomplete_splits(details.files)]
 
 
 def settle(
@@ -353,7 +367,10 @@ def settle(
 
 
 def no_gguf(hub: Hub, details: RepoDetails) -> NoGgufError:
-    """The answer to a pull from a repo without GGUF files: the conversions that the Hub knows, best first."""
+    """The answer to a pull from a repo without a GGUF model: what one lacks, else conversions of it, best first."""
+    if lacks := incomplete(details):
+        hint = f"`llm hf info {details.id} --files` lists its files; any of them can be pulled by its name."
+        return NoGgufError(f"{details.id} has no whole GGUF model", cause="\n".join(lacks), hint=hint)
     try:
         found = hub.conversions(RepoId.parse(details.id))
     except HfModelsError:

@@ -181,6 +181,20 @@ def test_a_repo_without_gguf_files_names_its_conversions_and_the_command(repo: H
     assert f"llm hf pull {REPO}" in said
 
 
+def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, tmp_path: Path) -> None:
+    first, _, last = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
+    shards = {first.name: first, last.name: last}
+    hub.add_repo("owner/broken-GGUF", shards)
+    said = run("pull", "owner/broken-GGUF", code=1).stderr
+    assert "owner/broken-GGUF has no whole GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
+    assert "Note: tiny-Q8_0: shard 00002 of 3 is missing" in run("info", "owner/broken-GGUF").stdout
+    hub.add_repo("owner/half-GGUF", {**shards, Q4: tiny_chat(tmp_path / Q4)})
+    said = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
+    assert "shard 00002 of 3 is missing" in said
+    assert "There are: Q4_K_M" in said
+    assert run("pull", "owner/half-GGUF", "-q").stdout == "hf/owner/half-GGUF:Q4_K_M\n"
+
+
 def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen(

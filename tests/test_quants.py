@@ -78,9 +78,10 @@ def test_shards_are_one_variant_in_order_with_their_sizes_added() -> None:
         (
             ["m-Q8_0-00001-of-00003.gguf", "m-Q8_0-00003-of-00003.gguf"],
             "m-Q8_0",
-            "1 of 3 shards are missing, the first of them number 2",
+            "shard 00002 of 3 is missing",
         ),
-        (["a/m-00002-of-00002.gguf"], "a/m", "1 of 2 shards are missing, the first of them number 1"),
+        (["a/m-00002-of-00002.gguf"], "a/m", "shard 00001 of 2 is missing"),
+        (["m-00002-of-00003.gguf"], "m", "2 of 3 shards are missing, the first of them 00001"),
         (["m-00004-of-00002.gguf"], "m", "there can't be a shard 4 of 2"),
         (["m-00000-of-00001.gguf"], "m", "there can't be a shard 0 of 1"),
         (["m.Q8_0.gguf-split-a", "m.Q8_0.gguf-split-b"], "m.Q8_0.gguf", "cut by bytes"),
