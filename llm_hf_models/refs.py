@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
@@ -16,6 +16,7 @@ MAX_PATH_CHARS = 512
 MAX_PART_BYTES = 255  # of one folder's or file's name: what the common file systems take
 MAX_REVISION_CHARS = 200
 
+DEFAULT_BRANCH = "main"  # of every repo on the Hub
 HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -136,13 +137,14 @@ def parse_alias(text: str) -> str:
 class ModelRef:
     """A repo, and optionally which revision, and which quantization or file of it.
 
-    `revision` None means the default branch; at most one of `quant` and `file` is set.
+    `revision` None means the default branch; at most one of `quant` and `file` is set. `host` is that of an address.
     """
 
     repo: RepoId
     revision: str | None = None
     quant: str | None = None
     file: RepoFile | None = None
+    host: str | None = field(default=None, compare=False)  # never asked: a mirror's address is as good as the Hub's
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
@@ -203,11 +205,15 @@ class ModelRef:
 
     @classmethod
     def _from_url(cls, text: str) -> ModelRef:
-        # A mirror's address is as good as the Hub's: only its path is used, and its host never becomes the endpoint.
         try:
-            parts = [unquote(part) for part in urlsplit(text).path.split("/") if part]
+            address = urlsplit(text)
+            host, parts = address.hostname, [unquote(part) for part in address.path.split("/") if part]
         except ValueError:
             raise _bad(text, "It is not a web address.") from None
+        return replace(cls._from_path(text, parts), host=host)
+
+    @classmethod
+    def _from_path(cls, text: str, parts: list[str]) -> ModelRef:
         if parts[:1] in (["datasets"], ["spaces"]):
             raise _bad(text, f"It names one of the Hub's {parts[0]}, not a model.")
         if len(parts) > 1 and (":" in parts[1] or "@" in parts[1]):
@@ -221,15 +227,17 @@ class ModelRef:
     @classmethod
     def _from_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
         size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
-        revision, path = "/".join(rest[:size]), "/".join(rest[size:])
+        path, named = "/".join(rest[size:]), parse_revision("/".join(rest[:size]))
+        # Every page's address has a branch in it: who pastes it has not chosen that one.
+        revision = None if named == DEFAULT_BRANCH else named
         if not path:
-            return cls(repo, parse_revision(revision))
+            return cls(repo, revision)
         if page == "tree":
             folder = path.rpartition("/")[2]
             if not type_in(folder)[0] or not is_quant_name(folder):
                 raise _bad(path, "It is a folder's page; name a quantization or a file of it.")
-            return cls(repo, parse_revision(revision), quant=folder)
-        return cls(repo, parse_revision(revision), file=RepoFile(path))
+            return cls(repo, revision, quant=folder)
+        return cls(repo, revision, file=RepoFile(path))
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
 from llm_hf_models import fit as fitting
 from llm_hf_models import quants, settings
 from llm_hf_models.context import Context, Freshness
-from llm_hf_models.errors import HfModelsError, InvalidGgufError, NoGgufError, QuantNotFoundError
+from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, NoGgufError, QuantNotFoundError
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header
 from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters, version
+from llm_hf_models.hub_questions import checked_endpoint
 from llm_hf_models.machine import machine
 from llm_hf_models.quants import Variant
-from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_revision
+from llm_hf_models.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
 from llm_hf_models.remote_file import RemoteFile
+from llm_hf_models.text import clean_text
 from llm_hf_models.validate import Finding, check_header
 
 # What a pull would take, Q4_K_M, weighs 4.85 bits a parameter (llama.cpp, tools/quantize/README.md): for rows
@@ -138,6 +141,7 @@ def _loosen(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...
 
 def details_of(context: Context, ref: ModelRef, *, refresh: bool = False) -> tuple[RepoDetails, Freshness]:
     """One repo at the commit that the ref's revision names, from the Hub or the metadata cache."""
+    _say_who_is_asked(context, ref)
     return context.remembered(
         {"details": str(ref.repo), "revision": ref.revision},
         lambda hub, etag: hub.details(ref.repo, ref.revision, known_etag=etag),
@@ -147,9 +151,24 @@ def details_of(context: Context, ref: ModelRef, *, refresh: bool = False) -> tup
     )
 
 
+def _say_who_is_asked(context: Context, ref: ModelRef) -> None:
+    """Where an address was given whose host is another than the Hub that is asked."""
+    asked = urlsplit(checked_endpoint(settings.endpoint())).hostname
+    if context.notice and ref.host not in (None, asked, *HUB_HOSTS):
+        context.notice(f"{ref.host} is not asked: {ref.repo} is looked for on {asked}. HF_ENDPOINT names another Hub.")
+
+
 def with_revision(ref: ModelRef, revision: str | None) -> ModelRef:
-    """The ref, pinned to a revision that was given beside it."""
-    return replace(ref, revision=parse_revision(revision)) if revision else ref
+    """The ref, pinned to a revision that was given beside it.
+
+    Raises:
+        BadInputError: it names another one itself.
+    """
+    if not revision:
+        return ref
+    if ref.revision not in (None, revision):
+        raise BadInputError(f"Two revisions are given: {ref.revision} in the ref, and {clean_text(revision, 80)}")
+    return replace(ref, revision=parse_revision(revision))
 
 
 def info(context: Context, text: str, *, revision: str | None, card: bool, refresh: bool) -> ModelInfo:

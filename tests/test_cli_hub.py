@@ -195,6 +195,30 @@ def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, t
     assert run("pull", "owner/half-GGUF", "-q").stdout == "hf/owner/half-GGUF:Q4_K_M\n"
 
 
+def test_a_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> None:
+    pages = (f"blob/main/{Q8}", "tree/main/Q8_0", f"resolve/main/{Q8}?download=true")
+    for ref in (f"{REPO}:Q8_0", *(f"https://huggingface.co/{REPO}/{page}" for page in pages)):
+        assert run("pull", ref, "-q").stdout == f"hf/{REPO}:Q8_0\n"
+    assert len(json_of("list")) == 1
+    assert repo.sent(Q8, side="storage")
+
+
+@pytest.mark.usefixtures("repo")
+def test_two_revisions_that_differ_are_refused() -> None:
+    said = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
+    assert "Two revisions are given: v1.0 in the ref, and main" in said
+    assert "Two revisions" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
+    assert run("pull", f"{REPO}@main:Q8_0", "--revision", "main", "-q").stdout == f"hf/{REPO}@main:Q8_0\n"
+
+
+def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServer) -> None:
+    note = f"evil.example is not asked: {REPO} is looked for on 127.0.0.1."
+    for words in (("pull", "--dry-run"), ("info",), ("inspect",)):
+        assert note in run(*words, f"https://evil.example/{REPO}").stderr, words
+        for host in ("https://huggingface.co", "https://hf.co", repo.endpoint):
+            assert "is not asked" not in run(*words, f"{host}/{REPO}").stderr
+
+
 def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen(
