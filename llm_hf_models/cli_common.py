@@ -94,10 +94,16 @@ class HfGroup(click.Group):
 
 def service() -> Library:
     """The one that does the work. Imported here, so that help and mistyped options cost nothing."""
+    from llm_hf_models import llm_names
     from llm_hf_models.service import Library
 
     # One command needs the token more than once, a person types the passphrase once.
-    return Library(asked_by="cli", ask_passphrase=functools.cache(ask_passphrase), notice=output.note)
+    return Library(
+        asked_by="cli",
+        ask_passphrase=functools.cache(ask_passphrase),
+        notice=output.note,
+        names_taken=llm_names.taken,
+    )
 
 
 def ask_passphrase() -> str | None:

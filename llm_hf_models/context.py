@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ class Context:
     notice: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
     planned_cache: Path | None = None  # of a download that was planned in another environment; None is this one's
     planned_endpoint: str | None = None
+    names_taken: Callable[[str], Mapping[str, str]] | None = None  # others' names in llm; None: free_names asks
 
     def settings(self) -> Settings:
         """The settings in force now."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llm_hf_models import quants, settings
+from llm_hf_models import free_names, quants, settings
 from llm_hf_models.context import Context
 from llm_hf_models.digests import FileDigests
 from llm_hf_models.errors import (
@@ -105,14 +105,14 @@ def import_file(
         MissingFileError, InvalidGgufError, StorageError
         BadInputError: the model is a projector, or the projector none.
         DigestMismatchError: the repo that it is said to come from has no such file.
-        NameTakenError: an alias, or the id, is another model's.
+        NameTakenError: an alias, or the id, is another model's, here or in llm.
     """
     names = [parse_alias(alias) for alias in aliases]
     ref = ModelRef.parse(repo) if repo else None
     seconds = context.settings().header_seconds
     try:
         given = _given(path, mmproj, with_mmproj=with_mmproj)
-        _checked(given, seconds)
+        free_names.refuse_taken(context, names, _checked(given, seconds)[0].kind)
         with _places(given.all, copy=copy) as places:
             facts, checks = _checked(given.moved(places), seconds)
             digests = [hash_file(place, place.name, progress) for place in places]

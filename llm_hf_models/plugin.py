@@ -66,8 +66,9 @@ def register_models(register: Callable[..., None], model_aliases: list[Any]) -> 
         found = _registered(("chat", "base"))
         if found:
             from llm_hf_models.chat_model import models_for
+            from llm_hf_models.llm_names import of_others
 
-            taken = _names(model_aliases)
+            taken = of_others(model_aliases)
             for model in found:
                 free = [alias for alias in model.aliases if alias not in taken]
                 register(*models_for(model), aliases=free)
@@ -95,15 +96,6 @@ def _registered(kinds: tuple[str, ...]) -> list[RegisteredModel]:
 
     path = library_path()
     return [model for model in registered_models(path) if model.kind in kinds] if path.exists() else []
-
-
-def _names(model_aliases: list[Any]) -> set[str]:
-    """Every id and alias that another plugin has registered."""
-    names: set[str] = set()
-    for one in model_aliases:
-        names.add((one.model or one.async_model).model_id)
-        names.update(one.aliases)
-    return names
 
 
 _said: set[str] = set()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import download, scans, search, settings
+from llm_hf_models import download, free_names, scans, search, settings
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.digests import digests_of
 from llm_hf_models.download_records import MOVING
@@ -293,7 +293,7 @@ def _with_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails
         facts=facts,
         hub=plan.hub if plan.already_complete else _with_sampling(context, hub, repo, details, plan.hub or {}),
         fit=search.fit_of(variant, facts, context, room),
-        aliases=_aliases(context, plan, variant),
+        aliases=_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
 
 
@@ -329,8 +329,9 @@ def refuse_invalid(what: str, findings: Sequence[Finding]) -> None:
         )
 
 
-def _aliases(context: Context, plan: PullPlan, variant: Variant) -> tuple[str, ...]:
+def _aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:
     """The aliases asked for, then the short ones that are free."""
+    free_names.refuse_taken(context, plan.options.aliases, kind)
     with context.db() as db:
         taken = {alias.casefold(): model.model_id for model in db.models() for alias in model.aliases}
     for alias in map(parse_alias, plan.options.aliases):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from llm_hf_models import chat, engine, model_options, settings
+from llm_hf_models import chat, engine, free_names, model_options, settings
 from llm_hf_models.chat import ServedModel
 from llm_hf_models.chat_wire import MODALITIES
 from llm_hf_models.context import Context
@@ -143,12 +143,13 @@ def attach(
 
     Raises:
         BadInputError: no such name or address, a key that is not set, a server with several models.
-        NameTakenError: the name is another model's.
+        NameTakenError: the name is another model's, here or in llm.
         EngineError: the server does not answer, and `model` is not given.
     """
     alias = parse_alias(name)
     if kind == "embedding" and modalities:
         raise BadInputError("An embedding model takes text alone")
+    free_names.refuse_taken(context, [alias], kind)
     found = LocalModel(
         model_id=f"{REMOTE_PREFIX}{alias}",
         repo=None,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         cleanup,
         downloads,
         engine,
+        free_names,
         hub,
         importing,
         inspection,
@@ -93,7 +94,7 @@ class _Late:
 
 
 if not TYPE_CHECKING:
-    for _module in (*_HOMES, "catalogue", "engine", "mirror", "refs", "runtime"):
+    for _module in (*_HOMES, "catalogue", "engine", "free_names", "mirror", "refs", "runtime"):
         globals()[_module] = _Late(_module)
 
 
@@ -124,6 +125,7 @@ class Library:
             there; None in its place leaves that file alone.
         agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
         notice: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
+        names_taken: names of other plugins' models in llm, by a kind of model; None asks llm in a process of its own.
     """
 
     def __init__(
@@ -133,8 +135,9 @@ class Library:
         ask_passphrase: Callable[[], str | None] | None = None,
         agent: str | None = None,
         notice: Callable[[str], None] | None = None,
+        names_taken: Callable[[str], Mapping[str, str]] | None = None,
     ) -> None:
-        self._context = Context(asked_by, ask_passphrase, agent, notice)
+        self._context = Context(asked_by, ask_passphrase, agent, notice, names_taken)
 
     # The Hub
 
@@ -344,7 +347,8 @@ class Library:
         """Gives a local model one more name."""
         with self._change("alias", f"{name} {alias}"), self._context.db() as db:
             model = db.find(name)
-            db.add_alias(refs.parse_alias(alias), model.model_id)
+            free_names.refuse_taken(self._context, [refs.parse_alias(alias)], model.facts.kind)
+            db.add_alias(alias, model.model_id)
             return local.view(db.model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:

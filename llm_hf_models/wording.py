@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from llm_hf_models import llm_names
 from llm_hf_models.units import format_count, format_duration, format_size
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def template(there: bool | None, facts: ModelFacts | None) -> str | None:
 
 
 def talk(model_id: str, aliases: Sequence[str], kind: str) -> str:
-    """The command that uses a model: its shortest name in it."""
-    name = min(aliases, key=len, default=model_id)
+    """The command that uses a model: in it its shortest name, of those that llm doesn't give to another one."""
+    taken = llm_names.taken(kind) if aliases else {}
+    name = min((alias for alias in aliases if alias not in taken), key=len, default=model_id)
     if kind == "embedding":
         return f"Embed with it: llm embed -m {name} -c 'hello'"
     if kind == "reranker":

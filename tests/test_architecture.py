@@ -48,14 +48,14 @@ FLOORS = {
     """,
     "third floor: the application": """
         __init__ service context account catalogue importing inspection local local_files search trial
-        runtime relay relay_whole pull pull_plan pull_rows scans
+        free_names runtime relay relay_whole pull pull_plan pull_rows scans
         policy prompting downloads download_row worker cleanup mirror mirror_answers mirror_http served
     """,
     "faces": """
         output wording progress keys host_config
         cli cli_common cli_account cli_cleanup cli_downloads cli_gguf cli_hub cli_library cli_mcp cli_runtime
         views_downloads views_gguf views_hub views_local views_runtime
-        plugin chat_model model_run prompt_turn attachments
+        plugin llm_names chat_model model_run prompt_turn attachments
     """,
 }
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules.split()}

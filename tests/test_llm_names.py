@@ -1,0 +1,105 @@
+"""Names that llm has for other plugins' models: nothing of ours is called so, and nobody is sent there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import llm
+import pytest
+
+from llm_hf_models.errors import NameTakenError
+from llm_hf_models.service import Library
+from tests.conftest import Home
+from tests.ggufs import tiny_chat, tiny_embedding
+from tests.hf_command import json_of, run
+from tests.hub_server import HubServer
+from tests.mcp_hosts import call, in_a_loop, refusal, stdio_host
+
+THEIRS = "gpt-4o-mini"  # a name that llm itself brings
+OWNER = f"It is OpenAI Chat: {THEIRS}"
+REPO = "owner/gpt-4o-mini-GGUF"  # a pull would name it like theirs
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    with HubServer() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        hub.add_repo(REPO, {"m-Q8_0.gguf": tiny_chat(tmp_path / "m-Q8_0.gguf")})
+        yield hub
+
+
+@pytest.fixture
+def gguf(tmp_path: Path) -> Path:
+    return tiny_chat(tmp_path / "walrus.Q8_0.gguf")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf: Path) -> None:
+    run("import", gguf, "-q")
+    for words in (
+        ("alias", "walrus", THEIRS),
+        ("import", gguf, "-a", THEIRS),
+        ("attach", THEIRS, "--endpoint", "http://127.0.0.1:9", "--model", "x"),
+        ("pull", REPO, "-a", THEIRS),
+        ("pull", REPO, "-a", THEIRS, "--background"),
+    ):
+        done = run(*words, code=2)
+        assert f"{THEIRS!r} is another model's name in llm already" in done.stderr, words
+        assert OWNER in done.stderr
+    assert [model["model_id"] for model in json_of("list")] == ["hf/local/walrus:Q8_0"]
+    assert THEIRS not in json_of("alias")
+
+
+def test_a_name_that_a_person_gave_to_anothers_model_is_refused_and_one_of_ours_is_not(gguf: Path, home: Home) -> None:
+    run("import", gguf, "-q")
+    given = {"quick": THEIRS, "mine": "hf/local/walrus:Q8_0"}
+    (home.llm / "aliases.json").write_text(json.dumps(given), encoding="utf-8")
+    assert OWNER in run("alias", "walrus", "quick", code=2).stderr
+    run("alias", "walrus", "mine")
+
+
+def test_names_of_embedding_models_are_apart_from_those_of_others(gguf: Path, tmp_path: Path) -> None:
+    run("import", gguf, "-q")
+    run("import", tiny_embedding(tmp_path / "emb.gguf"), "-q")
+    assert "text-embedding-3-small" in run("alias", "emb", "3-small", code=2).stderr
+    run("alias", "emb", "4o-mini")
+    run("alias", "walrus", "3-small")
+    assert llm.get_embedding_model("4o-mini").model_id == json_of("show", "emb")["model_id"]
+    assert llm.get_model("3-small").model_id == "hf/local/walrus:Q8_0"
+
+
+@pytest.mark.usefixtures("hub")
+def test_nobody_is_told_to_talk_to_a_name_that_llm_gives_to_another() -> None:
+    done = run("pull", REPO)
+    (name,) = [line.split()[5] for line in done.stderr.splitlines() if line.startswith("Talk to it: llm -m ")]
+    assert llm.get_model(name).model_id == f"hf/{REPO}:Q8_0"
+
+
+def test_where_another_plugin_fails_names_are_given_all_the_same(gguf: Path, home: Home) -> None:
+    (home.llm / "aliases.json").write_text("{", encoding="utf-8")
+    assert "llm -m walrus 'hello'" in run("import", gguf).stderr
+    run("alias", "walrus", "seal")
+
+
+def test_python_refuses_the_same_names(gguf: Path) -> None:
+    library = Library()
+    library.import_file(gguf)
+    with pytest.raises(NameTakenError, match=THEIRS):
+        library.add_alias("walrus", THEIRS)
+    assert library.add_alias("walrus", "seal").model_id == "hf/local/walrus:Q8_0"
+
+
+@pytest.mark.usefixtures("hub")
+@in_a_loop
+async def test_agents_are_refused_the_same_names(gguf: Path) -> None:
+    Library().import_file(gguf)
+    async with stdio_host() as client:
+        for tool, words in (
+            ("organise", {"name": "walrus", "add": [THEIRS]}),
+            ("download_model", {"ref": REPO, "aliases": [THEIRS]}),
+        ):
+            assert OWNER in await refusal(client, tool, **words)
+        assert "seal" in (await call(client, "organise", name="walrus", add=["seal"]))["aliases"]
