@@ -15,6 +15,9 @@ from llm_hf_models.local import view
 from llm_hf_models.records import Check, LocalFile, LocalModel
 from llm_hf_models.transfer_terms import Event, Progress
 
+MATCHES = "matches"
+UNCHANGED = "unchanged since it was imported; never compared with the Hub"
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -29,13 +32,15 @@ class Removal:
 
 @dataclass(frozen=True)
 class Verification:
-    """Re-hashed files of one model."""
+    """Re-hashed files of one model.
+
+    Each file's result is MATCHES, UNCHANGED, "differs: …", "missing", "not readable: …" or "no digest recorded".
+    """
 
     model_id: str
-    matches: bool
-    files: tuple[
-        tuple[str, str], ...
-    ]  # (path, "matches" | "differs: …" | "missing" | "not readable: …" | "no digest recorded")
+    matches: bool  # every file is what the Hub recorded at the pinned commit
+    unchanged: bool  # every file is what was recorded here, whether or not the Hub was ever asked
+    files: tuple[tuple[str, str], ...]  # (path, result)
     fix: str | None = None
     scan: Check | None = None  # what the Hub's scanners had said when it was pulled
 
@@ -92,18 +97,18 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
         model = db.find(name)
         if model.endpoint:
             raise BadInputError(f"{model.model_id} is served elsewhere", cause="There are no files of it here.")
-        files = tuple((file.path, _compare(file, progress)) for file in model.files)
-        matches = all(result == "matches" for _, result in files)
-        outcome = "differs" if _any_differs(files) else "not proven"
-        if matches:  # without a commit the recorded digest is only what it had when it was imported
-            outcome = "matches" if model.commit else "unchanged since it was imported"
+        same = MATCHES if model.commit else UNCHANGED  # without a commit the digest is only what it had when imported
+        files = tuple((file.path, _compare(file, progress) or same) for file in model.files)
+        unchanged = all(result == same for _, result in files)
+        matches = unchanged and same == MATCHES
+        outcome = same if unchanged else "differs" if _any_differs(files) else "not proven"
         _distrust(model, dict(files))
         db.add_check(
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
         )  # fmt: skip
         fixed = view(db.model(model.model_id))
-    return Verification(model.model_id, matches, files, None if matches else fixed.fix, model.check("scan"))
+    return Verification(model.model_id, matches, unchanged, files, None if matches else fixed.fix, model.check("scan"))
 
 
 def _distrust(model: LocalModel, results: Mapping[str, str]) -> None:
@@ -120,7 +125,8 @@ def _any_differs(files: Sequence[tuple[str, str]]) -> bool:
     return any(result.startswith("differs") for _, result in files)
 
 
-def _compare(file: LocalFile, progress: Progress) -> str:
+def _compare(file: LocalFile, progress: Progress) -> str | None:
+    """Why a file is not the one that was recorded; None where it is."""
     if not Path(file.location).exists():
         return "missing"
     recorded = file.sha256 or file.git_sha1
@@ -130,7 +136,7 @@ def _compare(file: LocalFile, progress: Progress) -> str:
         found = hash_file(Path(file.location), file.path, progress).like(recorded)
     except OSError as error:
         return f"not readable: {error.strerror}"
-    return "matches" if found == recorded else f"differs: recorded {recorded}, found {found}"
+    return None if found == recorded else f"differs: recorded {recorded}, found {found}"
 
 
 def hash_file(path: Path, name: str, progress: Progress) -> FileDigests:

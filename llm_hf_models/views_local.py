@@ -163,7 +163,7 @@ def verification(done: Verification) -> str:
     if done.scan is not None:
         lines.append(f"{done.model_id}: Hub scan: " + _check(done.scan).replace("\n", "; "))
     if done.fix:
-        lines.append(f"Mend it: {done.fix}")
+        lines.append(f"{'Prove' if done.unchanged else 'Mend'} it: {done.fix}")
     return "\n".join(map(clean_text, lines))
 
 

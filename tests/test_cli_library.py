@@ -142,15 +142,15 @@ def test_an_alias_of_another_model_is_not_taken(gguf: Path, tmp_path: Path) -> N
     assert "walrus" in json_of("show", "walrus")["aliases"]
 
 
-def test_verify_says_matches_and_ends_with_one_when_a_bit_has_flipped(gguf: Path) -> None:
-    assert run("verify", "walrus").stdout == "hf/local/tiny:Q8_0: tiny.Q8_0.gguf: matches\n"
-    assert json_of("verify", "--all")[0]["matches"] is True
+def test_verify_says_unchanged_of_what_was_never_compared_and_differs_when_a_bit_has_flipped(gguf: Path) -> None:
+    assert "tiny.Q8_0.gguf: unchanged since it was imported" in run("verify", "walrus", code=1).stdout
+    assert json_of("verify", "--all", code=1)[0]["unchanged"] is True
     content = bytearray(gguf.read_bytes())
     content[-1] ^= 1
     gguf.write_bytes(content)
     assert "differs: recorded" in run("verify", "walrus", code=1).stdout
     found = json_of("verify", "walrus", code=1)
-    assert found["matches"] is False
+    assert (found["matches"], found["unchanged"]) == (False, False)
     assert json_of("show", "walrus")["state"] == "changed"
 
 

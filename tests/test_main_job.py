@@ -282,10 +282,23 @@ def test_bytes_that_never_match_are_refused_and_nothing_is_kept(repo: HubServer,
     assert json_of("list") == []
 
 
+def test_what_was_imported_offline_is_not_said_to_match_the_repo_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run("import", tiny_chat(tmp_path / "mine.Q8_0.gguf"), "--repo", "owner/mine-GGUF", "-q")
+    assert "never compared with the Hub" in run("verify", "--all", code=1).stdout
+
+
 def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "mine.Q8_0.gguf")
     run("import", path, "-q")
-    run("verify", "mine")
+    verified = run("verify", "mine", code=1)
+    assert "mine.Q8_0.gguf: unchanged since it was imported; never compared with the Hub" in verified.stdout
+    assert f"Prove it: llm hf import {path} --repo owner/name" in verified.stdout
+    assert (found := json_of("verify", "mine", code=1))["matches"] is False
+    assert found["unchanged"] is True
+    assert (Library().verify("mine").matches, Library().verify("mine").unchanged) == (False, True)
     shown = json_of("show", "mine")
     assert shown["state"] == "unverified"
     assert shown["fix"] == f"llm hf import {path} --repo owner/name"
@@ -503,7 +516,7 @@ def test_two_files_of_one_name_are_two_models_and_neither_copy_is_lost(tmp_path:
         path = tiny_chat(tmp_path / folder / "model.Q8_0.gguf", answer=answer)
         ids.append(run("import", path, "--copy", "-q").stdout.strip())
     assert ids == ["hf/local/model:Q8_0", "hf/local/model-2:Q8_0"]
-    assert all(done["matches"] for done in json_of("verify", "--all"))
+    assert all(done["unchanged"] for done in json_of("verify", "--all", code=1))
 
 
 def test_a_second_import_of_the_same_bytes_keeps_the_copy_that_is_there(tmp_path: Path, home: Home) -> None:

@@ -279,6 +279,11 @@ async def test_files_that_were_never_proven_run_only_with_consent(tmp_path: Path
     async with stdio_host() as client:
         words = await refusal(client, "run_prompt", name="mine", prompt="Hello")
         assert "never proven" in words
+        proof = await client.call_tool("verify_model", {"name": "mine"})
+        assert "digest not proven" in text_of(proof)
+        assert "never compared with the Hub" in text_of(proof)
+        found: Any = proof.structured_content
+        assert (found["digest"]["matches"], found["load_test"]["result"]["verdict"]) == (False, "loads")
         name = Library().show("mine").model_id
         assert (await call(client, "run_prompt", name="mine", prompt="Hello", confirm=name))["text"] == ANSWER
 

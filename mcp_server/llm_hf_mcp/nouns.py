@@ -61,7 +61,7 @@ class Proof:
 
     digest: Verification
     structure: CheckReport | None  # None where a file is missing
-    load_test: TrialReport | None = None  # None where it was not asked for, or the digest does not match
+    load_test: TrialReport | None = None  # None where it was not asked for, or a digest is not the recorded one
 
 
 @dataclass(frozen=True)

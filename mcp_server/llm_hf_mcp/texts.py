@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Status,
         TrialReport,
         VariantInfo,
+        Verification,
     )
 
 MAX_ITEMS = 20
@@ -267,13 +268,19 @@ def proof(proven: Proof) -> str:
         else "structure: not checked",
         *(f"  {finding.code}: {finding.message}" for finding in (structure.findings[:MAX_ITEMS] if structure else ())),
         _tried(proven.load_test) if proven.load_test else "load test: not run now",
-        f"To mend: {as_tools(proven.digest.fix)}" if proven.digest.fix else None,
+        _to_do(proven.digest),
     )
 
 
+def _to_do(digest: Verification) -> str | None:
+    if digest.fix is None:
+        return None
+    return f"To {'prove it' if digest.unchanged else 'mend'}: {as_tools(digest.fix)}"
+
+
 def _digest(proven: Proof) -> str:
-    if proven.digest.matches:
-        return "matches"
+    if proven.digest.unchanged:
+        return "matches" if proven.digest.matches else "not proven"
     return "does NOT match" if any(result.startswith("differs") for _, result in proven.digest.files) else "not proven"
 
 

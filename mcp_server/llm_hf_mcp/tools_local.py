@@ -75,7 +75,7 @@ async def _proven(ctx: Context, name: str, *, load: bool) -> Proof:
     digest = await telling(ctx, hashing, lambda: call(service.verify, model.model_id, progress=hashing.heard))
     whole = all(map(_exists, await call(service.path, name)))
     structure = await call(service.check, digest.model_id) if whole else None
-    tried = await call(service.test, digest.model_id) if load and whole and digest.matches else None
+    tried = await call(service.test, digest.model_id) if load and whole and digest.unchanged else None
     return Proof(digest, structure, tried)
 
 
