@@ -12,8 +12,8 @@ import click
 
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
+from llm_hf_models.download_records import MOVING
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
-from llm_hf_models.service import MOVING
 
 if TYPE_CHECKING:
     from llm_hf_models.service import DownloadView, Library

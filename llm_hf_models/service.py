@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
     from llm_hf_models.cleanup import Cleanup
     from llm_hf_models.context import Freshness
-    from llm_hf_models.download_records import MOVING as MOVING  # noqa: PLC0414 - for faces, as the nouns are
     from llm_hf_models.download_records import DownloadNote
     from llm_hf_models.downloads import DownloadEvent, DownloadView
     from llm_hf_models.hub import SearchFilters
@@ -64,7 +63,7 @@ _HOMES = {
     "account": "EngineView SettingView Status TokenStatus",
     "cleanup": "Cleanup",
     "context": "Freshness",
-    "download_records": "MOVING DownloadNote",
+    "download_records": "DownloadNote",
     "downloads": "DownloadEvent DownloadView",
     "hub": "SearchFilters",
     "importing": "Imported",

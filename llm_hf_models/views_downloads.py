@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models import wording
+from llm_hf_models.download_records import MOVING
 from llm_hf_models.output import Column, table
-from llm_hf_models.service import MOVING
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_duration, format_size
 

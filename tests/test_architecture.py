@@ -68,7 +68,8 @@ PROMPTING = {
     "prompt_turn",
     "attachments",
 }  # these go to the engine, not to service
-FOR_FACES = {"service", "errors", "units", "text", "jsonable"}  # what a face may import beside other faces
+# What a face may import beside other faces.
+FOR_FACES = {"service", "download_records", "errors", "units", "text", "jsonable"}
 MOVERS = ("transfer", "download")
 TERMINALS = {"click", "rich", "output", "progress", "wording"}
 NETWORK = {"httpx2", "huggingface_hub", "hub", "socket", "http", "urllib", "requests", "ssl"}

@@ -12,7 +12,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from llm_hf_mcp import texts
 from llm_hf_mcp.answers import call
-from llm_hf_models.service import MOVING, DownloadView, Event, Library
+from llm_hf_models.download_records import MOVING
+from llm_hf_models.service import DownloadView, Event, Library
 
 CALL_SECONDS = 50.0  # hosts give up on a call after about a minute
 LOOK_SECONDS = 0.5

@@ -33,8 +33,9 @@ from mcp_types import (
 from llm_hf_mcp import sdk_gaps, texts
 from llm_hf_mcp.resources import LIBRARY, download_uri, model_uri
 from llm_hf_mcp.session import library
+from llm_hf_models.download_records import MOVING
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.service import MOVING, DownloadNote, DownloadView
+from llm_hf_models.service import DownloadNote, DownloadView
 
 LOOK_SECONDS = 1.0
 MAX_ROWS = 200
