@@ -136,7 +136,7 @@ class Library:
         notice: Callable[[str], None] | None = None,
         names_taken: Callable[[str], Mapping[str, str]] | None = None,
     ) -> None:
-        self._context = Context(asked_by, ask_passphrase, agent, notice, names_taken)
+        self._context = Context(asked_by, ask_passphrase, agent, notice, names_taken=names_taken)
 
     # The Hub
 
