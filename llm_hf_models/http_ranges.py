@@ -41,6 +41,7 @@ from llm_hf_models.errors import (
     TimedOutError,
     TlsError,
 )
+from llm_hf_models.hub_errors import tls_trouble
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
@@ -120,12 +121,8 @@ def tell_bundle() -> None:
 def _translated(error: Exception, host: str, *, connecting: bool) -> NetworkError:
     """Ours for what went wrong on the way to `host`."""
     cause = clean_text(str(error)) or type(error).__name__
-    if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "Behind a proxy with its own certificate, name its bundle in SSL_CERT_FILE."
-        return TlsError(f"The certificate of {host} was not accepted", cause=error.verify_message or cause, hint=hint)
-    lost = isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, TimeoutError))
-    if connecting and isinstance(error, ssl.SSLError) and not lost:
-        return TlsError(f"{host} could not agree on a secure connection", cause=cause)
+    if (connecting or isinstance(error, ssl.SSLCertVerificationError)) and (trouble := tls_trouble(host, error)):
+        return trouble
     if isinstance(error, socket.gaierror):
         return OfflineError(f"The address of {host} was not found", cause=cause)
     if isinstance(error, TimeoutError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin
@@ -19,10 +19,12 @@ from llm_hf_models.cached_files import CachedFile
 from llm_hf_models.errors import (
     BadInputError,
     FileNotFoundInRepoError,
+    HfModelsError,
     HubUnavailableError,
     NotChangedError,
     NotWritableError,
     OfflineError,
+    RevisionNotFoundError,
     TimedOutError,
     TokenInvalidError,
     TokenMissingError,
@@ -41,6 +43,7 @@ from llm_hf_models.hub_nouns import (
 from llm_hf_models.hub_questions import checked_endpoint, same_origin, search_params
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.space import storage_error
+from llm_hf_models.text import did_you_mean
 
 if TYPE_CHECKING:
     import httpx2
@@ -56,6 +59,7 @@ MAX_CARD_BYTES = 1_000_000
 MAX_ANSWER_BYTES = 64_000_000  # the largest repos' file lists are a few MB
 MAX_REDIRECTS = 5
 PATHS_AT_ONCE = 50  # what a page of the Hub's holds where files are looked at closely (huggingface_hub, hf_api.py)
+MAX_LISTED = 12  # names in a hint
 SLOW_ANSWER = 3  # times the time-out: how long a whole answer may take
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _NOT_MODIFIED = 304
@@ -136,7 +140,21 @@ class Hub:
         asked = self._asked(repo, revision)
         at = f"/revision/{quote(revision, safe='')}" if revision else ""
         params = {"blobs": "true", "securityStatus": "true"}
-        return hub_replies.details(self._ask_json(f"/api/models/{repo}{at}", asked, params, known_etag), asked.host)
+        try:
+            body = self._ask_json(f"/api/models/{repo}{at}", asked, params, known_etag)
+        except RevisionNotFoundError as error:
+            with suppress(HfModelsError):
+                error.hint = self._revisions_hint(repo, revision or "")
+            raise
+        return hub_replies.details(body, asked.host)
+
+    def _revisions_hint(self, repo: RepoId, meant: str) -> str:
+        from llm_hf_models import hub_replies
+
+        _, body = self._ask(f"{self._endpoint}/api/models/{repo}/refs", self._asked(repo))
+        names = hub_replies.revisions(body, self._asked().host)
+        more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+        return f"{did_you_mean(meant, names)}There are: {', '.join(names[:MAX_LISTED])}{more}"
 
     def scans(self, repo: RepoId, commit: str, paths: Sequence[str]) -> tuple[FileScan, ...]:
         """Each scanner's word on some files, as the Hub has it now; a file of which it says nothing is left out.

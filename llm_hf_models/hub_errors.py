@@ -30,6 +30,7 @@ from llm_hf_models.weather import retry_after
 
 LOGIN_HINT = "llm hf login"
 PROXY_HINT = "Check the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
+HTTPS_HINT = "Does it speak https? If not, its address begins with http://."
 # `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
 
@@ -106,9 +107,8 @@ def _repo_not_found(asked: Asked) -> HfModelsError:
 
 
 def _revision_not_found(asked: Asked) -> HfModelsError:
-    return RevisionNotFoundError(
-        f"{asked.repo} has no revision {asked.revision or 'main'!r}", hint=f"llm hf info {asked.repo}"
-    )
+    hint = "Without one, the default branch is taken."
+    return RevisionNotFoundError(f"{asked.repo} has no revision {asked.revision or 'main'!r}", hint=hint)
 
 
 def _entry_not_found(asked: Asked) -> HfModelsError:
@@ -167,16 +167,32 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
 
 def _no_connection(host: str, causes: Iterable[BaseException], why: str) -> NetworkError:
     """The error for a connection that could not be made: a certificate, a name, a door that is closed."""
+    causes = list(causes)
     kinds = tuple(type(cause) for cause in causes)
-    if any(issubclass(kind, ssl.SSLError) for kind in kinds):
-        return TlsError(
-            f"The certificate of {host} was not accepted",
-            cause=why,
-            hint="Behind a company proxy, point SSL_CERT_FILE to its certificate.",
-        )
+    if trouble := next((found for cause in causes if (found := tls_trouble(host, cause))), None):
+        return trouble
+    if any(issubclass(kind, ssl.SSLEOFError) for kind in kinds):
+        return NetworkError(f"{host} hung up when it was asked for a secure connection", cause=why, hint=HTTPS_HINT)
     if any(issubclass(kind, socket.gaierror) for kind in kinds):
         return OfflineError(f"{host} was not found: no network, or no such host", cause=why)
     return OfflineError(f"{host} can't be reached", cause=why, hint=PROXY_HINT if getproxies_environment() else None)
+
+
+def tls_trouble(host: str, error: BaseException) -> TlsError | None:
+    """The error for a secure connection that could not be agreed on; None where it is another trouble, or broke off."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return TlsError(
+            f"The certificate of {host} was not accepted",
+            cause=error.verify_message or clean_text(str(error), 200),
+            hint="Behind a company proxy, point SSL_CERT_FILE to its certificate.",
+        )
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return TlsError(
+            f"{host} could not agree on a secure connection",
+            cause=clean_text(str(error), 200),
+            hint=HTTPS_HINT,
+        )
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

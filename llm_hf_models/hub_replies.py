@@ -256,6 +256,24 @@ class _Name(BaseModel):
     name: str
 
 
+class _Refs(BaseModel):
+    branches: list[_Name] = []
+    tags: list[_Name] = []
+
+
+_REFS = TypeAdapter(_Refs)
+
+
+def revisions(body: bytes, host: str) -> list[str]:
+    """The branches of a repo, then its tags.
+
+    Raises:
+        HubUnavailableError: it is not the Hub's protocol.
+    """
+    found = _read(_REFS, body, host)
+    return [clean_text(one.name, MAX_WORD_CHARS) for one in (*found.branches, *found.tags)]
+
+
 class _Scope(BaseModel):
     entity: dict[str, Any] = {}
     permissions: list[str] = []

@@ -110,7 +110,7 @@ def parse_revision(text: str) -> str:
     """
     safe = _REVISION.fullmatch(text) and ".." not in text and "//" not in text and not text.endswith(".lock")
     if not safe or len(text) > MAX_REVISION_CHARS:
-        raise _bad(text, f"{clean_text(text, 80)!r} can't be a branch, tag or commit.")
+        raise BadRefError(f"{clean_text(text, 80)!r} can't be a branch, tag or commit")
     return text
 
 
@@ -159,7 +159,13 @@ class ModelRef:
         """
         if not text.strip() or len(text) > MAX_REF_CHARS:
             raise _bad(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
-        text = text.strip()
+        try:
+            return cls._parse(text.strip())
+        except BadRefError as error:  # what is quoted is what was typed, and not a part of it
+            raise _bad(text, error.cause or f"{error.message}.") from None
+
+    @classmethod
+    def _parse(cls, text: str) -> ModelRef:
         lower = text.lower()
         if lower.startswith(("http://", "https://")):
             return cls._from_url(text)

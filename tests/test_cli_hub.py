@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from llm_hf_models.worker import log_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
 from tests.hf_command import json_of, run
-from tests.hub_server import FlipBit, HubServer, Reset, Stall
+from tests.hub_server import FlipBit, HubServer, Reset, Stall, Status
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -266,6 +268,35 @@ def test_what_the_hub_does_not_have_is_one_clear_error(ref: str, said: str) -> N
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
     assert said in done.stderr
+
+
+def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: HubServer) -> None:
+    repo.change_repo(repo.repos()[0], revisions=("main", "v1.0"))
+    assert "has no revision 'v9'\nThere are: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
+    assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
+    repo.fault(Status(500), on="/refs")
+    said = run("pull", f"{REPO}@v9", code=1).stderr
+    assert said.endswith("Without one, the default branch is taken.\n")
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificate(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak_plainly() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer)
+
+        threading.Thread(target=speak_plainly, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{server.getsockname()[1]}")
+        said = run("search", "tiny", code=1).stderr
+    assert "secure connection" in said
+    assert "http://" in said
+    assert "certificate" not in said
 
 
 def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,23 @@ async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
         assert (await call(client, "status"))["models"] == 1
 
 
+@pytest.mark.usefixtures("hub")
+@in_a_loop
+async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
+    async with stdio_host() as client:
+        words = await refusal(client, "download_model", ref=f"{REPO}:zzz.bin")
+        assert words.endswith(f"Next: get_model('{REPO}', files=true) lists them.")
+        await call(client, "download_model", ref=f"{REPO}:Q4_K_M", aliases=["v1.5"], wait_seconds=45)
+        await call(client, "download_model", ref=f"{REPO}:Q8_0", wait_seconds=45)
+        for words in (
+            await refusal(client, "organise", name=f"{REPO}:Q8_0", add=["v1.5"]),
+            await refusal(client, "download_model", ref=f"{REPO}:Q8_0", aliases=["v1.5"]),
+        ):
+            assert words.endswith("Next: organise(name='v1.5', remove=['v1.5'])")
+        await call(client, "organise", name="v1.5", remove=["v1.5"])
+        await call(client, "organise", name=f"{REPO}:Q8_0", add=["v1.5"])
+
+
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
 async def test_a_download_goes_on_when_the_host_has_closed(era: Era, hub: HubServer) -> None:

@@ -129,6 +129,16 @@ def test_what_is_no_ref_is_refused_with_the_forms_that_are(text: str) -> None:
     assert "\u202e" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "text", ["owner/name@", "owner/name@:Q8_0", "owner/name@-rf", "owner/name:a/../b", "https://hf.co/own er/name"]
+)
+def test_what_is_quoted_of_a_bad_ref_is_what_was_typed(text: str) -> None:
+    with pytest.raises(BadRefError) as caught:
+        ModelRef.parse(text)
+    assert caught.value.message == f"{text!r} is not a model ref"
+    assert caught.value.cause
+
+
 def test_a_ref_to_a_dataset_says_what_it_names() -> None:
     for text in ("hf://datasets/owner/name", "https://huggingface.co/datasets/owner/name"):
         with pytest.raises(BadRefError, match="datasets"):

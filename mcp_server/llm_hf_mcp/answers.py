@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from typing import TypeVar
 
 import anyio.to_thread
@@ -50,7 +51,7 @@ _TOOL_FOR = {
     "alias": "organise",
     "status": "status",
 }
-_COMMAND = re.compile(r"`?\bllm hf ([a-z]+)\b((?: [^`\s.;,]+)*)`?")
+_COMMAND = re.compile(r"`?\bllm hf ([a-z]+)\b((?: [^`\s;,]*[^`\s.;,])*)`?")
 
 
 async def call(function: Callable[..., T], *arguments: object, **named: object) -> T:
@@ -101,11 +102,16 @@ def as_tools(hint: str) -> str:
 
 
 def _as_tool(match: re.Match[str]) -> str:
-    verb, rest = match[1], match[2].strip()
+    verb, words = match[1], match[2].split()
     tool = _TOOL_FOR.get(verb)
     if tool is None:
-        return f"ask the person to run `llm hf {verb}{' ' + rest if rest else ''}`"
-    return f"{tool}({rest!r})" if rest and not rest.startswith("-") else tool
+        return f"ask the person to run `{' '.join(['llm hf', verb, *words])}`"
+    if verb == "alias" and words[:1] == ["--remove"]:
+        return f"{tool}(name={words[-1]!r}, remove=[{words[-1]!r}])"
+    named = " ".join(takewhile(lambda word: not word.startswith("-"), words))
+    arguments = [repr(named)] if named else []
+    arguments += ["files=true"] if "--files" in words else []
+    return f"{tool}({', '.join(arguments)})" if arguments else tool
 
 
 def answer(value: object, text: str) -> CallToolResult:
