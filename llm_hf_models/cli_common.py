@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 import threading
@@ -236,6 +237,18 @@ class LocalName(click.ParamType):  # type: ignore[type-arg]  # no generic before
             return []
         names = [name for model in models for name in (*model.aliases, model.model_id)]
         return [CompletionItem(name) for name in names if name.casefold().startswith(incomplete.casefold())]
+
+
+class Folder(click.Path):
+    """A folder, there or not; the empty name, as of a variable that is not set, is none."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """Its path."""
+        if not os.fspath(value):
+            self.fail("An empty name is no folder; this one's is `.`.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def json_option(command: F) -> F:

@@ -13,6 +13,7 @@ from llm_hf_models.cli_common import (
     COUNT,
     MAX_ROWS,
     SIZE,
+    Folder,
     aliases_option,
     confirm,
     examples,
@@ -137,7 +138,7 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
 @click.option(
     "--to",
     metavar="DIR",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=Folder(file_okay=False, path_type=Path),
     help="Put the files here, not in the cache.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched, and fetch nothing.")

@@ -29,6 +29,7 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
     Prints the configuration with which that host starts llm-hf-mcp, the MCP server. What agents may do is set by
     `llm hf settings agent_...`, or by options for the server after `--`.
     """
+    host_config.check(flags)
     chosen = host_config.hosts()[host]
     if install:
         _install(host_config.change(chosen, flags), chosen.title, yes=yes)

@@ -1,6 +1,6 @@
 """The configuration that lets an MCP host start `llm-hf-mcp`: what it is, where it goes, written without losing a byte.
 
-Knows hosts' files, and nothing of the server but its command.
+Knows hosts' files, and nothing of the server but its command, which it has judge its options.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ COMMAND = "llm-hf-mcp"
 KEPT_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
 KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
 MAX_CONFIG_BYTES = 10_000_000
+CHECK_SECONDS = 60
 
 Json = dict[str, Any]
 
@@ -82,10 +84,39 @@ def _desktop_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
 
 
+def check(flags: Sequence[str]) -> None:
+    """Has the server itself say whether it can use these options.
+
+    Raises:
+        BadInputError: it can't, or they only have it print something.
+    """
+    if not flags:
+        return
+    try:
+        done = subprocess.run(
+            [*_command(), "--check", *flags],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CHECK_SECONDS,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise BadInputError(f"{COMMAND} could not be asked about these options", cause=str(error)) from None
+    if done.returncode or done.stdout:
+        why = done.stderr.strip().splitlines()[-1:] or ["They print something, and don't serve."]
+        hint = f"`{COMMAND} --help` lists them."
+        raise BadInputError(f"{COMMAND} can't serve with these options", cause=why[0], hint=hint)
+
+
+def _command() -> list[str]:
+    beside = shutil.which(COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(COMMAND)
+    return [beside] if beside else [sys.executable, "-m", "llm_hf_mcp"]
+
+
 def entry(host: Host, flags: Sequence[str] = ()) -> Json:
     """How that host starts the server: by its full path, since a host's PATH is not the shell's."""
-    beside = shutil.which(COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(COMMAND)
-    command = [beside] if beside else [sys.executable, "-m", "llm_hf_mcp"]
+    command = _command()
     variables = {name: os.environ[name] for name in KEPT_VARIABLES if os.environ.get(name)}
     made: Json = {"type": "stdio"} if host.says_type else {}
     made |= {"command": command[0], "args": [*command[1:], *flags]}

@@ -12,19 +12,17 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, ConsentError, HfModelsError, PolicyError
+from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.local import LocalModelView
 from llm_hf_models.local_files import Removal
 from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.settings import Action
 from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_size
 
-Action = Literal["delete", "large", "token", "unverified"]
-ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 MAX_LOG_BYTES = 5_000_000
 
 
@@ -86,18 +84,8 @@ def questions(context: Context, subject: PullPlan | Removal | LocalModelView) ->
 
 
 def agreed_for_good(context: Context) -> frozenset[str]:
-    """The actions that the operator allows without asking.
-
-    Raises:
-        BadInputError: the setting names something else.
-    """
-    named = settings.split_list(context.settings().agent_yes_to)
-    if unknown := named - set(ACTIONS):
-        raise BadInputError(
-            f"Setting 'agent_yes_to': there is no {clean_text(min(unknown), 40)!r}",
-            hint=f"It takes any of {', '.join(ACTIONS)}.",
-        )
-    return named
+    """The actions that the operator allows without asking."""
+    return settings.split_list(context.settings().agent_yes_to)
 
 
 def _of_pull(context: Context, plan: PullPlan) -> Iterator[Question]:

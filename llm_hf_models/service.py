@@ -558,6 +558,11 @@ class Library:
         with self._change("set", key):
             return account.set_setting(key, value)
 
+    @staticmethod
+    def check_setting(key: str, value: str) -> None:
+        """Refuses a value that a setting does not take; stores nothing."""
+        import_module("llm_hf_models.settings").parse_value(key, value)
+
     # Serving
 
     def serve(

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.paths import folder_hint, from_home, home, library_path, user_dir
-from llm_hf_models.text import did_you_mean
+from llm_hf_models.text import clean_text, did_you_mean
 from llm_hf_models.units import parse_duration, parse_size
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
+Action = Literal["delete", "large", "token", "unverified"]  # what a person is asked before an agent does it
+ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 
 
 def settings_path() -> Path:
@@ -150,6 +152,15 @@ class Settings(BaseModel):
     agent_yes_to: str = Field(
         "", description="What agents may do without asking a person: any of delete, large, token, unverified."
     )
+
+    @field_validator("agent_yes_to")
+    @classmethod
+    def _names_actions(cls, text: str) -> str:
+        if unknown := split_list(text) - set(ACTIONS):
+            word = clean_text(min(unknown), 40)
+            hint = f"{did_you_mean(word, ACTIONS)}It takes any of {', '.join(ACTIONS)}."
+            raise BadInputError(f"Setting 'agent_yes_to': there is no {word!r}", hint=hint)
+        return text
 
 
 _SIZES = {

@@ -168,6 +168,11 @@ def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Pa
     assert path.read_text(encoding="utf-8") == CARD
 
 
+@pytest.mark.usefixtures("repo")
+def test_an_empty_folder_name_is_refused() -> None:
+    assert "An empty name is no folder" in run("pull", f"{REPO}:README.md", "--to", "", code=2).stderr
+
+
 def test_every_shard_of_a_split_model_comes_along(hub: HubServer, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,31 @@ async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> Non
     )
     async with Client(command) as client:
         assert "download_model" not in {tool.name for tool in (await client.list_tools()).tools}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--max-download", "lots"), "argument --max-download: 'lots' is"),
+        (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no 'everything'"),
+        (("--bogus",), "unrecognized arguments: --bogus"),
+        (("--help",), "can't serve"),
+    ],
+)
+def test_options_that_the_server_can_not_use_are_neither_printed_nor_written(
+    flags: tuple[str, ...], said: str, home: Home
+) -> None:
+    for words in (("cursor", "--install", "-y"), ("json",)):
+        done = run(*words, "--", *flags, code=2)
+        assert said in done.stderr
+        assert done.stdout == ""
+    assert not (home.root / ".cursor").exists()
+    if flags != ("--help",):
+        started = subprocess.run(
+            [sys.executable, "-m", "llm_hf_mcp", *flags], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (started.returncode, said in started.stderr) == (2, True)
+        assert "LLM_HF_" not in started.stderr
 
 
 def test_the_token_is_never_written_but_the_library_s_place_is(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:

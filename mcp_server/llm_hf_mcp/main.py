@@ -67,16 +67,15 @@ def parser() -> argparse.ArgumentParser:
             rules.add_argument(flag, dest=setting, action="store_const", const="on", help=words)
         else:
             rules.add_argument(flag, dest=setting, metavar=takes, help=words)
+    made.add_argument("--check", action="store_true", help="only see whether these options can be used, and end")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until the host closes the connection."""
-    given = parser().parse_args(arguments)
-    for _, setting, _, _ in _SETTINGS:
-        value = getattr(given, setting)
-        if value is not None:
-            os.environ[f"LLM_HF_{setting.upper()}"] = value
+    given = _parsed(arguments)
+    if given.check:
+        return
     gc.disable()  # nothing that is imported goes again: looking for garbage meanwhile is a tenth of the start
     from llm_hf_models.errors import HfModelsError
 
@@ -86,6 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"llm-hf-mcp: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, its settings put into the environment; ends the process where they can't be used."""
+    made = parser()
+    given = made.parse_args(arguments)
+    from llm_hf_models.errors import BadInputError
+    from llm_hf_models.service import Library
+
+    for flag, setting, _, _ in _SETTINGS:
+        value = getattr(given, setting)
+        if value is not None:
+            try:
+                Library.check_setting(setting, value)
+            except BadInputError as error:
+                made.error(f"argument {flag}: {error.message}. {error.hint or ''}".rstrip())
+            os.environ[f"LLM_HF_{setting.upper()}"] = value
+    return given
 
 
 def _serve(given: argparse.Namespace) -> None:
