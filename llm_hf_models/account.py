@@ -91,7 +91,7 @@ def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> To
     """
     value = value.strip()
     if not value or len(value) > MAX_TOKEN_CHARS or not value.isascii() or not value.isprintable() or " " in value:
-        raise BadInputError("That is not a Hub token", hint=f"Make one on {settings.endpoint()}/settings/tokens")
+        raise BadInputError("That is not a Hub token", hint=f"Make one on {settings.shown_endpoint()}/settings/tokens")
     now = context.settings()
     hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.offline())
     account = hub.whoami()
@@ -144,7 +144,7 @@ def status(context: Context) -> Status:
         models=len(models),
         models_bytes=sum(locations.values()),
         engines=engines,
-        endpoint=settings.endpoint(),
+        endpoint=settings.shown_endpoint(),
         offline=settings.offline(),
         token=_token_status(context),
         versions=_versions(),

@@ -43,7 +43,7 @@ from llm_hf_models.hub_nouns import (
 from llm_hf_models.hub_questions import checked_endpoint, same_origin, search_params
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.space import storage_error
-from llm_hf_models.text import did_you_mean
+from llm_hf_models.text import did_you_mean, without_user
 
 if TYPE_CHECKING:
     import httpx2
@@ -107,7 +107,7 @@ class Hub:
         self.etag: str | None = None  # of the last answer to `search` or `details`
 
     def __repr__(self) -> str:
-        return f"Hub({self._endpoint!r}, token={'…' if self._token else None})"
+        return f"Hub({without_user(self._endpoint)!r}, token={'…' if self._token else None})"
 
     # Questions
 
@@ -270,7 +270,14 @@ class Hub:
 
     def _asked(self, repo: RepoId | None = None, revision: str | None = None, path: RepoFile | None = None) -> Asked:
         name = str(repo) if repo else None
-        return Asked(self._endpoint, bool(self._token), self._token_hint, name, revision, path.path if path else None)
+        return Asked(
+            without_user(self._endpoint),
+            bool(self._token),
+            self._token_hint,
+            name,
+            revision,
+            path.path if path else None,
+        )
 
     def _resolve_url(self, repo: RepoId, file: RepoFile, revision: str) -> str:
         from huggingface_hub import hf_hub_url

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.hub_nouns import SearchFilters
+from llm_hf_models.text import without_user
 
 _SORTS = {
     "trending": "trendingScore", "downloads": "downloads", "likes": "likes", "created": "createdAt",
@@ -32,7 +33,9 @@ def checked_endpoint(endpoint: str) -> str:
         sound = False
     if not sound:
         raise BadInputError(
-            f"{endpoint[:100]!r} can't be asked", cause="It is no http(s) address.", hint="Set HF_ENDPOINT to one."
+            f"{without_user(endpoint)[:100]!r} can't be asked",
+            cause="It is no http(s) address.",
+            hint="Set HF_ENDPOINT to one.",
         )
     return endpoint
 

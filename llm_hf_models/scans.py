@@ -79,7 +79,7 @@ def refuse_unsafe(
 
 
 def _page(details: RepoDetails) -> str:
-    return f"{settings.endpoint()}/{details.id}/tree/{details.commit}"
+    return f"{settings.shown_endpoint()}/{details.id}/tree/{details.commit}"
 
 
 def _alarm(scan: FileScan) -> str:

@@ -265,7 +265,7 @@ def _access(details: RepoDetails) -> str | None:
     if not details.gated:
         return None
     how = "at once" if details.gated == "auto" else "once its owners agree"
-    return f"Ask for access on {settings.endpoint()}/{details.id} (granted {how}), then `llm hf login`."
+    return f"Ask for access on {settings.shown_endpoint()}/{details.id} (granted {how}), then `llm hf login`."
 
 
 def scan_of(details: RepoDetails, paths: Sequence[str] | None = None) -> str | None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.paths import folder_hint, from_home, home, library_path, user_dir
-from llm_hf_models.text import clean_text, did_you_mean
+from llm_hf_models.text import clean_text, did_you_mean, without_user
 from llm_hf_models.units import parse_duration, parse_size
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "offline",
     "parse_value",
     "settings_path",
+    "shown_endpoint",
     "source_of",
     "split_list",
     "store",
@@ -68,6 +69,11 @@ def _expanded(path: str) -> Path:
 def endpoint() -> str:
     """The Hub's address without a trailing slash: HF_ENDPOINT, or huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+
+
+def shown_endpoint() -> str:
+    """The same as it may be shown: without a password."""
+    return without_user(endpoint())
 
 
 def offline() -> bool:

@@ -40,6 +40,11 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text
 
 
+def without_user(address: str) -> str:
+    """A web address without the user and the password that may stand in it."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", address)
+
+
 def is_hidden(char: str) -> bool:
     """Whether it is a control, bidi or other format character, half of a pair, or of private use (Unicode, ch. 4.5)."""
     return unicodedata.category(char) in _HIDDEN

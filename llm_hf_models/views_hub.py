@@ -58,7 +58,7 @@ def _search_row(row: SearchResult) -> list[str]:
         wording.number(row.downloads),
         wording.number(row.likes),
         wording.ago(row.updated),
-        ", ".join(id_.rpartition(":")[2] for id_ in row.here),
+        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.here),  # with its revision
         wording.yes_no(row.fits),
         _gated(row),
         row.license or "",
@@ -106,7 +106,7 @@ def info(found: ModelInfo, limit: int | None) -> str:
             ("Base model", ", ".join(found.base_models)),
             ("Gated", _gated(found) or "no"),
             ("Access", found.access),
-            ("Hub scan", found.scan or "not reported"),
+            ("Hub scan", found.scan or "not reported for the repo; a pull asks of each file that it takes"),
             ("Downloads", wording.both(wording.number(found.downloads), "in 30 days")),
             ("Likes", wording.number(found.likes)),
             ("Created", wording.date(found.created)),

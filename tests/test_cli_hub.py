@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
@@ -77,6 +78,13 @@ def test_a_search_says_what_is_here_already() -> None:
 
 
 @pytest.mark.usefixtures("repo")
+def test_two_revisions_of_a_variant_that_are_here_are_told_apart() -> None:
+    run("pull", f"{REPO}:Q4_K_M", "-q")
+    run("pull", f"{REPO}@main:Q4_K_M", "-q")
+    assert re.search(r" (Q4_K_M, @main:Q4_K_M|@main:Q4_K_M, Q4_K_M) ", run("search", "tiny").stdout)
+
+
+@pytest.mark.usefixtures("repo")
 def test_a_search_that_finds_nothing_says_what_to_loosen_and_is_no_failure() -> None:
     done = run("search", "no", "such", "--author", "nobody", "--license", "mit")
     assert done.stdout == ""
@@ -114,6 +122,12 @@ def test_a_card_is_laid_out_where_a_width_is_known(monkeypatch: pytest.MonkeyPat
     text = run("info", REPO, "--card").stdout
     assert "*card*" not in text
     assert "https://example.org/x" in text
+
+
+def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(repo: HubServer) -> None:
+    repo.report(repo.repos()[0], Q4, "unsafe", avScan="unsafe")
+    assert "not reported for the repo; a pull asks of each file" in run("info", REPO).stdout
+    assert "as unsafe" in run("pull", REPO, code=1).stderr
 
 
 # Pull
@@ -302,6 +316,21 @@ def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificat
     assert "secure connection" in said
     assert "http://" in said
     assert "certificate" not in said
+
+
+def test_a_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.change_repo(repo.repos()[0], gated="manual")
+    monkeypatch.setenv("HF_ENDPOINT", repo.endpoint.replace("://", "://ann:s3cret@"))
+    repo.add_token(f"Basic {base64.b64encode(b'ann:s3cret').decode()}")
+    said = [run(*words).output for words in (("status",), ("status", "--json"), ("info", REPO))]
+    said += [run("pull", ref, code=1).output for ref in (REPO, "owner/none", f"{REPO}@v9", f"{REPO}:none.gguf")]
+    repo.fault(Status(403), side="hub", times=None)
+    said.append(run("search", "other", code=1).output)
+    for endpoint in ("ftp://ann:s3cret@127.0.0.1", "http://ann:s3cret@127.0.0.1:1"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        said.append(run("search", "another", code=2 if endpoint.startswith("ftp") else 1).output)
+    assert not any("s3cret" in text for text in said)
+    assert repo.endpoint in said[0]
 
 
 def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def model(info: RepoModel) -> str:
             (info.facts and info.facts.architecture) or info.architecture,
             f"context {info.context_length:,}" if info.context_length else None,
             f"gated ({info.access})" if info.gated else None,
-            f"Hub scan: {info.scan}" if info.scan else None,
+            f"Hub scan: {info.scan or 'not reported for the repo; a download asks of each file that it takes'}",
         ]
     )
     chosen = next((variant for variant in info.variants if variant.chosen), None)
