@@ -207,7 +207,7 @@ def pull(
     if test and result.model_id:
         report = library.test(result.model_id)
         output.note(views_gguf.trial(report, output.width()))
-        ctx.exit(0 if report.result.verdict == "loads" else 1)
+        ctx.exit(0 if report.passed else 1)
 
 
 def _queue(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:

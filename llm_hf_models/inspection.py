@@ -17,6 +17,7 @@ from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.gguf_header import GgufHeader, read_header
 from llm_hf_models.gguf_types import TENSOR_TYPES, TensorInfo
 from llm_hf_models.hub import Hub, RepoDetails
+from llm_hf_models.records import LocalModel
 from llm_hf_models.refs import ModelRef, RepoFile
 from llm_hf_models.shards import shards_beside
 from llm_hf_models.text import clean_text
@@ -33,7 +34,7 @@ class Source:
     name: str
     paths: tuple[Path, ...] = ()
     ref: ModelRef | None = None
-    model_id: str | None = None  # of a local model
+    model: LocalModel | None = None  # whose files they are
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def resolve(context: Context, text: str) -> Source:
     gone = [str(weight) for weight in weights if not weight.exists()]
     if gone:
         raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
-    return Source(model.model_id, weights, model_id=model.model_id)
+    return Source(model.model_id, weights, model=model)
 
 
 def _on_hub(text: str, unknown: UnknownModelError) -> Source:

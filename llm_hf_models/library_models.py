@@ -142,6 +142,12 @@ class LibraryModels(LibraryFile):
             key, check.kind, check.result, check.at, dump(dict(check.detail)),
         )  # fmt: skip
 
+    def note_checked(self, model_id: str, mtimes: Mapping[str, int]) -> None:
+        """Records of files, by location, when the bytes were last written that were found right."""
+        key = self._key(model_id)
+        for location, mtime_ns in mtimes.items():
+            self.write("update files set mtime_ns = ? where model = ? and location = ?", mtime_ns, key, location)
+
     def set_options(self, model_id: str, options: Mapping[str, Any]) -> None:
         """Replaces a user's own options for a model."""
         self.write("update models set options = ? where id = ?", dump(dict(options)), self._key(model_id))

@@ -107,7 +107,7 @@ def _sends_key_in_the_clear(model: LocalModel) -> bool:
 def fix_for(model: LocalModel) -> str:
     """The command that brings a model's files back, or proves them."""
     if model.state == "unverified":
-        if model.commit is not None:
+        if model.commit is not None or any(file.look() == "touched" for file in model.files):
             return f"llm hf verify {model.model_id}"
         return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
     if model.repo is None:

@@ -98,17 +98,25 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
         if model.endpoint:
             raise BadInputError(f"{model.model_id} is served elsewhere", cause="There are no files of it here.")
         same = MATCHES if model.commit else UNCHANGED  # without a commit the digest is only what it had when imported
+        written = _last_written(model)  # before they are read: what is written meanwhile counts as touched
         files = tuple((file.path, _compare(file, progress) or same) for file in model.files)
         unchanged = all(result == same for _, result in files)
         matches = unchanged and same == MATCHES
         outcome = same if unchanged else "differs" if _any_differs(files) else "not proven"
         _distrust(model, dict(files))
+        right = [file.location for file, (_, result) in zip(model.files, files, strict=True) if result == same]
+        db.note_checked(model.model_id, {place: written[place] for place in right})
         db.add_check(
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
         )  # fmt: skip
         fixed = view(db.model(model.model_id))
     return Verification(model.model_id, matches, unchanged, files, None if matches else fixed.fix, model.check("scan"))
+
+
+def _last_written(model: LocalModel) -> dict[str, int]:
+    places = [file.location for file in model.files if Path(file.location).exists()]
+    return {place: Path(place).stat().st_mtime_ns for place in places}
 
 
 def _distrust(model: LocalModel, results: Mapping[str, str]) -> None:

@@ -139,21 +139,29 @@ def kept_keys() -> dict[str, str]:
 
 
 def _may_run(model: LocalModel) -> None:
-    """Only the bytes that were recorded: the files are there, as large as they were, and no check found them other."""
+    """Only the bytes that were recorded: the files are there, untouched since their digest was taken, which was right.
+
+    One stat a file, as every prompt passes here.
+    """
     ref = model.model_id.removeprefix("hf/")
     again = f"llm hf pull {ref}" if model.repo else f"Put the file back, or forget it: llm hf rm {model.model_id}"
     for file in model.files:
-        try:
-            size = Path(file.location).stat().st_size
-        except OSError as error:
-            raise MissingFileError(f"{file.path} of {model.model_id} is gone", cause=str(error), hint=again) from None
-        if size != file.size:
+        look = file.look()
+        if look == "missing":
+            raise MissingFileError(f"{file.path} of {model.model_id} is gone", cause=file.location, hint=again)
+        if look == "other size":
             raise FileChangedError(
                 f"{file.path} of {model.model_id} has changed, and is not run",
-                cause=f"It has {size} bytes; {file.size} were recorded.",
+                cause=f"It no longer has the {file.size} bytes that were recorded.",
                 hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
             )
-    if model.state == "changed":
+        if look == "touched" and not model.is_known_to_differ:
+            raise FileChangedError(
+                f"{file.path} of {model.model_id} was written to since its digest was taken, and is not run",
+                cause="Its size is the same; its bytes may be others.",
+                hint=f"This reads it, and lets it run if it is unchanged: llm hf verify {model.model_id}",
+            )
+    if model.is_known_to_differ:
         raise FileChangedError(
             f"{model.model_id} is quarantined: its bytes are not those that were recorded",
             hint=f"llm hf verify {model.model_id}, or get it anew: {again}",

@@ -16,6 +16,8 @@ Role = Literal["weights", "mmproj", "file"]
 # Where the files stand: the Hugging Face cache, a folder that we put them in, or where their owner keeps them.
 Place = Literal["cache", "folder", "in place"]
 State = Literal["ready", "missing", "unverified", "changed"]
+# `touched`: written to since its digest was taken, so that nobody knows what is in it.
+Look = Literal["as recorded", "missing", "other size", "touched"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 # What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
 ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoint_key_env", "endpoint_key_name"
@@ -32,6 +34,16 @@ class LocalFile:
     sha256: str | None = None
     git_sha1: str | None = None
     mtime_ns: int | None = None  # of the bytes that were checked: a cheap first sign of a change
+
+    def look(self) -> Look:
+        """What the disk says of it now, at the cost of one stat."""
+        try:
+            found = os.stat(self.location)  # noqa: PTH116 - as cheap as can be: every prompt asks
+        except (OSError, ValueError):
+            return "missing"
+        if found.st_size != self.size:
+            return "other size"
+        return "as recorded" if self.mtime_ns in (None, found.st_mtime_ns) else "touched"
 
 
 @dataclass(frozen=True)
@@ -81,12 +93,20 @@ class LocalModel:
     @property
     def state(self) -> State:
         """Ready, or why not: looks at the disk, not at the bytes."""
-        if any(not os.path.exists(file.location) for file in self.files):  # noqa: PTH110 - Path's own may raise
+        looks = {file.look() for file in self.files}
+        if "missing" in looks:
             return "missing"
-        digest = self.check("digest")
-        if digest is not None and digest.result == "differs":
+        if "other size" in looks or self.is_known_to_differ:
             return "changed"
-        return "ready" if digest is not None and digest.result == "matches" else "unverified"
+        digest = self.check("digest")
+        proven = digest is not None and digest.result == "matches" and "touched" not in looks
+        return "ready" if proven else "unverified"
+
+    @property
+    def is_known_to_differ(self) -> bool:
+        """Whether the newest look at its bytes found others than were recorded."""
+        digest = self.check("digest")
+        return digest is not None and digest.result == "differs"
 
 
 @dataclass(frozen=True)

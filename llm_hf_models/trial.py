@@ -10,7 +10,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import UnknownModelError
 from llm_hf_models.inspection import resolve
 from llm_hf_models.load_test import LoadResult
-from llm_hf_models.records import Check
+from llm_hf_models.records import Check, LocalModel
 from llm_hf_models.validate import check_shards
 
 
@@ -22,6 +22,12 @@ class TrialReport:
     result: LoadResult
     recorded: bool  # with a local model; a mere file has no record
     ran: bool = True  # False where its header can't be read: then nothing was loaded
+    doubt: str | None = None  # why these are not, or may not be, the bytes that were recorded
+
+    @property
+    def passed(self) -> bool:
+        """Whether it loads, and is what it is recorded as."""
+        return self.result.passed and self.doubt is None
 
 
 def run(context: Context, text: str) -> TrialReport:
@@ -42,8 +48,17 @@ def run(context: Context, text: str) -> TrialReport:
         result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
     else:
         result = load_test.run(source.paths, header.facts, sandbox=context.settings().sandbox)
-    if source.model_id:
-        detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
+    doubt = _doubt(source.model) if source.model else None
+    if source.model:
+        detail = {name: value for name, value in asdict(result).items() if name != "verdict"} | {"doubt": doubt}
         with context.db() as db:
-            db.add_check(source.model_id, Check("load_test", result.verdict, time.time(), detail))
-    return TrialReport(source.name, result, recorded=source.model_id is not None, ran=header is not None)
+            db.add_check(source.model.model_id, Check("load_test", result.verdict, time.time(), detail))
+    return TrialReport(source.name, result, recorded=source.model is not None, ran=header is not None, doubt=doubt)
+
+
+def _doubt(model: LocalModel) -> str | None:
+    if model.state == "changed":
+        return f"not those that were recorded: llm hf verify {model.model_id}"
+    if any(file.look() == "touched" for file in model.files):
+        return f"written to since their digest was taken: llm hf verify {model.model_id}"
+    return None

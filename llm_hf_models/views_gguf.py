@@ -86,6 +86,7 @@ def trial(report: TrialReport, limit: int | None) -> str:
         [
             ("Model", report.source),
             ("Verdict", result.verdict + (f": {result.why}" if result.why else "")),
+            ("Bytes", report.doubt),
             ("Loaded in", f"{result.load_seconds:.2f} s" if result.load_seconds is not None else None),
             ("Peak memory", wording.size(result.peak_memory)),
             ("Speed", speed),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.records import Check, LocalFile, LocalModel
 from tests import ggufs
 from tests.conftest import Home
+from tests.hf_command import run as hf
 from tests.shelf import COMMIT, FUNCTION, PNG, Shelf, logged, run, said, tiny_shelf
 from tests.test_chat import END, delta, event, server
 
@@ -444,6 +446,38 @@ def test_bytes_that_are_not_those_recorded_are_not_run(shelf: Shelf) -> None:
         assert isinstance(caught.value, click.ClickException)
         assert isinstance(caught.value.__cause__, FileChangedError)
         assert f"llm hf verify hf/tiny/{name}:F16" in str(caught.value)
+
+
+def test_a_file_that_was_written_to_runs_again_once_it_is_proven_unchanged_and_not_before(shelf: Shelf) -> None:
+    path = ggufs.tiny_chat(shelf.files / "Written.F16.gguf")
+    hf("import", path, "-q")
+    assert said("-m", "Written", "hello") == ggufs.ANSWER
+    content, name = path.read_bytes(), "hf/local/Written:F16"
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for words in (("-m", "Written", "hello"), ("-m", "Written", "hello", "--async")):
+        refused = run(*words)
+        assert refused.exit_code == 1
+        assert "was written to since its digest was taken, and is not run" in refused.stderr
+        assert f"llm hf verify {name}" in refused.stderr
+    assert f"{name} is unverified: llm hf verify {name}" in hf("list").stderr
+    tested = hf("test", "Written", code=1).stdout
+    assert re.search(r"^Verdict +loads$", tested, re.MULTILINE)
+    assert f"written to since their digest was taken: llm hf verify {name}" in tested
+    hf("verify", "Written", code=1)
+    assert f"{name} is changed: " in hf("list").stderr
+    assert "not those that were recorded" in hf("test", "Written", code=1).stdout
+    assert "is quarantined" in run("-m", "Written", "hello").stderr
+    path.write_bytes(content)
+    hf("verify", "Written", code=1)
+    assert said("-m", "Written", "hello") == ggufs.ANSWER
+
+
+def test_a_file_of_another_size_is_listed_as_changed_before_anybody_verifies(shelf: Shelf) -> None:
+    path = ggufs.tiny_chat(shelf.files / "Longer.F16.gguf")
+    hf("import", path, "-q")
+    with path.open("ab") as file:
+        file.write(b"more")
+    assert "hf/local/Longer:F16 is changed: " in hf("list").stderr
 
 
 def test_a_file_that_is_no_model_shows_the_engine_s_own_words(shelf: Shelf) -> None:
