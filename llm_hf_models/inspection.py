@@ -84,6 +84,7 @@ def resolve(context: Context, text: str) -> Source:
 
     Raises:
         UnknownModelError, BadRefError, MissingFileError, AmbiguousNameError
+        BadInputError: it is served elsewhere.
     """
     path = Path(text).expanduser()
     if context.agent is None and _is_file(path):  # an agent names models, never files
@@ -93,6 +94,7 @@ def resolve(context: Context, text: str) -> Source:
             model = db.find(text)
         except UnknownModelError as error:
             return _on_hub(text, error)
+    model.refuse_elsewhere()
     weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
     gone = [str(weight) for weight in weights if not weight.exists()]
     if gone:

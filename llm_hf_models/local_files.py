@@ -10,7 +10,7 @@ from pathlib import Path
 from llm_hf_models import cache_layout, engine
 from llm_hf_models.context import Context
 from llm_hf_models.digests import FileDigests, digests_of
-from llm_hf_models.errors import BadInputError, NotWritableError, StorageError
+from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.local import view
 from llm_hf_models.records import Check, LocalFile, LocalModel
 from llm_hf_models.transfer_terms import Event, Progress
@@ -95,8 +95,7 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
     """Re-hashes every file against its recorded digest, and records the outcome."""
     with context.db() as db:
         model = db.find(name)
-        if model.endpoint:
-            raise BadInputError(f"{model.model_id} is served elsewhere", cause="There are no files of it here.")
+        model.refuse_elsewhere()
         same = MATCHES if model.commit else UNCHANGED  # without a commit the digest is only what it had when imported
         written = _last_written(model)  # before they are read: what is written meanwhile counts as touched
         files = tuple((file.path, _compare(file, progress) or same) for file in model.files)

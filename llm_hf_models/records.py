@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llm_hf_models.errors import BadInputError
 from llm_hf_models.gguf_facts import ModelFacts
 
 Role = Literal["weights", "mmproj", "file"]
@@ -79,6 +80,15 @@ class LocalModel:
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
+
+    def refuse_elsewhere(self) -> None:
+        """Refuses what needs files of one that is served elsewhere.
+
+        Raises:
+            BadInputError: it is.
+        """
+        if self.endpoint is not None:
+            raise BadInputError(f"{self.model_id} is served elsewhere", cause="There are no files of it here.")
 
     @property
     def own_options(self) -> dict[str, Any]:

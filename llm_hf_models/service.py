@@ -324,7 +324,10 @@ class Library:
 
     def path(self, name: str) -> tuple[str, ...]:
         """Where a local model's files are: its shards in order, then its mmproj."""
-        return tuple(file.location for file in self.show(name).files)
+        with self._context.db() as db:
+            model = db.find(name)
+        model.refuse_elsewhere()
+        return tuple(file.location for file in model.files)
 
     def plan_removal(self, name: str) -> Removal:
         """What `remove` would remove and free."""

@@ -17,6 +17,7 @@ import pytest
 from llm_hf_models.service import Library
 from tests import test_runtime
 from tests.hub_server import _certificate
+from tests.mcp_hosts import in_a_loop, refusal, stdio_host
 from tests.shelf import PNG, Shelf, logged, run, said
 from tests.test_runtime import hf
 from tests.test_serve import KEY, serving
@@ -246,6 +247,28 @@ def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
     hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     assert "Chat template" not in hf("show", "eye").stdout
     assert "Chat template" in hf("show", "tiny").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("check",), ("inspect",), ("inspect", "--json"), ("test",), ("path",), ("path", "--json"), ("verify",)],
+    ids=" ".join,
+)
+def test_what_needs_files_says_of_a_model_elsewhere_that_there_are_none_here(words: tuple[str, ...]) -> None:
+    hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    done = hf(words[0], "eye", *words[1:], code=2)
+    assert (done.stdout, done.stderr) == (
+        "",
+        "Error: hf/remote/eye is served elsewhere\nThere are no files of it here.\n",
+    )
+
+
+@in_a_loop
+async def test_agents_are_told_the_same_of_a_model_elsewhere() -> None:
+    Library().attach("eye", "http://127.0.0.1:9", model="x")
+    async with stdio_host() as client:
+        for tool, words in (("inspect_gguf", {"model": "eye"}), ("verify_model", {"name": "eye"})):
+            assert "hf/remote/eye is served elsewhere" in await refusal(client, tool, **words)
 
 
 def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
