@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -97,12 +98,23 @@ def ensure(context: Context, *, ask: bool) -> None:
             stdout=log,
             stderr=log,
             cwd=settings.home(),
+            env={**os.environ, **_folders()},
             start_new_session=True,  # closing a terminal does not end it
             creationflags=DETACHED,
         )
     if handed and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(json.dumps({"handed": handed, "mark": _mark_of_token_file()}).encode())
+
+
+def _folders() -> dict[str, str]:
+    """Where this process keeps things, for one that works in another folder: as written, they may be relative."""
+    folders = {
+        "LLM_USER_PATH": settings.user_dir(),
+        "HF_HOME": settings.hf_home(),
+        "HF_HUB_CACHE": settings.cache_dir(),
+    }
+    return {name: str(folder.absolute()) for name, folder in folders.items()}
 
 
 def _to_hand_over(context: Context) -> str | None:

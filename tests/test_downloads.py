@@ -119,6 +119,20 @@ def test_a_background_pull_is_carried_out_by_a_worker() -> None:
     assert (done.done_bytes, done.error) == (done.total_bytes, None)
 
 
+def test_a_worker_finds_folders_that_are_named_from_where_one_stands(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.root)
+    for name in ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE"):
+        if name in os.environ:
+            monkeypatch.setenv(name, os.path.relpath(os.environ[name]))
+    assert not Path(os.environ["LLM_USER_PATH"]).is_absolute()
+    library = Library()
+    row = library.enqueue(planned(library, hub))
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.show(MODEL).state == "ready"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there a folder in a lock's place counts as held")
 @pytest.mark.usefixtures("hub")
 def test_a_worker_whose_lock_cant_be_asked_for_is_an_error_that_names_the_folder(home: Home) -> None:
