@@ -175,7 +175,7 @@ def pull(
     REF is owner/name, owner/name:QUANT, owner/name:FILE, owner/name@REVISION:QUANT or the address of a page on the
     Hub. Without a quantization it is the best one that fits this machine's memory.
 
-    Prints the model's id. An interrupted pull continues when it is run again.
+    Prints the model's id, and with --background the download's. An interrupted pull continues when it is run again.
     """
     from llm_hf_models.service import PullOptions
 
@@ -196,7 +196,7 @@ def pull(
         )
     if not quiet:
         output.note(views_hub.choice(plan))
-    result = None if background and not plan.already_complete else _fetch(library, plan, quiet=quiet)
+    result = None if background else _fetch(library, plan, quiet=quiet)
     if result is None:  # asked for at once, or with a key
         _queue(library, plan, on_done, quiet=quiet, as_json=as_json)
         return

@@ -143,6 +143,12 @@ class _Arrivals:
 def _work(
     context: Context, row: Download, plan: PullPlan, running: RunningRow, progress: Progress, stop: threading.Event
 ) -> PullResult:
+    before = _entry(context, plan)
+    if plan.already_complete and before is not None and before.state == "ready":
+        # Queued all the same: so that there is a download to follow, and its own command runs.
+        result = _nothing_to_do(context, plan)
+        running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
+        return replace(result, download_id=row.id)
     started, arrivals = time.monotonic(), _Arrivals(running.reporting(progress))
     stored = _fetch(context, plan, arrivals, stop)
     running.verifying()

@@ -399,6 +399,22 @@ def test_a_pull_in_the_background_is_queued_watched_and_done(repo: HubServer) ->
     assert repo.sent(Q8, side="storage") > 0
 
 
+def test_a_pull_in_the_background_of_what_is_here_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
+    run("pull", f"{REPO}:Q8_0", "-q")
+    before, sent = json_of("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
+    rang = tmp_path / "rang"
+    os.mkfifo(rang)
+    number = run(
+        "pull", f"{REPO}:Q8_0", "-a", "walrus", "--background", "-q", "--on-done", f'echo "$LLM_HF_MODEL" > {rang}'
+    ).stdout.strip()
+    assert number.isdigit()
+    assert rang.read_text("utf-8") == f"hf/{REPO}:Q8_0\n"
+    assert "is done" in run("downloads", "--watch", number).stderr
+    after = json_of("show", "walrus")
+    assert {**after, "aliases": before["aliases"]} == before
+    assert repo.sent(side="storage") == sent
+
+
 def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: HubServer) -> None:
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
