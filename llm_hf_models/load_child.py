@@ -72,6 +72,8 @@ def parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN401 - t
         cpu.n_threads = task["threads"]
     params.cache_ram_mib = 0
     params.use_jinja = params.offline = True
+    if task["template"]:
+        params.chat_template = task["template"]
     params.verbosity = 1  # errors: its last words, when it comes to that
     params.embedding = task["kind"] in ("embedding", "reranker")
     if task["kind"] == "reranker":

@@ -113,6 +113,7 @@ def run(
     max_memory_bytes: int = 0,
     tokens: int = TOKENS,
     threads: int = 0,
+    template: str | None = None,
     sandbox: bool = True,
 ) -> LoadResult:
     """Loads a model with tensor checks on, and has it generate a few tokens, or embed or rank a sentence.
@@ -124,6 +125,7 @@ def run(
         max_memory_bytes: of private memory; 0 chooses by the file's size and the machine's.
         tokens: how many to generate.
         threads: to compute with; 0 chooses.
+        template: a chat template instead of the header's.
         sandbox: confine the child. The result names the layers that held.
 
     Raises:
@@ -144,7 +146,12 @@ def run(
     place = _new_place()
     try:
         task = _task(files, facts, place, threads)
-        task |= {"tokens": tokens, "sandbox": sandbox, "max_memory": max_memory_bytes or _memory(size, facts)}
+        task |= {
+            "tokens": tokens,
+            "template": template,
+            "sandbox": sandbox,
+            "max_memory": max_memory_bytes or _memory(size, facts),
+        }
         task["max_cpu"] = int(limit * task["threads"]) + 1
         return _result(_run(task, place, limit), limit)
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_hf_models import engine, model_options, settings
 from llm_hf_models.engine import Endpoint, EngineSpec, Notice
-from llm_hf_models.errors import BadInputError, FileChangedError, MissingFileError
+from llm_hf_models.errors import BadInputError, EngineStartError, FileChangedError, MissingFileError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import user_dir
 from llm_hf_models.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, LocalModel
@@ -97,7 +97,12 @@ def endpoint_for(
         threads=options.get("threads", 0),
         gpu_layers=options.get("gpu_layers", now.gpu_layers),
     )
-    return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=notice)
+    try:
+        return engine.ensure(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=notice)
+    except EngineStartError as error:
+        if spec.chat_template and error.hint is None:
+            error.hint = f"It has a template of your own, which goes with: llm hf set {model.model_id} --unset template"
+        raise
 
 
 def endpoint_elsewhere(model: LocalModel, key: str | None = None) -> Endpoint:

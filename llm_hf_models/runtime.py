@@ -80,9 +80,11 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
 
 
 def _refuse_template(template: str) -> None:
-    errors = [finding for finding in audit(template, TEMPLATE) if finding.severity == "error"]
-    if errors:
-        raise BadInputError(f"Option 'template': {errors[0].message}", cause=errors[0].code)
+    for finding in audit(template, TEMPLATE):
+        if finding.severity == "error":
+            raise BadInputError(f"Option 'template': {finding.message}", cause=finding.code)
+        if finding.code == "template-syntax":  # of a file's own only a warning: there the engine has the last word
+            raise BadInputError(f"Option 'template' can't be read: {finding.message}", cause=finding.where)
 
 
 def defaults(model: LocalModel) -> tuple[ModelDefault, ...]:

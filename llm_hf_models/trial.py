@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from llm_hf_models import load_test
 from llm_hf_models.context import Context
 from llm_hf_models.errors import UnknownModelError
+from llm_hf_models.gguf_facts import with_template
 from llm_hf_models.inspection import resolve
 from llm_hf_models.load_test import LoadResult
+from llm_hf_models.model_engine import TEMPLATE
 from llm_hf_models.records import Check, LocalModel
 from llm_hf_models.validate import check_shards
 
@@ -47,7 +49,9 @@ def run(context: Context, text: str) -> TrialReport:
     if header is None:
         result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
     else:
-        result = load_test.run(source.paths, header.facts, sandbox=context.settings().sandbox)
+        template = source.model.options.get(TEMPLATE) if source.model else None
+        facts = with_template(header.facts, template)
+        result = load_test.run(source.paths, facts, template=template, sandbox=context.settings().sandbox)
     doubt = _doubt(source.model) if source.model else None
     if source.model:
         detail = {name: value for name, value in asdict(result).items() if name != "verdict"} | {"doubt": doubt}

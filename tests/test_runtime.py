@@ -177,6 +177,26 @@ def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf
         assert db.find("tiny").options == {}
 
 
+@pytest.mark.parametrize("template", ["{% for", "{{ x", "{% if 1 %}hello", "{% endfor %}"])
+def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Path, shelf: Shelf) -> None:
+    (tmp_path / "bad.jinja").write_text(template)
+    assert (
+        "Option 'template' can't be read" in hf("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
+    )
+    with shelf.db() as db:
+        assert db.find("tiny").options == {}
+
+
+def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
+    hf("set", "tiny", "template", str(tmp_path / "odd.jinja"))
+    assert "template" in json.loads(hf("test", "tiny", "--json", code=1).stdout)["result"]["last_words"]
+    for how in ((), ("--async",)):
+        assert "llm hf set hf/tiny/chat:F16 --unset template" in run("-m", "tiny", "hello", *how).stderr
+    hf("set", "tiny", "--unset", "template")
+    hf("test", "tiny")
+
+
 @pytest.mark.parametrize(
     ("config", "kept"),
     [
