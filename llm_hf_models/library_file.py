@@ -325,6 +325,8 @@ def _refusal(path: Path, why: str) -> HfModelsError:
         return LibraryBusyError(
             f"The library at {path} is in use by another process", cause=why, hint="Try again in a moment."
         )
+    if "no such" in why or "malformed" in why:  # a table or a column has gone, a row is no JSON
+        return _damaged(path, why)
     return LibraryError(
         f"The library at {path} could not be used", cause=why, hint="`llm hf status` shows what is left of the disk."
     )

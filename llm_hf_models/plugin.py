@@ -94,8 +94,11 @@ def _registered(kinds: tuple[str, ...]) -> list[RegisteredModel]:
     from llm_hf_models.paths import library_path
     from llm_hf_models.registered import registered_models
 
-    path = library_path()
-    return [model for model in registered_models(path) if model.kind in kinds] if path.exists() else []
+    return [model for model in registered_models(library_path(), _say_unreadable) if model.kind in kinds]
+
+
+def _say_unreadable() -> None:
+    _say("llm-hf-models: its library can't be read, so its models are missing here: `llm hf list` says why")
 
 
 _said: set[str] = set()
@@ -103,7 +106,10 @@ _said: set[str] = set()
 
 def _told(error: Exception) -> None:
     """A broken installation is said, once, where it spoils no output."""
-    text = f"llm-hf-models: its models can't be offered: {type(error).__name__}: {error}"
+    _say(f"llm-hf-models: its models can't be offered: {type(error).__name__}: {error}")
+
+
+def _say(text: str) -> None:
     if text not in _said:
         _said.add(text)
         sys.stderr.write(text + "\n")

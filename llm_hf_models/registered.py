@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,16 +27,21 @@ class RegisteredModel(NamedTuple):
     modalities: tuple[str, ...]
 
 
-def registered_models(path: Path) -> list[RegisteredModel]:
+def registered_models(path: Path, unreadable: Callable[[], None] = lambda: None) -> list[RegisteredModel]:
     """What llm's hooks show, read without writing: nothing where there is no library or it can't be read.
 
     A hook never raises and never repairs; `llm hf list` is where a damaged library is explained.
+
+    Args:
+        path: of the library.
+        unreadable: called where there is one and it is damaged, a newer version's, or nobody may open it.
     """
     try:
-        if not path.is_file():
+        if not path.exists():
             return []
         address = path.absolute().as_uri()
     except (OSError, ValueError):
+        unreadable()
         return []
     for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
         try:
@@ -43,13 +49,15 @@ def registered_models(path: Path) -> list[RegisteredModel]:
         except sqlite3.Error:
             continue
         try:
-            if db.execute("pragma user_version").fetchone()[0] > FORMAT:
-                return []
-            return _read(db)
+            version = db.execute("pragma user_version").fetchone()[0]
+            if version > FORMAT:
+                break
+            return _read(db) if version else []  # without one it is being made just now
         except (sqlite3.Error, ValueError, TypeError):
             continue
         finally:
             db.close()
+    unreadable()
     return []
 
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli
 
 from llm_hf_models import cli as our_cli
-from llm_hf_models import registered, settings
+from llm_hf_models import plugin, registered, settings
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.library_file import MIGRATIONS
@@ -138,12 +138,19 @@ def not_json(path: Path) -> None:
     changed(path, "update models set facts = '{'")
 
 
+def a_table_less(path: Path) -> None:
+    changed(path, "drop table aliases")
+
+
 def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
-@pytest.mark.parametrize("damage", [garbage, newer, not_json, a_folder, Path.unlink], ids=lambda f: f.__name__)
+DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink], ids=lambda f: f.__name__)
 def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path], None]) -> None:
     register("some/model:F16")
     damage(settings.library_path())
@@ -151,7 +158,41 @@ def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path
         result = run(command)
         assert result.exit_code == 0
         assert "OpenAI" in result.output
-        assert "hf/" not in result.output
+        assert "hf/some" not in result.output
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_names_says_why(
+    damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "_said", set())
+    register("some/model:F16", aliases=("v",))
+    damage(settings.library_path())
+    asked = run("-m", "v", "hello")
+    assert asked.exit_code == 1
+    assert "Unknown model: v" in asked.stderr
+    assert asked.stderr.count("`llm hf list` says why") == 1
+    why = run("hf", "list")
+    assert why.exit_code == 1
+    assert str(settings.library_path()) in why.stderr
+    assert "what is left of the disk" not in why.stderr
+
+
+def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
+    register("some/model:F16")
+    path = settings.library_path()
+    a_table_less(path)
+    assert f"Move it away (mv {path} {path}.damaged) and pull again" in run("hf", "list").stderr
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["none", "empty"])
+def test_where_nothing_is_recorded_nothing_is_said(
+    damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "_said", set())
+    register("some/model:F16")
+    damage(settings.library_path())
+    assert run("models").stderr == ""
 
 
 def test_facts_that_say_nothing_are_no_reason_to_hide_the_model() -> None:
