@@ -41,10 +41,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-import pytest
 from typing_extensions import Self
 
 from llm_hf_models import mirror
@@ -66,6 +65,9 @@ from tests.hub_weather import (
     Throttle,
     Truncate,
 )
+
+if TYPE_CHECKING:
+    import pytest  # the benchmarks use this server without it
 
 __all__ = [
     "BLOCK_BYTES",
