@@ -114,12 +114,8 @@ def _settle_abandoned(context: Context, db: LibraryDownloads) -> None:
     """Rows whose process is gone are told as what they are; what their person cancelled leaves nothing."""
     # Where the library takes nothing now, the rows are still there to be read.
     with suppress(LibraryBusyError, NotWritableError):
-        _settle(context, db)
-
-
-def _settle(context: Context, db: LibraryDownloads) -> None:
-    if cancelled := db.pause_abandoned(stale_before=context.stale_before()):
-        _leave_nothing_of(context, cancelled)
+        if cancelled := db.pause_abandoned(stale_before=context.stale_before()):
+            _leave_nothing_of(context, cancelled)
 
 
 def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
