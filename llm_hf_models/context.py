@@ -67,9 +67,9 @@ class Context:
         """The settings in force now."""
         return settings_module.load()
 
-    def stale_before(self) -> float:
-        """Owners of downloads whose last sign of life is older than this (Unix seconds) are dead."""
-        return time.time() - STALE_BEATS * self.settings().heartbeat_seconds
+    def stale_seconds(self) -> float:
+        """Owners of downloads whose last sign of life is older than that are dead."""
+        return STALE_BEATS * self.settings().heartbeat_seconds
 
     def db(self) -> LibraryDB:
         """The library, opened; a context manager."""
@@ -246,9 +246,9 @@ class _Share:
             if time.monotonic() < self._until:
                 return
             with suppress(LibraryBusyError), self._context.queue() as db:  # busy: as many as before
-                stale_before = self._context.stale_before()
+                stale = self._context.stale_seconds()
                 running = db.downloads(states=LIVE, plans=False)
-                self._sharers = max(1, sum(row.is_alive(stale_before=stale_before) for row in running))
+                self._sharers = max(1, sum(row.is_alive(stale_seconds=stale) for row in running))
             now = self._context.settings()
             share = max(1, now.limit_rate // self._sharers) if now.limit_rate else 0
             self._rate = min(self._own_rate or share, share or self._own_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,15 +33,18 @@ class Download:
     created: float = 0.0
     updated: float = 0.0
     background: bool = False  # foreground pulls come first
-    wanted: Wanted | None = None  # what its owner has been asked to do
+    wanted: Wanted | None = None  # what its owner has been asked to do; `pause` stays while it is paused for that
     owner: str | None = None  # the process that carries it out
     heartbeat: float = 0.0  # its owner's last sign of life
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
 
-    def is_alive(self, *, stale_before: float) -> bool:
-        """Whether somebody carries it out: a killed owner's last sign of life is older than that (Unix seconds)."""
-        return self.state in LIVE and self.heartbeat >= stale_before
+    def is_alive(self, *, stale_seconds: float) -> bool:
+        """Whether somebody carries it out: a killed owner's last sign of life is further from now than that.
+
+        In the future too: somebody set the clock back, and an owner that lives would have shown life since.
+        """
+        return self.state in LIVE and abs(time.time() - self.heartbeat) <= stale_seconds
 
     @property
     def seconds_left(self) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.pull_rows import plan_if_readable
 
 if TYPE_CHECKING:
+    from llm_hf_models.library_downloads import LibraryDownloads
     from llm_hf_models.pull_plan import PlannedFile
     from llm_hf_models.records import LocalModel
     from llm_hf_models.transfer import Event, Progress
@@ -56,10 +56,15 @@ def _lives(owner: str | None) -> bool:
         return True
 
 
+def _is_interruption(error: BaseException | None) -> bool:
+    return isinstance(error, KeyboardInterrupt | InterruptedByUserError)
+
+
 class RunningRow:
     """A context manager around the work. The row ends in a state that says how the work ended.
 
-    A row that another process carries out already is left alone: this process works beside it and reports nothing.
+    Of the processes that pull the same thing, one carries out the row and reports. The others work beside it, do what
+    a person asks of the download all the same, and one of them carries on where that one leaves or dies.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class RunningRow:
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
         self._asked: Wanted | None = None
+        self._others_go_on = False  # after this process has left
         self.owned = False  # whether this process carries the row out
         self.ended: DownloadState | None = None  # how it ended, where it did not end well
         self._last_kind: dict[str, str] = {}  # of each file's events
@@ -92,7 +98,7 @@ class RunningRow:
         except BaseException:
             self._db.close()
             raise
-        if self.owned:
+        if self.owned or not self._as_found:
             self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
             self._watcher.start()
         return self
@@ -108,7 +114,7 @@ class RunningRow:
                 self._record_end(error)
         finally:
             self._db.close()
-        if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
+        if _is_interruption(error):
             raise self._interrupted() from None
         if isinstance(error, FileNotFoundError):  # between the proof of a file and its entry somebody removed it
             raise MissingFileError(
@@ -117,22 +123,39 @@ class RunningRow:
 
     def _claim(self) -> bool:
         with self._db.transaction():
-            stale_before = self._context.stale_before()
-            self._db.pause_abandoned(stale_before=stale_before)
+            self._db.pause_abandoned(stale_seconds=self._context.stale_seconds())
             now = self._db.download(self._row.id)
             if self._as_found and (now is None or now.state not in MOVING):
                 return False
-            if not self._db.claim_download(self._row.id, self._owner, stale_before=stale_before):
-                return False
-            self._db.note(self._row.id, "started")
-        return True
+            return self._claimed(self._db)
+
+    def _claimed(self, db: LibraryDownloads) -> bool:
+        claimed = db.claim_download(self._row.id, self._owner, stale_seconds=self._context.stale_seconds())
+        if claimed:
+            db.note(self._row.id, "started")
+        return claimed
 
     def _watch(self) -> None:
         """Signs of life, and the ear for `pause` and `cancel`, until the end: who stops is not dead yet."""
-        while self.owned and not self._ended.wait(self._beat_seconds):
+        while not self._ended.wait(self._beat_seconds):
             # A library that can't be used now, for whatever reason, may be at the next sign of life.
             with suppress(HfModelsError), self._context.queue() as db:
-                self._heed(db.beat(self._row.id, self._owner))
+                self._heed(db.beat(self._row.id, self._owner) if self.owned else self._beside(db))
+
+    def _beside(self, db: LibraryDownloads) -> Wanted | None:
+        """What a person has asked of a download that another process carries out; this one does where none does."""
+        row = db.download(self._row.id)
+        if row is None or row.state == "done":
+            return None
+        if row.state == "cancelled" or row.wanted == "cancel":
+            return "cancel"
+        if row.wanted == "pause":
+            return "pause"
+        if not row.is_alive(stale_seconds=self._context.stale_seconds()) and not self._stop.is_set():
+            with db.transaction():  # what a person decides meanwhile stands
+                if db.download(row.id) == row:
+                    self.owned = self._claimed(db)
+        return None
 
     def _heed(self, asked: Wanted | Literal["lost"] | None) -> None:
         if asked == "lost":  # taken for dead, by one who carries it out now: this one works beside it
@@ -181,47 +204,54 @@ class RunningRow:
                 plan = plan_if_readable(now)
                 aliases = (*model.aliases, *plan.aliases) if plan else model.aliases
                 model = self._db.register(replace(model, aliases=tuple(dict.fromkeys(aliases))))
-            owned = self.owned = self.owned or self._inherit()
-            if owned:
+            ends = self._is_ours_to_end(now)
+            if ends:
                 self._db.update_download(
                     self._row.id, state="done", done_bytes=self._row.total_bytes, bytes_per_second=None, error=None
                 )
                 self._db.note(self._row.id, "done", model.model_id if model else "")
-        if owned and now.on_done:
+        if ends and now.on_done:
             _run(now.on_done, now, model)
         return model
 
-    def _inherit(self) -> bool:
-        """Whether the row is ours to end after all: who carried it out was killed while this process worked beside it.
+    def _is_ours_to_end(self, now: Download) -> bool:
+        """Whether no other process carries the row out, which would end it itself, or has ended it well.
 
-        Its heartbeat may be younger than that, so the system is asked. (The library is never shared by machines.)
+        One that was killed may have shown life just before, so the system is asked. (The library is never shared by
+        machines.)
         """
-        now = self._db.download(self._row.id)
-        if now is None or now.state not in LIVE or _lives(now.owner):
-            return False
-        return self._db.claim_download(self._row.id, self._owner, stale_before=math.inf)
+        if now.state in LIVE:
+            return now.owner == self._owner or not _lives(now.owner)
+        return now.state != "done"
 
     def _record_end(self, error: BaseException) -> None:
         if not self.owned:
+            self.ended = "cancelled" if self._asked == "cancel" else None  # for what this process still held
+            now = self._db.download(self._row.id)
+            self._others_go_on = now is not None and now.is_alive(stale_seconds=self._context.stale_seconds())
             return
         with self._db.transaction():
             asked = self._db.beat(self._row.id, self._owner)
             if asked == "lost":
                 return
-            if asked == "cancel":  # maybe since it heard of a pause
+            now = self._db.download(self._row.id) or self._row  # others may have asked for it meanwhile
+            if asked == "cancel" or self._asked is None:  # maybe since it last listened
                 self._asked = asked
+            if self._asked is None and now.background:
+                self._asked = "background"
             state, message = self._end_of(error)
             again = self._asked == "pause" and asked is None  # resumed before it had stopped
             self.ended = "queued" if again else state
             kept = message if state == "failed" or (state == "paused" and isinstance(error, PASSING)) else None
-            self._db.update_download(self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=None)
+            wanted = self._asked if self.ended == "paused" and self._asked == "pause" else None
+            self._db.update_download(self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=wanted)
             self._db.note(self._row.id, self.ended, message)
 
     def _end_of(self, error: BaseException) -> tuple[DownloadState, str]:
         """The state that the row ends in, and why."""
         if self._asked == "cancel":  # whatever else came between
             return "cancelled", ""
-        if isinstance(error, KeyboardInterrupt | InterruptedByUserError):
+        if _is_interruption(error):
             if self._asked == "background":
                 return "queued", "sent to the background"
             return "paused", "" if self._asked == "pause" else "interrupted"
@@ -238,6 +268,10 @@ class RunningRow:
             return InterruptedByUserError("Paused", hint=f"llm hf resume {self._row.id}")
         if self._asked == "background":
             return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
+        if self._others_go_on:
+            return InterruptedByUserError(
+                "Left: another process goes on with it", hint=f"llm hf downloads --watch {self._row.id}"
+            )
         return InterruptedByUserError(
             "Interrupted; what has arrived is kept", hint=f"Run it again to continue: llm hf pull {self._row.ref}"
         )

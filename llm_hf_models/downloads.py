@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,14 +108,14 @@ def _say_why_nobody_came(context: Context, rows: Iterable[Download]) -> None:
 def _is_left_lying(context: Context, row: Download) -> bool:
     """Whether nobody has shown life over a row for so long that no worker has it, nor is one just starting."""
     silent_since = row.updated if row.state == "queued" else max(row.updated, row.heartbeat)
-    return row.state in MOVING and silent_since < context.stale_before()
+    return row.state in MOVING and abs(time.time() - silent_since) > context.stale_seconds()
 
 
 def _settle_abandoned(context: Context, db: LibraryDownloads) -> None:
     """Rows whose process is gone are told as what they are; what their person cancelled leaves nothing."""
     # Where the library takes nothing now, the rows are still there to be read.
     with suppress(LibraryBusyError, NotWritableError):
-        if cancelled := db.pause_abandoned(stale_before=context.stale_before()):
+        if cancelled := db.pause_abandoned(stale_seconds=context.stale_seconds()):
             _leave_nothing_of(context, cancelled)
 
 
@@ -202,15 +203,21 @@ def _ask(
             if background is not None:
                 db.update_download(number, background=background)
             if row.state == state:
-                if row.error == ABANDONED:  # of an owner that may yet wake up: a person has decided now
-                    db.update_download(number, error=None)
+                # Its owner may yet wake up, and others may work beside it: a person has decided now.
+                error = None if row.error == ABANDONED else row.error
+                db.update_download(number, error=error, wanted=_stays(state))
                 return view(_row(db, number))
-            if row.is_alive(stale_before=context.stale_before()):
+            if row.is_alive(stale_seconds=context.stale_seconds()):
                 db.update_download(number, wanted=wanted)
             else:
-                db.update_download(number, state=state, wanted=None, bytes_per_second=None, error=None)
+                db.update_download(number, state=state, wanted=_stays(state), bytes_per_second=None, error=None)
                 db.note(number, state)
         return view(_row(db, number))
+
+
+def _stays(state: DownloadState) -> Wanted | None:
+    """What a download in that state tells those who may still work on it: that a person paused it."""
+    return "pause" if state == "paused" else None
 
 
 def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...]) -> DownloadView:

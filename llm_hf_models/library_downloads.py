@@ -46,29 +46,30 @@ class LibraryDownloads(LibraryFile):
         columns = "".join(f"{name} = ?, " for name in changes)
         self.write(f"update downloads set {columns}updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608 - the names are checked
 
-    def claim_download(self, number: int, owner: str, *, stale_before: float) -> bool:
+    def claim_download(self, number: int, owner: str, *, stale_seconds: float) -> bool:
         """Makes `owner` the one that carries a download out, unless somebody who is alive does.
 
         Args:
             number: which.
             owner: who, unlike any other process or thread.
-            stale_before: a heartbeat older than that (Unix seconds) is nobody's.
+            stale_seconds: a heartbeat further from now than that is nobody's; see `Download.is_alive`.
         """
         now = time.time()
         changed = self.write(
             "update downloads set state = 'running', owner = ?, heartbeat = ?, updated = ?, wanted = null,"
             " attempts = attempts + 1, error = null where id = ? and state not in ('done', 'cancelled')"
-            " and (state not in ('running', 'verifying') or heartbeat < ?)",
-            owner, now, now, number, stale_before,
+            " and (state not in ('running', 'verifying') or abs(heartbeat - ?) > ?)",
+            owner, now, now, number, now, stale_seconds,
         )  # fmt: skip
         return changed == 1
 
-    def next_download(self, *, stale_before: float) -> Download | None:
+    def next_download(self, *, stale_seconds: float) -> Download | None:
         """The one that a worker should claim next: queued, or in the background and abandoned by its owner."""
         rows = self.rows(
             "select * from downloads where state = 'queued' or (background and state in ('running', 'verifying')"
-            " and heartbeat < ?) order by background, id limit 1",
-            stale_before,
+            " and abs(heartbeat - ?) > ?) order by background, id limit 1",
+            time.time(),
+            stale_seconds,
         )
         return _download_of(rows[0]) if rows else None
 
@@ -91,7 +92,7 @@ class LibraryDownloads(LibraryFile):
             )  # fmt: skip
         return row.wanted
 
-    def pause_abandoned(self, *, stale_before: float) -> list[int]:
+    def pause_abandoned(self, *, stale_seconds: float) -> list[int]:
         """Foreground downloads whose process is gone become paused: their person decides, not a worker.
 
         What a person had decided, and a process did not live to hear, comes about here: also in the background.
@@ -99,22 +100,24 @@ class LibraryDownloads(LibraryFile):
         Returns:
             The ids of those that are cancelled by that.
         """
-        found = self._abandoned(stale_before)
+        found = self._abandoned(stale_seconds)
         if not found:  # who only looks need not wait for one who writes
             return []
         with self.transaction():
-            found = self._abandoned(stale_before)
+            found = self._abandoned(stale_seconds)
             for row in found:
                 state = "cancelled" if row["wanted"] == "cancel" else "paused"
                 error = None if row["wanted"] in ("pause", "cancel") else ABANDONED
-                self.update_download(row["id"], state=state, error=error, wanted=None, bytes_per_second=None)
+                wanted = "pause" if row["wanted"] == "pause" else None
+                self.update_download(row["id"], state=state, error=error, wanted=wanted, bytes_per_second=None)
         return [row["id"] for row in found if row["wanted"] == "cancel"]
 
-    def _abandoned(self, stale_before: float) -> list[Row]:
+    def _abandoned(self, stale_seconds: float) -> list[Row]:
         return self.rows(
-            "select id, wanted from downloads where state in ('running', 'verifying') and heartbeat < ?"
+            "select id, wanted from downloads where state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
             " and (not background or wanted in ('pause', 'cancel'))",
-            stale_before,
+            time.time(),
+            stale_seconds,
         )
 
     def downloads(

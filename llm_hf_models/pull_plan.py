@@ -377,13 +377,13 @@ def _promised(context: Context, plan: PullPlan) -> int:
     """Bytes that other downloads, which move or wait for their turn, will still write to the same disk."""
     with context.db() as db:
         rows = db.downloads(states=MOVING, limit=-1)
-    stale_before = context.stale_before()
+    stale = context.stale_seconds()
     others = [
         row
         for row in rows
         if (row.ref, row.commit) != (plan.ref, plan.commit)
         # A worker goes on with a background download whose process died; nobody does with a foreground one.
-        and (row.state == "queued" or row.background or row.is_alive(stale_before=stale_before))
+        and (row.state == "queued" or row.background or row.is_alive(stale_seconds=stale))
     ]
     folder = Path(plan.folder)
     return sum(

@@ -47,7 +47,7 @@ def _asked_again(
 ) -> Download:
     """The open row with the newer plan. What somebody carries out now stays his: also what was asked of him before."""
     background = background and row.background
-    if row.is_alive(stale_before=context.stale_before()):
+    if row.is_alive(stale_seconds=context.stale_seconds()):
         background = row.background
         plan = replace(plan, aliases=tuple(dict.fromkeys((*plan_of(row).aliases, *plan.aliases))))
     changed = replace(row, plan=_text(plan), background=background, on_done=on_done or row.on_done)

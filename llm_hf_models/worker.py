@@ -176,8 +176,8 @@ class Worker:
             abandoned = any(other.background and other.id not in self._threads for other in live)
             if row is None and not self._threads and not abandoned:
                 return
-            stale_before = self._context.stale_before()
-            busy = sum(other.is_alive(stale_before=stale_before) for other in live)
+            stale = self._context.stale_seconds()
+            busy = sum(other.is_alive(stale_seconds=stale) for other in live)
             # A thread that was started and has not claimed its row yet is not counted as busy: one at a time.
             waits = busy >= self._context.settings().concurrent_downloads or len(self._threads) > busy
             if row is None or row.id in self._threads or waits:
@@ -189,10 +189,10 @@ class Worker:
 
     def _look(self) -> tuple[Download | None, list[Download]]:
         """The row to claim next, and those that run now in any process, or did when it died."""
-        stale_before = self._context.stale_before()
+        stale = self._context.stale_seconds()
         with self._context.db() as db:
-            cancelled = db.pause_abandoned(stale_before=stale_before)
-            found = db.next_download(stale_before=stale_before), db.downloads(states=LIVE)
+            cancelled = db.pause_abandoned(stale_seconds=stale)
+            found = db.next_download(stale_seconds=stale), db.downloads(states=LIVE)
         if cancelled:
             from llm_hf_models.pull import leave_nothing_of  # late, as below
 
@@ -236,7 +236,7 @@ def main() -> None:
 def _is_anything_left(context: Context) -> bool:
     try:
         with context.queue() as db:
-            return db.next_download(stale_before=context.stale_before()) is not None
+            return db.next_download(stale_seconds=context.stale_seconds()) is not None
     except LibraryBusyError:
         return True  # nobody knows: one more round, which waits until it can be told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sqlite3
@@ -176,22 +177,22 @@ def test_downloads_are_rows_that_change_only_in_known_columns(db: LibraryDB) -> 
 
 def test_a_download_has_one_living_owner(db: LibraryDB) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
-    assert db.claim_download(row.id, "a", stale_before=0)
-    assert not db.claim_download(row.id, "b", stale_before=0)
+    assert db.claim_download(row.id, "a", stale_seconds=math.inf)
+    assert not db.claim_download(row.id, "b", stale_seconds=math.inf)
     assert db.beat(row.id, "a") is None
     assert db.beat(row.id, "b") == "lost"
     db.update_download(row.id, wanted="pause")
     assert db.beat(row.id, "a") == "pause"
-    assert db.claim_download(row.id, "b", stale_before=1e12)
+    assert db.claim_download(row.id, "b", stale_seconds=-1)
     assert db.beat(row.id, "a") == "lost"
     assert db.beat(999, "a") == "lost"
 
 
 def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a_person_decided(db: LibraryDB) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
-    assert db.claim_download(row.id, "a", stale_before=0)
+    assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     db.update_download(row.id, bytes_per_second=5.0)
-    db.pause_abandoned(stale_before=1e12)
+    db.pause_abandoned(stale_seconds=-1)
     given_up = db.download(row.id)
     assert given_up is not None
     assert (given_up.state, given_up.error, given_up.bytes_per_second) == ("paused", "its process ended", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sqlite3
 import subprocess
@@ -401,7 +402,7 @@ def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
     def opened_and_claimed(*args: Any, **kwargs: Any) -> Download:
         row = open_row(*args, **kwargs)
         with suppress(LibraryBusyError), LibraryDownloads(library_path()) as db:
-            claims.append(db.claim_download(row.id, "1-a-worker", stale_before=0))
+            claims.append(db.claim_download(row.id, "1-a-worker", stale_seconds=math.inf))
         return row
 
     plan = Library().plan(REPO)

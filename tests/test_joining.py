@@ -1,0 +1,161 @@
+"""Several processes that pull the same thing: what a person asks of the download, and who goes on with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from llm_hf_models import Library
+from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.downloads import DownloadView
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from tests import test_downloads
+from tests.conftest import Home
+from tests.hub_server import HubServer, Stall
+from tests.shelf import until
+from tests.test_downloads import FILE, MODEL, REPO, planned, wait_for_state, weights_sent
+
+hub = test_downloads.hub
+
+PULL = """
+import signal, sys
+from llm_hf_models import Library
+from llm_hf_models.errors import HfModelsError
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    Library().pull(sys.argv[1], progress=lambda event: print(event.kind, flush=True))
+    print("ended: well")
+except HfModelsError as error:
+    print("ended:", error.message)
+"""
+
+ctrl_c = pytest.mark.skipif(sys.platform == "win32", reason="a signal for one process")
+
+
+class Pulling:
+    """A pull in a process of its own, which has begun, or joined the one that had begun."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.process = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", PULL, REPO], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(self.process.kill)
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.strip() in ("started", "progress"):  # of the transfer: the look at the header tells nothing
+                break
+
+    def press_ctrl_c(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> str:
+        """How it ended, in its own words."""
+        told, _ = self.process.communicate(timeout=60)
+        return str(told.strip().splitlines()[-1].removeprefix("ended: "))
+
+
+@pytest.fixture
+def two(hub: HubServer) -> Iterator[tuple[Pulling, Pulling]]:
+    """One that has brought something and can't go on until the weather is cleared, and one that joined it."""
+    planned(Library(), hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack:
+        first = Pulling(stack)
+        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        yield first, Pulling(stack)
+
+
+def the_row() -> DownloadView:
+    (row,) = Library().downloads(every=True)
+    return row
+
+
+def taken_over() -> bool:
+    row = the_row()
+    return (row.state, row.attempts) == ("running", 2)
+
+
+def test_a_pause_is_heard_by_all_who_pull_the_same_thing(two: tuple[Pulling, Pulling]) -> None:
+    Library().pause(the_row().id)
+    assert [pulling.end() for pulling in two] == ["Paused", "Paused"]
+    assert (the_row().state, the_row().attempts) == ("paused", 1)
+
+
+def test_a_cancelled_download_is_ended_by_all_who_pull_it_and_nothing_is_left(
+    two: tuple[Pulling, Pulling], home: Home
+) -> None:
+    Library().cancel(the_row().id)
+    assert [pulling.end() for pulling in two] == ["Cancelled", "Cancelled"]
+    assert the_row().state == "cancelled"
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+@ctrl_c
+def test_when_the_one_that_carries_it_out_is_interrupted_the_other_takes_over_its_row(
+    two: tuple[Pulling, Pulling], hub: HubServer
+) -> None:
+    first, second = two
+    first.press_ctrl_c()
+    assert first.end() == "Interrupted; what has arrived is kept"
+    until(taken_over)
+    hub.clear()
+    assert second.end() == "well"
+    assert the_row().state == "done"
+    assert Library().show(MODEL).state == "ready"
+
+
+def test_when_the_one_that_carries_it_out_is_killed_the_other_takes_over_its_row(
+    two: tuple[Pulling, Pulling], hub: HubServer
+) -> None:
+    first, second = two
+    first.process.kill()
+    until(taken_over)
+    Library().pause(the_row().id)
+    assert second.end() == "Paused"
+    hub.clear()
+
+
+@ctrl_c
+def test_who_joined_and_leaves_says_that_the_other_goes_on(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
+    first, second = two
+    second.press_ctrl_c()
+    assert second.end() == "Left: another process goes on with it"
+    hub.clear()
+    assert first.end() == "well"
+    assert (the_row().state, the_row().attempts) == ("done", 1)
+
+
+@ctrl_c
+def test_an_interrupted_pull_that_was_asked_for_in_the_background_meanwhile_goes_on_there(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack:
+        pulling = Pulling(stack)
+        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        row = library.enqueue(plan)
+        pulling.press_ctrl_c()
+        assert pulling.end() == "Goes on in the background"
+    hub.clear()
+    wait_for_state(library, row.id, "done")
+
+
+def test_a_pull_takes_over_a_download_whose_owner_died_before_the_clock_was_set_back(hub: HubServer) -> None:
+    planned(Library(), hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack:
+        first = Pulling(stack)
+        first.process.kill()
+    with LibraryDB(library_path()) as db:
+        (row,) = db.downloads()
+        db.update_download(row.id, heartbeat=row.heartbeat + 3600)
+    assert the_row().state == "paused"
+    hub.clear()
+    Library().pull(REPO)
+    assert the_row().state == "done"
