@@ -204,13 +204,13 @@ def beside(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def programs() -> dict[str, Tool]:
+def programs(*, tls: bool) -> dict[str, Tool]:
     """Those that are installed."""
     found = {
         "hf download": program(beside("hf"), "download", REPO, "{path}", "--quiet"),
         "llm hf pull": program(beside("llm"), "hf", "pull", f"{REPO}:{{path}}", "--quiet"),
     }
-    if (omm := shutil.which("omm")) and "REQUESTS_CA_BUNDLE" in os.environ:
+    if (omm := shutil.which("omm")) and tls:
         # Its command knows the Hub's own host alone: so what its install calls is called, by its own interpreter: the
         # downloader, which checks no digest, then the digest of what came. It wants TLS.
         fetch = "import sys; from pathlib import Path; from omm.downloader import download_file; "
@@ -291,7 +291,7 @@ def report(server: Server, memory: Path, disk: Path, runs: int, only: str | None
             print(f"\n{name}: the transfer alone (load {load:.1f})")
             compare(server, place, runs, {"curl": curl, "llm-hf-models": ours}, disk=on_disk)
             print(f"\n{name}: whole programs, a tiny file's run taken off (load {os.getloadavg()[0]:.1f})")
-            compare(server, place, runs, programs(), disk=on_disk)
+            compare(server, place, runs, programs(tls=server.file.url.startswith("https:")), disk=on_disk)
     if only in (None, "throttled"):
         print(f"\n50 ms of latency, 10 MB/s per connection, {format_size(server.throttled.size)}")
         throttled(server, memory)
@@ -320,7 +320,11 @@ def main() -> None:
                     file.write(os.urandom(1 << 20))
                 file.truncate(size)
         process.start()
-        certificates, *told = here.recv()
+        there.close()  # so that a server that can't begin ends this one too
+        try:
+            certificates, *told = here.recv()
+        except EOFError:
+            raise SystemExit("The server could not begin; what it said stands above") from None
         server = Server(*told, here)  # type: ignore[call-arg]  # `serve` tells them all
         if options.tls:
             os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), certificates)
