@@ -7,16 +7,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llm_hf_models import settings as settings_module
-from llm_hf_models.download_records import LIVE
 from llm_hf_models.errors import (
     HubUnavailableError,
-    LibraryBusyError,
     NetworkError,
     NotChangedError,
     OfflineError,
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3  # at a question that a moment later may be answered
 STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
-SHARE_SECONDS = 1.0  # how often a running download looks again who else runs
 
 T = TypeVar("T")
 
@@ -119,16 +115,19 @@ class Context:
             offline=settings_module.offline(),
         )
 
-    def transfer_limits(self, connections: int | None = None, limit_rate: int | None = None) -> TransferLimits:
-        """How a download behaves, from settings and what was asked for this one."""
+    def transfer_limits(
+        self, number: int | None, connections: int | None = None, limit_rate: int | None = None
+    ) -> TransferLimits:
+        """How the download of that number behaves, from settings and what was asked for this one."""
+        from llm_hf_models.shares import Shares
         from llm_hf_models.transfer import TransferLimits
 
         now = self.settings()
-        share = _Share(self, limit_rate)
+        shares = Shares(self, number, limit_rate)
         return TransferLimits(
             connections=connections or now.connections,
-            connections_now=None if connections else share.connections,
-            bytes_per_second=share.bytes_per_second,
+            connections_now=None if connections else shares.connections,
+            bytes_per_second=shares.bytes_per_second,
             connect_seconds=now.connect_seconds,
             stall_seconds=now.stall_seconds,
             network_wait_seconds=now.network_wait_seconds,
@@ -221,39 +220,6 @@ class Context:
             if key:
                 db.keep(key, dump(found))
         return found
-
-
-class _Share:
-    """What one download may take now of what all of them share, over all processes: as much as each other one."""
-
-    def __init__(self, context: Context, own_rate: int | None) -> None:
-        self._context, self._own_rate = context, own_rate or 0
-        self._sharers, self._rate, self._connections, self._until = 1, 0, 1, 0.0
-        self._lock = threading.Lock()
-
-    def bytes_per_second(self) -> int:
-        """Its own limit, and its share of the limit for all together; 0 is none."""
-        self._look()
-        return self._rate
-
-    def connections(self) -> int:
-        """Its share of the connections, and never none."""
-        self._look()
-        return self._connections
-
-    def _look(self) -> None:
-        with self._lock:
-            if time.monotonic() < self._until:
-                return
-            with suppress(LibraryBusyError), self._context.queue() as db:  # busy: as many as before
-                stale = self._context.stale_seconds()
-                running = db.downloads(states=LIVE, plans=False)
-                self._sharers = max(1, sum(row.is_alive(stale_seconds=stale) for row in running))
-            now = self._context.settings()
-            share = max(1, now.limit_rate // self._sharers) if now.limit_rate else 0
-            self._rate = min(self._own_rate or share, share or self._own_rate)
-            self._connections = max(1, now.connections // self._sharers)
-            self._until = time.monotonic() + SHARE_SECONDS
 
 
 def _kept(db: LibraryDB, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:

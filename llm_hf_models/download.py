@@ -263,7 +263,10 @@ class _Job:
         self.sources: dict[str, Path] = {}  # where bytes of the right size and name can be copied from, by path
 
     def _rate(self) -> int:
-        """The limit, divided among the processes that fetch files of this same download side by side."""
+        """The limit, divided among the processes that fetch files of this same download side by side.
+
+        Their connections are not: each cut costs what is on its way, and such a process may end any moment.
+        """
         rate = self._limits.bytes_per_second()
         return max(1, rate // max(1, processes_owning(self._partials))) if rate else 0
 
@@ -276,7 +279,7 @@ class _Job:
         """How many of them one file may have; none where there are fewer than files, until another one is here."""
         coming = [other.etag for task, other in list(self._tasks.items()) if not task.done()][: self._at_once]
         if file.etag not in coming:  # its task was only just begun
-            return max(1, self._all_connections() // self._at_once)
+            return -(-self._all_connections() // self._at_once)
         each, left = divmod(self._all_connections(), len(coming))
         return each + (coming.index(file.etag) < left)
 

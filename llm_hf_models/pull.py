@@ -150,7 +150,7 @@ def _work(
         running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
         return replace(result, download_id=row.id)
     started, arrivals = time.monotonic(), _Arrivals(running.reporting(progress))
-    stored = _fetch(context, plan, arrivals, stop)
+    stored = _fetch(context, row, plan, arrivals, stop)
     running.verifying()
     model, warnings = _prove(plan, stored, context.settings().header_seconds)
     before = _entry(context, plan)
@@ -203,9 +203,11 @@ def _nothing_to_do(context: Context, plan: PullPlan) -> PullResult:
     return PullResult(plan, None, model.model_id, model.aliases, paths, 0, time.monotonic() - started)
 
 
-def _fetch(context: Context, plan: PullPlan, progress: Progress, stop: threading.Event) -> list[download.StoredFile]:
+def _fetch(
+    context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
+) -> list[download.StoredFile]:
     hub, repo = context.hub(), RepoId.parse(plan.repo)
-    limits = context.transfer_limits(plan.options.connections, plan.options.limit_rate)
+    limits = context.transfer_limits(row.id, plan.options.connections, plan.options.limit_rate)
     if plan.options.to is not None:
         return download.download_to(
             hub,

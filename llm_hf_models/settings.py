@@ -91,7 +91,7 @@ class Settings(BaseModel):
         8,
         ge=1,
         le=64,
-        description="Connections that all downloads together may open at most; each running one has a share.",
+        description="Connections that all downloads together may open at most; those in the foreground come first.",
     )
     limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
     transport: Literal["http", "xet"] = Field(
@@ -116,7 +116,12 @@ class Settings(BaseModel):
     memory_reserve: int = Field(
         1_000_000_000, ge=0, description="Bytes of memory left to everything else when choosing what fits."
     )
-    concurrent_downloads: int = Field(2, ge=1, le=16, description="Downloads that run at the same time at most.")
+    concurrent_downloads: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="A download in the background waits while so many run; one in the foreground begins at once.",
+    )
     heartbeat_seconds: float = Field(
         2, gt=0, description="How often a download says that it lives; after four missed signs another takes it over."
     )

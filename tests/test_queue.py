@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import Library, PullOptions, context, download_row, library_file, pull_rows, worker
+from llm_hf_models import Library, PullOptions, context, download_row, library_file, pull_rows, shares, worker
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
@@ -127,23 +127,62 @@ def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> N
         assert rate_of([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
 
 
-def test_downloads_that_run_divide_the_connections_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "SHARE_SECONDS", 0.0)
-    limits = context.Context().transfer_limits()
-    assert limits.connections_now is not None
-    shares = []
-    for _ in range(3):
-        with LibraryDB(library_path()) as db:
-            db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4_K_M", 1))
-        shares.append(limits.connections_now())
-    assert shares == [8, 4, 2]
+def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
+    """A download that runs; how many connections it may have, and how many bytes per second."""
     with LibraryDB(library_path()) as db:
-        db.update_download(1, heartbeat=0.0)
-        assert limits.connections_now() == 4, "one was killed"
-        db.update_download(1, heartbeat=time.time())
+        row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
+    limits = context.Context().transfer_limits(row.id)
+    assert limits.connections_now is not None
+    connections_now = limits.connections_now
+    return lambda: (connections_now(), limits.bytes_per_second())
+
+
+def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    Library().set_setting("limit_rate", "1200")
+    first = begin_download()
+    assert first() == (8, 1200)
+    second = begin_download()
+    assert (first(), second()) == ((4, 600), (4, 600))
+    third = begin_download()
+    assert (first(), second(), third()) == ((3, 400), (3, 400), (2, 400))
+    with LibraryDB(library_path()) as db:
+        db.update_download(2, heartbeat=0.0)
+        assert (first(), third()) == ((4, 600), (4, 600)), "one was killed"
+        db.update_download(2, heartbeat=time.time())
     Library().set_setting("connections", "2")
-    assert limits.connections_now() == 1, "each has one, however many run"
-    assert context.Context().transfer_limits(connections=16).connections_now is None, "who names a number has it"
+    assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
+    assert context.Context().transfer_limits(1, connections=16).connections_now is None, "who names a number has it"
+
+
+def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    Library().set_setting("limit_rate", "900")
+    behind = begin_download(background=True)
+    assert behind() == (8, 900)
+    ahead = begin_download()
+    assert (ahead(), behind()) == ((7, 800), (1, 100))
+    Library().set_setting("connections", "1")
+    assert (ahead(), behind()) == ((1, 900), (0, 1))
+
+
+def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_foreground(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add_repo("tests/big", {"big-Q4_K_M.gguf": tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=24 * MB)})
+    library = Library()
+    library.set_setting("connections", "1")
+    hub.fault(Throttle(1 * MB), on="big-Q4_K_M.gguf", side="storage", times=None)
+    behind = library.enqueue(library.plan("tests/big"))
+    hub.wait_until(lambda: hub.sent("big-Q4_K_M.gguf", side="storage") > 1 * MB)
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    plan = library.plan(REPO)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(library.pull, plan)
+        until(lambda: any("all connections" in note.message for note in library.download_log(behind.id)))
+        hub.clear()
+        assert ahead.result(60).model_id
+    assert [event.kind for event in library.follow(behind.id)][-1] == "done"
 
 
 # Room
