@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
 from typing_extensions import Self
 
@@ -26,10 +26,9 @@ from llm_hf_models.errors import (
     LibraryBusyError,
     LibraryError,
     MissingFileError,
-    OfflineError,
-    TimedOutError,
 )
 from llm_hf_models.pull_rows import plan_if_readable
+from llm_hf_models.weather import passes
 
 if TYPE_CHECKING:
     from llm_hf_models.library_downloads import LibraryDownloads
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from llm_hf_models.transfer import Event, Progress
 
 FIGURES_SECONDS = 0.5  # how often a running download's figures are written
-PASSING = (DiskFullError, OfflineError, TimedOutError)  # the download can go on as it is when that is over
+FINISH_TRIES = 6  # each waits as long as any question to the library does
 SPEED_SECONDS = 5.0  # over which speed is averaged
 
 
@@ -58,6 +57,11 @@ def _lives(owner: str | None) -> bool:
 
 def _is_interruption(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt | InterruptedByUserError)
+
+
+def _may_pass(error: BaseException) -> TypeGuard[HfModelsError]:
+    """Whether the download can go on as it is when that is over."""
+    return passes(error) or isinstance(error, (DiskFullError, LibraryBusyError))
 
 
 class RunningRow:
@@ -111,7 +115,9 @@ class RunningRow:
             self._watcher.join()
         try:
             if error is not None:
-                self._record_end(error)
+                # What ended it is told, and not that the library can't take it now: whoever looks sees a dead owner's.
+                with suppress(LibraryBusyError):
+                    self._record_end(error)
         finally:
             self._db.close()
         if _is_interruption(error):
@@ -197,7 +203,17 @@ class RunningRow:
                 self._db.update_download(self._row.id, state="verifying", bytes_per_second=None)
 
     def finish(self, model: LocalModel | None) -> LocalModel | None:
-        """The model registered and the row done, in one transaction. Returns the model as it is recorded."""
+        """The model registered and the row done, in one transaction. Returns the model as it is recorded.
+
+        Raises:
+            LibraryBusyError: another process has kept the library to itself for a minute.
+        """
+        for _ in range(FINISH_TRIES - 1):
+            with suppress(LibraryBusyError):
+                return self._finish(model)
+        return self._finish(model)
+
+    def _finish(self, model: LocalModel | None) -> LocalModel | None:
         with self._db.transaction():
             now = self._db.download(self._row.id) or self._row  # others may have asked for it meanwhile
             if model is not None:
@@ -242,7 +258,7 @@ class RunningRow:
             state, message = self._end_of(error)
             again = self._asked == "pause" and asked is None  # resumed before it had stopped
             self.ended = "queued" if again else state
-            kept = message if state == "failed" or (state == "paused" and isinstance(error, PASSING)) else None
+            kept = message if state == "failed" or (state == "paused" and _may_pass(error)) else None
             wanted = self._asked if self.ended == "paused" and self._asked == "pause" else None
             self._db.update_download(self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=wanted)
             self._db.note(self._row.id, self.ended, message)
@@ -255,7 +271,7 @@ class RunningRow:
             if self._asked == "background":
                 return "queued", "sent to the background"
             return "paused", "" if self._asked == "pause" else "interrupted"
-        if isinstance(error, PASSING):
+        if _may_pass(error):
             return "paused", error.message
         if isinstance(error, HfModelsError):
             return "failed", ". ".join(part for part in (error.message, error.hint) if part)

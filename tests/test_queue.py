@@ -27,6 +27,7 @@ from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.paths import library_path
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import open_row
+from llm_hf_models.records import LocalModel
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Status, Throttle
@@ -275,6 +276,20 @@ def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_o
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
+def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_goes_on_when_asked(
+    hub: HubServer,
+) -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    hub.fault(Status(500), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    assert [event.kind for event in library.follow(row.id)][-1] == "paused"
+    assert "500" in str(library.download(row.id).error)
+    hub.clear()
+    library.resume(row.id)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
 def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -354,6 +369,26 @@ def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkey
     hub.clear()
     thread.join(60)
     assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
+
+
+def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    finish, tries = download_row.RunningRow._finish, []
+
+    def finish_beside_another(running: download_row.RunningRow, model: LocalModel | None) -> LocalModel | None:
+        tries.append(model)
+        with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+            if len(tries) < 3:
+                other.execute("begin immediate")
+            return finish(running, model)
+
+    monkeypatch.setattr(download_row.RunningRow, "_finish", finish_beside_another)
+    library = Library()
+    result = library.pull(REPO)
+    assert len(tries) == 3
+    assert library.show(str(result.model_id)).state == "ready"
+    assert [row.state for row in library.downloads(every=True)] == ["done"]
 
 
 def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
