@@ -17,7 +17,6 @@ from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFound
 
 if TYPE_CHECKING:
     from llm_hf_models.service import DownloadView, Library
-    from llm_hf_models.transfer import Progress
 
 EVERYTHING = "all"
 WATCH_SECONDS = 0.5
@@ -29,7 +28,14 @@ NO_LIMIT = -1
     epilog=examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
 )
 @click.option("finished", "--all", is_flag=True, help="List those that are over too.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="At most so many.",
+)
 @click.option(
     "--watch", is_flag=False, flag_value=EVERYTHING, metavar="[ID]", help="Show live bars until they are over."
 )
@@ -38,17 +44,17 @@ NO_LIMIT = -1
 def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, as_json: bool) -> None:
     """List downloads, follow them, clear them away.
 
-    Every pull has a row here, whoever asked for it, and it outlives the process that carries it out.
+    Every pull has a row here, whoever asked for it, and it outlives the process that carries it out. With --watch,
+    --json prints a line for each change of a row.
     """
     if ctx.invoked_subcommand is not None:
         return
     library = service()
     if watch is not None:
-        if as_json:
-            raise click.UsageError("--json is for the list: --watch shows bars, and no JSON.")
-        ended_well = _watch(library, _numbers(library, watch))
+        numbers = _numbers(library, watch)
+        ended_well = _watch_as_json(library, numbers) if as_json else _watch(library, numbers)
         ctx.exit(0 if ended_well else 1)
-    rows = library.downloads(every=finished, limit=limit)
+    rows = library.downloads(every=finished, limit=min(limit, units.MAX_NUMBER))
     if as_json:
         output.print_json(rows)
     elif rows:
@@ -60,7 +66,7 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
 def _numbers(library: Library, watch: str) -> list[int]:
     if watch == EVERYTHING:
         return [row.id for row in library.downloads() if row.state in MOVING]
-    if not watch.isdigit():
+    if not (watch.isascii() and watch.isdigit()):
         raise click.BadParameter(f"{watch!r} is not the id of a download.", param_hint="--watch")
     return [int(watch)]
 
@@ -75,22 +81,41 @@ def _watch(library: Library, numbers: list[int]) -> bool:
     began = time.monotonic()
     try:
         with progress.shown() as show:
-            rows = _followed(library, numbers, show)
+            rows = _followed(library, numbers, lambda row: show(views_downloads.event(row)))
     except KeyboardInterrupt:
-        raise InterruptedByUserError("No longer watched: what was under way goes on") from None
+        raise _no_longer_watched() from None
     for row in rows:
         output.note(views_downloads.outcome(row))
     output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)
     return not any(row.error for row in rows)
 
 
-def _followed(library: Library, numbers: list[int], show: Progress) -> list[DownloadView]:
-    """Shows downloads until none of them moves any more, or could: returns how they stand then."""
+def _watch_as_json(library: Library, numbers: list[int]) -> bool:
+    """The same as lines of JSON, for programs: a row whenever it has changed."""
+    told: dict[int, DownloadView] = {}
+
+    def tell(row: DownloadView) -> None:
+        if told.get(row.id) != row:
+            told[row.id] = row
+            output.print_json(row, indent=None)
+
+    try:
+        return not any(row.error for row in _followed(library, numbers, tell))
+    except KeyboardInterrupt:
+        raise _no_longer_watched() from None
+
+
+def _no_longer_watched() -> InterruptedByUserError:
+    return InterruptedByUserError("No longer watched: what was under way goes on")
+
+
+def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView], None]) -> list[DownloadView]:
+    """Tells of downloads until none of them moves any more, or could: returns how they stand then."""
     pause = threading.Event()
     while True:
         rows = [library.download(number) for number in numbers]
         for row in rows:
-            show(views_downloads.event(row))
+            tell(row)
         if not any(row.state in MOVING and not row.error for row in rows):  # it has one where no worker can start
             return rows
         pause.wait(WATCH_SECONDS)

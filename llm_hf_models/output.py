@@ -29,10 +29,15 @@ CLOSED_PIPE_EXIT = 141  # what a shell reports for a program that SIGPIPE ended
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
-def print_json(value: object) -> None:
-    """The value on stdout, as indented JSON; what stdout's encoding may not have, or nobody can see, is escaped."""
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """The value on stdout, as JSON; what stdout's encoding may not have, or nobody can see, is escaped.
+
+    Args:
+        value: what `to_json` knows.
+        indent: spaces; None puts all on one line.
+    """
     plain = not _encoding(sys.stdout).lower().startswith("utf")
-    text = json.dumps(to_json(value), indent=2, ensure_ascii=plain, allow_nan=False)
+    text = json.dumps(to_json(value), indent=indent, ensure_ascii=plain, allow_nan=False)
     # A name from outside may hold what turns a terminal's text around; escaped it is the same name.
     emit(text if text.isascii() else "".join(map(_visible, text)))
 

@@ -115,6 +115,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["alias", "x"], "Give the ALIAS too"),
         (["settings", "--unset"], "--unset takes one KEY and no VALUE."),
         (["downloads", "--watch", "x"], "'x' is not the id of a download."),
+        (["downloads", "--watch", "²"], "'²' is not the id of a download."),
         (["serach"], "Did you mean"),
         (["pull", "o/n", "--dryrun"], "Did you mean '--dry-run'?"),
         (["settings", "contxt"], "Did you mean 'context'?"),

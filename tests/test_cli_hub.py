@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -485,9 +487,19 @@ def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
         ]  # fmt: skip
 
 
-def test_bars_and_json_at_once_are_refused() -> None:
-    rows_in("queued")
-    assert "--watch" in run("downloads", "--watch", "--json", code=2).stderr
+def test_what_is_watched_comes_as_lines_of_json_too(repo: HubServer) -> None:
+    repo.fault(Stall(after=HALF), on=Q8, side="storage")
+    number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
+    watching = run("downloads", "--watch", number, "--json")
+    rows = [json.loads(line) for line in watching.stdout.splitlines()]
+    assert (rows[-1]["id"], rows[-1]["state"], rows[-1]["done_bytes"]) == (
+        int(number), "done", rows[-1]["total_bytes"]
+    )  # fmt: skip
+    assert rows[0].keys() == json_of("downloads", "--all")[0].keys()
+    assert all(one != next_one for one, next_one in pairwise(rows))
+    assert watching.stderr == ""
+    assert run("downloads", "--watch", "--json").stdout == "", "nothing is under way"
+    assert json_of("downloads", "--all", "--limit", 2**63) == rows[-1:], "more than SQLite can count"
 
 
 # The account
