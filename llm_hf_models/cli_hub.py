@@ -143,7 +143,7 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be fetched, and fetch nothing.")
 @click.option("--background", is_flag=True, help="Queue it for the worker; prints the id of the download.")
-@click.option("--on-done", metavar="COMMAND", help="With --background: run this when it is done.")
+@click.option("--on-done", metavar="COMMAND", help="With --background: run this, here, when it is done.")
 @click.option("--connections", type=click.IntRange(1, 64), metavar="N", help="Open at most so many connections.")
 @click.option("--limit-rate", type=SIZE, help="Bytes per second at most, such as 5M.")
 @click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")

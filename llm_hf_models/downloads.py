@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
@@ -60,8 +63,9 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
     """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
     from llm_hf_models.pull_rows import open_row
 
+    command = _from_here(on_done) if on_done else None
     with context.queue() as db, db.transaction():  # as one: a worker that lives would claim the row in between
-        row = open_row(context, db, plan, background=True, on_done=on_done)
+        row = open_row(context, db, plan, background=True, on_done=command)
         if row.state in LIVE:  # a foreground pull, say: when it dies, the worker goes on with it
             db.update_download(row.id, background=True, wanted=None)
         else:
@@ -70,6 +74,15 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
         queued = _row(db, row.id)
     _see_to_a_worker(context)
     return view(queued)
+
+
+def _from_here(command: str) -> str:
+    """A person's command, to be run in the folder where they gave it: a worker stands elsewhere."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:  # removed under us
+        return command
+    return f'cd /d "{here}" && {command}' if sys.platform == "win32" else f"cd {shlex.quote(here)} || exit\n{command}"
 
 
 def _see_to_a_worker(context: Context, *, ask: bool = True) -> None:

@@ -423,11 +423,16 @@ def test_no_more_downloads_run_at_once_than_the_setting_allows(
 
 
 @pytest.mark.usefixtures("hub")
-def test_when_done_a_command_of_the_persons_own_runs_and_knows_the_model(tmp_path: Path) -> None:
-    note = tmp_path / "note"
+def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_knows_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "it's here"
+    here.mkdir()
+    note = here / "note"
     os.mkfifo(note)
+    monkeypatch.chdir(here)
     library = Library()
-    row = library.enqueue(REPO, on_done=f'echo "$LLM_HF_MODEL" > {note}')
+    row = library.enqueue(REPO, on_done='echo "$LLM_HF_MODEL" > note')
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
     assert note.read_text().strip() == MODEL
 
