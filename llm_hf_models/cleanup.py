@@ -21,6 +21,7 @@ from llm_hf_models.download_records import FINISHED, OPEN, Download
 from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import is_owned, owning
+from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import plan_of
 from llm_hf_models.space import bytes_on_disk
 
@@ -113,8 +114,7 @@ def _partials_of(context: Context, row: Download) -> Sequence[Path]:
         found = plan_of(row)
     except LibraryError:  # the plan of another version
         return ()
-    cache = cache_layout.work_folder(context.cache_dir())
-    folder = cache_layout.work_folder_of(Path(found.folder)) if found.options.to else cache
+    folder = _work_folder_of(context.cache_dir(), found)
     return [_partial(folder, file.etag) for file in found.files if file.etag]
 
 
@@ -145,14 +145,20 @@ def _dead_files(context: Context, db: LibraryDB, rows: _Rows) -> Iterator[DeadFi
 
 
 def _work_folders(cache: Path, rows: _Rows) -> set[Path]:
-    """Where partials of ours stand: in the cache, and in the plain folders of downloads that are over (`--to`)."""
+    """Where partials of ours stand: in the cache, and where else downloads that are over had brought theirs."""
     folders = {cache_layout.work_folder(cache)}
     for row in rows.over:
         if row.state != "done":
             with contextlib.suppress(LibraryError):  # the plan of another version
-                found = plan_of(row)
-                folders |= {cache_layout.work_folder_of(Path(found.folder))} if found.options.to else set()
+                folders.add(_work_folder_of(cache, plan_of(row)))
     return folders
+
+
+def _work_folder_of(cache: Path, found: PullPlan) -> Path:
+    """Of a pull into a plain folder (`--to`), or into the cache of the environment that it was planned in."""
+    if found.options.to:
+        return cache_layout.work_folder_of(Path(found.folder))
+    return cache_layout.work_folder(Path(found.cache_dir) if found.cache_dir else cache)
 
 
 def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:

@@ -260,21 +260,21 @@ def _refuse_unless(row: Download, allowed: tuple[DownloadState, ...], verb: str)
 def clear(context: Context) -> int:
     """Removes the rows of downloads that are over, and what nobody would look for without them. Returns how many."""
     with context.queue() as db:
-        _give_up_what_failed_elsewhere(db)
+        _give_up_what_failed_elsewhere(context, db)
         cancelled = [row.id for row in db.downloads(states=("cancelled",), limit=-1, plans=False)]
         _leave_nothing_of(context, cancelled)  # without their rows nothing would say that nobody wants it
         return db.clear_downloads(FINISHED)
 
 
-def _give_up_what_failed_elsewhere(db: LibraryDownloads) -> None:
-    """Cancels failed downloads into folders of a person's own: without their rows `gc` would never look there."""
+def _give_up_what_failed_elsewhere(context: Context, db: LibraryDownloads) -> None:
+    """Cancels failed downloads into other places than the cache: without their rows `gc` would never look there."""
     failed = db.downloads(states=("failed",), limit=-1)
     if failed:
         from llm_hf_models import pull_rows  # late, as below
 
         for row in failed:
             plan = pull_rows.plan_if_readable(row)
-            if plan is not None and plan.options.to is not None:
+            if plan is not None and (plan.options.to or not pull_rows.is_for_cache(context, plan)):
                 db.update_download(row.id, state="cancelled")
 
 

@@ -66,9 +66,14 @@ def _is_for(context: Context, row: Download, plan: PullPlan) -> bool:
     kept = plan_if_readable(row)
     if kept is None:
         return False
-    if context_of(context, kept).cache_dir().absolute() != context_of(context, plan).cache_dir().absolute():
+    if not is_for_cache(context_of(context, plan), kept):
         return False
     return (kept.options.to, kept.mmproj) == (plan.options.to, plan.mmproj)
+
+
+def is_for_cache(context: Context, plan: PullPlan) -> bool:
+    """Whether a plan is for the cache of this context."""
+    return context_of(context, plan).cache_dir().absolute() == context.cache_dir().absolute()
 
 
 def context_of(context: Context, plan: PullPlan) -> Context:

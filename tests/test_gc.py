@@ -112,6 +112,19 @@ def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer,
     assert Library().plan_gc().files == ()
 
 
+def test_what_a_cancelled_download_has_goes_from_the_cache_that_it_was_planned_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    number = broken_off(hub)
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    assert partials(work_folder(tmp_path / "big"))
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="cancelled")  # by one who was killed before it removed anything
+    Library().gc()
+    assert partials(work_folder(tmp_path / "big")) == []
+
+
 def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     cancelled(hub, PullOptions(to=folder))

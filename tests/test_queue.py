@@ -603,6 +603,18 @@ def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_fo
     assert list(work_folder(tmp_path / "big").iterdir()) == []
 
 
+def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    number = paused_halfway(hub, Library().plan(REPO))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="failed")
+    assert Library().clear_downloads() == 1
+    assert not list(work_folder(tmp_path / "big").glob("*.part"))
+
+
 def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own(
     hub: HubServer, tmp_path: Path
 ) -> None:
