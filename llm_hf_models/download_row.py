@@ -18,7 +18,6 @@ from typing_extensions import Self
 
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, MOVING, Download, DownloadState, Wanted
-from llm_hf_models.engine_rows import pid_started, running_process
 from llm_hf_models.errors import (
     DiskFullError,
     HfModelsError,
@@ -27,6 +26,7 @@ from llm_hf_models.errors import (
     LibraryError,
     MissingFileError,
 )
+from llm_hf_models.processes import pid_started, running_process
 from llm_hf_models.pull_rows import plan_if_readable
 from llm_hf_models.weather import passes
 

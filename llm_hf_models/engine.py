@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.engine_dirs import EngineDir, answers, base_dir, new_dir, sweep
-from llm_hf_models.engine_rows import busy_slots, dir_of, pid_started, process_of, running, stop, stop_model
+from llm_hf_models.engine_rows import busy_slots, dir_of, process_of, running, stop, stop_model
 from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.machine import machine, usable_cores
+from llm_hf_models.processes import pid_started
 from llm_hf_models.records import EngineRow
 from llm_hf_models.settings import Settings
 

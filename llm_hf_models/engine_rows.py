@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.engine_dirs import EngineDir
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.processes import running_process
 from llm_hf_models.records import EngineRow
 
 if TYPE_CHECKING:
     import psutil
 
-CLOCK_SECONDS = 2.0  # by which two readings of one process's start may differ
 ANSWER_SECONDS = 5.0  # an engine answers between two batches
 
 
@@ -38,31 +38,9 @@ def busy_slots(row: EngineRow) -> int | None:
         return None
 
 
-def pid_started(pid: int) -> float:
-    """When a process was started, by the system's clock (Unix seconds); 0 when it is gone."""
-    import psutil
-
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
-
-
 def process_of(row: EngineRow) -> psutil.Process | None:
     """The row's process if it still runs."""
     return running_process(row.pid, row.pid_started)
-
-
-def running_process(pid: int, started: float) -> psutil.Process | None:
-    """The process if it still runs, and not another one of the same number; `started` as `pid_started` told it."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < CLOCK_SECONDS
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.Error:
-        return None
 
 
 def _memory(process: psutil.Process) -> int:

@@ -17,11 +17,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
 from llm_hf_models.errors import InterruptedByUserError, NotWritableError
 from llm_hf_models.journal import boot_id
+from llm_hf_models.processes import pid_started, running_process
 
 HEARTBEAT_SECONDS = 0.5
 STALE_SECONDS = 5.0  # ten missed heartbeats: an owner on another machine is dead, or its file system is
@@ -58,7 +58,7 @@ class Owner:
             {
                 "token": self.token,
                 "pid": os.getpid(),
-                "started": _started(os.getpid()),
+                "started": pid_started(os.getpid()),
                 "host": socket.gethostname(),
                 "boot": boot_id(),
             }
@@ -120,15 +120,6 @@ def _read(path: Path) -> dict[str, object] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _started(pid: int) -> float | None:
-    """When a process began; None where it is dead, though its parent may not have noticed yet."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(round(process.create_time(), 1))
-    except psutil.Error:
-        return None
-
-
 def _lives(found: dict[str, object], path: Path) -> bool:
     """Whether an owner is to be waited for: its process is there, or, where that can't be told, its heartbeat."""
     pid, started = found.get("pid"), found.get("started")
@@ -136,8 +127,7 @@ def _lives(found: dict[str, object], path: Path) -> bool:
     if here and isinstance(pid, int) and isinstance(started, float):
         if pid == os.getpid():
             return found.get("token") in _mine
-        now = _started(pid)
-        if now is None or abs(now - started) > 1:
+        if running_process(pid, started) is None:
             return False
     return _age(path) < STALE_SECONDS
 

@@ -32,7 +32,7 @@ FLOORS = {
     "ground": """
         errors text units jsonable paths settings refs records download_records model_options
         gguf_names gguf_types gguf_facts gguf_header gguf_rules quants fit machine
-        digests journal space weather transfer_terms
+        digests journal space weather transfer_terms processes
     """,
     "first floor: the outside world": """
         tokens hub hub_errors hub_nouns hub_questions hub_replies remote_file
