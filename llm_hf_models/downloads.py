@@ -6,7 +6,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
     """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
     from llm_hf_models.pull_rows import open_row
 
-    command = _from_here(on_done) if on_done else None
+    command, hand_over = _from_here(on_done) if on_done else None, _handing(context)
     with context.queue() as db, db.transaction():  # as one: a worker that lives would claim the row in between
         row = open_row(context, db, plan, background=True, on_done=command)
         if row.state in LIVE:  # a foreground pull, say: when it dies, the worker goes on with it
@@ -71,9 +71,18 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
         else:
             db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
             db.note(row.id, "queued", f"by {context.asked_by}")
+        hand_over(row.id)
         queued = _row(db, row.id)
     _see_to_a_worker(context)
     return view(queued)
+
+
+def _handing(context: Context) -> Callable[[int], None]:
+    """Hands the asker's token for a download to the worker that runs, which may claim it as soon as it can be seen."""
+    from llm_hf_models import handed_tokens  # late: who only lists needs none
+
+    handed = handed_tokens.to_hand_over(context) if handed_tokens.is_awaited() else None
+    return lambda number: handed_tokens.hand_over(number, handed) if handed else None
 
 
 def _from_here(command: str) -> str:
@@ -183,6 +192,7 @@ def cancel(context: Context, number: int) -> DownloadView:
 
 def to_background(context: Context, number: int) -> DownloadView:
     """Asks a foreground pull to stop, and the worker to go on with it."""
+    _handing(context)(number)
     asked = _ask(context, number, "background", "queued", allowed=("queued", "running"), background=True)
     _see_to_a_worker(context)
     return asked
@@ -234,9 +244,11 @@ def _stays(state: DownloadState) -> Wanted | None:
 
 
 def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...]) -> DownloadView:
+    hand_over = _handing(context)
     with context.queue() as db:
         _settle_abandoned(context, db)
         with db.transaction():
+            hand_over(number)
             row = _row(db, number)
             if row.state in LIVE and row.wanted == "pause" and "paused" in allowed:  # asked to, and has not heard of it
                 db.update_download(number, background=True, wanted=None)

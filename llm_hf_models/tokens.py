@@ -91,7 +91,8 @@ def remedy(found: Token | None) -> str:
     from llm_hf_models.hub_errors import LOGIN_HINT
 
     if found is not None and found.source == "environment":
-        return f"{_set_variable()} in the environment goes before any other token: change it, or unset it."
+        name = _set_variable() or TOKEN_VARIABLES[0]  # not set in a worker that was handed one
+        return f"{name} in the environment goes before any other token: change it, or unset it."
     if is_locked(found):
         return f"The token that is kept encrypted needs its passphrase: {UNTYPED_HINT}"
     return LOGIN_HINT

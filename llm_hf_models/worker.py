@@ -1,28 +1,27 @@
 """The process that carries out queued downloads. One for each library; outlives the terminal and the agent.
 
-Started by `ensure`, it leaves when the queue is empty. Nobody can ask it for a passphrase: a token that is kept under
-one comes from who starts it, through a pipe, and is never on a command line, in an environment or on the disk.
+Started by `ensure`, it leaves when the queue is empty. Nobody can ask it for a passphrase, and its environment is that
+of who started it: so who asks hands it the token (handed_tokens.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from llm_hf_models import settings
+from llm_hf_models import handed_tokens, settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import LIVE, Download
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
+from llm_hf_models.handed_tokens import HandedToken, Inbox
 from llm_hf_models.space import storage_error
 from llm_hf_models.text import clean_text
 
@@ -88,7 +87,7 @@ def ensure(context: Context, *, ask: bool) -> None:
     """
     if lives():
         return
-    handed = _to_hand_over(context) if ask else None
+    handed = handed_tokens.to_hand_over(context) if ask else None
     with log_path().open("ab") as log:
         if log.tell() > MAX_LOG_BYTES:
             log.truncate(0)
@@ -104,7 +103,7 @@ def ensure(context: Context, *, ask: bool) -> None:
         )
     if handed and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(json.dumps({"handed": handed, "mark": _mark_of_token_file()}).encode())
+            child.stdin.write(handed_tokens.packed(handed).encode())
 
 
 def _folders() -> dict[str, str]:
@@ -117,39 +116,25 @@ def _folders() -> dict[str, str]:
     return {name: str(folder.absolute()) for name, folder in folders.items()}
 
 
-def _to_hand_over(context: Context) -> str | None:
-    """The token, where the worker could not read it by itself."""
-    try:
-        token = context.token()
-    except HfModelsError:  # no passphrase, or a wrong one: what needs no token goes on, the others say why not
-        return None
-    return token.value if token is not None and token.source == "encrypted file" else None
-
-
-def _mark_of_token_file() -> str | None:
-    """Tells one content of the encrypted token file from another; None where there is none."""
-    from llm_hf_models import tokens
-
-    try:
-        return hashlib.sha256(tokens.encrypted_path().read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
 @dataclass(frozen=True)
 class WorkerContext(Context):
-    """The context of a process that nobody can be asked in. `handed` is the token of the encrypted file."""
+    """The context of a process that nobody can be asked in. `handed` is a token of who asked."""
 
-    handed: str | None = field(default=None, repr=False)
-    mark: str | None = None  # of the file that it came from: a login or a logout since then ends it
+    handed: HandedToken | None = None
 
-    def _found_token(self) -> Token | None:
-        from llm_hf_models import tokens
+    @property
+    def withholds_token(self) -> bool:
+        """As in any context, but for the token that was handed for this very Hub."""
+        return not self._is_for_this_hub and super().withholds_token
 
-        found = super()._found_token()
-        if self.handed and not tokens.comes_first(found) and _mark_of_token_file() == self.mark:
-            return tokens.Token(self.handed, "encrypted file")
-        return found
+    @property
+    def _is_for_this_hub(self) -> bool:
+        return self.handed is not None and self.handed.endpoint == self.endpoint()
+
+    def token(self) -> Token | None:
+        """The handed one, where none has been found since that comes before it; else what this process finds."""
+        own = None if super().withholds_token else self._found_token()
+        return self.handed.in_force(own) if self.handed is not None and self._is_for_this_hub else own
 
 
 class Worker:
@@ -159,8 +144,8 @@ class Worker:
     of life are old enough to take it over.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: WorkerContext, inbox: Inbox) -> None:
+        self._context, self._inbox = context, inbox
         self._threads: dict[int, threading.Thread] = {}
         self._changed = threading.Event()
 
@@ -203,7 +188,8 @@ class Worker:
         from llm_hf_models.pull import carry_out_queued  # late: who only starts a worker should not wait for it
 
         try:
-            carry_out_queued(self._context, row)
+            handed = self._inbox.token_for(row.id) or self._context.handed
+            carry_out_queued(replace(self._context, handed=handed), row)
         except LibraryBusyError:
             return  # it is tried again
         except HfModelsError as error:
@@ -222,11 +208,12 @@ class Worker:
 
 def main() -> None:
     """The worker process: holds the lock while there is work, and looks once more after letting it go."""
-    context = WorkerContext("worker", **(json.load(sys.stdin) if TOKEN_FOLLOWS in sys.argv else {}))
+    handed = handed_tokens.unpacked(sys.stdin.read()) if TOKEN_FOLLOWS in sys.argv else None
+    context, inbox = WorkerContext("worker", handed=handed), Inbox()
     while True:
         try:
-            with FileLock(lock_path(), timeout=LOCK_SECONDS):
-                Worker(context).run()
+            with FileLock(lock_path(), timeout=LOCK_SECONDS), inbox:
+                Worker(context, inbox).run()
         except Timeout:
             return
         if not _is_anything_left(context):

@@ -49,7 +49,8 @@ FLOORS = {
     "third floor: the application": """
         __init__ service context account catalogue importing inspection local local_files search trial
         free_names runtime relay relay_whole pull pull_plan pull_rows scans
-        policy prompting downloads download_row shares worker cleanup mirror mirror_answers mirror_http served
+        policy prompting downloads download_row shares worker handed_tokens cleanup
+        mirror mirror_answers mirror_http served
     """,
     "faces": """
         output wording progress keys host_config

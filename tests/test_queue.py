@@ -22,6 +22,7 @@ from llm_hf_models import Library, PullOptions, context, download_row, library_f
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.download_records import Download
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
+from llm_hf_models.handed_tokens import Inbox
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.paths import library_path
@@ -459,11 +460,11 @@ def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub
-    library, here = Library(), context.Context("worker")
+    library, here = Library(), worker.WorkerContext("worker")
     with here.queue() as db:
         row = open_row(here, db, library.plan(REPO), background=True)
     calls = busy_at(monkeypatch, "claim_download", 1)
-    worker.Worker(here).run()
+    worker.Worker(here, Inbox()).run()
     assert (library.download(row.id).state, calls) == ("done", [2])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,9 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
-from llm_hf_models import Library, tokens
+from llm_hf_models import Library, handed_tokens, tokens
 from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.worker import lock_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall
@@ -86,6 +90,43 @@ def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer, ho
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+
+
+@pytest.mark.skipif(not handed_tokens.CAN_BE_HANDED, reason="no pipes with names")
+def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
+    hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens.forget()
+    hub.add_repo("tests/open-GGUF", {"open-Q4_K_M.gguf": tiny_chat(tmp_path / "open.gguf", weights_bytes=4_000_000)})
+    plan = Library().plan("tests/open-GGUF")
+    hub.fault(Stall(after=50_000), on="open-Q4_K_M.gguf", side="storage", times=None)
+    first = Library().enqueue(plan)
+    wait_for_state(Library(), first.id, "running")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    row = Library().enqueue(REPO)
+    assert followed(Library(), row.id)[-1].kind == "done", Library().download(row.id)
+    assert len(workers(home)) == 1
+    assert not [path for path in home.root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    Library().cancel(first.id)
+
+
+@pytest.mark.skipif(not handed_tokens.CAN_BE_HANDED, reason="no pipes with names")
+def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
+    hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    plan = Library().plan(REPO)
+    pipe, elsewhere = home.llm / "hf/worker.pipe", tmp_path / "elsewhere"
+    os.mkfifo(elsewhere)
+    listener = os.open(elsewhere, os.O_RDWR | os.O_NONBLOCK)
+    for lay in (pipe.touch, lambda: pipe.symlink_to(elsewhere)):
+        with FileLock(lock_path()):  # a worker lives, it seems
+            lay()
+            Library().enqueue(plan)
+            assert pipe.read_bytes() == b"" if pipe.is_file() else not select.select([listener], [], [], 0)[0]
+            pipe.unlink()
+    os.close(listener)
 
 
 def test_a_token_that_was_forgotten_since_is_not_used_any_more(hub: HubServer) -> None:
