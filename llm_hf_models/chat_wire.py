@@ -60,6 +60,11 @@ class ServedModel:
 
     name: str
     modalities: tuple[str, ...] | None = None
+    aliases: tuple[str, ...] = ()
+
+    def goes_by(self, name: str) -> bool:
+        """Whether the server says that it knows it by that name."""
+        return name in (self.name, *self.aliases)
 
 
 class _Function(BaseModel):
@@ -128,6 +133,7 @@ class _Architecture(BaseModel):
 class _Model(BaseModel):
     id: str
     architecture: Any = None  # llama.cpp and OpenRouter put `input_modalities` here
+    aliases: Any = None  # llama.cpp: further names that a request may use
 
 
 class _Models(BaseModel):
@@ -283,7 +289,15 @@ def served_models(data: bytes) -> list[ServedModel]:
         EngineLostError: not the protocol.
     """
     found = _parsed(_Models, data).data
-    return [ServedModel(clean_text(one.id, MAX_ERROR_CHARS), _modalities(one.architecture)) for one in found]
+    return [
+        ServedModel(clean_text(one.id, MAX_ERROR_CHARS), _modalities(one.architecture), _aliases(one.aliases))
+        for one in found
+    ]
+
+
+def _aliases(said: object) -> tuple[str, ...]:
+    """A model's further names, of what a server put there."""
+    return tuple(name for name in said if isinstance(name, str)) if isinstance(said, list) else ()
 
 
 def _modalities(architecture: object) -> tuple[str, ...] | None:

@@ -189,12 +189,14 @@ class RelayHandler(AnsweringHandler):
         with self.server.context.db() as db:
             return db.model(found)
 
-    @staticmethod
-    def _about(model: LocalModel) -> dict[str, Any]:
+    def _about(self, model: LocalModel) -> dict[str, Any]:
+        """What a client is told of a model; `aliases` and `architecture` as llama.cpp's own server says them."""
         owner = (model.repo or "local").partition("/")[0]
-        takes = {"input_modalities": ["text", *model.facts.modalities]}  # as llama.cpp's own server says it
+        takes = {"input_modalities": ["text", *model.facts.modalities]}
+        names = {name for name, model_id in self.server.names.items() if model_id == model.model_id}
         return {
             "id": model.model_id,
+            "aliases": sorted(names - {model.model_id}),
             "object": "model",
             "created": int(model.added),
             "owned_by": owner,

@@ -5,6 +5,7 @@ Starts no engine and sends no prompt.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -159,19 +160,24 @@ def attach(
         commit=None,
         quant="",
         files=(),
-        facts=ModelFacts(kind=kind, tools=kind == "chat"),
+        facts=ModelFacts(kind=kind, tools=kind == "chat", modalities=_in_order(modalities)),
         endpoint=_checked_url(url),
         options=_key_options(key_env, key_name),
     )
     served = _served(found, alias, model)
     if kind == "chat":
-        takes = tuple(one for one in MODALITIES if one in modalities or one in (served.modalities or ()))
+        takes = _in_order({*modalities, *(served.modalities or ())})
         found = replace(found, facts=replace(found.facts, modalities=takes))
     with context.db() as db, db.transaction():
         own = db.register(found).own_options
         db.add_alias(alias, found.model_id)
         db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served.name})
         return db.model(found.model_id)
+
+
+def _in_order(modalities: Collection[str]) -> tuple[str, ...]:
+    """Those of them that can be sent."""
+    return tuple(one for one in MODALITIES if one in modalities)
 
 
 def _key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
@@ -220,7 +226,8 @@ def _served(model: LocalModel, alias: str, name: str | None) -> ServedModel:
             raise
         return ServedModel(name)  # it may come up later, or keep its list to itself
     if name is not None:
-        return next((one for one in found if one.name == name), ServedModel(name))
+        known = next((one for one in found if one.goes_by(name)), ServedModel(name))
+        return replace(known, name=name)
     if len(found) == 1:
         return found[0]
     names = [one.name for one in found]
@@ -228,8 +235,18 @@ def _served(model: LocalModel, alias: str, name: str | None) -> ServedModel:
     raise BadInputError(
         f"{endpoint.base_url} serves {len(names)} models",
         cause=listed or None,
-        hint=f"Say which: llm hf attach {alias} --endpoint {endpoint.base_url} --model ID",
+        hint=f"Say which: {_attach_command(model, alias)} --model ID",
     )
+
+
+def _attach_command(model: LocalModel, alias: str) -> str:
+    """The command line that attaches a model as it was asked for, all but the server's name for it."""
+    words = ["llm", "hf", "attach", alias, "--endpoint", str(model.endpoint)]
+    for option, key in (("--key-env", ENDPOINT_KEY_ENV), ("--key-name", ENDPOINT_KEY_NAME)):
+        words += [option, str(model.options[key])] if key in model.options else []
+    words += ["--kind", "embedding"] if model.facts.kind == "embedding" else []
+    words += [{"image": "--images", "audio": "--audio"}[one] for one in model.facts.modalities]
+    return shlex.join(words)
 
 
 def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) -> dict[str, Health]:
@@ -252,11 +269,11 @@ def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) ->
 
 def _health(model: LocalModel, seconds: float) -> Health:
     try:
-        names = [one.name for one in chat.served_models(endpoint_elsewhere(model), seconds=seconds)]
+        found = chat.served_models(endpoint_elsewhere(model), seconds=seconds)
     except (EngineError, BadInputError) as error:
         return Health(model.model_id, up=False, problem=_why(error))
     wanted = model.options.get(ENDPOINT_MODEL)
-    if wanted and names and wanted not in names:
+    if wanted and found and not any(one.goes_by(wanted) for one in found):
         # It may serve it all the same: some servers take more names than they list, or any.
         return Health(model.model_id, up=True, problem=f"{model.endpoint} lists no model {wanted!r}")
     return Health(model.model_id, up=True)

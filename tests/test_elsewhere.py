@@ -207,6 +207,21 @@ def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> No
     assert "The model `nobody` does not exist." in done.stderr
 
 
+def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said() -> None:
+    class Generous(Far):
+        def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+            return super().answer(handler, body and {**body, "model": "eye"})
+
+    with far_away(Generous([BLIND, {"id": "odd", "aliases": "nonsense"}])) as url:
+        done = hf("attach", "eye", "--endpoint", url, "--model", "nobody")
+        assert said("-m", "eye", "hello") == "I see."
+        listed = hf("list")
+    assert "lists no model 'nobody'" in done.stderr
+    assert "remote, up" in listed.stdout
+    assert "hf/remote/eye is up, but: " in listed.stderr
+    assert "lists no model 'nobody'" in listed.stderr
+
+
 def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_authority_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

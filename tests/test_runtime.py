@@ -312,15 +312,27 @@ def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
     assert not library.attach("c", "http://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
 
 
-def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with serving("dog", "tiny") as (_, url):
-        hf("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
+        done = hf("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
         assert said("-m", "big", "hello") == '{"name": "Rex"}'
         listed = hf("list")
+    assert "lists no model" not in done.stderr + listed.stderr
     assert "remote, up" in listed.stdout
-    assert "hf/remote/big is up, but: " in listed.stderr
-    assert "lists no model 'dog'" in listed.stderr
+
+
+def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_one_that_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with serving("dog", "tiny") as (_, url):
+        for words in (
+            ("--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--images"),
+            ("--endpoint", url, "--key-env", "BIG_KEY", "--kind", "embedding"),
+        ):
+            done = hf("attach", "big", *words, code=2)
+            assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 
 def test_a_server_that_never_answers_holds_the_list_up_for_its_time_only() -> None:
