@@ -22,6 +22,7 @@ from llm_hf_models.errors import (
     MissingFileError,
     NameTakenError,
     NetworkError,
+    QuantNotFoundError,
     UnknownModelError,
 )
 from llm_hf_models.gguf_header import ModelFacts
@@ -32,6 +33,7 @@ from llm_hf_models.local import LocalModelView, view
 from llm_hf_models.local_files import hash_file
 from llm_hf_models.model_options import sampling_of
 from llm_hf_models.pull_plan import GENERATION_CONFIG, hub_says, refuse_invalid, short_names
+from llm_hf_models.quants import Variant
 from llm_hf_models.records import Check, LocalFile, LocalModel, Role
 from llm_hf_models.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.search import details_of
@@ -104,7 +106,8 @@ def import_file(
     Raises:
         MissingFileError, InvalidGgufError, StorageError
         BadInputError: the model is a projector, or the projector none.
-        DigestMismatchError: the repo that it is said to come from has no such file.
+        DigestMismatchError, QuantNotFoundError: the repo that it is said to come from has no such file, or it is not
+            the one of the repo that was named.
         NameTakenError: an alias, or the id, is another model's, here or in llm.
     """
     names = [parse_alias(alias) for alias in aliases]
@@ -234,7 +237,7 @@ def _described(
 ) -> LocalModel:
     ref, details = origin.ref, origin.details
     names = _names_in_repo(details, given, digests) if details else [path.name for path in given.all]
-    quant = _quant_of(names, facts, details)
+    quant = _quant_of(names, facts, origin)
     revision = f"@{ref.revision}" if ref and ref.revision else ""
     return LocalModel(
         model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_stem(given.weights[0])}:{quant}",
@@ -290,22 +293,48 @@ def _names_in_repo(details: RepoDetails, given: _Files, found: Sequence[FileDige
     return [by_digest[digest.sha256] for digest in found]
 
 
-def _quant_of(names: Sequence[str], facts: ModelFacts, details: RepoDetails | None) -> str:
-    """What a pull from the repo would call it; without a repo, what its name says, or its header."""
+def _quant_of(names: Sequence[str], facts: ModelFacts, origin: _Origin) -> str:
+    """What a pull from the repo would call it; else what its name says, then who imports it, then its header.
+
+    Raises:
+        DigestMismatchError, QuantNotFoundError: it is not the one of the repo that was named.
+    """
 
     @dataclass(frozen=True)
     class Sized:
         path: str
         size: int
 
+    ref, details = origin.ref, origin.details
     named = read_name(names[0])
     if details is not None:
-        found = next((variant for variant in quants.group(details.files) if names[0] in variant.files), None)
-        if found is not None:
-            return found.quant
-    if named is not None and named.type:
-        return quants.group([Sized(name, 1) for name in names])[0].quant
-    return facts.quantization or "GGUF"
+        variants = quants.group(details.files)
+    elif named is not None and named.type:
+        variants = quants.group([Sized(name, 1) for name in names])
+    else:
+        variants = []
+    found = next((variant for variant in variants if names[0] in variant.files), None)
+    if ref is not None and found is not None:
+        _refuse_other(ref, variants, found)
+    if found is not None:
+        return found.quant
+    return (ref.quant if ref else None) or facts.quantization or "GGUF"
+
+
+def _refuse_other(ref: ModelRef, variants: Sequence[Variant], found: Variant) -> None:
+    """Refuses a variant that is not the one, of all that there are, which a ref names."""
+    name = found.files[0]
+    try:
+        quant = quants.find(variants, ref.quant).quant if ref.quant else found.quant
+    except QuantNotFoundError as error:
+        error.cause = f"{name} is {found.quant}."
+        raise
+    if quant != found.quant or (ref.file is not None and ref.file.path not in found.files):
+        raise DigestMismatchError(
+            f"{name} is not what {ref} names",
+            cause=f"It is the {found.quant} of {ref.repo}.",
+            hint=f"--repo {replace(ref, quant=found.quant, file=None)} says so.",
+        )
 
 
 def _stem(path: Path) -> str:

@@ -386,6 +386,24 @@ def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) 
     assert "is not a file of" in run("import", other, "--repo", REPO, code=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ("Q4_K_M", f"{Q8} is not what {REPO}:Q4_K_M names\nIt is the Q8_0 of {REPO}.\n"),
+        (Q4, f"{Q8} is not what {REPO}:{Q4} names\nIt is the Q8_0 of {REPO}.\n"),
+        ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
+    ],
+)
+def test_an_import_is_the_variant_of_the_repo_that_was_named(
+    named: str, why: str, repo: HubServer, tmp_path: Path
+) -> None:
+    assert repo.repos()
+    assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
+    assert json_of("list") == []
+    for right in ("q8_0", Q8):
+        assert run("import", tmp_path / Q8, "--repo", f"{REPO}:{right}", "-q").stdout == f"hf/{REPO}:Q8_0\n"
+
+
 # The queue
 
 

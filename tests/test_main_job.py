@@ -290,6 +290,16 @@ def test_what_was_imported_offline_is_not_said_to_match_the_repo_that_was_named(
     assert "never compared with the Hub" in run("verify", "--all", code=1).stdout
 
 
+def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files_name_says_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = run("import", tiny_chat(tmp_path / "mine.gguf"), "--repo", "owner/mine-GGUF:Q4_K_M", "-q")
+    assert done.stdout == "hf/owner/mine-GGUF:Q4_K_M\n"
+    path = tiny_chat(tmp_path / "other.Q8_0.gguf")
+    assert "other.Q8_0.gguf is Q8_0." in run("import", path, "--repo", "owner/other-GGUF:Q4_K_M", code=1).stderr
+
+
 def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "mine.Q8_0.gguf")
     run("import", path, "-q")
