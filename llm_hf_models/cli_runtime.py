@@ -52,7 +52,10 @@ def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: boo
 def _options(pairs: Sequence[str]) -> dict[str, str]:
     if len(pairs) % 2:
         raise click.UsageError(f"{pairs[-1][:60]!r} has no VALUE: write KEY VALUE [KEY VALUE]...")
-    options = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    keys = pairs[::2]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise click.UsageError(f"{twice[:60]!r} is given twice.")
+    options = dict(zip(keys, pairs[1::2], strict=True))
     if "template" in options:
         options["template"] = _template(Path(options["template"]))
     return options

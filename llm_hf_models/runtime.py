@@ -58,8 +58,10 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
 
     Raises:
         UnknownModelError: no such model.
-        BadInputError: an option is unknown, out of range, not for this model, or not set.
+        BadInputError: an option is unknown, out of range, not for this model, not set, or both set and unset.
     """
+    if both := sorted(set(values) & set(unset)):
+        raise BadInputError(f"Option {both[0][:60]!r} can't be both set and unset", hint="Leave one of the two out.")
     with context.db() as db, db.transaction():
         model = db.find(name)
         given = model_options.kept(

@@ -106,6 +106,21 @@ def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
         assert db.find("tiny").options == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "said_why"),
+    [
+        (("--unset", "seed"), "Option 'seed' can't be both set and unset"),
+        (("--unset", "top_k", "--unset", "seed"), "Option 'seed' can't be both set and unset"),
+        (("seed", "9"), "'seed' is given twice"),
+    ],
+)
+def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+    hf("set", "tiny", "seed", "7", "top_k", "5")
+    assert said_why in hf("set", "tiny", "seed", "8", *words, code=2).stderr
+    with shelf.db() as db:
+        assert db.find("tiny").options == {"seed": 7, "top_k": 5}
+
+
 def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
     assert "'temperature' of hf/tiny/embed:F32" in hf("set", "vectors", "temperature", "1", code=2).stderr
     hf("set", "vectors", "keep_alive", "-1")
