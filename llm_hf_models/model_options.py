@@ -163,8 +163,9 @@ def kept(values: Mapping[str, Any], whose: str, *, embedding: bool = False, else
         found.keys() & _OF_ENGINE if elsewhere else set()
     )
     if useless:
-        kind = "served elsewhere" if elsewhere else "an embedding model"
-        raise BadInputError(f"Option {min(useless)!r} of {whose}: it means nothing to {kind}")
+        key = min(useless)
+        kind = "a model that is served elsewhere" if elsewhere and key in _OF_ENGINE else "an embedding model"
+        raise BadInputError(f"Option {key!r} of {whose}: it means nothing to {kind}")
     return found
 
 

@@ -123,6 +123,9 @@ def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_wh
 
 def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
     assert "'temperature' of hf/tiny/embed:F32" in hf("set", "vectors", "temperature", "1", code=2).stderr
+    hf("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
+    for key, kind in (("context", "a model that is served elsewhere"), ("temperature", "an embedding model")):
+        assert f"'{key}' of hf/remote/far: it means nothing to {kind}\n" in hf("set", "far", key, "1", code=2).stderr
     hf("set", "vectors", "keep_alive", "-1")
     assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
 
