@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -38,6 +39,7 @@ __all__ = [
     "StringInfo",
     "TensorInfo",
     "read_header",
+    "said_of",
     "too_slow",
 ]
 
@@ -98,6 +100,16 @@ def read_header(
         SlowHeaderError: it took longer than that.
     """
     return _Parser(_Forward(source, file_bytes, seconds), file_bytes, frozenset(arrays)).header()
+
+
+@contextmanager
+def said_of(name: str) -> Iterator[None]:
+    """Has an error of reading a header say whose header it is."""
+    try:
+        yield
+    except (InvalidGgufError, SlowHeaderError) as error:
+        error.message = f"{clean_text(name)}: {error.message}"
+        raise
 
 
 def too_slow(seconds: float) -> SlowHeaderError:

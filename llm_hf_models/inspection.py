@@ -14,7 +14,7 @@ from llm_hf_models import search
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadRefError, MissingFileError, UnknownModelError
 from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.gguf_header import GgufHeader, read_header
+from llm_hf_models.gguf_header import GgufHeader, read_header, said_of
 from llm_hf_models.gguf_types import TENSOR_TYPES, TensorInfo
 from llm_hf_models.hub import Hub, RepoDetails
 from llm_hf_models.records import LocalModel
@@ -127,10 +127,11 @@ def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, templ
     if source.ref is not None:
         whole = _remote_inspection(context, source.ref)
     else:
-        with _readable(source.paths[0]), source.paths[0].open("rb") as opened:
-            size, seconds = source.paths[0].stat().st_size, context.settings().header_seconds
+        path = source.paths[0]
+        with _readable(path), path.open("rb") as opened, said_of(str(path)):
+            size, seconds = path.stat().st_size, context.settings().header_seconds
             header = read_header(opened, file_bytes=size, seconds=seconds)
-        whole = _inspection(source.name, str(source.paths[0]), header, 0)
+        whole = _inspection(source.name, str(path), header, 0)
     return replace(
         whole,
         metadata=whole.metadata if metadata else None,

@@ -14,7 +14,7 @@ from llm_hf_models import quants, settings
 from llm_hf_models.context import Context, Freshness
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, NoGgufError, QuantNotFoundError
 from llm_hf_models.fit import Fit
-from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header
+from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header, said_of
 from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters, version
 from llm_hf_models.hub_questions import checked_endpoint
 from llm_hf_models.machine import machine
@@ -296,7 +296,8 @@ def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, pa
             header = read_header(remote, file_bytes=file.size, seconds=now.header_seconds)
             return header, remote.fetched_bytes
 
-    return context.patiently(read)
+    with said_of(f"{path} of {repo}"):
+        return context.patiently(read)
 
 
 @dataclass(frozen=True)

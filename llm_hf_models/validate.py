@@ -11,7 +11,7 @@ from pathlib import Path
 from llm_hf_models import gguf_meaning, template_audit
 from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf_facts import CHAT_TEMPLATE_KEY, count_of, derive
-from llm_hf_models.gguf_header import HEADER_SECONDS, GgufHeader, StringInfo, read_header
+from llm_hf_models.gguf_header import HEADER_SECONDS, GgufHeader, StringInfo, read_header, said_of
 from llm_hf_models.gguf_rules import DOCUMENTED_RULES, Finding, Severity, finding
 from llm_hf_models.gguf_types import REMOVED_TENSOR_TYPES, TENSOR_TYPES, TensorInfo
 from llm_hf_models.text import clean_text
@@ -94,7 +94,7 @@ def check_header(header: GgufHeader, *, file_bytes: int | None) -> Report:
 
 
 def _read(path: Path, seconds: float) -> tuple[GgufHeader | None, int, list[Finding]]:
-    with path.open("rb") as file:
+    with path.open("rb") as file, said_of(str(path)):
         size = file.seek(0, 2)
         file.seek(0)
         try:

@@ -378,6 +378,13 @@ def test_a_name_that_matches_several_says_which() -> None:
     assert f"hf/{REPO}:Q4_K_M" in said
 
 
+@pytest.mark.parametrize("command", ["inspect", "check", "pull"])
+def test_a_header_on_the_hub_that_cannot_be_read_is_named(command: str, hub: HubServer) -> None:
+    hub.add_repo("owner/odd-GGUF", {Q8: b"no model, whatever its name says"})
+    said = run(command, "owner/odd-GGUF", code=1).stderr
+    assert f"Error: {Q8} of owner/odd-GGUF: This is not a GGUF file" in said
+
+
 def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
     assert repo.repos()
     done = run("import", tmp_path / Q8, "--repo", REPO)

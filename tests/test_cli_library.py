@@ -227,6 +227,12 @@ def test_check_ends_with_one_when_there_are_errors(gguf: Path, tmp_path: Path) -
     assert report["findings"][0]["code"] in done.stdout
 
 
+def test_a_header_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "other.gguf").write_bytes(b"GGUFgarbage and more of it")
+    said = run("inspect", tmp_path / "other.gguf", code=1).stderr
+    assert said.startswith(f"Error: {tmp_path}/other.gguf: GGUF version ")
+
+
 @pytest.mark.parametrize("command", ["inspect", "check"])
 def test_a_file_that_is_not_there_is_not_taken_for_a_repo(command: str) -> None:
     assert "There is no file ./none.gguf" in run(command, "./none.gguf", code=1).stderr
