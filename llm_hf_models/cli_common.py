@@ -239,16 +239,30 @@ class LocalName(click.ParamType):  # type: ignore[type-arg]  # no generic before
         return [CompletionItem(name) for name in names if name.casefold().startswith(incomplete.casefold())]
 
 
-class Folder(click.Path):
-    """A folder, there or not; the empty name, as of a variable that is not set, is none."""
+class _Named(click.Path):
+    """A path to what may be there or not; the empty one, as of a variable that is not set, is none."""
+
+    empty = ""  # what is said of it
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
         """Its path."""
         if not os.fspath(value):
-            self.fail("An empty name is no folder; this one's is `.`.", param, ctx)
+            self.fail(self.empty, param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Folder(_Named):
+    """A folder."""
+
+    empty = "An empty name is no folder; this one's is `.`."
+
+
+class File(_Named):
+    """A file."""
+
+    empty = "An empty name is no file."
 
 
 def json_option(command: F) -> F:

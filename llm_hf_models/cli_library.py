@@ -6,6 +6,7 @@ import click
 
 from llm_hf_models import output, views_local
 from llm_hf_models.cli_common import (
+    File,
     LocalName,
     aliases_option,
     confirm_removal,
@@ -146,10 +147,10 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
         "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",
     ),
 )
-@click.argument("file", type=click.Path())
+@click.argument("file", type=File())
 @click.option("--repo", metavar="REF", help="The repo it came from; the digest is compared with it.")
 @click.option("--copy", is_flag=True, help="Keep a copy, so that the file itself may go.")
-@click.option("--mmproj", type=click.Path(), help="Its projector, for images or sound.")
+@click.option("--mmproj", type=File(), help="Its projector, for images or sound.")
 @click.option("--no-mmproj", is_flag=True, help="Leave a projector that lies beside it.")
 @aliases_option
 @quiet_option

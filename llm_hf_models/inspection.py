@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from llm_hf_models.gguf_types import TENSOR_TYPES, TensorInfo
 from llm_hf_models.hub import Hub, RepoDetails
 from llm_hf_models.records import LocalModel
 from llm_hf_models.refs import ModelRef, RepoFile
-from llm_hf_models.shards import shards_beside
+from llm_hf_models.shards import no_file, shards_beside
 from llm_hf_models.text import clean_text
 from llm_hf_models.validate import Finding, Report, check_header, check_shards
 
@@ -84,16 +84,16 @@ def resolve(context: Context, text: str) -> Source:
 
     Raises:
         UnknownModelError, BadRefError, MissingFileError, AmbiguousNameError
-        BadInputError: it is served elsewhere.
+        BadInputError: it is served elsewhere, or a folder or the like.
     """
-    path = Path(text).expanduser()
-    if context.agent is None and _is_file(path):  # an agent names models, never files
+    path = Path(text).expanduser() if text and context.agent is None else None  # an agent names models, never files
+    if path and _is_file(path):
         return Source(text, tuple(shards_beside(path)))
     with context.db() as db:
         try:
             model = db.find(text)
         except UnknownModelError as error:
-            return _on_hub(text, error)
+            return _on_hub(text, path, error)
     model.refuse_elsewhere()
     weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
     gone = [str(weight) for weight in weights if not weight.exists()]
@@ -102,11 +102,13 @@ def resolve(context: Context, text: str) -> Source:
     return Source(model.model_id, weights, model=model)
 
 
-def _on_hub(text: str, unknown: UnknownModelError) -> Source:
+def _on_hub(text: str, path: Path | None, unknown: UnknownModelError) -> Source:
     """The ref that a person means; of what is none, the error that fits what it looks like."""
     try:
         return Source(text, ref=ModelRef.parse(text))
     except BadRefError:
+        if path and _is_there(path):
+            raise no_file(path, text) from None
         if text.endswith(".gguf") or "\\" in text or text.startswith((".", "~", "/")):
             raise MissingFileError(f"There is no file {clean_text(text, 200)}") from None
         if text and "/" not in text:  # nor would it be a repo's
@@ -115,10 +117,15 @@ def _on_hub(text: str, unknown: UnknownModelError) -> Source:
 
 
 def _is_file(path: Path) -> bool:
-    try:
+    with suppress(OSError):  # a name that no file can have, or a folder that may not be looked into
         return path.is_file()
-    except OSError:  # a name that no file can have, or a folder that may not be looked into
-        return False
+    return False
+
+
+def _is_there(path: Path) -> bool:
+    with suppress(OSError):
+        return path.exists()
+    return False
 
 
 def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, template: bool) -> Inspection:

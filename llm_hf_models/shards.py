@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models import quants
-from llm_hf_models.errors import InvalidGgufError, MissingFileError
+from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, MissingFileError
+from llm_hf_models.text import clean_text
+
+MAX_NAME_CHARS = 200
+_KINDS = {stat.S_ISCHR: "a device", stat.S_ISBLK: "a device", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
 
 
 @dataclass(frozen=True)
@@ -19,12 +24,12 @@ def shards_beside(path: Path) -> list[Path]:
     """The file, or every shard of the split that it belongs to, in order.
 
     Raises:
-        MissingFileError: there is no such file.
+        MissingFileError, BadInputError: there is no such file, or it is something else.
         InvalidGgufError: it is one shard, and not all others are beside it.
     """
     path = path.expanduser().absolute()
     if not path.is_file():
-        raise MissingFileError(f"There is no file {path}")
+        raise no_file(path, str(path))
     beside = _ggufs(path.parent)
     for variant in quants.group(beside):
         if path.name in variant.files:
@@ -34,6 +39,21 @@ def shards_beside(path: Path) -> list[Path]:
             f"{path.name} is one shard of a split model, and not all of them are beside it", code="split-incomplete"
         )
     return [path]
+
+
+def no_file(path: Path, name: str) -> HfModelsError:
+    """The error for what is no file: what it is instead, under the name that a person gave it."""
+    name = clean_text(name, MAX_NAME_CHARS)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # a name that no file can have, too
+        return MissingFileError(f"There is no file {name}")
+    if stat.S_ISDIR(mode):
+        inside = sorted(file.path for file in _ggufs(path))
+        hint = f"Name a file, such as {path / inside[0]}" if inside else "No GGUF file lies in it."
+        return BadInputError(f"{name} is a folder, not a file", hint=hint)
+    kind = next((kind for holds, kind in _KINDS.items() if holds(mode)), "something else")
+    return BadInputError(f"{name} is {kind}, not a file")
 
 
 def projector_beside(path: Path) -> Path | None:

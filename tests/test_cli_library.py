@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -225,6 +226,25 @@ def test_check_ends_with_one_when_there_are_errors(gguf: Path, tmp_path: Path) -
     report = json_of("check", broken, code=1)
     assert report["errors"] >= 1
     assert report["findings"][0]["code"] in done.stdout
+
+
+@pytest.mark.parametrize("command", ["import", "inspect", "check", "test"])
+def test_what_is_no_file_is_said_to_be_what_it_is(
+    command: str, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    folder = run(command, gguf.parent, code=2).stderr
+    assert f"Error: {gguf.parent} is a folder, not a file\nName a file, such as {gguf}\n" in folder
+    for name, what in ((tmp_path / "empty", "a folder"), (tmp_path / "pipe", "a pipe"), ("/dev/null", "a device")):
+        assert f"Error: {name} is {what}, not a file\n" in run(command, name, code=2).stderr
+    monkeypatch.chdir(tmp_path)
+    assert "empty is a folder, not a file\n" in run(command, "empty", code=2).stderr
+
+
+@pytest.mark.parametrize("words", [("",), ("model.gguf", "--mmproj", "")])
+def test_an_empty_name_is_no_file_to_import(words: tuple[str, ...]) -> None:
+    assert "An empty name is no file." in run("import", *words, code=2).stderr
 
 
 def test_a_header_that_cannot_be_read_is_named(tmp_path: Path) -> None:
