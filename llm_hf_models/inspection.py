@@ -17,6 +17,7 @@ from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.gguf_header import GgufHeader, read_header, said_of
 from llm_hf_models.gguf_types import TENSOR_TYPES, TensorInfo
 from llm_hf_models.hub import Hub, RepoDetails
+from llm_hf_models.paths import from_home
 from llm_hf_models.records import LocalModel
 from llm_hf_models.refs import ModelRef, RepoFile
 from llm_hf_models.shards import no_file, shards_beside
@@ -86,7 +87,7 @@ def resolve(context: Context, text: str) -> Source:
         UnknownModelError, BadRefError, MissingFileError, AmbiguousNameError
         BadInputError: it is served elsewhere, or a folder or the like.
     """
-    path = Path(text).expanduser() if text and context.agent is None else None  # an agent names models, never files
+    path = Path(from_home(text)) if text and context.agent is None else None  # an agent names models, never files
     if path and _is_file(path):
         return Source(text, tuple(shards_beside(path)))
     with context.db() as db:

@@ -24,6 +24,11 @@ def from_home(path: str) -> str:
     return os.path.expanduser(path)  # noqa: PTH111 - Path's own raises where there is no such user
 
 
+def whole_path(path: Path) -> Path:
+    """The same from the root on, its `~` resolved."""
+    return Path(from_home(str(path))).absolute()
+
+
 def home() -> Path:
     """The folder of our own files, in llm's user directory: the library, the settings, logs. Not created here."""
     return user_dir() / "hf"

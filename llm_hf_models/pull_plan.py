@@ -26,6 +26,7 @@ from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Hub, HubFile, RepoDetails
 from llm_hf_models.hub_nouns import FileScan
 from llm_hf_models.model_options import sampling_of
+from llm_hf_models.paths import whole_path
 from llm_hf_models.quants import Variant
 from llm_hf_models.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.space import free_bytes, share_a_disk, storage_error
@@ -212,7 +213,7 @@ def _planned_files(
     if options.to is None:
         here, partial, copy = cached, download.pending_bytes(context.cache_dir(), files), set[str]()
     else:
-        folder = options.to.expanduser().absolute()
+        folder = whole_path(options.to)
         here, partial = _proven_in(folder, files), download.pending_bytes_in(folder, files)
         copy = cached.keys() - here.keys()
     return tuple(
@@ -239,14 +240,14 @@ def _proven_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
 def _replaced(files: Sequence[PlannedFile], options: PullOptions) -> tuple[str, ...]:
     if options.to is None:
         return ()
-    folder = options.to.expanduser().absolute()
+    folder = whole_path(options.to)
     places = [folder / RepoFile(file.path).path for file in files if not file.here]
     return tuple(str(place) for place in places if place.is_symlink() or place.exists())
 
 
 def _folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
     if options.to is not None:
-        return options.to.expanduser().absolute()
+        return whole_path(options.to)
     return download.cache_path(context.cache_dir(), repo, commit, "x").parent
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llm_hf_models import quants
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, MissingFileError
+from llm_hf_models.paths import whole_path
 from llm_hf_models.text import clean_text
 
 MAX_NAME_CHARS = 200
@@ -27,7 +28,7 @@ def shards_beside(path: Path) -> list[Path]:
         MissingFileError, BadInputError: there is no such file, or it is something else.
         InvalidGgufError: it is one shard, and not all others are beside it.
     """
-    path = path.expanduser().absolute()
+    path = whole_path(path)
     if not path.is_file():
         raise no_file(path, str(path))
     beside = _ggufs(path.parent)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llm_hf_models import settings
 from llm_hf_models.errors import KeychainError
-from llm_hf_models.paths import folder_hint
+from llm_hf_models.paths import folder_hint, from_home
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
@@ -289,7 +289,7 @@ def _remove_encrypted_file() -> bool:
 def _from_hf_cli() -> str | None:
     """Its file is read here and not by huggingface_hub, which looks at the environment only once, at import."""
     named = os.environ.get("HF_TOKEN_PATH")
-    path = Path(os.path.expandvars(named)).expanduser() if named else settings.hf_home() / "token"
+    path = Path(from_home(os.path.expandvars(named))) if named else settings.hf_home() / "token"
     if not _is_there(path):
         return None
     try:

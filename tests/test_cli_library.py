@@ -242,6 +242,11 @@ def test_what_is_no_file_is_said_to_be_what_it_is(
     assert "empty is a folder, not a file\n" in run(command, "empty", code=2).stderr
 
 
+@pytest.mark.parametrize("command", ["import", "inspect", "check", "test"])
+def test_the_home_of_nobody_is_a_file_that_is_not_there(command: str) -> None:
+    assert "There is no file" in run(command, "~nobody-of-this-name/x.gguf", code=1).stderr
+
+
 @pytest.mark.parametrize("words", [("",), ("model.gguf", "--mmproj", "")])
 def test_an_empty_name_is_no_file_to_import(words: tuple[str, ...]) -> None:
     assert "An empty name is no file." in run("import", *words, code=2).stderr
