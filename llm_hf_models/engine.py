@@ -288,11 +288,13 @@ def default_threads() -> int:
 
 
 def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Notice) -> Fit:
-    """Weighs the model; where its whole context doesn't fit, idle engines go, the least recently used first.
+    """Weighs the model, at the context that will run; where it doesn't fit, the idle engines used longest ago go first.
 
     Raises:
         ModelTooLargeError: it doesn't fit even so.
     """
+    from llm_hf_models import fit
+
     verdict = _weigh(spec, settings)
     if verdict.reduced or not verdict.fits:
         idle = [row for row in reversed(running(db)) if busy_slots(row) == 0]
@@ -310,7 +312,7 @@ def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Noti
         )
     if verdict.reduced:
         notice(f"Context of {verdict.context} tokens: it {verdict.reason}")
-    return verdict
+    return replace(verdict, context=fit.padded(verdict.context))
 
 
 def _is_better(one: Fit, other: Fit) -> bool:

@@ -114,6 +114,11 @@ def assess(weights_bytes: int, facts: ModelFacts | None, *, context: int, availa
     return _fit(True, needed(largest), available, largest, instead_of=asked)
 
 
+def padded(context: int) -> int:
+    """The context that llama.cpp makes of one that it is asked for."""
+    return -(-context // CONTEXT_STEP) * CONTEXT_STEP
+
+
 def _fit(fits: bool, needed: int, available: int, context: int, instead_of: int = 0) -> Fit:
     verb = "needs" if fits else "needs at least"
     reason = f"{verb} {format_size(needed)} of {format_size(available)} at {context} tokens"

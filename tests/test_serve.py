@@ -417,6 +417,13 @@ def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
     assert list(shelf.runtime.rglob("*.sock")) == []
 
 
+def test_ps_shows_the_context_that_runs_where_llama_cpp_makes_more_of_the_one_that_was_asked_for() -> None:
+    run("hf", "stop", "--all")
+    too_long = run("-m", "tiny", "word " * 5000, "-o", "context", "10")
+    (shown,) = json.loads(said("hf", "ps", "--json"))
+    assert f"the context holds {shown['context']}\n" in too_long.stderr
+
+
 def test_a_layer_that_leaves_a_gpu_open_says_so() -> None:
     assert layer_names(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
     assert layer_names(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
