@@ -22,7 +22,7 @@ from llm_hf_models.chat_wire import (
 )
 from llm_hf_models.engine import Endpoint
 from llm_hf_models.engine_dirs import EngineDir
-from llm_hf_models.errors import EngineLostError
+from llm_hf_models.errors import EngineLostError, EngineRefusedError
 
 if TYPE_CHECKING:
     import httpx2
@@ -70,7 +70,7 @@ def answer(
 
     with ExitStack() as stack:
         endpoint, response = _opened(stack, endpoint, request_path(turn), turn, silence_seconds)
-        reader = Answer(stream=_is_stream(response))
+        reader = Answer(stream=_is_stream(response), may_grow=endpoint.may_grow)
         try:
             for data in response.iter_bytes():
                 yield from reader.feed(data)
@@ -87,7 +87,7 @@ async def answer_async(
 
     async with AsyncExitStack() as stack:
         endpoint, response = await _opened_async(stack, endpoint, request_path(turn), turn, silence_seconds)
-        reader = Answer(stream=_is_stream(response))
+        reader = Answer(stream=_is_stream(response), may_grow=endpoint.may_grow)
         try:
             async for data in response.aiter_bytes():
                 for piece in reader.feed(data):
@@ -194,7 +194,7 @@ def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silen
         except httpx2.HTTPError as error:
             endpoint, renewed = _recovered(endpoint, error, renewed=renewed)
         else:
-            raise refused_response(response.status_code, body, _elsewhere(endpoint, response))
+            raise _refused(endpoint, response, body)
 
 
 async def _opened_async(
@@ -218,7 +218,7 @@ async def _opened_async(
         except httpx2.HTTPError as error:
             endpoint, renewed = await asyncio.to_thread(_recovered, endpoint, error, renewed=renewed)
         else:
-            raise refused_response(response.status_code, body, _elsewhere(endpoint, response))
+            raise _refused(endpoint, response, body)
 
 
 def _recovered(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
@@ -279,9 +279,10 @@ def _is_stream(response: Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
-def _elsewhere(endpoint: Endpoint, response: Response) -> str | None:
-    """The address that was asked, where that is somebody else's server."""
-    return str(response.url) if endpoint.fingerprint is None else None
+def _refused(endpoint: Endpoint, response: Response, body: bytes) -> EngineRefusedError:
+    """The error for a response that is one; of somebody else's server it says the address that was asked."""
+    url = str(response.url) if endpoint.fingerprint is None else None
+    return refused_response(response.status_code, body, url, may_grow=endpoint.may_grow)
 
 
 def _broken(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:

@@ -182,8 +182,9 @@ class Answer:
     each, ended by `[DONE]`. A server that answers in one piece although a stream was asked for is understood too.
     """
 
-    def __init__(self, *, stream: bool) -> None:
-        self._stream = stream
+    def __init__(self, *, stream: bool, may_grow: bool = False) -> None:
+        """`stream` is what the server says it sends; `may_grow` whether a larger context can be asked for."""
+        self._stream, self._may_grow = stream, may_grow
         self._rest = bytearray()
         self._reason: str | None = None
         self._last = _Chunk()  # usage, timings and model as they were said last
@@ -241,7 +242,7 @@ class Answer:
     def _chunk(self, data: bytes) -> Iterator[Piece]:
         chunk = _parsed(_Chunk, data)
         if chunk.error is not None:
-            raise refused(chunk.error)
+            raise refused(chunk.error, may_grow=self._may_grow)
         self._last = _Chunk(
             usage=chunk.usage or self._last.usage,
             timings=chunk.timings or self._last.timings,
@@ -323,8 +324,15 @@ def nonsense(what: str) -> EngineLostError:
     )
 
 
-def refused_response(status: int, data: bytes, url: str | None = None) -> EngineRefusedError:
-    """The error for a response with a status from 300 on; `url` is what a server elsewhere was asked for."""
+def refused_response(status: int, data: bytes, url: str | None = None, *, may_grow: bool = False) -> EngineRefusedError:
+    """The error for a response with a status from 300 on.
+
+    Args:
+        status: it.
+        data: its body.
+        url: what a server elsewhere was asked for.
+        may_grow: whether a larger context can be asked for.
+    """
     try:
         body = json.loads(data)
     except ValueError:
@@ -345,24 +353,24 @@ def refused_response(status: int, data: bytes, url: str | None = None) -> Engine
         )
     else:
         said = said if said is not None else {"message": data.decode("utf-8", "replace")}
-        found = _refused(said, status, ours=url is None)
+        found = _refused(said, status, may_grow=may_grow)
     found.status = status
     return found
 
 
-def refused(error: object, status: int | None = None) -> EngineRefusedError:
+def refused(error: object, status: int | None = None, *, may_grow: bool = False) -> EngineRefusedError:
     """The error for what a server said, in its words where ours don't know better; with its status, or its own code."""
-    found = _refused(error, status, ours=True)
+    found = _refused(error, status, may_grow=may_grow)
     code = error.get("code") if isinstance(error, dict) else None
     found.status = status or (code if isinstance(code, int) else None)
     return found
 
 
-def _refused(error: object, status: int | None, *, ours: bool) -> EngineRefusedError:
+def _refused(error: object, status: int | None, *, may_grow: bool) -> EngineRefusedError:
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
         return EngineRefusedError(
             f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
-            hint="Ask for a larger one with -o context N, or shorten the prompt." if ours else "Shorten the prompt.",
+            hint=("Ask for a larger one with -o context N, or shorten" if may_grow else "Shorten") + " the prompt.",
         )
     words = _words(error)
     return EngineRefusedError(

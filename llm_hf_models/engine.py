@@ -93,6 +93,15 @@ class Endpoint:
     log: Path | None = None  # of our engine: where its last words are
     keeper: Keeper | None = field(default=None, repr=False, compare=False)  # of our engine
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether a larger context can be asked for: it has what was asked for, and its model was made for more."""
+        if self.keeper is None or self.context is None:
+            return False
+        spec = self.keeper.spec
+        most = spec.facts.context_length
+        return most is None or (spec.context or most) <= self.context < most
+
 
 __all__ = ["Endpoint", "EngineSpec", "Keeper", "Notice", "default_threads", "ensure", "running", "stop", "stop_model"]
 Notice = Callable[[str], None]

@@ -93,7 +93,7 @@ class Run:
         response.response_json = self._record(end)
         whole_json = self.schema or self.calls
         if end.reason == "length" and not whole_json and self._asked_for_more(end):
-            more = "" if self.model.endpoint else " Allow more with -o context N."
+            more = " Allow more with -o context N." if self.endpoint.may_grow else ""
             _notice(f"The answer was cut: {self._limit(end)}.{more}")
         for call in self.calls.values():
             arguments = self._parsed(call.arguments or "{}", f"The call of tool {call.name}")
@@ -120,7 +120,7 @@ class Run:
                 raise EngineRefusedError(
                     f"{what} was cut before its JSON was complete",
                     cause=f"It has {self.end.output_tokens} tokens: {self._limit(self.end)}.",
-                    hint="Allow more with -o max_tokens N" + ("." if self.model.endpoint else " or -o context N."),
+                    hint="Allow more with -o max_tokens N" + (" or -o context N." if self.endpoint.may_grow else "."),
                 ) from None
             raise EngineRefusedError(
                 f"{what} is not valid JSON", cause=f"{error}; it begins {text[:_SHOWN_CHARS]!r}"

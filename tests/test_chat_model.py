@@ -201,7 +201,18 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
 def test_an_answer_that_fills_the_context_says_that_it_was_cut() -> None:
     result = run("-m", "endless", "go", "-o", "context", "256")
     assert result.exit_code == 0
-    assert "The answer was cut: the context of 256 tokens is full" in result.stderr
+    assert "The answer was cut: the context of 256 tokens is full. Allow more with -o context N.\n" in result.stderr
+
+
+@pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
+def test_a_larger_context_is_advised_where_the_model_has_one(context: str, may_grow: bool, shelf: Shelf) -> None:
+    shelf.add("hf/tiny/short:F16", ggufs.tiny_chat(shelf.files / "short.gguf", endless=True, context=768))
+    too_long = run("-m", "hf/tiny/short:F16", "word " * 2000, "-o", "context", context)
+    assert f"the context holds {context}\n" in too_long.stderr
+    assert ("-o context N" in too_long.stderr) == may_grow
+    cut = run("-m", "hf/tiny/short:F16", "go", "-o", "context", context)
+    assert f"the context of {context} tokens is full" in cut.stderr
+    assert ("-o context N" in cut.stderr) == may_grow
 
 
 def test_thinking_asked_of_a_model_that_cannot_is_an_error() -> None:
