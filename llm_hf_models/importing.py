@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -161,7 +162,8 @@ def _checked(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ..
     """
     name = files.weights[0].name
     report = check_shards(files.weights, seconds=seconds)
-    refuse_invalid(name, report.findings)
+    everything = f"All that is wrong with it: {shlex.join(['llm', 'hf', 'check', str(files.weights[0])])}"
+    refuse_invalid(name, report.findings, everything)
     facts = report.header.facts if report.header else ModelFacts()
     if facts.kind == "mmproj":
         raise BadInputError(
@@ -170,7 +172,7 @@ def _checked(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ..
     findings = [*report.findings]
     if files.projector is not None:
         projector = check_shards([files.projector], seconds=seconds)
-        refuse_invalid(files.projector.name, projector.findings)
+        refuse_invalid(files.projector.name, projector.findings, "--no-mmproj imports the model without it.")
         if projector.header is None or projector.header.facts.kind != "mmproj":
             raise BadInputError(f"{files.projector.name} is no projector", hint="Projectors are often called mmproj-….")
         facts = replace(facts, modalities=projector.header.facts.modalities)

@@ -36,6 +36,9 @@ from llm_hf_models.validate import Finding
 GENERATION_CONFIG = "generation_config.json"
 
 
+_IN_A_PULL = "--allow-invalid keeps the file all the same, unregistered."
+
+
 @dataclass(frozen=True)
 class PullOptions:
     """What a person may ask of a pull. `connections` and `limit_rate` (bytes per second) None are the settings'."""
@@ -282,8 +285,9 @@ def _with_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails
     try:
         preview = search.preview_of(context, hub, repo, details, variant)
         facts, findings = preview.facts, preview.findings
-    except InvalidGgufError:  # it has no header that can be read
+    except InvalidGgufError as error:  # it has no header that can be read
         if not plan.options.allow_invalid:
+            error.hint = _IN_A_PULL
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
@@ -317,8 +321,8 @@ def _with_sampling(
         return said  # a recommendation that can't be read is none
 
 
-def refuse_invalid(what: str, findings: Sequence[Finding]) -> None:
-    """Raises InvalidGgufError with the first errors among findings, where there are any."""
+def refuse_invalid(what: str, findings: Sequence[Finding], hint: str = _IN_A_PULL) -> None:
+    """Raises InvalidGgufError with the first errors among findings, and what to do, where there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         lines = [f"{finding.code}: {finding.message}" for finding in errors[:5]]
@@ -326,7 +330,7 @@ def refuse_invalid(what: str, findings: Sequence[Finding]) -> None:
             f"{what} breaks the rules of the GGUF format",
             code=errors[0].code,
             cause="\n".join(lines),
-            hint="Nothing was registered. --allow-invalid keeps the file all the same, unregistered.",
+            hint=f"Nothing was registered. {hint}",
         )
 
 

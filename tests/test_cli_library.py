@@ -67,8 +67,18 @@ def test_a_copied_import_outlives_its_file(tmp_path: Path) -> None:
 def test_what_is_no_gguf_is_refused_and_not_registered(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    assert run("import", path, code=1).stderr.startswith("Error: ")
+    said = run("import", path, code=1).stderr
+    assert said.startswith("Error: ")
+    assert "--allow-invalid" not in said
+    assert f"llm hf check {path}" in said
     assert json_of("list") == []
+
+
+def test_a_projector_that_breaks_the_rules_may_be_left(tmp_path: Path) -> None:
+    path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
+    (tmp_path / "mmproj-F16.gguf").write_bytes(b"GGUF")
+    assert "--no-mmproj imports the model without it" in run("import", path, code=1).stderr
+    run("import", path, "--no-mmproj")
 
 
 def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:

@@ -133,6 +133,16 @@ async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
         await call(client, "organise", name=f"{REPO}:Q8_0", add=["v1.5"])
 
 
+@in_a_loop
+async def test_a_file_that_is_no_gguf_is_refused_without_advice_that_no_tool_can_follow(hub: HubServer) -> None:
+    hub.add_repo("owner/odd-GGUF", {Q8: b"<!doctype html>"})
+    async with stdio_host() as client:
+        words = await refusal(client, "download_model", ref="owner/odd-GGUF")
+    assert "This is not a GGUF file" in words
+    assert "--" not in words
+    assert "Next: choose another quantization or repo" in words
+
+
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
 async def test_a_download_goes_on_when_the_host_has_closed(era: Era, hub: HubServer) -> None:

@@ -23,6 +23,7 @@ from llm_hf_models.errors import (
     ConsentError,
     GatedRepoError,
     HfModelsError,
+    InvalidGgufError,
     PolicyError,
     RepoNotFoundError,
     TokenInvalidError,
@@ -50,6 +51,11 @@ _TOOL_FOR = {
     "rm": "delete_model",
     "alias": "organise",
     "status": "status",
+}
+# What an agent does instead of what the hint says.
+_NEXT_STEP = {
+    RepoNotFoundError: "search_models finds its exact name; if it is private, ask the person to run `llm hf login`.",
+    InvalidGgufError: "choose another quantization or repo; nothing here mends such a file.",
 }
 _COMMAND = re.compile(r"`?\bllm hf ([a-z]+)\b((?: [^`\s;,]*[^`\s.;,])*)`?")
 
@@ -87,8 +93,8 @@ def _next_step(error: HfModelsError) -> str | None:
         return f"Next: {command if command != hint else f'ask the person to mend it. {hint}'}. {NO_TOKENS}"
     if isinstance(error, GatedRepoError):
         return f"Next: a person must accept the licence first. {error.hint or ''}"
-    if isinstance(error, RepoNotFoundError):
-        return "Next: search_models finds its exact name; if it is private, ask the person to run `llm hf login`."
+    if known := next((step for kind, step in _NEXT_STEP.items() if isinstance(error, kind)), None):
+        return f"Next: {known}"
     if isinstance(error, ConsentError):
         return error.hint
     if isinstance(error, PolicyError):
