@@ -18,6 +18,9 @@ from llm_hf_models.cli_common import (
 )
 
 NAME = LocalName()
+NO_MODEL = "No model is here yet. Find one: llm hf search QUERY; fetch it: llm hf pull owner/name"
+NO_ALIAS = "No model has an alias. Give one: llm hf alias NAME ALIAS"
+NO_FILES = "There is nothing to verify: no model has files on this machine."
 
 
 @click.command("list", epilog=examples("llm hf list", "llm hf list --json"))
@@ -35,7 +38,7 @@ def list_(as_json: bool) -> None:
         if repairs := views_local.repairs(models):
             output.note(repairs)
     else:
-        output.note("No model is here yet. Find one: llm hf search QUERY; fetch it: llm hf pull owner/name")
+        output.note(NO_MODEL)
 
 
 @click.command(epilog=examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
@@ -88,8 +91,10 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
     models = [library.show(name)] if name else [] if removed else library.list()
     if as_json:
         output.print_json({alias: model.model_id for model in models for alias in model.aliases})
-    elif models:
+    elif any(model.aliases for model in models):
         output.emit(views_local.aliases(models, output.width()))
+    elif not removed:
+        output.note(NO_ALIAS if models else NO_MODEL)
 
 
 @click.command(epilog=examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
@@ -117,6 +122,8 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
             output.emit(views_local.verification(done[-1]))
     if as_json:
         output.print_json(done if everything else done[0])
+    elif not done and not quiet:
+        output.note(NO_FILES)
     ctx.exit(0 if all(each.matches for each in done) else 1)
 
 

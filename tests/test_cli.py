@@ -249,7 +249,14 @@ def test_an_empty_library_says_how_to_begin() -> None:
     assert "No download is under way." in run(hf, ["downloads"]).stderr
     assert run(hf, ["downloads", "--json"]).stdout == "[]\n"
     assert run(hf, ["pause", "--all"]).stderr == "There is no download to pause.\n"
-    assert run(hf, ["verify", "--all"]).exit_code == 0
+    verified = run(hf, ["verify", "--all"])
+    assert (verified.exit_code, verified.stdout) == (0, "")
+    assert "There is nothing to verify" in verified.stderr
+    assert run(hf, ["verify", "--all", "-q"]).stderr == ""
+    assert run(hf, ["verify", "--all", "--json"]).stdout == "[]\n"
+    assert run(hf, ["alias"]).stdout == ""
+    assert "llm hf pull owner/name" in run(hf, ["alias"]).stderr
+    assert run(hf, ["alias", "--json"]).stdout == "{}\n"
 
 
 def test_a_download_that_is_not_there_says_so() -> None:

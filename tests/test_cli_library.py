@@ -146,6 +146,13 @@ def test_what_is_mistyped_gets_the_nearest_name_there_is(words: list[str], code:
     assert f"Did you mean {meant!r}?" in run(*words, code=code).stderr
 
 
+@pytest.mark.usefixtures("gguf")
+def test_models_without_an_alias_are_said_to_have_none() -> None:
+    run("alias", *(word for alias in json_of("alias") for word in ("--remove", alias)))
+    assert run("alias").stdout == ""
+    assert "llm hf alias NAME ALIAS" in run("alias").stderr
+
+
 def test_an_alias_of_another_model_is_not_taken(gguf: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "other.Q4_0.gguf"), "-a", "seal", "-q")
     assert gguf.is_file()
