@@ -10,6 +10,11 @@ import click
 from llm_hf_models import host_config, output
 from llm_hf_models.cli_common import confirm, examples
 
+WITHHELD = (
+    f"{host_config.ENDPOINT} has a user or a password in it, which is left out: files of hosts are read and shared. "
+    "Where that server wants it, give it to the host's own environment."
+)
+
 
 @click.command(
     epilog=examples(
@@ -30,6 +35,8 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
     `llm hf settings agent_...`, or by options for the server after `--`.
     """
     host_config.check(flags)
+    if host_config.withholds_password():
+        output.note(WITHHELD)
     chosen = host_config.hosts()[host]
     if install:
         _install(host_config.change(chosen, flags), chosen.title, yes=yes)

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.text import without_user
 
 NAME = "hf-models"
 COMMAND = "llm-hf-mcp"
-# Hosts start servers without a shell's environment: what says where models are goes along. Never a token.
-KEPT_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE")
+# Hosts start servers without a shell's environment: what says where models are goes along. Never a token or a password.
+ENDPOINT = "HF_ENDPOINT"
+KEPT_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", ENDPOINT, "HF_HUB_OFFLINE")
 KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
 MAX_CONFIG_BYTES = 10_000_000
 CHECK_SECONDS = 60
@@ -118,9 +120,16 @@ def entry(host: Host, flags: Sequence[str] = ()) -> Json:
     """How that host starts the server: by its full path, since a host's PATH is not the shell's."""
     command = _command()
     variables = {name: os.environ[name] for name in KEPT_VARIABLES if os.environ.get(name)}
+    variables |= {ENDPOINT: without_user(variables[ENDPOINT])} if ENDPOINT in variables else {}
     made: Json = {"type": "stdio"} if host.says_type else {}
     made |= {"command": command[0], "args": [*command[1:], *flags]}
     return {**made, "env": variables} if variables else made
+
+
+def withholds_password() -> bool:
+    """Whether the address of the Hub has a user or a password in it: an entry has it without."""
+    address = os.environ.get(ENDPOINT, "")
+    return without_user(address) != address
 
 
 def snippet(host: Host, flags: Sequence[str] = ()) -> Json:

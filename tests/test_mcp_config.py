@@ -80,6 +80,21 @@ def test_the_token_is_never_written_but_the_library_s_place_is(monkeypatch: pyte
     assert json.loads(printed)["mcpServers"]["hf-models"]["env"]["LLM_USER_PATH"] == str(home.llm)
 
 
+def test_a_password_in_the_hubs_address_is_left_out_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/hub")
+    assert "left out" not in run().stderr
+    monkeypatch.setenv("HF_ENDPOINT", "https://seal:s3cret@mirror.example/hub")
+    printed, installed = run(), run("cursor", "--install", "-y")
+    written = (home.root / ".cursor/mcp.json").read_text("utf-8")
+    for text, said in ((printed.stdout, printed.stderr), (written, installed.stderr)):
+        env = json.loads(text)["mcpServers"]["hf-models"]["env"]
+        assert env["HF_ENDPOINT"] == "https://mirror.example/hub"
+        assert "s3cret" not in text + said
+        assert "HF_ENDPOINT has a user or a password in it, which is left out" in said
+
+
 @pytest.mark.parametrize("host", [key for key in host_config.KEYS if key != "json"])
 def test_installing_keeps_all_that_was_there(host: str) -> None:
     path = host_config.hosts()[host].path
