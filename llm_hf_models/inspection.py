@@ -21,10 +21,12 @@ from llm_hf_models.paths import from_home
 from llm_hf_models.records import LocalModel
 from llm_hf_models.refs import ModelRef, RepoFile
 from llm_hf_models.shards import no_file, shards_beside
+from llm_hf_models.template_audit import audit
 from llm_hf_models.text import clean_text
 from llm_hf_models.validate import Finding, Report, check_header, check_shards
 
 MAX_VALUE_CHARS = 2000
+OWN_TEMPLATE = "llm hf set template"  # where a finding about it is
 MAX_TEMPLATE_CHARS = 200_000
 
 
@@ -75,6 +77,7 @@ class CheckReport:
     warnings: int
     findings: tuple[Finding, ...]
     complete: bool  # False where only the header could be seen
+    own_template: bool = False  # prompts use a chat template of the person's own, whose findings are among these
 
 
 _INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
@@ -202,7 +205,10 @@ def check(context: Context, text: str) -> CheckReport:
         details, hub, path = _remote_file(context, source.ref)
         header, _ = search.header_of(context, hub, source.ref.repo, details, path)
         report, complete = check_header(header, file_bytes=details.file(RepoFile(path)).size), False
-    return report_of(source.name, report, complete=complete)
+    own = source.model.own_template if source.model else None
+    if own is not None:
+        report = replace(report, findings=(*report.findings, *audit(own, OWN_TEMPLATE)))
+    return replace(report_of(source.name, report, complete=complete), own_template=own is not None)
 
 
 def report_of(name: str, report: Report, *, complete: bool) -> CheckReport:

@@ -74,7 +74,7 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         facts=model.facts,
         files=model.files,
         options=model.own_options,
-        checks=model.checks,
+        checks=tuple(_doubted(check, model) for check in model.checks),
         added=model.added,
         last_used=model.last_used,
         hub=model.hub,
@@ -86,6 +86,14 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         health=health,
         fix=fix_for(model) if state in ("missing", "changed", "unverified") else None,
     )
+
+
+def _doubted(check: Check, model: LocalModel) -> Check:
+    """A fact, with a doubt where what prompts load is no longer what was tested."""
+    if check.kind != "load_test" or check.detail.get("template") == model.template_digest:
+        return check
+    doubt = f"with another chat template than prompts use now: llm hf test {model.model_id}"
+    return replace(check, detail={**check.detail, "doubt": check.detail.get("doubt") or doubt})
 
 
 def _sends_key_in_the_clear(model: LocalModel) -> bool:

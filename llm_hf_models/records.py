@@ -96,6 +96,18 @@ class LocalModel:
         of_endpoint = (ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME)
         return {key: value for key, value in self.options.items() if key not in of_endpoint}
 
+    @property
+    def own_template(self) -> str | None:
+        """The chat template that a person has set in place of the header's."""
+        return self.options.get("template")
+
+    @property
+    def template_digest(self) -> str | None:
+        """What tells that template from another one (sha256); None where the header's holds."""
+        import hashlib  # late: hooks, which need none, read models too
+
+        return hashlib.sha256(self.own_template.encode()).hexdigest() if self.own_template else None
+
     def check(self, kind: CheckKind) -> Check | None:
         """The newest fact of one kind."""
         return next((check for check in self.checks if check.kind == kind), None)

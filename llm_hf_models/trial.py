@@ -11,7 +11,6 @@ from llm_hf_models.errors import UnknownModelError
 from llm_hf_models.gguf_facts import with_template
 from llm_hf_models.inspection import resolve
 from llm_hf_models.load_test import LoadResult
-from llm_hf_models.model_engine import TEMPLATE
 from llm_hf_models.records import Check, LocalModel
 from llm_hf_models.validate import check_shards
 
@@ -49,12 +48,13 @@ def run(context: Context, text: str) -> TrialReport:
     if header is None:
         result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
     else:
-        template = source.model.options.get(TEMPLATE) if source.model else None
+        template = source.model.own_template if source.model else None
         facts = with_template(header.facts, template)
         result = load_test.run(source.paths, facts, template=template, sandbox=context.settings().sandbox)
     doubt = _doubt(source.model) if source.model else None
     if source.model:
-        detail = {name: value for name, value in asdict(result).items() if name != "verdict"} | {"doubt": doubt}
+        detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
+        detail |= {"doubt": doubt, "template": source.model.template_digest}
         with context.db() as db:
             db.add_check(source.model.model_id, Check("load_test", result.verdict, time.time(), detail))
     return TrialReport(source.name, result, recorded=source.model is not None, ran=header is not None, doubt=doubt)

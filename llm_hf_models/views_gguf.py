@@ -74,7 +74,9 @@ def check(report: CheckReport, limit: int | None) -> str:
     rows = [[one.severity, one.code, one.where or "", one.message, one.why or ""] for one in report.findings]
     seen = "" if report.complete else " Only the header was seen: the file is still on the Hub."
     count = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
-    summary = fields([("File", report.source), ("Found", f"{count}.{seen}")], limit=limit)
+    own = "your own (llm hf set), which was checked too; the file's is not used" if report.own_template else None
+    told = [("File", report.source), ("Chat template", own), ("Found", f"{count}.{seen}")]
+    summary = fields(told, limit=limit)
     return f"{table(columns, rows, limit=limit)}\n\n{summary}" if rows else summary
 
 

@@ -152,6 +152,8 @@ def _check(check: Check) -> str:
     findings = [f"\n{finding['severity']}: {finding['message']}" for finding in detail.get("findings", ())]
     files = detail.get("files", ()) if check.kind == "scan" else ()
     findings += [f"\n{line}" for line in wording.scans(files)]
+    if detail.get("doubt"):
+        findings.append(f"\n{detail['doubt']}")
     if detail.get("unsafe"):
         findings.append(f"\npulled all the same (--allow-unsafe): {', '.join(detail['unsafe'])}")
     return f"{check.result}{source}, {wording.date(check.at)}" + "".join(findings)

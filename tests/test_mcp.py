@@ -143,6 +143,17 @@ async def test_a_file_that_is_no_gguf_is_refused_without_advice_that_no_tool_can
     assert "Next: choose another quantization or repo" in words
 
 
+@in_a_loop
+async def test_a_load_test_with_another_chat_template_is_told_with_its_doubt(tmp_path: Path) -> None:
+    library = Library()
+    library.import_file(tiny_chat(tmp_path / Q8), aliases=["tiny"])
+    library.test("tiny")
+    library.set_options("tiny", {"template": "{{ messages[0].content }}"})
+    async with stdio_host() as client:
+        told = text_of(await client.call_tool("list_models", {"name": "tiny"}))
+    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in told
+
+
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
 async def test_a_download_goes_on_when_the_host_has_closed(era: Era, hub: HubServer) -> None:

@@ -176,6 +176,23 @@ def test_a_chat_template_of_ones_own_is_what_the_engine_uses(tmp_path: Path) -> 
     assert logged()["input_tokens"] == before
 
 
+def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text(SHOUTING + "{# \u200b #}")
+    hf("test", "tiny")
+    assert "another chat template" not in hf("show", "tiny").stdout
+    hf("set", "tiny", "template", str(tmp_path / "own.jinja"))
+    assert "with another chat template than prompts use now: llm hf test hf/tiny/chat:F16" in hf("show", "tiny").stdout
+    checked = hf("check", "tiny").stdout
+    assert re.search(r"^warning +template-invisible-characters +llm hf set template ", checked, re.MULTILINE)
+    assert "your own (llm hf set), which was checked too; the file's is not used" in checked
+    hf("test", "tiny")
+    assert "another chat template" not in hf("show", "tiny").stdout
+    hf("set", "tiny", "--unset", "template")
+    assert "another chat template" in hf("show", "tiny").stdout
+    assert "invisible" not in hf("check", "tiny").stdout
+    assert "your own" not in hf("check", "tiny").stdout
+
+
 def test_a_base_model_with_a_template_is_one_to_talk_to(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
     hf("set", "base", "template", str(tmp_path / "shout.jinja"))

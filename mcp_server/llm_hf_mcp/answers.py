@@ -48,6 +48,7 @@ _TOOL_FOR = {
     "list": "list_models",
     "show": "list_models",
     "verify": "verify_model",
+    "test": "verify_model",
     "rm": "delete_model",
     "alias": "organise",
     "status": "status",

@@ -252,7 +252,8 @@ def _facts(found: LocalModelView) -> list[str]:
     """The newest fact of each kind, with its day."""
     newest = {check.kind: check for check in sorted(found.checks, key=lambda check: check.at)}
     return [
-        f"{check.kind.replace('_', ' ')}: {check.result} ({time.strftime('%Y-%m-%d', time.localtime(check.at))})"
+        f"{check.kind.replace('_', ' ')}: {check.result} ({time.strftime('%Y-%m-%d', time.localtime(check.at))}"
+        + (f", {as_tools(check.detail['doubt'])})" if check.detail.get("doubt") else ")")
         for check in newest.values()
     ]
 
