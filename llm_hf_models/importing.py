@@ -405,7 +405,9 @@ def _better_known(there: LocalModel, found: LocalModel) -> LocalModel:
     """The entry that is there, with the origin that it lacked and that was proven now."""
     if there.commit is not None or found.commit is None:
         return there
-    return replace(there, commit=found.commit, hub=found.hub, checks=(*found.checks, *there.checks))
+    # Not its own facts: those are of the chat template that a person may have set.
+    checks = (*found.checks, *there.checks)
+    return replace(there, commit=found.commit, hub=found.hub, facts=found.facts, checks=checks)
 
 
 def _model(db: LibraryDB, model_id: str) -> LocalModel | None:

@@ -21,7 +21,7 @@ from llm_hf_models.cli import hf
 from llm_hf_models.errors import NotFoundError
 from llm_hf_models.settings import library_path
 from tests.conftest import Home
-from tests.ggufs import ANSWER, tiny_chat, tiny_mmproj, tiny_split
+from tests.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
 from tests.hub_server import FlipBit, HubServer, Page, Request, Reset, Stall, Status, hub_in_force
 
 REPO = "owner/tiny-GGUF"
@@ -298,6 +298,23 @@ def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files
     assert done.stdout == "hf/owner/mine-GGUF:Q4_K_M\n"
     path = tiny_chat(tmp_path / "other.Q8_0.gguf")
     assert "other.Q8_0.gguf is Q8_0." in run("import", path, "--repo", "owner/other-GGUF:Q4_K_M", code=1).stderr
+
+
+def test_a_model_whose_origin_is_proven_later_keeps_its_own_facts_under_a_persons_template(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_base(tmp_path / "base.F16.gguf")
+    hub.add_repo("owner/base-GGUF", {"base.F16.gguf": path})
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run("import", path, "--repo", "owner/base-GGUF", "--copy", "-a", "base", "-q")
+    run("set", "base", "template", tmp_path / "own.jinja")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    run("import", path, "--repo", "owner/base-GGUF", "--copy", "-q")
+    run("set", "base", "--unset", "template")
+    shown = json_of("show", "base")
+    assert shown["commit"]
+    assert (shown["kind"], shown["facts"]["chat_template"]) == ("base", False)
 
 
 def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path: Path) -> None:
