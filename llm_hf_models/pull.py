@@ -268,7 +268,7 @@ def _prove(
         refuse_invalid(plan.ref, report.findings)
     projector = check_shards([by_path[plan.mmproj].location], seconds=seconds) if plan.mmproj else None
     if projector is not None and projector.errors:
-        refuse_invalid(str(plan.mmproj), projector.findings)
+        refuse_invalid(str(plan.mmproj), projector.findings, "--no-mmproj fetches the model without it.")
     facts = report.header.facts if report.header else ModelFacts()
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)

@@ -526,6 +526,14 @@ def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_pat
     assert json_of("verify", "see")["matches"]
 
 
+def test_a_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
+    files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
+    hub.add_repo("owner/see-GGUF", files)
+    assert "--no-mmproj fetches the model without it" in run("pull", "owner/see-GGUF", code=1).stderr
+    assert json_of("list") == []
+    assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
+
+
 def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
     assert len(json_of("import", shards[1], "-q")["model"]["files"]) == 3
