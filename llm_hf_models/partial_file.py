@@ -101,6 +101,8 @@ class Digest:
 
     def have(self, start: int, end: int, chunk: bytearray | None = None) -> bool:
         """Bytes are in the file now. Returns whether `chunk`, which begins with them, now belongs to the digest."""
+        if start == end:  # another connection took all of them over
+            return False
         with self._change:
             if chunk is not None:
                 self._change.wait_for(lambda: self._ended or start != self._taken or len(self._queue) < MAX_QUEUED)

@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models import fetching
+from llm_hf_models import fetching, segments
 from llm_hf_models import journal as journals
 from llm_hf_models.errors import (
     AccessError,
@@ -585,6 +586,40 @@ def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
         assert partial.read_bytes() == server.content
         assert server.most_at_once > 4
         assert time.monotonic() - began < 6  # one connection would take twelve seconds
+
+
+class LateServer(StorageServer):
+    """Its first answer trickles until there is a second one, which begins once the first one's connection is left."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.asked_again, self.left = threading.Event(), threading.Event()
+
+    def _send(self, connection: socket.socket, body: memoryview) -> None:
+        if len(self.requests) > 1:
+            self.asked_again.set()
+            assert self.left.wait(20)
+            super()._send(connection, body)
+            return
+        done = len(body) // 8
+        super()._send(connection, body[:done])
+        while not self.asked_again.wait(0.02):  # the wire is this slow
+            super()._send(connection, body[done : done + 1000])
+            done += 1000
+        super()._send(connection, body[done : done + 1000])
+        connection.recv(1)
+        self.left.set()
+
+
+def test_bytes_that_come_after_another_connection_took_them_over_are_no_harm(
+    partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
+    with LateServer(made_content(MB)) as server:
+        events = pull(server, partial, limits=TransferLimits(connections=2))
+        assert partial.read_bytes() == server.content
+        assert "retrying" not in {event.kind for event in events}
+        assert server.sent < 1.1 * MB, "what is right is not fetched again"
 
 
 def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_after_them(partial: Path) -> None:
