@@ -81,13 +81,13 @@ class Fetching:
 
     @property
     def finished(self) -> bool:
-        """Whether all bytes are there, or an error ended it."""
-        return self.error is not None or (not self._connections and self._segments.finished)
+        """Whether all bytes are there, or an error ended it; a connection may still wait for what others brought."""
+        return self.error is not None or self.done >= self._size
 
     @property
     def held(self) -> bool:
         """Whether it has no connection, and may have none as long as others run."""
-        return not self._connections and not self._share()
+        return not self.finished and not self._connections and not self._share()
 
     def look_after(self) -> None:
         """Adds connections where more pay off. Called many times a second."""
@@ -98,7 +98,8 @@ class Fetching:
             return
         if self._segments.takeable:  # else new ones would come and go, and the next ones after them
             self._width.look(now, self.done, receiving, cpu=time.process_time(), limit=self._pace.rate())
-            for _ in range(running, 1 if self._whole else self._most()):
+            most = self._most()
+            for _ in range(running, min(1, most) if self._whole else most):
                 self._spawn()
 
     def end(self, *, sync: bool) -> None:
@@ -175,6 +176,10 @@ class Fetching:
             if own not in self._leaving and len(self._connections) - len(self._leaving) > most:
                 self._leaving.add(own)
             return own in self._leaving
+
+    def _is_wanted_by_others(self) -> bool:
+        """Whether this connection is to leave now, midway: a stream that can't be continued would lose all."""
+        return not self._whole and self._one_too_many(self._share())
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -261,7 +266,7 @@ class Fetching:
         recorded_at = time.monotonic()
         try:
             while count := min(self._segments.left(segment), self._pace.step(len(buffer))):
-                if self._halt.is_set() or self._one_too_many(self._share()):
+                if self._halt.is_set() or self._is_wanted_by_others():
                     return
                 count = reply.read_into(memoryview(buffer)[:count])
                 if not count:

@@ -256,6 +256,7 @@ class _Transfer:
     def _watch(self, fetching: Fetching) -> None:
         """Lets the connections work until all is there, and reports."""
         fetching.start()
+        held_at: float | None = None
         try:
             while not fetching.finished:
                 fetching.changed.wait(LOOK_SECONDS)
@@ -264,8 +265,7 @@ class _Transfer:
                     raise OwnershipLostError
                 self._check_stop()
                 fetching.look_after()
-                if fetching.held:
-                    self._tell("waiting", "other downloads have all connections")
+                held_at = self._looked_whether_held(held_at, held=fetching.held)
                 self._done = fetching.done
                 self._tell("progress")
         finally:
@@ -273,6 +273,23 @@ class _Transfer:
             self._done = fetching.done
         if fetching.error is not None:
             raise fetching.error
+
+    def _looked_whether_held(self, before: float | None, *, held: bool) -> float | None:
+        """Says once that it waits for other downloads, which is no waiting for the network.
+
+        Args:
+            before: when it was seen last that they have all connections; None where they had not.
+            held: whether they have now.
+
+        Returns:
+            `before` for the next look.
+        """
+        now = time.monotonic()
+        if before is not None:
+            self._weather.not_tried(now - before)
+        elif held:
+            self._tell("waiting", "other downloads have all connections")
+        return now if held else None
 
     def _hashed(self, digest: Digest, file: PartialFile) -> str:
         if not digest.wait(0):

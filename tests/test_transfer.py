@@ -640,6 +640,55 @@ def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_
         assert server.sent < 1.5 * len(server.content), "what the others had begun is not fetched whole again"
 
 
+def test_a_stream_that_cant_be_continued_is_not_cut_for_other_downloads(partial: Path) -> None:
+    share = [1]
+
+    def watch(event: Event) -> None:
+        if event.done > 2 * MB:
+            share[0] = 0
+        if event.kind == "waiting":
+            share[0] = 1
+
+    limits = TransferLimits(connections=4, connections_now=lambda: share[0])
+    with StorageServer(made_content(6 * MB), ranges=False, rate=8 * MB) as server:
+        events = pull(server, partial, limits=limits, progress=watch)
+        assert partial.read_bytes() == server.content
+        assert share == [0]
+        assert not {"retrying", "waiting"} & {event.kind for event in events}
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+def test_a_wait_for_other_downloads_is_said_once_and_is_no_wait_for_the_network(partial: Path, ranges: bool) -> None:
+    share = [0 if ranges else 1]
+    events: list[tuple[float, str]] = []
+
+    def watch(event: Event) -> None:
+        events.append((time.monotonic(), event.kind))
+        if [kind for _, kind in events].count("started") == 2:  # over, without ranges
+            share[0] = 0
+        held = [at for at, kind in events if kind == "waiting"]
+        if held and events[-1][0] - held[0] > 2 * limits.network_wait_seconds:
+            share[0] = 1
+
+    limits = TransferLimits(4, lambda: share[0], network_wait_seconds=0.4, retry_seconds=0.02)
+    with StorageServer(made_content(MB), ranges=ranges) as server:
+        server.faults += [Fault(refuse=True)] if ranges else [Fault(), Fault(refuse=True)]
+        pull(server, partial, limits=limits, progress=watch)
+        assert partial.read_bytes() == server.content
+        assert [kind for _, kind in events if kind in ("waiting", "retrying")] == ["waiting", "retrying"]
+
+
+def test_a_whole_file_does_not_wait_for_a_connection_that_never_brought_anything(
+    partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
+    with StorageServer(made_content(5 * MB), rate=4 * MB) as server:
+        server.faults += [Fault(), Fault(silent=True)]
+        events = pull(server, partial, limits=TransferLimits(connections=2, stall_seconds=15))
+        assert partial.read_bytes() == server.content
+        assert "stalled" not in {event.kind for event in events}
+
+
 @pytest.mark.parametrize("status", [403, 429], ids=["like an expired link", "too many"])
 def test_more_connections_than_a_server_takes_are_given_up(partial: Path, status: int) -> None:
     with StorageServer(made_content(16 * MB), rate=2 * MB, most=2, beyond=status) as server:
