@@ -50,7 +50,9 @@ HEAD_BUFFER_BYTES = 1 << 17
 FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the first that is set counts
 _REDIRECTS = (301, 302, 303, 307, 308)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+# No more digits than any size has: int() raises for thousands of them.
+_LENGTH = re.compile(r"[0-9]{1,19}")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 
 
@@ -77,6 +79,18 @@ class Origin:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise HubUnavailableError("The Hub gave a link that is not a web address", cause=clean_text(url, 80))
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
+
+
+def followed(url: str, target: str) -> str:
+    """Where the Location of an answer from `url` leads.
+
+    Raises:
+        NetworkError: to no http or https address.
+    """
+    with contextlib.suppress(ValueError):
+        target = urljoin(url, target)
+    Origin.of(target)
+    return target
 
 
 def host_of(url: str) -> str:
@@ -160,8 +174,8 @@ class Reply:
     @property
     def length(self) -> int | None:
         """How long the body was said to be, in bytes."""
-        text = self.header("Content-Length")
-        return int(text) if text and text.isascii() and text.isdigit() else None
+        text = self.header("Content-Length") or ""
+        return int(text) if _LENGTH.fullmatch(text) else None
 
     @property
     def content_range(self) -> tuple[int, int, int | None] | None:
@@ -274,7 +288,7 @@ class RangeConnection:
             if reply.status not in _REDIRECTS or not target:
                 return reply
             self.close()
-            url = urljoin(url, target)
+            url = followed(url, target)
             if here.scheme == "https" and Origin.of(url).scheme != "https":
                 raise TlsError(f"{here.host} redirects to an address without encryption")
         raise HubUnavailableError(f"{host_of(url)} redirects without end")

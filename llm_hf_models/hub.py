@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from llm_hf_models import cached_files
 from llm_hf_models.cached_files import CachedFile
@@ -195,6 +195,7 @@ class Hub:
             FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
         """
         from llm_hf_models import hub_replies
+        from llm_hf_models.http_ranges import followed
 
         asked = self._asked(repo, commit, file)
         url = home = self._resolve_url(repo, file, commit)
@@ -207,7 +208,7 @@ class Hub:
             )
             if not answer.has_redirect_location:
                 return hub_replies.location(asked, url, headers, told, answer.headers)
-            url = urljoin(url, answer.headers["Location"])
+            url = followed(url, answer.headers["Location"])
             if not same_origin(url, home) and "x-linked-etag" in told:
                 return hub_replies.location(asked, url, self._headers(with_token=False), told, {})
         raise HubUnavailableError(f"{asked.host} redirects without end")

@@ -134,9 +134,12 @@ class Source:
 
     def _check_whole_size(self, reply: Reply) -> None:
         """A page that asks for a login, or for patience, says nothing about the file; neither does a packed one."""
-        if reply.length not in (None, self._expected.size) or _encoded(reply):
-            what = f"{reply.length} bytes instead of the {self._expected.size} of {self._expected.name}"
-            raise HubUnavailableError(f"{host_of(reply.url)} sent something else", cause=f"It has {what}.")
+        what = f"{reply.length} bytes instead of the {self._expected.size} of {self._expected.name}"
+        if reply.length is None and (reply.header("Content-Type") or "").lower().startswith("text/html"):
+            what = "the form of a web page"  # which would count as a whole file, for which all that came is given up
+        elif reply.length in (None, self._expected.size) and not _encoded(reply):
+            return
+        raise HubUnavailableError(f"{host_of(reply.url)} sent something else", cause=f"It has {what}.")
 
     def _remember(self, etag: str | None) -> None:
         if etag is None or etag.startswith("W/"):

@@ -23,7 +23,7 @@ from llm_hf_models.transfer_terms import EventKind, TransferLimits
 from llm_hf_models.units import format_duration
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
-_RATE_LIMIT = re.compile(r";\s*r\s*=\s*([0-9]+)\s*;\s*t\s*=\s*([0-9]+)")
+_RATE_LIMIT = re.compile(r";\s*r\s*=\s*([0-9]{1,9})\s*;\s*t\s*=\s*([0-9]{1,9})(?![0-9])")
 MAX_PAUSE_SECONDS = 60.0
 MAX_REFUSALS = 8  # answers such as 500, one after the other, without a byte in between
 

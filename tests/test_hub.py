@@ -234,6 +234,13 @@ def test_the_token_goes_to_the_hubs_host_and_nowhere_else(server: HubServer) -> 
         assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in server.requests)
 
 
+@pytest.mark.parametrize("target", ["http://[::1/", "http://127.0.0.1:99999/", "ftp://127.0.0.1/"])
+def test_a_redirect_to_no_web_address_is_the_hubs_error(server: HubServer, target: str) -> None:
+    server.fault(Status(302, {"Location": target}), on="/resolve/", times=None)
+    with pytest.raises(HubUnavailableError):
+        ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
+
+
 def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
     server: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -280,11 +280,18 @@ def test_one_server_of_many_that_ignores_ranges_is_no_reason_to_start_over(parti
         assert [request.range and request.range[0] > 0 for request in server.requests] == [False, True, True]
 
 
+CHUNKED_PAGE = Fault(
+    raw=b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"14\r\n<!doctype html><p>Hi\r\n0\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("page", [Fault(status=200), CHUNKED_PAGE], ids=["of another length", "of no told length"])
 @pytest.mark.parametrize("etag", ['"storage-1"', 'W/"weak"'])
-def test_a_page_that_is_not_the_file_is_weather(partial: Path, etag: str) -> None:
+def test_a_page_that_is_not_the_file_is_weather(partial: Path, etag: str, page: Fault) -> None:
     """What a network that wants a login first answers to everything."""
     with StorageServer(made_content(6 * MB), etag=etag) as server:
-        server.faults.extend([Fault(after=3 * MB), Fault(status=200), Fault(status=200)])
+        server.faults.extend([Fault(after=3 * MB), page, page])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
         assert partial.read_bytes() == server.content
         assert all(request.range and request.range[0] > 0 for request in server.requests[1:])
@@ -319,6 +326,10 @@ WEATHER = {
     "a 200 to a range": Fault(ignore_range=True),
     "a lying Content-Range": Fault(shift=5),
     "a flipped bit": Fault(flip=4000),
+    "a redirect to nowhere": Fault(status=302, headers=(("Location", "http://[::1/"),)),
+    "a length of endless digits": Fault(raw=f"HTTP/1.1 200 X\r\nContent-Length: {'9' * 5000}\r\n\r\n".encode()),
+    "a range of endless digits": Fault(raw=f"HTTP/1.1 206 X\r\nContent-Range: bytes 0-{'9' * 5000}/*\r\n\r\n".encode()),
+    "a limit of endless digits": Fault(status=429, headers=(("RateLimit", f'"api";r={"0" * 5000};t=1'),)),
 }
 
 
