@@ -17,6 +17,8 @@ from llm_hf_models.weather import retry_after
         ({"Retry-After": "7"}, 7),
         ({"Retry-After": "0"}, 0),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT", "Date": "Wed, 21 Oct 2015 07:27:20 GMT"}, 40),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT", "Date": "now"}, 0),
         ({"Retry-After": "\u00b2"}, None),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "-1"}, None),
