@@ -313,11 +313,11 @@ class RangeConnection:
 
     def _send(self, url: str, origin: Origin, proxy: str | None, headers: dict[str, str]) -> Reply:
         connection = self._connection or self._connect(origin, proxy)
-        headers = {"Accept-Encoding": "identity", **headers}
+        headers = {"Accept-Encoding": "identity", **_with_user(url, headers)}
         target = urlsplit(url)
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         if proxy and origin.scheme == "http":
-            path = target._replace(fragment="").geturl()
+            path = target._replace(netloc=target.netloc.rpartition("@")[2], fragment="").geturl()
             headers.update(_proxy_headers(proxy))
         try:
             if self._sock is not None:
@@ -410,8 +410,25 @@ def _refuse_what_cant_be_used(proxy: str, origin: Origin) -> None:
 
 
 def _proxy_headers(proxy: str) -> dict[str, str]:
-    parts = urlsplit(proxy)
+    user = _basic(proxy)
+    return {"Proxy-Authorization": user} if user else {}
+
+
+def _with_user(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers for an address; a user named in it comes first, as with httpx2, which asks the Hub."""
+    user = _basic(url)
+    if user is None:
+        return headers
+    return {
+        **{name: value for name, value in headers.items() if name.lower() != "authorization"},
+        "Authorization": user,
+    }
+
+
+def _basic(url: str) -> str | None:
+    """User and password of an address in the form of a header; None where it names none."""
+    parts = urlsplit(url)
     if not parts.username:
-        return {}
+        return None
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+    return "Basic " + base64.b64encode(pair.encode()).decode()

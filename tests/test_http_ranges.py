@@ -73,6 +73,25 @@ def test_the_token_goes_along_on_its_own_host(tmp_path: Path) -> None:
         assert all(request.headers["authorization"] == "Bearer hf_secret" for request in hub.requests)
 
 
+class GuardedServer(StorageServer):
+    """A mirror whose address holds user and password."""
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("://", "://ann:s%2Fcret@")
+
+
+def test_a_password_in_the_address_is_used_there_and_nowhere_else(tmp_path: Path) -> None:
+    with GuardedServer(CONTENT, token="hf_secret") as hub, StorageServer(CONTENT) as storage:
+        pull(hub, tmp_path / "part")
+        hub.redirect_to = storage.url
+        pull(hub, tmp_path / "another part")
+        basic = "Basic " + base64.b64encode(b"ann:s/cret").decode()
+        assert {request.headers["authorization"] for request in hub.requests} == {basic}
+        assert storage.requests
+        assert not any("authorization" in request.headers for request in storage.requests)
+
+
 def test_redirects_without_end_are_an_error(tmp_path: Path) -> None:
     with StorageServer(CONTENT) as hub:
         hub.redirect_to = hub.url
@@ -225,6 +244,12 @@ def test_a_proxy_with_a_password_is_used(tmp_path: Path, proxy: Proxy) -> None:
     with StorageServer(CONTENT) as server:
         pull(server, tmp_path / "part")
         assert proxy.lines[0] == f"GET {server.url} HTTP/1.1"
+
+
+def test_a_password_in_the_address_is_not_shown_to_a_proxy_as_part_of_it(tmp_path: Path, proxy: Proxy) -> None:
+    with GuardedServer(CONTENT) as server:
+        pull(server, tmp_path / "part")
+        assert not any("@" in line for line in proxy.lines)
 
 
 def test_https_is_tunnelled_through_a_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
