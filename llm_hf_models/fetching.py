@@ -228,7 +228,10 @@ class Fetching:
             return
         location = self._source.location()
         validator = self._source.validator
-        reply = self._ask(connection, segment, location, validator)
+        start, end = self._segments.span(segment)
+        if start == end:  # another connection took it over while this one waited
+            return
+        reply = self._ask(connection, start, end, location, validator)
         with self._lock:
             if self._halt.is_set():
                 return
@@ -241,8 +244,9 @@ class Fetching:
             with self._lock:
                 self._receivers.discard(threading.current_thread())
 
-    def _ask(self, connection: RangeConnection, segment: Segment, location: Location, validator: str | None) -> Reply:
-        start, end = segment.position, segment.end
+    def _ask(
+        self, connection: RangeConnection, start: int, end: int, location: Location, validator: str | None
+    ) -> Reply:
         extra = {} if self._whole else {"Range": f"bytes={start}-{end - 1}"}
         if extra and validator:
             extra["If-Range"] = validator

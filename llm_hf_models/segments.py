@@ -102,10 +102,15 @@ class Segments:
             segment.position += count
             return count
 
-    def left(self, segment: Segment) -> int:
-        """How many bytes the connection has before it."""
+    def span(self, segment: Segment) -> tuple[int, int]:
+        """From where to where, exclusive, the connection has bytes before it; none where another took them over."""
         with self._lock:
-            return segment.end - segment.position
+            return segment.position, segment.end
+
+    def left(self, segment: Segment) -> int:
+        """How many bytes those are."""
+        position, end = self.span(segment)
+        return end - position
 
     def give_back(self, segment: Segment) -> None:
         """Ends a connection's share; what it didn't fetch is there for others."""

@@ -41,7 +41,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub import Location
 from llm_hf_models.journal import Identity, Journal, JournalState, Ranges, read_journal
 from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
-from tests.storage_server import COMMIT, Fault, StorageServer
+from tests.storage_server import COMMIT, Fault, Request, StorageServer
 
 MB = 1_000_000
 LIMITS = TransferLimits(connections=4, connect_seconds=2, stall_seconds=0.4, network_wait_seconds=4, retry_seconds=0.02)
@@ -649,6 +649,41 @@ def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_
         assert seen["beside another"][-1] <= 2
         assert max(seen["alone again"]) > 2
         assert server.sent < 1.5 * len(server.content), "what the others had begun is not fetched whole again"
+
+
+class StrictServer(StorageServer):
+    """Calls a range without a byte unsatisfiable, as nginx does."""
+
+    def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:
+        first, last = request.range or (0, None)
+        unsatisfiable = last is not None and last < first
+        return super()._answer(connection, request, Fault(status=416) if unsatisfiable else fault)
+
+
+def test_nothing_is_asked_for_by_a_connection_whose_rest_was_taken_over_while_it_waited(
+    partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
+    asked_again, answer = threading.Event(), threading.Event()
+    stood: list[int] = []
+
+    def watch(event: Event) -> None:
+        stood.append(event.done)
+        if asked_again.is_set() and stood[-15:].count(event.done) == 15:  # all that the other connection had is here
+            answer.set()
+
+    with StrictServer(made_content(3 * MB), rate=2 * MB) as server:
+        server.faults += [Fault(), Fault(status=403)]
+
+        def locate() -> Location:
+            if server.located:
+                asked_again.set()
+                assert answer.wait(20)
+            return server.locate()
+
+        limits = TransferLimits(connections=2)
+        fetch(locate, server.expected, partial, limits=limits, progress=watch, stop=threading.Event())
+        assert partial.read_bytes() == server.content
 
 
 def test_a_stream_that_cant_be_continued_is_not_cut_for_other_downloads(partial: Path) -> None:
