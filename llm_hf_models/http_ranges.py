@@ -213,7 +213,7 @@ class Reply:
                 self._left -= count
             if not self._direct or time.monotonic() - since >= FILL_SECONDS:
                 break
-        if not self._left and not self._response.will_close:
+        if self._left == 0 and not self._response.will_close:
             self._response.close()
         return filled
 

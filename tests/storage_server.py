@@ -62,6 +62,7 @@ class StorageServer:
     content: bytes
     host: str = "127.0.0.1"
     ranges: bool = True
+    chunked: bool = False  # no length is told, as by proxies that look into what they pass on
     etag: str = '"storage-1"'
     rate: float = 0  # bytes per second on each connection
     latency: float = 0  # seconds before each answer
@@ -197,14 +198,14 @@ class StorageServer:
         unchanged = request.headers.get("if-range", self.etag) == self.etag
         if wanted is None or not self.ranges or fault.ignore_range or not unchanged:
             start, end = 0, size
-            head = [("Content-Length", str(size)), ("ETag", self.etag)]
+            head = [self._told_length(size), ("ETag", self.etag)]
             _send_head(connection, 200, head)
         else:
             start, end = wanted[0], min(size, (wanted[1] if wanted[1] is not None else size - 1) + 1)
             shift = min(fault.shift, size - end)
             start, end = start + shift, end + shift
             claim = f"bytes {start}-{end - 1}/{fault.total or size}"
-            head = [("Content-Length", str(end - start)), ("Content-Range", claim), ("ETag", self.etag)]
+            head = [self._told_length(end - start), ("Content-Range", claim), ("ETag", self.etag)]
             _send_head(connection, 206, head)
         body = memoryview(self.content)[start:end]
         if fault.flip is not None and start <= fault.flip < end:
@@ -216,6 +217,8 @@ class StorageServer:
             body = memoryview(bytes(body[half:]) + bytes(body[:half]))
         self._send(connection, body[: fault.after] if fault.after is not None else body)
         if fault.after is None:
+            if self.chunked:
+                connection.sendall(b"0\r\n\r\n")
             return True
         if fault.end == "stall":
             self._closing.wait(60)
@@ -223,12 +226,15 @@ class StorageServer:
             _reset(connection)
         return False
 
+    def _told_length(self, length: int) -> tuple[str, str]:
+        return ("Transfer-Encoding", "chunked") if self.chunked else ("Content-Length", str(length))
+
     def _send(self, connection: socket.socket, body: memoryview) -> None:
         began, done = time.monotonic(), 0
         block = min(BLOCK, max(1, int(self.rate / 50))) if self.rate else BLOCK
         while done < len(body):
             part = body[done : done + block]
-            connection.sendall(part)
+            connection.sendall(b"%x\r\n%b\r\n" % (len(part), part) if self.chunked else part)
             done += len(part)
             with self._lock:
                 self.sent += len(part)

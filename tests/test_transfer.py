@@ -264,6 +264,14 @@ def test_a_server_without_ranges_is_read_in_one_stream(server: StorageServer, pa
     assert [request.range is None for request in server.requests] == [False, True]
 
 
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+def test_a_body_in_chunks_is_read_to_its_end(server: StorageServer, partial: Path, ranges: bool) -> None:
+    server.chunked, server.ranges = True, ranges
+    pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.02, network_wait_seconds=2))
+    assert partial.read_bytes() == server.content
+    assert len(server.requests) == (1 if ranges else 2)
+
+
 def test_a_whole_file_in_answer_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     server.ranges = False
