@@ -161,6 +161,7 @@ class _Transfer:
             if self._expected.digest in (None, found):
                 break
             self._discard()
+            self._weather = Weather(self._limits, self._tell)  # for what is fetched anew, each byte counts again
             mismatches += trusted
             if mismatches > 1:
                 raise DigestMismatchError(

@@ -174,6 +174,13 @@ def test_a_flipped_bit_is_refused_and_refetched_once(server: StorageServer, part
     assert [event.kind for event in events].count("retrying") == 1
 
 
+def test_what_is_fetched_once_more_has_its_own_weather(partial: Path) -> None:
+    with StorageServer(made_content(2 * MB), ranges=False, rate=2 * MB) as server:
+        server.faults += [Fault(), Fault(flip=5), Fault(after=3 * MB // 2)]
+        pull(server, partial, limits=TransferLimits(retry_seconds=0.02, network_wait_seconds=0.5))
+        assert partial.read_bytes() == server.content
+
+
 def test_wrong_bytes_twice_are_an_error_that_names_both_digests_and_keeps_nothing(
     server: StorageServer, partial: Path
 ) -> None:
