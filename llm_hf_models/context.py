@@ -18,7 +18,7 @@ from llm_hf_models.errors import (
     NotChangedError,
     OfflineError,
     RateLimitedError,
-    TimedOutError,
+    TlsError,
 )
 from llm_hf_models.library_downloads import LibraryDownloads
 from llm_hf_models.settings import Settings
@@ -169,7 +169,7 @@ class Context:
                 if kept and old is not None:
                     answer = ask(hub, kept.etag)
                 else:
-                    answer = self.patiently(lambda: ask(hub, None), again=(RateLimitedError,))
+                    answer = self.patiently(lambda: ask(hub, None), again=RateLimitedError)
             except NotChangedError:
                 if kept is None or old is None:
                     raise HubUnavailableError("The Hub answered 304 to what was not asked so") from None
@@ -188,12 +188,13 @@ class Context:
     def patiently(
         self,
         ask: Callable[[], T],
-        again: tuple[type[NetworkError], ...] = (RateLimitedError, HubUnavailableError, TimedOutError),
+        again: type[NetworkError] = NetworkError,
     ) -> T:
         """Asks up to three times, and says why it waits: as long as the Hub tells, else a moment.
 
         Raises:
-            whatever `ask` raises; at once where nobody is there to be told, or `network_wait_seconds` would not do.
+            whatever `ask` raises; at once where nobody is there to be told, where `network_wait_seconds` would not do,
+            and without a network or trust, which a moment does not bring.
         """
         now = self.settings()
         for attempt in range(1, ATTEMPTS):
@@ -202,7 +203,8 @@ class Context:
             except again as error:
                 told = error.retry_after if isinstance(error, RateLimitedError) else None
                 wait = now.retry_seconds * 2 ** (attempt - 1) if told is None else told
-                if self.notice is None or wait > now.network_wait_seconds:
+                lasting = isinstance(error, (OfflineError, TlsError))
+                if self.notice is None or lasting or wait > now.network_wait_seconds:
                     raise
                 self.notice(f"{error.message}: asking again in {format_duration(wait)}")
                 threading.Event().wait(wait)

@@ -22,7 +22,18 @@ from llm_hf_models.errors import NotFoundError
 from llm_hf_models.settings import library_path
 from tests.conftest import Home
 from tests.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
-from tests.hub_server import FlipBit, HubServer, Page, Request, Reset, Stall, Status, hub_in_force
+from tests.hub_server import (
+    Fault,
+    FlipBit,
+    HubServer,
+    Page,
+    Request,
+    Reset,
+    Stall,
+    Status,
+    Truncate,
+    hub_in_force,
+)
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -175,10 +186,13 @@ def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer
     assert done.stdout == f"hf/{REPO}:Q8_0\n"
 
 
-def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer) -> None:
-    repo.fault(Status(503), side="storage", on=Q4)
+@pytest.mark.parametrize(
+    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
+)
+def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
+    repo.fault(weather, side="storage", on=Q4)
     done = run("pull", REPO)
-    assert "HTTP 503" in done.stderr
+    assert said in done.stderr
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
 
 
