@@ -91,7 +91,7 @@ class RunningRow:
         self._others_go_on = False  # after this process has left
         self.owned = False  # whether this process carries the row out
         self.ended: DownloadState | None = None  # how it ended, where it did not end well
-        self._last_kind: dict[str, str] = {}  # of each file's events
+        self._last_said: dict[str, tuple[str, str | None]] = {}  # of each file: the kind of event, and its message
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
     def __enter__(self) -> Self:
@@ -190,8 +190,9 @@ class RunningRow:
             began, first = self._window[0]
             speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
             self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
-        said_before = event.kind == "verifying" == self._last_kind.get(event.file)
-        self._last_kind[event.file] = event.kind
+        said = (event.kind, event.message)
+        said_before = said == self._last_said.get(event.file)  # a wait is told all the time
+        self._last_said[event.file] = said
         if self.owned and event.kind != "progress" and not said_before:
             words = f"{event.file}: {event.message}" if event.message else event.file
             self._db.note(self._row.id, event.kind, words)

@@ -28,6 +28,8 @@ __all__ = ["Event", "EventKind", "Expected", "Progress", "TransferLimits", "fetc
 
 TICK_SECONDS = 0.1
 LOOK_SECONDS = 0.05  # how often it is asked whether more connections pay off
+HELD_SECONDS = 2.0  # a file that may have no connection for so long is left to others, who may have one and wait for it
+HELD_LOOK_SECONDS = 1.0  # how long they have before it is looked at again
 
 
 def journal_path(partial: Path) -> Path:
@@ -74,14 +76,23 @@ def fetch(
     except OSError as error:
         raise storage_error(error, partial.parent, expected.size, limits.disk_reserve) from None
     pace = pace or Pace(limits.bytes_per_second)
-    other = _Other(partial, expected, limits, progress)
+    others, held = _Others(partial, expected, limits, progress), False
     while True:
-        with owning(partial, stop, other.report) as owner:
+        if held:
+            stop.wait(HELD_LOOK_SECONDS)
+        with owning(partial, stop, others.report) as owner:
             if instead():
                 return False
+            if held and limits.connections_now and not limits.connections_now():
+                continue
+            held = False
             try:
                 _Transfer(locate, expected, partial, owner, limits, progress, stop, pace).run()
             except OwnershipLostError:
+                continue
+            except _HeldError:
+                others.report_all_connections_taken()
+                held = True
                 continue
             if whole is not None:
                 partial.replace(whole)
@@ -89,8 +100,12 @@ def fetch(
             return True
 
 
-class _Other:
-    """How far another owner of the partial is, as one who waits for it tells."""
+class _HeldError(Exception):
+    """Other downloads have had all connections for a while."""
+
+
+class _Others:
+    """What one tells who waits for others: how far the partial's owner is, or that they have all connections."""
 
     def __init__(self, partial: Path, expected: Expected, limits: TransferLimits, progress: Progress) -> None:
         self._journal, self._expected = journal_path(partial), expected
@@ -98,9 +113,8 @@ class _Other:
         self._done, self._moved_at = 0, time.monotonic()
 
     def report(self) -> None:
-        """Called while it is waited for; says so when nothing has come for long."""
-        state, now = read_journal(self._journal), time.monotonic()
-        done = state.done.total if state else 0
+        """Called while the owner is waited for; says so when nothing has come for long."""
+        done, now = self._have(), time.monotonic()
         if done != self._done:
             self._done, self._moved_at = done, now
         kind: EventKind = "progress"
@@ -109,6 +123,15 @@ class _Other:
             kind, message = "waiting", "the process that fetches it has brought nothing for a while"
             self._moved_at = now
         self._progress(Event(kind, self._expected.name, done, self._expected.size, message))
+
+    def report_all_connections_taken(self) -> None:
+        """Called once it has none."""
+        words = "other downloads have all connections"
+        self._progress(Event("waiting", self._expected.name, self._have(), self._expected.size, words))
+
+    def _have(self) -> int:
+        state = read_journal(self._journal)
+        return state.done.total if state else 0
 
 
 class _Transfer:
@@ -256,8 +279,8 @@ class _Transfer:
 
     def _watch(self, fetching: Fetching) -> None:
         """Lets the connections work until all is there, and reports."""
+        had_one_at = time.monotonic()
         fetching.start()
-        held_at: float | None = None
         try:
             while not fetching.finished:
                 fetching.changed.wait(LOOK_SECONDS)
@@ -266,7 +289,10 @@ class _Transfer:
                     raise OwnershipLostError
                 self._check_stop()
                 fetching.look_after()
-                held_at = self._looked_whether_held(held_at, held=fetching.held)
+                now = time.monotonic()
+                had_one_at = had_one_at if fetching.held else now
+                if now - had_one_at >= HELD_SECONDS:
+                    raise _HeldError
                 self._done = fetching.done
                 self._tell("progress")
         finally:
@@ -274,23 +300,6 @@ class _Transfer:
             self._done = fetching.done
         if fetching.error is not None:
             raise fetching.error
-
-    def _looked_whether_held(self, before: float | None, *, held: bool) -> float | None:
-        """Says once that it waits for other downloads, which is no waiting for the network.
-
-        Args:
-            before: when it was seen last that they have all connections; None where they had not.
-            held: whether they have now.
-
-        Returns:
-            `before` for the next look.
-        """
-        now = time.monotonic()
-        if before is not None:
-            self._weather.not_tried(now - before)
-        elif held:
-            self._tell("waiting", "other downloads have all connections")
-        return now if held else None
 
     def _hashed(self, digest: Digest, file: PartialFile) -> str:
         if not digest.wait(0):

@@ -89,11 +89,6 @@ class Weather:
             self._furthest = position
             self.moved()
 
-    def not_tried(self, seconds: float) -> None:
-        """So long nothing was asked of the network: no time in which it was away."""
-        with self._lock:
-            self._moved_at += seconds
-
     def pause(self, error: NetworkError, halt: threading.Event) -> None:
         """Waits before the next try, and says so; returns at once when `halt` is set.
 

@@ -184,6 +184,27 @@ def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_f
         until(lambda: any("all connections" in note.message for note in library.download_log(behind.id)))
         hub.clear()
         assert ahead.result(60).model_id
+    told = [event for event in library.follow(behind.id) if event.kind != "progress"]
+    assert told[-1].kind == "done"
+    assert sum("all connections" in event.message for event in told) == 1
+
+
+def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_and_waits_for_it(
+    hub: HubServer,
+) -> None:
+    hub.add_repo("tests/same", {FILE: hub.repos()[0].files[0].location})
+    library = Library()
+    library.set_setting("connections", "1")
+    plans = library.plan(REPO), library.plan("tests/same")
+    hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
+    before = hub.sent(FILE, side="storage")
+    behind = library.enqueue(plans[0])
+    hub.wait_until(lambda: hub.sent(FILE, side="storage") > before + MB)
+    stop = threading.Event()
+    alarm = threading.Timer(60, stop.set)
+    alarm.start()
+    assert library.pull(plans[1], stop=stop).model_id
+    alarm.cancel()
     assert [event.kind for event in library.follow(behind.id)][-1] == "done"
 
 

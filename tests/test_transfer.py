@@ -720,18 +720,19 @@ def test_a_stream_that_cant_be_continued_is_not_cut_for_other_downloads(partial:
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 def test_a_wait_for_other_downloads_is_said_once_and_is_no_wait_for_the_network(partial: Path, ranges: bool) -> None:
-    share = [0 if ranges else 1]
     events: list[tuple[float, str]] = []
 
     def watch(event: Event) -> None:
         events.append((time.monotonic(), event.kind))
-        if [kind for _, kind in events].count("started") == 2:  # over, without ranges
-            share[0] = 0
-        held = [at for at, kind in events if kind == "waiting"]
-        if held and events[-1][0] - held[0] > 2 * limits.network_wait_seconds:
-            share[0] = 1
 
-    limits = TransferLimits(4, lambda: share[0], network_wait_seconds=0.4, retry_seconds=0.02)
+    def share() -> int:
+        """None until it was said, and for a while after; without ranges, one until it starts over."""
+        held = [at for at, kind in events if kind == "waiting"]
+        if held:
+            return int(time.monotonic() - held[0] > 2 * limits.network_wait_seconds)
+        return int(not ranges and [kind for _, kind in events].count("started") < 2)
+
+    limits = TransferLimits(4, share, network_wait_seconds=0.4, retry_seconds=0.02)
     with StorageServer(made_content(MB), ranges=ranges) as server:
         server.faults += [Fault(refuse=True)] if ranges else [Fault(), Fault(refuse=True)]
         pull(server, partial, limits=limits, progress=watch)
