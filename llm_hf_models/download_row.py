@@ -246,6 +246,8 @@ class RunningRow:
             self.ended = "cancelled" if self._asked == "cancel" else None  # for what this process still held
             now = self._db.download(self._row.id)
             self._others_go_on = now is not None and now.is_alive(stale_seconds=self._context.stale_seconds())
+            if now is not None and now.state == self.ended:  # what this process brought since is of that download, too
+                self._db.update_download(self._row.id, state=self.ended)
             return
         with self._db.transaction():
             asked = self._db.beat(self._row.id, self._owner)

@@ -17,7 +17,7 @@ from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from tests import test_downloads
 from tests.conftest import Home
-from tests.hub_server import HubServer, Stall
+from tests.hub_server import HubServer, Stall, Throttle
 from tests.shelf import until
 from tests.test_downloads import FILE, MODEL, REPO, planned, wait_for_state, weights_sent
 
@@ -92,6 +92,21 @@ def test_a_cancelled_download_is_ended_by_all_who_pull_it_and_nothing_is_left(
 ) -> None:
     Library().cancel(the_row().id)
     assert [pulling.end() for pulling in two] == ["Cancelled", "Cancelled"]
+    assert the_row().state == "cancelled"
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+def test_what_one_brought_who_heard_last_that_a_download_is_cancelled_goes_too(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned(Library(), hub)
+    hub.fault(Throttle(100_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack:
+        first = Pulling(stack)
+        monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")
+        second = Pulling(stack)
+        Library().cancel(the_row().id)
+        assert [pulling.end() for pulling in (first, second)] == ["Cancelled", "Cancelled"]
     assert the_row().state == "cancelled"
     assert list(work_folder(home.cache).iterdir()) == []
 
