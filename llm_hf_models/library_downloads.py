@@ -90,6 +90,8 @@ class LibraryDownloads(LibraryFile):
                 " error = nullif(error, ?) where id = ?",
                 time.time(), ABANDONED, number,
             )  # fmt: skip
+            if row.state not in LIVE:  # it was only silent
+                self.note(number, "started")
         return row.wanted
 
     def pause_abandoned(self, *, stale_seconds: float) -> list[int]:
@@ -110,6 +112,7 @@ class LibraryDownloads(LibraryFile):
                 error = None if row["wanted"] in ("pause", "cancel") else ABANDONED
                 wanted = "pause" if row["wanted"] == "pause" else None
                 self.update_download(row["id"], state=state, error=error, wanted=wanted, bytes_per_second=None)
+                self.note(row["id"], state, error or "")
         return [row["id"] for row in found if row["wanted"] == "cancel"]
 
     def _abandoned(self, stale_seconds: float) -> list[Row]:
@@ -155,10 +158,11 @@ class LibraryDownloads(LibraryFile):
         return self.write(f"delete from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
 
     def note(self, number: int, kind: str, message: str = "") -> None:
-        """Adds a line to a download's log."""
+        """Adds a line to a download's log; none where its row was cleared away under whoever carries it out."""
         self.write(
-            "insert into notes (download, at, kind, message) values (?,?,?,?)", number, time.time(), kind, message
-        )
+            "insert into notes (download, at, kind, message) select id, ?, ?, ? from downloads where id = ?",
+            time.time(), kind, message, number,
+        )  # fmt: skip
 
     def notes(self, number: int, *, after: int = 0) -> list[DownloadNote]:
         """A download's log, oldest first, from the line after `after`."""

@@ -19,6 +19,7 @@ import pytest
 from llm_hf_models import Library, PullOptions, library_file
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.context import Context
+from llm_hf_models.download_records import Download
 from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
 from llm_hf_models.library import LibraryDB
@@ -296,6 +297,25 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
         assert process.wait(WAIT_SECONDS) == 0
     (row,) = library.downloads(every=True)
     assert (row.state, row.attempts) == ("done", 1)
+    told = [(note.kind, note.message) for note in library.download_log(row.id)]
+    seemed_dead = told.index(("paused", "its process ended"))
+    assert ("started", "") in told[seemed_dead:]
+
+
+def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_one(hub: HubServer) -> None:
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
+        hub.wait_until(lambda: stalled(hub))
+        process.send_signal(signal.SIGSTOP)
+        library = Library()
+        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+        library.cancel(library.downloads()[0].id)
+        assert library.clear_downloads() == 1
+        process.send_signal(signal.SIGCONT)
+        hub.clear()
+        assert process.wait(WAIT_SECONDS) == 0
+    assert library.downloads(every=True) == ()
+    assert library.show(MODEL).state == "ready"
 
 
 def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(hub: HubServer) -> None:
