@@ -110,10 +110,19 @@ def _no_longer_watched() -> InterruptedByUserError:
 
 
 def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView], None]) -> list[DownloadView]:
-    """Tells of downloads until none of them moves any more, or could: returns how they stand then."""
-    pause = threading.Event()
+    """Tells of downloads until none of them moves any more, or could: returns how they stand then.
+
+    One whose row is cleared away meanwhile no longer counts, unless it is the last.
+    """
+    pause, last = threading.Event(), {}
     while True:
-        rows = [library.download(number) for number in numbers]
+        for number in numbers:
+            try:
+                last[number] = library.download(number)
+            except NotFoundError:
+                if last.pop(number, None) is None or not last:
+                    raise
+        numbers, rows = list(last), list(last.values())
         for row in rows:
             tell(row)
         if not any(row.state in MOVING and not row.error for row in rows):  # it has one where no worker can start

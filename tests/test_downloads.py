@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -492,6 +493,20 @@ def terminal(command: list[str]) -> Iterator[int]:
     finally:
         os.close(screen)
         os.waitpid(child, 0)
+
+
+def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
+    with LibraryDB(library_path()) as db:
+        first, second = (db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
+        watch = [sys.executable, "-m", "llm", "hf", "downloads", "--watch", "--json"]
+        with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watching:
+            assert watching.stdout
+            assert {json.loads(watching.stdout.readline())["id"] for _ in range(2)} == {first.id, second.id}
+            db.update_download(first.id, state="done")
+            assert Library().clear_downloads() == 1
+            assert Library().pause(second.id).state == "paused"
+            assert json.loads(watching.stdout.read().splitlines()[-1])["state"] == "paused"
+        assert watching.returncode == 0
 
 
 def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:
