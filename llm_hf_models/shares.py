@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.download_records import Download
-from llm_hf_models.errors import LibraryBusyError
+from llm_hf_models.errors import HfModelsError
 
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
@@ -75,13 +75,15 @@ class Shares:
         with self._lock:
             if time.monotonic() < self._until:
                 return
-            with suppress(LibraryBusyError), self._context.queue() as db:  # busy: as many as before
+            # A busy library, settings that a person is just writing: no transfer ends for that, all stays as it was.
+            with suppress(HfModelsError), self._context.queue() as db:
                 stale = self._context.stale_seconds()
                 rows = db.downloads(states=("running",), limit=-1, plans=False)
                 self._running = [row for row in rows if row.is_alive(stale_seconds=stale)]
-            now = self._context.settings()
-            share = share_of(self._number, self._running, now.connections)
-            limit = max(1, int(now.limit_rate * share.rate)) if now.limit_rate else 0
-            self._rate = min(self._own_rate or limit, limit or self._own_rate)
-            self._connections = share.connections
+            with suppress(HfModelsError):
+                now = self._context.settings()
+                share = share_of(self._number, self._running, now.connections)
+                limit = max(1, int(now.limit_rate * share.rate)) if now.limit_rate else 0
+                self._rate = min(self._own_rate or limit, limit or self._own_rate)
+                self._connections = share.connections
             self._until = time.monotonic() + LOOK_SECONDS

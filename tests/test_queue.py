@@ -29,6 +29,8 @@ from llm_hf_models.paths import library_path
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import open_row
 from llm_hf_models.records import LocalModel
+from llm_hf_models.settings import settings_path
+from llm_hf_models.transfer import Event
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
 from tests.hub_server import HubServer, Stall, Status, Throttle
@@ -206,6 +208,22 @@ def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_
     assert library.pull(plans[1], stop=stop).model_id
     alarm.cancel()
     assert [event.kind for event in library.follow(behind.id)][-1] == "done"
+
+
+def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    library = Library()
+    plan = library.plan(REPO)
+    hub.forget_requests()
+    hub.fault(Throttle(MB // 2), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor(1) as pool:
+        pulling = pool.submit(library.pull, plan)
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB // 4)
+        settings_path().write_text("connections = ", "utf-8")  # a person is writing
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB)
+        settings_path().write_text("connections = 2", "utf-8")
+        hub.clear()
+        assert pulling.result(60).model_id
 
 
 # Room
