@@ -208,10 +208,13 @@ class RunningRow:
 
         Raises:
             LibraryBusyError: another process has kept the library to itself for a minute.
+            InterruptedByUserError: whoever waited for that would wait no longer.
         """
         for _ in range(FINISH_TRIES - 1):
             with suppress(LibraryBusyError):
                 return self._finish(model)
+            if self._stop.is_set():
+                raise InterruptedByUserError("Stopped while another process kept the library to itself")
         return self._finish(model)
 
     def _finish(self, model: LocalModel | None) -> LocalModel | None:
