@@ -64,10 +64,13 @@ class LibraryDownloads(LibraryFile):
         return changed == 1
 
     def next_download(self, *, stale_seconds: float) -> Download | None:
-        """The one that a worker should claim next: queued, or in the background and abandoned by its owner."""
+        """The one that a worker should claim next: of those in the background one that waits or was abandoned.
+
+        Not one in the foreground, which waits for no longer than its own process takes to claim it.
+        """
         rows = self.rows(
-            "select * from downloads where state = 'queued' or (background and state in ('running', 'verifying')"
-            " and abs(heartbeat - ?) > ?) order by background, id limit 1",
+            "select * from downloads where background and (state = 'queued' or (state in ('running', 'verifying')"
+            " and abs(heartbeat - ?) > ?)) order by id limit 1",
             time.time(),
             stale_seconds,
         )
@@ -117,8 +120,10 @@ class LibraryDownloads(LibraryFile):
 
     def _abandoned(self, stale_seconds: float) -> list[Row]:
         return self.rows(
-            "select id, wanted from downloads where state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
-            " and (not background or wanted in ('pause', 'cancel'))",
+            "select id, wanted from downloads where"
+            " (state in ('running', 'verifying') and abs(heartbeat - ?1) > ?2"
+            " and (not background or wanted in ('pause', 'cancel')))"
+            " or (state = 'queued' and not background and abs(updated - ?1) > ?2)",  # before it could claim it
             time.time(),
             stale_seconds,
         )

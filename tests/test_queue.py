@@ -431,6 +431,34 @@ def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, m
     assert [row.state for row in library.downloads(every=True)] == ["done"]
 
 
+def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO)
+    with closing(sqlite3.connect(library_path(), isolation_level=None, check_same_thread=False)) as other:
+
+        def keep_to_itself(event: Event) -> None:
+            if event.kind == "done":
+                other.execute("begin immediate")
+                stop.set()
+
+        with pytest.raises(InterruptedByUserError):
+            library.pull(plan, progress=keep_to_itself, stop=stop)
+    assert library.pull(REPO).fetched_bytes == 0
+
+
+def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(hub: HubServer) -> None:
+    assert hub
+    library, here = Library(), context.Context("worker")
+    with here.queue() as db:
+        row = open_row(here, db, library.plan(REPO), background=False)
+    worker.Worker(here).run()
+    assert [event.kind for event in library.follow(row.id)] == ["paused"]
+    library.resume(row.id)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
 def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
     hub: HubServer,
 ) -> None:
