@@ -116,7 +116,7 @@ class RunningRow:
         try:
             if error is not None:
                 # What ended it is told, and not that the library can't take it now: whoever looks sees a dead owner's.
-                with suppress(LibraryBusyError):
+                with suppress(HfModelsError):
                     self._record_end(error)
         finally:
             self._db.close()
@@ -174,8 +174,8 @@ class RunningRow:
         """Passes events on, brings the row's figures up to date now and then, and logs what is no mere progress."""
 
         def report(event: Event) -> None:
-            # A library that is busy for long must not end a transfer that goes well: the next figures will do.
-            with self._lock, suppress(LibraryBusyError):
+            # A library that takes nothing now must not end a transfer that goes well: the next figures will do.
+            with self._lock, suppress(HfModelsError):
                 self._record(event)
             progress(event)
 

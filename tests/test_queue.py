@@ -488,6 +488,15 @@ def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(h
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
 
 
+def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub
+    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 0)
+    with LibraryDB(library_path()) as db:
+        says = "create trigger no before update of done_bytes on downloads when new.state = 'running'"
+        db.execute(f"{says} begin select raise(abort, 'no'); end")
+    assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
+
+
 def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
