@@ -191,15 +191,17 @@ class Worker:
             handed = self._inbox.token_for(row.id) or self._context.handed
             carry_out_queued(replace(self._context, handed=handed), row)
         except LibraryBusyError:
-            return  # it is tried again
+            return  # it is tried again, a moment later
         except HfModelsError as error:
-            self._end_unclaimed(row, error)
-        finally:
-            self._changed.set()
+            try:
+                self._end_unclaimed(row, error)
+            except HfModelsError:
+                return  # a library on a full disk takes not even that: the same
+        self._changed.set()
 
     def _end_unclaimed(self, row: Download, error: HfModelsError) -> None:
         """A row that could not even be begun fails, rather than being begun for ever; others say it themselves."""
-        with contextlib.suppress(LibraryBusyError), self._context.db() as db, db.transaction():
+        with self._context.db() as db, db.transaction():
             now = db.download(row.id)
             if now is not None and now.state == "queued" and now.attempts == row.attempts:
                 db.update_download(row.id, state="failed", error=error.message)

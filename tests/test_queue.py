@@ -544,6 +544,24 @@ def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
     assert (library.download(row.id).state, calls) == ("done", [2])
 
 
+def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_all_the_time(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
+    library, here = Library(), context.Context("worker")
+    with here.queue() as db, ThreadPoolExecutor(1) as pool:
+        row = open_row(here, db, library.plan(REPO), background=True)
+        db.execute("create trigger no before update on downloads begin select raise(abort, 'no'); end")
+        calls, began = busy_at(monkeypatch, "claim_download", 0), time.monotonic()
+        working = pool.submit(worker.Worker(here).run)
+        until(lambda: calls[0] >= 3)
+        assert time.monotonic() - began >= 2 * 0.2
+        db.execute("drop trigger no")
+        working.result(60)
+    assert library.download(row.id).state == "done"
+
+
 def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
