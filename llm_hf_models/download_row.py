@@ -231,8 +231,20 @@ class RunningRow:
                 )
                 self._db.note(self._row.id, "done", model.model_id if model else "")
         if ends and now.on_done:
-            _run(now.on_done, now, model)
+            self._run(now.on_done, now, model)
         return model
+
+    def _run(self, command: str, row: Download, model: LocalModel | None) -> None:
+        """A person's own command for when a download is done; what it does is theirs, and so is its failure."""
+        facts = {"LLM_HF_DOWNLOAD": str(row.id), "LLM_HF_REF": row.ref, "LLM_HF_MODEL": model.model_id if model else ""}
+        try:
+            subprocess.Popen(  # noqa: S602 - a command line of the person's own, as they would type it
+                command, shell=True, env={**os.environ, **facts}, stdin=subprocess.DEVNULL,
+                stdout=_where_errors_go(), stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:  # it is longer than the system takes, say
+            with suppress(HfModelsError):
+                self._db.note(row.id, "command", f"could not be run: {error}")
 
     def _is_ours_to_end(self, now: Download) -> bool:
         """Whether no other process carries the row out, which would end it itself, or has ended it well.
@@ -299,10 +311,9 @@ class RunningRow:
         )
 
 
-def _run(command: str, row: Download, model: LocalModel | None) -> None:
-    """A person's own command for when a download is done; what it does is theirs, and so is its failure."""
-    facts = {"LLM_HF_DOWNLOAD": str(row.id), "LLM_HF_REF": row.ref, "LLM_HF_MODEL": model.model_id if model else ""}
-    subprocess.Popen(  # noqa: S602 - a command line of the person's own, as they would type it
-        command, shell=True, env={**os.environ, **facts}, stdin=subprocess.DEVNULL,
-        stdout=sys.stderr.fileno(), stderr=subprocess.STDOUT,
-    )  # fmt: skip
+def _where_errors_go() -> int:
+    """The descriptor of standard error; nowhere in a program that has none, or shows it in a window of its own."""
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError):
+        return subprocess.DEVNULL

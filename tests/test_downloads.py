@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -456,6 +457,29 @@ def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_know
     row = library.enqueue(REPO, on_done='echo "$LLM_HF_MODEL" > note')
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
     assert note.read_text().strip() == MODEL
+
+
+def last_note_of_a_pull_with(command: str, ref: str) -> str:
+    library = Library()
+    with Context().queue() as db:
+        row = open_row(Context(), db, library.plan(ref), background=False, on_done=command)
+    assert library.pull(ref).download_id == row.id
+    return library.download_log(row.id)[-1].kind
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_command_that_cant_be_run_is_told_in_the_log_and_ends_no_pull() -> None:
+    assert last_note_of_a_pull_with("x" * 10_000_000, REPO) == "command"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
+@pytest.mark.usefixtures("hub")
+def test_a_command_runs_where_there_is_no_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program that has windows
+    note = tmp_path / "note"
+    os.mkfifo(note)
+    assert last_note_of_a_pull_with(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
+    assert note.read_text() == "done\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
