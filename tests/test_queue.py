@@ -450,10 +450,10 @@ def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypat
 
 def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(hub: HubServer) -> None:
     assert hub
-    library, here = Library(), context.Context("worker")
+    library, here = Library(), worker.WorkerContext("worker")
     with here.queue() as db:
         row = open_row(here, db, library.plan(REPO), background=False)
-    worker.Worker(here).run()
+    worker.Worker(here, Inbox()).run()
     assert [event.kind for event in library.follow(row.id)] == ["paused"]
     library.resume(row.id)
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
@@ -549,12 +549,12 @@ def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_a
 ) -> None:
     assert hub
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
-    library, here = Library(), context.Context("worker")
+    library, here = Library(), worker.WorkerContext("worker")
     with here.queue() as db, ThreadPoolExecutor(1) as pool:
         row = open_row(here, db, library.plan(REPO), background=True)
         db.execute("create trigger no before update on downloads begin select raise(abort, 'no'); end")
         calls, began = busy_at(monkeypatch, "claim_download", 0), time.monotonic()
-        working = pool.submit(worker.Worker(here).run)
+        working = pool.submit(worker.Worker(here, Inbox()).run)
         until(lambda: calls[0] >= 3)
         assert time.monotonic() - began >= 2 * 0.2
         db.execute("drop trigger no")
