@@ -298,10 +298,10 @@ class RunningRow:
     def _interrupted(self) -> InterruptedByUserError:
         if self._asked == "cancel":
             return InterruptedByUserError("Cancelled", hint=f"llm hf retry {self._row.id} starts it again.")
+        if self.ended == "queued":  # also where it was paused, and resumed before it had stopped
+            return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
         if self._asked == "pause":
             return InterruptedByUserError("Paused", hint=f"llm hf resume {self._row.id}")
-        if self._asked == "background":
-            return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
         if self._others_go_on:
             return InterruptedByUserError(
                 "Left: another process goes on with it", hint=f"llm hf downloads --watch {self._row.id}"

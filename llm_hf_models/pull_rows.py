@@ -45,8 +45,11 @@ def open_row(
 def _asked_again(
     context: Context, db: LibraryDownloads, row: Download, plan: PullPlan, *, background: bool, on_done: str | None
 ) -> Download:
-    """The open row with the newer plan. What somebody carries out now stays his: also what was asked of him before."""
-    background = background and row.background
+    """The open row with the newer plan. What somebody carries out now stays his: also what was asked of him before.
+
+    One that waits in the background stays that of a worker, too, for when who pulls it now leaves.
+    """
+    background = row.background and (background or row.state == "queued")
     if row.is_alive(stale_seconds=context.stale_seconds()):
         background = row.background
         plan = replace(plan, aliases=tuple(dict.fromkeys((*plan_of(row).aliases, *plan.aliases))))

@@ -155,7 +155,10 @@ class Worker:
             self._threads = {number: thread for number, thread in self._threads.items() if thread.is_alive()}
             try:
                 row, live = self._look()
-            except LibraryBusyError:
+                at_once = self._context.settings().concurrent_downloads
+            except HfModelsError as error:  # one by which what runs need not end
+                if not self._threads and not isinstance(error, LibraryBusyError):
+                    raise
                 self._changed.wait(IDLE_SECONDS)
                 continue
             abandoned = any(other.background and other.id not in self._threads for other in live)
@@ -164,7 +167,7 @@ class Worker:
             stale = self._context.stale_seconds()
             busy = sum(other.is_alive(stale_seconds=stale) for other in live)
             # A thread that was started and has not claimed its row yet is not counted as busy: one at a time.
-            waits = busy >= self._context.settings().concurrent_downloads or len(self._threads) > busy
+            waits = busy >= at_once or len(self._threads) > busy
             if row is None or row.id in self._threads or waits:
                 self._changed.wait(IDLE_SECONDS)
                 self._changed.clear()

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from filelock import FileLock
 
 from llm_hf_models import Library
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.downloads import DownloadView
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
+from llm_hf_models.worker import lock_path
 from tests import test_downloads
 from tests.conftest import Home
 from tests.hub_server import HubServer, Stall, Throttle
@@ -158,6 +160,25 @@ def test_an_interrupted_pull_that_was_asked_for_in_the_background_meanwhile_goes
         pulling.press_ctrl_c()
         assert pulling.end() == "Goes on in the background"
     hub.clear()
+    wait_for_state(library, row.id, "done")
+
+
+@ctrl_c
+def test_a_pull_of_what_waits_in_the_background_leaves_it_waiting_there_when_it_is_interrupted(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    with FileLock(lock_path()):  # no worker comes
+        row = library.enqueue(plan)
+        with ExitStack() as stack:
+            pulling = Pulling(stack)
+            hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+            assert the_row().state == "running"
+            pulling.press_ctrl_c()
+            assert pulling.end() == "Goes on in the background"
+        assert (the_row().state, the_row().background) == ("queued", True)
+        hub.clear()
+    library.enqueue(plan)
     wait_for_state(library, row.id, "done")
 
 
