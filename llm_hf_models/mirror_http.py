@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import socketserver
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -75,6 +76,11 @@ class MirrorServer(ThreadingHTTPServer):
         """Takes the address; HTTPServer's own also asks the DNS for this machine's name, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """A client that resets its connection, between two requests too, is no error of ours to tell."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 class AnsweringHandler(BaseHTTPRequestHandler):

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -221,6 +222,19 @@ def test_a_body_without_a_length_or_with_a_huge_one_is_refused(url: str) -> None
                 f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{line}\r\n\r\n".encode()
             )
             assert raw.recv(100).split()[1] == status
+
+
+def test_a_client_that_resets_its_connection_between_two_requests_leaves_no_traceback(
+    url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = set(threading.enumerate())
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200")
+        (at_work,) = set(threading.enumerate()) - before
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    at_work.join(SECONDS)
+    assert capfd.readouterr().err == ""
 
 
 def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> None:
