@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.engine_dirs import EngineDir
 from llm_hf_models.library import LibraryDB
-from llm_hf_models.processes import running_process
+from llm_hf_models.processes import ends_within, running_process
 from llm_hf_models.records import EngineRow
 
 if TYPE_CHECKING:
@@ -76,12 +76,10 @@ def stop(db: LibraryDB, row: EngineRow, *, seconds: float = 5) -> None:
     if process is not None:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-            try:
-                process.wait(seconds)
-            except psutil.TimeoutExpired:
+            if not ends_within(process, seconds):
                 for part in (*process.children(), process):
                     part.kill()
-                process.wait(seconds)
+                ends_within(process, seconds)
     db.drop_engine(row.fingerprint, row.pid)
     dir_of(row).remove()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import psutil
 
 CLOCK_SECONDS = 2.0  # by which two readings of one process's start may differ
+LOOK_SECONDS = 0.02
 
 
 def pid_started(pid: int) -> float:
@@ -33,3 +35,13 @@ def running_process(pid: int, started: float) -> psutil.Process | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
+
+
+def ends_within(process: psutil.Process, seconds: float) -> bool:
+    """Waits until a process has ended. Its parent may notice late or never, as the first process of many containers."""
+    started, until = process.create_time(), time.monotonic() + seconds
+    while running_process(process.pid, started) is not None:
+        if time.monotonic() >= until:
+            return False
+        time.sleep(LOOK_SECONDS)
+    return True

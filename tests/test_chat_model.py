@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -408,6 +411,27 @@ def test_ctrl_c_ends_the_answer_and_leaves_the_engine_warm(shelf: Shelf) -> None
         assert "Traceback" not in talking.stderr.read()
     said("-m", "endless", "go", "-o", "max_tokens", "1")
     assert shelf.pids() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this process takes in the orphans of others")
+def test_an_engine_is_stopped_though_nobody_takes_note_of_its_end(shelf: Shelf) -> None:
+    def apart(*words: str) -> str:
+        done = subprocess.run([sys.executable, "-m", "llm", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    take_in = partial(ctypes.CDLL(None).prctl, 36)  # PR_SET_CHILD_SUBREAPER
+    hf("stop", "--all")
+    take_in(1)
+    try:
+        apart("-m", "dog", "hello")
+        (pid,) = shelf.pids()
+        started = time.monotonic()
+        assert apart("hf", "stop", "dog") == "Stopped 1 engine.\n"
+        assert time.monotonic() - started < 5
+        assert os.waitpid(pid, 0)[0] == pid
+    finally:
+        take_in(0)
 
 
 def test_texts_are_embedded_one_by_one_in_batches_and_found_again(tmp_path: Path) -> None:
