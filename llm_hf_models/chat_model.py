@@ -225,6 +225,6 @@ class HfEmbeddingModel(_Keyed, EmbeddingModel):
             endpoint = None
             while batch := list(islice(texts, EMBEDDING_BATCH)):
                 endpoint = endpoint or model_run.embedding_endpoint(self.model_id, db, key=key)
-                yield from chat.embed(endpoint, [str(text) for text in batch])
-            if endpoint is not None:
-                model_run.touch(self.model_id, endpoint, db)
+                vectors = chat.embed(endpoint, [str(text) for text in batch])
+                model_run.touch(self.model_id, endpoint, db)  # now: llm takes one vector and leaves
+                yield from vectors

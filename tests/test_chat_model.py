@@ -449,6 +449,12 @@ def test_texts_are_embedded_one_by_one_in_batches_and_found_again(tmp_path: Path
     assert (best["id"], best["content"]) == ("3", texts[3])
 
 
+def test_a_model_that_embedded_one_text_was_used() -> None:
+    before = time.time()
+    said("embed", "-m", "vectors", "-c", "hello")
+    assert json.loads(hf("show", "vectors", "--json").stdout)["last_used"] >= before
+
+
 def test_bytes_are_no_text_to_embed() -> None:
     with pytest.raises(ValueError, match="does not support binary"):
         llm.get_embedding_model("vectors").embed(b"\x00")
