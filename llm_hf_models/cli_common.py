@@ -18,7 +18,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from llm_hf_models import output, units
-from llm_hf_models.errors import BadInputError, HfModelsError
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
 
 if TYPE_CHECKING:
     from llm_hf_models.service import Library
@@ -156,9 +156,14 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
 
     Raises:
         BadInputError: nobody answered.
+        InterruptedByUserError: they pressed Ctrl-C.
         click.exceptions.Exit: they said no.
     """
-    agreed = _agreed(question)
+    try:
+        agreed = _agreed(question)
+    except KeyboardInterrupt:
+        output.note("")
+        raise InterruptedByUserError(f"{refused}.") from None
     if agreed is None:
         output.note("")
         raise BadInputError(f"{refused}: nobody answered", hint=hint)
@@ -171,7 +176,9 @@ def _agreed(question: str) -> bool | None:
     """What a person answered; None where nobody did, or nobody could: Python has no stdin where that was closed."""
     try:
         return click.confirm(question, err=True) if sys.stdin else None
-    except (click.Abort, UnicodeDecodeError):
+    except (click.Abort, UnicodeDecodeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # to click it is the same as nobody being there
+            raise KeyboardInterrupt from None
         return None
 
 

@@ -195,6 +195,21 @@ def test_rm_removes_nothing_when_nobody_is_there_to_answer(answer: bytes) -> Non
     assert len(json_of("list")) == 1
 
 
+def test_ctrl_c_at_the_question_is_an_interruption_and_keeps_everything(
+    gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(prompt: str) -> str:
+        raise KeyboardInterrupt(prompt)
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", pressed)  # the keyboard
+    with pytest.raises(SystemExit) as ended:
+        hf(["rm", "walrus"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.endswith("\nNothing was removed.\n")
+    assert len(json_of("list")) == 1
+    assert gguf.is_file()
+
+
 def test_rm_never_removes_a_file_that_was_imported_in_place(gguf: Path) -> None:
     done = run("rm", "walrus", input="y\n")
     assert f"kept: {gguf}" in done.stderr
