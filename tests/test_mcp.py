@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -415,3 +417,22 @@ def test_a_wrong_flag_is_a_line_and_not_a_traceback() -> None:
     assert done.stdout == ""
     assert "is not a size" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of one's own, and Ctrl-C sent as a signal")
+def test_a_server_that_was_started_in_a_terminal_says_what_it_is_and_ends_at_ctrl_c(home: Home) -> None:  # noqa: ARG001
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, "-m", "llm_hf_mcp"]
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        try:
+            assert running.stdout
+            assert running.stderr
+            os.write(keyboard, b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
+            assert b'"id":1' in running.stdout.readline()  # it reads now
+            running.send_signal(signal.SIGINT)
+            assert running.wait(10) == 130
+            assert running.stderr.read().decode().startswith("llm-hf-mcp speaks MCP over stdin and stdout")
+        finally:
+            running.kill()
+            os.close(keyboard)
+            os.close(terminal)

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 DEFAULT_PORT = 8765
+INTERRUPTED = 130  # the exit code after Ctrl-C
+IN_A_TERMINAL = """\
+llm-hf-mcp speaks MCP over stdin and stdout: a host starts it. `llm hf mcp` prints the configuration for one.
+Ctrl-C ends it.
+"""
 # Flags that are settings of this process, and of the worker that it starts: flag, setting, what it takes, help.
 _SETTINGS = (
     ("--read-only", "agent_read_only", None, "offer only tools that change nothing"),
@@ -84,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except HfModelsError as error:
         sys.exit(f"llm-hf-mcp: {error}")
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -107,9 +113,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _serve(given: argparse.Namespace) -> None:
     if given.http is None:
-        from llm_hf_mcp.server import build
-
-        build().run("stdio")
+        _serve_stdio()
         return
     from llm_hf_mcp import over_http
 
@@ -122,3 +126,13 @@ def _serve(given: argparse.Namespace) -> None:
             allowed_origins=given.allowed_origin,
         )
     )
+
+
+def _serve_stdio() -> None:
+    # The SDK reads stdin in a thread that nothing wakes: without this, Ctrl-C would wait for the host to close it.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    if sys.stdin is not None and sys.stdin.isatty():
+        sys.stderr.write(IN_A_TERMINAL)
+    from llm_hf_mcp.server import build
+
+    build().run("stdio")
