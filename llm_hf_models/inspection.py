@@ -108,6 +108,8 @@ def resolve(context: Context, text: str) -> Source:
 
 def _on_hub(text: str, path: Path | None, unknown: UnknownModelError) -> Source:
     """The ref that a person means; of what is none, the error that fits what it looks like."""
+    if path and text.endswith(".gguf") and ":" not in path.name and path.parent != Path() and _is_there(path.parent):
+        raise MissingFileError(f"There is no file {clean_text(text, 200)}", hint="A repo of that name: hf://owner/name")
     try:
         return Source(text, ref=ModelRef.parse(text))
     except BadRefError:

@@ -293,3 +293,12 @@ def test_a_header_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["inspect", "check"])
 def test_a_file_that_is_not_there_is_not_taken_for_a_repo(command: str) -> None:
     assert "There is no file ./none.gguf" in run(command, "./none.gguf", code=1).stderr
+
+
+def test_a_mistyped_file_of_a_folder_that_is_here_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for command in ("check", "inspect"):
+        assert "There is no file models/typo.gguf" in run(command, "models/typo.gguf", code=1).stderr
