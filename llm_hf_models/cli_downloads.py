@@ -12,7 +12,7 @@ import click
 
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
-from llm_hf_models.download_records import MOVING
+from llm_hf_models.download_records import LIVE, MOVING
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ class _Verb:
     more: str
     states: tuple[str, ...]
     ask: Callable[[Library, int], DownloadView]
+    perhaps: tuple[str, ...] = ()  # states in which only some can be asked: `--all` tries them
 
 
 def _in_states(library: Library, states: Collection[str]) -> list[int]:
@@ -187,7 +188,7 @@ def _command(verb: _Verb) -> click.Command:
     def run(number: int | None, everything: bool, as_json: bool) -> None:
         one_of(number, everything, "ID")
         library = service()
-        numbers = _in_states(library, verb.states) if number is None else [number]
+        numbers = _in_states(library, (*verb.states, *verb.perhaps)) if number is None else [number]
         asked = (_ask(library, verb, each, passing_over=everything) for each in numbers)
         rows = [row for row in asked if row is not None]
         if as_json:
@@ -218,6 +219,7 @@ resume = _command(
         "Nothing that arrived is fetched again.",
         ("paused",),
         lambda library, number: library.resume(number),
+        perhaps=LIVE,  # who carries it out may not have heard of the pause yet
     )
 )
 cancel = _command(

@@ -503,6 +503,15 @@ def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_ov
     assert "nothing to pause" in run("pause", "2", code=2).stderr
 
 
+def test_a_pause_of_all_that_nobody_has_heard_of_yet_is_taken_back_for_all() -> None:
+    rows_in("running", "running", "done")
+    with LibraryDB(library_path()) as db:
+        db.update_download(2, wanted="pause")
+    assert [row["id"] for row in json_of("resume", "--all")] == [2]
+    with LibraryDB(library_path()) as db:
+        assert [row.wanted for row in db.downloads()] == [None, None, None]
+
+
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
     rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
     run("cancel", "--all")
