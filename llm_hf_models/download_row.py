@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 FIGURES_SECONDS = 0.5  # how often a running download's figures are written
 FINISH_TRIES = 6  # each waits as long as any question to the library does
+FIGURES_WAIT_SECONDS = 1.0  # for a busy library; the next figures, and the next sign of life, do as well
+LEAVING_WAIT_SECONDS = 3.0  # the same for who was interrupted: whoever looks sees that a process is gone
 SPEED_SECONDS = 5.0  # over which speed is averaged
 
 
@@ -116,7 +119,8 @@ class RunningRow:
         try:
             if error is not None:
                 # What ended it is told, and not that the library can't take it now: whoever looks sees a dead owner's.
-                with suppress(HfModelsError):
+                leaves = _is_interruption(error)
+                with suppress(HfModelsError), self._db.waiting(LEAVING_WAIT_SECONDS if leaves else math.inf):
                     self._record_end(error)
         finally:
             self._db.close()
@@ -145,7 +149,7 @@ class RunningRow:
         """Signs of life, and the ear for `pause` and `cancel`, until the end: who stops is not dead yet."""
         while not self._ended.wait(self._beat_seconds):
             # A library that can't be used now, for whatever reason, may be at the next sign of life.
-            with suppress(HfModelsError), self._context.queue() as db:
+            with suppress(HfModelsError), self._context.queue() as db, db.waiting(FIGURES_WAIT_SECONDS):
                 self._heed(db.beat(self._row.id, self._owner) if self.owned else self._beside(db))
 
     def _beside(self, db: LibraryDownloads) -> Wanted | None:
@@ -175,7 +179,7 @@ class RunningRow:
 
         def report(event: Event) -> None:
             # A library that takes nothing now must not end a transfer that goes well: the next figures will do.
-            with self._lock, suppress(HfModelsError):
+            with self._lock, suppress(HfModelsError), self._db.waiting(FIGURES_WAIT_SECONDS):
                 self._record(event)
             progress(event)
 

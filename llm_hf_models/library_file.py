@@ -246,6 +246,15 @@ class LibraryFile:
         self.close()
 
     @contextmanager
+    def waiting(self, seconds: float) -> Iterator[None]:
+        """Waits for a busy library no longer than that (seconds) meanwhile: for what can be done without."""
+        self.execute(f"pragma busy_timeout = {round(1000 * min(seconds, BUSY_SECONDS))}")
+        try:
+            yield
+        finally:
+            self.execute(f"pragma busy_timeout = {round(1000 * BUSY_SECONDS)}")
+
+    @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and one writer at a time; inside another one it is part of that."""
         with self._lock, self._within("begin immediate"):

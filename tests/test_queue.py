@@ -459,6 +459,23 @@ def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(h
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
+def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO)
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 3600)
+    for wait in ("FIGURES_WAIT_SECONDS", "LEAVING_WAIT_SECONDS"):
+        monkeypatch.setattr(download_row, wait, 0.05)
+    hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor() as pool, closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+        pulling = pool.submit(library.pull, plan, stop=stop)
+        until(lambda: any(row.state == "running" for row in library.downloads()))
+        other.execute("begin immediate")
+        stop.set()
+        with pytest.raises(InterruptedByUserError, match="what has arrived is kept"):
+            pulling.result(60)
+        other.execute("rollback")
+
+
 def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
     hub: HubServer,
 ) -> None:
