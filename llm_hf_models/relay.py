@@ -208,6 +208,7 @@ class RelayHandler(AnsweringHandler):
     def _relay(self, route: str, asked: dict[str, Any]) -> None:
         """Passes a request on to its model's engine, started if need be, and what comes back to the client."""
         model = self._model(asked.get("model"))
+        _check_kind(route, model)
         # A loop of its own, and one that can watch a socket on every system.
         loop = asyncio.SelectorEventLoop()
         try:
@@ -324,6 +325,19 @@ async def _in_a_thread(work: Callable[[], _Found]) -> _Found:
 
     threading.Thread(target=carry_out, daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+def _check_kind(route: str, model: LocalModel) -> None:
+    """Before an engine is started: only a model that was made for it embeds. A server elsewhere knows by itself.
+
+    Raises:
+        BadInputError: this one was not.
+    """
+    if route == "embeddings" and model.endpoint is None and model.facts.kind != "embedding":
+        raise BadInputError(
+            f"{model.model_id} is a {model.facts.kind} model, and makes no embeddings",
+            hint="GET /v1/models lists what is served here.",
+        )
 
 
 def _completed(route: str, asked: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:

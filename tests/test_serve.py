@@ -244,6 +244,12 @@ def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> 
         client.chat.completions.create(model="tiny", messages=HELLO, extra_body={"grammar": "root ::= nonsense ("})
 
 
+@pytest.mark.parametrize(("name", "kind"), [("tiny", "chat"), ("base", "base")])
+def test_embeddings_of_a_model_that_makes_none_are_refused_with_its_kind(client: OpenAI, name: str, kind: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"is a {kind} model, and makes no embeddings"):
+        client.embeddings.create(model=name, input="one")
+
+
 @pytest.mark.parametrize(
     ("answer", "seen"),
     [(400, 400), (422, 422), (413, 413), (429, 429), (500, 500), (503, 503), (401, 502), (403, 502), (302, 502)],
