@@ -123,7 +123,7 @@ def _kept_key(model: LocalModel) -> str | None:
     found = os.environ.get(variable) if variable else kept_keys().get(name or "")
     if not found:
         raise BadInputError(
-            f"{model.model_id} is served at {model.endpoint} with a key that is not set",
+            f"The key of {model.model_id} at {model.endpoint} is not set",
             hint=f"Put it into the environment variable {variable}." if variable else f"llm keys set {name}",
         )
     return found

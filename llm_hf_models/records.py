@@ -145,8 +145,8 @@ class Health:
     """Whether a server elsewhere answers now, as asked by its list of models."""
 
     model_id: str
-    up: bool
-    problem: str | None = None  # why it is down, or what is odd about it
+    up: bool | None  # None: it was not asked, as its key was not found
+    problem: str | None = None  # why it is down or was not asked, or what is odd about it
 
 
 @dataclass(frozen=True)

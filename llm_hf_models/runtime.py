@@ -271,7 +271,11 @@ def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) ->
 
 def _health(model: LocalModel, seconds: float) -> Health:
     try:
-        found = chat.served_models(endpoint_elsewhere(model), seconds=seconds)
+        endpoint = endpoint_elsewhere(model)
+    except BadInputError as error:
+        return Health(model.model_id, up=None, problem=f"{_why(error)}. {error.hint or ''}".rstrip())
+    try:
+        found = chat.served_models(endpoint, seconds=seconds)
     except (EngineError, BadInputError) as error:
         return Health(model.model_id, up=False, problem=_why(error))
     wanted = model.options.get(ENDPOINT_MODEL)

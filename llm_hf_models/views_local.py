@@ -64,7 +64,7 @@ def repairs(models: Sequence[LocalModelView]) -> str:
     """What to do about each model that is not ready, a line each; empty where all are."""
     lines = [f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix]
     asked = [model.health for model in models if model.health and model.health.problem]
-    lines += [f"{health.model_id} is {'up, but' if health.up else 'down'}: {health.problem}" for health in asked]
+    lines += [views_runtime.problem(health) for health in asked]
     return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 

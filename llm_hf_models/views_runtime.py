@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_hf_models import wording
 from llm_hf_models.output import Column, table
@@ -12,9 +12,24 @@ from llm_hf_models.text import clean_text
 from llm_hf_models.units import format_duration
 
 if TYPE_CHECKING:
-    from llm_hf_models.service import LocalModelView, ModelDefault, Relay
+    from llm_hf_models.service import Health, LocalModelView, ModelDefault, Relay
 
 SHOWN_CHARS = 60
+
+
+class _Words(NamedTuple):
+    """How the health of a server elsewhere is said: in a row, before its problem, and when it is attached."""
+
+    state: str
+    lead: str
+    attached: str
+
+
+_BY_HEALTH = {
+    True: _Words("up", "is up, but", ""),
+    False: _Words("down", "is down", "It does not answer now: "),
+    None: _Words("no key", "was not asked", "It was not asked: "),
+}
 
 
 def defaults(found: Sequence[ModelDefault], limit: int | None) -> str:
@@ -42,7 +57,12 @@ def state(model: LocalModelView) -> str:
     """A model's state for a row; of one that is served elsewhere, whether it answers."""
     if model.health is None:
         return model.state
-    return f"{model.state}, {'up' if model.health.up else 'down'}"
+    return f"{model.state}, {_BY_HEALTH[model.health.up].state}"
+
+
+def problem(health: Health) -> str:
+    """What is wrong with a server elsewhere."""
+    return f"{health.model_id} {_BY_HEALTH[health.up].lead}: {health.problem}"
 
 
 def attached(model: LocalModelView) -> str:
@@ -50,7 +70,7 @@ def attached(model: LocalModelView) -> str:
     takes = f", takes {' and '.join(('text', *model.facts.modalities))}" if model.facts.modalities else ""
     lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}{takes}"]
     if model.health is not None and model.health.problem:
-        lines.append(model.health.problem if model.health.up else f"It does not answer now: {model.health.problem}")
+        lines.append(_BY_HEALTH[model.health.up].attached + model.health.problem)
     if model.key_in_the_clear:
         lines.append("Its key goes over the network unencrypted: use https where others can listen.")
     return "\n".join([*map(clean_text, lines), wording.talk(model.model_id, model.aliases, model.kind)])

@@ -337,7 +337,29 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", key_env="BIG_KEY")
     assert "BIG_KEY" in run("-m", "big", "hello").stderr
-    assert "BIG_KEY" in hf("list").stderr or "not set" in hf("list").stderr
+
+
+@pytest.mark.parametrize(
+    ("kept", "remedy"),
+    [
+        ({"key_env": "BIG_KEY"}, "Put it into the environment variable BIG_KEY."),
+        ({"key_name": "big"}, "llm keys set big"),
+    ],
+    ids=["of a variable", "among llm's"],
+)
+def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
+    kept: dict[str, str], remedy: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = shelf.user / "keys.json"
+    keys.write_text('{"big": "k"}')
+    monkeypatch.delenv("BIG_KEY", raising=False)
+    Library().attach("big", "http://127.0.0.1:9", model="x", **kept)  # type: ignore[arg-type]
+    keys.write_text("{}")
+    listed = hf("list")
+    assert "remote, no key" in listed.stdout
+    told = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
+    assert listed.stderr == told
+    assert [row["health"]["up"] for row in json.loads(hf("list", "--json").stdout) if row["endpoint"]] == [None]
 
 
 def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
