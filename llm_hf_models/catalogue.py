@@ -40,6 +40,12 @@ class LibraryCatalogue:
             seen.add(repo)
         return served
 
+    def absent(self) -> list[str]:
+        """Repos that were named and of which no model is in the library now."""
+        with self.context.db() as db:
+            here = {repo_of(model) for model in db.models()}
+        return sorted({str(repo) for repo in self.allow} - here)
+
 
 def _has_proof(model: LocalModel) -> bool:
     """Whether its files are here, and their digests known."""

@@ -603,6 +603,8 @@ class Library:
             NotWritableError: the address can't be listened on.
         """
         served = catalogue.LibraryCatalogue(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        if self._context.notice and (absent := served.absent()):
+            self._context.notice(f"Not on this machine (yet): {', '.join(absent)}. `llm hf list` shows what is.")
         return mirror.make_server(served, host, port)
 
 

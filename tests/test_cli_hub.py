@@ -640,8 +640,9 @@ def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
 @pytest.mark.usefixtures("repo")
 def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None:
     run("pull", REPO, "-q")
+    words = ("--host", "0.0.0.0", "--port", "0", "--allow", REPO, "--allow", "o/typo")
     with subprocess.Popen(
-        [*HF, "mirror", "--host", "0.0.0.0", "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*HF, "mirror", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
     ) as mirror:  # fmt: skip
         assert mirror.stdout is not None
@@ -657,6 +658,7 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
     assert f"HF_ENDPOINT={address}" in said
     assert "Whoever can reach this address" in said
     assert "write this machine's name or address for 0.0.0.0" in said
+    assert said.startswith("Not on this machine (yet): o/typo. `llm hf list` shows what is.\n")
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0
 
