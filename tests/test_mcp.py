@@ -136,6 +136,18 @@ async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
 
 
 @in_a_loop
+async def test_a_file_that_the_hub_calls_unsafe_is_refused_without_a_flag_that_no_tool_has(hub: HubServer) -> None:
+    (repo,) = hub.repos()
+    hub.report(repo, Q4, "unsafe", avScan="unsafe: malware")
+    async with stdio_host() as client:
+        words = await refusal(client, "download_model", ref=f"{REPO}:Q4_K_M")
+    assert f"report {Q4} as unsafe" in words
+    assert words.splitlines()[-1] == (
+        "Next: choose another quantization or repo; only the person can fetch such a file, outside this server."
+    )
+
+
+@in_a_loop
 async def test_a_file_that_is_no_gguf_is_refused_without_advice_that_no_tool_can_follow(hub: HubServer) -> None:
     hub.add_repo("owner/odd-GGUF", {Q8: b"<!doctype html>"})
     async with stdio_host() as client:

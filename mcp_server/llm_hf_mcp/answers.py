@@ -28,6 +28,7 @@ from llm_hf_models.errors import (
     RepoNotFoundError,
     TokenInvalidError,
     TokenMissingError,
+    UnsafeFileError,
 )
 from llm_hf_models.jsonable import to_json
 from llm_hf_models.text import clean_text
@@ -55,6 +56,7 @@ _TOOL_FOR = {
 }
 # What an agent does instead of what the hint says.
 _NEXT_STEP = {
+    UnsafeFileError: "choose another quantization or repo; only the person can fetch such a file, outside this server.",
     RepoNotFoundError: "search_models finds its exact name; if it is private, ask the person to run `llm hf login`.",
     InvalidGgufError: "choose another quantization or repo; nothing here mends such a file.",
 }
