@@ -88,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _serve(given)
     except HfModelsError as error:
-        sys.exit(f"llm-hf-mcp: {error}")
+        sys.stderr.write(f"llm-hf-mcp: {error}\n")
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
