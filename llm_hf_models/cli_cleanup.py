@@ -7,6 +7,8 @@ import click
 from llm_hf_models import output, views_downloads
 from llm_hf_models.cli_common import confirm_removal, examples, json_option, service
 
+NOTHING = "Nothing is dead."
+
 
 @click.command(epilog=examples("llm hf gc --dry-run", "llm hf gc -y"))
 @click.option("--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
@@ -27,4 +29,9 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
             output.note(views_downloads.cleanup(found, output.width()))
             confirm_removal("Remove all this?")
         found = library.gc()
-    output.print_json(found) if as_json else output.emit(views_downloads.cleanup(found, output.width()))
+    if as_json:
+        output.print_json(found)
+    elif something:
+        output.emit(views_downloads.cleanup(found, output.width()))
+    else:
+        output.note(NOTHING)

@@ -98,8 +98,6 @@ def cleanup(found: Cleanup, limit: int | None) -> str:
         lines.append(f"{found.rows} {'download that is' if found.rows == 1 else 'downloads that are'} long over")
     if found.answers:
         lines.append(f"{found.answers} old {'answer' if found.answers == 1 else 'answers'} of the Hub")
-    if not lines:
-        return "Nothing is dead."
     return "\n".join([*lines, f"{'Freed' if found.done else 'Frees'} {format_size(found.freed_bytes)}."])
 
 

@@ -193,7 +193,7 @@ def test_the_partial_of_huggingface_hub_stays_where_its_lock_cant_be_asked(home:
     dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # no file that could be locked
     shown = CliRunner().invoke(hf, ["gc", "--dry-run"])
-    assert shown.stdout == "Nothing is dead.\n", shown
+    assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
     assert dead.exists()
 
 
@@ -272,4 +272,5 @@ def test_the_command_asks_shows_and_removes(home: Home) -> None:
     found = json.loads(done.stdout)
     assert [file["path"] for file in found["files"]] == [str(dead)]
     assert found["done"] is True
-    assert CliRunner().invoke(hf, ["gc"]).stdout == "Nothing is dead.\n"
+    after = CliRunner().invoke(hf, ["gc"])
+    assert (after.stdout, after.stderr) == ("", "Nothing is dead.\n")
