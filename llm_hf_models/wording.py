@@ -101,6 +101,8 @@ def setting_value(value: object) -> str:
     """A setting's value as a person would write it."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return str(value) if value != "" else "(empty)"
 
 

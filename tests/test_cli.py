@@ -148,6 +148,7 @@ def test_settings_are_listed_shown_changed_and_unset() -> None:
     assert all(key in listed.stdout for key in Settings.model_fields)
     assert run(hf, ["settings", "keep_alive", "30m"]).exit_code == 0
     assert json.loads(run(hf, ["settings", "keep_alive", "--json"]).stdout)["value"] == 1800
+    assert re.search(r"^keep_alive +1800$", run(hf, ["settings", "keep_alive"]).stdout, re.MULTILINE)
     assert run(hf, ["settings", "keep_alive", "-1"]).exit_code == 0
     assert json.loads(run(hf, ["settings", "keep_alive", "--json"]).stdout)["value"] == -1
     back = json.loads(run(hf, ["settings", "keep_alive", "--unset", "--json"]).stdout)
