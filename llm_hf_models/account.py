@@ -79,6 +79,7 @@ class SettingView:
     default: Any
     source: str
     description: str
+    takes: str = ""  # what it can be, in words
 
 
 def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> TokenStatus:
@@ -202,7 +203,9 @@ def setting_views() -> tuple[SettingView, ...]:
     """Every setting with its value now."""
     now = settings.load()
     return tuple(
-        SettingView(key, getattr(now, key), field.default, settings.source_of(key), field.description or "")
+        SettingView(
+            key, getattr(now, key), field.default, settings.source_of(key), field.description or "", settings.takes(key)
+        )
         for key, field in Settings.model_fields.items()
     )
 

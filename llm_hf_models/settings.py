@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -35,6 +35,7 @@ __all__ = [
     "source_of",
     "split_list",
     "store",
+    "takes",
     "user_dir",
 ]
 
@@ -200,6 +201,23 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
     elif _is_duration(key) and not text.startswith("-"):
         value = parse_duration(text)
     return _valid(key, value)
+
+
+def takes(key: str) -> str:
+    """What one setting can be, in words: its choices, its unit, its bounds."""
+    field = Settings.model_fields[key]
+    if choices := get_args(field.annotation):
+        return ", ".join(choices)
+    if field.annotation is bool:
+        return "on, off"
+    if field.annotation is str:
+        return "names, comma-separated"
+    bounds = {name: getattr(one, name) for one in field.metadata for name in ("gt", "ge", "le") if hasattr(one, name)}
+    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    most = f" to {bounds['le']}" if "le" in bounds else ""
+    kind = "a size such as 5M or 2GiB" if key in _SIZES else "a whole number"
+    kind = "a time such as 30s or 5m" if _is_duration(key) else kind
+    return f"{kind}, {least}{most}"
 
 
 def check_key(key: str) -> None:

@@ -307,6 +307,7 @@ def setting(one: SettingView, limit: int | None) -> str:
             (one.key, wording.setting_value(one.value)),
             ("From", one.source),
             ("Default", wording.setting_value(one.default)),
+            ("Takes", one.takes),
             ("What it does", one.description),
         ],
         limit=limit,

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, NotWritableError
 from tests.conftest import Home
+from tests.hf_command import json_of, run
 
 # One child for all environments: huggingface_hub's constants are read anew for each, as they would be at import.
 ASK = """
@@ -268,6 +269,26 @@ def test_every_setting_is_described_and_takes_its_own_default() -> None:
         assert field.description, key
         settings.store(key, getattr(settings.load(), key))
     assert settings.load() == settings.Settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "takes"),
+    [
+        ("engine", "steam", "auto, xllamacpp, llama-server"),
+        ("sandbox", "perhaps", "on, off"),
+        ("connections", "65", "a whole number, from 1 to 64"),
+        ("stall_seconds", "0", "a time such as 30s or 5m, above 0"),
+        ("keep_alive", "-2", "a time such as 30s or 5m, from -1"),
+    ],
+)
+def test_the_command_that_a_wrong_value_is_answered_with_says_what_would_do(key: str, wrong: str, takes: str) -> None:
+    refused = run("settings", key, wrong, code=2).stderr
+    (named,) = re.findall(r"`llm hf (settings \w+)`", refused)
+    assert re.search(rf"^Takes +{re.escape(takes)}$", run(*named.split()).stdout, re.MULTILINE)
+
+
+def test_every_setting_says_what_it_takes() -> None:
+    assert [one["key"] for one in json_of("settings") if not one["takes"]] == []
 
 
 def test_a_list_is_split_at_commas_and_spaces_whatever_the_case() -> None:
