@@ -69,6 +69,7 @@ async def test_both_eras_are_served_and_every_tool_says_what_it_does(era: Era) -
         assert len(tool.description) > 80
         assert tool.output_schema
         assert tool.output_schema["type"] == "object"
+        assert tool.input_schema["additionalProperties"] is False
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint == (tool.name in LOOKING)
         assert tool.annotations.destructive_hint == (tool.name == "delete_model")

@@ -135,6 +135,23 @@ async def test_wrong_types_and_sizes_are_said_and_the_server_goes_on(era: Era) -
         assert (await call(client, "get_downloads"))["downloads"] == []
 
 
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_an_argument_that_a_tool_has_not_or_misses_is_said_with_those_there_are(era: Era) -> None:
+    takes = "It takes name (needed), add, remove."
+    async with stdio_host(era=era) as client:
+        said = await refusal(client, "organise", name="x", add_aliases=["y"])
+        assert said == f"organise: there is no argument 'add_aliases'. {takes}"
+        said = await refusal(client, "organise", nam="x")
+        wrong = "the argument 'name' is missing; there is no argument 'nam'"
+        assert said == f"organise: {wrong}. Did you mean 'name'? {takes}"
+        said = await refusal(client, "get_downloads", wait_seconds=46)
+        assert said == "get_downloads: wait_seconds: Input should be less than or equal to 45."
+        said = await refusal(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
+        assert len(said) < 1000
+        assert "\x1b" not in said
+
+
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
 async def test_deletes_that_race_delete_once_and_the_others_are_told() -> None:

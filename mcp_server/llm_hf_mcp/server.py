@@ -16,6 +16,7 @@ from mcp_types import INVALID_PARAMS, GetPromptResult, InputRequiredResult, Tool
 from mcp_types import Resource as ListedResource
 
 from llm_hf_mcp import nouns, prompts, resources, tools_downloads, tools_hub, tools_local, watching
+from llm_hf_mcp.arguments import StrictTool
 from llm_hf_models import service
 from llm_hf_models.jsonable import schema_of
 from llm_hf_models.text import clean_text
@@ -83,7 +84,7 @@ def offers() -> tuple[Offer, ...]:
 
 def tool(offer: Offer) -> Tool:
     """An offer as the SDK registers it."""
-    made = Tool.from_function(
+    made = StrictTool.from_function(
         offer.function,
         title=offer.title,
         description=inspect.getdoc(offer.function),
