@@ -19,12 +19,14 @@ from click.shell_completion import CompletionItem
 
 from llm_hf_models import output, units
 from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
+from llm_hf_models.text import clean_text
 
 if TYPE_CHECKING:
     from llm_hf_models.service import Library
 
 F = TypeVar("F", bound=Callable[..., object])
 MAX_ROWS = 500
+SLOW_SECONDS = 1.0  # before a person is told whom we wait for
 WITHOUT_ONE = "LLM_HF_PASSPHRASE in the environment gives it where nobody can type; HF_TOKEN needs none."
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -103,8 +105,41 @@ def service() -> Library:
         asked_by="cli",
         ask_passphrase=functools.cache(ask_passphrase),
         notice=output.note,
+        while_asking=Waiting().told_of,
         names_taken=llm_names.taken,
     )
+
+
+class Waiting:
+    """Says once to a person at a terminal whom a command waits for, when an answer is not there within a second."""
+
+    def __init__(self) -> None:
+        """Nobody is told where stderr is no terminal, or the command is to be quiet."""
+        context = click.get_current_context(silent=True)
+        quiet = context is not None and context.params.get("quiet")
+        self._is_due = output.is_terminal(sys.stderr) and not quiet
+        self._lock = threading.Lock()  # several questions may be on their way
+
+    @contextmanager
+    def told_of(self, host: str) -> Iterator[None]:
+        """Around a question to that host."""
+        if not self._is_due:
+            yield
+            return
+        timer = threading.Timer(SLOW_SECONDS, self._tell, [host])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()  # the answer comes after the words, never amid them
+
+    def _tell(self, host: str) -> None:
+        with self._lock:
+            if self._is_due:
+                output.note(f"Waiting for {clean_text(host)}…")
+            self._is_due = False
 
 
 def ask_passphrase() -> str | None:

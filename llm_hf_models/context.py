@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -55,6 +56,7 @@ class Context:
     ask_passphrase: Callable[[], str | None] | None = None
     agent: str | None = None  # which agent asks, by its host's name; None is a person
     notice: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
+    while_asking: Callable[[str], AbstractContextManager[object]] = nullcontext  # given the host that is being asked
     planned_cache: Path | None = None  # of a download that was planned in another environment; None is this one's
     planned_endpoint: str | None = None
     names_taken: Callable[[str], Mapping[str, str]] | None = None  # others' names in llm; None: free_names asks
@@ -113,6 +115,7 @@ class Context:
             token_hint=tokens.remedy(token),
             timeout=self.settings().metadata_seconds,
             offline=settings_module.offline(),
+            while_asking=self.while_asking,
         )
 
     def transfer_limits(

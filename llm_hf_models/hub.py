@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -86,6 +86,7 @@ class Hub:
         token_hint: str = LOGIN_HINT,
         timeout: float = 20,
         offline: bool = False,
+        while_asking: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Asks nothing yet.
 
@@ -95,6 +96,7 @@ class Hub:
             token_hint: what a person does where it refuses that token, or wants one.
             timeout: seconds for each question.
             offline: refuse every call with OfflineError.
+            while_asking: stands around each question to its API, given its host.
 
         Raises:
             BadInputError: the endpoint is no http(s) address.
@@ -104,6 +106,7 @@ class Hub:
         self._token_hint = token_hint
         self._timeout = timeout
         self._offline = offline
+        self._while_asking = while_asking
         self.etag: str | None = None  # of the last answer to `search` or `details`
 
     def __repr__(self) -> str:
@@ -318,7 +321,7 @@ class Hub:
             request = session.stream("GET" if form is None else "POST", url, params=params, data=form,
                                      headers={**self._headers(), **(extra or {})},
                                      timeout=self._timeout, follow_redirects=True)  # fmt: skip
-            with request as answer:
+            with self._while_asking(asked.host), request as answer:
                 if answer.status_code == _NOT_MODIFIED and extra:
                     raise NotChangedError("The Hub's answer has not changed")
                 if not answer.is_success:

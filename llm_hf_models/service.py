@@ -125,6 +125,7 @@ class Library:
         agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
         notice: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
         names_taken: names of other plugins' models in llm, by a kind of model; None asks llm in a process of its own.
+        while_asking: stands around each question to the Hub's API, given the Hub's host.
     """
 
     def __init__(
@@ -135,8 +136,9 @@ class Library:
         agent: str | None = None,
         notice: Callable[[str], None] | None = None,
         names_taken: Callable[[str], Mapping[str, str]] | None = None,
+        while_asking: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._context = Context(asked_by, ask_passphrase, agent, notice, names_taken=names_taken)
+        self._context = Context(asked_by, ask_passphrase, agent, notice, while_asking, names_taken=names_taken)
 
     # The Hub
 

@@ -27,7 +27,7 @@ from llm_hf_models.worker import log_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
 from tests.hf_command import json_of, run
-from tests.hub_server import FlipBit, HubServer, Reset, Stall, Status
+from tests.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -632,6 +632,47 @@ def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
     for said in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
         assert said in text
     assert json_of("status")["models"] == 1
+
+
+# A slow Hub
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+def test_a_person_is_told_once_that_a_slow_hub_is_waited_for(repo: HubServer) -> None:
+    stall = Stall()
+    repo.fault(stall, on="/api/models")
+    ours, theirs = os.openpty()
+    with subprocess.Popen([*HF, "search", "tiny", "--json"], stdout=subprocess.PIPE, stderr=theirs) as search:
+        os.close(theirs)
+        said = b""
+        while b"\n" not in said:
+            said += os.read(ours, 1000)
+        stall.release.set()
+        out, _ = search.communicate(timeout=30)
+    os.close(ours)
+    assert said.decode().strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
+    assert [row["id"] for row in json.loads(out)["results"]] == [REPO]
+
+
+def test_who_is_no_terminal_is_not_told_of_a_slow_hub(repo: HubServer) -> None:
+    repo.fault(Delay(1.5), on="/api/models")
+    done = subprocess.run([*HF, "search", "tiny"], capture_output=True, text=True, check=False, timeout=60)
+    assert REPO in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@pytest.mark.parametrize(
+    ("words", "seconds"), [(("search", "tiny"), 0), (("pull", REPO, "-q"), 1.5)], ids=["at once", "-q"]
+)
+def test_a_person_is_not_told_of_an_answer_that_comes_at_once_nor_when_it_is_to_be_quiet(
+    words: tuple[str, ...], seconds: float, repo: HubServer
+) -> None:
+    from tests.picture import in_terminal
+
+    repo.fault(Delay(seconds), on="/api/models")
+    code, screen = in_terminal([*HF, *words], os.environ)
+    assert (code, "Waiting" in screen) == (0, False)
 
 
 # The mirror
