@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, GetPromptResult, InputRequiredResult, ToolAnnotations
+from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Resource as ListedResource
 
 from llm_hf_mcp import nouns, prompts, resources, tools_downloads, tools_hub, tools_local, watching
-from llm_hf_mcp.arguments import StrictTool
+from llm_hf_mcp.arguments import check_arguments, closed
 from llm_hf_models import service
 from llm_hf_models.jsonable import schema_of
 from llm_hf_models.text import clean_text
@@ -84,14 +84,14 @@ def offers() -> tuple[Offer, ...]:
 
 def tool(offer: Offer) -> Tool:
     """An offer as the SDK registers it."""
-    made = StrictTool.from_function(
+    made = Tool.from_function(
         offer.function,
         title=offer.title,
         description=inspect.getdoc(offer.function),
         annotations=offer.annotations,
     )
     made.fn_metadata.output_schema = schema_of(offer.returns)
-    return made
+    return closed(made)
 
 
 def version() -> str:
@@ -100,7 +100,19 @@ def version() -> str:
 
 
 class Server(MCPServer[Any]):
-    """The SDK's server, whose menu of resources has what is on this machine now."""
+    """The SDK's server, whose menu of resources has what is on this machine now, and which says what was misspelt."""
+
+    def __init__(self, *args: Any, tools: Sequence[Tool], **more: Any) -> None:  # noqa: ANN401 - the SDK's own arguments
+        super().__init__(*args, tools=list(tools), **more)
+        self._takes = {each.name: each for each in tools}
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """As the SDK does, once the arguments are right."""
+        if name in self._takes:
+            check_arguments(self._takes[name], arguments)
+        return await super().call_tool(name, arguments, context)
 
     async def list_resources(self) -> list[ListedResource]:
         """What the SDK lists, then local models and open downloads."""
