@@ -163,10 +163,11 @@ def _work_folder_of(cache: Path, found: PullPlan) -> Path:
 
 def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
     """By digest: one thing each, whatever stands beside the partial."""
-    for etag, paths in _by_digest(folder).items():
+    for etag in _by_digest(folder):
         if rows.wants(etag) or is_owned(_partial(folder, etag)):
             continue
-        age = _youngest(_leftovers(_partial(folder, etag)))
+        paths = _leftovers(_partial(folder, etag))  # none where a killed process left but its name
+        age = _youngest(paths)
         if rows.left(etag, time.time() - age):
             why = "its download is over"
         elif age >= keep:

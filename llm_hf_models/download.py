@@ -329,8 +329,12 @@ class _Job:
         Raises:
             OSError: FileNotFoundError where neither the checked file nor its final name is there (any more).
         """
+        whole = self.folder / f"{file.etag}.whole"
         try:
-            (self.folder / f"{file.etag}.whole").replace(place)
+            if place.exists() and whole.samefile(place):
+                whole.unlink()  # another process linked it from there: to rename one name to the other does nothing
+            else:
+                whole.replace(place)
         except FileNotFoundError:  # another process was quicker
             if not cache_layout.is_whole(place, file.size):
                 raise

@@ -553,6 +553,17 @@ download(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache)
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no symlinks, and so no second name")
+def test_a_second_name_of_a_finished_file_does_not_stay_behind(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    file, *_ = pull(hub, repo, home.cache)
+    blob = file.location.resolve()
+    whole = work_folder(home.cache) / f"{blob.name}.whole"
+    whole.hardlink_to(blob)  # of a process that was a moment slower
+    file.location.unlink()
+    assert_whole(pull(hub, repo, home.cache))
+    assert not whole.exists()
+
+
 def test_processes_that_fetch_files_of_the_same_download_share_its_limit(hub: HubServer, home: Home) -> None:
     content = {f"{name}.gguf": random.Random(name).randbytes(4 * MB) for name in "ab"}
     repo = hub.add_repo(str(REPO), content)
