@@ -28,14 +28,7 @@ NO_LIMIT = -1
     epilog=examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
 )
 @click.option("finished", "--all", is_flag=True, help="List those that are over too.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    metavar="N",
-    default=100,
-    show_default=True,
-    help="At most so many.",
-)
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="At most so many.")
 @click.option(
     "--watch", is_flag=False, flag_value=EVERYTHING, metavar="[ID]", help="Show live bars until they are over."
 )
@@ -52,7 +45,10 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
     library = service()
     if watch is not None:
         numbers = _numbers(library, watch)
-        ended_well = _watch_as_json(library, numbers) if as_json else _watch(library, numbers)
+        try:
+            ended_well = _watch_as_json(library, numbers) if as_json else _watch(library, numbers)
+        except KeyboardInterrupt:
+            raise InterruptedByUserError("No longer watched: what was under way goes on") from None
         ctx.exit(0 if ended_well else 1)
     rows = library.downloads(every=finished, limit=min(limit, units.MAX_NUMBER))
     if as_json:
@@ -79,11 +75,8 @@ def _watch(library: Library, numbers: list[int]) -> bool:
         output.note("No download is under way.")
         return True
     began = time.monotonic()
-    try:
-        with progress.shown() as show:
-            rows = _followed(library, numbers, lambda row: show(views_downloads.event(row)))
-    except KeyboardInterrupt:
-        raise _no_longer_watched() from None
+    with progress.shown() as show:
+        rows = _followed(library, numbers, lambda row: show(views_downloads.event(row)))
     for row in rows:
         output.note(views_downloads.outcome(row))
     output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)
@@ -99,14 +92,7 @@ def _watch_as_json(library: Library, numbers: list[int]) -> bool:
             told[row.id] = row
             output.print_json(row, indent=None)
 
-    try:
-        return not any(row.error for row in _followed(library, numbers, tell))
-    except KeyboardInterrupt:
-        raise _no_longer_watched() from None
-
-
-def _no_longer_watched() -> InterruptedByUserError:
-    return InterruptedByUserError("No longer watched: what was under way goes on")
+    return not any(row.error for row in _followed(library, numbers, tell))
 
 
 def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView], None]) -> list[DownloadView]:
