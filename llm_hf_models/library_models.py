@@ -11,7 +11,7 @@ from typing import Any
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
 from llm_hf_models.gguf_facts import ModelFacts, with_template
 from llm_hf_models.library_file import LibraryFile, Row, dump, readable
-from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.records import TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.text import did_you_mean
 
 MAX_NAME_CHARS = 100  # of a name in a message
@@ -210,7 +210,7 @@ def _model_of(row: Row, files: Iterable[Row], aliases: Iterable[Row], checks: It
             LocalFile(f["path"], f["role"], f["size"], f["location"], f["sha256"], f["git_sha1"], f["mtime_ns"])
             for f in files
         ),
-        facts=with_template(facts_from_json(row["facts"]), options.get("template")),
+        facts=with_template(facts_from_json(row["facts"]), options.get(TEMPLATE)),
         aliases=tuple(alias["alias"] for alias in aliases),
         options=options,
         checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),

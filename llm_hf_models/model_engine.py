@@ -13,10 +13,7 @@ from llm_hf_models.engine import Endpoint, EngineSpec, Notice
 from llm_hf_models.errors import BadInputError, EngineStartError, FileChangedError, MissingFileError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import user_dir
-from llm_hf_models.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, LocalModel
-
-# Kept options that are no part of a prompt's: a system prompt where it brings none, a template for the engine.
-SYSTEM, TEMPLATE = "system", "template"
+from llm_hf_models.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, SYSTEM, TEMPLATE, LocalModel
 
 
 def touch(model_id: str, endpoint: Endpoint, db: LibraryDB, tokens_per_second: float | None = None) -> None:
@@ -187,5 +184,5 @@ def _spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> 
         context=context,
         gpu_layers=gpu_layers,
         threads=threads,
-        chat_template=model.options.get(TEMPLATE),
+        chat_template=model.own_template,
     )

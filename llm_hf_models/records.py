@@ -22,6 +22,8 @@ Look = Literal["as recorded", "missing", "other size", "touched"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 # What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
 ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoint_key_env", "endpoint_key_name"
+# Options that are no part of a prompt's: a system prompt where it brings none, a template for the engine.
+SYSTEM, TEMPLATE = "system", "template"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class LocalModel:
     @property
     def own_template(self) -> str | None:
         """The chat template that a person has set in place of the header's."""
-        return self.options.get("template")
+        return self.options.get(TEMPLATE)
 
     @property
     def template_digest(self) -> str | None:

@@ -20,7 +20,6 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineError, HfModelsError
 from llm_hf_models.gguf_facts import ModelFacts, with_template
 from llm_hf_models.model_engine import (
-    TEMPLATE,
     check_fits,
     defaults_of,
     endpoint_elsewhere,
@@ -30,6 +29,7 @@ from llm_hf_models.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
+    TEMPLATE,
     Health,
     LocalModel,
     ModelDefault,
