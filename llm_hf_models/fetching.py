@@ -6,7 +6,8 @@ import threading
 import time
 
 from llm_hf_models.errors import AccessError, DiskFullError, HfModelsError, NetworkError, RateLimitedError
-from llm_hf_models.http_ranges import RangeConnection, Reply
+from llm_hf_models.http_ranges import RangeConnection
+from llm_hf_models.http_reply import Reply
 from llm_hf_models.hub import Location
 from llm_hf_models.journal import Journal, Ranges
 from llm_hf_models.machine import usable_cores

@@ -18,42 +18,25 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import functools
 import http.client
 import os
-import re
 import socket
 import ssl
-import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
-from llm_hf_models.errors import (
-    AccessError,
-    BadInputError,
-    HubUnavailableError,
-    NetworkError,
-    OfflineError,
-    TimedOutError,
-    TlsError,
-)
-from llm_hf_models.hub_errors import tls_trouble
+from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, TlsError
+from llm_hf_models.http_reply import Reply, host_of, translated
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
 PROXY_REFUSES = 407
-HEAD_BUFFER_BYTES = 1 << 17
-FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the first that is set counts
 _REDIRECTS = (301, 302, 303, 307, 308)
-# No more digits than any size has: int() raises for thousands of them.
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
-_UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 
 
 @dataclass(frozen=True)
@@ -93,11 +76,6 @@ def followed(url: str, target: str) -> str:
     return target
 
 
-def host_of(url: str) -> str:
-    """The host of an address, fit to be shown: a signed link's query never is."""
-    return clean_text(urlsplit(url).hostname or "?", 100)
-
-
 @functools.lru_cache(maxsize=4)
 def _tls_context(bundle: str | None) -> ssl.SSLContext:
     if bundle:
@@ -132,130 +110,11 @@ def tell_bundle() -> None:
         os.environ["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
 
 
-def _translated(error: Exception, host: str, *, connecting: bool) -> NetworkError:
-    """Ours for what went wrong on the way to `host`."""
-    cause = clean_text(str(error)) or type(error).__name__
-    if (connecting or isinstance(error, ssl.SSLCertVerificationError)) and (trouble := tls_trouble(host, error)):
-        return trouble
-    if isinstance(error, socket.gaierror):
-        return OfflineError(f"The address of {host} was not found", cause=cause)
-    if isinstance(error, TimeoutError):
-        return TimedOutError(f"{host} did not answer in time" if connecting else f"{host} went silent", cause=cause)
-    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
-        return OfflineError(f"{host} can't be reached", cause=cause)
-    return NetworkError(f"The connection to {host} was lost", cause=cause)
-
-
 def proxy_refusal(cause: str) -> AccessError:
     """The error for a proxy that wants to know who we are."""
     return AccessError(
         "The proxy refuses us", cause=cause, hint="Put user and password into HTTP_PROXY and HTTPS_PROXY."
     )
-
-
-class Reply:
-    """One answer; its body is read into the caller's memory."""
-
-    def __init__(
-        self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
-    ) -> None:
-        self._response, self._host, self._sock, self._stall_seconds = response, host_of(url), sock, stall_seconds
-        self._left = response.length  # bytes to come; None where the sender didn't say
-        self._early = memoryview(b"")  # what came along with the head
-        self._direct = False  # whether that was looked for, and the rest is read from the socket itself
-        self._pending: NetworkError | None = None
-        self.url = url
-        self.status = response.status
-
-    def header(self, name: str) -> str | None:
-        """A header of the answer, whatever its case."""
-        return self._response.getheader(name)
-
-    @property
-    def length(self) -> int | None:
-        """How long the body was said to be, in bytes."""
-        text = self.header("Content-Length") or ""
-        return int(text) if _LENGTH.fullmatch(text) else None
-
-    @property
-    def content_range(self) -> tuple[int, int, int | None] | None:
-        """First byte, last byte and total size that a 206 claims; None where it claims none that can be read."""
-        match = _CONTENT_RANGE.fullmatch(self.header("Content-Range") or "")
-        return (int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])) if match else None
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the connection can carry another question: the body was read to its end, and both sides stay."""
-        return self._left == 0 and not self._response.will_close
-
-    def read_into(self, view: memoryview) -> int:
-        """Fills `view` as far as bytes come without delay; 0 at the end.
-
-        Raises:
-            NetworkError: the connection broke, was silent too long, or ended before the announced end.
-        """
-        if self._pending:
-            raise self._pending
-        filled, since = 0, time.monotonic()
-        if self._left is not None:
-            view = view[: self._left]
-        while filled < len(view):
-            try:
-                count = self._read_some(view[filled:], hurried=filled > 0)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                return self._broken(_translated(error, self._host, connecting=False), filled)
-            if count == 0 and self._left:
-                return self._broken(NetworkError(f"{self._host} ended the connection too early"), filled)
-            if not count:
-                break
-            filled += count
-            if self._left is not None:
-                self._left -= count
-            if not self._direct or time.monotonic() - since >= FILL_SECONDS:
-                break
-        if self._left == 0 and not self._response.will_close:
-            self._response.close()
-        return filled
-
-    def _read_some(self, view: memoryview, *, hurried: bool) -> int | None:
-        """What one read gives. Past what came along with the head, from the socket straight into our memory.
-
-        HTTPResponse.readinto would fill the whole view first, and lose what it has when the connection breaks.
-        """
-        if not self._early:
-            if self._direct and self._sock is not None:
-                return self._receive(self._sock, view, hurried=hurried)
-            # With a known length, once: it empties the response's own buffer. Chunked bodies come this way throughout.
-            self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
-            if self._left is not None and self._sock is not None:
-                # From here on a read that takes longer comes back, so that what there is can be handed over.
-                self._sock.settimeout(min(FILL_SECONDS, self._stall_seconds))
-                self._direct = True
-        count = min(len(self._early), len(view))
-        view[:count], self._early = self._early[:count], self._early[count:]
-        return count
-
-    def _receive(self, sock: socket.socket, view: memoryview, *, hurried: bool) -> int | None:
-        """What comes next; None where nothing does for a moment, and there is something to hand over already."""
-        until = time.monotonic() + self._stall_seconds
-        while True:
-            try:
-                return sock.recv_into(view)
-            except TimeoutError:
-                if hurried:
-                    return None
-                if time.monotonic() >= until:
-                    raise
-
-    def close(self) -> None:
-        """Gives the body up."""
-        self._response.close()
-
-    def _broken(self, error: NetworkError, filled: int) -> int:
-        if not filled:
-            raise error
-        self._pending = error
-        return filled
 
 
 class RangeConnection:
@@ -303,13 +162,13 @@ class RangeConnection:
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
             if not used_before or self._shut:
-                raise _translated(error, origin.host, connecting=False) from None
+                raise translated(error, origin.host, connecting=False) from None
         # A kept connection that the host had closed meanwhile says nothing about the host: once more on a new one.
         try:
             return self._send(url, origin, proxy, headers)
         except (http.client.HTTPException, OSError) as error:
             self.close()
-            raise _translated(error, origin.host, connecting=False) from None
+            raise translated(error, origin.host, connecting=False) from None
 
     def _send(self, url: str, origin: Origin, proxy: str | None, headers: dict[str, str]) -> Reply:
         connection = self._connection or self._connect(origin, proxy)
@@ -328,7 +187,7 @@ class RangeConnection:
             raise
         except (http.client.HTTPException, OSError, ValueError) as error:
             self.close()
-            raise _translated(error, origin.host, connecting=False) from None
+            raise translated(error, origin.host, connecting=False) from None
         return self._reply
 
     def _connect(self, origin: Origin, proxy: str | None) -> http.client.HTTPConnection:
@@ -347,7 +206,7 @@ class RangeConnection:
             connection.close()
             if proxy and str(PROXY_REFUSES) in str(error):  # http.client has no other word for it
                 raise proxy_refusal(clean_text(str(error))) from None
-            raise _translated(error, via.host, connecting=True) from None
+            raise translated(error, via.host, connecting=True) from None
         self._connection, self._sock, self._route, self._reply = connection, connection.sock, (origin, proxy), None
         if self._shut:
             self.shut()

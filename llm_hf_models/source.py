@@ -15,7 +15,8 @@ from llm_hf_models.errors import (
     NetworkError,
     RateLimitedError,
 )
-from llm_hf_models.http_ranges import PROXY_REFUSES, Reply, host_of, proxy_refusal
+from llm_hf_models.http_ranges import PROXY_REFUSES, proxy_refusal
+from llm_hf_models.http_reply import Reply, host_of
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer_terms import Expected
 from llm_hf_models.weather import retry_after
