@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from llm_hf_models.carrier import Carrier
 from llm_hf_models.errors import AccessError, DiskFullError, HfModelsError, NetworkError, RateLimitedError
 from llm_hf_models.http_ranges import RangeConnection
 from llm_hf_models.http_reply import Reply
@@ -240,7 +241,8 @@ class Fetching:
         try:
             if self._source.validator not in (None, validator):
                 self._journal.validator(str(self._source.validator))
-            self._receive(reply, segment, location)
+            with Carrier(reply, self._file, self._digest, self._memory) as carrier:
+                self._receive(carrier, segment, location)
         finally:
             with self._lock:
                 self._receivers.discard(threading.current_thread())
@@ -264,25 +266,23 @@ class Fetching:
             raise StartOverError from None
         return reply
 
-    def _receive(self, reply: Reply, segment: Segment, location: Location) -> None:
+    def _receive(self, carrier: Carrier, segment: Segment, location: Location) -> None:
         """Brings the body into the file, and tells the journal every now and then."""
-        buffer = self._memory()
         first = recorded = written = segment.position
         recorded_at = time.monotonic()
         try:
-            while count := min(self._segments.left(segment), self._pace.step(len(buffer))):
+            while most := min(self._segments.left(segment), self._pace.step(RECORD_BYTES)):
                 if self._halt.is_set() or self._is_wanted_by_others():
                     return
-                count = reply.read_into(memoryview(buffer)[:count])
+                count = carrier.load(most)
                 if not count:
                     if self._whole or written == first:
                         raise NetworkError("The file ended too early")
                     return
                 count = self._segments.advance(segment, count)
-                self._file.write_at(memoryview(buffer)[:count], written)
-                start, written = written, written + count
-                if self._arrived(start, written, buffer, location):
-                    buffer = self._memory()
+                carrier.unload(count, written)
+                written += count
+                self._arrived(count, written, location)
                 now = time.monotonic()
                 if written - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
                     self._record(recorded, written)
@@ -303,16 +303,15 @@ class Fetching:
             if len(spare) == size:
                 return spare
 
-    def _arrived(self, start: int, end: int, buffer: bytearray, location: Location) -> bool:
-        """Counts bytes that are in the file now; whether the digest took their memory."""
+    def _arrived(self, count: int, end: int, location: Location) -> None:
+        """Counts bytes that are in the file now."""
         if self._whole:
             self._weather.moved_to(end)
         else:
             self._weather.moved()
             self._source.served(location)
         with self._lock:
-            self.done += end - start
-        return self._digest.have(start, end, buffer)
+            self.done += count
 
     def _record(self, start: int, end: int) -> None:
         if not self._whole:  # else the server has no ranges and can't continue: there is nothing to remember

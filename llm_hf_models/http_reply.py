@@ -1,13 +1,21 @@
-"""One answer over HTTP: its head, and its body into the caller's hands as it comes. Asks for nothing."""
+"""One answer over HTTP: its head, and its body into memory or into a pipe as it comes. Asks for nothing.
+
+splice(2) moves what has arrived on a socket into a pipe, and from there into a file, without a copy of it in memory of
+ours: Linux alone, and only where nothing has to be decrypted. What it saves stands in carrier.py.
+"""
 
 from __future__ import annotations
 
 import errno
 import http.client
+import os
 import re
+import select
 import socket
 import ssl
+import sys
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from llm_hf_models.errors import NetworkError, OfflineError, TimedOutError
@@ -15,6 +23,7 @@ from llm_hf_models.hub_errors import tls_trouble
 from llm_hf_models.text import clean_text
 
 HEAD_BUFFER_BYTES = 1 << 17
+CANT_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP}  # other file systems, and sandboxes
 FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 # No more digits than any size has: int() raises for thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -41,8 +50,12 @@ def translated(error: Exception, host: str, *, connecting: bool) -> NetworkError
     return NetworkError(f"The connection to {host} was lost", cause=cause)
 
 
+class CantSpliceError(Exception):
+    """The system, or what confines us there, moves nothing from this socket into a pipe."""
+
+
 class Reply:
-    """One answer; its body is read into the caller's memory."""
+    """One answer; its body goes into the caller's memory, or into a pipe."""
 
     def __init__(
         self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
@@ -51,6 +64,7 @@ class Reply:
         self._left = response.length  # bytes to come; None where the sender didn't say
         self._early = memoryview(b"")  # what came along with the head
         self._direct = False  # whether that was looked for, and the rest is read from the socket itself
+        self._poll: select.poll | None = None
         self._pending: NetworkError | None = None
         self.url = url
         self.status = response.status
@@ -82,14 +96,31 @@ class Reply:
         Raises:
             NetworkError: the connection broke, was silent too long, or ended before the announced end.
         """
+        most = len(view) if self._left is None else min(len(view), self._left)
+        return self._fill(most, lambda filled: self._read_some(view[filled:most], hurried=filled > 0))
+
+    @property
+    def splices(self) -> bool:
+        """Whether `splice_into` may be tried from here on: the rest is read from a socket that isn't encrypted."""
+        return hasattr(os, "splice") and self._direct and not self._early and not isinstance(self._sock, ssl.SSLSocket)
+
+    def splice_into(self, pipe: int, most: int) -> int:
+        """Like `read_into`, but into the writing end of an empty pipe: up to `most` bytes, or what it holds.
+
+        Raises:
+            NetworkError: as there; CantSpliceError: nothing was moved, and nothing will be.
+        """
+        most = most if self._left is None else min(most, self._left)
+        return self._fill(most, lambda filled: self._splice(pipe, most - filled, hurried=filled > 0))
+
+    def _fill(self, most: int, some: Callable[[int], int | None]) -> int:
+        """Up to `most` bytes by calls of `some`, which are told how many there are; fewer when more are delayed."""
         if self._pending:
             raise self._pending
         filled, since = 0, time.monotonic()
-        if self._left is not None:
-            view = view[: self._left]
-        while filled < len(view):
+        while filled < most:
             try:
-                count = self._read_some(view[filled:], hurried=filled > 0)
+                count = some(filled)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 return self._broken(translated(error, self._host, connecting=False), filled)
             if count == 0 and self._left:
@@ -134,6 +165,34 @@ class Reply:
                     return None
                 if time.monotonic() >= until:
                     raise
+
+    def _splice(self, pipe: int, most: int, *, hurried: bool) -> int | None:
+        """The same for a pipe; None as well where it is full: it holds as many packets as it has places for pages."""
+        if sys.platform != "linux" or self._sock is None:
+            raise CantSpliceError
+        until, waited = time.monotonic() + self._stall_seconds, False
+        while True:
+            try:
+                return os.splice(self._sock.fileno(), pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+            except BlockingIOError:
+                if hurried and waited:
+                    return None
+            except OSError as error:
+                if error.errno in CANT_SPLICE and not hurried:
+                    raise CantSpliceError from None
+                raise
+            waited = self._has_more(self._sock)
+            if not waited and hurried:
+                return None
+            if not waited and time.monotonic() >= until:
+                raise TimeoutError("timed out")
+
+    def _has_more(self, sock: socket.socket) -> bool:
+        """Whether bytes, or the end, come within a moment."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(sock, select.POLLIN)
+        return bool(self._poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
 
     def close(self) -> None:
         """Gives the body up."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -54,6 +56,19 @@ class PartialFile:
                     os.lseek(self.fd, offset, os.SEEK_SET)
                     count = os.write(self.fd, piece)
             view, offset = view[count:], offset + count
+
+    def splice_at(self, pipe: int, count: int, offset: int) -> None:
+        """Writes `count` bytes that a pipe holds, without taking them into memory of ours where that can be (Linux)."""
+        while count:
+            moved = 0
+            if sys.platform == "linux":
+                with contextlib.suppress(OSError):  # a file system without: writing tells what is the matter
+                    moved = os.splice(pipe, self.fd, count, offset_dst=offset)
+            if not moved:
+                piece = os.read(pipe, min(count, WRITE_BYTES))
+                self.write_at(memoryview(piece), offset)
+                moved = len(piece)
+            offset, count = offset + moved, count - moved
 
     def read_at(self, view: memoryview, offset: int) -> int:
         """Fills `view`, or its beginning; how many bytes that were."""

@@ -36,7 +36,7 @@ FLOORS = {
     """,
     "first floor: the outside world": """
         tokens hub hub_errors hub_nouns hub_questions hub_replies remote_file
-        http_reply http_ranges source owner partial_file segments fetching transfer
+        http_reply http_ranges carrier source owner partial_file segments fetching transfer
         cached_files shards library library_file library_models library_downloads registered
         validate gguf_meaning gguf_tensors template_audit template_tree
         sandbox sandbox_filter sandbox_linux sandbox_macos sandbox_terms

@@ -45,7 +45,7 @@ from pathlib import Path
 from llm_hf_models import fetching
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
-url, sha256, size, partial = sys.argv[1:5]
+url, sha256, size, partial, way = sys.argv[1:6]
 moments, tell = itertools.count(), os.write
 
 def recorded(name, real):
@@ -64,6 +64,15 @@ def recorded(name, real):
         return result
     return call
 
+def splice(source, target, count, **places):
+    if "offset_dst" not in places:  # from the socket into the pipe
+        return real_splice(source, target, count, **places)
+    write = recorded("pwrite", lambda fd, count, offset: real_splice(source, fd, count, offset_dst=offset))
+    return write(target, count, places["offset_dst"])
+
+real_splice = vars(os).pop("splice")
+if way == "pipe":
+    os.splice = splice
 for name in ("pwrite", "write", "fdatasync", "fsync"):
     setattr(os, name, recorded(name, getattr(os, name)))
 fetching.CHECKPOINT_SECONDS = 0.05
@@ -154,12 +163,12 @@ def content() -> bytes:
     return made_content(SIZE, seed=5)
 
 
-@pytest.fixture(scope="module")
-def record(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
-    """What a whole transfer asked the system for."""
+@pytest.fixture(scope="module", params=["memory", "pipe"])
+def record(content: bytes, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Call]:
+    """What a whole transfer asked the system for, whichever way its bytes took; the pipe's writes count as `pwrite`."""
     partial = tmp_path_factory.mktemp("recorded") / "model.part"
     with StorageServer(content, rate=2_000_000) as server:
-        arguments = [server.url, server.sha256, str(SIZE), str(partial)]
+        arguments = [server.url, server.sha256, str(SIZE), str(partial), request.param]
         done = subprocess.run(
             [sys.executable, "-c", RECORDER, *arguments], capture_output=True, text=True, timeout=100, check=False
         )

@@ -59,12 +59,15 @@ class Task:
     after_bytes: int | None = None  # so many have arrived since it began,
     after_seconds: float | None = None  # or so long after it began,
     after_end: float | None = None  # or so long after the last file was whole: while links and refs are made
+    splices: bool = True  # whether its bytes may take the shorter way
 
 
 def pull_until_killed(task: Task) -> None:
     """The life of one process: a kill that nobody sees coming ends it, or its pull does."""
     first: dict[str, int] = {}
     done: dict[str, int] = {}
+    if not task.splices:
+        vars(os).pop("splice", None)
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -92,7 +95,7 @@ def pull_until_killed(task: Task) -> None:
 
 def fated(task: Task, random_: random.Random, size: int) -> Task:
     """The task with an end at a random instant: on the way most often, sometimes when all bytes are there."""
-    kind = random_.choice(["bytes", "bytes", "seconds", "end"])
+    kind, task = random_.choice(["bytes", "bytes", "seconds", "end"]), replace(task, splices=random_.random() < 0.5)
     if kind == "bytes":
         return replace(task, after_bytes=random_.randrange(size // 3))
     if kind == "seconds":
@@ -173,6 +176,13 @@ def test_kill_storm(tmp_path: Path) -> None:
     assert tally.kills >= KILLS
 
 
+def splice_or_not(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes take either way into the file."""
+    monkeypatch.undo()
+    if random_.random() < 0.5:
+        monkeypatch.delattr(os, "splice", raising=False)
+
+
 def limits_for(random_: random.Random) -> TransferLimits:
     return TransferLimits(
         connections=random_.choice([1, 2, 4, 8]),
@@ -183,12 +193,13 @@ def limits_for(random_: random.Random) -> TransferLimits:
     )
 
 
-def test_weather_storm(tmp_path: Path) -> None:
+def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = [fault for name, fault in WEATHER.items() if name != "429"]
     faults.append(replace(WEATHER["429"], headers=(("Retry-After", "0"),)))
     ends: dict[str, int] = {}
     for seed in range(COMBINATIONS):
         random_ = random.Random(seed)
+        splice_or_not(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(random_.randbytes(random_.choice([1, 5000, 300_000, 9 * MB]))) as server:
             server.faults.extend(random_.choices(faults, k=random_.randrange(1, 9)))
@@ -216,11 +227,12 @@ def test_weather_storm(tmp_path: Path) -> None:
     print(f"weather storm: {ends}")  # noqa: T201
 
 
-def test_corruption_storm(tmp_path: Path) -> None:
+def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accepted, ends = 0, {"refused": 0, "right": 0}
-    content = random.Random(7).randbytes(200_000)
+    content = random.Random(7).randbytes(2_000_000)
     for seed in range(CORRUPTIONS):
         random_ = random.Random(seed)
+        splice_or_not(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(content) as server:
             expected = server.expected
