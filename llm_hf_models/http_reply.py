@@ -24,6 +24,7 @@ from llm_hf_models.text import clean_text
 
 HEAD_BUFFER_BYTES = 1 << 17
 CANT_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP}  # other file systems, and sandboxes
+ENOUGH_BYTES = 1 << 18  # so many are handed over, however soon more come
 FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 # No more digits than any size has: int() raises for thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -111,7 +112,7 @@ class Reply:
             NetworkError: as there; CantSpliceError: nothing was moved, and nothing will be.
         """
         most = most if self._left is None else min(most, self._left)
-        return self._fill(most, lambda filled: self._splice(pipe, most - filled, hurried=filled > 0))
+        return self._fill(most, lambda filled: self._splice(pipe, most - filled, filled))
 
     def _fill(self, most: int, some: Callable[[int], int | None]) -> int:
         """Up to `most` bytes by calls of `some`, which are told how many there are; fewer when more are delayed."""
@@ -166,8 +167,11 @@ class Reply:
                 if time.monotonic() >= until:
                     raise
 
-    def _splice(self, pipe: int, most: int, *, hurried: bool) -> int | None:
-        """The same for a pipe; None as well where it is full: it holds as many packets as it has places for pages."""
+    def _splice(self, pipe: int, most: int, filled: int) -> int | None:
+        """The same for a pipe that holds `filled` bytes; None as well where that is enough, or it has no more places.
+
+        It is full with as many packets as it has pages. To wait until it is costs more naps than it saves calls.
+        """
         if sys.platform != "linux" or self._sock is None:
             raise CantSpliceError
         until, waited = time.monotonic() + self._stall_seconds, False
@@ -175,14 +179,14 @@ class Reply:
             try:
                 return os.splice(self._sock.fileno(), pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
             except BlockingIOError:
-                if hurried and waited:
+                if filled >= ENOUGH_BYTES or (filled and waited):
                     return None
             except OSError as error:
-                if error.errno in CANT_SPLICE and not hurried:
+                if error.errno in CANT_SPLICE and not filled:
                     raise CantSpliceError from None
                 raise
             waited = self._has_more(self._sock)
-            if not waited and hurried:
+            if not waited and filled:
                 return None
             if not waited and time.monotonic() >= until:
                 raise TimeoutError("timed out")

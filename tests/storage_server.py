@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import socket
@@ -85,19 +86,22 @@ class StorageServer:
         self._open: set[socket.socket] = set()
         self._closing = threading.Event()
         self.sha256 = hashlib.sha256(self.content).hexdigest()
-        self._listen(0)
+        self._bind(0)
+        self.back()
 
-    def _listen(self, port: int) -> None:
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        self._listener = socket.create_server((self.host, port), family=family, backlog=64)
+    def _bind(self, port: int) -> None:
+        self._listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener.bind((self.host, port))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def away(self) -> None:
-        """Stops listening and cuts every connection: the network is gone."""
+        """Stops listening and cuts every connection: the network is gone. Nobody else gets the port meanwhile."""
         # A blocked accept would keep the port listening beyond the close of its socket.
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # it may be away already
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._bind(self.port)
         with self._lock:
             gone = list(self._open)
         for connection in gone:
@@ -105,7 +109,8 @@ class StorageServer:
 
     def back(self) -> None:
         """Listens again on the same port."""
-        self._listen(self.port)
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def expire(self) -> None:
         """The links given out so far are refused from now on."""
@@ -134,6 +139,7 @@ class StorageServer:
     ) -> None:
         self._closing.set()
         self.away()
+        self._listener.close()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
