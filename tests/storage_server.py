@@ -101,8 +101,8 @@ class StorageServer:
         with contextlib.suppress(OSError):  # it may be away already
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._bind(self.port)
         with self._lock:
+            self._bind(self.port)
             gone = list(self._open)
         for connection in gone:
             _reset(connection)
@@ -148,6 +148,9 @@ class StorageServer:
             except OSError:
                 return
             with self._lock:
+                if listener is not self._listener:  # it came in as the network went away
+                    _reset(connection)
+                    return
                 self._open.add(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 

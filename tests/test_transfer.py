@@ -801,6 +801,7 @@ def test_bytes_that_the_disk_could_not_take_are_not_trusted(
 ) -> None:
     """The system tells of them once: here while the last bytes arrive, when nobody would look any more."""
     monkeypatch.setattr(fetching, "CHECKPOINT_BYTES", MB)
+    server.rate = 8 * MB  # else all may be there before the first checkpoint
     told = threading.Event()
     sync = os.fdatasync
 
