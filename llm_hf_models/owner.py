@@ -63,18 +63,39 @@ class Owner:
                 "boot": boot_id(),
             }
         )
-        try:
-            with self._path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
+        if not self._write(text):
             return False
         _mine.add(self.token)
         self._thread.start()
         return True
 
+    def _write(self, text: str) -> bool:
+        """Whether the name stands there now, and it is ours. Whole from the first instant: one cut short by a kill
+        can't be told from another machine's, and holds all others up until it is old.
+        """
+        aside = self._aside
+        try:
+            aside.write_text(text, encoding="utf-8")
+            os.link(aside, self._path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                with self._path.open("x", encoding="utf-8") as file:
+                    file.write(text)
+            except FileExistsError:
+                return False
+        finally:
+            aside.unlink(missing_ok=True)
+        return True
+
+    @property
+    def _aside(self) -> Path:
+        return self._path.with_name(f"{self._path.name}.{self.token}")
+
     def _clear(self, found: dict[str, object]) -> bool:
         """Takes a dead owner's name away; a rename, since of two that try only one succeeds."""
-        aside = self._path.with_name(f"{self._path.name}.{self.token}")
+        aside = self._aside
         try:
             self._path.rename(aside)
         except FileNotFoundError:

@@ -40,6 +40,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.hub import Location
 from llm_hf_models.journal import Identity, Journal, JournalState, Ranges, read_journal
+from llm_hf_models.owner import is_owned, owning
 from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
 from tests.storage_server import COMMIT, Fault, Request, StorageServer
 
@@ -880,6 +881,38 @@ def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer
     for out, _ in output:  # those who waited saw the owner's progress
         done = {int(line.split()[1]) for line in out.splitlines() if line.startswith("progress")}
         assert any(0 < at < len(server.content) for at in done)
+
+
+@pytest.mark.parametrize("step", ["os.link", "pathlib.Path.write_text"])
+def test_a_claim_that_was_killed_halfway_holds_nobody_up(
+    partial: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    partial.parent.mkdir()
+    with monkeypatch.context() as during:
+        during.setattr(step, kill)
+        with pytest.raises(Killed), owning(partial, threading.Event(), lambda: None):
+            pass
+    assert not is_owned(partial)
+
+
+def test_a_file_is_owned_where_the_file_system_has_no_hard_links(
+    partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    partial.parent.mkdir()
+    monkeypatch.setattr(os, "link", refuse)
+    with owning(partial, threading.Event(), lambda: None):
+        assert is_owned(partial)
+        assert not list(partial.parent.glob("*.owner.*"))
+    assert not is_owned(partial)
 
 
 def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial: Path) -> None:
