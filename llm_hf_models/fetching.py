@@ -22,7 +22,7 @@ from llm_hf_models.weather import Weather, passes
 MAX_CHUNK_BYTES = 3 << 18  # smaller ones cost more hand-overs between threads: at 256 KiB 15 % of the CPU
 MIN_CHUNK_BYTES = 1 << 16
 ALL_CHUNKS_BYTES = 2 << 20  # the chunks that all connections together are filling: what bounds memory
-RECORD_BYTES = 1 << 20  # a kill costs each connection this many bytes at most, or those of
+RECORD_BYTES = 1 << 20  # taken at a time at most; a kill costs each connection less than two of these, or those of
 RECORD_SECONDS = 0.5
 CHECKPOINT_BYTES = 64 << 20  # power loss costs this many bytes, or those of
 CHECKPOINT_SECONDS = 5.0  # (and what arrives while the disk is busy with the ones before)

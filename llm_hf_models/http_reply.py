@@ -1,7 +1,7 @@
 """One answer over HTTP: its head, and its body into memory or into a pipe as it comes. Asks for nothing.
 
-splice(2) moves what has arrived on a socket into a pipe, and from there into a file, without a copy of it in memory of
-ours: Linux alone, and only where nothing has to be decrypted. What it saves stands in carrier.py.
+splice(2) moves what has arrived on a socket into a pipe, and from there into a file, past memory of ours: Linux alone,
+and only where nothing has to be decrypted. What it saves stands in carrier.py.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from llm_hf_models.hub_errors import tls_trouble
 from llm_hf_models.text import clean_text
 
 HEAD_BUFFER_BYTES = 1 << 17
-CANT_SPLICE = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP}  # other file systems, and sandboxes
-ENOUGH_BYTES = 1 << 18  # so many are handed over, however soon more come
+ENOUGH_BYTES = 1 << 18  # with so many in a pipe more isn't waited for
 FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 # No more digits than any size has: int() raises for thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -65,7 +64,6 @@ class Reply:
         self._left = response.length  # bytes to come; None where the sender didn't say
         self._early = memoryview(b"")  # what came along with the head
         self._direct = False  # whether that was looked for, and the rest is read from the socket itself
-        self._poll: select.poll | None = None
         self._pending: NetworkError | None = None
         self.url = url
         self.status = response.status
@@ -168,35 +166,27 @@ class Reply:
                     raise
 
     def _splice(self, pipe: int, most: int, filled: int) -> int | None:
-        """The same for a pipe that holds `filled` bytes; None as well where that is enough, or it has no more places.
+        """What comes next into a pipe that holds `filled` bytes; None where nothing does and that is enough.
 
-        It is full with as many packets as it has pages. To wait until it is costs more naps than it saves calls.
+        Or where it is full: it holds as many packets as it has pages. To wait until it is costs more naps than it
+        saves calls.
         """
         if sys.platform != "linux" or self._sock is None:
             raise CantSpliceError
-        until, waited = time.monotonic() + self._stall_seconds, False
-        while True:
-            try:
-                return os.splice(self._sock.fileno(), pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-            except BlockingIOError:
-                if filled >= ENOUGH_BYTES or (filled and waited):
-                    return None
-            except OSError as error:
-                if error.errno in CANT_SPLICE and not filled:
-                    raise CantSpliceError from None
-                raise
-            waited = self._has_more(self._sock)
-            if not waited and filled:
-                return None
-            if not waited and time.monotonic() >= until:
+        until, readable = time.monotonic() + self._stall_seconds, False
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        while (moved := _moved(self._sock, pipe, most, filled)) is None:
+            if filled >= ENOUGH_BYTES or (filled and readable):
+                break
+            if readable:  # for others, not for splice: urgent data, or a queue of BPF's own
+                raise CantSpliceError
+            readable = bool(poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
+            if filled and not readable:
+                break
+            if not readable and time.monotonic() >= until:
                 raise TimeoutError("timed out")
-
-    def _has_more(self, sock: socket.socket) -> bool:
-        """Whether bytes, or the end, come within a moment."""
-        if self._poll is None:
-            self._poll = select.poll()
-            self._poll.register(sock, select.POLLIN)
-        return bool(self._poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
+        return moved
 
     def close(self) -> None:
         """Gives the body up."""
@@ -207,3 +197,19 @@ class Reply:
             raise error
         self._pending = error
         return filled
+
+
+def _moved(sock: socket.socket, pipe: int, most: int, filled: int) -> int | None:
+    """What splice moves at once; None for nothing now."""
+    if sys.platform != "linux":
+        raise CantSpliceError
+    try:
+        return os.splice(sock.fileno(), pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+    except BlockingIOError:
+        return None
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError:  # what confines us may answer with any; if more is the matter, reading will tell
+        if filled:
+            raise
+        raise CantSpliceError from None

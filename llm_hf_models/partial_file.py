@@ -98,8 +98,8 @@ class Digest:
     """sha256, or a git blob's sha1, of a file of known size, in a thread of its own while the file fills up.
 
     Chunks that arrive in file order are hashed as they were received, and who brings them faster than that waits: all
-    wait for the digest in the end. All others, and those of an earlier run, are read back from the file once the bytes
-    before them are there.
+    wait for the digest in the end. All others, those of an earlier run, and what came without a chunk are read back
+    from the file once the bytes before them are there; they wait in the file, and nobody for them.
     """
 
     def __init__(self, file: PartialFile, size: int, *, git_blob: bool = False) -> None:

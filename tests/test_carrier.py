@@ -67,7 +67,7 @@ def assert_whole(partial: Path) -> None:
 def test_bytes_over_plain_http_go_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splices, before = watched(monkeypatch), open_pipes()
     assert_whole(tmp_path / "part")
-    assert splices.into_files == splices.from_sockets > 4 * MB
+    assert 4 * MB < splices.into_files <= splices.from_sockets
     assert open_pipes() == before
 
 
@@ -87,7 +87,7 @@ def test_bytes_over_tls_go_through_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert splices.from_sockets == 0
 
 
-@pytest.mark.parametrize("word", ["EINVAL", "ENOSYS", "EPERM", "EOPNOTSUPP"])
+@pytest.mark.parametrize("word", ["EINVAL", "ENOSYS", "EPERM", "EACCES", "ENOMEM", "EAGAIN"])
 def test_a_system_that_splices_no_sockets_gets_the_bytes_through_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
