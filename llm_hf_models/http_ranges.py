@@ -11,7 +11,7 @@ worst of three runs; curl without a digest took 2.5-2.7 s of wall time.
     httpx2, iter_raw         5.0-7.0    6.9-9.0   43
 
 http.client, urllib3's read and pycurl are equal within noise (sha256 alone is 1.6 s of the CPU); http.client brings no
-dependency and gives us the socket, which a stop must be able to shut.
+dependency and gives us the socket, which a stop must be able to shut, and from which Linux can splice (carrier.py).
 """
 
 from __future__ import annotations
