@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -194,12 +195,14 @@ class Worker:
             handed = self._inbox.token_for(row.id) or self._context.handed
             carry_out_queued(replace(self._context, handed=handed), row)
         except LibraryBusyError:
-            return  # it is tried again, a moment later
+            time.sleep(IDLE_SECONDS)  # and then it is tried again: now and then, not all the time
+            return
         except HfModelsError as error:
             try:
                 self._end_unclaimed(row, error)
             except HfModelsError:
-                return  # a library on a full disk takes not even that: the same
+                time.sleep(IDLE_SECONDS)  # a library on a full disk takes not even that: the same
+                return
         self._changed.set()
 
     def _end_unclaimed(self, row: Download, error: HfModelsError) -> None:
