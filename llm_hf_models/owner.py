@@ -70,8 +70,10 @@ class Owner:
         return True
 
     def _write(self, text: str) -> bool:
-        """Whether the name stands there now, and it is ours. Whole from the first instant: one cut short by a kill
-        can't be told from another machine's, and holds all others up until it is old.
+        """Whether our name stands there now; False when another owner was quicker.
+
+        It is whole from the first instant: one that a kill cut short can't be told from another machine's, and holds
+        all others up until it is old.
         """
         aside = self._aside
         try:

@@ -194,14 +194,13 @@ class Worker:
         try:
             handed = self._inbox.token_for(row.id) or self._context.handed
             carry_out_queued(replace(self._context, handed=handed), row)
-        except LibraryBusyError:
-            time.sleep(IDLE_SECONDS)  # and then it is tried again: now and then, not all the time
-            return
         except HfModelsError as error:
             try:
+                if isinstance(error, LibraryBusyError):
+                    raise
                 self._end_unclaimed(row, error)
-            except HfModelsError:
-                time.sleep(IDLE_SECONDS)  # a library on a full disk takes not even that: the same
+            except HfModelsError:  # a library on a full disk takes not even that
+                time.sleep(IDLE_SECONDS)  # and then it is tried again: now and then, not all the time
                 return
         self._changed.set()
 
