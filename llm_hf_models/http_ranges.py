@@ -27,7 +27,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, TlsError
 from llm_hf_models.http_reply import Reply, host_of, translated
@@ -36,6 +36,7 @@ from llm_hf_models.text import clean_text
 MAX_REDIRECTS = 5
 PROXY_REFUSES = 407
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the first that is set counts
+_ADDRESS_SIGNS = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -64,16 +65,17 @@ class Origin:
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
 
 
-def followed(url: str, target: str) -> str:
-    """Where the Location of an answer from `url` leads.
+def followed(url: str, target: str | bytes) -> str:
+    """Where the Location of an answer from `url` leads. What may not stand in an address is escaped, as browsers do.
 
     Raises:
         NetworkError: to no http or https address.
     """
+    address = quote(target, safe=_ADDRESS_SIGNS)
     with contextlib.suppress(ValueError):
-        target = urljoin(url, target)
-    Origin.of(target)
-    return target
+        address = urljoin(url, address)
+    Origin.of(address)
+    return address
 
 
 @functools.lru_cache(maxsize=4)
@@ -147,7 +149,7 @@ class RangeConnection:
             if reply.status not in _REDIRECTS or not target:
                 return reply
             self.close()
-            url = followed(url, target)
+            url = followed(url, target.encode("latin-1"))  # the bytes that came: http.client decodes them so
             if here.scheme == "https" and Origin.of(url).scheme != "https":
                 raise TlsError(f"{here.host} redirects to an address without encryption")
         raise HubUnavailableError(f"{host_of(url)} redirects without end")

@@ -108,6 +108,22 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_and_not_retried(tmp_pa
         assert server.requests == []
 
 
+@pytest.mark.parametrize(
+    ("name", "escaped"),
+    [
+        ("a name", "a%20name"),
+        ("a\tb", "a%09b"),
+        ("caf\xc3\xa9", "caf%C3%A9"),
+        ("100%25 [a]{b}|c\\d^`", "100%25%20[a]%7Bb%7D%7Cc%5Cd%5E%60"),
+    ],
+)
+def test_a_redirect_to_an_address_that_is_not_escaped_is_followed(tmp_path: Path, name: str, escaped: str) -> None:
+    with StorageServer(CONTENT) as server, StorageServer(CONTENT) as first:
+        first.redirect_to = server.url.replace("?", f"?name={name}&")
+        pull(first, tmp_path / "part")
+        assert f"?name={escaped}&" in server.requests[0].line
+
+
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_a_bundle_from_the_environment_is_honoured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
