@@ -194,7 +194,7 @@ def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silen
         except httpx2.HTTPError as error:
             endpoint, renewed = _recovered(endpoint, error, renewed=renewed)
         else:
-            raise _refused(endpoint, response, body)
+            raise _refused(endpoint, asked, response, body)
 
 
 async def _opened_async(
@@ -218,7 +218,7 @@ async def _opened_async(
         except httpx2.HTTPError as error:
             endpoint, renewed = await asyncio.to_thread(_recovered, endpoint, error, renewed=renewed)
         else:
-            raise _refused(endpoint, response, body)
+            raise _refused(endpoint, asked, response, body)
 
 
 def _recovered(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
@@ -279,10 +279,11 @@ def _is_stream(response: Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
-def _refused(endpoint: Endpoint, response: Response, body: bytes) -> EngineRefusedError:
+def _refused(endpoint: Endpoint, asked: Asked, response: Response, body: bytes) -> EngineRefusedError:
     """The error for a response that is one; of somebody else's server it says the address that was asked."""
     url = str(response.url) if endpoint.fingerprint is None else None
-    return refused_response(response.status_code, body, url, may_grow=endpoint.may_grow)
+    ours = not isinstance(asked, Mapping)  # a ready request's asker has no options of ours
+    return refused_response(response.status_code, body, url, may_grow=ours and endpoint.may_grow)
 
 
 def _broken(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:

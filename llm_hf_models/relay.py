@@ -328,14 +328,16 @@ async def _in_a_thread(work: Callable[[], _Found]) -> _Found:
 
 
 def _check_kind(route: str, model: LocalModel) -> None:
-    """Before an engine is started: only a model that was made for it embeds. A server elsewhere knows by itself.
+    """Before an engine is started: a model either embeds or answers prompts. A server elsewhere knows by itself.
 
     Raises:
-        BadInputError: this one was not.
+        BadInputError: this one was made for the other.
     """
-    if route == "embeddings" and model.endpoint is None and model.facts.kind != "embedding":
+    embeds = model.facts.kind == "embedding"
+    if model.endpoint is None and embeds != (route == "embeddings"):
         raise BadInputError(
-            f"{model.model_id} is a {model.facts.kind} model, and makes no embeddings",
+            f"{model.model_id} is {'an' if embeds else 'a'} {model.facts.kind} model, and "
+            + ("answers no prompts" if embeds else "makes no embeddings"),
             hint="GET /v1/models lists what is served here.",
         )
 

@@ -238,8 +238,9 @@ def test_a_client_that_resets_its_connection_between_two_requests_leaves_no_trac
 
 
 def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="the context holds"):
+    with pytest.raises(openai.BadRequestError, match="the context holds") as too_long:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "word " * 20_000}])
+    assert "Shorten the prompt" in too_long.value.message  # and nothing of `-o`: this client has no such option
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="tiny", messages=HELLO, extra_body={"grammar": "root ::= nonsense ("})
 
@@ -248,6 +249,13 @@ def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> 
 def test_embeddings_of_a_model_that_makes_none_are_refused_with_its_kind(client: OpenAI, name: str, kind: str) -> None:
     with pytest.raises(openai.BadRequestError, match=f"is a {kind} model, and makes no embeddings"):
         client.embeddings.create(model=name, input="one")
+
+
+def test_prompts_to_a_model_that_embeds_are_refused_with_its_kind(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="is an embedding model, and answers no prompts"):
+        client.chat.completions.create(model="vectors", messages=HELLO)
+    with pytest.raises(openai.BadRequestError, match="is an embedding model, and answers no prompts"):
+        client.completions.create(model="vectors", prompt="hello")
 
 
 @pytest.mark.parametrize(
