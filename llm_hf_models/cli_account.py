@@ -7,7 +7,15 @@ import sys
 import click
 
 from llm_hf_models import output, views_local, wording
-from llm_hf_models.cli_common import LOOPBACK, ask_hidden, ask_new_passphrase, examples, json_option, service
+from llm_hf_models.cli_common import (
+    LOOPBACK,
+    SettingKey,
+    ask_hidden,
+    ask_new_passphrase,
+    examples,
+    json_option,
+    service,
+)
 
 MAX_TOKEN_BYTES = 4096
 
@@ -76,7 +84,7 @@ def status(as_json: bool) -> None:
         "llm hf settings keep_alive --unset",
     ),
 )
-@click.argument("key", required=False)
+@click.argument("key", type=SettingKey(), required=False)
 @click.argument("value", required=False)
 @click.option("--unset", is_flag=True, help="Go back to the default.")
 @json_option

@@ -281,6 +281,20 @@ class LocalName(click.ParamType):  # type: ignore[type-arg]  # no generic before
         return [CompletionItem(name) for name in names if name.casefold().startswith(incomplete.casefold())]
 
 
+class SettingKey(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+    """The name of a setting."""
+
+    name = "key"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Names that start with what was typed, each with what it does."""
+        try:
+            every = service().settings()
+        except HfModelsError:
+            return []
+        return [CompletionItem(one.key, help=one.description) for one in every if one.key.startswith(incomplete)]
+
+
 class _Named(click.Path):
     """A path to what may be there or not; the empty one, as of a variable that is not set, is none."""
 

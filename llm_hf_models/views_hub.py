@@ -227,7 +227,8 @@ def pulled(result: PullResult) -> str:
         moved = f"{format_size(result.fetched_bytes)} in {wording.took(result.seconds)}"
         lines.append(f"Fetched {moved} ({speed}/s), digests match the Hub's.")
     elif not result.plan.already_complete:
-        lines.append("Nothing had to be fetched.")
+        copied = any(file.copy for file in result.plan.files)
+        lines.append("Copied from the cache; nothing had to be fetched." if copied else "Nothing had to be fetched.")
     if result.model_id:
         facts = result.plan.facts
         lines.append(

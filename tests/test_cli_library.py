@@ -236,6 +236,9 @@ def test_local_names_are_completed() -> None:
     offered = {item.value for item in complete.get_completions(["show"], "w")}
     assert offered == {"walrus"}
     assert "hf/local/tiny:Q8_0" in {item.value for item in complete.get_completions(["rm"], "HF/")}
+    keys = complete.get_completions(["settings"], "keep")
+    assert [item.value for item in keys] == ["keep_alive"]
+    assert keys[0].help
 
 
 def test_inspect_shows_what_the_header_says(gguf: Path) -> None:

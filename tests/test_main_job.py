@@ -509,6 +509,17 @@ def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: Hu
     assert repo.sent("README.md") == sent
 
 
+def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubServer, tmp_path: Path) -> None:
+    run("pull", REPO, "-q")
+    whole = Path(run("path", "tiny").stdout.strip()).read_bytes()
+    sent = repo.sent(Q4, side="storage")
+    assert "to copy from the cache" in run("pull", REPO, "--to", tmp_path / "there", "--dry-run").stdout
+    done = run("pull", REPO, "--to", tmp_path / "there")
+    assert "Copied from the cache; nothing had to be fetched." in done.stderr
+    assert (tmp_path / "there" / Q4).read_bytes() == whole
+    assert repo.sent(Q4, side="storage") == sent
+
+
 def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm(
     repo: HubServer, home: Home, tmp_path: Path
 ) -> None:
