@@ -18,7 +18,7 @@ from typing import Literal
 from llm_hf_models import cache_layout, cached_files, engine_dirs, engine_rows, settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, OPEN, Download
-from llm_hf_models.errors import InterruptedByUserError, LibraryError, NotWritableError
+from llm_hf_models.errors import InterruptedByUserError, LibraryBusyError, LibraryError, NotWritableError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import is_owned, owning
 from llm_hf_models.pull_plan import PullPlan
@@ -103,6 +103,8 @@ def remove_leftovers(context: Context, over: Iterable[Download]) -> None:
     history = _history_before(context)
     with context.db() as db:
         for row in over:
+            with contextlib.suppress(NotWritableError, LibraryBusyError):
+                db.update_download(row.id, done_bytes=0)
             for partial in _partials_of(context, row):
                 if _leftovers(partial):
                     with contextlib.suppress(OSError, NotWritableError):

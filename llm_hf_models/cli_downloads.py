@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import click
 
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
-from llm_hf_models.download_records import LIVE, MOVING
+from llm_hf_models.download_records import MOVING, Wanted
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 
 if TYPE_CHECKING:
@@ -85,23 +85,18 @@ def _watch(library: Library, numbers: list[int]) -> bool:
 
 def _watch_as_json(library: Library, numbers: list[int]) -> bool:
     """The same as lines of JSON, for programs: a row whenever it has changed."""
-    told: dict[int, DownloadView] = {}
-
-    def tell(row: DownloadView) -> None:
-        if told.get(row.id) != row:
-            told[row.id] = row
-            output.print_json(row, indent=None)
-
-    return not any(row.error for row in _followed(library, numbers, tell))
+    return not any(row.error for row in _followed(library, numbers, lambda row: output.print_json(row, indent=None)))
 
 
 def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView], None]) -> list[DownloadView]:
-    """Tells of downloads until none of them moves any more, or could: returns how they stand then.
+    """Tells of downloads, whenever one has changed, until none of them moves, or could: returns how they stand then.
 
     One whose row is cleared away meanwhile no longer counts, unless it is the last.
     """
-    pause, last = threading.Event(), {}
+    pause = threading.Event()
+    last: dict[int, DownloadView] = {}
     while True:
+        told = dict(last)
         for number in numbers:
             try:
                 last[number] = library.download(number)
@@ -110,7 +105,8 @@ def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView
                     raise
         numbers, rows = list(last), list(last.values())
         for row in rows:
-            tell(row)
+            if row != told.get(row.id):
+                tell(row)
         if not any(row.state in MOVING and not row.error for row in rows):  # it has one where no worker can start
             return rows
         pause.wait(WATCH_SECONDS)
@@ -150,11 +146,12 @@ class _Verb:
     more: str
     states: tuple[str, ...]
     ask: Callable[[Library, int], DownloadView]
-    perhaps: tuple[str, ...] = ()  # states in which only some can be asked: `--all` tries them
+    takes_back: Wanted | None = None  # `--all` means those too that have been asked to do this and did not yet
 
 
-def _in_states(library: Library, states: Collection[str]) -> list[int]:
-    return [row.id for row in library.downloads(every=True, limit=NO_LIMIT) if row.state in states]
+def _all_for(library: Library, verb: _Verb) -> list[int]:
+    rows = library.downloads(every=True, limit=NO_LIMIT)
+    return [row.id for row in rows if row.state in verb.states or (row.asked_to and row.asked_to == verb.takes_back)]
 
 
 def _ask(library: Library, verb: _Verb, number: int, *, passing_over: bool) -> DownloadView | None:
@@ -168,24 +165,28 @@ def _ask(library: Library, verb: _Verb, number: int, *, passing_over: bool) -> D
 
 
 def _command(verb: _Verb) -> click.Command:
-    @click.argument("number", metavar="[ID]", type=int, required=False)
+    @click.argument("given", metavar="[ID]...", type=int, nargs=-1)
     @click.option("everything", "--all", is_flag=True, help=f"Every download that is {' or '.join(verb.states)}.")
     @json_option
-    def run(number: int | None, everything: bool, as_json: bool) -> None:
-        one_of(number, everything, "ID")
+    def run(given: tuple[int, ...], everything: bool, as_json: bool) -> None:
+        one_of(given or None, everything, "ID")
         library = service()
-        numbers = _in_states(library, (*verb.states, *verb.perhaps)) if number is None else [number]
-        asked = (_ask(library, verb, each, passing_over=everything) for each in numbers)
-        rows = [row for row in asked if row is not None]
-        if as_json:
-            output.print_json(rows if everything else rows[0])
-        elif rows:
-            output.note("\n".join(views_downloads.asked(row, verb.name) for row in rows))
-        else:
+        numbers = _all_for(library, verb) if everything else list(dict.fromkeys(given))
+        rows: list[DownloadView] = []
+        try:
+            for number in numbers:
+                row = _ask(library, verb, number, passing_over=everything)
+                rows += [row] if row is not None else []
+                if row is not None and not as_json:
+                    output.note(views_downloads.asked(row, verb.name))
+        finally:  # what was done before one was refused is told all the same
+            if as_json and (rows or everything):
+                output.print_json(rows if everything or len(numbers) > 1 else rows[0])
+        if not rows and not as_json:
             output.note(f"There is no download to {verb.name}.")
 
     run.__doc__ = f"{verb.summary}\n\n{verb.more}"
-    epilog = examples(f"llm hf {verb.name} 3", f"llm hf {verb.name} --all")
+    epilog = examples(f"llm hf {verb.name} 3", f"llm hf {verb.name} 4 5", f"llm hf {verb.name} --all")
     return click.command(verb.name, epilog=epilog)(run)
 
 
@@ -205,7 +206,7 @@ resume = _command(
         "Nothing that arrived is fetched again.",
         ("paused",),
         lambda library, number: library.resume(number),
-        perhaps=LIVE,  # who carries it out may not have heard of the pause yet
+        takes_back="pause",
     )
 )
 cancel = _command(

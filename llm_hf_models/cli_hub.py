@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from llm_hf_models.cli_common import (
     service,
     stop_on_interrupt,
 )
-from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.errors import HfModelsError, InterruptedByUserError
 from llm_hf_models.keys import on_key
 
 if TYPE_CHECKING:
@@ -199,6 +200,8 @@ def pull(
     result = None if background else _fetch(library, plan, quiet=quiet)
     if result is None:  # asked for at once, or with a key
         _queue(library, plan, on_done, quiet=quiet, as_json=as_json)
+        if test and plan.model_id:
+            output.note(f"It is not tested then: llm hf test {plan.model_id}")
         return
     if not quiet:
         output.note(views_hub.pulled(result))
@@ -226,6 +229,9 @@ def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | Non
     with stop_on_interrupt() as stop:
 
         def to_background() -> None:
+            # In the row at once, and nobody is asked anything here: it holds even if the terminal goes now.
+            with suppress(HfModelsError):
+                library.enqueue(plan, ask=False)
             sent.set()
             stop.set()
 

@@ -47,6 +47,11 @@ class Download:
         return self.state in LIVE and abs(time.time() - self.heartbeat) <= stale_seconds
 
     @property
+    def asked_to(self) -> Wanted | None:
+        """What it has been asked to do and has not done yet."""
+        return self.wanted if self.state in LIVE else None
+
+    @property
     def seconds_left(self) -> float | None:
         """At the speed of now; None while that is not known."""
         if self.state != "running" or not self.bytes_per_second:

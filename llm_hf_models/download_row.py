@@ -58,6 +58,11 @@ def _lives(owner: str | None) -> bool:
         return True
 
 
+def _in_a_line(error: HfModelsError) -> str:
+    """What happened, and why."""
+    return f"{error.message}: {error.cause}" if error.cause else error.message
+
+
 def _is_interruption(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt | InterruptedByUserError)
 
@@ -186,6 +191,9 @@ class RunningRow:
         return report
 
     def _record(self, event: Event) -> None:
+        if event.kind == "started" or event.file not in self._last_said:  # with what came before: that is no speed
+            found = event.done - self._done.get(event.file, 0)
+            self._window = [(at, total + found) for at, total in self._window]
         if event.kind != "verifying":  # which counts the bytes that it has hashed
             self._done[event.file] = event.done
         now, total = time.monotonic(), sum(self._done.values())
@@ -294,9 +302,9 @@ class RunningRow:
                 return "queued", "sent to the background"
             return "paused", "" if self._asked == "pause" else "interrupted"
         if _may_pass(error):
-            return "paused", error.message
+            return "paused", _in_a_line(error)
         if isinstance(error, HfModelsError):
-            return "failed", ". ".join(part for part in (error.message, error.hint) if part)
+            return "failed", ". ".join(part for part in (_in_a_line(error).rstrip("."), error.hint) if part)
         return "failed", type(error).__name__
 
     def _interrupted(self) -> InterruptedByUserError:

@@ -30,6 +30,7 @@ class DownloadView:
     id: int
     ref: str
     state: DownloadState
+    asked_to: Wanted | None  # and has not heard of it yet
     repo: str
     commit: str
     quant: str | None
@@ -59,8 +60,11 @@ def view(row: Download) -> DownloadView:
     return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
 
 
-def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
-    """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
+def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None, ask: bool = True) -> DownloadView:
+    """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row.
+
+    `ask`: a person may be asked for the passphrase of the encrypted token file.
+    """
     from llm_hf_models.pull_rows import open_row
 
     command, hand_over = _from_here(on_done) if on_done else None, _handing(context)
@@ -70,10 +74,11 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
             db.update_download(row.id, background=True, wanted=None)
         else:
             db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
-            db.note(row.id, "queued", f"by {context.asked_by}")
+            if row.state != "queued" or not row.attempts:  # one that has just been sent to the background has it noted
+                db.note(row.id, "queued", f"by {context.asked_by}")
         hand_over(row.id)
         queued = _row(db, row.id)
-    _see_to_a_worker(context)
+    _see_to_a_worker(context, ask=ask)
     return view(queued)
 
 
@@ -252,7 +257,7 @@ def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...
             row = _row(db, number)
             if row.state in LIVE and row.wanted == "pause" and "paused" in allowed:  # asked to, and has not heard of it
                 db.update_download(number, background=True, wanted=None)
-            elif row.state != "queued":
+            elif row.state not in MOVING or row.wanted == "cancel":  # else it goes on already
                 _refuse_unless(row, allowed, "resume" if allowed == ("paused",) else "retry")
                 db.update_download(number, state="queued", background=True, wanted=None, error=None)
                 db.note(number, "queued", f"by {context.asked_by}")

@@ -107,6 +107,7 @@ class Lines:
         if event.kind == "done":
             if told.spoken:
                 self._say(event, _done_words(event, told, now))
+            del self._told[event.file]
         elif event.kind == "verifying":
             if told.words != event.kind:
                 self._say(event, "checking the digest")
@@ -141,7 +142,8 @@ def _done_words(event: Event, told: _Told, now: float) -> str:
     moved, seconds = event.total - told.first, now - told.began
     if moved <= 0 or seconds <= 0:
         return f"done, {format_size(event.total)}"
-    return f"done, {format_size(moved)} in {wording.took(seconds)} ({format_size(moved / seconds)}/s)"
+    part = f"{format_size(event.total)}, the last {format_size(moved)} of it" if told.first else format_size(moved)
+    return f"done, {part} in {wording.took(seconds)} ({format_size(moved / seconds)}/s)"
 
 
 def _trouble_words(event: Event) -> str:

@@ -43,6 +43,7 @@ class PullResult:
     files: tuple[str, ...]  # absolute paths
     fetched_bytes: int
     seconds: float
+    joined_bytes: int = 0  # that another process fetched meanwhile
     warnings: tuple[str, ...] = ()
 
 
@@ -150,6 +151,7 @@ def _work(
         running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
         return replace(result, download_id=row.id)
     started, arrivals = time.monotonic(), _Arrivals(running.reporting(progress))
+    moving = {file.path for file in plan.files if not file.here and not file.copy}
     stored = _fetch(context, row, plan, arrivals, stop)
     running.verifying()
     model, warnings = _prove(plan, stored, context.settings().header_seconds)
@@ -164,6 +166,9 @@ def _work(
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
         fetched_bytes=sum(arrivals.bytes.get(file.path, 0) for file in stored if file.fetched),
+        joined_bytes=sum(
+            arrivals.bytes.get(file.path, 0) for file in stored if not file.fetched and file.path in moving
+        ),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
     )

@@ -246,6 +246,7 @@ class Library:
         options: PullOptions | None = None,
         *,
         on_done: str | None = None,
+        ask: bool = True,
         agreed: Collection[str] = (),
     ) -> DownloadView:
         """Pulls in the background: queues a plan, and sees to it that a worker carries it out.
@@ -254,6 +255,7 @@ class Library:
             ref: what to pull, or a plan that was shown before.
             options: how; not with a plan, which has its own.
             on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
+            ask: a person may be asked for the passphrase of an encrypted token, for a worker that starts now.
             agreed: as in `pull`.
         """
         with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
@@ -261,7 +263,7 @@ class Library:
             if on_done and self._context.agent is not None:
                 raise PolicyError("An agent can't have a command run")
         with self._change("download", plan.ref, plan, agreed):
-            return downloads.enqueue(self._context, plan, on_done=on_done)
+            return downloads.enqueue(self._context, plan, on_done=on_done, ask=ask)
 
     def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
         """Downloads, newest first, `limit` at most (-1: all): those not over; with `every`, the finished ones too."""

@@ -226,7 +226,9 @@ def pulled(result: PullResult) -> str:
         speed = format_size(result.fetched_bytes / max(result.seconds, 0.001))
         moved = f"{format_size(result.fetched_bytes)} in {wording.took(result.seconds)}"
         lines.append(f"Fetched {moved} ({speed}/s), digests match the Hub's.")
-    elif not result.plan.already_complete:
+    if result.joined_bytes:
+        lines.append(f"Another process fetched {format_size(result.joined_bytes)}, digests match the Hub's.")
+    if not (result.fetched_bytes or result.joined_bytes or result.plan.already_complete):
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing had to be fetched." if copied else "Nothing had to be fetched.")
     if result.model_id:

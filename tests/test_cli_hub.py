@@ -445,7 +445,9 @@ def test_a_pull_in_the_background_of_what_is_here_is_a_download_too(repo: HubSer
 def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: HubServer) -> None:
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
-    assert "failed" in run("downloads", "--watch", number, code=1).stderr
+    said = run("downloads", "--watch", number, code=1).stderr
+    assert "failed" in said
+    assert "It came wrong a second time" in said
     assert json_of("list") == []
 
 
@@ -510,6 +512,23 @@ def test_a_pause_of_all_that_nobody_has_heard_of_yet_is_taken_back_for_all() -> 
     assert [row["id"] for row in json_of("resume", "--all")] == [2]
     with LibraryDB(library_path()) as db:
         assert [row.wanted for row in db.downloads()] == [None, None, None]
+
+
+def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_there() -> None:
+    rows_in("queued", "queued", "queued")
+    assert [row["state"] for row in json_of("pause", "2", "3", "2")] == ["paused", "paused"]
+    done = run("pause", "1", "99", code=1)
+    assert "Download 1 (a/b) is paused." in done.stderr
+    assert "There is no download 99" in done.stderr
+    done = run("resume", "1", "99", "--json", code=1)
+    assert [row["id"] for row in json.loads(done.stdout)] == [1]
+
+
+def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not_be_retried() -> None:
+    rows_in("running")
+    assert json_of("cancel", "1")["asked_to"] == "cancel"
+    assert "running, cancelling" in run("downloads").stdout
+    assert "nothing to retry" in run("retry", "1", code=2).stderr
 
 
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:

@@ -213,6 +213,27 @@ def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubS
     assert library.download(row.id).attempts == 2
 
 
+def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
+    library, rate = Library(), 400_000
+    plan = library.plan(REPO, PullOptions(connections=1))
+    hub.forget_requests()
+    hub.fault(Throttle(rate), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) > row.total_bytes // 2)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    library.resume(row.id)
+    events = followed(library, row.id)
+    assert events[-1].kind == "done"
+    assert max(event.download.bytes_per_second or 0 for event in events) < 2 * rate
+
+
+def test_a_download_that_goes_on_already_is_resumed_as_often_as_anybody_likes(hub: HubServer) -> None:
+    library = Library()
+    row = begun(library, hub, planned(library, hub))
+    assert library.resume(row.id).state == library.retry(row.id).state == "running"
+
+
 def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_again(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
@@ -223,6 +244,7 @@ def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_agai
     with pytest.raises(BadInputError, match="nothing to pause"):
         library.pause(row.id)
     wait_until(lambda: list(work_folder(home.cache).iterdir()) == [], "the worker removes what arrived")
+    assert library.download(row.id).done_bytes == 0
     hub.clear()
     library.retry(row.id)
     assert followed(library, row.id)[-1].kind == "done"

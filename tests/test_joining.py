@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from filelock import FileLock
 
-from llm_hf_models import Library
+from llm_hf_models import Library, views_hub
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.downloads import DownloadView
 from llm_hf_models.library import LibraryDB
@@ -161,6 +162,46 @@ def test_an_interrupted_pull_that_was_asked_for_in_the_background_meanwhile_goes
         assert pulling.end() == "Goes on in the background"
     hub.clear()
     wait_for_state(library, row.id, "done")
+
+
+def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack:
+        first = Pulling(stack)
+        joined = library.pull(plan)
+        assert first.end() == "well"
+    assert joined.fetched_bytes == 0
+    assert joined.joined_bytes > 0
+    assert views_hub.pulled(joined).startswith("Another process fetched ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_key_sends_a_pull_to_the_background_and_nothing_is_called_interrupted(hub: HubServer) -> None:
+    import pty
+
+    planned(Library(), hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(sys.executable, [sys.executable, "-m", "llm", "hf", "pull", REPO, "--test"])
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    os.write(terminal, b"b")
+    said = b""
+    with suppress(OSError):  # how Linux reports that the other side has closed
+        while block := os.read(terminal, 1024):
+            said += block
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert b"goes on in the background" in said
+    assert f"llm hf test {MODEL}".encode() in said
+    hub.clear()
+    row = the_row()
+    wait_for_state(Library(), row.id, "done")
+    notes = [(note.kind, note.message) for note in Library().download_log(row.id)]
+    assert ("queued", "sent to the background") in notes
+    assert not {"paused", "interrupted"} & {word for note in notes for word in note}
 
 
 @ctrl_c

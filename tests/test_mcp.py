@@ -189,7 +189,10 @@ async def test_a_download_is_paused_resumed_cancelled_and_retried(hub: HubServer
     hub.fault(Throttle(200_000), on=Q8, side="storage", times=None)
     async with stdio_host() as client:
         number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
-        await call(client, "control_download", id=number, action="pause")
+        hub.wait_until(lambda: hub.sent(Q8, side="storage") >= BIG_BYTES // 4)
+        asked = await client.call_tool("control_download", {"id": number, "action": "pause"})
+        assert (asked.structured_content or {})["asked_to"] == "pause"
+        assert "asked to pause" in text_of(asked)
         (row,) = (await call(client, "get_downloads", id=number, wait_seconds=30))["downloads"]
         assert row["state"] == "paused"
         assert "nothing to retry" in await refusal(client, "control_download", id=number, action="retry")

@@ -454,7 +454,21 @@ def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
     show(Event("started", "m.gguf", 900, 1000))
     clock.now += 10
     show(Event("done", "m.gguf", 1000, 1000))
-    assert said == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 100 B in 10 s (10 B/s)"]
+    assert said == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 1 kB, the last 100 B of it in 10 s (10 B/s)"]
+
+
+def test_a_file_that_is_done_is_said_to_be_once_however_often_it_is_told() -> None:
+    said: list[str] = []
+    clock = Clock()
+    show = Lines(said.append, clock).show
+    show(Event("progress", "m.gguf", 500, 1000))
+    for _ in range(3):
+        clock.now += 10
+        show(Event("progress", "m.gguf", 900, 1000)) if not said else None
+    for _ in range(3):
+        clock.now += 10
+        show(Event("done", "m.gguf", 1000, 1000))
+    assert said[1:] == ["m.gguf: done, 1 kB, the last 500 B of it in 40 s (12 B/s)"]
 
 
 def test_a_file_that_is_only_hashed_again_is_spoken_of_once_that_takes_long() -> None:

@@ -160,6 +160,7 @@ def download(row: DownloadView) -> str:
     return f"Download {row.id}: {row.ref} is {row.state}" + "".join(
         f", {part}"
         for part in (
+            f"asked to {row.asked_to}" if row.asked_to else None,
             part,
             f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else None,
             f"about {format_duration(row.seconds_left)} left" if row.seconds_left else None,
@@ -185,6 +186,8 @@ def _happened(note: DownloadNote) -> str:
 
 
 def _advice(row: DownloadView) -> str:
+    if row.asked_to in ("pause", "cancel"):
+        return f"It stops within seconds. Next: get_downloads(id={row.id}, wait_seconds=10) tells when it has."
     return {
         "failed": f"Next: control_download(id={row.id}, action='retry') when the cause is gone.",
         "paused": f"Next: control_download(id={row.id}, action='resume') lets it go on.",
