@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, closing
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from llm_hf_models import chat_wire
@@ -47,6 +47,7 @@ ONE_PIECE_SECONDS = 1800.0  # for an answer that comes only when it is whole
 MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 # A turn, texts to embed, or a ready request.
+C = TypeVar("C")
 Asked: TypeAlias = Turn | list[str] | Mapping[str, Any]
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
@@ -163,10 +164,9 @@ def served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedModel]:
     """
     import httpx2
 
-    options = _client_options(endpoint, httpx2.HTTPTransport, seconds)
-    options["timeout"] = seconds
     url = f"{endpoint.base_url.rstrip('/')}/v1/models"
-    with httpx2.Client(**options) as client:
+    timeout = httpx2.Timeout(seconds)
+    with _client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client:
         try:
             request = client.build_request("GET", url, headers=_headers(endpoint))
             with closing(client.send(request, stream=True)) as response:
@@ -182,9 +182,9 @@ def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silen
     """Sends a request and waits for the response to begin; what can be done about an engine that is gone, is done."""
     import httpx2
 
-    renewed = False
+    renewed, timeout = False, httpx2.Timeout(silence, connect=CONNECT_SECONDS)
     while True:
-        client = stack.enter_context(httpx2.Client(**_client_options(endpoint, httpx2.HTTPTransport, silence)))
+        client = stack.enter_context(_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout))
         try:
             response = client.send(_request(client, endpoint, path, asked), stream=True)
             stack.callback(response.close)
@@ -205,10 +205,10 @@ async def _opened_async(
 
     import httpx2
 
-    renewed = False
+    renewed, timeout = False, httpx2.Timeout(silence, connect=CONNECT_SECONDS)
     while True:
-        options = _client_options(endpoint, httpx2.AsyncHTTPTransport, silence)
-        client = await stack.enter_async_context(httpx2.AsyncClient(**options))
+        made = _client(httpx2.AsyncClient, httpx2.AsyncHTTPTransport, endpoint, timeout)
+        client = await stack.enter_async_context(made)
         try:
             response = await client.send(_request(client, endpoint, path, asked), stream=True)
             stack.push_async_callback(response.aclose)
@@ -233,14 +233,27 @@ def _recovered(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) ->
     raise _broken(endpoint, error)
 
 
-def _client_options(endpoint: Endpoint, transport: Callable[..., Any], silence: float) -> dict[str, Any]:
+def _client(kind: Callable[..., C], transport: Callable[..., Any], endpoint: Endpoint, timeout: httpx2.Timeout) -> C:
+    """A client of httpx2's.
+
+    Raises:
+        TlsError: the certificates that the environment names can't be read.
+    """
+    try:
+        return kind(**_client_options(endpoint, transport), timeout=timeout)
+    except OSError as error:
+        from llm_hf_models.http_ranges import unreadable_bundle
+
+        raise unreadable_bundle(error) from None
+
+
+def _client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
     """How to connect: a proxy is never told of this machine's own sockets, and a redirect never gets the key."""
     import httpx2
 
     address = urlsplit(endpoint.base_url)
     options: dict[str, Any] = {
         "base_url": endpoint.base_url,
-        "timeout": httpx2.Timeout(silence, connect=CONNECT_SECONDS),
         "follow_redirects": False,
     }
     if endpoint.socket is not None or address.hostname in _LOOPBACK:

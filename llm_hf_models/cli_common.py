@@ -224,10 +224,16 @@ def confirm_removal(question: str) -> None:
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that work ends where it can be continued; the second ends it at once."""
+    """An event that the first Ctrl-C sets, so that work ends where it can be continued; the second ends it at once.
+
+    So does the first SIGTERM, by which the process ends all the same once that is done.
+    """
     stop = threading.Event()
+    terminated = False
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal terminated
+        terminated |= number == signal.SIGTERM
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
@@ -235,11 +241,14 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGINT, ask_to_stop)
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if terminated:
+            signal.raise_signal(signal.SIGTERM)
 
 
 # What options take

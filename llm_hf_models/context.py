@@ -19,6 +19,7 @@ from llm_hf_models.errors import (
     NotChangedError,
     OfflineError,
     RateLimitedError,
+    TimedOutError,
     TlsError,
 )
 from llm_hf_models.library_downloads import LibraryDownloads
@@ -172,7 +173,7 @@ class Context:
                 if kept and old is not None:
                     answer = ask(hub, kept.etag)
                 else:
-                    answer = self.patiently(lambda: ask(hub, None), again=RateLimitedError)
+                    answer = self.patiently(lambda: ask(hub, None), again=_soon_over)
             except NotChangedError:
                 if kept is None or old is None:
                     raise HubUnavailableError("The Hub answered 304 to what was not asked so") from None
@@ -191,7 +192,7 @@ class Context:
     def patiently(
         self,
         ask: Callable[[], T],
-        again: type[NetworkError] = NetworkError,
+        again: Callable[[NetworkError], bool] = lambda _error: True,
     ) -> T:
         """Asks up to three times, and says why it waits: as long as the Hub tells, else a moment.
 
@@ -203,11 +204,11 @@ class Context:
         for attempt in range(1, ATTEMPTS):
             try:
                 return ask()
-            except again as error:
+            except NetworkError as error:
                 told = error.retry_after if isinstance(error, RateLimitedError) else None
                 wait = now.retry_seconds * 2 ** (attempt - 1) if told is None else told
                 lasting = isinstance(error, (OfflineError, TlsError))
-                if self.notice is None or lasting or wait > now.network_wait_seconds:
+                if self.notice is None or lasting or wait > now.network_wait_seconds or not again(error):
                     raise
                 self.notice(f"{error.message}: asking again in {format_duration(wait)}")
                 threading.Event().wait(wait)
@@ -245,6 +246,11 @@ def _mark(token: tokens.Token | None) -> str | None:
 
 def _age(kept: CachedMetadata, *, problem: str | None = None) -> Freshness:
     return Freshness("cache", max(0.0, time.time() - kept.fetched), problem is not None, problem)
+
+
+def _soon_over(error: NetworkError) -> bool:
+    """Whether it costs little to ask again: not where the time for an answer has run out."""
+    return not isinstance(error, TimedOutError)
 
 
 def _with_offline_hint(error: NetworkError) -> NetworkError:

@@ -131,6 +131,9 @@ class RunningRow:
             self._db.close()
         if _is_interruption(error):
             raise self._interrupted() from None
+        if isinstance(error, HfModelsError) and passes(error):
+            kept = f"What has arrived is kept. To go on: llm hf pull {self._row.ref}"
+            error.hint = f"{error.hint} {kept}" if error.hint else kept
         if isinstance(error, FileNotFoundError):  # between the proof of a file and its entry somebody removed it
             raise MissingFileError(
                 f"{error.filename} has gone in the middle of the pull", hint=f"Pull again: llm hf pull {self._row.ref}"
@@ -290,7 +293,10 @@ class RunningRow:
             self.ended = "queued" if again else state
             kept = message if state == "failed" or (state == "paused" and _may_pass(error)) else None
             wanted = self._asked if self.ended == "paused" and self._asked == "pause" else None
-            self._db.update_download(self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=wanted)
+            figures = {"done_bytes": sum(self._done.values())} if self._last_said else {}
+            self._db.update_download(
+                self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=wanted, **figures
+            )
             self._db.note(self._row.id, self.ended, message)
 
     def _end_of(self, error: BaseException) -> tuple[DownloadState, str]:

@@ -6,7 +6,7 @@ import threading
 import time
 
 from llm_hf_models.carrier import Carrier
-from llm_hf_models.errors import AccessError, DiskFullError, HfModelsError, NetworkError, RateLimitedError
+from llm_hf_models.errors import AccessError, HfModelsError, NetworkError, RateLimitedError
 from llm_hf_models.http_ranges import RangeConnection
 from llm_hf_models.http_reply import Reply
 from llm_hf_models.hub import Location
@@ -320,6 +320,8 @@ class Fetching:
             self._unsynced += end - start
             if self._unsynced >= CHECKPOINT_BYTES:
                 self._sync_now.set()
+        if self.done < self._size:
+            keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
 
     # The thread that brings bytes to the disk itself
 
@@ -331,9 +333,7 @@ class Fetching:
                 if not self._unsynced or self._halt.is_set():
                     continue
                 self._sync()
-                if not self._halt.is_set():
-                    keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
-        except (OSError, DiskFullError) as error:
+        except OSError as error:
             # Told at the very end, too: the system tells of bytes that it could not write once, and never again.
             self.error = self.error or error
             self._halt.set()

@@ -29,12 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, TlsError
+from llm_hf_models.errors import BadInputError, HubUnavailableError, TlsError
 from llm_hf_models.http_reply import Reply, host_of, translated
+from llm_hf_models.hub_errors import PROXY_REFUSES, proxy_refusal
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
-PROXY_REFUSES = 407
 BUNDLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # the first that is set counts
 _ADDRESS_SIGNS = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -92,17 +92,30 @@ def _bundle() -> str | None:
     return next((value for name in BUNDLES if (value := os.environ.get(name))), None)
 
 
+def unreadable_bundle(error: OSError) -> TlsError:
+    """The error for certificates that can't be read: those that the environment names, or else the system's."""
+    cause = clean_text(error.strerror or str(error), 200)
+    bundle = _bundle()
+    if bundle is None:
+        return TlsError("Can't read this system's certificates", cause=cause)
+    *_, name = (name for name in BUNDLES if os.environ.get(name) == bundle)  # the first may be what we told
+    return TlsError(
+        f"Can't read the certificates in {clean_text(bundle, 200)}",
+        cause=cause,
+        hint=f"{name} in the environment names them: change it, or unset it.",
+    )
+
+
 def tls_context() -> ssl.SSLContext:
     """Certificates from SSL_CERT_FILE or SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, else the system's.
 
     Raises:
         TlsError: the bundle that was named can't be read.
     """
-    bundle = _bundle()
     try:
-        return _tls_context(bundle)
-    except (OSError, ssl.SSLError) as error:
-        raise TlsError(f"Can't read the certificates in {bundle}", cause=str(error)) from None
+        return _tls_context(_bundle())
+    except OSError as error:
+        raise unreadable_bundle(error) from None
 
 
 def tell_bundle() -> None:
@@ -110,13 +123,6 @@ def tell_bundle() -> None:
     bundle = _bundle()
     if bundle and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
         os.environ["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
-
-
-def proxy_refusal(cause: str) -> AccessError:
-    """The error for a proxy that wants to know who we are."""
-    return AccessError(
-        "The proxy refuses us", cause=cause, hint="Put user and password into HTTP_PROXY and HTTPS_PROXY."
-    )
 
 
 class RangeConnection:

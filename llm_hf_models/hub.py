@@ -10,9 +10,10 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from llm_hf_models import cached_files
 from llm_hf_models.cached_files import CachedFile
@@ -29,7 +30,7 @@ from llm_hf_models.errors import (
     TokenInvalidError,
     TokenMissingError,
 )
-from llm_hf_models.hub_errors import LOGIN_HINT, PROXY_HINT, Asked, connection_trouble, refusal
+from llm_hf_models.hub_errors import LOGIN_HINT, PROXY_HINT, WAIT_HINT, Asked, connection_trouble, refusal
 from llm_hf_models.hub_nouns import (
     Account,
     FileScan,
@@ -43,7 +44,7 @@ from llm_hf_models.hub_nouns import (
 from llm_hf_models.hub_questions import checked_endpoint, same_origin, search_params
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.space import storage_error
-from llm_hf_models.text import did_you_mean, without_user
+from llm_hf_models.text import clean_text, did_you_mean, without_user
 
 if TYPE_CHECKING:
     import httpx2
@@ -325,14 +326,14 @@ class Hub:
                 if answer.status_code == _NOT_MODIFIED and extra:
                     raise NotChangedError("The Hub's answer has not changed")
                 if not answer.is_success:
-                    raise refusal(asked, answer.status_code, answer.headers)
+                    raise refusal(_as_it_came(asked, str(answer.url)), answer.status_code, answer.headers)
                 body = bytearray()
                 for block in answer.iter_bytes():
                     body += block
                     if len(body) > limit:
                         break
                     if time.monotonic() > deadline:
-                        raise TimedOutError(f"{asked.host} answers too slowly", hint="llm hf settings metadata_seconds")
+                        raise TimedOutError(f"{asked.host} answers too slowly", hint=WAIT_HINT)
         if len(body) > limit and not cut:
             raise HubUnavailableError(f"{asked.host} answered with more than {limit} bytes")
         return answer.headers, bytes(body[:limit])
@@ -343,7 +344,7 @@ class Hub:
         with self._translated(asked):
             answer = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if answer.is_error or answer.status_code == _NOT_MODIFIED:
-            raise refusal(asked, answer.status_code, answer.headers)
+            raise refusal(_as_it_came(asked, url), answer.status_code, answer.headers)
         return answer
 
     def _session(self) -> httpx2.Client:
@@ -352,11 +353,13 @@ class Hub:
         import httpx2
         from huggingface_hub import get_session
 
-        from llm_hf_models.http_ranges import tell_bundle
+        from llm_hf_models.http_ranges import tell_bundle, unreadable_bundle
 
         tell_bundle()
         try:
             return get_session()
+        except OSError as error:
+            raise unreadable_bundle(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # no address is known to it yet but those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
         except ImportError:  # what a SOCKS proxy would need; the transfer knows none either
@@ -374,6 +377,15 @@ class Hub:
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise connection_trouble(asked.host, error, self._timeout) from None
+
+
+def _as_it_came(asked: Asked, url: str) -> Asked:
+    """The question as the address that answered got it: without the token where a redirect led to another origin."""
+    if not asked.has_token or same_origin(url, asked.endpoint):
+        return asked
+    other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
+    hint = f"{asked.host} redirects to {other}, where the token is not sent. Is that your Hub? Name it in HF_ENDPOINT."
+    return replace(asked, has_token=False, token_hint=hint)
 
 
 # The cache on this machine

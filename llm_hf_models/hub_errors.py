@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.request import getproxies_environment
 
@@ -29,10 +29,15 @@ from llm_hf_models.text import clean_text
 from llm_hf_models.weather import retry_after
 
 LOGIN_HINT = "llm hf login"
+WAIT_HINT = "To wait longer: llm hf settings metadata_seconds 1m"
+PROXY_REFUSES = 407
+LINK_REFUSED = (400, 401, 403, 410)  # how storage hosts refuse a signed link whose time is over
 PROXY_HINT = "Check the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
 HTTPS_HINT = "Does it speak https? If not, its address begins with http://."
 # `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
+_FIRST_ERROR, _LOST_PATIENCE = 400, (408, 425)
+_AGAIN_HINT = "It may pass: try again in a while."
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsEr
         told = retry_after(headers.get) if status == _UNAVAILABLE else None
         if told is not None:
             return RateLimitedError(f"{asked.host} asks us to wait", retry_after=told, cause=said or f"HTTP {status}")
-        return HubUnavailableError(f"{asked.host} has a problem of its own (HTTP {status})", cause=said)
+        return HubUnavailableError(
+            f"{asked.host} has a problem of its own (HTTP {status})", cause=said, hint=_AGAIN_HINT
+        )
     by_code = {
         "GatedRepo": _gated,
         "RepoNotFound": _repo_not_found,
@@ -77,6 +84,48 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsEr
     if known := by_code.get(headers.get("X-Error-Code", "")):
         return known(asked)
     return _refused_otherwise(asked, status, said)
+
+
+def proxy_refusal(cause: str) -> AccessError:
+    """The error for a proxy that wants to know who we are."""
+    return AccessError(
+        "The proxy refuses us", cause=cause, hint="Put user and password into HTTP_PROXY and HTTPS_PROXY."
+    )
+
+
+def storage_refusal(host: str, name: str, status: int, header: Callable[[str], str | None]) -> HfModelsError:
+    """The error for a storage host's answer that is not the bytes, but for one of `LINK_REFUSED`.
+
+    Args:
+        host: who answered.
+        name: the file, as people name it.
+        status: HTTP's.
+        header: gives the answer's header of that name.
+    """
+    told = retry_after(header)
+    if status == PROXY_REFUSES:
+        return proxy_refusal(f"HTTP {status}")
+    if status == _NOT_FOUND:
+        hint = "The Hub lists it. If it stays so, its storage, or a mirror's, has lost it."
+        return FileNotFoundInRepoError(f"{host} does not have {name}", cause=f"HTTP {status}", hint=hint)
+    if status == _TOO_MANY or (told is not None and status == _UNAVAILABLE):
+        return RateLimitedError(f"{host} asks us to wait", retry_after=told, cause=f"HTTP {status}")
+    if status in _LOST_PATIENCE:
+        return NetworkError(f"{host} lost patience", cause=f"HTTP {status}")
+    if status >= _SERVER_ERRORS or status < _FIRST_ERROR:
+        return HubUnavailableError(f"{host} answered with HTTP {status}")
+    return AccessError(
+        f"{host} refuses {name}", cause=f"HTTP {status}", hint="A proxy or a firewall on the way may be who refuses it."
+    )
+
+
+def links_refused(host: str, name: str) -> AccessError:
+    """The error for a storage host that takes no link, however fresh."""
+    return AccessError(
+        f"{host} refuses {name}",
+        cause="Each link to it was refused, fresh ones too.",
+        hint="If it stays so, the repo may be gated, or this machine's clock may be wrong.",
+    )
 
 
 def _refused_otherwise(asked: Asked, status: int, said: str | None) -> HfModelsError:
@@ -90,6 +139,10 @@ def _refused_otherwise(asked: Asked, status: int, said: str | None) -> HfModelsE
             cause=said,
             hint=f"See what the token may do: {asked.endpoint}/settings/tokens",
         )
+    if status == PROXY_REFUSES:
+        return proxy_refusal(f"HTTP {status}")
+    if status in _LOST_PATIENCE:
+        return HubUnavailableError(f"{asked.host} lost patience (HTTP {status})", cause=said, hint=_AGAIN_HINT)
     why = "without the Hub's word why" if said is None else said
     return HubUnavailableError(f"{asked.host} answered HTTP {status}", cause=why, hint="Is HF_ENDPOINT a Hub?")
 
@@ -155,14 +208,16 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
     causes = list(_causes(error))
     why = clean_text(str(causes[-1]) or type(causes[-1]).__name__, 200)
     if isinstance(error, httpx2.TimeoutException):
-        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint="llm hf settings metadata_seconds")
+        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint=WAIT_HINT)
     if isinstance(error, httpx2.ProxyError):
         return NetworkError("The proxy did not pass the request on", cause=why, hint=PROXY_HINT)
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
         return BadInputError(f"{host} can't be asked", cause=why, hint="Set HF_ENDPOINT to an http(s) address.")
     if isinstance(error, httpx2.ConnectError):
         return _no_connection(host, causes, why)
-    return NetworkError(f"The connection to {host} broke off", cause=why)
+    if isinstance(error, httpx2.TooManyRedirects):
+        return HubUnavailableError(f"{host} redirects without end")
+    return NetworkError(f"The connection to {host} broke off", cause=why, hint=_AGAIN_HINT)
 
 
 def _no_connection(host: str, causes: Iterable[BaseException], why: str) -> NetworkError:

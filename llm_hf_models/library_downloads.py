@@ -100,7 +100,8 @@ class LibraryDownloads(LibraryFile):
     def pause_abandoned(self, *, stale_seconds: float) -> list[int]:
         """Foreground downloads whose process is gone become paused: their person decides, not a worker.
 
-        What a person had decided, and a process did not live to hear, comes about here: also in the background.
+        What a person had decided, and a process did not live to hear, comes about here: also in the background. Others
+        there wait for a worker, and have no speed any more.
 
         Returns:
             The ids of those that are cancelled by that.
@@ -111,6 +112,9 @@ class LibraryDownloads(LibraryFile):
         with self.transaction():
             found = self._abandoned(stale_seconds)
             for row in found:
+                if row["waits"]:  # and its last sign of life stays what it was
+                    self.write("update downloads set bytes_per_second = null where id = ?", row["id"])
+                    continue
                 state = "cancelled" if row["wanted"] == "cancel" else "paused"
                 error = None if row["wanted"] in ("pause", "cancel") else ABANDONED
                 wanted = "pause" if row["wanted"] == "pause" else None
@@ -120,9 +124,9 @@ class LibraryDownloads(LibraryFile):
 
     def _abandoned(self, stale_seconds: float) -> list[Row]:
         return self.rows(
-            "select id, wanted from downloads where"
-            " (state in ('running', 'verifying') and abs(heartbeat - ?1) > ?2"
-            " and (not background or wanted in ('pause', 'cancel')))"
+            "select id, wanted, background and coalesce(wanted, '') not in ('pause', 'cancel') as waits from downloads"
+            " where (state in ('running', 'verifying') and abs(heartbeat - ?1) > ?2"
+            " and (not waits or bytes_per_second is not null))"
             " or (state = 'queued' and not background and abs(updated - ?1) > ?2)",  # before it could claim it
             time.time(),
             stale_seconds,

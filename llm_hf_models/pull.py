@@ -134,6 +134,8 @@ class _Arrivals:
     def __call__(self, event: Event) -> None:
         with self._lock:
             before = self._at.get(event.file)
+            if event.kind == "started":  # what came of it before was another's
+                self.bytes.pop(event.file, None)
             if event.kind != "verifying":
                 self._at[event.file] = event.done
                 if before is not None and event.done > before and event.kind != "started":

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from llm_hf_models.errors import FileChangedError, HubUnavailableError, NetworkError
 from llm_hf_models.gguf_header import HEADER_SECONDS, too_slow
-from llm_hf_models.hub_errors import Asked, connection_trouble, refusal
+from llm_hf_models.http_ranges import unreadable_bundle
+from llm_hf_models.hub_errors import LINK_REFUSED, connection_trouble, links_refused, storage_refusal
 from llm_hf_models.hub_nouns import Location
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 FIRST_BLOCK_BYTES = 256 * 1024
 MAX_BLOCK_BYTES = 4 * 1024 * 1024  # each block is twice the one before, up to this
-_EXPIRED = (401, 403, 410)  # how storage hosts refuse a signed link whose time is over
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _OK, _PARTIAL, _FIRST_ERROR = 200, 206, 400
 
@@ -91,8 +91,7 @@ class RemoteFile:
         if block is None:
             block = self._fetch(self._relocated(location), start, stop)
         if block is None:
-            host = urlsplit(location.url).netloc
-            raise HubUnavailableError(f"{host} refuses the link that the Hub gave a moment ago")
+            raise links_refused(urlsplit(location.url).netloc, "the file")
         self.fetched_bytes = stop
         self._block_bytes = min(self._block_bytes * 2, MAX_BLOCK_BYTES)
         return block
@@ -112,7 +111,7 @@ class RemoteFile:
         headers = {**location.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         try:
             with self._connected().stream("GET", location.url, headers=headers) as answer:
-                if answer.status_code in _EXPIRED:
+                if answer.status_code in LINK_REFUSED:
                     return None
                 self._check(answer.status_code, answer.headers, location, start, stop)
                 # A server that ignores Range sends the file from its start.
@@ -137,14 +136,17 @@ class RemoteFile:
 
             limits = httpx2.Timeout(self._timeout, connect=self._connect_timeout)
             # On a redirect to another origin httpx2 drops the Authorization header.
-            self._client = httpx2.Client(timeout=limits, follow_redirects=True)
+            try:
+                self._client = httpx2.Client(timeout=limits, follow_redirects=True)
+            except OSError as error:
+                raise unreadable_bundle(error) from None
         return self._client
 
     def _check(self, status: int, headers: Mapping[str, str], location: Location, start: int, stop: int) -> None:
         """Raises unless an answer is what was asked for, of the file that was read so far."""
         parts = urlsplit(location.url)
         if status >= _FIRST_ERROR:
-            raise refusal(Asked(f"{parts.scheme}://{parts.netloc}", has_token=False), status, headers)
+            raise storage_refusal(parts.netloc, "the file", status, headers.get)
         if status == _PARTIAL:
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             told = tuple(int(number) for number in match.groups()) if match else None

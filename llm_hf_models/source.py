@@ -7,19 +7,14 @@ import threading
 from collections.abc import Callable
 
 from llm_hf_models.errors import (
-    AccessError,
     FileChangedError,
-    FileNotFoundInRepoError,
     HfModelsError,
     HubUnavailableError,
-    NetworkError,
-    RateLimitedError,
 )
-from llm_hf_models.http_ranges import PROXY_REFUSES, proxy_refusal
 from llm_hf_models.http_reply import Reply, host_of
 from llm_hf_models.hub import Location
+from llm_hf_models.hub_errors import LINK_REFUSED, links_refused, storage_refusal
 from llm_hf_models.transfer_terms import Expected
-from llm_hf_models.weather import retry_after
 
 MAX_LINKS_REFUSED = 3  # fresh links, one after the other, that the storage host refuses
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
@@ -88,11 +83,7 @@ class Source:
                 self._refused += 1
             if self._refused >= MAX_LINKS_REFUSED:
                 self._refused = 0
-                raise AccessError(
-                    f"{host_of(location.url)} refuses {self._expected.name}",
-                    cause="Each link to it was refused, fresh ones too.",
-                    hint="If it stays so, the repo may be gated, or this machine's clock may be wrong.",
-                )
+                raise links_refused(host_of(location.url), self._expected.name)
 
     def served(self, location: Location) -> None:
         """A link did its work. An older one says nothing about the one that is given out now."""
@@ -158,31 +149,19 @@ class Source:
         if not self._expected.digest:
             raise changed(self._expected.name, "Its etag changed, and there is no digest to tell right from wrong.")
 
-    def _refusal(self, reply: Reply) -> Exception:  # noqa: PLR0911 - a table, one line a row
+    def _refusal(self, reply: Reply) -> Exception:
         status, host = reply.status, host_of(reply.url)
-        if status in (400, 403):
+        if status in LINK_REFUSED:
             return LinkExpiredError()
-        if status == 401:  # noqa: PLR2004
-            return AccessError(f"{host} wants another token for {self._expected.name}")
-        if status == PROXY_REFUSES:
-            return proxy_refusal(f"HTTP {status}")
-        if status in (404, 410):
-            return FileNotFoundInRepoError(f"{host} does not have {self._expected.name}", cause=f"HTTP {status}")
         if status == 416:  # noqa: PLR2004
             return changed(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
-        told = retry_after(reply.header)
-        if status == 429 or (told is not None and status == 503):  # noqa: PLR2004
-            return RateLimitedError(f"{host} asks us to wait", retry_after=told, cause=f"HTTP {status}")
-        if status in (408, 425):
-            return NetworkError(f"{host} lost patience", cause=f"HTTP {status}")
-        if status >= 500 or status < 400:  # noqa: PLR2004
-            return HubUnavailableError(f"{host} answered with HTTP {status}")
-        return AccessError(f"{host} refuses {self._expected.name}", cause=f"HTTP {status}")
+        return storage_refusal(host, self._expected.name, status, reply.header)
 
 
 def changed(name: str, cause: str) -> HfModelsError:
     """The error for a file that is not what the pinned commit recorded."""
-    return FileChangedError(f"{name} changed upstream", cause=cause, hint="Pull it again to get what is there now.")
+    hint = "Pull it again to get what is there now. If it stays so, the Hub, or a mirror of it, contradicts itself."
+    return FileChangedError(f"{name} changed upstream", cause=cause, hint=hint)
 
 
 def _encoded(reply: Reply) -> bool:

@@ -184,6 +184,8 @@ class _Transfer:
             if self._expected.digest in (None, found):
                 break
             self._discard()
+            self._told_at = 0.0
+            self._tell("progress")  # that nothing is here any more
             self._weather = Weather(self._limits, self._tell)  # for what is fetched anew, each byte counts again
             mismatches += trusted
             if mismatches > 1:
@@ -205,6 +207,7 @@ class _Transfer:
     def _known(self) -> JournalState | None:
         """What can be built on; None for a file of the right size that has no journal."""
         state = read_journal(self._journal_path)
+        self._done = state.done.total if state else 0
         try:
             size = self._partial.stat().st_size
         except FileNotFoundError:

@@ -63,6 +63,16 @@ def passes(error: BaseException) -> bool:
     return isinstance(error, NetworkError) and not isinstance(error, TlsError)
 
 
+def _too_long(error: NetworkError, told: float, most: float) -> RateLimitedError:
+    """The error for a host that wants us to wait longer than we would."""
+    return RateLimitedError(
+        error.message,
+        retry_after=told,
+        cause=f"For {format_duration(told)}, and network_wait_seconds is {format_duration(most)}.",
+        hint="Try again then, or have it wait longer: llm hf settings network_wait_seconds",
+    )
+
+
 class Weather:
     """Counts what failed since bytes last moved, over all connections of one file.
 
@@ -112,7 +122,9 @@ class Weather:
             told = error.retry_after if isinstance(error, RateLimitedError) else None
             if isinstance(error, HubUnavailableError):
                 self._refusals += 1
-            if (told or 0) > self._limits.network_wait_seconds or left <= 0 or self._refusals > MAX_REFUSALS:
+            if told is not None and told > self._limits.network_wait_seconds:
+                raise _too_long(error, told, self._limits.network_wait_seconds)
+            if left <= 0 or self._refusals > MAX_REFUSALS:
                 raise error
             pause = min(MAX_PAUSE_SECONDS, self._limits.retry_seconds * 2.0 ** min(self._failures, 16))
             self._failures += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import pytest
 from llm_hf_models import Library
 from llm_hf_models.download_records import Download, DownloadState
 from llm_hf_models.downloads import DownloadView
+from llm_hf_models.http_ranges import BUNDLES
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from llm_hf_models.worker import log_path
@@ -28,6 +31,7 @@ from tests.conftest import Home
 from tests.ggufs import tiny_chat, tiny_split
 from tests.hf_command import json_of, run
 from tests.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
+from tests.storage_server import Fault, StorageServer
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -300,6 +304,77 @@ def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: Hub
     assert said.endswith("Without one, the default branch is taken.\n")
 
 
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize("content", [None, "garbage"])
+def test_certificates_that_cant_be_read_are_named_by_every_command(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: str | None
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    if content:
+        bundle.write_text(content)
+    for name in BUNDLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(bundle))
+    assert repo.requests == []
+    for words in (("pull", REPO), ("search", "tiny")):
+        done = subprocess.run([*HF, *words], capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"Error: Can't read the certificates in {bundle}\n")
+        assert f"{variable} in the environment names them" in done.stderr
+
+
+def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refused_to_the_token(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.add_repo("owner/gated-GGUF", {Q4: repo.repos()[0].files[0].location}, gated="auto")
+    monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_of_ann"))
+
+    class Front(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(307)
+            self.send_header("Location", f"{repo.endpoint}{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Front) as front:
+        thread = threading.Thread(target=front.serve_forever)
+        thread.start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{front.server_port}")
+        said = run("pull", "owner/gated-GGUF", code=1).stderr
+        front.shutdown()
+        thread.join()
+    assert "where the token is not sent" in said
+    assert "not been granted" not in said
+
+
+def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageServer(b"-") as proxy:
+        proxy.always = Fault(status=407)
+        monkeypatch.setenv("http_proxy", proxy.url.partition("/file")[0])
+        monkeypatch.setenv("no_proxy", "")
+        done = subprocess.run([*HF, "info", REPO], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "Error: The proxy refuses us" in done.stderr
+    assert repo.requests == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a signal that Windows does not have")
+def test_a_pull_that_is_terminated_leaves_a_download_that_is_paused(repo: HubServer) -> None:
+    repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
+    with subprocess.Popen([*HF, "pull", f"{REPO}:Q8_0", "-q"], stderr=subprocess.PIPE) as pull:
+        repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
+        pull.terminate()
+        pull.communicate(timeout=30)
+    assert pull.returncode == -signal.SIGTERM
+    (row,) = json_of("downloads")
+    assert (row["state"], row["error"]) == ("paused", None)
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
 def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificate(
     answer: bytes, monkeypatch: pytest.MonkeyPatch
@@ -307,10 +382,12 @@ def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificat
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def speak_plainly() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer)
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(4096)
+                        connection.sendall(answer)
 
         threading.Thread(target=speak_plainly, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{server.getsockname()[1]}")
@@ -446,6 +523,7 @@ def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: 
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     said = run("downloads", "--watch", number, code=1).stderr
+    assert json_of("downloads", "--all")[0]["done_bytes"] == 0
     assert "failed" in said
     assert "It came wrong a second time" in said
     assert json_of("list") == []

@@ -192,10 +192,16 @@ def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     db.update_download(row.id, bytes_per_second=5.0)
+    waits = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
+    assert db.claim_download(waits.id, "another", stale_seconds=60)
+    db.update_download(waits.id, bytes_per_second=5.0)
     db.pause_abandoned(stale_seconds=-1)
     given_up = db.download(row.id)
     assert given_up is not None
     assert (given_up.state, given_up.error, given_up.bytes_per_second) == ("paused", "its process ended", None)
+    waiting = db.download(waits.id)
+    assert waiting is not None
+    assert (waiting.state, waiting.bytes_per_second, waiting.owner) == ("running", None, "another")
     assert db.beat(row.id, "a") is None
     back = db.download(row.id)
     assert back is not None

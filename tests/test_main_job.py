@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -170,9 +171,17 @@ def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
         assert REPO in done.stdout
         assert said in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
         assert "this is the Hub's answer of" in done.stderr
-    assert run("search", "something else", code=1).stderr.startswith("Error: ")
-    assert run("info", "owner/other", code=1).stderr.startswith("Error: ")
-    assert run("pull", "owner/other", code=1).stderr.startswith("Error: ")
+    for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
+        *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
+        assert said in error
+
+
+@pytest.mark.parametrize(
+    "weather", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"]
+)
+def test_a_bad_moment_at_the_first_question_of_a_pull_is_ridden_out_and_said(repo: HubServer, weather: Any) -> None:
+    repo.fault(weather, side="hub", on="/api/models")
+    assert "asking again in" in run("pull", f"{REPO}:Q4_K_M").stderr
 
 
 def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer) -> None:
