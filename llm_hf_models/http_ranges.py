@@ -31,7 +31,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from llm_hf_models.errors import BadInputError, HubUnavailableError, TlsError
 from llm_hf_models.http_reply import Reply, host_of, translated
-from llm_hf_models.hub_errors import PROXY_REFUSES, proxy_refusal
+from llm_hf_models.hub_errors import PROXY_HINT, PROXY_REFUSES, proxy_refusal
 from llm_hf_models.text import clean_text
 
 MAX_REDIRECTS = 5
@@ -214,7 +214,10 @@ class RangeConnection:
             connection.close()
             if proxy and str(PROXY_REFUSES) in str(error):  # http.client has no other word for it
                 raise proxy_refusal(clean_text(str(error))) from None
-            raise translated(error, via.host, connecting=True) from None
+            trouble = translated(error, via.host, connecting=True)
+            if proxy and not trouble.hint:
+                trouble.hint = PROXY_HINT
+            raise trouble from None
         self._connection, self._sock, self._route, self._reply = connection, connection.sock, (origin, proxy), None
         if self._shut:
             self.shut()

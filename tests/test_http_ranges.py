@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, NetworkError, TlsError
+from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, NetworkError, OfflineError, TlsError
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
 from tests.storage_server import COMMIT, Fault, StorageServer
@@ -327,6 +327,18 @@ def test_a_host_that_is_no_name_is_an_error_and_no_traceback(tmp_path: Path, mon
     monkeypatch.delenv("no_proxy", raising=False)
     with StorageServer(CONTENT) as server, pytest.raises(NetworkError):
         pull(server, tmp_path / "part")
+
+
+def test_a_proxy_that_cant_be_reached_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    limits = TransferLimits(connections=1, retry_seconds=0.01, network_wait_seconds=0.05)
+    with StorageServer(CONTENT) as server, pytest.raises(OfflineError) as caught:
+        fetch(server.locate, server.expected, tmp_path / "part", limits=limits, progress=lambda _: None,
+              stop=threading.Event())  # fmt: skip
+    assert "HTTP_PROXY" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("secure", [False, True])
