@@ -47,8 +47,8 @@ ONE_PIECE_SECONDS = 1800.0  # for an answer that comes only when it is whole
 MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 # A turn, texts to embed, or a ready request.
-C = TypeVar("C")
 Asked: TypeAlias = Turn | list[str] | Mapping[str, Any]
+C = TypeVar("C")
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 

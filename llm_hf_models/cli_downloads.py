@@ -181,7 +181,7 @@ def _command(verb: _Verb) -> click.Command:
                     output.note(views_downloads.asked(row, verb.name))
         finally:  # what was done before one was refused is told all the same
             if as_json and (rows or everything):
-                output.print_json(rows if everything or len(numbers) > 1 else rows[0])
+                output.print_json(rows if everything or len(given) > 1 else rows[0])
         if not rows and not as_json:
             output.note(f"There is no download to {verb.name}.")
 

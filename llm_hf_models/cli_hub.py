@@ -200,7 +200,7 @@ def pull(
     result = None if background else _fetch(library, plan, quiet=quiet)
     if result is None:  # asked for at once, or with a key
         _queue(library, plan, on_done, quiet=quiet, as_json=as_json)
-        if test and plan.model_id:
+        if test and plan.model_id and not quiet:
             output.note(f"It is not tested then: llm hf test {plan.model_id}")
         return
     if not quiet:
@@ -229,11 +229,12 @@ def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | Non
     with stop_on_interrupt() as stop:
 
         def to_background() -> None:
-            # In the row at once, and nobody is asked anything here: it holds even if the terminal goes now.
-            with suppress(HfModelsError):
-                library.enqueue(plan, ask=False)
             sent.set()
-            stop.set()
+            try:
+                with suppress(HfModelsError):  # at once in the row, so that it holds even if the terminal goes now
+                    library.keep_going(plan)
+            finally:
+                stop.set()
 
         try:
             with on_key(KEY, to_background) as heard, progress.shown(moving, quiet=quiet) as show:

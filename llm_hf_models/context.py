@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from llm_hf_models import settings as settings_module
 from llm_hf_models.errors import (
+    HubTroubleError,
     HubUnavailableError,
     NetworkError,
     NotChangedError,
     OfflineError,
     RateLimitedError,
-    TimedOutError,
     TlsError,
 )
 from llm_hf_models.library_downloads import LibraryDownloads
@@ -249,8 +249,8 @@ def _age(kept: CachedMetadata, *, problem: str | None = None) -> Freshness:
 
 
 def _soon_over(error: NetworkError) -> bool:
-    """Whether it costs little to ask again: not where the time for an answer has run out."""
-    return not isinstance(error, TimedOutError)
+    """Whether the next answer may be another, and comes soon: after a 5xx, a 429, a connection that broke."""
+    return isinstance(error, (HubTroubleError, RateLimitedError)) or type(error) is NetworkError
 
 
 def _with_offline_hint(error: NetworkError) -> NetworkError:

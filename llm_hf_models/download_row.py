@@ -99,6 +99,7 @@ class RunningRow:
         self._others_go_on = False  # after this process has left
         self.owned = False  # whether this process carries the row out
         self.ended: DownloadState | None = None  # how it ended, where it did not end well
+        self._met: set[str] = set()  # files whose bytes were told of
         self._last_said: dict[str, tuple[str, str | None]] = {}  # of each file: the kind of event, and its message
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
@@ -131,9 +132,9 @@ class RunningRow:
             self._db.close()
         if _is_interruption(error):
             raise self._interrupted() from None
-        if isinstance(error, HfModelsError) and passes(error):
-            kept = f"What has arrived is kept. To go on: llm hf pull {self._row.ref}"
-            error.hint = f"{error.hint} {kept}" if error.hint else kept
+        if self.ended == "paused" and isinstance(error, HfModelsError) and passes(error):
+            kept = f"It is paused with what has arrived: run it again to go on, or llm hf resume {self._row.id}"
+            error.hint = f"{error.hint}\n{kept}" if error.hint else kept
         if isinstance(error, FileNotFoundError):  # between the proof of a file and its entry somebody removed it
             raise MissingFileError(
                 f"{error.filename} has gone in the middle of the pull", hint=f"Pull again: llm hf pull {self._row.ref}"
@@ -194,10 +195,11 @@ class RunningRow:
         return report
 
     def _record(self, event: Event) -> None:
-        if event.kind == "started" or event.file not in self._last_said:  # with what came before: that is no speed
-            found = event.done - self._done.get(event.file, 0)
-            self._window = [(at, total + found) for at, total in self._window]
         if event.kind != "verifying":  # which counts the bytes that it has hashed
+            if event.kind == "started" or event.file not in self._met:  # with what came before: that is no speed
+                found = event.done - self._done.get(event.file, 0)
+                self._window = [(at, total + found) for at, total in self._window]
+                self._met.add(event.file)
             self._done[event.file] = event.done
         now, total = time.monotonic(), sum(self._done.values())
         if self.owned and now - self._window[-1][0] >= FIGURES_SECONDS:
@@ -293,7 +295,7 @@ class RunningRow:
             self.ended = "queued" if again else state
             kept = message if state == "failed" or (state == "paused" and _may_pass(error)) else None
             wanted = self._asked if self.ended == "paused" and self._asked == "pause" else None
-            figures = {"done_bytes": sum(self._done.values())} if self._last_said else {}
+            figures = {"done_bytes": sum(self._done.values())} if self._met else {}
             self._db.update_download(
                 self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=wanted, **figures
             )

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from llm_hf_models.library_downloads import ABANDONED, LibraryDownloads
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PullPlan
 
+KEY_WAIT_SECONDS = 1.0  # for a busy library, by who pressed a key
 FOLLOW_SECONDS = 0.5  # a follower asks no more often than twice a second
 
 
@@ -30,7 +31,7 @@ class DownloadView:
     id: int
     ref: str
     state: DownloadState
-    asked_to: Wanted | None  # and has not heard of it yet
+    asked_to: Wanted | None  # and has not done yet
     repo: str
     commit: str
     quant: str | None
@@ -60,11 +61,20 @@ def view(row: Download) -> DownloadView:
     return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
 
 
-def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None, ask: bool = True) -> DownloadView:
-    """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row.
+def keep_going(context: Context, plan: PullPlan) -> None:
+    """Makes a pull that runs one of the background, so that it goes on when its process ends. Starts no worker."""
+    from llm_hf_models.pull_rows import open_row_of
 
-    `ask`: a person may be asked for the passphrase of the encrypted token file.
-    """
+    hand_over = _handing(context)
+    with context.queue() as db, db.waiting(KEY_WAIT_SECONDS), db.transaction():
+        row = open_row_of(context, db, plan)
+        if row is not None and row.state in LIVE:
+            db.update_download(row.id, background=True, wanted=None)
+            hand_over(row.id)
+
+
+def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
+    """Queues a plan for the worker, and sees to it that there is one. The same pull twice is one row."""
     from llm_hf_models.pull_rows import open_row
 
     command, hand_over = _from_here(on_done) if on_done else None, _handing(context)
@@ -78,7 +88,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None, ask
                 db.note(row.id, "queued", f"by {context.asked_by}")
         hand_over(row.id)
         queued = _row(db, row.id)
-    _see_to_a_worker(context, ask=ask)
+    _see_to_a_worker(context)
     return view(queued)
 
 
@@ -192,6 +202,7 @@ def cancel(context: Context, number: int) -> DownloadView:
     asked = _ask(context, number, "cancel", "cancelled", allowed=OPEN)
     if asked.state == "cancelled":
         _leave_nothing_of(context, [number])
+        return replace(asked, done_bytes=0)
     return asked
 
 
@@ -257,7 +268,7 @@ def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...
             row = _row(db, number)
             if row.state in LIVE and row.wanted == "pause" and "paused" in allowed:  # asked to, and has not heard of it
                 db.update_download(number, background=True, wanted=None)
-            elif row.state not in MOVING or row.wanted == "cancel":  # else it goes on already
+            elif row.state not in MOVING or row.wanted in ("pause", "cancel"):  # else it goes on already
                 _refuse_unless(row, allowed, "resume" if allowed == ("paused",) else "retry")
                 db.update_download(number, state="queued", background=True, wanted=None, error=None)
                 db.note(number, "queued", f"by {context.asked_by}")

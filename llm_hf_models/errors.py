@@ -112,6 +112,10 @@ class HubUnavailableError(NetworkError):
     """A 5xx, or an answer that is not the Hub's protocol."""
 
 
+class HubTroubleError(HubUnavailableError):
+    """The Hub has a trouble of its own, which may be over at the next try: 5xx, 408."""
+
+
 class TlsError(NetworkError):
     """The other side's certificate was not accepted. Never retried."""
 

@@ -287,6 +287,8 @@ class Fetching:
                 if written - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
                     self._record(recorded, written)
                     recorded, recorded_at = written, now
+                    if self.done < self._size:
+                        keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
                 self._pace.spend(count, self._halt)
         finally:
             if written > recorded:
@@ -320,8 +322,6 @@ class Fetching:
             self._unsynced += end - start
             if self._unsynced >= CHECKPOINT_BYTES:
                 self._sync_now.set()
-        if self.done < self._size:
-            keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
 
     # The thread that brings bytes to the disk itself
 

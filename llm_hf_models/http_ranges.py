@@ -78,6 +78,9 @@ def followed(url: str, target: str | bytes) -> str:
     return address
 
 
+_told: dict[str, str] = {}  # variables that we set, and whose value it is
+
+
 @functools.lru_cache(maxsize=4)
 def _tls_context(bundle: str | None) -> ssl.SSLContext:
     if bundle:
@@ -98,7 +101,8 @@ def unreadable_bundle(error: OSError) -> TlsError:
     bundle = _bundle()
     if bundle is None:
         return TlsError("Can't read this system's certificates", cause=cause)
-    *_, name = (name for name in BUNDLES if os.environ.get(name) == bundle)  # the first may be what we told
+    name = next(name for name in BUNDLES if os.environ.get(name))
+    name = _told.get(name, name)
     return TlsError(
         f"Can't read the certificates in {clean_text(bundle, 200)}",
         cause=cause,
@@ -120,9 +124,11 @@ def tls_context() -> ssl.SSLContext:
 
 def tell_bundle() -> None:
     """Names the bundle in the variables that httpx2 reads, for huggingface_hub's session: it knows no others."""
-    bundle = _bundle()
-    if bundle and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
-        os.environ["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
+    named = next((name for name in BUNDLES if os.environ.get(name)), None)
+    if named and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+        bundle = os.environ[named]
+        told = "SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"
+        os.environ[told], _told[told] = bundle, named
 
 
 class RangeConnection:

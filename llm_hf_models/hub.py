@@ -30,7 +30,7 @@ from llm_hf_models.errors import (
     TokenInvalidError,
     TokenMissingError,
 )
-from llm_hf_models.hub_errors import LOGIN_HINT, PROXY_HINT, WAIT_HINT, Asked, connection_trouble, refusal
+from llm_hf_models.hub_errors import LOGIN_HINT, PROXY_HINT, Asked, connection_trouble, refusal, wait_hint
 from llm_hf_models.hub_nouns import (
     Account,
     FileScan,
@@ -64,6 +64,7 @@ MAX_LISTED = 12  # names in a hint
 SLOW_ANSWER = 3  # times the time-out: how long a whole answer may take
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _NOT_MODIFIED = 304
+_FOR_WANT_OF_A_TOKEN = (401, 403, 404)
 
 
 def version() -> str:
@@ -326,14 +327,16 @@ class Hub:
                 if answer.status_code == _NOT_MODIFIED and extra:
                     raise NotChangedError("The Hub's answer has not changed")
                 if not answer.is_success:
-                    raise refusal(_as_it_came(asked, str(answer.url)), answer.status_code, answer.headers)
+                    raise refusal(
+                        _as_it_came(asked, str(answer.url), answer.status_code), answer.status_code, answer.headers
+                    )
                 body = bytearray()
                 for block in answer.iter_bytes():
                     body += block
                     if len(body) > limit:
                         break
                     if time.monotonic() > deadline:
-                        raise TimedOutError(f"{asked.host} answers too slowly", hint=WAIT_HINT)
+                        raise TimedOutError(f"{asked.host} answers too slowly", hint=wait_hint(self._timeout))
         if len(body) > limit and not cut:
             raise HubUnavailableError(f"{asked.host} answered with more than {limit} bytes")
         return answer.headers, bytes(body[:limit])
@@ -344,7 +347,7 @@ class Hub:
         with self._translated(asked):
             answer = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if answer.is_error or answer.status_code == _NOT_MODIFIED:
-            raise refusal(_as_it_came(asked, url), answer.status_code, answer.headers)
+            raise refusal(_as_it_came(asked, url, answer.status_code), answer.status_code, answer.headers)
         return answer
 
     def _session(self) -> httpx2.Client:
@@ -379,9 +382,9 @@ class Hub:
             raise connection_trouble(asked.host, error, self._timeout) from None
 
 
-def _as_it_came(asked: Asked, url: str) -> Asked:
-    """The question as the address that answered got it: without the token where a redirect led to another origin."""
-    if not asked.has_token or same_origin(url, asked.endpoint):
+def _as_it_came(asked: Asked, url: str, status: int) -> Asked:
+    """The question as who refused it got it: without the token where a redirect had led to another origin."""
+    if status not in _FOR_WANT_OF_A_TOKEN or not asked.has_token or same_origin(url, asked.endpoint):
         return asked
     other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
     hint = f"{asked.host} redirects to {other}, where the token is not sent. Is that your Hub? Name it in HF_ENDPOINT."

@@ -14,6 +14,7 @@ from llm_hf_models.errors import (
     FileNotFoundInRepoError,
     GatedRepoError,
     HfModelsError,
+    HubTroubleError,
     HubUnavailableError,
     NetworkError,
     OfflineError,
@@ -29,7 +30,6 @@ from llm_hf_models.text import clean_text
 from llm_hf_models.weather import retry_after
 
 LOGIN_HINT = "llm hf login"
-WAIT_HINT = "To wait longer: llm hf settings metadata_seconds 1m"
 PROXY_REFUSES = 407
 LINK_REFUSED = (400, 401, 403, 410)  # how storage hosts refuse a signed link whose time is over
 PROXY_HINT = "Check the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
@@ -72,9 +72,7 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsEr
         told = retry_after(headers.get) if status == _UNAVAILABLE else None
         if told is not None:
             return RateLimitedError(f"{asked.host} asks us to wait", retry_after=told, cause=said or f"HTTP {status}")
-        return HubUnavailableError(
-            f"{asked.host} has a problem of its own (HTTP {status})", cause=said, hint=_AGAIN_HINT
-        )
+        return HubTroubleError(f"{asked.host} has a problem of its own (HTTP {status})", cause=said, hint=_AGAIN_HINT)
     by_code = {
         "GatedRepo": _gated,
         "RepoNotFound": _repo_not_found,
@@ -134,15 +132,14 @@ def _refused_otherwise(asked: Asked, status: int, said: str | None) -> HfModelsE
     if status == _UNAUTHORIZED:
         return TokenMissingError(f"{asked.host} wants a token for this", cause=said, hint=asked.token_hint)
     if status == _FORBIDDEN:
-        return AccessError(
-            f"{asked.host} refuses this to the token" if asked.has_token else f"{asked.host} refuses this",
-            cause=said,
-            hint=f"See what the token may do: {asked.endpoint}/settings/tokens",
-        )
-    if status == PROXY_REFUSES:
-        return proxy_refusal(f"HTTP {status}")
+        what = f"{asked.host} refuses this to the token" if asked.has_token else f"{asked.host} refuses this"
+        hint = f"See what the token may do: {asked.endpoint}/settings/tokens"
+        return AccessError(what, cause=said, hint=hint if asked.has_token else asked.token_hint)
+    if status == PROXY_REFUSES:  # there is no way to the Hub: what is kept of it will do
+        refused = proxy_refusal(f"HTTP {status}")
+        return OfflineError(refused.message, cause=refused.cause, hint=refused.hint)
     if status in _LOST_PATIENCE:
-        return HubUnavailableError(f"{asked.host} lost patience (HTTP {status})", cause=said, hint=_AGAIN_HINT)
+        return HubTroubleError(f"{asked.host} lost patience (HTTP {status})", cause=said, hint=_AGAIN_HINT)
     why = "without the Hub's word why" if said is None else said
     return HubUnavailableError(f"{asked.host} answered HTTP {status}", cause=why, hint="Is HF_ENDPOINT a Hub?")
 
@@ -195,6 +192,11 @@ def _rate_limited(asked: Asked, wait: float | None, said: str | None) -> RateLim
     )
 
 
+def wait_hint(seconds: float) -> str:
+    """How to have the Hub waited for longer than that."""
+    return f"To wait longer: llm hf settings metadata_seconds {max(1, round(3 * seconds))}"
+
+
 def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsError:
     """The error for a request that got no answer.
 
@@ -208,7 +210,7 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
     causes = list(_causes(error))
     why = clean_text(str(causes[-1]) or type(causes[-1]).__name__, 200)
     if isinstance(error, httpx2.TimeoutException):
-        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint=WAIT_HINT)
+        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint=wait_hint(timeout))
     if isinstance(error, httpx2.ProxyError):
         return NetworkError("The proxy did not pass the request on", cause=why, hint=PROXY_HINT)
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):

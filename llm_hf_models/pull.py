@@ -124,23 +124,34 @@ def leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
 
 
 class _Arrivals:
-    """Counts the bytes of each file that arrive while this process looks on."""
+    """Counts the bytes of each file that arrive: what this process fetches, from a file's `started` on, and others."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._lock = progress, threading.Lock()
-        self._at: dict[str, int] = {}
-        self.bytes: dict[str, int] = {}
+        self._at: dict[str, int] = {}  # of files that this process has started
+        self._seen: dict[str, tuple[int, int]] = {}  # of others: where they were at first, and at most
+        self.ours: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            before = self._at.get(event.file)
-            if event.kind == "started":  # what came of it before was another's
-                self.bytes.pop(event.file, None)
-            if event.kind != "verifying":
+            if event.kind == "started":
                 self._at[event.file] = event.done
-                if before is not None and event.done > before and event.kind != "started":
-                    self.bytes[event.file] = self.bytes.get(event.file, 0) + event.done - before
+            elif event.kind != "verifying":
+                self._count(event.file, event.done)
         self._progress(event)
+
+    def _count(self, file: str, done: int) -> None:
+        if file in self._at:
+            self.ours[file] = self.ours.get(file, 0) + max(0, done - self._at[file])
+            self._at[file] = done
+        else:
+            first, most = self._seen.get(file, (done, done))
+            self._seen[file] = (first, max(most, done))
+
+    def of_others(self, file: str) -> int:
+        """How many bytes of a file arrived that another process fetched."""
+        first, most = self._seen.get(file, (0, 0))
+        return most - first
 
 
 def _work(
@@ -167,10 +178,8 @@ def _work(
         model_id=model.model_id if model else None,
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
-        fetched_bytes=sum(arrivals.bytes.get(file.path, 0) for file in stored if file.fetched),
-        joined_bytes=sum(
-            arrivals.bytes.get(file.path, 0) for file in stored if not file.fetched and file.path in moving
-        ),
+        fetched_bytes=sum(arrivals.ours.get(file.path, 0) for file in stored if file.fetched),
+        joined_bytes=sum(arrivals.of_others(file.path) for file in stored if not file.fetched and file.path in moving),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
     )

@@ -21,9 +21,9 @@ def open_row(
 ) -> Download:
     """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
     with db.transaction():  # of two that ask at once, one finds the other's row
-        for row in db.downloads(states=OPEN, limit=-1):
-            if _is_for(context, row, plan):
-                return _asked_again(context, db, row, plan, background=background, on_done=on_done)
+        row = open_row_of(context, db, plan)
+        if row is not None:
+            return _asked_again(context, db, row, plan, background=background, on_done=on_done)
         return db.open_download(
             Download(
                 id=0,
@@ -40,6 +40,11 @@ def open_row(
                 plan=_text(plan),
             )
         )
+
+
+def open_row_of(context: Context, db: LibraryDownloads, plan: PullPlan) -> Download | None:
+    """The row of a pull that is not over."""
+    return next((row for row in db.downloads(states=OPEN, limit=-1) if _is_for(context, row, plan)), None)
 
 
 def _asked_again(

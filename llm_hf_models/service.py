@@ -246,7 +246,6 @@ class Library:
         options: PullOptions | None = None,
         *,
         on_done: str | None = None,
-        ask: bool = True,
         agreed: Collection[str] = (),
     ) -> DownloadView:
         """Pulls in the background: queues a plan, and sees to it that a worker carries it out.
@@ -255,7 +254,6 @@ class Library:
             ref: what to pull, or a plan that was shown before.
             options: how; not with a plan, which has its own.
             on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
-            ask: a person may be asked for the passphrase of an encrypted token, for a worker that starts now.
             agreed: as in `pull`.
         """
         with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
@@ -263,7 +261,7 @@ class Library:
             if on_done and self._context.agent is not None:
                 raise PolicyError("An agent can't have a command run")
         with self._change("download", plan.ref, plan, agreed):
-            return downloads.enqueue(self._context, plan, on_done=on_done, ask=ask)
+            return downloads.enqueue(self._context, plan, on_done=on_done)
 
     def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
         """Downloads, newest first, `limit` at most (-1: all): those not over; with `every`, the finished ones too."""
@@ -301,6 +299,11 @@ class Library:
         """Hands a running foreground pull to the worker."""
         with self._change("to_background", number):
             return downloads.to_background(self._context, number)
+
+    def keep_going(self, plan: PullPlan) -> None:
+        """Makes a pull that runs one of the background: it goes on when its process ends. `enqueue` brings a worker."""
+        with self._change("to_background", plan.ref):
+            downloads.keep_going(self._context, plan)
 
     def clear_downloads(self) -> int:
         """Removes the rows of downloads that are over. Returns how many."""

@@ -50,7 +50,7 @@ def _row(row: DownloadView) -> list[str]:
     return [
         str(row.id),
         row.ref,
-        f"{row.state}, {_ASKED[row.asked_to]}" if row.asked_to else row.state,
+        f"{row.state}, {_ASKED.get(row.asked_to, row.asked_to)}" if row.asked_to else row.state,
         f"{100 * row.done_bytes // row.total_bytes if row.total_bytes else 100} %",
         format_size(row.total_bytes),
         f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else "",

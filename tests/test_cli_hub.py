@@ -340,7 +340,7 @@ def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refuse
             self.do_GET()
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Front) as front:
-        thread = threading.Thread(target=front.serve_forever)
+        thread = threading.Thread(target=front.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{front.server_port}")
         said = run("pull", "owner/gated-GGUF", code=1).stderr
@@ -353,13 +353,18 @@ def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refuse
 def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run("info", REPO)
+    repo.forget_requests()
     with StorageServer(b"-") as proxy:
         proxy.always = Fault(status=407)
         monkeypatch.setenv("http_proxy", proxy.url.partition("/file")[0])
         monkeypatch.setenv("no_proxy", "")
-        done = subprocess.run([*HF, "info", REPO], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run([*HF, "info", "o/other"], capture_output=True, text=True, check=False, timeout=60)
+        kept = subprocess.run([*HF, "info", REPO, "--refresh"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert "Error: The proxy refuses us" in done.stderr
+    assert done.stderr.startswith("Error: The proxy refuses us")
+    assert (kept.returncode, REPO in kept.stdout) == (0, True)
+    assert "The proxy refuses us" in kept.stderr
     assert repo.requests == []
 
 
@@ -607,6 +612,9 @@ def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not
     assert json_of("cancel", "1")["asked_to"] == "cancel"
     assert "running, cancelling" in run("downloads").stdout
     assert "nothing to retry" in run("retry", "1", code=2).stderr
+    rows_in("running")
+    assert json_of("pause", "2")["asked_to"] == "pause"
+    assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:

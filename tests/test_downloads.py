@@ -13,21 +13,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from llm_hf_models import Library, PullOptions, library_file
+from llm_hf_models import Library, PullOptions, download_row, library_file
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import Download
+from llm_hf_models.download_row import RunningRow
 from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import open_row
+from llm_hf_models.transfer import Event
 from llm_hf_models.worker import lock_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
@@ -226,6 +229,32 @@ def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
     events = followed(library, row.id)
     assert events[-1].kind == "done"
     assert max(event.download.bytes_per_second or 0 for event in events) < 2 * rate
+
+
+def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 1e-9)
+    library, context = Library(), Context()
+    library.pull(planned(library, hub))
+    plan = library.plan(REPO)
+    with context.db() as db:
+        row = open_row(context, db, replace(plan, already_complete=False), background=False)
+    with RunningRow(context, row, plan.files, "one", threading.Event()) as running:
+        report = running.reporting(lambda _event: None)
+        for event in (
+            Event("verifying", FILE, 0, row.total_bytes),
+            Event("done", FILE, row.total_bytes, row.total_bytes),
+        ):
+            report(event)
+        assert library.download(row.id).bytes_per_second == 0
+        running.finish(None)
+
+
+def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    library.pull(plan)
+    library.keep_going(plan)
+    assert [row.state for row in library.downloads(every=True)] == ["done"]
 
 
 def test_a_download_that_goes_on_already_is_resumed_as_often_as_anybody_likes(hub: HubServer) -> None:

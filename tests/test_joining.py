@@ -173,7 +173,7 @@ def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
         joined = library.pull(plan)
         assert first.end() == "well"
     assert joined.fetched_bytes == 0
-    assert joined.joined_bytes > 0
+    assert 0 < joined.joined_bytes <= plan.total_bytes
     assert views_hub.pulled(joined).startswith("Another process fetched ")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from llm_hf_models import Library, handed_tokens, tokens
+from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.worker import lock_path
 from tests.conftest import Home
@@ -55,6 +57,26 @@ def workers(home: Home) -> list[psutil.Process]:
             if ours and process.environ().get("LLM_USER_PATH") == str(home.llm):
                 found.append(process)
     return found
+
+
+def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubServer) -> None:
+    library, stop = Library(ask_passphrase=lambda: PASSPHRASE), threading.Event()
+    plan = planned(hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+
+    def press_the_key() -> None:
+        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        library.keep_going(plan)
+        stop.set()
+
+    presses = threading.Thread(target=press_the_key)
+    presses.start()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    presses.join()
+    hub.clear()
+    row = library.enqueue(plan)
+    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
