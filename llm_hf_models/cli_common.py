@@ -241,7 +241,8 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    heard = [signal.SIGINT, *([signal.SIGTERM] if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else [])]
+    ignored = signal.getsignal(signal.SIGTERM) in (signal.SIG_IGN, None)
+    heard = [signal.SIGINT] if ignored else [signal.SIGINT, signal.SIGTERM]
     before = {number: signal.signal(number, ask_to_stop) for number in heard}
     try:
         yield stop
