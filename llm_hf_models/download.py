@@ -386,7 +386,7 @@ class _Job:
 
         def came_otherwise() -> bool:
             if cache_layout.is_whole(whole, file.size) or here(file):
-                self._progress(Event("done", file.path, file.size, file.size))
+                self._progress(Event("done", file.path, file.size, file.size, by_others=True))
                 return True
             if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
                 partial.unlink(missing_ok=True)

@@ -94,6 +94,10 @@ class OfflineError(NetworkError):
     """Offline mode is on, or there is no network."""
 
 
+class ProxyRefusedError(OfflineError):
+    """A proxy on the way wants to know who we are: no try without its password goes better."""
+
+
 class TimedOutError(NetworkError):
     """No answer within the time limit."""
 

@@ -151,7 +151,7 @@ class RangeConnection:
             extra: for every host: Range, If-Range.
 
         Raises:
-            NetworkError and below; AccessError: a proxy refused us.
+            NetworkError and below.
         """
         origin = Origin.of(url)
         for _ in range(MAX_REDIRECTS):

@@ -18,6 +18,7 @@ from llm_hf_models.errors import (
     HubUnavailableError,
     NetworkError,
     OfflineError,
+    ProxyRefusedError,
     RateLimitedError,
     RepoNotFoundError,
     RevisionNotFoundError,
@@ -84,9 +85,9 @@ def refusal(asked: Asked, status: int, headers: Mapping[str, str]) -> HfModelsEr
     return _refused_otherwise(asked, status, said)
 
 
-def proxy_refusal(cause: str) -> AccessError:
+def proxy_refusal(cause: str) -> ProxyRefusedError:
     """The error for a proxy that wants to know who we are."""
-    return AccessError(
+    return ProxyRefusedError(
         "The proxy refuses us", cause=cause, hint="Put user and password into HTTP_PROXY and HTTPS_PROXY."
     )
 
@@ -135,9 +136,8 @@ def _refused_otherwise(asked: Asked, status: int, said: str | None) -> HfModelsE
         what = f"{asked.host} refuses this to the token" if asked.has_token else f"{asked.host} refuses this"
         hint = f"See what the token may do: {asked.endpoint}/settings/tokens"
         return AccessError(what, cause=said, hint=hint if asked.has_token else asked.token_hint)
-    if status == PROXY_REFUSES:  # there is no way to the Hub: what is kept of it will do
-        refused = proxy_refusal(f"HTTP {status}")
-        return OfflineError(refused.message, cause=refused.cause, hint=refused.hint)
+    if status == PROXY_REFUSES:
+        return proxy_refusal(f"HTTP {status}")
     if status in _LOST_PATIENCE:
         return HubTroubleError(f"{asked.host} lost patience (HTTP {status})", cause=said, hint=_AGAIN_HINT)
     why = "without the Hub's word why" if said is None else said
@@ -212,7 +212,8 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
     if isinstance(error, httpx2.TimeoutException):
         return TimedOutError(f"{host} did not answer within {timeout:g} s", hint=wait_hint(timeout))
     if isinstance(error, httpx2.ProxyError):
-        return NetworkError("The proxy did not pass the request on", cause=why, hint=PROXY_HINT)
+        trouble = NetworkError("The proxy did not pass the request on", cause=why, hint=PROXY_HINT)
+        return proxy_refusal(why) if str(PROXY_REFUSES) in why else trouble
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
         return BadInputError(f"{host} can't be asked", cause=why, hint="Set HF_ENDPOINT to an http(s) address.")
     if isinstance(error, httpx2.ConnectError):

@@ -123,35 +123,28 @@ def leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
             remove_leftovers(context_of(context, plan), [row])
 
 
-class _Arrivals:
-    """Counts the bytes of each file that arrive: what this process fetches, from a file's `started` on, and others."""
+class Arrivals:
+    """Counts the bytes of each file that arrive while this process looks on: its own, and those of others."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._lock = progress, threading.Lock()
-        self._at: dict[str, int] = {}  # of files that this process has started
-        self._seen: dict[str, tuple[int, int]] = {}  # of others: where they were at first, and at most
+        self._at: dict[str, int] = {}
         self.ours: dict[str, int] = {}
+        self.others: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            if event.kind == "started":
-                self._at[event.file] = event.done
-            elif event.kind != "verifying":
-                self._count(event.file, event.done)
+            if event.kind != "verifying":
+                self._count(event)
         self._progress(event)
 
-    def _count(self, file: str, done: int) -> None:
-        if file in self._at:
-            self.ours[file] = self.ours.get(file, 0) + max(0, done - self._at[file])
-            self._at[file] = done
-        else:
-            first, most = self._seen.get(file, (done, done))
-            self._seen[file] = (first, max(most, done))
-
-    def of_others(self, file: str) -> int:
-        """How many bytes of a file arrived that another process fetched."""
-        first, most = self._seen.get(file, (0, 0))
-        return most - first
+    def _count(self, event: Event) -> None:
+        before = self._at.get(event.file, event.done)
+        if event.kind != "started":  # what came before that is nobody's here
+            counted = self.others if event.by_others else self.ours
+            counted[event.file] = counted.get(event.file, 0) + max(0, event.done - before)
+        # Others seem to be back at nothing for the moment in which they finish.
+        self._at[event.file] = max(before, event.done) if event.by_others else event.done
 
 
 def _work(
@@ -163,7 +156,7 @@ def _work(
         result = _nothing_to_do(context, plan)
         running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
         return replace(result, download_id=row.id)
-    started, arrivals = time.monotonic(), _Arrivals(running.reporting(progress))
+    started, arrivals = time.monotonic(), Arrivals(running.reporting(progress))
     moving = {file.path for file in plan.files if not file.here and not file.copy}
     stored = _fetch(context, row, plan, arrivals, stop)
     running.verifying()
@@ -179,7 +172,7 @@ def _work(
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
         fetched_bytes=sum(arrivals.ours.get(file.path, 0) for file in stored if file.fetched),
-        joined_bytes=sum(arrivals.of_others(file.path) for file in stored if not file.fetched and file.path in moving),
+        joined_bytes=sum(arrivals.others.get(file.path, 0) for file in stored if file.path in moving),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
     )

@@ -122,12 +122,12 @@ class _Others:
         if now - self._moved_at >= self._limits.stall_seconds:
             kind, message = "waiting", "the process that fetches it has brought nothing for a while"
             self._moved_at = now
-        self._progress(Event(kind, self._expected.name, done, self._expected.size, message))
+        self._progress(Event(kind, self._expected.name, done, self._expected.size, message, by_others=True))
 
     def report_all_connections_taken(self) -> None:
         """Called once it has none."""
         words = "other downloads have all connections"
-        self._progress(Event("waiting", self._expected.name, self._have(), self._expected.size, words))
+        self._progress(Event("waiting", self._expected.name, self._have(), self._expected.size, words, by_others=True))
 
     def _have(self) -> int:
         state = read_journal(self._journal)

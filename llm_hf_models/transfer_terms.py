@@ -18,6 +18,7 @@ class Event:
     done: int
     total: int
     message: str | None = None  # for retrying and waiting: why, and for how long
+    by_others: bool = False  # what another process, or another download, brought of it
 
 
 Progress = Callable[[Event], None]

@@ -15,6 +15,7 @@ from llm_hf_models.errors import (
     HubUnavailableError,
     NetworkError,
     OfflineError,
+    ProxyRefusedError,
     RateLimitedError,
     TimedOutError,
     TlsError,
@@ -60,7 +61,7 @@ def _timestamp(text: str) -> float | None:
 
 def passes(error: BaseException) -> bool:
     """Whether an error is weather: it may be gone at the next try."""
-    return isinstance(error, NetworkError) and not isinstance(error, TlsError)
+    return isinstance(error, NetworkError) and not isinstance(error, (ProxyRefusedError, TlsError))
 
 
 def _too_long(error: NetworkError, told: float, most: float) -> RateLimitedError:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -28,6 +29,7 @@ from llm_hf_models.downloads import DownloadEvent, DownloadView
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
+from llm_hf_models.pull import Arrivals
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import open_row
 from llm_hf_models.transfer import Event
@@ -247,6 +249,28 @@ def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pyt
             report(event)
         assert library.download(row.id).bytes_per_second == 0
         running.finish(None)
+
+
+@pytest.mark.parametrize(
+    ("events", "ours", "others"),
+    [
+        ("started 0, progress 50, started 50, done 100", 100, 0),
+        ("started 50, done 100", 50, 0),
+        ("started 0, progress 60, progress 0, started 0, done 100", 160, 0),
+        ("progress* 0, progress* 90, progress* 0, done* 100", 0, 100),
+        ("progress* 40, progress* 55, started 60, done 100", 40, 15),
+        ("started 0, waiting* 0, progress* 90, started 90, done 100", 10, 90),
+        ("started 0, waiting* 0, progress* 90, done* 100", 0, 100),
+        ("verifying 0, done 100", 0, 0),
+        ("done* 100", 0, 0),
+    ],
+)
+def test_what_this_process_fetched_is_told_from_what_others_did(events: str, ours: int, others: int) -> None:
+    arrivals = Arrivals(lambda _event: None)
+    for kind, done in (event.split() for event in events.split(", ")):
+        by_others = kind.endswith("*")
+        arrivals(Event(cast("Any", kind.rstrip("*")), FILE, int(done), 100, by_others=by_others))
+    assert (arrivals.ours.get(FILE, 0), arrivals.others.get(FILE, 0)) == (ours, others)
 
 
 def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) -> None:

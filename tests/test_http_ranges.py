@@ -17,7 +17,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llm_hf_models.errors import AccessError, BadInputError, HubUnavailableError, NetworkError, OfflineError, TlsError
+from llm_hf_models.errors import (
+    BadInputError,
+    HubUnavailableError,
+    NetworkError,
+    OfflineError,
+    ProxyRefusedError,
+    TlsError,
+)
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
 from tests.storage_server import COMMIT, Fault, StorageServer
@@ -350,7 +357,7 @@ def test_a_proxy_that_wants_another_password_is_an_error_that_says_so(
     context, bundle = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context if secure else None) as server:
-        with pytest.raises(AccessError) as caught:
+        with pytest.raises(ProxyRefusedError) as caught:
             pull(server, tmp_path / "part")
         assert "proxy" in str(caught.value).lower()
         assert "wrong" not in str(caught.value)
