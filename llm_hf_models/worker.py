@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from llm_hf_models import handed_tokens, settings
 from llm_hf_models.context import Context
-from llm_hf_models.download_records import LIVE, Download
+from llm_hf_models.download_records import LIVE, MOVING, Download
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.handed_tokens import HandedToken, Inbox
 from llm_hf_models.space import storage_error
@@ -205,10 +205,16 @@ class Worker:
         self._changed.set()
 
     def _end_unclaimed(self, row: Download, error: HfModelsError) -> None:
-        """A row that could not even be begun fails, rather than being begun for ever; others say it themselves."""
+        """A row that could not even be begun fails, rather than being begun for ever; others say it themselves.
+
+        One that waited, or a dead one's: both as they were when they were looked at.
+        """
+        stale = self._context.stale_seconds()
         with self._context.db() as db, db.transaction():
             now = db.download(row.id)
-            if now is not None and now.state == "queued" and now.attempts == row.attempts:
+            if now is None or now.state not in MOVING or now.is_alive(stale_seconds=stale):
+                return
+            if (now.owner, now.attempts) == (row.owner, row.attempts):
                 db.update_download(row.id, state="failed", error=error.message)
                 db.note(row.id, "failed", error.message)
 

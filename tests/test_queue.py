@@ -579,6 +579,23 @@ def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_a
     assert library.download(row.id).state == "done"
 
 
+@pytest.mark.parametrize("state", ["queued", "running", "verifying"])
+def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
+    monkeypatch: pytest.MonkeyPatch, state: Any
+) -> None:
+    """Also where a worker of that version died over it."""
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.05")
+    here = worker.WorkerContext("worker")
+    with here.queue() as db:
+        row = db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4", 1, background=True, owner="1-2-3"))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(worker.Worker(here, Inbox()).run).result(60)
+    after = Library().download(row.id)
+    assert after.state == "failed"
+    assert "was planned by another version" in str(after.error)
+    assert [note.kind for note in Library().download_log(row.id)] == ["failed"]
+
+
 def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
