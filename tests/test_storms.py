@@ -9,8 +9,11 @@ import random
 import shutil
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,7 @@ RATE = 4 * MB  # bytes per second of one connection
 CONNECTIONS = 6
 # What a kill may cost: per connection what was not recorded yet; sockets' buffers are empty at that rate.
 SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
+_ASKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -133,21 +137,32 @@ def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
             for _ in range(KILLS_PER_PULL):
                 fates = [fated(task, random_, sum(SHARD_BYTES)) for _ in range(1 + tally.pulls % 2)]
                 processes = [nursery.Process(target=pull_until_killed, args=(fate,)) for fate in fates]
-                for process in processes:
-                    process.start()
-                for process in processes:
-                    process.join(120)
-                    assert process.exitcode in (0, -signal.SIGKILL), (seed, tally, fates)
-                    here += process.exitcode == -signal.SIGKILL
+                for status in ended(processes):
+                    assert status in (0, -signal.SIGKILL), (seed, tally, fates)
+                    here += status == -signal.SIGKILL
             hub.clear()
             tally += whole_after(hub, repo, cache, content, here)
-            sweeper = nursery.Process(target=sweep, args=(cache,))
-            sweeper.start()
-            sweeper.join(120)
-            assert sweeper.exitcode == 0
+            assert ended([nursery.Process(target=sweep, args=(cache,))]) == [0]
             assert {path.suffix for path in work_folder(cache).iterdir()} == {".checked"}
             shutil.rmtree(cache)
     return tally
+
+
+def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """Starts processes, and gives how each ended.
+
+    A start in one lane asks after all children there are (multiprocessing/process.py, _cleanup). Where another asks
+    after the same one at that instant, only one of them reads its status, and the other takes it for lost: 255.
+    """
+    for process in processes:
+        with _ASKING:
+            process.start()
+    statuses = []
+    for process in processes:
+        wait([process.sentinel], 120)
+        with _ASKING:
+            statuses.append(process.exitcode)
+    return statuses
 
 
 def sweep(cache: Path) -> None:
