@@ -277,33 +277,39 @@ SIZE = _Worded("size", units.parse_size)
 COUNT = _Worded("count", units.parse_count)
 
 
-class LocalName(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+class _Known(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+    """A name of something that is known here, which a shell can complete."""
+
+    def known(self) -> list[CompletionItem]:
+        """Every such name."""
+        raise NotImplementedError
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Names that start with what was typed; none where the library can't be read."""
+        try:
+            return [item for item in self.known() if item.value.casefold().startswith(incomplete.casefold())]
+        except HfModelsError:
+            return []
+
+
+class LocalName(_Known):
     """The name of a model on this machine: an id, an alias or a repo."""
 
     name = "name"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Ids and aliases that start with what was typed."""
-        try:
-            models = service().list()
-        except HfModelsError:
-            return []
-        names = [name for model in models for name in (*model.aliases, model.model_id)]
-        return [CompletionItem(name) for name in names if name.casefold().startswith(incomplete.casefold())]
+    def known(self) -> list[CompletionItem]:
+        """Ids and aliases."""
+        return [CompletionItem(name) for model in service().list() for name in (*model.aliases, model.model_id)]
 
 
-class SettingKey(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+class SettingKey(_Known):
     """The name of a setting."""
 
     name = "key"
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Names that start with what was typed, each with what it does."""
-        try:
-            every = service().settings()
-        except HfModelsError:
-            return []
-        return [CompletionItem(one.key, help=one.description) for one in every if one.key.startswith(incomplete)]
+    def known(self) -> list[CompletionItem]:
+        """Each with what it does."""
+        return [CompletionItem(one.key, help=one.description) for one in service().settings()]
 
 
 class _Named(click.Path):

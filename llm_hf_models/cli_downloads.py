@@ -176,8 +176,10 @@ def _command(verb: _Verb) -> click.Command:
         try:
             for number in numbers:
                 row = _ask(library, verb, number, passing_over=everything)
-                rows += [row] if row is not None else []
-                if row is not None and not as_json:
+                if row is None:
+                    continue
+                rows.append(row)
+                if not as_json:
                     output.note(views_downloads.asked(row, verb.name))
         finally:  # what was done before one was refused is told all the same
             if as_json and (rows or everything):

@@ -231,9 +231,8 @@ def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | Non
         def to_background() -> None:
             sent.set()
             try:
-                with suppress(
-                    HfModelsError
-                ):  # at once in the row, where it waits for a worker if the terminal goes now
+                # At once in the row, where it waits for a worker if the terminal goes now.
+                with suppress(HfModelsError):
                     library.keep_going(plan)
             finally:
                 stop.set()

@@ -91,22 +91,20 @@ def _tls_context(bundle: str | None) -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _bundle() -> str | None:
-    return next((value for name in BUNDLES if (value := os.environ.get(name))), None)
+def _named() -> str | None:
+    """The variable that names the bundle."""
+    return next((name for name in BUNDLES if os.environ.get(name)), None)
 
 
 def unreadable_bundle(error: OSError) -> TlsError:
     """The error for certificates that can't be read: those that the environment names, or else the system's."""
-    cause = clean_text(error.strerror or str(error), 200)
-    bundle = _bundle()
-    if bundle is None:
+    cause, named = clean_text(error.strerror or str(error), 200), _named()
+    if named is None:
         return TlsError("Can't read this system's certificates", cause=cause)
-    name = next(name for name in BUNDLES if os.environ.get(name))
-    name = _told.get(name, name)
     return TlsError(
-        f"Can't read the certificates in {clean_text(bundle, 200)}",
+        f"Can't read the certificates in {clean_text(os.environ[named], 200)}",
         cause=cause,
-        hint=f"{name} in the environment names them: change it, or unset it.",
+        hint=f"{_told.get(named, named)} in the environment names them: change it, or unset it.",
     )
 
 
@@ -116,16 +114,17 @@ def tls_context() -> ssl.SSLContext:
     Raises:
         TlsError: the bundle that was named can't be read.
     """
+    named = _named()
     try:
-        return _tls_context(_bundle())
+        return _tls_context(os.environ[named] if named else None)
     except OSError as error:
         raise unreadable_bundle(error) from None
 
 
 def tell_bundle() -> None:
     """Names the bundle in the variables that httpx2 reads, for huggingface_hub's session: it knows no others."""
-    named = next((name for name in BUNDLES if os.environ.get(name)), None)
-    if named and not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+    named = _named()
+    if named and not named.startswith("SSL_"):
         bundle = os.environ[named]
         told = "SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"
         os.environ[told], _told[told] = bundle, named

@@ -327,9 +327,7 @@ class Hub:
                 if answer.status_code == _NOT_MODIFIED and extra:
                     raise NotChangedError("The Hub's answer has not changed")
                 if not answer.is_success:
-                    raise refusal(
-                        _as_it_came(asked, str(answer.url), answer.status_code), answer.status_code, answer.headers
-                    )
+                    raise _refused(asked, answer)
                 body = bytearray()
                 for block in answer.iter_bytes():
                     body += block
@@ -347,7 +345,7 @@ class Hub:
         with self._translated(asked):
             answer = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if answer.is_error or answer.status_code == _NOT_MODIFIED:
-            raise refusal(_as_it_came(asked, url, answer.status_code), answer.status_code, answer.headers)
+            raise _refused(asked, answer)
         return answer
 
     def _session(self) -> httpx2.Client:
@@ -382,13 +380,16 @@ class Hub:
             raise connection_trouble(asked.host, error, self._timeout) from None
 
 
-def _as_it_came(asked: Asked, url: str, status: int) -> Asked:
-    """The question as who refused it got it: without the token where a redirect had led to another origin."""
-    if status not in _FOR_WANT_OF_A_TOKEN or not asked.has_token or same_origin(url, asked.endpoint):
-        return asked
-    other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
-    hint = f"{asked.host} redirects to {other}, where the token is not sent. Is that your Hub? Name it in HF_ENDPOINT."
-    return replace(asked, has_token=False, token_hint=hint)
+def _refused(asked: Asked, answer: httpx2.Response) -> HfModelsError:
+    """The error for an answer that is none. Where a redirect had led to another origin, it came without the token."""
+    status, url = answer.status_code, str(answer.url)
+    if status in _FOR_WANT_OF_A_TOKEN and asked.has_token and not same_origin(url, asked.endpoint):
+        other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
+        hint = (
+            f"{asked.host} redirects to {other}, where the token is not sent. Is that your Hub? Name it in HF_ENDPOINT."
+        )
+        asked = replace(asked, has_token=False, token_hint=hint)
+    return refusal(asked, status, answer.headers)
 
 
 # The cache on this machine

@@ -462,9 +462,9 @@ def test_a_file_that_is_done_is_said_to_be_once_however_often_it_is_told() -> No
     clock = Clock()
     show = Lines(said.append, clock).show
     show(Event("progress", "m.gguf", 500, 1000))
-    for _ in range(3):
-        clock.now += 10
-        show(Event("progress", "m.gguf", 900, 1000)) if not said else None
+    clock.now += 10
+    show(Event("progress", "m.gguf", 900, 1000))
+    clock.now += 20
     for _ in range(3):
         clock.now += 10
         show(Event("done", "m.gguf", 1000, 1000))
