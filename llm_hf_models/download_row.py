@@ -27,7 +27,8 @@ from llm_hf_models.errors import (
     LibraryError,
     MissingFileError,
 )
-from llm_hf_models.processes import pid_started, running_process
+from llm_hf_models.library_downloads import ABANDONED
+from llm_hf_models.processes import has_ended, own_name
 from llm_hf_models.pull_rows import plan_if_readable
 from llm_hf_models.weather import passes
 
@@ -44,20 +45,6 @@ LEAVING_WAIT_SECONDS = 3.0  # the same for who was interrupted: whoever looks se
 SPEED_SECONDS = 5.0  # over which speed is averaged
 
 
-def new_owner() -> str:
-    """A name for one attempt, unlike any other, which tells its process from a later one of the same number."""
-    return f"{os.getpid()}-{pid_started(os.getpid()):.1f}-{uuid.uuid4().hex[:12]}"
-
-
-def _lives(owner: str | None) -> bool:
-    """Whether the process of an owner's name is there; as far as can be told, where another version gave the name."""
-    try:
-        pid, started, _ = (owner or "").split("-")
-        return running_process(int(pid), float(started)) is not None
-    except ValueError:
-        return True
-
-
 def _in_a_line(error: HfModelsError) -> str:
     """What happened, and why."""
     return f"{error.message}: {error.cause}" if error.cause else error.message
@@ -70,6 +57,11 @@ def _is_interruption(error: BaseException | None) -> bool:
 def _may_pass(error: BaseException) -> TypeGuard[HfModelsError]:
     """Whether the download can go on as it is when that is over."""
     return passes(error) or isinstance(error, (DiskFullError, LibraryBusyError))
+
+
+def new_owner() -> str:
+    """A name for one attempt, unlike any other; `has_ended` tells of it as of its process."""
+    return f"{own_name()}/{uuid.uuid4().hex[:12]}"
 
 
 class RunningRow:
@@ -149,9 +141,10 @@ class RunningRow:
             return self._claimed(self._db)
 
     def _claimed(self, db: LibraryDownloads) -> bool:
+        before = db.download(self._row.id)
         claimed = db.claim_download(self._row.id, self._owner, stale_seconds=self._context.stale_seconds())
         if claimed:
-            db.note(self._row.id, "started")
+            db.note(self._row.id, "started", f"after {ABANDONED}" if before and before.state in LIVE else "")
         return claimed
 
     def _watch(self) -> None:
@@ -163,6 +156,7 @@ class RunningRow:
 
     def _beside(self, db: LibraryDownloads) -> Wanted | None:
         """What a person has asked of a download that another process carries out; this one does where none does."""
+        db.forget_the_dead()
         row = db.download(self._row.id)
         if row is None or row.state == "done":
             return None
@@ -266,11 +260,11 @@ class RunningRow:
     def _is_ours_to_end(self, now: Download) -> bool:
         """Whether no other process carries the row out, which would end it itself, or has ended it well.
 
-        One that was killed may have shown life just before, so the system is asked. (The library is never shared by
-        machines.)
+        One that was killed may have shown life just before, so the system is asked.
         """
         if now.state in LIVE:
-            return now.owner == self._owner or not _lives(now.owner)
+            alive = now.is_alive(stale_seconds=self._context.stale_seconds())
+            return now.owner == self._owner or not alive or has_ended(str(now.owner))
         return now.state != "done"
 
     def _record_end(self, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from llm_hf_models.download_records import LIVE, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.errors import LibraryError
 from llm_hf_models.library_file import LibraryFile, Row
+from llm_hf_models.processes import has_ended
 from llm_hf_models.units import MAX_NUMBER
 
 _WITHOUT_PLAN = ", ".join(
@@ -106,6 +107,7 @@ class LibraryDownloads(LibraryFile):
         Returns:
             The ids of those that are cancelled by that.
         """
+        self.forget_the_dead()
         found = self._abandoned(stale_seconds)
         if not found:  # who only looks need not wait for one who writes
             return []
@@ -121,6 +123,15 @@ class LibraryDownloads(LibraryFile):
                 self.update_download(row["id"], state=state, error=error, wanted=wanted, bytes_per_second=None)
                 self.note(row["id"], state, error or "")
         return [row["id"] for row in found if row["wanted"] == "cancel"]
+
+    def forget_the_dead(self) -> None:
+        """Downloads whose process has ended, as far as that can be told from here, are abandoned at once.
+
+        Those of other containers, and of other versions, are once their last sign of life is old enough.
+        """
+        for row in self.downloads(states=LIVE, limit=-1, plans=False):
+            if row.heartbeat and has_ended(str(row.owner)):
+                self.write("update downloads set heartbeat = 0 where id = ? and owner = ?", row.id, row.owner)
 
     def _abandoned(self, stale_seconds: float) -> list[Row]:
         return self.rows(

@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,8 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from llm_hf_models.errors import InterruptedByUserError, NotWritableError
-from llm_hf_models.journal import boot_id
-from llm_hf_models.processes import pid_started, running_process
+from llm_hf_models.processes import has_ended, own_name
 
 HEARTBEAT_SECONDS = 0.5
 STALE_SECONDS = 5.0  # ten missed heartbeats: an owner on another machine is dead, or its file system is
@@ -54,16 +52,7 @@ class Owner:
                 return False
             if not self._clear(found):
                 return False
-        text = json.dumps(
-            {
-                "token": self.token,
-                "pid": os.getpid(),
-                "started": pid_started(os.getpid()),
-                "host": socket.gethostname(),
-                "boot": boot_id(),
-            }
-        )
-        if not self._write(text):
+        if not self._write(json.dumps({"token": self.token, "process": own_name()})):
             return False
         _mine.add(self.token)
         self._thread.start()
@@ -145,14 +134,10 @@ def _read(path: Path) -> dict[str, object] | None:
 
 def _lives(found: dict[str, object], path: Path) -> bool:
     """Whether an owner is to be waited for: its process is there, or, where that can't be told, its heartbeat."""
-    pid, started = found.get("pid"), found.get("started")
-    here = found.get("host") == socket.gethostname() and found.get("boot") == boot_id()
-    if here and isinstance(pid, int) and isinstance(started, float):
-        if pid == os.getpid():
-            return found.get("token") in _mine
-        if running_process(pid, started) is None:
-            return False
-    return _age(path) < STALE_SECONDS
+    process = str(found.get("process"))
+    if process == own_name():
+        return found.get("token") in _mine
+    return not has_ended(process) and _age(path) < STALE_SECONDS
 
 
 def _age(path: Path) -> float:
@@ -226,7 +211,7 @@ def processes_owning(partials: Iterable[Path]) -> int:
         path = partial.with_name(f"{partial.name}.owner")
         name = _read(path)
         if name is not None and _lives(name, path):
-            found.add((name.get("host"), name.get("boot"), name.get("pid")))
+            found.add(name.get("process"))
     return len(found)
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import time
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from llm_hf_models.journal import boot_id
 
 if TYPE_CHECKING:
     import psutil
@@ -35,6 +41,43 @@ def running_process(pid: int, started: float) -> psutil.Process | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
+
+
+def own_name() -> str:
+    """A name of this process that no other has, here or elsewhere, now or later; for `has_ended`."""
+    return _name(os.getpid())
+
+
+@cache
+def _name(pid: int) -> str:
+    return f"{pid}/{pid_started(pid):.1f}/{_numbering()}"
+
+
+@cache
+def _numbering() -> str:
+    """Whose numbers of processes ours are.
+
+    Not those of another machine, nor those of another container, though it may share our folders (Linux,
+    pid_namespaces(7)): its processes can't be seen from here.
+    """
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return f"{platform.node()}/{boot_id()}/{namespace}"
+
+
+def has_ended(name: str) -> bool:
+    """Whether a process has certainly ended; False where that can't be told from here.
+
+    Args:
+        name: its `own_name`, or that with more after a slash.
+    """
+    try:
+        pid, started, numbering = name.split("/", 2)
+        return f"{numbering}/".startswith(f"{_numbering()}/") and running_process(int(pid), float(started)) is None
+    except ValueError:  # a name that another version gave
+        return False
 
 
 def ends_within(process: psutil.Process, seconds: float) -> bool:

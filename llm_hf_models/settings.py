@@ -124,7 +124,10 @@ class Settings(BaseModel):
         description="A download in the background waits while so many run; one in the foreground begins at once.",
     )
     heartbeat_seconds: float = Field(
-        2, gt=0, description="How often a download says that it lives; after four missed signs another takes it over."
+        2,
+        gt=0,
+        description="How often a download says that it lives; after four missed signs, or when its process is gone,"
+        " another takes it over.",
     )
     orphan_seconds: float = Field(
         86_400, ge=0, description="For how long `gc` leaves partial files that no download here names."

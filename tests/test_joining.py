@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
@@ -236,3 +237,52 @@ def test_a_pull_takes_over_a_download_whose_owner_died_before_the_clock_was_set_
     hub.clear()
     Library().pull(REPO)
     assert the_row().state == "done"
+
+
+@pytest.fixture
+def dead(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> DownloadView:
+    """A download whose process was killed, an hour before its signs of life would be missed."""
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
+    planned(Library(), hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack:
+        killed = Pulling(stack)
+        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        killed.process.kill()
+    return the_row()
+
+
+def test_a_download_whose_process_was_killed_is_nobodys_at_once(dead: DownloadView, hub: HubServer) -> None:
+    assert (dead.state, dead.error) == ("paused", "its process ended")
+    hub.clear()
+    Library().pull(REPO)
+    assert (the_row().state, the_row().attempts) == ("done", 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+def test_a_process_that_another_container_may_have_counts_as_alive_while_it_shows_life(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "1")
+    planned(Library(), hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    with ExitStack() as stack, LibraryDB(library_path()) as db:
+        there = Pulling(stack)
+        (row,) = db.downloads()
+        process, started, host, boot, namespace, attempt = str(row.owner).split("/")
+        assert namespace.startswith("pid:")
+        there.process.kill()
+        there.process.wait()
+        stranger = f"{process}/{started}/{host}/{boot}/pid:[1]/{attempt}"
+        db.update_download(row.id, owner=stranger, heartbeat=time.time())
+        assert the_row().state == "running"
+        until(lambda: the_row().state == "paused")
+
+
+def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
+    two[0].process.kill()
+    until(lambda: the_row().attempts == 2)
+    hub.clear()
+    assert two[1].end() == "well"
+    told = [(note.kind, note.message) for note in Library().download_log(the_row().id)]
+    assert told.count(("started", "after its process ended")) + told.count(("paused", "its process ended")) == 1

@@ -656,8 +656,8 @@ def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
     killed_halfway(hub)
     with LibraryDB(library_path()) as db:
         (row,) = db.downloads()
-        rest = str(row.owner).partition("-")[2]
-        db.update_download(row.id, owner=f"1-{rest}")  # the system's first process began long before any test
+        rest = str(row.owner).partition("/")[2]
+        db.update_download(row.id, owner=f"1/{rest}")  # the system's first process began long before any test
     Library().pull(REPO)
     assert Library().download(row.id).state == "done"
 

@@ -953,11 +953,11 @@ def test_a_finished_file_is_reported_as_such_though_its_owners_name_cant_be_remo
 
 # The same where there is no flock: what follows is the machine's, before anything of ours is imported.
 WITHOUT_FLOCK = """
-import errno, fcntl, os, socket
+import errno, fcntl, os, platform
 def flock(descriptor, operation):
     raise OSError(errno.WORD, os.strerror(errno.WORD))
 fcntl.flock = flock
-socket.gethostname = lambda: HOST
+platform.node = lambda: HOST
 """
 
 
