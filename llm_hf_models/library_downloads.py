@@ -134,14 +134,14 @@ class LibraryDownloads(LibraryFile):
                 self.write("update downloads set heartbeat = 0 where id = ? and owner = ?", row.id, row.owner)
 
     def _abandoned(self, stale_seconds: float) -> list[Row]:
+        now = time.time()
         return self.rows(
             "select id, wanted, background and coalesce(wanted, '') not in ('pause', 'cancel') as waits from downloads"
-            " where (state in ('running', 'verifying') and abs(heartbeat - ?1) > ?2"
+            " where (state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
             " and (not waits or bytes_per_second is not null))"
-            " or (state = 'queued' and not background and abs(updated - ?1) > ?2)",  # before it could claim it
-            time.time(),
-            stale_seconds,
-        )
+            " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # before it could claim it
+            now, stale_seconds, now, stale_seconds,
+        )  # fmt: skip
 
     def downloads(
         self, *, states: Sequence[DownloadState] = (), limit: int = 100, plans: bool = True
