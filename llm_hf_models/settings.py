@@ -107,7 +107,10 @@ class Settings(BaseModel):
     )
     stall_seconds: float = Field(30, gt=0, description="A download connection without a byte for this long is cut.")
     network_wait_seconds: float = Field(
-        600, ge=0, description="How long a download waits for a network that has gone away before it pauses."
+        # Tries are a minute apart in the end: an outage of ten minutes is past by the last ones.
+        900,
+        ge=0,
+        description="How long a download waits for a network that has gone away before it pauses.",
     )
     retry_seconds: float = Field(1, gt=0, description="First pause before a retry; it doubles up to a minute.")
     metadata_lifetime_seconds: float = Field(

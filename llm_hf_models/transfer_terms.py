@@ -48,6 +48,6 @@ class TransferLimits:
     bytes_per_second: Callable[[], int] = lambda: 0  # asked again while running; 0 is no limit
     connect_seconds: float = 10
     stall_seconds: float = 30
-    network_wait_seconds: float = 600
+    network_wait_seconds: float = 900
     retry_seconds: float = 1
     disk_reserve: int = 0

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.weather import MAX_PAUSE_SECONDS
 from tests.conftest import Home
 from tests.hf_command import json_of, run
 
@@ -294,3 +295,9 @@ def test_every_setting_says_what_it_takes() -> None:
 def test_a_list_is_split_at_commas_and_spaces_whatever_the_case() -> None:
     assert settings.split_list("Qwen, unsloth  ,, ggml-org") == {"qwen", "unsloth", "ggml-org"}
     assert settings.split_list(" ") == frozenset()
+
+
+def test_a_network_that_is_away_for_ten_minutes_is_back_before_a_download_gives_up() -> None:
+    given_up = settings.Settings().network_wait_seconds
+    # Its silence is noticed late, and what was tried just before it came back is tried again a pause later.
+    assert given_up >= 600 + settings.Settings().connect_seconds + MAX_PAUSE_SECONDS
