@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -50,7 +51,19 @@ def own_name() -> str:
 
 @cache
 def _name(pid: int) -> str:
-    return f"{pid}/{pid_started(pid):.1f}/{_numbering()}"
+    import psutil
+
+    return f"{pid}/{_since_boot(psutil.Process(pid)):.1f}/{_numbering()}"
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """When a process was started, in seconds by a clock that nobody sets.
+
+    On Linux, where that is what the system keeps, and the time of day of it moves when this machine's clock is set.
+    """
+    import psutil
+
+    return float(process.create_time()) - (psutil.boot_time() if sys.platform == "linux" else 0)
 
 
 @cache
@@ -73,10 +86,18 @@ def has_ended(name: str) -> bool:
     Args:
         name: its `own_name`, or that with more after a slash.
     """
+    import psutil
+
     try:
         pid, started, numbering = name.split("/", 2)
-        return f"{numbering}/".startswith(f"{_numbering()}/") and running_process(int(pid), float(started)) is None
-    except ValueError:  # a name that another version gave
+        if not f"{numbering}/".startswith(f"{_numbering()}/"):
+            return False
+        process = psutil.Process(int(pid))
+        is_another = abs(_since_boot(process) - float(started)) >= CLOCK_SECONDS
+        return is_another or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except (ValueError, psutil.Error):  # a name that another version gave; a process that we may not look at
         return False
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -18,6 +19,7 @@ from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.downloads import DownloadView
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
+from llm_hf_models.processes import has_ended
 from llm_hf_models.worker import lock_path
 from tests import test_downloads
 from tests.conftest import Home
@@ -286,3 +288,20 @@ def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pullin
     assert two[1].end() == "well"
     told = [(note.kind, note.message) for note in Library().download_log(the_row().id)]
     assert told.count(("started", "after its process ended")) + told.count(("paused", "its process ended")) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there the time of a process's start moves with the clock")
+def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "import sys; from llm_hf_models.processes import own_name; print(own_name(), flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        name = process.stdout.readline().strip()
+        booted = psutil.boot_time()
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + 3600)  # what the kernel tells then
+        assert psutil.Process(process.pid).create_time() - time.time() > 3000
+        assert not has_ended(name)
+        process.kill()
+        process.wait()
+        assert has_ended(name)
