@@ -218,8 +218,9 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
         return BadInputError(f"{host} can't be asked", cause=why, hint="Set HF_ENDPOINT to an http(s) address.")
     if isinstance(error, httpx2.ConnectError):
         return _no_connection(host, causes, why)
-    if isinstance(error, httpx2.TooManyRedirects):
-        return HubUnavailableError(f"{host} redirects without end")
+    endless = isinstance(error, httpx2.TooManyRedirects)  # to no address is an error without a class of its own
+    if endless or (isinstance(error, httpx2.RemoteProtocolError) and "location header" in str(error)):
+        return HubUnavailableError(f"{host} redirects {'without end' if endless else 'to no web address'}")
     return NetworkError(f"The connection to {host} broke off", cause=why, hint=_AGAIN_HINT)
 
 

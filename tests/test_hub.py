@@ -241,6 +241,12 @@ def test_a_redirect_to_no_web_address_is_the_hubs_error(server: HubServer, targe
         ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
 
 
+def test_a_question_that_is_redirected_to_no_web_address_is_no_broken_connection(server: HubServer) -> None:
+    server.fault(Status(302, {"Location": "http://[::1/"}), on="/api/models", times=None)
+    with pytest.raises(HubUnavailableError, match="redirects to no web address"):
+        ask_of(server).details(REPO)
+
+
 def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
     server: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
