@@ -64,6 +64,13 @@ def new_owner() -> str:
     return f"{own_name()}/{uuid.uuid4().hex[:12]}"
 
 
+def _after(before: Download | None) -> str:
+    """What the log tells of the one who carried a download out before, where that one did not end it."""
+    if before is None or before.state not in LIVE:
+        return ""
+    return "after its process fell silent" if before.heartbeat else f"after {ABANDONED}"
+
+
 class RunningRow:
     """A context manager around the work. The row ends in a state that says how the work ended.
 
@@ -144,7 +151,7 @@ class RunningRow:
         before = db.download(self._row.id)
         claimed = db.claim_download(self._row.id, self._owner, stale_seconds=self._context.stale_seconds())
         if claimed:
-            db.note(self._row.id, "started", f"after {ABANDONED}" if before and before.state in LIVE else "")
+            db.note(self._row.id, "started", _after(before))
         return claimed
 
     def _watch(self) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PullPlan
 
 KEY_WAIT_SECONDS = 1.0  # for a busy library, by who pressed a key
+START_SECONDS = 3.0  # in which a worker that was just started has a row
 FOLLOW_SECONDS = 0.5  # a follower asks no more often than twice a second
 
 
@@ -145,7 +146,9 @@ def _say_why_nobody_came(context: Context, rows: Iterable[Download]) -> None:
 def _is_left_lying(context: Context, row: Download) -> bool:
     """Whether nobody has shown life over a row for so long that no worker has it, nor is one just starting."""
     silent_since = row.updated if row.state == "queued" else max(row.updated, row.heartbeat)
-    return row.state in MOVING and abs(time.time() - silent_since) > context.stale_seconds()
+    is_dead = row.state in LIVE and not row.heartbeat  # for certain: only a worker's start is waited for
+    patience = min(START_SECONDS, context.stale_seconds()) if is_dead else context.stale_seconds()
+    return row.state in MOVING and abs(time.time() - silent_since) > patience
 
 
 def _settle_abandoned(context: Context, db: LibraryDownloads) -> None:

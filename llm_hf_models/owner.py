@@ -52,11 +52,16 @@ class Owner:
                 return False
             if not self._clear(found):
                 return False
-        if not self._write(json.dumps({"token": self.token, "process": own_name()})):
-            return False
-        _mine.add(self.token)
-        self._thread.start()
-        return True
+        _mine.add(self.token)  # before the name can be read
+        written = False
+        try:
+            written = self._write(json.dumps({"token": self.token, "process": own_name()}))
+        finally:
+            if not written:
+                _mine.discard(self.token)
+        if written:
+            self._thread.start()
+        return written
 
     def _write(self, text: str) -> bool:
         """Whether our name stands there now; False when another owner was quicker.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.downloads import DownloadView
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
-from llm_hf_models.processes import has_ended
+from llm_hf_models.processes import has_ended, pid_started, running_process
 from llm_hf_models.worker import lock_path
 from tests import test_downloads
 from tests.conftest import Home
@@ -271,11 +272,11 @@ def test_a_process_that_another_container_may_have_counts_as_alive_while_it_show
     with ExitStack() as stack, LibraryDB(library_path()) as db:
         there = Pulling(stack)
         (row,) = db.downloads()
-        process, started, host, boot, namespace, attempt = str(row.owner).split("/")
+        process, started, host, boot, namespace, clock, attempt = str(row.owner).split("/")
         assert namespace.startswith("pid:")
         there.process.kill()
         there.process.wait()
-        stranger = f"{process}/{started}/{host}/{boot}/pid:[1]/{attempt}"
+        stranger = f"{process}/{started}/{host}/{boot}/pid:[1]/{clock}/{attempt}"
         db.update_download(row.id, owner=stranger, heartbeat=time.time())
         assert the_row().state == "running"
         until(lambda: the_row().state == "paused")
@@ -297,11 +298,31 @@ def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypa
         [sys.executable, "-c", told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        name = process.stdout.readline().strip()
-        booted = psutil.boot_time()
+        name, started, booted = process.stdout.readline().strip(), pid_started(process.pid), psutil.boot_time()
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + 3600)  # what the kernel tells then
+        monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", booted + 3600, raising=False)  # psutil before 7.1 keeps it
         assert psutil.Process(process.pid).create_time() - time.time() > 3000
         assert not has_ended(name)
+        assert running_process(process.pid, started)
         process.kill()
         process.wait()
         assert has_ended(name)
+
+
+WITHOUT_ITS_OWN_PROC = """
+import os
+from llm_hf_models.processes import has_ended, own_name
+print(own_name(), has_ended(own_name()), has_ended(own_name().replace(f"{os.getpid()}/", "4000000/", 1)))
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="namespaces are Linux's")
+def test_a_process_whose_proc_tells_of_other_processes_knows_who_has_ended_all_the_same() -> None:
+    within = subprocess.run(
+        ["unshare", "-rpf", sys.executable, "-c", WITHOUT_ITS_OWN_PROC], capture_output=True, text=True, check=False
+    )
+    if within.returncode and "unshare" in within.stderr:
+        pytest.skip(within.stderr)
+    name, itself, nobody = within.stdout.split()
+    assert name.startswith("1/0/")
+    assert (itself, nobody) == ("False", "True")
