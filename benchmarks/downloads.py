@@ -1,8 +1,9 @@
 """What looking at the queue costs over `llm --version`: `python benchmarks/downloads.py`. Needs no network.
 
-The library holds 100 downloads that wait and 10,000 that are over, each with a plan of real length, and ten models.
-Each figure is CPU time of fresh processes from where llm and its plugins are imported, as `llm --version` too has them:
-whole processes scatter by more than what is measured here. The run fails where `llm hf downloads` misses the target.
+The library holds 100 downloads that are not over, one of which runs, and 10,000 that are, each with a plan of real
+length, and ten models. Each figure is CPU time of fresh processes from where llm and its plugins are imported, as
+`llm --version` too has them: whole processes scatter by more than what is measured here. The run fails where
+`llm hf downloads` misses the target.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from llm_hf_models.download_records import Download
+from llm_hf_models.download_row import new_owner
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import LocalModel
@@ -42,7 +44,8 @@ def fill(home: Path) -> None:
         for number in range(OVER + WAITING):
             state = "done" if number < OVER else "paused"
             name = f"owner/model-{number % 100}-GGUF"
-            db.open_download(Download(0, f"{name}:Q4_K_M", state, name, "c" * 40, "Q4_K_M", 10**9, plan=plan))
+            row = db.open_download(Download(0, f"{name}:Q4_K_M", state, name, "c" * 40, "Q4_K_M", 10**9, plan=plan))
+        db.claim_download(row.id, new_owner(), stale_seconds=0)
         for number in range(MODELS):
             name = f"owner/model-{number}-GGUF"
             db.register(LocalModel(f"hf/{name}:Q4_K_M", name, None, "c" * 40, "Q4_K_M", (), ModelFacts(kind="chat")))
