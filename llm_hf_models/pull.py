@@ -90,16 +90,17 @@ def _worded(context: Context, row: Download, error: HfModelsError) -> HfModelsEr
     """A refusal of the Hub in words that help where the worker keeps its token back, or has no passphrase for it."""
     from llm_hf_models import tokens
 
+    again = f"llm hf pull {shlex.quote(row.ref)}"
     if context.withholds_token:
         return TokenMissingError(
             f"{error.message}, and the worker sends its token to no Hub but the one that it was started for",
-            hint=f"This uses the token: HF_ENDPOINT={shlex.quote(context.endpoint())} llm hf pull {row.ref}",
+            hint=f"This uses the token: HF_ENDPOINT={shlex.quote(context.endpoint())} {again}",
         )
     if not tokens.is_locked(context.token()):
         return error
     return TokenMissingError(
         f"{error.message}, and the worker has no passphrase for the token that is kept encrypted",
-        hint=f"This asks for it, and goes on from what arrived: llm hf pull {row.ref}",
+        hint=f"This asks for it, and goes on from what arrived: {again}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def plan_of(row: Download) -> PullPlan:
         return _PLAN.validate_json(row.plan)
     except ValidationError:
         raise LibraryError(
-            f"Download {row.id} was planned by another version of llm-hf-models", hint=f"llm hf pull {row.ref}"
+            f"Download {row.id} was planned by another version of llm-hf-models",
+            hint=f"llm hf pull {shlex.quote(row.ref)}",
         ) from None
 
 
