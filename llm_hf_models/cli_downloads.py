@@ -12,7 +12,7 @@ import click
 
 from llm_hf_models import output, units, views_downloads
 from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
-from llm_hf_models.download_records import MOVING, Wanted
+from llm_hf_models.download_records import LIVE, MOVING, Wanted
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView
         for row in rows:
             if row != told.get(row.id):
                 tell(row)
-        if not any(row.state in MOVING and not row.error for row in rows):  # it has one where no worker can start
+        # One that waits has an error where no worker can start.
+        if not any(row.state in LIVE or (row.state == "queued" and not row.error) for row in rows):
             return rows
         pause.wait(WATCH_SECONDS)
 

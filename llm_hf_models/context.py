@@ -70,6 +70,10 @@ class Context:
         """Owners of downloads whose last sign of life is older than that are dead."""
         return STALE_BEATS * self.settings().heartbeat_seconds
 
+    def command_log(self) -> Path | None:
+        """Where what a download's own command says is kept; None is where errors go."""
+        return None
+
     def db(self) -> LibraryDB:
         """The library, opened; a context manager."""
         from llm_hf_models.library import LibraryDB

@@ -47,6 +47,11 @@ class Download:
         return self.state in LIVE and abs(time.time() - self.heartbeat) <= stale_seconds
 
     @property
+    def waits_again(self) -> bool:
+        """Whether it waits for a worker since its process has certainly ended, though it has not been claimed yet."""
+        return self.background and self.state in LIVE and not self.heartbeat
+
+    @property
     def asked_to(self) -> Wanted | None:
         """What it has been asked to do and has not done yet."""
         return self.wanted if self.state in LIVE else None

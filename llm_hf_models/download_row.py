@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import subprocess
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeGuard
@@ -99,6 +100,7 @@ class RunningRow:
         self.owned = False  # whether this process carries the row out
         self.ended: DownloadState | None = None  # how it ended, where it did not end well
         self._met: set[str] = set()  # files whose bytes were told of
+        self._hindered: str | None = None  # the file that was last told to be waiting
         self._last_said: dict[str, tuple[str, str | None]] = {}  # of each file: the kind of event, and its message
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
@@ -136,7 +138,8 @@ class RunningRow:
             error.hint = f"{error.hint}\n{kept}" if error.hint else kept
         if isinstance(error, FileNotFoundError):  # between the proof of a file and its entry somebody removed it
             raise MissingFileError(
-                f"{error.filename} has gone in the middle of the pull", hint=f"Pull again: llm hf pull {self._row.ref}"
+                f"{error.filename} has gone in the middle of the pull",
+                hint=f"Pull again: llm hf pull {shlex.quote(self._row.ref)}",
             ) from None
 
     def _claim(self) -> bool:
@@ -208,12 +211,23 @@ class RunningRow:
             began, first = self._window[0]
             speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
             self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
+        if self._hindered == event.file and event.kind in ("progress", "verifying", "done"):
+            self._hindered = None
+            self._hinder(None)
         said = (event.kind, event.message)
         said_before = said == self._last_said.get(event.file)  # a wait is told all the time
         self._last_said[event.file] = said
         if self.owned and event.kind != "progress" and not said_before:
             words = f"{event.file}: {event.message}" if event.message else event.file
             self._db.note(self._row.id, event.kind, words)
+            if event.message:
+                self._hindered = event.file
+                self._hinder(words)
+
+    def _hinder(self, words: str | None) -> None:
+        """Tells whoever looks what keeps the bytes from moving now."""
+        if self.owned:
+            self._db.update_download(self._row.id, error=words)
 
     def verifying(self) -> None:
         """Every byte is here; what follows reads them. Only said: a library that can't take it now ends no pull."""
@@ -247,6 +261,8 @@ class RunningRow:
                 self._db.update_download(
                     self._row.id, state="done", done_bytes=self._row.total_bytes, bytes_per_second=None, error=None
                 )
+                if now.on_done and (log := self._context.command_log()):
+                    self._db.note(self._row.id, "command", f"runs once this is done; what it says goes to {log}")
                 self._db.note(self._row.id, "done", model.model_id if model else "")
         if ends and now.on_done:
             self._run(now.on_done, now, model)
@@ -255,11 +271,13 @@ class RunningRow:
     def _run(self, command: str, row: Download, model: LocalModel | None) -> None:
         """A person's own command for when a download is done; what it does is theirs, and so is its failure."""
         facts = {"LLM_HF_DOWNLOAD": str(row.id), "LLM_HF_REF": row.ref, "LLM_HF_MODEL": model.model_id if model else ""}
+        log = self._context.command_log()
         try:
-            subprocess.Popen(  # noqa: S602 - a command line of the person's own, as they would type it
-                command, shell=True, env={**os.environ, **facts}, stdin=subprocess.DEVNULL,
-                stdout=_where_errors_go(), stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            with log.open("ab") if log else nullcontext(_where_errors_go()) as said:
+                subprocess.Popen(  # noqa: S602 - a command line of the person's own, as they would type it
+                    command, shell=True, env={**os.environ, **facts}, stdin=subprocess.DEVNULL,
+                    stdout=said, stderr=subprocess.STDOUT,
+                )  # fmt: skip
         except (OSError, ValueError) as error:  # it is longer than the system takes, say
             with suppress(HfModelsError):
                 self._db.note(row.id, "command", f"could not be run: {error}")
@@ -328,7 +346,7 @@ class RunningRow:
                 "Left: another process goes on with it", hint=f"llm hf downloads --watch {self._row.id}"
             )
         return InterruptedByUserError(
-            "Interrupted; what has arrived is kept", hint=f"Run it again to continue: llm hf pull {self._row.ref}"
+            "Interrupted; what has arrived is kept", hint=f"Run it again to continue, or: llm hf resume {self._row.id}"
         )
 
 

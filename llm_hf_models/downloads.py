@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, LIVE, MOVING, OPEN, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.errors import BadInputError, HfModelsError, LibraryBusyError, NotFoundError, NotWritableError
-from llm_hf_models.library_downloads import ABANDONED, LibraryDownloads
+from llm_hf_models.library_downloads import GONE, LibraryDownloads
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PullPlan
@@ -59,7 +59,8 @@ class DownloadEvent:
 
 def view(row: Download) -> DownloadView:
     """A row for showing."""
-    return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
+    shown = replace(row, state="queued") if row.waits_again else row
+    return DownloadView(**{name: getattr(shown, name) for name in DownloadView.__dataclass_fields__})
 
 
 def keep_going(context: Context, plan: PullPlan) -> None:
@@ -137,7 +138,8 @@ def _say_why_nobody_came(context: Context, rows: Iterable[Download]) -> None:
             now = db.download(row.id)
             if now is not None and _is_left_lying(context, now):
                 words = worker.last_words(since=now.updated)
-                error = f"no worker has begun it: {words}" if words else None
+                done = "goes on with" if now.attempts else "has begun"
+                error = f"no worker {done} it: {words}" if words else None
                 db.update_download(row.id, error=error)
                 if error not in (None, now.error):
                     db.note(row.id, "waiting", str(error))
@@ -145,9 +147,9 @@ def _say_why_nobody_came(context: Context, rows: Iterable[Download]) -> None:
 
 def _is_left_lying(context: Context, row: Download) -> bool:
     """Whether nobody has shown life over a row for so long that no worker has it, nor is one just starting."""
+    stale = context.stale_seconds()
     silent_since = row.updated if row.state == "queued" else max(row.updated, row.heartbeat)
-    is_dead = row.state in LIVE and not row.heartbeat  # for certain: only a worker's start is waited for
-    patience = min(START_SECONDS, context.stale_seconds()) if is_dead else context.stale_seconds()
+    patience = min(START_SECONDS, stale) if row.waits_again else stale
     return row.state in MOVING and abs(time.time() - silent_since) > patience
 
 
@@ -246,7 +248,7 @@ def _ask(
                 db.update_download(number, background=background)
             if row.state == state:
                 # Its owner may yet wake up, and others may work beside it: a person has decided now.
-                error = None if row.error == ABANDONED else row.error
+                error = None if row.error in GONE else row.error
                 db.update_download(number, error=error, wanted=_stays(state))
                 return view(_row(db, number))
             if row.is_alive(stale_seconds=context.stale_seconds()):

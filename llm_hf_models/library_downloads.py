@@ -18,7 +18,9 @@ _WITHOUT_PLAN = ", ".join(
     "commit_hash" if each.name == "commit" else each.name for each in fields(Download) if each.name != "plan"
 )
 
-ABANDONED = "its process ended"  # as far as its signs of life tell
+ABANDONED = "its process ended"
+SILENT = "its process shows no sign of life"  # it may wake up: who is only stopped, or whose machine slept
+GONE = (ABANDONED, SILENT)
 # What the state that a person gave to a download, whose owner seemed dead, asks of an owner that lives.
 _DECIDED: dict[DownloadState, Wanted] = {"paused": "pause", "cancelled": "cancel", "queued": "background"}
 
@@ -87,12 +89,12 @@ class LibraryDownloads(LibraryFile):
             row = self.download(number)
             if row is None or row.owner != owner:
                 return "lost"
-            if row.state not in LIVE and row.error != ABANDONED:
+            if row.state not in LIVE and row.error not in GONE:
                 return _DECIDED.get(row.state, "lost")
             self.write(
                 "update downloads set heartbeat = ?, state = case state when 'paused' then 'running' else state end,"
-                " error = nullif(error, ?) where id = ?",
-                time.time(), ABANDONED, number,
+                " error = nullif(nullif(error, ?), ?) where id = ?",
+                time.time(), *GONE, number,
             )  # fmt: skip
             if row.state not in LIVE:  # it was only silent
                 self.note(number, "started")
@@ -118,7 +120,8 @@ class LibraryDownloads(LibraryFile):
                     self.write("update downloads set bytes_per_second = null where id = ?", row["id"])
                     continue
                 state = "cancelled" if row["wanted"] == "cancel" else "paused"
-                error = None if row["wanted"] in ("pause", "cancel") else ABANDONED
+                words = SILENT if row["state"] in LIVE and row["heartbeat"] else ABANDONED
+                error = None if row["wanted"] in ("pause", "cancel") else words
                 wanted = "pause" if row["wanted"] == "pause" else None
                 self.update_download(row["id"], state=state, error=error, wanted=wanted, bytes_per_second=None)
                 self.note(row["id"], state, error or "")
@@ -131,13 +134,21 @@ class LibraryDownloads(LibraryFile):
         """
         for row in self.downloads(states=LIVE, limit=-1, plans=False):
             if row.heartbeat and has_ended(str(row.owner)):
-                self.write("update downloads set heartbeat = 0 where id = ? and owner = ?", row.id, row.owner)
+                with self.transaction():
+                    forgotten = self.write(
+                        "update downloads set heartbeat = 0 where id = ? and owner = ? and heartbeat > 0",
+                        row.id,
+                        row.owner,
+                    )
+                    if forgotten and row.background:
+                        self.note(row.id, "queued", ABANDONED)
 
     def _abandoned(self, stale_seconds: float) -> list[Row]:
         now = time.time()
         return self.rows(
-            "select id, wanted, background and coalesce(wanted, '') not in ('pause', 'cancel') as waits from downloads"
-            " where (state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
+            "select id, state, wanted, heartbeat,"
+            " background and coalesce(wanted, '') not in ('pause', 'cancel') as waits"
+            " from downloads where (state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
             " and (not waits or bytes_per_second is not null))"
             " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # before it could claim it
             now, stale_seconds, now, stale_seconds,

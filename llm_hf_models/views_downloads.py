@@ -66,8 +66,14 @@ def event(row: DownloadView) -> Event:
     """A download as one moving thing, for bars and lines."""
     from llm_hf_models.service import Event
 
-    kind = _KINDS.get(row.state, "progress")
-    return Event(kind, f"{row.id} {row.ref.rpartition('/')[2]}", row.done_bytes, row.total_bytes)
+    kind = "waiting" if row.error and row.state == "running" else _KINDS.get(row.state, "progress")
+    return Event(
+        kind,
+        f"{row.id} {row.ref.rpartition('/')[2]}",
+        row.done_bytes,
+        row.total_bytes,
+        row.error if kind == "waiting" else None,
+    )
 
 
 def outcome(row: DownloadView) -> str:

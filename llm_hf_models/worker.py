@@ -123,6 +123,10 @@ class WorkerContext(Context):
 
     handed: HandedToken | None = None
 
+    def command_log(self) -> Path | None:
+        """A file of its own: the worker's log tells what became of the worker."""
+        return settings.home() / "on_done.log"
+
     @property
     def withholds_token(self) -> bool:
         """As in any context, but for the token that was handed for this very Hub."""

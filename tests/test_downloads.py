@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import pytest
 
-from llm_hf_models import Library, PullOptions, download_row, library_file
+from llm_hf_models import Library, PullOptions, download_row, library_file, views_downloads
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import Download
@@ -36,7 +36,7 @@ from llm_hf_models.transfer import Event
 from llm_hf_models.worker import lock_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall, Throttle
+from tests.hub_server import HubServer, Reset, Stall, Throttle
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -188,6 +188,49 @@ def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_t
     assert followed(library, row.id)[-1].kind == "done"
     assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
     wait_until((tmp_path / "rang").exists, "the command runs")
+
+
+def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_again(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    silence = Stall(after=50_000)
+    for fault in (silence, Reset(after=60_000)):
+        hub.fault(fault, on=FILE, side="storage", times=1)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.fault(Reset(after=0), on=FILE, times=None)
+    silence.release.set()
+    wait_until(lambda: bool(library.download(row.id).error), "the trouble is told")
+    told = library.download(row.id)
+    assert told.state == "running"
+    assert "next try in" in str(told.error)
+    assert "next try in" in views_downloads.downloads([told], None)
+    assert views_downloads.event(told).kind == "waiting"
+    hub.clear()
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    wait_until(lambda: library.download(row.id).error is None, "it goes on")
+    hub.clear()
+    assert followed(library, row.id)[-1].download.error is None
+
+
+def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = Library()
+    hub.add_repo("acme/small-GGUF", {"small-Q4_0.gguf": tiny_chat(tmp_path / "small-Q4_0.gguf", seed=2)})
+    plan, short = planned(library, hub), library.plan("acme/small-GGUF")
+    assert followed(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
+    wait_until((tmp_path / "said").exists, "the command runs")
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
+    row = begun(library, hub, plan)
+    os.kill(_worker_pid(home), signal.SIGKILL)
+    wait_until(lambda: library.download(row.id).state == "queued", "it waits")
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
+    told = [(note.kind, note.message) for note in library.download_log(row.id)]
+    assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
+    assert "its own words" not in str(told)
+    assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
 
 
 def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the_worker(hub: HubServer) -> None:
@@ -372,7 +415,7 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
     (row,) = library.downloads(every=True)
     assert (row.state, row.attempts) == ("done", 1)
     told = [(note.kind, note.message) for note in library.download_log(row.id)]
-    seemed_dead = told.index(("paused", "its process ended"))
+    seemed_dead = told.index(("paused", "its process shows no sign of life"))
     assert ("started", "") in told[seemed_dead:]
 
 

@@ -198,7 +198,11 @@ def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a
     db.pause_abandoned(stale_seconds=-1)
     given_up = db.download(row.id)
     assert given_up is not None
-    assert (given_up.state, given_up.error, given_up.bytes_per_second) == ("paused", "its process ended", None)
+    assert (given_up.state, given_up.error, given_up.bytes_per_second) == (
+        "paused",
+        "its process shows no sign of life",
+        None,
+    )
     waiting = db.download(waits.id)
     assert waiting is not None
     assert (waiting.state, waiting.bytes_per_second, waiting.owner) == ("running", None, "another")

@@ -376,6 +376,7 @@ def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
         pull.send_signal(signal.SIGINT)
         _, said = pull.communicate(timeout=30)
     assert said.decode().startswith("Interrupted; what has arrived is kept")
+    assert "llm hf resume " in said.decode()
     repo.clear()
     found = json_of("pull", f"{REPO}:Q8_0", "-q")
     assert 0 < found["fetched_bytes"] == found["plan"]["fetch_bytes"] < found["plan"]["total_bytes"]

@@ -173,9 +173,8 @@ def download(row: DownloadView) -> str:
 def one_download(row: DownloadView, log: Sequence[DownloadNote] = ()) -> str:
     """One download: how it stands, what hinders it, and what to do next."""
     last = next((note for note in reversed(log) if note.kind not in ("progress", "verifying")), None)
-    trouble = (
-        last is not None and row.state in ("running", "paused") and last.kind in ("stalled", "retrying", "waiting")
-    )
+    kinds = ("stalled", "retrying", "waiting")
+    trouble = last is not None and row.state in ("running", "paused") and last.kind in kinds and not row.error
     return _lines(download(row), _happened(last) if last and trouble else None, _advice(row))
 
 
