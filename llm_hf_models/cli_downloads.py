@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -105,7 +105,8 @@ def _followed(library: Library, numbers: list[int], tell: Callable[[DownloadView
                     raise
         numbers, rows = list(last), list(last.values())
         for row in rows:
-            if row != told.get(row.id):
+            before = told.get(row.id)
+            if before is None or replace(before, updated=row.updated) != row:
                 tell(row)
         # One that waits has an error where no worker can start.
         if not any(row.state in LIVE or (row.state == "queued" and not row.error) for row in rows):
