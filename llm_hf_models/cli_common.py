@@ -270,7 +270,7 @@ class _Worded(click.ParamType):  # type: ignore[type-arg]  # no generic before c
         try:
             return self._parse(str(value))
         except BadInputError as error:
-            self.fail(f"{error.message}. {error.hint}", param, ctx)
+            self.fail(f"{error.message}. {error.hint}" if error.hint else f"{error.message}.", param, ctx)
 
 
 SIZE = _Worded("size", units.parse_size)
