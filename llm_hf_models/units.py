@@ -33,9 +33,11 @@ def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tup
     return Fraction(match["number"]), (match["unit"] or "")
 
 
-def _whole(number: Fraction, text: str) -> int:
+def _whole(number: Fraction, text: str, least: str) -> int:
     if number > MAX_NUMBER:
         raise BadInputError(f"{text[:40]!r} is too large")
+    if 0 < number < 1:  # cut to a whole number it would be 0, which often means that there is no limit
+        raise BadInputError(f"{text[:40]!r} is less than {least}")
     return int(number)
 
 
@@ -46,7 +48,7 @@ def parse_size(text: str) -> int:
         BadInputError: the text is no size.
     """
     number, unit = _number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
-    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text)
+    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte")
 
 
 def parse_count(text: str) -> int:
@@ -56,7 +58,7 @@ def parse_count(text: str) -> int:
         BadInputError: the text is no count.
     """
     number, unit = _number(_COUNT, text, "number of parameters", "7B or 500M")
-    return _whole(number * _DECIMAL[unit.upper()], text)
+    return _whole(number * _DECIMAL[unit.upper()], text, "one parameter")
 
 
 def parse_duration(text: str) -> float:

@@ -109,6 +109,8 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["pull", "o/n", "--limit-rate", "fast"], "'fast' is not a size. Write it like 5M, 1.5GB or 2GiB."),
         (["pull", "o/n", "--on-done", "true"], "--on-done goes with --background."),
         (["search", "--min-params", "9" * 30], f"'{'9' * 30}' is too large.\n"),
+        (["pull", "o/n", "--limit-rate", "0.5"], "'0.5' is less than one byte.\n"),
+        (["limit", "0.9"], "'0.9' is less than one byte.\n"),
         (["pull"], "Missing argument 'REF'"),
         (["verify"], "Give either NAME or --all."),
         (["stop", "x", "--all"], "Give either NAME or --all."),

@@ -85,6 +85,14 @@ def test_what_is_none_of_these_is_refused_in_few_words(parse: object, text: str)
     assert len(str(caught.value)) < 150
 
 
+@pytest.mark.parametrize("text", ["0.9", "0.5 B", "0.0000001k"])
+def test_what_is_less_than_one_byte_is_refused_and_is_not_none(text: str) -> None:
+    with pytest.raises(BadInputError, match="less than one byte"):
+        parse_size(text)
+    with pytest.raises(BadInputError, match="less than one"):
+        parse_count(text.rstrip(" B"))
+
+
 @given(st.text(max_size=30) | st.from_regex(r"\s*[0-9]+(\.[0-9]+)? ?[KMGTBmshd]?i?B?\s*", fullmatch=True))
 def test_any_text_is_a_number_or_a_clear_refusal(text: str) -> None:
     for parse in (parse_size, parse_count, parse_duration):
