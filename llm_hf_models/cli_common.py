@@ -274,6 +274,7 @@ class _Worded(click.ParamType):  # type: ignore[type-arg]  # no generic before c
 
 
 SIZE = _Worded("size", units.parse_size)
+RATE = _Worded("rate", units.parse_rate)
 COUNT = _Worded("count", units.parse_count)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models import output, units, views_downloads
-from llm_hf_models.cli_common import SIZE, examples, json_option, one_of, service
+from llm_hf_models.cli_common import RATE, examples, json_option, one_of, service
 from llm_hf_models.download_records import LIVE, MOVING, Wanted
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 
@@ -234,20 +234,16 @@ retry = _command(
 
 
 @click.command(epilog=examples("llm hf limit 5M", "llm hf limit off", "llm hf limit"))
-@click.argument("rate", metavar="[RATE]", required=False)
+@click.argument("rate", type=RATE, required=False)
 @json_option
-def limit(rate: str | None, as_json: bool) -> None:
+def limit(rate: int | None, as_json: bool) -> None:
     """Limit the speed of all downloads together.
 
     RATE is in bytes per second, such as 5M; `off` lifts the limit. Running downloads follow at once. Without RATE,
     shows the limit.
     """
     library = service()
-    if rate is None:
-        now = library.setting("limit_rate")
-    else:
-        bytes_per_second = 0 if rate == "off" else SIZE.convert(rate, None, click.get_current_context())
-        now = library.set_setting("limit_rate", str(bytes_per_second))
+    now = library.setting("limit_rate") if rate is None else library.set_setting("limit_rate", str(rate))
     if as_json:
         output.print_json(now)
     else:

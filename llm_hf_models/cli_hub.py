@@ -13,7 +13,7 @@ from llm_hf_models import output, views_downloads, views_gguf, views_hub
 from llm_hf_models.cli_common import (
     COUNT,
     MAX_ROWS,
-    SIZE,
+    RATE,
     Folder,
     aliases_option,
     confirm,
@@ -146,7 +146,7 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
 @click.option("--background", is_flag=True, help="Queue it for the worker; prints the id of the download.")
 @click.option("--on-done", metavar="COMMAND", help="With --background: run this, here, when it is done.")
 @click.option("--connections", type=click.IntRange(1, 64), metavar="N", help="Open at most so many connections.")
-@click.option("--limit-rate", type=SIZE, help="Bytes per second at most, such as 5M.")
+@click.option("--limit-rate", type=RATE, help="Bytes per second at most, such as 5M.")
 @click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")
 @click.option("--allow-invalid", is_flag=True, help="Keep even a file that breaks the GGUF rules, unregistered.")
 @click.option("-y", "--yes", is_flag=True, help="With --to: replace files of other content without asking.")

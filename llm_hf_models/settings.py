@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.paths import folder_hint, from_home, home, library_path, user_dir
 from llm_hf_models.text import clean_text, did_you_mean, without_user
-from llm_hf_models.units import parse_duration, parse_size
+from llm_hf_models.units import parse_duration, parse_rate, parse_size
 
 __all__ = [
     "DEFAULT_ENDPOINT",
@@ -182,7 +182,6 @@ class Settings(BaseModel):
 
 
 _SIZES = {
-    "limit_rate",
     "disk_reserve",
     "memory_reserve",
     "max_download_bytes",
@@ -204,6 +203,8 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
     value: object = text
     if key in _SIZES:
         value = parse_size(text)
+    elif key == "limit_rate":
+        value = parse_rate(text)
     elif _is_duration(key) and not text.startswith("-"):
         value = parse_duration(text)
     return _valid(key, value)
@@ -222,6 +223,7 @@ def takes(key: str) -> str:
     least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
     most = f" to {bounds['le']}" if "le" in bounds else ""
     kind = "a size such as 5M or 2GiB" if key in _SIZES else "a whole number"
+    kind = "a rate such as 5M or 1.5MB/s" if key == "limit_rate" else kind
     kind = "a time such as 30s or 5m" if _is_duration(key) else kind
     return f"{kind}, {least}{most}"
 

@@ -12,6 +12,7 @@ _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
+_RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
 _DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
 MAX_NUMBER = 2**63 - 1  # what a SQLite or TOML integer holds
@@ -33,11 +34,11 @@ def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tup
     return Fraction(match["number"]), (match["unit"] or "")
 
 
-def _whole(number: Fraction, text: str, least: str) -> int:
+def _whole(number: Fraction, text: str, least: str, hint: str | None = None) -> int:
     if number > MAX_NUMBER:
-        raise BadInputError(f"{text[:40]!r} is too large")
+        raise BadInputError(f"{text[:40]!r} is too large", hint=hint)
     if 0 < number < 1:  # cut to a whole number it would be 0, which often means that there is no limit
-        raise BadInputError(f"{text[:40]!r} is less than {least}")
+        raise BadInputError(f"{text[:40]!r} is less than {least}", hint=hint)
     return int(number)
 
 
@@ -49,6 +50,18 @@ def parse_size(text: str) -> int:
     """
     number, unit = _number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
     return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte")
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second from `5M`, `5 MB/s` or a plain number; 0, which is no limit, from `off`.
+
+    Raises:
+        BadInputError: the text is no rate.
+    """
+    if text.strip().casefold() == "off":
+        return 0
+    number, unit = _number(_RATE, text, "rate", "5M or 1.5MB/s, or `off` for no limit")
+    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` is no limit.")
 
 
 def parse_count(text: str) -> int:

@@ -94,6 +94,8 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkey
     ("key", "text", "value"),
     [
         ("limit_rate", "5M", 5_000_000),
+        ("limit_rate", "5 MB/s", 5_000_000),
+        ("limit_rate", "Off", 0),
         ("disk_reserve", "2GiB", 2 * 2**30),
         ("keep_alive", "10m", 600),
         ("keep_alive", "-1", -1),
@@ -127,6 +129,8 @@ def test_a_persons_words_are_understood_and_come_back_from_every_source(
         ("connections", "many"),
         ("connections", "8.5"),
         ("limit_rate", "-1"),
+        ("limit_rate", "0.9"),
+        ("disk_reserve", "5M/s"),
         ("limit_rate", "9" * 400),
         ("stall_seconds", "0"),
         ("stall_seconds", "nan"),

@@ -16,6 +16,7 @@ from llm_hf_models.units import (
     format_size,
     parse_count,
     parse_duration,
+    parse_rate,
     parse_size,
 )
 
@@ -77,6 +78,27 @@ BAD = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("5M", 5_000_000),
+        ("5M/s", 5_000_000),
+        ("5MB/S", 5_000_000),
+        (" 2 MiB / s ", 2 * 2**20),
+        ("7/s", 7),
+        (" OFF ", 0),
+    ],
+)
+def test_a_rate_is_read_as_it_is_shown(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", [*BAD, "/s", "5M/h", "5M/s/s", "off/s"])
+def test_what_is_no_rate_is_refused_and_told_how_to_have_none(text: str) -> None:
+    with pytest.raises(BadInputError, match="`off`"):
+        parse_rate(text)
+
+
 @pytest.mark.parametrize("text", BAD)
 @pytest.mark.parametrize("parse", [parse_size, parse_count, parse_duration])
 def test_what_is_none_of_these_is_refused_in_few_words(parse: object, text: str) -> None:
@@ -95,7 +117,7 @@ def test_what_is_less_than_one_byte_is_refused_and_is_not_none(text: str) -> Non
 
 @given(st.text(max_size=30) | st.from_regex(r"\s*[0-9]+(\.[0-9]+)? ?[KMGTBmshd]?i?B?\s*", fullmatch=True))
 def test_any_text_is_a_number_or_a_clear_refusal(text: str) -> None:
-    for parse in (parse_size, parse_count, parse_duration):
+    for parse in (parse_size, parse_rate, parse_count, parse_duration):
         try:
             value = parse(text)
         except BadInputError as error:
