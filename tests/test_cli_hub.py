@@ -617,6 +617,15 @@ def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not
     assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 
+def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
+    rows_in("failed", "cancelled", "paused", "done")
+    assert "`llm hf retry 1` lets it go on." in run("resume", "1", code=2).stderr
+    assert "`llm hf retry 2` lets it go on." in run("resume", "2", code=2).stderr
+    assert "`llm hf resume 3` lets it go on." in run("retry", "3", code=2).stderr
+    for verb, states in ("resume", "paused"), ("retry", "failed or cancelled"):
+        assert f"That goes with one that is {states}." in run(verb, "4", code=2).stderr
+
+
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
     rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
     run("cancel", "--all")
