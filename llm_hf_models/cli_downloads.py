@@ -50,7 +50,7 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
         except KeyboardInterrupt:
             raise InterruptedByUserError("No longer watched: what was under way goes on") from None
         ctx.exit(0 if ended_well else 1)
-    rows = library.downloads(every=finished, limit=min(limit, units.MAX_NUMBER))
+    rows = library.downloads(every=finished, limit=limit)
     if as_json:
         output.print_json(rows)
     elif rows:

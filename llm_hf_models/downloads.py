@@ -16,6 +16,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, LIVE, MOVING, OPEN, Download, DownloadNote, DownloadState, Wanted
 from llm_hf_models.errors import BadInputError, HfModelsError, LibraryBusyError, NotFoundError, NotWritableError
 from llm_hf_models.library_downloads import GONE, LibraryDownloads
+from llm_hf_models.units import MAX_NUMBER
 
 if TYPE_CHECKING:
     from llm_hf_models.pull_plan import PullPlan
@@ -167,7 +168,8 @@ def listing(context: Context, *, every: bool = False, limit: int = 100) -> tuple
     """Downloads, newest first: those that are not over, and the last finished ones where `every`."""
     with context.queue() as db:
         _settle_abandoned(context, db)
-        rows = db.downloads(states=() if every else OPEN, limit=limit, plans=False)
+        most = max(-1, min(limit, MAX_NUMBER))  # what SQLite can count to
+        rows = db.downloads(states=() if every else OPEN, limit=most, plans=False)
     _see_to_what_waits(context, rows)
     return tuple(map(view, rows))
 

@@ -672,6 +672,13 @@ def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
         library.download(99)
 
 
+def test_as_many_downloads_as_anybody_can_count_are_listed() -> None:
+    with LibraryDB(library_path()) as db:
+        row = db.open_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
+    for limit in (10**30, -1, -(10**30)):
+        assert [view.id for view in Library().downloads(every=True, limit=limit)] == [row.id]
+
+
 def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: HubServer) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) for _ in range(4)]
     assert [process.wait(WAIT_SECONDS) for process in processes] == [0] * 4
