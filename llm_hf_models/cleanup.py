@@ -18,11 +18,11 @@ from typing import Literal
 from llm_hf_models import cache_layout, cached_files, engine_dirs, engine_rows, settings
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import FINISHED, OPEN, Download
-from llm_hf_models.errors import InterruptedByUserError, LibraryBusyError, LibraryError, NotWritableError
+from llm_hf_models.errors import InterruptedByUserError, LibraryBusyError, NotWritableError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import is_owned, owning
 from llm_hf_models.pull_plan import PullPlan
-from llm_hf_models.pull_rows import plan_of
+from llm_hf_models.pull_rows import plan_if_readable
 from llm_hf_models.space import bytes_on_disk
 
 Kind = Literal["partial", "incomplete", "note", "ref", "copy", "engine"]
@@ -59,12 +59,12 @@ class _Rows:
     open: tuple[Download, ...]
     over: tuple[Download, ...]
 
-    def wants(self, etag: str) -> bool:
-        return any(etag in row.plan for row in self.open)
+    def wants(self, partial: Path) -> bool:
+        return any(_may_be_of(row, partial) for row in self.open)
 
-    def left(self, etag: str, written: float) -> bool:
+    def left(self, partial: Path, written: float) -> bool:
         """Whether one that is over left it; what was written since is another library's, which shares the cache."""
-        return any(etag in row.plan and row.updated >= written for row in self.over)
+        return any(row.updated >= written and _may_be_of(row, partial) for row in self.over)
 
 
 def plan(context: Context) -> Cleanup:
@@ -98,23 +98,41 @@ def clean(context: Context) -> Cleanup:
     )
 
 
-def remove_leftovers(context: Context, over: Iterable[Download]) -> None:
-    """Removes what arrived of downloads that a person ended for good, but for what others need. `gc` finds the rest."""
-    history = _history_before(context)
+def remove_leftovers(context: Context, over: Iterable[Download]) -> list[int]:
+    """Removes what arrived of downloads that a person ended for good, but for what others need. `gc` finds the rest.
+
+    Returns:
+        The ids of those of which something stays that no other download here needs: only their rows tell of it.
+    """
+    history, left = _history_before(context), []
     with context.db() as db:
         for row in over:
+            partials = _partials_of(context, row)
             with contextlib.suppress(NotWritableError, LibraryBusyError):
-                db.update_download(row.id, done_bytes=0)
-            for partial in _partials_of(context, row):
+                db.update_download(row.id)  # it is over now: what was written until now is its own
+            for partial in partials:
                 if _leftovers(partial):
                     with contextlib.suppress(OSError, NotWritableError):
                         _remove_partial(context, db, history, partial)
+            stay = [partial for partial in partials if _leftovers(partial)]
+            if not stay:
+                with contextlib.suppress(NotWritableError, LibraryBusyError):
+                    _note_that_nothing_is_left(db, row.id)
+            elif not all(map(_rows(db, history).wants, stay)):
+                left.append(row.id)
+    return left
+
+
+def _note_that_nothing_is_left(db: LibraryDB, number: int) -> None:
+    with db.transaction():
+        row = db.download(number)
+        if row is not None and row.state == "cancelled":  # nobody has begun it again meanwhile
+            db.update_download(number, done_bytes=0)
 
 
 def _partials_of(context: Context, row: Download) -> Sequence[Path]:
-    try:
-        found = plan_of(row)
-    except LibraryError:  # the plan of another version
+    found = plan_if_readable(row)
+    if found is None:  # of another version
         return ()
     folder = _work_folder_of(context.cache_dir(), found)
     return [_partial(folder, file.etag) for file in found.files if file.etag]
@@ -150,9 +168,8 @@ def _work_folders(cache: Path, rows: _Rows) -> set[Path]:
     """Where partials of ours stand: in the cache, and where else downloads that are over had brought theirs."""
     folders = {cache_layout.work_folder(cache)}
     for row in rows.over:
-        if row.state != "done":
-            with contextlib.suppress(LibraryError):  # the plan of another version
-                folders.add(_work_folder_of(cache, plan_of(row)))
+        if row.state != "done" and (found := plan_if_readable(row)):
+            folders.add(_work_folder_of(cache, found))
     return folders
 
 
@@ -163,20 +180,44 @@ def _work_folder_of(cache: Path, found: PullPlan) -> Path:
     return cache_layout.work_folder(Path(found.cache_dir) if found.cache_dir else cache)
 
 
+def _may_be_of(row: Download, partial: Path) -> bool:
+    """Whether a download works, or has worked, on this partial: the same bytes for another folder are its own.
+
+    One of another version, which can't be read or doesn't tell its cache, may work in any folder.
+    """
+    if partial.stem not in row.plan:
+        return False
+    found = plan_if_readable(row)
+    if found is None or not (found.options.to or found.cache_dir):
+        return True
+    return _is_same(_work_folder_of(Path(found.cache_dir or ""), found), partial.parent)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one folder, whatever links they take. In doubt they do: what is wanted must stay."""
+    try:
+        return one == other or one.samefile(other)
+    except (FileNotFoundError, NotADirectoryError):  # what stands in one of them is not in the other
+        return False
+    except OSError:
+        return True
+
+
 def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
     """By digest: one thing each, whatever stands beside the partial."""
     for etag in _by_digest(folder):
-        if rows.wants(etag) or is_owned(_partial(folder, etag)):
+        partial = _partial(folder, etag)
+        if rows.wants(partial) or is_owned(partial):
             continue
-        paths = _leftovers(_partial(folder, etag))  # none where a killed process left but its name
+        paths = _leftovers(partial)  # none where a killed process left but its name
         age = _youngest(paths)
-        if rows.left(etag, time.time() - age):
+        if rows.left(partial, time.time() - age):
             why = "its download is over"
         elif age >= keep:
             why = "no download here names it"  # another library's may, which shares the cache: hence the waiting
         else:
             continue
-        yield DeadFile("partial", str(_partial(folder, etag)), sum(map(bytes_on_disk, paths)), why)
+        yield DeadFile("partial", str(partial), sum(map(bytes_on_disk, paths)), why)
 
 
 def _by_digest(folder: Path) -> Mapping[str, list[Path]]:
@@ -258,15 +299,15 @@ def _remove(context: Context, db: LibraryDB, history: float, dead: DeadFile) -> 
 
 
 def _remove_partial(context: Context, db: LibraryDB, history: float, partial: Path) -> bool:
-    etag, lived = partial.stem, threading.Event()
+    lived = threading.Event()
     try:
         # Asked for once: a living owner means that it is no business of ours.
         with owning(partial, lived, lived.set):
             rows = _rows(db, history)
-            if rows.wants(etag):
+            if rows.wants(partial):
                 return False
             age = _youngest(_leftovers(partial))
-            if not rows.left(etag, time.time() - age) and age < context.settings().orphan_seconds:
+            if not rows.left(partial, time.time() - age) and age < context.settings().orphan_seconds:
                 return False
             for path in _leftovers(partial):
                 path.unlink(missing_ok=True)

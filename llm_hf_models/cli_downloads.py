@@ -120,7 +120,7 @@ def clear(as_json: bool) -> None:
     """Remove the rows of downloads that are over.
 
     What cancelled ones may have left goes with them, and what failed ones left in a folder (--to); no other file is
-    touched.
+    touched. Where that can't be removed now, the row stays.
     """
     count = service().clear_downloads()
     output.print_json({"removed": count}) if as_json else output.note(f"Removed {count} {_rows(count)}.")

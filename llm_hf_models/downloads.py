@@ -211,7 +211,9 @@ def cancel(context: Context, number: int) -> DownloadView:
     asked = _ask(context, number, "cancel", "cancelled", allowed=OPEN)
     if asked.state == "cancelled":
         _leave_nothing_of(context, [number])
-        return replace(asked, done_bytes=0)
+        with context.queue() as db:
+            row = db.download(number)
+        return view(row) if row is not None else asked
     return asked
 
 
@@ -295,12 +297,14 @@ def _refuse_unless(row: Download, allowed: tuple[DownloadState, ...], verb: str)
 
 
 def clear(context: Context) -> int:
-    """Removes the rows of downloads that are over, and what nobody would look for without them. Returns how many."""
+    """Removes the rows of downloads that are over, and what nobody would look for without them. Returns how many.
+
+    Of what can't be removed now, the row stays: without it nothing would say that nobody wants it.
+    """
     with context.queue() as db:
         _give_up_what_failed_elsewhere(context, db)
         cancelled = [row.id for row in db.downloads(states=("cancelled",), limit=-1, plans=False)]
-        _leave_nothing_of(context, cancelled)  # without their rows nothing would say that nobody wants it
-        return db.clear_downloads(FINISHED)
+        return db.clear_downloads(FINISHED, but=_leave_nothing_of(context, cancelled))
 
 
 def _give_up_what_failed_elsewhere(context: Context, db: LibraryDownloads) -> None:
@@ -315,10 +319,10 @@ def _give_up_what_failed_elsewhere(context: Context, db: LibraryDownloads) -> No
                 db.update_download(row.id, state="cancelled")
 
 
-def _leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
+def _leave_nothing_of(context: Context, numbers: Sequence[int]) -> Sequence[int]:
     from llm_hf_models import pull  # late: who only lists should not wait for what can pull
 
-    pull.leave_nothing_of(context, numbers)
+    return pull.leave_nothing_of(context, numbers)
 
 
 def follow(context: Context, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:

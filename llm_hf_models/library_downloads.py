@@ -183,10 +183,17 @@ class LibraryDownloads(LibraryFile):
         rows = self.rows(f"select 1 from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
         return len(rows)
 
-    def clear_downloads(self, states: Sequence[DownloadState], *, before: float = math.inf) -> int:
-        """Removes rows in these states that were last written before that time (Unix seconds). Returns how many."""
-        marks = ",".join("?" * len(states))
-        return self.write(f"delete from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
+    def clear_downloads(
+        self, states: Sequence[DownloadState], *, before: float = math.inf, but: Sequence[int] = ()
+    ) -> int:
+        """Removes rows in these states that were last written before that time (Unix seconds), `but` those.
+
+        Returns:
+            How many.
+        """
+        marks, kept = ",".join("?" * len(states)), ",".join("?" * len(but))
+        condition = f"state in ({marks}) and updated < ? and id not in ({kept})"
+        return self.write(f"delete from downloads where {condition}", *states, before, *but)  # noqa: S608 - question marks
 
     def note(self, number: int, kind: str, message: str = "") -> None:
         """Adds a line to a download's log; none where its row was cleared away under whoever carries it out."""

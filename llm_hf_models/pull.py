@@ -114,14 +114,20 @@ def _leaving_nothing_cancelled(context: Context, row: Download, running: Running
             remove_leftovers(context, [row])
 
 
-def leave_nothing_of(context: Context, numbers: Sequence[int]) -> None:
-    """Removes what arrived of downloads that are cancelled, each in the cache that it was planned for."""
+def leave_nothing_of(context: Context, numbers: Sequence[int]) -> list[int]:
+    """Removes what arrived of downloads that are cancelled, each in the cache that it was planned for.
+
+    Returns:
+        The ids of those of which something could not be removed.
+    """
+    left = []
     with context.queue() as db:
         rows = [row for number in numbers if (row := db.download(number)) is not None]
     for row in rows:
         plan = plan_if_readable(row)
         if plan is not None:
-            remove_leftovers(context_of(context, plan), [row])
+            left += remove_leftovers(context_of(context, plan), [row])
+    return left
 
 
 class Arrivals:

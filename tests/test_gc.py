@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from llm_hf_models.cache_layout import work_folder, work_folder_of
 from llm_hf_models.cli import hf
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.library import LibraryDB
+from llm_hf_models.owner import owning
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.ggufs import tiny_chat
@@ -83,6 +85,72 @@ def cancelled(hub: HubServer, options: PullOptions | None = None) -> None:
     number = broken_off(hub, options)
     with LibraryDB(library_path()) as db:
         db.update_download(number, state="cancelled")
+
+
+def wanted_elsewhere_too(hub: HubServer, folder: Path) -> int:
+    """A pull into a folder that was broken off, and an open one of the same bytes into the cache."""
+    number = broken_off(hub, PullOptions(to=folder))
+    broken_off(hub)
+    return number
+
+
+def test_what_a_cancelled_download_has_in_its_folder_goes_though_another_one_wants_the_same_bytes_elsewhere(
+    hub: HubServer, home: Home, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    first = wanted_elsewhere_too(hub, folder)
+    cancelled = json.loads(CliRunner().invoke(hf, ["cancel", str(first), "--json"]).stdout)
+    assert (cancelled["state"], cancelled["done_bytes"]) == ("cancelled", 0)
+    assert list(folder.iterdir()) == []
+    assert partials(work_folder(home.cache)), "the other one goes on with its own"
+    (second,) = Library().downloads()
+    Library().cancel(second.id)
+    assert partials(work_folder(home.cache)) == []
+
+
+def test_gc_finds_in_its_folder_what_a_cancelled_download_has_though_another_one_wants_the_same_bytes_elsewhere(
+    hub: HubServer, home: Home, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    first = wanted_elsewhere_too(hub, folder)
+    with LibraryDB(library_path()) as db:
+        db.update_download(first, state="cancelled")  # by one who was killed before it removed anything
+    (dead,) = Library().gc().files
+    assert Path(dead.path).parent == work_folder_of(folder)
+    assert list(folder.iterdir()) == []
+    assert partials(work_folder(home.cache))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="who may make links there is another matter")
+def test_what_a_download_left_that_took_another_path_to_the_same_folder_stays_for_the_open_one(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    folder, link = tmp_path / "models", tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    first = broken_off(hub, PullOptions(to=link))
+    broken_off(hub, PullOptions(to=folder))
+    kept = partials(work_folder_of(folder))
+    Library().cancel(first)
+    assert Library().gc().files == ()
+    assert partials(work_folder_of(folder)) == kept
+
+
+def test_what_could_not_be_removed_is_still_told_of_and_its_row_is_not_forgotten(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    number = broken_off(hub, PullOptions(to=folder))
+    arrived = 500_000
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, done_bytes=arrived)
+    (partial,) = work_folder_of(folder).glob("*.part")
+    with owning(partial, threading.Event(), lambda: None):
+        assert Library().cancel(number).done_bytes == arrived
+        assert Library().clear_downloads() == 0
+        assert [row.done_bytes for row in Library().downloads(every=True)] == [arrived]
+    assert Library().clear_downloads() == 1
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.usefixtures("hub")
