@@ -25,7 +25,7 @@ from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.pull_rows import plan_if_readable
 from llm_hf_models.space import bytes_on_disk
 
-Kind = Literal["partial", "incomplete", "note", "ref", "copy", "engine"]
+Kind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
 EVERY = -1  # SQLite's word for no limit
 # A digest and what its download is about; the lock and the owner's name are not leftovers by themselves.
 _OF_DOWNLOAD = re.compile(r"(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.(?P<part>part|whole)(?P<more>\..+)?")
@@ -205,11 +205,11 @@ def _is_same(one: Path, other: Path) -> bool:
 
 def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
     """By digest: one thing each, whatever stands beside the partial."""
-    for etag in _by_digest(folder):
+    for etag, found in _by_digest(folder).items():
         partial = _partial(folder, etag)
         if rows.wants(partial) or is_owned(partial):
             continue
-        paths = _leftovers(partial)  # none where a killed process left but its name
+        paths = _leftovers(partial)
         age = _youngest(paths)
         if rows.left(partial, time.time() - age):
             why = "its download is over"
@@ -217,7 +217,10 @@ def _partials(folder: Path, rows: _Rows, keep: float) -> Iterator[DeadFile]:
             why = "no download here names it"  # another library's may, which shares the cache: hence the waiting
         else:
             continue
-        yield DeadFile("partial", str(partial), sum(map(bytes_on_disk, paths)), why)
+        if paths:
+            yield DeadFile("partial", str(partial), sum(map(bytes_on_disk, paths)), why)
+        else:  # what held it was left alone, by a killed process, say
+            yield DeadFile("lock", str(min(found)), sum(map(bytes_on_disk, found)), why)
 
 
 def _by_digest(folder: Path) -> Mapping[str, list[Path]]:
@@ -285,8 +288,8 @@ def _remove(context: Context, db: LibraryDB, history: float, dead: DeadFile) -> 
     """Whether it was dead still, and has gone."""
     path = Path(dead.path)
     try:
-        if dead.kind == "partial":
-            return _remove_partial(context, db, history, path)
+        if dead.kind in ("partial", "lock"):
+            return _remove_partial(context, db, history, _partial(path.parent, path.name.partition(".")[0]))
         if dead.kind == "incomplete":
             return cached_files.remove_incomplete(path)
         if dead.kind == "engine":

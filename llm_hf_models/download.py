@@ -387,6 +387,10 @@ class _Job:
         def came_otherwise() -> bool:
             if cache_layout.is_whole(whole, file.size) or here(file):
                 self._progress(Event("done", file.path, file.size, file.size, by_others=True))
+                # Waiting brought the lock back that the other one had removed. It goes while it is held: who waits for
+                # it then finds that it has no name any more, and makes another one.
+                with contextlib.suppress(OSError):  # Windows refuses: `gc` finds it
+                    partial.with_name(f"{partial.name}.lock").unlink()
                 return True
             if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
                 partial.unlink(missing_ok=True)

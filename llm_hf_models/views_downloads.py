@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
 _DEAD = {
     "partial": "partial file",
+    "lock": "lock",
     "incomplete": "partial file",
     "note": "note",
     "ref": "ref",

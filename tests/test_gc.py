@@ -242,6 +242,18 @@ def test_a_partial_that_no_download_here_names_waits_a_day_since_another_library
     assert partials(work_folder(home.cache)) == [young.name]
 
 
+@pytest.mark.usefixtures("hub")
+def test_a_lock_that_was_left_without_a_partial_is_called_one_and_goes(home: Home) -> None:
+    (file,) = Library().pull(REPO).plan.files
+    lock = aged(work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
+    owner = aged(work_folder(home.cache) / f"{OTHER}.part.owner")
+    shown = CliRunner().invoke(hf, ["gc", "--dry-run"]).stdout
+    assert [line.split()[0] for line in shown.splitlines()[1:-1]] == ["lock", "lock"]
+    assert {file.path for file in Library().plan_gc().files} == {str(lock), str(owner)}
+    assert len(Library().gc().files) == 2
+    assert [path.suffix for path in work_folder(home.cache).iterdir()] == [".checked"]
+
+
 def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fetched(home: Home) -> None:
     blobs = home.cache / "models--a--b" / "blobs"
     dead, young, held = (blobs / f"{digit * 64}.0011aabb.incomplete" for digit in "123")

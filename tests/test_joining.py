@@ -181,6 +181,18 @@ def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
     assert views_hub.pulled(joined).startswith("Another process fetched ")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
+def test_processes_that_pulled_the_same_thing_leave_no_lock_and_nothing_dead(
+    two: tuple[Pulling, Pulling], hub: HubServer, home: Home
+) -> None:
+    with ExitStack() as stack:
+        third = Pulling(stack)
+        hub.clear()
+        assert [pulling.end() for pulling in (*two, third)] == ["well"] * 3
+    assert [path.suffix for path in work_folder(home.cache).iterdir()] == [".checked"]
+    assert Library().plan_gc().files == ()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_key_sends_a_pull_to_the_background_and_nothing_is_called_interrupted(hub: HubServer) -> None:
     import pty
