@@ -136,10 +136,10 @@ class LibraryDownloads(LibraryFile):
             if row.heartbeat and has_ended(str(row.owner)):
                 with self.transaction():
                     forgotten = self.write(
-                        "update downloads set heartbeat = 0 where id = ? and owner = ? and heartbeat > 0",
-                        row.id,
-                        row.owner,
-                    )
+                        "update downloads set heartbeat = 0, error = null, bytes_per_second = null"
+                        " where id = ? and owner = ? and heartbeat > 0",
+                        row.id, row.owner,
+                    )  # fmt: skip
                     if forgotten and row.background:
                         self.note(row.id, "queued", ABANDONED)
 

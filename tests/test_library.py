@@ -188,6 +188,18 @@ def test_a_download_has_one_living_owner(db: LibraryDB) -> None:
     assert db.beat(999, "a") == "lost"
 
 
+def test_what_a_dead_process_waited_for_and_how_fast_it_was_is_not_told_any_more(db: LibraryDB) -> None:
+    told = "from llm_hf_models.processes import own_name; print(own_name())"
+    dead = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.strip()
+    row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
+    assert db.claim_download(row.id, f"{dead}/attempt", stale_seconds=60)
+    db.update_download(row.id, error="next try in 25 s", bytes_per_second=5.0)
+    db.forget_the_dead()
+    found = db.download(row.id)
+    assert found is not None
+    assert (found.waits_again, found.error, found.bytes_per_second) == (True, None, None)
+
+
 def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a_person_decided(db: LibraryDB) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
