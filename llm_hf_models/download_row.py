@@ -101,6 +101,7 @@ class RunningRow:
         self.ended: DownloadState | None = None  # how it ended, where it did not end well
         self._met: set[str] = set()  # files whose bytes were told of
         self._hindered: str | None = None  # the file that was last told to be waiting
+        self._hindered_at: int | None = None  # its bytes then, once they are told
         self._last_said: dict[str, tuple[str, str | None]] = {}  # of each file: the kind of event, and its message
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
@@ -211,9 +212,8 @@ class RunningRow:
             began, first = self._window[0]
             speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
             self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
-        if self._hindered == event.file and event.kind in ("progress", "verifying", "done"):
-            self._hindered = None
-            self._hinder(None)
+        if self._hindered == event.file:
+            self._see_whether_it_moves(event)
         said = (event.kind, event.message)
         said_before = said == self._last_said.get(event.file)  # a wait is told all the time
         self._last_said[event.file] = said
@@ -221,13 +221,17 @@ class RunningRow:
             words = f"{event.file}: {event.message}" if event.message else event.file
             self._db.note(self._row.id, event.kind, words)
             if event.message:
-                self._hindered = event.file
-                self._hinder(words)
+                self._hindered, self._hindered_at = event.file, None
+                self._db.update_download(self._row.id, error=words)  # what keeps the bytes from moving
 
-    def _hinder(self, words: str | None) -> None:
-        """Tells whoever looks what keeps the bytes from moving now."""
-        if self.owned:
-            self._db.update_download(self._row.id, error=words)
+    def _see_whether_it_moves(self, event: Event) -> None:
+        """Takes the row's error away once more bytes are here than had come, which may be told of a moment later."""
+        if event.kind in ("verifying", "done") or (self._hindered_at is not None and event.done > self._hindered_at):
+            self._hindered = None
+            if self.owned:
+                self._db.update_download(self._row.id, error=None)
+        elif event.kind == "progress" and self._hindered_at is None:
+            self._hindered_at = event.done
 
     def verifying(self) -> None:
         """Every byte is here; what follows reads them. Only said: a library that can't take it now ends no pull."""
