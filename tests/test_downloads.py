@@ -410,13 +410,20 @@ def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, mon
     assert library.download(row.id).attempts == 1
 
 
-def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
+@contextmanager
+def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
+    """A foreground pull, stopped as by a machine that sleeps, or is too busy to let it beat, once its row is paused."""
+    library = Library()
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
         hub.wait_until(lambda: stalled(hub))
-        process.send_signal(signal.SIGSTOP)  # as a machine that sleeps, or is too busy to let it beat
-        library = Library()
+        process.send_signal(signal.SIGSTOP)
         wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+        yield library, process
+
+
+def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
+    with seeming_dead(hub) as (library, process):
         process.send_signal(signal.SIGCONT)
         wait_until(lambda: library.downloads()[0].state == "running", "it lives")
         hub.clear()
@@ -429,12 +436,7 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
 
 
 def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_one(hub: HubServer) -> None:
-    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
-    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: stalled(hub))
-        process.send_signal(signal.SIGSTOP)
-        library = Library()
-        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+    with seeming_dead(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         with LibraryDB(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
             assert db.clear_downloads(["cancelled"]) == 1
@@ -448,12 +450,7 @@ def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_o
 def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_over_was_cleared_away(
     hub: HubServer, home: Home
 ) -> None:
-    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
-    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO], stderr=subprocess.DEVNULL) as process:
-        hub.wait_until(lambda: stalled(hub))
-        process.send_signal(signal.SIGSTOP)
-        library = Library()
-        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+    with seeming_dead(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
         process.send_signal(signal.SIGCONT)
@@ -463,12 +460,7 @@ def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_
 
 
 def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(hub: HubServer) -> None:
-    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
-    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO], stderr=subprocess.DEVNULL) as process:
-        hub.wait_until(lambda: stalled(hub))
-        process.send_signal(signal.SIGSTOP)
-        library = Library()
-        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+    with seeming_dead(hub) as (library, process):
         library.pause(library.downloads()[0].id)
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
@@ -476,12 +468,7 @@ def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(h
 
 
 def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
-    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
-    library = Library()
-    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: stalled(hub))
-        process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+    with seeming_dead(hub) as (library, process):
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
             wait_until(lambda: library.downloads()[0].attempts == 2, "another one takes its row over")
             process.send_signal(signal.SIGCONT)
