@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 KEY_WAIT_SECONDS = 1.0  # for a busy library, by who pressed a key
 START_SECONDS = 3.0  # in which a worker that was just started has a row
-_RESUMED: tuple[DownloadState, ...] = ("paused",)  # what `resume` lets go on, and what `retry` does
-_RETRIED: tuple[DownloadState, ...] = ("failed", "cancelled")
+# The verbs that queue a download again, and in which states it is then.
+_QUEUES_AGAIN: dict[str, tuple[DownloadState, ...]] = {"resume": ("paused",), "retry": ("failed", "cancelled")}
 FOLLOW_SECONDS = 0.5  # a follower asks no more often than twice a second
 
 
@@ -227,12 +227,12 @@ def to_background(context: Context, number: int) -> DownloadView:
 
 def resume(context: Context, number: int) -> DownloadView:
     """Queues a paused download for the worker again."""
-    return _requeue(context, number, allowed=_RESUMED)
+    return _requeue(context, number, "resume")
 
 
 def retry(context: Context, number: int) -> DownloadView:
     """Queues a failed or cancelled download for the worker again."""
-    return _requeue(context, number, allowed=_RETRIED)
+    return _requeue(context, number, "retry")
 
 
 def _ask(
@@ -270,17 +270,17 @@ def _stays(state: DownloadState) -> Wanted | None:
     return "pause" if state == "paused" else None
 
 
-def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...]) -> DownloadView:
+def _requeue(context: Context, number: int, verb: str) -> DownloadView:
     hand_over = _handing(context)
     with context.queue() as db:
         _settle_abandoned(context, db)
         with db.transaction():
             hand_over(number)
             row = _row(db, number)
-            if row.state in LIVE and row.wanted == "pause" and allowed == _RESUMED:  # asked to, and has not heard of it
+            if row.state in LIVE and row.wanted == "pause" and verb == "resume":  # asked to, and has not heard of it
                 db.update_download(number, background=True, wanted=None)
             elif row.state not in MOVING or row.wanted in ("pause", "cancel"):  # else it goes on already
-                _refuse_unless(row, allowed, "resume" if allowed == _RESUMED else "retry")
+                _refuse_unless(row, _QUEUES_AGAIN[verb], verb)
                 db.update_download(number, state="queued", background=True, wanted=None, error=None)
                 db.note(number, "queued", f"by {context.asked_by}")
         queued = view(_row(db, number))
@@ -291,8 +291,9 @@ def _requeue(context: Context, number: int, *, allowed: tuple[DownloadState, ...
 def _refuse_unless(row: Download, allowed: tuple[DownloadState, ...], verb: str) -> None:
     if row.state not in allowed:
         hint = f"That goes with one that is {' or '.join(allowed)}."
-        if allowed in (_RESUMED, _RETRIED) and row.state in (*_RESUMED, *_RETRIED):  # one word taken for the other
-            hint = f"`llm hf {'retry' if allowed == _RESUMED else 'resume'} {row.id}` lets it go on."
+        other = next((other for other, states in _QUEUES_AGAIN.items() if row.state in states), None)
+        if other and verb in _QUEUES_AGAIN:  # one word taken for the other
+            hint = f"`llm hf {other} {row.id}` lets it go on."
         raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {verb}", hint=hint)
 
 
