@@ -1,18 +1,20 @@
-"""Find, fetch, prove, keep and run open models from the Hugging Face Hub. `Library` is the way in."""
+"""Find, download, verify, organise and run open models from the Hugging Face Hub. `Library` is the entry point."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llm_hf_models.hub import SearchFilters
-    from llm_hf_models.service import Library, PullOptions
+    from llm_hf_models.pull_plan import PullOptions
+    from llm_hf_models.service import Library
 
 __all__ = ["Library", "PullOptions", "SearchFilters"]
 
+_MODULES = {"Library": "service", "PullOptions": "pull_plan", "SearchFilters": "hub"}
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever is asked for
-    """Late, so that `llm` starts no slower: this package is imported by each of its commands."""
-    if name not in __all__:
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    """Import a public name on first use: every `llm` command imports this package and must start no slower."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from llm_hf_models import service
-
-    return getattr(service, name)
+    return getattr(import_module(f"llm_hf_models.{_MODULES[name]}"), name)

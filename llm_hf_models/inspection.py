@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from llm_hf_models import search
+from llm_hf_models import metadata_cache, search
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadRefError, MissingFileError, UnknownModelError
 from llm_hf_models.gguf_facts import ModelFacts
@@ -188,7 +188,8 @@ def _remote_inspection(context: Context, ref: ModelRef) -> Inspection:
         return _inspection(str(ref), path, header, fetched)
 
     etag = details.file(RepoFile(path)).etag
-    kept = context.kept_by_digest(
+    kept = metadata_cache.kept_by_digest(
+        context,
         f"inspection:{etag}" if etag else None,
         ask,
         lambda found: _INSPECTION.dump_json(found).decode(),

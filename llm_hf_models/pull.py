@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from llm_hf_models import cache_layout, download, handover, scans
+from llm_hf_models import cache_layout, download, handover, scans, shares
 from llm_hf_models.cleanup import remove_leftovers
 from llm_hf_models.context import Context
 from llm_hf_models.download_records import Download
@@ -223,7 +223,7 @@ def _fetch(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[download.StoredFile]:
     hub, repo = context.hub(), RepoId.parse(plan.repo)
-    limits = context.transfer_limits(row.id, plan.options.connections, plan.options.limit_rate)
+    limits = shares.transfer_limits(context, row.id, plan.options.connections, plan.options.limit_rate)
     if plan.options.to is not None:
         return download.download_to(
             hub,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import download, free_names, scans, search, settings
-from llm_hf_models.context import Context, Freshness
+from llm_hf_models import download, free_names, metadata_cache, scans, search, settings
+from llm_hf_models.context import Context
 from llm_hf_models.digests import digests_of
 from llm_hf_models.download_records import MOVING
 from llm_hf_models.errors import (
@@ -25,6 +25,7 @@ from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import ModelFacts
 from llm_hf_models.hub import Hub, HubFile, RepoDetails
 from llm_hf_models.hub_nouns import FileScan
+from llm_hf_models.metadata_cache import Freshness
 from llm_hf_models.model_options import sampling_of
 from llm_hf_models.paths import whole_path
 from llm_hf_models.quants import Variant
@@ -309,7 +310,8 @@ def _with_sampling(
     file = next((file for file in details.files if file.path == GENERATION_CONFIG), None)
     if file is None:
         return said
-    text = context.kept_by_digest(
+    text = metadata_cache.kept_by_digest(
+        context,
         f"generation:{file.etag}" if file.etag else None,
         lambda: hub.small_file(repo, RepoFile(GENERATION_CONFIG), details.commit).decode("utf-8", "replace"),
         str,

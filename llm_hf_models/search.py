@@ -10,14 +10,15 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter
 
 from llm_hf_models import fit as fitting
-from llm_hf_models import quants, settings
-from llm_hf_models.context import Context, Freshness
+from llm_hf_models import metadata_cache, quants, settings
+from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, NoGgufError, QuantNotFoundError
 from llm_hf_models.fit import Fit
 from llm_hf_models.gguf_header import GgufHeader, ModelFacts, read_header, said_of
 from llm_hf_models.hub import Hub, HubFile, RepoDetails, RepoSummary, SearchFilters, version
 from llm_hf_models.hub_questions import checked_endpoint
 from llm_hf_models.machine import machine
+from llm_hf_models.metadata_cache import Freshness
 from llm_hf_models.quants import Variant
 from llm_hf_models.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
 from llm_hf_models.remote_file import RemoteFile
@@ -85,7 +86,8 @@ _DETAILS: TypeAdapter[RepoDetails] = TypeAdapter(RepoDetails)
 def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, refresh: bool) -> SearchPage:
     """One page of repos, with which of them fit and which are here."""
     asked = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
-    rows, freshness = context.remembered(
+    rows, freshness = metadata_cache.remembered(
+        context,
         {"search": query, **asdict(asked)},
         lambda hub, etag: hub.search(query, asked, known_etag=etag),
         lambda answer: _SUMMARIES.dump_json(answer).decode(),
@@ -142,7 +144,8 @@ def _loosen(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...
 def details_of(context: Context, ref: ModelRef, *, refresh: bool = False) -> tuple[RepoDetails, Freshness]:
     """One repo at the commit that the ref's revision names, from the Hub or the metadata cache."""
     _say_who_is_asked(context, ref)
-    return context.remembered(
+    return metadata_cache.remembered(
+        context,
         {"details": str(ref.repo), "revision": ref.revision},
         lambda hub, etag: hub.details(ref.repo, ref.revision, known_etag=etag),
         lambda answer: _DETAILS.dump_json(answer).decode(),
@@ -212,7 +215,8 @@ def info(context: Context, text: str, *, revision: str | None, card: bool, refre
 def _card(context: Context, hub: Hub, details: RepoDetails, notes: list[str]) -> str | None:
     """The model card at that commit; None, and a note, where it can't be had."""
     try:
-        return context.kept_by_digest(
+        return metadata_cache.kept_by_digest(
+            context,
             f"card:{details.id}@{details.commit}",
             lambda: hub.card(RepoId.parse(details.id), details.commit),
             str,
@@ -297,7 +301,7 @@ def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, pa
             return header, remote.fetched_bytes
 
     with said_of(f"{path} of {repo}"):
-        return context.patiently(read)
+        return metadata_cache.patiently(context, read)
 
 
 @dataclass(frozen=True)
@@ -319,7 +323,8 @@ def preview_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, v
         header, _ = header_of(context, hub, repo, details, file.path)
         return Preview(header.facts, check_header(header, file_bytes=file.size).findings)
 
-    return context.kept_by_digest(
+    return metadata_cache.kept_by_digest(
+        context,
         f"preview:{version()}:{file.size}:{file.etag}" if file.etag else None,  # another version may judge otherwise
         ask,
         lambda preview: _PREVIEW.dump_json(preview).decode(),

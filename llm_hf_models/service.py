@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,32 +14,8 @@ from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyE
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from llm_hf_models import (
-        account,
-        catalogue,
-        cleanup,
-        downloads,
-        engine,
-        free_names,
-        hub,
-        importing,
-        inspection,
-        local,
-        local_files,
-        mirror,
-        policy,
-        prompting,
-        pull,
-        pull_plan,
-        refs,
-        relay,
-        runtime,
-        search,
-        trial,
-    )
     from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
     from llm_hf_models.cleanup import Cleanup
-    from llm_hf_models.context import Freshness
     from llm_hf_models.download_records import DownloadNote
     from llm_hf_models.downloads import DownloadEvent, DownloadView
     from llm_hf_models.hub import SearchFilters
@@ -51,57 +26,11 @@ if TYPE_CHECKING:
     from llm_hf_models.policy import Question
     from llm_hf_models.prompting import Answer
     from llm_hf_models.pull import PullResult
-    from llm_hf_models.pull_plan import PlannedFile, PullOptions, PullPlan
-    from llm_hf_models.records import Health, ModelDefault
+    from llm_hf_models.pull_plan import PullOptions, PullPlan
     from llm_hf_models.relay import Relay
-    from llm_hf_models.search import ModelInfo, SearchPage, SearchResult, VariantInfo
+    from llm_hf_models.search import ModelInfo, SearchPage
     from llm_hf_models.transfer import Event, Progress
     from llm_hf_models.trial import TrialReport
-
-# Where the verbs are, and the nouns that faces take from here.
-_HOMES = {
-    "account": "EngineView SettingView Status TokenStatus",
-    "cleanup": "Cleanup",
-    "context": "Freshness",
-    "download_records": "DownloadNote",
-    "downloads": "DownloadEvent DownloadView",
-    "hub": "SearchFilters",
-    "importing": "Imported",
-    "inspection": "CheckReport Inspection",
-    "local": "LocalModelView",
-    "local_files": "Removal Verification",
-    "policy": "Question",
-    "prompting": "Answer",
-    "pull": "PullResult",
-    "pull_plan": "PlannedFile PullOptions PullPlan",
-    "records": "Health ModelDefault",
-    "relay": "Relay",
-    "search": "ModelInfo SearchPage SearchResult VariantInfo",
-    "transfer": "Event Progress",
-    "trial": "TrialReport",
-}
-
-
-class _Late:
-    """A module that is imported when a verb first needs it: listing downloads must not cost what a pull does."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever is asked for
-        return getattr(import_module(f"llm_hf_models.{self._name}"), name)
-
-
-if not TYPE_CHECKING:
-    for _module in (*_HOMES, "catalogue", "engine", "free_names", "mirror", "refs", "runtime"):
-        globals()[_module] = _Late(_module)
-
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - a noun
-    for module, nouns in _HOMES.items():
-        if name in nouns.split():
-            return getattr(import_module(f"llm_hf_models.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _quiet(event: Event) -> None:
@@ -153,24 +82,34 @@ class Library:
             fits: only what fits this machine's memory.
             refresh: ask the Hub even where a fresh answer is kept.
         """
+        from llm_hf_models import hub, search
+
         return search.search(self._context, query, filters or hub.SearchFilters(), fits=fits, refresh=refresh)
 
     def info(self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False) -> ModelInfo:
         """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
+        from llm_hf_models import search
+
         return search.info(self._context, ref, revision=revision, card=card, refresh=refresh)
 
     def inspect(
         self, name: str, *, metadata: bool = False, tensors: bool = False, template: bool = False
     ) -> Inspection:
         """The header of a GGUF: a file, a local model, or one that is still on the Hub (only its header is fetched)."""
+        from llm_hf_models import inspection
+
         return inspection.inspect(self._context, name, metadata=metadata, tensors=tensors, template=template)
 
     def check(self, name: str) -> CheckReport:
         """What the validator says of a GGUF: a file, a local model, or the header of one that is still on the Hub."""
+        from llm_hf_models import inspection
+
         return inspection.check(self._context, name)
 
     def test(self, name: str) -> TrialReport:
         """Loads a local model or a GGUF file in a sandboxed child, has it say a few words, and records the outcome."""
+        from llm_hf_models import trial
+
         with self._change("test", name):
             return trial.run(self._context, name)
 
@@ -178,6 +117,8 @@ class Library:
 
     def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
         """What a pull of `ref` would do; a policy, a full disk and a bad header refuse here."""
+        from llm_hf_models import pull_plan
+
         return pull_plan.plan_pull(self._context, ref, options or pull_plan.PullOptions())
 
     def pull(
@@ -198,6 +139,8 @@ class Library:
             stop: when set, ends the pull with InterruptedByUserError and keeps what arrived.
             agreed: of an agent: the actions that a person agreed to (see `questions`).
         """
+        from llm_hf_models import pull, pull_plan
+
         if isinstance(ref, pull_plan.PullPlan) and options is not None:
             raise BadInputError("A plan has its options already")
         with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
@@ -228,6 +171,8 @@ class Library:
         Returns:
             Where the file is.
         """
+        from llm_hf_models import pull, pull_plan, refs
+
         ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
         options = pull_plan.PullOptions(revision=revision, to=Path(path) if path else None, alone=True)
         plan = self.plan(str(ref), options)
@@ -256,6 +201,8 @@ class Library:
             on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
             agreed: as in `pull`.
         """
+        from llm_hf_models import downloads
+
         with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
             if on_done and self._context.agent is not None:
@@ -265,59 +212,83 @@ class Library:
 
     def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
         """Downloads, newest first, `limit` at most (-1: all): those not over; with `every`, the finished ones too."""
+        from llm_hf_models import downloads
+
         return downloads.listing(self._context, every=every, limit=limit)
 
     def download(self, number: int) -> DownloadView:
         """One download by its id."""
+        from llm_hf_models import downloads
+
         return downloads.get(self._context, number)
 
     def download_log(self, number: int) -> tuple[DownloadNote, ...]:
         """What happened to a download, oldest first."""
+        from llm_hf_models import downloads
+
         return downloads.log(self._context, number)
 
     def pause(self, number: int) -> DownloadView:
         """Stops a download and keeps what arrived."""
+        from llm_hf_models import downloads
+
         with self._change("pause", number):
             return downloads.pause(self._context, number)
 
     def resume(self, number: int) -> DownloadView:
         """Lets a paused download go on, in the background."""
+        from llm_hf_models import downloads
+
         with self._change("resume", number):
             return downloads.resume(self._context, number)
 
     def cancel(self, number: int) -> DownloadView:
         """Ends a download for good."""
+        from llm_hf_models import downloads
+
         with self._change("cancel", number):
             return downloads.cancel(self._context, number)
 
     def retry(self, number: int) -> DownloadView:
         """Tries a failed or cancelled download again, in the background."""
+        from llm_hf_models import downloads
+
         with self._change("retry", number):
             return downloads.retry(self._context, number)
 
     def to_background(self, number: int) -> DownloadView:
         """Hands a running foreground pull to the worker."""
+        from llm_hf_models import downloads
+
         with self._change("to_background", number):
             return downloads.to_background(self._context, number)
 
     def keep_going(self, plan: PullPlan) -> None:
         """Makes a pull that runs one of the background: it goes on when its process ends. `enqueue` brings a worker."""
+        from llm_hf_models import downloads
+
         with self._change("to_background", plan.ref):
             downloads.keep_going(self._context, plan)
 
     def clear_downloads(self) -> int:
         """Removes the rows of downloads that are over. Returns how many."""
+        from llm_hf_models import downloads
+
         with self._change("clear downloads", ""):
             return downloads.clear(self._context)
 
     def follow(self, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
         """Events of a download, whichever process carries it out, until it is over or paused."""
+        from llm_hf_models import downloads
+
         return downloads.follow(self._context, number, stop=stop)
 
     # The library
 
     def list(self, *, health: bool = False) -> tuple[LocalModelView, ...]:
         """What is on this machine, newest first; with `health`, those served elsewhere are asked if they answer."""
+        from llm_hf_models import local, runtime
+
         with self._context.db() as db:
             models = db.models()
         asked = [model for model in models if model.endpoint] if health else []
@@ -326,6 +297,8 @@ class Library:
 
     def show(self, name: str) -> LocalModelView:
         """One local model, by id, alias or repo, with every fact that was established about it."""
+        from llm_hf_models import local
+
         with self._context.db() as db:
             return local.view_whole(db.find(name))
 
@@ -338,10 +311,14 @@ class Library:
 
     def plan_removal(self, name: str) -> Removal:
         """What `remove` would remove and free."""
+        from llm_hf_models import local_files
+
         return local_files.remove(self._context, name, dry_run=True)
 
     def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
         """Forgets a local model and frees what nothing else uses; `agreed` as in `pull`."""
+        from llm_hf_models import local_files
+
         with self.attempt("delete", name):
             plan = self.plan_removal(name)
         with self._change("delete", plan.model_id, plan, agreed):
@@ -349,11 +326,15 @@ class Library:
 
     def verify(self, name: str, *, progress: Progress = _quiet) -> Verification:
         """Re-hashes a local model's files against their recorded digests, and records the outcome."""
+        from llm_hf_models import local_files
+
         with self._change("verify", name):
             return local_files.verify(self._context, name, progress)
 
     def add_alias(self, name: str, alias: str) -> LocalModelView:
         """Gives a local model one more name."""
+        from llm_hf_models import free_names, local, refs
+
         with self._change("alias", f"{name} {alias}"), self._context.db() as db:
             model = db.find(name)
             free_names.refuse_taken(self._context, [refs.parse_alias(alias)], model.facts.kind)
@@ -387,6 +368,8 @@ class Library:
             aliases: names for it.
             progress: told of hashing.
         """
+        from llm_hf_models import importing
+
         with self._change("import", file):
             return importing.import_file(
                 self._context,
@@ -419,6 +402,8 @@ class Library:
             stop: ends it with InterruptedByUserError when set.
             agreed: as in `pull`.
         """
+        from llm_hf_models import policy, prompting
+
         given = dict(options or {})
         with self.attempt("prompt", name):
             model = self.show(name)
@@ -433,18 +418,26 @@ class Library:
 
     def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[Question, ...]:
         """What a person should agree to before an agent carries this out; its action is what `agreed` takes."""
+        from llm_hf_models import policy
+
         return policy.questions(self._context, subject)
 
     def attempt(self, what: str, about: object) -> AbstractContextManager[None]:
         """Around what an agent does on the way to a change (a plan, a question): what refuses it there is noted."""
+        from llm_hf_models import policy
+
         return nullcontext() if self._context.agent is None else policy.attempt(self._context, what, about)
 
     def agents_only_look(self) -> bool:
         """Whether agents may change nothing."""
+        from llm_hf_models import policy
+
         return policy.is_read_only(self._context)
 
     def agents_may_delete(self) -> bool:
         """Whether agents may delete models."""
+        from llm_hf_models import policy
+
         return policy.may_delete(self._context)
 
     def _change(
@@ -455,6 +448,8 @@ class Library:
         agreed: Collection[str] = (),
     ) -> AbstractContextManager[None]:
         """Around whatever changes something: an agent is held to its policy, people have none."""
+        from llm_hf_models import policy
+
         if self._context.agent is None:
             return nullcontext()
         return policy.change(self._context, what, about, subject, agreed)
@@ -463,10 +458,14 @@ class Library:
 
     def plan_gc(self) -> Cleanup:
         """What `gc` would remove now: leftovers of downloads, old rows and answers. Never a model."""
+        from llm_hf_models import cleanup
+
         return cleanup.plan(self._context)
 
     def gc(self) -> Cleanup:
         """Removes what is dead; what has come alive since a plan was shown stays."""
+        from llm_hf_models import cleanup
+
         with self._change("gc", ""):
             return cleanup.clean(self._context)
 
@@ -480,6 +479,8 @@ class Library:
             values: by name, typed or as text: temperature, context, system …; `template` is the template itself.
             unset: options to go back on.
         """
+        from llm_hf_models import local, runtime
+
         with self._change("set options", name):
             return local.view_whole(runtime.set_options(self._context, name, values, unset))
 
@@ -505,6 +506,8 @@ class Library:
             kind: what it is for.
             modalities: what it takes beside text (image, audio), where the server doesn't say it by itself.
         """
+        from llm_hf_models import local, runtime
+
         with self._change("attach", name):
             found = runtime.attach(
                 self._context,
@@ -522,11 +525,15 @@ class Library:
 
     def engines(self) -> tuple[EngineView, ...]:
         """The llama.cpp processes that run now."""
+        from llm_hf_models import account, engine
+
         with self._context.db() as db:
             return tuple(account.engine_view(row) for row in engine.running(db))
 
     def stop_engines(self, name: str | None = None) -> int:
         """Ends the engines of one local model, or all. Returns how many there were."""
+        from llm_hf_models import engine
+
         with self._change("stop engines", name or "all"), self._context.db() as db:
             if name is not None:
                 return engine.stop_model(db, db.find(name).model_id)
@@ -539,39 +546,55 @@ class Library:
 
     def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus:
         """Validates a token with the Hub, then keeps it in the keychain, or encrypted where there is none."""
+        from llm_hf_models import account
+
         with self._change("login", ""):
             return account.login(self._context, token, ask_passphrase)
 
     def logout(self) -> tuple[str, ...]:
         """Removes the token that `login` kept. Returns where it was."""
+        from llm_hf_models import account
+
         with self._change("logout", ""):
             return account.logout()
 
     def whoami(self) -> TokenStatus:
         """Whose token is in force and where it came from; never the token."""
+        from llm_hf_models import account
+
         return account.whoami(self._context)
 
     def status(self) -> Status:
         """Memory, disk, cache, engines, endpoint, token."""
+        from llm_hf_models import account
+
         return account.status(self._context)
 
     def settings(self) -> tuple[SettingView, ...]:
         """Every setting with its value, default, source and what it does."""
+        from llm_hf_models import account
+
         return account.setting_views()
 
     def setting(self, key: str) -> SettingView:
         """One of them."""
+        from llm_hf_models import account
+
         return account.setting_view(key)
 
     def set_setting(self, key: str, value: str | None) -> SettingView:
         """Stores one setting from a person's words; None goes back to the default."""
+        from llm_hf_models import account
+
         with self._change("set", key):
             return account.set_setting(key, value)
 
     @staticmethod
     def check_setting(key: str, value: str) -> None:
         """Refuses a value that a setting does not take; stores nothing."""
-        import_module("llm_hf_models.settings").parse_value(key, value)
+        from llm_hf_models import settings
+
+        settings.parse_value(key, value)
 
     # Serving
 
@@ -596,6 +619,8 @@ class Library:
         Raises:
             NotWritableError: the address can't be listened on.
         """
+        from llm_hf_models import relay
+
         return relay.make_server(self._context, names, host, port, key=key, notice=notice)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
@@ -609,44 +634,9 @@ class Library:
         Raises:
             NotWritableError: the address can't be listened on.
         """
+        from llm_hf_models import catalogue, mirror, refs
+
         served = catalogue.LibraryCatalogue(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
         if self._context.notice and (absent := served.absent()):
             self._context.notice(f"Not on this machine (yet): {', '.join(absent)}. `llm hf list` shows what is.")
         return mirror.make_server(served, host, port)
-
-
-__all__ = [
-    "Answer",
-    "CheckReport",
-    "Cleanup",
-    "DownloadEvent",
-    "DownloadNote",
-    "DownloadView",
-    "EngineView",
-    "Event",
-    "Freshness",
-    "Health",
-    "Imported",
-    "Inspection",
-    "Library",
-    "LocalModelView",
-    "ModelDefault",
-    "ModelInfo",
-    "PlannedFile",
-    "Progress",
-    "PullOptions",
-    "PullPlan",
-    "PullResult",
-    "Question",
-    "Relay",
-    "Removal",
-    "SearchFilters",
-    "SearchPage",
-    "SearchResult",
-    "SettingView",
-    "Status",
-    "TokenStatus",
-    "TrialReport",
-    "VariantInfo",
-    "Verification",
-]  # fmt: skip

@@ -15,6 +15,7 @@ from llm_hf_models.errors import HfModelsError
 
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
+    from llm_hf_models.transfer import TransferLimits
 
 LOOK_SECONDS = 1.0  # how often a running download looks again who else runs
 FOREGROUND = 8  # times the rate of a download in the background, while both run
@@ -87,3 +88,23 @@ class Shares:
                 self._rate = min(self._own_rate or limit, limit or self._own_rate)
                 self._connections = share.connections
             self._until = time.monotonic() + LOOK_SECONDS
+
+
+def transfer_limits(
+    context: Context, number: int | None, connections: int | None = None, limit_rate: int | None = None
+) -> TransferLimits:
+    """How the download of that number behaves, from settings and what was asked for this one."""
+    from llm_hf_models.transfer import TransferLimits
+
+    now = context.settings()
+    shares = Shares(context, number, limit_rate)
+    return TransferLimits(
+        connections=connections or now.connections,
+        connections_now=None if connections else shares.connections,
+        bytes_per_second=shares.bytes_per_second,
+        connect_seconds=now.connect_seconds,
+        stall_seconds=now.stall_seconds,
+        network_wait_seconds=now.network_wait_seconds,
+        retry_seconds=now.retry_seconds,
+        disk_reserve=now.disk_reserve,
+    )

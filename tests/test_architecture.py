@@ -47,7 +47,7 @@ FLOORS = {
         load_test load_child
     """,
     "third floor: the application": """
-        __init__ service context account catalogue importing inspection local local_files search trial
+        __init__ service context metadata_cache account catalogue importing inspection local local_files search trial
         free_names runtime relay relay_whole pull pull_plan pull_rows scans
         policy prompting downloads download_row shares worker handed_tokens cleanup
         mirror mirror_answers mirror_http served

@@ -135,7 +135,7 @@ def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]
     """A download that runs; how many connections it may have, and how many bytes per second."""
     with LibraryDB(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
-    limits = context.Context().transfer_limits(row.id)
+    limits = shares.transfer_limits(context.Context(), row.id)
     assert limits.connections_now is not None
     connections_now = limits.connections_now
     return lambda: (connections_now(), limits.bytes_per_second())
@@ -156,7 +156,9 @@ def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monke
         db.update_download(2, heartbeat=time.time())
     Library().set_setting("connections", "2")
     assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
-    assert context.Context().transfer_limits(1, connections=16).connections_now is None, "who names a number has it"
+    assert shares.transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
+        "who names a number has it"
+    )
 
 
 def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
