@@ -9,7 +9,6 @@ import asyncio
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import httpx2
@@ -19,9 +18,10 @@ import pytest
 from llm_hf_models import engine
 from llm_hf_models.engine_rows import busy_slots
 from llm_hf_models.records import EngineRow
-from tests import ggufs
 from tests.conftest import Home
-from tests.shelf import Shelf, opened_shelf, said
+from tests.support import ggufs
+from tests.support.tiny_library import Shelf, opened_shelf, said
+from tests.support.waiting import wait_until
 
 # One decode (a token, or a batch of a prompt) is on its way when the client leaves, and one may begin before the thread
 # that found the connection closed has told the one that decodes.
@@ -81,16 +81,8 @@ def decodes(row: EngineRow) -> int:
 
 def settled(row: EngineRow) -> int:
     """The same when it works on nothing any more."""
-    deadline = time.monotonic() + SECONDS
-    while busy_slots(row):
-        assert time.monotonic() < deadline, "the engine went on working for nobody"
+    wait_until(lambda: not busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0)
     return decodes(row)
-
-
-def until(row: EngineRow, count: int) -> None:
-    deadline = time.monotonic() + SECONDS
-    while decodes(row) < count:
-        assert time.monotonic() < deadline, "the engine did not begin"
 
 
 def talk(prompt: str, *words: str) -> subprocess.Popen[bytes]:
@@ -106,7 +98,7 @@ def test_an_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm
     before = decodes(warm)
     with talk("go", *how) as talking:
         if "--no-stream" in how:
-            until(warm, before + 5)
+            wait_until(lambda: decodes(warm) >= before + 5, SECONDS, poll_seconds=0)
         else:
             assert talking.stdout
             assert talking.stdout.read(5) == ggufs.ANSWER[:5].encode()
@@ -120,7 +112,7 @@ def test_an_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm
 def test_the_reading_of_a_prompt_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
     before = decodes(warm)
     with talk(LONG, *how) as talking:
-        until(warm, before + 2)
+        wait_until(lambda: decodes(warm) >= before + 2, SECONDS, poll_seconds=0)
         LEAVING[leaving](talking)
         assert talking.wait(SECONDS) != 0
         gone = decodes(warm)

@@ -15,8 +15,8 @@ import pytest
 
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
-from tests.hub_server import HubServer
-from tests.storage_server import StorageServer
+from tests.support.hub_server import HubServer
+from tests.support.storage_server import StorageServer
 from tests.test_transfer import MB, made_content, pull
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splices")

@@ -26,7 +26,8 @@ from llm_hf_models.chat_wire import Answer
 from llm_hf_models.errors import EngineError, EngineLostError, EngineRefusedError
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
-from tests import ggufs
+from tests.support import ggufs
+from tests.support.waiting import wait_until
 
 WEATHER = {
     "type": "function",
@@ -152,10 +153,8 @@ def is_working(endpoint: engine.Endpoint) -> bool:
         return any(slot["is_processing"] for slot in client.get("/slots").json())
 
 
-def wait_until_idle(endpoint: engine.Endpoint, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while is_working(endpoint):
-        assert time.monotonic() < deadline, "the engine went on working for nobody"
+def wait_until_idle(endpoint: engine.Endpoint) -> None:
+    wait_until(lambda: not is_working(endpoint), 20, message="the engine went on working for nobody")
 
 
 @pytest.fixture

@@ -28,10 +28,10 @@ from llm_hf_models import engine, settings
 from llm_hf_models.errors import EngineRefusedError, FileChangedError
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.records import Check, LocalFile, LocalModel
-from tests import ggufs
 from tests.conftest import Home
-from tests.hf_command import run as hf
-from tests.shelf import COMMIT, FUNCTION, PNG, Shelf, logged, run, said, tiny_shelf
+from tests.support import ggufs
+from tests.support.commands import run, run_llm
+from tests.support.tiny_library import COMMIT, FUNCTION, PNG, Shelf, logged, said, tiny_shelf
 from tests.test_chat import END, delta, event, server
 
 
@@ -158,7 +158,7 @@ def test_options_come_from_the_prompt_then_the_person_then_the_header(shelf: She
 
 def test_a_kept_option_that_is_none_names_itself_and_its_model(shelf: Shelf) -> None:
     with elsewhere(shelf, options={"temprature": 1}):
-        result = run("-m", "far", "hi")
+        result = run_llm("-m", "far", "hi")
     assert result.exit_code == 1
     assert "'temprature' of hf/far/away:x" in result.stderr
 
@@ -181,7 +181,7 @@ def test_a_kept_option_that_is_none_names_itself_and_its_model(shelf: Shelf) -> 
     ],
 )
 def test_a_wrong_option_names_itself(option: str, value: str, words: str) -> None:
-    result = run("-m", "tiny", "hello", "-o", option, value)
+    result = run_llm("-m", "tiny", "hello", "-o", option, value)
     assert result.exit_code == 1
     assert option in result.stderr
     assert words in result.stderr
@@ -202,7 +202,7 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
 
 
 def test_an_answer_that_fills_the_context_says_that_it_was_cut() -> None:
-    result = run("-m", "endless", "go", "-o", "context", "256")
+    result = run_llm("-m", "endless", "go", "-o", "context", "256")
     assert result.exit_code == 0
     assert "The answer was cut: the context of 256 tokens is full. Allow more with -o context N.\n" in result.stderr
 
@@ -210,16 +210,16 @@ def test_an_answer_that_fills_the_context_says_that_it_was_cut() -> None:
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
 def test_a_larger_context_is_advised_where_the_model_has_one(context: str, may_grow: bool, shelf: Shelf) -> None:
     shelf.add("hf/tiny/short:F16", ggufs.tiny_chat(shelf.files / "short.gguf", endless=True, context=768))
-    too_long = run("-m", "hf/tiny/short:F16", "word " * 2000, "-o", "context", context)
+    too_long = run_llm("-m", "hf/tiny/short:F16", "word " * 2000, "-o", "context", context)
     assert f"the context holds {context}\n" in too_long.stderr
     assert ("-o context N" in too_long.stderr) == may_grow
-    cut = run("-m", "hf/tiny/short:F16", "go", "-o", "context", context)
+    cut = run_llm("-m", "hf/tiny/short:F16", "go", "-o", "context", context)
     assert f"the context of {context} tokens is full" in cut.stderr
     assert ("-o context N" in cut.stderr) == may_grow
 
 
 def test_thinking_asked_of_a_model_that_cannot_is_an_error() -> None:
-    result = run("-m", "tiny", "hello", "-o", "think", "on")
+    result = run_llm("-m", "tiny", "hello", "-o", "think", "on")
     assert "'think'" in result.stderr
     assert said("-m", "tiny", "hello", "-o", "think", "off") == ggufs.ANSWER
 
@@ -237,7 +237,7 @@ def test_a_schema_holds_for_a_model_that_would_say_something_else() -> None:
 
 
 def test_json_cut_by_max_tokens_is_an_error_that_says_so() -> None:
-    result = run("-m", "dog", "--schema", "name,", "a dog", "-o", "max_tokens", "1")
+    result = run_llm("-m", "dog", "--schema", "name,", "a dog", "-o", "max_tokens", "1")
     assert result.exit_code == 1
     assert "cut before its JSON was complete" in result.stderr
     assert "max_tokens is 1" in result.stderr
@@ -245,7 +245,7 @@ def test_json_cut_by_max_tokens_is_an_error_that_says_so() -> None:
 
 def test_an_endpoint_that_ignores_the_schema_is_told_on(shelf: Shelf) -> None:
     with elsewhere(shelf):
-        result = run("-m", "far", "--schema", "name,", "a dog")
+        result = run_llm("-m", "far", "--schema", "name,", "a dog")
     assert "not valid JSON" in result.stderr
 
 
@@ -317,7 +317,7 @@ def test_a_tool_call_cut_in_the_middle_is_an_error_and_not_a_call(shelf: Shelf) 
     cut = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"town": "Ri'}}])
     cut += event(choices=[{"index": 0, "delta": {}, "finish_reason": "length"}]) + b"data: [DONE]\n\n"
     with elsewhere(shelf, cut):
-        result = run("-m", "far", "--functions", FUNCTION, "weather?")
+        result = run_llm("-m", "far", "--functions", FUNCTION, "weather?")
     assert "The call of tool weather was cut" in result.stderr
 
 
@@ -341,7 +341,7 @@ def test_sound_goes_into_the_message(shelf: Shelf) -> None:
 
 def test_an_attachment_that_the_model_cannot_take_is_refused_before_anything_is_sent(shelf: Shelf) -> None:
     picture = llm.Attachment(type="image/png", content=PNG)
-    result = run("-m", "tiny", "what?", "--at", __file__, "image/png")
+    result = run_llm("-m", "tiny", "what?", "--at", __file__, "image/png")
     assert "does not support attachments" in result.stderr
     with elsewhere(shelf) as far, pytest.raises(llm.ModelError, match="no attachments of type image/png"):
         llm.get_model("far").prompt(messages=[llm.user("what?", picture)]).text()
@@ -354,7 +354,7 @@ def test_an_attachment_that_the_model_cannot_take_is_refused_before_anything_is_
 
 def test_a_base_model_continues_text_and_holds_no_conversation() -> None:
     assert said("-m", "base", "-s", "Long ago.", "Once upon") == ggufs.ANSWER
-    result = run("-c", "and then?")
+    result = run_llm("-c", "and then?")
     assert result.exit_code == 1
     assert "does not support conversations" in result.stderr
 
@@ -421,7 +421,7 @@ def test_an_engine_is_stopped_though_nobody_takes_note_of_its_end(shelf: Shelf) 
         return done.stdout + done.stderr
 
     take_in = partial(ctypes.CDLL(None).prctl, 36)  # PR_SET_CHILD_SUBREAPER
-    hf("stop", "--all")
+    run("stop", "--all")
     take_in(1)
     try:
         apart("-m", "dog", "hello")
@@ -452,7 +452,7 @@ def test_texts_are_embedded_one_by_one_in_batches_and_found_again(tmp_path: Path
 def test_a_model_that_embedded_one_text_was_used() -> None:
     before = time.time()
     said("embed", "-m", "vectors", "-c", "hello")
-    assert json.loads(hf("show", "vectors", "--json").stdout)["last_used"] >= before
+    assert json.loads(run("show", "vectors", "--json").stdout)["last_used"] >= before
 
 
 def test_bytes_are_no_text_to_embed() -> None:
@@ -465,11 +465,11 @@ def test_a_missing_file_says_how_to_bring_it_back(shelf: Shelf) -> None:
     shelf.add("hf/tiny/gone:F16", path, aliases=("gone",))
     path.unlink()
     for command in (["-m", "gone", "hello"], ["-m", "gone", "hello", "--async"]):
-        result = run(*command)
+        result = run_llm(*command)
         assert result.exit_code == 1
         assert "gone.gguf of hf/tiny/gone:F16 is gone" in result.stderr
         assert "llm hf pull tiny/gone:F16" in result.stderr
-    chat = run("chat", "-m", "gone", stdin="hello\nquit\n")
+    chat = run_llm("chat", "-m", "gone", stdin="hello\nquit\n")
     assert chat.exit_code == 1
     assert "llm hf pull tiny/gone:F16" in chat.stderr
 
@@ -491,34 +491,34 @@ def test_bytes_that_are_not_those_recorded_are_not_run(shelf: Shelf) -> None:
 
 def test_a_file_that_was_written_to_runs_again_once_it_is_proven_unchanged_and_not_before(shelf: Shelf) -> None:
     path = ggufs.tiny_chat(shelf.files / "Written.F16.gguf")
-    hf("import", path, "-q")
+    run("import", path, "-q")
     assert said("-m", "Written", "hello") == ggufs.ANSWER
     content, name = path.read_bytes(), "hf/local/Written:F16"
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for words in (("-m", "Written", "hello"), ("-m", "Written", "hello", "--async")):
-        refused = run(*words)
+        refused = run_llm(*words)
         assert refused.exit_code == 1
         assert "was written to since its digest was taken, and is not run" in refused.stderr
         assert f"llm hf verify {name}" in refused.stderr
-    assert f"{name} is unverified: llm hf verify {name}" in hf("list").stderr
-    tested = hf("test", "Written", code=1).stdout
+    assert f"{name} is unverified: llm hf verify {name}" in run("list").stderr
+    tested = run("test", "Written", code=1).stdout
     assert re.search(r"^Verdict +loads$", tested, re.MULTILINE)
     assert f"written to since their digest was taken: llm hf verify {name}" in tested
-    hf("verify", "Written", code=1)
-    assert f"{name} is changed: " in hf("list").stderr
-    assert "not those that were recorded" in hf("test", "Written", code=1).stdout
-    assert "is quarantined" in run("-m", "Written", "hello").stderr
+    run("verify", "Written", code=1)
+    assert f"{name} is changed: " in run("list").stderr
+    assert "not those that were recorded" in run("test", "Written", code=1).stdout
+    assert "is quarantined" in run_llm("-m", "Written", "hello").stderr
     path.write_bytes(content)
-    hf("verify", "Written", code=1)
+    run("verify", "Written", code=1)
     assert said("-m", "Written", "hello") == ggufs.ANSWER
 
 
 def test_a_file_of_another_size_is_listed_as_changed_before_anybody_verifies(shelf: Shelf) -> None:
     path = ggufs.tiny_chat(shelf.files / "Longer.F16.gguf")
-    hf("import", path, "-q")
+    run("import", path, "-q")
     with path.open("ab") as file:
         file.write(b"more")
-    assert "hf/local/Longer:F16 is changed: " in hf("list").stderr
+    assert "hf/local/Longer:F16 is changed: " in run("list").stderr
 
 
 def test_a_file_that_is_no_model_shows_the_engine_s_own_words(shelf: Shelf) -> None:
@@ -528,7 +528,7 @@ def test_a_file_that_is_no_model_shows_the_engine_s_own_words(shelf: Shelf) -> N
     one = LocalFile(path.name, "weights", path.stat().st_size, str(path))
     with shelf.db() as db:
         db.register(LocalModel("hf/local/broken:F16", None, None, None, "F16", (one,), facts))
-    result = run("-m", "hf/local/broken:F16", "hello")
+    result = run_llm("-m", "hf/local/broken:F16", "hello")
     assert result.exit_code == 1
     assert "Error: " in result.stderr
     assert "Traceback" not in result.output
@@ -539,7 +539,7 @@ def test_a_key_for_an_endpoint_elsewhere_comes_from_the_environment(
 ) -> None:
     own = {"endpoint_key_env": "FAR_KEY", "endpoint_model": "big"}
     with elsewhere(shelf, options=own) as far:
-        without = run("-m", "far", "hello")
+        without = run_llm("-m", "far", "hello")
         monkeypatch.setenv("FAR_KEY", "sk-secret")
         assert said("-m", "far", "hello") == "yes"
     assert "FAR_KEY" in without.stderr
@@ -552,7 +552,7 @@ def test_an_endpoint_elsewhere_that_is_down_is_named(shelf: Shelf) -> None:
         model = db.model("hf/far/away:x")
         db.register(replace(model, endpoint="http://127.0.0.1:9"))
         for how in ([], ["--async"]):
-            result = run("-m", "far", "hello", *how)
+            result = run_llm("-m", "far", "hello", *how)
             assert result.exit_code == 1
             assert "127.0.0.1:9" in result.stderr
 
@@ -561,13 +561,13 @@ def test_a_refusal_of_the_engine_is_a_clear_error() -> None:
     with pytest.raises(llm.ModelError, match="the context holds 512") as caught:
         llm.get_model("tiny").prompt("word " * 5000, context=512).text()
     assert isinstance(caught.value.__cause__, EngineRefusedError)
-    result = run("-m", "tiny", "hello", "-o", "grammar", "root ::= nonsense (")
+    result = run_llm("-m", "tiny", "hello", "-o", "grammar", "root ::= nonsense (")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
 
 
 def test_a_grammar_and_a_schema_exclude_each_other() -> None:
-    result = run("-m", "tiny", "--schema", "name,", "-o", "grammar", 'root ::= "yes"', "hello")
+    result = run_llm("-m", "tiny", "--schema", "name,", "-o", "grammar", 'root ::= "yes"', "hello")
     assert "'grammar' and a schema" in result.stderr
 
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from llm_hf_models.cli import hf
 from llm_hf_models.download_records import Download
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from llm_hf_models.settings import Settings
-from tests import readme_help
 from tests.conftest import Home
+from tests.support.commands import run
+from tests.tools import readme_help
 
 SUMMARY_CELLS = 60
 # What these return is a running server, or nothing but the one value that they print.
@@ -81,7 +81,7 @@ def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
 
 
 def test_a_summary_for_each_command_stands_in_the_groups_help() -> None:
-    shown = CliRunner().invoke(hf, ["--help"]).output
+    shown = run("--help", code=None).output
     for name, command in hf.commands.items():
         assert re.search(rf"^  {name} +{re.escape(command.get_short_help_str(200))}$", shown, re.MULTILINE)
 
@@ -129,7 +129,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
     ],
 )
 def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: str) -> None:
-    done = CliRunner().invoke(hf, words)
+    done = run(*words, code=None)
     assert done.exit_code == 2
     assert said in done.stderr
     assert done.stdout == ""
@@ -138,7 +138,7 @@ def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: 
 @pytest.mark.parametrize("ref", ["no-slash", "a/b:", "../..", "owner/name@..:Q4", "https://example.org/"])
 def test_a_ref_that_is_none_says_how_to_write_one(ref: str) -> None:
     for command in ("info", "pull"):
-        done = CliRunner().invoke(hf, [command, ref])
+        done = run(command, ref, code=None)
         assert done.exit_code == 2
         assert done.stderr.startswith("Error: ")
         assert "Write owner/name, owner/name:Q4_K_M" in done.stderr
@@ -148,15 +148,14 @@ def test_a_ref_that_is_none_says_how_to_write_one(ref: str) -> None:
 
 
 def test_settings_are_listed_shown_changed_and_unset() -> None:
-    run = CliRunner().invoke
-    listed = run(hf, ["settings"])
+    listed = run("settings", code=None)
     assert all(key in listed.stdout for key in Settings.model_fields)
-    assert run(hf, ["settings", "keep_alive", "30m"]).exit_code == 0
-    assert json.loads(run(hf, ["settings", "keep_alive", "--json"]).stdout)["value"] == 1800
-    assert re.search(r"^keep_alive +1800$", run(hf, ["settings", "keep_alive"]).stdout, re.MULTILINE)
-    assert run(hf, ["settings", "keep_alive", "-1"]).exit_code == 0
-    assert json.loads(run(hf, ["settings", "keep_alive", "--json"]).stdout)["value"] == -1
-    back = json.loads(run(hf, ["settings", "keep_alive", "--unset", "--json"]).stdout)
+    assert run("settings", "keep_alive", "30m", code=None).exit_code == 0
+    assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == 1800
+    assert re.search(r"^keep_alive +1800$", run("settings", "keep_alive", code=None).stdout, re.MULTILINE)
+    assert run("settings", "keep_alive", "-1", code=None).exit_code == 0
+    assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == -1
+    back = json.loads(run("settings", "keep_alive", "--unset", "--json", code=None).stdout)
     assert (back["value"], back["source"]) == (300, "default")
 
 
@@ -170,24 +169,23 @@ def test_settings_are_listed_shown_changed_and_unset() -> None:
     ],
 )
 def test_a_setting_that_is_none_or_takes_no_such_value_is_refused(words: list[str], said: str) -> None:
-    done = CliRunner().invoke(hf, words)
+    done = run(*words, code=None)
     assert done.exit_code == 2
     assert said in done.stderr
 
 
 def test_the_limit_of_all_downloads_is_set_shown_and_lifted() -> None:
-    run = CliRunner().invoke
-    assert run(hf, ["limit"]).stdout == "no limit\n"
-    assert run(hf, ["limit", "5M"]).stdout == "5 MB/s for all downloads together\n"
-    assert run(hf, ["limit"]).stdout == "5 MB/s for all downloads together\n"
-    assert run(hf, ["limit", "off"]).stdout == "no limit\n"
-    assert run(hf, ["limit", "2.5 MB/s"]).stdout == "2.5 MB/s for all downloads together\n", "as it is shown"
-    assert run(hf, ["limit", "OFF"]).stdout == "no limit\n"
+    assert run("limit", code=None).stdout == "no limit\n"
+    assert run("limit", "5M", code=None).stdout == "5 MB/s for all downloads together\n"
+    assert run("limit", code=None).stdout == "5 MB/s for all downloads together\n"
+    assert run("limit", "off", code=None).stdout == "no limit\n"
+    assert run("limit", "2.5 MB/s", code=None).stdout == "2.5 MB/s for all downloads together\n", "as it is shown"
+    assert run("limit", "OFF", code=None).stdout == "no limit\n"
 
 
 @pytest.mark.parametrize("host", ["1.2.3.4", "no-such-host.invalid", "x" * 10_000, "\udcff", "a b"])
 def test_an_address_that_is_not_ours_to_listen_on_is_refused_with_what_would_do(host: str) -> None:
-    done = CliRunner().invoke(hf, ["mirror", "--host", host])
+    done = run("mirror", "--host", host, code=None)
     assert done.exit_code == 1
     assert "Can't listen on" in done.stderr
     assert "--host 127.0.0.1" in done.stderr
@@ -198,16 +196,16 @@ def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(h
     (home.llm / "hf").mkdir()
     (home.llm / "hf/settings.toml").write_text("colour = 'blue'\ncontext = 'many'\n")
     mended = []
-    while (done := CliRunner().invoke(hf, ["settings"])).exit_code:
+    while (done := run("settings", code=None)).exit_code:
         (command,) = re.findall(r"llm (hf settings \w+ --unset)", done.stderr)
         assert command not in mended
         mended.append(command)
-        CliRunner().invoke(hf, shlex.split(command)[1:])
+        run(*shlex.split(command)[1:], code=None)
     assert len(mended) == 2
 
 
 def test_a_token_that_is_no_text_is_refused() -> None:
-    done = CliRunner().invoke(hf, ["login", "--token-stdin"], input=b"hf_\xff\n")
+    done = run("login", "--token-stdin", code=None, stdin=b"hf_\xff\n")
     assert done.exit_code == 2
     assert "That is not a Hub token" in done.stderr
 
@@ -218,7 +216,7 @@ def test_a_token_that_is_no_text_is_refused() -> None:
 @pytest.mark.parametrize("words", [["show", "walrus"], ["path", "walrus"], ["rm", "-y", "walrus"], ["stop", "walrus"],
                                    ["verify", "walrus"], ["alias", "walrus", "x"]])  # fmt: skip
 def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
-    done = CliRunner().invoke(hf, words)
+    done = run(*words, code=None)
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: ")
     assert "walrus" in done.stderr
@@ -227,49 +225,48 @@ def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
 
 @pytest.mark.parametrize("command", ["inspect", "check", "test"])
 def test_a_name_that_is_neither_a_model_a_file_nor_a_repo_is_taken_for_a_model(command: str) -> None:
-    done = CliRunner().invoke(hf, [command, "walrus"])
+    done = run(command, "walrus", code=None)
     assert done.exit_code == 1
     assert "There is no local model 'walrus'" in done.stderr
 
 
 def test_a_very_long_name_is_not_repeated_in_full() -> None:
     for command in ("show", "stop", "check"):
-        done = CliRunner().invoke(hf, [command, "x" * 10_000])
+        done = run(command, "x" * 10_000, code=None)
         assert done.exit_code == 1
         assert len(done.stderr) < 500
 
 
 def test_status_goes_on_where_the_library_can_not_be_opened(home: Home) -> None:
     (home.llm / "hf/library.db").mkdir(parents=True)
-    done = CliRunner().invoke(hf, ["status"])
+    done = run("status", code=None)
     assert done.exit_code == 0
     assert "Can't open the library" in done.stdout
 
 
 def test_an_empty_library_says_how_to_begin() -> None:
-    run = CliRunner().invoke
-    assert "llm hf pull owner/name" in run(hf, ["list"]).stderr
-    assert run(hf, ["list", "--json"]).stdout == "[]\n"
-    assert "The next prompt starts one." in run(hf, ["ps"]).stderr
-    assert run(hf, ["ps", "--json"]).stdout == "[]\n"
-    assert run(hf, ["stop", "--all"]).stderr == "No engine was running.\n"
-    assert "No download is under way." in run(hf, ["downloads"]).stderr
-    assert run(hf, ["downloads", "--json"]).stdout == "[]\n"
-    assert run(hf, ["pause", "--all"]).stderr == "There is no download to pause.\n"
-    verified = run(hf, ["verify", "--all"])
+    assert "llm hf pull owner/name" in run("list", code=None).stderr
+    assert run("list", "--json", code=None).stdout == "[]\n"
+    assert "The next prompt starts one." in run("ps", code=None).stderr
+    assert run("ps", "--json", code=None).stdout == "[]\n"
+    assert run("stop", "--all", code=None).stderr == "No engine was running.\n"
+    assert "No download is under way." in run("downloads", code=None).stderr
+    assert run("downloads", "--json", code=None).stdout == "[]\n"
+    assert run("pause", "--all", code=None).stderr == "There is no download to pause.\n"
+    verified = run("verify", "--all", code=None)
     assert (verified.exit_code, verified.stdout) == (0, "")
     assert "There is nothing to verify" in verified.stderr
-    assert run(hf, ["verify", "--all", "-q"]).stderr == ""
-    assert run(hf, ["verify", "--all", "--json"]).stdout == "[]\n"
-    assert run(hf, ["alias"]).stdout == ""
-    assert "llm hf pull owner/name" in run(hf, ["alias"]).stderr
-    assert run(hf, ["alias", "--json"]).stdout == "{}\n"
+    assert run("verify", "--all", "-q", code=None).stderr == ""
+    assert run("verify", "--all", "--json", code=None).stdout == "[]\n"
+    assert run("alias", code=None).stdout == ""
+    assert "llm hf pull owner/name" in run("alias", code=None).stderr
+    assert run("alias", "--json", code=None).stdout == "{}\n"
 
 
 def test_a_download_that_is_not_there_says_so() -> None:
     for number in ("7", "0", str(2**80)):
         for words in (["pause"], ["downloads", "log"], ["downloads", "--watch"]):
-            done = CliRunner().invoke(hf, [*words, number])
+            done = run(*words, number, code=None)
             assert done.exit_code == 1
             assert f"There is no download {number}" in done.stderr
 
@@ -279,7 +276,7 @@ def test_all_means_every_download_however_many_came_after() -> None:
         first = db.open_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
             db.open_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
-    done = CliRunner().invoke(hf, ["cancel", "--all", "--json"])
+    done = run("cancel", "--all", "--json", code=None)
     assert done.exit_code == 0, done.output
     assert [row["id"] for row in json.loads(done.stdout)] == [first.id]
 
@@ -288,7 +285,7 @@ def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
     folder = home.llm / "hf"
     folder.mkdir(parents=True)
     (folder / "library.db").write_bytes(b"this is no database, whatever its name says" * 100)
-    done = CliRunner().invoke(hf, ["list"])
+    done = run("list", code=None)
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: ")
     assert "library.db" in done.stderr

@@ -28,10 +28,10 @@ from llm_hf_models.library import LibraryDB
 from llm_hf_models.paths import library_path
 from llm_hf_models.worker import log_path
 from tests.conftest import Home
-from tests.ggufs import tiny_chat, tiny_split
-from tests.hf_command import json_of, run
-from tests.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
-from tests.storage_server import Fault, StorageServer
+from tests.support.commands import json_of, run
+from tests.support.ggufs import tiny_chat, tiny_split
+from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
+from tests.support.storage_server import Fault, StorageServer
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
@@ -655,10 +655,10 @@ def test_what_is_watched_comes_as_lines_of_json_too(repo: HubServer) -> None:
 
 def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: HubServer, home: Home) -> None:
     token = hub.add_token("hf_secret_of_ann", name="ann", organisations=("walruses",))
-    done = run("login", input=f"{token}\nopen sesame\nopen sesame\n")
+    done = run("login", stdin=f"{token}\nopen sesame\nopen sesame\n")
     assert "Logged in as ann." in done.stderr
     assert token not in done.output
-    shown = run("whoami", input="open sesame\n")
+    shown = run("whoami", stdin="open sesame\n")
     assert re.search(r"Name +ann", shown.stdout)
     assert "walruses" in shown.stdout
     assert token not in shown.output
@@ -673,24 +673,24 @@ def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_t
 ) -> None:
     token = repo.add_token("hf_secret_of_ann", access=("owner/gated-GGUF",))
     repo.add_repo("owner/gated-GGUF", {Q8: Path(repo.repos()[0].files[2].location)}, gated="manual")
-    run("login", input=f"{token}\nopen sesame\nopen sesame\n")
+    run("login", stdin=f"{token}\nopen sesame\nopen sesame\n")
     repo.forget_requests()
     for words in (("search", "tiny"), ("info", REPO), ("pull", REPO)):
-        done = run(*words, input="")
+        done = run(*words, stdin="")
         assert done.stderr.count("nobody typed it. Going on without that token.") == 1, words
         assert "LLM_HF_PASSPHRASE" in done.stderr
     assert not any("authorization" in request.headers for request in repo.requests)
-    said = run("pull", "owner/gated-GGUF", input="", code=1).stderr.partition("Error: ")[2]
+    said = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]
     assert "LLM_HF_PASSPHRASE" in said
     assert "llm hf login" not in said
-    assert "LLM_HF_PASSPHRASE" in run("whoami", input="", code=1).stdout
+    assert "LLM_HF_PASSPHRASE" in run("whoami", stdin="", code=1).stdout
     monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
-    assert run("pull", "owner/gated-GGUF", "-q", input="").stderr == ""
+    assert run("pull", "owner/gated-GGUF", "-q", stdin="").stderr == ""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
 def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
-    run("login", input=f"{repo.add_token('hf_secret_of_ann')}\nopen sesame\nopen sesame\n")
+    run("login", stdin=f"{repo.add_token('hf_secret_of_ann')}\nopen sesame\nopen sesame\n")
     repo.forget_requests()
     ours, theirs = os.openpty()
     with subprocess.Popen(
@@ -723,7 +723,7 @@ def test_a_token_of_the_environment_that_is_refused_is_said_to_be_that_one(
 
 def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
     assert hub.endpoint
-    done = run("login", "--token-stdin", input="hf_wrong\n", code=1)
+    done = run("login", "--token-stdin", stdin="hf_wrong\n", code=1)
     assert done.stderr.startswith("Error: ")
     assert "hf_wrong" not in done.output
     assert "There was no token of ours." in run("logout").stderr
@@ -782,7 +782,7 @@ def test_who_is_no_terminal_is_not_told_of_a_slow_hub(repo: HubServer) -> None:
 def test_a_person_is_not_told_of_an_answer_that_comes_at_once_nor_when_it_is_to_be_quiet(
     words: tuple[str, ...], seconds: float, repo: HubServer
 ) -> None:
-    from tests.picture import in_terminal
+    from tests.tools.picture import in_terminal
 
     repo.fault(Delay(seconds), on="/api/models")
     code, screen = in_terminal([*HF, *words], os.environ)

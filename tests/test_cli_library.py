@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.cli import hf
-from tests.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_split
-from tests.hf_command import json_of, run
+from tests.support.commands import json_of, run
+from tests.support.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_split
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_model_whose_file_has_gone_is_missing(gguf: Path) -> None:
 
 
 def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
-    done = run("rm", "walrus", code=1, input="n\n")
+    done = run("rm", "walrus", code=1, stdin="n\n")
     assert "Remove hf/local/tiny:Q8_0?" in done.stderr
     assert "Nothing was removed." in done.stderr
     assert done.stdout == ""
@@ -191,7 +191,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 @pytest.mark.parametrize("answer", [b"", b"\xff\n"])
 def test_rm_removes_nothing_when_nobody_is_there_to_answer(answer: bytes) -> None:
-    assert "-y removes without asking." in run("rm", "walrus", code=2, input=answer).stderr
+    assert "-y removes without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
     assert len(json_of("list")) == 1
 
 
@@ -211,7 +211,7 @@ def test_ctrl_c_at_the_question_is_an_interruption_and_keeps_everything(
 
 
 def test_rm_never_removes_a_file_that_was_imported_in_place(gguf: Path) -> None:
-    done = run("rm", "walrus", input="y\n")
+    done = run("rm", "walrus", stdin="y\n")
     assert f"kept: {gguf}" in done.stderr
     assert "Freed 0 B." in done.stderr
     assert gguf.is_file()

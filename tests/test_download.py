@@ -35,7 +35,8 @@ from llm_hf_models.mirror import ServedRepo
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Event, TransferLimits
 from tests.conftest import Home
-from tests.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
+from tests.support.commands import run_process
+from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
 
 MB = 1_000_000
 LIMITS = TransferLimits(connections=4, connect_seconds=2, stall_seconds=1, network_wait_seconds=3, retry_seconds=0.02)
@@ -84,10 +85,9 @@ def leftovers(cache: Path) -> list[str]:
     return sorted(path.name for path in work_folder(cache).iterdir() if path.suffix not in (".checked", ".lock"))
 
 
-def hf(*arguments: str, hub: HubServer | None = None) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ) | ({"HF_ENDPOINT": hub.endpoint} if hub else {})
-    command = [str(Path(sys.executable).with_name("hf")), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+def run_hf(*words: str, hub: HubServer | None = None) -> subprocess.CompletedProcess[str]:
+    """Run huggingface_hub's own command."""
+    return run_process("hf", *words, code=None, environment={"HF_ENDPOINT": hub.endpoint} if hub else {})
 
 
 def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -106,21 +106,21 @@ def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedR
 
 def test_the_hf_command_accepts_it(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
-    listed = hf("cache", "ls", "--format", "json")
+    listed = run_hf("cache", "ls", "--format", "json")
     assert [entry["repo_id"] for entry in json.loads(listed.stdout)] == [str(REPO)], listed
-    verified = hf("cache", "verify", str(REPO), hub=hub)
+    verified = run_hf("cache", "verify", str(REPO), hub=hub)
     assert verified.returncode == 0, verified
     before = hub.sent(side="storage")
-    downloaded = hf("download", str(REPO), hub=hub)
+    downloaded = run_hf("download", str(REPO), hub=hub)
     assert downloaded.returncode == 0, downloaded
     assert hub.sent(side="storage") == before
-    pruned = hf("cache", "prune", "-y")
+    pruned = run_hf("cache", "prune", "-y")
     assert pruned.returncode == 0, pruned
     assert set(already_here(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
 
 
 def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
-    fetched = hf("download", str(REPO), hub=hub)
+    fetched = run_hf("download", str(REPO), hub=hub)
     assert fetched.returncode == 0, fetched
     before = hub.sent(side="storage")
     events: list[Event] = []
@@ -133,7 +133,7 @@ def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo
 
 
 def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: ServedRepo, home: Home) -> None:
-    assert hf("download", str(REPO), hub=hub).returncode == 0
+    assert run_hf("download", str(REPO), hub=hub).returncode == 0
     path = cache_path(home.cache, REPO, repo.commit, next(iter(SHARDS))).resolve()
     damaged = bytearray(path.read_bytes())
     damaged[5] ^= 1
@@ -149,7 +149,7 @@ def test_a_good_blob_of_another_repo_is_taken_where_ones_own_is_damaged(
     name, content = next(iter(SHARDS.items()))
     other = hub.add_repo("other/copy-GGUF", {name: content})
     for pulled in (repo, other):
-        assert hf("download", pulled.id, hub=hub).returncode == 0
+        assert run_hf("download", pulled.id, hub=hub).returncode == 0
     path = cache_path(home.cache, REPO, repo.commit, name).resolve()
     path.write_bytes(bytes(len(content)))
     before, events = hub.sent(side="storage"), list[Event]()
@@ -198,7 +198,7 @@ def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: Serve
     assert hub.sent(side="storage") == 0
     assert [file.path for file in stored if file.fetched] == ["README.md"]
     assert (repo_folder(home.cache, REPO) / "refs" / "main").read_text() == newer.commit
-    assert hf("cache", "prune", "-y").returncode == 0
+    assert run_hf("cache", "prune", "-y").returncode == 0
     assert set(already_here(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
 
 

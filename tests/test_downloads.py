@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -35,8 +35,9 @@ from llm_hf_models.pull_rows import open_row
 from llm_hf_models.transfer import Event
 from llm_hf_models.worker import lock_path
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Reset, Stall, Throttle
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Reset, Stall, Throttle
+from tests.support.waiting import wait_until
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -70,22 +71,10 @@ def followed(library: Library, number: int) -> list[DownloadEvent]:
 
 def wait_for_state(library: Library, number: int, *states: str) -> None:
     """Until a row has one of the states: rows are written by other processes, so they are looked at."""
-    stop = threading.Event()
-    for _ in range(WAIT_SECONDS * 20):
-        if library.download(number).state in states:
-            return
-        stop.wait(0.05)
-    raise AssertionError(f"download {number} is {library.download(number)}, not {states}")
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Until something that other processes write is so."""
-    stop = threading.Event()
-    for _ in range(WAIT_SECONDS * 20):
-        if true():
-            return
-        stop.wait(0.05)
-    raise AssertionError(f"waited in vain: {what}")
+    wait_until(
+        lambda: library.download(number).state in states,
+        message=lambda: f"download {number} is {library.download(number)}, not {states}",
+    )
 
 
 def begun(library: Library, hub: HubServer, plan: PullPlan) -> DownloadView:
@@ -187,7 +176,7 @@ def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_t
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"
     assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
-    wait_until((tmp_path / "rang").exists, "the command runs")
+    wait_until((tmp_path / "rang").exists, message="the command runs")
 
 
 def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_again(
@@ -203,21 +192,21 @@ def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_agai
     hub.wait_until(lambda: weights_sent(hub) >= 50_000)
     hub.fault(Reset(after=0), on=FILE, times=None)
     silence.release.set()
-    wait_until(lambda: bool(library.download(row.id).error), "the trouble is told")
+    wait_until(lambda: bool(library.download(row.id).error), message="the trouble is told")
     tries = hub.count(FILE)
     for told in iter(lambda: library.download(row.id), None):  # it stays there until the next try
         assert told.state == "running"
         assert told.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
             break
-    wait_until(lambda: bool(library.download(row.id).error), "the next trouble is told")
+    wait_until(lambda: bool(library.download(row.id).error), message="the next trouble is told")
     told = library.download(row.id)
     assert "next try in" in str(told.error)
     assert "next try in" in views_downloads.downloads([told], None)
     assert views_downloads.event(told).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    wait_until(lambda: library.download(row.id).error is None, "it goes on")
+    wait_until(lambda: library.download(row.id).error is None, message="it goes on")
     hub.clear()
     assert followed(library, row.id)[-1].download.error is None
 
@@ -229,11 +218,11 @@ def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
     hub.add_repo("acme/small-GGUF", {"small-Q4_0.gguf": tiny_chat(tmp_path / "small-Q4_0.gguf", seed=2)})
     plan, short = planned(library, hub), library.plan("acme/small-GGUF")
     assert followed(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
-    wait_until((tmp_path / "said").exists, "the command runs")
+    wait_until((tmp_path / "said").exists, message="the command runs")
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
     row = begun(library, hub, plan)
     os.kill(_worker_pid(home), signal.SIGKILL)
-    wait_until(lambda: library.download(row.id).state == "queued", "it waits")
+    wait_until(lambda: library.download(row.id).state == "queued", message="it waits")
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
     told = [(note.kind, note.message) for note in library.download_log(row.id)]
@@ -345,7 +334,7 @@ def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_agai
     assert library.download(row.id).error is None
     with pytest.raises(BadInputError, match="nothing to pause"):
         library.pause(row.id)
-    wait_until(lambda: list(work_folder(home.cache).iterdir()) == [], "the worker removes what arrived")
+    wait_until(lambda: list(work_folder(home.cache).iterdir()) == [], message="the worker removes what arrived")
     assert library.download(row.id).done_bytes == 0
     hub.clear()
     library.retry(row.id)
@@ -418,14 +407,14 @@ def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[byt
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
         hub.wait_until(lambda: stalled(hub))
         process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: library.downloads()[0].state == "paused", "it seems dead")
+        wait_until(lambda: library.downloads()[0].state == "paused", message="it seems dead")
         yield library, process
 
 
 def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         process.send_signal(signal.SIGCONT)
-        wait_until(lambda: library.downloads()[0].state == "running", "it lives")
+        wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
         hub.clear()
         assert process.wait(WAIT_SECONDS) == 0
     (row,) = library.downloads(every=True)
@@ -470,7 +459,7 @@ def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(h
 def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
-            wait_until(lambda: library.downloads()[0].attempts == 2, "another one takes its row over")
+            wait_until(lambda: library.downloads()[0].attempts == 2, message="another one takes its row over")
             process.send_signal(signal.SIGCONT)
             hub.clear()
             assert other.wait(WAIT_SECONDS) == 0
@@ -483,7 +472,7 @@ def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub:
     plan = planned(library, hub)
     with context.queue() as db:  # queued, and no worker was ever started for it
         row = open_row(context, db, plan, background=True)
-    wait_until(lambda: library.downloads(every=True)[0].state == "done", "a worker came")
+    wait_until(lambda: library.downloads(every=True)[0].state == "done", message="a worker came")
     assert library.download(row.id).attempts == 1
 
 
@@ -618,7 +607,7 @@ def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_n
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     pull = f"from llm_hf_models import Library; Library().enqueue({REPO!r}); input()"
     with terminal([sys.executable, "-c", pull]):
-        wait_until(lambda: weights_sent(hub) >= 50_000, "a worker, started from that terminal")
+        wait_until(lambda: weights_sent(hub) >= 50_000, message="a worker, started from that terminal")
     (row,) = library.downloads()
     with terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
         said = b""

@@ -16,10 +16,10 @@ import pytest
 
 from llm_hf_models.service import Library
 from tests import test_runtime
-from tests.hub_server import _certificate
-from tests.mcp_hosts import in_a_loop, refusal, stdio_host
-from tests.shelf import PNG, Shelf, logged, run, said
-from tests.test_runtime import hf
+from tests.support.commands import run, run_llm
+from tests.support.hub_server import _certificate
+from tests.support.mcp_hosts import in_a_loop, refusal, stdio_host
+from tests.support.tiny_library import PNG, Shelf, logged, said
 from tests.test_serve import KEY, serving
 
 shelf = test_runtime.shelf
@@ -100,10 +100,10 @@ def test_attachments_go_to_a_server_that_says_it_takes_them_or_whose_owner_does(
     (tmp_path / "thing").write_bytes(PNG)
     far = Far([listed])
     with far_away(far) as url:
-        done = hf("attach", "eye", "--endpoint", url, *words)
+        done = run("attach", "eye", "--endpoint", url, *words)
         kind = types.partition("/")[0]
         assert f"and {kind}" in done.stderr
-        assert kind in hf("show", "eye").stdout
+        assert kind in run("show", "eye").stdout
         for how in ((), ("--no-stream",), ("--async",)):
             assert said("-m", "eye", "what is it?", "--at", str(tmp_path / "thing"), types, *how) == "I see."
     assert [part["type"] for part in far.asked[0]["messages"][0]["content"]] == [
@@ -117,9 +117,11 @@ def test_a_server_that_says_nothing_of_images_is_sent_none(tmp_path: Path) -> No
     far = Far([BLIND, {"id": "odd", "architecture": ["nonsense"]}])
     with far_away(far) as url:
         for name, model in (("eye", "eye"), ("odd", "odd")):
-            hf("attach", name, "--endpoint", url, "--model", model)
-            assert "does not support attachments" in run("-m", name, "what?", "-a", str(tmp_path / "pixel.png")).stderr
-        hf("attach", "vectors2", "--endpoint", url, "--model", "eye", "--kind", "embedding", "--images", code=2)
+            run("attach", name, "--endpoint", url, "--model", model)
+            assert (
+                "does not support attachments" in run_llm("-m", name, "what?", "-a", str(tmp_path / "pixel.png")).stderr
+            )
+        run("attach", "vectors2", "--endpoint", url, "--model", "eye", "--kind", "embedding", "--images", code=2)
     assert far.asked == []
 
 
@@ -138,7 +140,7 @@ def test_the_relay_says_of_each_model_what_it_takes(shelf: Shelf, monkeypatch: p
 
 def test_reasoning_is_understood_under_either_of_its_names() -> None:
     with far_away(Far([BLIND])) as url:
-        hf("attach", "eye", "--endpoint", url)
+        run("attach", "eye", "--endpoint", url)
         assert said("-m", "eye", "what?", "-o", "think", "on") == "I see."
         assert logged()["reasoning"] == "Let me look."
 
@@ -147,35 +149,35 @@ def test_a_key_comes_from_llms_own_keys_by_name_and_stays_there(shelf: Shelf) ->
     said("keys", "set", "farm", "--value", "sk-from-llm")
     far = Far([BLIND], wants="sk-from-llm")
     with far_away(far) as url:
-        hf("attach", "eye", "--endpoint", url, "--key-name", "farm")
+        run("attach", "eye", "--endpoint", url, "--key-name", "farm")
         assert said("-m", "eye", "hello") == "I see."
-        assert "llm's keys: farm" in hf("show", "eye").stdout
-        assert "sk-from-llm" not in hf("show", "eye", "--json").stdout + (shelf.user / "hf/library.db").read_text(
+        assert "llm's keys: farm" in run("show", "eye").stdout
+        assert "sk-from-llm" not in run("show", "eye", "--json").stdout + (shelf.user / "hf/library.db").read_text(
             "latin1"
         )
         (shelf.user / "keys.json").write_text("{}")
-        without = run("-m", "eye", "hello")
+        without = run_llm("-m", "eye", "hello")
         assert without.exit_code == 1
         assert "llm keys set farm" in without.stderr
-        assert "llm keys set farm" in hf("list").stderr or "not set" in hf("list").stderr
+        assert "llm keys set farm" in run("list").stderr or "not set" in run("list").stderr
         (shelf.user / "keys.json").write_text("nonsense {")
-        assert "Can't read llm's keys" in run("-m", "eye", "hello").stderr
+        assert "Can't read llm's keys" in run_llm("-m", "eye", "hello").stderr
         (shelf.user / "keys.json").unlink()
 
 
 @pytest.mark.parametrize("words", [("--key-name", "sk-oops-a-secret"), ("--key-name", "x", "--key-env", "PATH")])
 def test_a_key_that_llm_does_not_keep_is_refused_and_not_repeated(words: tuple[str, ...]) -> None:
-    done = hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x", *words, code=2)
+    done = run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x", *words, code=2)
     assert "sk-oops" not in done.output + done.stderr
-    assert "hf/remote/eye" not in hf("list", "--json").stdout
+    assert "hf/remote/eye" not in run("list", "--json").stdout
 
 
 def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> None:
     monkeypatch.setenv("BIG_KEY", "sk-wrong")
     far = Far([BLIND], wants="sk-right")
     with far_away(far) as url:
-        hf("attach", "eye", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "eye")
-        refused = run("-m", "eye", "hello")
+        run("attach", "eye", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "eye")
+        refused = run_llm("-m", "eye", "hello")
         assert "did not accept the key" in refused.stderr
         assert "who are you" in refused.stderr
         assert "--key-env VAR, or --key-name NAME" in refused.stderr
@@ -184,7 +186,7 @@ def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.
         said("keys", "set", "right", "--value", "sk-right")
         assert said("-m", "eye", "hello", "--key", "right") == "I see."
         assert said("chat", "-m", "eye", "--key", "right", stdin="hello\nquit\n").count("I see.") == 1
-        hf("attach", "far", "--endpoint", url, "--model", "eye", "--kind", "embedding")
+        run("attach", "far", "--endpoint", url, "--model", "eye", "--kind", "embedding")
         assert json.loads(said("embed", "-m", "far", "-c", "x", "--key", "right")) == [1, 0]
     (shelf.user / "keys.json").unlink()
 
@@ -193,16 +195,16 @@ def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.
 def test_an_address_does_with_and_without_its_version(tail: str) -> None:
     far = Far([BLIND])
     with far_away(far) as url:
-        hf("attach", "eye", "--endpoint", url + tail)
+        run("attach", "eye", "--endpoint", url + tail)
         assert said("-m", "eye", "hello") == "I see."
-        assert "remote, up" in hf("list").stdout
+        assert "remote, up" in run("list").stdout
     assert set(far.paths) == {"/v1/models", "/v1/chat/completions"}
 
 
 def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> None:
     with far_away(Far([BLIND])) as url:
-        hf("attach", "eye", "--endpoint", url, "--model", "nobody")
-        done = run("-m", "eye", "hello")
+        run("attach", "eye", "--endpoint", url, "--model", "nobody")
+        done = run_llm("-m", "eye", "hello")
     assert f"{url}/v1/chat/completions answered HTTP 404" in done.stderr
     assert "The model `nobody` does not exist." in done.stderr
 
@@ -213,9 +215,9 @@ def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said() -> None:
             return super().answer(handler, body and {**body, "model": "eye"})
 
     with far_away(Generous([BLIND, {"id": "odd", "aliases": "nonsense"}])) as url:
-        done = hf("attach", "eye", "--endpoint", url, "--model", "nobody")
+        done = run("attach", "eye", "--endpoint", url, "--model", "nobody")
         assert said("-m", "eye", "hello") == "I see."
-        listed = hf("list")
+        listed = run("list")
     assert "lists no model 'nobody'" in done.stderr
     assert "remote, up" in listed.stdout
     assert "hf/remote/eye is up, but: " in listed.stderr
@@ -227,14 +229,14 @@ def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_autho
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with far_away(Far([BLIND]), tls=_certificate(tmp_path / "cert.pem")) as url:
-        refused = hf("attach", "eye", "--endpoint", url, code=1)
+        refused = run("attach", "eye", "--endpoint", url, code=1)
         assert f"{url} could not agree on a secure connection" in refused.stderr
         assert "certificate verify failed" in refused.stderr
         assert "SSL_CERT_FILE" in refused.stderr
-        plain = hf("attach", "eye", "--endpoint", url.replace("https", "http"), code=1)
+        plain = run("attach", "eye", "--endpoint", url.replace("https", "http"), code=1)
         assert "No answer from" in plain.stderr
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-        hf("attach", "eye", "--endpoint", url)
+        run("attach", "eye", "--endpoint", url)
         for how in ((), ("--async",)):
             assert said("-m", "eye", "hello", *how) == "I see."
 
@@ -249,9 +251,9 @@ def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
             return (400, {"error": full}) if body else super().answer(handler, body)
 
     with far_away(Full([BLIND])) as url:
-        hf("attach", "eye", "--endpoint", url)
-        full = run("-m", "eye", "hello").stderr
-        cut = run("-m", "eye", "a dog", "--schema", "name,", "-o", "max_tokens", "3").stderr
+        run("attach", "eye", "--endpoint", url)
+        full = run_llm("-m", "eye", "hello").stderr
+        cut = run_llm("-m", "eye", "a dog", "--schema", "name,", "-o", "max_tokens", "3").stderr
     assert "The prompt has 9 tokens; the context holds 8" in full
     assert "cut before its JSON was complete" in cut
     assert "-o max_tokens N" in cut
@@ -259,9 +261,9 @@ def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
 
 
 def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
-    hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
-    assert "Chat template" not in hf("show", "eye").stdout
-    assert "Chat template" in hf("show", "tiny").stdout
+    run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    assert "Chat template" not in run("show", "eye").stdout
+    assert "Chat template" in run("show", "tiny").stdout
 
 
 @pytest.mark.parametrize(
@@ -270,8 +272,8 @@ def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
     ids=" ".join,
 )
 def test_what_needs_files_says_of_a_model_elsewhere_that_there_are_none_here(words: tuple[str, ...]) -> None:
-    hf("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
-    done = hf(words[0], "eye", *words[1:], code=2)
+    run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    done = run(words[0], "eye", *words[1:], code=2)
     assert (done.stdout, done.stderr) == (
         "",
         "Error: hf/remote/eye is served elsewhere\nThere are no files of it here.\n",
@@ -288,5 +290,5 @@ async def test_agents_are_told_the_same_of_a_model_elsewhere() -> None:
 
 def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
     with far_away(Far([BLIND])) as url:
-        refused = hf("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
+        refused = run("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
     assert "could not agree on a secure connection" in refused.stderr

@@ -32,8 +32,8 @@ from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.machine import Machine
 from llm_hf_models.records import EngineRow
-from tests import ggufs
 from tests.conftest import Home
+from tests.support import ggufs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak of unix sockets")
 EXIT_SECONDS = 20

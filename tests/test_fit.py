@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from llm_hf_models.fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, Fit, assess, kv_bytes_per_token
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.gguf_header import read_header
-from tests import real_weights
 from tests.conftest import Home
+from tests.support import real_weights
 
 GB = 1_000_000_000
 MB = 1_000_000

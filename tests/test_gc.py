@@ -12,19 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from filelock import FileLock
 
 from llm_hf_models import Library, PullOptions
 from llm_hf_models.cache_layout import work_folder, work_folder_of
-from llm_hf_models.cli import hf
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.owner import owning
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall, hub_in_force, silent_after
+from tests.support.commands import run
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall, hub_in_force, silent_after
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -99,7 +98,7 @@ def test_what_a_cancelled_download_has_in_its_folder_goes_though_another_one_wan
 ) -> None:
     folder = tmp_path / "models"
     first = wanted_elsewhere_too(hub, folder)
-    cancelled = json.loads(CliRunner().invoke(hf, ["cancel", str(first), "--json"]).stdout)
+    cancelled = json.loads(run("cancel", str(first), "--json", code=None).stdout)
     assert (cancelled["state"], cancelled["done_bytes"]) == ("cancelled", 0)
     assert list(folder.iterdir()) == []
     assert partials(work_folder(home.cache)), "the other one goes on with its own"
@@ -247,7 +246,7 @@ def test_a_lock_that_was_left_without_a_partial_is_called_one_and_goes(home: Hom
     (file,) = Library().pull(REPO).plan.files
     lock = aged(work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
     owner = aged(work_folder(home.cache) / f"{OTHER}.part.owner")
-    shown = CliRunner().invoke(hf, ["gc", "--dry-run"]).stdout
+    shown = run("gc", "--dry-run", code=None).stdout
     assert [line.split()[0] for line in shown.splitlines()[1:-1]] == ["lock", "lock"]
     assert {file.path for file in Library().plan_gc().files} == {str(lock), str(owner)}
     assert len(Library().gc().files) == 2
@@ -272,7 +271,7 @@ def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fet
 def test_the_partial_of_huggingface_hub_stays_where_its_lock_cant_be_asked(home: Home) -> None:
     dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # no file that could be locked
-    shown = CliRunner().invoke(hf, ["gc", "--dry-run"])
+    shown = run("gc", "--dry-run", code=None)
     assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
     assert dead.exists()
 
@@ -342,15 +341,15 @@ def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> N
 
 def test_the_command_asks_shows_and_removes(home: Home) -> None:
     dead = aged(work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
-    shown = CliRunner().invoke(hf, ["gc", "--dry-run"])
+    shown = run("gc", "--dry-run", code=None)
     assert "no download here names it" in shown.stdout
-    assert CliRunner().invoke(hf, ["gc"], input="n\n").exit_code == 1
+    assert run("gc", code=None, stdin="n\n").exit_code == 1
     assert dead.exists()
-    nobody = CliRunner().invoke(hf, ["gc"], input="")
+    nobody = run("gc", code=None, stdin="")
     assert "-y removes without asking" in nobody.stderr
-    done = CliRunner().invoke(hf, ["gc", "-y", "--json"])
+    done = run("gc", "-y", "--json", code=None)
     found = json.loads(done.stdout)
     assert [file["path"] for file in found["files"]] == [str(dead)]
     assert found["done"] is True
-    after = CliRunner().invoke(hf, ["gc"])
+    after = run("gc", code=None)
     assert (after.stdout, after.stderr) == ("", "Nothing is dead.\n")

@@ -20,8 +20,8 @@ from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf_header import GgufHeader, read_header
 from llm_hf_models.gguf_rules import DOCUMENTED_RULES
 from llm_hf_models.validate import check_file, check_header
-from tests import gguf_oracle, ggufs
-from tests.raw_gguf import array, entry, gguf, tensor
+from tests.support import gguf_oracle, ggufs
+from tests.support.raw_gguf import array, entry, gguf, tensor
 from tests.test_gguf_handcrafted import STRICTER
 
 QUICK_MUTATIONS = 1500

@@ -10,8 +10,8 @@ import pytest
 
 from llm_hf_models.gguf_rules import DOCUMENTED_RULES
 from llm_hf_models.validate import Finding, Report, check_file
-from tests import gguf_oracle
-from tests.raw_gguf import ALL_ONES, TYPES, array, entry, gguf, tensor, text
+from tests.support import gguf_oracle
+from tests.support.raw_gguf import ALL_ONES, TYPES, array, entry, gguf, tensor, text
 
 ARCHITECTURE = entry("general.architecture", "string", "llama")
 ONE_TENSOR = tensor("a", [8])

@@ -19,8 +19,8 @@ import pytest
 from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
 from llm_hf_models.gguf_header import ArrayInfo, GgufHeader, ModelFacts, StringInfo, read_header
 from llm_hf_models.gguf_types import FILE_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES
-from tests import gguf_oracle, ggufs, real_weights
-from tests.raw_gguf import array, entry, gguf, tensor, text
+from tests.support import gguf_oracle, ggufs, real_weights
+from tests.support.raw_gguf import array, entry, gguf, tensor, text
 
 MEGABYTE = 1024 * 1024
 

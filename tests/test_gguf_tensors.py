@@ -11,7 +11,7 @@ import pytest
 
 from llm_hf_models import gguf_tensors
 from llm_hf_models.validate import check_file
-from tests import architectures, gguf_oracle
+from tests.support import architectures, gguf_oracle
 
 LAST = architectures.BLOCKS - 1
 

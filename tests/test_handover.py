@@ -29,8 +29,8 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.transfer import Event
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import FlipBit, HubServer, Stall, hub_in_force, silent_after
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import FlipBit, HubServer, Stall, hub_in_force, silent_after
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"

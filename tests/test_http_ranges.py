@@ -27,7 +27,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.hub import Location
 from llm_hf_models.transfer import Expected, TransferLimits, fetch
-from tests.storage_server import COMMIT, Fault, StorageServer
+from tests.support.storage_server import COMMIT, Fault, StorageServer
 
 LIMITS = TransferLimits(connections=2, connect_seconds=2, stall_seconds=1, network_wait_seconds=2, retry_seconds=0.02)
 CONTENT = bytes(range(256)) * 4000

@@ -41,7 +41,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub import Hub, SearchFilters, free_cached, scan_cache
 from llm_hf_models.refs import RepoFile, RepoId
 from tests.conftest import Home
-from tests.hub_server import Delay, Headers, HubServer, Page, Reset, Stall, Status, Throttle
+from tests.support.hub_server import Delay, Headers, HubServer, Page, Reset, Stall, Status, Throttle
 
 REPO = RepoId("acme", "tiny-GGUF")
 CARD = "---\nlicense: mit\n---\n# Tiny\n\nSmall.\n"

@@ -10,16 +10,16 @@ from typing import Any
 
 import llm
 import pytest
-from click.testing import CliRunner, Result
-from llm.cli import cli
+from click.testing import Result
 from openai import OpenAI
 
 from llm_hf_models.service import Library
-from tests import ggufs
 from tests.conftest import Home
-from tests.hub_server import HubServer
-from tests.images import BLUE, GREEN, RED, png
-from tests.shelf import Shelf, logged, opened_shelf, run, said
+from tests.support import ggufs
+from tests.support.commands import run, run_llm
+from tests.support.hub_server import HubServer
+from tests.support.images import BLUE, GREEN, RED, png
+from tests.support.tiny_library import Shelf, logged, opened_shelf, said
 from tests.test_serve import KEY, serving
 
 TOKENS_OF_AN_IMAGE = ggufs.PATCHES**2
@@ -65,7 +65,7 @@ def test_an_image_takes_its_tokens_of_the_prompt(red: str) -> None:
 
 
 def test_images_come_by_pipe_and_from_python_and_stay_in_the_conversation(red: str) -> None:
-    piped = CliRunner().invoke(cli, ["-m", "see", "what is this?", "-a", "-"], input=Path(red).read_bytes())
+    piped = run_llm("-m", "see", "what is this?", "-a", "-", stdin=Path(red).read_bytes())
     assert piped.stdout.strip() == ggufs.RED_ANSWER
     conversation = llm.get_model("see").conversation()
     first = conversation.prompt("what is this?", attachments=[llm.Attachment(path=red)])
@@ -82,7 +82,7 @@ def test_a_model_takes_the_attachments_that_its_projector_takes() -> None:
 
 def test_an_image_for_a_model_without_a_projector_is_refused_before_an_engine_starts(shelf: Shelf, red: str) -> None:
     before = shelf.pids()
-    refused = run("-m", "blind", "what is this?", "-a", red)
+    refused = run_llm("-m", "blind", "what is this?", "-a", red)
     assert refused.exit_code != 0
     assert "does not support attachments" in refused.stderr
     assert shelf.pids() == before
@@ -98,7 +98,7 @@ WEBP = base64.b64decode("UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAA
 )
 def test_an_attachment_of_another_type_is_refused_and_named(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "x").write_bytes(content)
-    refused = run("-m", "see", "what is this?", "-a", str(tmp_path / "x"))
+    refused = run_llm("-m", "see", "what is this?", "-a", str(tmp_path / "x"))
     assert refused.exit_code != 0
     assert kind in refused.stderr
 
@@ -109,7 +109,7 @@ def test_an_image_that_is_cut_off_is_the_engines_refusal_and_leaves_it_warm(
     said("-m", "see", "what is this?", "-a", red)
     before = shelf.pids()
     (tmp_path / "cut.png").write_bytes(Path(red).read_bytes()[:40])
-    refused = run("-m", "see", "what is this?", "-a", str(tmp_path / "cut.png"))
+    refused = run_llm("-m", "see", "what is this?", "-a", str(tmp_path / "cut.png"))
     assert refused.exit_code != 0
     assert "Error: " in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -128,12 +128,6 @@ def test_the_relay_passes_images_on(red: str) -> None:
 # Imports
 
 
-def imported(*words: str | Path, code: int = 0) -> Result:
-    done = CliRunner().invoke(cli, ["hf", "import", *map(str, words)])
-    assert done.exit_code == code, done.output
-    return done
-
-
 def roles(done: Result) -> list[str]:
     return [file["role"] for file in json.loads(done.stdout)["model"]["files"]]
 
@@ -147,13 +141,13 @@ def empty(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("empty")
 def test_a_projector_that_lies_beside_a_single_model_is_imported_with_it(tmp_path: Path) -> None:
     model, projector = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
-    done = imported(model, "--copy")
+    done = run("import", model, "--copy")
     assert "With mmproj-F16.gguf: it takes image" in done.stderr
     projector.unlink()
-    kept = [Path(line) for line in run("hf", "path", "see", "--all").stdout.splitlines()]
+    kept = [Path(line) for line in run_llm("hf", "path", "see", "--all").stdout.splitlines()]
     assert [path.name for path in kept] == [model.name, projector.name]
     assert all(path.is_file() for path in kept)
-    assert json.loads(run("hf", "show", "see", "--json").stdout)["facts"]["modalities"] == ["image"]
+    assert json.loads(run_llm("hf", "show", "see", "--json").stdout)["facts"]["modalities"] == ["image"]
 
 
 @pytest.mark.usefixtures("empty")
@@ -161,11 +155,11 @@ def test_a_projector_beside_several_models_goes_with_the_one_whose_name_it_has(t
     for name in ("see-F16.gguf", "tell-F16.gguf"):
         ggufs.tiny_chat(tmp_path / name)
     ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
-    assert roles(imported(tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
+    assert roles(run("import", tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
     ggufs.tiny_mmproj(tmp_path / "mmproj-tell-f16.gguf")
-    assert roles(imported(tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
-    assert roles(imported(tmp_path / "tell-F16.gguf", "-q", "--json")) == ["weights", "mmproj"]
-    assert roles(imported(tmp_path / "tell-F16.gguf", "-q", "--json", "--no-mmproj")) == ["weights"]
+    assert roles(run("import", tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
+    assert roles(run("import", tmp_path / "tell-F16.gguf", "-q", "--json")) == ["weights", "mmproj"]
+    assert roles(run("import", tmp_path / "tell-F16.gguf", "-q", "--json", "--no-mmproj")) == ["weights"]
 
 
 @pytest.mark.usefixtures("empty")
@@ -173,26 +167,26 @@ def test_a_second_import_keeps_the_projector_of_the_first_unless_it_is_declined(
     model = ggufs.tiny_chat(tmp_path / "see.F16.gguf")
     (tmp_path / "far").mkdir()
     projector = ggufs.tiny_mmproj(tmp_path / "far/mmproj.gguf")
-    assert roles(imported(model, "--mmproj", projector, "-q", "--json")) == ["weights", "mmproj"]
-    assert roles(imported(model, "-a", "eye", "-q", "--json")) == ["weights", "mmproj"]
-    assert json.loads(run("hf", "show", "eye", "--json").stdout)["facts"]["modalities"] == ["image"]
-    assert roles(imported(model, "--no-mmproj", "-q", "--json")) == ["weights"]
-    assert roles(imported(model, "-q", "--json")) == ["weights"]
+    assert roles(run("import", model, "--mmproj", projector, "-q", "--json")) == ["weights", "mmproj"]
+    assert roles(run("import", model, "-a", "eye", "-q", "--json")) == ["weights", "mmproj"]
+    assert json.loads(run_llm("hf", "show", "eye", "--json").stdout)["facts"]["modalities"] == ["image"]
+    assert roles(run("import", model, "--no-mmproj", "-q", "--json")) == ["weights"]
+    assert roles(run("import", model, "-q", "--json")) == ["weights"]
 
 
 @pytest.mark.usefixtures("empty")
 def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path: Path) -> None:
     model, other = ggufs.tiny_chat(tmp_path / "a.F16.gguf"), ggufs.tiny_chat(tmp_path / "b.F16.gguf")
     projector = ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
-    assert "b.F16.gguf is no projector" in imported(model, "--mmproj", other, code=2).stderr
-    assert "There is no file" in imported(model, "--mmproj", tmp_path / "nowhere.gguf", code=1).stderr
+    assert "b.F16.gguf is no projector" in run("import", model, "--mmproj", other, code=2).stderr
+    assert "There is no file" in run("import", model, "--mmproj", tmp_path / "nowhere.gguf", code=1).stderr
     (tmp_path / "far").mkdir()
     twin = projector.rename(tmp_path / "far" / model.name)
-    assert "both called a.F16.gguf" in imported(model, "--mmproj", twin, "--copy", code=2).stderr
+    assert "both called a.F16.gguf" in run("import", model, "--mmproj", twin, "--copy", code=2).stderr
     twin.write_bytes(twin.read_bytes()[:200])
     broken = twin.rename(tmp_path / "mmproj.gguf")
-    assert "breaks the rules" in imported(model, "--mmproj", broken, code=1).stderr
-    assert "exclude each other" in imported(model, "--mmproj", projector, "--no-mmproj", code=2).stderr
+    assert "breaks the rules" in run("import", model, "--mmproj", broken, code=1).stderr
+    assert "exclude each other" in run("import", model, "--mmproj", projector, "--no-mmproj", code=2).stderr
     assert not Library().list()
 
 
@@ -200,11 +194,11 @@ def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path:
 def test_a_generation_config_beside_a_single_model_gives_its_defaults(tmp_path: Path) -> None:
     config = tmp_path / "generation_config.json"
     config.write_text('{"temperature": 0.6, "top_k": 20, "do_sample": true}')
-    first = json.loads(imported(ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
+    first = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
     found = {one.key: (one.value, one.source) for one in Library().show(first["model"]["model_id"]).defaults}
     assert found["temperature"] == (0.6, "generation_config.json")
     assert found["top_k"] == (20, "generation_config.json")
-    second = json.loads(imported(ggufs.tiny_chat(tmp_path / "two.F16.gguf", seed=2), "-q", "--json").stdout)
+    second = json.loads(run("import", ggufs.tiny_chat(tmp_path / "two.F16.gguf", seed=2), "-q", "--json").stdout)
     assert "temperature" not in {one.key for one in Library().show(second["model"]["model_id"]).defaults}
 
 
@@ -212,7 +206,7 @@ def test_a_generation_config_beside_a_single_model_gives_its_defaults(tmp_path: 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"temperature": "hot"}', "null"])
 def test_a_generation_config_that_is_nonsense_changes_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "generation_config.json").write_text(text)
-    done = json.loads(imported(ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
+    done = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
     assert "temperature" not in {one.key for one in Library().show(done["model"]["model_id"]).defaults}
 
 
@@ -222,11 +216,11 @@ def test_a_projector_is_held_against_the_repo_too(tmp_path: Path, monkeypatch: p
     with HubServer() as hub:
         hub.add_repo("owner/see-GGUF", {"see.F16.gguf": model, "mmproj-F16.gguf": projector})
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        done = imported(model, "--repo", "owner/see-GGUF", "-q", "--json")
+        done = run("import", model, "--repo", "owner/see-GGUF", "-q", "--json")
         assert roles(done) == ["weights", "mmproj"]
         assert json.loads(done.stdout)["digest"].startswith("matches owner/see-GGUF@")
         ggufs.tiny_mmproj(projector, seed=1)
-        refused = imported(model, "--repo", "owner/see-GGUF", code=1)
+        refused = run("import", model, "--repo", "owner/see-GGUF", code=1)
         assert "mmproj-F16.gguf is not a file of owner/see-GGUF" in refused.stderr
         assert "--no-mmproj" in refused.stderr
 

@@ -24,8 +24,8 @@ from llm_hf_models.processes import has_ended, pid_started, running_process
 from llm_hf_models.worker import lock_path
 from tests import test_downloads
 from tests.conftest import Home
-from tests.hub_server import HubServer, Stall, Throttle
-from tests.shelf import until
+from tests.support.hub_server import HubServer, Stall, Throttle
+from tests.support.waiting import wait_until
 from tests.test_downloads import FILE, MODEL, REPO, planned, wait_for_state, weights_sent
 
 hub = test_downloads.hub
@@ -125,7 +125,7 @@ def test_when_the_one_that_carries_it_out_is_interrupted_the_other_takes_over_it
     first, second = two
     first.press_ctrl_c()
     assert first.end() == "Interrupted; what has arrived is kept"
-    until(taken_over)
+    wait_until(taken_over)
     hub.clear()
     assert second.end() == "well"
     assert the_row().state == "done"
@@ -137,7 +137,7 @@ def test_when_the_one_that_carries_it_out_is_killed_the_other_takes_over_its_row
 ) -> None:
     first, second = two
     first.process.kill()
-    until(taken_over)
+    wait_until(taken_over)
     Library().pause(the_row().id)
     assert second.end() == "Paused"
     hub.clear()
@@ -291,12 +291,12 @@ def test_a_process_that_another_container_may_have_counts_as_alive_while_it_show
         stranger = f"{process}/{started}/{host}/{boot}/pid:[1]/{clock}/{attempt}"
         db.update_download(row.id, owner=stranger, heartbeat=time.time())
         assert the_row().state == "running"
-        until(lambda: the_row().state == "paused")
+        wait_until(lambda: the_row().state == "paused")
 
 
 def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
     two[0].process.kill()
-    until(lambda: the_row().attempts == 2)
+    wait_until(lambda: the_row().attempts == 2)
     hub.clear()
     assert two[1].end() == "well"
     told = [(note.kind, note.message) for note in Library().download_log(the_row().id)]

@@ -22,10 +22,12 @@ from llm_hf_models.errors import EngineLostError, EngineRefusedError, EngineStar
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import EngineRow
 from llm_hf_models.service import Library
-from tests import ggufs
 from tests.conftest import Home
-from tests.images import RED, png
-from tests.shelf import DOG, FUNCTION, Shelf, logged, run, said, tiny_shelf, until
+from tests.support import ggufs
+from tests.support.commands import run_llm
+from tests.support.images import RED, png
+from tests.support.tiny_library import DOG, FUNCTION, Shelf, logged, said, tiny_shelf
+from tests.support.waiting import wait_until
 from tests.test_chat import gone_while_it_reads
 from tests.test_engine import (
     CHAT,
@@ -153,14 +155,14 @@ def test_it_sees_images(shelf: Shelf, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_on_the_shelf")
 def test_a_prompt_larger_than_the_context_is_refused_in_words() -> None:
-    refused = run("-m", "tiny", "word " * 2000, "-o", "context", "512")
+    refused = run_llm("-m", "tiny", "word " * 2000, "-o", "context", "512")
     assert refused.exit_code != 0
     assert "the context holds 512" in refused.stderr
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
 def test_ps_shows_its_layers_and_stop_ends_it(shelf: Shelf) -> None:
-    run("hf", "stop", "--all")
+    run_llm("hf", "stop", "--all")
     said("-m", "tiny", "hello")
     (shown,) = json.loads(said("hf", "ps", "--json"))
     assert shown["memory"] > 0
@@ -170,7 +172,7 @@ def test_ps_shows_its_layers_and_stop_ends_it(shelf: Shelf) -> None:
     with shelf.db() as db:
         parts = processes(row_of(db))
     assert len(parts) == 2
-    assert "Stopped 1 engine." in run("hf", "stop", "tiny").stderr
+    assert "Stopped 1 engine." in run_llm("hf", "stop", "tiny").stderr
     assert not psutil.wait_procs(parts, timeout=SECONDS)[1]
 
 
@@ -259,7 +261,7 @@ def test_closing_the_stream_stops_its_work_while_it_generates(endless: engine.En
     row = row_of(db)
     assert engine_rows.busy_slots(row) == 1
     stream.close()
-    until(lambda: engine_rows.busy_slots(row) == 0)
+    wait_until(lambda: engine_rows.busy_slots(row) == 0)
     assert server_of(row).is_running()
 
 
@@ -270,7 +272,7 @@ def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db:
     row = row_of(db)
     gone_while_it_reads(endpoint, lambda: bool(engine_rows.busy_slots(row)))
     began = time.monotonic()
-    until(lambda: engine_rows.busy_slots(row) == 0)
+    wait_until(lambda: engine_rows.busy_slots(row) == 0)
     assert time.monotonic() - began < 10
 
 

@@ -20,8 +20,10 @@ import llm
 import pytest
 
 from llm_hf_models import engine
-from tests import ggufs, test_chat_model
-from tests.shelf import CALL, DOG, FUNCTION, PNG, Shelf, logged, run, said
+from tests import test_chat_model
+from tests.support import ggufs
+from tests.support.commands import run_llm
+from tests.support.tiny_library import CALL, DOG, FUNCTION, PNG, Shelf, logged, said
 from tests.test_chat_model import elsewhere
 
 shelf = test_chat_model.shelf
@@ -79,9 +81,9 @@ def test_a_conversation_is_continued_by_its_id_and_in_chat(shelf: Shelf) -> None
 def test_tools_work_in_chat_and_a_chain_has_its_limit(shelf: Shelf) -> None:
     assert ggufs.TOOL_ANSWER in said("chat", "-m", "tiny", "--functions", FUNCTION, stdin="weather?\nquit\n")
     assert said("-m", "tiny", "-T", "llm_version", "--functions", FUNCTION, "weather?").endswith(ggufs.TOOL_ANSWER)
-    shown = run("-m", "tiny", "--functions", FUNCTION, "weather?", "--td")
+    shown = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?", "--td")
     assert "Riga is sunny" in shown.output
-    limited = run("-m", "tiny", "--functions", FUNCTION, "weather?", "--cl", "1")
+    limited = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?", "--cl", "1")
     assert limited.exit_code == 1
     assert "limit" in limited.stderr.lower()
     assert shelf
@@ -102,7 +104,7 @@ def test_a_picture_that_a_tool_brings_to_a_model_without_eyes_is_an_error_that_s
         "import llm\ndef weather(town: str):\n"
         "    return llm.ToolOutput('see', attachments=[llm.Attachment(content=b'x', type='image/png')])"
     )
-    result = run("-m", "tiny", "--functions", look, "weather?")
+    result = run_llm("-m", "tiny", "--functions", look, "weather?")
     assert result.exit_code == 1
     assert "This model takes no attachments of type image/png" in result.stderr
 
@@ -113,7 +115,7 @@ def test_code_is_extracted_and_usage_shown_and_the_whole_record_printed(shelf: S
     for how in ((), ("--async",)):
         assert said("-m", "code", "hello", "-x", *how) == "print(1)"
         assert said("-m", "code", "hello", "--xl", *how) == "last"
-        shown = run("-m", "code", "hello", "-u", *how)
+        shown = run_llm("-m", "code", "hello", "-u", *how)
         assert "Token usage: " in shown.stderr
         assert "output" in shown.stderr
     (record,) = json.loads(said("-m", "tiny", "hello", "--json"))
@@ -212,7 +214,7 @@ def test_options_can_be_kept_with_llm_itself_and_a_default_model_set() -> None:
         assert logged()["output_tokens"] == 2
         said("-m", "tiny", "hello", "-o", "max_tokens", "3")
         assert logged()["output_tokens"] == 3
-        wrong = run("models", "options", "set", "tiny", "max_tokens", "0")
+        wrong = run_llm("models", "options", "set", "tiny", "max_tokens", "0")
         assert wrong.exit_code != 0
     finally:
         said("models", "options", "clear", "tiny")

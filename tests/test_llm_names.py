@@ -12,10 +12,10 @@ import pytest
 from llm_hf_models.errors import NameTakenError
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.ggufs import tiny_chat, tiny_embedding
-from tests.hf_command import json_of, run
-from tests.hub_server import HubServer
-from tests.mcp_hosts import call, in_a_loop, refusal, stdio_host
+from tests.support.commands import json_of, run
+from tests.support.ggufs import tiny_chat, tiny_embedding
+from tests.support.hub_server import HubServer
+from tests.support.mcp_hosts import call, in_a_loop, refusal, stdio_host
 
 THEIRS = "gpt-4o-mini"  # a name that llm itself brings
 OWNER = f"It is OpenAI Chat: {THEIRS}"

@@ -12,7 +12,7 @@ import pytest
 from llm_hf_models import load_test
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError
 from llm_hf_models.gguf_facts import ModelFacts
-from tests import ggufs
+from tests.support import ggufs
 
 CHAT, BASE, EMBEDDING = (ModelFacts(kind=kind) for kind in ("chat", "base", "embedding"))
 # A machine without Landlock or seccomp runs the tests all the same, and says which layers hold.

@@ -9,21 +9,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from llm_hf_models import Library
-from llm_hf_models.cli import hf
 from llm_hf_models.errors import NotFoundError
 from llm_hf_models.settings import library_path
 from tests.conftest import Home
-from tests.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
-from tests.hub_server import (
+from tests.support.commands import SCRIPTS, json_of, run, run_process
+from tests.support.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
+from tests.support.hub_server import (
     Fault,
     FlipBit,
     HubServer,
@@ -40,35 +38,9 @@ REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
 Q8_BYTES = 4_000_000  # far more than its header, so that weather this far in meets the weights alone
 HALF = Q8_BYTES // 2
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 AS_ROOT = pytest.mark.skipif(
     not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount, or be somebody else"
 )
-
-
-def run(*words: str | Path, code: int = 0, **more: Any) -> Result:
-    done = CliRunner().invoke(hf, [str(word) for word in words], **more)
-    assert done.exit_code == code, done.output
-    assert "Traceback" not in done.output
-    return done
-
-
-def json_of(*words: str | Path, code: int = 0) -> Any:
-    return json.loads(run(*words, "--json", code=code).stdout)
-
-
-def command(
-    *words: str | Path, code: int = 0, plain: bool = False, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """A real process: `llm …` or `hf …`, as the scripts that are installed; `plain`: without root's powers."""
-    less = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if plain and os.geteuid() == 0 else []
-    done = subprocess.run(
-        [*less, str(SCRIPTS / words[0]), *map(str, words[1:])], env={**os.environ, **environment}, text=True,
-        capture_output=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture
@@ -140,7 +112,7 @@ def _work_of(*words: str) -> float:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command(*words)
+    run_process(*words)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -390,7 +362,7 @@ def test_a_damaged_library_stops_our_commands_and_not_llm(home: Home) -> None:
     library_path().write_bytes(b"this is no database, and never was one" * 100)
     assert "is damaged" in run("list", code=1).stderr
     assert "is damaged" in run("status").stdout
-    assert "gpt-4o" in command("llm", "models").stdout
+    assert "gpt-4o" in run_process("llm", "models").stdout
     assert home.llm.is_dir()
 
 
@@ -402,7 +374,7 @@ def test_a_newer_library_says_what_to_update_and_llm_goes_on() -> None:
     db.execute("pragma user_version = 99")
     db.close()
     assert "llm install -U llm-hf-models" in run("list", code=1).stderr
-    assert "gpt-4o" in command("llm", "models").stdout
+    assert "gpt-4o" in run_process("llm", "models").stdout
 
 
 def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubServer, home: Home) -> None:
@@ -410,7 +382,7 @@ def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubS
     shutil.rmtree(home.cache)
     assert "missing" in run("list").stdout
     assert f"llm hf pull {REPO}:Q4_K_M" in run("list").stderr
-    done = command("llm", "-m", "tiny", "hello", code=1)
+    done = run_process("llm", "-m", "tiny", "hello", code=1)
     assert f"llm hf pull {REPO}:Q4_K_M" in done.stderr
     run("pull", f"{REPO}:Q4_K_M", "-q")
     assert json_of("list")[0]["state"] == "ready"
@@ -418,20 +390,20 @@ def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubS
 
 
 def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer, home: Home) -> None:
-    command("hf", "download", REPO, Q8)
+    run_process("hf", "download", REPO, Q8)
     sent = repo.sent(Q8, side="storage")
     done = run("pull", f"{REPO}:Q8_0")
     assert "Nothing had to be fetched." in done.stderr
     assert repo.sent(Q8, side="storage") - sent < Q8_BYTES  # the header alone
     run("pull", f"{REPO}:Q4_K_M", "-q")
-    assert REPO in command("hf", "cache", "ls", "--no-truncate").stdout
-    command("hf", "cache", "verify", REPO)
-    command("hf", "cache", "prune", "-y")
+    assert REPO in run_process("hf", "cache", "ls", "--no-truncate").stdout
+    run_process("hf", "cache", "verify", REPO)
+    run_process("hf", "cache", "prune", "-y")
     assert [model["state"] for model in json_of("list")] == ["ready", "ready"]
     freed = json_of("rm", f"{REPO}:Q4_K_M", "-y")
     assert freed["freed_bytes"] == next(file.size for file in repo.repos()[0].files if file.path == Q4)
     assert [path.name for path in cached(home)] == [Q8]
-    command("hf", "cache", "verify", REPO)
+    run_process("hf", "cache", "verify", REPO)
 
 
 def test_rm_frees_what_stands_in_the_cache_of_its_pull(
@@ -478,7 +450,7 @@ def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune
     done = run("pull", REPO)
     assert "its earlier files" in done.stderr
     assert json_of("list")[0]["commit"] != old
-    command("hf", "cache", "prune", "-y")
+    run_process("hf", "cache", "prune", "-y")
     assert [path.parent.name for path in cached(home)] == [json_of("list")[0]["commit"]]
     assert json_of("list")[0]["state"] == "ready"
 
@@ -504,10 +476,10 @@ def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: Hu
     assert "Replaces" in run(*wanted, "--dry-run").stdout
     assert "Nothing was replaced: nobody answered" in run(*wanted, code=2).stderr
     assert "-y replaces without asking" in run(*wanted, "--background", code=2).stderr
-    assert "Nothing was replaced." in run(*wanted, code=1, input="n\n").stderr
+    assert "Nothing was replaced." in run(*wanted, code=1, stdin="n\n").stderr
     assert mine.read_text() == "# Mine\n"
     assert json_of("downloads", "--all") == []
-    run(*wanted, input="y\n")
+    run(*wanted, stdin="y\n")
     assert mine.read_text() == "# Tiny\n"
     mine.write_text("# Mine, and longer\n")
     run(*wanted, "-y")
@@ -668,15 +640,19 @@ def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     assert repo.requests == []
-    said = command("llm", "hf", "pull", REPO, code=1, plain=True, HF_HUB_CACHE=str(closed / "hub")).stderr
+    said = run_process(
+        "llm", "hf", "pull", REPO, code=1, unprivileged=True, environment={"HF_HUB_CACHE": str(closed / "hub")}
+    ).stderr
     assert "Error: Can't write in" in said
-    said = command("llm", "hf", "list", code=1, plain=True, LLM_USER_PATH=str(closed / "llm")).stderr
+    said = run_process(
+        "llm", "hf", "list", code=1, unprivileged=True, environment={"LLM_USER_PATH": str(closed / "llm")}
+    ).stderr
     assert "Error: Can't open the library" in said
     secret = tiny_chat(tmp_path / "secret.Q8_0.gguf")
     secret.chmod(0)
-    assert "is not readable" in command("llm", "hf", "import", secret, code=2, plain=True).stderr
+    assert "is not readable" in run_process("llm", "hf", "import", secret, code=2, unprivileged=True).stderr
     for verb in ("inspect", "check"):
-        assert "Error: Can't read" in command("llm", "hf", verb, secret, code=1, plain=True).stderr
+        assert "Error: Can't read" in run_process("llm", "hf", verb, secret, code=1, unprivileged=True).stderr
     closed.chmod(0o755)
 
 
@@ -691,9 +667,9 @@ def test_a_folder_that_sudo_left_to_another_is_named_with_the_command_that_gives
     os.chown(ours, 65534, 65534)
     mended = f"sudo chown -R $(id -un) {ours}"
     for words in (("pull", REPO), ("search", "tiny"), ("info", REPO), ("whoami",), ("logout",)):
-        said = command("llm", "hf", *words, code=1, plain=True).stderr
+        said = run_process("llm", "hf", *words, code=1, unprivileged=True).stderr
         assert mended in said, words
-    assert "Can't read" in command("llm", "hf", "status", plain=True).stdout
+    assert "Can't read" in run_process("llm", "hf", "status", unprivileged=True).stdout
     assert repo.requests == []
 
 
@@ -766,12 +742,12 @@ def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Pat
 
 
 def test_a_pulled_model_answers_in_llm_and_its_tokens_are_logged(repo: HubServer) -> None:
-    command("llm", "hf", "pull", REPO, "-q")
+    run_process("llm", "hf", "pull", REPO, "-q")
     assert repo.requests
     try:
-        assert command("llm", "-m", "tiny", "hello").stdout.strip() == ANSWER
-        logged = json.loads(command("llm", "logs", "--json", "-n", "1").stdout)[0]
+        assert run_process("llm", "-m", "tiny", "hello").stdout.strip() == ANSWER
+        logged = json.loads(run_process("llm", "logs", "--json", "-n", "1").stdout)[0]
         assert logged["model"] == f"hf/{REPO}:Q4_K_M"
         assert logged["output_tokens"] > 0
     finally:
-        command("llm", "hf", "stop", "--all")
+        run_process("llm", "hf", "stop", "--all")

@@ -19,9 +19,9 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 from llm_hf_models import tokens
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.ggufs import ANSWER, tiny_chat
-from tests.hub_server import HubServer, Throttle
-from tests.mcp_hosts import ERAS, Era, Person, call, in_a_loop, refusal, stdio_host, text_of
+from tests.support.ggufs import ANSWER, tiny_chat
+from tests.support.hub_server import HubServer, Throttle
+from tests.support.mcp_hosts import ERAS, Era, Person, call, in_a_loop, refusal, stdio_host, text_of
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"

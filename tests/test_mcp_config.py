@@ -11,20 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
 from llm_hf_models import host_config
-from llm_hf_models.cli import hf
 from tests.conftest import Home
-from tests.mcp_hosts import in_a_loop
-
-
-def run(*words: str, code: int = 0, answer: str | None = None) -> Result:
-    done = CliRunner().invoke(hf, ["mcp", *words], input=answer)
-    assert done.exit_code == code, done.output
-    return done
+from tests.support.commands import run
+from tests.support.mcp_hosts import in_a_loop
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("host", host_config.KEYS)
 @in_a_loop
 async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
-    printed: dict[str, Any] = json.loads(run(host, "--", "--read-only").stdout)
+    printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)
     (servers,) = printed.values()
     (entry,) = servers.values()
     command = StdioServerParameters(
@@ -61,7 +54,7 @@ def test_options_that_the_server_can_not_use_are_neither_printed_nor_written(
     flags: tuple[str, ...], said: str, home: Home
 ) -> None:
     for words in (("cursor", "--install", "-y"), ("json",)):
-        done = run(*words, "--", *flags, code=2)
+        done = run("mcp", *words, "--", *flags, code=2)
         assert said in done.stderr
         assert done.stdout == ""
     assert not (home.root / ".cursor").exists()
@@ -75,7 +68,9 @@ def test_options_that_the_server_can_not_use_are_neither_printed_nor_written(
 
 def test_the_token_is_never_written_but_the_library_s_place_is(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    printed = run().stdout
+    printed = run(
+        "mcp",
+    ).stdout
     assert "hf_secret" not in printed
     assert json.loads(printed)["mcpServers"]["hf-models"]["env"]["LLM_USER_PATH"] == str(home.llm)
 
@@ -84,9 +79,19 @@ def test_a_password_in_the_hubs_address_is_left_out_and_that_is_said(
     monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/hub")
-    assert "left out" not in run().stderr
+    assert (
+        "left out"
+        not in run(
+            "mcp",
+        ).stderr
+    )
     monkeypatch.setenv("HF_ENDPOINT", "https://seal:s3cret@mirror.example/hub")
-    printed, installed = run(), run("cursor", "--install", "-y")
+    printed, installed = (
+        run(
+            "mcp",
+        ),
+        run("mcp", "cursor", "--install", "-y"),
+    )
     written = (home.root / ".cursor/mcp.json").read_text("utf-8")
     for text, said in ((printed.stdout, printed.stderr), (written, installed.stderr)):
         env = json.loads(text)["mcpServers"]["hf-models"]["env"]
@@ -104,7 +109,7 @@ def test_installing_keeps_all_that_was_there(host: str) -> None:
     before = {"theme": "dunkel ü", section: {"other": {"command": "x", "env": {"KEY": "v"}}}}
     path.write_text(json.dumps(before), encoding="utf-8")
     path.chmod(0o600)
-    said = run(host, "--install", answer="y\n").output
+    said = run("mcp", host, "--install", stdin="y\n").output
     after = json.loads(path.read_text("utf-8"))
     assert after[section].pop("hf-models")["command"]
     assert after == before
@@ -113,12 +118,12 @@ def test_installing_keeps_all_that_was_there(host: str) -> None:
     assert json.loads(backup.read_text("utf-8")) == before
     assert '+    "hf-models": {' in said
     assert str(backup) in said
-    assert "has it already" in run(host, "--install", answer="y\n").output
+    assert "has it already" in run("mcp", host, "--install", stdin="y\n").output
     assert len(list(path.parent.glob("*.bak"))) == 1
 
 
 def test_a_file_that_is_not_there_yet_is_made(home: Home) -> None:
-    run("cursor", "--install", "-y")
+    run("mcp", "cursor", "--install", "-y")
     whole = json.loads((home.root / ".cursor/mcp.json").read_text("utf-8"))
     assert list(whole) == ["mcpServers"]
     assert not list((home.root / ".cursor").glob("*.bak"))
@@ -126,7 +131,7 @@ def test_a_file_that_is_not_there_yet_is_made(home: Home) -> None:
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("", 2)])
 def test_without_agreement_nothing_is_written(answer: str, code: int, home: Home) -> None:
-    assert "Nothing was written" in run("cursor", "--install", answer=answer, code=code).output
+    assert "Nothing was written" in run("mcp", "cursor", "--install", stdin=answer, code=code).output
     assert not (home.root / ".cursor").exists()
 
 
@@ -137,7 +142,7 @@ def test_a_file_that_could_lose_something_is_left_alone(text: str, home: Home) -
     path = home.root / ".cursor/mcp.json"
     path.parent.mkdir()
     path.write_bytes(text.encode("latin-1"))
-    said = run("cursor", "--install", "-y", code=2).output
+    said = run("mcp", "cursor", "--install", "-y", code=2).output
     assert "was not changed" in said
     assert path.read_bytes() == text.encode("latin-1")
     assert [each.name for each in path.parent.iterdir()] == ["mcp.json"]
@@ -150,7 +155,7 @@ def test_a_link_stays_a_link(home: Home) -> None:
     link = home.root / ".cursor/mcp.json"
     link.parent.mkdir()
     link.symlink_to(real)
-    run("cursor", "--install", "-y")
+    run("mcp", "cursor", "--install", "-y")
     assert link.is_symlink()
     assert "hf-models" in real.read_text("utf-8")
 
@@ -159,4 +164,4 @@ def test_a_link_stays_a_link(home: Home) -> None:
 def test_a_folder_that_may_not_be_written_is_a_clear_error(home: Home) -> None:
     folder = home.root / ".cursor"
     folder.mkdir(mode=0o500)
-    assert "Can't write" in run("cursor", "--install", "-y", code=1).output
+    assert "Can't write" in run("mcp", "cursor", "--install", "-y", code=1).output

@@ -17,9 +17,9 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall, Throttle
-from tests.mcp_hosts import ERAS, Era, call, in_a_loop, refusal, stdio_host, text_of
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall, Throttle
+from tests.support.mcp_hosts import ERAS, Era, call, in_a_loop, refusal, stdio_host, text_of
 from tests.test_mcp import BIG_BYTES, Q8, REPO, hub, pulled  # noqa: F401 - fixtures
 
 LOCAL = f"hf/{REPO}:Q4_K_M"

@@ -20,8 +20,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitResult, InputRequiredResult
 
 from llm_hf_models.service import Library
-from tests.hub_server import HubServer, Throttle
-from tests.mcp_hosts import ERAS, Era, Person, call, in_a_loop, refusal
+from tests.support.hub_server import HubServer, Throttle
+from tests.support.mcp_hosts import ERAS, Era, Person, call, in_a_loop, refusal
 from tests.test_mcp import BIG_BYTES, Q8, REPO, hub, pulled  # noqa: F401 - fixtures
 
 TOKEN = "a-token-for-tests-0123456789"

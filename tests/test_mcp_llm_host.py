@@ -16,8 +16,8 @@ import pytest
 
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer
 from tests.test_mcp import REPO, hub  # noqa: F401 - a fixture
 from tests.test_mcp_http import served
 

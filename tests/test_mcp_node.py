@@ -16,7 +16,7 @@ import pytest
 
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.mcp_conformance import NOT_PASSED, PARTLY, SUITE
+from tests.support.mcp_conformance import NOT_PASSED, PARTLY, SUITE
 from tests.test_mcp import REPO, hub, pulled  # noqa: F401 - fixtures
 from tests.test_mcp_http import served
 

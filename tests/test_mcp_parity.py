@@ -11,16 +11,15 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from click.testing import CliRunner
 from mcp import Client
 from mcp_types import TextResourceContents
 
-from llm_hf_models.cli import hf
 from llm_hf_models.jsonable import to_json
 from llm_hf_models.service import Library
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer
-from tests.mcp_hosts import call, in_a_loop, stdio_host, text_of
+from tests.support.commands import run
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer
+from tests.support.mcp_hosts import call, in_a_loop, stdio_host, text_of
 from tests.test_mcp import REPO, hub  # noqa: F401 - a fixture
 
 LOCAL = f"hf/{REPO}:Q4_K_M"
@@ -32,7 +31,7 @@ MOVING = {
 
 
 async def cli(*words: str, codes: Collection[int] = (0,)) -> Any:
-    done = await asyncio.to_thread(CliRunner().invoke, hf, [*words, "--json"])
+    done = await asyncio.to_thread(run, *words, "--json", code=None)
     assert done.exit_code in codes, done.output
     return still(json.loads(done.stdout))
 

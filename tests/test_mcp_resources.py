@@ -20,8 +20,8 @@ from mcp_types import (
 )
 
 from llm_hf_models.service import Library
-from tests.hub_server import HubServer, Stall, Throttle
-from tests.mcp_hosts import ERAS, Era, call, in_a_loop, stdio_host, text_of
+from tests.support.hub_server import HubServer, Stall, Throttle
+from tests.support.mcp_hosts import ERAS, Era, call, in_a_loop, stdio_host, text_of
 from tests.test_mcp import Q4, Q8, REPO, hub, pulled  # noqa: F401 - fixtures
 
 LOCAL = f"hf/{REPO}:Q4_K_M"

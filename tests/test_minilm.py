@@ -11,9 +11,9 @@ import llm
 import pytest
 
 from llm_hf_models.service import Library
-from tests import real_weights
 from tests.conftest import Home
-from tests.shelf import said
+from tests.support import real_weights
+from tests.support.tiny_library import said
 
 pytestmark = pytest.mark.weights
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -28,6 +28,7 @@ from llm_hf_models.digests import digests_of
 from llm_hf_models.errors import NotWritableError
 from llm_hf_models.mirror import ServedFile, ServedRepo, make_server
 from tests.conftest import Home
+from tests.support.commands import run_process
 
 COMMIT, OLD = "a" * 40, "b" * 40
 WEIGHTS = bytes(range(256)) * 12_000
@@ -265,18 +266,11 @@ def test_file_metadata_names_digest_size_and_commit(endpoint: str, folder: Path)
 
 
 def test_the_real_hf_command_downloads_and_verifies(endpoint: str, home: Home) -> None:
-    environment = {**os.environ, "HF_ENDPOINT": endpoint}
-    hf = Path(sys.executable).with_name("hf")
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run([hf, *arguments], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert "acme/tiny-GGUF" in run("models", "ls", "--search", "tiny", "--format", "json")
-    assert COMMIT in run("models", "info", "acme/tiny-GGUF")
-    run("download", "acme/tiny-GGUF")
-    assert "Verified 4 file(s)" in run("cache", "verify", "acme/tiny-GGUF")
+    hf = partial(run_process, "hf", environment={"HF_ENDPOINT": endpoint})
+    assert "acme/tiny-GGUF" in hf("models", "ls", "--search", "tiny", "--format", "json").stdout
+    assert COMMIT in hf("models", "info", "acme/tiny-GGUF").stdout
+    hf("download", "acme/tiny-GGUF")
+    assert "Verified 4 file(s)" in hf("cache", "verify", "acme/tiny-GGUF").stdout
     snapshot = home.cache / "models--acme--tiny-GGUF/snapshots" / COMMIT
     assert (snapshot / "a b/odd #1%.gguf").read_bytes() == WEIGHTS
 

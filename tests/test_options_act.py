@@ -10,11 +10,12 @@ from dataclasses import replace
 import llm
 import pytest
 
-from tests import ggufs
 from tests.conftest import Home
-from tests.shelf import Shelf, logged, opened_shelf, run, said
+from tests.support import ggufs
+from tests.support.commands import run, run_llm
+from tests.support.tiny_library import Shelf, logged, opened_shelf, said
 from tests.test_chat_model import elsewhere
-from tests.test_runtime import defaults, hf
+from tests.test_runtime import defaults
 
 WORDS = ggufs.THOUGHTS.split()
 FIRST_WORD_ID = 7 + 256  # after the special tokens and the bytes: "Hello" of ggufs.ANSWER
@@ -61,9 +62,9 @@ def test_a_model_reasons_as_much_as_it_is_told(
 
 
 def test_thoughts_are_shown_beside_the_answer_and_hidden_on_request() -> None:
-    shown = run("-m", "think", "is it so?")
+    shown = run_llm("-m", "think", "is it so?")
     assert (shown.stdout.strip(), shown.stderr.strip()) == (ggufs.CONCLUSION, ggufs.THOUGHTS)
-    assert run("-m", "think", "is it so?", "-R").stderr == ""
+    assert run_llm("-m", "think", "is it so?", "-R").stderr == ""
 
 
 def test_thoughts_are_events_of_their_own_sync_and_async() -> None:
@@ -78,7 +79,7 @@ def test_thoughts_are_events_of_their_own_sync_and_async() -> None:
 
 
 def test_what_is_kept_about_thinking_holds_until_a_prompt_says_otherwise() -> None:
-    hf("set", "think", "think", "off")
+    run("set", "think", "think", "off")
     said("-m", "think", "is it so?")
     assert logged()["reasoning"] is None
     said("-m", "think", "is it so?", "-o", "think", "on")
@@ -112,7 +113,9 @@ def test_an_answer_ends_before_a_text_or_before_any_of_a_list(stop: str, answer:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_json_object_is_one_or_it_is_said_that_it_was_cut(seed: int) -> None:
-    result = run("-m", "tiny", "hello", "-o", "json_object", "1", "-o", "max_tokens", "120", "-o", "seed", str(seed))
+    result = run_llm(
+        "-m", "tiny", "hello", "-o", "json_object", "1", "-o", "max_tokens", "120", "-o", "seed", str(seed)
+    )
     if result.exit_code == 0:
         assert isinstance(json.loads(result.stdout), dict)
     else:
@@ -152,10 +155,10 @@ def test_each_origin_gives_way_to_the_next_and_comes_back_when_that_is_unset(she
 
         assert sent() == (0.1, 0.8)
         assert defaults("far")["temperature"] == (0.1, "header")
-        hf("set", "far", "temperature", "0.4", "top_p", "0.5")
+        run("set", "far", "temperature", "0.4", "top_p", "0.5")
         assert sent() == (0.4, 0.5)
         assert defaults("far")["temperature"] == (0.4, "llm hf set")
         assert sent("-o", "temperature", "1") == (1, 0.5)
-        hf("set", "far", "--unset", "temperature", "--unset", "top_p")
+        run("set", "far", "--unset", "temperature", "--unset", "top_p")
         assert sent() == (0.1, 0.8)
         assert defaults("far")["top_p"] == (0.8, "generation_config.json")

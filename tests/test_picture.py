@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
 
-from tests.picture import draw, in_terminal, screen
+from tests.tools.picture import draw, in_terminal, screen
 
 BARS = """
 from llm_hf_models.progress import Bars

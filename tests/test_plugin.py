@@ -15,7 +15,6 @@ from typing import Any
 import click
 import llm
 import pytest
-from click.testing import CliRunner, Result
 from llm.cli import cli
 
 from llm_hf_models import cli as our_cli
@@ -25,12 +24,7 @@ from llm_hf_models.library import LibraryDB
 from llm_hf_models.library_file import MIGRATIONS
 from llm_hf_models.records import LocalModel
 from tests.conftest import Home
-
-
-def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(cli, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+from tests.support.commands import run_llm
 
 
 def register(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
@@ -40,7 +34,7 @@ def register(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
 
 
 def ids(command: str) -> list[str]:
-    return [line for line in run(command).output.splitlines() if "hf/" in line]
+    return [line for line in run_llm(command).output.splitlines() if "hf/" in line]
 
 
 def test_help_names_the_group_and_imports_none_of_it() -> None:
@@ -62,16 +56,16 @@ def test_the_lazy_group_is_the_real_one_once_called() -> None:
     context = click.Context(lazy, info_name="hf")
     assert lazy.list_commands(context) == our_cli.hf.list_commands(context)
     assert lazy.get_command(context, "pull") is our_cli.hf.commands["pull"]
-    assert "Find and fetch" in run("hf", "--help").output
-    assert run("hf", "nonsense").exit_code == 2
+    assert "Find and fetch" in run_llm("hf", "--help").output
+    assert run_llm("hf", "nonsense").exit_code == 2
 
 
 def test_a_broken_installation_of_the_commands_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llm_hf_models.cli", None)
-    result = run("hf", "list")
+    result = run_llm("hf", "list")
     assert result.exit_code == 1
     assert "llm-hf-models could not be loaded" in result.output
-    assert run("--help").exit_code == 0
+    assert run_llm("--help").exit_code == 0
 
 
 def test_models_are_listed_where_their_kind_belongs() -> None:
@@ -97,10 +91,10 @@ def test_what_a_model_can_do_is_what_its_facts_say() -> None:
 
 
 def test_an_alias_that_another_plugin_has_stays_with_it() -> None:
-    theirs = run("models", "-q", "gpt-4o", "--json")
+    theirs = run_llm("models", "-q", "gpt-4o", "--json")
     taken = json.loads(theirs.output)[0]
     register("ours/model:F16", aliases=(taken["model_id"], *taken["aliases"], "ours"))
-    (ours,) = json.loads(run("models", "-q", "hf/ours", "--json").output)
+    (ours,) = json.loads(run_llm("models", "-q", "hf/ours", "--json").output)
     assert ours["aliases"] == ["ours"]
     assert llm.get_model(taken["model_id"]).model_id == taken["model_id"]
     assert llm.get_model("ours").model_id == "hf/ours/model:F16"
@@ -114,10 +108,10 @@ def test_an_embedding_alias_that_another_plugin_has_stays_with_it() -> None:
 
 def test_options_are_listed_with_types_and_meaning() -> None:
     register("has/options:F16", tools=True)
-    text = run("models", "--options", "-m", "hf/has/options:F16").output
+    text = run_llm("models", "--options", "-m", "hf/has/options:F16").output
     for words in ("temperature: float", "top_k: int", "stop: str", "think: str", "keep_alive: ", "Features:", "tools"):
         assert words in text
-    (described,) = json.loads(run("models", "-q", "hf/has", "--json", "--options").output)
+    (described,) = json.loads(run_llm("models", "-q", "hf/has", "--json", "--options").output)
     assert {option for option, about in described["options"].items() if not about.get("description")} == set()
 
 
@@ -155,7 +149,7 @@ def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path
     register("some/model:F16")
     damage(settings.library_path())
     for command in ("models", "embed-models"):
-        result = run(command)
+        result = run_llm(command)
         assert result.exit_code == 0
         assert "OpenAI" in result.output
         assert "hf/some" not in result.output
@@ -168,11 +162,11 @@ def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_name
     monkeypatch.setattr(plugin, "_said", set())
     register("some/model:F16", aliases=("v",))
     damage(settings.library_path())
-    asked = run("-m", "v", "hello")
+    asked = run_llm("-m", "v", "hello")
     assert asked.exit_code == 1
     assert "Unknown model: v" in asked.stderr
     assert asked.stderr.count("`llm hf list` says why") == 1
-    why = run("hf", "list")
+    why = run_llm("hf", "list")
     assert why.exit_code == 1
     assert str(settings.library_path()) in why.stderr
     assert "what is left of the disk" not in why.stderr
@@ -182,7 +176,7 @@ def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
     register("some/model:F16")
     path = settings.library_path()
     a_table_less(path)
-    assert f"Move it away (mv {path} {path}.damaged) and pull again" in run("hf", "list").stderr
+    assert f"Move it away (mv {path} {path}.damaged) and pull again" in run_llm("hf", "list").stderr
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["none", "empty"])
@@ -192,7 +186,7 @@ def test_where_nothing_is_recorded_nothing_is_said(
     monkeypatch.setattr(plugin, "_said", set())
     register("some/model:F16")
     damage(settings.library_path())
-    assert run("models").stderr == ""
+    assert run_llm("models").stderr == ""
 
 
 def test_facts_that_say_nothing_are_no_reason_to_hide_the_model() -> None:
@@ -205,7 +199,7 @@ def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkey
     register("some/model:F16")
     register("some/vectors:F16", kind="embedding")
     monkeypatch.setitem(sys.modules, "llm_hf_models.chat_model", None)
-    first, second = run("models"), run("embed-models")
+    first, second = run_llm("models"), run_llm("embed-models")
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "OpenAI" in first.stdout
     assert first.stderr.count("llm-hf-models: its models can't be offered") == 1
@@ -213,7 +207,7 @@ def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkey
 
 
 def test_listing_models_makes_no_library(home: Home) -> None:
-    run("models")
+    run_llm("models")
     assert not (home.llm / "hf").exists()
 
 

@@ -21,7 +21,7 @@ import pytest
 from llm_hf_models import journal as journals
 from llm_hf_models.journal import Ranges, read_journal
 from llm_hf_models.transfer import TransferLimits, fetch, journal_path
-from tests.storage_server import StorageServer
+from tests.support.storage_server import StorageServer
 from tests.test_transfer import made_content
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file a descriptor is")

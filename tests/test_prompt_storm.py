@@ -23,9 +23,10 @@ import pytest
 from llm_hf_models import engine
 from llm_hf_models.engine_child import GRACE_SECONDS
 from llm_hf_models.service import Library
-from tests import ggufs
 from tests.conftest import Home
-from tests.shelf import Shelf
+from tests.support import ggufs
+from tests.support.tiny_library import Shelf
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.storm,
@@ -130,10 +131,12 @@ def test_every_surviving_client_gets_a_whole_answer_or_a_clear_error(shelf: Shel
 
 def assert_nothing_stays(shelf: Shelf) -> None:
     """No process after keep_alive (a client that was killed announced a request, for which an engine waits a while)."""
-    gone = time.monotonic() + KEEP_ALIVE + GRACE_SECONDS + 10
-    while left := engines_below(shelf.runtime):
-        assert time.monotonic() < gone, left
-        time.sleep(0.2)
+    wait_until(
+        lambda: not engines_below(shelf.runtime),
+        KEEP_ALIVE + GRACE_SECONDS + 10,
+        message=lambda: engines_below(shelf.runtime),
+        poll_seconds=0.2,
+    )
     assert Library().engines() == ()
     assert list(shelf.runtime.rglob("*.sock")) == []
     with shelf.db() as db:

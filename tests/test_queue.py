@@ -32,9 +32,9 @@ from llm_hf_models.records import LocalModel
 from llm_hf_models.settings import settings_path
 from llm_hf_models.transfer import Event
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall, Status, Throttle
-from tests.shelf import until
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall, Status, Throttle
+from tests.support.waiting import wait_until
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -183,7 +183,7 @@ def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_f
     plan = library.plan(REPO)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(library.pull, plan)
-        until(lambda: any("all connections" in note.message for note in library.download_log(behind.id)))
+        wait_until(lambda: any("all connections" in note.message for note in library.download_log(behind.id)))
         hub.clear()
         assert ahead.result(60).model_id
     told = [event for event in library.follow(behind.id) if event.kind != "progress"]
@@ -468,7 +468,7 @@ def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch
     hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
     with ThreadPoolExecutor() as pool, closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
         pulling = pool.submit(library.pull, plan, stop=stop)
-        until(lambda: any(row.state == "running" for row in library.downloads()))
+        wait_until(lambda: any(row.state == "running" for row in library.downloads()))
         other.execute("begin immediate")
         stop.set()
         with pytest.raises(InterruptedByUserError, match="what has arrived is kept"):
@@ -484,13 +484,13 @@ def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_h
     hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
     with ThreadPoolExecutor() as pool, LibraryDB(library_path()) as db:
         pulling = pool.submit(library.pull, plan, stop=stop)
-        until(lambda: db.downloads(states=("running",)) != [])
+        wait_until(lambda: db.downloads(states=("running",)) != [])
         (row,) = db.downloads()
         db.execute("create trigger no before update of heartbeat on downloads begin select raise(abort, 'no'); end")
-        until(lambda: time.time() - db.downloads()[0].heartbeat > 1)  # ten times as long as from one to the next
+        wait_until(lambda: time.time() - db.downloads()[0].heartbeat > 1)  # ten times as long as from one to the next
         last = db.downloads()[0].heartbeat
         db.execute("drop trigger no")
-        until(lambda: db.downloads()[0].heartbeat > last)
+        wait_until(lambda: db.downloads()[0].heartbeat > last)
         library.pause(row.id)
         with pytest.raises(InterruptedByUserError):
             pulling.result(60)
@@ -523,7 +523,7 @@ def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
     hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
     with ThreadPoolExecutor() as pool:
         pulling = pool.submit(library.pull, plan, stop=stop, progress=lambda event: event.done and goes_on.wait(60))
-        until(lambda: library.downloads() != () and hub.sent(FILE, side="storage") > MB // 2)
+        wait_until(lambda: library.downloads() != () and hub.sent(FILE, side="storage") > MB // 2)
         (row,) = library.downloads()
         library.pause(row.id)
         assert stop.wait(60)

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,8 +20,9 @@ from llm_hf_models import Library
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.fetching import RECORD_BYTES
 from llm_hf_models.pull_plan import PullPlan
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Throttle
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Throttle
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(7200)]
 
@@ -75,14 +75,14 @@ class Storm:
         """A random instant: of the transfer, or of anything before, between and after."""
         if self.random.random() < 0.3:
             until = time.monotonic() + self.random.uniform(0, LATEST_SECONDS)
-            while time.monotonic() < until and not over():
-                threading.Event().wait(0.02)
+            wait_until(lambda: time.monotonic() >= until or over())
             return
         target = self.hub.sent(side="storage") + self.random.randrange(self.plan.total_bytes // 3)
-        until = time.monotonic() + WAIT_SECONDS
-        while self.hub.sent(side="storage") < target and not over():
-            assert time.monotonic() < until, (self.kills, Library().downloads(every=True))
-            threading.Event().wait(0.02)
+        wait_until(
+            lambda: self.hub.sent(side="storage") >= target or over(),
+            WAIT_SECONDS,
+            message=lambda: (self.kills, Library().downloads(every=True)),
+        )
 
     def _workers(self) -> list[psutil.Process]:
         found = []

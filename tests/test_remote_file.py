@@ -21,7 +21,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub import Hub, Location
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.remote_file import FIRST_BLOCK_BYTES, RemoteFile
-from tests.hub_server import (
+from tests.support.hub_server import (
     FlipBit,
     Headers,
     HubServer,

@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from llm.cli import cli
 
 from llm_hf_models import engine
 from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
 from llm_hf_models.records import LocalModel
 from llm_hf_models.runtime import HEALTH_SECONDS
 from llm_hf_models.service import Library, PullOptions
-from tests import ggufs
 from tests.conftest import Home
-from tests.hub_server import HubServer
-from tests.shelf import FUNCTION, Shelf, logged, run, said, tiny_shelf
+from tests.support import ggufs
+from tests.support.commands import run, run_llm
+from tests.support.hub_server import HubServer
+from tests.support.tiny_library import FUNCTION, Shelf, logged, said, tiny_shelf
 from tests.test_serve import KEY, serving
 
 RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
@@ -44,14 +43,8 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
     shelf.tidy()
 
 
-def hf(*words: str, code: int = 0) -> Result:
-    done = CliRunner().invoke(cli, ["hf", *words])
-    assert done.exit_code == code, done.output
-    return done
-
-
 def defaults(name: str) -> dict[str, tuple[Any, str]]:
-    found = json.loads(hf("show", name, "--json").stdout)["defaults"]
+    found = json.loads(run("show", name, "--json").stdout)["defaults"]
     return {one["key"]: (one["value"], one["source"]) for one in found}
 
 
@@ -59,12 +52,12 @@ def defaults(name: str) -> dict[str, tuple[Any, str]]:
 
 
 def test_what_is_set_holds_for_prompts_until_they_say_otherwise() -> None:
-    hf("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
+    run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
     said("-m", "tiny", "hello")
     assert (logged()["output_tokens"], logged()["response_json"]["context"]) == (2, 1024)
     said("-m", "tiny", "hello", "-o", "max_tokens", "4")
     assert logged()["output_tokens"] == 4
-    hf("set", "tiny", "--unset", "max_tokens", "--unset", "context")
+    run("set", "tiny", "--unset", "max_tokens", "--unset", "context")
     assert said("-m", "tiny", "hello") == ggufs.ANSWER
 
 
@@ -74,7 +67,7 @@ def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
         return int(logged()["input_tokens"])
 
     without, own = input_tokens(), input_tokens("-s", "Be brief.")
-    hf("set", "tiny", "system", "You are a walrus, and you know it very well.")
+    run("set", "tiny", "system", "You are a walrus, and you know it very well.")
     assert input_tokens() > own > without
     assert input_tokens("-s", "Be brief.") == own
 
@@ -95,13 +88,13 @@ def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
     ],
 )
 def test_a_wrong_option_names_itself_and_nothing_is_kept(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
-    assert said_why in hf("set", "tiny", *words, code=2).stderr
+    assert said_why in run("set", "tiny", *words, code=2).stderr
     with shelf.db() as db:
         assert db.find("tiny").options == {}
 
 
 def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
-    hf("set", "tiny", "seed", "7", "top_k", "many", code=2)
+    run("set", "tiny", "seed", "7", "top_k", "many", code=2)
     with shelf.db() as db:
         assert db.find("tiny").options == {}
 
@@ -115,18 +108,18 @@ def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
     ],
 )
 def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
-    hf("set", "tiny", "seed", "7", "top_k", "5")
-    assert said_why in hf("set", "tiny", "seed", "8", *words, code=2).stderr
+    run("set", "tiny", "seed", "7", "top_k", "5")
+    assert said_why in run("set", "tiny", "seed", "8", *words, code=2).stderr
     with shelf.db() as db:
         assert db.find("tiny").options == {"seed": 7, "top_k": 5}
 
 
 def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
-    assert "'temperature' of hf/tiny/embed:F32" in hf("set", "vectors", "temperature", "1", code=2).stderr
-    hf("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
+    assert "'temperature' of hf/tiny/embed:F32" in run("set", "vectors", "temperature", "1", code=2).stderr
+    run("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
     for key, kind in (("context", "a model that is served elsewhere"), ("temperature", "an embedding model")):
-        assert f"'{key}' of hf/remote/far: it means nothing to {kind}\n" in hf("set", "far", key, "1", code=2).stderr
-    hf("set", "vectors", "keep_alive", "-1")
+        assert f"'{key}' of hf/remote/far: it means nothing to {kind}\n" in run("set", "far", key, "1", code=2).stderr
+    run("set", "vectors", "keep_alive", "-1")
     assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
 
 
@@ -140,7 +133,7 @@ def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pyte
             LocalModel(**{**vars(dog), "facts": type(dog.facts)(**facts), "hub": {"generation_config": config}})
         )
     monkeypatch.setenv("LLM_HF_KEEP_ALIVE", "7m")
-    hf("set", "dog", "top_k", "22", "stop", "END")
+    run("set", "dog", "top_k", "22", "stop", "END")
     found = defaults("dog")
     assert found["top_k"] == (22, "llm hf set")
     assert found["stop"] == ("END", "llm hf set")
@@ -151,63 +144,63 @@ def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pyte
     assert found["keep_alive"] == (420, "setting (environment)")
     assert found["gpu_layers"] == (-1, "setting (default)")
     assert found["threads"] == (engine.default_threads(), "this machine")
-    shown = hf("show", "dog").stdout
+    shown = run("show", "dog").stdout
     assert re.search(r"^temperature +0\.1 +header$", shown, re.MULTILINE)
     assert re.search(r"^top_p +0\.8 +generation_config\.json$", shown, re.MULTILINE)
     assert re.search(r"^top_k +22 +llm hf set$", shown, re.MULTILINE)
     assert re.search(r"^keep_alive +7 min", shown, re.MULTILINE)
-    assert "keep_alive" in hf("set", "dog").stdout
+    assert "keep_alive" in run("set", "dog").stdout
 
 
 def test_a_chat_template_of_ones_own_is_what_the_engine_uses(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
     said("-m", "tiny", "hello")
     before = logged()["input_tokens"]
-    hf("set", "tiny", "template", str(tmp_path / "shout.jinja"))
+    run("set", "tiny", "template", str(tmp_path / "shout.jinja"))
     (tmp_path / "shout.jinja").unlink()  # what is kept is the template, not the path
     assert said("-m", "tiny", "hello") == ggufs.ANSWER
     assert logged()["input_tokens"] < before
-    assert f"{len(SHOUTING)} characters" in hf("show", "tiny").stdout
-    refused = run("-m", "tiny", "--functions", FUNCTION, "weather?")
+    assert f"{len(SHOUTING)} characters" in run("show", "tiny").stdout
+    refused = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?")
     assert refused.exit_code != 0
     assert "does not support tools" in refused.output
-    hf("set", "tiny", "--unset", "template")
+    run("set", "tiny", "--unset", "template")
     said("-m", "tiny", "hello")
     assert logged()["input_tokens"] == before
 
 
 def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text(SHOUTING + "{# \u200b #}")
-    hf("test", "tiny")
-    assert "another chat template" not in hf("show", "tiny").stdout
-    hf("set", "tiny", "template", str(tmp_path / "own.jinja"))
-    assert "with another chat template than prompts use now: llm hf test hf/tiny/chat:F16" in hf("show", "tiny").stdout
-    checked = hf("check", "tiny").stdout
+    run("test", "tiny")
+    assert "another chat template" not in run("show", "tiny").stdout
+    run("set", "tiny", "template", str(tmp_path / "own.jinja"))
+    assert "with another chat template than prompts use now: llm hf test hf/tiny/chat:F16" in run("show", "tiny").stdout
+    checked = run("check", "tiny").stdout
     assert re.search(r"^warning +template-invisible-characters +llm hf set template ", checked, re.MULTILINE)
     assert "your own (llm hf set), which was checked too; the file's is not used" in checked
-    hf("test", "tiny")
-    assert "another chat template" not in hf("show", "tiny").stdout
-    hf("set", "tiny", "--unset", "template")
-    assert "another chat template" in hf("show", "tiny").stdout
-    assert "invisible" not in hf("check", "tiny").stdout
-    assert "your own" not in hf("check", "tiny").stdout
+    run("test", "tiny")
+    assert "another chat template" not in run("show", "tiny").stdout
+    run("set", "tiny", "--unset", "template")
+    assert "another chat template" in run("show", "tiny").stdout
+    assert "invisible" not in run("check", "tiny").stdout
+    assert "your own" not in run("check", "tiny").stdout
 
 
 def test_a_base_model_with_a_template_is_one_to_talk_to(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
-    hf("set", "base", "template", str(tmp_path / "shout.jinja"))
+    run("set", "base", "template", str(tmp_path / "shout.jinja"))
     said("-m", "base", "hello")
     said("-c", "and then?")
-    assert json.loads(hf("show", "base", "--json").stdout)["kind"] == "chat"
-    hf("set", "base", "--unset", "template")
-    assert "does not support conversations" in run("-c", "and then?").stderr
+    assert json.loads(run("show", "base", "--json").stdout)["kind"] == "chat"
+    run("set", "base", "--unset", "template")
+    assert "does not support conversations" in run_llm("-c", "and then?").stderr
 
 
 def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / "bad.jinja").write_text(
         "{% for a in range(1000000) %}{% for b in range(1000000) %}x{% endfor %}{% endfor %}"
     )
-    assert "Option 'template'" in hf("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
+    assert "Option 'template'" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
     with shelf.db() as db:
         assert db.find("tiny").options == {}
 
@@ -216,7 +209,7 @@ def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf
 def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / "bad.jinja").write_text(template)
     assert (
-        "Option 'template' can't be read" in hf("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
+        "Option 'template' can't be read" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
     )
     with shelf.db() as db:
         assert db.find("tiny").options == {}
@@ -224,12 +217,12 @@ def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Pat
 
 def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:
     (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
-    hf("set", "tiny", "template", str(tmp_path / "odd.jinja"))
-    assert "template" in json.loads(hf("test", "tiny", "--json", code=1).stdout)["result"]["last_words"]
+    run("set", "tiny", "template", str(tmp_path / "odd.jinja"))
+    assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["last_words"]
     for how in ((), ("--async",)):
-        assert "llm hf set hf/tiny/chat:F16 --unset template" in run("-m", "tiny", "hello", *how).stderr
-    hf("set", "tiny", "--unset", "template")
-    hf("test", "tiny")
+        assert "llm hf set hf/tiny/chat:F16 --unset template" in run_llm("-m", "tiny", "hello", *how).stderr
+    run("set", "tiny", "--unset", "template")
+    run("test", "tiny")
 
 
 @pytest.mark.parametrize(
@@ -267,9 +260,9 @@ def test_a_pull_keeps_what_the_repos_generation_config_recommends(
 def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with serving("tiny", "dog", "vectors") as (_, url):
-        hf("attach", "big", "--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--model", "hf/tiny/chat:F16")
-        hf("attach", "pets", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "hf/tiny/dog:F16")
-        done = hf(
+        run("attach", "big", "--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--model", "hf/tiny/chat:F16")
+        run("attach", "pets", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "hf/tiny/dog:F16")
+        done = run(
             "attach", "far", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "vectors", "--kind", "embedding"
         )
         assert "llm embed -m far" in done.stderr
@@ -279,16 +272,16 @@ def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.Mon
             assert json.loads(said("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
         assert logged()["resolved_model"] == "hf/tiny/dog:F16"
         assert len(json.loads(said("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
-        rows = {row["model_id"]: row for row in json.loads(hf("list", "--json").stdout)}
+        rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)}
         assert rows["hf/remote/big"]["health"] == {"model_id": "hf/remote/big", "up": True, "problem": None}
-        assert "remote, up" in hf("list").stdout
-        assert KEY not in hf("show", "big").stdout + hf("show", "big", "--json").stdout
-    listed = hf("list")
+        assert "remote, up" in run("list").stdout
+        assert KEY not in run("show", "big").stdout + run("show", "big", "--json").stdout
+    listed = run("list")
     assert "remote, down" in listed.stdout
     assert "hf/remote/big is down: No answer from" in listed.stderr
-    hf("rm", "-y", "big")
-    assert "hf/remote/big" not in hf("list", "--json").stdout
-    assert run("-m", "big", "hello").exit_code != 0
+    run("rm", "-y", "big")
+    assert "hf/remote/big" not in run("list", "--json").stdout
+    assert run_llm("-m", "big", "hello").exit_code != 0
 
 
 def test_a_server_with_one_model_needs_no_name_and_one_with_two_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,21 +315,21 @@ def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pyte
     ["", "gpu-box:8000", "ftp://x/", "http://", "http://u:p@x/", "http://x/?key=1", "http://x:99999", "http://[::"],
 )
 def test_what_is_no_address_is_not_attached(url: str) -> None:
-    done = hf("attach", "big", "--endpoint", url, "--model", "x", code=2)
+    done = run("attach", "big", "--endpoint", url, "--model", "x", code=2)
     assert "is no server's address" in done.stderr
 
 
 def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None:
     with pytest.raises(EngineLostError, match=r"127\.0\.0\.1:9"):
         Library().attach("down", "http://127.0.0.1:9")
-    done = hf("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    done = run("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     assert "It does not answer now: No answer from http://127.0.0.1:9" in done.stderr
 
 
 def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", key_env="BIG_KEY")
-    assert "BIG_KEY" in run("-m", "big", "hello").stderr
+    assert "BIG_KEY" in run_llm("-m", "big", "hello").stderr
 
 
 @pytest.mark.parametrize(
@@ -355,11 +348,11 @@ def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", **kept)  # type: ignore[arg-type]
     keys.write_text("{}")
-    listed = hf("list")
+    listed = run("list")
     assert "remote, no key" in listed.stdout
     told = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
     assert listed.stderr == told
-    assert [row["health"]["up"] for row in json.loads(hf("list", "--json").stdout) if row["endpoint"]] == [None]
+    assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
 
 
 def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
@@ -372,9 +365,9 @@ def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
 def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with serving("dog", "tiny") as (_, url):
-        done = hf("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
+        done = run("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
         assert said("-m", "big", "hello") == '{"name": "Rex"}'
-        listed = hf("list")
+        listed = run("list")
     assert "lists no model" not in done.stderr + listed.stderr
     assert "remote, up" in listed.stdout
 
@@ -388,7 +381,7 @@ def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_o
             ("--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--images"),
             ("--endpoint", url, "--key-env", "BIG_KEY", "--kind", "embedding"),
         ):
-            done = hf("attach", "big", *words, code=2)
+            done = run("attach", "big", *words, code=2)
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 
 if sys.platform == "linux":
     from llm_hf_models import sandbox_filter
     from llm_hf_models.sandbox import Confinement, ConfinementReport, Layer
-    from tests import sandbox_child
+    from tests.support import sandbox_child
 
 ALL = ("rlimits", "user-namespace", "network-namespace", "landlock", "seccomp")
 X32 = 0x40000000

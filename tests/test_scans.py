@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models import Library, hub_replies
-from llm_hf_models.cli import hf
 from llm_hf_models.errors import HubUnavailableError, UnsafeFileError
 from llm_hf_models.hub import PATHS_AT_ONCE, Hub
 from llm_hf_models.hub_nouns import FileScan, ScannerWord
 from llm_hf_models.pull_plan import PullOptions, PullPlan
 from llm_hf_models.refs import RepoId
 from llm_hf_models.served import ServedRepo
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Page, Stall, Status, hub_in_force
+from tests.support.commands import run
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Page, Stall, Status, hub_in_force
 
 REPO, FILE = "tests/tiny-GGUF", "tiny-Q4_K_M.gguf"
 MODEL = f"hf/{REPO}:Q4_K_M"
@@ -40,10 +39,6 @@ def repo(hub: HubServer, tmp_path: Path) -> ServedRepo:
     return hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)})
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(hf, arguments)
-
-
 def kept() -> Any:
     return next(check for check in Library().show(MODEL).checks if check.kind == "scan")
 
@@ -51,8 +46,8 @@ def kept() -> Any:
 def test_each_scanners_word_is_kept_with_its_date_and_shown(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "safe", **CLEAN)
     said = "antivirus safe, pickle imports unscanned, VirusTotal safe"
-    assert said in " ".join(run("pull", REPO, "--dry-run").stdout.split())
-    assert run("pull", REPO, "-q").exit_code == 0
+    assert said in " ".join(run("pull", REPO, "--dry-run", code=None).stdout.split())
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
     assert kept().result == "no issue reported"
     assert [word["scanner"] for word in kept().detail["files"][0]["scanners"]] == [
         "antivirus",
@@ -60,8 +55,8 @@ def test_each_scanners_word_is_kept_with_its_date_and_shown(hub: HubServer, repo
         "VirusTotal",
     ]
     for command in ("show", "verify"):
-        assert said in " ".join(run(command, MODEL).stdout.split()), command
-        assert "0/76" in run(command, MODEL, "--json").stdout, command
+        assert said in " ".join(run(command, MODEL, code=None).stdout.split()), command
+        assert "0/76" in run(command, MODEL, "--json", code=None).stdout, command
 
 
 @pytest.mark.parametrize("together", ["queued", "safe", "unsafe"])
@@ -69,7 +64,7 @@ def test_a_single_scanner_that_says_unsafe_refuses_a_pull_whatever_the_others_sa
     hub: HubServer, repo: ServedRepo, together: str
 ) -> None:
     hub.report(repo, FILE, together, **{**CLEAN, "protectAiScan": "unsafe: It runs code when it is loaded."})
-    refused = run("pull", REPO, "-q")
+    refused = run("pull", REPO, "-q", code=None)
     assert refused.exit_code == 1
     assert "Protect AI unsafe (It runs code when it is loaded.)" in refused.stderr
     assert "--allow-unsafe" in refused.stderr
@@ -79,17 +74,17 @@ def test_a_single_scanner_that_says_unsafe_refuses_a_pull_whatever_the_others_sa
 
 def test_what_is_pulled_although_it_is_unsafe_is_named_in_the_record(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "unsafe", jFrogScan="unsafe: malware")
-    done = run("pull", REPO, "--allow-unsafe")
+    done = run("pull", REPO, "--allow-unsafe", code=None)
     assert done.exit_code == 0
     assert f"{FILE}: JFrog unsafe (malware)" in done.output
     assert kept().result == "unsafe"
     assert (kept().detail["allowed_unsafe"], kept().detail["unsafe"]) == (True, [FILE])
-    assert "--allow-unsafe" in run("show", MODEL).stdout
+    assert "--allow-unsafe" in run("show", MODEL, code=None).stdout
 
 
 def test_a_word_that_is_neither_good_nor_bad_is_read_before_the_pull(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "suspicious", virusTotalScan="suspicious: 2/76 engines detect it.")
-    done = run("pull", REPO)
+    done = run("pull", REPO, code=None)
     assert done.exit_code == 0
     assert f"Warning: the Hub's scanners: {FILE}: VirusTotal suspicious (2/76 engines detect it.)" in done.output
     assert kept().result == "suspicious"
@@ -116,7 +111,7 @@ def test_a_hub_that_can_not_tell_keeps_nobody_from_a_pull_and_the_record_says_wh
     hub: HubServer, trouble: Status | Page
 ) -> None:
     hub.fault(trouble, on="paths-info", times=None)
-    assert run("pull", REPO, "-q").exit_code == 0
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
     assert kept().result == "not reported"
     assert kept().detail["problem"]
 
@@ -137,7 +132,7 @@ def test_scanners_are_asked_while_the_header_is_read_and_waited_for(hub: HubServ
 
 @pytest.mark.usefixtures("repo")
 def test_one_request_asks_for_all_that_a_pull_needs(hub: HubServer) -> None:
-    assert run("pull", REPO, "-q").exit_code == 0
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
     assert [request.method for request in hub.matching("paths-info")] == ["POST"]
 
 

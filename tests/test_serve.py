@@ -29,9 +29,11 @@ from llm_hf_models.engine_dirs import base_dir
 from llm_hf_models.engine_rows import busy_slots
 from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelError
 from llm_hf_models.service import Library, Relay
-from tests import ggufs
 from tests.conftest import Home
-from tests.shelf import CALL, Shelf, opened_shelf, run, said, until
+from tests.support import ggufs
+from tests.support.commands import run_llm
+from tests.support.tiny_library import CALL, Shelf, opened_shelf, said
+from tests.support.waiting import wait_until
 from tests.test_chat import server
 
 WEATHER: Any = {
@@ -335,7 +337,7 @@ def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: She
         assert not engines()
         for _ in range(2):
             assert client.chat.completions.create(model="brief", messages=HELLO).choices[0].message.content
-            until(lambda: not engines())
+            wait_until(lambda: not engines())
 
 
 def test_an_engine_that_is_killed_is_started_anew_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
@@ -361,8 +363,8 @@ def test_a_client_that_goes_while_it_is_answered_stops_the_work(url: str, shelf:
     Library().set_options("endless", {"context": 131072})
     try:
         with leaving(url, {"model": "endless", "messages": HELLO, "stream": stream}):
-            until(lambda: busy(shelf, ENDLESS) == 1)
-        until(lambda: busy(shelf, ENDLESS) == 0)
+            wait_until(lambda: busy(shelf, ENDLESS) == 1)
+        wait_until(lambda: busy(shelf, ENDLESS) == 0)
     finally:
         Library().set_options("endless", {}, ["context"])
 
@@ -375,9 +377,9 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(shelf: Sh
     words = "some words " if stream else "more words "  # the second must not find the first one's in the cache
     with serving("slow") as (_, url):
         with leaving(url, {"messages": [{"role": "user", "content": words * 4000}], "stream": stream, "max_tokens": 1}):
-            until(lambda: busy(shelf, "hf/tiny/slow:F16") == 1)
+            wait_until(lambda: busy(shelf, "hf/tiny/slow:F16") == 1)
         left = time.monotonic()
-        until(lambda: busy(shelf, "hf/tiny/slow:F16") == 0)
+        wait_until(lambda: busy(shelf, "hf/tiny/slow:F16") == 0)
     assert time.monotonic() - left < 10
 
 
@@ -389,8 +391,8 @@ def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_eng
     with serving("late") as (_, url):
         with FileLock(base_dir() / "start.lock"):  # as if another model were being loaded
             with leaving(url, {"messages": HELLO}):
-                until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
-            until(lambda: "the client has gone" in caplog.text)
+                wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
+            wait_until(lambda: "the client has gone" in caplog.text)
         asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
         assert asked.json()["choices"][0]["message"]["content"] == "Late."
 
@@ -426,28 +428,28 @@ def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
     sandbox: str, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
 ) -> None:
     monkeypatch.setenv("LLM_HF_SANDBOX", sandbox)
-    run("hf", "stop", "--all")
+    run_llm("hf", "stop", "--all")
     said("-m", "tiny", "hello")
     (shown,) = json.loads(said("hf", "ps", "--json"))
     assert shown["model_id"] == CHAT
     assert shown["memory"] > 0
     assert shown["tokens_per_second"] > 0
     assert bool(shown["layers"]) == (sandbox == "on")
-    shown_text = run("hf", "ps")
+    shown_text = run_llm("hf", "ps")
     assert ("nothing" in shown_text.stdout) == (sandbox == "off")
     assert set(shown["layers"]).isdisjoint(shown["missing"])
     for layer, why in shown["missing"].items():
         assert f"without {layer}: {why}" in shown_text.stderr
     assert ("any layer" in shown["missing"]) == (sandbox == "off")
     assert "key" not in shown
-    assert "Stopped 1 engine." in run("hf", "stop", "tiny").stderr
+    assert "Stopped 1 engine." in run_llm("hf", "stop", "tiny").stderr
     assert json.loads(said("hf", "ps", "--json")) == []
     assert list(shelf.runtime.rglob("*.sock")) == []
 
 
 def test_ps_shows_the_context_that_runs_where_llama_cpp_makes_more_of_the_one_that_was_asked_for() -> None:
-    run("hf", "stop", "--all")
-    too_long = run("-m", "tiny", "word " * 5000, "-o", "context", "10")
+    run_llm("hf", "stop", "--all")
+    too_long = run_llm("-m", "tiny", "word " * 5000, "-o", "context", "10")
     (shown,) = json.loads(said("hf", "ps", "--json"))
     assert f"the context holds {shown['context']}\n" in too_long.stderr
 

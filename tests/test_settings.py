@@ -19,7 +19,7 @@ from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.weather import MAX_PAUSE_SECONDS
 from tests.conftest import Home
-from tests.hf_command import json_of, run
+from tests.support.commands import json_of, run
 
 # One child for all environments: huggingface_hub's constants are read anew for each, as they would be at import.
 ASK = """

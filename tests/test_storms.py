@@ -28,8 +28,8 @@ from llm_hf_models.mirror import ServedRepo
 from llm_hf_models.refs import RepoId
 from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
 from tests.conftest import Home
-from tests.hub_server import HubServer, Throttle
-from tests.storage_server import Fault, StorageServer
+from tests.support.hub_server import HubServer, Throttle
+from tests.support.storage_server import Fault, StorageServer
 from tests.test_download import files_of, pull
 from tests.test_transfer import WEATHER
 

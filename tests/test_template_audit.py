@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llm_hf_models.gguf_rules import DOCUMENTED_RULES
 from llm_hf_models.template_audit import MAX_TEMPLATE_CHARS, audit
-from tests import ggufs
+from tests.support import ggufs
 
 KEY = "tokenizer.chat_template"
 

@@ -42,7 +42,7 @@ from llm_hf_models.hub import Location
 from llm_hf_models.journal import Identity, Journal, JournalState, Ranges, read_journal
 from llm_hf_models.owner import is_owned, owning
 from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
-from tests.storage_server import COMMIT, Fault, Request, StorageServer
+from tests.support.storage_server import COMMIT, Fault, Request, StorageServer
 
 MB = 1_000_000
 LIMITS = TransferLimits(connections=4, connect_seconds=2, stall_seconds=0.4, network_wait_seconds=4, retry_seconds=0.02)

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from llm_hf_models import Library
-from llm_hf_models.cli import hf
-from tests.ggufs import tiny_chat, tiny_split
-from tests.hub_server import HubServer, hub_in_force
+from tests.support.commands import run
+from tests.support.ggufs import tiny_chat, tiny_split
+from tests.support.hub_server import HubServer, hub_in_force
 
 REPO = "tests/tiny-GGUF"
 MODEL = f"hf/{REPO}:Q4_K_M"
@@ -25,14 +24,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(hf, arguments)
-
-
 @pytest.mark.usefixtures("hub")
 def test_a_pulled_model_is_loaded_in_a_sandbox_and_the_verdict_is_kept_with_it() -> None:
-    assert run("pull", REPO, "-q").exit_code == 0
-    done = run("test", MODEL, "--json")
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
+    done = run("test", MODEL, "--json", code=None)
     assert done.exit_code == 0
     report = json.loads(done.stdout)
     assert report["result"]["verdict"] == "loads"
@@ -40,12 +35,12 @@ def test_a_pulled_model_is_loaded_in_a_sandbox_and_the_verdict_is_kept_with_it()
     assert report["recorded"]
     check = Library().show(MODEL).checks[0]
     assert (check.kind, check.result) == ("load_test", "loads")
-    assert "Load test" in run("show", MODEL).stdout
+    assert "Load test" in run("show", MODEL, code=None).stdout
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_pull_with_test_says_how_the_load_test_went() -> None:
-    done = run("pull", REPO, "--test", "-q")
+    done = run("pull", REPO, "--test", "-q", code=None)
     assert done.exit_code == 0
     assert done.stdout.strip() == MODEL
     assert "loads" in done.stderr
@@ -53,7 +48,7 @@ def test_a_pull_with_test_says_how_the_load_test_went() -> None:
 
 def test_a_file_is_tested_without_a_record_and_all_its_shards_with_it(tmp_path: Path) -> None:
     first = tiny_split(tmp_path, 3)[0]
-    done = run("test", str(first))
+    done = run("test", str(first), code=None)
     assert done.exit_code == 0, done.output
     assert "loads" in done.stdout
     assert Library().list() == ()
@@ -62,7 +57,7 @@ def test_a_file_is_tested_without_a_record_and_all_its_shards_with_it(tmp_path: 
 def test_a_file_that_is_no_gguf_has_a_verdict_and_exit_code_1(tmp_path: Path) -> None:
     path = tmp_path / "page.gguf"
     path.write_bytes(b"<!doctype html>")
-    done = run("test", str(path))
+    done = run("test", str(path), code=None)
     assert done.exit_code == 1
     assert "fails" in done.stdout
     assert "Confined" not in done.stdout, "nothing was run"
@@ -70,24 +65,24 @@ def test_a_file_that_is_no_gguf_has_a_verdict_and_exit_code_1(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("hub")
 def test_what_is_still_on_the_hub_is_not_tested_but_pulled_first() -> None:
-    done = run("test", REPO)
+    done = run("test", REPO, code=None)
     assert done.exit_code == 1
     assert f"llm hf pull {REPO} --test" in done.stderr
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_changed_file_is_named_kept_from_prompts_and_repaired_by_a_pull() -> None:
-    run("pull", REPO, "-q")
+    run("pull", REPO, "-q", code=None)
     path = Path(Library().path(MODEL)[0]).resolve()
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    verified = run("verify", MODEL)
+    verified = run("verify", MODEL, code=None)
     assert verified.exit_code == 1
     assert "differs" in verified.stdout
     assert Library().show(MODEL).state == "changed"
-    pulled = run("pull", REPO, "-q")
+    pulled = run("pull", REPO, "-q", code=None)
     assert pulled.exit_code == 0, pulled.output
-    assert run("verify", MODEL).exit_code == 0
+    assert run("verify", MODEL, code=None).exit_code == 0
     assert Library().show(MODEL).state == "ready"

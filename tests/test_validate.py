@@ -13,8 +13,8 @@ import pytest
 from llm_hf_models import gguf_header, gguf_meaning, load_test, template_audit, validate
 from llm_hf_models.gguf_header import read_header
 from llm_hf_models.validate import DOCUMENTED_RULES, Report, check_file, check_header, check_shards
-from tests import ggufs, real_weights
-from tests.raw_gguf import array, entry, gguf, tensor
+from tests.support import ggufs, real_weights
+from tests.support.raw_gguf import array, entry, gguf, tensor
 
 PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up")
 BLOCK = tuple(f"{part}.weight" for part in PARTS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.validate import check_file
-from tests import ggufs
+from tests.support import ggufs
 
 SECONDS = 60
 LOAD = """

@@ -19,9 +19,10 @@ from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.worker import lock_path
 from tests.conftest import Home
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Stall
-from tests.test_downloads import FILE, followed, wait_for_state, wait_until, weights_sent
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall
+from tests.support.waiting import wait_until
+from tests.test_downloads import FILE, followed, wait_for_state, weights_sent
 
 REPO = "tests/gated-GGUF"
 TOKEN = "hf_kept_encrypted"
@@ -108,7 +109,7 @@ def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(h
 def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer, home: Home) -> None:
     row = Library().enqueue(planned(hub))
     wait_for_state(Library(), row.id, "failed")
-    wait_until(lambda: not workers(home), "the worker leaves")
+    wait_until(lambda: not workers(home), message="the worker leaves")
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)

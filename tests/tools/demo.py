@@ -71,7 +71,7 @@ class Tour:
     def _run(self, program: Sequence[str], *, live: bool) -> tuple[int, str]:
         """Exit code and output; a terminal of one's own sees bars and colours, in a picture too."""
         if self.capture:
-            from tests.picture import in_terminal
+            from tests.tools.picture import in_terminal
 
             return in_terminal(program, self.environment, WIDTH)
         pipe, stderr = (None, None) if live else (subprocess.PIPE, subprocess.STDOUT)
@@ -158,7 +158,7 @@ def tour(guide: Tour) -> None:
 
 def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
     """README's picture: some of the tour's commands as a terminal shows them."""
-    from tests.picture import draw
+    from tests.tools.picture import draw
 
     shown = dict(
         reversed([(line, said) for line, said in captured if line.startswith(PICTURED) and "--json" not in line])
@@ -194,5 +194,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))  # for `tests.picture`, run as a script
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # for `tests.tools.picture`, run as a script
     sys.exit(main())

@@ -1,7 +1,7 @@
 """README's generated parts: every command's help, the settings, the Python snippets. `--write` brings them up to date.
 
 README marks each as `<!-- help:COMMAND -->` … `<!-- /help -->` (`help:all` is every command) and `<!-- settings -->` …
-`<!-- /settings -->`; `snippet:NAME` is a file of tests/snippets. A test holds README equal to what this gives.
+`<!-- /settings -->`; `snippet:NAME` is a file of tests/end_to_end/snippets. A test holds README equal to what this gives.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from llm_hf_models.cli import hf
 from llm_hf_models.settings import Settings
 from llm_hf_models.wording import setting_value
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = Path(__file__).parent / "snippets"
+README = Path(__file__).parents[2] / "README.md"
+SNIPPETS = Path(__file__).parents[1] / "end_to_end/snippets"
 WIDTH = 80
 _MARKED = re.compile(
     r"(?P<open><!-- (?P<what>help:(?P<name>\w+)|settings|snippet:\w+) -->\n).*?"

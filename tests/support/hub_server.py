@@ -51,7 +51,7 @@ from llm_hf_models.digests import digests_of
 from llm_hf_models.mirror import ServedFile, ServedRepo, file_headers
 from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError
 from llm_hf_models.refs import RepoId
-from tests.hub_weather import (
+from tests.support.hub_faults import (
     Delay,
     Fault,
     FlipBit,
