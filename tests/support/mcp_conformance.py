@@ -10,7 +10,7 @@ SUITE = "@modelcontextprotocol/conformance@0.2.0-alpha.12"  # the first with the
 _TOOLS = "calls a tool of the suite's example server"
 _RESOURCES = "reads a resource of the suite's example server"
 _PROMPTS = "gets a prompt of the suite's example server"
-_ASKING = "calls a tool of the suite's example server, to see it ask (ours ask: tests/test_mcp.py)"
+_ASKING = "calls a tool of the suite's example server, to see it ask (ours ask: tests/end_to_end/mcp/test_tools.py)"
 _TASKS = "is of an extension, tasks, which is not offered: a download has its own id, and outlives the server"
 
 _BOTH = {

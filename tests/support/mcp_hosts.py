@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from mcp import Client
@@ -75,3 +77,32 @@ async def refusal(client: Client, tool: str, **arguments: Any) -> str:
     result = await client.call_tool(tool, arguments)
     assert result.is_error, text_of(result)
     return text_of(result)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that listens."""
+
+    url: str
+    token: str | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+@contextmanager
+def served(*flags: str, port: int = 0) -> Iterator[Served]:
+    command = [sys.executable, "-m", "llm_hf_mcp", "--http", str(port), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        url = process.stderr.readline().strip()
+        assert url.startswith("http://"), url + process.stderr.read()
+        said = process.stderr.readline().strip()
+        token = said.removeprefix("Authorization: Bearer ") if said.startswith("Authorization") else None
+        yield Served(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stderr.close()

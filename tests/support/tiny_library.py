@@ -85,13 +85,17 @@ def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
 
 
 @contextmanager
-def tiny_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
+def tiny_shelf(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[Shelf]:
     """One with a model of each kind: `tiny` calls a tool, `dog` speaks JSON, `base` and `vectors` can't chat."""
     with opened_shelf(folders) as shelf:
         shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
         shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
         shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
         shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        if endless:
+            shelf.add(
+                "hf/tiny/endless:F16", ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True), aliases=("endless",)
+            )
         yield shelf
 
 

@@ -1,6 +1,6 @@
 """all-MiniLM-L6-v2's safetensors as a GGUF file that llama.cpp runs. For tests: converts BERT and nothing else.
 
-    python -m tests.convert_minilm FOLDER OUT.gguf      # FOLDER: config.json, model.safetensors, tokenizer.json
+    python -m tests.tools.convert_minilm FOLDER OUT.gguf      # FOLDER: config.json, model.safetensors, tokenizer.json
 
 Keys and tensor names are those that llama.cpp's `bert` architecture reads (src/models/bert.cpp, src/llama-arch.cpp); a
 vocabulary of word pieces is written with a mark before whole words instead of `##` before the others, as its tokenizer

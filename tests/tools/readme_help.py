@@ -1,7 +1,7 @@
 """README's generated parts: every command's help, the settings, the Python snippets. `--write` brings them up to date.
 
 README marks each as `<!-- help:COMMAND -->` … `<!-- /help -->` (`help:all` is every command) and `<!-- settings -->` …
-`<!-- /settings -->`; `snippet:NAME` is a file of tests/end_to_end/snippets. A test holds README equal to what this gives.
+`<!-- /settings -->`; `snippet:NAME` is a file of tests/end_to_end/snippets. A test compares README with this.
 """
 
 from __future__ import annotations
