@@ -20,6 +20,7 @@ from llm_hf_models import Library
 from llm_hf_models.cache_layout import work_folder
 from llm_hf_models.fetching import RECORD_BYTES
 from llm_hf_models.pull_plan import PullPlan
+from tests.support.downloads import find_workers
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Throttle
 from tests.support.waiting import wait_until
@@ -65,7 +66,7 @@ class Storm:
         """Lets a worker pull until it is killed, or done."""
         row = Library().enqueue(self.plan)
         self._await(lambda: Library().download(row.id).state == "done")
-        for worker in self._workers():
+        for worker in find_workers():
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
                 worker.wait()
@@ -83,15 +84,6 @@ class Storm:
             WAIT_SECONDS,
             message=lambda: (self.kills, Library().downloads(every=True)),
         )
-
-    def _workers(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                ours = process.environ().get("LLM_USER_PATH") == os.environ["LLM_USER_PATH"]
-                if ours and "llm_hf_models.worker" in process.cmdline():
-                    found.append(process)
-        return found
 
 
 def test_kill_storm_over_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

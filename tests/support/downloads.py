@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llm_hf_models import Library
@@ -76,3 +79,14 @@ def planned(library: Library, hub: HubServer, ref: str = REPO) -> PullPlan:
     plan = library.plan(ref)
     hub.forget_requests()
     return plan
+
+
+def find_workers() -> list[psutil.Process]:
+    """Return the worker processes of this test's home."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            ours = process.environ().get("LLM_USER_PATH") == os.environ["LLM_USER_PATH"]
+            if ours and "llm_hf_models.worker" in process.cmdline():
+                found.append(process)
+    return found

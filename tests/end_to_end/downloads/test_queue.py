@@ -41,6 +41,7 @@ from tests.support.downloads import (
     STALL_AFTER,
     WAIT_SECONDS,
     begun,
+    find_workers,
     followed,
     planned,
     stalled,
@@ -173,7 +174,7 @@ def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
     wait_until((tmp_path / "said").exists, message="the command runs")
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
     row = begun(library, hub, plan)
-    os.kill(_worker_pid(home), signal.SIGKILL)
+    os.kill(_worker_pid(), signal.SIGKILL)
     wait_until(lambda: library.download(row.id).state == "queued", message="it waits")
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
@@ -428,11 +429,11 @@ def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub:
     assert library.download(row.id).attempts == 1
 
 
-def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer, home: Home) -> None:
+def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     row = begun(library, hub, plan)
-    os.kill(_worker_pid(home), signal.SIGKILL)
+    os.kill(_worker_pid(), signal.SIGKILL)
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
     assert library.show(MODEL).state == "ready"
@@ -446,7 +447,7 @@ def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
     library = Library()
     plan = planned(library, hub)
     row = begun(library, hub, plan)
-    pid = _worker_pid(home)
+    pid = _worker_pid()
     os.kill(pid, signal.SIGSTOP)
     assert getattr(library, verb)(row.id).state == "running"
     os.kill(pid, signal.SIGKILL)
@@ -456,15 +457,9 @@ def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
     assert bool(list(work_folder(home.cache).glob("*.part"))) == (verb == "pause")
 
 
-def _worker_pid(home: Home) -> int:
-    found = subprocess.run(["pgrep", "-f", "llm_hf_models.worker"], text=True, capture_output=True, check=True)
-    ours = [
-        int(pid)
-        for pid in found.stdout.split()
-        if f"LLM_USER_PATH={home.llm}" in Path(f"/proc/{pid}/environ").read_text(errors="replace")
-    ]
-    (pid,) = ours
-    return pid
+def _worker_pid() -> int:
+    (process,) = find_workers()
+    return process.pid
 
 
 FOREGROUND = """

@@ -7,10 +7,8 @@ import select
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 from filelock import FileLock
 
@@ -19,7 +17,7 @@ from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.pull_plan import PullPlan
 from llm_hf_models.worker import lock_path
 from tests.conftest import Home
-from tests.support.downloads import FILE, followed, wait_for_state, weights_sent
+from tests.support.downloads import FILE, find_workers, followed, wait_for_state, weights_sent
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
 from tests.support.waiting import wait_until
@@ -49,17 +47,6 @@ def planned(hub: HubServer) -> PullPlan:
     return plan
 
 
-def workers(home: Home) -> list[psutil.Process]:
-    """The worker of this test's home, while there is one."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            ours = "llm_hf_models.worker" in process.cmdline()
-            if ours and process.environ().get("LLM_USER_PATH") == str(home.llm):
-                found.append(process)
-    return found
-
-
 def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubServer) -> None:
     library, stop = Library(ask_passphrase=lambda: PASSPHRASE), threading.Event()
     plan = planned(hub)
@@ -87,7 +74,7 @@ def test_who_starts_a_worker_hands_it_the_token_and_nobody_else_can_read_it(hub:
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     row = library.enqueue(plan)
     hub.wait_until(lambda: weights_sent(hub) >= 50_000)
-    (process,) = workers(home)
+    (process,) = find_workers()
     assert TOKEN not in " ".join(process.cmdline())
     assert TOKEN not in " ".join(process.environ().values())
     written = [path for path in home.root.rglob("*") if path.is_file()]
@@ -106,10 +93,10 @@ def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(h
     assert (result.download_id, Library().download(row.id).state) == (row.id, "done")
 
 
-def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer, home: Home) -> None:
+def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) -> None:
     row = Library().enqueue(planned(hub))
     wait_for_state(Library(), row.id, "failed")
-    wait_until(lambda: not workers(home), message="the worker leaves")
+    wait_until(lambda: not find_workers(), message="the worker leaves")
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
@@ -128,7 +115,7 @@ def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     row = Library().enqueue(REPO)
     assert followed(Library(), row.id)[-1].kind == "done", Library().download(row.id)
-    assert len(workers(home)) == 1
+    assert len(find_workers()) == 1
     assert not [path for path in home.root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     Library().cancel(first.id)
 
