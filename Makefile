@@ -11,7 +11,7 @@ TESTS ?=
 ALONE = echo "== once more, alone: what failed beside other tests"
 FAILED = --last-failed --last-failed-no-failures none -rA
 
-.PHONY: demo test lint types suite suite-only storm storm-slice bench picture help-blocks clean
+.PHONY: demo test lint types unit suite suite-only storm storm-slice bench picture help-blocks clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,7 +29,7 @@ $(VENV)-dev/.installed: pyproject.toml
 # and are served by `llm hf mirror`; with ENDPOINT=https://huggingface.co they come from the Hub itself.
 demo: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade .
-	$(BIN)/python tests/demo.py $(if $(ENDPOINT),--endpoint $(ENDPOINT))
+	$(BIN)/python tests/tools/demo.py $(if $(ENDPOINT),--endpoint $(ENDPOINT))
 
 test: lint types suite
 
@@ -39,6 +39,10 @@ lint: $(VENV)-dev/.installed
 
 types: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/mypy
+
+# The unit tests alone, in under a minute: no engines, no other processes, no coverage.
+unit: $(VENV)-dev/.installed
+	$(VENV)-dev/bin/python -m pytest -n 2 tests/unit
 
 suite: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/coverage erase
@@ -62,10 +66,10 @@ bench: $(VENV)-dev/.installed
 
 # README's picture, made from a real run.
 picture: $(VENV)-dev/.installed
-	$(VENV)-dev/bin/python tests/demo.py --picture tests/demo.svg
+	$(VENV)-dev/bin/python tests/tools/demo.py --picture tests/tools/demo.svg
 
 help-blocks: $(VENV)-dev/.installed
-	$(VENV)-dev/bin/python tests/readme_help.py --write
+	$(VENV)-dev/bin/python tests/tools/readme_help.py --write
 
 clean:
 	rm -rf $(VENV) $(VENV)-dev .coverage* build dist

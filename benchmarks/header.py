@@ -20,9 +20,9 @@ from llm_hf_models.gguf_header import read_header
 from llm_hf_models.hub import Hub
 from llm_hf_models.refs import RepoFile, RepoId
 from llm_hf_models.remote_file import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, RemoteFile
-from tests import real_weights
-from tests.hub_server import HubServer
-from tests.raw_gguf import array, entry, gguf
+from tests.support import real_weights
+from tests.support.hub_server import HubServer
+from tests.support.raw_gguf import array, entry, gguf
 
 RUNS = 3
 VOCABULARY = 262_144

@@ -23,8 +23,8 @@ from mcp.client.stdio import StdioServerParameters
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.ggufs import tiny_chat
-from tests.hub_server import HubServer, Throttle
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Throttle
 
 BARE = """
 from mcp.server.mcpserver import MCPServer

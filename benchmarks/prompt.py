@@ -30,7 +30,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests import real_weights
+from tests.support import real_weights
 
 PROMPT = "Write a long story about a walrus who learns to read."
 MODEL_ID = "hf/benchmark/model:X"

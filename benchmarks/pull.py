@@ -115,8 +115,8 @@ Tool = Callable[[Server, Served, Path], Run]
 
 def serve(pipe: Connection, folder: Path, tls: bool) -> None:
     """The server's process: a Hub, and a host with throttled connections."""
-    from tests.hub_server import HubServer
-    from tests.storage_server import StorageServer
+    from tests.support.hub_server import HubServer
+    from tests.support.storage_server import StorageServer
 
     pieces = keep_at_hand(2 * (folder / FILE).stat().st_size)
     with (folder / FILE).open("rb") as file:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from llm_hf_models import chat, engine, engine_process, settings
 from llm_hf_models.gguf_facts import ModelFacts
 from llm_hf_models.library import LibraryDB
-from tests import real_weights
+from tests.support import real_weights
 
 PROMPT = "The quick brown fox jumps over the lazy dog and runs into the deep green forest. " * 8
 CORES = psutil.cpu_count(logical=False) or 1

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-
-from llm_hf_models.library import LibraryDB
-from tests.conftest import Home
-from tests.test_library import a_model
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "llm_hf_models"
 MCP = ROOT / "mcp_server" / "llm_hf_mcp"
-
 # A module imports from its own floor, without cycles, or from a lower one. A new module needs a place here.
 FLOORS = {
     "ground": """
@@ -61,7 +47,6 @@ FLOORS = {
 }
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS.values()) for module in modules.split()}
 FACES = len(FLOORS) - 1
-
 PROMPTING = {
     "plugin",
     "chat_model",
@@ -74,7 +59,6 @@ FOR_FACES = {"service", "download_records", "errors", "units", "text", "jsonable
 MOVERS = ("transfer", "download")
 TERMINALS = {"click", "rich", "output", "progress", "wording"}
 NETWORK = {"httpx2", "huggingface_hub", "hub", "socket", "http", "urllib", "requests", "ssl"}
-HEAVY = {"huggingface_hub", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "rich", "psutil", "jinja2", "cryptography"}
 
 
 @dataclass(frozen=True)
@@ -283,64 +267,4 @@ def test_the_two_faces_do_not_know_each_other() -> None:
             if (found.ours and not found.for_types and found.target not in FOR_FACES | {"__init__"})
             or found.target in ("click", "llm")
         ),
-    )
-
-
-def test_every_module_says_what_it_is_for() -> None:
-    refuse(
-        "A module's first line says what it is for",
-        (name for name in modules() if not ast.get_docstring(ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")))),
-    )
-
-
-ASK = """
-import sys
-import llm
-before = set(sys.modules)
-import llm_hf_models.plugin as plugin
-found = []
-plugin.register_models(lambda model, *others, **options: found.append(model.model_id), [])
-plugin.register_embedding_models(lambda model, *others, **options: found.append(model.model_id))
-print(len(found))
-print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
-"""
-
-
-def test_loading_the_plugin_and_listing_its_models_imports_nothing_heavy(home: Home) -> None:
-    with LibraryDB(home.llm / "hf/library.db") as db:
-        db.register(a_model())
-    answer = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
-    count, imported = answer.stdout.splitlines()
-    assert count == "1"
-    refuse("The plugin is light", HEAVY & set(imported.split()))
-
-
-def _requirements(lines: Iterable[str], extras: Iterable[str]) -> Iterator[Requirement]:
-    for line in lines:
-        requirement = Requirement(line)
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
-            yield requirement
-
-
-def test_what_users_install_does_not_bring_numpy() -> None:
-    """It would cost every `llm` command 0.2 s: sqlite-utils imports it where it is present."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    waiting = [(requirement, "llm-hf-models") for requirement in _requirements(project["dependencies"], ())]
-    seen: dict[tuple[str, frozenset[str]], str] = {}
-    while waiting:
-        requirement, asker = waiting.pop()
-        key = (requirement.name.lower().replace("_", "-"), frozenset(requirement.extras))
-        if key in seen:
-            continue
-        seen[key] = asker
-        try:
-            lines = metadata.requires(requirement.name) or []
-        except metadata.PackageNotFoundError:
-            pytest.fail(f"{requirement.name}, which {asker} requires, is not installed here: nothing can be said")
-        waiting += [(inner, requirement.name) for inner in _requirements(lines, requirement.extras)]
-    assert ("llm", frozenset()) in seen
-    refuse(
-        "numpy is no run-time requirement",
-        (f"{by} requires {key[0]}" for key, by in seen.items() if key[0] in ("numpy", "gguf")),
     )

@@ -1,0 +1,58 @@
+"""`llm hf gc` beside processes that download."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from llm_hf_models import Library
+from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from tests.conftest import Home
+from tests.support import interrupted_pulls
+from tests.support.hub_server import HubServer, Stall
+from tests.support.interrupted_pulls import FILE, REPO, partials
+
+hub = interrupted_pulls.hub
+
+PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
+
+
+def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_row(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # it does not look at its row again
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
+        hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
+        hub.wait_until(lambda: bool(partials(work_folder(home.cache))))
+        assert Library().gc().files == ()
+        (row,) = Library().downloads()
+        with LibraryDB(library_path()) as db:
+            db.update_download(row.id, state="cancelled")
+            assert Library().gc().files == (), "its download is over, they say, and yet its owner lives"
+            db.clear_downloads(["cancelled"])
+        assert Library().gc().files == (), "no row names it, and yet its owner lives"
+        assert partials(work_folder(home.cache))
+        process.kill()
+    assert [file.why for file in Library().gc().files] == ["no download here names it"]
+    assert partials(work_folder(home.cache)) == []
+
+
+def test_a_real_pull_by_huggingface_hub_survives_a_cleanup_without_patience(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    code = f"from huggingface_hub import hf_hub_download as get; get({REPO!r}, {FILE!r})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
+        hub.wait_until(lambda: bool(list(home.cache.glob("*/blobs/*.incomplete"))))
+        assert [file for file in Library().gc().files if file.kind == "incomplete"] == []
+        hub.clear()
+        assert process.wait(60) == 0
+    assert list(home.cache.glob("*/snapshots/*/*.gguf"))

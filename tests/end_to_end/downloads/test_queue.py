@@ -1,0 +1,649 @@
+"""The queue: rows that outlive processes, a worker that carries them out, and what people ask of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from llm_hf_models import Library, PullOptions, download_row, library_file, views_downloads
+from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.context import Context
+from llm_hf_models.download_records import Download
+from llm_hf_models.download_row import RunningRow
+from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from llm_hf_models.pull import Arrivals
+from llm_hf_models.pull_rows import open_row
+from llm_hf_models.transfer import Event
+from llm_hf_models.worker import lock_path
+from tests.conftest import Home
+from tests.support import downloads
+from tests.support.downloads import (
+    FILE,
+    MODEL,
+    REPO,
+    STALL_AFTER,
+    WAIT_SECONDS,
+    begun,
+    find_workers,
+    followed,
+    planned,
+    stalled,
+    wait_for_state,
+    weights_sent,
+)
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Reset, Stall, Throttle
+from tests.support.waiting import wait_until
+
+hub = downloads.hub
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_background_pull_is_carried_out_by_a_worker() -> None:
+    library = Library()
+    row = library.enqueue(REPO)
+    assert row.state in ("queued", "running")
+    kinds = [event.kind for event in followed(library, row.id)]
+    assert kinds[0] == "queued"
+    assert kinds[-1] == "done"
+    assert "started" in kinds
+    assert library.show(MODEL).state == "ready"
+    done = library.download(row.id)
+    assert (done.done_bytes, done.error) == (done.total_bytes, None)
+
+
+def test_a_worker_finds_folders_that_are_named_from_where_one_stands(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home.root)
+    for name in ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE"):
+        if name in os.environ:
+            monkeypatch.setenv(name, os.path.relpath(os.environ[name]))
+    assert not Path(os.environ["LLM_USER_PATH"]).is_absolute()
+    library = Library()
+    row = library.enqueue(planned(library, hub))
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.show(MODEL).state == "ready"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in a lock's place counts as held")
+@pytest.mark.usefixtures("hub")
+def test_a_worker_whose_lock_cant_be_asked_for_is_an_error_that_names_the_folder(home: Home) -> None:
+    lock_path().mkdir(parents=True)
+    with pytest.raises(StorageError) as caught:
+        Library().enqueue(REPO)
+    assert str(home.llm) in caught.value.message
+
+
+def test_a_library_that_is_locked_for_long_is_read_all_the_same(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library()
+    with Context().db() as db:
+        row = open_row(Context(), db, planned(library, hub), background=False)
+        db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+        other.execute("begin immediate")
+        assert [seen.id for seen in library.downloads()] == [row.id]
+        assert library.download(row.id).id == row.id
+        other.execute("rollback")
+
+
+def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
+    first = library.enqueue(plan)
+    second = library.enqueue(plan)
+    hub.clear()
+    assert second.id == first.id
+    assert followed(library, first.id)[-1].kind == "done"
+
+
+def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_too(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    library = Library()
+    plans = [library.plan(REPO, PullOptions(aliases=(alias,))) for alias in ("walrus", "narwhal")]
+    hub.forget_requests()
+    row = begun(library, hub, plans[0])
+    assert library.enqueue(plans[1], on_done=f"touch {tmp_path / 'rang'}").id == row.id
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+    assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
+    wait_until((tmp_path / "rang").exists, message="the command runs")
+
+
+def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_again(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "4")
+    library = Library()
+    plan = planned(library, hub)
+    silence = Stall(after=50_000)
+    for fault in (silence, Reset(after=60_000)):
+        hub.fault(fault, on=FILE, side="storage", times=1)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.fault(Reset(after=0), on=FILE, times=None)
+    silence.release.set()
+    wait_until(lambda: bool(library.download(row.id).error), message="the trouble is told")
+    tries = hub.count(FILE)
+    for told in iter(lambda: library.download(row.id), None):  # it stays there until the next try
+        assert told.state == "running"
+        assert told.error or hub.count(FILE) > tries
+        if hub.count(FILE) > tries:
+            break
+    wait_until(lambda: bool(library.download(row.id).error), message="the next trouble is told")
+    told = library.download(row.id)
+    assert "next try in" in str(told.error)
+    assert "next try in" in views_downloads.downloads([told], None)
+    assert views_downloads.event(told).kind == "waiting"
+    hub.clear()
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    wait_until(lambda: library.download(row.id).error is None, message="it goes on")
+    hub.clear()
+    assert followed(library, row.id)[-1].download.error is None
+
+
+def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = Library()
+    hub.add_repo("acme/small-GGUF", {"small-Q4_0.gguf": tiny_chat(tmp_path / "small-Q4_0.gguf", seed=2)})
+    plan, short = planned(library, hub), library.plan("acme/small-GGUF")
+    assert followed(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
+    wait_until((tmp_path / "said").exists, message="the command runs")
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
+    row = begun(library, hub, plan)
+    os.kill(_worker_pid(), signal.SIGKILL)
+    wait_until(lambda: library.download(row.id).state == "queued", message="it waits")
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
+    told = [(note.kind, note.message) for note in library.download_log(row.id)]
+    assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
+    assert "its own words" not in str(told)
+    assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
+
+
+def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the_worker(hub: HubServer) -> None:
+    library, stop = Library(), threading.Event()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    stop.set()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    assert library.download(row.id).background
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+
+
+def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    size = row.total_bytes
+    hub.wait_until(lambda: weights_sent(hub) > size // 2)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    hub.clear()
+    library.resume(row.id)
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.show(MODEL).state == "ready"
+    assert library.download(row.id).attempts == 2
+
+
+def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
+    library, rate = Library(), 400_000
+    plan = library.plan(REPO, PullOptions(connections=1))
+    hub.forget_requests()
+    hub.fault(Throttle(rate), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) > row.total_bytes // 2)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    library.resume(row.id)
+    events = followed(library, row.id)
+    assert events[-1].kind == "done"
+    assert max(event.download.bytes_per_second or 0 for event in events) < 2 * rate
+
+
+def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 1e-9)
+    library, context = Library(), Context()
+    library.pull(planned(library, hub))
+    plan = library.plan(REPO)
+    with context.db() as db:
+        row = open_row(context, db, replace(plan, already_complete=False), background=False)
+    with RunningRow(context, row, plan.files, "one", threading.Event()) as running:
+        report = running.reporting(lambda _event: None)
+        report(Event("verifying", FILE, 0, row.total_bytes))
+        report(Event("done", FILE, row.total_bytes, row.total_bytes))
+        assert library.download(row.id).bytes_per_second == 0
+        running.finish(None)
+
+
+@pytest.mark.parametrize(
+    ("events", "ours", "others"),
+    [
+        ("started 0, progress 50, started 50, done 100", 100, 0),
+        ("started 50, done 100", 50, 0),
+        ("started 0, progress 60, progress 0, started 0, done 100", 160, 0),
+        ("progress* 0, progress* 90, progress* 0, done* 100", 0, 100),
+        ("progress* 40, progress* 55, started 60, done 100", 40, 15),
+        ("started 0, waiting* 0, progress* 90, started 90, done 100", 10, 90),
+        ("started 0, waiting* 0, progress* 90, done* 100", 0, 100),
+        ("verifying 0, done 100", 0, 0),
+        ("done* 100", 0, 0),
+    ],
+)
+def test_what_this_process_fetched_is_told_from_what_others_did(events: str, ours: int, others: int) -> None:
+    arrivals = Arrivals(lambda _event: None)
+    for kind, done in (event.split() for event in events.split(", ")):
+        by_others = kind.endswith("*")
+        arrivals(Event(cast("Any", kind.rstrip("*")), FILE, int(done), 100, by_others=by_others))
+    assert (arrivals.ours.get(FILE, 0), arrivals.others.get(FILE, 0)) == (ours, others)
+
+
+def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    library.pull(plan)
+    library.keep_going(plan)
+    assert [row.state for row in library.downloads(every=True)] == ["done"]
+
+
+def test_a_download_that_goes_on_already_is_resumed_as_often_as_anybody_likes(hub: HubServer) -> None:
+    library = Library()
+    row = begun(library, hub, planned(library, hub))
+    assert library.resume(row.id).state == library.retry(row.id).state == "running"
+
+
+def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_again(hub: HubServer, home: Home) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    library.cancel(row.id)
+    wait_for_state(library, row.id, "cancelled")
+    assert library.download(row.id).error is None
+    with pytest.raises(BadInputError, match="nothing to pause"):
+        library.pause(row.id)
+    wait_until(lambda: list(work_folder(home.cache).iterdir()) == [], message="the worker removes what arrived")
+    assert library.download(row.id).done_bytes == 0
+    hub.clear()
+    library.retry(row.id)
+    assert followed(library, row.id)[-1].kind == "done"
+
+
+def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_another_one_needs(
+    hub: HubServer, home: Home
+) -> None:
+    library = Library()
+    hub.add_repo("tests/copy-GGUF", {FILE: hub.repos()[0].files[0].location})  # the same bytes
+    plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
+    rows = []
+    for plan in plans:
+        rows.append(begun(library, hub, plan).id)
+        library.pause(rows[-1])
+        wait_for_state(library, rows[-1], "paused")
+        hub.clear()
+    first, second = rows
+    assert library.cancel(first).state == "cancelled"
+    assert list(work_folder(home.cache).glob("*.part")), "the other download goes on with it"
+    assert library.cancel(second).state == "cancelled"
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubServer, home: Home) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    with LibraryDB(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
+        db.update_download(row.id, state="cancelled")
+    assert list(work_folder(home.cache).glob("*.part"))
+    assert library.clear_downloads() == 1
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new_one(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it hears of its end only later
+    library = Library()
+    plan = planned(library, hub)
+    first = begun(library, hub, plan)
+    library.cancel(first.id)
+    second = library.enqueue(plan)
+    hub.clear()
+    assert second.id != first.id
+    assert followed(library, second.id)[-1].kind == "done"
+
+
+def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "5")
+    library = Library()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    library.pause(row.id)
+    library.resume(row.id)
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.download(row.id).attempts == 1
+
+
+@contextmanager
+def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
+    """A foreground pull, stopped as by a machine that sleeps, or is too busy to let it beat, once its row is paused."""
+    library = Library()
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
+        hub.wait_until(lambda: stalled(hub))
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: library.downloads()[0].state == "paused", message="it seems dead")
+        yield library, process
+
+
+def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
+    with seeming_dead(hub) as (library, process):
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
+        hub.clear()
+        assert process.wait(WAIT_SECONDS) == 0
+    (row,) = library.downloads(every=True)
+    assert (row.state, row.attempts) == ("done", 1)
+    told = [(note.kind, note.message) for note in library.download_log(row.id)]
+    seemed_dead = told.index(("paused", "its process shows no sign of life"))
+    assert ("started", "") in told[seemed_dead:]
+
+
+def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_one(hub: HubServer) -> None:
+    with seeming_dead(hub) as (library, process):
+        library.cancel(library.downloads()[0].id)
+        with LibraryDB(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
+            assert db.clear_downloads(["cancelled"]) == 1
+        process.send_signal(signal.SIGCONT)
+        hub.clear()
+        assert process.wait(WAIT_SECONDS) == 0
+    assert library.downloads(every=True) == ()
+    assert library.show(MODEL).state == "ready"
+
+
+def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_over_was_cleared_away(
+    hub: HubServer, home: Home
+) -> None:
+    with seeming_dead(hub) as (library, process):
+        library.cancel(library.downloads()[0].id)
+        assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(WAIT_SECONDS) != 0
+    assert list(work_folder(home.cache).iterdir()) == []
+    assert library.clear_downloads() == 1
+
+
+def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(hub: HubServer) -> None:
+    with seeming_dead(hub) as (library, process):
+        library.pause(library.downloads()[0].id)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(WAIT_SECONDS) != 0
+    assert [row.state for row in library.downloads(every=True)] == ["paused"]
+
+
+def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
+    with seeming_dead(hub) as (library, process):
+        with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
+            wait_until(lambda: library.downloads()[0].attempts == 2, message="another one takes its row over")
+            process.send_signal(signal.SIGCONT)
+            hub.clear()
+            assert other.wait(WAIT_SECONDS) == 0
+        assert process.wait(WAIT_SECONDS) == 0
+    assert [row.state for row in library.downloads(every=True)] == ["done"]
+
+
+def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub: HubServer) -> None:
+    library, context = Library(), Context("cli")
+    plan = planned(library, hub)
+    with context.queue() as db:  # queued, and no worker was ever started for it
+        row = open_row(context, db, plan, background=True)
+    wait_until(lambda: library.downloads(every=True)[0].state == "done", message="a worker came")
+    assert library.download(row.id).attempts == 1
+
+
+def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    os.kill(_worker_pid(), signal.SIGKILL)
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
+    assert library.show(MODEL).state == "ready"
+
+
+@pytest.mark.parametrize("verb", ["pause", "cancel"])
+def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
+    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    library = Library()
+    plan = planned(library, hub)
+    row = begun(library, hub, plan)
+    pid = _worker_pid()
+    os.kill(pid, signal.SIGSTOP)
+    assert getattr(library, verb)(row.id).state == "running"
+    os.kill(pid, signal.SIGKILL)
+    hub.clear()
+    wait_for_state(library, row.id, {"pause": "paused", "cancel": "cancelled"}[verb], "done")
+    assert library.download(row.id).state != "done"
+    assert bool(list(work_folder(home.cache).glob("*.part"))) == (verb == "pause")
+
+
+def _worker_pid() -> int:
+    (process,) = find_workers()
+    return process.pid
+
+
+FOREGROUND = """
+import sys
+from llm_hf_models import Library
+Library().pull(sys.argv[1])
+"""
+
+
+def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_when_asked(hub: HubServer) -> None:
+    hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
+    with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
+        hub.wait_until(lambda: stalled(hub))
+        process.kill()
+    library = Library()
+    (row,) = library.downloads()
+    wait_for_state(library, row.id, "paused")
+    assert library.download(row.id).error == "its process ended"
+    hub.clear()
+    result = library.pull(REPO)
+    assert result.download_id == row.id
+    assert library.show(MODEL).state == "ready"
+
+
+def test_an_interrupted_pull_says_so_and_its_row_is_paused(hub: HubServer) -> None:
+    library, stop = Library(), threading.Event()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    threading.Thread(target=lambda: (hub.wait_until(lambda: weights_sent(hub) >= 50_000), stop.set())).start()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    assert [row.state for row in library.downloads()] == ["paused"]
+
+
+def test_no_more_downloads_run_at_once_than_the_setting_allows(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_CONCURRENT_DOWNLOADS", "1")
+    for number in range(3):
+        hub.add_repo(f"tests/model{number}", {FILE: tiny_chat(tmp_path / f"{number}.gguf", seed=number + 10)})
+    library = Library()
+    rows = [library.enqueue(f"tests/model{number}") for number in range(3)]
+    for row in rows:
+        assert followed(library, row.id)[-1].kind == "done"
+    logs = [{note.kind: note.at for note in library.download_log(row.id)} for row in rows]
+    for before, after in pairwise(sorted(logs, key=lambda log: log["started"])):
+        assert after["started"] >= before["done"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_knows_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "it's here"
+    here.mkdir()
+    note = here / "note"
+    os.mkfifo(note)
+    monkeypatch.chdir(here)
+    library = Library()
+    row = library.enqueue(REPO, on_done='echo "$LLM_HF_MODEL" > note')
+    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+    assert note.read_text().strip() == MODEL
+
+
+def last_note_of_a_pull_with(command: str, ref: str) -> str:
+    library = Library()
+    with Context().queue() as db:
+        row = open_row(Context(), db, library.plan(ref), background=False, on_done=command)
+    assert library.pull(ref).download_id == row.id
+    return library.download_log(row.id)[-1].kind
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_command_that_cant_be_run_is_told_in_the_log_and_ends_no_pull() -> None:
+    assert last_note_of_a_pull_with("x" * 10_000_000, REPO) == "command"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
+@pytest.mark.usefixtures("hub")
+def test_a_command_runs_where_there_is_no_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program that has windows
+    note = tmp_path / "note"
+    os.mkfifo(note)
+    assert last_note_of_a_pull_with(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
+    assert note.read_text() == "done\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
+def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_no_worker(hub: HubServer) -> None:
+    library = Library()
+    plan = planned(library, hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    pull = f"from llm_hf_models import Library; Library().enqueue({REPO!r}); input()"
+    with terminal([sys.executable, "-c", pull]):
+        wait_until(lambda: weights_sent(hub) >= 50_000, message="a worker, started from that terminal")
+    (row,) = library.downloads()
+    with terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
+        said = b""
+        while b"tiny" not in said:
+            said += os.read(screen, 1000)
+        os.write(screen, b"\x03")
+        while b"No longer watched" not in said:
+            said += os.read(screen, 1000)
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done"
+    assert library.download(row.id).attempts == 1
+    assert plan.total_bytes == library.show(MODEL).size
+
+
+@contextmanager
+def terminal(command: list[str]) -> Iterator[int]:
+    """A command in a terminal of its own, which then closes: all that still belongs to it is hung up."""
+    import pty
+
+    child, screen = pty.fork()
+    if child == 0:
+        os.execv(command[0], command)
+    try:
+        yield screen
+    finally:
+        os.close(screen)
+        os.waitpid(child, 0)
+
+
+def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
+    with LibraryDB(library_path()) as db:
+        first, second = (db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
+        watch = [sys.executable, "-m", "llm", "hf", "downloads", "--watch", "--json"]
+        with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watching:
+            assert watching.stdout
+            assert {json.loads(watching.stdout.readline())["id"] for _ in range(2)} == {first.id, second.id}
+            db.update_download(first.id, state="done")
+            assert Library().clear_downloads() == 1
+            assert Library().pause(second.id).state == "paused"
+            assert json.loads(watching.stdout.read().splitlines()[-1])["state"] == "paused"
+        assert watching.returncode == 0
+
+
+def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    hub.remove_repo(REPO)
+    row = library.enqueue(plan)
+    assert followed(library, row.id)[-1].kind == "failed"
+    failed = library.download(row.id)
+    assert failed.state == "failed"
+    assert failed.error
+    assert failed.error in library.download_log(row.id)[-1].message
+
+
+@pytest.mark.usefixtures("hub")
+def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
+    library = Library()
+    result = library.pull(REPO)
+    assert library.downloads() == ()
+    assert [row.id for row in library.downloads(every=True)] == [result.download_id]
+    assert library.clear_downloads() == 1
+    assert library.downloads(every=True) == ()
+    with pytest.raises(NotFoundError, match="no download 99"):
+        library.download(99)
+
+
+def test_as_many_downloads_as_anybody_can_count_are_listed() -> None:
+    with LibraryDB(library_path()) as db:
+        row = db.open_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
+    for limit in (10**30, -1, -(10**30)):
+        assert [view.id for view in Library().downloads(every=True, limit=limit)] == [row.id]
+
+
+def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: HubServer) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) for _ in range(4)]
+    assert [process.wait(WAIT_SECONDS) for process in processes] == [0] * 4
+    library = Library()
+    assert library.show(MODEL).state == "ready"
+    looks = sum(request.sent for request in hub.matching(FILE, side="storage") if request.sent <= 262_144)
+    assert weights_sent(hub) - looks == library.show(MODEL).size
+
+
+def test_a_limit_for_all_downloads_together_holds_while_they_run(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_chat(tmp_path / "big.gguf", seed=3, weights_bytes=4_000_000)
+    hub.add_repo("tests/big", {FILE: path})
+    rate = path.stat().st_size // 2
+    monkeypatch.setenv("LLM_HF_LIMIT_RATE", str(rate))
+    result = Library().pull("tests/big", PullOptions())
+    assert result.fetched_bytes / result.seconds <= rate * 1.2

@@ -1,0 +1,782 @@
+"""The queue over several processes: limits that hold for all of them, room, events, one transfer per file."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models import Library, PullOptions, context, download_row, library_file, pull_rows, shares, worker
+from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.download_records import Download
+from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
+from llm_hf_models.handed_tokens import Inbox
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.library_downloads import LibraryDownloads
+from llm_hf_models.paths import library_path
+from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.pull_rows import open_row
+from llm_hf_models.records import LocalModel
+from llm_hf_models.settings import settings_path
+from llm_hf_models.transfer import Event
+from tests.conftest import Home
+from tests.support import downloads
+from tests.support.downloads import FILE, REPO
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall, Status, Throttle
+from tests.support.waiting import wait_until
+
+hub = downloads.hub
+MB = 1_000_000
+LOOK_BYTES = 262_144  # what a look at a header takes at most
+TOLERANCE = 0.05
+WINDOW_SECONDS = 4.0
+SETTLING_SECONDS = 2.5  # within which every process has heard of a new limit, or of a new download
+
+# Pulls, and tells when how many bytes had arrived.
+WATCHED = """
+import sys, time
+from llm_hf_models import Library, PullOptions
+rate = int(sys.argv[2]) or None
+Library().pull(sys.argv[1], PullOptions(limit_rate=rate),
+               progress=lambda event: print(time.time(), event.done, event.kind, flush=True))
+"""
+
+
+# Limits
+
+
+class Watched:
+    """A pull in a process of its own, and what it has told so far."""
+
+    def __init__(self, stack: ExitStack, ref: str, rate: int = 0) -> None:
+        self._process = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", WATCHED, ref, str(rate)], stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(self._process.kill)
+        self._told: list[tuple[float, int]] = []
+
+    def reach(self, moment: float) -> float:
+        """Reads on until the pull has told of that moment (Unix seconds)."""
+        assert self._process.stdout
+        while not self._told or self._told[-1][0] < moment:
+            at, done, kind = self._process.stdout.readline().split()
+            if kind == "progress":
+                self._told.append((float(at), int(done)))
+        return self._told[-1][0]
+
+    def at(self, moment: float) -> float:
+        """How many bytes it had then."""
+        after = next(index for index, (at, _) in enumerate(self._told) if at >= moment)
+        (t1, n1), (t2, n2) = self._told[after - 1], self._told[after]
+        return n1 + (n2 - n1) * (moment - t1) / (t2 - t1)
+
+
+def rate_of(pulls: list[Watched], begin: float) -> float:
+    """Bytes per second of all of them together, over a window from `begin`."""
+    end = begin + WINDOW_SECONDS
+    for pull in pulls:
+        pull.reach(end)
+    return sum(pull.at(end) - pull.at(begin) for pull in pulls) / WINDOW_SECONDS
+
+
+def test_one_limit_holds_for_all_processes_together_and_a_new_one_is_heard_while_they_run(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    for number in range(3):
+        path = tiny_chat(tmp_path / f"{number}.gguf", seed=number, weights_bytes=24 * MB)
+        hub.add_repo(f"tests/big{number}", {FILE: path})
+    library = Library()
+    library.set_setting("limit_rate", "300K")  # none is done before the last one has begun
+    with ExitStack() as stack:
+        pulls = [Watched(stack, f"tests/big{number}") for number in range(3)]
+        for pull in pulls:
+            pull.reach(0)
+        library.set_setting("limit_rate", "3M")
+        begin = time.time() + SETTLING_SECONDS
+        assert rate_of(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
+        library.set_setting("limit_rate", "6M")
+        begin += WINDOW_SECONDS + SETTLING_SECONDS
+        assert rate_of(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
+
+
+def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("tests/big", {FILE: tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=12 * MB)})
+    with ExitStack() as stack:
+        pull = Watched(stack, "tests/big", rate=1 * MB)
+        begin = pull.reach(0) + 1
+        assert rate_of([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
+
+
+def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
+    """A download that runs; how many connections it may have, and how many bytes per second."""
+    with LibraryDB(library_path()) as db:
+        row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
+    limits = shares.transfer_limits(context.Context(), row.id)
+    assert limits.connections_now is not None
+    connections_now = limits.connections_now
+    return lambda: (connections_now(), limits.bytes_per_second())
+
+
+def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    Library().set_setting("limit_rate", "1200")
+    first = begin_download()
+    assert first() == (8, 1200)
+    second = begin_download()
+    assert (first(), second()) == ((4, 600), (4, 600))
+    third = begin_download()
+    assert (first(), second(), third()) == ((3, 400), (3, 400), (2, 400))
+    with LibraryDB(library_path()) as db:
+        db.update_download(2, heartbeat=0.0)
+        assert (first(), third()) == ((4, 600), (4, 600)), "one was killed"
+        db.update_download(2, heartbeat=time.time())
+    Library().set_setting("connections", "2")
+    assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
+    assert shares.transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
+        "who names a number has it"
+    )
+
+
+def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    Library().set_setting("limit_rate", "900")
+    behind = begin_download(background=True)
+    assert behind() == (8, 900)
+    ahead = begin_download()
+    assert (ahead(), behind()) == ((7, 800), (1, 100))
+    Library().set_setting("connections", "1")
+    assert (ahead(), behind()) == ((1, 900), (0, 1))
+
+
+def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_foreground(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    hub.add_repo("tests/big", {"big-Q4_K_M.gguf": tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=24 * MB)})
+    library = Library()
+    library.set_setting("connections", "1")
+    hub.fault(Throttle(1 * MB), on="big-Q4_K_M.gguf", side="storage", times=None)
+    behind = library.enqueue(library.plan("tests/big"))
+    hub.wait_until(lambda: hub.sent("big-Q4_K_M.gguf", side="storage") > 1 * MB)
+    hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
+    plan = library.plan(REPO)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(library.pull, plan)
+        wait_until(lambda: any("all connections" in note.message for note in library.download_log(behind.id)))
+        hub.clear()
+        assert ahead.result(60).model_id
+    told = [event for event in library.follow(behind.id) if event.kind != "progress"]
+    assert told[-1].kind == "done"
+    assert sum("all connections" in event.message for event in told) == 1
+
+
+def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_and_waits_for_it(
+    hub: HubServer,
+) -> None:
+    hub.add_repo("tests/same", {FILE: hub.repos()[0].files[0].location})
+    library = Library()
+    library.set_setting("connections", "1")
+    plans = library.plan(REPO), library.plan("tests/same")
+    hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
+    before = hub.sent(FILE, side="storage")
+    behind = library.enqueue(plans[0])
+    hub.wait_until(lambda: hub.sent(FILE, side="storage") > before + MB)
+    stop = threading.Event()
+    alarm = threading.Timer(60, stop.set)
+    alarm.start()
+    assert library.pull(plans[1], stop=stop).model_id
+    alarm.cancel()
+    assert [event.kind for event in library.follow(behind.id)][-1] == "done"
+
+
+def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    library = Library()
+    plan = library.plan(REPO)
+    hub.forget_requests()
+    hub.fault(Throttle(MB // 2), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor(1) as pool:
+        pulling = pool.submit(library.pull, plan)
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB // 4)
+        settings_path().write_text("connections = ", "utf-8")  # a person is writing
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB)
+        settings_path().write_text("connections = 2", "utf-8")
+        hub.clear()
+        assert pulling.result(60).model_id
+
+
+# Room
+
+
+def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hub: HubServer, home: Home) -> None:
+    assert hub
+    library = Library()
+    with LibraryDB(library_path()) as db:
+        plan = json.dumps({"folder": str(home.cache / "models--a--b")})
+        other = db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
+        with pytest.raises(DiskFullError) as caught:
+            library.plan(REPO)
+        assert "other downloads still need" in str(caught.value.cause)
+        assert caught.value.missing_bytes > 10**17
+        db.update_download(other.id, state="paused")
+        assert library.plan(REPO).fetch_bytes
+        db.update_download(other.id, state="running", heartbeat=0.0)
+        assert library.plan(REPO).fetch_bytes, "it was killed"
+        db.update_download(other.id, heartbeat=time.time(), plan=json.dumps({"folder": "/dev/another/disk"}))
+        assert library.plan(REPO).fetch_bytes
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from llm_hf_models import Library
+from llm_hf_models.errors import DiskFullError
+hog = Path(sys.argv[2], "hog")
+def fill(event):
+    if event.done > 1_000_000 and not hog.exists():
+        try:
+            with hog.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError:
+            pass
+library = Library()
+try:
+    library.pull(sys.argv[1], progress=fill)
+except DiskFullError as error:
+    row, = library.downloads()
+    print(row.state, error.missing_bytes, row.error)
+hog.write_bytes(b"")
+print(library.pull(sys.argv[1]).model_id)
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
+def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_what_arrived(
+    hub: HubServer, home: Home
+) -> None:
+    inside = 'mount -t tmpfs -o size=12m none "$1" && shift && exec "$@"'
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(home.cache)]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no mounts here")
+    plan_bytes = hub.sent(FILE)
+    Library().set_setting("limit_rate", "4M")
+    done = subprocess.run(
+        [*unshare, sys.executable, "-c", FULL_DISK, REPO, str(home.cache)],
+        check=False, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done
+    paused, model = done.stdout.splitlines()
+    state, missing, words = paused.split(maxsplit=2)
+    assert state == "paused"
+    assert int(missing) > 0
+    assert "too full" in words
+    assert model == f"hf/{REPO}:Q4_K_M"
+    assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
+
+
+# A network that is gone for longer than a download waits
+
+
+def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_on_when_asked(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.2")
+    monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.5")
+    library = Library()
+    plan = library.plan(REPO)
+    hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
+    with pytest.raises(TimedOutError, match="run it again to go on, or llm hf resume 1"):
+        library.pull(plan)
+    (row,) = library.downloads()
+    assert (row.state, row.error) == ("paused", "127.0.0.1 went silent: timed out")
+    hub.clear()
+    library.resume(row.id)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
+def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_goes_on_when_asked(
+    hub: HubServer,
+) -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    hub.fault(Status(500), on=FILE, side="storage", times=None)
+    row = library.enqueue(plan)
+    assert [event.kind for event in library.follow(row.id)][-1] == "paused"
+    assert "500" in str(library.download(row.id).error)
+    hub.clear()
+    library.resume(row.id)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
+def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.2")
+    library = Library()
+    with HubServer() as gone:
+        gone.add_repo(REPO, {FILE: hub.repos()[0].files[0].location})
+        monkeypatch.setenv("HF_ENDPOINT", gone.endpoint)
+        plan = library.plan(REPO)
+    with pytest.raises(OfflineError):
+        library.pull(plan)
+    (row,) = library.downloads()
+    assert row.state == "paused"
+    assert "can't be reached" in str(row.error)
+
+
+# Events
+
+
+def test_events_of_a_download_in_another_process_tell_of_its_weather(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.5")
+    monkeypatch.setenv("LLM_HF_LIMIT_RATE", "4M")
+    library = Library()
+    plan = library.plan(REPO)
+    hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=1)
+    row = library.enqueue(plan)
+    events = library.follow(row.id)
+    seen = []
+    for event in events:
+        seen.append(event.kind)
+        if event.kind == "stalled":
+            hub.fault(Status(503), on=FILE, side="storage", times=2)
+    assert seen[0] == "queued"
+    assert seen[-1] == "done"
+    order = [seen.index(kind) for kind in ("queued", "started", "progress", "stalled", "done")]
+    assert order == sorted(order)
+    assert "retrying" in seen
+    kinds = {event.kind: event for event in library.follow(row.id)}
+    assert kinds["stalled"].message
+    assert kinds["retrying"].download.id == row.id
+
+
+def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) -> None:
+    assert hub
+    library = Library()
+    row = library.enqueue(REPO)
+    ends: list[str] = []
+
+    def follow() -> None:
+        ends.append([event.kind for event in Library().follow(row.id)][-1])
+
+    threads = [threading.Thread(target=follow) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert ends == ["done", "done"]
+
+
+def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 0)
+    monkeypatch.setenv("LLM_HF_LIMIT_RATE", "100M")
+    library, ends = Library(), []
+    plan = library.plan(REPO)
+    hub.forget_requests()
+    hub.fault(Throttle(MB // 2), on=FILE, side="storage", times=None)
+    thread = threading.Thread(target=lambda: ends.append(library.pull(plan)))
+    thread.start()
+    hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB // 4)
+    with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+        other.execute("begin immediate")
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= 2 * MB)
+        other.execute("rollback")
+    hub.clear()
+    thread.join(60)
+    assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
+
+
+def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    finish, tries = download_row.RunningRow._finish, []
+
+    def finish_beside_another(running: download_row.RunningRow, model: LocalModel | None) -> LocalModel | None:
+        tries.append(model)
+        with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+            if len(tries) < 3:
+                other.execute("begin immediate")
+            return finish(running, model)
+
+    monkeypatch.setattr(download_row.RunningRow, "_finish", finish_beside_another)
+    library = Library()
+    result = library.pull(REPO)
+    assert len(tries) == 3
+    assert library.show(str(result.model_id)).state == "ready"
+    assert [row.state for row in library.downloads(every=True)] == ["done"]
+
+
+def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO)
+    with closing(sqlite3.connect(library_path(), isolation_level=None, check_same_thread=False)) as other:
+
+        def keep_to_itself(event: Event) -> None:
+            if event.kind == "done":
+                other.execute("begin immediate")
+                stop.set()
+
+        with pytest.raises(InterruptedByUserError):
+            library.pull(plan, progress=keep_to_itself, stop=stop)
+    assert library.pull(REPO).fetched_bytes == 0
+
+
+def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(hub: HubServer) -> None:
+    assert hub
+    library, here = Library(), worker.WorkerContext("worker")
+    with here.queue() as db:
+        row = open_row(here, db, library.plan(REPO), background=False)
+    worker.Worker(here, Inbox()).run()
+    assert [event.kind for event in library.follow(row.id)] == ["paused"]
+    library.resume(row.id)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
+def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO)
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 3600)
+    for wait in ("FIGURES_WAIT_SECONDS", "LEAVING_WAIT_SECONDS"):
+        monkeypatch.setattr(download_row, wait, 0.05)
+    hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor() as pool, closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
+        pulling = pool.submit(library.pull, plan, stop=stop)
+        wait_until(lambda: any(row.state == "running" for row in library.downloads()))
+        other.execute("begin immediate")
+        stop.set()
+        with pytest.raises(InterruptedByUserError, match="what has arrived is kept"):
+            pulling.result(60)
+        other.execute("rollback")
+
+
+def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
+    hub: HubServer,
+) -> None:
+    library, stop = Library(), threading.Event()
+    plan = library.plan(REPO)
+    hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor() as pool, LibraryDB(library_path()) as db:
+        pulling = pool.submit(library.pull, plan, stop=stop)
+        wait_until(lambda: db.downloads(states=("running",)) != [])
+        (row,) = db.downloads()
+        db.execute("create trigger no before update of heartbeat on downloads begin select raise(abort, 'no'); end")
+        wait_until(lambda: time.time() - db.downloads()[0].heartbeat > 1)  # ten times as long as from one to the next
+        last = db.downloads()[0].heartbeat
+        db.execute("drop trigger no")
+        wait_until(lambda: db.downloads()[0].heartbeat > last)
+        library.pause(row.id)
+        with pytest.raises(InterruptedByUserError):
+            pulling.result(60)
+    assert library.download(row.id).state == "paused"
+
+
+def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(hub: HubServer) -> None:
+    assert hub
+    with LibraryDB(library_path()) as db:
+        says = "create trigger no before update of state on downloads when new.state = 'verifying'"
+        db.execute(f"{says} begin select raise(abort, 'no'); end")
+    assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
+
+
+def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub
+    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 0)
+    with LibraryDB(library_path()) as db:
+        says = "create trigger no before update of done_bytes on downloads when new.state = 'running'"
+        db.execute(f"{says} begin select raise(abort, 'no'); end")
+    assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
+
+
+def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    library, stop, goes_on = Library(), threading.Event(), threading.Event()
+    plan = library.plan(REPO)
+    hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
+    with ThreadPoolExecutor() as pool:
+        pulling = pool.submit(library.pull, plan, stop=stop, progress=lambda event: event.done and goes_on.wait(60))
+        wait_until(lambda: library.downloads() != () and hub.sent(FILE, side="storage") > MB // 2)
+        (row,) = library.downloads()
+        library.pause(row.id)
+        assert stop.wait(60)
+        assert library.cancel(row.id).state == "running"
+        goes_on.set()
+        with pytest.raises(InterruptedByUserError, match="Cancelled"):
+            pulling.result(60)
+    assert library.download(row.id).state == "cancelled"
+    assert list(work_folder(home.cache).iterdir()) == []
+
+
+def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
+    """Has the library be busy at one call of a question to it; returns what counts the calls."""
+    calls, ask = [0], getattr(LibraryDownloads, name)
+
+    def asked(db: LibraryDownloads, *args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == call:
+            raise LibraryBusyError("The library is in use by another process")
+        return ask(db, *args, **kwargs)
+
+    monkeypatch.setattr(LibraryDownloads, name, asked)
+    return calls
+
+
+def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    library, here = Library(), worker.WorkerContext("worker")
+    with here.queue() as db:
+        row = open_row(here, db, library.plan(REPO), background=True)
+    calls = busy_at(monkeypatch, "claim_download", 1)
+    worker.Worker(here, Inbox()).run()
+    assert (library.download(row.id).state, calls) == ("done", [2])
+
+
+def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_all_the_time(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
+    library, here = Library(), worker.WorkerContext("worker")
+    with here.queue() as db:
+        row = open_row(here, db, library.plan(REPO), background=True)
+        db.execute("create trigger no before update on downloads begin select raise(abort, 'no'); end")
+    tried, claim = [], LibraryDownloads.claim_download
+
+    def claimed(db: LibraryDownloads, *args: Any, **kwargs: Any) -> bool:
+        tried.append(time.monotonic())
+        if len(tried) == 3:
+            db.execute("drop trigger no")
+        return claim(db, *args, **kwargs)
+
+    monkeypatch.setattr(LibraryDownloads, "claim_download", claimed)
+    worker.Worker(here, Inbox()).run()
+    assert library.download(row.id).state == "done"
+    assert len(tried) == 3
+    assert tried[-1] - tried[0] >= 2 * 0.2
+
+
+@pytest.mark.parametrize("state", ["queued", "running", "verifying"])
+def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
+    monkeypatch: pytest.MonkeyPatch, state: Any
+) -> None:
+    """Also where a worker of that version died over it."""
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.05")
+    here = worker.WorkerContext("worker")
+    with here.queue() as db:
+        row = db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4", 1, background=True, owner="1-2-3"))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(worker.Worker(here, Inbox()).run).result(60)
+    after = Library().download(row.id)
+    assert after.state == "failed"
+    assert "was planned by another version" in str(after.error)
+    assert [note.kind for note in Library().download_log(row.id)] == ["failed"]
+
+
+def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    claims = []
+
+    def opened_and_claimed(*args: Any, **kwargs: Any) -> Download:
+        row = open_row(*args, **kwargs)
+        with suppress(LibraryBusyError), LibraryDownloads(library_path()) as db:
+            claims.append(db.claim_download(row.id, "1-a-worker", stale_seconds=math.inf))
+        return row
+
+    plan = Library().plan(REPO)
+    monkeypatch.setattr(pull_rows, "open_row", opened_and_claimed)
+    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    row = Library().enqueue(plan)
+    assert (row.state, claims) in (("queued", []), ("running", [True]))
+    assert [event.kind for event in Library().follow(row.id)][-1] == "done"
+
+
+def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    Library().downloads()
+    monkeypatch.setattr(sys, "argv", ["worker"])
+    calls = busy_at(monkeypatch, "next_download", 2)
+    worker.main()
+    assert calls == [4], "a round and a look, and both again"
+
+
+# Takeovers
+
+PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
+
+
+def killed_halfway(hub: HubServer) -> None:
+    """A foreground pull that some bytes had reached when it was killed."""
+    hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=None)
+    before = hub.sent(FILE, side="storage")
+    with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
+        hub.wait_until(lambda: hub.sent(FILE, side="storage") >= before + 1 * MB)
+        process.kill()
+    hub.clear()
+
+
+def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last sign of life stays fresh for long
+    killed_halfway(hub)
+    result = Library().pull(REPO)
+    (row,) = Library().downloads(every=True)
+    assert (row.id, row.state) == (result.download_id, "done")
+
+
+def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
+    killed_halfway(hub)
+    with LibraryDB(library_path()) as db:
+        (row,) = db.downloads()
+        rest = str(row.owner).partition("/")[2]
+        db.update_download(row.id, owner=f"1/{rest}")  # the system's first process began long before any test
+    Library().pull(REPO)
+    assert Library().download(row.id).state == "done"
+
+
+def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_the_background_too(
+    hub: HubServer,
+) -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    killed_halfway(hub)
+    row = library.enqueue(plan)
+    assert [event.kind for event in library.follow(row.id)][-1] == "done"
+
+
+# One transfer per file
+
+
+def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file_once(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    shared = tiny_chat(tmp_path / "q8.gguf", seed=8, weights_bytes=3 * MB)
+    files = {"m-Q4_K_M.gguf": tiny_chat(tmp_path / "q4.gguf", seed=4, weights_bytes=2 * MB), "m-Q8_0.gguf": shared}
+    hub.add_repo("tests/many", files)
+    hub.add_repo("tests/copy", {"other-Q8_0.gguf": shared})  # the same bytes under another name
+    refs = [*["tests/many:Q4_K_M"] * 4, *["tests/many:Q8_0"] * 4, *["tests/copy:Q8_0"] * 2]
+    processes = [subprocess.Popen([sys.executable, "-c", PULL, ref]) for ref in refs]
+    assert [process.wait(110) for process in processes] == [0] * 10
+    moved = sum(request.sent for request in hub.matching(side="storage") if request.sent > LOOK_BYTES)
+    sizes = sum(path.stat().st_size for path in files.values())
+    assert moved == sizes
+    assert {model.state for model in Library().list()} == {"ready"}
+    assert Library().gc().freed_bytes == 0, "at most locks of those who waited are left"
+    assert Library().plan_gc().files == ()
+
+
+# Environments
+
+
+def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
+    """A pull of this plan that its person interrupted once it had brought something; its id."""
+    stop = threading.Event()
+    hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
+    with pytest.raises(InterruptedByUserError):
+        Library().pull(plan, stop=stop, progress=lambda event: stop.set() if event.done > MB // 4 else None)
+    hub.clear()
+    return Library().downloads()[0].id
+
+
+def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    library = Library()
+    number = paused_halfway(hub, library.plan(REPO))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    with HubServer() as other:
+        monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
+        library.resume(number)
+        assert [event.kind for event in library.follow(number)][-1] == "done", library.download(number)
+        assert other.requests == []
+    assert all(path.startswith(str(tmp_path / "big")) for path in library.path(f"hf/{REPO}:Q4_K_M"))
+
+
+def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    number = paused_halfway(hub, Library().plan(REPO))
+    assert list(work_folder(tmp_path / "big").glob("*.part"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    assert Library().cancel(number).state == "cancelled"
+    assert list(work_folder(tmp_path / "big").iterdir()) == []
+
+
+def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    number = paused_halfway(hub, Library().plan(REPO))
+    monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="failed")
+    assert Library().clear_downloads() == 1
+    assert not list(work_folder(tmp_path / "big").glob("*.part"))
+
+
+def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    number = paused_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="failed")
+    assert [path for path in folder.rglob("*.part") if path.is_file()]
+    assert Library().clear_downloads() == 1
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+def test_pulls_of_the_same_into_two_caches_are_two_downloads(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library()
+    first = paused_halfway(hub, library.plan(REPO))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
+    assert library.pull(REPO).download_id != first
+    assert library.download(first).state == "paused"
+
+
+def test_a_worker_keeps_its_token_from_a_hub_that_only_the_row_names_and_says_so(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gated = "tests/gated-GGUF"
+    hub.add_repo(gated, {FILE: tmp_path / FILE}, gated="manual")
+    monkeypatch.setenv("HF_TOKEN", hub.add_token(access=[gated]))
+    library = Library()
+    number = paused_halfway(hub, library.plan(gated))
+    hub.expire_links()
+    hub.forget_requests()
+    with HubServer() as other:
+        monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
+        library.resume(number)
+        assert [event.kind for event in library.follow(number)][-1] == "failed"
+    assert hub.requests
+    assert not any("authorization" in request.headers for request in hub.requests)
+    assert f"HF_ENDPOINT={hub.endpoint} llm hf pull {gated}" in str(library.download(number).error)

@@ -1,0 +1,155 @@
+"""A token that is kept encrypted, and a worker that nobody can ask for its passphrase."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from llm_hf_models import Library, handed_tokens, tokens
+from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.worker import lock_path
+from tests.conftest import Home
+from tests.support.downloads import FILE, find_workers, followed, wait_for_state, weights_sent
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall
+from tests.support.waiting import wait_until
+
+REPO = "tests/gated-GGUF"
+TOKEN = "hf_kept_encrypted"
+PASSPHRASE = "walrus"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with a gated model, and its token kept under a passphrase, since there is no keychain."""
+    with HubServer() as server:
+        path = tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)
+        server.add_repo(REPO, {FILE: path}, gated="manual")
+        server.add_token(TOKEN, access=[REPO])
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        assert tokens.store(TOKEN, ask_passphrase=lambda: PASSPHRASE) == "encrypted file"
+        yield server
+
+
+def planned(hub: HubServer) -> PullPlan:
+    """A person's plan, with the look at the header left out of the record."""
+    plan = Library(ask_passphrase=lambda: PASSPHRASE).plan(REPO)
+    hub.forget_requests()
+    return plan
+
+
+def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubServer) -> None:
+    library, stop = Library(ask_passphrase=lambda: PASSPHRASE), threading.Event()
+    plan = planned(hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+
+    def press_the_key() -> None:
+        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        library.keep_going(plan)
+        stop.set()
+
+    presses = threading.Thread(target=press_the_key)
+    presses.start()
+    with pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    presses.join()
+    hub.clear()
+    row = library.enqueue(plan)
+    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
+def test_who_starts_a_worker_hands_it_the_token_and_nobody_else_can_read_it(hub: HubServer, home: Home) -> None:
+    plan = planned(hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    library = Library(ask_passphrase=lambda: PASSPHRASE)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    (process,) = find_workers()
+    assert TOKEN not in " ".join(process.cmdline())
+    assert TOKEN not in " ".join(process.environ().values())
+    written = [path for path in home.root.rglob("*") if path.is_file()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
+    hub.clear()
+    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+
+
+def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(hub: HubServer) -> None:
+    row = Library().enqueue(planned(hub))
+    assert followed(Library(), row.id)[-1].kind == "failed"
+    said = str(Library().download(row.id).error)
+    assert "no passphrase for the token" in said
+    assert said.endswith(f"llm hf pull {REPO}")
+    result = Library(ask_passphrase=lambda: PASSPHRASE).pull(REPO)
+    assert (result.download_id, Library().download(row.id).state) == (row.id, "done")
+
+
+def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) -> None:
+    row = Library().enqueue(planned(hub))
+    wait_for_state(Library(), row.id, "failed")
+    wait_until(lambda: not find_workers(), message="the worker leaves")
+    library = Library(ask_passphrase=lambda: PASSPHRASE)
+    library.retry(row.id)
+    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+
+
+@pytest.mark.skipif(not handed_tokens.CAN_BE_HANDED, reason="no pipes with names")
+def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
+    hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens.forget()
+    hub.add_repo("tests/open-GGUF", {"open-Q4_K_M.gguf": tiny_chat(tmp_path / "open.gguf", weights_bytes=4_000_000)})
+    plan = Library().plan("tests/open-GGUF")
+    hub.fault(Stall(after=50_000), on="open-Q4_K_M.gguf", side="storage", times=None)
+    first = Library().enqueue(plan)
+    wait_for_state(Library(), first.id, "running")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    row = Library().enqueue(REPO)
+    assert followed(Library(), row.id)[-1].kind == "done", Library().download(row.id)
+    assert len(find_workers()) == 1
+    assert not [path for path in home.root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    Library().cancel(first.id)
+
+
+@pytest.mark.skipif(not handed_tokens.CAN_BE_HANDED, reason="no pipes with names")
+def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
+    hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hub
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    plan = Library().plan(REPO)
+    pipe, elsewhere = home.llm / "hf/worker.pipe", tmp_path / "elsewhere"
+    os.mkfifo(elsewhere)
+    listener = os.open(elsewhere, os.O_RDWR | os.O_NONBLOCK)
+    for lay in (pipe.touch, lambda: pipe.symlink_to(elsewhere)):
+        with FileLock(lock_path()):  # a worker lives, it seems
+            lay()
+            Library().enqueue(plan)
+            assert pipe.read_bytes() == b"" if pipe.is_file() else not select.select([listener], [], [], 0)[0]
+            pipe.unlink()
+    os.close(listener)
+
+
+def test_a_token_that_was_forgotten_since_is_not_used_any_more(hub: HubServer) -> None:
+    plan = planned(hub)
+    hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
+    library = Library(ask_passphrase=lambda: PASSPHRASE)
+    row = library.enqueue(plan)
+    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    library.pause(row.id)
+    wait_for_state(library, row.id, "paused")
+    tokens.forget()
+    hub.clear()
+    hub.expire_links()
+    library.resume(row.id)
+    assert followed(library, row.id)[-1].kind == "failed"
+    assert "gated" in str(library.download(row.id).error)

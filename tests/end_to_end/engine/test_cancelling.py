@@ -1,0 +1,163 @@
+"""Who leaves in the middle stops the engine's work and leaves it warm, by the engine's own counters and not by time.
+
+The model is heavy enough that a token, or a batch of a prompt, takes many times as long as asking for the counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import httpx2
+import llm
+import pytest
+
+from llm_hf_models import engine
+from llm_hf_models.engine_rows import busy_slots
+from llm_hf_models.records import EngineRow
+from tests.conftest import Home
+from tests.support import ggufs
+from tests.support.tiny_library import Shelf, opened_shelf, said
+from tests.support.waiting import wait_until
+
+# One decode (a token, or a batch of a prompt) is on its way when the client leaves, and one may begin before the thread
+# that found the connection closed has told the one that decodes.
+AT_MOST = 2
+CONTEXT = ("-o", "context", "32768")
+LONG = "some words " * 1000  # some 11,000 tokens: 86 batches of 128
+BATCHES = 11_000 // engine.BATCH
+SECONDS = 60
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+Leave = Callable[["subprocess.Popen[bytes]"], None]
+LEAVING: dict[str, Leave] = {
+    "ctrl-c": lambda talking: talking.send_signal(signal.SIGINT),
+    "killed": lambda talking: talking.kill(),
+    "the reader of its pipe gone": lambda talking: talking.stdout.close() if talking.stdout else None,
+}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with opened_shelf(tmp_path_factory) as shelf:
+        heavy = ggufs.tiny_chat(shelf.files / "heavy.gguf", endless=True, context=32768, weights_bytes=80_000_000)
+        shelf.add("hf/tiny/heavy:F16", heavy, aliases=("heavy",))
+        yield shelf
+        heavy.unlink()
+
+
+@pytest.fixture(autouse=True)
+def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    shelf.stand_on(monkeypatch)
+
+
+@pytest.fixture
+def warm(shelf: Shelf) -> Iterator[EngineRow]:
+    """The engine, idle. Afterwards it is the same one, and answers."""
+    say_one_word()
+    with shelf.db() as db:
+        (row,) = engine.running(db)
+    yield row
+    say_one_word()
+    assert shelf.pids() == {row.pid}
+
+
+def say_one_word() -> None:
+    assert said("-m", "heavy", "go", "-o", "max_tokens", "1", *CONTEXT)
+
+
+def decodes(row: EngineRow) -> int:
+    """How often the engine has computed a batch, of a prompt or of one token: llama.cpp's own count."""
+    transport = httpx2.HTTPTransport(uds=row.address)
+    headers = {"Authorization": f"Bearer {row.key}"}
+    with httpx2.Client(transport=transport, base_url="http://engine", headers=headers, timeout=SECONDS) as client:
+        lines = client.get("/metrics").text.splitlines()
+    (count,) = [line.split()[1] for line in lines if line.startswith("llamacpp:n_decode_total ")]
+    return int(count)
+
+
+def settled(row: EngineRow) -> int:
+    """The same when it works on nothing any more."""
+    wait_until(lambda: not busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0)
+    return decodes(row)
+
+
+def talk(prompt: str, *words: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "llm", "-m", "heavy", prompt, *CONTEXT, *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(
+    ("leaving", "how"),
+    [*((leaving, ()) for leaving in LEAVING), ("ctrl-c", ("--async",)), ("ctrl-c", ("--no-stream",))],
+)
+def test_an_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
+    before = decodes(warm)
+    with talk("go", *how) as talking:
+        if "--no-stream" in how:
+            wait_until(lambda: decodes(warm) >= before + 5, SECONDS, poll_seconds=0)
+        else:
+            assert talking.stdout
+            assert talking.stdout.read(5) == ggufs.ANSWER[:5].encode()
+        LEAVING[leaving](talking)
+        assert talking.wait(SECONDS) != 0
+        gone = decodes(warm)
+        assert settled(warm) - gone <= AT_MOST
+
+
+@pytest.mark.parametrize(("leaving", "how"), [("ctrl-c", ()), ("killed", ("--no-stream",))])
+def test_the_reading_of_a_prompt_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
+    before = decodes(warm)
+    with talk(LONG, *how) as talking:
+        wait_until(lambda: decodes(warm) >= before + 2, SECONDS, poll_seconds=0)
+        LEAVING[leaving](talking)
+        assert talking.wait(SECONDS) != 0
+        gone = decodes(warm)
+        after = settled(warm)
+    assert after - gone <= AT_MOST
+    assert after - before < BATCHES / 2  # it would have gone on
+
+
+def test_closing_the_generator_ends_the_answer(warm: EngineRow) -> None:
+    words = iter(llm.get_model("heavy").prompt("go", context=32768))
+    assert next(words)
+    before = decodes(warm)
+    words.close()
+    # One more than above: the count was taken before leaving.
+    assert settled(warm) - before <= AT_MOST + 1
+
+
+def test_closing_the_async_generator_ends_the_answer(warm: EngineRow) -> None:
+    async def leave() -> int:
+        events = llm.get_async_model("heavy").prompt("go", context=32768).astream_events()
+        await anext(events)
+        before = decodes(warm)
+        await events.aclose()
+        return before
+
+    before = asyncio.run(leave())
+    assert settled(warm) - before <= AT_MOST + 1
+
+
+def test_cancelling_a_task_ends_the_reading_of_its_prompt(warm: EngineRow) -> None:
+    start = decodes(warm)
+
+    async def leave() -> int:
+        async def ask() -> str:
+            return str(await llm.get_async_model("heavy").prompt(LONG, context=32768).text())
+
+        task = asyncio.create_task(ask())
+        await asyncio.to_thread(wait_until, lambda: decodes(warm) >= start + 2, SECONDS, poll_seconds=0)
+        before = decodes(warm)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return before
+
+    before = asyncio.run(leave())
+    after = settled(warm)
+    assert after - before <= AT_MOST + 1
+    assert after - start < BATCHES / 2

@@ -1,0 +1,252 @@
+"""Turns over a real engine on tiny models, over a real server that speaks badly, and over hostile bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+import pytest
+
+from llm_hf_models import chat, engine, engine_rows, settings
+from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.library import LibraryDB
+from tests.support import ggufs
+from tests.support.engines import gone_while_it_reads
+from tests.support.openai_server import text_of
+from tests.support.waiting import wait_until
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Riga"}}\n</tool_call>'
+HELLO = ({"role": "user", "content": "hi"},)
+
+
+@pytest.fixture
+def db() -> Iterator[LibraryDB]:
+    with LibraryDB(settings.library_path()) as opened:
+        yield opened
+        for row in engine.running(opened):
+            engine.stop(opened, row)
+
+
+Start = Callable[..., engine.Endpoint]
+
+
+@pytest.fixture
+def start(db: LibraryDB) -> Start:
+    def started(path: Path, *, kind: Any = "chat", context: int = 2048, own: int = 4096) -> engine.Endpoint:
+        facts = ModelFacts(kind=kind, context_length=own, kv_bytes_per_token=512)
+        spec = engine.EngineSpec(f"hf/tiny/{path.stem}:F16", path, facts=facts, context=context)
+        return engine.ensure(spec, db, settings.load(), keep_alive=60, notice=pytest.fail)
+
+    return started
+
+
+def finish_of(items: list[chat.Piece | chat.Finish]) -> chat.Finish:
+    assert isinstance(items[-1], chat.Finish)
+    assert not [item for item in items[:-1] if isinstance(item, chat.Finish)]
+    return items[-1]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    items = list(chat.answer(endpoint, chat.Turn(HELLO, stream=stream)))
+    finish = finish_of(items)
+    assert text_of(items) == ggufs.ANSWER
+    assert finish.reason == "stop"
+    assert finish.model == "hf/tiny/tiny:F16"
+    assert finish.input_tokens
+    assert finish.output_tokens
+    assert finish.cached_tokens == 0
+    assert finish.tokens_per_second
+    assert finish.prompt_per_second
+
+
+def test_a_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    list(chat.answer(endpoint, chat.Turn(HELLO)))
+    assert finish_of(list(chat.answer(endpoint, chat.Turn(HELLO)))).cached_tokens
+
+
+def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+
+    async def one() -> list[chat.Piece | chat.Finish]:
+        return [item async for item in chat.answer_async(endpoint, chat.Turn(HELLO))]
+
+    async def three() -> list[list[chat.Piece | chat.Finish]]:
+        return list(await asyncio.gather(one(), one(), one()))
+
+    for items in asyncio.run(three()):
+        assert text_of(items) == ggufs.ANSWER
+        assert finish_of(items).reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tools.gguf", tool_call=CALL))
+    items = list(chat.answer(endpoint, chat.Turn(HELLO, tools=[WEATHER], stream=stream)))
+    assert text_of(items, "tool_name") == "weather"
+    assert json.loads(text_of(items, "tool_args")) == {"town": "Riga"}
+    assert next(item.call_id for item in items if isinstance(item, chat.Piece) and item.kind == "tool_name")
+    assert finish_of(items).reason == "tool_calls"
+
+
+def test_a_base_model_completes_text_raw(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_base(tmp_path / "base.gguf"), kind="base")
+    items = list(chat.answer(endpoint, chat.Turn((), raw=True, prompt="Once upon")))
+    assert text_of(items).strip() == ggufs.ANSWER
+    assert finish_of(items).output_tokens
+
+
+def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    asked = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    items = list(chat.answer(endpoint, chat.Turn(HELLO, {"max_tokens": 200}, response_format=asked)))
+    if finish_of(items).reason == "stop":
+        assert isinstance(json.loads(text_of(items))["n"], int)
+    assert text_of(items).lstrip().startswith("{")
+
+
+def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"), context=512)
+    with pytest.raises(EngineRefusedError, match=r"has \d+ tokens; the context holds 512") as caught:
+        list(chat.answer(endpoint, chat.Turn([{"role": "user", "content": "word " * 5000}])))
+    assert "-o context" in str(caught.value.hint)
+
+
+def test_a_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    with pytest.raises(EngineRefusedError, match="temperature"):
+        list(chat.answer(endpoint, chat.Turn(HELLO, {"temperature": "hot"})))
+
+
+def is_working(endpoint: engine.Endpoint) -> bool:
+    transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
+    headers = {"Authorization": f"Bearer {endpoint.key}"}
+    with httpx2.Client(transport=transport, base_url="http://engine", headers=headers, timeout=60) as client:
+        return any(slot["is_processing"] for slot in client.get("/slots").json())
+
+
+def wait_until_idle(endpoint: engine.Endpoint) -> None:
+    wait_until(lambda: not is_working(endpoint), 20, message="the engine went on working for nobody")
+
+
+@pytest.fixture
+def endless(start: Start, tmp_path: Path) -> engine.Endpoint:
+    path = ggufs.tiny_chat(tmp_path / "endless.gguf", endless=True, context=131072)
+    return start(path, context=131072, own=131072)
+
+
+def test_closing_an_answer_stops_the_work_and_leaves_the_engine_warm(endless: engine.Endpoint) -> None:
+    stream = chat.answer(endless, chat.Turn(HELLO))
+    assert isinstance(next(stream), chat.Piece)
+    assert is_working(endless)
+    stream.close()
+    wait_until_idle(endless)
+    assert text_of(list(chat.answer(endless, chat.Turn(HELLO, {"max_tokens": 3}))))
+
+
+def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> None:
+    async def first_piece() -> None:
+        stream = chat.answer_async(endless, chat.Turn(HELLO))
+        async for _ in stream:
+            break
+        await stream.aclose()
+
+    asyncio.run(first_piece())
+    wait_until_idle(endless)
+
+
+def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: Start, tmp_path: Path) -> None:
+    path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
+    endpoint = start(path, context=65536, own=131072)
+    gone_while_it_reads(endpoint, lambda: is_working(endpoint))
+    began = time.monotonic()
+    wait_until_idle(endpoint)
+    stopped_after = time.monotonic() - began
+    assert stopped_after < 10
+
+
+def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
+    one, other, again = chat.embed(endpoint, ["the cat", "blue sky", "the cat"])
+    assert len(one) == ggufs.WIDTH
+    assert one == pytest.approx(again, abs=1e-4)
+    assert one != pytest.approx(other, abs=1e-2)
+    assert chat.embed(endpoint, []) == []
+
+
+def test_a_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
+    endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
+    with pytest.raises(EngineRefusedError):
+        chat.embed(endpoint, ["cat " * 2000])
+
+
+def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
+    start: Start, db: LibraryDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_ensure, started = engine.ensure, []
+
+    def ensure_and_kill(*args: Any, **named: Any) -> engine.Endpoint:
+        endpoint = really_ensure(*args, **named)
+        (row,) = engine.running(db)
+        started.append(row.pid)
+        process = psutil.Process(row.pid)
+        process.kill()
+        psutil.wait_procs([process], timeout=20)
+        return endpoint
+
+    monkeypatch.setattr(engine, "ensure", ensure_and_kill)
+    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    with pytest.raises(EngineLostError, match="was lost"):
+        list(chat.answer(endpoint, chat.Turn(HELLO)))
+    assert len(started) == 2
+
+
+def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
+    endless: engine.Endpoint, db: LibraryDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_rows, "ANSWER_SECONDS", 0.5)
+    (hung,) = engine.running(db)
+    os.kill(hung.pid, signal.SIGSTOP)
+    with pytest.raises(EngineLostError, match="was lost"):
+        list(chat.answer(endless, chat.Turn(HELLO), silence_seconds=0.5))
+    assert engine.running(db) == []
+    assert text_of(list(chat.answer(endless, chat.Turn(HELLO, {"max_tokens": 3}))))
+    assert [row.pid for row in engine.running(db)] != [hung.pid]
+
+
+def test_a_prompt_that_waits_in_line_is_not_taken_for_a_hang(endless: engine.Endpoint) -> None:
+    before = [chat.answer(endless, chat.Turn(HELLO)) for _ in range(engine.PARALLEL)]
+    assert all(next(stream) for stream in before)
+    answered: list[chat.Piece | chat.Finish] = []
+
+    def last_in_line() -> None:
+        answered.extend(chat.answer(endless, chat.Turn(HELLO, {"max_tokens": 3}), silence_seconds=0.2))
+
+    thread = threading.Thread(target=last_in_line)
+    thread.start()
+    thread.join(1.5)
+    assert thread.is_alive()
+    for stream in before:
+        stream.close()
+    thread.join(30)
+    assert finish_of(answered).output_tokens == 3

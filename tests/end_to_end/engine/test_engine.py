@@ -1,0 +1,580 @@
+"""Engines are real processes on real tiny models here; every test leaves none behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import psutil
+import pytest
+
+from llm_hf_models import chat, engine, engine_dirs, engine_process, engine_rows, fit
+from llm_hf_models.engine_child import GRACE_SECONDS, Watch
+from llm_hf_models.errors import (
+    EngineLostError,
+    EngineRefusedError,
+    EngineStartError,
+    MissingFileError,
+    ModelTooLargeError,
+    NotWritableError,
+)
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.machine import Machine
+from tests.conftest import Home
+from tests.support import ggufs
+from tests.support.engines import (
+    CHAT,
+    broken_files,
+    endless_spec,
+    ensure,
+    leaving_nothing,
+    row_of,
+    say,
+    spec_of,
+    wait_for_exit,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak of unix sockets")
+
+
+@pytest.fixture
+def db(home: Home) -> Iterator[LibraryDB]:
+    with leaving_nothing(home) as opened:
+        yield opened
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> engine.EngineSpec:
+    return spec_of(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> engine.EngineSpec:
+    return endless_spec(tmp_path)
+
+
+CLIENT = """
+import json, sys
+from pathlib import Path
+from llm_hf_models import chat, engine, settings
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.library import LibraryDB
+
+spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
+    facts=ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512))
+with LibraryDB(settings.library_path()) as db:
+    before = set(sys.modules)
+    endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
+    imported = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+    answer = "".join(p.text for p in chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}]))
+        if isinstance(p, chat.Piece))
+    print(json.dumps({"answer": answer, "cold": endpoint.load_seconds is not None,
+        "pid": db.engine(endpoint.fingerprint).pid, "imported": imported}))
+"""
+
+
+def client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
+    """Another process that asks for the same engine, as another `llm` would."""
+    command = [sys.executable, "-c", CLIENT, str(spec.model_path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, object]:
+    out, _ = process.communicate(timeout=90)
+    assert process.returncode == 0
+    return dict(json.loads(out))
+
+
+@pytest.mark.usefixtures("db")
+def test_the_next_process_finds_the_engine_warm(spec: engine.EngineSpec) -> None:
+    first, second = result(client(spec)), result(client(spec))
+    assert first["answer"] == second["answer"] == ggufs.ANSWER
+    assert (first["cold"], second["cold"]) == (True, False)
+    assert first["pid"] == second["pid"]
+
+
+def test_a_warm_engine_is_found_without_importing_anything(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    assert result(client(spec))["imported"] == []
+
+
+@pytest.mark.usefixtures("db")
+def test_five_processes_at_once_start_one_engine(spec: engine.EngineSpec) -> None:
+    results = [result(process) for process in [client(spec) for _ in range(5)]]
+    assert {found["answer"] for found in results} == {ggufs.ANSWER}
+    assert len({found["pid"] for found in results}) == 1
+    assert [found["cold"] for found in results].count(True) == 1
+
+
+@pytest.mark.usefixtures("db")
+def test_an_engine_outlives_who_started_it_in_a_session_of_its_own(spec: engine.EngineSpec) -> None:
+    pid = int(str(result(client(spec))["pid"]))
+    assert psutil.pid_exists(pid)
+    assert os.getsid(pid) == pid
+
+
+def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    killed = row_of(db)
+    os.kill(killed.pid, signal.SIGKILL)
+    wait_for_exit(killed.pid)
+    assert say(ensure(spec, db)) == ggufs.ANSWER
+    assert row_of(db).pid != killed.pid
+    assert not Path(killed.address).exists()
+
+
+def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    endpoint = ensure(spec, db)
+    lost = row_of(db).pid
+    os.kill(lost, signal.SIGKILL)
+    wait_for_exit(lost)
+    assert say(endpoint) == ggufs.ANSWER
+    assert row_of(db).pid != lost
+
+
+def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    row = row_of(db)
+    os.kill(row.pid, signal.SIGKILL)
+    wait_for_exit(row.pid)
+    assert engine.running(db) == []
+    assert db.engines() == []
+    assert not Path(row.address).parent.exists()
+
+
+def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_alone(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        ensure(spec, db)
+        row = row_of(db)
+        impostor = replace(row, fingerprint="other", pid=stranger.pid, pid_started=row.pid_started - 3600)
+        engine.stop(db, impostor)
+        assert stranger.poll() is None
+        stranger.communicate(b"\n")
+
+
+def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db, keep_alive=0.3)
+    row = row_of(db)
+    assert say(endpoint) == ggufs.ANSWER
+    wait_for_exit(row.pid)
+    assert not Path(row.address).exists()
+    assert engine.running(db) == []
+
+
+def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db, keep_alive=0)
+    pid = row_of(db).pid
+    assert say(endpoint) == ggufs.ANSWER
+    wait_for_exit(pid)
+
+
+def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    say(ensure(spec, db, keep_alive=-1))
+    pid = row_of(db).pid
+    say(ensure(spec, db, keep_alive=0))
+    wait_for_exit(pid)
+
+
+def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(endless, db, keep_alive=0)
+    pid = row_of(db).pid
+    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800}))
+    pieces = list(stream)
+    assert isinstance(pieces[-1], chat.Finish)
+    assert pieces[-1].output_tokens == 800
+    wait_for_exit(pid)
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_to_leave(
+    endless: engine.EngineSpec, db: LibraryDB
+) -> None:
+    endpoint = ensure(endless, db, keep_alive=0)
+    row = row_of(db)
+    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000}))
+    next(stream)
+    while engine_rows.busy_slots(row):
+        assert psutil.pid_exists(row.pid)
+    *_, finish = stream
+    assert isinstance(finish, chat.Finish)
+    assert finish.output_tokens == 2000
+    wait_for_exit(row.pid)
+
+
+def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db, keep_alive=-1)
+    row = row_of(db)
+    engine_dirs.EngineDir(Path(row.address).parent).remove()
+    wait_for_exit(row.pid)
+
+
+def test_patience_counts_from_the_last_sign_of_life() -> None:
+    watch = Watch(keep_alive=5, since=0)
+    watch.leased(0, 1, 5)
+    assert watch.left(0) == GRACE_SECONDS  # a request is about to come
+    watch.worked(3, 10, busy=True)
+    assert watch.left(3) == 5
+    watch.worked(6, 12, busy=False)  # it ended between two looks
+    assert watch.left(10) == 1
+    watch.leased(10, 2, 0)  # keep_alive 0 still waits for the request it was written for
+    assert watch.left(10) == GRACE_SECONDS
+    watch.worked(12, 13, busy=False)
+    assert watch.left(12) == 0
+    watch.leased(13, 3, -1)
+    assert watch.left(10**9) == float("inf")
+
+
+def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
+    assert (small.context, large.context) == (1024, 4096)
+    assert len(engine.running(db)) == 2
+    assert engine.stop_model(db, spec.model_id) == 2
+
+
+def test_split_models_load_from_their_first_shard(tmp_path: Path, db: LibraryDB) -> None:
+    shards = ggufs.tiny_split(tmp_path, 3)
+    assert say(ensure(spec_of(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
+
+
+def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
+    assert confined.socket != open_.socket
+
+
+def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path) -> None:
+    confine = "from llm_hf_models.sandbox import *; print(*confine(Confinement(allow_unix_server=True)).layers)"
+    held = subprocess.run([sys.executable, "-c", confine], capture_output=True, text=True, check=True, cwd=tmp_path)
+    ensure(spec, db)
+    assert row_of(db).layers == tuple(held.stdout.split())
+    assert not set(row_of(db).layers) & set(row_of(db).missing)
+    engine.stop_model(db, spec.model_id)
+    ensure(spec, db, sandbox=False)
+    assert row_of(db).layers == ()
+    assert "switched off" in row_of(db).missing["any layer"]
+
+
+def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db)
+    assert endpoint.socket is not None
+    for folder in (endpoint.socket.parent, endpoint.socket.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    row = row_of(db)
+    assert len(row.key) >= 32
+    assert row.key not in " ".join(psutil.Process(row.pid).cmdline())
+    assert row.key not in repr(endpoint) + repr(row)
+
+
+def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    ensure(spec, db)
+    environment = engine_process.child_environment(os.environ)
+    assert not [name for name, value in environment.items() if "secret" in value]
+    assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
+
+
+def test_nothing_is_imported_from_where_the_user_stands(
+    spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "xllamacpp.py").write_text("raise SystemExit('planted')")
+    monkeypatch.chdir(tmp_path)
+    assert say(ensure(spec, db)) == ggufs.ANSWER
+
+
+def test_a_wrong_key_is_refused(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = replace(ensure(spec, db), key="wrong")
+    with pytest.raises(EngineRefusedError, match="did not accept the key"):
+        say(endpoint)
+
+
+@pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
+def test_a_broken_file_is_a_clear_error_with_the_engines_words(name: str, tmp_path: Path, db: LibraryDB) -> None:
+    with pytest.raises(EngineStartError) as caught:
+        ensure(spec_of(broken_files(tmp_path)[name]), db)
+    assert "failed to load model" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert db.engines() == []
+
+
+def patched(path: Path, key: bytes, value: int) -> Path:
+    """The same model with another number under a key of its header: the value stands after the key and its type."""
+    content = bytearray(path.read_bytes())
+    begin = content.index(key) + len(key) + 4
+    content[begin : begin + 4] = value.to_bytes(4, "little")
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("block_count", 2**31, "crashed"),
+        ("context_length", 0, "GGML_ASSERT"),
+        ("attention.head_count", 0, "wrong shape"),
+        ("embedding_length", 2**32 - 1, "hyperparameters"),
+    ],
+)
+def test_a_hostile_header_takes_only_the_engine_down(
+    key: str, value: int, words: str, tmp_path: Path, db: LibraryDB
+) -> None:
+    path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
+    with pytest.raises((EngineStartError, EngineLostError), match=words):
+        say(ensure(spec_of(path), db))
+
+
+ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (ENDLESS_LOOP, "longer than 3 s"),
+        ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "crashed"),
+        ("{% nonsense", "template"),
+    ],
+    ids=["loop", "depth", "syntax"],
+)
+def test_a_hostile_template_takes_only_the_engine_down(
+    template: str, words: str, tmp_path: Path, db: LibraryDB
+) -> None:
+    path = ggufs.tiny_chat(tmp_path / "hostile.gguf", template=template)
+    with pytest.raises(EngineStartError, match=words):
+        ensure(spec_of(path), db, engine_start_seconds=3)
+
+
+def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    with pytest.raises(EngineStartError, match="longer than"):
+        ensure(spec, db, engine_start_seconds=0.001)
+    assert engine.running(db) == []
+
+
+def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    spec.model_path.unlink()
+    with pytest.raises(MissingFileError, match=r"tiny\.gguf"):
+        ensure(spec, db)
+
+
+def test_a_socket_path_too_long_for_the_system_is_said(
+    spec: engine.EngineSpec, db: LibraryDB, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = home.runtime / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    with pytest.raises(EngineStartError, match="too long a path"):
+        ensure(spec, db)
+
+
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root writes everywhere")
+def test_a_socket_folder_that_is_not_writable_is_said(spec: engine.EngineSpec, db: LibraryDB, home: Home) -> None:
+    (home.runtime / "llm-hf").mkdir(mode=0o500)
+    with pytest.raises(NotWritableError):
+        ensure(spec, db)
+
+
+def test_a_file_in_the_socket_folders_place_is_said(spec: engine.EngineSpec, db: LibraryDB, home: Home) -> None:
+    (home.runtime / "llm-hf").write_text("")
+    with pytest.raises((NotWritableError, EngineStartError), match="llm-hf"):
+        ensure(spec, db)
+
+
+def test_a_link_in_the_socket_folders_place_is_refused(
+    spec: engine.EngineSpec, db: LibraryDB, home: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (home.runtime / "llm-hf").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(EngineStartError, match="not yours"):
+        ensure(spec, db)
+
+
+def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    alive = ensure(spec, db)
+    foreign = row_of(db)
+    db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
+    left = engine_dirs.new_dir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left.socket))
+    ensure(replace(spec, context=512), db)
+    assert not left.path.exists()
+    assert alive.socket is not None
+    assert engine_dirs.answers(str(alive.socket))
+    engine.stop(db, foreign)
+
+
+def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    ensure(spec, db)
+    row = row_of(db)
+    os.kill(row.pid, signal.SIGSTOP)
+    engine.stop(db, row, seconds=0.2)
+    assert not psutil.pid_exists(row.pid) or psutil.Process(row.pid).status() == psutil.STATUS_ZOMBIE
+    assert not Path(row.address).exists()
+    assert engine.running(db) == []
+
+
+def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
+    endless: engine.EngineSpec, db: LibraryDB
+) -> None:
+    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    next(stream)
+    os.kill(row_of(db).pid, signal.SIGKILL)
+    with pytest.raises(EngineLostError):
+        list(stream)
+    assert say(ensure(endless, db), max_tokens=3)
+
+
+@pytest.fixture
+def small_machine(db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A machine whose free memory is what it has less what the engines hold."""
+
+    def has(memory: int) -> None:
+        def machine() -> Machine:
+            return Machine(memory, memory - sum(row.memory for row in engine.running(db)))
+
+        monkeypatch.setattr(engine, "machine", machine)
+
+    return has
+
+
+def test_an_idle_engine_makes_room_and_it_is_said(
+    spec: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
+) -> None:
+    ensure(spec, db)
+    idle = row_of(db)
+    small_machine(2 * 10**9)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - fit.overhead_bytes(CHAT) - 10**7) // 2048)
+    notices: list[str] = []
+    endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
+    assert row_of(db).model_id == "hf/tiny/next"
+    assert not psutil.pid_exists(idle.pid)
+    assert notices == ["Stopped the idle engine of hf/tiny/chat:F16 to make room for hf/tiny/next"]
+    assert endpoint.context == 2048
+
+
+def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
+    endless: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
+) -> None:
+    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    next(stream)
+    small_machine(2 * 10**9)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - fit.overhead_bytes(CHAT)) // 2048)
+    notices: list[str] = []
+    endpoint = ensure(replace(endless, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
+    assert len(engine.running(db)) == 2
+    assert endpoint.context is not None
+    assert 512 <= endpoint.context < 2048
+    assert len(notices) == 1
+    assert f"Context of {endpoint.context} tokens" in notices[0]
+    assert next(stream)
+    stream.close()
+
+
+def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
+    spec: engine.EngineSpec, db: LibraryDB
+) -> None:
+    ensure(spec, db)
+    with pytest.raises(ModelTooLargeError, match="does not fit"):
+        ensure(replace(spec, facts=replace(CHAT, kv_bytes_per_token=10**12), context=2048), db)
+    assert row_of(db).model_id == spec.model_id
+
+
+def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: LibraryDB) -> None:
+    endpoint = ensure(spec, db)
+    transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
+    with httpx2.Client(transport=transport, base_url="http://engine") as anyone:
+        assert {anyone.get(path).status_code for path in ("/slots", "/props", "/metrics")} == {401}
+
+
+# A stand-in with llama-server's own options, on the bindings: what is proven is how it is found, started and ended.
+LLAMA_SERVER = """#!{python}
+import argparse, os, sys, time
+flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
+values = ("--model --alias --host --ctx-size --parallel --batch-size --ubatch-size --threads --cache-ram"
+    " --threads-http --reasoning-format --fit --gpu-layers --mmproj --log-verbosity").split()
+parser = argparse.ArgumentParser()
+for flag in flags: parser.add_argument(flag, action="store_true")
+for value in values: parser.add_argument(value)
+asked = parser.parse_args()
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.n_ctx = asked.model, [asked.host], int(asked.ctx_size)
+params.api_keys, params.model_alias = [os.environ["LLAMA_API_KEY"]], {{asked.alias}}
+params.endpoint_metrics, params.fit_params, params.verbosity = asked.metrics, False, 1
+server = xllamacpp.Server(params)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def put(text: str) -> Path:
+        path = folder / "llama-server"
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+    return put
+
+
+def test_a_llama_server_on_path_takes_the_bindings_place(
+    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    binary = on_path(LLAMA_SERVER.format(python=sys.executable))
+    endpoint = ensure(spec, db, engine="llama-server", keep_alive=0)
+    row = row_of(db)
+    (server,) = psutil.Process(row.pid).children()
+    assert str(binary) in server.cmdline()
+    assert row.key not in " ".join(server.cmdline())
+    assert not {"landlock", "seccomp"} & set(row.layers)
+    assert "script" in row.missing["landlock"]
+    assert say(endpoint) == ggufs.ANSWER
+    wait_for_exit(row.pid)
+    wait_for_exit(server.pid)
+
+
+def test_a_llama_server_ends_with_a_watcher_that_is_killed(
+    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux ends it then")
+    on_path(LLAMA_SERVER.format(python=sys.executable))
+    ensure(spec, db, engine="llama-server")
+    (server,) = psutil.Process(row_of(db).pid).children()
+    os.kill(row_of(db).pid, signal.SIGKILL)
+    wait_for_exit(server.pid)
+
+
+def test_a_llama_server_that_is_missing_or_too_old_is_said(
+    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    with pytest.raises(EngineStartError, match="no llama-server on PATH"):
+        ensure(spec, db, engine="llama-server")
+    on_path("#!/bin/sh\necho usage: --model --jinja\n")
+    with pytest.raises(EngineStartError, match=r"too old.*--kv-unified"):
+        ensure(spec, db, engine="llama-server")
+
+
+def test_a_llama_server_that_fails_says_its_own_words(
+    tmp_path: Path, db: LibraryDB, on_path: Callable[[str], Path]
+) -> None:
+    on_path(LLAMA_SERVER.format(python=sys.executable))
+    with pytest.raises(EngineStartError, match="invalid magic"):
+        ensure(spec_of(broken_files(tmp_path)["garbage"]), db, engine="llama-server")

@@ -1,0 +1,88 @@
+"""The load test from the command line: a verdict, recorded with the model, and never a dead `llm`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import Library
+from tests.support.commands import run
+from tests.support.ggufs import tiny_chat, tiny_split
+from tests.support.hub_server import HubServer, hub_in_force
+
+REPO = "tests/tiny-GGUF"
+MODEL = f"hf/{REPO}:Q4_K_M"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    with hub_in_force(monkeypatch, disk_reserve="0") as server:
+        server.add_repo(REPO, {"tiny-Q4_K_M.gguf": tiny_chat(tmp_path / "tiny-Q4_K_M.gguf", answer="Walruses do.")})
+        yield server
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_pulled_model_is_loaded_in_a_sandbox_and_the_verdict_is_kept_with_it() -> None:
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
+    done = run("test", MODEL, "--json", code=None)
+    assert done.exit_code == 0
+    report = json.loads(done.stdout)
+    assert report["result"]["verdict"] == "loads"
+    assert "Walruses" in report["result"]["output"]
+    assert report["recorded"]
+    check = Library().show(MODEL).checks[0]
+    assert (check.kind, check.result) == ("load_test", "loads")
+    assert "Load test" in run("show", MODEL, code=None).stdout
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_pull_with_test_says_how_the_load_test_went() -> None:
+    done = run("pull", REPO, "--test", "-q", code=None)
+    assert done.exit_code == 0
+    assert done.stdout.strip() == MODEL
+    assert "loads" in done.stderr
+
+
+def test_a_file_is_tested_without_a_record_and_all_its_shards_with_it(tmp_path: Path) -> None:
+    first = tiny_split(tmp_path, 3)[0]
+    done = run("test", str(first), code=None)
+    assert done.exit_code == 0, done.output
+    assert "loads" in done.stdout
+    assert Library().list() == ()
+
+
+def test_a_file_that_is_no_gguf_has_a_verdict_and_exit_code_1(tmp_path: Path) -> None:
+    path = tmp_path / "page.gguf"
+    path.write_bytes(b"<!doctype html>")
+    done = run("test", str(path), code=None)
+    assert done.exit_code == 1
+    assert "fails" in done.stdout
+    assert "Confined" not in done.stdout, "nothing was run"
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_is_still_on_the_hub_is_not_tested_but_pulled_first() -> None:
+    done = run("test", REPO, code=None)
+    assert done.exit_code == 1
+    assert f"llm hf pull {REPO} --test" in done.stderr
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_changed_file_is_named_kept_from_prompts_and_repaired_by_a_pull() -> None:
+    run("pull", REPO, "-q", code=None)
+    path = Path(Library().path(MODEL)[0]).resolve()
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    verified = run("verify", MODEL, code=None)
+    assert verified.exit_code == 1
+    assert "differs" in verified.stdout
+    assert Library().show(MODEL).state == "changed"
+    pulled = run("pull", REPO, "-q", code=None)
+    assert pulled.exit_code == 0, pulled.output
+    assert run("verify", MODEL, code=None).exit_code == 0
+    assert Library().show(MODEL).state == "ready"

@@ -1,0 +1,127 @@
+"""The library file, shared by several processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from llm_hf_models.registered import registered_models
+from tests.support import models
+from tests.support.folders import ROOT
+from tests.support.models import a_model
+
+path = models.path
+db = models.db
+
+# Other processes
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from llm_hf_models.library import LibraryDB
+from tests.support.folders import ROOT
+from tests.support.models import a_model
+path, job, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.stdin.readline()
+db = LibraryDB(path)
+if job == "write":
+    for turn in range(20):
+        db.register(a_model(f"owner/{name}", quant=f"Q{turn}", aliases=(f"{name}-{turn}", "shared")))
+else:
+    with db.transaction():
+        db.register(a_model("owner/half"))
+        db.remove("hf/owner/name:Q4_K_M")
+        print("inside", flush=True)
+        sys.stdin.readline()
+"""
+
+
+def child(path: Path, job: str, name: str = "x") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), job, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def test_processes_that_make_and_write_a_library_at_once_all_succeed(path: Path) -> None:
+    children = [child(path, "write", f"c{number}") for number in range(5)]
+    for process in children:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in children:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    with LibraryDB(path) as db:
+        models = db.models()
+    assert len(models) == 100
+    assert all(len(model.files) == 1 for model in models)
+    assert sum("shared" in model.aliases for model in models) == 1
+
+
+def test_a_process_killed_inside_a_transaction_leaves_the_library_as_it_was(path: Path) -> None:
+    with LibraryDB(path) as db:
+        before = db.register(a_model())
+    process = child(path, "hang")
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "inside\n"
+    assert [model.model_id for model in registered_models(path)] == [before.model_id]
+    process.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+    process.communicate(timeout=60)
+    with LibraryDB(path) as db:
+        assert db.models() == [before]
+        db.register(a_model("owner/after"))
+
+
+# Bad weather
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond it fails, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+from llm_hf_models.cli import hf
+hf(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["list"], 0),
+        (["show", "tiny"], 0),
+        (["path", "tiny"], 0),
+        (["status"], 0),
+        (["alias"], 0),
+        (["alias", "tiny", "seal"], 1),
+        (["rm", "-y", "tiny"], 1),
+    ],
+)
+def test_where_nothing_can_be_written_the_library_is_read_and_changes_are_refused(words: list[str], code: int) -> None:
+    path = library_path()
+    with LibraryDB(path) as db:
+        db.register(replace(a_model(), aliases=("tiny",)))
+    done = subprocess.run([sys.executable, "-c", FULL, *words], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stderr.startswith("Error: ")
+        assert str(path) in done.stderr
+    with LibraryDB(path) as db:
+        assert [model.aliases for model in db.models()] == [("tiny",)]

@@ -1,0 +1,419 @@
+"""What a person arranges for a model: kept options and where defaults come from, a template, servers elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import engine
+from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
+from llm_hf_models.records import LocalModel
+from llm_hf_models.runtime import HEALTH_SECONDS
+from llm_hf_models.service import Library, PullOptions
+from tests.conftest import Home
+from tests.support import ggufs
+from tests.support.commands import run, run_llm
+from tests.support.hub_server import HubServer
+from tests.support.model_options import defaults
+from tests.support.relays import KEY, serving
+from tests.support.tiny_library import FUNCTION, Shelf, logged, said, tiny_shelf
+
+RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
+SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- endfor %}{{- '<|im_start|>assistant\n' }}"
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with tiny_shelf(tmp_path_factory) as shelf:
+        yield shelf
+
+
+@pytest.fixture(autouse=True)
+def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    shelf.stand_on(monkeypatch)
+    yield
+    shelf.tidy()
+
+
+# Options
+
+
+def test_what_is_set_holds_for_prompts_until_they_say_otherwise() -> None:
+    run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
+    said("-m", "tiny", "hello")
+    assert (logged()["output_tokens"], logged()["response_json"]["context"]) == (2, 1024)
+    said("-m", "tiny", "hello", "-o", "max_tokens", "4")
+    assert logged()["output_tokens"] == 4
+    run("set", "tiny", "--unset", "max_tokens", "--unset", "context")
+    assert said("-m", "tiny", "hello") == ggufs.ANSWER
+
+
+def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
+    def input_tokens(*words: str) -> int:
+        said("-m", "tiny", "hello", *words)
+        return int(logged()["input_tokens"])
+
+    without, own = input_tokens(), input_tokens("-s", "Be brief.")
+    run("set", "tiny", "system", "You are a walrus, and you know it very well.")
+    assert input_tokens() > own > without
+    assert input_tokens("-s", "Be brief.") == own
+
+
+@pytest.mark.parametrize(
+    ("words", "said_why"),
+    [
+        (("temprature", "1"), "Option 'temprature' of hf/tiny/chat:F16: there is no such option"),
+        (("temperature", "hot"), "Option 'temperature' of hf/tiny/chat:F16"),
+        (("top_p", "2"), "Option 'top_p'"),
+        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 was made for at most 4096 tokens"),
+        (("think", "on"), "Option 'think'"),
+        (("keep_alive", "soon"), "Option 'keep_alive'"),
+        (("temperature",), "'temperature' has no VALUE"),
+        (("--unset", "seed"), "Option 'seed' is not set for hf/tiny/chat:F16"),
+        (("template", "/nowhere/t.jinja"), "Option 'template': can't read the file"),
+        (("endpoint_model", "x"), "Option 'endpoint_model'"),
+    ],
+)
+def test_a_wrong_option_names_itself_and_nothing_is_kept(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+    assert said_why in run("set", "tiny", *words, code=2).stderr
+    with shelf.db() as db:
+        assert db.find("tiny").options == {}
+
+
+def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
+    run("set", "tiny", "seed", "7", "top_k", "many", code=2)
+    with shelf.db() as db:
+        assert db.find("tiny").options == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "said_why"),
+    [
+        (("--unset", "seed"), "Option 'seed' can't be both set and unset"),
+        (("--unset", "top_k", "--unset", "seed"), "Option 'seed' can't be both set and unset"),
+        (("seed", "9"), "'seed' is given twice"),
+    ],
+)
+def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+    run("set", "tiny", "seed", "7", "top_k", "5")
+    assert said_why in run("set", "tiny", "seed", "8", *words, code=2).stderr
+    with shelf.db() as db:
+        assert db.find("tiny").options == {"seed": 7, "top_k": 5}
+
+
+def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
+    assert "'temperature' of hf/tiny/embed:F32" in run("set", "vectors", "temperature", "1", code=2).stderr
+    run("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
+    for key, kind in (("context", "a model that is served elsewhere"), ("temperature", "an embedding model")):
+        assert f"'{key}' of hf/remote/far: it means nothing to {kind}\n" in run("set", "far", key, "1", code=2).stderr
+    run("set", "vectors", "keep_alive", "-1")
+    assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
+
+
+def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampling = {"temp": 0.1, "top_k": 11.0}
+    with shelf.db() as db:
+        dog = db.find("dog")
+        facts = {**vars(dog.facts), "sampling": sampling}
+        config = {"temperature": 0.9, "top_p": 0.8, "repetition_penalty": 1.1}
+        db.register(
+            LocalModel(**{**vars(dog), "facts": type(dog.facts)(**facts), "hub": {"generation_config": config}})
+        )
+    monkeypatch.setenv("LLM_HF_KEEP_ALIVE", "7m")
+    run("set", "dog", "top_k", "22", "stop", "END")
+    found = defaults("dog")
+    assert found["top_k"] == (22, "llm hf set")
+    assert found["stop"] == ("END", "llm hf set")
+    assert found["temperature"] == (0.1, "header")
+    assert found["top_p"] == (0.8, "generation_config.json")
+    assert found["repeat_penalty"] == (1.1, "generation_config.json")
+    assert found["context"] == (4096, "header")  # the setting asks for more than the model has
+    assert found["keep_alive"] == (420, "setting (environment)")
+    assert found["gpu_layers"] == (-1, "setting (default)")
+    assert found["threads"] == (engine.default_threads(), "this machine")
+    shown = run("show", "dog").stdout
+    assert re.search(r"^temperature +0\.1 +header$", shown, re.MULTILINE)
+    assert re.search(r"^top_p +0\.8 +generation_config\.json$", shown, re.MULTILINE)
+    assert re.search(r"^top_k +22 +llm hf set$", shown, re.MULTILINE)
+    assert re.search(r"^keep_alive +7 min", shown, re.MULTILINE)
+    assert "keep_alive" in run("set", "dog").stdout
+
+
+def test_a_chat_template_of_ones_own_is_what_the_engine_uses(tmp_path: Path) -> None:
+    (tmp_path / "shout.jinja").write_text(SHOUTING)
+    said("-m", "tiny", "hello")
+    before = logged()["input_tokens"]
+    run("set", "tiny", "template", str(tmp_path / "shout.jinja"))
+    (tmp_path / "shout.jinja").unlink()  # what is kept is the template, not the path
+    assert said("-m", "tiny", "hello") == ggufs.ANSWER
+    assert logged()["input_tokens"] < before
+    assert f"{len(SHOUTING)} characters" in run("show", "tiny").stdout
+    refused = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?")
+    assert refused.exit_code != 0
+    assert "does not support tools" in refused.output
+    run("set", "tiny", "--unset", "template")
+    said("-m", "tiny", "hello")
+    assert logged()["input_tokens"] == before
+
+
+def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text(SHOUTING + "{# \u200b #}")
+    run("test", "tiny")
+    assert "another chat template" not in run("show", "tiny").stdout
+    run("set", "tiny", "template", str(tmp_path / "own.jinja"))
+    assert "with another chat template than prompts use now: llm hf test hf/tiny/chat:F16" in run("show", "tiny").stdout
+    checked = run("check", "tiny").stdout
+    assert re.search(r"^warning +template-invisible-characters +llm hf set template ", checked, re.MULTILINE)
+    assert "your own (llm hf set), which was checked too; the file's is not used" in checked
+    run("test", "tiny")
+    assert "another chat template" not in run("show", "tiny").stdout
+    run("set", "tiny", "--unset", "template")
+    assert "another chat template" in run("show", "tiny").stdout
+    assert "invisible" not in run("check", "tiny").stdout
+    assert "your own" not in run("check", "tiny").stdout
+
+
+def test_a_base_model_with_a_template_is_one_to_talk_to(tmp_path: Path) -> None:
+    (tmp_path / "shout.jinja").write_text(SHOUTING)
+    run("set", "base", "template", str(tmp_path / "shout.jinja"))
+    said("-m", "base", "hello")
+    said("-c", "and then?")
+    assert json.loads(run("show", "base", "--json").stdout)["kind"] == "chat"
+    run("set", "base", "--unset", "template")
+    assert "does not support conversations" in run_llm("-c", "and then?").stderr
+
+
+def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf: Shelf) -> None:
+    (tmp_path / "bad.jinja").write_text(
+        "{% for a in range(1000000) %}{% for b in range(1000000) %}x{% endfor %}{% endfor %}"
+    )
+    assert "Option 'template'" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
+    with shelf.db() as db:
+        assert db.find("tiny").options == {}
+
+
+@pytest.mark.parametrize("template", ["{% for", "{{ x", "{% if 1 %}hello", "{% endfor %}"])
+def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Path, shelf: Shelf) -> None:
+    (tmp_path / "bad.jinja").write_text(template)
+    assert (
+        "Option 'template' can't be read" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
+    )
+    with shelf.db() as db:
+        assert db.find("tiny").options == {}
+
+
+def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:
+    (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
+    run("set", "tiny", "template", str(tmp_path / "odd.jinja"))
+    assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["last_words"]
+    for how in ((), ("--async",)):
+        assert "llm hf set hf/tiny/chat:F16 --unset template" in run_llm("-m", "tiny", "hello", *how).stderr
+    run("set", "tiny", "--unset", "template")
+    run("test", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("config", "kept"),
+    [
+        ({**RECOMMENDED, "do_sample": True, "eos_token_id": 2}, RECOMMENDED),
+        ({"temperature": 0.6, "do_sample": False}, {}),
+        ("nonsense {", {}),
+        ('{"temperature": NaN, "top_k": true, "top_p": "x"}', {}),
+    ],
+)
+def test_a_pull_keeps_what_the_repos_generation_config_recommends(
+    config: object, kept: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = config if isinstance(config, str) else json.dumps(config)
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path / "fresh"))
+    with HubServer() as hub:
+        weights = ggufs.tiny_chat(tmp_path / "tiny-F16.gguf")
+        hub.add_repo("acme/tiny-GGUF", {"tiny-F16.gguf": weights, "generation_config.json": text})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        library = Library()
+        done = library.pull("acme/tiny-GGUF", PullOptions())
+        found = {
+            one.key: one.value for one in library.show(str(done.model_id)).defaults if one.source != "this machine"
+        }
+        assert {key: found[key] for key in ("temperature", "top_p", "top_k") if key in found} == kept
+        asked = [request for request in hub.requests if re.search("/resolve/.*/generation_config.json", request.path)]
+        assert len(asked) == 1
+        assert library.plan("acme/tiny-GGUF").already_complete
+
+
+# Servers elsewhere
+
+
+def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with serving("tiny", "dog", "vectors") as (_, url):
+        run("attach", "big", "--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--model", "hf/tiny/chat:F16")
+        run("attach", "pets", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "hf/tiny/dog:F16")
+        done = run(
+            "attach", "far", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "vectors", "--kind", "embedding"
+        )
+        assert "llm embed -m far" in done.stderr
+        for how in ((), ("--no-stream",), ("--async",)):
+            assert said("-m", "big", "hello", *how) == ggufs.ANSWER
+            assert said("-m", "big", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
+            assert json.loads(said("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
+        assert logged()["resolved_model"] == "hf/tiny/dog:F16"
+        assert len(json.loads(said("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
+        rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)}
+        assert rows["hf/remote/big"]["health"] == {"model_id": "hf/remote/big", "up": True, "problem": None}
+        assert "remote, up" in run("list").stdout
+        assert KEY not in run("show", "big").stdout + run("show", "big", "--json").stdout
+    listed = run("list")
+    assert "remote, down" in listed.stdout
+    assert "hf/remote/big is down: No answer from" in listed.stderr
+    run("rm", "-y", "big")
+    assert "hf/remote/big" not in run("list", "--json").stdout
+    assert run_llm("-m", "big", "hello").exit_code != 0
+
+
+def test_a_server_with_one_model_needs_no_name_and_one_with_two_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with serving("dog") as (_, url):
+        found = Library().attach("one", url, key_env="BIG_KEY")
+        assert (found.endpoint_model, found.key_env, found.options) == ("hf/tiny/dog:F16", "BIG_KEY", {})
+    with serving("dog", "tiny") as (_, url), pytest.raises(BadInputError, match="serves 2 models") as caught:
+        Library().attach("two", url, key_env="BIG_KEY")
+    assert "hf/tiny/chat:F16" in str(caught.value.cause)
+    assert "--model ID" in str(caught.value.hint)
+
+
+def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    library = Library()
+    library.attach("big", "http://127.0.0.1:9", model="old", key_env="BIG_KEY")
+    library.set_options("big", {"temperature": 0.5})
+    moved = library.attach("big", "http://127.0.0.1:8/v1/", model="new")
+    assert (moved.endpoint, moved.endpoint_model, moved.key_env) == ("http://127.0.0.1:8/v1", "new", None)
+    assert moved.options == {"temperature": 0.5}
+    with pytest.raises(BadInputError, match="'context'"):
+        library.set_options("big", {"context": 4096})
+    with pytest.raises(NameTakenError):
+        library.attach("tiny", "http://127.0.0.1:9", model="x")
+    assert "hf/remote/tiny" not in [model.model_id for model in library.list()]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "gpu-box:8000", "ftp://x/", "http://", "http://u:p@x/", "http://x/?key=1", "http://x:99999", "http://[::"],
+)
+def test_what_is_no_address_is_not_attached(url: str) -> None:
+    done = run("attach", "big", "--endpoint", url, "--model", "x", code=2)
+    assert "is no server's address" in done.stderr
+
+
+def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None:
+    with pytest.raises(EngineLostError, match=r"127\.0\.0\.1:9"):
+        Library().attach("down", "http://127.0.0.1:9")
+    done = run("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    assert "It does not answer now: No answer from http://127.0.0.1:9" in done.stderr
+
+
+def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BIG_KEY", raising=False)
+    Library().attach("big", "http://127.0.0.1:9", model="x", key_env="BIG_KEY")
+    assert "BIG_KEY" in run_llm("-m", "big", "hello").stderr
+
+
+@pytest.mark.parametrize(
+    ("kept", "remedy"),
+    [
+        ({"key_env": "BIG_KEY"}, "Put it into the environment variable BIG_KEY."),
+        ({"key_name": "big"}, "llm keys set big"),
+    ],
+    ids=["of a variable", "among llm's"],
+)
+def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
+    kept: dict[str, str], remedy: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = shelf.user / "keys.json"
+    keys.write_text('{"big": "k"}')
+    monkeypatch.delenv("BIG_KEY", raising=False)
+    Library().attach("big", "http://127.0.0.1:9", model="x", **kept)  # type: ignore[arg-type]
+    keys.write_text("{}")
+    listed = run("list")
+    assert "remote, no key" in listed.stdout
+    told = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
+    assert listed.stderr == told
+    assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
+
+
+def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
+    library = Library()
+    assert library.attach("a", "http://192.0.2.1:1", model="x", key_env="PATH").key_in_the_clear
+    assert not library.attach("b", "https://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
+    assert not library.attach("c", "http://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
+
+
+def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with serving("dog", "tiny") as (_, url):
+        done = run("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
+        assert said("-m", "big", "hello") == '{"name": "Rex"}'
+        listed = run("list")
+    assert "lists no model" not in done.stderr + listed.stderr
+    assert "remote, up" in listed.stdout
+
+
+def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_one_that_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with serving("dog", "tiny") as (_, url):
+        for words in (
+            ("--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--images"),
+            ("--endpoint", url, "--key-env", "BIG_KEY", "--kind", "embedding"),
+        ):
+            done = run("attach", "big", *words, code=2)
+            assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
+
+
+def test_a_server_that_never_answers_holds_the_list_up_for_its_time_only() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        for name in ("one", "two", "three"):
+            Library().attach(name, f"http://127.0.0.1:{port}", model="x")
+        began = time.monotonic()
+        found = Library().list(health=True)
+        assert time.monotonic() - began < HEALTH_SECONDS + 2
+        down = [model.health for model in found if model.endpoint]
+        assert len(down) == 3
+        assert all(health is not None and not health.up for health in down)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "problem"),
+    [
+        (200, b"<html>", "not OpenAI's protocol"),
+        (401, b'{"error": {"message": "who are you"}}', "did not accept the key"),
+        (500, b"", "500"),
+    ],
+)
+def test_a_server_that_answers_oddly_is_down_and_says_why(status: int, body: bytes, problem: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as odd:
+        threading.Thread(target=odd.serve_forever, daemon=True).start()
+        Library().attach("odd", f"http://127.0.0.1:{odd.server_port}", model="x")
+        (health,) = [model.health for model in Library().list(health=True) if model.endpoint]
+        odd.shutdown()
+    assert health is not None
+    assert not health.up
+    assert problem in str(health.problem)

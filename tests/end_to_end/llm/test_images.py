@@ -1,0 +1,234 @@
+"""Images through llm to a model that really sees: the answer tells the colour, and so that the pixels came through."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import llm
+import pytest
+from click.testing import Result
+from openai import OpenAI
+
+from llm_hf_models.service import Library
+from tests.conftest import Home
+from tests.support import ggufs
+from tests.support.commands import run, run_llm
+from tests.support.hub_server import HubServer
+from tests.support.images import BLUE, GREEN, RED, png
+from tests.support.relays import KEY, serving
+from tests.support.tiny_library import Shelf, logged, opened_shelf, said
+
+TOKENS_OF_AN_IMAGE = ggufs.PATCHES**2
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with opened_shelf(tmp_path_factory) as shelf:
+        yield shelf
+
+
+@pytest.fixture(autouse=True)
+def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    shelf.stand_on(monkeypatch)
+    if not Library().list():
+        model = ggufs.tiny_chat(shelf.files / "see.F16.gguf", sees=True)
+        Library().import_file(model, mmproj=ggufs.tiny_mmproj(shelf.files / "mmproj.gguf"), aliases=["see"])
+        other = ggufs.tiny_chat(shelf.files / "other.F16.gguf", sees=True, seed=1)
+        Library().import_file(other, with_mmproj=False, aliases=["blind"])
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> str:
+    return str(png(tmp_path / "red.png", RED))
+
+
+@pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
+def test_the_answer_tells_what_the_image_shows(tmp_path: Path, red: str, how: tuple[str, ...]) -> None:
+    assert said("-m", "see", "what is this?", "-a", red, *how) == ggufs.RED_ANSWER
+    blue, green = png(tmp_path / "blue.png", BLUE, side=99), png(tmp_path / "green.png", GREEN, side=3)
+    assert said("-m", "see", "what is this?", "-a", str(blue), *how) == ggufs.BLUE_ANSWER
+    assert said("-m", "see", "what is this?", "-a", str(green), *how) == ggufs.ANSWER
+    assert said("-m", "see", "what is this?", *how) == ggufs.ANSWER
+
+
+def test_an_image_takes_its_tokens_of_the_prompt(red: str) -> None:
+    said("-m", "see", "what is this?")
+    without = logged()["input_tokens"]
+    said("-m", "see", "what is this?", "-a", red)
+    assert logged()["input_tokens"] == without + TOKENS_OF_AN_IMAGE
+    said("-m", "see", "what is this?", "-a", red, "-a", red)
+    assert logged()["input_tokens"] == without + 2 * TOKENS_OF_AN_IMAGE
+
+
+def test_images_come_by_pipe_and_from_python_and_stay_in_the_conversation(red: str) -> None:
+    piped = run_llm("-m", "see", "what is this?", "-a", "-", stdin=Path(red).read_bytes())
+    assert piped.stdout.strip() == ggufs.RED_ANSWER
+    conversation = llm.get_model("see").conversation()
+    first = conversation.prompt("what is this?", attachments=[llm.Attachment(path=red)])
+    assert first.text().strip() == ggufs.RED_ANSWER
+    assert conversation.prompt("are you sure?").text().strip() == ggufs.RED_ANSWER
+
+
+def test_a_model_takes_the_attachments_that_its_projector_takes() -> None:
+    see, blind = llm.get_model("see"), llm.get_model("blind")
+    assert "image/png" in see.attachment_types
+    assert not [kind for kind in see.attachment_types if kind.startswith("audio/")]
+    assert not blind.attachment_types
+
+
+def test_an_image_for_a_model_without_a_projector_is_refused_before_an_engine_starts(shelf: Shelf, red: str) -> None:
+    before = shelf.pids()
+    refused = run_llm("-m", "blind", "what is this?", "-a", red)
+    assert refused.exit_code != 0
+    assert "does not support attachments" in refused.stderr
+    assert shelf.pids() == before
+
+
+WEBP = base64.b64decode("UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAAA")  # one pixel
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(b"RIFF\x24\0\0\0WAVEfmt ", "audio/"), (b"%PDF-1.4\n", "application/pdf"), (WEBP, "image/webp")],
+    ids=["sound", "text", "webp"],
+)
+def test_an_attachment_of_another_type_is_refused_and_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    refused = run_llm("-m", "see", "what is this?", "-a", str(tmp_path / "x"))
+    assert refused.exit_code != 0
+    assert kind in refused.stderr
+
+
+def test_an_image_that_is_cut_off_is_the_engines_refusal_and_leaves_it_warm(
+    shelf: Shelf, tmp_path: Path, red: str
+) -> None:
+    said("-m", "see", "what is this?", "-a", red)
+    before = shelf.pids()
+    (tmp_path / "cut.png").write_bytes(Path(red).read_bytes()[:40])
+    refused = run_llm("-m", "see", "what is this?", "-a", str(tmp_path / "cut.png"))
+    assert refused.exit_code != 0
+    assert "Error: " in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert shelf.pids() == before
+    assert said("-m", "see", "what is this?", "-a", red) == ggufs.RED_ANSWER
+
+
+def test_the_relay_passes_images_on(red: str) -> None:
+    url = "data:image/png;base64," + base64.b64encode(Path(red).read_bytes()).decode()
+    content: Any = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": url}}]
+    with serving("see") as (_, address), OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client:
+        done = client.chat.completions.create(model="see", messages=[{"role": "user", "content": content}])
+    assert done.choices[0].message.content == ggufs.RED_ANSWER
+
+
+# Imports
+
+
+def roles(done: Result) -> list[str]:
+    return [file["role"] for file in json.loads(done.stdout)["model"]["files"]]
+
+
+@pytest.fixture
+def empty(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of one's own, without the shelf's models."""
+    monkeypatch.setenv("LLM_USER_PATH", str(home.llm))
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_projector_that_lies_beside_a_single_model_is_imported_with_it(tmp_path: Path) -> None:
+    model, projector = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
+    done = run("import", model, "--copy")
+    assert "With mmproj-F16.gguf: it takes image" in done.stderr
+    projector.unlink()
+    kept = [Path(line) for line in run_llm("hf", "path", "see", "--all").stdout.splitlines()]
+    assert [path.name for path in kept] == [model.name, projector.name]
+    assert all(path.is_file() for path in kept)
+    assert json.loads(run_llm("hf", "show", "see", "--json").stdout)["facts"]["modalities"] == ["image"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_projector_beside_several_models_goes_with_the_one_whose_name_it_has(tmp_path: Path) -> None:
+    for name in ("see-F16.gguf", "tell-F16.gguf"):
+        ggufs.tiny_chat(tmp_path / name)
+    ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
+    assert roles(run("import", tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
+    ggufs.tiny_mmproj(tmp_path / "mmproj-tell-f16.gguf")
+    assert roles(run("import", tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
+    assert roles(run("import", tmp_path / "tell-F16.gguf", "-q", "--json")) == ["weights", "mmproj"]
+    assert roles(run("import", tmp_path / "tell-F16.gguf", "-q", "--json", "--no-mmproj")) == ["weights"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_second_import_keeps_the_projector_of_the_first_unless_it_is_declined(tmp_path: Path) -> None:
+    model = ggufs.tiny_chat(tmp_path / "see.F16.gguf")
+    (tmp_path / "far").mkdir()
+    projector = ggufs.tiny_mmproj(tmp_path / "far/mmproj.gguf")
+    assert roles(run("import", model, "--mmproj", projector, "-q", "--json")) == ["weights", "mmproj"]
+    assert roles(run("import", model, "-a", "eye", "-q", "--json")) == ["weights", "mmproj"]
+    assert json.loads(run_llm("hf", "show", "eye", "--json").stdout)["facts"]["modalities"] == ["image"]
+    assert roles(run("import", model, "--no-mmproj", "-q", "--json")) == ["weights"]
+    assert roles(run("import", model, "-q", "--json")) == ["weights"]
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path: Path) -> None:
+    model, other = ggufs.tiny_chat(tmp_path / "a.F16.gguf"), ggufs.tiny_chat(tmp_path / "b.F16.gguf")
+    projector = ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
+    assert "b.F16.gguf is no projector" in run("import", model, "--mmproj", other, code=2).stderr
+    assert "There is no file" in run("import", model, "--mmproj", tmp_path / "nowhere.gguf", code=1).stderr
+    (tmp_path / "far").mkdir()
+    twin = projector.rename(tmp_path / "far" / model.name)
+    assert "both called a.F16.gguf" in run("import", model, "--mmproj", twin, "--copy", code=2).stderr
+    twin.write_bytes(twin.read_bytes()[:200])
+    broken = twin.rename(tmp_path / "mmproj.gguf")
+    assert "breaks the rules" in run("import", model, "--mmproj", broken, code=1).stderr
+    assert "exclude each other" in run("import", model, "--mmproj", projector, "--no-mmproj", code=2).stderr
+    assert not Library().list()
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_generation_config_beside_a_single_model_gives_its_defaults(tmp_path: Path) -> None:
+    config = tmp_path / "generation_config.json"
+    config.write_text('{"temperature": 0.6, "top_k": 20, "do_sample": true}')
+    first = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
+    found = {one.key: (one.value, one.source) for one in Library().show(first["model"]["model_id"]).defaults}
+    assert found["temperature"] == (0.6, "generation_config.json")
+    assert found["top_k"] == (20, "generation_config.json")
+    second = json.loads(run("import", ggufs.tiny_chat(tmp_path / "two.F16.gguf", seed=2), "-q", "--json").stdout)
+    assert "temperature" not in {one.key for one in Library().show(second["model"]["model_id"]).defaults}
+
+
+@pytest.mark.usefixtures("empty")
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"temperature": "hot"}', "null"])
+def test_a_generation_config_that_is_nonsense_changes_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "generation_config.json").write_text(text)
+    done = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
+    assert "temperature" not in {one.key for one in Library().show(done["model"]["model_id"]).defaults}
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_projector_is_held_against_the_repo_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, projector = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
+    with HubServer() as hub:
+        hub.add_repo("owner/see-GGUF", {"see.F16.gguf": model, "mmproj-F16.gguf": projector})
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        done = run("import", model, "--repo", "owner/see-GGUF", "-q", "--json")
+        assert roles(done) == ["weights", "mmproj"]
+        assert json.loads(done.stdout)["digest"].startswith("matches owner/see-GGUF@")
+        ggufs.tiny_mmproj(projector, seed=1)
+        refused = run("import", model, "--repo", "owner/see-GGUF", code=1)
+        assert "mmproj-F16.gguf is not a file of owner/see-GGUF" in refused.stderr
+        assert "--no-mmproj" in refused.stderr
+
+
+def test_a_model_elsewhere_that_sees_says_so_and_is_shown_images(red: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EYE_KEY", KEY)
+    with serving("see") as (_, url):
+        assert Library().attach("eye", f"{url}/v1", key_env="EYE_KEY").facts.modalities == ("image",)
+        for how in ((), ("--no-stream",), ("--async",)):
+            assert said("-m", "eye", "what is this?", "-a", red, *how) == ggufs.RED_ANSWER
+    Library().remove("eye")

@@ -1,0 +1,304 @@
+"""Models that are served elsewhere, as `llm hf attach` knows them: what they take, their keys, their addresses."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models.service import Library
+from tests.conftest import Home
+from tests.support.commands import run, run_llm
+from tests.support.hub_server import _certificate
+from tests.support.mcp_hosts import in_a_loop, refusal, stdio_host
+from tests.support.relays import KEY, serving
+from tests.support.tiny_library import PNG, Shelf, logged, said, tiny_shelf
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with tiny_shelf(tmp_path_factory) as shelf:
+        yield shelf
+
+
+@pytest.fixture(autouse=True)
+def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    shelf.stand_on(monkeypatch)
+    yield
+    shelf.tidy()
+
+
+@dataclass
+class Far:
+    """A server in OpenAI's protocol on this machine: what its list says, what it was asked, and with which key."""
+
+    models: list[dict[str, Any]]
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    wants: str | None = None  # the key
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+        self.keys.append(handler.headers["Authorization"])
+        self.paths.append(handler.path)
+        if self.wants and handler.headers["Authorization"] != f"Bearer {self.wants}":
+            return 401, {"error": {"message": "who are you"}}
+        if body is None:
+            return 200, {"object": "list", "data": self.models}
+        self.asked.append(body)
+        if body.get("model") not in [one["id"] for one in self.models]:
+            return 404, {"error": {"message": f"The model `{body.get('model')}` does not exist."}}
+        if handler.path.endswith("/embeddings"):
+            return 200, {"data": [{"index": at, "embedding": [1.0, 0.0]} for at in range(len(body["input"]))]}
+        message = {"role": "assistant", "content": "I see.", "reasoning": "Let me look."}
+        return 200, {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+@contextmanager
+def far_away(far: Far, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(None)
+
+        def do_POST(self) -> None:
+            self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def reply(self, body: dict[str, Any] | None) -> None:
+            status, said = far.answer(self, body)
+            data = json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        if tls is not None:
+            http.socket = tls.wrap_socket(http.socket, server_side=True)
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http{'s' if tls else ''}://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+SEEING = {"id": "eye", "architecture": {"input_modalities": ["text", "image"], "output_modalities": ["text"]}}
+BLIND = {"id": "eye", "object": "model"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "words", "types"),
+    [
+        (SEEING, (), "image/png"),
+        (BLIND, ("--images",), "image/png"),
+        (BLIND, ("--audio",), "audio/wav"),
+        (SEEING, ("--audio",), "audio/wav"),
+    ],
+)
+def test_attachments_go_to_a_server_that_says_it_takes_them_or_whose_owner_does(
+    listed: dict[str, Any], words: tuple[str, ...], types: str, tmp_path: Path
+) -> None:
+    (tmp_path / "thing").write_bytes(PNG)
+    far = Far([listed])
+    with far_away(far) as url:
+        done = run("attach", "eye", "--endpoint", url, *words)
+        kind = types.partition("/")[0]
+        assert f"and {kind}" in done.stderr
+        assert kind in run("show", "eye").stdout
+        for how in ((), ("--no-stream",), ("--async",)):
+            assert said("-m", "eye", "what is it?", "--at", str(tmp_path / "thing"), types, *how) == "I see."
+    assert [part["type"] for part in far.asked[0]["messages"][0]["content"]] == [
+        "image_url" if kind == "image" else "input_audio",
+        "text",
+    ]
+
+
+def test_a_server_that_says_nothing_of_images_is_sent_none(tmp_path: Path) -> None:
+    (tmp_path / "pixel.png").write_bytes(PNG)
+    far = Far([BLIND, {"id": "odd", "architecture": ["nonsense"]}])
+    with far_away(far) as url:
+        for name, model in (("eye", "eye"), ("odd", "odd")):
+            run("attach", name, "--endpoint", url, "--model", model)
+            assert (
+                "does not support attachments" in run_llm("-m", name, "what?", "-a", str(tmp_path / "pixel.png")).stderr
+            )
+        run("attach", "vectors2", "--endpoint", url, "--model", "eye", "--kind", "embedding", "--images", code=2)
+    assert far.asked == []
+
+
+def test_the_relay_says_of_each_model_what_it_takes(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIG_KEY", KEY)
+    with shelf.db() as db:
+        dog = db.find("dog")
+        db.register(replace(dog, facts=replace(dog.facts, modalities=("image",))))
+    with serving("dog", "tiny") as (_, url):
+        eye = Library().attach("eye", url, key_env="BIG_KEY", model="hf/tiny/dog:F16")
+        blind = Library().attach("blind", url, key_env="BIG_KEY", model="hf/tiny/chat:F16")
+    assert (eye.facts.modalities, blind.facts.modalities) == (("image",), ())
+    with shelf.db() as db:
+        db.register(dog)
+
+
+def test_reasoning_is_understood_under_either_of_its_names() -> None:
+    with far_away(Far([BLIND])) as url:
+        run("attach", "eye", "--endpoint", url)
+        assert said("-m", "eye", "what?", "-o", "think", "on") == "I see."
+        assert logged()["reasoning"] == "Let me look."
+
+
+def test_a_key_comes_from_llms_own_keys_by_name_and_stays_there(shelf: Shelf) -> None:
+    said("keys", "set", "farm", "--value", "sk-from-llm")
+    far = Far([BLIND], wants="sk-from-llm")
+    with far_away(far) as url:
+        run("attach", "eye", "--endpoint", url, "--key-name", "farm")
+        assert said("-m", "eye", "hello") == "I see."
+        assert "llm's keys: farm" in run("show", "eye").stdout
+        assert "sk-from-llm" not in run("show", "eye", "--json").stdout + (shelf.user / "hf/library.db").read_text(
+            "latin1"
+        )
+        (shelf.user / "keys.json").write_text("{}")
+        without = run_llm("-m", "eye", "hello")
+        assert without.exit_code == 1
+        assert "llm keys set farm" in without.stderr
+        assert "llm keys set farm" in run("list").stderr or "not set" in run("list").stderr
+        (shelf.user / "keys.json").write_text("nonsense {")
+        assert "Can't read llm's keys" in run_llm("-m", "eye", "hello").stderr
+        (shelf.user / "keys.json").unlink()
+
+
+@pytest.mark.parametrize("words", [("--key-name", "sk-oops-a-secret"), ("--key-name", "x", "--key-env", "PATH")])
+def test_a_key_that_llm_does_not_keep_is_refused_and_not_repeated(words: tuple[str, ...]) -> None:
+    done = run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x", *words, code=2)
+    assert "sk-oops" not in done.output + done.stderr
+    assert "hf/remote/eye" not in run("list", "--json").stdout
+
+
+def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> None:
+    monkeypatch.setenv("BIG_KEY", "sk-wrong")
+    far = Far([BLIND], wants="sk-right")
+    with far_away(far) as url:
+        run("attach", "eye", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "eye")
+        refused = run_llm("-m", "eye", "hello")
+        assert "did not accept the key" in refused.stderr
+        assert "who are you" in refused.stderr
+        assert "--key-env VAR, or --key-name NAME" in refused.stderr
+        for how in ((), ("--async",)):
+            assert said("-m", "eye", "hello", "--key", "sk-right", *how) == "I see."
+        said("keys", "set", "right", "--value", "sk-right")
+        assert said("-m", "eye", "hello", "--key", "right") == "I see."
+        assert said("chat", "-m", "eye", "--key", "right", stdin="hello\nquit\n").count("I see.") == 1
+        run("attach", "far", "--endpoint", url, "--model", "eye", "--kind", "embedding")
+        assert json.loads(said("embed", "-m", "far", "-c", "x", "--key", "right")) == [1, 0]
+    (shelf.user / "keys.json").unlink()
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/"])
+def test_an_address_does_with_and_without_its_version(tail: str) -> None:
+    far = Far([BLIND])
+    with far_away(far) as url:
+        run("attach", "eye", "--endpoint", url + tail)
+        assert said("-m", "eye", "hello") == "I see."
+        assert "remote, up" in run("list").stdout
+    assert set(far.paths) == {"/v1/models", "/v1/chat/completions"}
+
+
+def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> None:
+    with far_away(Far([BLIND])) as url:
+        run("attach", "eye", "--endpoint", url, "--model", "nobody")
+        done = run_llm("-m", "eye", "hello")
+    assert f"{url}/v1/chat/completions answered HTTP 404" in done.stderr
+    assert "The model `nobody` does not exist." in done.stderr
+
+
+def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said() -> None:
+    class Generous(Far):
+        def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+            return super().answer(handler, body and {**body, "model": "eye"})
+
+    with far_away(Generous([BLIND, {"id": "odd", "aliases": "nonsense"}])) as url:
+        done = run("attach", "eye", "--endpoint", url, "--model", "nobody")
+        assert said("-m", "eye", "hello") == "I see."
+        listed = run("list")
+    assert "lists no model 'nobody'" in done.stderr
+    assert "remote, up" in listed.stdout
+    assert "hf/remote/eye is up, but: " in listed.stderr
+    assert "lists no model 'nobody'" in listed.stderr
+
+
+def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_authority_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with far_away(Far([BLIND]), tls=_certificate(tmp_path / "cert.pem")) as url:
+        refused = run("attach", "eye", "--endpoint", url, code=1)
+        assert f"{url} could not agree on a secure connection" in refused.stderr
+        assert "certificate verify failed" in refused.stderr
+        assert "SSL_CERT_FILE" in refused.stderr
+        plain = run("attach", "eye", "--endpoint", url.replace("https", "http"), code=1)
+        assert "No answer from" in plain.stderr
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        run("attach", "eye", "--endpoint", url)
+        for how in ((), ("--async",)):
+            assert said("-m", "eye", "hello", *how) == "I see."
+
+
+def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
+    class Full(Far):
+        def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
+            if body and body.get("response_format"):
+                cut = {"message": {"content": '{"na'}, "finish_reason": "length"}
+                return 200, {"choices": [cut], "usage": {"completion_tokens": 3}}
+            full = {"type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8, "message": "full"}
+            return (400, {"error": full}) if body else super().answer(handler, body)
+
+    with far_away(Full([BLIND])) as url:
+        run("attach", "eye", "--endpoint", url)
+        full = run_llm("-m", "eye", "hello").stderr
+        cut = run_llm("-m", "eye", "a dog", "--schema", "name,", "-o", "max_tokens", "3").stderr
+    assert "The prompt has 9 tokens; the context holds 8" in full
+    assert "cut before its JSON was complete" in cut
+    assert "-o max_tokens N" in cut
+    assert "-o context" not in full + cut
+
+
+def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
+    run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    assert "Chat template" not in run("show", "eye").stdout
+    assert "Chat template" in run("show", "tiny").stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("check",), ("inspect",), ("inspect", "--json"), ("test",), ("path",), ("path", "--json"), ("verify",)],
+    ids=" ".join,
+)
+def test_what_needs_files_says_of_a_model_elsewhere_that_there_are_none_here(words: tuple[str, ...]) -> None:
+    run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
+    done = run(words[0], "eye", *words[1:], code=2)
+    assert (done.stdout, done.stderr) == (
+        "",
+        "Error: hf/remote/eye is served elsewhere\nThere are no files of it here.\n",
+    )
+
+
+@in_a_loop
+async def test_agents_are_told_the_same_of_a_model_elsewhere() -> None:
+    Library().attach("eye", "http://127.0.0.1:9", model="x")
+    async with stdio_host() as client:
+        for tool, words in (("inspect_gguf", {"model": "eye"}), ("verify_model", {"name": "eye"})):
+            assert "hf/remote/eye is served elsewhere" in await refusal(client, tool, **words)
+
+
+def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
+    with far_away(Far([BLIND])) as url:
+        refused = run("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
+    assert "could not agree on a secure connection" in refused.stderr

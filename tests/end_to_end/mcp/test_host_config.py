@@ -1,0 +1,64 @@
+"""What `llm hf mcp` prints starts the MCP server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+
+from llm_hf_models import host_config
+from tests.conftest import Home
+from tests.support.commands import run
+from tests.support.mcp_hosts import in_a_loop
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("host", host_config.KEYS)
+@in_a_loop
+async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
+    printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)
+    (servers,) = printed.values()
+    (entry,) = servers.values()
+    command = StdioServerParameters(
+        command=entry["command"], args=entry["args"], env={"PATH": "/nowhere", **entry["env"]}
+    )
+    async with Client(command) as client:
+        assert "download_model" not in {tool.name for tool in (await client.list_tools()).tools}
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--max-download", "lots"), "argument --max-download: 'lots' is"),
+        (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no 'everything'"),
+        (("--bogus",), "unrecognized arguments: --bogus"),
+        (("--help",), "can't serve"),
+    ],
+)
+def test_options_that_the_server_can_not_use_are_neither_printed_nor_written(
+    flags: tuple[str, ...], said: str, home: Home
+) -> None:
+    for words in (("cursor", "--install", "-y"), ("json",)):
+        done = run("mcp", *words, "--", *flags, code=2)
+        assert said in done.stderr
+        assert done.stdout == ""
+    assert not (home.root / ".cursor").exists()
+    if flags != ("--help",):
+        started = subprocess.run(
+            [sys.executable, "-m", "llm_hf_mcp", *flags], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (started.returncode, said in started.stderr) == (2, True)
+        assert "LLM_HF_" not in started.stderr

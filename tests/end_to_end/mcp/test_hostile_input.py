@@ -1,0 +1,329 @@
+"""What a confused or hostile agent may send: refused in words, nothing lost, nothing told that is not its business."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp import MCPError
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from llm_hf_models.service import Library
+from tests.conftest import Home
+from tests.support import mcp_hub
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Stall, Throttle
+from tests.support.mcp_hosts import ERAS, Era, call, in_a_loop, refusal, stdio_host, text_of
+from tests.support.mcp_hub import BIG_BYTES, Q8, REPO
+
+hub = mcp_hub.hub
+pulled = mcp_hub.pulled
+
+LOCAL = f"hf/{REPO}:Q4_K_M"
+SECRET = "hf_this_is_a_secret_token_0123456789"
+# Every argument that names something, with what else its tool wants.
+NAMES: dict[tuple[str, str], dict[str, Any]] = {
+    ("get_model", "repo"): {},
+    ("get_model", "revision"): {"repo": REPO},
+    ("inspect_gguf", "model"): {},
+    ("download_model", "ref"): {},
+    ("download_model", "revision"): {"ref": REPO},
+    ("verify_model", "name"): {},
+    ("run_prompt", "name"): {"prompt": "Hello"},
+    ("delete_model", "name"): {},
+    ("organise", "name"): {"add": ["x"]},
+}
+WRONG_NAMES = (
+    "../../../../etc/passwd",
+    "/etc/passwd",
+    "~/.ssh/id_rsa",
+    "..%2f..%2f..%2fetc%2fpasswd",
+    "%252e%252e%252f%252e%252e%252fetc%252fpasswd",
+    "owner/..",
+    "owner/tiny-GGUF:../../../etc/passwd",
+    "owner/tiny-GGUF@../../x",
+    "owner\\..\\..\\x",
+    "file:///etc/passwd",
+    "https://huggingface.co/../../etc/passwd",
+    "C:\\Windows\\system.ini",
+    "\x00\x1b[2J\u202e",
+    "-rf",
+    "$(id)",
+    "",
+    "A" * 3_000_000,
+)
+
+
+@pytest.mark.usefixtures("pulled")
+@in_a_loop
+async def test_names_that_lead_out_are_refused_wherever_a_name_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "relative").mkdir()
+    tiny_chat(tmp_path / "relative/file.gguf")
+    models = Library().list()
+    async with stdio_host("--allow-delete") as client:
+        for (tool, argument), others in NAMES.items():
+            for wrong in (*WRONG_NAMES, str(tmp_path / "relative/file.gguf")):
+                if argument == "revision" and not wrong:
+                    continue  # no revision is the default branch
+                said = await refusal(client, tool, **{argument: wrong}, **others)
+                assert len(said) < 3000, (tool, wrong[:40])
+                for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):
+                    assert leak not in said, (tool, argument, wrong[:40], said)
+        assert (await call(client, "list_models"))["models"][0]["model_id"] == LOCAL
+    assert [model.model_id for model in Library().list()] == [model.model_id for model in models]
+    assert Library().downloads(every=True)[0].id == 1, "no name became a download"
+
+
+@pytest.mark.usefixtures("hub")
+@in_a_loop
+async def test_a_file_beside_the_server_is_not_opened_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "owner"
+    folder.mkdir()
+    tiny_chat(folder / "private")
+    monkeypatch.chdir(tmp_path)
+    async with stdio_host() as client:
+        assert "no repo owner/private" in await refusal(client, "inspect_gguf", model="owner/private")
+
+
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_wrong_types_and_sizes_are_said_and_the_server_goes_on(era: Era) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("search_models", {"query": 5}),
+        ("search_models", {"query": "A" * 3_000_000}),
+        ("search_models", {"limit": 0}),
+        ("search_models", {"limit": 10**30}),
+        ("search_models", {"sort": "best"}),
+        ("search_models", {"min_params": "lots"}),
+        ("search_models", {"cursor": "YWZ0ZXI6LTU="}),
+        ("search_models", {"cursor": "\u0661"}),
+        ("get_model", {}),
+        ("get_model", {"repo": None}),
+        ("get_model", {"repo": ["owner/x"]}),
+        ("download_model", {"ref": "owner/x", "aliases": ["a"] * 1000}),
+        ("download_model", {"ref": "owner/x", "wait_seconds": 46}),
+        ("download_model", {"ref": "owner/x", "wait_seconds": -1}),
+        ("get_downloads", {"id": 0}),
+        ("get_downloads", {"id": 2**63}),
+        ("get_downloads", {"id": 77}),
+        ("get_downloads", {"id": "1; drop table downloads"}),
+        ("control_download", {"id": 1, "action": "explode"}),
+        ("control_download", {"id": 1, "action": "cancel"}),
+        ("run_prompt", {"name": "x", "prompt": ""}),
+        ("run_prompt", {"name": "x", "prompt": "y", "max_tokens": 10**9}),
+        ("run_prompt", {"name": "x", "prompt": "y", "temperature": "NaN"}),
+        ("organise", {"name": "x", "add": [{"nested": True}]}),
+        ("no_such_tool", {}),
+    ]
+    async with stdio_host(era=era) as client:
+        for tool, arguments in wrong:
+            try:
+                result = await client.call_tool(tool, arguments)
+            except MCPError as error:
+                assert tool == "no_such_tool", error  # noqa: PT017
+                continue
+            assert result.is_error, (tool, str(arguments)[:80])
+            said = text_of(result)
+            assert said.removeprefix(f"Error executing tool {tool}").strip(": \n"), (tool, "says nothing")
+            assert len(said) < 3000
+            assert "Traceback" not in said
+        assert (await call(client, "get_downloads"))["downloads"] == []
+
+
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_an_argument_that_a_tool_has_not_or_misses_is_said_with_those_there_are(era: Era) -> None:
+    takes = "It takes name (needed), add, remove."
+    async with stdio_host(era=era) as client:
+        said = await refusal(client, "organise", name="x", add_aliases=["y"])
+        assert said == f"organise: there is no argument 'add_aliases'. {takes}"
+        said = await refusal(client, "organise", nam="x")
+        wrong = "the argument 'name' is missing; there is no argument 'nam'"
+        assert said == f"organise: {wrong}. Did you mean 'name'? {takes}"
+        said = await refusal(client, "get_downloads", wait_seconds=46)
+        assert said == "get_downloads: wait_seconds: Input should be less than or equal to 45."
+        said = await refusal(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
+        assert len(said) < 1000
+        assert "\x1b" not in said
+
+
+@pytest.mark.usefixtures("pulled")
+@in_a_loop
+async def test_deletes_that_race_delete_once_and_the_others_are_told() -> None:
+    async with stdio_host("--allow-delete") as one, stdio_host("--allow-delete", era="legacy") as other:
+        results: list[bool] = []
+
+        async def delete(client: Any) -> None:
+            result = await client.call_tool("delete_model", {"name": LOCAL, "confirm": LOCAL})
+            results.append(not result.is_error)
+            assert not result.is_error or "no local model" in text_of(result)
+
+        async with anyio.create_task_group() as tasks:
+            for client in (one, other) * 5:
+                tasks.start_soon(delete, client)
+    assert results.count(True) >= 1
+    assert len(results) == 10
+    assert Library().list() == ()
+
+
+@in_a_loop
+async def test_two_hosts_that_ask_for_the_same_have_one_download(hub: HubServer) -> None:
+    hub.fault(Stall(after=1_000_000), on=Q8, side="storage", times=None)
+    numbers: set[int] = set()
+    async with stdio_host() as one, stdio_host(era="legacy") as other:
+
+        async def download(client: Any) -> None:
+            numbers.add((await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"])
+
+        async with anyio.create_task_group() as tasks:
+            for client in (one, other, one, other):
+                tasks.start_soon(download, client)
+        assert len(numbers) == 1
+        (number,) = numbers
+
+        async def cancel(client: Any) -> None:
+            result = await client.call_tool("control_download", {"id": number, "action": "cancel"})
+            assert not result.is_error, text_of(result)
+
+        async with anyio.create_task_group() as tasks:
+            for client in (one, other, one, other):
+                tasks.start_soon(cancel, client)
+        (row,) = (await call(one, "get_downloads", id=number, wait_seconds=30))["downloads"]
+    assert row["state"] == "cancelled"
+
+
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_a_call_that_is_given_up_stops_the_wait_and_not_the_download(
+    era: Era,
+    hub: HubServer,
+) -> None:
+    hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
+    async with stdio_host(era=era) as client:
+        began = asyncio.Event()
+
+        async def progress(*_: object) -> None:
+            began.set()
+
+        waiting = asyncio.create_task(
+            client.call_tool("download_model", {"ref": f"{REPO}:Q8_0", "wait_seconds": 45}, progress_callback=progress)
+        )
+        await began.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        (row,) = (await call(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
+    assert row["state"] == "done"
+
+
+def test_a_host_and_a_server_that_are_killed_in_the_middle_lose_nothing(hub: HubServer) -> None:
+    hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
+    params: Any = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
+    arguments = {"ref": f"{REPO}:Q8_0", "wait_seconds": 45}
+    ask = {
+        "jsonrpc": "2.0",
+        "id": 2,
+        "method": "tools/call",
+        "params": {"name": "download_model", "arguments": arguments},
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "llm_hf_mcp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(hello) + "\n")
+        server.stdin.flush()
+        assert json.loads(server.stdout.readline())["result"]["serverInfo"]
+        server.stdin.write('{"jsonrpc": "2.0", "method": "notifications/initialized"}\n' + json.dumps(ask) + "\n")
+        server.stdin.flush()
+        hub.wait_until(lambda: hub.sent(Q8) > BIG_BYTES // 2)  # far more than a header
+        server.kill()
+    assert [event.kind for event in Library().follow(1)][-1] == "done"
+    assert Library().show(f"hf/{REPO}:Q8_0").state == "ready"
+
+
+def test_garbage_on_stdin_is_answered_with_protocol_alone() -> None:
+    lines = [
+        b"\xff\xfe\x00garbage",
+        b"{}",
+        b"[]",
+        b'{"jsonrpc": "2.0", "id": 1}',
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "llm_hf_mcp"],
+        input=b"\n".join(lines) + b"\n",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        assert json.loads(line)["jsonrpc"] == "2.0"
+
+
+NOISE = """
+import sys, os, llm_hf_models.service as service
+honest = service.Library.status
+def loud(self):
+    print("a library prints"); sys.stdout.flush(); os.write(1, b"and another writes\\n"); os.system("echo and a child")
+    return honest(self)
+service.Library.status = loud
+from llm_hf_mcp.main import main
+main([])
+"""
+
+
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_whatever_libraries_print_stdout_is_protocol(era: Era) -> None:
+    from mcp import Client
+
+    heard: list[object] = []
+
+    async def hear(message: object) -> None:
+        heard.append(message)
+
+    command = StdioServerParameters(command=sys.executable, args=["-c", NOISE], env=dict(os.environ))
+    async with Client(stdio_client(command), mode=era, message_handler=hear) as client:
+        assert (await call(client, "status"))["models"] == 0
+    assert not [message for message in heard if isinstance(message, Exception)]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@in_a_loop
+async def test_the_token_and_the_environment_are_never_told(
+    era: Era,
+    pulled: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    home: Home,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", pulled.add_token(SECRET, name="ann"))
+    monkeypatch.setenv("UNRELATED_PASSWORD", "correct horse battery staple")
+    told: list[str] = []
+    async with stdio_host("--allow-delete", era=era) as client:
+        status = await client.call_tool("status", {})
+        assert "token of ann" in text_of(status)
+        told.append(status.model_dump_json())
+        for tool in (await client.list_tools()).tools:
+            told.append(tool.model_dump_json())
+            assert "token" not in tool.input_schema["properties"]
+        for name, arguments in (("get_model", {"repo": REPO}), ("list_models", {}), ("get_model", {"repo": "a/b"})):
+            told.append((await client.call_tool(name, arguments)).model_dump_json())
+        pulled.revoke_token(SECRET)
+        told.append((await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
+    told.append((home.llm / "hf/agents.log").read_text("utf-8") if (home.llm / "hf/agents.log").exists() else "")
+    for secret in (SECRET, "correct horse"):
+        assert not [text for text in told if secret in text]

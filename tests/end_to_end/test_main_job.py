@@ -1,0 +1,753 @@
+"""The main job from end to end through the commands, in good weather and bad: what no other test covers yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models import Library
+from llm_hf_models.errors import NotFoundError
+from llm_hf_models.settings import library_path
+from tests.conftest import Home
+from tests.support.commands import SCRIPTS, json_of, run, run_process
+from tests.support.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
+from tests.support.hub_server import (
+    Fault,
+    FlipBit,
+    HubServer,
+    Page,
+    Request,
+    Reset,
+    Stall,
+    Status,
+    Truncate,
+    hub_in_force,
+)
+
+REPO = "owner/tiny-GGUF"
+Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
+Q8_BYTES = 4_000_000  # far more than its header, so that weather this far in meets the weights alone
+HALF = Q8_BYTES // 2
+AS_ROOT = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount, or be somebody else"
+)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that the environment points to."""
+    with hub_in_force(monkeypatch, retry_seconds="0.01") as hub:
+        yield hub
+
+
+@pytest.fixture
+def repo(hub: HubServer, tmp_path: Path) -> HubServer:
+    """The same, holding a repo of two quantizations."""
+    hub.add_repo(
+        REPO,
+        {Q8: tiny_chat(tmp_path / Q8, weights_bytes=Q8_BYTES), Q4: tiny_chat(tmp_path / Q4), "README.md": "# Tiny\n"},
+        task="text-generation", license="mit", gguf={"total": 84_000},
+    )  # fmt: skip
+    return hub
+
+
+def questions(hub: HubServer) -> list[Request]:
+    """What the Hub was asked, without the storage host."""
+    return [request for request in hub.requests if request.side == "hub"]
+
+
+def cached(home: Home) -> list[Path]:
+    return [path for path in home.cache.rglob("*.gguf") if path.is_file()]
+
+
+# Quality bars
+
+
+def test_search_takes_one_request_and_a_repeat_of_it_is_not_sent_again(repo: HubServer) -> None:
+    for number in range(3):
+        repo.add_repo(f"owner/other{number}-GGUF", {"README.md": "# Other"})
+    run("search", "--library", "any")
+    assert len(questions(repo)) == 1
+    repo.forget_requests()
+    run("search", "--library", "any", "--refresh")
+    assert [request.status for request in questions(repo)] == [304]
+    repo.add_repo("owner/new-GGUF", {"README.md": "# New"})
+    assert "owner/new-GGUF" in run("search", "--library", "any", "--refresh").stdout
+
+
+def test_info_takes_one_request_and_one_look_at_a_header(repo: HubServer) -> None:
+    run("info", REPO)
+    assert [request.method for request in questions(repo)] == ["GET", "HEAD"]
+    repo.forget_requests()
+    run("info", REPO, "--refresh")
+    assert [(request.method, request.status) for request in questions(repo)] == [("GET", 304)]
+
+
+def test_a_pull_reads_the_header_once(repo: HubServer) -> None:
+    run("pull", REPO, "--dry-run")
+    assert repo.count(Q4, side="storage") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no figures of a child's work")
+def test_a_search_takes_one_question_and_little_more_work_than_llm_itself(repo: HubServer) -> None:
+    # On a machine where `llm --version` takes 1 s, that is 2 s with a Hub that answers in 300 ms.
+    own = min(_work_of("llm", "--version") for _ in range(3))
+    searches = [_work_of("llm", "hf", "search", f"tiny{number}") for number in range(3)]
+    assert len(repo.requests) == len(searches)
+    assert min(searches) < 1.7 * own
+
+
+def _work_of(*words: str) -> float:
+    """Seconds that the processors worked for a command: what else this machine does is not its own."""
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run_process(*words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+# Bad weather at a question
+
+
+@pytest.mark.parametrize(
+    ("weather", "said"),
+    [
+        (Stall(), "did not answer within 0.5 s"),
+        (Status(503), "has a problem of its own (HTTP 503)"),
+        (Status(429, {"Retry-After": "3000"}), "too many requests"),
+        (Page(), "did not answer as the Hub does"),
+        (Reset(), "broke off"),
+    ],
+    ids=["silence", "503", "429", "web page", "reset"],
+)
+def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch, weather: Any, said: str
+) -> None:
+    monkeypatch.setenv("LLM_HF_METADATA_SECONDS", "0.5")
+    run("search", "tiny")
+    run("info", REPO)
+    repo.fault(weather, side="hub", times=None)
+    for words in (("search", "tiny"), ("info", REPO)):
+        done = run(*words, "--refresh")
+        assert REPO in done.stdout
+        assert said in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
+        assert "this is the Hub's answer of" in done.stderr
+    for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
+        *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
+        assert said in error
+
+
+@pytest.mark.parametrize(
+    "weather", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"]
+)
+def test_a_bad_moment_at_the_first_question_of_a_pull_is_ridden_out_and_said(repo: HubServer, weather: Any) -> None:
+    repo.fault(weather, side="hub", on="/api/models")
+    assert "asking again in" in run("pull", f"{REPO}:Q4_K_M").stderr
+
+
+def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer) -> None:
+    repo.fault(Status(429, {"Retry-After": "1"}), side="hub", on="/api/models")
+    done = run("pull", f"{REPO}:Q4_K_M")
+    assert "too many requests from here: asking again in 1 s" in done.stderr
+    repo.clear()
+    repo.fault(Status(429, {"Retry-After": "1"}), side="storage", on=Q8)
+    done = run("pull", f"{REPO}:Q8_0")
+    assert "asking again in 1 s" in done.stderr
+    assert done.stdout == f"hf/{REPO}:Q8_0\n"
+
+
+@pytest.mark.parametrize(
+    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
+)
+def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
+    repo.fault(weather, side="storage", on=Q4)
+    done = run("pull", REPO)
+    assert said in done.stderr
+    assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
+
+
+def test_offline_a_repo_is_shown_with_its_card_and_a_pull_of_what_is_here_is_instant(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("pull", REPO, "-q")
+    run("info", REPO, "--card")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = len(repo.requests)
+    assert "Tiny" in run("info", REPO, "--card").stdout
+    done = run("pull", REPO)
+    assert "is here already. Offline mode is on" in done.stderr
+    assert "Offline mode is on" in run("pull", f"{REPO}:Q8_0", code=1).stderr
+    assert len(repo.requests) == asked
+
+
+def test_a_card_that_was_never_read_is_missed_and_the_rest_is_shown(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("info", REPO)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert repo.requests
+    done = run("info", REPO, "--card")
+    assert "The model card could not be read: Offline mode" in done.stdout
+    assert "There is no card" not in done.stdout
+
+
+def test_what_one_token_saw_is_not_shown_to_another(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = repo.add_repo("owner/private-GGUF", {Q4: repo.repos()[0].files[1].location}, private=True)
+    monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_ann", access={private.id}))
+    run("info", private.id)
+    monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_bob", name="bob"))
+    assert "There is no repo" in run("info", private.id, code=1).stderr
+
+
+def test_answers_that_another_version_kept_are_asked_for_again(repo: HubServer) -> None:
+    import sqlite3
+
+    run("info", REPO)
+    db = sqlite3.connect(library_path())
+    db.execute("""update metadata set body = '{"of": "another form"}'""")
+    db.commit()
+    db.close()
+    assert repo.requests
+    assert "Q4_K_M" in run("info", REPO).stdout
+
+
+# Tokens
+
+
+def test_each_trouble_with_a_token_has_its_own_words(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = repo.repos()[0].files[1].location
+    repo.add_repo("owner/gated-GGUF", {Q4: file}, gated="auto")
+    repo.add_repo("owner/private-GGUF", {Q4: file}, private=True)
+    for name in ("gated", "private"):
+        assert "llm hf login" in run("pull", f"owner/{name}-GGUF", code=1).stderr
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    assert "does not accept the token" in run("pull", "owner/gated-GGUF", code=1).stderr
+    monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_stranger"))
+    assert f"Ask for it on {repo.endpoint}/owner/gated-GGUF" in run("pull", "owner/gated-GGUF", code=1).stderr
+    assert "not this token's to see" in run("pull", "owner/private-GGUF", code=1).stderr
+    monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_friend", access={"owner/gated-GGUF", "owner/private-GGUF"}))
+    for name in ("gated", "private"):
+        assert run("pull", f"owner/{name}-GGUF", "-q").stdout == f"hf/owner/{name}-GGUF:Q4_K_M\n"
+
+
+def test_status_says_where_a_token_comes_from_that_could_not_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    text = run("status").stdout
+    assert "from the environment, could not be checked: 127.0.0.1:9 can't be reached" in text
+    assert "hf_x" not in text
+
+
+# Proof
+
+
+def test_bytes_that_changed_without_a_trace_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
+    run("pull", f"{REPO}:Q8_0", "-q")
+    (path,) = cached(home)
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.resolve().write_bytes(content)
+    os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk does that rots
+    assert "differs" in run("verify", "tiny", code=1).stdout
+    sent = repo.sent(Q8, side="storage")
+    assert json_of("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
+    run("pull", f"{REPO}:Q8_0", "-q")
+    assert repo.sent(Q8, side="storage") - sent >= before.st_size
+    assert "matches" in run("verify", "tiny").stdout
+
+
+def test_bytes_that_never_match_are_refused_and_nothing_is_kept(repo: HubServer, home: Home) -> None:
+    run("pull", f"{REPO}:Q8_0", "--dry-run")
+    repo.fault(FlipBit(at=Q8_BYTES - 1), on=Q8, side="storage", times=None)
+    said = run("pull", f"{REPO}:Q8_0", code=1).stderr
+    assert "is not the file that the Hub recorded: expected" in said
+    assert cached(home) == []
+    assert json_of("list") == []
+
+
+def test_what_was_imported_offline_is_not_said_to_match_the_repo_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run("import", tiny_chat(tmp_path / "mine.Q8_0.gguf"), "--repo", "owner/mine-GGUF", "-q")
+    assert "never compared with the Hub" in run("verify", "--all", code=1).stdout
+
+
+def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files_name_says_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = run("import", tiny_chat(tmp_path / "mine.gguf"), "--repo", "owner/mine-GGUF:Q4_K_M", "-q")
+    assert done.stdout == "hf/owner/mine-GGUF:Q4_K_M\n"
+    path = tiny_chat(tmp_path / "other.Q8_0.gguf")
+    assert "other.Q8_0.gguf is Q8_0." in run("import", path, "--repo", "owner/other-GGUF:Q4_K_M", code=1).stderr
+
+
+def test_a_model_whose_origin_is_proven_later_keeps_its_own_facts_under_a_persons_template(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_base(tmp_path / "base.F16.gguf")
+    hub.add_repo("owner/base-GGUF", {"base.F16.gguf": path})
+    (tmp_path / "own.jinja").write_text("{{ messages[0].content }}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run("import", path, "--repo", "owner/base-GGUF", "--copy", "-a", "base", "-q")
+    run("set", "base", "template", tmp_path / "own.jinja")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    run("import", path, "--repo", "owner/base-GGUF", "--copy", "-q")
+    run("set", "base", "--unset", "template")
+    shown = json_of("show", "base")
+    assert shown["commit"]
+    assert (shown["kind"], shown["facts"]["chat_template"]) == ("base", False)
+
+
+def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path: Path) -> None:
+    path = tiny_chat(tmp_path / "mine.Q8_0.gguf")
+    run("import", path, "-q")
+    verified = run("verify", "mine", code=1)
+    assert "mine.Q8_0.gguf: unchanged since it was imported; never compared with the Hub" in verified.stdout
+    assert f"Prove it: llm hf import {path} --repo owner/name" in verified.stdout
+    assert (found := json_of("verify", "mine", code=1))["matches"] is False
+    assert found["unchanged"] is True
+    assert (Library().verify("mine").matches, Library().verify("mine").unchanged) == (False, True)
+    shown = json_of("show", "mine")
+    assert shown["state"] == "unverified"
+    assert shown["fix"] == f"llm hf import {path} --repo owner/name"
+
+
+@pytest.mark.parametrize("content", [b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\n", b"GGUF"])
+def test_what_a_repo_calls_gguf_and_is_none_is_refused_before_it_is_fetched(
+    hub: HubServer, home: Home, content: bytes
+) -> None:
+    hub.add_repo("owner/odd-GGUF", {"odd-Q8_0.gguf": content * 10})
+    assert "--allow-invalid keeps the file" in run("pull", "owner/odd-GGUF", code=1).stderr
+    done = run("pull", "owner/odd-GGUF", "--allow-invalid")
+    assert "not registered" in done.stderr
+    assert len(cached(home)) == 1
+    assert json_of("list") == []
+
+
+def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
+    run("pull", f"{REPO}:Q8_0", "--dry-run")
+    repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
+    with subprocess.Popen(
+        [str(SCRIPTS / "llm"), "hf", "pull", f"{REPO}:Q8_0", "--connections", "1", "-q"], stderr=subprocess.PIPE
+    ) as pull:
+        repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
+        pull.send_signal(signal.SIGINT)
+        _, said = pull.communicate(timeout=30)
+    assert said.decode().startswith("Interrupted; what has arrived is kept")
+    assert "llm hf resume " in said.decode()
+    repo.clear()
+    found = json_of("pull", f"{REPO}:Q8_0", "-q")
+    assert 0 < found["fetched_bytes"] == found["plan"]["fetch_bytes"] < found["plan"]["total_bytes"]
+
+
+# The library
+
+
+def test_a_damaged_library_stops_our_commands_and_not_llm(home: Home) -> None:
+    library_path().parent.mkdir(parents=True, exist_ok=True)
+    library_path().write_bytes(b"this is no database, and never was one" * 100)
+    assert "is damaged" in run("list", code=1).stderr
+    assert "is damaged" in run("status").stdout
+    assert "gpt-4o" in run_process("llm", "models").stdout
+    assert home.llm.is_dir()
+
+
+def test_a_newer_library_says_what_to_update_and_llm_goes_on() -> None:
+    import sqlite3
+
+    run("list")
+    db = sqlite3.connect(library_path())
+    db.execute("pragma user_version = 99")
+    db.close()
+    assert "llm install -U llm-hf-models" in run("list", code=1).stderr
+    assert "gpt-4o" in run_process("llm", "models").stdout
+
+
+def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubServer, home: Home) -> None:
+    run("pull", REPO, "-q")
+    shutil.rmtree(home.cache)
+    assert "missing" in run("list").stdout
+    assert f"llm hf pull {REPO}:Q4_K_M" in run("list").stderr
+    done = run_process("llm", "-m", "tiny", "hello", code=1)
+    assert f"llm hf pull {REPO}:Q4_K_M" in done.stderr
+    run("pull", f"{REPO}:Q4_K_M", "-q")
+    assert json_of("list")[0]["state"] == "ready"
+    assert repo.requests
+
+
+def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer, home: Home) -> None:
+    run_process("hf", "download", REPO, Q8)
+    sent = repo.sent(Q8, side="storage")
+    done = run("pull", f"{REPO}:Q8_0")
+    assert "Nothing had to be fetched." in done.stderr
+    assert repo.sent(Q8, side="storage") - sent < Q8_BYTES  # the header alone
+    run("pull", f"{REPO}:Q4_K_M", "-q")
+    assert REPO in run_process("hf", "cache", "ls", "--no-truncate").stdout
+    run_process("hf", "cache", "verify", REPO)
+    run_process("hf", "cache", "prune", "-y")
+    assert [model["state"] for model in json_of("list")] == ["ready", "ready"]
+    freed = json_of("rm", f"{REPO}:Q4_K_M", "-y")
+    assert freed["freed_bytes"] == next(file.size for file in repo.repos()[0].files if file.path == Q4)
+    assert [path.name for path in cached(home)] == [Q8]
+    run_process("hf", "cache", "verify", REPO)
+
+
+def test_rm_frees_what_stands_in_the_cache_of_its_pull(
+    repo: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run("pull", REPO, "-q")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    assert repo.requests
+    assert json_of("rm", "tiny", "-y")["freed_bytes"] > 0
+    assert cached(home) == []
+
+
+@AS_ROOT
+def test_what_cannot_be_removed_is_not_forgotten(repo: HubServer, tmp_path: Path) -> None:
+    run("pull", REPO, "--to", tmp_path / "there", "-q")
+    assert repo.requests
+    subprocess.run(["chattr", "+i", str(tmp_path / "there")], check=False, capture_output=True)
+    try:
+        if os.access(tmp_path / "there", os.W_OK) and _can_make(tmp_path / "there" / "probe"):
+            pytest.skip("this file system has no immutable folders")
+        assert "Can't remove" in run("rm", "tiny", "-y", code=1).stderr
+        assert json_of("list")[0]["state"] == "ready"
+    finally:
+        subprocess.run(["chattr", "-i", str(tmp_path / "there")], check=False, capture_output=True)
+
+
+def _can_make(path: Path) -> bool:
+    try:
+        path.touch()
+    except OSError:
+        return False
+    path.unlink()
+    return True
+
+
+def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune(
+    repo: HubServer, home: Home, tmp_path: Path
+) -> None:
+    old = repo.repos()[0].commit
+    run("pull", REPO, "-q")
+    (tmp_path / "new").mkdir()
+    other = tiny_chat(tmp_path / "new" / Q4, answer="Something new.")
+    repo.add_repo(REPO, {Q4: other})
+    done = run("pull", REPO)
+    assert "its earlier files" in done.stderr
+    assert json_of("list")[0]["commit"] != old
+    run_process("hf", "cache", "prune", "-y")
+    assert [path.parent.name for path in cached(home)] == [json_of("list")[0]["commit"]]
+    assert json_of("list")[0]["state"] == "ready"
+
+
+def test_a_revision_has_an_id_of_its_own_beside_the_default_one(repo: HubServer) -> None:
+    commit = repo.repos()[0].commit
+    run("pull", REPO, "-q")
+    for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
+        assert done.stdout == f"hf/{REPO}@{commit}:Q4_K_M\n"
+    assert len(json_of("list")) == 2
+    json_of("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
+    assert json_of("list")[0]["state"] == "ready"  # its file was the other one's too
+
+
+# Elsewhere than in the cache
+
+
+def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: HubServer, tmp_path: Path) -> None:
+    mine = tmp_path / "README.md"
+    mine.write_text("# Mine\n")  # as long as the one on the Hub: only its content tells
+    wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
+    assert json_of(*wanted, "--dry-run")["replaces"] == [str(mine)]
+    assert "Replaces" in run(*wanted, "--dry-run").stdout
+    assert "Nothing was replaced: nobody answered" in run(*wanted, code=2).stderr
+    assert "-y replaces without asking" in run(*wanted, "--background", code=2).stderr
+    assert "Nothing was replaced." in run(*wanted, code=1, stdin="n\n").stderr
+    assert mine.read_text() == "# Mine\n"
+    assert json_of("downloads", "--all") == []
+    run(*wanted, stdin="y\n")
+    assert mine.read_text() == "# Tiny\n"
+    mine.write_text("# Mine, and longer\n")
+    run(*wanted, "-y")
+    assert mine.read_text() == "# Tiny\n"
+    sent = repo.sent("README.md")
+    plan = json_of(*wanted, "--dry-run")
+    assert (plan["replaces"], plan["files"][0]["here"]) == ([], True)
+    run(*wanted)
+    assert repo.sent("README.md") == sent
+
+
+def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubServer, tmp_path: Path) -> None:
+    run("pull", REPO, "-q")
+    whole = Path(run("path", "tiny").stdout.strip()).read_bytes()
+    sent = repo.sent(Q4, side="storage")
+    assert "to copy from the cache" in run("pull", REPO, "--to", tmp_path / "there", "--dry-run").stdout
+    done = run("pull", REPO, "--to", tmp_path / "there")
+    assert "Copied from the cache; nothing had to be fetched." in done.stderr
+    assert (tmp_path / "there" / Q4).read_bytes() == whole
+    assert repo.sent(Q4, side="storage") == sent
+
+
+def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm(
+    repo: HubServer, home: Home, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    run("pull", REPO, "--to", there, "-q")
+    assert run("path", "tiny").stdout == f"{there / Q4}\n"
+    assert cached(home) == []
+    sent = repo.sent(Q4, side="storage")
+    assert json_of("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
+    assert "Nothing had to be fetched." in run("pull", REPO, "--to", there).stderr
+    assert repo.sent(Q4, side="storage") == sent
+    (there / "mine.txt").write_text("mine")
+    size = (there / Q4).stat().st_size
+    assert json_of("rm", "tiny", "-y")["freed_bytes"] == size
+    assert [path.name for path in there.iterdir()] == ["mine.txt"]
+
+
+def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_path: Path) -> None:
+    files = {
+        "see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"),
+        "mmproj-F16.gguf": tiny_mmproj(tmp_path / "m.gguf"),
+    }
+    hub.add_repo("owner/see-GGUF", files)
+    run("pull", "owner/see-GGUF", "--no-mmproj", "-q")
+    assert len(run("path", "see", "--all").stdout.splitlines()) == 1
+    run("pull", "owner/see-GGUF", "-q")
+    assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == list(files)
+    assert json_of("show", "see")["facts"]["modalities"]
+    assert json_of("verify", "see")["matches"]
+
+
+def test_a_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
+    files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
+    hub.add_repo("owner/see-GGUF", files)
+    assert "--no-mmproj fetches the model without it" in run("pull", "owner/see-GGUF", code=1).stderr
+    assert json_of("list") == []
+    assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
+
+
+def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_path: Path) -> None:
+    shards = tiny_split(tmp_path, 3)
+    assert len(json_of("import", shards[1], "-q")["model"]["files"]) == 3
+    shards[0].unlink()
+    assert "not all of them are beside it" in run("import", shards[1], code=1).stderr
+
+
+# Imports
+
+
+def test_two_files_of_one_name_are_two_models_and_neither_copy_is_lost(tmp_path: Path) -> None:
+    ids = []
+    for folder, answer in (("one", "One."), ("two", "Two.")):
+        (tmp_path / folder).mkdir()
+        path = tiny_chat(tmp_path / folder / "model.Q8_0.gguf", answer=answer)
+        ids.append(run("import", path, "--copy", "-q").stdout.strip())
+    assert ids == ["hf/local/model:Q8_0", "hf/local/model-2:Q8_0"]
+    assert all(done["unchanged"] for done in json_of("verify", "--all", code=1))
+
+
+def test_a_second_import_of_the_same_bytes_keeps_the_copy_that_is_there(tmp_path: Path, home: Home) -> None:
+    path = tiny_chat(tmp_path / "model.Q8_0.gguf")
+    for _ in range(2):
+        run("import", path, "--copy", "-q")
+    assert len(json_of("list")) == 1
+    assert len(list(home.llm.rglob("*.gguf"))) == 1
+
+
+def test_a_copy_that_is_refused_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home) -> None:
+    run("import", tiny_chat(tmp_path / "a.Q8_0.gguf", answer="A."), "-a", "walrus", "-q")
+    other = tiny_chat(tmp_path / "other.gguf", answer="Not that one.")
+    run("import", other, "--copy", "-a", "walrus", code=2)
+    run("import", other, "--copy", "--repo", REPO, code=1)
+    assert repo.requests
+    assert list(home.llm.rglob("*.gguf")) == []
+    assert len(json_of("list")) == 1
+
+
+def test_an_import_named_like_another_file_of_its_repo_does_not_take_a_pulls_place(
+    repo: HubServer, tmp_path: Path, home: Home
+) -> None:
+    run("pull", f"{REPO}:Q8_0", "-q")
+    assert repo.requests
+    run("import", tmp_path / Q8, "--repo", REPO, "-q")
+    (model,) = json_of("list")
+    assert Path(model["files"][0]["location"]).is_relative_to(home.cache)
+    assert json_of("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
+
+
+def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
+    from llm_hf_models.catalogue import LibraryCatalogue
+    from llm_hf_models.context import Context
+    from llm_hf_models.refs import RepoId
+
+    gated = next(one for one in repo.repos() if one.id == REPO)
+    repo.change_repo(gated, gated="manual")
+    run("import", tmp_path / Q8, "--repo", REPO, "-q")
+    assert LibraryCatalogue(Context()).repos() == []
+    assert [one.id for one in LibraryCatalogue(Context(), frozenset({RepoId.parse(REPO)})).repos()] == [REPO]
+
+
+# The disk
+
+
+@AS_ROOT
+@pytest.mark.usefixtures("repo")
+def test_a_full_disk_is_told_before_and_during_and_the_pull_continues_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=False).returncode:
+        pytest.skip("this machine lets nobody mount")
+    try:
+        monkeypatch.setenv("HF_HUB_CACHE", str(small / "hub"))
+        monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        said = run("pull", f"{REPO}:Q8_0", code=1).stderr
+        assert "more room is needed" in said
+        subprocess.run(["mount", "-o", "remount,size=5m", small], check=True)
+        plan = Library().plan(f"{REPO}:Q8_0")
+        (small / "ballast").write_bytes(b"x" * 3_000_000)  # somebody else was quicker
+        from llm_hf_models.errors import DiskFullError
+
+        with pytest.raises(DiskFullError):
+            Library().pull(plan)
+        (small / "ballast").unlink()
+        assert run("pull", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q8_0\n"
+        assert json_of("verify", "tiny")["matches"]
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
+def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -> None:
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root may read and write everything, and nothing here takes that away")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    assert repo.requests == []
+    said = run_process(
+        "llm", "hf", "pull", REPO, code=1, unprivileged=True, environment={"HF_HUB_CACHE": str(closed / "hub")}
+    ).stderr
+    assert "Error: Can't write in" in said
+    said = run_process(
+        "llm", "hf", "list", code=1, unprivileged=True, environment={"LLM_USER_PATH": str(closed / "llm")}
+    ).stderr
+    assert "Error: Can't open the library" in said
+    secret = tiny_chat(tmp_path / "secret.Q8_0.gguf")
+    secret.chmod(0)
+    assert "is not readable" in run_process("llm", "hf", "import", secret, code=2, unprivileged=True).stderr
+    for verb in ("inspect", "check"):
+        assert "Error: Can't read" in run_process("llm", "hf", verb, secret, code=1, unprivileged=True).stderr
+    closed.chmod(0o755)
+
+
+@AS_ROOT
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="root may read and write everything")
+def test_a_folder_that_sudo_left_to_another_is_named_with_the_command_that_gives_it_back(
+    repo: HubServer, home: Home
+) -> None:
+    run("status")
+    ours = home.llm / "hf"
+    ours.chmod(0o700)
+    os.chown(ours, 65534, 65534)
+    mended = f"sudo chown -R $(id -un) {ours}"
+    for words in (("pull", REPO), ("search", "tiny"), ("info", REPO), ("whoami",), ("logout",)):
+        said = run_process("llm", "hf", *words, code=1, unprivileged=True).stderr
+        assert mended in said, words
+    assert "Can't read" in run_process("llm", "hf", "status", unprivileged=True).stdout
+    assert repo.requests == []
+
+
+# The queue, where others are at it too
+
+
+def test_a_row_of_another_version_stands_in_no_pulls_way(repo: HubServer) -> None:
+    import sqlite3
+
+    repo.fault(Status(403), on=Q8, side="storage", times=None)
+    run("pull", f"{REPO}:Q8_0", "--dry-run", code=1)
+    repo.clear()
+    number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
+    run("downloads", "--watch", number)
+    db = sqlite3.connect(library_path())
+    db.execute("update downloads set plan = '{}', state = 'failed'")
+    db.commit()
+    db.close()
+    assert run("pull", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q8_0\n"
+    run("retry", number)
+    assert "another version" in run("downloads", "--watch", number, code=1).output
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("words", [("search", "tiny"), ("info", REPO), ("pull", REPO)])
+def test_ctrl_c_at_a_question_is_one_line(repo: HubServer, words: tuple[str, ...]) -> None:
+    repo.fault(Stall(), side="hub", times=None)
+    with subprocess.Popen(
+        [str(SCRIPTS / "llm"), "hf", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asking:
+        repo.wait_until(lambda: len(repo.requests) == 1)
+        asking.send_signal(signal.SIGINT)
+        out, said = asking.communicate(timeout=30)
+    assert (asking.returncode, out) == (130, "")
+    assert said == "Interrupted; run the same command to continue.\n"
+
+
+# Python
+
+
+def test_a_single_file_is_fetched_alone_and_registers_nothing(hub: HubServer, tmp_path: Path) -> None:
+    shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
+    hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
+    fetched = Library().download_file("owner/split-GGUF", shards[1].name, tmp_path / "there")
+    assert fetched.read_bytes() == shards[1].read_bytes()
+    assert [path.name for path in (tmp_path / "there").iterdir()] == [shards[1].name]
+    assert Library().list() == ()
+    with pytest.raises(NotFoundError):
+        Library().download_file("owner/split-GGUF", "none.gguf")
+
+
+def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Path) -> None:
+    library = Library()
+    assert [row.id for row in library.search("tiny").results] == [REPO]
+    assert {variant.quant for variant in library.info(REPO).variants} == {"Q8_0", "Q4_K_M"}
+    events = []
+    result = library.pull(REPO, progress=events.append)
+    assert result.model_id == f"hf/{REPO}:Q4_K_M"
+    assert {"started", "done"} <= {event.kind for event in events}
+    assert library.download_file(REPO, "README.md", tmp_path / "docs").read_text() == "# Tiny\n"
+    assert [model.model_id for model in library.list()] == [result.model_id]
+    assert library.verify("tiny").matches
+    assert library.add_alias("tiny", "walrus").aliases
+    assert library.remove("walrus").freed_bytes > 0
+    with pytest.raises(NotFoundError):
+        library.show("walrus")
+    assert repo.requests
+
+
+def test_a_pulled_model_answers_in_llm_and_its_tokens_are_logged(repo: HubServer) -> None:
+    run_process("llm", "hf", "pull", REPO, "-q")
+    assert repo.requests
+    try:
+        assert run_process("llm", "-m", "tiny", "hello").stdout.strip() == ANSWER
+        logged = json.loads(run_process("llm", "logs", "--json", "-n", "1").stdout)[0]
+        assert logged["model"] == f"hf/{REPO}:Q4_K_M"
+        assert logged["output_tokens"] > 0
+    finally:
+        run_process("llm", "hf", "stop", "--all")

@@ -1,0 +1,457 @@
+"""The relay, asked by OpenAI's own client and by raw sockets, over real engines; and `llm` through it (attach)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from filelock import FileLock
+from openai import OpenAI
+
+from llm_hf_models import engine
+from llm_hf_models.engine_confine import layer_names
+from llm_hf_models.engine_dirs import base_dir
+from llm_hf_models.engine_rows import busy_slots
+from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelError
+from llm_hf_models.service import Library
+from tests.conftest import Home
+from tests.support import ggufs
+from tests.support.commands import run_llm
+from tests.support.openai_server import server
+from tests.support.relays import KEY, serving
+from tests.support.tiny_library import CALL, Shelf, opened_shelf, said
+from tests.support.waiting import wait_until
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+    },
+}
+HELLO: Any = [{"role": "user", "content": "hello"}]
+CHAT, EMBED, ENDLESS = "hf/tiny/chat:F16", "hf/tiny/embed:F32", "hf/tiny/endless:F16"
+SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with opened_shelf(tmp_path_factory) as shelf:
+        shelf.add(CHAT, ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(shelf.files / "seal.gguf", answer="Seal."), aliases=("seal",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add(
+            ENDLESS, ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True, context=131072), aliases=("endless",)
+        )
+        shelf.add(EMBED, ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        yield shelf
+
+
+@pytest.fixture(autouse=True)
+def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    shelf.stand_on(monkeypatch)
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """A relay to all models."""
+    with serving("tiny", "seal", "base", "endless", "vectors") as (_, url):
+        yield url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=SECONDS) as client:
+        yield client
+
+
+def busy(shelf: Shelf, model_id: str) -> int:
+    with shelf.db() as db:
+        return sum(busy_slots(row) or 0 for row in engine.running(db) if row.model_id == model_id)
+
+
+# What OpenAI's client gets
+
+
+def test_two_models_answer_by_name_and_the_list_has_both(client: OpenAI) -> None:
+    assert {CHAT, EMBED} <= {model.id for model in client.models.list()}
+    assert client.models.retrieve(CHAT).owned_by == "tiny"
+    for name, answer in (("tiny", ggufs.ANSWER), ("seal", "Seal."), (CHAT, ggufs.ANSWER)):
+        done = client.chat.completions.create(model=name, messages=HELLO)
+        assert done.choices[0].message.content == answer
+        assert done.usage is not None
+        assert done.usage.completion_tokens
+
+
+def test_an_answer_streams_in_pieces_that_the_client_understands(client: OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="tiny", messages=HELLO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert len(texts) > 1
+    assert "".join(texts) == ggufs.ANSWER
+    assert not [chunk for chunk in chunks if "prompt_progress" in (chunk.model_extra or {})]
+    assert [chunk.usage.completion_tokens for chunk in chunks if chunk.usage] == [6]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_tool_is_called_and_its_result_read(client: OpenAI, stream: bool) -> None:
+    messages = [{"role": "user", "content": "weather in Riga?"}]
+    if stream:
+        with client.chat.completions.stream(model="tiny", messages=messages, tools=[WEATHER]) as events:  # type: ignore[arg-type]
+            message: Any = events.get_final_completion().choices[0].message
+    else:
+        message = client.chat.completions.create(model="tiny", messages=messages, tools=[WEATHER]).choices[0].message  # type: ignore[arg-type]
+    (call,) = message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"town": "Riga"})
+    history: Any = [*messages, {"role": "assistant", "tool_calls": [call.to_dict()]},
+                    {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]  # fmt: skip
+    after = client.chat.completions.create(model="tiny", messages=history, tools=[WEATHER])
+    assert after.choices[0].message.content == ggufs.TOOL_ANSWER
+
+
+def test_a_schema_holds(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    done = client.chat.completions.create(model="tiny", messages=HELLO, response_format=wanted)
+    assert json.loads(done.choices[0].message.content or "") == {"n": 7}
+
+
+def test_texts_are_embedded_and_completed(client: OpenAI) -> None:
+    found = client.embeddings.create(model="vectors", input=["one", "two"])
+    assert [len(item.embedding) for item in found.data] == [ggufs.WIDTH, ggufs.WIDTH]
+    assert client.completions.create(model="base", prompt="Once upon").choices[0].text == ggufs.ANSWER
+
+
+def test_async_clients_are_served_side_by_side(url: str) -> None:
+    async def six() -> list[str | None]:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
+            asked = [client.chat.completions.create(model=name, messages=HELLO) for name in ("tiny", "seal") * 3]
+            return [done.choices[0].message.content for done in await asyncio.gather(*asked)]
+
+    assert asyncio.run(six()) == [ggufs.ANSWER, "Seal."] * 3
+
+
+def test_a_single_model_needs_no_name() -> None:
+    with serving("seal") as (_, url):
+        asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
+    assert asked.json()["choices"][0]["message"]["content"] == "Seal."
+
+
+def bearer(key: str = KEY) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+# Whom it lets in, and what it refuses
+
+
+@pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"Authorization": KEY}, bearer("schlüssel")])
+def test_without_the_key_nothing_is_told(url: str, headers: dict[str, str]) -> None:
+    sent = {name: value.encode() for name, value in headers.items()}
+    for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/nowhere")):
+        answer = httpx2.request(method, url + path, headers=sent)  # type: ignore[arg-type]
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert "tiny" not in answer.text
+    assert httpx2.get(f"{url}/health").json() == {"status": "ok"}
+
+
+def test_a_key_is_made_where_none_is_given() -> None:
+    with serving("seal", key=None) as (one, url), serving("seal", key=None) as (other, _):
+        assert len(one.key) >= 32
+        assert one.key != other.key
+        assert httpx2.get(f"{url}/v1/models", headers=bearer(one.key)).status_code == 200
+        assert httpx2.get(f"{url}/v1/models", headers=bearer(other.key)).status_code == 401
+
+
+def test_a_model_that_is_not_served_is_not_found(shelf: Shelf) -> None:
+    with serving("seal") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["hf/tiny/seal:F16"]
+        for name in ("tiny", CHAT, "no such"):
+            with pytest.raises(openai.NotFoundError, match="is served here") as caught:
+                client.chat.completions.create(model=name, messages=HELLO)
+            assert caught.value.code == "model_not_found"
+            with pytest.raises(openai.NotFoundError):
+                client.models.retrieve(name)
+    assert shelf
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"\xff", b"[" * 100_000, b'{"model": ["tiny"]}'])
+def test_a_body_that_is_no_request_is_refused(url: str, body: bytes) -> None:
+    answer = httpx2.post(f"{url}/v1/chat/completions", content=body, headers=bearer())
+    assert answer.status_code in (400, 404)
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_without_a_length_or_with_a_huge_one_is_refused(url: str) -> None:
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    for line, status in (
+        ("X: y", b"411"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 2", b"411"),
+        ("Content-Length: 99999999999", b"413"),
+        ("Content-Length: -1", b"413"),
+    ):
+        with socket.create_connection(address, SECONDS) as raw:
+            raw.sendall(
+                f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{line}\r\n\r\n".encode()
+            )
+            assert raw.recv(100).split()[1] == status
+
+
+def test_a_client_that_resets_its_connection_between_two_requests_leaves_no_traceback(
+    url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = set(threading.enumerate())
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert raw.recv(1000).startswith(b"HTTP/1.1 200")
+        (at_work,) = set(threading.enumerate()) - before
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    at_work.join(SECONDS)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="the context holds") as too_long:
+        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "word " * 20_000}])
+    assert "Shorten the prompt" in too_long.value.message  # and nothing of `-o`: this client has no such option
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="tiny", messages=HELLO, extra_body={"grammar": "root ::= nonsense ("})
+
+
+@pytest.mark.parametrize(("name", "kind"), [("tiny", "chat"), ("base", "base")])
+def test_embeddings_of_a_model_that_makes_none_are_refused_with_its_kind(client: OpenAI, name: str, kind: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=f"is a {kind} model, and makes no embeddings"):
+        client.embeddings.create(model=name, input="one")
+
+
+def test_prompts_to_a_model_that_embeds_are_refused_with_its_kind(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="is an embedding model, and answers no prompts"):
+        client.chat.completions.create(model="vectors", messages=HELLO)
+    with pytest.raises(openai.BadRequestError, match="is an embedding model, and answers no prompts"):
+        client.completions.create(model="vectors", prompt="hello")
+
+
+@pytest.mark.parametrize(
+    ("answer", "seen"),
+    [(400, 400), (422, 422), (413, 413), (429, 429), (500, 500), (503, 503), (401, 502), (403, 502), (302, 502)],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_refusal_keeps_its_status_unless_it_was_us_who_were_not_let_in(
+    shelf: Shelf, answer: int, seen: int, stream: bool
+) -> None:
+    def refuse(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
+        body = b'{"error": {"message": "not that"}}'
+        handler.send_response(answer)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with server(refuse) as elsewhere:
+        Library().attach("far", elsewhere, model="x")
+        with serving("far") as (_, url):
+            asked = httpx2.post(
+                f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, headers=bearer()
+            )
+    assert asked.status_code == seen
+    assert asked.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
+    with shelf.db() as db:
+        db.remove("hf/remote/far")
+
+
+def test_what_cannot_be_served_is_said_before_listening() -> None:
+    with pytest.raises(UnknownModelError):
+        Library().serve(["walrus"])
+    with pytest.raises(BadInputError, match="can't be a key"):
+        Library().serve(["tiny"], key="with space")
+    with serving("tiny") as (server, _), pytest.raises(NotWritableError, match=str(server.server_port)):
+        Library().serve(["tiny"], port=server.server_port)
+
+
+# Options, lifecycle, cancelling
+
+
+def test_what_was_set_for_a_model_holds_here_too_and_the_client_goes_before_it(client: OpenAI) -> None:
+    library = Library()
+    library.set_options("endless", {"max_tokens": "3"})
+    try:
+        for asked, tokens in (({}, 3), ({"max_tokens": 5}, 5)):
+            done = client.chat.completions.create(model="endless", messages=HELLO, **asked)  # type: ignore[call-overload]
+            assert done.usage.completion_tokens == tokens
+    finally:
+        library.set_options("endless", {}, ["max_tokens"])
+
+
+def test_a_system_prompt_that_was_set_is_read_unless_the_client_brings_one(client: OpenAI) -> None:
+    def prompt_tokens(*head: Any) -> int:
+        usage = client.chat.completions.create(model="tiny", messages=[*head, *HELLO]).usage
+        assert usage is not None
+        return usage.prompt_tokens
+
+    without, own = prompt_tokens(), prompt_tokens({"role": "system", "content": "Be brief."})
+    Library().set_options("tiny", {"system": "Be a walrus, and be it at length."})
+    try:
+        assert prompt_tokens() > own > without
+        assert prompt_tokens({"role": "system", "content": "Be brief."}) == own
+    finally:
+        Library().set_options("tiny", {}, ["system"])
+
+
+def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: Shelf) -> None:
+    shelf.add("hf/tiny/brief:F16", ggufs.tiny_chat(shelf.files / "brief.gguf"), aliases=("brief",))
+    Library().set_options("brief", {"keep_alive": "0.2"})
+
+    def engines() -> set[int]:
+        with shelf.db() as db:
+            return {row.pid for row in engine.running(db) if row.model_id == "hf/tiny/brief:F16"}
+
+    with serving("brief") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
+        assert not engines()
+        for _ in range(2):
+            assert client.chat.completions.create(model="brief", messages=HELLO).choices[0].message.content
+            wait_until(lambda: not engines())
+
+
+def test_an_engine_that_is_killed_is_started_anew_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
+    client.chat.completions.create(model="seal", messages=HELLO)
+    with shelf.db() as db:
+        (row,) = [row for row in engine.running(db) if row.model_id == "hf/tiny/seal:F16"]
+    os.kill(row.pid, signal.SIGKILL)
+    assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
+
+
+def test_an_engine_that_dies_in_the_middle_of_a_stream_is_an_error_and_no_end(client: OpenAI, shelf: Shelf) -> None:
+    stream = client.chat.completions.create(model="endless", messages=HELLO, stream=True)
+    next(stream)
+    with shelf.db() as db:
+        (row,) = [row for row in engine.running(db) if row.model_id == ENDLESS]
+    os.kill(row.pid, signal.SIGKILL)
+    with pytest.raises(openai.APIError, match="lost"):
+        list(stream)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_while_it_is_answered_stops_the_work(url: str, shelf: Shelf, stream: bool) -> None:
+    Library().set_options("endless", {"context": 131072})
+    try:
+        with leaving(url, {"model": "endless", "messages": HELLO, "stream": stream}):
+            wait_until(lambda: busy(shelf, ENDLESS) == 1)
+        wait_until(lambda: busy(shelf, ENDLESS) == 0)
+    finally:
+        Library().set_options("endless", {}, ["context"])
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(shelf: Shelf, stream: bool) -> None:
+    path = ggufs.tiny_chat(shelf.files / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
+    shelf.add("hf/tiny/slow:F16", path, aliases=("slow",))
+    Library().set_options("slow", {"context": 65536})
+    words = "some words " if stream else "more words "  # the second must not find the first one's in the cache
+    with serving("slow") as (_, url):
+        with leaving(url, {"messages": [{"role": "user", "content": words * 4000}], "stream": stream, "max_tokens": 1}):
+            wait_until(lambda: busy(shelf, "hf/tiny/slow:F16") == 1)
+        left = time.monotonic()
+        wait_until(lambda: busy(shelf, "hf/tiny/slow:F16") == 0)
+    assert time.monotonic() - left < 10
+
+
+def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_engine_is_there_for_the_next(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.add("hf/tiny/late:F16", ggufs.tiny_chat(shelf.files / "late.gguf", answer="Late."), aliases=("late",))
+    caplog.set_level("INFO", "llm_hf_models.relay")
+    with serving("late") as (_, url):
+        with FileLock(base_dir() / "start.lock"):  # as if another model were being loaded
+            with leaving(url, {"messages": HELLO}):
+                wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
+            wait_until(lambda: "the client has gone" in caplog.text)
+        asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
+        assert asked.json()["choices"][0]["message"]["content"] == "Late."
+
+
+# The command
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+@pytest.mark.parametrize("given", [None, "chosen-by-a-person"])
+def test_the_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | None) -> None:
+    command = [sys.executable, "-m", "llm", "hf", "serve", "tiny", "vectors", "--port", "0"]
+    environment = {**os.environ, **({"LLM_HF_SERVE_KEY": given} if given else {})}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        url = process.stdout.readline().strip()
+        assert process.stderr.readline() == f"Serves {CHAT}, {EMBED} in OpenAI's protocol.\n"
+        assert process.stderr.readline() == f"OPENAI_BASE_URL={url}/v1\n"
+        key = given or process.stderr.readline().strip().removeprefix("OPENAI_API_KEY=")
+        with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=SECONDS) as client:
+            done = client.chat.completions.create(model="tiny", messages=HELLO)
+            assert done.choices[0].message.content == ggufs.ANSWER
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(SECONDS) == 0
+    assert rest == "Ctrl-C ends it.\nStopped.\n"
+
+
+@pytest.mark.parametrize("sandbox", ["on", "off"])
+def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
+    sandbox: str, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
+) -> None:
+    monkeypatch.setenv("LLM_HF_SANDBOX", sandbox)
+    run_llm("hf", "stop", "--all")
+    said("-m", "tiny", "hello")
+    (shown,) = json.loads(said("hf", "ps", "--json"))
+    assert shown["model_id"] == CHAT
+    assert shown["memory"] > 0
+    assert shown["tokens_per_second"] > 0
+    assert bool(shown["layers"]) == (sandbox == "on")
+    shown_text = run_llm("hf", "ps")
+    assert ("nothing" in shown_text.stdout) == (sandbox == "off")
+    assert set(shown["layers"]).isdisjoint(shown["missing"])
+    for layer, why in shown["missing"].items():
+        assert f"without {layer}: {why}" in shown_text.stderr
+    assert ("any layer" in shown["missing"]) == (sandbox == "off")
+    assert "key" not in shown
+    assert "Stopped 1 engine." in run_llm("hf", "stop", "tiny").stderr
+    assert json.loads(said("hf", "ps", "--json")) == []
+    assert list(shelf.runtime.rglob("*.sock")) == []
+
+
+def test_ps_shows_the_context_that_runs_where_llama_cpp_makes_more_of_the_one_that_was_asked_for() -> None:
+    run_llm("hf", "stop", "--all")
+    too_long = run_llm("-m", "tiny", "word " * 5000, "-o", "context", "10")
+    (shown,) = json.loads(said("hf", "ps", "--json"))
+    assert f"the context holds {shown['context']}\n" in too_long.stderr
+
+
+def test_a_layer_that_leaves_a_gpu_open_says_so() -> None:
+    assert layer_names(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
+    assert layer_names(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
+
+
+@contextmanager
+def leaving(url: str, body: dict[str, Any]) -> Iterator[None]:
+    """A client that asks, and goes without a word."""
+    data = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:
+        raw.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        yield

@@ -1,0 +1,46 @@
+"""llm's hooks in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import plugin, settings
+from tests.support.commands import run_llm
+from tests.support.damaged_libraries import a_folder, a_table_less, garbage, newer, not_json, register
+
+
+def test_help_names_the_group_and_imports_none_of_it() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from llm.cli import cli\n"
+        "print(CliRunner().invoke(cli, ['--help']).output)\n"
+        "print(sorted(name for name in sys.modules if name.startswith('llm_hf_models')))\n"
+        "assert not {'huggingface_hub', 'keyring', 'rich', 'jinja2', 'psutil', 'xllamacpp'} & set(sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Open models from the Hugging Face Hub, on this machine." in said
+    assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
+
+
+DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_names_says_why(
+    damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "_said", set())
+    register("some/model:F16", aliases=("v",))
+    damage(settings.library_path())
+    asked = run_llm("-m", "v", "hello")
+    assert asked.exit_code == 1
+    assert "Unknown model: v" in asked.stderr
+    assert asked.stderr.count("`llm hf list` says why") == 1
+    why = run_llm("hf", "list")
+    assert why.exit_code == 1
+    assert str(settings.library_path()) in why.stderr
+    assert "what is left of the disk" not in why.stderr

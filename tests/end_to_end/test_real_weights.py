@@ -1,0 +1,40 @@
+"""Real models: their header, their structure, and that they load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import load_test
+from llm_hf_models.gguf_header import GgufHeader, read_header
+from llm_hf_models.validate import check_file
+from tests.support import real_weights
+
+
+def read(path: Path) -> GgufHeader:
+    with path.open("rb") as file:
+        return read_header(file, file_bytes=path.stat().st_size)
+
+
+@pytest.mark.weights
+def test_a_real_model_is_read(tmp_path: Path) -> None:
+    facts = read(real_weights.smollm2(tmp_path)).facts
+    assert (facts.kind, facts.quantization, facts.vocabulary_size) == ("chat", "Q4_1", 49152)
+    assert facts.parameters == 134_515_008
+
+
+@pytest.mark.weights
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("model", [real_weights.smollm2, real_weights.gemma3])
+def test_a_real_model_passes_without_a_word_is_loaded_and_talks_sense(
+    tmp_path: Path, model: Callable[[Path], Path]
+) -> None:
+    path = model(tmp_path)
+    report = check_file(path)
+    assert report.findings == ()
+    assert report.header is not None
+    result = load_test.run(path, report.header.facts)
+    assert (result.verdict, result.why) == ("loads", "")
+    assert len(result.output.split()) > 1

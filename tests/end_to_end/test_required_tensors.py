@@ -1,0 +1,110 @@
+"""The table of tensors that families need, held against llama.cpp's loaders: exactly these, and each of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import gguf_tensors
+from llm_hf_models.validate import check_file
+from tests.support import architectures, gguf_oracle
+
+LAST = architectures.BLOCKS - 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A family, or one of the shapes in which it comes: `instead` holds other tensors in place of some."""
+
+    architecture: str
+    keys: Mapping[str, object] = field(default_factory=dict)
+    instead: Mapping[str, str] = field(default_factory=dict)
+
+    def tensors(self) -> list[str]:
+        """All that it needs, and nothing else."""
+        keys = {**architectures.KEYS.get(self.architecture, {}), **self.keys}
+        metadata = {f"{self.architecture}.{name}": value for name, value in keys.items()}
+        names: list[str] = []
+        for name in gguf_tensors.missing(self.architecture, metadata, frozenset(), architectures.BLOCKS):
+            for old, new in self.instead.items():
+                if name.endswith(f".{old}"):
+                    name = name.removesuffix(old) + new  # noqa: PLW2901
+            names.append(name)
+        return list(dict.fromkeys(names))
+
+    def write(self, path: Path, *, without: str = "") -> Path:
+        return architectures.tiny(path, self.architecture, self.tensors(), without=without, keys=self.keys)
+
+
+FUSED = {f"attn_{part}.weight": "attn_qkv.weight" for part in "qkv"}
+RANKED = {"attn_q.weight": "attn_q_a.weight"}
+VARIANTS = {name: Variant(name) for name in gguf_tensors.FAMILIES if name != "deepseek2"} | {
+    "llama with experts": Variant("llama", architectures.MOE),
+    "llama with fused attention": Variant("llama", instead=FUSED),
+    "granite with experts": Variant("granite", {**architectures.MOE, "expert_shared_feed_forward_length": 64}),
+    "deepseek2": Variant("deepseek2", instead=RANKED),
+    "deepseek2 with compressed keys": Variant("deepseek2", architectures.COMPRESSED, RANKED),
+    "deepseek2 with fused experts": Variant(
+        "deepseek2",
+        instead={**RANKED, **{f"ffn_{part}_exps.weight": "ffn_gate_up_exps.weight" for part in ("gate", "up")}},
+    ),
+}
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
+
+
+def named(path: Path) -> list[str | None]:
+    return [finding.where for finding in check_file(path).errors if finding.code == "tensor-missing"]
+
+
+def test_a_model_of_exactly_the_tensors_that_its_family_needs_passes_and_is_loaded(tmp_path: Path) -> None:
+    paths = [variant.write(tmp_path / f"{number}.gguf") for number, variant in enumerate(VARIANTS.values())]
+    verdicts = dict(zip(VARIANTS, gguf_oracle.load(paths), strict=True))
+    assert verdicts == dict.fromkeys(VARIANTS, "accepts")
+    errors = {name: check_file(path).errors for name, path in zip(VARIANTS, paths, strict=True)}
+    assert errors == dict.fromkeys(VARIANTS, ())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_without_one_tensor_that_its_family_needs_is_refused_by_us_and_by_llama_cpp(
+    tmp_path: Path, name: str
+) -> None:
+    variant = VARIANTS[name]
+    gone = [tensor for tensor in variant.tensors() if not tensor.startswith("blk.") or f"blk.{LAST}." in tensor]
+    paths = [variant.write(tmp_path / f"{number}.gguf", without=tensor) for number, tensor in enumerate(gone)]
+    verdicts = dict(zip(gone, gguf_oracle.load(paths), strict=True))
+    assert verdicts == dict.fromkeys(gone, "refuses")
+    for tensor, path in zip(gone, paths, strict=True):
+        found = named(path)
+        assert found, tensor
+        if tensor not in (f"blk.{LAST}.{new}" for new in variant.instead.values()):
+            assert found == [tensor]
+
+
+@pytest.mark.parametrize(
+    ("family", "tensor"),
+    [
+        ("llama", "output.weight"),
+        ("llama", f"blk.{LAST}.attn_q.bias"),
+        ("qwen2", "output.bias"),
+        ("bert", "token_types.weight"),
+        ("gemma3", "output.weight"),
+    ],
+)
+def test_what_is_tied_or_optional_may_be_there_or_not(tmp_path: Path, family: str, tensor: str) -> None:
+    path = tmp_path / "m.gguf"
+    architectures.tiny(path, family, [*VARIANTS[family].tensors(), tensor])
+    assert named(path) == []
+    assert gguf_oracle.load([path]) == ["accepts"]
+
+
+def test_blocks_that_only_guess_ahead_are_not_asked_for(tmp_path: Path) -> None:
+    metadata = {"qwen3.nextn_predict_layers": 1}
+    first = [name for name in VARIANTS["qwen3"].tensors() if f"blk.{LAST}." not in name]
+    assert list(gguf_tensors.missing("qwen3", metadata, first, architectures.BLOCKS)) == []
+    assert list(gguf_tensors.missing("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
+    path = architectures.tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
+    assert gguf_oracle.load([path]) == ["accepts"]

@@ -1,0 +1,109 @@
+"""Rules about meaning, held against the engine: one number of a model that runs is changed, and llama.cpp loads it."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models.validate import check_file
+from tests.support import ggufs
+
+SECONDS = 60
+LOAD = """
+import os, sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames = sys.argv[1], [sys.argv[2]]
+params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, 1
+params.warmup = params.fit_params = False
+server = xllamacpp.Server(params)
+print("loaded", flush=True)
+os._exit(0)
+"""
+
+
+def engine_loads(path: Path, socket: Path) -> bool:
+    """Whether llama.cpp loads a model, asked in a process of its own: it may abort."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path), str(socket)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+    )
+    return "loaded" in done.stdout
+
+
+def with_value(content: bytes, key: str, *, kind: int | None = None, value: int | None = None) -> bytes:
+    """The file with another type or another 32-bit value under one key."""
+    changed = bytearray(content)
+    at = content.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
+    if kind is not None:
+        changed[at : at + 4] = struct.pack("<I", kind)
+    if value is not None:
+        changed[at + 4 : at + 8] = struct.pack("<I", value)
+    return bytes(changed)
+
+
+INT32 = 5
+REFUSED = {
+    "context_length as an int32": ("key-type", {"key": "llama.context_length", "kind": INT32}),
+    "no blocks": ("block-count", {"key": "llama.block_count", "value": 0}),
+    "513 blocks": ("block-count", {"key": "llama.block_count", "value": 513}),
+    "2^31 blocks": ("block-count", {"key": "llama.block_count", "value": 2**31}),
+    "a block too many": ("tensor-missing", {"key": "llama.block_count", "value": 3}),
+    "a block too few": ("block-out-of-range", {"key": "llama.block_count", "value": 1}),
+    "another width": ("vocabulary-shape", {"key": "llama.embedding_length", "value": 128}),
+    "heads that can't be shared out": ("head-count", {"key": "llama.attention.head_count_kv", "value": 3}),
+}
+RENAMED = {
+    "no architecture": ("architecture", b"general.architecture", b"general.architectura"),
+    "no last norm": ("tensor-missing", b"output_norm.weight", b"output_morm.weight"),
+    "no tokens": ("tokenizer", b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"),
+    "token types of another type": (
+        "token-array-type",
+        b"tokenizer.ggml.token_type\x09\0\0\0\x05",
+        b"tokenizer.ggml.token_type\x09\0\0\0\x04",
+    ),
+}
+WARNED = {"a special token outside": ("token-id-range", {"key": "tokenizer.ggml.eos_token_id", "value": 99999})}
+
+
+def changed(name: str, content: bytes) -> tuple[str, bytes]:
+    if name in RENAMED:
+        code, old, new = RENAMED[name]
+        assert old in content
+        return code, content.replace(old, new)
+    code, change = {**REFUSED, **WARNED}[name]
+    return code, with_value(content, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *RENAMED])
+def test_what_a_rule_about_meaning_refuses_llama_cpp_does_not_load(tmp_path: Path, name: str) -> None:
+    path = ggufs.tiny_chat(tmp_path / "m.gguf")
+    code, content = changed(name, path.read_bytes())
+    path.write_bytes(content)
+    assert code in {finding.code for finding in check_file(path).errors}
+    assert not engine_loads(path, tmp_path / "s.sock")
+
+
+@pytest.mark.parametrize("name", WARNED)
+def test_what_is_only_warned_of_llama_cpp_loads(tmp_path: Path, name: str) -> None:
+    path = ggufs.tiny_chat(tmp_path / "m.gguf")
+    code, content = changed(name, path.read_bytes())
+    path.write_bytes(content)
+    report = check_file(path)
+    assert (report.errors, [finding.code for finding in report.warnings]) == ((), [code])
+    assert engine_loads(path, tmp_path / "s.sock")
+
+
+@pytest.mark.parametrize("kind", ["chat", "base", "embedding"])
+def test_what_passes_without_a_word_llama_cpp_loads(tmp_path: Path, kind: str) -> None:
+    path = getattr(ggufs, f"tiny_{kind}")(tmp_path / "m.gguf")
+    assert check_file(path).findings == ()
+    assert engine_loads(path, tmp_path / "s.sock")

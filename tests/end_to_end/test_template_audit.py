@@ -1,0 +1,43 @@
+"""How long the audit of a chat template takes at most."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llm_hf_models.template_audit import MAX_TEMPLATE_CHARS, audit
+
+KEY = "tokenizer.chat_template"
+
+
+SIZE = MAX_TEMPLATE_CHARS - 10
+UNITS = [
+    "{{",
+    "{%",
+    "{#",
+    "{% raw %}",
+    "'\\",
+    "\"'",
+    "{% -",
+    " ",
+    "\n",
+    "1",
+    "1.",
+    "1_",
+    "_",
+    "a",
+    "{",
+    "-",
+    "#}",
+    "\\",
+]
+UNITS += ["{{ a }}", "{% if a %}x{% endif %}", "{% set a = b %}", "{% set b = a.content %}", "(" * 60 + ")" * 60, "~1"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_template_of_the_largest_size_takes_longer_than_a_few_seconds(unit: str) -> None:
+    started = time.thread_time()
+    for start in ("", "{{ ", "{{ '", "{% if a "):
+        audit((start + unit * (SIZE // len(unit)))[:SIZE], KEY)
+    assert time.thread_time() - started < 15  # four times; a slow machine needs a quarter of it

@@ -1,0 +1,127 @@
+"""Mutations of real GGUF headers by a seeded fuzzer, held against llama.cpp's own reader."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models.errors import InvalidGgufError
+from llm_hf_models.gguf_header import GgufHeader
+from llm_hf_models.validate import check_file
+from tests.support import gguf_oracle, ggufs
+from tests.support.malformed_ggufs import EDGES, STRICTER, judge
+
+QUICK_MUTATIONS = 1500
+STORM_MUTATIONS = int(100_000 * float(os.environ.get("STORM_SHARE", "1")))
+SEED = 20_240_321
+SECONDS_EACH = 2.0  # of CPU time, for files of at most 200 kB
+MEMORY_EACH = 48 * 1024 * 1024
+
+
+def mutations(bases: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
+    """Real files with bytes flipped, numbers replaced by edges, ranges cut, doubled or swapped."""
+    chance = random.Random(seed)
+    for _ in range(count):
+        content = bytearray(chance.choice(bases))
+        reach = min(len(content), chance.choice([64, 512, 4096, len(content)]))
+        for _ in range(chance.choice([1, 1, 1, 2, 3, 8])):
+            at = chance.randrange(reach)
+            match chance.randrange(6):
+                case 0:
+                    content[at : at + 1] = bytes(byte ^ (1 << chance.randrange(8)) for byte in content[at : at + 1])
+                case 1:
+                    width = chance.choice([4, 8])
+                    content[at : at + width] = (chance.choice(EDGES) % 256**width).to_bytes(width, "little")
+                case 2:
+                    del content[at : at + chance.choice([1, 4, 8, 100])]
+                case 3:
+                    content[at:at] = content[max(0, at - chance.choice([1, 8, 33])) : at]
+                case 4:
+                    other = chance.choice(bases)
+                    content[at : at + 64] = other[at : at + 64]
+                case _:
+                    del content[chance.randrange(len(content) + 1) :]
+        yield bytes(content)
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Files as small as real models get, so that most mutations meet a header."""
+    folder = tmp_path_factory.mktemp("bases")
+    paths = [ggufs.tiny_chat(folder / "chat.gguf", blocks=1), ggufs.tiny_base(folder / "base.gguf")]
+    paths += [ggufs.tiny_embedding(folder / "embedding.gguf"), ggufs.tiny_mmproj(folder / "mmproj.gguf")]
+    paths += ggufs.tiny_split(folder, 3)
+    return [path.read_bytes() for path in paths]
+
+
+def storm(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counter[str]:
+    """Judges mutations, then asks llama.cpp about all that passed and a sample of what did not."""
+    verdicts: Counter[str] = Counter()
+    asked: list[tuple[Path, frozenset[str]]] = []
+    for number, content in enumerate(mutations(bases, count, seed)):
+        started = time.thread_time()
+        judged = judge(content)
+        assert time.thread_time() - started < SECONDS_EACH, f"mutation {number} of seed {seed}"
+        verdicts["refused" if isinstance(judged, InvalidGgufError) else "read"] += 1
+        if isinstance(judged, GgufHeader) or number % 20 == 0:
+            path = folder / f"{number}.gguf"
+            path.write_bytes(content)
+            codes = frozenset(f.code for f in check_file(path).errors if f.part == "structure")
+            asked.append((path, codes))
+        if len(asked) == 500:
+            verdicts += compare(asked)
+            asked = []
+    return verdicts + compare(asked)
+
+
+def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
+    """Holds our verdicts against llama.cpp's, and removes the files."""
+    verdicts: Counter[str] = Counter()
+    for (path, codes), verdict in zip(asked, gguf_oracle.ask([path for path, _ in asked]), strict=True):
+        warned = {finding.code for finding in check_file(path).warnings}
+        if not codes:
+            expected = "accepts the header" if "data-unpadded" in warned else "accepts"
+            assert verdict == expected, path
+        elif verdict.startswith("accepts"):
+            assert codes <= STRICTER, (path, codes)
+            verdicts["only we refuse"] += 1
+        if verdict.startswith("killed"):
+            verdicts["llama.cpp died"] += 1
+        path.unlink()
+    return verdicts
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
+def test_mutations_of_real_headers_give_only_our_errors_and_llama_cpp_takes_what_we_take(
+    bases: list[bytes], tmp_path: Path
+) -> None:
+    verdicts = storm(bases, QUICK_MUTATIONS, SEED, tmp_path)
+    assert verdicts["read"] > QUICK_MUTATIONS / 20
+    assert verdicts["refused"] > QUICK_MUTATIONS / 20
+
+
+@pytest.mark.storm
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
+def test_a_hundred_thousand_mutations_hold_too(bases: list[bytes], tmp_path: Path) -> None:
+    verdicts = storm(bases, STORM_MUTATIONS, SEED + 1, tmp_path)
+    print(dict(verdicts))  # noqa: T201 - README's figure
+    assert verdicts["read"] + verdicts["refused"] == STORM_MUTATIONS
+
+
+def test_no_mutation_takes_more_memory_than_a_few_times_its_size(bases: list[bytes]) -> None:
+    worst = 0
+    for content in mutations(bases, QUICK_MUTATIONS // 5, SEED + 2):
+        tracemalloc.start()
+        judge(content)
+        worst = max(worst, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert worst < MEMORY_EACH

@@ -1,0 +1,235 @@
+"""Power loss in the middle of a transfer: whatever of its unsynced writes the disk has kept, the next one ends right.
+
+A transfer runs in a process that records the order of its writes and syncs, as the system was asked for them. From the
+record any number of cuts is made: what an fdatasync or fsync covered is on the disk, of the rest some, or all, or
+nothing, or garbage. In each such state, under another boot id, the next transfer has to trust only what was synced.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from llm_hf_models import journal as journals
+from llm_hf_models.journal import Ranges, read_journal
+from llm_hf_models.transfer import TransferLimits, fetch, journal_path
+from tests.support.storage_server import StorageServer
+from tests.support.transfers import made_content
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file a descriptor is")
+
+SIZE = 6_000_123
+CUTS = 12  # at random moments of the record, for each kind of disk
+BLOCK_BYTES = 4096  # what a disk keeps or loses as a whole
+Disk = Literal["kept nothing unsynced", "kept the journal", "kept the data", "kept anything", "lost the journal"]
+DISKS: tuple[Disk, ...] = (
+    "kept nothing unsynced",
+    "kept the journal",
+    "kept the data",
+    "kept anything",
+    "lost the journal",
+)
+
+# Writes each call as it begins and as it ends, with the number of each moment, to file descriptor 1.
+RECORDER = """
+import itertools, json, os, sys, threading
+from pathlib import Path
+from llm_hf_models import fetching
+from llm_hf_models.hub import Location
+from llm_hf_models.transfer import Expected, TransferLimits, fetch
+url, sha256, size, partial, way = sys.argv[1:6]
+moments, tell = itertools.count(), os.write
+
+def recorded(name, real):
+    def call(fd, *arguments):
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        begin = next(moments)
+        result = real(fd, *arguments)
+        fact = {"call": name, "path": path, "begin": begin, "end": next(moments)}
+        if name == "pwrite":
+            fact |= {"start": arguments[1], "count": result}
+        elif name == "write":
+            fact |= {"text": bytes(arguments[0][:result]).decode()}
+        elif path.endswith(".journal.new"):
+            fact |= {"text": Path(path).read_text()}
+        tell(1, json.dumps(fact).encode() + b"\\n")
+        return result
+    return call
+
+def splice(source, target, count, **places):
+    if "offset_dst" not in places:  # from the socket into the pipe
+        return real_splice(source, target, count, **places)
+    write = recorded("pwrite", lambda fd, count, offset: real_splice(source, fd, count, offset_dst=offset))
+    return write(target, count, places["offset_dst"])
+
+real_splice = vars(os).pop("splice")
+if way == "pipe":
+    os.splice = splice
+for name in ("pwrite", "write", "fdatasync", "fsync"):
+    setattr(os, name, recorded(name, getattr(os, name)))
+fetching.CHECKPOINT_SECONDS = 0.05
+fetching.RECORD_BYTES = fetching.MIN_CHUNK_BYTES = fetching.MAX_CHUNK_BYTES = 64 << 10
+fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), Expected("model.gguf", int(size), sha256=sha256),
+      Path(partial), limits=TransferLimits(connections=4), progress=lambda _: None, stop=threading.Event())
+tell(1, json.dumps({"call": "whole", "path": partial, "begin": next(moments), "end": next(moments)}).encode())
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One thing that the system was asked for, from one moment to another."""
+
+    call: str
+    path: str
+    begin: int
+    end: int
+    start: int = 0
+    count: int = 0
+    text: str = ""
+
+    @property
+    def is_sync(self) -> bool:
+        return self.call in ("fdatasync", "fsync")
+
+
+@dataclass
+class Cut:
+    """What had been asked for at one moment, and what of it must be on the disk then."""
+
+    content: bytes
+    synced: Ranges = field(default_factory=Ranges)  # of the partial
+    unsynced: list[Call] = field(default_factory=list)
+    journal: str = ""  # as it was written,
+    journal_synced: int = 0  # and how many characters of it must be there
+    sized: bool = False  # whether the partial's length is on the disk
+
+    def leave(self, disk: Disk, partial: Path, random_: random.Random) -> None:
+        """Leaves the files as the disk may hold them."""
+        data = bytearray(len(self.content))
+        for start, end in self.synced:
+            data[start:end] = self.content[start:end]
+        for call in self.unsynced:
+            for at in range(call.start, call.start + call.count, BLOCK_BYTES):
+                end = min(at + BLOCK_BYTES, call.start + call.count)
+                kept = disk == "kept the data" or (
+                    disk in ("kept anything", "lost the journal") and random_.random() < 0.5
+                )
+                data[at:end] = (
+                    self.content[at:end] if kept else random_.choice([bytes(end - at), random_.randbytes(end - at)])
+                )
+        partial.parent.mkdir()
+        if self.sized or disk != "kept nothing unsynced":
+            partial.write_bytes(data)
+        if self.journal and disk != "lost the journal":
+            most = {"kept nothing unsynced": self.journal_synced, "kept the data": self.journal_synced}
+            length = most.get(disk, len(self.journal))
+            if disk == "kept anything":
+                length = random_.randint(self.journal_synced, len(self.journal))
+            journal_path(partial).write_text(self.journal[:length])
+
+
+def cut_at(moment: int, record: list[Call], content: bytes) -> Cut:
+    """The state at a moment: calls that had not ended are as good as not synced, or not there."""
+    cut, begun = Cut(content), [call for call in record if call.begin <= moment]
+    writes = [call for call in begun if call.call == "pwrite"]
+    syncs = [call for call in begun if call.is_sync and call.end <= moment]
+    covered = [sync for sync in syncs if sync.path.endswith(".part")]
+    cut.sized = bool(covered)
+    for write in writes:
+        if any(write.end < sync.begin for sync in covered):
+            cut.synced.add(write.start, write.start + write.count)
+        else:
+            cut.unsynced.append(write)
+    for call in begun:
+        if call.path.endswith(".journal.new") and call.end <= moment:
+            cut.journal, cut.journal_synced = call.text, len(call.text)
+        elif call.call == "write" and call.path.endswith(".journal"):
+            cut.journal += call.text
+        elif call in syncs and call.path.endswith(".journal"):
+            cut.journal_synced = len(cut.journal)
+    return cut
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    return made_content(SIZE, seed=5)
+
+
+@pytest.fixture(scope="module", params=["memory", "pipe"])
+def record(content: bytes, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Call]:
+    """What a whole transfer asked the system for, whichever way its bytes took; the pipe's writes count as `pwrite`."""
+    partial = tmp_path_factory.mktemp("recorded") / "model.part"
+    with StorageServer(content, rate=2_000_000) as server:
+        arguments = [server.url, server.sha256, str(SIZE), str(partial), request.param]
+        done = subprocess.run(
+            [sys.executable, "-c", RECORDER, *arguments], capture_output=True, text=True, timeout=100, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert partial.read_bytes() == content
+    facts: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+    return sorted((Call(**fact) for fact in facts), key=lambda call: call.begin)
+
+
+def test_the_record_has_several_checkpoints_with_bytes_between_them(record: list[Call]) -> None:
+    assert sum(call.text.startswith("s ") for call in record) >= 3
+    assert len([call for call in record if call.call == "pwrite"]) > 50
+
+
+def test_a_finished_file_is_on_the_disk_whole_before_its_journal_goes(record: list[Call], content: bytes) -> None:
+    assert record[-1].call == "whole"
+    assert list(cut_at(record[-1].begin - 1, record, content).synced) == [(0, SIZE)]
+
+
+def test_the_journals_own_name_is_on_the_disk_before_the_first_byte(record: list[Call]) -> None:
+    first = next(call for call in record if call.call == "pwrite")
+    head = next(call for call in record if call.path.endswith(".journal.new"))
+    named = [call for call in record if call.is_sync and call.path == str(Path(first.path).parent)]
+    assert any(head.end < call.begin and call.end < first.begin for call in named)
+
+
+@pytest.mark.parametrize("disk", DISKS)
+def test_after_a_power_cut_a_file_ends_right_and_only_what_was_not_synced_comes_again(
+    disk: Disk, record: list[Call], content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another_boot = tmp_path / "boot_id"
+    another_boot.write_text("another\n")
+    monkeypatch.setattr(journals, "_BOOT_ID", another_boot)
+    random_, kept = random.Random(disk), 0
+    for number in range(CUTS):
+        cut = cut_at(random_.randrange(record[-1].end), record, content)
+        partial = tmp_path / str(number) / "model.part"
+        cut.leave(disk, partial, random_)
+        trusted = trusted_of(partial)
+        for start, end in trusted:
+            assert cut.synced.end_of_run(start) >= end, "the journal claims what no sync has covered"
+        kept += trusted.total
+        with StorageServer(content) as server:
+            fetch(
+                server.locate, server.expected, partial,
+                limits=TransferLimits(connections=2), progress=lambda _: None, stop=threading.Event(),
+            )  # fmt: skip
+            asked = [request.range for request in server.requests]
+        assert partial.read_bytes() == content
+        for found in asked:
+            assert found is not None
+            assert not overlaps(found, trusted), "what was synced came again"
+    assert kept or disk == "lost the journal", "no cut left anything to build on: this proves nothing"
+
+
+def trusted_of(partial: Path) -> Ranges:
+    """What the next transfer will build on."""
+    state = read_journal(journal_path(partial))
+    return state.done if state is not None and partial.exists() else Ranges()
+
+
+def overlaps(asked: tuple[int, int | None], there: Ranges) -> bool:
+    first, last = asked
+    return any(first < end and start <= (SIZE if last is None else last) for start, end in there)

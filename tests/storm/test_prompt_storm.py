@@ -1,0 +1,143 @@
+"""Fifty prompts at a time from eight processes on two models, while engines and clients are killed: nobody gets half.
+
+`make storm` runs a minute of it; STORM_SHARE=0.1 a tenth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm_hf_models import engine
+from llm_hf_models.engine_child import GRACE_SECONDS
+from llm_hf_models.service import Library
+from tests.conftest import Home
+from tests.support import ggufs
+from tests.support.tiny_library import Shelf
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a signal"),
+]
+
+SECONDS = max(5.0, 60 * float(os.environ.get("STORM_SHARE") or 1))
+PROCESSES, PROMPTS = 8, 50
+KEEP_ALIVE = 3.0
+LAST_ANSWERS_SECONDS = 180
+SEED = 4
+CLIENT = """
+import json, sys, threading, time
+import llm
+llm.get_models()  # llm loads its plugins in whichever thread comes first, and the others don't wait for it
+until, threads, path = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+expected = json.loads(sys.argv[4])
+lock, out = threading.Lock(), open(path, "a")
+def ask(number):
+    turn = number
+    while time.time() < until:
+        name = sorted(expected)[turn % 2]
+        turn += 1
+        began = time.time()
+        try:
+            text = llm.get_model(name).prompt(f"hello {number} {turn}", stream=bool(turn % 3)).text()
+            end = "whole" if text == expected[name] else f"wrong: {text!r}"
+        except llm.ModelError as error:
+            end = f"error: {error}"
+        except BaseException as error:
+            end = f"crash: {error!r}"
+        with lock:
+            print(json.dumps([end, round(time.time() - began, 3)]), file=out, flush=True)
+workers = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
+[worker.start() for worker in workers]
+[worker.join() for worker in workers]
+"""
+
+
+@pytest.fixture
+def shelf(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
+    shelf = Shelf(home.llm, Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    monkeypatch.setenv("LLM_HF_KEEP_ALIVE", str(KEEP_ALIVE))
+    shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(tmp_path / "chat.gguf"), aliases=("tiny",))
+    shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(tmp_path / "seal.gguf", answer="Seal."), aliases=("seal",))
+    yield shelf
+    for process in engines_below(shelf.runtime):
+        process.kill()
+    shutil.rmtree(shelf.runtime, ignore_errors=True)
+
+
+def engines_below(folder: Path) -> list[psutil.Process]:
+    """Every engine that stands in that folder, whether or not anybody recorded it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if "llm_hf_models.engine_child" in process.cmdline() and process.cwd().startswith(str(folder)):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def a_client(until: float, threads: int, path: Path) -> subprocess.Popen[bytes]:
+    expected = json.dumps({"tiny": ggufs.ANSWER, "seal": "Seal."})
+    return subprocess.Popen([sys.executable, "-c", CLIENT, str(until), str(threads), str(path), expected])
+
+
+def test_every_surviving_client_gets_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp_path: Path) -> None:
+    rng, out = random.Random(SEED), tmp_path / "answers"
+    until = time.time() + SECONDS
+    threads = [PROMPTS // PROCESSES + (number < PROMPTS % PROCESSES) for number in range(PROCESSES)]
+    clients = [a_client(until, count, out) for count in threads]
+    killed: Counter[str] = Counter()
+    while (left := until - time.time()) > 0:
+        time.sleep(min(left, rng.uniform(0.5, 2.5)))  # the storm's own rhythm
+        running = engines_below(shelf.runtime)
+        if running and rng.random() < 0.6:
+            rng.choice(running).kill()
+            killed["engines"] += 1
+        elif time.time() < until:
+            victim = rng.randrange(PROCESSES)
+            clients[victim].kill()
+            clients[victim].wait()
+            killed["clients"] += 1
+            clients[victim] = a_client(until, threads[victim], out)
+    for client in clients:
+        assert client.wait(LAST_ANSWERS_SECONDS) == 0
+    ended = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("]")]
+    ends = Counter(end.partition(":")[0] for end, _ in ended)
+    errors = Counter(end.partition("\n")[0] for end, _ in ended if end.startswith("error"))
+    waits = sorted(seconds for _, seconds in ended)
+    print(f"prompt storm: {SECONDS:g} s, {dict(killed)} killed, {dict(ends)}, errors {dict(errors)},")  # noqa: T201
+    print(f"  half answered within {waits[len(waits) // 2]:.2f} s, all within {waits[-1]:.2f} s")  # noqa: T201
+    assert set(ends) <= {"whole", "error"}, [end for end, _ in ended if end.startswith(("wrong", "crash"))][:5]
+    assert ends["whole"] > len(ended) / 2
+    assert all(error.startswith(("error: The engine", "error: The answer broke off")) for error in errors), errors
+    assert_nothing_stays(shelf)
+
+
+def assert_nothing_stays(shelf: Shelf) -> None:
+    """No process after keep_alive (a client that was killed announced a request, for which an engine waits a while)."""
+    wait_until(
+        lambda: not engines_below(shelf.runtime),
+        KEEP_ALIVE + GRACE_SECONDS + 10,
+        message=lambda: engines_below(shelf.runtime),
+        poll_seconds=0.2,
+    )
+    assert Library().engines() == ()
+    assert list(shelf.runtime.rglob("*.sock")) == []
+    with shelf.db() as db:
+        assert engine.running(db) == []

@@ -1,0 +1,298 @@
+"""Slow proofs: thousands of accidents with seeds. `make storm` runs them whole; STORM_SHARE=0.1 runs a tenth."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import Library
+from llm_hf_models.cache_layout import work_folder
+from llm_hf_models.download import download
+from llm_hf_models.errors import DigestMismatchError, FileChangedError, HfModelsError, NetworkError
+from llm_hf_models.fetching import RECORD_BYTES
+from llm_hf_models.hub import Hub, HubFile
+from llm_hf_models.mirror import ServedRepo
+from llm_hf_models.refs import RepoId
+from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
+from tests.conftest import Home
+from tests.support.cache_pulls import files_of, pull
+from tests.support.hub_server import HubServer, Throttle
+from tests.support.storage_server import Fault, StorageServer
+from tests.support.transfers import WEATHER
+
+pytestmark = [pytest.mark.storm, pytest.mark.timeout(3600)]
+
+SHARE = float(os.environ.get("STORM_SHARE") or 1)
+KILLS = max(1, int(300 * SHARE))
+COMBINATIONS = max(1, int(500 * SHARE))
+CORRUPTIONS = max(1, int(1000 * SHARE))
+KILLS_PER_PULL = 6
+LANES = 2  # storms at a time, each with a Hub of its own
+TRIES = 4
+MB = 1_000_000
+SHARD_BYTES = (12 * MB, 20 * MB, 8 * MB)
+RATE = 4 * MB  # bytes per second of one connection
+CONNECTIONS = 6
+# What a kill may cost: per connection what was not recorded yet; sockets' buffers are empty at that rate.
+SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
+_ASKING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one process of the kill storm pulls, and when it dies."""
+
+    endpoint: str
+    repo: str
+    commit: str
+    files: list[HubFile]
+    cache: Path
+    after_bytes: int | None = None  # so many have arrived since it began,
+    after_seconds: float | None = None  # or so long after it began,
+    after_end: float | None = None  # or so long after the last file was whole: while links and refs are made
+    splices: bool = True  # whether its bytes may take the shorter way
+
+
+def pull_until_killed(task: Task) -> None:
+    """The life of one process: a kill that nobody sees coming ends it, or its pull does."""
+    first: dict[str, int] = {}
+    done: dict[str, int] = {}
+    if not task.splices:
+        vars(os).pop("splice", None)
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_in(seconds: float) -> None:
+        alarm = threading.Timer(seconds, die)
+        alarm.daemon = True
+        alarm.start()
+
+    def watch(event: Event) -> None:
+        first.setdefault(event.file, event.done)
+        done[event.file] = event.done
+        if task.after_bytes is not None and sum(done.values()) - sum(first.values()) >= task.after_bytes:
+            die()
+        if task.after_end is not None and sum(done.values()) == sum(file.size for file in task.files):
+            die_in(task.after_end)
+
+    if task.after_seconds is not None:
+        die_in(task.after_seconds)
+    download(
+        Hub(task.endpoint), RepoId.parse(task.repo), task.commit, task.files, cache_dir=task.cache, revision=None,
+        limits=TransferLimits(connections=CONNECTIONS, retry_seconds=0.02), progress=watch, stop=threading.Event(),
+    )  # fmt: skip
+
+
+def fated(task: Task, random_: random.Random, size: int) -> Task:
+    """The task with an end at a random instant: on the way most often, sometimes when all bytes are there."""
+    kind, task = random_.choice(["bytes", "bytes", "seconds", "end"]), replace(task, splices=random_.random() < 0.5)
+    if kind == "bytes":
+        return replace(task, after_bytes=random_.randrange(size // 3))
+    if kind == "seconds":
+        return replace(task, after_seconds=random_.uniform(0, 1))
+    return replace(task, after_bytes=None, after_end=random_.uniform(0, 0.03))
+
+
+@dataclass
+class Tally:
+    """What a kill storm came to."""
+
+    kills: int = 0
+    pulls: int = 0
+    wanted: int = 0
+    fetched: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Tally)))
+
+
+def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
+    """Pulls that are killed again and again, until there were so many kills: each has to end well."""
+    random_, tally = random.Random(seed), Tally()
+    content = {f"m-Q8_0-0000{i}-of-00003.gguf": random_.randbytes(size) for i, size in enumerate(SHARD_BYTES, 1)}
+    nursery = multiprocessing.get_context("forkserver")
+    nursery.set_forkserver_preload([__name__])
+    with HubServer() as hub:
+        repo = hub.add_repo("owner/storm-GGUF", dict(content))
+        while tally.kills < kills:
+            cache = folder / f"cache-{seed}-{tally.pulls}"
+            task = Task(hub.endpoint, repo.id, repo.commit, files_of(repo), cache)
+            hub.forget_requests()
+            hub.fault(Throttle(RATE), side="storage", times=None)
+            here = 0
+            for _ in range(KILLS_PER_PULL):
+                fates = [fated(task, random_, sum(SHARD_BYTES)) for _ in range(1 + tally.pulls % 2)]
+                processes = [nursery.Process(target=pull_until_killed, args=(fate,)) for fate in fates]
+                for status in ended(processes):
+                    assert status in (0, -signal.SIGKILL), (seed, tally, fates)
+                    here += status == -signal.SIGKILL
+            hub.clear()
+            tally += whole_after(hub, repo, cache, content, here)
+            assert ended([nursery.Process(target=sweep, args=(cache,))]) == [0]
+            assert {path.suffix for path in work_folder(cache).iterdir()} == {".checked"}
+            shutil.rmtree(cache)
+    return tally
+
+
+def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """Starts processes, and gives how each ended.
+
+    A start in one lane asks after all children there are (multiprocessing/process.py, _cleanup). Where another asks
+    after the same one at that instant, only one of them reads its status, and the other takes it for lost: 255.
+    """
+    for process in processes:
+        with _ASKING:
+            process.start()
+    statuses = []
+    for process in processes:
+        wait([process.sentinel], 120)
+        with _ASKING:
+            statuses.append(process.exitcode)
+    return statuses
+
+
+def sweep(cache: Path) -> None:
+    """`llm hf gc` without patience, in a process of its own."""
+    os.environ.update(HF_HUB_CACHE=str(cache), LLM_USER_PATH=str(cache / "llm"), LLM_HF_ORPHAN_SECONDS="0")
+    Library().gc()
+
+
+def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str, bytes], kills: int) -> Tally:
+    """What has to hold once the last process may finish."""
+    for file in pull(hub, repo, cache):
+        assert file.location.read_bytes() == content[file.path]
+    size, sent = sum(map(len, content.values())), hub.sent(side="storage")
+    assert sent <= size * 1.02 + kills * SEGMENT_BYTES
+    assert not [path for path in cache.rglob("*") if path.is_symlink() and not path.exists()]
+    return Tally(kills, 1, size, sent)
+
+
+@pytest.mark.usefixtures("home")
+def test_kill_storm(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(LANES) as lanes:
+        storms = [lanes.submit(killed_pulls, tmp_path, 20 + lane, -(-KILLS // LANES)) for lane in range(LANES)]
+        tally = sum((storm.result() for storm in storms), Tally())
+    extra = (tally.fetched - tally.wanted) / tally.kills
+    print(f"kill storm: {tally.kills} kills over {tally.pulls} pulls, {extra:,.0f} bytes fetched again per kill")  # noqa: T201
+    assert tally.kills >= KILLS
+
+
+def splice_or_not(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes take either way into the file."""
+    monkeypatch.undo()
+    if random_.random() < 0.5:
+        monkeypatch.delattr(os, "splice", raising=False)
+
+
+def limits_for(random_: random.Random) -> TransferLimits:
+    return TransferLimits(
+        connections=random_.choice([1, 2, 4, 8]),
+        connect_seconds=1,
+        stall_seconds=0.15,
+        network_wait_seconds=3,
+        retry_seconds=0.005,
+    )
+
+
+def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = [fault for name, fault in WEATHER.items() if name != "429"]
+    faults.append(replace(WEATHER["429"], headers=(("Retry-After", "0"),)))
+    ends: dict[str, int] = {}
+    for seed in range(COMBINATIONS):
+        random_ = random.Random(seed)
+        splice_or_not(random_, monkeypatch)
+        partial = tmp_path / f"{seed}.part"
+        with StorageServer(random_.randbytes(random_.choice([1, 5000, 300_000, 9 * MB]))) as server:
+            server.faults.extend(random_.choices(faults, k=random_.randrange(1, 9)))
+            server.ranges = random_.random() > 0.1
+            end = "whole"
+            for attempt in range(TRIES):
+                try:
+                    fetch(
+                        server.locate,
+                        server.expected,
+                        partial,
+                        limits=limits_for(random_),
+                        progress=lambda _: None,
+                        stop=threading.Event(),
+                    )
+                    break
+                except HfModelsError as error:
+                    end = f"{type(error).__name__}, then whole"
+                    # A clear error, and what is left can be continued: a next try must come through.
+                    if attempt == TRIES - 1:
+                        raise AssertionError(seed) from error
+            assert partial.read_bytes() == server.content, seed
+        ends[end] = ends.get(end, 0) + 1
+        partial.unlink()
+    print(f"weather storm: {ends}")  # noqa: T201
+
+
+def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted, ends = 0, {"refused": 0, "right": 0}
+    content = random.Random(7).randbytes(2_000_000)
+    for seed in range(CORRUPTIONS):
+        random_ = random.Random(seed)
+        splice_or_not(random_, monkeypatch)
+        partial = tmp_path / f"{seed}.part"
+        with StorageServer(content) as server:
+            expected = server.expected
+            kind = random_.randrange(4)
+            if kind == 0:
+                fault = Fault(flip=random_.randrange(len(content)))
+            elif kind == 1:
+                fault = Fault(swap=True)
+            elif kind == 2:
+                fault = Fault(shift=random_.randrange(1, 5000), total=random_.choice([None, len(content) + 1]))
+            else:
+                fault = Fault()
+                wrong = hashlib.sha256(random_.randbytes(8)).hexdigest()
+                expected = Expected(expected.name, expected.size, sha256=wrong)
+            if random_.random() < 0.5:
+                server.always = fault
+            else:
+                server.faults.append(fault)
+            location = replace(server.locate(), etag="no-digest")
+            try:
+                fetch(
+                    lambda location=location: location,
+                    expected,
+                    partial,
+                    limits=limits_for(random_),
+                    progress=lambda _: None,
+                    stop=threading.Event(),
+                )
+            except (DigestMismatchError, FileChangedError, NetworkError) as error:
+                ends["refused"] += 1
+                if isinstance(error, DigestMismatchError):
+                    assert not partial.exists()
+            else:
+                ends["right"] += 1
+                accepted += hashlib.sha256(partial.read_bytes()).hexdigest() != expected.sha256
+        partial.unlink(missing_ok=True)
+        journal_path(partial).unlink(missing_ok=True)
+    print(f"corruption storm: {accepted} accepted of {CORRUPTIONS}; {ends}")  # noqa: T201
+    assert accepted == 0
+
+
+def test_a_pull_leaves_only_its_notes(home: Home) -> None:
+    with HubServer() as hub:
+        repo = hub.add_repo("owner/tiny-GGUF", {"a-Q8_0.gguf": random.Random(1).randbytes(MB)})
+        files: list[HubFile] = files_of(repo)
+        pull(hub, repo, home.cache)
+        left = {path.name for path in work_folder(home.cache).iterdir()}
+        assert left == {f"{files[0].etag}.checked"}

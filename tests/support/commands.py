@@ -1,0 +1,76 @@
+"""Run `llm hf …` and `llm …`, in this process or as a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import click
+from click.testing import CliRunner, Result
+from llm.cli import cli as llm_command
+
+from llm_hf_models.cli import hf
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+
+def run(
+    *words: str | Path, code: int | None = 0, command: click.Command = hf, stdin: str | bytes | None = None
+) -> Result:
+    """Run `llm hf` (or another click command) in this process.
+
+    Args:
+        words: The words of the command line.
+        code: The exit code that the command must have; None accepts any.
+        command: The click command, `llm_command` for llm itself.
+        stdin: What the command reads from stdin.
+    """
+    result = CliRunner().invoke(command, [str(word) for word in words], input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert code is None or result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def json_of(*words: str | Path, code: int = 0) -> Any:
+    """Run `llm hf … --json` in this process and return the value that it printed."""
+    return json.loads(run(*words, "--json", code=code).stdout)
+
+
+def run_llm(*words: str | Path, code: int | None = None, stdin: str | bytes | None = None) -> Result:
+    """Run `llm` in this process; see `run`."""
+    return run(*words, code=code, command=llm_command, stdin=stdin)
+
+
+def run_process(
+    *words: str | Path,
+    code: int | None = 0,
+    unprivileged: bool = False,
+    environment: dict[str, str] | None = None,
+    seconds: float = 120,
+) -> subprocess.CompletedProcess[str]:
+    """Run an installed script such as `llm` or `hf` as a process of its own.
+
+    Args:
+        words: The script's name and its arguments.
+        code: The exit code that the process must have; None accepts any.
+        unprivileged: Drop root's right to read and write every file.
+        environment: Variables to add to this process's environment.
+        seconds: How long the process may run.
+    """
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if unprivileged and os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*drop, str(SCRIPTS / words[0]), *map(str, words[1:])],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+    )
+    assert code is None or done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done

@@ -1,0 +1,104 @@
+"""Engines on tiny models, for tests of the engine and its client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm_hf_models import chat, engine, settings
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import EngineRow
+from tests.conftest import Home
+from tests.support import ggufs
+
+
+def gone_while_it_reads(endpoint: engine.Endpoint, reads: Callable[[], bool]) -> None:
+    """A client that sends a long prompt, and goes once `reads` says that the engine is at it."""
+    turn = chat.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
+
+    async def give_up() -> None:
+        async for _ in chat.answer_async(endpoint, turn):
+            pytest.fail("the prompt was read sooner than this test can cancel")
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(give_up())
+        while not await asyncio.to_thread(reads):
+            assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+
+
+EXIT_SECONDS = 20
+CHAT = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
+
+
+@contextmanager
+def leaving_nothing(
+    home: Home, processes_of: Callable[[EngineRow], list[psutil.Process]] = lambda row: [psutil.Process(row.pid)]
+) -> Iterator[LibraryDB]:
+    """The test's library; what runs at the end of a test is stopped, and nothing may remain of it."""
+    with LibraryDB(settings.library_path()) as opened:
+        yield opened
+        processes = [process for row in engine.running(opened) for process in processes_of(row)]
+        for row in engine.running(opened):
+            engine.stop(opened, row)
+        _, alive = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
+        assert not alive
+        assert opened.engines() == []
+        assert not list(home.runtime.glob("llm-hf/*/e.sock"))
+
+
+def spec_of(path: Path, *, context: int = 1024, shard_paths: tuple[Path, ...] = ()) -> engine.EngineSpec:
+    return engine.EngineSpec("hf/tiny/chat:F16", path, shard_paths=shard_paths, facts=CHAT, context=context)
+
+
+def endless_spec(folder: Path) -> engine.EngineSpec:
+    """Of a model that speaks until it is stopped."""
+    return spec_of(ggufs.tiny_chat(folder / "endless.gguf", endless=True, context=131072), context=65536)
+
+
+def ensure(
+    spec: engine.EngineSpec,
+    db: LibraryDB,
+    *,
+    keep_alive: float = 60,
+    notices: list[str] | None = None,
+    **changes: object,
+) -> engine.Endpoint:
+    told = notices if notices is not None else []
+    chosen = settings.load().model_copy(update=changes)
+    return engine.ensure(spec, db, chosen, keep_alive=keep_alive, notice=told.append)
+
+
+def say(endpoint: engine.Endpoint, **options: object) -> str:
+    turn = chat.Turn([{"role": "user", "content": "hi"}], options)
+    return "".join(piece.text for piece in chat.answer(endpoint, turn) if isinstance(piece, chat.Piece))
+
+
+def row_of(db: LibraryDB) -> EngineRow:
+    (row,) = engine.running(db)
+    return row
+
+
+def wait_for_exit(pid: int) -> None:
+    try:
+        psutil.Process(pid).wait(EXIT_SECONDS)
+    except psutil.NoSuchProcess:
+        return
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    whole = ggufs.tiny_chat(folder / "whole.gguf").read_bytes()
+    contents = {"garbage": b"<html>not a model</html>", "empty": b"", "truncated": whole[: len(whole) // 2]}
+    for name, content in contents.items():
+        (folder / f"{name}.gguf").write_bytes(content)
+    return {name: folder / f"{name}.gguf" for name in contents}

@@ -1,0 +1,46 @@
+"""Pulls that were interrupted or cancelled, and the partial files that they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models import Library, PullOptions
+from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, hub_in_force, silent_after
+
+REPO = "tests/tiny-GGUF"
+FILE = "tiny-Q4_K_M.gguf"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A Hub with one model of four megabytes, and queues that beat fast."""
+    with hub_in_force(monkeypatch, heartbeat_seconds="0.1", disk_reserve="0") as server:
+        server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)})
+        yield server
+
+
+def broken_off(hub: HubServer, options: PullOptions | None = None) -> int:
+    """A pull that has brought some bytes and was interrupted: its row's number."""
+    library = Library()
+    plan = library.plan(REPO, options)
+    with silent_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
+        library.pull(plan, stop=stop)
+    return library.downloads()[0].id
+
+
+def partials(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if ".part" in path.name or ".whole" in path.name)
+
+
+def cancelled(hub: HubServer, options: PullOptions | None = None) -> None:
+    """A pull that was broken off and cancelled, by one who was killed before he removed what had arrived."""
+    number = broken_off(hub, options)
+    with LibraryDB(library_path()) as db:
+        db.update_download(number, state="cancelled")

@@ -1,0 +1,108 @@
+"""Hosts for the MCP server's tests: the official client over real stdio, in either era, with or without a person."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters
+from mcp_types import CallToolResult, ElicitResult, TextContent
+
+Era = Literal["legacy", "auto"]
+ERAS: tuple[Era, ...] = ("legacy", "auto")
+
+
+def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """An async test as pytest calls it."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **fixtures: Any) -> None:
+        asyncio.run(test(*arguments, **fixtures))
+
+    return run
+
+
+@asynccontextmanager
+async def stdio_host(
+    *flags: str, era: Era = "auto", person: Person | None = None, **more: Any
+) -> AsyncIterator[Client]:
+    """A host that started the server as its child, in the environment as it is now."""
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "llm_hf_mcp", *flags], env={**os.environ, "PYTHONWARNINGS": "ignore"}
+    )
+    callback = person.asked if person is not None else None
+    async with Client(command, mode=era, elicitation_callback=callback, **more) as client:
+        yield client
+
+
+class Person:
+    """Somebody who answers what the server asks."""
+
+    def __init__(self, answer: Literal["agree", "disagree", "decline", "cancel"] = "agree") -> None:
+        self.answer = answer
+        self.questions: list[str] = []
+
+    async def asked(self, context: object, params: Any) -> ElicitResult:  # noqa: ARG002 - the client's signature
+        self.questions.append(params.message)
+        if self.answer in ("decline", "cancel"):
+            return ElicitResult(action=self.answer)  # type: ignore[arg-type]
+        return ElicitResult(action="accept", content={"agree": self.answer == "agree"})
+
+
+def text_of(result: CallToolResult) -> str:
+    """What a model reads."""
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    return block.text
+
+
+async def call(client: Client, tool: str, **arguments: Any) -> Any:
+    """The structure that a tool answers; the client has checked it against the tool's schema."""
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, text_of(result)
+    assert result.structured_content is not None
+    return result.structured_content
+
+
+async def refusal(client: Client, tool: str, **arguments: Any) -> str:
+    """The words with which a tool refuses."""
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error, text_of(result)
+    return text_of(result)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that listens."""
+
+    url: str
+    token: str | None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
+
+
+@contextmanager
+def served(*flags: str, port: int = 0) -> Iterator[Served]:
+    command = [sys.executable, "-m", "llm_hf_mcp", "--http", str(port), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        url = process.stderr.readline().strip()
+        assert url.startswith("http://"), url + process.stderr.read()
+        said = process.stderr.readline().strip()
+        token = said.removeprefix("Authorization: Bearer ") if said.startswith("Authorization") else None
+        yield Served(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stderr.close()

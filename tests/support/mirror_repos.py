@@ -1,0 +1,95 @@
+"""Repos of two models on a mirror, for tests of the mirror."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llm_hf_models.digests import digests_of
+from llm_hf_models.mirror import ServedFile, ServedRepo, make_server
+
+COMMIT, OLD = "a" * 40, "b" * 40
+WEIGHTS = bytes(range(256)) * 12_000
+SECRET = b"not served"
+
+
+class Shelf:
+    """A catalogue of its own: what is on it is served at once."""
+
+    def __init__(self) -> None:
+        self.all: list[ServedRepo] = []
+
+    def repos(self) -> list[ServedRepo]:
+        return self.all
+
+
+def served(path: str, location: Path, *, lfs: bool) -> ServedFile:
+    digests = digests_of(location)
+    size = location.stat().st_size
+    return ServedFile(path, location, size, digests.sha256 if lfs else None, None if lfs else digests.git_sha1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "weights").write_bytes(WEIGHTS)
+    (folder / "card").write_text("---\nlicense: mit\n---\n# Tiny\n")
+    (folder / "empty").touch()
+    (folder / "secret").write_bytes(SECRET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shelf(folder: Path) -> Shelf:
+    shelf = Shelf()
+    card, weights = folder / "card", folder / "weights"
+    tiny = ServedRepo(
+        "acme/tiny-GGUF",
+        COMMIT,
+        (
+            served("README.md", card, lfs=False),
+            served("empty.txt", folder / "empty", lfs=False),
+            served("a b/odd #1%.gguf", weights, lfs=True),
+            served("tiny-Q4_K_M.gguf", weights, lfs=True),
+        ),
+        task="text-generation",
+        tags=("en", "conversational"),
+        license="mit",
+        downloads=5,
+        likes=1,
+        updated=1_700_000_000,
+        created=1_600_000_000,
+        gguf={"total": 1_000_000, "architecture": "llama", "context_length": 4096},
+        base_models=("acme/tiny",),
+        scans_done=True,
+        files_with_issues=(("tiny-Q4_K_M.gguf", "suspicious"),),
+    )
+    old = ServedRepo("acme/tiny-GGUF", OLD, (served("README.md", card, lfs=False),), revisions=("v1", "refs/pr/3"))
+    many = ServedRepo(
+        "umbrella/many", "c" * 40, tuple(served(f"d{n % 7}/{n:04}.txt", card, lfs=False) for n in range(1100)),
+        downloads=9, trending=3, gated="manual",
+    )  # fmt: skip
+    shelf.all = [tiny, old, many]
+    return shelf
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    host, port = server.server_address[:2]
+    try:
+        yield f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def endpoint(shelf: Shelf) -> Iterator[str]:
+    with running(make_server(shelf)) as endpoint:
+        yield endpoint

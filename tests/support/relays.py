@@ -1,0 +1,23 @@
+"""The OpenAI relay over the models of a test's library."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llm_hf_models.service import Library, Relay
+
+KEY = "sk-of-these-tests"
+
+
+@contextmanager
+def serving(*names: str, key: str | None = KEY) -> Iterator[tuple[Relay, str]]:
+    with Library().serve(names, key=key) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server, f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

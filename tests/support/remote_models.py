@@ -1,0 +1,44 @@
+"""A model that is served by another server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.records import LocalModel
+from tests.support.openai_server import END, delta, server
+from tests.support.tiny_library import Shelf
+
+
+@dataclass
+class Elsewhere:
+    """A server of OpenAI's protocol that a model points at: what it was asked, and what it answers."""
+
+    asked: list[dict[str, Any]]
+    answer: bytes
+
+    def respond(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.asked.append({**body, "key": handler.headers["Authorization"]})
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        handler.wfile.write(self.answer)
+
+
+@contextmanager
+def elsewhere(shelf: Shelf, answer: bytes = delta(content="yes") + END, **fields: Any) -> Iterator[Elsewhere]:
+    """Registers `far`, served by a server that records what it is asked."""
+    facts = replace(ModelFacts(kind="chat", tools=True, reasoning=True), **fields.pop("facts", {}))
+    far = Elsewhere([], answer)
+    with server(far.respond) as url, shelf.db() as db:
+        db.register(
+            LocalModel(
+                "hf/far/away:x", None, None, None, "x", (), facts, aliases=("far",), endpoint=f"{url}/v1", **fields
+            )
+        )
+        yield far
+        db.remove("hf/far/away:x")

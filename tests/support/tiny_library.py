@@ -1,0 +1,110 @@
+"""Tiny models on a shelf of their own, and llm's own commands to talk to them: what tests of running models share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models import engine
+from llm_hf_models.gguf_header import read_header
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.records import Check, LocalFile, LocalModel
+from tests.support import ggufs
+from tests.support.commands import run_llm
+
+COMMIT = "c" * 40
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"town": "Riga"}}\n</tool_call>'
+FUNCTION = 'def weather(town: str) -> str:\n    "The weather"\n    return town + " is sunny"'
+DOG = '{"name": "Rex"}'
+# The smallest PNG: one grey pixel.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+    "0000000a49444154789c6360000000020001485aff3d0000000049454e44ae426082"
+)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A home with tiny models that the tests of one module share, so that engines stay warm from one to the next."""
+
+    user: Path
+    runtime: Path
+    files: Path
+
+    def db(self) -> LibraryDB:
+        return LibraryDB(self.user / "hf/library.db")
+
+    def pids(self) -> set[int]:
+        """The engines that run."""
+        with self.db() as db:
+            return {row.pid for row in engine.running(db)}
+
+    def add(self, model_id: str, path: Path, **fields: Any) -> LocalModel:
+        with path.open("rb") as file:
+            facts = read_header(file, file_bytes=path.stat().st_size).facts
+        one = LocalFile(path.name, "weights", path.stat().st_size, str(path), sha256="d" * 64)
+        fields = {"checks": (Check("digest", "matches", time.time()),), "facts": facts, **fields}
+        repo = model_id.removeprefix("hf/").partition(":")[0]
+        with self.db() as db:
+            return db.register(LocalModel(model_id, repo, None, COMMIT, "F16", (one,), **fields))
+
+    def stand_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Makes it this test's home, as far as llm and engines go."""
+        monkeypatch.setenv("LLM_USER_PATH", str(self.user))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(self.runtime))
+
+    def tidy(self) -> None:
+        """Takes back what a test did to it: options, and models that are served elsewhere."""
+        with self.db() as db:
+            for model in db.models():
+                if model.endpoint is not None:
+                    db.remove(model.model_id)
+                else:
+                    db.set_options(model.model_id, {})
+
+
+@contextmanager
+def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
+    """An empty one. When it closes, its engines are stopped."""
+    runtime = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))  # short: a unix socket's path has at most 107 bytes
+    shelf = Shelf(folders.mktemp("llm"), runtime, folders.mktemp("models"))
+    yield shelf
+    with shelf.db() as db:
+        for row in engine.running(db):
+            engine.stop(db, row)
+    shutil.rmtree(runtime, ignore_errors=True)
+
+
+@contextmanager
+def tiny_shelf(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[Shelf]:
+    """One with a model of each kind: `tiny` calls a tool, `dog` speaks JSON, `base` and `vectors` can't chat."""
+    with opened_shelf(folders) as shelf:
+        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
+        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
+        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+        if endless:
+            shelf.add(
+                "hf/tiny/endless:F16", ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True), aliases=("endless",)
+            )
+        yield shelf
+
+
+def said(*arguments: str, stdin: str | None = None) -> str:
+    result = run_llm(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.strip()
+
+
+def logged() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(said("logs", "-n", "1", "--json"))[0]
+    return found

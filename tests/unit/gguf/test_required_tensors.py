@@ -1,0 +1,15 @@
+"""The table of tensors that model families need."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from llm_hf_models import gguf_tensors
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
+
+
+def test_a_family_that_is_not_known_lacks_nothing() -> None:
+    assert list(gguf_tensors.missing("walrus", {}, frozenset(), 3)) == []

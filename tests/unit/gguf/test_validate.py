@@ -1,0 +1,218 @@
+"""Judging whole files: what is right passes, what is wrong in one place is named with its rule."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf as gguf_package
+import pytest
+
+from llm_hf_models import gguf_header, gguf_meaning, template_audit, validate
+from llm_hf_models.gguf_header import read_header
+from llm_hf_models.validate import DOCUMENTED_RULES, Report, check_file, check_header, check_shards
+from tests.support import ggufs
+from tests.support.raw_gguf import array, entry, gguf, tensor
+
+PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_down", "ffn_up")
+BLOCK = tuple(f"{part}.weight" for part in PARTS)
+
+
+def model(
+    *extra: bytes,
+    without: str = "",
+    tensors: tuple[bytes, ...] | None = None,
+    tokens: bytes | None = None,
+    **counts: tuple[str, int],
+) -> Report:
+    """A small llama that is right but for what a test changes. `counts` overrides llama.* keys as (type, value)."""
+    values = {"block_count": ("uint32", 1), "context_length": ("uint32", 64), "embedding_length": ("uint32", 8)}
+    values |= {"attention.head_count": ("uint32", 4), "attention.head_count_kv": ("uint32", 2)}
+    values |= {key.replace("__", "."): value for key, value in counts.items()}
+    metadata = [entry("general.architecture", "string", "llama"), entry("tokenizer.ggml.model", "string", "llama")]
+    metadata += [entry(f"llama.{key}", kind, value) for key, (kind, value) in values.items() if key != without]
+    metadata.append(array("tokenizer.ggml.tokens", "string", ["a", "b", "c"]) if tokens is None else tokens)
+    if tensors is None:
+        names = ["token_embd.weight", "output_norm.weight", *(f"blk.0.{name}" for name in BLOCK)]
+        shapes = [(8, 3) if name.startswith("token") else (8,) for name in names]
+        offsets = [0, *(96 + 32 * i for i in range(len(names)))]
+        tensors = tuple(tensor(n, s, offset=o) for n, s, o in zip(names, shapes, offsets, strict=False) if n != without)
+    content = gguf([*metadata, *extra], tensors)
+    return check_header(read_header(io.BytesIO(content)), file_bytes=None)
+
+
+def codes(report: Report) -> dict[str, str]:
+    return {finding.code: finding.severity for finding in report.findings}
+
+
+def test_the_small_llama_of_these_tests_is_right() -> None:
+    assert codes(model()) == {}
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "chat": ggufs.tiny_chat,
+    "base": ggufs.tiny_base,
+    "embedding": ggufs.tiny_embedding,
+    "mmproj": ggufs.tiny_mmproj,
+    "large": lambda path: ggufs.tiny_chat(path, vocabulary=5000, weights_bytes=1_000_000, blocks=3),
+}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_every_model_that_tests_make_passes_without_a_word(tmp_path: Path, kind: str) -> None:
+    assert check_file(MAKERS[kind](tmp_path / "m.gguf")).findings == ()
+
+
+def test_shards_of_one_model_pass_together_and_each_says_that_it_is_a_part(tmp_path: Path) -> None:
+    shards = ggufs.tiny_split(tmp_path, 3)
+    whole = check_shards(shards)
+    assert whole.findings == ()
+    assert whole.header is not None
+    assert whole.header.facts.parameters == check_file(ggufs.tiny_chat(tmp_path / "one.gguf")).header.facts.parameters
+    assert [codes(check_file(shard)) for shard in shards] == [{"split-part": "note"}] * 3
+
+
+def test_shards_in_another_order_or_one_short_are_refused(tmp_path: Path) -> None:
+    first, second, third = ggufs.tiny_split(tmp_path, 3)
+    assert "shards-disagree" in codes(check_shards([first, third, second]))
+    assert "shards-disagree" in codes(check_shards([first, second]))
+
+
+def test_a_shard_twice_is_refused_for_its_tensors(tmp_path: Path) -> None:
+    first, second, _ = ggufs.tiny_split(tmp_path, 3)
+    assert codes(check_shards([first, second, second]))["duplicate-tensor"] == "error"
+
+
+def test_a_broken_shard_is_named(tmp_path: Path) -> None:
+    shards = ggufs.tiny_split(tmp_path, 3)
+    shards[1].write_bytes(b"GGUX")
+    report = check_shards(shards)
+    assert [finding.code for finding in report.errors] == ["not-gguf"]
+    assert (report.errors[0].where or "").startswith(shards[1].name)
+
+
+def test_a_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> None:
+    path = ggufs.tiny_chat(tmp_path / "m.gguf")
+    whole = path.read_bytes()
+    for keep in (0, 3, 24, 100, 5000, len(whole) // 2, len(whole) - 40):
+        path.write_bytes(whole[:keep])
+        assert check_file(path).errors, keep
+
+
+def test_a_missing_file_is_the_callers_affair(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        check_file(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize(
+    ("code", "count"),
+    [
+        ("block-count", {"block_count": ("uint32", 0)}),
+        ("block-count", {"block_count": ("uint32", 2**31)}),
+        ("context-length", {"context_length": ("uint32", 0)}),
+        ("context-length", {"context_length": ("uint32", 2**32 - 1)}),
+        ("embedding-length", {"embedding_length": ("uint32", 0)}),
+        ("key-type", {"context_length": ("uint64", 64)}),
+        ("key-type", {"block_count": ("int32", 1)}),
+        ("head-count", {"attention__head_count_kv": ("uint32", 3)}),
+        ("head-count", {"attention__head_count_kv": ("uint32", 8)}),
+        ("experts", {"expert_count": ("uint32", 2), "expert_used_count": ("uint32", 3)}),
+        ("experts", {"expert_count": ("uint32", 10**6), "expert_used_count": ("uint32", 2)}),
+        ("vocabulary-shape", {"embedding_length": ("uint32", 16)}),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_an_error(code: str, count: dict[str, tuple[str, int]]) -> None:
+    assert codes(model(**count))[code] == "error"
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "extra"),
+    [
+        ("layer-array-length", "error", array("llama.feed_forward_length", "uint32", [1, 2])),
+        ("rope-sections", "error", array("llama.rope.dimension_sections", "int32", [8, 4, 4])),
+        ("token-arrays-differ", "error", array("tokenizer.ggml.scores", "float32", [0.0, 0.0])),
+        ("token-arrays-differ", "error", array("tokenizer.ggml.token_type", "int32", [1] * 4)),
+        ("token-array-type", "error", array("tokenizer.ggml.scores", "float64", [0.0] * 3)),
+        ("token-id-range", "warning", entry("tokenizer.ggml.eos_token_id", "uint32", 3)),
+        ("token-id-range", "warning", entry("tokenizer.ggml.padding_token_id", "int32", -1)),
+        ("number-not-finite", "warning", entry("llama.rope.freq_base", "float32", float("inf"))),
+        ("split-keys", "error", entry("split.count", "uint16", 2)),
+        ("string-not-utf8", "warning", entry("general.name", "string", b"\xff\xfe")),
+        ("string-too-long", "warning", entry("general.description", "string", "x" * (2**20 + 1))),
+        ("template-type", "error", array("tokenizer.chat_template", "string", ["{{ a }}"])),
+        ("template-too-large", "error", entry("tokenizer.chat_template", "string", "x" * (2**20 + 1))),
+        ("template-include", "error", entry("tokenizer.chat_template.tool_use", "string", "{% include 'a' %}")),
+    ],
+)
+def test_one_wrong_key_is_found_under_its_rule(code: str, severity: str, extra: bytes) -> None:
+    assert codes(model(extra)) == {code: severity}
+
+
+@pytest.mark.parametrize("key", ["block_count", "context_length", "embedding_length"])
+def test_a_number_that_is_missing_is_an_error(key: str) -> None:
+    assert codes(model(without=key))[key.replace("_", "-")] == "error"
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight"])
+def test_a_tensor_that_is_missing_is_named(name: str) -> None:
+    missing = [finding.where for finding in model(without=name).findings if finding.code == "tensor-missing"]
+    assert missing == [name]
+
+
+def test_a_model_without_tokens_tensors_or_architecture_is_not_fit_to_run() -> None:
+    assert codes(model(tokens=array("tokenizer.ggml.tokens", "string", [])))["tokenizer"] == "error"
+    assert codes(model(tensors=())) == {"no-tensors": "warning"}
+    empty = check_header(read_header(io.BytesIO(gguf())), file_bytes=None)
+    assert codes(empty) == {"architecture": "error"}
+
+
+def test_a_gpt2_tokenizer_without_merges_is_an_error() -> None:
+    extra = [entry("general.architecture", "string", "gpt2"), entry("tokenizer.ggml.model", "string", "gpt2")]
+    extra.append(array("tokenizer.ggml.tokens", "string", ["a"]))
+    report = check_header(read_header(io.BytesIO(gguf(extra))), file_bytes=None)
+    assert "tokenizer.ggml.merges" in [finding.where for finding in report.errors]
+
+
+def test_a_file_that_breaks_a_rule_in_every_tensor_yields_a_list_that_ends() -> None:
+    tensors = tuple(tensor(f"blk.{i}.x", [8], offset=1) for i in range(1000, 3000))
+    report = model(tensors=tensors)
+    assert len(report.findings) == validate.MAX_FINDINGS + 1
+    assert codes(report)["more-findings"] == "note"
+
+
+def test_what_a_finding_quotes_can_not_write_on_the_terminal() -> None:
+    report = model(entry("tokenizer.chat_template", "string", "{{ '__class__\x1b[2J\u202e' }}"))
+    assert report.errors
+    assert not any("\x1b" in f.message or "\u202e" in f.message for f in report.findings)
+
+
+# Codes that the reader puts together: a key and a tensor's name are read alike.
+BUILT = {f"{what}-{rule}" for what in ("key", "tensor-name") for rule in ("length", "text")}
+
+
+def test_every_rule_in_the_code_is_documented_with_a_reason_and_none_is_documented_in_vain() -> None:
+    modules = (gguf_header, gguf_meaning, template_audit, validate)
+    source = "".join(Path(module.__file__ or "").read_text() for module in modules)
+    raised = set(re.findall(r'(?:finding|_refuse|_add)\(\s*"([a-z0-9-]+)"', source)) | BUILT
+    assert raised <= set(DOCUMENTED_RULES)
+    assert [code for code in DOCUMENTED_RULES if f'"{code}"' not in source and code not in BUILT] == []
+    assert all(why.endswith(".") for why in DOCUMENTED_RULES.values())
+
+
+def test_a_model_that_the_gguf_package_writes_with_every_type_of_tensor_passes(tmp_path: Path) -> None:
+    import numpy as np
+
+    path = tmp_path / "types.gguf"
+    writer = gguf_package.GGUFWriter(path, "test")
+    writer.add_type("adapter")
+    for kind, (block, size) in gguf_package.GGML_QUANT_SIZES.items():
+        if kind.name != "Q8_1":  # the package is wrong about its size
+            writer.add_tensor(kind.name, np.zeros((2, 3 * size), dtype=np.uint8), raw_dtype=kind)
+            assert block
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert check_file(path).findings == ()

@@ -1,0 +1,95 @@
+"""The client of an OpenAI-compatible endpoint, against a server that answers badly."""
+
+from __future__ import annotations
+
+import asyncio
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from llm_hf_models import chat, engine
+from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from tests.support.openai_server import END, delta, event, sends, server, text_of
+
+HELLO = ({"role": "user", "content": "hi"},)
+
+
+# A server elsewhere: real HTTP on loopback, saying what a test tells it to.
+
+
+ENDS_ODDLY = {
+    "html": (sends(b"<html>hello</html>", kind="text/html"), EngineLostError, "not OpenAI"),
+    "no end": (sends(delta(content="hal")), EngineLostError, "broke off"),
+    "bad json": (sends(b"data: {nonsense\n\n"), EngineLostError, "not OpenAI"),
+    "error event": (sends(delta(content="a") + event(error={"message": "out of slots"})), EngineRefusedError, "slots"),
+    "500": (sends(b"oh no\x1b[31m", status=500, kind="text/plain"), EngineRefusedError, "oh no"),
+    "404": (sends(b'{"detail":"Not Found"}', status=404, kind="application/json"), EngineRefusedError, "Not Found"),
+    "401": (sends(b"{}", status=401, kind="application/json"), EngineRefusedError, "key"),
+    "302": (sends(b"", status=302), EngineRefusedError, "302"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS_ODDLY)
+def test_an_endpoint_that_answers_oddly_is_a_clear_error_both_ways(name: str) -> None:
+    respond, kind, words = ENDS_ODDLY[name]
+
+    async def all_of(endpoint: engine.Endpoint) -> None:
+        async for _ in chat.answer_async(endpoint, chat.Turn(HELLO)):
+            pass
+
+    with server(respond) as url:
+        with pytest.raises(kind, match=words) as caught:
+            list(chat.answer(engine.Endpoint(url), chat.Turn(HELLO)))
+        with pytest.raises(kind, match=words):
+            asyncio.run(all_of(engine.Endpoint(url)))
+    assert "\x1b" not in str(caught.value)
+
+
+def test_an_endpoint_elsewhere_gets_key_and_model_and_none_of_llama_cpps_own_fields() -> None:
+    seen: dict[str, Any] = {}
+
+    def respond(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        seen.update(body, path=handler.path, key=handler.headers["Authorization"])
+        reasoning = delta(reasoning_content="hmm")
+        sends(b": ping\r\n\r\n" + reasoning + delta(content="yes") + END)(handler, body)
+
+    with server(respond) as url:
+        endpoint = engine.Endpoint(f"{url}/", key="sk-1", model="big-model")
+        items = list(chat.answer(endpoint, chat.Turn(HELLO, {"temperature": 0})))
+    assert (text_of(items), text_of(items, "reasoning")) == ("yes", "hmm")
+    assert (seen["path"], seen["key"], seen["model"]) == ("/v1/chat/completions", "Bearer sk-1", "big-model")
+    assert "return_progress" not in seen
+
+
+def test_a_proxy_is_never_told_of_this_machines_own_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with server(sends(delta(content="direct") + END)) as url:
+        assert text_of(list(chat.answer(engine.Endpoint(url), chat.Turn(HELLO)))) == "direct"
+
+
+def test_an_endpoint_that_is_down_is_named() -> None:
+    with server(sends(b"")) as url:
+        pass
+    with pytest.raises(EngineLostError, match=url):
+        list(chat.answer(engine.Endpoint(url), chat.Turn(HELLO)))
+
+
+def test_a_redirect_is_not_followed_with_the_key() -> None:
+    asked: list[str] = []
+
+    def thief(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        asked.append(handler.path)
+        sends(END)(handler, body)
+
+    with server(thief) as target:
+
+        def respond(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+            handler.send_response(307)
+            handler.send_header("Location", target)
+            handler.end_headers()
+
+        with server(respond) as url, pytest.raises(EngineRefusedError):
+            list(chat.answer(engine.Endpoint(url, key="sk-1"), chat.Turn(HELLO)))
+    assert asked == []

@@ -1,0 +1,50 @@
+"""Parsing the stream of an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_hf_models import chat
+from llm_hf_models.chat_wire import Answer
+from llm_hf_models.errors import EngineError
+from tests.support.openai_server import END, delta, text_of
+
+# A server elsewhere: real HTTP on loopback, saying what a test tells it to.
+
+
+STREAM = (
+    b": ping\n\n"
+    + delta(role="assistant", content=None)
+    + delta(content="He")
+    + delta(content="llo \u00e9")
+    + delta(tool_calls=[{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}])
+    + delta(tool_calls=[{"index": 1, "function": {"arguments": '{"a":'}}])
+    + delta(tool_calls=[{"index": 1, "function": {"arguments": "1}"}}])
+    + END
+)
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=30))
+def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), len(STREAM)]
+    reader = Answer(stream=True)
+    items: list[chat.Piece | chat.Finish] = []
+    for begin, end in pairwise(edges):
+        items += reader.feed(STREAM[begin:end])
+    items += reader.end()
+    assert text_of(items) == "Hello é"
+    assert text_of(items, "tool_args") == '{"a":1}'
+    assert {item.index for item in items if isinstance(item, chat.Piece) and item.kind != "text"} == {1}
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_hostile_bytes_are_an_answer_or_an_error_of_ours(data: bytes, stream: bool) -> None:
+    reader = Answer(stream=stream)
+    try:
+        items = [*reader.feed(b"data: " + data + b"\n" if stream else data), *reader.end()]
+    except EngineError:
+        return
+    assert isinstance(items[-1], chat.Finish)

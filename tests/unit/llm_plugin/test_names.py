@@ -1,0 +1,66 @@
+"""Names that llm has for other plugins' models: nothing of ours is called so, and nobody is sent there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import llm
+import pytest
+
+from tests.conftest import Home
+from tests.support import taken_names
+from tests.support.commands import json_of, run
+from tests.support.ggufs import tiny_embedding
+from tests.support.taken_names import OWNER, REPO, THEIRS
+
+hub = taken_names.hub
+gguf = taken_names.gguf
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf: Path) -> None:
+    run("import", gguf, "-q")
+    for words in (
+        ("alias", "walrus", THEIRS),
+        ("import", gguf, "-a", THEIRS),
+        ("attach", THEIRS, "--endpoint", "http://127.0.0.1:9", "--model", "x"),
+        ("pull", REPO, "-a", THEIRS),
+        ("pull", REPO, "-a", THEIRS, "--background"),
+    ):
+        done = run(*words, code=2)
+        assert f"{THEIRS!r} is another model's name in llm already" in done.stderr, words
+        assert OWNER in done.stderr
+    assert [model["model_id"] for model in json_of("list")] == ["hf/local/walrus:Q8_0"]
+    assert THEIRS not in json_of("alias")
+
+
+def test_a_name_that_a_person_gave_to_anothers_model_is_refused_and_one_of_ours_is_not(gguf: Path, home: Home) -> None:
+    run("import", gguf, "-q")
+    given = {"quick": THEIRS, "mine": "hf/local/walrus:Q8_0"}
+    (home.llm / "aliases.json").write_text(json.dumps(given), encoding="utf-8")
+    assert OWNER in run("alias", "walrus", "quick", code=2).stderr
+    run("alias", "walrus", "mine")
+
+
+def test_names_of_embedding_models_are_apart_from_those_of_others(gguf: Path, tmp_path: Path) -> None:
+    run("import", gguf, "-q")
+    run("import", tiny_embedding(tmp_path / "emb.gguf"), "-q")
+    assert "text-embedding-3-small" in run("alias", "emb", "3-small", code=2).stderr
+    run("alias", "emb", "4o-mini")
+    run("alias", "walrus", "3-small")
+    assert llm.get_embedding_model("4o-mini").model_id == json_of("show", "emb")["model_id"]
+    assert llm.get_model("3-small").model_id == "hf/local/walrus:Q8_0"
+
+
+@pytest.mark.usefixtures("hub")
+def test_nobody_is_told_to_talk_to_a_name_that_llm_gives_to_another() -> None:
+    done = run("pull", REPO)
+    (name,) = [line.split()[5] for line in done.stderr.splitlines() if line.startswith("Talk to it: llm -m ")]
+    assert llm.get_model(name).model_id == f"hf/{REPO}:Q8_0"
+
+
+def test_where_another_plugin_fails_names_are_given_all_the_same(gguf: Path, home: Home) -> None:
+    (home.llm / "aliases.json").write_text("{", encoding="utf-8")
+    assert "llm -m walrus 'hello'" in run("import", gguf).stderr
+    run("alias", "walrus", "seal")

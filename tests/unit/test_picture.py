@@ -1,0 +1,53 @@
+"""README's picture shows what a terminal shows."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+
+from tests.tools.picture import draw, in_terminal, screen
+
+BARS = """
+from llm_hf_models.progress import Bars
+from llm_hf_models.transfer import Event
+with Bars() as show:
+    for done in range(0, 1001, 100):
+        show(Event("progress", "model.gguf", done, 1000))
+    show(Event("done", "model.gguf", 1000, 1000))
+print("after")
+"""
+
+
+def test_a_line_that_was_drawn_again_stands_once() -> None:
+    assert screen("one 1 %\r\x1b[2Kone 99 %\nx\x1b[1A\rONE\n\n") == "ONE 99 %\nx\n"
+
+
+def test_colours_stay_and_end_with_their_text() -> None:
+    assert screen("\x1b[1m\x1b[32mok\x1b[0m done\n") == "\x1b[0m\x1b[1m\x1b[32mok\x1b[0m done\n"
+
+
+def test_a_real_bar_is_one_line_of_the_screen() -> None:
+    code, shown = in_terminal([sys.executable, "-c", BARS], os.environ)
+    assert code == 0
+    lines = shown.splitlines()
+    assert len(lines) == 2
+    assert "model.gguf" in lines[0]
+    assert "1 kB of 1 kB" in lines[0]
+    assert lines[1] == "after"
+
+
+def test_the_picture_is_an_svg_that_fetches_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "out.svg"
+    draw([("llm hf list", "\x1b[1mID\x1b[0m\nhf/o/n:Q8_0\n"), ("llm hf rm n -y", "Freed 5 MB.\n")], path)
+    picture = path.read_text(encoding="utf-8")
+    ET.fromstring(picture)
+    assert "url(http" not in picture
+    text = picture.replace("&#160;", " ")
+    for said in ("llm hf list", "hf/o/n:Q8_0", "Freed 5 MB."):
+        assert said in text

@@ -1,0 +1,156 @@
+"""llm's hooks: what they register, what they leave to others, and that nothing of ours breaks or slows `llm`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import llm
+import pytest
+from llm.cli import cli
+
+from llm_hf_models import cli as our_cli
+from llm_hf_models import plugin, registered, settings
+from llm_hf_models.library import LibraryDB
+from llm_hf_models.library_file import MIGRATIONS
+from tests.conftest import Home
+from tests.support.commands import run_llm
+from tests.support.damaged_libraries import a_folder, a_table_less, changed, garbage, newer, not_json, register
+
+
+def ids(command: str) -> list[str]:
+    return [line for line in run_llm(command).output.splitlines() if "hf/" in line]
+
+
+def test_the_lazy_group_is_the_real_one_once_called() -> None:
+    lazy = cli.commands["hf"]
+    assert isinstance(lazy, click.Group)
+    assert lazy.help == our_cli.hf.help
+    context = click.Context(lazy, info_name="hf")
+    assert lazy.list_commands(context) == our_cli.hf.list_commands(context)
+    assert lazy.get_command(context, "pull") is our_cli.hf.commands["pull"]
+    assert "Find and fetch" in run_llm("hf", "--help").output
+    assert run_llm("hf", "nonsense").exit_code == 2
+
+
+def test_a_broken_installation_of_the_commands_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llm_hf_models.cli", None)
+    result = run_llm("hf", "list")
+    assert result.exit_code == 1
+    assert "llm-hf-models could not be loaded" in result.output
+    assert run_llm("--help").exit_code == 0
+
+
+def test_models_are_listed_where_their_kind_belongs() -> None:
+    for kind in ("chat", "base", "embedding", "reranker", "mmproj", "other"):
+        register(f"kinds/{kind}:F16", kind=kind)
+    assert ids("models") == ["Hugging Face: hf/kinds/chat:F16", "Hugging Face: hf/kinds/base:F16"]
+    assert ids("embed-models") == ["Hugging Face: hf/kinds/embedding:F16"]
+
+
+def test_what_a_model_can_do_is_what_its_facts_say() -> None:
+    register("can/tools:F16", tools=True, modalities=("image",))
+    register("can/hear:F16", modalities=("audio",))
+    register("can/complete:F16", kind="base", tools=True)
+    tools, hear, complete = (llm.get_model(f"hf/can/{name}:F16") for name in ("tools", "hear", "complete"))
+    assert (tools.supports_tools, hear.supports_tools, complete.supports_tools) == (True, False, False)
+    assert all(model.supports_schema and model.can_stream for model in (tools, hear, complete))
+    assert (tools.supports_conversation, complete.supports_conversation) == (True, False)
+    assert "image/png" in tools.attachment_types
+    assert "audio/wav" not in tools.attachment_types
+    assert "audio/wav" in hear.attachment_types
+    assert complete.attachment_types == frozenset()
+    assert llm.get_async_model("hf/can/tools:F16").supports_tools
+
+
+def test_an_alias_that_another_plugin_has_stays_with_it() -> None:
+    theirs = run_llm("models", "-q", "gpt-4o", "--json")
+    taken = json.loads(theirs.output)[0]
+    register("ours/model:F16", aliases=(taken["model_id"], *taken["aliases"], "ours"))
+    (ours,) = json.loads(run_llm("models", "-q", "hf/ours", "--json").output)
+    assert ours["aliases"] == ["ours"]
+    assert llm.get_model(taken["model_id"]).model_id == taken["model_id"]
+    assert llm.get_model("ours").model_id == "hf/ours/model:F16"
+
+
+def test_an_embedding_alias_that_another_plugin_has_stays_with_it() -> None:
+    register("ours/vectors:F16", kind="embedding", aliases=("3-small", "vectors"))
+    assert llm.get_embedding_model("3-small").model_id == "text-embedding-3-small"
+    assert llm.get_embedding_model("vectors").model_id == "hf/ours/vectors:F16"
+
+
+def test_options_are_listed_with_types_and_meaning() -> None:
+    register("has/options:F16", tools=True)
+    text = run_llm("models", "--options", "-m", "hf/has/options:F16").output
+    for words in ("temperature: float", "top_k: int", "stop: str", "think: str", "keep_alive: ", "Features:", "tools"):
+        assert words in text
+    (described,) = json.loads(run_llm("models", "-q", "hf/has", "--json", "--options").output)
+    assert {option for option, about in described["options"].items() if not about.get("description")} == set()
+
+
+DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink], ids=lambda f: f.__name__)
+def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path], None]) -> None:
+    register("some/model:F16")
+    damage(settings.library_path())
+    for command in ("models", "embed-models"):
+        result = run_llm(command)
+        assert result.exit_code == 0
+        assert "OpenAI" in result.output
+        assert "hf/some" not in result.output
+
+
+def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
+    register("some/model:F16")
+    path = settings.library_path()
+    a_table_less(path)
+    assert f"Move it away (mv {path} {path}.damaged) and pull again" in run_llm("hf", "list").stderr
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["none", "empty"])
+def test_where_nothing_is_recorded_nothing_is_said(
+    damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugin, "_said", set())
+    register("some/model:F16")
+    damage(settings.library_path())
+    assert run_llm("models").stderr == ""
+
+
+def test_facts_that_say_nothing_are_no_reason_to_hide_the_model() -> None:
+    register("some/model:F16")
+    changed(settings.library_path(), "update models set facts = '[]'")
+    assert ids("models") == ["Hugging Face: hf/some/model:F16"]
+
+
+def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    register("some/model:F16")
+    register("some/vectors:F16", kind="embedding")
+    monkeypatch.setitem(sys.modules, "llm_hf_models.chat_model", None)
+    first, second = run_llm("models"), run_llm("embed-models")
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "OpenAI" in first.stdout
+    assert first.stderr.count("llm-hf-models: its models can't be offered") == 1
+    assert second.stderr == ""
+
+
+def test_listing_models_makes_no_library(home: Home) -> None:
+    run_llm("models")
+    assert not (home.llm / "hf").exists()
+
+
+def test_the_hooks_know_the_library_s_format() -> None:
+    assert len(MIGRATIONS) == registered.FORMAT
+    register("some/model:F16", aliases=("One", "two"), tools=True, reasoning=True, modalities=("image", "audio"))
+    (found,) = registered.registered_models(settings.library_path())
+    with LibraryDB(settings.library_path()) as db:
+        model = db.model("hf/some/model:F16")
+    expected = replace(model.facts, kind="chat")
+    assert (found.kind, found.tools, found.reasoning) == (expected.kind, expected.tools, expected.reasoning)
+    assert (found.modalities, sorted(found.aliases)) == (expected.modalities, sorted(model.aliases))

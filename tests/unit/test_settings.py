@@ -1,0 +1,307 @@
+"""Where things are, held equal to llm's and huggingface_hub's own view, and what a person decided."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from llm_hf_models import settings
+from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.weather import MAX_PAUSE_SECONDS
+from tests.conftest import Home
+from tests.support.commands import json_of, run
+
+# One child for all environments: huggingface_hub's constants are read anew for each, as they would be at import.
+ASK = """
+import importlib, json, os, pathlib, sys
+from llm_hf_models import settings
+import llm
+from huggingface_hub import constants
+base = dict(os.environ)
+answers = []
+for environment in json.load(sys.stdin):
+    os.environ.clear()
+    os.environ.update(base | environment)
+    importlib.reload(constants)
+    answers.append({
+        "user_dir": [str(settings.user_dir()), str(llm.user_dir())],
+        "hf_home": [str(settings.hf_home()), str(pathlib.Path(constants.HF_HOME))],
+        "cache_dir": [str(settings.cache_dir()), str(pathlib.Path(constants.HF_HUB_CACHE))],
+        "offline": [settings.offline(), constants.HF_HUB_OFFLINE],
+        "endpoint": [settings.endpoint(), constants.ENDPOINT],
+    })
+print(json.dumps(answers))
+"""
+PLACES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+ENVIRONMENTS = [
+    {},
+    {"XDG_CONFIG_HOME": "conf", "XDG_CACHE_HOME": "cache"},
+    {"XDG_CONFIG_HOME": "~/conf", "XDG_CACHE_HOME": "~/cache"},
+    {"XDG_CONFIG_HOME": "", "XDG_CACHE_HOME": "", "LLM_USER_PATH": ""},
+    {"LLM_USER_PATH": "mine", "HF_HOME": "~/hf", "HF_HUB_OFFLINE": "1"},
+    {"HF_HOME": "$PLACE/hf", "PLACE": "there", "HF_HUB_OFFLINE": "Yes"},
+    {"HF_HOME": "", "HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "1"},
+    {"HF_HUB_CACHE": "~/weights", "HF_ENDPOINT": "http://127.0.0.1:9/"},
+    {"HUGGINGFACE_HUB_CACHE": "${PLACE}/old", "PLACE": "there", "TRANSFORMERS_OFFLINE": "true"},
+    {"HF_HUB_CACHE": "new", "HUGGINGFACE_HUB_CACHE": "old", "HF_HUB_OFFLINE": "maybe"},
+    {"HF_HUB_CACHE": "", "HF_HOME": "~nobody-of-that-name/hf"},
+]
+
+
+def test_paths_are_where_llm_and_huggingface_hub_look_in_every_environment(tmp_path: Path) -> None:
+    child = {name: value for name, value in os.environ.items() if name not in PLACES}
+    answer = subprocess.run(
+        [sys.executable, "-c", ASK],
+        input=json.dumps(ENVIRONMENTS),
+        env=child,
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    for environment, answers in zip(ENVIRONMENTS, json.loads(answer.stdout), strict=True):
+        for name, (ours, theirs) in answers.items():
+            assert ours == theirs, f"{name} under {environment}"
+
+
+def test_an_empty_endpoint_is_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "")
+    assert settings.endpoint() == settings.DEFAULT_ENDPOINT
+
+
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (settings.load().connections, settings.source_of("connections")) == (8, "default")
+    settings.store("connections", 4)
+    assert (settings.load().connections, settings.source_of("connections")) == (4, "settings.toml")
+    monkeypatch.setenv("LLM_HF_CONNECTIONS", "2")
+    assert (settings.load().connections, settings.source_of("connections")) == (2, "environment")
+    monkeypatch.setenv("LLM_HF_CONNECTIONS", "")
+    settings.store("connections", None)
+    assert (settings.load().connections, settings.source_of("connections")) == (8, "default")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("limit_rate", "5M", 5_000_000),
+        ("limit_rate", "5 MB/s", 5_000_000),
+        ("limit_rate", "Off", 0),
+        ("disk_reserve", "2GiB", 2 * 2**30),
+        ("keep_alive", "10m", 600),
+        ("keep_alive", "-1", -1),
+        ("keep_alive", "0", 0),
+        ("stall_seconds", "1.5m", 90),
+        ("sandbox", "off", False),
+        ("context", "4096", 4096),
+        ("transport", "xet", "xet"),
+        ("allowed_owners", "Qwen, unsloth", "Qwen, unsloth"),
+    ],
+)
+def test_a_persons_words_are_understood_and_come_back_from_every_source(
+    key: str, text: str, value: object, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settings.parse_value(key, text) == value
+    settings.store(key, settings.parse_value(key, text))
+    assert getattr(settings.load(), key) == value
+    (home.llm / "hf/settings.toml").write_text(f'{key} = "{text}"\n')
+    assert getattr(settings.load(), key) == value
+    (home.llm / "hf/settings.toml").unlink()
+    monkeypatch.setenv(f"LLM_HF_{key.upper()}", text)
+    assert getattr(settings.load(), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("nonsense", "1"),
+        ("connections", "0"),
+        ("connections", "65"),
+        ("connections", "many"),
+        ("connections", "8.5"),
+        ("limit_rate", "-1"),
+        ("limit_rate", "0.9"),
+        ("disk_reserve", "5M/s"),
+        ("limit_rate", "9" * 400),
+        ("stall_seconds", "0"),
+        ("stall_seconds", "nan"),
+        ("stall_seconds", "-5"),
+        ("keep_alive", "-2"),
+        ("keep_alive", "-inf"),
+        ("sandbox", "perhaps"),
+        ("transport", "carrier pigeon"),
+        ("engine", ""),
+    ],
+)
+def test_what_a_setting_does_not_take_is_refused_and_changes_nothing(key: str, text: str) -> None:
+    with pytest.raises(BadInputError):
+        settings.store(key, settings.parse_value(key, text))
+    assert not settings.settings_path().exists()
+
+
+def test_a_bad_variable_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_CONNECTIONS", "many")
+    with pytest.raises(BadInputError, match="connections"):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"connections = ",
+        b"connections = 0\n",
+        b"connections = [1]\n",
+        b"unknown = 1\n",
+        b"stall_seconds = inf\n",
+        b"stall_seconds = nan\n",
+        b"limit_rate = 'lots'\n",
+        b"\xff\xfe",
+        b"[connections]\n",
+        b"connections = " + b"[" * 5000,
+    ],
+)
+def test_a_broken_settings_file_is_one_clear_error_that_a_person_can_act_on(content: bytes, home: Home) -> None:
+    (home.llm / "hf").mkdir()
+    (home.llm / "hf/settings.toml").write_bytes(content)
+    with pytest.raises(BadInputError) as caught:
+        settings.load()
+    assert caught.value.hint
+
+
+@given(st.binary(max_size=60))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_in_the_settings_file_are_settings_or_one_clear_error(home: Home, content: bytes) -> None:
+    (home.llm / "hf").mkdir(exist_ok=True)
+    (home.llm / "hf/settings.toml").write_bytes(content)
+    try:
+        settings.load()
+    except BadInputError as error:
+        assert error.hint  # noqa: PT017 - either outcome is right; anything else fails the test
+
+
+def in_file(home: Home, text: str) -> Path:
+    path = home.llm / "hf/settings.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("line", ["gone = 1", "context = 'many'", "context = -1", "stall_seconds = nan", "[context]"])
+def test_what_is_wrong_in_the_file_is_told_with_the_command_that_takes_it_out(home: Home, line: str) -> None:
+    path = in_file(home, f"connections = 3\n{line}\n")
+    with pytest.raises(BadInputError) as caught:
+        settings.load()
+    assert str(path) in str(caught.value.cause)
+    command = re.search(r"llm hf settings (\w+) --unset", str(caught.value.hint))
+    assert command
+    settings.store(command[1], None)
+    assert settings.load().connections == 3
+
+
+def test_several_wrong_settings_can_be_taken_out_one_after_the_other(home: Home) -> None:
+    in_file(home, "gone = 1\ncontext = 'many'\nconnections = 3\n")
+    settings.store("context", None)
+    with pytest.raises(BadInputError, match="gone"):
+        settings.load()
+    settings.store("gone", None)
+    assert settings.load().connections == 3
+
+
+def test_a_wrong_value_can_be_replaced_and_nothing_is_stored_beside_one(home: Home) -> None:
+    path = in_file(home, "context = 'many'\n")
+    with pytest.raises(BadInputError, match="context"):
+        settings.store("connections", 3)
+    assert path.read_text() == "context = 'many'\n"
+    settings.store("context", 4096)
+    assert settings.load().context == 4096
+
+
+def test_a_wrong_variable_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_CONTEXT", "many")
+    with pytest.raises(BadInputError) as caught:
+        settings.load()
+    assert "LLM_HF_CONTEXT" in str(caught.value.cause)
+    assert caught.value.hint == "Change or unset LLM_HF_CONTEXT."
+
+
+def test_what_agents_may_do_is_named_by_known_actions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInputError, match="there is no 'delet'") as caught:
+        settings.parse_value("agent_yes_to", "large, delet")
+    assert "Did you mean 'delete'?" in str(caught.value.hint)
+    assert settings.parse_value("agent_yes_to", "Large,delete") == "Large,delete"
+    monkeypatch.setenv("LLM_HF_AGENT_YES_TO", "everything")
+    with pytest.raises(BadInputError, match="there is no 'everything'"):
+        settings.load()
+
+
+def test_a_mistyped_setting_gets_the_nearest_one() -> None:
+    with pytest.raises(BadInputError) as caught:
+        settings.parse_value("contxt", "4096")
+    assert "Did you mean 'context'?" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions of a common user")
+def test_a_folder_that_can_not_be_written_is_said_to_be_so(home: Home) -> None:
+    home.llm.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    with pytest.raises(NotWritableError):
+        settings.store("connections", 4)
+
+
+def test_a_file_in_the_folders_place_is_said_to_be_so(home: Home) -> None:
+    (home.llm / "hf").write_text("in the way")
+    with pytest.raises((NotWritableError, BadInputError)):
+        settings.store("connections", 4)
+
+
+def test_storing_leaves_no_other_file_behind(home: Home) -> None:
+    settings.store("connections", 4)
+    settings.store("limit_rate", 5)
+    assert [path.name for path in (home.llm / "hf").iterdir()] == ["settings.toml"]
+    assert settings.load().connections == 4
+
+
+def test_every_setting_is_described_and_takes_its_own_default() -> None:
+    for key, field in settings.Settings.model_fields.items():
+        assert field.description, key
+        settings.store(key, getattr(settings.load(), key))
+    assert settings.load() == settings.Settings()
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "takes"),
+    [
+        ("engine", "steam", "auto, xllamacpp, llama-server"),
+        ("sandbox", "perhaps", "on, off"),
+        ("connections", "65", "a whole number, from 1 to 64"),
+        ("stall_seconds", "0", "a time such as 30s or 5m, above 0"),
+        ("keep_alive", "-2", "a time such as 30s or 5m, from -1"),
+    ],
+)
+def test_the_command_that_a_wrong_value_is_answered_with_says_what_would_do(key: str, wrong: str, takes: str) -> None:
+    refused = run("settings", key, wrong, code=2).stderr
+    (named,) = re.findall(r"`llm hf (settings \w+)`", refused)
+    assert re.search(rf"^Takes +{re.escape(takes)}$", run(*named.split()).stdout, re.MULTILINE)
+
+
+def test_every_setting_says_what_it_takes() -> None:
+    assert [one["key"] for one in json_of("settings") if not one["takes"]] == []
+
+
+def test_a_list_is_split_at_commas_and_spaces_whatever_the_case() -> None:
+    assert settings.split_list("Qwen, unsloth  ,, ggml-org") == {"qwen", "unsloth", "ggml-org"}
+    assert settings.split_list(" ") == frozenset()
+
+
+def test_a_network_that_is_away_for_ten_minutes_is_back_before_a_download_gives_up() -> None:
+    given_up = settings.Settings().network_wait_seconds
+    # Its silence is noticed late, and what was tried just before it came back is tried again a pause later.
+    assert given_up >= 600 + settings.Settings().connect_seconds + MAX_PAUSE_SECONDS
