@@ -36,6 +36,7 @@ test: lint types suite
 lint: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/ruff check .
 	$(VENV)-dev/bin/ruff format --check .
+	$(VENV)-dev/bin/lint-imports --no-cache
 
 types: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/mypy

@@ -17,11 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_hf_models.download_records import Download
-from llm_hf_models.download_row import new_owner
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import LocalModel
+from llm_hf_models.downloads.running import new_owner
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.download_records import Download
+from llm_hf_models.library.records import LocalModel
 
 WAITING, OVER, MODELS = 100, 10_000, 10
 PLAN_CHARS = 4_000

@@ -16,10 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llm_hf_models.gguf_header import read_header
-from llm_hf_models.hub import Hub
-from llm_hf_models.refs import RepoFile, RepoId
-from llm_hf_models.remote_file import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, RemoteFile
+from llm_hf_models.gguf.header import read_header
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoFile, RepoId
+from llm_hf_models.hub.remote_file import FIRST_BLOCK_BYTES, MAX_BLOCK_BYTES, RemoteFile
 from tests.support import real_weights
 from tests.support.hub_server import HubServer
 from tests.support.raw_gguf import array, entry, gguf
@@ -38,7 +38,7 @@ def peak():
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 if name == "ours":
-    from llm_hf_models.gguf_header import read_header
+    from llm_hf_models.gguf.header import read_header
     import os
     def read():
         with open(path, "rb") as file:

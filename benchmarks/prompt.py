@@ -94,13 +94,14 @@ def bare_pieces(address: str, tokens: int) -> Iterator[str]:
 
 @contextmanager
 def bare_server(model: Path, *, like_ours: bool) -> Iterator[str]:
-    from llm_hf_models import engine, engine_process
+    from llm_hf_models.inference import engine, launcher
+    from llm_hf_models.system import machine
 
     command = [sys.executable, "-c", BARE, str(model), str(CONTEXT)]
     environment = dict(os.environ)
     if like_ours:
-        command += [str(engine.default_threads()), str(engine.BATCH)]
-        environment["GOMP_SPINCOUNT"] = engine_process.SPINS
+        command += [str(machine.default_threads()), str(engine.BATCH)]
+        environment["GOMP_SPINCOUNT"] = launcher.SPINS
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -151,24 +152,25 @@ def as_hosted(address: str) -> None:
 
 
 def register(model: Path) -> None:
-    from llm_hf_models import settings
-    from llm_hf_models.gguf_header import read_header
-    from llm_hf_models.library import LibraryDB
-    from llm_hf_models.records import LocalFile, LocalModel
+    from llm_hf_models import paths
+    from llm_hf_models.gguf.header import read_header
+    from llm_hf_models.library.database import LibraryDB
+    from llm_hf_models.library.records import LocalFile, LocalModel
 
     with model.open("rb") as file:
         facts = read_header(file, file_bytes=model.stat().st_size).facts
     one = LocalFile(model.name, "weights", model.stat().st_size, str(model.absolute()))
-    with LibraryDB(settings.library_path()) as db:
+    with LibraryDB(paths.library_path()) as db:
         db.register(LocalModel(MODEL_ID, None, None, None, "X", (one,), facts))
 
 
 def stop_engines() -> None:
-    from llm_hf_models import engine, settings
-    from llm_hf_models.library import LibraryDB
+    from llm_hf_models import paths
+    from llm_hf_models.inference import running_engines
+    from llm_hf_models.library.database import LibraryDB
 
-    with LibraryDB(settings.library_path()) as db:
-        engine.stop_model(db, MODEL_ID)
+    with LibraryDB(paths.library_path()) as db:
+        running_engines.stop_model(db, MODEL_ID)
 
 
 def llm_gguf(model: Path) -> bool:

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from llm_hf_models.units import format_size, parse_size
+from llm_hf_models.system.units import format_size, parse_size
 
 REPO = "bench/model"
 FILE = "weights.bin"
@@ -56,8 +56,9 @@ PIECE_PAGES = 128
 FETCH = """
 import json, os, resource, signal, sys, threading, time
 from pathlib import Path
-from llm_hf_models.hub import Location
-from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import fetch
 url, size, sha256, place, connections, kill_at = sys.argv[1:7]
 def progress(event):
     if event.done >= int(kill_at):

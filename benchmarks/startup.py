@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import LocalModel
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.records import LocalModel
 
 MODELS = (0, 1, 200)
 TARGET_MS = 15

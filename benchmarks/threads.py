@@ -22,9 +22,12 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from llm_hf_models import chat, engine, engine_process, settings
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
+from llm_hf_models import paths, settings
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import engine, launcher, openai_protocol, running_engines
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.system import machine
 from tests.support import real_weights
 
 PROMPT = "The quick brown fox jumps over the lazy dog and runs into the deep green forest. " * 8
@@ -36,7 +39,7 @@ class Case:
     """One way to run the engine."""
 
     threads: int
-    spins: str = engine_process.SPINS  # GOMP_SPINCOUNT: how long a thread looks for its next work before it sleeps
+    spins: str = launcher.SPINS  # GOMP_SPINCOUNT: how long a thread looks for its next work before it sleeps
     batch: int = engine.BATCH
 
 
@@ -57,26 +60,32 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
     os.environ["GOMP_SPINCOUNT"] = case.spins
     engine.BATCH = case.batch
     spec = engine.EngineSpec("benchmark", model, facts=ModelFacts(kind="chat"), context=2048, threads=case.threads)
-    turn = chat.Turn((), {"max_tokens": tokens, "cache_prompt": False, "ignore_eos": True}, raw=True, prompt=PROMPT)
+    turn = openai_protocol.Turn(
+        (), {"max_tokens": tokens, "cache_prompt": False, "ignore_eos": True}, raw=True, prompt=PROMPT
+    )
     speeds = []
-    with LibraryDB(settings.library_path()) as db:
+    with LibraryDB(paths.library_path()) as db:
         endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
         for count in (0, 1, CORES):
             with neighbours(count):
-                ends = [list(chat.answer(endpoint, turn))[-1] for _ in range(repeats)]
+                ends = [list(inference_client.answer(endpoint, turn))[-1] for _ in range(repeats)]
             speeds.append(
                 (
-                    statistics.median(end.prompt_per_second or 0 for end in ends if isinstance(end, chat.Finish)),
-                    statistics.median(end.tokens_per_second or 0 for end in ends if isinstance(end, chat.Finish)),
+                    statistics.median(
+                        end.prompt_per_second or 0 for end in ends if isinstance(end, openai_protocol.Finish)
+                    ),
+                    statistics.median(
+                        end.tokens_per_second or 0 for end in ends if isinstance(end, openai_protocol.Finish)
+                    ),
                 )
             )
-        engine.stop_model(db, "benchmark")
+        running_engines.stop_model(db, "benchmark")
     return speeds
 
 
 def cases(only: str | None) -> list[Case]:
     """What is compared: counts of threads, ways of waiting, lengths of a batch."""
-    usual = engine.default_threads()
+    usual = machine.default_threads()
     groups = {
         "threads": [Case(n) for n in sorted({1, usual, CORES, CORES + 1})],
         "spins": [Case(CORES, spins) for spins in ("0", "1000", "10000", "100000", "300000", "infinite")],

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_hf_models import settings as settings_module
-from llm_hf_models.library_downloads import LibraryDownloads
+from llm_hf_models import paths, settings
+from llm_hf_models.library.downloads import LibraryDownloads
 from llm_hf_models.settings import Settings
 
 if TYPE_CHECKING:
-    from llm_hf_models import tokens
-    from llm_hf_models.hub import Hub
-    from llm_hf_models.library import LibraryDB
+    from llm_hf_models.hub import tokens
+    from llm_hf_models.hub.client import Hub
+    from llm_hf_models.library.database import LibraryDB
 
 STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
 
@@ -35,7 +35,7 @@ class Context:
 
     def settings(self) -> Settings:
         """The settings in force now."""
-        return settings_module.load()
+        return settings.load()
 
     def stale_seconds(self) -> float:
         """Owners of downloads whose last sign of life is older than that are dead."""
@@ -47,33 +47,33 @@ class Context:
 
     def db(self) -> LibraryDB:
         """The library, opened; a context manager."""
-        from llm_hf_models.library import LibraryDB
+        from llm_hf_models.library.database import LibraryDB
 
-        return LibraryDB(settings_module.library_path())
+        return LibraryDB(paths.library_path())
 
     def queue(self) -> LibraryDownloads:
         """The part of the library that is about downloads, for who needs no other: it is there at once."""
-        return LibraryDownloads(settings_module.library_path())
+        return LibraryDownloads(paths.library_path())
 
     def cache_dir(self) -> Path:
         """The Hugging Face cache."""
-        return self.planned_cache or settings_module.cache_dir()
+        return self.planned_cache or settings.cache_dir()
 
     def endpoint(self) -> str:
         """The Hub's address."""
-        return self.planned_endpoint or settings_module.endpoint()
+        return self.planned_endpoint or settings.endpoint()
 
     @property
     def withholds_token(self) -> bool:
         """Whether only a stored plan names this Hub: whoever gave this process a token didn't give it for that one."""
-        return self.endpoint() != settings_module.endpoint()
+        return self.endpoint() != settings.endpoint()
 
     def token(self) -> tokens.Token | None:
         """The token in force for this Hub, if any."""
         return None if self.withholds_token else self._found_token()
 
     def _found_token(self) -> tokens.Token | None:
-        from llm_hf_models import tokens
+        from llm_hf_models.hub import tokens
 
         return tokens.find(self.ask_passphrase)
 
@@ -83,14 +83,14 @@ class Context:
 
     def hub_with(self, token: tokens.Token | None) -> Hub:
         """The Hub, with this token."""
-        from llm_hf_models import tokens
-        from llm_hf_models.hub import Hub
+        from llm_hf_models.hub import tokens
+        from llm_hf_models.hub.client import Hub
 
         return Hub(
             self.endpoint(),
             token=token.value if token else None,
             token_hint=tokens.remedy(token),
             timeout=self.settings().metadata_seconds,
-            offline=settings_module.offline(),
+            offline=settings.offline(),
             while_asking=self.while_asking,
         )

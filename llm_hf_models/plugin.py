@@ -15,7 +15,7 @@ import click
 import llm
 
 if TYPE_CHECKING:
-    from llm_hf_models.registered import RegisteredModel
+    from llm_hf_models.library.registered_models import RegisteredModel
 
 HELP = "Open models from the Hugging Face Hub, on this machine."
 
@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
 
     def _loaded(self) -> click.Group:
         try:
-            group = importlib.import_module("llm_hf_models.cli").hf
+            group = importlib.import_module("llm_hf_models.cli.main").hf
         except ImportError as error:
             raise click.ClickException(
                 f"llm-hf-models could not be loaded: {error}\nllm install -U --force-reinstall llm-hf-models"
@@ -65,8 +65,8 @@ def register_models(register: Callable[..., None], model_aliases: list[Any]) -> 
     try:
         found = _registered(("chat", "base"))
         if found:
-            from llm_hf_models.chat_model import models_for
-            from llm_hf_models.llm_names import of_others
+            from llm_hf_models.llm_plugin.models import models_for
+            from llm_hf_models.llm_plugin.names import of_others
 
             taken = of_others(model_aliases)
             for model in found:
@@ -82,7 +82,7 @@ def register_embedding_models(register: Callable[..., None]) -> None:
     try:
         found = _registered(("embedding",))
         if found:
-            from llm_hf_models.chat_model import HfEmbeddingModel
+            from llm_hf_models.llm_plugin.models import HfEmbeddingModel
 
             for model in found:
                 register(HfEmbeddingModel(model), aliases=model.aliases)
@@ -91,8 +91,8 @@ def register_embedding_models(register: Callable[..., None]) -> None:
 
 
 def _registered(kinds: tuple[str, ...]) -> list[RegisteredModel]:
+    from llm_hf_models.library.registered_models import registered_models
     from llm_hf_models.paths import library_path
-    from llm_hf_models.registered import registered_models
 
     return [model for model in registered_models(library_path(), _say_unreadable) if model.kind in kinds]
 

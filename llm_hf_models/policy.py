@@ -10,34 +10,23 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
-from llm_hf_models import settings
+from llm_hf_models import paths, settings
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
-from llm_hf_models.local import LocalModelView
-from llm_hf_models.local_files import Removal
-from llm_hf_models.pull_plan import PullPlan
-from llm_hf_models.settings import Action
-from llm_hf_models.text import clean_text
-from llm_hf_models.units import format_size
+from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.units import format_size
+from llm_hf_models.types import Question
 
 MAX_LOG_BYTES = 5_000_000
 
 
-@dataclass(frozen=True)
-class Question:
-    """What a person is asked before an agent does it."""
-
-    action: Action
-    about: str  # the exact name that confirms it in words
-    text: str
-
-
 def log_path() -> Path:
     """A line of JSON for each thing that an agent changed, or tried to: when, who, what, outcome."""
-    return settings.home() / "agents.log"
+    return paths.home() / "agents.log"
 
 
 def is_read_only(context: Context) -> bool:

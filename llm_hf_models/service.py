@@ -14,23 +14,24 @@ from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyE
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from llm_hf_models.account import EngineView, SettingView, Status, TokenStatus
-    from llm_hf_models.cleanup import Cleanup
-    from llm_hf_models.download_records import DownloadNote
-    from llm_hf_models.downloads import DownloadEvent, DownloadView
-    from llm_hf_models.hub import SearchFilters
-    from llm_hf_models.importing import Imported
-    from llm_hf_models.inspection import CheckReport, Inspection
-    from llm_hf_models.local import LocalModelView
-    from llm_hf_models.local_files import Removal, Verification
-    from llm_hf_models.policy import Question
-    from llm_hf_models.prompting import Answer
-    from llm_hf_models.pull import PullResult
-    from llm_hf_models.pull_plan import PullOptions, PullPlan
-    from llm_hf_models.relay import Relay
-    from llm_hf_models.search import ModelInfo, SearchPage
-    from llm_hf_models.transfer import Event, Progress
-    from llm_hf_models.trial import TrialReport
+    from llm_hf_models.downloads.types import DownloadEvent, DownloadView, PullOptions, PullPlan, PullResult
+    from llm_hf_models.hub.types import SearchFilters
+    from llm_hf_models.library.download_records import DownloadNote
+    from llm_hf_models.models.types import (
+        Answer,
+        CheckReport,
+        Imported,
+        Inspection,
+        LocalModelView,
+        ModelInfo,
+        Removal,
+        SearchPage,
+        TrialReport,
+        Verification,
+    )
+    from llm_hf_models.servers.openai_relay import Relay
+    from llm_hf_models.transfer.types import Event, Progress
+    from llm_hf_models.types import Cleanup, EngineView, Question, SettingView, Status, TokenStatus
 
 
 def _quiet(event: Event) -> None:
@@ -82,44 +83,46 @@ class Library:
             fits: only what fits this machine's memory.
             refresh: ask the Hub even where a fresh answer is kept.
         """
-        from llm_hf_models import hub, search
+        from llm_hf_models.hub import types as hub_types
+        from llm_hf_models.models import search
 
-        return search.search(self._context, query, filters or hub.SearchFilters(), fits=fits, refresh=refresh)
+        return search.search(self._context, query, filters or hub_types.SearchFilters(), fits=fits, refresh=refresh)
 
     def info(self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False) -> ModelInfo:
         """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
-        from llm_hf_models import search
+        from llm_hf_models.models import repo_info
 
-        return search.info(self._context, ref, revision=revision, card=card, refresh=refresh)
+        return repo_info.info(self._context, ref, revision=revision, card=card, refresh=refresh)
 
     def inspect(
         self, name: str, *, metadata: bool = False, tensors: bool = False, template: bool = False
     ) -> Inspection:
         """The header of a GGUF: a file, a local model, or one that is still on the Hub (only its header is fetched)."""
-        from llm_hf_models import inspection
+        from llm_hf_models.models import inspect as models_inspect
 
-        return inspection.inspect(self._context, name, metadata=metadata, tensors=tensors, template=template)
+        return models_inspect.inspect(self._context, name, metadata=metadata, tensors=tensors, template=template)
 
     def check(self, name: str) -> CheckReport:
         """What the validator says of a GGUF: a file, a local model, or the header of one that is still on the Hub."""
-        from llm_hf_models import inspection
+        from llm_hf_models.models import inspect as models_inspect
 
-        return inspection.check(self._context, name)
+        return models_inspect.check(self._context, name)
 
     def test(self, name: str) -> TrialReport:
         """Loads a local model or a GGUF file in a sandboxed child, has it say a few words, and records the outcome."""
-        from llm_hf_models import trial
+        from llm_hf_models.models import load_test
 
         with self._change("test", name):
-            return trial.run(self._context, name)
+            return load_test.run(self._context, name)
 
     # Pulling
 
     def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
         """What a pull of `ref` would do; a policy, a full disk and a bad header refuse here."""
-        from llm_hf_models import pull_plan
+        from llm_hf_models.downloads import plan as downloads_plan
+        from llm_hf_models.downloads import types as downloads_types
 
-        return pull_plan.plan_pull(self._context, ref, options or pull_plan.PullOptions())
+        return downloads_plan.plan_pull(self._context, ref, options or downloads_types.PullOptions())
 
     def pull(
         self,
@@ -139,9 +142,10 @@ class Library:
             stop: when set, ends the pull with InterruptedByUserError and keeps what arrived.
             agreed: of an agent: the actions that a person agreed to (see `questions`).
         """
-        from llm_hf_models import pull, pull_plan
+        from llm_hf_models.downloads import pull
+        from llm_hf_models.downloads import types as downloads_types
 
-        if isinstance(ref, pull_plan.PullPlan) and options is not None:
+        if isinstance(ref, downloads_types.PullPlan) and options is not None:
             raise BadInputError("A plan has its options already")
         with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
@@ -171,10 +175,12 @@ class Library:
         Returns:
             Where the file is.
         """
-        from llm_hf_models import pull, pull_plan, refs
+        from llm_hf_models.downloads import pull
+        from llm_hf_models.downloads import types as downloads_types
+        from llm_hf_models.hub import refs
 
         ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
-        options = pull_plan.PullOptions(revision=revision, to=Path(path) if path else None, alone=True)
+        options = downloads_types.PullOptions(revision=revision, to=Path(path) if path else None, alone=True)
         plan = self.plan(str(ref), options)
         with self._change("fetch", plan.ref, plan):
             result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
@@ -201,106 +207,109 @@ class Library:
             on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
             agreed: as in `pull`.
         """
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
             if on_done and self._context.agent is not None:
                 raise PolicyError("An agent can't have a command run")
         with self._change("download", plan.ref, plan, agreed):
-            return downloads.enqueue(self._context, plan, on_done=on_done)
+            return downloads_queue.enqueue(self._context, plan, on_done=on_done)
 
     def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
         """Downloads, newest first, `limit` at most (-1: all): those not over; with `every`, the finished ones too."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads.listing(self._context, every=every, limit=limit)
+        return downloads_queue.listing(self._context, every=every, limit=limit)
 
     def download(self, number: int) -> DownloadView:
         """One download by its id."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads.get(self._context, number)
+        return downloads_queue.get(self._context, number)
 
     def download_log(self, number: int) -> tuple[DownloadNote, ...]:
         """What happened to a download, oldest first."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads.log(self._context, number)
+        return downloads_queue.log(self._context, number)
 
     def pause(self, number: int) -> DownloadView:
         """Stops a download and keeps what arrived."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("pause", number):
-            return downloads.pause(self._context, number)
+            return downloads_queue.pause(self._context, number)
 
     def resume(self, number: int) -> DownloadView:
         """Lets a paused download go on, in the background."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("resume", number):
-            return downloads.resume(self._context, number)
+            return downloads_queue.resume(self._context, number)
 
     def cancel(self, number: int) -> DownloadView:
         """Ends a download for good."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("cancel", number):
-            return downloads.cancel(self._context, number)
+            return downloads_queue.cancel(self._context, number)
 
     def retry(self, number: int) -> DownloadView:
         """Tries a failed or cancelled download again, in the background."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("retry", number):
-            return downloads.retry(self._context, number)
+            return downloads_queue.retry(self._context, number)
 
     def to_background(self, number: int) -> DownloadView:
         """Hands a running foreground pull to the worker."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("to_background", number):
-            return downloads.to_background(self._context, number)
+            return downloads_queue.to_background(self._context, number)
 
     def keep_going(self, plan: PullPlan) -> None:
         """Makes a pull that runs one of the background: it goes on when its process ends. `enqueue` brings a worker."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("to_background", plan.ref):
-            downloads.keep_going(self._context, plan)
+            downloads_queue.keep_going(self._context, plan)
 
     def clear_downloads(self) -> int:
         """Removes the rows of downloads that are over. Returns how many."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
         with self._change("clear downloads", ""):
-            return downloads.clear(self._context)
+            return downloads_queue.clear(self._context)
 
     def follow(self, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
         """Events of a download, whichever process carries it out, until it is over or paused."""
-        from llm_hf_models import downloads
+        from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads.follow(self._context, number, stop=stop)
+        return downloads_queue.follow(self._context, number, stop=stop)
 
     # The library
 
     def list(self, *, health: bool = False) -> tuple[LocalModelView, ...]:
         """What is on this machine, newest first; with `health`, those served elsewhere are asked if they answer."""
-        from llm_hf_models import local, runtime
+        from llm_hf_models.models import local_models
 
         with self._context.db() as db:
             models = db.models()
-        asked = [model for model in models if model.endpoint] if health else []
-        found = runtime.healths(asked) if asked else {}
-        return tuple(local.view(model, found.get(model.model_id)) for model in models)
+        found = {}
+        if health and (asked := [model for model in models if model.endpoint]):
+            from llm_hf_models.models import remote_endpoints  # late: other lists need no engine and no network
+
+            found = remote_endpoints.healths(asked)
+        return tuple(local_models.view(model, found.get(model.model_id)) for model in models)
 
     def show(self, name: str) -> LocalModelView:
         """One local model, by id, alias or repo, with every fact that was established about it."""
-        from llm_hf_models import local
+        from llm_hf_models.models import local_models
 
         with self._context.db() as db:
-            return local.view_whole(db.find(name))
+            return local_models.view_whole(db.find(name))
 
     def path(self, name: str) -> tuple[str, ...]:
         """Where a local model's files are: its shards in order, then its mmproj."""
@@ -311,13 +320,13 @@ class Library:
 
     def plan_removal(self, name: str) -> Removal:
         """What `remove` would remove and free."""
-        from llm_hf_models import local_files
+        from llm_hf_models.models import local_files
 
         return local_files.remove(self._context, name, dry_run=True)
 
     def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
         """Forgets a local model and frees what nothing else uses; `agreed` as in `pull`."""
-        from llm_hf_models import local_files
+        from llm_hf_models.models import local_files
 
         with self.attempt("delete", name):
             plan = self.plan_removal(name)
@@ -326,20 +335,22 @@ class Library:
 
     def verify(self, name: str, *, progress: Progress = _quiet) -> Verification:
         """Re-hashes a local model's files against their recorded digests, and records the outcome."""
-        from llm_hf_models import local_files
+        from llm_hf_models.models import local_files
 
         with self._change("verify", name):
             return local_files.verify(self._context, name, progress)
 
     def add_alias(self, name: str, alias: str) -> LocalModelView:
         """Gives a local model one more name."""
-        from llm_hf_models import free_names, local, refs
+        from llm_hf_models.hub import refs
+        from llm_hf_models.models import local_models
+        from llm_hf_models.models import names as models_names
 
         with self._change("alias", f"{name} {alias}"), self._context.db() as db:
             model = db.find(name)
-            free_names.refuse_taken(self._context, [refs.parse_alias(alias)], model.facts.kind)
+            models_names.refuse_taken(self._context, [refs.parse_alias(alias)], model.facts.kind)
             db.add_alias(alias, model.model_id)
-            return local.view(db.model(model.model_id))
+            return local_models.view(db.model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
         """Takes a name away."""
@@ -368,10 +379,10 @@ class Library:
             aliases: names for it.
             progress: told of hashing.
         """
-        from llm_hf_models import importing
+        from llm_hf_models.models import import_file as models_import_file
 
         with self._change("import", file):
-            return importing.import_file(
+            return models_import_file.import_file(
                 self._context,
                 Path(file),
                 repo=repo,
@@ -402,7 +413,8 @@ class Library:
             stop: ends it with InterruptedByUserError when set.
             agreed: as in `pull`.
         """
-        from llm_hf_models import policy, prompting
+        from llm_hf_models import policy
+        from llm_hf_models.models import prompt as models_prompt
 
         given = dict(options or {})
         with self.attempt("prompt", name):
@@ -410,7 +422,7 @@ class Library:
             limit = policy.prompt_tokens(self._context, given.get("max_tokens"))
         given = given if limit is None else {**given, "max_tokens": limit}
         with self._change("prompt", model.model_id, model, agreed):
-            return prompting.prompt(
+            return models_prompt.prompt(
                 self._context, model.model_id, text, system=system, options=given, stop=stop or threading.Event()
             )
 
@@ -479,10 +491,10 @@ class Library:
             values: by name, typed or as text: temperature, context, system …; `template` is the template itself.
             unset: options to go back on.
         """
-        from llm_hf_models import local, runtime
+        from llm_hf_models.models import default_options, local_models
 
         with self._change("set options", name):
-            return local.view_whole(runtime.set_options(self._context, name, values, unset))
+            return local_models.view_whole(default_options.set_options(self._context, name, values, unset))
 
     def attach(
         self,
@@ -506,10 +518,10 @@ class Library:
             kind: what it is for.
             modalities: what it takes beside text (image, audio), where the server doesn't say it by itself.
         """
-        from llm_hf_models import local, runtime
+        from llm_hf_models.models import local_models, remote_endpoints
 
         with self._change("attach", name):
-            found = runtime.attach(
+            found = remote_endpoints.attach(
                 self._context,
                 name,
                 endpoint,
@@ -519,27 +531,28 @@ class Library:
                 kind=kind,
                 modalities=modalities,
             )
-        return local.view_whole(found, runtime.healths([found])[found.model_id])
+        return local_models.view_whole(found, remote_endpoints.healths([found])[found.model_id])
 
     # Engines
 
     def engines(self) -> tuple[EngineView, ...]:
         """The llama.cpp processes that run now."""
-        from llm_hf_models import account, engine
+        from llm_hf_models import status as status_module
+        from llm_hf_models.inference import running_engines
 
         with self._context.db() as db:
-            return tuple(account.engine_view(row) for row in engine.running(db))
+            return tuple(status_module.engine_view(row) for row in running_engines.running(db))
 
     def stop_engines(self, name: str | None = None) -> int:
         """Ends the engines of one local model, or all. Returns how many there were."""
-        from llm_hf_models import engine
+        from llm_hf_models.inference import running_engines
 
         with self._change("stop engines", name or "all"), self._context.db() as db:
             if name is not None:
-                return engine.stop_model(db, db.find(name).model_id)
-            rows = engine.running(db)
+                return running_engines.stop_model(db, db.find(name).model_id)
+            rows = running_engines.running(db)
             for row in rows:
-                engine.stop(db, row)
+                running_engines.stop(db, row)
             return len(rows)
 
     # The account and the machine
@@ -566,28 +579,28 @@ class Library:
 
     def status(self) -> Status:
         """Memory, disk, cache, engines, endpoint, token."""
-        from llm_hf_models import account
+        from llm_hf_models import status as status_module
 
-        return account.status(self._context)
+        return status_module.status(self._context)
 
     def settings(self) -> tuple[SettingView, ...]:
         """Every setting with its value, default, source and what it does."""
-        from llm_hf_models import account
+        from llm_hf_models import status as status_module
 
-        return account.setting_views()
+        return status_module.setting_views()
 
     def setting(self, key: str) -> SettingView:
         """One of them."""
-        from llm_hf_models import account
+        from llm_hf_models import status as status_module
 
-        return account.setting_view(key)
+        return status_module.setting_view(key)
 
     def set_setting(self, key: str, value: str | None) -> SettingView:
         """Stores one setting from a person's words; None goes back to the default."""
-        from llm_hf_models import account
+        from llm_hf_models import status as status_module
 
         with self._change("set", key):
-            return account.set_setting(key, value)
+            return status_module.set_setting(key, value)
 
     @staticmethod
     def check_setting(key: str, value: str) -> None:
@@ -619,9 +632,9 @@ class Library:
         Raises:
             NotWritableError: the address can't be listened on.
         """
-        from llm_hf_models import relay
+        from llm_hf_models.servers import openai_relay
 
-        return relay.make_server(self._context, names, host, port, key=key, notice=notice)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notice=notice)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
         """A server of this library in the Hub's protocol, read-only; call `serve_forever()` on it.
@@ -634,9 +647,10 @@ class Library:
         Raises:
             NotWritableError: the address can't be listened on.
         """
-        from llm_hf_models import catalogue, mirror, refs
+        from llm_hf_models.hub import refs
+        from llm_hf_models.servers import hub_mirror, library_catalog
 
-        served = catalogue.LibraryCatalogue(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        served = library_catalog.LibraryCatalogue(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
         if self._context.notice and (absent := served.absent()):
             self._context.notice(f"Not on this machine (yet): {', '.join(absent)}. `llm hf list` shows what is.")
-        return mirror.make_server(served, host, port)
+        return hub_mirror.make_server(served, host, port)

@@ -14,30 +14,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.paths import folder_hint, from_home, home, library_path, user_dir
-from llm_hf_models.text import clean_text, did_you_mean, without_user
-from llm_hf_models.units import parse_duration, parse_rate, parse_size
-
-__all__ = [
-    "DEFAULT_ENDPOINT",
-    "Settings",
-    "cache_dir",
-    "check_key",
-    "endpoint",
-    "hf_home",
-    "home",
-    "library_path",
-    "load",
-    "offline",
-    "parse_value",
-    "settings_path",
-    "shown_endpoint",
-    "source_of",
-    "split_list",
-    "store",
-    "takes",
-    "user_dir",
-]
+from llm_hf_models.paths import folder_hint, from_home, home
+from llm_hf_models.system.text import clean_text, did_you_mean, without_user
+from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}

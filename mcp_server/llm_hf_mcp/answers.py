@@ -30,8 +30,8 @@ from llm_hf_models.errors import (
     TokenMissingError,
     UnsafeFileError,
 )
-from llm_hf_models.jsonable import to_json
-from llm_hf_models.text import clean_text
+from llm_hf_models.system.json_values import to_json
+from llm_hf_models.system.text import clean_text
 
 MAX_PAGE_CHARS = 8000  # of a page of rows as JSON, so that a whole answer stays below 10,000
 MAX_TEXT_CHARS = 6000

@@ -13,7 +13,7 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from llm_hf_models.text import clean_text, did_you_mean
+from llm_hf_models.system.text import clean_text, did_you_mean
 
 MAX_TOLD = 5  # of what is wrong
 MAX_NAME_CHARS = 60

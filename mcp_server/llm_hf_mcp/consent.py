@@ -16,10 +16,12 @@ from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
 from llm_hf_mcp.answers import call
-from llm_hf_mcp.session import library
+from llm_hf_mcp.library_access import library
+from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import ConsentError
-from llm_hf_models.service import LocalModelView, PullPlan, Question, Removal
-from llm_hf_models.text import clean_text
+from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.system.text import clean_text
+from llm_hf_models.types import Question
 
 T = TypeVar("T")
 

@@ -116,10 +116,10 @@ def _serve(given: argparse.Namespace) -> None:
     if given.http is None:
         _serve_stdio()
         return
-    from llm_hf_mcp import over_http
+    from llm_hf_mcp import http_transport
 
-    over_http.serve(
-        over_http.options(
+    http_transport.serve(
+        http_transport.options(
             given.host,
             given.http,
             auth=not given.no_auth,

@@ -9,11 +9,11 @@ import anyio.to_thread
 from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
-from llm_hf_mcp.session import library
-from llm_hf_mcp.texts import titles
+from llm_hf_mcp.library_access import library
+from llm_hf_mcp.rendering import titles
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.service import SearchFilters
-from llm_hf_models.text import clean_text
+from llm_hf_models.hub.types import SearchFilters
+from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer

@@ -16,11 +16,12 @@ from mcp_types import Annotations
 from mcp_types import Resource as ListedResource
 
 from llm_hf_mcp.answers import worded
-from llm_hf_mcp.session import library
+from llm_hf_mcp.library_access import library
+from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.errors import BadInputError, HfModelsError, NotFoundError
-from llm_hf_models.jsonable import to_json
-from llm_hf_models.service import DownloadNote, DownloadView
-from llm_hf_models.text import clean_text
+from llm_hf_models.library.download_records import DownloadNote
+from llm_hf_models.system.json_values import to_json
+from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer

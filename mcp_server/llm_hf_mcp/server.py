@@ -15,11 +15,16 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Resource as ListedResource
 
-from llm_hf_mcp import nouns, prompts, resources, tools_downloads, tools_hub, tools_local, watching
+from llm_hf_mcp import prompts, resources, results, subscriptions
 from llm_hf_mcp.arguments import check_arguments, closed
-from llm_hf_models import service
-from llm_hf_models.jsonable import schema_of
-from llm_hf_models.text import clean_text
+from llm_hf_mcp.tools import downloads as tools_downloads
+from llm_hf_mcp.tools import hub as tools_hub
+from llm_hf_mcp.tools import local as tools_local
+from llm_hf_models import service, types
+from llm_hf_models.downloads import types as downloads_types
+from llm_hf_models.models import types as models_types
+from llm_hf_models.system.json_values import schema_of
+from llm_hf_models.system.text import clean_text
 
 NAME = "llm-hf-mcp"
 INSTRUCTIONS = """\
@@ -59,18 +64,18 @@ class Offer:
 
 
 OFFERS = (
-    Offer(tools_hub.search_models, "Search models on the Hub", nouns.FoundModels, writes=False, outside=True),
-    Offer(tools_hub.get_model, "Show a model of the Hub", nouns.RepoModel, writes=False, outside=True),
-    Offer(tools_hub.inspect_gguf, "Inspect a GGUF header", service.Inspection, writes=False, outside=True),
-    Offer(tools_hub.download_model, "Download a model", nouns.Pulling, outside=True),
-    Offer(tools_downloads.get_downloads, "Show downloads", nouns.Downloads, writes=False),
-    Offer(tools_downloads.control_download, "Control a download", service.DownloadView, outside=True),
-    Offer(tools_local.list_models, "List local models", nouns.LocalModels, writes=False),
-    Offer(tools_local.verify_model, "Verify a local model", nouns.Proof),
-    Offer(tools_local.run_prompt, "Prompt a local model", service.Answer, repeatable=False),
-    Offer(tools_local.delete_model, "Delete a local model", service.Removal, destroys=True),
-    Offer(tools_local.organise, "Name a local model", nouns.Names),
-    Offer(tools_local.status, "Show this machine", service.Status, writes=False, outside=True),
+    Offer(tools_hub.search_models, "Search models on the Hub", results.FoundModels, writes=False, outside=True),
+    Offer(tools_hub.get_model, "Show a model of the Hub", results.RepoModel, writes=False, outside=True),
+    Offer(tools_hub.inspect_gguf, "Inspect a GGUF header", models_types.Inspection, writes=False, outside=True),
+    Offer(tools_hub.download_model, "Download a model", results.Pulling, outside=True),
+    Offer(tools_downloads.get_downloads, "Show downloads", results.Downloads, writes=False),
+    Offer(tools_downloads.control_download, "Control a download", downloads_types.DownloadView, outside=True),
+    Offer(tools_local.list_models, "List local models", results.LocalModels, writes=False),
+    Offer(tools_local.verify_model, "Verify a local model", results.Proof),
+    Offer(tools_local.run_prompt, "Prompt a local model", models_types.Answer, repeatable=False),
+    Offer(tools_local.delete_model, "Delete a local model", models_types.Removal, destroys=True),
+    Offer(tools_local.organise, "Name a local model", results.Names),
+    Offer(tools_local.status, "Show this machine", types.Status, writes=False, outside=True),
 )
 
 
@@ -134,7 +139,7 @@ class Server(MCPServer[Any]):
 
 def build(**more: Any) -> Server:  # noqa: ANN401 - the SDK's own arguments
     """The server, for any transport."""
-    watch = watching.Watch()
+    watch = subscriptions.Watch()
     server = Server(
         NAME,
         title="Hugging Face models on this machine",
@@ -144,12 +149,12 @@ def build(**more: Any) -> Server:  # noqa: ANN401 - the SDK's own arguments
         tools=[tool(offer) for offer in offers()],
         log_level="WARNING",
         subscriptions=watch,
-        lifespan=watching.lifespan(watch),
+        lifespan=subscriptions.lifespan(watch),
         **more,
     )
     resources.add_to(server)
     prompts.add_to(server)
-    watching.add_to(server, watch)
+    subscriptions.add_to(server, watch)
     gc.enable()
     gc.freeze()  # what stands now stays
     return server

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from llm_hf_models.errors import TimedOutError
-from llm_hf_models.refs import RepoId
+from llm_hf_models.hub.refs import RepoId
 from tests.support import hub_repos
 from tests.support.hub_repos import ask_of
 from tests.support.hub_server import HubServer, Throttle

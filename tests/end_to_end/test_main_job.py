@@ -17,7 +17,7 @@ import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.errors import NotFoundError
-from llm_hf_models.settings import library_path
+from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support.commands import SCRIPTS, json_of, run, run_process
 from tests.support.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
@@ -591,9 +591,9 @@ def test_an_import_named_like_another_file_of_its_repo_does_not_take_a_pulls_pla
 
 
 def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
-    from llm_hf_models.catalogue import LibraryCatalogue
     from llm_hf_models.context import Context
-    from llm_hf_models.refs import RepoId
+    from llm_hf_models.hub.refs import RepoId
+    from llm_hf_models.servers.library_catalog import LibraryCatalogue
 
     gated = next(one for one in repo.repos() if one.id == REPO)
     repo.change_repo(gated, gated="manual")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.fit import assess
-from llm_hf_models.gguf_header import read_header
+from llm_hf_models.gguf.header import read_header
+from llm_hf_models.gguf.memory_fit import assess
 from tests.conftest import Home
 from tests.support import real_weights
 

@@ -23,11 +23,11 @@ import pytest
 from filelock import FileLock
 from openai import OpenAI
 
-from llm_hf_models import engine
-from llm_hf_models.engine_confine import layer_names
-from llm_hf_models.engine_dirs import base_dir
-from llm_hf_models.engine_rows import busy_slots
 from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelError
+from llm_hf_models.inference import running_engines
+from llm_hf_models.inference.confinement import layer_names
+from llm_hf_models.inference.engine_folder import base_dir
+from llm_hf_models.inference.running_engines import busy_slots
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
@@ -82,7 +82,7 @@ def client(url: str) -> Iterator[OpenAI]:
 
 def busy(shelf: Shelf, model_id: str) -> int:
     with shelf.db() as db:
-        return sum(busy_slots(row) or 0 for row in engine.running(db) if row.model_id == model_id)
+        return sum(busy_slots(row) or 0 for row in running_engines.running(db) if row.model_id == model_id)
 
 
 # What OpenAI's client gets
@@ -319,7 +319,7 @@ def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: She
 
     def engines() -> set[int]:
         with shelf.db() as db:
-            return {row.pid for row in engine.running(db) if row.model_id == "hf/tiny/brief:F16"}
+            return {row.pid for row in running_engines.running(db) if row.model_id == "hf/tiny/brief:F16"}
 
     with serving("brief") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
         assert not engines()
@@ -331,7 +331,7 @@ def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: She
 def test_an_engine_that_is_killed_is_started_anew_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
     client.chat.completions.create(model="seal", messages=HELLO)
     with shelf.db() as db:
-        (row,) = [row for row in engine.running(db) if row.model_id == "hf/tiny/seal:F16"]
+        (row,) = [row for row in running_engines.running(db) if row.model_id == "hf/tiny/seal:F16"]
     os.kill(row.pid, signal.SIGKILL)
     assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
 
@@ -340,7 +340,7 @@ def test_an_engine_that_dies_in_the_middle_of_a_stream_is_an_error_and_no_end(cl
     stream = client.chat.completions.create(model="endless", messages=HELLO, stream=True)
     next(stream)
     with shelf.db() as db:
-        (row,) = [row for row in engine.running(db) if row.model_id == ENDLESS]
+        (row,) = [row for row in running_engines.running(db) if row.model_id == ENDLESS]
     os.kill(row.pid, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="lost"):
         list(stream)
@@ -375,7 +375,7 @@ def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_eng
     shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     shelf.add("hf/tiny/late:F16", ggufs.tiny_chat(shelf.files / "late.gguf", answer="Late."), aliases=("late",))
-    caplog.set_level("INFO", "llm_hf_models.relay")
+    caplog.set_level("INFO", "llm_hf_models.servers.openai_relay")
     with serving("late") as (_, url):
         with FileLock(base_dir() / "start.lock"):  # as if another model were being loaded
             with leaving(url, {"messages": HELLO}):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import plugin, settings
+from llm_hf_models import paths, plugin
 from tests.support.commands import run_llm
 from tests.support.damaged_libraries import a_folder, a_table_less, garbage, newer, not_json, register
 
@@ -35,12 +35,12 @@ def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_name
 ) -> None:
     monkeypatch.setattr(plugin, "_said", set())
     register("some/model:F16", aliases=("v",))
-    damage(settings.library_path())
+    damage(paths.library_path())
     asked = run_llm("-m", "v", "hello")
     assert asked.exit_code == 1
     assert "Unknown model: v" in asked.stderr
     assert asked.stderr.count("`llm hf list` says why") == 1
     why = run_llm("hf", "list")
     assert why.exit_code == 1
-    assert str(settings.library_path()) in why.stderr
+    assert str(paths.library_path()) in why.stderr
     assert "what is left of the disk" not in why.stderr

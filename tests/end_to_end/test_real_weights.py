@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import load_test
-from llm_hf_models.gguf_header import GgufHeader, read_header
-from llm_hf_models.validate import check_file
+from llm_hf_models.gguf.header import GgufHeader, read_header
+from llm_hf_models.gguf.validate import check_file
+from llm_hf_models.inference import load_test
 from tests.support import real_weights
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import gguf_tensors
-from llm_hf_models.validate import check_file
+from llm_hf_models.gguf import required_tensors
+from llm_hf_models.gguf.validate import check_file
 from tests.support import architectures, gguf_oracle
 
 LAST = architectures.BLOCKS - 1
@@ -29,7 +29,7 @@ class Variant:
         keys = {**architectures.KEYS.get(self.architecture, {}), **self.keys}
         metadata = {f"{self.architecture}.{name}": value for name, value in keys.items()}
         names: list[str] = []
-        for name in gguf_tensors.missing(self.architecture, metadata, frozenset(), architectures.BLOCKS):
+        for name in required_tensors.missing(self.architecture, metadata, frozenset(), architectures.BLOCKS):
             for old, new in self.instead.items():
                 if name.endswith(f".{old}"):
                     name = name.removesuffix(old) + new  # noqa: PLW2901
@@ -42,7 +42,7 @@ class Variant:
 
 FUSED = {f"attn_{part}.weight": "attn_qkv.weight" for part in "qkv"}
 RANKED = {"attn_q.weight": "attn_q_a.weight"}
-VARIANTS = {name: Variant(name) for name in gguf_tensors.FAMILIES if name != "deepseek2"} | {
+VARIANTS = {name: Variant(name) for name in required_tensors.FAMILIES if name != "deepseek2"} | {
     "llama with experts": Variant("llama", architectures.MOE),
     "llama with fused attention": Variant("llama", instead=FUSED),
     "granite with experts": Variant("granite", {**architectures.MOE, "expert_shared_feed_forward_length": 64}),
@@ -104,7 +104,7 @@ def test_what_is_tied_or_optional_may_be_there_or_not(tmp_path: Path, family: st
 def test_blocks_that_only_guess_ahead_are_not_asked_for(tmp_path: Path) -> None:
     metadata = {"qwen3.nextn_predict_layers": 1}
     first = [name for name in VARIANTS["qwen3"].tensors() if f"blk.{LAST}." not in name]
-    assert list(gguf_tensors.missing("qwen3", metadata, first, architectures.BLOCKS)) == []
-    assert list(gguf_tensors.missing("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
+    assert list(required_tensors.missing("qwen3", metadata, first, architectures.BLOCKS)) == []
+    assert list(required_tensors.missing("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
     path = architectures.tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
     assert gguf_oracle.load([path]) == ["accepts"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.validate import check_file
+from llm_hf_models.gguf.validate import check_file
 from tests.support import ggufs
 
 SECONDS = 60

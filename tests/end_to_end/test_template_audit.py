@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llm_hf_models.template_audit import MAX_TEMPLATE_CHARS, audit
+from llm_hf_models.gguf.template_audit import MAX_TEMPLATE_CHARS, audit
 
 KEY = "tokenizer.chat_template"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.errors import InvalidGgufError
-from llm_hf_models.gguf_header import GgufHeader
-from llm_hf_models.validate import check_file
+from llm_hf_models.gguf.header import GgufHeader
+from llm_hf_models.gguf.validate import check_file
 from tests.support import gguf_oracle, ggufs
 from tests.support.malformed_ggufs import EDGES, STRICTER, judge
 

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import pytest
 
-from llm_hf_models import journal as journals
-from llm_hf_models.journal import Ranges, read_journal
-from llm_hf_models.transfer import TransferLimits, fetch, journal_path
+from llm_hf_models.system import processes as journals
+from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.journal import read_journal
+from llm_hf_models.transfer.types import Ranges, TransferLimits
 from tests.support.storage_server import StorageServer
 from tests.support.transfers import made_content
 
@@ -42,9 +43,10 @@ DISKS: tuple[Disk, ...] = (
 RECORDER = """
 import itertools, json, os, sys, threading
 from pathlib import Path
-from llm_hf_models import fetching
-from llm_hf_models.hub import Location
-from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from llm_hf_models.transfer import fetch_threads
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import fetch
 url, sha256, size, partial, way = sys.argv[1:6]
 moments, tell = itertools.count(), os.write
 
@@ -75,8 +77,8 @@ if way == "pipe":
     os.splice = splice
 for name in ("pwrite", "write", "fdatasync", "fsync"):
     setattr(os, name, recorded(name, getattr(os, name)))
-fetching.CHECKPOINT_SECONDS = 0.05
-fetching.RECORD_BYTES = fetching.MIN_CHUNK_BYTES = fetching.MAX_CHUNK_BYTES = 64 << 10
+fetch_threads.CHECKPOINT_SECONDS = 0.05
+fetch_threads.RECORD_BYTES = fetch_threads.MIN_CHUNK_BYTES = fetch_threads.MAX_CHUNK_BYTES = 64 << 10
 fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), Expected("model.gguf", int(size), sha256=sha256),
       Path(partial), limits=TransferLimits(connections=4), progress=lambda _: None, stop=threading.Event())
 tell(1, json.dumps({"call": "whole", "path": partial, "begin": next(moments), "end": next(moments)}).encode())

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llm_hf_models import engine
-from llm_hf_models.engine_child import GRACE_SECONDS
+from llm_hf_models.inference import running_engines
+from llm_hf_models.inference.engine_child import GRACE_SECONDS
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
@@ -85,7 +85,7 @@ def engines_below(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if "llm_hf_models.engine_child" in process.cmdline() and process.cwd().startswith(str(folder)):
+            if "llm_hf_models.inference.engine_child" in process.cmdline() and process.cwd().startswith(str(folder)):
                 found.append(process)
         except psutil.Error:
             continue
@@ -140,4 +140,4 @@ def assert_nothing_stays(shelf: Shelf) -> None:
     assert Library().engines() == ()
     assert list(shelf.runtime.rglob("*.sock")) == []
     with shelf.db() as db:
-        assert engine.running(db) == []
+        assert running_engines.running(db) == []

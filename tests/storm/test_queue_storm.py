@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.cache_layout import work_folder
-from llm_hf_models.fetching import RECORD_BYTES
-from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
 from tests.support.downloads import find_workers
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Throttle

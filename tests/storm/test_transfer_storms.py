@@ -19,14 +19,16 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.cache_layout import work_folder
-from llm_hf_models.download import download
+from llm_hf_models.downloads.fetch_variant import download
 from llm_hf_models.errors import DigestMismatchError, FileChangedError, HfModelsError, NetworkError
-from llm_hf_models.fetching import RECORD_BYTES
-from llm_hf_models.hub import Hub, HubFile
-from llm_hf_models.mirror import ServedRepo
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.hub.types import HubFile
+from llm_hf_models.servers.catalog import ServedRepo
+from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
+from llm_hf_models.transfer.types import Event, Expected, TransferLimits
 from tests.conftest import Home
 from tests.support.cache_pulls import files_of, pull
 from tests.support.hub_server import HubServer, Throttle

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.cache_layout import work_folder
-from llm_hf_models.download import StoredFile, download
-from llm_hf_models.hub import Hub, HubFile
-from llm_hf_models.mirror import ServedRepo
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import TransferLimits
+from llm_hf_models.downloads.fetch_variant import StoredFile, download
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.hub.types import HubFile
+from llm_hf_models.servers.catalog import ServedRepo
+from llm_hf_models.transfer.types import TransferLimits
 from tests.support.commands import run_process
 from tests.support.hub_server import HubServer
 

@@ -13,7 +13,7 @@ import click
 from click.testing import CliRunner, Result
 from llm.cli import cli as llm_command
 
-from llm_hf_models.cli import hf
+from llm_hf_models.cli.main import hf
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 

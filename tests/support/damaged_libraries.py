@@ -7,16 +7,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import settings
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.library_file import MIGRATIONS
-from llm_hf_models.records import LocalModel
+from llm_hf_models import paths
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.migrations import MIGRATIONS
+from llm_hf_models.library.records import LocalModel
 
 
 def register(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
     facts = {"kind": "chat", **facts}
-    with LibraryDB(settings.library_path()) as db:
+    with LibraryDB(paths.library_path()) as db:
         db.register(LocalModel(f"hf/{name}", None, None, None, "F16", (), ModelFacts(**facts), aliases=aliases))
 
 

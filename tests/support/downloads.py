@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.downloads import DownloadEvent, DownloadView
-from llm_hf_models.pull_plan import PullPlan
+from llm_hf_models.downloads.types import DownloadEvent, DownloadView, PullPlan
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
 from tests.support.waiting import wait_until
@@ -87,6 +86,6 @@ def find_workers() -> list[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             ours = process.environ().get("LLM_USER_PATH") == os.environ["LLM_USER_PATH"]
-            if ours and "llm_hf_models.worker" in process.cmdline():
+            if ours and "llm_hf_models.downloads.worker" in process.cmdline():
                 found.append(process)
     return found

@@ -10,20 +10,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, settings
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import EngineRow
+from llm_hf_models import paths, settings
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import engine, openai_protocol, running_engines
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.records import EngineRow
 from tests.conftest import Home
 from tests.support import ggufs
 
 
 def gone_while_it_reads(endpoint: engine.Endpoint, reads: Callable[[], bool]) -> None:
     """A client that sends a long prompt, and goes once `reads` says that the engine is at it."""
-    turn = chat.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
+    turn = openai_protocol.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
 
     async def give_up() -> None:
-        async for _ in chat.answer_async(endpoint, turn):
+        async for _ in inference_client.answer_async(endpoint, turn):
             pytest.fail("the prompt was read sooner than this test can cancel")
 
     async def cancelled() -> None:
@@ -46,11 +48,11 @@ def leaving_nothing(
     home: Home, processes_of: Callable[[EngineRow], list[psutil.Process]] = lambda row: [psutil.Process(row.pid)]
 ) -> Iterator[LibraryDB]:
     """The test's library; what runs at the end of a test is stopped, and nothing may remain of it."""
-    with LibraryDB(settings.library_path()) as opened:
+    with LibraryDB(paths.library_path()) as opened:
         yield opened
-        processes = [process for row in engine.running(opened) for process in processes_of(row)]
-        for row in engine.running(opened):
-            engine.stop(opened, row)
+        processes = [process for row in running_engines.running(opened) for process in processes_of(row)]
+        for row in running_engines.running(opened):
+            running_engines.stop(opened, row)
         _, alive = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
         assert not alive
         assert opened.engines() == []
@@ -80,12 +82,14 @@ def ensure(
 
 
 def say(endpoint: engine.Endpoint, **options: object) -> str:
-    turn = chat.Turn([{"role": "user", "content": "hi"}], options)
-    return "".join(piece.text for piece in chat.answer(endpoint, turn) if isinstance(piece, chat.Piece))
+    turn = openai_protocol.Turn([{"role": "user", "content": "hi"}], options)
+    return "".join(
+        piece.text for piece in inference_client.answer(endpoint, turn) if isinstance(piece, openai_protocol.Piece)
+    )
 
 
 def row_of(db: LibraryDB) -> EngineRow:
-    (row,) = engine.running(db)
+    (row,) = running_engines.running(db)
     return row
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.hub import Hub
-from llm_hf_models.refs import RepoId
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoId
 from tests.support.hub_server import HubServer
 
 REPO = RepoId("acme", "tiny-GGUF")

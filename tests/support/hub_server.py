@@ -46,11 +46,12 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from typing_extensions import Self
 
-from llm_hf_models import mirror
-from llm_hf_models.digests import digests_of
-from llm_hf_models.mirror import ServedFile, ServedRepo, file_headers
-from llm_hf_models.mirror_http import AnsweringHandler, MirrorServer, RefusedError
-from llm_hf_models.refs import RepoId
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.servers import hub_mirror
+from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+from llm_hf_models.servers.http_server import AnsweringHandler, MirrorServer, RefusedError
+from llm_hf_models.servers.hub_mirror import file_headers
+from llm_hf_models.system.hashing import digests_of
 from tests.support.hub_faults import (
     Delay,
     Fault,
@@ -370,7 +371,7 @@ class HubServer:
             self._changed.notify_all()
 
 
-class _Server(mirror.HubServer):
+class _Server(hub_mirror.HubServer):
     def __init__(self, hub: HubServer, handler: Any) -> None:
         self.hub = hub
         super().__init__(("127.0.0.1", 0), handler, hub)
@@ -487,7 +488,7 @@ class _Weather(_OfHub):
                 raise ConnectionAbortedError
 
 
-class _HubSide(_Weather, mirror.HubHandler):
+class _HubSide(_Weather, hub_mirror.HubHandler):
     side: Side = "hub"
 
     def _route(self, parts: list[str]) -> None:
@@ -495,7 +496,7 @@ class _HubSide(_Weather, mirror.HubHandler):
         match parts:
             case ["api", "resolve-cache", "models", owner, name, commit, *path]:
                 repo = self._repo(owner, name, commit)
-                self._send_here(repo, mirror.file_of(repo, "/".join(path)))
+                self._send_here(repo, hub_mirror.file_of(repo, "/".join(path)))
             case _:
                 super()._route(parts)
 

@@ -9,7 +9,7 @@ import pytest
 
 from llm_hf_models import Library, PullOptions
 from llm_hf_models.errors import InterruptedByUserError
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.library.database import LibraryDB
 from llm_hf_models.paths import library_path
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, hub_in_force, silent_after

@@ -7,9 +7,9 @@ import io
 import pytest
 
 from llm_hf_models.errors import InvalidGgufError
-from llm_hf_models.gguf_header import GgufHeader, read_header
-from llm_hf_models.gguf_rules import DOCUMENTED_RULES
-from llm_hf_models.validate import check_header
+from llm_hf_models.gguf.header import GgufHeader, read_header
+from llm_hf_models.gguf.rules import DOCUMENTED_RULES
+from llm_hf_models.gguf.validate import check_header
 
 # Rules that llama.cpp's reader does not have, met by a file below that it takes. README gives their number.
 STRICTER = {"bool-value", "key-text", "tensor-name-length", "tensor-name-text", "tensor-past-end", "tensor-shape"}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.digests import digests_of
-from llm_hf_models.mirror import ServedFile, ServedRepo, make_server
+from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+from llm_hf_models.servers.hub_mirror import make_server
+from llm_hf_models.system.hashing import digests_of
 
 COMMIT, OLD = "a" * 40, "b" * 40
 WEIGHTS = bytes(range(256)) * 12_000

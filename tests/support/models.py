@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import LocalFile, LocalModel
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.records import LocalFile, LocalModel
 
 FACTS = ModelFacts(kind="chat", architecture="llama", tools=True, modalities=("image",), sampling={"temperature": 0.6})
 

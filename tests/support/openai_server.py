@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from llm_hf_models import chat
+from llm_hf_models.inference import openai_protocol
 
 
 @contextmanager
@@ -48,5 +48,5 @@ def delta(**fields: object) -> bytes:
 END = event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]) + b"data: [DONE]\n\n"
 
 
-def text_of(items: list[chat.Piece | chat.Finish], kind: str = "text") -> str:
-    return "".join(item.text for item in items if isinstance(item, chat.Piece) and item.kind == kind)
+def text_of(items: list[openai_protocol.Piece | openai_protocol.Finish], kind: str = "text") -> str:
+    return "".join(item.text for item in items if isinstance(item, openai_protocol.Piece) and item.kind == kind)

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llm_hf_models.service import Library, Relay
+from llm_hf_models.servers.openai_relay import Relay
+from llm_hf_models.service import Library
 
 KEY = "sk-of-these-tests"
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.records import LocalModel
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library.records import LocalModel
 from tests.support.openai_server import END, delta, server
 from tests.support.tiny_library import Shelf
 

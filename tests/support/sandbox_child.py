@@ -22,16 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models import sandbox, sandbox_filter, sandbox_linux
-from llm_hf_models.sandbox_terms import Confinement
+from llm_hf_models.inference.sandbox import confine, linux, seccomp
+from llm_hf_models.inference.sandbox.types import Confinement
 
 ATTEMPTS: dict[str, Callable[[dict[str, Any]], object]] = {}
 STEPS = {
-    "rlimits": sandbox_linux.limit_resources,
-    "user-namespace": sandbox_linux.leave_user_namespace,
-    "network-namespace": sandbox_linux.leave_network,
-    "landlock": sandbox_linux.close_files,
-    "seccomp": sandbox_filter.filter_calls,
+    "rlimits": linux.limit_resources,
+    "user-namespace": linux.leave_user_namespace,
+    "network-namespace": linux.leave_network,
+    "landlock": linux.close_files,
+    "seccomp": seccomp.filter_calls,
 }
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
@@ -219,7 +219,7 @@ def be_traced(_task: dict[str, Any]) -> object:
 
 @attempt
 def make_a_user_namespace(_task: dict[str, Any]) -> object:
-    return sandbox_linux.call("unshare", 0x10000000)
+    return linux.call("unshare", 0x10000000)
 
 
 @attempt
@@ -261,12 +261,12 @@ def call_as_a_32_bit_program(_task: dict[str, Any]) -> object:
 
 @attempt
 def make_any_call(task: dict[str, Any]) -> object:
-    return sandbox_linux.call("syscall", task["number"], 0, 0, 0, 0, 0, 0)
+    return linux.call("syscall", task["number"], 0, 0, 0, 0, 0, 0)
 
 
 @attempt
 def confine_itself_again(task: dict[str, Any]) -> object:
-    report = sandbox.confine(wanted(task))
+    report = confine.confine(wanted(task))
     return {"layers": report.layers, "missing": dict(report.missing)}
 
 
@@ -280,7 +280,7 @@ def open_a_socket_in_an_older_thread(task: dict[str, Any]) -> object:
 
 
 def _syscall(numbers: dict[str, int], *arguments: Any) -> int:
-    return sandbox_linux.call("syscall", numbers[os.uname().machine], *arguments)
+    return linux.call("syscall", numbers[os.uname().machine], *arguments)
 
 
 def wanted(task: dict[str, Any]) -> Confinement:
@@ -298,7 +298,7 @@ def become_ordinary() -> None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     # A program that an ordinary user starts owns its own entry in /proc; one that changed its user does not.
-    sandbox_linux.call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
+    linux.call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def start_older_thread(task: dict[str, Any]) -> None:
@@ -322,11 +322,11 @@ def main() -> None:
     if task.get("older_thread"):
         start_older_thread(task)
     if task["steps"] == "all":
-        report = sandbox.confine(wanted(task))
+        report = confine.confine(wanted(task))
     else:
         for name in task["steps"]:
             STEPS[name](wanted(task), ())
-        report = sandbox.ConfinementReport(tuple(task["steps"]))
+        report = confine.ConfinementReport(tuple(task["steps"]))
     said: dict[str, Any] = {"layers": report.layers, "missing": dict(report.missing), "sandboxed": report.sandboxed}
     os.write(1, json.dumps(said).encode() + b"\n")
     try:

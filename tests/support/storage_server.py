@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from llm_hf_models.hub import Location
-from llm_hf_models.transfer import Expected
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.types import Expected
 
 if TYPE_CHECKING:
     from typing_extensions import Self

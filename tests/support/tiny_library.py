@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import engine
-from llm_hf_models.gguf_header import read_header
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.gguf.header import read_header
+from llm_hf_models.inference import running_engines
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from tests.support import ggufs
 from tests.support.commands import run_llm
 
@@ -46,7 +46,7 @@ class Shelf:
     def pids(self) -> set[int]:
         """The engines that run."""
         with self.db() as db:
-            return {row.pid for row in engine.running(db)}
+            return {row.pid for row in running_engines.running(db)}
 
     def add(self, model_id: str, path: Path, **fields: Any) -> LocalModel:
         with path.open("rb") as file:
@@ -79,8 +79,8 @@ def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
     shelf = Shelf(folders.mktemp("llm"), runtime, folders.mktemp("models"))
     yield shelf
     with shelf.db() as db:
-        for row in engine.running(db):
-            engine.stop(db, row)
+        for row in running_engines.running(db):
+            running_engines.stop(db, row)
     shutil.rmtree(runtime, ignore_errors=True)
 
 

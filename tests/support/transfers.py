@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.errors import InterruptedByUserError
-from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch
+from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import Event, Expected, TransferLimits
 from tests.support.storage_server import Fault, StorageServer
 
 MB = 1_000_000

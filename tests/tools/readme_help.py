@@ -13,9 +13,9 @@ from pathlib import Path
 
 import click
 
-from llm_hf_models.cli import hf
+from llm_hf_models.cli.format import setting_value
+from llm_hf_models.cli.main import hf
 from llm_hf_models.settings import Settings
-from llm_hf_models.wording import setting_value
 
 README = Path(__file__).parents[2] / "README.md"
 SNIPPETS = Path(__file__).parents[1] / "end_to_end/snippets"

@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.library.database import LibraryDB
 from tests.conftest import Home
 from tests.support.folders import ROOT
 from tests.support.models import a_model

@@ -14,8 +14,8 @@ pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
 from tests.tools.picture import draw, in_terminal, screen
 
 BARS = """
-from llm_hf_models.progress import Bars
-from llm_hf_models.transfer import Event
+from llm_hf_models.cli.progress import Bars
+from llm_hf_models.transfer.types import Event
 with Bars() as show:
     for done in range(0, 1001, 100):
         show(Event("progress", "model.gguf", done, 1000))

@@ -13,10 +13,11 @@ import llm
 import pytest
 from llm.cli import cli
 
-from llm_hf_models import cli as our_cli
-from llm_hf_models import plugin, registered, settings
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.library_file import MIGRATIONS
+from llm_hf_models import paths, plugin
+from llm_hf_models.cli import main as cli_main
+from llm_hf_models.library import registered_models
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.migrations import MIGRATIONS
 from tests.conftest import Home
 from tests.support.commands import run_llm
 from tests.support.damaged_libraries import a_folder, a_table_less, changed, garbage, newer, not_json, register
@@ -29,16 +30,16 @@ def ids(command: str) -> list[str]:
 def test_the_lazy_group_is_the_real_one_once_called() -> None:
     lazy = cli.commands["hf"]
     assert isinstance(lazy, click.Group)
-    assert lazy.help == our_cli.hf.help
+    assert lazy.help == cli_main.hf.help
     context = click.Context(lazy, info_name="hf")
-    assert lazy.list_commands(context) == our_cli.hf.list_commands(context)
-    assert lazy.get_command(context, "pull") is our_cli.hf.commands["pull"]
+    assert lazy.list_commands(context) == cli_main.hf.list_commands(context)
+    assert lazy.get_command(context, "pull") is cli_main.hf.commands["pull"]
     assert "Find and fetch" in run_llm("hf", "--help").output
     assert run_llm("hf", "nonsense").exit_code == 2
 
 
 def test_a_broken_installation_of_the_commands_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "llm_hf_models.cli", None)
+    monkeypatch.setitem(sys.modules, "llm_hf_models.cli.main", None)
     result = run_llm("hf", "list")
     assert result.exit_code == 1
     assert "llm-hf-models could not be loaded" in result.output
@@ -98,7 +99,7 @@ DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
 @pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink], ids=lambda f: f.__name__)
 def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path], None]) -> None:
     register("some/model:F16")
-    damage(settings.library_path())
+    damage(paths.library_path())
     for command in ("models", "embed-models"):
         result = run_llm(command)
         assert result.exit_code == 0
@@ -108,7 +109,7 @@ def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path
 
 def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
     register("some/model:F16")
-    path = settings.library_path()
+    path = paths.library_path()
     a_table_less(path)
     assert f"Move it away (mv {path} {path}.damaged) and pull again" in run_llm("hf", "list").stderr
 
@@ -119,20 +120,20 @@ def test_where_nothing_is_recorded_nothing_is_said(
 ) -> None:
     monkeypatch.setattr(plugin, "_said", set())
     register("some/model:F16")
-    damage(settings.library_path())
+    damage(paths.library_path())
     assert run_llm("models").stderr == ""
 
 
 def test_facts_that_say_nothing_are_no_reason_to_hide_the_model() -> None:
     register("some/model:F16")
-    changed(settings.library_path(), "update models set facts = '[]'")
+    changed(paths.library_path(), "update models set facts = '[]'")
     assert ids("models") == ["Hugging Face: hf/some/model:F16"]
 
 
 def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     register("some/model:F16")
     register("some/vectors:F16", kind="embedding")
-    monkeypatch.setitem(sys.modules, "llm_hf_models.chat_model", None)
+    monkeypatch.setitem(sys.modules, "llm_hf_models.llm_plugin.models", None)
     first, second = run_llm("models"), run_llm("embed-models")
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "OpenAI" in first.stdout
@@ -146,10 +147,10 @@ def test_listing_models_makes_no_library(home: Home) -> None:
 
 
 def test_the_hooks_know_the_library_s_format() -> None:
-    assert len(MIGRATIONS) == registered.FORMAT
+    assert len(MIGRATIONS) == registered_models.FORMAT
     register("some/model:F16", aliases=("One", "two"), tools=True, reasoning=True, modalities=("image", "audio"))
-    (found,) = registered.registered_models(settings.library_path())
-    with LibraryDB(settings.library_path()) as db:
+    (found,) = registered_models.registered_models(paths.library_path())
+    with LibraryDB(paths.library_path()) as db:
         model = db.model("hf/some/model:F16")
     expected = replace(model.facts, kind="chat")
     assert (found.kind, found.tools, found.reasoning) == (expected.kind, expected.tools, expected.reasoning)

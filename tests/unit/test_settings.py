@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.weather import MAX_PAUSE_SECONDS
+from llm_hf_models.transfer.retry import MAX_PAUSE_SECONDS
 from tests.conftest import Home
 from tests.support.commands import json_of, run
 
 # One child for all environments: huggingface_hub's constants are read anew for each, as they would be at import.
 ASK = """
 import importlib, json, os, pathlib, sys
+from llm_hf_models import paths
 from llm_hf_models import settings
 import llm
 from huggingface_hub import constants
@@ -34,7 +35,7 @@ for environment in json.load(sys.stdin):
     os.environ.update(base | environment)
     importlib.reload(constants)
     answers.append({
-        "user_dir": [str(settings.user_dir()), str(llm.user_dir())],
+        "user_dir": [str(paths.user_dir()), str(llm.user_dir())],
         "hf_home": [str(settings.hf_home()), str(pathlib.Path(constants.HF_HOME))],
         "cache_dir": [str(settings.cache_dir()), str(pathlib.Path(constants.HF_HUB_CACHE))],
         "offline": [settings.offline(), constants.HF_HUB_OFFLINE],

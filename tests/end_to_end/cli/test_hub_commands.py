@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.download_records import Download, DownloadState
-from llm_hf_models.downloads import DownloadView
-from llm_hf_models.http_ranges import BUNDLES
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.downloads.types import DownloadView
+from llm_hf_models.downloads.worker import log_path
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.download_records import Download, DownloadState
+from llm_hf_models.network.tls import BUNDLES
 from llm_hf_models.paths import library_path
-from llm_hf_models.worker import log_path
 from tests.conftest import Home
 from tests.support.commands import json_of, run
 from tests.support.ggufs import tiny_chat, tiny_split
@@ -36,7 +36,7 @@ from tests.support.storage_server import Fault, StorageServer
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
 Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that weather this far in meets the weights alone
-HF = (sys.executable, "-c", "from llm_hf_models.cli import hf; hf()")
+HF = (sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()")
 HALF = Q8_BYTES // 2
 CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example.org/x).\n"
 

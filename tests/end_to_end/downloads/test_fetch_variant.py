@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import segments
-from llm_hf_models.cache_layout import repo_folder
-from llm_hf_models.download import already_here, cache_path
-from llm_hf_models.mirror import ServedRepo
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import Event
+from llm_hf_models.downloads.fetch_variant import already_here
+from llm_hf_models.hub.cache_layout import cache_path, repo_folder
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.servers.catalog import ServedRepo
+from llm_hf_models.transfer import segments
+from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support import cache_pulls
 from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull, run_hf
@@ -134,10 +134,11 @@ def test_a_cache_removed_under_us_is_built_again(hub: HubServer, repo: ServedRep
 CHILD = """
 import json, os, signal, sys, threading
 from pathlib import Path
-from llm_hf_models.download import download
-from llm_hf_models.hub import Hub, HubFile
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import TransferLimits
+from llm_hf_models.downloads.fetch_variant import download
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.types import HubFile
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.transfer.types import TransferLimits
 endpoint, repo, commit, files, cache, kill_at = sys.argv[1:7]
 seen = {}
 def progress(event):
@@ -185,10 +186,11 @@ def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, ho
 LIMITED = """
 import json, sys, threading
 from pathlib import Path
-from llm_hf_models.download import download
-from llm_hf_models.hub import Hub, HubFile
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import TransferLimits
+from llm_hf_models.downloads.fetch_variant import download
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.types import HubFile
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.transfer.types import TransferLimits
 endpoint, repo, commit, files, cache, step = sys.argv[1:7]
 files = [HubFile(**file) for file in json.loads(files)][:: int(step)]
 download(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,

@@ -15,13 +15,14 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from llm_hf_models import Library, views_hub
-from llm_hf_models.cache_layout import work_folder
-from llm_hf_models.downloads import DownloadView
-from llm_hf_models.library import LibraryDB
+from llm_hf_models import Library
+from llm_hf_models.cli.views import hub as hub_views
+from llm_hf_models.downloads.types import DownloadView
+from llm_hf_models.downloads.worker import lock_path
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.library.database import LibraryDB
 from llm_hf_models.paths import library_path
-from llm_hf_models.processes import has_ended, pid_started, running_process
-from llm_hf_models.worker import lock_path
+from llm_hf_models.system.processes import has_ended, pid_started, running_process
 from tests.conftest import Home
 from tests.support import downloads
 from tests.support.downloads import FILE, MODEL, REPO, planned, wait_for_state, weights_sent
@@ -178,7 +179,7 @@ def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
         assert first.end() == "well"
     assert joined.fetched_bytes == 0
     assert 0 < joined.joined_bytes <= plan.total_bytes
-    assert views_hub.pulled(joined).startswith("Another process fetched ")
+    assert hub_views.pulled(joined).startswith("Another process fetched ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
@@ -305,7 +306,10 @@ def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pullin
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there the time of a process's start moves with the clock")
 def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = "import sys; from llm_hf_models.processes import own_name; print(own_name(), flush=True); sys.stdin.read()"
+    told = (
+        "import sys; from llm_hf_models.system.processes import own_name; "
+        "print(own_name(), flush=True); sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -323,7 +327,7 @@ def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypa
 
 WITHOUT_ITS_OWN_PROC = """
 import os
-from llm_hf_models.processes import has_ended, own_name
+from llm_hf_models.system.processes import has_ended, own_name
 print(own_name(), has_ended(own_name()), has_ended(own_name().replace(f"{os.getpid()}/", "4000000/", 1)))
 """
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.cache_layout import work_folder
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.library.database import LibraryDB
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support import interrupted_pulls

@@ -20,18 +20,21 @@ from typing import Any, cast
 
 import pytest
 
-from llm_hf_models import Library, PullOptions, download_row, library_file, views_downloads
-from llm_hf_models.cache_layout import work_folder
+from llm_hf_models import Library, PullOptions
+from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.context import Context
-from llm_hf_models.download_records import Download
-from llm_hf_models.download_row import RunningRow
+from llm_hf_models.downloads import running as downloads_running
+from llm_hf_models.downloads.pull import Arrivals
+from llm_hf_models.downloads.records import open_row
+from llm_hf_models.downloads.running import RunningRow
+from llm_hf_models.downloads.worker import lock_path
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.library import sqlite_file
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.download_records import Download
 from llm_hf_models.paths import library_path
-from llm_hf_models.pull import Arrivals
-from llm_hf_models.pull_rows import open_row
-from llm_hf_models.transfer import Event
-from llm_hf_models.worker import lock_path
+from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support import downloads
 from tests.support.downloads import (
@@ -99,7 +102,7 @@ def test_a_library_that_is_locked_for_long_is_read_all_the_same(
     with Context().db() as db:
         row = open_row(Context(), db, planned(library, hub), background=False)
         db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
-    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
         other.execute("begin immediate")
         assert [seen.id for seen in library.downloads()] == [row.id]
@@ -155,8 +158,8 @@ def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_agai
     wait_until(lambda: bool(library.download(row.id).error), message="the next trouble is told")
     told = library.download(row.id)
     assert "next try in" in str(told.error)
-    assert "next try in" in views_downloads.downloads([told], None)
-    assert views_downloads.event(told).kind == "waiting"
+    assert "next try in" in downloads_views.downloads([told], None)
+    assert downloads_views.event(told).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     wait_until(lambda: library.download(row.id).error is None, message="it goes on")
@@ -228,7 +231,7 @@ def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
 
 
 def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 1e-9)
+    monkeypatch.setattr(downloads_running, "FIGURES_SECONDS", 1e-9)
     library, context = Library(), Context()
     library.pull(planned(library, hub))
     plan = library.plan(REPO)

@@ -18,19 +18,23 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import Library, PullOptions, context, download_row, library_file, pull_rows, shares, worker
-from llm_hf_models.cache_layout import work_folder
-from llm_hf_models.download_records import Download
+from llm_hf_models import Library, PullOptions, context
+from llm_hf_models.downloads import fair_share, worker
+from llm_hf_models.downloads import records as downloads_records
+from llm_hf_models.downloads import running as downloads_running
+from llm_hf_models.downloads.records import open_row
+from llm_hf_models.downloads.token_handoff import Inbox
+from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
-from llm_hf_models.handed_tokens import Inbox
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.library_downloads import LibraryDownloads
+from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.library import sqlite_file
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.download_records import Download
+from llm_hf_models.library.downloads import LibraryDownloads
+from llm_hf_models.library.records import LocalModel
 from llm_hf_models.paths import library_path
-from llm_hf_models.pull_plan import PullPlan
-from llm_hf_models.pull_rows import open_row
-from llm_hf_models.records import LocalModel
 from llm_hf_models.settings import settings_path
-from llm_hf_models.transfer import Event
+from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support import downloads
 from tests.support.downloads import FILE, REPO
@@ -124,14 +128,14 @@ def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]
     """A download that runs; how many connections it may have, and how many bytes per second."""
     with LibraryDB(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
-    limits = shares.transfer_limits(context.Context(), row.id)
+    limits = fair_share.transfer_limits(context.Context(), row.id)
     assert limits.connections_now is not None
     connections_now = limits.connections_now
     return lambda: (connections_now(), limits.bytes_per_second())
 
 
 def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fair_share, "LOOK_SECONDS", 0.0)
     Library().set_setting("limit_rate", "1200")
     first = begin_download()
     assert first() == (8, 1200)
@@ -145,13 +149,13 @@ def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monke
         db.update_download(2, heartbeat=time.time())
     Library().set_setting("connections", "2")
     assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
-    assert shares.transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
+    assert fair_share.transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
         "who names a number has it"
     )
 
 
 def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fair_share, "LOOK_SECONDS", 0.0)
     Library().set_setting("limit_rate", "900")
     behind = begin_download(background=True)
     assert behind() == (8, 900)
@@ -202,7 +206,7 @@ def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_
 
 
 def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shares, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fair_share, "LOOK_SECONDS", 0.0)
     library = Library()
     plan = library.plan(REPO)
     hub.forget_requests()
@@ -383,8 +387,8 @@ def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) 
 
 
 def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 0)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(downloads_running, "FIGURES_SECONDS", 0)
     monkeypatch.setenv("LLM_HF_LIMIT_RATE", "100M")
     library, ends = Library(), []
     plan = library.plan(REPO)
@@ -404,17 +408,17 @@ def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkey
 
 def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
-    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
-    finish, tries = download_row.RunningRow._finish, []
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
+    finish, tries = downloads_running.RunningRow._finish, []
 
-    def finish_beside_another(running: download_row.RunningRow, model: LocalModel | None) -> LocalModel | None:
+    def finish_beside_another(running: downloads_running.RunningRow, model: LocalModel | None) -> LocalModel | None:
         tries.append(model)
         with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
             if len(tries) < 3:
                 other.execute("begin immediate")
             return finish(running, model)
 
-    monkeypatch.setattr(download_row.RunningRow, "_finish", finish_beside_another)
+    monkeypatch.setattr(downloads_running.RunningRow, "_finish", finish_beside_another)
     library = Library()
     result = library.pull(REPO)
     assert len(tries) == 3
@@ -424,7 +428,7 @@ def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, m
 
 def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
-    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     library, stop = Library(), threading.Event()
     plan = library.plan(REPO)
     with closing(sqlite3.connect(library_path(), isolation_level=None, check_same_thread=False)) as other:
@@ -453,9 +457,9 @@ def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(h
 def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library, stop = Library(), threading.Event()
     plan = library.plan(REPO)
-    monkeypatch.setattr(library_file, "BUSY_SECONDS", 3600)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 3600)
     for wait in ("FIGURES_WAIT_SECONDS", "LEAVING_WAIT_SECONDS"):
-        monkeypatch.setattr(download_row, wait, 0.05)
+        monkeypatch.setattr(downloads_running, wait, 0.05)
     hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
     with ThreadPoolExecutor() as pool, closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
         pulling = pool.submit(library.pull, plan, stop=stop)
@@ -498,7 +502,7 @@ def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(h
 
 def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
-    monkeypatch.setattr(download_row, "FIGURES_SECONDS", 0)
+    monkeypatch.setattr(downloads_running, "FIGURES_SECONDS", 0)
     with LibraryDB(library_path()) as db:
         says = "create trigger no before update of done_bytes on downloads when new.state = 'running'"
         db.execute(f"{says} begin select raise(abort, 'no'); end")
@@ -606,8 +610,8 @@ def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
         return row
 
     plan = Library().plan(REPO)
-    monkeypatch.setattr(pull_rows, "open_row", opened_and_claimed)
-    monkeypatch.setattr(library_file, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(downloads_records, "open_row", opened_and_claimed)
+    monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     row = Library().enqueue(plan)
     assert (row.state, claims) in (("queued", []), ("running", [True]))
     assert [event.kind for event in Library().follow(row.id)][-1] == "done"

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from llm_hf_models import Library, handed_tokens, tokens
+from llm_hf_models import Library
+from llm_hf_models.downloads import token_handoff
+from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.downloads.worker import lock_path
 from llm_hf_models.errors import InterruptedByUserError
-from llm_hf_models.pull_plan import PullPlan
-from llm_hf_models.worker import lock_path
+from llm_hf_models.hub import tokens
 from tests.conftest import Home
 from tests.support.downloads import FILE, find_workers, followed, wait_for_state, weights_sent
 from tests.support.ggufs import tiny_chat
@@ -102,7 +104,7 @@ def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) ->
     assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
 
 
-@pytest.mark.skipif(not handed_tokens.CAN_BE_HANDED, reason="no pipes with names")
+@pytest.mark.skipif(not token_handoff.CAN_BE_HANDED, reason="no pipes with names")
 def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +122,7 @@ def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
     Library().cancel(first.id)
 
 
-@pytest.mark.skipif(not handed_tokens.CAN_BE_HANDED, reason="no pipes with names")
+@pytest.mark.skipif(not token_handoff.CAN_BE_HANDED, reason="no pipes with names")
 def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

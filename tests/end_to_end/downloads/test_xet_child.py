@@ -27,7 +27,7 @@ from llm_hf_models.errors import (
     NotFoundError,
     TimedOutError,
 )
-from llm_hf_models.transfer import Event
+from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import FlipBit, HubServer, Stall, hub_in_force, silent_after

@@ -15,9 +15,9 @@ import httpx2
 import llm
 import pytest
 
-from llm_hf_models import engine
-from llm_hf_models.engine_rows import busy_slots
-from llm_hf_models.records import EngineRow
+from llm_hf_models.inference import engine, running_engines
+from llm_hf_models.inference.running_engines import busy_slots
+from llm_hf_models.library.records import EngineRow
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.tiny_library import Shelf, opened_shelf, said
@@ -59,7 +59,7 @@ def warm(shelf: Shelf) -> Iterator[EngineRow]:
     """The engine, idle. Afterwards it is the same one, and answers."""
     say_one_word()
     with shelf.db() as db:
-        (row,) = engine.running(db)
+        (row,) = running_engines.running(db)
     yield row
     say_one_word()
     assert shelf.pids() == {row.pid}

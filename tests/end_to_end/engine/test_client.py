@@ -16,10 +16,12 @@ import httpx2
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, engine_rows, settings
+from llm_hf_models import paths, settings
 from llm_hf_models.errors import EngineLostError, EngineRefusedError
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import engine, openai_protocol, running_engines
+from llm_hf_models.library.database import LibraryDB
 from tests.support import ggufs
 from tests.support.engines import gone_while_it_reads
 from tests.support.openai_server import text_of
@@ -38,10 +40,10 @@ HELLO = ({"role": "user", "content": "hi"},)
 
 @pytest.fixture
 def db() -> Iterator[LibraryDB]:
-    with LibraryDB(settings.library_path()) as opened:
+    with LibraryDB(paths.library_path()) as opened:
         yield opened
-        for row in engine.running(opened):
-            engine.stop(opened, row)
+        for row in running_engines.running(opened):
+            running_engines.stop(opened, row)
 
 
 Start = Callable[..., engine.Endpoint]
@@ -57,16 +59,16 @@ def start(db: LibraryDB) -> Start:
     return started
 
 
-def finish_of(items: list[chat.Piece | chat.Finish]) -> chat.Finish:
-    assert isinstance(items[-1], chat.Finish)
-    assert not [item for item in items[:-1] if isinstance(item, chat.Finish)]
+def finish_of(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> openai_protocol.Finish:
+    assert isinstance(items[-1], openai_protocol.Finish)
+    assert not [item for item in items[:-1] if isinstance(item, openai_protocol.Finish)]
     return items[-1]
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-    items = list(chat.answer(endpoint, chat.Turn(HELLO, stream=stream)))
+    items = list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, stream=stream)))
     finish = finish_of(items)
     assert text_of(items) == ggufs.ANSWER
     assert finish.reason == "stop"
@@ -80,17 +82,17 @@ def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: St
 
 def test_a_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-    list(chat.answer(endpoint, chat.Turn(HELLO)))
-    assert finish_of(list(chat.answer(endpoint, chat.Turn(HELLO)))).cached_tokens
+    list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO)))
+    assert finish_of(list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
 
 
 def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
-    async def one() -> list[chat.Piece | chat.Finish]:
-        return [item async for item in chat.answer_async(endpoint, chat.Turn(HELLO))]
+    async def one() -> list[openai_protocol.Piece | openai_protocol.Finish]:
+        return [item async for item in inference_client.answer_async(endpoint, openai_protocol.Turn(HELLO))]
 
-    async def three() -> list[list[chat.Piece | chat.Finish]]:
+    async def three() -> list[list[openai_protocol.Piece | openai_protocol.Finish]]:
         return list(await asyncio.gather(one(), one(), one()))
 
     for items in asyncio.run(three()):
@@ -101,16 +103,16 @@ def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tools.gguf", tool_call=CALL))
-    items = list(chat.answer(endpoint, chat.Turn(HELLO, tools=[WEATHER], stream=stream)))
+    items = list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream)))
     assert text_of(items, "tool_name") == "weather"
     assert json.loads(text_of(items, "tool_args")) == {"town": "Riga"}
-    assert next(item.call_id for item in items if isinstance(item, chat.Piece) and item.kind == "tool_name")
+    assert next(item.call_id for item in items if isinstance(item, openai_protocol.Piece) and item.kind == "tool_name")
     assert finish_of(items).reason == "tool_calls"
 
 
 def test_a_base_model_completes_text_raw(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_base(tmp_path / "base.gguf"), kind="base")
-    items = list(chat.answer(endpoint, chat.Turn((), raw=True, prompt="Once upon")))
+    items = list(inference_client.answer(endpoint, openai_protocol.Turn((), raw=True, prompt="Once upon")))
     assert text_of(items).strip() == ggufs.ANSWER
     assert finish_of(items).output_tokens
 
@@ -119,7 +121,9 @@ def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     asked = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-    items = list(chat.answer(endpoint, chat.Turn(HELLO, {"max_tokens": 200}, response_format=asked)))
+    items = list(
+        inference_client.answer(endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=asked))
+    )
     if finish_of(items).reason == "stop":
         assert isinstance(json.loads(text_of(items))["n"], int)
     assert text_of(items).lstrip().startswith("{")
@@ -128,14 +132,14 @@ def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
 def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"), context=512)
     with pytest.raises(EngineRefusedError, match=r"has \d+ tokens; the context holds 512") as caught:
-        list(chat.answer(endpoint, chat.Turn([{"role": "user", "content": "word " * 5000}])))
+        list(inference_client.answer(endpoint, openai_protocol.Turn([{"role": "user", "content": "word " * 5000}])))
     assert "-o context" in str(caught.value.hint)
 
 
 def test_a_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     with pytest.raises(EngineRefusedError, match="temperature"):
-        list(chat.answer(endpoint, chat.Turn(HELLO, {"temperature": "hot"})))
+        list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, {"temperature": "hot"})))
 
 
 def is_working(endpoint: engine.Endpoint) -> bool:
@@ -156,17 +160,17 @@ def endless(start: Start, tmp_path: Path) -> engine.Endpoint:
 
 
 def test_closing_an_answer_stops_the_work_and_leaves_the_engine_warm(endless: engine.Endpoint) -> None:
-    stream = chat.answer(endless, chat.Turn(HELLO))
-    assert isinstance(next(stream), chat.Piece)
+    stream = inference_client.answer(endless, openai_protocol.Turn(HELLO))
+    assert isinstance(next(stream), openai_protocol.Piece)
     assert is_working(endless)
     stream.close()
     wait_until_idle(endless)
-    assert text_of(list(chat.answer(endless, chat.Turn(HELLO, {"max_tokens": 3}))))
+    assert text_of(list(inference_client.answer(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
 
 
 def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> None:
     async def first_piece() -> None:
-        stream = chat.answer_async(endless, chat.Turn(HELLO))
+        stream = inference_client.answer_async(endless, openai_protocol.Turn(HELLO))
         async for _ in stream:
             break
         await stream.aclose()
@@ -187,17 +191,17 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: St
 
 def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
-    one, other, again = chat.embed(endpoint, ["the cat", "blue sky", "the cat"])
+    one, other, again = inference_client.embed(endpoint, ["the cat", "blue sky", "the cat"])
     assert len(one) == ggufs.WIDTH
     assert one == pytest.approx(again, abs=1e-4)
     assert one != pytest.approx(other, abs=1e-2)
-    assert chat.embed(endpoint, []) == []
+    assert inference_client.embed(endpoint, []) == []
 
 
 def test_a_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
     with pytest.raises(EngineRefusedError):
-        chat.embed(endpoint, ["cat " * 2000])
+        inference_client.embed(endpoint, ["cat " * 2000])
 
 
 def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
@@ -207,7 +211,7 @@ def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
 
     def ensure_and_kill(*args: Any, **named: Any) -> engine.Endpoint:
         endpoint = really_ensure(*args, **named)
-        (row,) = engine.running(db)
+        (row,) = running_engines.running(db)
         started.append(row.pid)
         process = psutil.Process(row.pid)
         process.kill()
@@ -217,30 +221,32 @@ def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
     monkeypatch.setattr(engine, "ensure", ensure_and_kill)
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     with pytest.raises(EngineLostError, match="was lost"):
-        list(chat.answer(endpoint, chat.Turn(HELLO)))
+        list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO)))
     assert len(started) == 2
 
 
 def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
     endless: engine.Endpoint, db: LibraryDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_rows, "ANSWER_SECONDS", 0.5)
-    (hung,) = engine.running(db)
+    monkeypatch.setattr(running_engines, "ANSWER_SECONDS", 0.5)
+    (hung,) = running_engines.running(db)
     os.kill(hung.pid, signal.SIGSTOP)
     with pytest.raises(EngineLostError, match="was lost"):
-        list(chat.answer(endless, chat.Turn(HELLO), silence_seconds=0.5))
-    assert engine.running(db) == []
-    assert text_of(list(chat.answer(endless, chat.Turn(HELLO, {"max_tokens": 3}))))
-    assert [row.pid for row in engine.running(db)] != [hung.pid]
+        list(inference_client.answer(endless, openai_protocol.Turn(HELLO), silence_seconds=0.5))
+    assert running_engines.running(db) == []
+    assert text_of(list(inference_client.answer(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert [row.pid for row in running_engines.running(db)] != [hung.pid]
 
 
 def test_a_prompt_that_waits_in_line_is_not_taken_for_a_hang(endless: engine.Endpoint) -> None:
-    before = [chat.answer(endless, chat.Turn(HELLO)) for _ in range(engine.PARALLEL)]
+    before = [inference_client.answer(endless, openai_protocol.Turn(HELLO)) for _ in range(engine.PARALLEL)]
     assert all(next(stream) for stream in before)
-    answered: list[chat.Piece | chat.Finish] = []
+    answered: list[openai_protocol.Piece | openai_protocol.Finish] = []
 
     def last_in_line() -> None:
-        answered.extend(chat.answer(endless, chat.Turn(HELLO, {"max_tokens": 3}), silence_seconds=0.2))
+        answered.extend(
+            inference_client.answer(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}), silence_seconds=0.2)
+        )
 
     thread = threading.Thread(target=last_in_line)
     thread.start()

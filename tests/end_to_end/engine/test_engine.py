@@ -17,8 +17,6 @@ import httpx2
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, engine_dirs, engine_process, engine_rows, fit
-from llm_hf_models.engine_child import GRACE_SECONDS, Watch
 from llm_hf_models.errors import (
     EngineLostError,
     EngineRefusedError,
@@ -27,8 +25,12 @@ from llm_hf_models.errors import (
     ModelTooLargeError,
     NotWritableError,
 )
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.machine import Machine
+from llm_hf_models.gguf import memory_fit
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import engine, engine_folder, launcher, openai_protocol, running_engines
+from llm_hf_models.inference.engine_child import GRACE_SECONDS, Watch
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.system.machine import Machine
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.engines import (
@@ -65,18 +67,23 @@ def endless(tmp_path: Path) -> engine.EngineSpec:
 CLIENT = """
 import json, sys
 from pathlib import Path
-from llm_hf_models import chat, engine, settings
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import openai_protocol
+from llm_hf_models.inference import engine
+from llm_hf_models import paths
+from llm_hf_models import settings
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library.database import LibraryDB
 
 spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
     facts=ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512))
-with LibraryDB(settings.library_path()) as db:
+with LibraryDB(paths.library_path()) as db:
     before = set(sys.modules)
     endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
     imported = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
-    answer = "".join(p.text for p in chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}]))
-        if isinstance(p, chat.Piece))
+    answer = "".join(p.text for p in inference_client.answer(endpoint, openai_protocol.Turn([{"role": "user",
+    "content": "hi"}]))
+        if isinstance(p, openai_protocol.Piece))
     print(json.dumps({"answer": answer, "cold": endpoint.load_seconds is not None,
         "pid": db.engine(endpoint.fingerprint).pid, "imported": imported}))
 """
@@ -148,7 +155,7 @@ def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineS
     row = row_of(db)
     os.kill(row.pid, signal.SIGKILL)
     wait_for_exit(row.pid)
-    assert engine.running(db) == []
+    assert running_engines.running(db) == []
     assert db.engines() == []
     assert not Path(row.address).parent.exists()
 
@@ -160,7 +167,7 @@ def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_al
         ensure(spec, db)
         row = row_of(db)
         impostor = replace(row, fingerprint="other", pid=stranger.pid, pid_started=row.pid_started - 3600)
-        engine.stop(db, impostor)
+        running_engines.stop(db, impostor)
         assert stranger.poll() is None
         stranger.communicate(b"\n")
 
@@ -171,7 +178,7 @@ def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine
     assert say(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     assert not Path(row.address).exists()
-    assert engine.running(db) == []
+    assert running_engines.running(db) == []
 
 
 def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: LibraryDB) -> None:
@@ -191,9 +198,11 @@ def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineS
 def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: LibraryDB) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     pid = row_of(db).pid
-    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800}))
+    stream = inference_client.answer(
+        endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800})
+    )
     pieces = list(stream)
-    assert isinstance(pieces[-1], chat.Finish)
+    assert isinstance(pieces[-1], openai_protocol.Finish)
     assert pieces[-1].output_tokens == 800
     wait_for_exit(pid)
 
@@ -203,12 +212,14 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_t
 ) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     row = row_of(db)
-    stream = chat.answer(endpoint, chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000}))
+    stream = inference_client.answer(
+        endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000})
+    )
     next(stream)
-    while engine_rows.busy_slots(row):
+    while running_engines.busy_slots(row):
         assert psutil.pid_exists(row.pid)
     *_, finish = stream
-    assert isinstance(finish, chat.Finish)
+    assert isinstance(finish, openai_protocol.Finish)
     assert finish.output_tokens == 2000
     wait_for_exit(row.pid)
 
@@ -216,7 +227,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_t
 def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: LibraryDB) -> None:
     ensure(spec, db, keep_alive=-1)
     row = row_of(db)
-    engine_dirs.EngineDir(Path(row.address).parent).remove()
+    engine_folder.EngineDir(Path(row.address).parent).remove()
     wait_for_exit(row.pid)
 
 
@@ -241,8 +252,8 @@ def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
 ) -> None:
     small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
     assert (small.context, large.context) == (1024, 4096)
-    assert len(engine.running(db)) == 2
-    assert engine.stop_model(db, spec.model_id) == 2
+    assert len(running_engines.running(db)) == 2
+    assert running_engines.stop_model(db, spec.model_id) == 2
 
 
 def test_split_models_load_from_their_first_shard(tmp_path: Path, db: LibraryDB) -> None:
@@ -256,12 +267,15 @@ def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.Eng
 
 
 def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path) -> None:
-    confine = "from llm_hf_models.sandbox import *; print(*confine(Confinement(allow_unix_server=True)).layers)"
+    confine = (
+        "from llm_hf_models.inference.sandbox.confine import *; "
+        "print(*confine(Confinement(allow_unix_server=True)).layers)"
+    )
     held = subprocess.run([sys.executable, "-c", confine], capture_output=True, text=True, check=True, cwd=tmp_path)
     ensure(spec, db)
     assert row_of(db).layers == tuple(held.stdout.split())
     assert not set(row_of(db).layers) & set(row_of(db).missing)
-    engine.stop_model(db, spec.model_id)
+    running_engines.stop_model(db, spec.model_id)
     ensure(spec, db, sandbox=False)
     assert row_of(db).layers == ()
     assert "switched off" in row_of(db).missing["any layer"]
@@ -282,7 +296,7 @@ def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: LibraryDB, mon
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     ensure(spec, db)
-    environment = engine_process.child_environment(os.environ)
+    environment = launcher.child_environment(os.environ)
     assert not [name for name, value in environment.items() if "secret" in value]
     assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
 
@@ -359,7 +373,7 @@ def test_a_hostile_template_takes_only_the_engine_down(
 def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: LibraryDB) -> None:
     with pytest.raises(EngineStartError, match="longer than"):
         ensure(spec, db, engine_start_seconds=0.001)
-    assert engine.running(db) == []
+    assert running_engines.running(db) == []
 
 
 def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: LibraryDB) -> None:
@@ -406,30 +420,30 @@ def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(
     alive = ensure(spec, db)
     foreign = row_of(db)
     db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
-    left = engine_dirs.new_dir()
+    left = engine_folder.new_dir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(left.socket))
     ensure(replace(spec, context=512), db)
     assert not left.path.exists()
     assert alive.socket is not None
-    assert engine_dirs.answers(str(alive.socket))
-    engine.stop(db, foreign)
+    assert engine_folder.answers(str(alive.socket))
+    running_engines.stop(db, foreign)
 
 
 def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: LibraryDB) -> None:
     ensure(spec, db)
     row = row_of(db)
     os.kill(row.pid, signal.SIGSTOP)
-    engine.stop(db, row, seconds=0.2)
+    running_engines.stop(db, row, seconds=0.2)
     assert not psutil.pid_exists(row.pid) or psutil.Process(row.pid).status() == psutil.STATUS_ZOMBIE
     assert not Path(row.address).exists()
-    assert engine.running(db) == []
+    assert running_engines.running(db) == []
 
 
 def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
     endless: engine.EngineSpec, db: LibraryDB
 ) -> None:
-    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
     next(stream)
     os.kill(row_of(db).pid, signal.SIGKILL)
     with pytest.raises(EngineLostError):
@@ -443,7 +457,7 @@ def small_machine(db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[i
 
     def has(memory: int) -> None:
         def machine() -> Machine:
-            return Machine(memory, memory - sum(row.memory for row in engine.running(db)))
+            return Machine(memory, memory - sum(row.memory for row in running_engines.running(db)))
 
         monkeypatch.setattr(engine, "machine", machine)
 
@@ -456,7 +470,7 @@ def test_an_idle_engine_makes_room_and_it_is_said(
     ensure(spec, db)
     idle = row_of(db)
     small_machine(2 * 10**9)
-    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - fit.overhead_bytes(CHAT) - 10**7) // 2048)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.overhead_bytes(CHAT) - 10**7) // 2048)
     notices: list[str] = []
     endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
     assert row_of(db).model_id == "hf/tiny/next"
@@ -468,13 +482,13 @@ def test_an_idle_engine_makes_room_and_it_is_said(
 def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
     endless: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
 ) -> None:
-    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
     next(stream)
     small_machine(2 * 10**9)
-    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - fit.overhead_bytes(CHAT)) // 2048)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.overhead_bytes(CHAT)) // 2048)
     notices: list[str] = []
     endpoint = ensure(replace(endless, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
-    assert len(engine.running(db)) == 2
+    assert len(running_engines.running(db)) == 2
     assert endpoint.context is not None
     assert 512 <= endpoint.context < 2048
     assert len(notices) == 1

@@ -17,10 +17,11 @@ import llm
 import psutil
 import pytest
 
-from llm_hf_models import chat, engine, engine_rows
 from llm_hf_models.errors import EngineLostError, EngineRefusedError, EngineStartError
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.records import EngineRow
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import engine, openai_protocol, running_engines
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.records import EngineRow
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
@@ -219,15 +220,16 @@ def test_it_leaves_when_idle_and_takes_its_server_and_socket_along(
 def test_a_client_that_reads_slowly_gets_its_whole_answer_from_one_about_to_leave(
     endless: engine.EngineSpec, db: LibraryDB
 ) -> None:
-    stream = chat.answer(
-        ensure(endless, db, keep_alive=0), chat.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000})
+    stream = inference_client.answer(
+        ensure(endless, db, keep_alive=0),
+        openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000}),
     )
     row = row_of(db)
     next(stream)
-    while engine_rows.busy_slots(row):
+    while running_engines.busy_slots(row):
         assert psutil.pid_exists(row.pid)
     *_, finish = stream
-    assert isinstance(finish, chat.Finish)
+    assert isinstance(finish, openai_protocol.Finish)
     assert finish.output_tokens == 2000
     wait_for_exit(row.pid)
 
@@ -248,7 +250,7 @@ def test_the_next_prompt_after_kill_9_of_either_part_starts_a_new_one(
 
 
 def test_a_server_that_dies_in_the_middle_is_said(endless: engine.EngineSpec, db: LibraryDB) -> None:
-    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
     next(stream)
     server_of(row_of(db)).kill()
     with pytest.raises(EngineLostError):
@@ -256,12 +258,12 @@ def test_a_server_that_dies_in_the_middle_is_said(endless: engine.EngineSpec, db
 
 
 def test_closing_the_stream_stops_its_work_while_it_generates(endless: engine.EngineSpec, db: LibraryDB) -> None:
-    stream = chat.answer(ensure(endless, db), chat.Turn([{"role": "user", "content": "hi"}]))
+    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
     next(stream)
     row = row_of(db)
-    assert engine_rows.busy_slots(row) == 1
+    assert running_engines.busy_slots(row) == 1
     stream.close()
-    wait_until(lambda: engine_rows.busy_slots(row) == 0)
+    wait_until(lambda: running_engines.busy_slots(row) == 0)
     assert server_of(row).is_running()
 
 
@@ -270,9 +272,9 @@ def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db:
     facts = replace(CHAT, context_length=131072)
     endpoint = ensure(replace(spec_of(path, context=65536), facts=facts), db)
     row = row_of(db)
-    gone_while_it_reads(endpoint, lambda: bool(engine_rows.busy_slots(row)))
+    gone_while_it_reads(endpoint, lambda: bool(running_engines.busy_slots(row)))
     began = time.monotonic()
-    wait_until(lambda: engine_rows.busy_slots(row) == 0)
+    wait_until(lambda: running_engines.busy_slots(row) == 0)
     assert time.monotonic() - began < 10
 
 
@@ -288,7 +290,7 @@ def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: 
 def test_auto_takes_it_only_where_it_alone_has_a_gpu(
     spec: engine.EngineSpec, db: LibraryDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llm_hf_models.engine_binary import has_gpu
+    from llm_hf_models.inference.llama_server import has_gpu
 
     monkeypatch.setenv("LLM_HF_ENGINE", "auto")
     if has_gpu(str(BINARY)):

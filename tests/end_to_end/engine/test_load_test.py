@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import load_test
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError
-from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.inference import load_test
 from tests.support import ggufs
 
 CHAT, BASE, EMBEDDING = (ModelFacts(kind=kind) for kind in ("chat", "base", "embedding"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.registered_models import registered_models
 from llm_hf_models.paths import library_path
-from llm_hf_models.registered import registered_models
 from tests.support import models
 from tests.support.folders import ROOT
 from tests.support.models import a_model
@@ -27,7 +27,7 @@ db = models.db
 CHILD = """
 import sys
 from pathlib import Path
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.library.database import LibraryDB
 from tests.support.folders import ROOT
 from tests.support.models import a_model
 path, job, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -94,9 +94,10 @@ def test_a_process_killed_inside_a_transaction_leaves_the_library_as_it_was(path
 
 FULL = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # the limit would cut the bytecode short too
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond it fails, as on a full disk
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-from llm_hf_models.cli import hf
+from llm_hf_models.cli.main import hf
 hf(sys.argv[1:])
 """
 

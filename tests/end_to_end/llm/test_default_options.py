@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import engine
+from llm_hf_models.downloads.types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
-from llm_hf_models.records import LocalModel
-from llm_hf_models.runtime import HEALTH_SECONDS
-from llm_hf_models.service import Library, PullOptions
+from llm_hf_models.library.records import LocalModel
+from llm_hf_models.models.default_options import HEALTH_SECONDS
+from llm_hf_models.service import Library
+from llm_hf_models.system import machine
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run, run_llm
@@ -138,7 +139,7 @@ def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pyte
     assert found["context"] == (4096, "header")  # the setting asks for more than the model has
     assert found["keep_alive"] == (420, "setting (environment)")
     assert found["gpu_layers"] == (-1, "setting (default)")
-    assert found["threads"] == (engine.default_threads(), "this machine")
+    assert found["threads"] == (machine.default_threads(), "this machine")
     shown = run("show", "dog").stdout
     assert re.search(r"^temperature +0\.1 +header$", shown, re.MULTILINE)
     assert re.search(r"^top_p +0\.8 +generation_config\.json$", shown, re.MULTILINE)

@@ -19,7 +19,7 @@ from typing import Any
 import llm
 import pytest
 
-from llm_hf_models import engine
+from llm_hf_models.inference import running_engines
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run_llm
@@ -144,7 +144,7 @@ def test_two_processes_at_once_share_one_engine_that_neither_had_started(shelf: 
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=100)[0].strip() for process in both] == [ggufs.ANSWER] * 2
     with shelf.db() as db:
-        assert [row.model_id for row in engine.running(db)].count("hf/tiny/shared:F16") == 1
+        assert [row.model_id for row in running_engines.running(db)].count("hf/tiny/shared:F16") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")

@@ -21,10 +21,11 @@ import llm
 import pytest
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
-from llm_hf_models import engine, settings
+from llm_hf_models import paths
 from llm_hf_models.errors import EngineRefusedError, FileChangedError
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.records import Check, LocalFile, LocalModel
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.inference import running_engines
+from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run, run_llm
@@ -160,7 +161,7 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
     said("-m", "tiny", "hello", "-o", "context", "1024", "-o", "keep_alive", "60s")
     assert logged()["response_json"]["context"] == 1024
     with shelf.db() as db:
-        assert [row.keep_alive for row in engine.running(db) if row.context == 1024] == [60]
+        assert [row.keep_alive for row in running_engines.running(db) if row.context == 1024] == [60]
     grammar = said("-m", "tiny", "hello", "-o", "grammar", 'root ::= "yes" | "no"')
     assert grammar in ("yes", "no")
     assert isinstance(json.loads(said("-m", "dog", "hello", "-o", "json_object", "1")), dict)
@@ -538,7 +539,7 @@ def test_a_grammar_and_a_schema_exclude_each_other() -> None:
 
 def test_a_library_that_is_damaged_later_is_a_clear_error() -> None:
     model = llm.get_model("tiny")
-    path = settings.library_path()
+    path = paths.library_path()
     kept = path.read_bytes()
     path.write_bytes(b"no database" * 1000)
     try:
@@ -555,7 +556,7 @@ def test_a_warm_prompt_imports_nothing_that_it_does_not_need() -> None:
         "try: cli(['-m', 'tiny', 'hello'])\n"
         "except SystemExit: pass\n"
         "heavy = {'huggingface_hub', 'psutil', 'rich', 'jinja2', 'filelock', 'keyring', 'xllamacpp', 'gguf', 'numpy'}\n"
-        "print(sorted(heavy & set(sys.modules)), [name for name in sys.modules if name == 'llm_hf_models.hub'])"
+        "print(sorted(heavy & set(sys.modules)), [name for name in sys.modules if name == 'llm_hf_models.hub.client'])"
     )
     # numpy is a package of the tests, and sqlite-utils imports it where it is installed: hidden, as where users are.
     code = "import sys; sys.modules['numpy'] = None\n" + code.replace(

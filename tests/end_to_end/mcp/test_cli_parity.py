@@ -14,8 +14,8 @@ import pytest
 from mcp import Client
 from mcp_types import TextResourceContents
 
-from llm_hf_models.jsonable import to_json
 from llm_hf_models.service import Library
+from llm_hf_models.system.json_values import to_json
 from tests.support import mcp_hub
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat

@@ -12,7 +12,7 @@ import pytest
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 
-from llm_hf_models import host_config
+from llm_hf_models.cli import mcp_hosts
 from tests.conftest import Home
 from tests.support.commands import run
 from tests.support.mcp_hosts import in_a_loop
@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("host", host_config.KEYS)
+@pytest.mark.parametrize("host", mcp_hosts.KEYS)
 @in_a_loop
 async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
     printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)

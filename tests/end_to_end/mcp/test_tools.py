@@ -15,7 +15,7 @@ from llm_hf_mcp import server
 from mcp import Client
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from llm_hf_models import tokens
+from llm_hf_models.hub import tokens
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub

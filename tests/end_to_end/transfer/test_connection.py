@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.errors import HubUnavailableError, NetworkError
-from llm_hf_models.transfer import TransferLimits, fetch
+from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import TransferLimits
 from tests.support.storage_server import StorageServer
 
 LIMITS = TransferLimits(connections=2, connect_seconds=2, stall_seconds=1, network_wait_seconds=2, retry_seconds=0.02)

@@ -15,16 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import fetching, segments
-from llm_hf_models.errors import (
-    NetworkError,
-    RateLimitedError,
-    StorageError,
-)
-from llm_hf_models.hub import Location
-from llm_hf_models.journal import read_journal
-from llm_hf_models.owner import is_owned, owning
-from llm_hf_models.transfer import Event, TransferLimits, fetch, journal_path
+from llm_hf_models.errors import NetworkError, RateLimitedError, StorageError
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer import fetch_threads, segments
+from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.journal import read_journal
+from llm_hf_models.transfer.ownership import is_owned, owning
+from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import Fault, Request, StorageServer
 from tests.support.transfers import MB, made_content, names, pull
@@ -71,9 +68,10 @@ FULL_DISK = """
 import sys, threading
 from pathlib import Path
 from llm_hf_models.errors import DiskFullError
-from llm_hf_models.hub import Location
-from llm_hf_models.journal import read_journal
-from llm_hf_models.transfer import Expected, TransferLimits, fetch, journal_path
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.journal import read_journal
+from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import fetch, journal_path
 url, sha256, size, folder = sys.argv[1:5]
 partial, hog = Path(folder, "part"), Path(folder, "hog")
 def progress(event):
@@ -123,9 +121,10 @@ OTHERS_FILL = """
 import os, sys, threading
 from pathlib import Path
 from llm_hf_models.errors import DiskFullError
-from llm_hf_models.hub import Location
-from llm_hf_models.space import free_bytes
-from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from llm_hf_models.hub.types import Location
+from llm_hf_models.system.disk import free_bytes
+from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import fetch
 url, sha256, size, folder, left = sys.argv[1:6]
 partial, hog = Path(folder, "part"), Path(folder, "hog")
 reserve = 100_000_000
@@ -309,7 +308,7 @@ def test_bytes_that_the_disk_could_not_take_are_not_trusted(
     server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system tells of them once: here while the last bytes arrive, when nobody would look any more."""
-    monkeypatch.setattr(fetching, "CHECKPOINT_BYTES", MB)
+    monkeypatch.setattr(fetch_threads, "CHECKPOINT_BYTES", MB)
     server.rate = 8 * MB  # else all may be there before the first checkpoint
     told = threading.Event()
     sync = os.fdatasync
@@ -339,8 +338,9 @@ def test_bytes_that_the_disk_could_not_take_are_not_trusted(
 CHILD = """
 import os, signal, sys, threading
 from pathlib import Path
-from llm_hf_models.hub import Location
-from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import fetch
 url, sha256, size, partial, kill_at, rate = sys.argv[1:7]
 size, kill_at = int(size), int(kill_at)
 def progress(event):

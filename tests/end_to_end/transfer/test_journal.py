@@ -8,14 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models import journal as journals
-from llm_hf_models.journal import Identity, Journal, JournalState, read_journal
+from llm_hf_models.transfer import journal as transfer_journal
+from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read_journal
 
 # The journal
 
 
 def test_a_journal_stays_short_however_long_a_download_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(journals, "MAX_RECORDS", 50)
+    monkeypatch.setattr(transfer_journal, "MAX_RECORDS", 50)
     path = tmp_path / "x.journal"
     journal = Journal(path, JournalState(Identity(10_000, "proof")))
     journal.validator('"etag"')

@@ -11,11 +11,11 @@ pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
 
 import pty
 
-from llm_hf_models.keys import on_key
+from llm_hf_models.cli.keypress import on_key
 
 CHILD = """
 import sys, termios, threading
-from llm_hf_models.keys import on_key
+from llm_hf_models.cli.keypress import on_key
 before = termios.tcgetattr(0)
 pressed = threading.Event()
 with on_key("b", pressed.set) as heard:

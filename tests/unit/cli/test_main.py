@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from llm_hf_models.cli import hf
-from llm_hf_models.download_records import Download
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.cli.main import hf
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.download_records import Download
 from llm_hf_models.paths import library_path
 from llm_hf_models.settings import Settings
 from tests.conftest import Home
@@ -88,7 +88,7 @@ def test_a_summary_for_each_command_stands_in_the_groups_help() -> None:
 
 def test_help_imports_neither_the_service_nor_rich() -> None:
     code = (
-        "import sys\nfrom llm_hf_models.cli import hf\n"
+        "import sys\nfrom llm_hf_models.cli.main import hf\n"
         "try: hf(['pull', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'rich', 'huggingface_hub', 'llm_hf_models.service', 'pydantic'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-NOTIFY = "import sys; from llm_hf_models import output; output.notify(sys.argv[1], float(sys.argv[2]))"
+NOTIFY = "import sys; from llm_hf_models.cli import output; output.notify(sys.argv[1], float(sys.argv[2]))"
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 

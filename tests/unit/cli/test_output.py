@@ -22,18 +22,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from llm_hf_models import output, views_hub, views_local, wording
+from llm_hf_models.cli import format as cli_format
+from llm_hf_models.cli import output
+from llm_hf_models.cli.output import Column
+from llm_hf_models.cli.progress import LINE_SECONDS, Bars, Lines, shown
+from llm_hf_models.cli.views import hub as hub_views
+from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
-from llm_hf_models.fit import Fit
-from llm_hf_models.gguf_header import ModelFacts
-from llm_hf_models.hub import Location
-from llm_hf_models.output import Column
-from llm_hf_models.progress import LINE_SECONDS, Bars, Lines, shown
-from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.service import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
-from llm_hf_models.text import is_hidden
-from llm_hf_models.tokens import Token
-from llm_hf_models.transfer import Event
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.memory_fit import Fit
+from llm_hf_models.hub.tokens import Token
+from llm_hf_models.hub.types import Location
+from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
+from llm_hf_models.models.types import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.system import json_values
+from llm_hf_models.system.text import is_hidden
+from llm_hf_models.transfer.types import Event
 
 ESCAPE = "\x1b"
 NOW = datetime.now(timezone.utc)
@@ -45,14 +49,14 @@ NOW = datetime.now(timezone.utc)
 def test_json_has_properties_beside_fields(tmp_path: Path) -> None:
     file = LocalFile("m.gguf", "weights", 5, str(tmp_path / "gone"))
     model = LocalModel("hf/o/n:Q8_0", "o/n", None, "c" * 40, "Q8_0", (file,), ModelFacts())
-    found: Any = output.to_json(model)
+    found: Any = json_values.to_json(model)
     assert found["state"] == "missing"
     assert found["size"] == 5
     assert found["files"][0]["path"] == "m.gguf"
 
 
 def test_json_of_a_subclass_has_the_properties_of_its_base() -> None:
-    found: Any = output.to_json(VariantInfo("Q8_0", ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf"), 9))
+    found: Any = json_values.to_json(VariantInfo("Q8_0", ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf"), 9))
     assert found["shards"] == 2
     assert found["all_files"] == ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
 
@@ -66,19 +70,19 @@ def test_json_of_a_subclass_has_the_properties_of_its_base() -> None:
     ],
 )
 def test_json_never_holds_a_secret(value: object) -> None:
-    assert "hf_secret" not in json.dumps(output.to_json(value))
+    assert "hf_secret" not in json.dumps(json_values.to_json(value))
 
 
 def test_json_writes_times_paths_and_odd_figures_as_text() -> None:
     value = {"at": datetime(2026, 3, 1, tzinfo=timezone.utc), "path": Path("a/b"), "nan": float("nan"), 3: {2, 1}}
-    assert output.to_json(value) == {
+    assert json_values.to_json(value) == {
         "at": "2026-03-01T00:00:00+00:00", "path": str(Path("a/b")), "nan": "nan", "3": [1, 2],
     }  # fmt: skip
 
 
 def test_json_refuses_what_has_no_json_form() -> None:
     with pytest.raises(TypeError, match="bytes"):
-        output.to_json({"raw": b"\x00"})
+        json_values.to_json({"raw": b"\x00"})
 
 
 nested = st.recursive(
@@ -89,8 +93,8 @@ nested = st.recursive(
 
 @given(nested)
 def test_json_of_anything_nested_is_strict_json(value: object) -> None:
-    text = json.dumps(output.to_json(value), allow_nan=False)
-    assert json.loads(text) == output.to_json(value)
+    text = json.dumps(json_values.to_json(value), allow_nan=False)
+    assert json.loads(text) == json_values.to_json(value)
 
 
 # Tables
@@ -162,7 +166,7 @@ def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
         here=("hf/unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M",), fits=False,
     )  # fmt: skip
     page = SearchPage((row,), Freshness("hub"))
-    narrow, whole = views_hub.search(page, 80), views_hub.search(page, None)
+    narrow, whole = hub_views.search(page, 80), hub_views.search(page, None)
     assert all(output.cells_of(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
     for said in (row.id, "30.5B", "18 GB", "Q4_K_M"):
         assert said in narrow
@@ -171,7 +175,7 @@ def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
 
 
 def test_an_empty_search_says_what_to_loosen() -> None:
-    words = views_hub.nothing_found(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
+    words = hub_views.nothing_found(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
     assert words == "Nothing was found. To find more:\n  drop --fits\n  use fewer words"
 
 
@@ -184,7 +188,7 @@ def test_an_empty_search_says_what_to_loosen() -> None:
     ],
 )
 def test_an_answer_from_the_cache_says_its_age(fresh: Freshness, words: str | None) -> None:
-    assert views_hub.freshness(fresh) == words
+    assert hub_views.freshness(fresh) == words
 
 
 def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
@@ -200,7 +204,7 @@ def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
         ),
         choice_reason="Q4_K_M: the best that fits", scan="no issue reported",
     )  # fmt: skip
-    text = re.sub(r"\x1b\[\d+m", "", views_hub.info(found, 100))
+    text = re.sub(r"\x1b\[\d+m", "", hub_views.info(found, 100))
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)
     assert re.search(r"Q4_K_M +4\.2 GB +9 B +yes +yes +needs 5\.2 GB", text)
     assert "A plain pull takes Q4_K_M: the best that fits" in text
@@ -220,10 +224,10 @@ def local_model(**changes: Any) -> LocalModelView:
 
 def test_the_list_says_the_state_of_each_model_and_how_to_mend_it() -> None:
     gone = local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
-    text = re.sub(r"\x1b\[\d+m", "", views_local.local_models([local_model(), gone], 120))
+    text = re.sub(r"\x1b\[\d+m", "", local_views.local_models([local_model(), gone], 120))
     assert re.search(r"hf/o/n:Q8_0 +n, n:Q8_0 +5 MB +Q8_0 +c{12} +never +ready", text)
     assert re.search(r"hf/o/gone:Q4_0 .* missing", text)
-    assert views_local.repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
+    assert local_views.repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
 
 
 def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
@@ -235,7 +239,7 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
         Check("structure", "valid", at, {"findings": [{"severity": "warning", "message": "odd alignment"}]}),
         Check("structure", "errors", at - 10),
     )
-    text = views_local.local_model(local_model(checks=checks), 100)
+    text = local_views.local_model(local_model(checks=checks), 100)
     assert f"Digest         matches o/n@{'c' * 12}, {day}" in text
     assert f"Hub scan       not reported, {day}" in text
     assert f"Structure      valid, {day}\n               warning: odd alignment" in text
@@ -244,15 +248,15 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
 
 
 def test_a_model_is_used_by_the_command_of_its_kind() -> None:
-    assert wording.talk("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
-    assert wording.talk("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
+    assert cli_format.talk("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
+    assert cli_format.talk("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
 
 
 @pytest.mark.parametrize(
     ("days", "words"), [(0.01, "14 min"), (1.5, "36 h"), (3, "3 d"), (59, "59 d"), (61, "2 months"), (800, "2 years")]
 )
 def test_ages_are_one_figure(days: float, words: str) -> None:
-    assert wording.ago(time.time() - days * 86400) == words
+    assert cli_format.ago(time.time() - days * 86400) == words
 
 
 # The card
@@ -322,7 +326,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-c", "from llm_hf_models.cli import hf; hf()", "settings"],
+        [sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()", "settings"],
         stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
     )  # fmt: skip
     os.close(writing)
@@ -341,7 +345,7 @@ def test_json_shows_nothing_that_hides_and_is_the_same_value(text: str) -> None:
 
 def settings_written_to(where: str) -> subprocess.CompletedProcess[str]:
     """`llm hf settings` under a shell that sends its streams there."""
-    program = shlex.join([sys.executable, "-c", "from llm_hf_models.cli import hf; hf()", "settings"])
+    program = shlex.join([sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()", "settings"])
     return subprocess.run(
         ["/bin/sh", "-c", f"{program} {where}"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -368,7 +372,7 @@ def test_a_stream_that_is_closed_from_the_start_ends_no_command(where: str) -> N
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk on request")
 def test_words_that_can_not_be_written_end_no_command() -> None:
-    code = "from llm_hf_models import output; output.note('words'); output.emit('data')"
+    code = "from llm_hf_models.cli import output; output.note('words'); output.emit('data')"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False, timeout=60
@@ -386,7 +390,7 @@ def test_nonsense_in_columns_changes_nothing_but_the_layout(columns: str, monkey
 
 @pytest.mark.parametrize(("encoding", "shown_as"), [("ascii", "\\?\\?"), ("utf-8", "模型")])
 def test_a_terminal_that_has_not_every_letter_gets_question_marks(encoding: str, shown_as: str) -> None:
-    code = "from llm_hf_models import output; output.emit('模型'); output.note('模型')"
+    code = "from llm_hf_models.cli import output; output.emit('模型'); output.note('模型')"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": encoding},
         capture_output=True, encoding="utf-8", check=True, timeout=60,
@@ -396,7 +400,7 @@ def test_a_terminal_that_has_not_every_letter_gets_question_marks(encoding: str,
 
 
 def test_json_loses_no_letter_in_any_encoding() -> None:
-    code = "from llm_hf_models import output; output.print_json(['模型'])"
+    code = "from llm_hf_models.cli import output; output.print_json(['模型'])"
     for encoding in ("ascii", "utf-8"):
         done = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": encoding},

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import download as downloads
-from llm_hf_models.cache_layout import repo_folder, work_folder
-from llm_hf_models.download import StoredFile, cache_path, download, download_to, pending_bytes
+from llm_hf_models import errors
+from llm_hf_models.downloads.fetch_variant import StoredFile, download, download_to, pending_bytes
 from llm_hf_models.errors import (
     DigestMismatchError,
     DiskFullError,
@@ -24,10 +23,11 @@ from llm_hf_models.errors import (
     InterruptedByUserError,
     NotWritableError,
 )
-from llm_hf_models.hub import Hub
-from llm_hf_models.mirror import ServedRepo
-from llm_hf_models.refs import RepoId
-from llm_hf_models.transfer import Event, TransferLimits
+from llm_hf_models.hub.cache_layout import cache_path, repo_folder, work_folder
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.servers.catalog import ServedRepo
+from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.conftest import Home
 from tests.support import cache_pulls
 from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull
@@ -273,7 +273,7 @@ def test_a_folder_that_cant_be_written_is_an_error_that_names_it(
 def test_a_cache_that_is_a_file_is_an_error_that_names_it(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.write_text("no folder")
-    with pytest.raises(downloads.StorageError) as caught:
+    with pytest.raises(errors.StorageError) as caught:
         pull(hub, repo, cache)
     assert str(cache) in str(caught.value)
 

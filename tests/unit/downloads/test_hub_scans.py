@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models import Library, hub_replies
+from llm_hf_models import Library
+from llm_hf_models.downloads.types import PullOptions, PullPlan
 from llm_hf_models.errors import HubUnavailableError, UnsafeFileError
-from llm_hf_models.hub import PATHS_AT_ONCE, Hub
-from llm_hf_models.hub_nouns import FileScan, ScannerWord
-from llm_hf_models.pull_plan import PullOptions, PullPlan
-from llm_hf_models.refs import RepoId
-from llm_hf_models.served import ServedRepo
+from llm_hf_models.hub import responses
+from llm_hf_models.hub.client import PATHS_AT_ONCE, Hub
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.hub.types import FileScan, ScannerWord
+from llm_hf_models.servers.catalog import ServedRepo
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Page, Stall, Status, hub_in_force
@@ -172,7 +173,7 @@ def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> Non
         "freshScan": {"status": 7},
     }
     body = json.dumps([{"type": "file", "path": "a", "securityFileStatus": said}, {"type": "file", "path": "b"}])
-    assert hub_replies.scans(body.encode(), "hub") == [
+    assert responses.scans(body.encode(), "hub") == [
         FileScan(
             "a",
             "unsafe",
@@ -190,7 +191,7 @@ def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> Non
     | st.lists(inner, max_size=3)))  # fmt: skip
 def test_whatever_json_comes_it_is_read_or_refused(body: object) -> None:
     try:
-        found = hub_replies.scans(json.dumps(body).encode(), "hub")
+        found = responses.scans(json.dumps(body).encode(), "hub")
     except HubUnavailableError:
         return
     assert all(isinstance(scan, FileScan) for scan in found)

@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 
 from llm_hf_models import Library, PullOptions
-from llm_hf_models.cache_layout import work_folder, work_folder_of
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.owner import owning
+from llm_hf_models.hub.cache_layout import work_folder, work_folder_of
+from llm_hf_models.library.database import LibraryDB
 from llm_hf_models.paths import library_path
+from llm_hf_models.transfer.ownership import owning
 from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.commands import run

@@ -17,8 +17,9 @@ import gguf as gguf_package
 import pytest
 
 from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
-from llm_hf_models.gguf_header import ArrayInfo, GgufHeader, ModelFacts, StringInfo, read_header
-from llm_hf_models.gguf_types import FILE_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.header import GgufHeader, read_header
+from llm_hf_models.gguf.types import FILE_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES, ArrayInfo, StringInfo
 from tests.support import gguf_oracle, ggufs
 from tests.support.raw_gguf import array, entry, gguf, tensor, text
 
@@ -315,7 +316,7 @@ def test_our_file_types_are_those_of_the_gguf_package() -> None:
 
 def test_reading_a_header_brings_no_heavy_import() -> None:
     code = (
-        "import sys, llm_hf_models.gguf_header, llm_hf_models.validate;"
+        "import sys, llm_hf_models.gguf.header, llm_hf_models.gguf.validate;"
         "print([n for n in ('numpy', 'jinja2', 'gguf', 'huggingface_hub', 'pydantic') if n in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import InvalidGgufError
-from llm_hf_models.gguf_header import GgufHeader, read_header
+from llm_hf_models.gguf.header import GgufHeader, read_header
 from tests.support.malformed_ggufs import EDGES, judge
 from tests.support.raw_gguf import array, entry, gguf, tensor
 

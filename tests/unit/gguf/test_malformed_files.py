@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from llm_hf_models.gguf_rules import DOCUMENTED_RULES
-from llm_hf_models.validate import Finding, Report, check_file
+from llm_hf_models.gguf.rules import DOCUMENTED_RULES, Finding
+from llm_hf_models.gguf.validate import Report, check_file
 from tests.support import gguf_oracle
 from tests.support.malformed_ggufs import STRICTER
 from tests.support.raw_gguf import ALL_ONES, TYPES, array, entry, gguf, tensor, text

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models.fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, Fit, assess, kv_bytes_per_token
-from llm_hf_models.gguf_facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.memory_fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, Fit, assess, kv_bytes_per_token
 
 GB = 1_000_000_000
 MB = 1_000_000

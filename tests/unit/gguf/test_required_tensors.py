@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from llm_hf_models import gguf_tensors
+from llm_hf_models.gguf import required_tensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
 
 
 def test_a_family_that_is_not_known_lacks_nothing() -> None:
-    assert list(gguf_tensors.missing("walrus", {}, frozenset(), 3)) == []
+    assert list(required_tensors.missing("walrus", {}, frozenset(), 3)) == []

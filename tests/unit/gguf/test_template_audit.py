@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models.gguf_rules import DOCUMENTED_RULES
-from llm_hf_models.template_audit import MAX_TEMPLATE_CHARS, audit
+from llm_hf_models.gguf.rules import DOCUMENTED_RULES
+from llm_hf_models.gguf.template_audit import MAX_TEMPLATE_CHARS, audit
 from tests.support import ggufs
 
 KEY = "tokenizer.chat_template"

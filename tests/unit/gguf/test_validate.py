@@ -10,9 +10,11 @@ from pathlib import Path
 import gguf as gguf_package
 import pytest
 
-from llm_hf_models import gguf_header, gguf_meaning, template_audit, validate
-from llm_hf_models.gguf_header import read_header
-from llm_hf_models.validate import DOCUMENTED_RULES, Report, check_file, check_header, check_shards
+from llm_hf_models.gguf import header as header_module
+from llm_hf_models.gguf import semantics, template_audit, validate
+from llm_hf_models.gguf.header import read_header
+from llm_hf_models.gguf.rules import DOCUMENTED_RULES
+from llm_hf_models.gguf.validate import Report, check_file, check_header, check_shards
 from tests.support import ggufs
 from tests.support.raw_gguf import array, entry, gguf, tensor
 
@@ -193,7 +195,7 @@ BUILT = {f"{what}-{rule}" for what in ("key", "tensor-name") for rule in ("lengt
 
 
 def test_every_rule_in_the_code_is_documented_with_a_reason_and_none_is_documented_in_vain() -> None:
-    modules = (gguf_header, gguf_meaning, template_audit, validate)
+    modules = (header_module, semantics, template_audit, validate)
     source = "".join(Path(module.__file__ or "").read_text() for module in modules)
     raised = set(re.findall(r'(?:finding|_refuse|_add)\(\s*"([a-z0-9-]+)"', source)) | BUILT
     assert raised <= set(DOCUMENTED_RULES)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import NoGgufError, QuantNotFoundError
-from llm_hf_models.quants import Variant, choose, find, group, incomplete_splits
-from llm_hf_models.refs import ModelRef
+from llm_hf_models.gguf.variants import Variant, choose, find, group, incomplete_splits
+from llm_hf_models.hub.refs import ModelRef
 
 
 @dataclass(frozen=True)

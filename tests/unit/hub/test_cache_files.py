@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import scan_cache_dir, snapshot_download
 
 from llm_hf_models.errors import NotWritableError
-from llm_hf_models.hub import free_cached, scan_cache
+from llm_hf_models.hub.cache_files import free_cached, scan_cache
 from tests.conftest import Home
 from tests.support import hub_repos
 from tests.support.hub_repos import FILES, REPO, WEIGHTS

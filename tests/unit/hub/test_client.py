@@ -16,7 +16,6 @@ from huggingface_hub import close_session
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models import hub_replies
 from llm_hf_models.errors import (
     AccessError,
     BadInputError,
@@ -34,8 +33,10 @@ from llm_hf_models.errors import (
     TokenInvalidError,
     TokenMissingError,
 )
-from llm_hf_models.hub import Hub, SearchFilters
-from llm_hf_models.refs import RepoFile, RepoId
+from llm_hf_models.hub import responses
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoFile, RepoId
+from llm_hf_models.hub.types import SearchFilters
 from tests.conftest import Home
 from tests.support import hub_repos
 from tests.support.hub_repos import CARD, FILES, REPO, WEIGHTS, ask_of
@@ -515,7 +516,7 @@ JSON = st.recursive(
 @given(body=JSON | st.binary(max_size=40))
 def test_whatever_is_answered_is_read_or_refused(body: object) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    for read in (hub_replies.summaries, hub_replies.details, hub_replies.account):
+    for read in (responses.summaries, responses.details, responses.account):
         with suppress(HubUnavailableError):
             read(data, "hub")
 
@@ -525,7 +526,7 @@ def test_whatever_is_answered_is_read_or_refused(body: object) -> None:
 
 def test_making_a_hub_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from llm_hf_models.hub import Hub; Hub('http://x');"
+        "import sys; from llm_hf_models.hub.client import Hub; Hub('http://x');"
         "print([name for name in ('huggingface_hub', 'httpx2', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import BadRefError
-from llm_hf_models.refs import ModelRef, RepoFile, RepoId, is_commit, parse_revision
+from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, is_commit, parse_revision
 
 REPO = RepoId("owner", "name")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -18,9 +18,10 @@ from llm_hf_models.errors import (
     TimedOutError,
     TlsError,
 )
-from llm_hf_models.hub import Hub, Location
-from llm_hf_models.refs import RepoFile, RepoId
-from llm_hf_models.remote_file import FIRST_BLOCK_BYTES, RemoteFile
+from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.refs import RepoFile, RepoId
+from llm_hf_models.hub.remote_file import FIRST_BLOCK_BYTES, RemoteFile
+from llm_hf_models.hub.types import Location
 from tests.support.hub_server import (
     FlipBit,
     Headers,

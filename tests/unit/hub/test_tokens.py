@@ -14,8 +14,8 @@ from keyring.backends import chainer, fail, null
 from keyring.errors import KeyringLocked, PasswordDeleteError
 from keyring.util import platform_
 
-from llm_hf_models import tokens
 from llm_hf_models.errors import KeychainError
+from llm_hf_models.hub import tokens
 from tests.conftest import Home
 
 TOKEN, OTHER = "hf_abcdefghijklmnop", "hf_qrstuvwxyz"
@@ -251,7 +251,7 @@ def test_a_place_that_can_not_be_written_is_said(home: Home) -> None:
 def test_keyrings_backends_are_loaded_only_where_a_keychain_can_be(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    code = "import sys; from llm_hf_models import tokens; tokens.find(); tokens.find(); "
+    code = "import sys; from llm_hf_models.hub import tokens; tokens.find(); tokens.find(); "
     code += "print('keyring.backends.SecretService' in sys.modules)"
 
     def loaded() -> str:

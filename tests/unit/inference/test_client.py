@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import chat, engine
 from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import engine, openai_protocol
 from tests.support.openai_server import END, delta, event, sends, server, text_of
 
 HELLO = ({"role": "user", "content": "hi"},)
@@ -35,12 +36,12 @@ def test_an_endpoint_that_answers_oddly_is_a_clear_error_both_ways(name: str) ->
     respond, kind, words = ENDS_ODDLY[name]
 
     async def all_of(endpoint: engine.Endpoint) -> None:
-        async for _ in chat.answer_async(endpoint, chat.Turn(HELLO)):
+        async for _ in inference_client.answer_async(endpoint, openai_protocol.Turn(HELLO)):
             pass
 
     with server(respond) as url:
         with pytest.raises(kind, match=words) as caught:
-            list(chat.answer(engine.Endpoint(url), chat.Turn(HELLO)))
+            list(inference_client.answer(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
         with pytest.raises(kind, match=words):
             asyncio.run(all_of(engine.Endpoint(url)))
     assert "\x1b" not in str(caught.value)
@@ -56,7 +57,7 @@ def test_an_endpoint_elsewhere_gets_key_and_model_and_none_of_llama_cpps_own_fie
 
     with server(respond) as url:
         endpoint = engine.Endpoint(f"{url}/", key="sk-1", model="big-model")
-        items = list(chat.answer(endpoint, chat.Turn(HELLO, {"temperature": 0})))
+        items = list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, {"temperature": 0})))
     assert (text_of(items), text_of(items, "reasoning")) == ("yes", "hmm")
     assert (seen["path"], seen["key"], seen["model"]) == ("/v1/chat/completions", "Bearer sk-1", "big-model")
     assert "return_progress" not in seen
@@ -66,14 +67,14 @@ def test_a_proxy_is_never_told_of_this_machines_own_endpoints(monkeypatch: pytes
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     with server(sends(delta(content="direct") + END)) as url:
-        assert text_of(list(chat.answer(engine.Endpoint(url), chat.Turn(HELLO)))) == "direct"
+        assert text_of(list(inference_client.answer(engine.Endpoint(url), openai_protocol.Turn(HELLO)))) == "direct"
 
 
 def test_an_endpoint_that_is_down_is_named() -> None:
     with server(sends(b"")) as url:
         pass
     with pytest.raises(EngineLostError, match=url):
-        list(chat.answer(engine.Endpoint(url), chat.Turn(HELLO)))
+        list(inference_client.answer(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
 
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:
@@ -91,5 +92,5 @@ def test_a_redirect_is_not_followed_with_the_key() -> None:
             handler.end_headers()
 
         with server(respond) as url, pytest.raises(EngineRefusedError):
-            list(chat.answer(engine.Endpoint(url, key="sk-1"), chat.Turn(HELLO)))
+            list(inference_client.answer(engine.Endpoint(url, key="sk-1"), openai_protocol.Turn(HELLO)))
     assert asked == []

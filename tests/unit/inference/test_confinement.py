@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.engine_binary import has_gpu
-from llm_hf_models.engine_confine import SWITCHED_OFF, Program, confine, program_of
+from llm_hf_models.inference.confinement import SWITCHED_OFF, Program, confine, program_of
+from llm_hf_models.inference.llama_server import has_gpu
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's layers")
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models import chat
-from llm_hf_models.chat_wire import Answer
 from llm_hf_models.errors import EngineError
+from llm_hf_models.inference import openai_protocol
+from llm_hf_models.inference.openai_protocol import Answer
 from tests.support.openai_server import END, delta, text_of
 
 # A server elsewhere: real HTTP on loopback, saying what a test tells it to.
@@ -31,13 +31,13 @@ STREAM = (
 def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     reader = Answer(stream=True)
-    items: list[chat.Piece | chat.Finish] = []
+    items: list[openai_protocol.Piece | openai_protocol.Finish] = []
     for begin, end in pairwise(edges):
         items += reader.feed(STREAM[begin:end])
     items += reader.end()
     assert text_of(items) == "Hello é"
     assert text_of(items, "tool_args") == '{"a":1}'
-    assert {item.index for item in items if isinstance(item, chat.Piece) and item.kind != "text"} == {1}
+    assert {item.index for item in items if isinstance(item, openai_protocol.Piece) and item.kind != "text"} == {1}
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -47,4 +47,4 @@ def test_hostile_bytes_are_an_answer_or_an_error_of_ours(data: bytes, stream: bo
         items = [*reader.feed(b"data: " + data + b"\n" if stream else data), *reader.end()]
     except EngineError:
         return
-    assert isinstance(items[-1], chat.Finish)
+    assert isinstance(items[-1], openai_protocol.Finish)

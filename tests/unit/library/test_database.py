@@ -19,8 +19,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llm_hf_models import library_file, registered
-from llm_hf_models.download_records import Download
 from llm_hf_models.errors import (
     AmbiguousNameError,
     LibraryDamagedError,
@@ -30,11 +28,14 @@ from llm_hf_models.errors import (
     NotWritableError,
     UnknownModelError,
 )
-from llm_hf_models.gguf_facts import ModelFacts
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.library_file import MIGRATIONS
-from llm_hf_models.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.registered import RegisteredModel, registered_models
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.library import registered_models as library_registered_models
+from llm_hf_models.library import sqlite_file
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.download_records import Download
+from llm_hf_models.library.migrations import MIGRATIONS
+from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
+from llm_hf_models.library.registered_models import RegisteredModel, registered_models
 from tests.support import models
 from tests.support.models import FACTS, a_model
 
@@ -131,7 +132,7 @@ def test_llm_is_shown_what_it_needs(db: LibraryDB, path: Path) -> None:
         RegisteredModel("hf/owner/name:Q4_K_M", ("a",), "chat", tools=True, reasoning=False, modalities=("image",)),
         RegisteredModel("hf/owner/plain:Q4_K_M", (), "embedding", tools=False, reasoning=False, modalities=()),
     ]
-    assert len(MIGRATIONS) == registered.FORMAT
+    assert len(MIGRATIONS) == library_registered_models.FORMAT
 
 
 def test_downloads_are_rows_that_change_only_in_known_columns(db: LibraryDB) -> None:
@@ -162,7 +163,7 @@ def test_a_download_has_one_living_owner(db: LibraryDB) -> None:
 
 
 def test_what_a_dead_process_waited_for_and_how_fast_it_was_is_not_told_any_more(db: LibraryDB) -> None:
-    told = "from llm_hf_models.processes import own_name; print(own_name())"
+    told = "from llm_hf_models.system.processes import own_name; print(own_name())"
     dead = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.strip()
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
     assert db.claim_download(row.id, f"{dead}/attempt", stale_seconds=60)
@@ -375,7 +376,7 @@ def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatc
     with LibraryDB(path) as db:
         db.register(a_model())
     later = (*MIGRATIONS, "alter table models add column later text; create table extra (id integer)")
-    monkeypatch.setattr(library_file, "MIGRATIONS", later)
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", later)
     with LibraryDB(path) as db:
         assert [model.model_id for model in db.models()] == ["hf/owner/name:Q4_K_M"]
     with sqlite3.connect(path) as raw:
@@ -387,7 +388,7 @@ def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatc
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LibraryDB(path) as db:
         db.register(a_model())
-    monkeypatch.setattr(library_file, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
     with pytest.raises(LibraryError):
         LibraryDB(path)
     monkeypatch.undo()
@@ -416,8 +417,8 @@ READ_ONLY = """
 import os, sys, urllib.parse  # pathlib's own, which nobody could read any more where the interpreter is root's
 from pathlib import Path
 from llm_hf_models.errors import NotWritableError
-from llm_hf_models.library import LibraryDB
-from llm_hf_models.registered import registered_models
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.registered_models import registered_models
 if os.geteuid() == 0:
     os.setresuid(65534, 65534, 65534)
 path = Path(sys.argv[1])
@@ -481,7 +482,7 @@ def test_no_bytes_in_the_library_make_the_hook_raise(path: Path, data: st.DataOb
 _OPEN_AND_CLOSE = """
 import sys
 from pathlib import Path
-from llm_hf_models.library import LibraryDB
+from llm_hf_models.library.database import LibraryDB
 LibraryDB(Path(sys.argv[1])).close()
 """
 

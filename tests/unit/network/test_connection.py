@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from llm_hf_models.errors import BadInputError, OfflineError, ProxyRefusedError, TlsError
-from llm_hf_models.hub import Location
-from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import Expected, TransferLimits
 from tests.support.storage_server import COMMIT, Fault, StorageServer
 
 LIMITS = TransferLimits(connections=2, connect_seconds=2, stall_seconds=1, network_wait_seconds=2, retry_seconds=0.02)

@@ -20,9 +20,10 @@ from huggingface_hub.errors import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models.digests import digests_of
 from llm_hf_models.errors import NotWritableError
-from llm_hf_models.mirror import ServedFile, ServedRepo, make_server
+from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+from llm_hf_models.servers.hub_mirror import make_server
+from llm_hf_models.system.hashing import digests_of
 from tests.support import mirror_repos
 from tests.support.mirror_repos import COMMIT, OLD, SECRET, WEIGHTS, Shelf, running, served
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llm_hf_models.machine import machine, usable_cores
+from llm_hf_models.system.machine import machine, usable_cores
 
 MB = 1_000_000
 

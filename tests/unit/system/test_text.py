@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models.text import clean_text, did_you_mean
+from llm_hf_models.system.text import clean_text, did_you_mean
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.units import (
+from llm_hf_models.system.units import (
     MAX_NUMBER,
     format_count,
     format_duration,

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.hub import Location
-from llm_hf_models.transfer import Expected, TransferLimits, fetch
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import Expected, TransferLimits
 from tests.support.hub_server import HubServer
 from tests.support.storage_server import StorageServer
 from tests.support.transfers import MB, made_content, pull

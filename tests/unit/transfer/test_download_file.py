@@ -26,10 +26,11 @@ from llm_hf_models.errors import (
     OfflineError,
     RateLimitedError,
 )
-from llm_hf_models.hub import Location
-from llm_hf_models.journal import read_journal
-from llm_hf_models.owner import is_owned, owning
-from llm_hf_models.transfer import Event, Expected, TransferLimits, fetch, journal_path
+from llm_hf_models.hub.types import Location
+from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.journal import read_journal
+from llm_hf_models.transfer.ownership import is_owned, owning
+from llm_hf_models.transfer.types import Event, Expected, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import COMMIT, Fault, StorageServer
 from tests.support.transfers import LIMITS, MB, WEATHER, interrupted, made_content, names, pull, stop_at

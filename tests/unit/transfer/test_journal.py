@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models import journal as journals
-from llm_hf_models.journal import Identity, Journal, JournalState, read_journal
+from llm_hf_models.system import processes as journals
+from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read_journal
 
 # The journal
 

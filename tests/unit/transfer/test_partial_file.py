@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.partial_file import MAX_QUEUED, READ_BYTES, Digest, PartialFile
+from llm_hf_models.transfer.partial_file import MAX_QUEUED, READ_BYTES, Digest, PartialFile
 
 CHUNK = 1 << 16
 

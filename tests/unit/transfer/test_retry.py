@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llm_hf_models.weather import retry_after
+from llm_hf_models.network.headers import retry_after
 
 
 @pytest.mark.parametrize(

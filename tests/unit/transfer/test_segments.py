@@ -8,19 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models import segments as segments_module
-from llm_hf_models.journal import Ranges
-from llm_hf_models.segments import (
+from llm_hf_models.transfer import segments as transfer_segments
+from llm_hf_models.transfer.pacing import Pace, Width
+from llm_hf_models.transfer.segments import (
     MAX_SEGMENTS_BYTES,
     MIN_SEGMENT_BYTES,
     REFUSED_SECONDS,
     REPROBE_SECONDS,
     VERDICT_SECONDS,
-    Pace,
     Segment,
     Segments,
-    Width,
 )
+from llm_hf_models.transfer.types import Ranges
 
 MB = 1 << 20
 
@@ -107,13 +106,13 @@ def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
 def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(segments_module, "SPLIT_SECONDS", 0.0)
+    monkeypatch.setattr(transfer_segments, "SPLIT_SECONDS", 0.0)
     segments = Segments(MB, Ranges())
     slow = segments.take(8)
     assert slow is not None
     assert segments.advance(slow, 1) == 1
     assert segments.take(8) is None
-    monkeypatch.setattr(segments_module, "RESCUE_SECONDS", 0.0)
+    monkeypatch.setattr(transfer_segments, "RESCUE_SECONDS", 0.0)
     quick = segments.take(8)
     assert quick is not None
     assert (quick.position, quick.end) == (1, MB)
@@ -166,7 +165,7 @@ def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
 
 
 def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments_module, "RATE_RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(transfer_segments, "RATE_RECHECK_SECONDS", 0.0)
     rate, stopped = [50_000], threading.Event()
     stopped.set()
     pace = Pace(lambda: rate[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models.journal import Ranges
+from llm_hf_models.transfer.types import Ranges
 
 # The journal
 

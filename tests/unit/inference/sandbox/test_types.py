@@ -8,7 +8,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has layers that a test can try")
 if sys.platform == "linux":
-    from llm_hf_models.sandbox import ConfinementReport, Layer
+    from llm_hf_models.inference.sandbox.confine import ConfinementReport
+    from llm_hf_models.inference.sandbox.types import Layer
 ALL = ("rlimits", "user-namespace", "network-namespace", "landlock", "seccomp")
 
 

@@ -1,0 +1,157 @@
+"""Commands that find models: search, info, inspect and check."""
+
+from __future__ import annotations
+
+import click
+
+from llm_hf_models.cli import output
+from llm_hf_models.cli.framework import examples, service
+from llm_hf_models.cli.params import (
+    COUNT,
+    MAX_ROWS,
+    LocalName,
+    json_option,
+    refresh_option,
+)
+from llm_hf_models.cli.views import gguf as gguf_views
+from llm_hf_models.cli.views import hub as hub_views
+
+WHAT = LocalName()
+
+
+@click.command(
+    epilog=examples(
+        "llm hf inspect unsloth/Qwen3-0.6B-GGUF:Q8_0",
+        "llm hf inspect ./model.gguf --metadata",
+        "llm hf inspect Qwen3-0.6B --template",
+    )
+)
+@click.argument("name", metavar="REF|FILE", type=WHAT)
+@click.option("--metadata", is_flag=True, help="Show every key of the header.")
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--template", is_flag=True, help="Show the chat template.")
+@json_option
+def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: bool) -> None:
+    """Show the header of a GGUF file.
+
+    REF|FILE is a file, the name of a model on this machine, or a ref on the Hub, of which only the header is fetched.
+    """
+    found = service().inspect(name, metadata=metadata, tensors=tensors, template=template)
+    if as_json:
+        output.print_json(found)
+        return
+    output.emit(gguf_views.inspection(found, output.width()))
+    if found.metadata is not None:
+        output.emit("\n" + gguf_views.metadata(found.metadata, output.width()))
+    if found.tensors is not None:
+        output.emit("\n" + gguf_views.tensors(found.tensors, output.width()))
+    if template:
+        output.emit("\n" + (found.chat_template or "There is no chat template."))
+
+
+@click.command(
+    epilog=examples("llm hf check ./model.gguf", "llm hf check unsloth/Qwen3-0.6B-GGUF:Q8_0", "llm hf check Qwen3-0.6B")
+)
+@click.argument("name", metavar="REF|FILE", type=WHAT)
+@json_option
+@click.pass_context
+def check(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Check a GGUF file against the rules of its format.
+
+    Structure, meaning and chat template are read, nothing is run. Of a file that is still on the Hub only the header
+    is seen. Ends with exit code 1 when there are errors.
+    """
+    report = service().check(name)
+    output.print_json(report) if as_json else output.emit(gguf_views.check(report, output.width()))
+    ctx.exit(1 if report.errors else 0)
+
+
+@click.command(
+    epilog=examples(
+        "llm hf search qwen3",
+        "llm hf search --author unsloth --max-params 8B --fits",
+        "llm hf search coder --sort downloads --limit 5 --json",
+    )
+)
+@click.argument("query", nargs=-1)
+@click.option("--author", metavar="OWNER", help="Only repos of this user or organisation.")
+@click.option("--task", metavar="TASK", help="Only this task (pipeline tag), such as text-generation.")
+@click.option(
+    "--library", metavar="NAME", default="gguf", show_default=True, help="Only repos for this library; `any` for all."
+)
+@click.option("--license", metavar="LICENCE", help="Only this licence, such as apache-2.0.")
+@click.option("--language", metavar="CODE", help="Only models for this language, such as en.")
+@click.option("tags", "--tag", metavar="TAG", multiple=True, help="Only repos with this tag; repeatable.")
+@click.option("--min-params", type=COUNT, help="At least this many parameters, such as 500M.")
+@click.option("--max-params", type=COUNT, help="At most this many parameters, such as 8B.")
+@click.option("--gated/--no-gated", default=None, help="Only repos that ask for access, or none of them.")
+@click.option("--fits", is_flag=True, help="Only what fits this machine's memory.")
+@click.option(
+    "--sort",
+    type=click.Choice(["trending", "downloads", "likes", "created", "updated"]),
+    default="trending",
+    show_default=True,
+    help="What comes first.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, MAX_ROWS),
+    metavar="N",
+    default=20,
+    show_default=True,
+    help="At most so many rows.",
+)
+@refresh_option
+@json_option
+def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_json: bool, **filters: object) -> None:
+    """Find models on the Hub.
+
+    Words of QUERY are looked for in repo names. Without any, the list is what the options leave.
+    """
+    from llm_hf_models.hub.types import SearchFilters
+
+    narrowed = SearchFilters(library=None if library == "any" else library, **filters)  # type: ignore[arg-type]
+    page = service().search(" ".join(query), narrowed, fits=fits, refresh=refresh)
+    if as_json:
+        output.print_json(page)
+    elif page.results:
+        output.emit(hub_views.search(page, output.width()))
+        _note_freshness(hub_views.freshness(page.freshness))
+    else:
+        output.note(hub_views.nothing_found(page))
+
+
+def _note_freshness(words: str | None) -> None:
+    if words:
+        output.note(click.style(words, dim=True))
+
+
+@click.command(
+    epilog=examples(
+        "llm hf info unsloth/Qwen3-0.6B-GGUF",
+        "llm hf info hf.co/unsloth/Qwen3-0.6B-GGUF --card",
+        "llm hf info unsloth/Qwen3-0.6B-GGUF --files",
+    )
+)
+@click.argument("ref")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit; the default branch otherwise.")
+@click.option("--files", is_flag=True, help="List every file of the repo.")
+@click.option("--card", is_flag=True, help="Show the model card.")
+@refresh_option
+@json_option
+def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool, as_json: bool) -> None:
+    """Show one model of the Hub, and which variants fit.
+
+    The variant that a plain pull takes stands out. REF is owner/name, with @REVISION if you like, or
+    the address of its page.
+    """
+    found = service().info(ref, revision=revision, card=card, refresh=refresh)
+    if as_json:
+        output.print_json(found)
+        return
+    output.emit(hub_views.info(found, output.width()))
+    if files:
+        output.emit("\n" + hub_views.repo_files(found, output.width()))
+    if card and found.card is not None:  # else a note says why
+        output.emit("\n" + (output.markdown(found.card, limit=output.width()) if found.card else "There is no card."))
+    _note_freshness(hub_views.freshness(found.freshness))

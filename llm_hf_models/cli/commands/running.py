@@ -1,0 +1,190 @@
+"""Commands about running models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from llm_hf_models.cli import format as cli_format
+from llm_hf_models.cli import output
+from llm_hf_models.cli.commands.this_machine import NAME
+from llm_hf_models.cli.framework import examples, service
+from llm_hf_models.cli.params import (
+    LOOPBACK,
+    LocalName,
+    json_option,
+    one_of,
+)
+from llm_hf_models.cli.views import local as local_views
+from llm_hf_models.cli.views import running as running_views
+from llm_hf_models.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.command(epilog=examples("llm hf ps", "llm hf ps --json"))
+@json_option
+def ps(as_json: bool) -> None:
+    """List the engines that run now."""
+    engines = service().engines()
+    if as_json:
+        output.print_json(engines)
+    elif engines:
+        output.emit(local_views.engines(engines, output.width()))
+        if why := local_views.unconfined(engines):
+            output.note(why)
+    else:
+        output.note("No engine is running. The next prompt starts one.")
+
+
+@click.command(epilog=examples("llm hf stop Qwen3-0.6B", "llm hf stop --all"))
+@click.argument("name", type=NAME, required=False)
+@click.option("everything", "--all", is_flag=True, help="Every engine.")
+@json_option
+def stop(name: str | None, everything: bool, as_json: bool) -> None:
+    """Stop the engine of a model.
+
+    The next prompt starts a new one.
+    """
+    one_of(name, everything)
+    count = service().stop_engines(name)
+    output.print_json({"stopped": count}) if as_json else output.note(local_views.stopped(count))
+
+
+NAME = LocalName()
+MAX_TEMPLATE_BYTES = 512 * 1024
+KEY_VARIABLE = "LLM_HF_SERVE_KEY"
+
+
+@click.command(
+    "set",
+    context_settings={"ignore_unknown_options": True},  # so that -1 is a value
+    epilog=examples(
+        "llm hf set Qwen3-0.6B temperature 0.6 context 8192",
+        "llm hf set Qwen3-0.6B system 'Answer in one sentence.'",
+        "llm hf set Qwen3-0.6B template chatml.jinja keep_alive 30m",
+        "llm hf set Qwen3-0.6B --unset temperature",
+        "llm hf set Qwen3-0.6B            # shows what holds, and where it comes from",
+    ),
+)
+@click.argument("name", type=NAME, metavar="REF")
+@click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...")
+@click.option("unset", "--unset", multiple=True, metavar="KEY", help="Go back on this option; repeatable.")
+@json_option
+def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: bool) -> None:
+    """Keep options for a model.
+
+    They hold for every prompt that doesn't give its own with -o: temperature, top_p, context, keep_alive and whatever
+    else `llm models --options` lists, `system` for prompts without a system prompt, and `template`, a file with a
+    chat template to use instead of the model's own.
+    """
+    library = service()
+    model = library.set_options(name, _options(pairs), unset) if pairs or unset else library.show(name)
+    if as_json:
+        output.print_json(model)
+    else:
+        output.emit(running_views.defaults(model.defaults, output.width()))
+
+
+def _options(pairs: Sequence[str]) -> dict[str, str]:
+    if len(pairs) % 2:
+        raise click.UsageError(f"{pairs[-1][:60]!r} has no VALUE: write KEY VALUE [KEY VALUE]...")
+    keys = pairs[::2]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise click.UsageError(f"{twice[:60]!r} is given twice.")
+    options = dict(zip(keys, pairs[1::2], strict=True))
+    if "template" in options:
+        options["template"] = _template(Path(options["template"]))
+    return options
+
+
+def _template(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEMPLATE_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"Option 'template': can't read the file {path}", cause=str(error)) from None
+    if len(data) > MAX_TEMPLATE_BYTES:
+        raise BadInputError(f"Option 'template': {path} is too large to be a chat template")
+    return text
+
+
+@click.command(
+    epilog=examples(
+        "llm hf attach big --endpoint http://gpu-box:8000/v1",
+        "llm hf attach big --endpoint https://models.example/v1 --key-env BIG_KEY --model qwen3-235b",
+        "llm hf attach eye --endpoint http://gpu-box:8000/v1 --model Qwen3-VL-8B --images",
+        "llm hf attach vectors --endpoint http://127.0.0.1:8081 --kind embedding",
+    )
+)
+@click.argument("name")
+@click.option(
+    "--endpoint", required=True, metavar="URL", help="Where it is served: vLLM, TGI, llama-server and others."
+)
+@click.option("--key-env", metavar="VAR", help="The environment variable that holds its key; the key is never stored.")
+@click.option("--key-name", metavar="NAME", help="Or its name among llm's own keys (`llm keys set NAME`).")
+@click.option("model", "--model", metavar="ID", help="What the server calls it, where it serves several.")
+@click.option(
+    "--kind", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True, help="What it is for."
+)
+@click.option("--images", is_flag=True, help="It takes images; needed where the server doesn't say so by itself.")
+@click.option("--audio", is_flag=True, help="It takes sound; the same.")
+@json_option
+def attach(
+    name: str,
+    endpoint: str,
+    key_env: str | None,
+    key_name: str | None,
+    model: str | None,
+    kind: Literal["chat", "embedding"],
+    images: bool,
+    audio: bool,
+    as_json: bool,
+) -> None:
+    """Use a model that is served elsewhere as NAME.
+
+    Any server in OpenAI's protocol will do. From then on `llm -m NAME` goes there: tools, schemas, streaming, images
+    and embeddings alike. `llm hf list` shows whether it answers, `llm hf rm NAME` forgets it.
+    """
+    modalities = [one for one, given in (("image", images), ("audio", audio)) if given]
+    found = service().attach(
+        name, endpoint, key_env=key_env, key_name=key_name, model=model, kind=kind, modalities=modalities
+    )
+    output.print_json(found) if as_json else output.note(running_views.attached(found))
+
+
+@click.command(
+    epilog=examples(
+        "llm hf serve Qwen3-0.6B",
+        "llm hf serve Qwen3-0.6B nomic-embed-text-v1.5 --port 8080",
+        f"{KEY_VARIABLE}=choose-one llm hf serve Qwen3-0.6B",
+    )
+)
+@click.argument("names", type=NAME, nargs=-1, required=True, metavar="REF...")
+@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="PORT", default=8643, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--key", envvar=KEY_VARIABLE, metavar="KEY", help=f"What clients must know; {KEY_VARIABLE} hides it from `ps`."
+)
+def serve(names: tuple[str, ...], host: str, port: int, key: str | None) -> None:
+    """Serve models to other programs in OpenAI's protocol.
+
+    Prints the address, and a key unless one is given, and runs until Ctrl-C. Each request goes to its model's engine,
+    which starts when it is needed and leaves when it is idle, as for `llm -m`. What `llm hf set` keeps holds here too.
+    """
+    with service().serve(names, host, port, key=key, notice=output.note) as server:
+        address = cli_format.address(server.server_address)
+        output.emit(address)
+        output.note(
+            running_views.serving(address, server, key_given=key is not None, open_to_others=host not in LOOPBACK)
+        )
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            output.note("Stopped.")

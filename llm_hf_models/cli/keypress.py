@@ -1,0 +1,80 @@
+"""One key that a person may press while a command works. Not for anything that is typed; does nothing on Windows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from llm_hf_models.cli.output import is_terminal
+
+
+@contextmanager
+def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
+    """Calls `act`, from a thread, when that key is pressed; gives whether anybody could press it.
+
+    The terminal hands over single keys meanwhile, Ctrl-C stays what it is, and afterwards all is as before.
+    """
+    if not _somebody_types():
+        yield False
+        return
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    wake_reading, wake_writing = os.pipe()
+    listener = threading.Thread(target=_listen, args=(terminal, wake_reading, key, act), name="key", daemon=True)
+    tty.setcbreak(terminal)
+    try:
+        listener.start()
+        with _again_after_ctrl_z(lambda: tty.setcbreak(terminal)):
+            yield True
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        os.close(wake_writing)
+        listener.join()
+        os.close(wake_reading)
+
+
+@contextmanager
+def _again_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
+    """Shells set the terminal for themselves when a job is stopped, and leave it so when it goes on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
+
+    def goes_on(_signal: int, _frame: object) -> None:
+        if _somebody_types():
+            set_terminal()
+
+    before = signal.signal(signal.SIGCONT, goes_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, before)
+
+
+def _somebody_types() -> bool:
+    """A job in a shell's background may not touch the terminal: the system would stop it."""
+    if sys.platform == "win32" or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
+        return False
+    return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+
+
+def _listen(terminal: int, wake: int, key: str, act: Callable[[], None]) -> None:
+    import select
+
+    while True:
+        ready, _, _ = select.select([terminal, wake], [], [])
+        if wake in ready:
+            return
+        pressed = os.read(terminal, 1)
+        if not pressed:
+            return
+        if pressed.decode(errors="replace").lower() == key:
+            act()
+            return

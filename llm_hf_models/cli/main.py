@@ -1,0 +1,23 @@
+"""`llm hf`: the group of all commands. The commands are in commands/."""
+
+from __future__ import annotations
+
+from llm_hf_models.cli.framework import HfGroup, examples
+
+hf = HfGroup(
+    name="hf",
+    sections={  # module:command, each imported when it is asked for
+        "Find and fetch": "find:search find:info find:inspect find:check pull:pull pull:test",
+        "The queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),
+        "On this machine": (
+            "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
+            "this_machine:rm this_machine:import_ this_machine:gc"
+        ),
+        "Running": "running:set_ running:ps running:stop running:serve running:attach",
+        "Account": "account:login account:logout account:whoami",
+        "This installation": "installation:status installation:settings installation:mirror installation:mcp",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Open models from the Hugging Face Hub, on this machine.",
+    epilog=examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
+)

@@ -1,0 +1,275 @@
+"""What a person sees of bytes on their way: bars on a terminal, a line now and then elsewhere. Moves none of them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from llm_hf_models.cli import format as cli_format
+from llm_hf_models.cli import output
+from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.units import format_duration, format_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import Task, TaskID
+
+    from llm_hf_models.transfer.types import Event, Progress
+
+LINE_SECONDS = 5.0  # between two lines about one file
+LINE_SHARE = 0.1  # of the file, between two lines about it
+MAX_NAME_CELLS = 40
+NARROW_CELLS = 80  # a terminal of fewer columns gets shorter bars
+TOTAL = "total"
+
+
+class Expected(Protocol):
+    """A file that is on its way; `pull.PlannedFile` is one."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def partial(self) -> int: ...
+
+
+def shown(files: Sequence[Expected] = (), *, quiet: bool = False) -> AbstractContextManager[Progress]:
+    """Progress for a transfer or a re-hash, on stderr: bars, lines, or nothing when quiet.
+
+    Args:
+        files: those that will move, where that is known: several get a total.
+        quiet: show nothing.
+    """
+    if quiet:
+        return nullcontext(_nothing)
+    return Bars(files) if output.is_terminal(sys.stderr) else Lines()
+
+
+def _nothing(_event: Event) -> None:
+    pass
+
+
+@dataclass
+class _Told:
+    """What was last said of one file."""
+
+    at: float
+    done: int
+    began: float
+    first: int
+    words: str | None = None
+    spoken: bool = False
+
+
+class Lines:
+    """Plain lines: when a file starts, at most one every few seconds and every tenth of it, and when it is done.
+
+    A file that is only hashed again, which no `started` announces, is spoken of once that takes long.
+    """
+
+    def __init__(self, write: Callable[[str], None] = output.note, clock: Callable[[], float] = time.monotonic) -> None:
+        """`write` shows one line; `clock` tells seconds."""
+        self._write = write
+        self._clock = clock
+        self._told: dict[str, _Told] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Progress:
+        return self.show
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        """One event of one file, from any thread."""
+        with self._lock:
+            told = self._told.get(event.file)
+            if told is None or event.kind == "started":
+                now = self._clock()
+                self._told[event.file] = _Told(now, event.done, now, event.done)
+                if event.kind == "started":
+                    self._say(event, _start_words(event))
+                if event.kind in ("started", "verifying"):
+                    return
+            self._tell(event, self._told[event.file])
+
+    def _tell(self, event: Event, told: _Told) -> None:
+        now = self._clock()
+        if event.kind == "done":
+            if told.spoken:
+                self._say(event, _done_words(event, told, now))
+            del self._told[event.file]
+        elif event.kind == "verifying":
+            if told.words != event.kind:
+                self._say(event, "checking the digest")
+                told.words = event.kind
+        elif event.kind != "progress":
+            words = _trouble_words(event)
+            if words != told.words:
+                self._say(event, words)
+            told.words = words
+        elif now - told.at >= LINE_SECONDS and event.done - told.done >= event.total * LINE_SHARE:
+            self._say(event, _progress_words(event, told, now))
+            told.at, told.done, told.words = now, event.done, None
+
+    def _say(self, event: Event, words: str) -> None:
+        self._told[event.file].spoken = True
+        self._write(f"{clean_text(event.file)}: {words}")
+
+
+def _start_words(event: Event) -> str:
+    if event.done:
+        return f"continuing at {_percent(event)} of {format_size(event.total)}"
+    return format_size(event.total)
+
+
+def _progress_words(event: Event, told: _Told, now: float) -> str:
+    speed = (event.done - told.first) / max(now - told.began, 0.001)
+    left = format_duration((event.total - event.done) / speed) if speed else "unknown time"
+    return f"{_percent(event)} of {format_size(event.total)}, {format_size(speed)}/s, {left} left"
+
+
+def _done_words(event: Event, told: _Told, now: float) -> str:
+    moved, seconds = event.total - told.first, now - told.began
+    if moved <= 0 or seconds <= 0:
+        return f"done, {format_size(event.total)}"
+    part = f"{format_size(event.total)}, the last {format_size(moved)} of it" if told.first else format_size(moved)
+    return f"done, {part} in {cli_format.took(seconds)} ({format_size(moved / seconds)}/s)"
+
+
+def _trouble_words(event: Event) -> str:
+    return f"{event.kind}: {clean_text(event.message)}" if event.message else event.kind
+
+
+def _percent(event: Event) -> str:
+    return f"{100 * event.done // event.total if event.total else 100} %"
+
+
+class Bars:
+    """A bar for each file with bytes, speed and time left, and one for the total where there are several."""
+
+    def __init__(self, files: Sequence[Expected] = (), console: Console | None = None) -> None:
+        """`console` None is stderr."""
+        self._files = files
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._done: dict[str, int] = {file.path: file.partial for file in files}
+        self._total: TaskID | None = None
+        self._bars: RichProgress | None = None
+        self._lock = threading.Lock()
+        self._words: str | None = None
+
+    def __enter__(self) -> Progress:
+        self._bars = _make_bars(self._console or _stderr_console())
+        if len(self._files) > 1:
+            size, partial = sum(file.size for file in self._files), sum(file.partial for file in self._files)
+            self._total = self._bars.add_task(TOTAL, total=size, completed=partial)
+        self._bars.start()
+        return self.show
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, event: Event) -> None:
+        """One event of one file, from any thread."""
+        bars = self._bars
+        if bars is None:
+            return
+        with self._lock:
+            if event.file not in self._tasks:
+                # What was here before is no speed: the bar starts from it.
+                self._tasks[event.file] = bars.add_task(self._name(event.file), total=event.total, completed=event.done)
+            task = self._tasks[event.file]
+            note = event.kind if event.kind not in ("started", "progress", "done") else ""
+            bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._makes_room(event))
+            if event.file in self._done:  # one that is only hashed again is no part of the total
+                self._done[event.file] = event.done
+            if self._total is not None:
+                bars.update(self._total, completed=sum(self._done.values()))
+            self._tell_trouble(bars, event)
+
+    def _name(self, path: str) -> str:
+        """A name that leaves two thirds of the line to the bar and its figures."""
+        return _bar_name(path, min(MAX_NAME_CELLS, self._bars.console.width // 3)) if self._bars else path
+
+    def _makes_room(self, event: Event) -> bool:
+        """Of several files those that are done go; the total has them."""
+        return event.kind == "done" and self._total is not None
+
+    def _tell_trouble(self, bars: RichProgress, event: Event) -> None:
+        if event.kind in ("stalled", "retrying", "waiting") and event.message:
+            words = f"{self._name(event.file)}: {_trouble_words(event)}"
+            if words != self._words:
+                bars.console.print(words, markup=False, highlight=False)
+            self._words = words
+
+
+def _stderr_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, no_color=not output.has_colour(sys.stderr))
+
+
+def _bar_name(path: str, cells: int) -> str:
+    """The file's own name; a long one loses its middle, since quantization and shard stand at its end."""
+    name = clean_text(path.rpartition("/")[2])
+    if len(name) <= cells:
+        return name
+    half = (cells - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
+
+
+def _make_bars(console: Console) -> RichProgress:
+    from rich.progress import BarColumn, ProgressColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+    from rich.text import Text
+
+    narrow = console.width < NARROW_CELLS
+
+    class Figures(ProgressColumn):
+        """Bytes, speed and time left, in the words of `units`."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(_figures(task.completed, None if narrow else task.total, speed, _left(task), task.fields))
+
+    return RichProgress(
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+        Figures(table_column=Column(no_wrap=True)),
+        console=console,
+        expand=True,
+    )
+
+
+def _left(task: Task) -> float | None:
+    """Seconds to go, as far as the speed of the last half minute tells."""
+    if task.finished or not task.speed or task.total is None:
+        return None
+    return (task.total - task.completed) / task.speed
+
+
+def _figures(done: float, total: float | None, speed: float | None, left: float | None, fields: dict[str, str]) -> str:
+    parts = [format_size(done) + (f" of {format_size(total)}" if total else "")]
+    if speed:
+        parts.append(f"{format_size(speed)}/s")
+    if note := fields.get("note"):
+        parts.append(note)
+    elif left is not None:
+        parts.append(f"{format_duration(left)} left")
+    return "  ".join(parts)

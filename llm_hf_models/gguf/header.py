@@ -1,0 +1,391 @@
+"""Reads a GGUF header from any byte source, strictly and with limits. Does not judge what it means (gguf/validate.py
+does).
+
+The format: ggml/docs/gguf.md; what llama.cpp makes of it: `ggml/src/gguf.cpp`. Nothing is allocated because a header
+claims it: bytes are read block by block, and a length is believed once so many bytes have come.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn, Protocol
+
+from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
+from llm_hf_models.gguf.facts import CHAT_TEMPLATE_KEY, ModelFacts, derive
+from llm_hf_models.gguf.types import (
+    ARRAY,
+    BOOL,
+    DEFAULT_ALIGNMENT,
+    MAX_DIMENSIONS,
+    MAX_TENSOR_NAME_BYTES,
+    STRING,
+    VALUE_TYPES,
+    ArrayInfo,
+    ByteOrder,
+    StringInfo,
+    TensorInfo,
+)
+from llm_hf_models.system.text import clean_text
+
+BLOCK_BYTES = 256 * 1024
+MAX_HEADER_BYTES = 128 * 1024 * 1024
+HEADER_SECONDS = 60.0  # where nobody sets another limit
+MAX_METADATA = 65_536  # keys
+MAX_TENSORS = 65_536
+MAX_KEY_BYTES = 65_535  # the specification's own limit
+MAX_KEPT_STRING_BYTES = 1024 * 1024  # a longer one, chat templates included, stays as a StringInfo
+MAX_KEPT_BYTES = 16 * 1024 * 1024  # of all strings and arrays together; from there on they are skipped
+MAX_ARRAY_STRINGS = 4 * 1024 * 1024  # of all arrays together: bounds the time that skipping them takes
+KEPT_ELEMENTS = 512  # an array up to so long is kept without being asked for
+MAX_ALIGNMENT = 1024 * 1024
+_MAX_SIGNED = 2**63 - 1
+_MIN_METADATA_BYTES = 8 + 1 + 4 + 1  # an empty value of the smallest type under a key of one letter
+_MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
+
+
+class ByteSource(Protocol):
+    """Anything that can be read forward: an open file, a Range reader of a Hub file, a socket's file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """A parsed header: everything before the tensor data."""
+
+    version: int
+    byte_order: ByteOrder
+    metadata: Mapping[str, object]  # long arrays that were not asked for stand as ArrayInfo, long strings as StringInfo
+    tensors: tuple[TensorInfo, ...]
+    alignment: int
+    header_bytes: int  # up to and including the padding before tensor data
+    facts: ModelFacts
+    chat_template: str | None = None
+    value_types: Mapping[str, str] = field(default_factory=dict)  # key -> `uint32`, `string`, `array of string`
+
+
+def read_header(
+    source: ByteSource,
+    *,
+    file_bytes: int | None = None,
+    arrays: Collection[str] = (),
+    seconds: float = HEADER_SECONDS,
+) -> GgufHeader:
+    """Reads and checks the header's structure.
+
+    Args:
+        source: read forward from its current position, never past the header by more than one block.
+        file_bytes: the file's whole size in bytes where it is known: counts and lengths that could not fit are refused.
+        arrays: keys of long arrays whose elements are wanted, as a tuple; others stand as ArrayInfo.
+        seconds: how long it may take. One read that never returns is the source's own affair.
+
+    Raises:
+        InvalidGgufError: not a GGUF header, or one that breaks a rule; `code` names the rule.
+        SlowHeaderError: it took longer than that.
+    """
+    return _Parser(_Forward(source, file_bytes, seconds), file_bytes, frozenset(arrays)).header()
+
+
+@contextmanager
+def said_of(name: str) -> Iterator[None]:
+    """Has an error of reading a header say whose header it is."""
+    try:
+        yield
+    except (InvalidGgufError, SlowHeaderError) as error:
+        error.message = f"{clean_text(name)}: {error.message}"
+        raise
+
+
+def too_slow(seconds: float) -> SlowHeaderError:
+    """The error for a header that took longer than `seconds`; for sources that keep the time too."""
+    return SlowHeaderError(
+        f"The header could not be read within {seconds:g} s",
+        cause="Its disk or its host is slow, or it was made to be slow to read.",
+        hint="Try again, or allow more: llm hf settings header_seconds 5m",
+    )
+
+
+def _refuse(code: str, message: str, offset: int) -> NoReturn:
+    raise InvalidGgufError(message, code=code, offset=offset, cause=f"At byte {offset}.")
+
+
+class _Forward:
+    """Bytes in order, through one block of memory."""
+
+    def __init__(self, source: ByteSource, file_bytes: int | None, seconds: float) -> None:
+        self._source = source
+        self._seconds, self._until = seconds, time.monotonic() + seconds
+        self._end = file_bytes
+        self.limit = MAX_HEADER_BYTES if file_bytes is None else min(file_bytes, MAX_HEADER_BYTES)
+        self.buffer = b""
+        self.position = 0  # in the buffer
+        self._before = 0  # bytes that lie before the buffer
+
+    @property
+    def offset(self) -> int:
+        """Bytes from the start of the file."""
+        return self._before + self.position
+
+    @property
+    def left(self) -> int:
+        """The most that can still come."""
+        return self.limit - self.offset
+
+    def need(self, size: int, what: str) -> None:
+        """Has at least `size` bytes in the buffer. `size` is small, or a length that was checked against its limit."""
+        if len(self.buffer) - self.position >= size:
+            return
+        self.claim(size, what)
+        parts = [self.buffer[self.position :]]
+        have = len(parts[0])
+        self._before += self.position
+        self.position = 0
+        while have < size:
+            # Once a block: what can be made of one takes milliseconds, and most headers have one or two.
+            if time.monotonic() > self._until:
+                raise too_slow(self._seconds)
+            part = self._source.read(BLOCK_BYTES)
+            if not part:
+                self.buffer = b"".join(parts)
+                _refuse("truncated", f"The file ends within {what}.", self._before + have)
+            parts.append(part)
+            have += len(part)
+        self.buffer = b"".join(parts)
+
+    def claim(self, size: int, what: str) -> None:
+        """Refuses a length that the rest of the file, or of what a header may take, can't hold."""
+        if size <= self.left:
+            return
+        if self._end is not None and size > self._end - self.offset:
+            _refuse("truncated", f"{what} takes {size} bytes, and {self._end - self.offset} are left.", self.offset)
+        _refuse("header-too-large", f"{what} takes {size} bytes: more than a header may have.", self.offset)
+
+    def take(self, size: int, what: str) -> bytes:
+        self.need(size, what)
+        start = self.position
+        self.position = start + size
+        return self.buffer[start : self.position]
+
+    def skip(self, size: int, what: str) -> None:
+        """Passes over bytes without keeping them."""
+        self.claim(size, what)
+        while size > (have := len(self.buffer) - self.position):
+            size -= have
+            self.position += have
+            self.need(1, what)
+        self.position += size
+
+
+class _Parser:
+    """One reading of one header."""
+
+    def __init__(self, source: _Forward, file_bytes: int | None, arrays: frozenset[str]) -> None:
+        self._bytes = source
+        self._file_bytes = file_bytes
+        self._arrays = arrays
+        self._order: ByteOrder = "little"
+        self._kept = 0
+        self._array_strings = 0
+        self._value_types: dict[str, str] = {}
+
+    def header(self) -> GgufHeader:
+        version = self._preamble()
+        tensor_count = self._count("tensors", MAX_TENSORS, _MIN_TENSOR_BYTES)
+        metadata_count = self._count("metadata", MAX_METADATA, _MIN_METADATA_BYTES)
+        metadata = self._metadata(metadata_count)
+        alignment = self._alignment(metadata)
+        tensors = self._tensors(tensor_count)
+        end = self._bytes.offset
+        padded = -(-end // alignment) * alignment
+        if self._file_bytes is not None and padded > self._file_bytes and tensors:
+            _refuse("truncated", "The file ends before its tensor data.", end)
+        template = metadata.get(CHAT_TEMPLATE_KEY)
+        return GgufHeader(
+            version=version,
+            byte_order=self._order,
+            metadata=metadata,
+            tensors=tensors,
+            alignment=alignment,
+            header_bytes=padded if tensors else min(padded, self._file_bytes or padded),
+            facts=derive(metadata, tensors),
+            chat_template=template if isinstance(template, str) else None,
+            value_types=self._value_types,
+        )
+
+    def _preamble(self) -> int:
+        self._use_order("little")
+        if self._bytes.take(4, "the magic") != b"GGUF":
+            _refuse("not-gguf", "This is not a GGUF file: it does not begin with GGUF.", 0)
+        raw = self._bytes.take(4, "the version")
+        version = int.from_bytes(raw, "little")
+        if version & 0xFFFF == 0 and version:
+            self._use_order("big")
+            version = int.from_bytes(raw, "big")
+        if version not in (2, 3):
+            _refuse("version", f"GGUF version {version} is not 2 or 3.", 4)
+        return version
+
+    def _use_order(self, order: ByteOrder) -> None:
+        self._order = order
+        mark = "<" if order == "little" else ">"
+        self._scalars = {kind: struct.Struct(mark + form) for kind, (_, form) in VALUE_TYPES.items() if form}
+        self._u32, self._u64 = self._scalars[4], self._scalars[10]
+
+    def _number(self, form: struct.Struct, what: str) -> int:
+        buffer = self._bytes
+        buffer.need(form.size, what)
+        number: int = form.unpack_from(buffer.buffer, buffer.position)[0]
+        buffer.position += form.size
+        return number
+
+    def _count(self, what: str, limit: int, least_bytes: int) -> int:
+        at = self._bytes.offset
+        count = self._number(self._u64, f"the number of {what}")
+        if count > limit:
+            _refuse("count-too-large", f"The header claims {count} {what}; {limit} are the most that are read.", at)
+        if self._file_bytes is not None and count * least_bytes > self._bytes.left:
+            _refuse("count-too-large", f"The header claims {count} {what}, more than the file has room for.", at)
+        return count
+
+    def _metadata(self, count: int) -> dict[str, object]:
+        metadata: dict[str, object] = {}
+        for _ in range(count):
+            at = self._bytes.offset
+            key = self._name("key", MAX_KEY_BYTES)
+            if key in metadata:
+                _refuse("duplicate-key", f"The key {clean_text(key, 80)!r} stands there twice.", at)
+            metadata[key] = self._value(key)
+        return metadata
+
+    def _name(self, what: str, limit: int) -> str:
+        """A key or a tensor's name: text of at least one character and without control characters."""
+        at = self._bytes.offset
+        size = self._number(self._u64, f"the length of a {what}")
+        words = what.replace("-", " ")
+        if not 0 < size <= limit:
+            _refuse(f"{what}-length", f"A {words} of {size} bytes; it must have 1 to {limit}.", at)
+        try:
+            name = self._bytes.take(size, f"a {what}").decode()
+        except UnicodeDecodeError:
+            _refuse(f"{what}-text", f"A {words} is not UTF-8.", at)
+        if not name.isprintable():
+            _refuse(f"{what}-text", f"The {words} {clean_text(name, 80)!r} has control characters.", at)
+        return name
+
+    def _value(self, key: str) -> object:
+        at = self._bytes.offset
+        kind = self._number(self._u32, "a value's type")
+        if kind not in VALUE_TYPES:
+            _refuse("value-type", f"The key {clean_text(key, 80)!r} has a value of the unknown type {kind}.", at)
+        self._value_types[key] = VALUE_TYPES[kind][0]
+        if kind == STRING:
+            return self._string(f"the string {clean_text(key, 80)!r}")
+        return self._array(key) if kind == ARRAY else self._scalar(kind, key)
+
+    def _scalar(self, kind: int, key: str) -> object:
+        at = self._bytes.offset
+        value = self._number(self._scalars[kind], "a value")
+        if kind != BOOL:
+            return value
+        if value > 1:
+            _refuse("bool-value", f"The bool {clean_text(key, 80)!r} is {value}, neither 0 nor 1.", at)
+        return bool(value)
+
+    def _string(self, what: str) -> str | StringInfo:
+        size = self._number(self._u64, "a string's length")
+        if size > MAX_KEPT_STRING_BYTES or self._kept + size > MAX_KEPT_BYTES:
+            self._bytes.skip(size, what)
+            return StringInfo(size)
+        self._kept += size
+        return self._bytes.take(size, what).decode(errors="replace")
+
+    def _array(self, key: str) -> ArrayInfo | tuple[object, ...]:
+        at = self._bytes.offset
+        kind = self._number(self._u32, "an array's type")
+        name = clean_text(key, 80)
+        if kind == ARRAY:
+            _refuse("array-nested", f"The array {name!r} holds arrays.", at)
+        if kind not in VALUE_TYPES:
+            _refuse("value-type", f"The array {name!r} holds values of the unknown type {kind}.", at)
+        self._value_types[key] = f"array of {VALUE_TYPES[kind][0]}"
+        length = self._number(self._u64, "an array's length")
+        what = f"the array {name!r}"
+        width = 8 if kind == STRING else self._scalars[kind].size
+        self._bytes.claim(length * width, what)
+        if kind == STRING:
+            self._array_strings += length
+            if self._array_strings > MAX_ARRAY_STRINGS:
+                _refuse("count-too-large", f"The arrays hold more than {MAX_ARRAY_STRINGS} strings.", at)
+        if (length <= KEPT_ELEMENTS or key in self._arrays) and self._kept + length * width <= MAX_KEPT_BYTES:
+            return self._kept_array(kind, length, key, what)
+        if kind == STRING:
+            self._skip_strings(length, what)
+        else:
+            self._bytes.skip(length * width, what)
+        return ArrayInfo(VALUE_TYPES[kind][0], length)
+
+    def _kept_array(self, kind: int, length: int, key: str, what: str) -> tuple[object, ...]:
+        self._kept += length * (8 if kind == STRING else self._scalars[kind].size)
+        if kind == STRING:
+            return tuple(self._string(what) for _ in range(length))
+        if kind == BOOL:
+            return tuple(self._scalar(kind, key) for _ in range(length))
+        form = self._scalars[kind]
+        raw = self._bytes.take(length * form.size, what)
+        return struct.unpack(f"{form.format[0]}{length}{form.format[1:]}", raw)
+
+    def _skip_strings(self, count: int, what: str) -> None:
+        """Passes over strings by their lengths: the one loop that runs a million times, hence its plain form."""
+        source = self._bytes
+        unpack = self._u64.unpack_from
+        while count:
+            source.need(8, what)
+            buffer, position = source.buffer, source.position
+            last = len(buffer) - 8
+            while count and position <= last:
+                (size,) = unpack(buffer, position)
+                position += 8 + size
+                count -= 1
+            # Only the last string can reach past the buffer.
+            beyond = max(0, position - len(buffer))
+            source.position = position - beyond
+            source.skip(beyond, what)
+
+    def _alignment(self, metadata: Mapping[str, object]) -> int:
+        value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        right_type = self._value_types.get("general.alignment", "uint32") == "uint32"  # llama.cpp aborts on any other
+        if right_type and isinstance(value, int) and 0 < value <= MAX_ALIGNMENT and not value & (value - 1):
+            return int(value)
+        text = clean_text(str(value), 40)
+        _refuse("alignment", f"general.alignment is {text}, not a uint32 power of two up to 1 MiB.", self._bytes.offset)
+
+    def _tensors(self, count: int) -> tuple[TensorInfo, ...]:
+        tensors: dict[str, TensorInfo] = {}
+        for _ in range(count):
+            at = self._bytes.offset
+            name = self._name("tensor-name", MAX_TENSOR_NAME_BYTES)
+            if name in tensors:
+                _refuse("duplicate-tensor", f"The tensor {clean_text(name, 80)!r} stands there twice.", at)
+            shape = self._shape(name)
+            tensors[name] = TensorInfo(
+                name, shape, self._number(self._u32, "a tensor's type"), self._number(self._u64, "a tensor's offset")
+            )
+        return tuple(tensors.values())
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        at = self._bytes.offset
+        what = f"The tensor {clean_text(name, 80)!r}"
+        dimensions = self._number(self._u32, "a tensor's dimensions")
+        if dimensions > MAX_DIMENSIONS:
+            _refuse("tensor-dimensions", f"{what} has {dimensions} dimensions; {MAX_DIMENSIONS} are the most.", at)
+        shape = tuple(self._number(self._u64, "a tensor's shape") for _ in range(dimensions))
+        elements = 1
+        for size in shape:
+            elements *= size
+            if not 0 < elements <= _MAX_SIGNED:
+                _refuse("tensor-shape", f"{what} has the shape {shape}, whose product is 0 or overflows.", at)
+        return shape

@@ -1,0 +1,222 @@
+"""Judges a GGUF file: structure, meaning, chat template; each finding has a code. Never runs anything in the file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from llm_hf_models.errors import InvalidGgufError
+from llm_hf_models.gguf import semantics, template_audit
+from llm_hf_models.gguf.facts import CHAT_TEMPLATE_KEY, count_of, derive
+from llm_hf_models.gguf.header import HEADER_SECONDS, GgufHeader, read_header, said_of
+from llm_hf_models.gguf.rules import Finding, finding
+from llm_hf_models.gguf.types import REMOVED_TENSOR_TYPES, TENSOR_TYPES, StringInfo, TensorInfo
+from llm_hf_models.system.text import clean_text
+
+MAX_FINDINGS = 200  # a hostile file can break a rule in each of its tensors
+_MAX_SIGNED = 2**63 - 1
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a byte that is no UTF-8 was read as
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings on one file, or on all shards of one model."""
+
+    findings: tuple[Finding, ...]
+    header: GgufHeader | None  # of the (first) file, None where it could not be read
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.severity == "warning")
+
+
+def check_file(path: Path, *, seconds: float = HEADER_SECONDS) -> Report:
+    """Checks one GGUF file on disk. A broken file is a report with errors, not an exception.
+
+    Args:
+        path: the file.
+        seconds: how long reading its header may take.
+
+    Raises:
+        OSError: the file can't be opened or read.
+        SlowHeaderError: its header took longer.
+    """
+    header, size, broken = _read(path, seconds)
+    if header is None:
+        return Report(tuple(broken), None)
+    return check_header(header, file_bytes=size)
+
+
+def check_shards(paths: Sequence[Path], *, seconds: float = HEADER_SECONDS) -> Report:
+    """Checks each shard, and that they belong together (split.*).
+
+    Args:
+        paths: all shards of one model, in order. One file that is no shard is checked as `check_file` does.
+        seconds: how long reading each header may take.
+
+    Raises:
+        OSError: a file can't be opened or read.
+        SlowHeaderError: a header took longer.
+    """
+    if len(paths) == 1:
+        return check_file(paths[0], seconds=seconds)
+    found: list[Finding] = []
+    headers: list[GgufHeader] = []
+    for path in paths:
+        header, size, broken = _read(path, seconds)
+        findings = broken if header is None else [*_structure(header, size)]
+        name = clean_text(path.name, 200)
+        found += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in findings)
+        if header is not None:
+            headers.append(header)
+    if len(headers) < len(paths) or not headers:
+        return Report(_first(found), headers[0] if headers else None)
+    whole = _joined(headers)
+    found += _agreement(headers)
+    found += semantics.judge(whole)
+    found += _templates(whole)
+    return Report(_first(found), whole)
+
+
+def check_header(header: GgufHeader, *, file_bytes: int | None) -> Report:
+    """Checks a header that was read elsewhere, such as over the network. `file_bytes` is the whole file's size."""
+    found = _chain(_structure(header, file_bytes), semantics.judge(header), _templates(header))
+    return Report(_first(found), header)
+
+
+def _read(path: Path, seconds: float) -> tuple[GgufHeader | None, int, list[Finding]]:
+    with path.open("rb") as file, said_of(str(path)):
+        size = file.seek(0, 2)
+        file.seek(0)
+        try:
+            return read_header(file, file_bytes=size, seconds=seconds), size, []
+        except InvalidGgufError as error:
+            where = f"byte {error.offset}" if error.offset is not None else None
+            return None, size, [finding(error.code, "error", error.message, where)]
+
+
+def _chain(*parts: Iterable[Finding]) -> Iterator[Finding]:
+    for part in parts:
+        yield from part
+
+
+def _first(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The first findings, errors before the rest, with a note where there are more."""
+    kept = list(islice(found, MAX_FINDINGS + 1))
+    if len(kept) > MAX_FINDINGS:
+        kept[MAX_FINDINGS] = finding("more-findings", "note", f"There are more than these {MAX_FINDINGS}.")
+    return tuple(sorted(kept, key=lambda f: ("error", "warning", "note").index(f.severity)))
+
+
+def _structure(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
+    if header.byte_order != sys.byteorder:
+        yield finding("byte-order", "error", f"It is written {header.byte_order}-endian.")
+    yield from _strings(header)
+    misplaced = False
+    expected = 0
+    for tensor in header.tensors:
+        problem = _tensor_problem(tensor, expected, header.alignment)
+        if problem is not None:
+            yield problem
+            misplaced = True
+        if tensor.size is None or (problem is not None and problem.code == "tensor-too-large"):
+            return  # where the others lie can't be told
+        expected = _aligned(tensor.offset + tensor.size, header.alignment)
+    if not misplaced:
+        yield from _region(header, file_bytes)
+
+
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment
+
+
+def _tensor_problem(tensor: TensorInfo, expected: int, alignment: int) -> Finding | None:
+    """What is wrong with one tensor, given the offset at which the one before it ends."""
+    known = TENSOR_TYPES.get(tensor.type_id)
+    if known is None:
+        state = "no longer read" if tensor.type_id in REMOVED_TENSOR_TYPES else "unknown"
+        return finding("tensor-type", "error", f"Its type {tensor.type_id} is {state}.", tensor.name)
+    if tensor.size is None:
+        message = (
+            f"Rows of {tensor.shape[0] if tensor.shape else 1} don't divide into {known.name} blocks of {known.block}."
+        )
+        return finding("tensor-block", "error", message, tensor.name)
+    # ggml works with the bytes before it divides by the block: that product must not overflow either.
+    if tensor.elements * known.size > _MAX_SIGNED or _aligned(tensor.offset + tensor.size, alignment) > _MAX_SIGNED:
+        return finding("tensor-too-large", "error", f"Its {tensor.size} bytes overflow.", tensor.name)
+    if tensor.offset != expected:
+        message = f"It lies at {tensor.offset}; the tensor before it ends at {expected}."
+        return finding("tensor-offset", "error", message, tensor.name)
+    return None
+
+
+def _region(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
+    """Whether the file holds all tensor data, and nothing else."""
+    if file_bytes is None or not header.tensors:
+        return
+    there = file_bytes - header.header_bytes
+    ends = [tensor.offset + (tensor.size or 0) for tensor in header.tensors]
+    end = max(ends)
+    if end > there:
+        first = next(tensor for tensor, at in zip(header.tensors, ends, strict=True) if at > there)
+        message = f"The tensor data takes {end} bytes, and the file has {max(there, 0)}."
+        yield finding("tensor-past-end", "error", message, first.name)
+    elif spare := there - _aligned(end, header.alignment):
+        code, verb = ("trailing-bytes", "follow") if spare > 0 else ("data-unpadded", "are missing after")
+        yield finding(code, "warning", f"{abs(spare)} bytes {verb} the last tensor.")
+
+
+def _strings(header: GgufHeader) -> Iterator[Finding]:
+    for key, value in header.metadata.items():
+        if isinstance(value, StringInfo) and not _is_template(key):
+            yield finding("string-too-long", "warning", f"It has {value.length} bytes.", key)
+        elif isinstance(value, str) and _REPLACEMENT in value:
+            yield finding("string-not-utf8", "warning", "It has bytes that are not UTF-8.", key)
+
+
+def _is_template(key: str) -> bool:
+    return key == CHAT_TEMPLATE_KEY or key.startswith(CHAT_TEMPLATE_KEY + ".")
+
+
+def _templates(header: GgufHeader) -> Iterator[Finding]:
+    for key, value in header.metadata.items():
+        if not _is_template(key):
+            continue
+        if isinstance(value, StringInfo):
+            yield finding("template-too-large", "error", f"It has {value.length} bytes.", key)
+        elif isinstance(value, str):
+            yield from template_audit.audit(value, key)
+        else:
+            yield finding("template-type", "error", f"It is of the type {header.value_types.get(key)}.", key)
+
+
+def _joined(headers: Sequence[GgufHeader]) -> GgufHeader:
+    """The model as a whole: the first shard's metadata with the tensors of all."""
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    return replace(headers[0], tensors=tensors, facts=derive(headers[0].metadata, tensors))
+
+
+def _agreement(headers: Sequence[GgufHeader]) -> Iterator[Finding]:
+    count = len(headers)
+    names: set[str] = set()
+    for number, header in enumerate(headers):
+        facts = header.facts
+        if facts.split_count != count or facts.split_index != number:
+            message = f"It says shard {facts.split_index} of {facts.split_count}; it stands as {number} of {count}."
+            yield finding("shards-disagree", "error", message, f"shard {number + 1}")
+        twice = names.intersection(tensor.name for tensor in header.tensors)
+        for name in sorted(twice):
+            yield finding("duplicate-tensor", "error", f"Shard {number + 1} has it again.", name)
+        names.update(tensor.name for tensor in header.tensors)
+    total = count_of(headers[0].metadata, "split.tensors.count")
+    have = sum(len(header.tensors) for header in headers)
+    if total != have:
+        message = f"The shards hold {have} tensors; the first says {total}."
+        yield finding("shards-disagree", "error", message, "split.tensors.count")

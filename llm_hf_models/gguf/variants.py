@@ -1,0 +1,376 @@
+"""From a repo's file names to its variants, and choosing one of them. Reads no file and no network."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from llm_hf_models.errors import NoGgufError, QuantNotFoundError
+from llm_hf_models.gguf.filenames import (
+    GgufName,
+    byte_part_of,
+    is_draft,
+    is_model,
+    is_projector,
+    is_quant_name,
+    read_name,
+    type_in,
+)
+from llm_hf_models.system.text import clean_text
+
+MAX_LABEL_CHARS = 120
+MAX_LISTED = 40  # labels in an error's hint
+
+
+class SizedFile(Protocol):
+    """What grouping needs to know of a file; `hub.HubFile` is one."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One quantization of one repo: its shards in order and, if any, its mmproj. Paths are inside the repo."""
+
+    quant: str  # `Q4_K_M`, `UD-Q4_K_XL`, `F16`; the file's stem where no quantization is in its name
+    files: tuple[str, ...]
+    size: int  # bytes of the weights, without the mmproj
+    mmproj: str | None = None
+    mmproj_size: int = 0
+
+    @property
+    def shards(self) -> int:
+        return len(self.files)
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        return (*self.files, self.mmproj) if self.mmproj else self.files
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant that a plain pull takes, and why, in words for a person."""
+
+    variant: Variant
+    reason: str
+
+
+@dataclass(frozen=True)
+class IncompleteSplit:
+    """A split model that can't be pulled, and why: shards are missing, or it was cut in a form that nothing loads."""
+
+    name: str  # the path up to the part's number
+    files: tuple[str, ...]  # the parts that are there
+    reason: str
+
+
+# Best quality first, as llama.cpp's quantize tool measures the types (`tools/quantize/README.md`: bits per weight and
+# perplexity); a legacy type stands below the K-quant that is better at its size. Families that converters add (`_L`,
+# `_XL`: embeddings and output kept at more bits) stand above their plain sister.
+_QUALITY = """
+    F64 F32 BF16 F16 Q8_K_XL Q8_0
+    Q6_K_XL Q6_K_L Q6_K Q5_K_XL Q5_K_L Q5_K_M Q5_K_S Q5_1 Q5_0
+    Q4_K_XL Q4_K_L Q4_K_M Q4_K_S NVFP4 MXFP4 IQ4_NL IQ4_XS Q4_1 Q4_0
+    Q3_K_XL Q3_K_L Q3_K_M IQ3_M IQ3_S Q3_K_S IQ3_XS IQ3_XXS
+    Q2_K_XL Q2_K_L Q2_K IQ2_M Q2_K_S IQ2_S IQ2_XS IQ2_XXS TQ2_0 IQ1_M IQ1_S TQ1_0 Q1_0
+""".split()  # noqa: SIM905 - rows by bits read better than forty quoted lines
+_QUALITY_RANK = {name: rank for rank, name in enumerate(_QUALITY)}
+
+# Names that are short for one of these: quantize's own (`Q4_K` is `Q4_K_M`), and converters' habits.
+_SHORT_FOR = {
+    "Q3_K": "Q3_K_M",
+    "Q4_K": "Q4_K_M",
+    "Q5_K": "Q5_K_M",
+    "Q2": "Q2_K",
+    "Q3": "Q3_K_M",
+    "Q4": "Q4_0",
+    "Q5": "Q5_0",
+    "Q6": "Q6_K",
+    "Q8": "Q8_0",
+}
+
+# What a plain pull takes: the first row of which a variant fits.
+_PREFERENCE: tuple[tuple[str, str], ...] = (
+    ("Q4_K_M", "the usual balance of size and quality, and llama.cpp's own first choice"),
+    ("Q4_K_XL", "Q4_K_M's kin with its most sensitive tensors at more bits"),
+    ("Q4_K_L", "Q4_K_M's kin with embeddings and output at more bits"),
+    ("Q4_K_S", "Q4_K_M's slightly smaller kin"),
+    ("Q5_K_M", "the next K-quant above Q4_K_M"),
+    ("Q5_K_XL", "the next K-quants above Q4_K_M"),
+    ("Q5_K_L", "the next K-quants above Q4_K_M"),
+    ("Q5_K_S", "the next K-quants above Q4_K_M"),
+    ("Q6_K", "nearly the quality of the full weights"),
+    ("Q6_K_XL", "nearly the quality of the full weights"),
+    ("Q6_K_L", "nearly the quality of the full weights"),
+    ("MXFP4", "four-bit floats, which models such as gpt-oss were trained in"),
+    ("NVFP4", "four-bit floats with finer scales"),
+    ("Q8_0", "practically the quality of the full weights"),
+    ("Q8_K_XL", "practically the quality of the full weights"),
+    ("IQ4_NL", "close to Q4_K_S at its size"),
+    ("IQ4_XS", "close to Q4_K_S, smaller, slower on some processors"),
+    ("Q4_1", "an older four-bit type, larger than its quality"),
+    ("Q4_0", "an older four-bit type, fast on most processors"),
+    ("Q5_1", "an older five-bit type"),
+    ("Q5_0", "an older five-bit type"),
+    ("Q3_K_XL", "visibly below four bits, still sound"),
+    ("Q3_K_L", "visibly below four bits, still sound"),
+    ("Q3_K_M", "visibly below four bits, still sound"),
+    ("IQ3_M", "visibly below four bits, still sound"),
+    ("IQ3_S", "visibly below four bits, still sound"),
+    ("F16", "the full weights"),
+    ("BF16", "the full weights"),
+    ("F32", "the full weights at twice the size they need"),
+    ("F64", "the full weights at four times the size they need"),
+    ("", "its name tells no quantization"),
+    *((name, "quality suffers below three and a half bits") for name in _QUALITY[_QUALITY.index("Q3_K_S") :]),
+)
+_PREFERENCE_RANK = {name: rank for rank, (name, _) in enumerate(_PREFERENCE)}
+_FOREIGN_REASON = "a type that llama.cpp may not load (unknown, or one that it has dropped), and there is no other"
+_NAMELESS = {"", "model", "ggml-model"}  # bases that say nothing of which model a projector is for
+_PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
+
+
+def group(files: Iterable[SizedFile]) -> list[Variant]:
+    """The variants among a repo's files, best quality first, each with a label that no other has.
+
+    Incomplete splits are left out; see `incomplete_splits`. So is what is no model by its name: projectors (they are
+    paired with variants), importance matrices, LoRA adapters, control vectors, vocabularies, and draft models where
+    the repo holds another.
+
+    Args:
+        files: all files of a repo, in any order; sizes in bytes.
+    """
+    sizes = {file.path: file.size for file in files}
+    names = _names(sizes)
+    splits = [parts for parts in _splits(names) if not _missing(parts)]
+    splits = [parts for parts in splits if not is_draft(parts[0])] or splits
+    projectors = [name for name in names if is_projector(name) and name.count <= 1]
+    bases = {parts[0].base.casefold() for parts in splits}
+    found = []
+    for label, parts in _labelled(splits):
+        size = sum(sizes[part.path] for part in parts)
+        variant = Variant(label, tuple(part.path for part in parts), size)
+        if projector := _projector_for(parts[0], projectors, bases):
+            variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
+        found.append((parts[0], variant))
+    return [variant for _, variant in sorted(found, key=lambda pair: _quality_key(*pair))]
+
+
+def incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
+    """The split models that `group` leaves out, each with its reason: missing shards, or parts cut by bytes."""
+    paths = sorted({file.path for file in files})
+    broken = [
+        IncompleteSplit(parts[0].path.rpartition("-of-")[0][:-6], tuple(part.path for part in parts), reason)
+        for parts in _splits(_names(paths))
+        if (reason := _missing(parts))
+    ]
+    cut: dict[str, list[str]] = {}
+    for path in paths:
+        if whole := byte_part_of(path):
+            cut.setdefault(whole, []).append(path)
+    reason = "cut by bytes, which llama.cpp can't load: its parts would have to be joined into one file first"
+    return broken + [IncompleteSplit(name, tuple(parts), reason) for name, parts in cut.items()]
+
+
+def _names(paths: Iterable[str]) -> list[GgufName]:
+    return [name for path in sorted(paths) if (name := read_name(path))]
+
+
+def _splits(names: Iterable[GgufName]) -> list[list[GgufName]]:
+    """The model files, those of one split together and in order."""
+    splits: dict[tuple[str, str, int], dict[int, GgufName]] = {}
+    for name in names:
+        if is_model(name):
+            splits.setdefault(name.split, {}).setdefault(name.index, name)
+    return [[parts[index] for index in sorted(parts)] for parts in splits.values()]
+
+
+def _missing(parts: Sequence[GgufName]) -> str | None:
+    """Why these shards are no whole model."""
+    there, count = {part.index for part in parts}, parts[0].count
+    if count == 0:
+        return None
+    if wrong := sorted(index for index in there if not 1 <= index <= count):
+        return f"there can't be a shard {wrong[0]} of {count}"
+    if len(there) == count:
+        return None
+    first = next(index for index in range(1, count + 1) if index not in there)
+    if len(there) == count - 1:
+        return f"shard {first:05} of {count} is missing"
+    return f"{count - len(there)} of {count} shards are missing, the first of them {first:05}"
+
+
+def _labelled(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName]]]:
+    """Each split with a label that no other has, in any case of letters: short where that is clear, else longer."""
+    choices = [_label_choices(parts[0]) for parts in splits]
+    levels = [0] * len(choices)
+    for longest in range(1, 4):
+        counts = Counter(labels[level].casefold() for labels, level in zip(choices, levels, strict=True))
+        for position, labels in enumerate(choices):
+            if counts[labels[levels[position]].casefold()] > 1:
+                levels[position] = longest
+    taken: set[str] = set()
+    labelled = []
+    for parts, labels, level in zip(splits, choices, levels, strict=True):
+        label, number = labels[level], 1
+        while label.casefold() in taken:
+            number += 1
+            label = f"{labels[level]}-{number}"
+        taken.add(label.casefold())
+        labelled.append((label, parts))
+    return labelled
+
+
+def _label_choices(name: GgufName) -> tuple[str, str, str, str]:
+    """Labels for one model from the shortest to the clearest, each fit to be typed after the colon of a ref."""
+    quant = f"UD-{name.type}" if name.dynamic else name.type or name.stem
+    marked = f"{name.marks}-{quant}" if name.marks and name.type else quant
+    clear = f"{name.base}-{marked}" if name.base and name.type else marked
+    full = f"{name.folder}-{clear}" if name.folder else clear
+    return _sayable(quant), _sayable(marked), _sayable(clear), _sayable(full)
+
+
+def _sayable(label: str) -> str:
+    label = re.sub(r"[^A-Za-z0-9._-]+|\.(?=[A-Za-z])", "-", label)[-MAX_LABEL_CHARS:].strip("-._")
+    return label if is_quant_name(label) else f"model-{label}".rstrip("-")
+
+
+def _projector_for(name: GgufName, projectors: Sequence[GgufName], bases: set[str]) -> GgufName | None:
+    """The projector that belongs to a model: nearest folder above it first, as llama.cpp looks, then by type.
+
+    One that carries the name of another model of the repo is that one's.
+    """
+
+    def is_ours(projector: GgufName) -> bool:
+        named = [base for base in bases if base not in _NAMELESS and base in projector.stem.casefold()]
+        return not named or max(named, key=len) == name.base.casefold()
+
+    def key(projector: GgufName) -> tuple[bool, int, int, str]:
+        above = not projector.folder or f"{name.folder}/".startswith(f"{projector.folder}/")
+        depth = projector.folder.count("/") + 1 if above and projector.folder else 0
+        order = (*_PROJECTOR_ORDER, projector.type).index(projector.type)
+        return (not above, -depth, order, projector.path)
+
+    return min(filter(is_ours, projectors), key=key, default=None)
+
+
+def sure_projector(files: Iterable[SizedFile], model: str) -> str | None:
+    """The projector among files of unknown origin (a folder, not a repo) that can only be this model's: one that
+    carries its name, or any where no other model is.
+
+    Args:
+        files: what lies in the folder.
+        model: the path of the model, or of one of its shards.
+    """
+    names = _names(file.path for file in files)
+    ours = next((name for name in names if name.path == model), None)
+    if ours is None:
+        return None
+    bases = {parts[0].base.casefold() for parts in _splits(names)}
+    base = ours.base.casefold()
+    alone = bases <= {base}
+    projectors = [
+        name
+        for name in names
+        if is_projector(name)
+        and name.count <= 1
+        and (alone or (base not in _NAMELESS and base in name.stem.casefold()))
+    ]
+    found = _projector_for(ours, projectors, bases)
+    return found.path if found else None
+
+
+def _rank(table: Mapping[str, int], kind: str) -> int:
+    return table.get(_SHORT_FOR.get(kind, kind), len(table))
+
+
+def _quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int, str]:
+    return (_rank(_QUALITY_RANK, name.type), not name.dynamic, -variant.size, variant.quant)
+
+
+def _preference(variant: Variant) -> tuple[int, bool, int]:
+    """For choosing: the kind, then the plain one before unsloth's, then the larger (of several models in one repo)."""
+    kind, dynamic = type_in(variant.quant)
+    return (_rank(_PREFERENCE_RANK, kind), dynamic, -variant.size)
+
+
+def _is_foreign(variant: Variant) -> bool:
+    return _preference(variant)[0] == len(_PREFERENCE)
+
+
+def choose(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> Choice:
+    """The best variant that fits: Q4_K_M and its K-quant kin when several do; the smallest when none does.
+
+    Args:
+        variants: what `group` found.
+        fits: whether this machine can run one.
+
+    Returns:
+        the variant, and the reason in words (`Q4_K_M: the usual balance …`); sizes are the caller's to add.
+
+    Raises:
+        NoGgufError: there is nothing to choose from.
+    """
+    if not variants:
+        raise NoGgufError("There is no GGUF model among the files")
+    ordered = sorted(variants, key=_preference)
+    candidates = [variant for variant in ordered if not _is_foreign(variant)] or ordered
+    for variant in candidates:
+        if fits(variant):
+            return Choice(variant, f"{variant.quant}: {_why(variant, ordered)}")
+    smallest = min(candidates, key=lambda variant: variant.size)
+    return Choice(smallest, f"{smallest.quant}: none fits this machine's memory, and this is the smallest")
+
+
+def _why(variant: Variant, ordered: Sequence[Variant]) -> str:
+    reason = _FOREIGN_REASON if _is_foreign(variant) else _PREFERENCE[_preference(variant)[0]][1]
+    if len(ordered) == 1:
+        return reason if _is_foreign(variant) else "the only variant there is"
+    first = ordered[0]
+    if variant != first and not _is_foreign(first):
+        reason += f" ({first.quant} doesn't fit)"
+    same = sum(type_in(other.quant) == type_in(variant.quant) for other in ordered) - 1
+    return f"{reason}; {same} more of that kind" if same else reason
+
+
+def find(variants: Sequence[Variant], quant: str) -> Variant:
+    """The variant that a person named, whatever the case and separators they wrote it with.
+
+    An exact label wins, then the same letters and digits (`q4km`), then the only one of that type (`Q4_K_M` for
+    `i1-Q4_K_M`), then the only one that begins so (`Q6` for `Q6_K`).
+
+    Raises:
+        QuantNotFoundError: none or several match; the hint lists those there are.
+    """
+    wanted, plain = quant.strip().casefold(), _plain(quant)
+    rules: tuple[Callable[[Variant], bool], ...] = (
+        lambda variant: variant.quant.casefold() == wanted,
+        lambda variant: _plain(variant.quant) == plain,
+        lambda variant: _plain(type_in(variant.quant)[0]) == plain,
+        lambda variant: _plain(variant.quant).startswith(plain),
+    )
+    for rule in rules if plain else ():
+        found = [variant for variant in variants if rule(variant)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise QuantNotFoundError(
+                f"{clean_text(quant, 80)!r} names {len(found)} variants", hint=f"Name one of: {_listed(found)}"
+            )
+    hint = f"There are: {_listed(variants)}" if variants else None
+    raise QuantNotFoundError(f"There is no variant {clean_text(quant, 80)!r}", hint=hint)
+
+
+def _plain(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
+
+
+def _listed(variants: Sequence[Variant]) -> str:
+    more = f" and {len(variants) - MAX_LISTED} more" if len(variants) > MAX_LISTED else ""
+    return ", ".join(variant.quant for variant in variants[:MAX_LISTED]) + more

@@ -1,0 +1,254 @@
+"""What people type to name a model, and names from outside made safe: whatever leaves here is well-formed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote, unquote, urlsplit
+
+from llm_hf_models.errors import BadInputError, BadRefError
+from llm_hf_models.gguf.filenames import _looks_like_file, is_quant_name, type_in
+from llm_hf_models.system.text import clean_text
+
+MAX_REF_CHARS = 1000
+MAX_REPO_CHARS = 96  # the Hub's own limit: huggingface_hub/utils/_validators.py, validate_repo_id
+MAX_PATH_CHARS = 512
+MAX_PART_BYTES = 255  # of one folder's or file's name: what the common file systems take
+MAX_REVISION_CHARS = 200
+DEFAULT_BRANCH = "main"  # of every repo on the Hub
+HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
+
+# Names that Windows keeps for devices, whatever follows the first dot, and the folder whose hooks git would run.
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\..*)?|\.git", re.IGNORECASE)
+_FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
+
+_HINT = (
+    "Write owner/name, owner/name:Q4_K_M, owner/name:file.gguf, owner/name@revision:Q4_K_M, hf://owner/name"
+    " or https://huggingface.co/owner/name."
+)
+
+
+def _bad(text: str, why: str) -> BadRefError:
+    return BadRefError(f"{clean_text(text, 80)!r} is not a model ref", cause=why, hint=_HINT)
+
+
+@dataclass(frozen=True, order=True)
+class RepoId:
+    """A repo on the Hub. Built through `parse`, so that an unsafe name can't be passed by mistake."""
+
+    owner: str
+    name: str
+
+    def __post_init__(self) -> None:
+        text = f"{self.owner}/{self.name}"
+        if len(text) > MAX_REPO_CHARS:
+            raise _bad(text, f"A repo's name has at most {MAX_REPO_CHARS} characters.")
+        if self.owner.lower() in HUB_HOSTS:
+            raise _bad(text, f"{self.owner} is the Hub's own address, not an owner.")
+        for part in (self.owner, self.name):
+            if not _NAME.fullmatch(part) or ".." in part or "--" in part or part.lower().endswith(".git"):
+                raise _bad(text, f"{clean_text(part, 80)!r} can't be an owner or a name on the Hub.")
+
+    @classmethod
+    def parse(cls, text: str) -> RepoId:
+        """Reads `owner/name` and nothing else.
+
+        Raises:
+            BadRefError: it is not of that form.
+        """
+        owner, slash, name = text.partition("/")
+        if not slash or "/" in name:
+            raise _bad(text, "A repo is named owner/name.")
+        return cls(owner, name)
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, order=True)
+class RepoFile:
+    """A file's path inside a repo: relative, `/`-separated, without `.` or `..`, safe to join below a folder."""
+
+    path: str
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.path) <= MAX_PATH_CHARS:
+            raise _bad(self.path, f"A file's path has 1 to {MAX_PATH_CHARS} characters.")
+        if _FORBIDDEN_IN_PATH.search(self.path):
+            raise _bad(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
+        for part in self.path.split("/"):
+            if not _is_safe_part(part):
+                raise _bad(self.path, f"{clean_text(part, 80)!r} can't be part of a file's path.")
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rsplit("/", 1)[-1]
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def _is_safe_part(part: str) -> bool:
+    try:
+        size = len(part.encode())
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    is_name = 0 < size <= MAX_PART_BYTES and not part.endswith(".") and part == part.strip()
+    return is_name and _RESERVED.fullmatch(part) is None
+
+
+def parse_revision(text: str) -> str:
+    """A branch, tag, commit or `refs/pr/N`, checked.
+
+    Raises:
+        BadRefError: git would not take such a name.
+    """
+    safe = _REVISION.fullmatch(text) and ".." not in text and "//" not in text and not text.endswith(".lock")
+    if not safe or len(text) > MAX_REVISION_CHARS:
+        raise BadRefError(f"{clean_text(text, 80)!r} can't be a branch, tag or commit")
+    return text
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a full commit hash, which never moves."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def parse_alias(text: str) -> str:
+    """An alias, checked.
+
+    Raises:
+        BadInputError: it could not be typed after `llm -m`, or would hide a model's id.
+    """
+    if not _ALIAS.fullmatch(text) or text.startswith("hf/"):
+        raise BadInputError(
+            f"{clean_text(text, 60)!r} can't be an alias",
+            hint="Use letters, digits and any of ._:/- (100 at most), not starting with hf/.",
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A repo, and optionally which revision, and which quantization or file of it.
+
+    `revision` None means the default branch; at most one of `quant` and `file` is set. `host` is that of an address.
+    """
+
+    repo: RepoId
+    revision: str | None = None
+    quant: str | None = None
+    file: RepoFile | None = None
+    host: str | None = field(default=None, compare=False)  # never asked: a mirror's address is as good as the Hub's
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Reads every form that a person may type or paste.
+
+        Args:
+            text: `owner/name`, `owner/name:QUANT`, `owner/name:file.gguf`, `owner/name@revision:…`, the same after
+                `hf://` or `hf.co/`, or a page's address on the Hub, its `tree`, `blob` and `resolve` forms included.
+
+        Raises:
+            BadRefError: it is none of these; the cause says what is wrong with it.
+        """
+        if not text.strip() or len(text) > MAX_REF_CHARS:
+            raise _bad(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
+        try:
+            return cls._parse(text.strip())
+        except BadRefError as error:  # what is quoted is what was typed, and not a part of it
+            raise _bad(text, error.cause or f"{error.message}.") from None
+
+    @classmethod
+    def _parse(cls, text: str) -> ModelRef:
+        lower = text.lower()
+        if lower.startswith(("http://", "https://")):
+            return cls._from_url(text)
+        if lower.startswith(tuple(f"{host}/" for host in HUB_HOSTS)):
+            return cls._from_url(f"https://{text}")
+        if lower.startswith("hf://"):
+            return cls._from_uri(text[len("hf://") :])
+        owner_and_name = re.split("[:@]", text, maxsplit=1)[0]
+        if lower.startswith("hf/") and owner_and_name.count("/") > 1:  # else an owner that is called hf
+            text = text[len("hf/") :]
+        return cls._from_parts(text)
+
+    @classmethod
+    def _from_parts(cls, text: str) -> ModelRef:
+        head, colon, rest = text.partition(":")
+        name, at, revision = head.partition("@")
+        repo = RepoId.parse(name)
+        revision_or_none = parse_revision(revision) if at else None
+        if not colon:
+            return cls(repo, revision_or_none)
+        if not rest:
+            raise _bad(text, "After the colon stands a quantization or a file.")
+        if "/" in rest or _looks_like_file(rest):
+            return cls(repo, revision_or_none, file=RepoFile(rest))
+        if not is_quant_name(rest):
+            raise _bad(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
+        return cls(repo, revision_or_none, quant=rest)
+
+    @classmethod
+    def _from_uri(cls, text: str) -> ModelRef:
+        """After `hf://`: the forms above, and `owner/name@revision/path/to/file` as huggingface_hub writes it."""
+        text = text.removeprefix("models/")
+        if text.startswith(("datasets/", "spaces/", "buckets/")):
+            raise _bad(text, f"It names one of the Hub's {text.partition('/')[0]}, not a model.")
+        if ":" in text or text.count("/") < 2:  # noqa: PLR2004 - owner/name
+            return cls._from_parts(text)
+        owner, name, *path = text.split("/")
+        name, at, revision = name.partition("@")
+        if at and [revision, *path[:1]] in (["refs", "pr"], ["refs", "convert"]):
+            revision, path = "/".join([revision, *path[:2]]), path[2:]
+        file = RepoFile("/".join(path)) if path else None
+        return cls(RepoId(owner, name), parse_revision(unquote(revision)) if at else None, file=file)
+
+    @classmethod
+    def _from_url(cls, text: str) -> ModelRef:
+        try:
+            address = urlsplit(text)
+            host, parts = address.hostname, [unquote(part) for part in address.path.split("/") if part]
+        except ValueError:
+            raise _bad(text, "It is not a web address.") from None
+        return replace(cls._from_path(text, parts), host=host)
+
+    @classmethod
+    def _from_path(cls, text: str, parts: list[str]) -> ModelRef:
+        if parts[:1] in (["datasets"], ["spaces"]):
+            raise _bad(text, f"It names one of the Hub's {parts[0]}, not a model.")
+        if len(parts) > 1 and (":" in parts[1] or "@" in parts[1]):
+            return cls._from_parts("/".join(parts))
+        if len(parts) == 2:  # noqa: PLR2004
+            return cls(RepoId(parts[0], parts[1]))
+        if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve", "raw"):  # noqa: PLR2004
+            return cls._from_page(RepoId(parts[0], parts[1]), parts[2], parts[3:])
+        raise _bad(text, "It is not the address of a model's page.")
+
+    @classmethod
+    def _from_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
+        size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
+        path, named = "/".join(rest[size:]), parse_revision("/".join(rest[:size]))
+        # Every page's address has a branch in it: who pastes it has not chosen that one.
+        revision = None if named == DEFAULT_BRANCH else named
+        if not path:
+            return cls(repo, revision)
+        if page == "tree":
+            folder = path.rpartition("/")[2]
+            if not type_in(folder)[0] or not is_quant_name(folder):
+                raise _bad(path, "It is a folder's page; name a quantization or a file of it.")
+            return cls(repo, revision, quant=folder)
+        return cls(repo, revision, file=RepoFile(path))
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        if self.file and "/" not in self.file.path and not _looks_like_file(self.file.path):
+            revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
+            return f"hf://{self.repo}{revision}/{self.file}"  # after a colon it would be read as a quantization
+        what = self.quant or (self.file and self.file.path)
+        return f"{self.repo}{revision}" + (f":{what}" if what else "")

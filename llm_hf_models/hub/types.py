@@ -1,0 +1,178 @@
+"""Types of the Hub: files, repos, scans, accounts and search filters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from llm_hf_models.errors import FileNotFoundInRepoError
+from llm_hf_models.hub.refs import RepoFile
+from llm_hf_models.system.text import clean_text
+
+Sort = Literal["trending", "downloads", "likes", "created", "updated"]
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a repo at one commit."""
+
+    path: str
+    size: int  # bytes
+    sha256: str | None = None  # of an LFS file
+    git_sha1: str | None = None  # the git blob's id: of a file that is not LFS
+    scan: str | None = None  # the Hub's word: safe, unsafe, suspicious, queued, None where not scanned
+
+    @property
+    def etag(self) -> str:
+        """The name of its blob in the cache: sha256 for LFS, git blob id otherwise."""
+        return self.sha256 or self.git_sha1 or ""
+
+
+@dataclass(frozen=True)
+class ScannerWord:
+    """What one of the Hub's scanners says of a file."""
+
+    scanner: str  # VirusTotal, Protect AI, …
+    status: str  # the Hub's word: safe, unsafe, suspicious, caution, queued, error, unscanned
+    message: str = ""  # its own words, untrusted
+
+
+@dataclass(frozen=True)
+class FileScan:
+    """What the Hub's scanners say of one file."""
+
+    path: str
+    status: str  # what the Hub makes of them all
+    scanners: tuple[ScannerWord, ...] = ()
+
+
+@dataclass(frozen=True)
+class RepoSummary:
+    """One row of a search."""
+
+    id: str
+    author: str
+    task: str | None = None
+    tags: tuple[str, ...] = ()
+    size: int | None = None  # bytes: of the default GGUF file where the Hub says, else all the repo's storage
+    parameters: int | None = None
+    downloads: int | None = None  # last 30 days
+    likes: int | None = None
+    created: datetime | None = None
+    updated: datetime | None = None
+    license: str | None = None
+    gated: Literal["auto", "manual", False] = False
+    private: bool = False
+    architecture: str | None = None
+    context_length: int | None = None
+
+
+@dataclass(frozen=True)
+class RepoDetails(RepoSummary):
+    """One repo at one commit, files included."""
+
+    commit: str = ""
+    files: tuple[HubFile, ...] = ()
+    chat_template: bool | None = None
+    base_models: tuple[str, ...] = ()
+    library: str | None = None
+    scans_done: bool | None = None
+    files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
+
+    def file(self, path: RepoFile) -> HubFile:
+        """The file at that path.
+
+        Raises:
+            FileNotFoundInRepoError: there is none; the hint names near ones.
+        """
+        for file in self.files:
+            if file.path == path.path:
+                return file
+        near = get_close_matches(path.path, [file.path for file in self.files], n=3, cutoff=0.5)
+        raise FileNotFoundInRepoError(
+            f"{self.id} has no file {clean_text(path.path, 120)!r} at {self.commit[:12]}",
+            hint=f"It has {', '.join(near)}." if near else f"`llm hf info {self.id} --files` lists them.",
+        )
+
+
+@dataclass(frozen=True)
+class SearchFilters:
+    """What a search is narrowed by. `library` None is any."""
+
+    author: str | None = None
+    task: str | None = None
+    library: str | None = "gguf"
+    license: str | None = None
+    language: str | None = None
+    tags: tuple[str, ...] = ()
+    min_params: int | None = None
+    max_params: int | None = None
+    gated: bool | None = None
+    base_model: str | None = None
+    sort: Sort = "trending"
+    limit: int = 20
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one file's bytes are, as resolved now: a signed link to a storage host expires."""
+
+    url: str
+    headers: dict[str, str] = field(repr=False)  # for that host alone: the token only where it is the Hub's
+    size: int
+    etag: str
+    commit: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose token it is; never the token."""
+
+    name: str
+    organisations: tuple[str, ...] = ()
+    token_name: str | None = None
+    token_kind: str | None = None  # read, write, fineGrained
+    scopes: tuple[str, ...] = ()
+
+
+_SORTS = {
+    "trending": "trendingScore", "downloads": "downloads", "likes": "likes", "created": "createdAt",
+    "updated": "lastModified",
+}  # fmt: skip
+
+# What a row of a search shows; `gguf` brings parameters, architecture, context length and size.
+_EXPAND = (
+    "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
+    "safetensors", "tags", "usedStorage",
+)  # fmt: skip
+
+
+def search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
+    """A search as the Hub takes it; what was not asked for is left out."""
+    tags = [
+        filters.library,
+        f"license:{filters.license.lower()}" if filters.license else None,
+        filters.language,
+        f"base_model:{filters.base_model}" if filters.base_model else None,
+        *filters.tags,
+    ]
+    params: dict[str, Any] = {
+        "search": query.strip(),
+        "filter": [tag for tag in tags if tag],
+        "author": filters.author,
+        "pipeline_tag": filters.task,
+        "num_parameters": _parameter_range(filters),
+        "gated": None if filters.gated is None else str(filters.gated).lower(),
+        "sort": _SORTS[filters.sort],
+        "limit": filters.limit,
+        "expand": list(_EXPAND),
+    }
+    return {name: value for name, value in params.items() if value not in (None, "", [])}
+
+
+def _parameter_range(filters: SearchFilters) -> str | None:
+    """The Hub's own form, `min:6B,max:128B`; exact numbers are taken too."""
+    bounds = (("min", filters.min_params), ("max", filters.max_params))
+    return ",".join(f"{name}:{value}" for name, value in bounds if value is not None) or None

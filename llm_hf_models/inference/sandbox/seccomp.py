@@ -1,0 +1,233 @@
+"""The system call filter of Linux: a list of what llama.cpp and Python need, made into seccomp-BPF. Only for `sandbox`.
+
+What is not listed is refused with EPERM, so fork, exec, ptrace, connect, mount, bpf, io_uring, keyctl, userfaultfd and
+all that nobody thought of are closed. Some listed calls look at their arguments; a filter sees numbers only, never what
+a pointer points at. Formats: seccomp(2), linux/seccomp.h, linux/bpf_common.h; numbers: asm/unistd_64.h (x86-64) and
+asm-generic/unistd.h (arm64).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llm_hf_models.inference.sandbox.linux import call
+from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError
+
+NEWEST = 469  # calls with higher numbers are younger than this list; x32's, which start at 2^30, are among them
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_LOAD, _AND, _EQUAL, _GREATER, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # where they stand in struct seccomp_data
+_SET_MODE_FILTER, _TSYNC = 1, 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What differs between architectures. `column` is where `_CALLS` has its numbers."""
+
+    audit: int  # AUDIT_ARCH_*
+    column: int
+    seccomp: int
+
+
+MACHINES = {"x86_64": Machine(0xC000003E, 0, 317), "aarch64": Machine(0xC00000B7, 1, 277)}
+
+# name -> numbers on x86-64 and arm64; None where there is no such call.
+_EVERYDAY: dict[str, tuple[int | None, int | None]] = {
+    # threads and locks, the most frequent first: without a kernel that caches verdicts the list is read from the top
+    "futex": (202, 98), "sched_yield": (24, 124), "read": (0, 63), "write": (1, 64), "poll": (7, None),
+    "ppoll": (271, 73), "clone": (56, 220), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
+    "rseq": (334, 293), "set_tid_address": (218, 96), "gettid": (186, 178), "getpid": (39, 172), "getppid": (110, 173),
+    "getcpu": (309, 168), "arch_prctl": (158, None), "exit": (60, 93), "exit_group": (231, 94),
+    "restart_syscall": (219, 128), "futex_waitv": (449, 449), "futex_wake": (454, 454), "futex_wait": (455, 455),
+    "futex_requeue": (456, 456), "sched_getaffinity": (204, 123), "sched_setaffinity": (203, 122),
+    "sched_getparam": (143, 121), "sched_getscheduler": (145, 120), "sched_setscheduler": (144, 119),
+    "sched_get_priority_max": (146, 125), "sched_get_priority_min": (147, 126), "membarrier": (324, 283),
+    # memory
+    "mmap": (9, 222), "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226), "madvise": (28, 233),
+    "brk": (12, 214), "mincore": (27, 232), "msync": (26, 227), "mlock": (149, 228), "munlock": (150, 229),
+    "mlock2": (325, 284), "mbind": (237, 235), "set_mempolicy": (238, 237), "get_mempolicy": (239, 236),
+    # files that are open, and opening what Landlock lets through
+    "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68), "preadv": (295, 69),
+    "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23),
+    "dup2": (33, None), "dup3": (292, 24), "fcntl": (72, 25), "ioctl": (16, 29), "ftruncate": (77, 46),
+    "fsync": (74, 82), "fadvise64": (221, 223), "open": (2, None), "openat": (257, 56), "fstat": (5, 80),
+    "stat": (4, None),
+    "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None), "faccessat": (269, 48),
+    "faccessat2": (439, 439), "readlink": (89, None), "readlinkat": (267, 78), "getdents": (78, None),
+    "getdents64": (217, 61), "getcwd": (79, 17), "statfs": (137, 43), "fstatfs": (138, 44), "select": (23, None),
+    "pselect6": (270, 72), "epoll_create": (213, None), "epoll_create1": (291, 20), "epoll_ctl": (233, 21),
+    "epoll_wait": (232, None), "epoll_pwait": (281, 22), "epoll_pwait2": (441, 441), "eventfd": (284, None),
+    "eventfd2": (290, 19), "pipe": (22, None), "pipe2": (293, 59),
+    # time
+    "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "clock_gettime": (228, 113), "clock_getres": (229, 114),
+    "gettimeofday": (96, 169), "time": (201, None), "times": (100, 153), "getrusage": (98, 165), "alarm": (37, None),
+    "getitimer": (36, 102), "setitimer": (38, 103), "pause": (34, None),
+    # signals
+    "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
+    "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132), "tgkill": (234, 131),
+    "kill": (62, 129),
+    # who and where am I
+    "uname": (63, 160), "sysinfo": (99, 179), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
+    "getegid": (108, 177), "getgroups": (115, 158), "getresuid": (118, 148), "getresgid": (120, 150),
+    "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "getrlimit": (97, 163),
+    "prlimit64": (302, 261), "getrandom": (318, 278), "getpriority": (140, 141), "capget": (125, 90),
+    "prctl": (157, 167),
+}  # fmt: skip
+
+_SERVER: dict[str, tuple[int | None, int | None]] = {
+    "socket": (41, 198), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242),
+    "getsockname": (51, 204), "getpeername": (52, 205), "getsockopt": (55, 209), "setsockopt": (54, 208),
+    "shutdown": (48, 210), "recvfrom": (45, 207), "recvmsg": (47, 212), "sendto": (44, 206),
+}  # fmt: skip
+_REMOVE: dict[str, tuple[int | None, int | None]] = {"unlink": (87, None), "unlinkat": (263, 35)}
+_EXEC: dict[str, tuple[int | None, int | None]] = {"execve": (59, 221)}  # of what Landlock lets through
+
+_GPU: dict[str, tuple[int | None, int | None]] = {  # what drivers are known to call besides; not tried by us
+    "memfd_create": (319, 279), "mlockall": (151, 230), "sched_getattr": (315, 275), "timerfd_create": (283, 85),
+    "timerfd_settime": (286, 86), "kcmp": (312, 272), "umask": (95, 166), "flock": (73, 32),
+}  # fmt: skip
+
+# Their flags stand in memory, where no filter looks: "no such call" makes a C library fall back to an older one.
+_ABSENT: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}
+_CLONE_THREAD = 0x00010000
+_SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
+_WRITING = 0o3 | os.O_CREAT | os.O_TRUNC  # O_ACCMODE: anything but O_RDONLY
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
+
+# FIONCLEX, FIOCLEX, FIONBIO, FIONREAD, TCGETS, TIOCGWINSZ, TCGETS2
+_IOCTLS = (0x5450, 0x5451, 0x5421, 0x541B, 0x5401, 0x5413, 0x802C542A)
+
+# TIOCSTI, TIOCLINUX: type into our terminal; FIOSETOWN, SIOCSPGRP: have the kernel send signals to others
+_BAD_IOCTLS = (0x5412, 0x541C, 0x8901, 0x8902)
+_BAD_FCNTLS = (8, 15, 10, 1024, 1026)  # F_SETOWN, F_SETOWN_EX, F_SETSIG: signals too; F_SETLEASE, F_NOTIFY
+
+# PR_{SET,GET}_NAME, _GET_DUMPABLE, _GET_SECCOMP, _CAPBSET_READ, _SET_TIMERSLACK, _GET_NO_NEW_PRIVS, _SET_VMA
+_PRCTLS = (15, 16, 3, 21, 23, 29, 39, 0x53564D41)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look at an argument: `argument & mask` must be one of `values`, or, with `refused`, none of them.
+
+    The lower 32 bits are looked at, which is all that the kernel reads of an int; `upper` looks at the others.
+    """
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = 0xFFFFFFFF
+    refused: bool = False
+    upper: bool = False
+
+    def code(self) -> list[bytes]:
+        """Falls through when the argument passes, else returns EPERM."""
+        found = [_instruction(_LOAD, _ARGUMENTS + 8 * self.argument + 4 * self.upper)]
+        if self.mask != 0xFFFFFFFF:  # noqa: PLR2004 - all bits
+            found.append(_instruction(_AND, self.mask))
+        refusal = _return_errno(errno.EPERM)
+        if self.refused:
+            return found + [line for value in self.values for line in (_instruction(_EQUAL, value, 0, 1), refusal)]
+        left = len(self.values)
+        return [*found, *(_instruction(_EQUAL, value, left - at) for at, value in enumerate(self.values)), refusal]
+
+
+def filter_calls(wanted: Confinement, held: Sequence[Layer]) -> None:
+    """Puts the filter on all threads of this process.
+
+    Raises:
+        LayerError: this architecture has no table here.
+        OSError: the kernel refuses.
+    """
+    machine = MACHINES.get(os.uname().machine)
+    if machine is None or struct.calcsize("P") != 8 or sys.byteorder != "little":  # noqa: PLR2004 - a 64-bit Python
+        raise LayerError(f"the system calls of {os.uname().machine} are not listed here")
+    code = ctypes.create_string_buffer(program(wanted, machine, removes="landlock" in held))
+    instructions = (len(code) - 1) // 8  # the buffer ends with a zero byte
+    header = struct.pack("@HP", instructions, ctypes.addressof(code))
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    thread = call("syscall", machine.seccomp, _SET_MODE_FILTER, _TSYNC, header)
+    if thread:
+        raise LayerError(f"thread {thread} could not be brought under the filter")
+
+
+def program(wanted: Confinement, machine: Machine, *, removes: bool) -> bytes:
+    """The filter's instructions, 8 bytes each.
+
+    Args:
+        wanted: what may be done besides the everyday.
+        machine: whose numbers to use.
+        removes: allow unlink, which only Landlock confines to `write_dirs`.
+    """
+    lines = [
+        _instruction(_LOAD, _ARCHITECTURE),
+        _instruction(_EQUAL, machine.audit, 1),
+        _instruction(_RETURN, _KILL_PROCESS),  # 32-bit calls from a 64-bit process: nobody honest makes them
+        _instruction(_LOAD, _NUMBER),
+        _instruction(_GREATER, NEWEST, 0, 1),
+        _return_errno(errno.ENOSYS),
+    ]
+    checks = _checks(wanted)
+    for name, numbers in allowed(wanted, removes=removes).items():
+        lines += _entry(numbers[machine.column], [*_flat(checks.get(name, ())), _instruction(_RETURN, _ALLOW)])
+    for numbers in _ABSENT.values():
+        lines += _entry(numbers[machine.column], [_return_errno(errno.ENOSYS)])
+    return b"".join([*lines, _return_errno(errno.EPERM)])
+
+
+def allowed(wanted: Confinement, *, removes: bool) -> Mapping[str, tuple[int | None, int | None]]:
+    """The calls that may be made at all, some with checks, and their numbers on x86-64 and arm64."""
+    return {
+        **_EVERYDAY,
+        **(_SERVER if wanted.allow_unix_server else {}),
+        **(_REMOVE if removes and wanted.write_dirs else {}),
+        **(_EXEC if wanted.exec_paths else {}),
+        **(_GPU if wanted.allow_gpu else {}),
+    }
+
+
+def _checks(wanted: Confinement) -> dict[str, tuple[Check, ...]]:
+    """What the arguments of some calls must be. `sched_setaffinity` is free: thread pools set it for their threads."""
+    me = os.getpid()
+    common = {
+        "clone": (Check(0, (0,), mask=_CLONE_THREAD, refused=True),),  # a thread, never a process
+        "kill": (Check(0, (me,)),),
+        "tgkill": (Check(0, (me,)),),
+        "prlimit64": (Check(0, (0, me)),),
+        "sched_setscheduler": (Check(0, (0,)),),
+        "fcntl": (Check(1, _BAD_FCNTLS, refused=True),),
+        "prctl": (Check(0, _PRCTLS),),
+        "socket": (Check(0, (_AF_UNIX,)), Check(1, (_SOCK_STREAM,), mask=_SOCK_TYPE)),
+        "sendto": (Check(4, (0,)), Check(4, (0,), upper=True)),  # an answer, not a letter to an address
+    }
+    if wanted.allow_gpu:  # devices are opened for writing, and drivers have ioctls of their own
+        return {**common, "ioctl": (Check(1, _BAD_IOCTLS, refused=True),)}
+    return {
+        **common,
+        "ioctl": (Check(1, _IOCTLS),),
+        "mmap": (Check(3, (_SHARED_ANONYMOUS,), mask=_SHARED_ANONYMOUS, refused=True),),  # no limit counts such memory
+        "open": (Check(1, (0,), mask=_WRITING),),
+        "openat": (Check(2, (0,), mask=_WRITING),),
+    }
+
+
+def _flat(checks: Sequence[Check]) -> list[bytes]:
+    return [line for check in checks for line in check.code()]
+
+
+def _entry(number: int | None, body: list[bytes]) -> list[bytes]:
+    """`body`, for one call, with the call's number loaded. A body always returns, and so may load something else."""
+    return [] if number is None else [_instruction(_EQUAL, number, 0, len(body)), *body]
+
+
+def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_true, if_false, value)
+
+
+def _return_errno(number: int) -> bytes:
+    return _instruction(_RETURN, _ERRNO | number)

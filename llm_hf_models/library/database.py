@@ -1,0 +1,80 @@
+"""The SQLite record of what is on this machine: local models, their proofs, downloads, engines, cached metadata.
+
+Talks to no network and judges nothing. All SQL stands in the `library` modules, but for what llm's hooks read
+(library/registered_models.py).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from llm_hf_models.library.downloads import LibraryDownloads
+from llm_hf_models.library.models import LibraryModels
+from llm_hf_models.library.records import CachedMetadata, EngineRow
+from llm_hf_models.library.sqlite_file import Row, dump, readable
+
+
+class LibraryDB(LibraryModels, LibraryDownloads):
+    """The open library file, a context manager; threads may share it. llm's hooks read through `registered` instead."""
+
+    # Engines
+
+    def engines(self) -> list[EngineRow]:
+        """Every row, most recently used first; whether they still run is the engine module's business."""
+        rows = self.rows("select * from engines order by last_used desc")
+        with readable(self.path):
+            return [_engine_of(row) for row in rows]
+
+    def engine(self, fingerprint: str) -> EngineRow | None:
+        """The one of that fingerprint, or None."""
+        rows = self.rows("select * from engines where fingerprint = ?", fingerprint)
+        with readable(self.path):
+            return _engine_of(rows[0]) if rows else None
+
+    def save_engine(self, row: EngineRow) -> None:
+        """Adds or replaces a row."""
+        self.write(
+            "insert or replace into engines values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            row.fingerprint, row.model_id, row.pid, row.pid_started, row.address, row.key, row.context, row.started,
+            row.last_used, row.keep_alive, row.memory, row.tokens_per_second, dump(row.layers), row.log,
+            dump(row.missing),
+        )  # fmt: skip
+
+    def touch_engine(self, fingerprint: str, tokens_per_second: float | None = None) -> None:
+        """Notes that an engine was used now, and its last speed."""
+        self.write(
+            "update engines set last_used = ?, tokens_per_second = coalesce(?, tokens_per_second)"
+            " where fingerprint = ?",
+            time.time(), tokens_per_second, fingerprint,
+        )  # fmt: skip
+
+    def drop_engine(self, fingerprint: str, pid: int) -> None:
+        """Removes a row, if it is still the row of that process."""
+        self.write("delete from engines where fingerprint = ? and pid = ?", fingerprint, pid)
+
+    # Metadata cache
+
+    def cached(self, key: str) -> CachedMetadata | None:
+        """What the Hub answered last time, or None."""
+        rows = self.rows("select body, etag, fetched from metadata where key = ?", key)
+        return CachedMetadata(**dict(rows[0])) if rows else None
+
+    def keep(self, key: str, body: str, etag: str | None = None) -> None:
+        """Keeps an answer of the Hub, dated now; where nothing can be recorded it is asked for again next time."""
+        if self.is_writable:
+            self.write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
+
+    def count_metadata(self, *, older_than: float) -> int:
+        """How many answers were fetched before that time (Unix seconds)."""
+        return int(self.rows("select count(*) from metadata where fetched < ?", older_than)[0][0])
+
+    def forget_metadata(self, older_than: float) -> int:
+        """Removes answers fetched before that time (Unix seconds). Returns how many."""
+        return self.write("delete from metadata where fetched < ?", older_than)
+
+
+def _engine_of(row: Row) -> EngineRow:
+    values = dict(row)
+    layers, missing = json.loads(values.pop("layers")), json.loads(values.pop("missing"))
+    return EngineRow(layers=tuple(layers), missing=missing, **values)

@@ -1,0 +1,234 @@
+"""The models of the library as llm's own classes: sync, async and embedding, over one core. Prints and parses nothing.
+
+Imported by `llm models` too, so what only a prompt needs is imported when there is one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, closing, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+import llm
+from llm.models import AsyncConversation, AsyncResponse, Conversation, EmbeddingModel, Response
+from llm.parts import StreamEvent
+
+from llm_hf_models.library.registered_models import REMOTE_PREFIX, RegisteredModel
+from llm_hf_models.llm_plugin.attachments import types_for
+
+if TYPE_CHECKING:
+    from llm_hf_models.errors import HfModelsError
+    from llm_hf_models.llm_plugin.run import Run
+
+EMBEDDING_BATCH = 32  # texts in one request
+
+
+class ModelFailure(llm.ModelError, click.ClickException):
+    """One of our errors as `llm` and `llm chat` show it: message, cause and hint. `__cause__` is the error itself."""
+
+    def __init__(self, error: HfModelsError) -> None:
+        click.ClickException.__init__(self, str(error))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    from llm_hf_models.errors import HfModelsError
+
+    try:
+        yield
+    except HfModelsError as error:
+        raise ModelFailure(error) from error
+
+
+@functools.cache
+def _options_class() -> type[llm.Options]:
+    from llm_hf_models.inference.options import ModelOptions
+
+    class Options(ModelOptions, llm.Options):
+        """The options of a model that runs here."""
+
+    return Options
+
+
+class _OptionsWhenAsked:
+    """Stands for the class of options until somebody wants it: `llm models` doesn't, and making it takes a while."""
+
+    def __get__(self, instance: object, owner: type) -> type[llm.Options]:
+        return _options_class()
+
+
+class _Core:
+    """What the sync and the async model have in common."""
+
+    can_stream = True
+    supports_schema = True
+    Options = _OptionsWhenAsked()
+    attachment_types: set[str] | frozenset[str]
+
+    def __init__(self, model: RegisteredModel) -> None:
+        self.model_id = model.model_id
+        self.supports_tools = model.tools and model.kind == "chat"
+        self.supports_conversation = model.kind != "base"
+        self.attachment_types = types_for(model.modalities, elsewhere=model.model_id.startswith(REMOTE_PREFIX))
+
+    def __str__(self) -> str:
+        kind = "Hugging Face (async)" if isinstance(self, llm.AsyncModel) else "Hugging Face"
+        return f"{kind}: {self.model_id}"
+
+
+class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
+    """A chat or base model that runs here."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: Response,
+        conversation: Conversation | None = None,  # noqa: ARG002 - llm's signature
+    ) -> Iterator[StreamEvent]:
+        """One turn. Closing the generator stops the engine's work on it; the engine stays warm.
+
+        Raises:
+            ModelFailure: every error of ours.
+        """
+        yield from _answer(self.model_id, prompt, response, stream=stream)
+
+
+class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is made late
+    """The same for asyncio."""
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: AsyncResponse,
+        conversation: AsyncConversation | None = None,  # noqa: ARG002
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """One turn. Loading a model takes its time in a thread, so that the loop goes on.
+
+        Raises:
+            ModelFailure: every error of ours.
+        """
+        async with aclosing(_answer_async(self.model_id, prompt, response, stream=stream)) as events:
+            async for event in events:
+                yield event
+
+
+class _Keyed:
+    """What is served elsewhere takes `--key`, as a key or as the name of one of llm's; else the one that it keeps."""
+
+    def get_key(self, explicit_key: str | None = None) -> str | None:
+        """The key that was given for this prompt."""
+        return llm.get_key(input=explicit_key) if explicit_key else None
+
+
+class RemoteModel(_Keyed, _Core, llm.KeyModel):  # type: ignore[misc]  # Options is made late
+    """A model that is served elsewhere."""
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: Response,
+        conversation: Conversation | None = None,  # noqa: ARG002
+        key: str | None = None,
+    ) -> Iterator[StreamEvent]:
+        """One turn; as HfModel's."""
+        yield from _answer(self.model_id, prompt, response, stream=stream, key=key)
+
+
+class AsyncRemoteModel(_Keyed, _Core, llm.AsyncKeyModel):  # type: ignore[misc]  # Options is made late
+    """The same for asyncio."""
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,
+        response: AsyncResponse,
+        conversation: AsyncConversation | None = None,  # noqa: ARG002
+        key: str | None = None,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """One turn; as AsyncHfModel's."""
+        async with aclosing(_answer_async(self.model_id, prompt, response, stream=stream, key=key)) as events:
+            async for event in events:
+                yield event
+
+
+def models_for(model: RegisteredModel) -> tuple[_Core, _Core]:
+    """One model of the library as the two that llm wants: sync and async."""
+    if model.model_id.startswith(REMOTE_PREFIX):
+        return RemoteModel(model), AsyncRemoteModel(model)
+    return HfModel(model), AsyncHfModel(model)
+
+
+def _answer(
+    model_id: str, prompt: llm.Prompt, response: Response, *, stream: bool, key: str | None = None
+) -> Iterator[StreamEvent]:
+    from llm_hf_models.inference import client as inference_client
+    from llm_hf_models.llm_plugin import run as llm_plugin_run
+
+    with _failures(), llm_plugin_run.library() as db:
+        run = llm_plugin_run.prepare(model_id, prompt, db, stream=stream, key=key)
+        with closing(inference_client.answer(run.endpoint, run.turn)) as items:
+            for item in items:
+                yield from run.events(item)
+        run.finish(response, db)
+
+
+async def _answer_async(
+    model_id: str, prompt: llm.Prompt, response: AsyncResponse, *, stream: bool, key: str | None = None
+) -> AsyncGenerator[StreamEvent, None]:
+    import asyncio
+
+    from llm_hf_models.inference import client as inference_client
+    from llm_hf_models.llm_plugin import run as llm_plugin_run
+
+    def prepare() -> Run:
+        with llm_plugin_run.library() as db:
+            return llm_plugin_run.prepare(model_id, prompt, db, stream=stream, key=key)
+
+    def finish() -> None:
+        with llm_plugin_run.library() as db:
+            run.finish(response, db)
+
+    with _failures():
+        run = await asyncio.to_thread(prepare)
+        async with aclosing(inference_client.answer_async(run.endpoint, run.turn)) as items:
+            async for item in items:
+                for event in run.events(item):
+                    yield event
+        await asyncio.to_thread(finish)
+
+
+class HfEmbeddingModel(_Keyed, EmbeddingModel):
+    """An embedding model of the library."""
+
+    batch_size = EMBEDDING_BATCH
+
+    def __init__(self, model: RegisteredModel) -> None:
+        self.model_id = model.model_id
+
+    def __str__(self) -> str:
+        return f"Hugging Face: {self.model_id}"
+
+    def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
+        """A vector for each text, as they are asked for.
+
+        Raises:
+            ModelFailure: every error of ours.
+        """
+        from llm_hf_models.inference import client as inference_client
+        from llm_hf_models.inference import model_endpoint
+        from llm_hf_models.llm_plugin import run as llm_plugin_run
+
+        texts = iter(items)
+        with _failures(), llm_plugin_run.library() as db:
+            endpoint = None
+            while batch := list(islice(texts, EMBEDDING_BATCH)):
+                endpoint = endpoint or llm_plugin_run.embedding_endpoint(self.model_id, db, key=key)
+                vectors = inference_client.embed(endpoint, [str(text) for text in batch])
+                model_endpoint.touch(self.model_id, endpoint, db)  # now: llm takes one vector and leaves
+                yield from vectors

@@ -1,0 +1,188 @@
+"""One prompt of llm to one local model, and what came of it.
+
+Between llm's classes (llm_plugin/models.py) and the turn itself (inference/client.py); inference/model_endpoint.py
+says what it runs on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import click
+import llm
+from llm.models import AsyncResponse, Response
+from llm.parts import StreamEvent
+
+from llm_hf_models import paths
+from llm_hf_models.errors import EngineRefusedError
+from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.model_endpoint import endpoint_for, options_for, touch
+from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
+from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.records import LocalModel
+from llm_hf_models.llm_plugin.attachments import types_for
+from llm_hf_models.llm_plugin.messages import turn_of
+
+_SHOWN_CHARS = 60
+_noticed: set[str] = set()
+
+
+def library() -> LibraryDB:
+    """The library, opened; a context manager.
+
+    Raises:
+        LibraryError: it can't be used; the message says why.
+    """
+    return LibraryDB(paths.library_path())
+
+
+@dataclass
+class _ToolCall:
+    call_id: str
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass
+class Run:
+    """A prompt on its way: what was asked of whom, and the answer as it comes."""
+
+    model: LocalModel
+    endpoint: Endpoint
+    turn: Turn
+    limit: int | None  # max_tokens
+    schema: bool
+    text: list[str] = field(default_factory=list)
+    calls: dict[int, _ToolCall] = field(default_factory=dict)
+    end: Finish | None = None
+
+    def events(self, item: Piece | Finish) -> Iterator[StreamEvent]:
+        """What llm is told of a piece."""
+        if isinstance(item, Finish):
+            self.end = item
+        elif item.kind in ("text", "reasoning"):
+            if item.kind == "text":
+                self.text.append(item.text)
+            yield StreamEvent(item.kind, item.text)
+        else:
+            call = self.calls.get(item.index)
+            if call is None:
+                call = self.calls[item.index] = _ToolCall(item.call_id or f"call_{uuid4().hex}")
+            if item.kind == "tool_name":
+                call.name += item.text
+                yield StreamEvent("tool_call_name", item.text, tool_call_id=call.call_id)
+            else:
+                call.arguments += item.text
+                yield StreamEvent("tool_call_args", item.text, tool_call_id=call.call_id)
+
+    def finish(self, response: Response | AsyncResponse, db: LibraryDB) -> None:
+        """Notes what the answer took, in llm's response and in the library, and checks that it is whole.
+
+        Raises:
+            EngineRefusedError: JSON was asked for, or a tool called, and what came isn't whole JSON.
+        """
+        end = self.end or Finish(None)
+        touch(self.model.model_id, self.endpoint, db, end.tokens_per_second)
+        cached = {"prompt_tokens_details": {"cached_tokens": end.cached_tokens}} if end.cached_tokens else None
+        response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
+        response.set_resolved_model(_resolved(self.model, end))
+        response.response_json = self._record(end)
+        whole_json = self.schema or self.calls
+        if end.reason == "length" and not whole_json and self._asked_for_more(end):
+            more = " Allow more with -o context N." if self.endpoint.may_grow else ""
+            _notice(f"The answer was cut: {self._limit(end)}.{more}")
+        for call in self.calls.values():
+            arguments = self._parsed(call.arguments or "{}", f"The call of tool {call.name}")
+            response.add_tool_call(llm.ToolCall(call.name, arguments, call.call_id))
+        if self.schema and not self.calls:
+            self._parsed("".join(self.text), "The answer")
+
+    def _asked_for_more(self, end: Finish) -> bool:
+        """Whether it was not max_tokens that ended the answer."""
+        return self.limit is None or (end.output_tokens or 0) < self.limit
+
+    def _limit(self, end: Finish) -> str:
+        if not self._asked_for_more(end):
+            return f"max_tokens is {self.limit}"
+        return (
+            f"the context of {self.endpoint.context} tokens is full" if self.endpoint.context else "the server's limit"
+        )
+
+    def _parsed(self, text: str, what: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            if self.end is not None and self.end.reason == "length":
+                raise EngineRefusedError(
+                    f"{what} was cut before its JSON was complete",
+                    cause=f"It has {self.end.output_tokens} tokens: {self._limit(self.end)}.",
+                    hint="Allow more with -o max_tokens N" + (" or -o context N." if self.endpoint.may_grow else "."),
+                ) from None
+            raise EngineRefusedError(
+                f"{what} is not valid JSON", cause=f"{error}; it begins {text[:_SHOWN_CHARS]!r}"
+            ) from None
+
+    def _record(self, end: Finish) -> dict[str, Any]:
+        """What llm keeps as the response's JSON."""
+        timings = {
+            "load_seconds": self.endpoint.load_seconds,
+            "prompt_per_second": end.prompt_per_second,
+            "tokens_per_second": end.tokens_per_second,
+        }
+        record = {
+            "model": self.model.model_id,
+            "commit": self.model.commit,
+            "sha256": {file.path: file.sha256 for file in self.model.files if file.sha256},
+            "context": self.endpoint.context,
+            "finish_reason": end.reason,
+            "timings": {key: round(value, 3) for key, value in timings.items() if value is not None},
+        }
+        return {key: value for key, value in record.items() if value}
+
+
+def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool, key: str | None = None) -> Run:
+    """All that a turn needs, up to a running engine; `key` is for a server elsewhere, instead of the one it keeps.
+
+    Raises:
+        MissingFileError, FileChangedError: the model's files are not what was pulled.
+        BadInputError: an option, or an attachment, that doesn't go.
+        EngineError: the engine can't be started.
+    """
+    model = db.model(model_id)
+    options, system = options_for(model, prompt.options)
+    raw = model.facts.kind == "base"
+    types = types_for(model.facts.modalities, elsewhere=model.endpoint is not None)
+    turn = turn_of(prompt, options, stream=stream, raw=raw, system=system, types=types)
+    schema = bool(prompt.schema or options.get("json_object"))
+    endpoint = endpoint_for(model, options, db, _notice, key=key)
+    return Run(model, endpoint, turn, options.get("max_tokens"), schema)
+
+
+def embedding_endpoint(model_id: str, db: LibraryDB, *, key: str | None = None) -> Endpoint:
+    """Where an embedding model answers, started if need be; `key` as for `prepare`.
+
+    Raises:
+        MissingFileError, FileChangedError, EngineError
+    """
+    model = db.model(model_id)
+    return endpoint_for(model, options_for(model, ())[0], db, _notice, key=key)
+
+
+def _resolved(model: LocalModel, end: Finish) -> str:
+    """Which bytes answered: repo, commit and the first file's digest; elsewhere, what the server calls its model."""
+    if model.endpoint is not None:
+        return end.model or model.model_id
+    name = f"{model.repo}@{model.commit}" if model.repo and model.commit else model.model_id.removeprefix("hf/")
+    digest = model.files[0].sha256 if model.files else None
+    return f"{name} sha256:{digest}" if digest else name
+
+
+def _notice(text: str) -> None:
+    """What a person should know, once in each process."""
+    if text not in _noticed:
+        _noticed.add(text)
+        click.echo(text, err=True)

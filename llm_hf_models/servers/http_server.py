@@ -1,0 +1,279 @@
+"""HTTP/1.1 answers of a mirror: JSON with ETags, pages, refusals, a file's bytes by range. Knows no repo
+(servers/hub_mirror.py).
+
+Ranges and conditions follow RFC 9110 (sections 13 and 14): single ranges only, others get the whole file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import socketserver
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.system.text import clean_text
+
+T = TypeVar("T")
+IDLE_SECONDS = 60  # a connection on which nothing moves for this long is closed
+MAX_BODY_BYTES = 1 << 20
+MAX_FIELDS = 10_000
+LISTEN_BACKLOG = 128
+HOST_HINT = "--host 127.0.0.1 is for this machine alone, --host 0.0.0.0 for every network that it is in."
+_log = logging.getLogger(__name__)
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
+
+
+class RefusedError(Exception):
+    """An answer other than what was asked for, in the Hub's form: a status, its X-Error-Code and a sentence."""
+
+    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """Around the making of a server: an address that can't be listened on, in our words."""
+    if not host:  # to the system it is every address there is: nobody should get that from an empty variable
+        raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
+    try:
+        host.encode("idna")  # as a socket does, which then speaks of a TypeError
+        yield
+    except (OSError, OverflowError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+        raise NotWritableError(
+            f"Can't listen on {host[:100]} port {port}",
+            cause=str(error)[:200],
+            hint="`--port 0` takes a free port." if taken else HOST_HINT,
+        ) from None
+
+
+class MirrorServer(ThreadingHTTPServer):
+    """Listens, and gives each connection a thread."""
+
+    daemon_threads = True
+    request_queue_size = LISTEN_BACKLOG
+    allow_reuse_port = False  # newer Pythons would let a second server take every other connection
+
+    def __init__(self, address: tuple[str, int], handler: type[AnsweringHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Takes the address; HTTPServer's own also asks the DNS for this machine's name, which can take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """A client that resets its connection, between two requests too, is no error of ours to tell."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class AnsweringHandler(BaseHTTPRequestHandler):
+    """One connection. A subclass says in `respond` what is answered; the `send_…` methods say how."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "llm-hf-models"
+    sys_version = ""
+    disable_nagle_algorithm = True
+    timeout = IDLE_SECONDS
+
+    def do_GET(self) -> None:
+        """Answers; a connection that broke in the middle of a body is not used again."""
+        unread = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
+        if unread and self.command != "POST":
+            self.close_connection = True
+        try:
+            self.respond()
+        except RefusedError as refused:
+            self.send_refusal(refused)
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True
+
+    do_HEAD = do_POST = do_GET  # noqa: N815
+
+    def respond(self) -> None:
+        """Answers one request.
+
+        Raises:
+            RefusedError: the answer is a refusal.
+        """
+        raise NotImplementedError
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
+        """Requests go to the log, headers never."""
+        _log.info(format, *args)
+
+    # What was asked
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The request's query."""
+        return parse_qs(urlsplit(self.path).query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number from the query.
+
+        Raises:
+            RefusedError: it is none.
+        """
+        text = self.query.get(name, [str(default)])[0]
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise RefusedError(400, None, f"{name} must be a whole number")
+        return int(text)
+
+    def form(self) -> dict[str, list[str]]:
+        """The fields of a POST, sent as a form or as JSON.
+
+        Raises:
+            RefusedError: too large, or neither.
+        """
+        length = self.headers.get("Content-Length", "")
+        if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
+            self.close_connection = True
+            raise RefusedError(413 if length else 411, None, f"A body has at most {MAX_BODY_BYTES} bytes, and a length")
+        body = self.rfile.read(int(length))
+        try:
+            if not self.headers.get("Content-Type", "").startswith("application/json"):
+                return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
+            values = json.loads(body)
+            return {name: [str(v) for v in (value if isinstance(value, list) else [value])]
+                    for name, value in values.items()}  # fmt: skip
+        except (ValueError, AttributeError, RecursionError):
+            raise RefusedError(400, None, "The body is neither a form nor a JSON object") from None
+
+    # Answers
+
+    def send_bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """A whole answer; to a HEAD without its body."""
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+        """A JSON answer with a weak ETag, or 304 to whoever has it already."""
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        etag = f'W/"{hashlib.sha1(body, usedforsecurity=False).hexdigest()}"'
+        every = {"ETag": etag, "Vary": "Authorization", **(headers or {})}
+        if self._already_has(etag):
+            self._send_not_modified(every)
+        else:
+            self.send_bytes(200, body, {"Content-Type": "application/json; charset=utf-8", **every})
+
+    def send_page(self, items: Sequence[T], size: int, shown: Callable[[Sequence[T]], list[dict[str, Any]]]) -> None:
+        """One page of a list, with a Link to the next one, as the Hub pages."""
+        start = self.number("cursor", 0)
+        headers = {}
+        if size and start + size < len(items):
+            following = urlencode({**self.query, "cursor": [str(start + size)]}, doseq=True)
+            headers["Link"] = f'<{self._origin()}{urlsplit(self.path).path}?{following}>; rel="next"'
+        self.send_json(shown(items[start : start + size]), headers)
+
+    def send_refusal(self, refused: RefusedError) -> None:
+        """The Hub's form of a refusal: X-Error-Code, X-Error-Message and a JSON body."""
+        message = clean_text(refused.message, 300).encode("ascii", "replace").decode()
+        codes = {"X-Error-Code": refused.code} if refused.code else {}
+        body = json.dumps({"error": message}).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8", "X-Error-Message": message, **codes}
+        self.send_bytes(refused.status, body, {**headers, **refused.headers})
+
+    def send_file(self, path: Path, size: int, etag: str, headers: Mapping[str, str]) -> None:
+        """A file's bytes: all of them, or the range that was asked for. Memory stays the same whatever the size.
+
+        Args:
+            path: the file.
+            size: how long it must be, in bytes.
+            etag: what names its bytes.
+            headers: more of them.
+
+        Raises:
+            RefusedError: it is not there at that length, or the range lies outside.
+        """
+        quoted = f'"{etag}"'
+        every = {"ETag": quoted, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream",
+                 "X-Content-Type-Options": "nosniff", **headers}  # fmt: skip
+        if self._already_has(quoted):
+            self._send_not_modified(every)
+            return
+        with _opened(path, size, headers) as file:
+            span = self._span(size, quoted, every)
+            start, length = span or (0, size)
+            self.send_response(206 if span else 200)
+            if span:
+                every["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+            for name, value in {"Content-Length": str(length), **every}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD" and length:
+                self.send_span(file, start, length)
+
+    def send_span(self, file: BinaryIO, start: int, length: int) -> None:
+        """Part of a file onto the connection: by the system itself where it can."""
+        if self.connection.sendfile(file, start, length) < length:
+            self.close_connection = True  # it shrank meanwhile: the client sees a truncated answer, not a wrong one
+
+    def _span(self, size: int, quoted_etag: str, headers: Mapping[str, str]) -> tuple[int, int] | None:
+        """Start and length of the range that was asked for; None is the whole file."""
+        match = _RANGE.fullmatch(self.headers.get("Range", "").replace(" ", ""))
+        condition = self.headers.get("If-Range")
+        if not match or not any(match.groups()) or self.command != "GET" or condition not in (None, quoted_etag):
+            return None
+        first, last = match.groups()
+        start = int(first) if first else max(0, size - int(last))
+        end = min(size, int(last) + 1) if first and last else size
+        if first and last and int(last) < int(first):
+            return None
+        if start >= end:
+            raise RefusedError(
+                416, None, "The range lies outside the file", {**headers, "Content-Range": f"bytes */{size}"}
+            )
+        return start, end - start
+
+    def _already_has(self, etag: str) -> bool:
+        known = [tag.strip() for tag in self.headers.get("If-None-Match", "").split(",")]
+        return self.command in ("GET", "HEAD") and ("*" in known or etag in known or f"W/{etag}" in known)
+
+    def _send_not_modified(self, headers: Mapping[str, str]) -> None:
+        self.send_response(304)
+        for name, value in headers.items():
+            if not name.startswith("Content-"):
+                self.send_header(name, value)
+        self.end_headers()
+
+    def _origin(self) -> str:
+        """How the client reaches this server, for absolute links."""
+        host = self.headers.get("Host", "")
+        if not _HOST.fullmatch(host):
+            address, port = self.connection.getsockname()[:2]
+            host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        return f"http://{host}"
+
+
+def _opened(path: Path, size: int, headers: Mapping[str, str]) -> BinaryIO:
+    kept = {name: value for name, value in headers.items() if name == "X-Repo-Commit"}
+    gone = RefusedError(404, "EntryNotFound", "The file is no longer there as it was recorded", kept)
+    try:
+        file = path.open("rb")
+    except OSError:
+        raise gone from None
+    if os.fstat(file.fileno()).st_size != size:
+        file.close()
+        raise gone
+    return file

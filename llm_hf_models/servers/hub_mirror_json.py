@@ -1,0 +1,266 @@
+"""The Hub's JSON, made from served repos: lists, one repo, trees. No HTTP here (servers/hub_mirror.py).
+
+Shapes: what huggingface_hub reads (hf_api.py: ModelInfo, RepoFile, RepoFolder, list_models), and the Hub's API pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from llm_hf_models.errors import BadInputError
+from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+from llm_hf_models.system.units import parse_count
+
+Query = Mapping[str, Sequence[str]]
+Json = dict[str, Any]
+PAGE = 1000
+TREE_PAGE, TREE_PAGE_EXPANDED = 1000, 50
+
+# What a list shows of a repo unless `expand` or `full` asks otherwise, and what one repo shows.
+_ROW = (
+    "private", "likes", "trendingScore", "downloads", "tags", "pipeline_tag", "library_name", "createdAt", "modelId",
+)  # fmt: skip
+_FULL_ROW = (*_ROW, "author", "gated", "disabled", "lastModified", "sha", "siblings")
+
+_ONE = (
+    "author", "private", "gated", "disabled", "likes", "downloads", "tags", "pipeline_tag", "library_name", "createdAt",
+    "lastModified", "modelId", "sha", "siblings", "cardData", "gguf", "usedStorage", "spaces", "config",
+)  # fmt: skip
+
+_SORTS: dict[str, Callable[[ServedRepo], float]] = {
+    "trendingScore": lambda repo: repo.trending,
+    "downloads": lambda repo: repo.downloads,
+    "likes": lambda repo: repo.likes,
+    "lastModified": lambda repo: repo.updated,
+    "createdAt": lambda repo: repo.born,
+}
+
+
+def _first(query: Query, name: str) -> str | None:
+    values = query.get(name)
+    return values[0] if values else None
+
+
+def is_true(query: Query, name: str) -> bool:
+    """Whether a query's switch is on, as huggingface_hub writes it."""
+    return (_first(query, name) or "").lower() in ("true", "1")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+# One repo
+
+
+def _card(repo: ServedRepo) -> Json:
+    card: Json = {"license": repo.license, "pipeline_tag": repo.task, "library_name": repo.library, **repo.card}
+    if repo.base_models:
+        card["base_model"] = repo.base_models[0] if len(repo.base_models) == 1 else list(repo.base_models)
+    return {name: value for name, value in card.items() if value is not None}
+
+
+def _base_models(repo: ServedRepo) -> Json | None:
+    if not repo.base_models:
+        return None
+    return {"relation": "quantized", "models": [{"id": base} for base in repo.base_models]}
+
+
+_PROPERTIES: dict[str, Callable[[ServedRepo], object]] = {
+    "author": lambda repo: repo.id.partition("/")[0],
+    "baseModels": _base_models,
+    "cardData": _card,
+    "createdAt": lambda repo: _time(repo.born),
+    "downloads": lambda repo: repo.downloads,
+    "downloadsAllTime": lambda repo: repo.downloads,
+    "gated": lambda repo: repo.gated,
+    "gguf": lambda repo: repo.gguf,
+    "lastModified": lambda repo: _time(repo.updated),
+    "library_name": lambda repo: repo.library_name,
+    "likes": lambda repo: repo.likes,
+    "modelId": lambda repo: repo.id,
+    "pipeline_tag": lambda repo: repo.task,
+    "private": lambda repo: repo.private,
+    "sha": lambda repo: repo.commit,
+    "siblings": lambda repo: [{"rfilename": file.path} for file in repo.files],
+    "tags": lambda repo: list(repo.all_tags),
+    "trendingScore": lambda repo: repo.trending,
+    "usedStorage": lambda repo: sum(file.size for file in repo.files),
+}
+_SAME_FOR_ALL: dict[str, object] = {"config": {}, "disabled": False, "spaces": []}
+
+# What the Hub knows and a mirror doesn't: asked for, it is left out, as the Hub leaves out what a repo doesn't have.
+_UNKNOWN_HERE = frozenset({
+    "childrenModelCount", "evalResults", "inference", "inferenceProviderMapping", "mask_token", "model-index",
+    "resourceGroup", "safetensors", "securityRepoStatus", "transformersInfo", "widgetData", "xetEnabled",
+})  # fmt: skip
+
+
+def _shown(repo: ServedRepo, names: Iterable[str]) -> Json:
+    values = {name: _PROPERTIES[name](repo) if name in _PROPERTIES else _SAME_FOR_ALL.get(name) for name in names}
+    identity = hashlib.sha1(repo.id.encode(), usedforsecurity=False).hexdigest()[:24]
+    return {"_id": identity, "id": repo.id, **{name: value for name, value in values.items() if value is not None}}
+
+
+def _expanded(query: Query) -> list[str] | None:
+    names = [name for value in (*query.get("expand", ()), *query.get("expand[]", ())) for name in value.split(",")]
+    for name in names:
+        if name not in {*_PROPERTIES, *_SAME_FOR_ALL, *_UNKNOWN_HERE}:
+            raise BadInputError(f"expand: there is no property {name[:60]!r}")
+    return names or None
+
+
+def model(repo: ServedRepo, query: Query) -> Json:
+    """One repo, as `/api/models/owner/name` answers.
+
+    Raises:
+        BadInputError: `expand` names what there isn't.
+    """
+    names = _expanded(query)
+    answer = _shown(repo, _ONE if names is None else names)
+    if is_true(query, "blobs") and "siblings" in answer:
+        answer["siblings"] = [_sibling(file) for file in repo.files]
+    if is_true(query, "securityStatus") and repo.scans_done is not None:
+        issues = [{"path": path, "level": level} for path, level in repo.files_with_issues]
+        answer["securityRepoStatus"] = {"scansDone": repo.scans_done, "filesWithIssues": issues}
+    return answer
+
+
+def _sibling(file: ServedFile) -> Json:
+    shown: Json = {"rfilename": file.path, "size": file.size, "blobId": file.blob_id}
+    if file.pointer is not None:
+        shown["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
+    return shown
+
+
+def refs(commits: Sequence[ServedRepo]) -> Json:
+    """The branches of a repo."""
+    branches = [
+        {"name": name, "ref": f"refs/heads/{name}", "targetCommit": repo.commit}
+        for repo in commits
+        for name in repo.revisions
+    ]
+    return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+
+
+# Many repos
+
+
+def search(repos: Iterable[ServedRepo], query: Query) -> list[ServedRepo]:
+    """The repos that a query asks for, in its order, one commit of each.
+
+    Raises:
+        BadInputError: a filter that can't be read.
+    """
+    unique = {repo.id: repo for repo in reversed(list(repos))}
+    sort = _first(query, "sort") or "trendingScore"
+    if sort not in _SORTS:
+        raise BadInputError(f"sort: there is no order {sort[:60]!r}")
+    wanted = _matcher(query)
+    found = [repo for repo in unique.values() if wanted(repo)]
+    return sorted(found, key=lambda repo: (-_SORTS[sort](repo), repo.id))
+
+
+def _matcher(query: Query) -> Callable[[ServedRepo], bool]:
+    words = (_first(query, "search") or "").lower().split()
+    tags = {tag.lower() for value in query.get("filter", ()) for tag in value.split(",") if tag}
+    author, task, gated = (_first(query, name) for name in ("author", "pipeline_tag", "gated"))
+    least, most = _parameter_range(_first(query, "num_parameters"))
+    apps = bool(query.get("apps"))  # every app that a mirror's files suit runs GGUF
+
+    def wanted(repo: ServedRepo) -> bool:
+        return (
+            all(word in repo.id.lower() for word in words)
+            and tags <= {tag.lower() for tag in repo.all_tags}
+            and (author is None or repo.id.partition("/")[0].lower() == author.lower())
+            and (task is None or repo.task == task)
+            and (gated is None or bool(repo.gated) == is_true(query, "gated"))
+            and (not apps or repo.has_gguf)
+            and (least is None or (repo.parameters is not None and repo.parameters >= least))
+            and (most is None or (repo.parameters is not None and repo.parameters <= most))
+        )
+
+    return wanted
+
+
+def _parameter_range(text: str | None) -> tuple[int | None, int | None]:
+    bounds: dict[str, int] = {}
+    for part in (text or "").split(","):
+        name, colon, value = part.partition(":")
+        if part and (name not in ("min", "max") or not colon):
+            raise BadInputError("num_parameters is written like min:6B,max:128B")
+        if part:
+            bounds[name] = parse_count(value)
+    return bounds.get("min"), bounds.get("max")
+
+
+def models(found: Sequence[ServedRepo], query: Query) -> list[Json]:
+    """The rows of a list.
+
+    Raises:
+        BadInputError: `expand` names what there isn't.
+    """
+    names = _expanded(query)
+    if names is None:
+        names = list(_FULL_ROW if is_true(query, "full") else _ROW)
+        names += ["cardData"] if is_true(query, "cardData") else []
+        names += ["config"] if is_true(query, "config") else []
+    return [_shown(repo, names) for repo in found]
+
+
+# Trees
+
+
+def tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None:
+    """What is in a folder of a repo, folders included, sorted by path; None where there is no such folder."""
+    start = f"{folder}/" if folder else ""
+    inside = [file for file in repo.files if file.path.startswith(start)]
+    if folder and not inside:
+        return None
+    expand, recursive = is_true(query, "expand"), is_true(query, "recursive")
+    entries: dict[str, Json] = {}
+    for file in inside:
+        parts = file.path[len(start) :].split("/")
+        for depth in range(1, len(parts)):
+            path = start + "/".join(parts[:depth])
+            if path not in entries and (recursive or depth == 1):
+                entries[path] = _folder_entry(repo, path, expand=expand)
+        if recursive or len(parts) == 1:
+            entries[file.path] = file_entry(repo, file, expand=expand)
+    return [entries[path] for path in sorted(entries)]
+
+
+def paths_info(repo: ServedRepo, paths: Iterable[str], *, expand: bool) -> list[Json]:
+    """The entries at those paths; a path that isn't there is left out, as the Hub does."""
+    entries = []
+    for path in paths:
+        if file := repo.file(path):
+            entries.append(file_entry(repo, file, expand=expand))
+        elif any(file.path.startswith(f"{path}/") for file in repo.files):
+            entries.append(_folder_entry(repo, path, expand=expand))
+    return entries
+
+
+def file_entry(repo: ServedRepo, file: ServedFile, *, expand: bool) -> Json:
+    """One file in a tree; with its commit and its scan where `expand` asks."""
+    entry: Json = {"type": "file", "oid": file.blob_id, "size": file.size, "path": file.path}
+    if file.pointer is not None:
+        entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
+    if expand:
+        entry["lastCommit"] = _last_commit(repo)
+        if file.scan is not None:
+            words = {name: {"status": status, "message": message} for name, status, message in file.scanners}
+            entry["securityFileStatus"] = {"status": file.scan, "avScan": None, "pickleImportScan": None, **words}
+    return entry
+
+
+def _folder_entry(repo: ServedRepo, path: str, *, expand: bool) -> Json:
+    entry: Json = {"type": "directory", "oid": repo.folder_id(path), "size": 0, "path": path}
+    return {**entry, "lastCommit": _last_commit(repo)} if expand else entry
+
+
+def _last_commit(repo: ServedRepo) -> Json:
+    return {"id": repo.commit, "title": "As mirrored", "date": _time(repo.updated)}

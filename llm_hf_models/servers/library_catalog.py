@@ -1,0 +1,101 @@
+"""This machine's library as a mirror serves it: which models, under which repo and commit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llm_hf_models.context import Context
+from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.library.records import LocalFile, LocalModel
+from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+
+
+@dataclass(frozen=True)
+class LibraryCatalogue:
+    """The library's models whose bytes are proven or were hashed here; gated and private repos only when named.
+
+    Read anew for each request, so that a pull or a removal shows at once.
+    """
+
+    context: Context
+    allow: frozenset[RepoId] = frozenset()
+
+    def repos(self) -> Sequence[ServedRepo]:
+        """One entry for each repo and commit, newest first."""
+        with self.context.db() as db:
+            every = db.models()
+        closed = {repo_of(model) for model in every if model.hub.get("gated") or model.hub.get("private")}
+        closed -= {str(repo) for repo in self.allow}
+        models = [model for model in every if repo_of(model) not in closed and _has_proof(model)]
+        grouped: dict[tuple[str, str], list[LocalModel]] = {}
+        for model in models:
+            grouped.setdefault((repo_of(model), commit_of(model)), []).append(model)
+        seen: set[str] = set()
+        served = []
+        for (repo, commit), group in grouped.items():
+            served.append(_served(repo, commit, group, newest=repo not in seen))
+            seen.add(repo)
+        return served
+
+    def absent(self) -> list[str]:
+        """Repos that were named and of which no model is in the library now."""
+        with self.context.db() as db:
+            here = {repo_of(model) for model in db.models()}
+        return sorted({str(repo) for repo in self.allow} - here)
+
+
+def _has_proof(model: LocalModel) -> bool:
+    """Whether its files are here, and their digests known."""
+    if model.endpoint or model.state in ("missing", "changed"):
+        return False
+    return all(file.sha256 or file.git_sha1 for file in model.files)
+
+
+def repo_of(model: LocalModel) -> str:
+    """The repo that a model is served as: its own, or `local/STEM` for an import without one."""
+    return model.repo or model.model_id.removeprefix("hf/").partition(":")[0]
+
+
+def commit_of(model: LocalModel) -> str:
+    """Its commit on the Hub, or a stand-in made from its files' digests where that is not known."""
+    if model.commit:
+        return model.commit
+    digests = sorted(f"{file.path} {file.sha256 or file.git_sha1}" for file in model.files)
+    return hashlib.sha1("\n".join(digests).encode(), usedforsecurity=False).hexdigest()
+
+
+def _served(repo: str, commit: str, group: Sequence[LocalModel], *, newest: bool) -> ServedRepo:
+    first, facts = group[0], group[0].facts
+    revisions = {model.revision for model in group if model.revision} | ({"main"} if newest else set())
+    return ServedRepo(
+        id=repo,
+        commit=commit,
+        files=tuple(_files(file for model in group for file in model.files)),
+        revisions=tuple(sorted(revisions - {commit})),
+        task=first.hub.get("task") or ("text-generation" if facts.kind in ("chat", "base") else None),
+        tags=tuple(dict.fromkeys((*first.hub.get("tags", ()), "gguf"))),
+        license=first.hub.get("license") or facts.license,
+        gated=first.hub.get("gated") or False,
+        private=bool(first.hub.get("private")),
+        downloads=int(first.hub.get("downloads") or 0),
+        likes=int(first.hub.get("likes") or 0),
+        updated=first.added,
+        gguf={
+            "total": facts.parameters,
+            "architecture": facts.architecture,
+            "context_length": facts.context_length,
+            "totalFileSize": sum(file.size for model in group for file in model.files if file.role == "weights"),
+        },
+        base_models=facts.base_models,
+    )
+
+
+def _files(files: Iterable[LocalFile]) -> list[ServedFile]:
+    unique = {file.path: file for file in files}
+    return [
+        ServedFile(file.path, Path(file.location), file.size, file.sha256, file.git_sha1)
+        for _, file in sorted(unique.items())
+    ]

@@ -1,0 +1,95 @@
+"""A stream's events put together into the answer in one piece that a client asked for. Opens no connection.
+
+An engine of ours is always asked to stream: only then does it notice that the client has gone. Chunks and whole answers
+are OpenAI's (chat.completion.chunk, chat.completion, text_completion), with what llama.cpp adds to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from llm_hf_models.errors import EngineLostError
+from llm_hf_models.inference.openai_protocol import nonsense, refused
+
+_GROWING = ("content", "reasoning_content", "arguments", "text")
+_OF_A_STREAM = ("choices", "object", "prompt_progress")
+
+
+async def put_together(events: AsyncIterator[bytes]) -> dict[str, Any]:
+    """The whole answer.
+
+    Args:
+        events: server-sent events, each whole.
+
+    Raises:
+        EngineRefusedError: the engine said an error.
+        EngineLostError: the stream ended early, or is not the protocol.
+    """
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    kind = "chat.completion"
+    async for event in events:
+        name, _, data = event.strip().partition(b":")
+        if name != b"data" or data.strip() == b"[DONE]":
+            continue
+        chunk = _parsed(data)
+        if chunk.get("error"):
+            raise refused(chunk["error"])
+        kind = "text_completion" if chunk.get("object") == "text_completion" else kind
+        whole |= {key: value for key, value in chunk.items() if key not in _OF_A_STREAM and value is not None}
+        for part in chunk.get("choices") or ():
+            _add(choices.setdefault(part.get("index") or 0, {}), part)
+    if not choices or any(choice.get("finish_reason") is None for choice in choices.values()):
+        raise EngineLostError("The answer broke off: the engine closed the connection in the middle")
+    return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        chunk = json.loads(data)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise nonsense("an event that is no JSON object")
+    return chunk
+
+
+def _add(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """One chunk's part of a choice."""
+    choice.setdefault("index", part.get("index") or 0)
+    choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
+    if "text" in part:
+        choice["text"] = choice.get("text", "") + (part["text"] or "")
+    else:
+        message = choice.setdefault("message", {"role": "assistant", "content": None})
+        _grow(message, part.get("delta") or {})
+    for found in (part.get("logprobs") or {}).items():
+        _lengthen(choice.setdefault("logprobs", {}), *found)
+
+
+def _grow(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    for key, value in delta.items():
+        if value is None:
+            continue
+        if key == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for call in value:
+                at = call.get("index", len(calls))
+                while len(calls) <= at:
+                    calls.append({"type": "function"})
+                _grow(calls[at], {name: item for name, item in call.items() if name != "index"})
+        elif isinstance(value, Mapping):
+            _grow(message.setdefault(key, {}), value)
+        elif key in _GROWING:
+            message[key] = (message.get(key) or "") + value
+        else:
+            message[key] = value
+
+
+def _lengthen(logprobs: dict[str, Any], key: str, values: object) -> None:
+    if isinstance(values, list):
+        logprobs.setdefault(key, []).extend(values)
+    else:
+        logprobs[key] = values

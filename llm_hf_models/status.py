@@ -1,0 +1,137 @@
+"""The state of this installation: memory, disk, engines, token, versions and settings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+from llm_hf_models import paths, settings
+from llm_hf_models.account import whoami
+from llm_hf_models.context import Context
+from llm_hf_models.errors import HfModelsError, LibraryError, StorageError
+from llm_hf_models.inference import running_engines
+from llm_hf_models.library.records import EngineRow, LocalModel
+from llm_hf_models.settings import Settings
+from llm_hf_models.system.machine import machine
+from llm_hf_models.types import EngineView, SettingView, Status, TokenStatus
+
+
+def _token_status(context: Context) -> TokenStatus:
+    """As `whoami`, and never an error: a status is for bad days too."""
+    source = None
+    try:
+        token = context.token()
+        source = token.source if token else None
+        return whoami(context)
+    except HfModelsError as error:
+        return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
+
+
+def status(context: Context) -> Status:
+    """Memory, disk, cache, engines, endpoint and token."""
+    cache = context.cache_dir()
+    disk = _disk_of(cache)
+    models, engines, problem = _library_status(context)
+    locations = {file.location: file.size for model in models for file in model.files}
+    return Status(
+        machine=machine(),
+        disk_free=disk.free,
+        disk_total=disk.total,
+        cache_dir=str(cache),
+        cache_bytes=_bytes_below(cache),
+        library=str(paths.library_path()),
+        models=len(models),
+        models_bytes=sum(locations.values()),
+        engines=engines,
+        endpoint=settings.shown_endpoint(),
+        offline=settings.offline(),
+        token=_token_status(context),
+        versions=_versions(),
+        problem=problem,
+    )
+
+
+def _library_status(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
+    """Models and engines; none, and why, where the library can't be read."""
+    try:
+        with context.db() as db:
+            return db.models(), tuple(engine_view(row) for row in running_engines.running(db)), None
+    except (LibraryError, StorageError) as error:
+        return [], (), str(error)
+
+
+def engine_view(row: EngineRow) -> EngineView:
+    """A row without its key."""
+    return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
+
+
+def _disk_of(folder: Path) -> shutil._ntuple_diskusage:
+    """Of the nearest folder that can be asked."""
+    for place in (folder, *folder.parents):
+        with suppress(OSError):
+            return shutil.disk_usage(place)
+    return shutil.disk_usage(".")
+
+
+def _bytes_below(folder: Path) -> int:
+    """Bytes that the files below take on the disk, each file once, holes of unfinished ones not counted."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - twice as fast, and there may be many
+                if stat.S_ISREG(found.st_mode):
+                    taken = getattr(found, "st_blocks", None)  # of 512 bytes; not on Windows
+                    on_disk = found.st_size if taken is None else min(found.st_size, taken * 512)
+                    sizes[found.st_dev, found.st_ino] = on_disk
+    return sum(sizes.values())
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("llm-hf-models", "llm", "huggingface_hub", "xllamacpp"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def setting_views() -> tuple[SettingView, ...]:
+    """Every setting with its value now."""
+    now = settings.load()
+    return tuple(
+        SettingView(
+            key, getattr(now, key), field.default, settings.source_of(key), field.description or "", settings.takes(key)
+        )
+        for key, field in Settings.model_fields.items()
+    )
+
+
+def setting_view(key: str) -> SettingView:
+    """One setting with its value now.
+
+    Raises:
+        BadInputError: no such setting.
+    """
+    settings.check_key(key)
+    return next(view for view in setting_views() if view.key == key)
+
+
+def set_setting(key: str, value: str | None) -> SettingView:
+    """Stores one setting from a person's words; None goes back to the default.
+
+    What settings.toml holds without being a setting can be taken out too, and has no default to go back to.
+
+    Raises:
+        BadInputError: no such setting, or a value that it does not take.
+    """
+    settings.store(key, None if value is None else settings.parse_value(key, value))
+    if key not in Settings.model_fields:
+        return SettingView(key, "", "", "default", "There is no such setting: it was taken out of settings.toml.")
+    return setting_view(key)

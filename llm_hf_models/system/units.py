@@ -1,0 +1,124 @@
+"""Sizes, counts and durations as people write them. Not for anything else that is a number."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+from llm_hf_models.errors import BadInputError
+
+_DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
+_BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
+_SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
+_RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)
+_COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
+_DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
+MAX_NUMBER = 2**63 - 1  # what a SQLite or TOML integer holds
+MAX_SECONDS = 100 * 365 * 86400.0  # what every timer of the operating systems takes
+
+_SECONDS: dict[str, Fraction] = {
+    "ms": Fraction(1, 1000),
+    "": Fraction(1),
+    "s": Fraction(1),
+    "m": Fraction(60),
+    "h": Fraction(3600),
+    "d": Fraction(86400),
+}
+
+
+def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[Fraction, str]:
+    match = pattern.fullmatch(text.strip())
+    if match is None:
+        raise BadInputError(f"{text[:40]!r} is not a {what}", hint=f"Write it like {example}.")
+    return Fraction(match["number"]), (match["unit"] or "")
+
+
+def _whole(number: Fraction, text: str, least: str, hint: str | None = None) -> int:
+    if number > MAX_NUMBER:
+        raise BadInputError(f"{text[:40]!r} is too large", hint=hint)
+    if 0 < number < 1:  # cut to a whole number it would be 0, which often means that there is no limit
+        raise BadInputError(f"{text[:40]!r} is less than {least}", hint=hint)
+    return int(number)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `5M`, `2GiB`, `700 kB` or a plain number; K, M, G, T are decimal, Ki, Mi, Gi, Ti binary.
+
+    Raises:
+        BadInputError: the text is no size.
+    """
+    number, unit = _number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
+    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte")
+
+
+def parse_rate(text: str) -> int:
+    """Bytes per second from `5M`, `5 MB/s` or a plain number; 0, which is no limit, from `off`.
+
+    Raises:
+        BadInputError: the text is no rate.
+    """
+    if text.strip().casefold() == "off":
+        return 0
+    number, unit = _number(_RATE, text, "rate", "5M or 1.5MB/s, or `off` for no limit")
+    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` is no limit.")
+
+
+def parse_count(text: str) -> int:
+    """A number of parameters from `7B`, `500M` or a plain number.
+
+    Raises:
+        BadInputError: the text is no count.
+    """
+    number, unit = _number(_COUNT, text, "number of parameters", "7B or 500M")
+    return _whole(number * _DECIMAL[unit.upper()], text, "one parameter")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `300`, `5m`, `1.5h` or `200ms`; a hundred years at most.
+
+    Raises:
+        BadInputError: the text is no duration.
+    """
+    number, unit = _number(_DURATION, text, "duration", "30s, 5m or 2h")
+    seconds = number * _SECONDS[unit.lower()]
+    if seconds > MAX_SECONDS:
+        raise BadInputError(f"{text[:40]!r} is too long a time")
+    return float(seconds)
+
+
+def format_size(size: float) -> str:
+    """Decimal units with one decimal below a hundred, as the Hub shows them: `98.4 MB`."""
+    return _scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+
+
+def format_count(count: float) -> str:
+    """A parameter count as the field writes it: `135M`, `7.2B`."""
+    return _scaled(count, ("", "K", "M", "B", "T"), "")
+
+
+def _scaled(value: float, units: tuple[str, ...], gap: str) -> str:
+    step, power = 1000, 0
+    while abs(value) >= step - 0.5 and power < len(units) - 1:
+        value, power = value / step, power + 1
+    unit = units[power]
+    digits = 0 if power == 0 or abs(value) >= 99.95 else 1  # noqa: PLR2004 - a hundred and more needs no decimal
+    number = f"{value:.{digits}f}".removesuffix(".0") if digits else f"{value:.0f}"
+    return f"{number}{gap}{unit}".rstrip()
+
+
+def format_duration(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`; `?` for what is no number of seconds."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:  # noqa: PLR2004
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:  # noqa: PLR2004
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
