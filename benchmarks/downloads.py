@@ -17,9 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_hf_models.downloads.running import new_owner
+from llm_hf_models.downloads.running import make_owner_name
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import LocalModel
 
@@ -40,12 +40,12 @@ print("cpu", (time.process_time() - begin) * 1000, file=sys.stderr)
 def fill(home: Path) -> None:
     """A library as it is after years of use."""
     plan = json.dumps({"padding": "x" * PLAN_CHARS})
-    with LibraryDB(home / "hf/library.db") as db, db.transaction():
+    with Database(home / "hf/library.db") as db, db.transaction():
         for number in range(OVER + WAITING):
             state = "done" if number < OVER else "paused"
             name = f"owner/model-{number % 100}-GGUF"
             row = db.open_download(Download(0, f"{name}:Q4_K_M", state, name, "c" * 40, "Q4_K_M", 10**9, plan=plan))
-        db.claim_download(row.id, new_owner(), stale_seconds=0)
+        db.claim_download(row.id, make_owner_name(), stale_seconds=0)
         for number in range(MODELS):
             name = f"owner/model-{number}-GGUF"
             db.register(LocalModel(f"hf/{name}:Q4_K_M", name, None, "c" * 40, "Q4_K_M", (), ModelFacts(kind="chat")))

@@ -100,8 +100,8 @@ def bare_server(model: Path, *, like_ours: bool) -> Iterator[str]:
     command = [sys.executable, "-c", BARE, str(model), str(CONTEXT)]
     environment = dict(os.environ)
     if like_ours:
-        command += [str(machine.default_threads()), str(engine.BATCH)]
-        environment["GOMP_SPINCOUNT"] = launcher.SPINS
+        command += [str(machine.default_threads()), str(engine.BATCH_TOKENS)]
+        environment["GOMP_SPINCOUNT"] = launcher.SPIN_COUNT
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -154,22 +154,22 @@ def as_hosted(address: str) -> None:
 def register(model: Path) -> None:
     from llm_hf_models import paths
     from llm_hf_models.gguf.header import read_header
-    from llm_hf_models.library.database import LibraryDB
+    from llm_hf_models.library.database import Database
     from llm_hf_models.library.records import LocalFile, LocalModel
 
     with model.open("rb") as file:
         facts = read_header(file, file_bytes=model.stat().st_size).facts
     one = LocalFile(model.name, "weights", model.stat().st_size, str(model.absolute()))
-    with LibraryDB(paths.library_path()) as db:
+    with Database(paths.library_path()) as db:
         db.register(LocalModel(MODEL_ID, None, None, None, "X", (one,), facts))
 
 
 def stop_engines() -> None:
     from llm_hf_models import paths
     from llm_hf_models.inference import running_engines
-    from llm_hf_models.library.database import LibraryDB
+    from llm_hf_models.library.database import Database
 
-    with LibraryDB(paths.library_path()) as db:
+    with Database(paths.library_path()) as db:
         running_engines.stop_model(db, MODEL_ID)
 
 

@@ -57,8 +57,8 @@ FETCH = """
 import json, os, resource, signal, sys, threading, time
 from pathlib import Path
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.types import Expected, TransferLimits
-from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
 url, size, sha256, place, connections, kill_at = sys.argv[1:7]
 def progress(event):
     if event.done >= int(kill_at):
@@ -67,7 +67,8 @@ def cpu():
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 before, began = cpu(), time.monotonic()
-fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), Expected("file", int(size), sha256=sha256), Path(place),
+download_file(lambda: Location(url, {}, int(size), sha256, "c" * 40),
+      ExpectedFile("file", int(size), sha256=sha256), Path(place),
       limits=TransferLimits(connections=int(connections)), progress=progress, stop=threading.Event())
 print(json.dumps([time.monotonic() - began, cpu() - before]))
 """

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 
 MODELS = (0, 1, 200)
@@ -42,7 +42,7 @@ def filled(home: Path, models: int) -> Path:
     """An llm home whose library has so many models, one in ten of them for embeddings."""
     folder = home / str(models)
     if models:
-        with LibraryDB(folder / "hf/library.db") as db:
+        with Database(folder / "hf/library.db") as db:
             for number in range(models):
                 facts = ModelFacts(kind="embedding" if number % 10 == 9 else "chat", tools=True, modalities=("image",))
                 name = f"owner/model-{number}-GGUF"

@@ -26,7 +26,7 @@ from llm_hf_models import paths, settings
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, launcher, openai_protocol, running_engines
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.system import machine
 from tests.support import real_weights
 
@@ -39,8 +39,8 @@ class Case:
     """One way to run the engine."""
 
     threads: int
-    spins: str = launcher.SPINS  # GOMP_SPINCOUNT: how long a thread looks for its next work before it sleeps
-    batch: int = engine.BATCH
+    spins: str = launcher.SPIN_COUNT  # GOMP_SPINCOUNT: how long a thread looks for its next work before it sleeps
+    batch: int = engine.BATCH_TOKENS
 
 
 @contextmanager
@@ -58,17 +58,17 @@ def neighbours(count: int) -> Iterator[None]:
 def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[float, float]]:
     """Prompt and generation speed (tokens per second, medians), alone and beside a neighbour on every core."""
     os.environ["GOMP_SPINCOUNT"] = case.spins
-    engine.BATCH = case.batch
+    engine.BATCH_TOKENS = case.batch
     spec = engine.EngineSpec("benchmark", model, facts=ModelFacts(kind="chat"), context=2048, threads=case.threads)
     turn = openai_protocol.Turn(
         (), {"max_tokens": tokens, "cache_prompt": False, "ignore_eos": True}, raw=True, prompt=PROMPT
     )
     speeds = []
-    with LibraryDB(paths.library_path()) as db:
-        endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
+    with Database(paths.library_path()) as db:
+        endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=print)
         for count in (0, 1, CORES):
             with neighbours(count):
-                ends = [list(inference_client.answer(endpoint, turn))[-1] for _ in range(repeats)]
+                ends = [list(inference_client.stream_completion(endpoint, turn))[-1] for _ in range(repeats)]
             speeds.append(
                 (
                     statistics.median(

@@ -24,16 +24,18 @@ def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> To
     """
     value = value.strip()
     if not value or len(value) > MAX_TOKEN_CHARS or not value.isascii() or not value.isprintable() or " " in value:
-        raise BadInputError("That is not a Hub token", hint=f"Make one on {settings.shown_endpoint()}/settings/tokens")
+        raise BadInputError(
+            "That is not a Hub token", hint=f"Make one on {settings.get_display_endpoint()}/settings/tokens"
+        )
     now = context.settings()
-    hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.offline())
+    hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.is_offline())
     account = hub.whoami()
-    return TokenStatus(tokens.store(value, ask_passphrase=ask_passphrase), account)
+    return TokenStatus(tokens.store_token(value, ask_passphrase=ask_passphrase), account)
 
 
 def logout() -> tuple[str, ...]:
     """Removes the token that `login` kept. Returns where it was."""
-    return tuple(tokens.forget())
+    return tuple(tokens.remove_stored_token())
 
 
 def whoami(context: Context) -> TokenStatus:
@@ -42,7 +44,7 @@ def whoami(context: Context) -> TokenStatus:
     if token is None:
         locked = tokens.is_locked(token)
         return TokenStatus(
-            None, None, tokens.remedy(token) if locked else "There is no token. `llm hf login` keeps one."
+            None, None, tokens.suggest_token_fix(token) if locked else "There is no token. `llm hf login` keeps one."
         )
     try:
         return TokenStatus(token.source, context.hub().whoami())

@@ -9,29 +9,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models import paths, settings
-from llm_hf_models.library.downloads import LibraryDownloads
+from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.settings import Settings
 
 if TYPE_CHECKING:
     from llm_hf_models.hub import tokens
     from llm_hf_models.hub.client import Hub
-    from llm_hf_models.library.database import LibraryDB
+    from llm_hf_models.library.database import Database
 
-STALE_BEATS = 4  # an owner is taken for dead after so many missed signs of life
+STALE_HEARTBEATS = 4  # an owner is taken for dead after so many missed signs of life
 
 
 @dataclass(frozen=True)
 class Context:
     """Reads settings and the environment when asked, never before."""
 
-    asked_by: str = "python"
+    requested_by: str = "python"
     ask_passphrase: Callable[[], str | None] | None = None
     agent: str | None = None  # which agent asks, by its host's name; None is a person
-    notice: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
-    while_asking: Callable[[str], AbstractContextManager[object]] = nullcontext  # given the host that is being asked
+    notify: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
+    during_request: Callable[[str], AbstractContextManager[object]] = nullcontext  # given the host that is being asked
     planned_cache: Path | None = None  # of a download that was planned in another environment; None is this one's
     planned_endpoint: str | None = None
-    names_taken: Callable[[str], Mapping[str, str]] | None = None  # others' names in llm; None: free_names asks
+    list_taken_names: Callable[[str], Mapping[str, str]] | None = None  # others' names in llm; None: free_names asks
 
     def settings(self) -> Settings:
         """The settings in force now."""
@@ -39,21 +39,21 @@ class Context:
 
     def stale_seconds(self) -> float:
         """Owners of downloads whose last sign of life is older than that are dead."""
-        return STALE_BEATS * self.settings().heartbeat_seconds
+        return STALE_HEARTBEATS * self.settings().heartbeat_seconds
 
     def command_log(self) -> Path | None:
         """Where what a download's own command says is kept; None is where errors go."""
         return None
 
-    def db(self) -> LibraryDB:
+    def open_library(self) -> Database:
         """The library, opened; a context manager."""
-        from llm_hf_models.library.database import LibraryDB
+        from llm_hf_models.library.database import Database
 
-        return LibraryDB(paths.library_path())
+        return Database(paths.library_path())
 
-    def queue(self) -> LibraryDownloads:
+    def open_downloads(self) -> DownloadTables:
         """The part of the library that is about downloads, for who needs no other: it is there at once."""
-        return LibraryDownloads(paths.library_path())
+        return DownloadTables(paths.library_path())
 
     def cache_dir(self) -> Path:
         """The Hugging Face cache."""
@@ -75,7 +75,7 @@ class Context:
     def _found_token(self) -> tokens.Token | None:
         from llm_hf_models.hub import tokens
 
-        return tokens.find(self.ask_passphrase)
+        return tokens.find_token(self.ask_passphrase)
 
     def hub(self) -> Hub:
         """The Hub, with the token in force."""
@@ -89,8 +89,8 @@ class Context:
         return Hub(
             self.endpoint(),
             token=token.value if token else None,
-            token_hint=tokens.remedy(token),
+            token_hint=tokens.suggest_token_fix(token),
             timeout=self.settings().metadata_seconds,
-            offline=settings.offline(),
-            while_asking=self.while_asking,
+            offline=settings.is_offline(),
+            during_request=self.during_request,
         )

@@ -116,7 +116,7 @@ class HubUnavailableError(NetworkError):
     """A 5xx, or an answer that is not the Hub's protocol."""
 
 
-class HubTroubleError(HubUnavailableError):
+class HubServerError(HubUnavailableError):
     """The Hub has a trouble of its own, which may be over at the next try: 5xx, 408."""
 
 
@@ -142,19 +142,19 @@ class NotWritableError(StorageError):
     """No permission to write where it is needed."""
 
 
-class ProofError(HfModelsError):
+class VerificationError(HfModelsError):
     """Something fetched or kept is not what it should be."""
 
 
-class DigestMismatchError(ProofError):
+class DigestMismatchError(VerificationError):
     """The bytes are not those the Hub recorded; message names both digests."""
 
 
-class FileChangedError(ProofError):
+class FileChangedError(VerificationError):
     """The file changed upstream during a download, and was not spliced."""
 
 
-class InvalidGgufError(ProofError):
+class InvalidGgufError(VerificationError):
     """Not a GGUF file, or one that breaks the format's rules. `code` is the rule's documented name."""
 
     def __init__(
@@ -171,11 +171,11 @@ class InvalidGgufError(ProofError):
         self.offset = offset
 
 
-class SlowHeaderError(ProofError):
+class SlowHeaderError(VerificationError):
     """A model's header could not be read within its time limit, and so was not judged."""
 
 
-class MissingFileError(ProofError):
+class MissingFileError(VerificationError):
     """A recorded file is gone from the disk."""
 
 
@@ -223,7 +223,7 @@ class EngineLostError(EngineError):
     """The engine died or stopped answering in the middle of a turn."""
 
 
-class EngineRefusedError(EngineError):
+class EngineRequestError(EngineError):
     """The engine answered with an error: a wrong option, a prompt larger than the context."""
 
     status: int | None = None  # of its answer (HTTP), where that is about the request
@@ -239,5 +239,5 @@ class KeychainError(HfModelsError):
     """The token could not be stored or read."""
 
 
-class NotChangedError(HfModelsError):
+class NotModifiedError(HfModelsError):
     """The Hub's answer is still the one whose ETag was given. Not a failure: the caller has the answer already."""

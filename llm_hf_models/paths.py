@@ -13,37 +13,37 @@ def user_dir() -> Path:
     if path := os.environ.get("LLM_USER_PATH"):
         return Path(path)
     if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA", from_home("~")), "io.datasette.llm")
+        return Path(os.environ.get("APPDATA", expand_home("~")), "io.datasette.llm")
     if sys.platform == "darwin":
-        return Path(from_home("~/Library/Application Support"), "io.datasette.llm")
-    return Path(os.environ.get("XDG_CONFIG_HOME", from_home("~/.config")), "io.datasette.llm")
+        return Path(expand_home("~/Library/Application Support"), "io.datasette.llm")
+    return Path(os.environ.get("XDG_CONFIG_HOME", expand_home("~/.config")), "io.datasette.llm")
 
 
-def from_home(path: str) -> str:
+def expand_home(path: str) -> str:
     """A path with its `~` resolved, or as it was where there is no such user."""
     return os.path.expanduser(path)  # noqa: PTH111 - Path's own raises where there is no such user
 
 
-def whole_path(path: Path) -> Path:
+def make_absolute(path: Path) -> Path:
     """The same from the root on, its `~` resolved."""
-    return Path(from_home(str(path))).absolute()
+    return Path(expand_home(str(path))).absolute()
 
 
-def home() -> Path:
+def data_dir() -> Path:
     """The folder of our own files, in llm's user directory: the library, the settings, logs. Not created here."""
     return user_dir() / "hf"
 
 
-def folder_hint(path: Path) -> str:
+def suggest_folder_fix(path: Path) -> str:
     """What whoever can't use what stands there can do: have it given back, or move llm's folder."""
-    for place in (user_dir(), home(), path):
-        if _is_kept_from_us(place):
+    for place in (user_dir(), data_dir(), path):
+        if _is_inaccessible(place):
             mended = f"sudo chown -R $(id -un) {shlex.quote(str(place))}"
             return f"It belongs to another user, as after `sudo llm hf`: {mended}"
     return "It stands in llm's own folder, which LLM_USER_PATH can move."
 
 
-def _is_kept_from_us(place: Path) -> bool:
+def _is_inaccessible(place: Path) -> bool:
     try:
         is_anothers = os.name == "posix" and place.stat().st_uid != os.geteuid()
     except OSError:
@@ -53,4 +53,4 @@ def _is_kept_from_us(place: Path) -> bool:
 
 def library_path() -> Path:
     """The SQLite file that records what is on this machine."""
-    return home() / "library.db"
+    return data_dir() / "library.db"

@@ -23,7 +23,7 @@ HELP = "Open models from the Hugging Face Hub, on this machine."
 class LazyGroup(click.Group):
     """`llm hf`, which knows only its name and its one line of help until it is called."""
 
-    def _loaded(self) -> click.Group:
+    def _load(self) -> click.Group:
         try:
             group = importlib.import_module("llm_hf_models.cli.main").hf
         except ImportError as error:
@@ -42,15 +42,15 @@ class LazyGroup(click.Group):
         **extra: Any,  # noqa: ANN401 - click's own
     ) -> click.Context:
         """Hands over to the real group: from here on the context's command is that one."""
-        return self._loaded().make_context(info_name, args, parent=parent, **extra)
+        return self._load().make_context(info_name, args, parent=parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """For those who walk the commands without calling them."""
-        return self._loaded().list_commands(ctx)
+        return self._load().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The same for one of them."""
-        return self._loaded().get_command(ctx, cmd_name)
+        return self._load().get_command(ctx, cmd_name)
 
 
 @llm.hookimpl
@@ -63,53 +63,55 @@ def register_commands(cli: click.Group) -> None:
 def register_models(register: Callable[..., None], model_aliases: list[Any]) -> None:
     """Registers the library's chat and base models."""
     try:
-        found = _registered(("chat", "base"))
+        found = _list_models(("chat", "base"))
         if found:
-            from llm_hf_models.llm_plugin.models import models_for
-            from llm_hf_models.llm_plugin.names import of_others
+            from llm_hf_models.llm_plugin.models import create_models
+            from llm_hf_models.llm_plugin.names import find_other_plugins_names
 
-            taken = of_others(model_aliases)
+            taken = find_other_plugins_names(model_aliases)
             for model in found:
                 free = [alias for alias in model.aliases if alias not in taken]
-                register(*models_for(model), aliases=free)
+                register(*create_models(model), aliases=free)
     except Exception as error:  # noqa: BLE001 - whatever it is, `llm models` goes on
-        _told(error)
+        _report_error(error)
 
 
 @llm.hookimpl(tryfirst=True)  # before the others: llm lets the last one have an alias that two claim
 def register_embedding_models(register: Callable[..., None]) -> None:
     """Registers the library's embedding models."""
     try:
-        found = _registered(("embedding",))
+        found = _list_models(("embedding",))
         if found:
             from llm_hf_models.llm_plugin.models import HfEmbeddingModel
 
             for model in found:
                 register(HfEmbeddingModel(model), aliases=model.aliases)
     except Exception as error:  # noqa: BLE001 - whatever it is, `llm embed-models` goes on
-        _told(error)
+        _report_error(error)
 
 
-def _registered(kinds: tuple[str, ...]) -> list[RegisteredModel]:
-    from llm_hf_models.library.registered_models import registered_models
+def _list_models(kinds: tuple[str, ...]) -> list[RegisteredModel]:
+    from llm_hf_models.library.registered_models import read_registered_models
     from llm_hf_models.paths import library_path
 
-    return [model for model in registered_models(library_path(), _say_unreadable) if model.kind in kinds]
+    return [
+        model for model in read_registered_models(library_path(), _report_unreadable_library) if model.kind in kinds
+    ]
 
 
-def _say_unreadable() -> None:
-    _say("llm-hf-models: its library can't be read, so its models are missing here: `llm hf list` says why")
+def _report_unreadable_library() -> None:
+    _report_once("llm-hf-models: its library can't be read, so its models are missing here: `llm hf list` says why")
 
 
-_said: set[str] = set()
+_reported: set[str] = set()
 
 
-def _told(error: Exception) -> None:
+def _report_error(error: Exception) -> None:
     """A broken installation is said, once, where it spoils no output."""
-    _say(f"llm-hf-models: its models can't be offered: {type(error).__name__}: {error}")
+    _report_once(f"llm-hf-models: its models can't be offered: {type(error).__name__}: {error}")
 
 
-def _say(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
+def _report_once(text: str) -> None:
+    if text not in _reported:
+        _reported.add(text)
         sys.stderr.write(text + "\n")

@@ -19,14 +19,14 @@ from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
-from llm_hf_models.types import Question
+from llm_hf_models.types import ConsentRequest
 
 MAX_LOG_BYTES = 5_000_000
 
 
 def log_path() -> Path:
     """A line of JSON for each thing that an agent changed, or tried to: when, who, what, outcome."""
-    return paths.home() / "agents.log"
+    return paths.data_dir() / "agents.log"
 
 
 def is_read_only(context: Context) -> bool:
@@ -34,13 +34,13 @@ def is_read_only(context: Context) -> bool:
     return context.settings().agent_read_only
 
 
-def may_delete(context: Context) -> bool:
+def can_delete(context: Context) -> bool:
     """Whether agents may delete models (a person is still asked)."""
     now = context.settings()
     return now.agent_allow_delete and not now.agent_read_only
 
 
-def prompt_tokens(context: Context, asked: int | None) -> int | None:
+def limit_prompt_tokens(context: Context, asked: int | None) -> int | None:
     """How many tokens an answer may have.
 
     Raises:
@@ -57,44 +57,46 @@ def prompt_tokens(context: Context, asked: int | None) -> int | None:
     return asked or most
 
 
-def questions(context: Context, subject: PullPlan | Removal | LocalModelView) -> tuple[Question, ...]:
+def list_consent_requests(context: Context, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
     """What a person should agree to before an agent goes on: none for a person, nor for what was agreed to for good."""
     if context.agent is None:
         return ()
     if isinstance(subject, PullPlan):
-        asked = list(_of_pull(context, subject))
+        asked = list(_request_pull_consent(context, subject))
     elif isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
-        asked = [Question("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?")]
+        asked = [ConsentRequest("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?")]
     else:
-        asked = list(_of_run(subject))
-    agreed = agreed_for_good(context)
+        asked = list(_request_run_consent(subject))
+    agreed = get_preapproved_actions(context)
     return tuple(question for question in asked if question.action not in agreed)
 
 
-def agreed_for_good(context: Context) -> frozenset[str]:
+def get_preapproved_actions(context: Context) -> frozenset[str]:
     """The actions that the operator allows without asking."""
     return settings.split_list(context.settings().agent_yes_to)
 
 
-def _of_pull(context: Context, plan: PullPlan) -> Iterator[Question]:
+def _request_pull_consent(context: Context, plan: PullPlan) -> Iterator[ConsentRequest]:
     limit = context.settings().agent_ask_above_bytes
     if limit and plan.fetch_bytes > limit:
-        yield Question("large", plan.ref, f"Download {format_size(plan.fetch_bytes)} for {plan.ref}?")
+        yield ConsentRequest("large", plan.ref, f"Download {format_size(plan.fetch_bytes)} for {plan.ref}?")
     closed = [word for word in ("gated", "private") if (plan.hub or {}).get(word)]
     if closed and plan.fetch_bytes and context.token() is not None:
-        yield Question("token", plan.ref, f"Use your Hub token to fetch {plan.ref}, which is {' and '.join(closed)}?")
+        yield ConsentRequest(
+            "token", plan.ref, f"Use your Hub token to fetch {plan.ref}, which is {' and '.join(closed)}?"
+        )
 
 
-def _of_run(model: LocalModelView) -> Iterator[Question]:
+def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:
     if model.state == "unverified":
-        yield Question(
+        yield ConsentRequest(
             "unverified", model.model_id, f"Run {model.model_id}, whose files were never proven against a digest?"
         )
 
 
 @contextmanager
-def attempt(context: Context, what: str, about: object) -> Iterator[None]:
+def log_failed_attempt(context: Context, what: str, about: object) -> Iterator[None]:
     """Around all that an agent does on the way to a change: what refuses it or goes wrong there is noted.
 
     Args:
@@ -106,12 +108,12 @@ def attempt(context: Context, what: str, about: object) -> Iterator[None]:
         yield
     except HfModelsError as error:
         outcome = "refused" if isinstance(error, PolicyError) else "failed"
-        _note(context, what, about, {"outcome": outcome, "why": clean_text(error.message, 300)})
+        _append_log(context, what, about, {"outcome": outcome, "why": clean_text(error.message, 300)})
         raise
 
 
 @contextmanager
-def change(
+def guard_change(
     context: Context,
     what: str,
     about: object,
@@ -134,13 +136,13 @@ def change(
     if context.agent is None:
         yield
         return
-    with attempt(context, what, about):
-        _refuse(context, what, subject, agreed)
+    with log_failed_attempt(context, what, about):
+        _refuse_if_forbidden(context, what, subject, agreed)
         yield
-    _note(context, what, about, {"outcome": "done", **({"agreed": sorted(agreed)} if agreed else {})})
+    _append_log(context, what, about, {"outcome": "done", **({"agreed": sorted(agreed)} if agreed else {})})
 
 
-def _refuse(
+def _refuse_if_forbidden(
     context: Context, what: str, subject: PullPlan | Removal | LocalModelView | None, agreed: Collection[str]
 ) -> None:
     if is_read_only(context):
@@ -149,7 +151,7 @@ def _refuse(
             cause="The setting agent_read_only is on.",
             hint="llm hf settings agent_read_only",
         )
-    if what == "delete" and not may_delete(context):
+    if what == "delete" and not can_delete(context):
         raise PolicyError(
             "Agents may not delete models here",
             cause="The setting agent_allow_delete is off.",
@@ -159,12 +161,12 @@ def _refuse(
         return
     if isinstance(subject, PullPlan):
         _refuse_to_overfill(context, subject)
-    missing = [question for question in questions(context, subject) if question.action not in agreed]
+    missing = [question for question in list_consent_requests(context, subject) if question.action not in agreed]
     if missing:
         raise ConsentError(
             "A person has to agree to this first",
             cause=" ".join(question.text for question in missing),
-            hint=f"Once they have, confirm it with the exact name: {missing[0].about}",
+            hint=f"Once they have, confirm it with the exact name: {missing[0].target}",
         )
 
 
@@ -172,8 +174,8 @@ def _refuse_to_overfill(context: Context, plan: PullPlan) -> None:
     most = context.settings().agent_max_total_bytes
     if not most:
         return
-    with context.db() as db:
-        kept = {file.location: file.size for model in db.models() for file in model.files}
+    with context.open_library() as db:
+        kept = {file.location: file.size for model in db.list_models() for file in model.files}
         total = sum(kept.values()) + plan.fetch_bytes
     if total > most:
         raise PolicyError(
@@ -183,7 +185,7 @@ def _refuse_to_overfill(context: Context, plan: PullPlan) -> None:
         )
 
 
-def _note(context: Context, what: str, about: object, outcome: Mapping[str, object]) -> None:
+def _append_log(context: Context, what: str, about: object, outcome: Mapping[str, object]) -> None:
     if context.agent is None:
         return
     now, about = round(time.time(), 3), clean_text(str(about), 300)

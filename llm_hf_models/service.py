@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     from llm_hf_models.hub.types import SearchFilters
     from llm_hf_models.library.download_records import DownloadNote
     from llm_hf_models.models.types import (
-        Answer,
         CheckReport,
-        Imported,
+        ImportResult,
         Inspection,
+        LoadTestReport,
         LocalModelView,
         ModelInfo,
+        PromptResult,
         Removal,
         SearchPage,
-        TrialReport,
         Verification,
     )
-    from llm_hf_models.servers.openai_relay import Relay
+    from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.transfer.types import Event, Progress
-    from llm_hf_models.types import Cleanup, EngineView, Question, SettingView, Status, TokenStatus
+    from llm_hf_models.types import Cleanup, ConsentRequest, EngineView, SettingView, Status, TokenStatus
 
 
-def _quiet(event: Event) -> None:
+def _ignore_event(event: Event) -> None:
     """Progress for whoever asks for none."""
 
 
-def _unheard(notice: str) -> None:
+def _ignore_notice(notice: str) -> None:
     """Notices for whoever asks for none."""
 
 
@@ -49,26 +49,29 @@ class Library:
     several threads. Every error is an `errors.HfModelsError`.
 
     Args:
-        asked_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
+        requested_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
         ask_passphrase: asks a person for the passphrase of the encrypted token file, and gives None where nobody is
             there; None in its place leaves that file alone.
         agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
-        notice: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
-        names_taken: names of other plugins' models in llm, by a kind of model; None asks llm in a process of its own.
-        while_asking: stands around each question to the Hub's API, given the Hub's host.
+        notify: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
+        list_taken_names: names of other plugins' models in llm, by a kind of model; None asks llm in a process of its
+        own.
+        during_request: stands around each question to the Hub's API, given the Hub's host.
     """
 
     def __init__(
         self,
         *,
-        asked_by: str = "python",
+        requested_by: str = "python",
         ask_passphrase: Callable[[], str | None] | None = None,
         agent: str | None = None,
-        notice: Callable[[str], None] | None = None,
-        names_taken: Callable[[str], Mapping[str, str]] | None = None,
-        while_asking: Callable[[str], AbstractContextManager[object]] = nullcontext,
+        notify: Callable[[str], None] | None = None,
+        list_taken_names: Callable[[str], Mapping[str, str]] | None = None,
+        during_request: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._context = Context(asked_by, ask_passphrase, agent, notice, while_asking, names_taken=names_taken)
+        self._context = Context(
+            requested_by, ask_passphrase, agent, notify, during_request, list_taken_names=list_taken_names
+        )
 
     # The Hub
 
@@ -92,7 +95,7 @@ class Library:
         """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
         from llm_hf_models.models import repo_info
 
-        return repo_info.info(self._context, ref, revision=revision, card=card, refresh=refresh)
+        return repo_info.fetch_model_info(self._context, ref, revision=revision, card=card, refresh=refresh)
 
     def inspect(
         self, name: str, *, metadata: bool = False, tensors: bool = False, template: bool = False
@@ -108,12 +111,12 @@ class Library:
 
         return models_inspect.check(self._context, name)
 
-    def test(self, name: str) -> TrialReport:
+    def test(self, name: str) -> LoadTestReport:
         """Loads a local model or a GGUF file in a sandboxed child, has it say a few words, and records the outcome."""
         from llm_hf_models.models import load_test
 
-        with self._change("test", name):
-            return load_test.run(self._context, name)
+        with self._enforce_policy("test", name):
+            return load_test.run_load_test(self._context, name)
 
     # Pulling
 
@@ -129,7 +132,7 @@ class Library:
         ref: str | PullPlan,
         options: PullOptions | None = None,
         *,
-        progress: Progress = _quiet,
+        progress: Progress = _ignore_event,
         stop: threading.Event | None = None,
         agreed: Collection[str] = (),
     ) -> PullResult:
@@ -149,7 +152,7 @@ class Library:
             raise BadInputError("A plan has its options already")
         with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
-        with self._change("pull", plan.ref, plan, agreed):
+        with self._enforce_policy("pull", plan.ref, plan, agreed):
             return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
 
     def download_file(
@@ -159,7 +162,7 @@ class Library:
         path: Path | str | None = None,
         *,
         revision: str | None = None,
-        progress: Progress = _quiet,
+        progress: Progress = _ignore_event,
         stop: threading.Event | None = None,
     ) -> Path:
         """Fetches any one file of a repo, checked against its digest.
@@ -180,9 +183,9 @@ class Library:
         from llm_hf_models.hub import refs
 
         ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
-        options = downloads_types.PullOptions(revision=revision, to=Path(path) if path else None, alone=True)
+        options = downloads_types.PullOptions(revision=revision, to=Path(path) if path else None, file_only=True)
         plan = self.plan(str(ref), options)
-        with self._change("fetch", plan.ref, plan):
+        with self._enforce_policy("fetch", plan.ref, plan):
             result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
         for planned, location in zip(result.plan.files, result.files, strict=True):
             if planned.path == file:
@@ -213,74 +216,76 @@ class Library:
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
             if on_done and self._context.agent is not None:
                 raise PolicyError("An agent can't have a command run")
-        with self._change("download", plan.ref, plan, agreed):
+        with self._enforce_policy("download", plan.ref, plan, agreed):
             return downloads_queue.enqueue(self._context, plan, on_done=on_done)
 
-    def downloads(self, *, every: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
-        """Downloads, newest first, `limit` at most (-1: all): those not over; with `every`, the finished ones too."""
+    def downloads(self, *, include_finished: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
+        """Downloads, newest first, `limit` at most (-1: all): those not over; with `include_finished`, the finished
+        ones too.
+        """
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.listing(self._context, every=every, limit=limit)
+        return downloads_queue.list_downloads(self._context, include_finished=include_finished, limit=limit)
 
-    def download(self, number: int) -> DownloadView:
+    def get_download(self, number: int) -> DownloadView:
         """One download by its id."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.get(self._context, number)
+        return downloads_queue.get_download(self._context, number)
 
-    def download_log(self, number: int) -> tuple[DownloadNote, ...]:
+    def get_download_log(self, number: int) -> tuple[DownloadNote, ...]:
         """What happened to a download, oldest first."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.log(self._context, number)
+        return downloads_queue.read_log(self._context, number)
 
     def pause(self, number: int) -> DownloadView:
         """Stops a download and keeps what arrived."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("pause", number):
+        with self._enforce_policy("pause", number):
             return downloads_queue.pause(self._context, number)
 
     def resume(self, number: int) -> DownloadView:
         """Lets a paused download go on, in the background."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("resume", number):
+        with self._enforce_policy("resume", number):
             return downloads_queue.resume(self._context, number)
 
     def cancel(self, number: int) -> DownloadView:
         """Ends a download for good."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("cancel", number):
+        with self._enforce_policy("cancel", number):
             return downloads_queue.cancel(self._context, number)
 
     def retry(self, number: int) -> DownloadView:
         """Tries a failed or cancelled download again, in the background."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("retry", number):
+        with self._enforce_policy("retry", number):
             return downloads_queue.retry(self._context, number)
 
-    def to_background(self, number: int) -> DownloadView:
+    def send_to_background(self, number: int) -> DownloadView:
         """Hands a running foreground pull to the worker."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("to_background", number):
-            return downloads_queue.to_background(self._context, number)
+        with self._enforce_policy("to_background", number):
+            return downloads_queue.send_to_background(self._context, number)
 
-    def keep_going(self, plan: PullPlan) -> None:
+    def continue_in_background(self, plan: PullPlan) -> None:
         """Makes a pull that runs one of the background: it goes on when its process ends. `enqueue` brings a worker."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("to_background", plan.ref):
-            downloads_queue.keep_going(self._context, plan)
+        with self._enforce_policy("to_background", plan.ref):
+            downloads_queue.continue_in_background(self._context, plan)
 
     def clear_downloads(self) -> int:
         """Removes the rows of downloads that are over. Returns how many."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._change("clear downloads", ""):
+        with self._enforce_policy("clear downloads", ""):
             return downloads_queue.clear(self._context)
 
     def follow(self, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
@@ -295,27 +300,27 @@ class Library:
         """What is on this machine, newest first; with `health`, those served elsewhere are asked if they answer."""
         from llm_hf_models.models import local_models
 
-        with self._context.db() as db:
-            models = db.models()
+        with self._context.open_library() as db:
+            models = db.list_models()
         found = {}
         if health and (asked := [model for model in models if model.endpoint]):
             from llm_hf_models.models import remote_endpoints  # late: other lists need no engine and no network
 
-            found = remote_endpoints.healths(asked)
-        return tuple(local_models.view(model, found.get(model.model_id)) for model in models)
+            found = remote_endpoints.check_health(asked)
+        return tuple(local_models.make_view(model, found.get(model.model_id)) for model in models)
 
     def show(self, name: str) -> LocalModelView:
         """One local model, by id, alias or repo, with every fact that was established about it."""
         from llm_hf_models.models import local_models
 
-        with self._context.db() as db:
-            return local_models.view_whole(db.find(name))
+        with self._context.open_library() as db:
+            return local_models.make_full_view(db.find_model(name))
 
     def path(self, name: str) -> tuple[str, ...]:
         """Where a local model's files are: its shards in order, then its mmproj."""
-        with self._context.db() as db:
-            model = db.find(name)
-        model.refuse_elsewhere()
+        with self._context.open_library() as db:
+            model = db.find_model(name)
+        model.refuse_if_remote()
         return tuple(file.location for file in model.files)
 
     def plan_removal(self, name: str) -> Removal:
@@ -330,14 +335,14 @@ class Library:
 
         with self.attempt("delete", name):
             plan = self.plan_removal(name)
-        with self._change("delete", plan.model_id, plan, agreed):
+        with self._enforce_policy("delete", plan.model_id, plan, agreed):
             return local_files.remove(self._context, plan.model_id, dry_run=False)
 
-    def verify(self, name: str, *, progress: Progress = _quiet) -> Verification:
+    def verify(self, name: str, *, progress: Progress = _ignore_event) -> Verification:
         """Re-hashes a local model's files against their recorded digests, and records the outcome."""
         from llm_hf_models.models import local_files
 
-        with self._change("verify", name):
+        with self._enforce_policy("verify", name):
             return local_files.verify(self._context, name, progress)
 
     def add_alias(self, name: str, alias: str) -> LocalModelView:
@@ -346,15 +351,15 @@ class Library:
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
 
-        with self._change("alias", f"{name} {alias}"), self._context.db() as db:
-            model = db.find(name)
-            models_names.refuse_taken(self._context, [refs.parse_alias(alias)], model.facts.kind)
+        with self._enforce_policy("alias", f"{name} {alias}"), self._context.open_library() as db:
+            model = db.find_model(name)
+            models_names.refuse_taken_names(self._context, [refs.parse_alias(alias)], model.facts.kind)
             db.add_alias(alias, model.model_id)
-            return local_models.view(db.model(model.model_id))
+            return local_models.make_view(db.get_model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
         """Takes a name away."""
-        with self._change("remove alias", alias), self._context.db() as db:
+        with self._enforce_policy("remove alias", alias), self._context.open_library() as db:
             db.remove_alias(alias)
 
     def import_file(
@@ -366,8 +371,8 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
-        progress: Progress = _quiet,
-    ) -> Imported:
+        progress: Progress = _ignore_event,
+    ) -> ImportResult:
         """Registers a GGUF that is on the disk already; a generation_config.json that lies beside it counts.
 
         Args:
@@ -381,7 +386,7 @@ class Library:
         """
         from llm_hf_models.models import import_file as models_import_file
 
-        with self._change("import", file):
+        with self._enforce_policy("import", file):
             return models_import_file.import_file(
                 self._context,
                 Path(file),
@@ -402,7 +407,7 @@ class Library:
         options: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
         agreed: Collection[str] = (),
-    ) -> Answer:
+    ) -> PromptResult:
         """One short prompt to a local model, answered in one piece.
 
         Args:
@@ -419,40 +424,40 @@ class Library:
         given = dict(options or {})
         with self.attempt("prompt", name):
             model = self.show(name)
-            limit = policy.prompt_tokens(self._context, given.get("max_tokens"))
+            limit = policy.limit_prompt_tokens(self._context, given.get("max_tokens"))
         given = given if limit is None else {**given, "max_tokens": limit}
-        with self._change("prompt", model.model_id, model, agreed):
+        with self._enforce_policy("prompt", model.model_id, model, agreed):
             return models_prompt.prompt(
                 self._context, model.model_id, text, system=system, options=given, stop=stop or threading.Event()
             )
 
     # Agents
 
-    def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[Question, ...]:
+    def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
         """What a person should agree to before an agent carries this out; its action is what `agreed` takes."""
         from llm_hf_models import policy
 
-        return policy.questions(self._context, subject)
+        return policy.list_consent_requests(self._context, subject)
 
     def attempt(self, what: str, about: object) -> AbstractContextManager[None]:
         """Around what an agent does on the way to a change (a plan, a question): what refuses it there is noted."""
         from llm_hf_models import policy
 
-        return nullcontext() if self._context.agent is None else policy.attempt(self._context, what, about)
+        return nullcontext() if self._context.agent is None else policy.log_failed_attempt(self._context, what, about)
 
-    def agents_only_look(self) -> bool:
+    def is_read_only_for_agents(self) -> bool:
         """Whether agents may change nothing."""
         from llm_hf_models import policy
 
         return policy.is_read_only(self._context)
 
-    def agents_may_delete(self) -> bool:
+    def can_agents_delete(self) -> bool:
         """Whether agents may delete models."""
         from llm_hf_models import policy
 
-        return policy.may_delete(self._context)
+        return policy.can_delete(self._context)
 
-    def _change(
+    def _enforce_policy(
         self,
         what: str,
         about: object,
@@ -464,7 +469,7 @@ class Library:
 
         if self._context.agent is None:
             return nullcontext()
-        return policy.change(self._context, what, about, subject, agreed)
+        return policy.guard_change(self._context, what, about, subject, agreed)
 
     # Cleaning up
 
@@ -472,14 +477,14 @@ class Library:
         """What `gc` would remove now: leftovers of downloads, old rows and answers. Never a model."""
         from llm_hf_models import cleanup
 
-        return cleanup.plan(self._context)
+        return cleanup.plan_cleanup(self._context)
 
     def gc(self) -> Cleanup:
         """Removes what is dead; what has come alive since a plan was shown stays."""
         from llm_hf_models import cleanup
 
-        with self._change("gc", ""):
-            return cleanup.clean(self._context)
+        with self._enforce_policy("gc", ""):
+            return cleanup.clean_up(self._context)
 
     # How models run
 
@@ -493,8 +498,8 @@ class Library:
         """
         from llm_hf_models.models import default_options, local_models
 
-        with self._change("set options", name):
-            return local_models.view_whole(default_options.set_options(self._context, name, values, unset))
+        with self._enforce_policy("set options", name):
+            return local_models.make_full_view(default_options.set_options(self._context, name, values, unset))
 
     def attach(
         self,
@@ -520,7 +525,7 @@ class Library:
         """
         from llm_hf_models.models import local_models, remote_endpoints
 
-        with self._change("attach", name):
+        with self._enforce_policy("attach", name):
             found = remote_endpoints.attach(
                 self._context,
                 name,
@@ -531,28 +536,28 @@ class Library:
                 kind=kind,
                 modalities=modalities,
             )
-        return local_models.view_whole(found, remote_endpoints.healths([found])[found.model_id])
+        return local_models.make_full_view(found, remote_endpoints.check_health([found])[found.model_id])
 
     # Engines
 
-    def engines(self) -> tuple[EngineView, ...]:
+    def list_engines(self) -> tuple[EngineView, ...]:
         """The llama.cpp processes that run now."""
         from llm_hf_models import status as status_module
         from llm_hf_models.inference import running_engines
 
-        with self._context.db() as db:
-            return tuple(status_module.engine_view(row) for row in running_engines.running(db))
+        with self._context.open_library() as db:
+            return tuple(status_module.make_engine_view(row) for row in running_engines.list_running_engines(db))
 
     def stop_engines(self, name: str | None = None) -> int:
         """Ends the engines of one local model, or all. Returns how many there were."""
         from llm_hf_models.inference import running_engines
 
-        with self._change("stop engines", name or "all"), self._context.db() as db:
+        with self._enforce_policy("stop engines", name or "all"), self._context.open_library() as db:
             if name is not None:
-                return running_engines.stop_model(db, db.find(name).model_id)
-            rows = running_engines.running(db)
+                return running_engines.stop_model(db, db.find_model(name).model_id)
+            rows = running_engines.list_running_engines(db)
             for row in rows:
-                running_engines.stop(db, row)
+                running_engines.stop_engine(db, row)
             return len(rows)
 
     # The account and the machine
@@ -561,14 +566,14 @@ class Library:
         """Validates a token with the Hub, then keeps it in the keychain, or encrypted where there is none."""
         from llm_hf_models import account
 
-        with self._change("login", ""):
+        with self._enforce_policy("login", ""):
             return account.login(self._context, token, ask_passphrase)
 
     def logout(self) -> tuple[str, ...]:
         """Removes the token that `login` kept. Returns where it was."""
         from llm_hf_models import account
 
-        with self._change("logout", ""):
+        with self._enforce_policy("logout", ""):
             return account.logout()
 
     def whoami(self) -> TokenStatus:
@@ -581,25 +586,25 @@ class Library:
         """Memory, disk, cache, engines, endpoint, token."""
         from llm_hf_models import status as status_module
 
-        return status_module.status(self._context)
+        return status_module.collect_status(self._context)
 
     def settings(self) -> tuple[SettingView, ...]:
         """Every setting with its value, default, source and what it does."""
         from llm_hf_models import status as status_module
 
-        return status_module.setting_views()
+        return status_module.list_settings()
 
-    def setting(self, key: str) -> SettingView:
+    def get_setting(self, key: str) -> SettingView:
         """One of them."""
         from llm_hf_models import status as status_module
 
-        return status_module.setting_view(key)
+        return status_module.get_setting(key)
 
     def set_setting(self, key: str, value: str | None) -> SettingView:
         """Stores one setting from a person's words; None goes back to the default."""
         from llm_hf_models import status as status_module
 
-        with self._change("set", key):
+        with self._enforce_policy("set", key):
             return status_module.set_setting(key, value)
 
     @staticmethod
@@ -618,8 +623,8 @@ class Library:
         port: int = 0,
         *,
         key: str | None = None,
-        notice: Callable[[str], None] = _unheard,
-    ) -> Relay:
+        notify: Callable[[str], None] = _ignore_notice,
+    ) -> RelayServer:
         """A server of some models in OpenAI's protocol; call `serve_forever()` on it.
 
         Args:
@@ -627,14 +632,14 @@ class Library:
             host: the address to listen on.
             port: 0 takes a free one; `server_address` tells which.
             key: what clients must know; None makes one: `key` tells it.
-            notice: told what a person should know: an engine that was evicted, a smaller context.
+            notify: told what a person should know: an engine that was evicted, a smaller context.
 
         Raises:
             NotWritableError: the address can't be listened on.
         """
         from llm_hf_models.servers import openai_relay
 
-        return openai_relay.make_server(self._context, names, host, port, key=key, notice=notice)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notice=notify)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
         """A server of this library in the Hub's protocol, read-only; call `serve_forever()` on it.
@@ -650,7 +655,7 @@ class Library:
         from llm_hf_models.hub import refs
         from llm_hf_models.servers import hub_mirror, library_catalog
 
-        served = library_catalog.LibraryCatalogue(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
-        if self._context.notice and (absent := served.absent()):
-            self._context.notice(f"Not on this machine (yet): {', '.join(absent)}. `llm hf list` shows what is.")
+        served = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        if self._context.notify and (absent := served.list_missing_repos()):
+            self._context.notify(f"Not on this machine (yet): {', '.join(absent)}. `llm hf list` shows what is.")
         return hub_mirror.make_server(served, host, port)

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.paths import folder_hint, from_home, home
-from llm_hf_models.system.text import clean_text, did_you_mean, without_user
+from llm_hf_models.paths import data_dir, expand_home, suggest_folder_fix
+from llm_hf_models.system.text import clean_text, strip_user, suggest_word
 from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -26,24 +26,24 @@ ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 
 def settings_path() -> Path:
     """The file that `llm hf settings KEY VALUE` writes."""
-    return home() / "settings.toml"
+    return data_dir() / "settings.toml"
 
 
 def hf_home() -> Path:
     """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache, as huggingface_hub/constants.py has it."""
     if (path := os.environ.get("HF_HOME")) is not None:
-        return _expanded(path)
-    return _expanded(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+        return _expand(path)
+    return _expand(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
 
 
 def cache_dir() -> Path:
     """The Hugging Face cache, where weights live: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
     path = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
-    return hf_home() / "hub" if path is None else _expanded(path)
+    return hf_home() / "hub" if path is None else _expand(path)
 
 
-def _expanded(path: str) -> Path:
-    return Path(os.path.expandvars(from_home(path)))
+def _expand(path: str) -> Path:
+    return Path(os.path.expandvars(expand_home(path)))
 
 
 def endpoint() -> str:
@@ -51,12 +51,12 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
-def shown_endpoint() -> str:
+def get_display_endpoint() -> str:
     """The same as it may be shown: without a password."""
-    return without_user(endpoint())
+    return strip_user(endpoint())
 
 
-def offline() -> bool:
+def is_offline() -> bool:
     """Whether HF_HUB_OFFLINE asks for no network at all."""
     asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return asked.lower() in _TRUE
@@ -152,10 +152,10 @@ class Settings(BaseModel):
 
     @field_validator("agent_yes_to")
     @classmethod
-    def _names_actions(cls, text: str) -> str:
+    def _check_actions(cls, text: str) -> str:
         if unknown := split_list(text) - set(ACTIONS):
             word = clean_text(min(unknown), 40)
-            hint = f"{did_you_mean(word, ACTIONS)}It takes any of {', '.join(ACTIONS)}."
+            hint = f"{suggest_word(word, ACTIONS)}It takes any of {', '.join(ACTIONS)}."
             raise BadInputError(f"Setting 'agent_yes_to': there is no {word!r}", hint=hint)
         return text
 
@@ -186,10 +186,10 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
         value = parse_rate(text)
     elif _is_duration(key) and not text.startswith("-"):
         value = parse_duration(text)
-    return _valid(key, value)
+    return _validate(key, value)
 
 
-def takes(key: str) -> str:
+def describe_accepted_values(key: str) -> str:
     """What one setting can be, in words: its choices, its unit, its bounds."""
     field = Settings.model_fields[key]
     if choices := get_args(field.annotation):
@@ -214,11 +214,11 @@ def check_key(key: str) -> None:
         BadInputError: there is none.
     """
     if key not in Settings.model_fields:
-        hint = did_you_mean(key, Settings.model_fields) + "`llm hf settings` lists them."
+        hint = suggest_word(key, Settings.model_fields) + "`llm hf settings` lists them."
         raise BadInputError(f"There is no setting {key[:60]!r}", hint=hint)
 
 
-def _valid(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's type
+def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's type
     check_key(key)
     try:
         return getattr(Settings.model_validate({key: value}), key)
@@ -228,7 +228,7 @@ def _valid(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's t
         raise BadInputError(f"Setting {key!r}: {said}", hint=hint) from None
 
 
-def _stored() -> dict[str, Any]:
+def _read_file() -> dict[str, Any]:
     """What settings.toml holds, not judged."""
     path = settings_path()
     remedy = "Mend it, or begin anew: " + shlex.join(["mv", str(path), f"{path}.broken"])
@@ -237,7 +237,7 @@ def _stored() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=folder_hint(path)) from None
+        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
     except UnicodeDecodeError as error:
         raise BadInputError(f"Can't read {path}", cause=str(error), hint=remedy) from None
     if sys.version_info >= (3, 11):
@@ -250,30 +250,32 @@ def _stored() -> dict[str, Any]:
         raise BadInputError(f"{path} is not valid TOML", cause=str(error), hint=remedy) from None
 
 
-def _from_file(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_file(stored: Mapping[str, Any]) -> dict[str, Any]:
     remedy = "To be rid of it: llm hf settings {} --unset"
     return {
-        key: _found(key, value, f"It stands in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
+        key: _parse_stored_value(key, value, f"It stands in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
         for key, value in stored.items()
     }
 
 
-def _from_environment() -> dict[str, Any]:
+def _read_environment() -> dict[str, Any]:
     names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
     return {
-        key: _found(key, os.environ[name], f"{name} in the environment says so.", f"Change or unset {name}.")
+        key: _parse_stored_value(
+            key, os.environ[name], f"{name} in the environment says so.", f"Change or unset {name}."
+        )
         for key, name in names.items()
         if os.environ.get(name)
     }
 
 
-def _found(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
+def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
     """What a person left somewhere; if it is wrong, they are told where that was and how to be rid of it.
 
     Written by hand, settings.toml may hold `"5M"` where our own hand writes 5000000.
     """
     try:
-        return parse_value(key, value) if isinstance(value, str) else _valid(key, value)
+        return parse_value(key, value) if isinstance(value, str) else _validate(key, value)
     except BadInputError as error:
         raise BadInputError(error.message, cause=where, hint=remedy) from None
 
@@ -284,14 +286,14 @@ def load() -> Settings:
     Raises:
         BadInputError: settings.toml or a variable holds what a setting does not take.
     """
-    return Settings(**{**_from_file(_stored()), **_from_environment()})
+    return Settings(**{**_parse_file(_read_file()), **_read_environment()})
 
 
-def source_of(key: str) -> str:
+def find_source(key: str) -> str:
     """Where a setting's value comes from: `environment`, `settings.toml` or `default`."""
     if os.environ.get(f"LLM_HF_{key.upper()}"):
         return "environment"
-    return "settings.toml" if key in _stored() else "default"
+    return "settings.toml" if key in _read_file() else "default"
 
 
 def store(key: str, value: object | None) -> None:
@@ -303,10 +305,10 @@ def store(key: str, value: object | None) -> None:
         BadInputError: no such setting, a value that it does not take, or the file holds such a one.
         NotWritableError: the file can't be written.
     """
-    stored = _stored()
+    stored = _read_file()
     if value is not None:
-        stored[key] = _valid(key, value)
-        _from_file(stored)
+        stored[key] = _validate(key, value)
+        _parse_file(stored)
     elif key in stored:
         del stored[key]
     else:
@@ -326,7 +328,7 @@ def _write(stored: Mapping[str, Any]) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=folder_hint(path)) from None
+        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
 
 
 def split_list(text: str) -> frozenset[str]:

@@ -17,11 +17,11 @@ from llm_hf_models.errors import HfModelsError, LibraryError, StorageError
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import EngineRow, LocalModel
 from llm_hf_models.settings import Settings
-from llm_hf_models.system.machine import machine
+from llm_hf_models.system.machine import read_memory
 from llm_hf_models.types import EngineView, SettingView, Status, TokenStatus
 
 
-def _token_status(context: Context) -> TokenStatus:
+def _check_token(context: Context) -> TokenStatus:
     """As `whoami`, and never an error: a status is for bad days too."""
     source = None
     try:
@@ -32,45 +32,49 @@ def _token_status(context: Context) -> TokenStatus:
         return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
 
 
-def status(context: Context) -> Status:
+def collect_status(context: Context) -> Status:
     """Memory, disk, cache, engines, endpoint and token."""
     cache = context.cache_dir()
-    disk = _disk_of(cache)
-    models, engines, problem = _library_status(context)
+    disk = _measure_disk(cache)
+    models, engines, problem = _read_library(context)
     locations = {file.location: file.size for model in models for file in model.files}
     return Status(
-        machine=machine(),
+        machine=read_memory(),
         disk_free=disk.free,
         disk_total=disk.total,
         cache_dir=str(cache),
-        cache_bytes=_bytes_below(cache),
+        cache_bytes=_sum_file_sizes(cache),
         library=str(paths.library_path()),
         models=len(models),
         models_bytes=sum(locations.values()),
         engines=engines,
-        endpoint=settings.shown_endpoint(),
-        offline=settings.offline(),
-        token=_token_status(context),
-        versions=_versions(),
+        endpoint=settings.get_display_endpoint(),
+        offline=settings.is_offline(),
+        token=_check_token(context),
+        versions=_list_versions(),
         problem=problem,
     )
 
 
-def _library_status(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
+def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
     """Models and engines; none, and why, where the library can't be read."""
     try:
-        with context.db() as db:
-            return db.models(), tuple(engine_view(row) for row in running_engines.running(db)), None
+        with context.open_library() as db:
+            return (
+                db.list_models(),
+                tuple(make_engine_view(row) for row in running_engines.list_running_engines(db)),
+                None,
+            )
     except (LibraryError, StorageError) as error:
         return [], (), str(error)
 
 
-def engine_view(row: EngineRow) -> EngineView:
+def make_engine_view(row: EngineRow) -> EngineView:
     """A row without its key."""
     return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
 
 
-def _disk_of(folder: Path) -> shutil._ntuple_diskusage:
+def _measure_disk(folder: Path) -> shutil._ntuple_diskusage:
     """Of the nearest folder that can be asked."""
     for place in (folder, *folder.parents):
         with suppress(OSError):
@@ -78,7 +82,7 @@ def _disk_of(folder: Path) -> shutil._ntuple_diskusage:
     return shutil.disk_usage(".")
 
 
-def _bytes_below(folder: Path) -> int:
+def _sum_file_sizes(folder: Path) -> int:
     """Bytes that the files below take on the disk, each file once, holes of unfinished ones not counted."""
     sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
@@ -92,7 +96,7 @@ def _bytes_below(folder: Path) -> int:
     return sum(sizes.values())
 
 
-def _versions() -> dict[str, str | None]:
+def _list_versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in ("llm-hf-models", "llm", "huggingface_hub", "xllamacpp"):
         try:
@@ -102,25 +106,30 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def setting_views() -> tuple[SettingView, ...]:
+def list_settings() -> tuple[SettingView, ...]:
     """Every setting with its value now."""
     now = settings.load()
     return tuple(
         SettingView(
-            key, getattr(now, key), field.default, settings.source_of(key), field.description or "", settings.takes(key)
+            key,
+            getattr(now, key),
+            field.default,
+            settings.find_source(key),
+            field.description or "",
+            settings.describe_accepted_values(key),
         )
         for key, field in Settings.model_fields.items()
     )
 
 
-def setting_view(key: str) -> SettingView:
+def get_setting(key: str) -> SettingView:
     """One setting with its value now.
 
     Raises:
         BadInputError: no such setting.
     """
     settings.check_key(key)
-    return next(view for view in setting_views() if view.key == key)
+    return next(view for view in list_settings() if view.key == key)
 
 
 def set_setting(key: str, value: str | None) -> SettingView:
@@ -134,4 +143,4 @@ def set_setting(key: str, value: str | None) -> SettingView:
     settings.store(key, None if value is None else settings.parse_value(key, value))
     if key not in Settings.model_fields:
         return SettingView(key, "", "", "default", "There is no such setting: it was taken out of settings.toml.")
-    return setting_view(key)
+    return get_setting(key)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_hf_models.downloads.types import DeadFile
+from llm_hf_models.downloads.types import Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
-from llm_hf_models.system.machine import Machine
+from llm_hf_models.system.machine import MachineMemory
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EngineView:
 class Status:
     """This machine and this installation at a glance. Bytes."""
 
-    machine: Machine
+    machine: MachineMemory
     disk_free: int
     disk_total: int
     cache_dir: str
@@ -67,24 +67,24 @@ class SettingView:
     default: Any
     source: str
     description: str
-    takes: str = ""  # what it can be, in words
+    accepts: str = ""  # what it can be, in words
 
 
 @dataclass(frozen=True)
 class Cleanup:
     """What `gc` removes, or has removed."""
 
-    files: tuple[DeadFile, ...]
-    rows: int  # of downloads that have long been over
-    answers: int  # of the Hub, kept for so long that nobody asks for them
+    files: tuple[Leftover, ...]
+    download_records: int  # of downloads that have long been over
+    cached_responses: int  # of the Hub, kept for so long that nobody asks for them
     freed_bytes: int
     done: bool = False
 
 
 @dataclass(frozen=True)
-class Question:
+class ConsentRequest:
     """What a person is asked before an agent does it."""
 
     action: Action
-    about: str  # the exact name that confirms it in words
+    target: str  # the exact name that confirms it in words
     text: str

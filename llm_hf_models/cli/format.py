@@ -16,37 +16,37 @@ if TYPE_CHECKING:
 SHORT_COMMIT = 12
 
 
-def size(size: int | None) -> str:
+def format_bytes(size: int | None) -> str:
     """Bytes with a unit."""
     return "" if size is None else format_size(size)
 
 
-def parameters(count: int | None) -> str:
+def format_parameters(count: int | None) -> str:
     """A number of parameters: `7.2B`."""
     return format_count(count) if count else ""
 
 
-def number(number: int | None) -> str:
+def format_number(number: int | None) -> str:
     """A number with its thousands set apart."""
     return "" if number is None else f"{number:,}"
 
 
-def tokens(count: int | None) -> str:
+def format_tokens(count: int | None) -> str:
     """A context length."""
     return f"{count} tokens" if count else ""
 
 
-def yes_no(value: bool | None) -> str:
+def format_yes_no(value: bool | None) -> str:
     """Yes, no or nothing."""
     return "" if value is None else "yes" if value else "no"
 
 
-def both(first: str | None, second: str) -> str:
+def join_if_present(first: str | None, second: str) -> str:
     """Both, or nothing where there is no first."""
     return f"{first} {second}".rstrip() if first else ""
 
 
-def date(when: datetime | float | None) -> str:
+def format_date(when: datetime | float | None) -> str:
     """`2026-03-01 14:05` in this machine's time zone."""
     if not when:
         return ""
@@ -54,12 +54,12 @@ def date(when: datetime | float | None) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def moment(when: float) -> str:
+def format_time(when: float) -> str:
     """`2026-03-01 14:05:31`: a moment among others, to the second."""
     return datetime.fromtimestamp(when, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def ago(then: float | datetime | None) -> str:
+def format_age(then: float | datetime | None) -> str:
     """How long ago, in one figure: `5 min`, `3 d`, `4 months`, `2 years`. Empty for never."""
     if then is None:
         return ""
@@ -72,12 +72,12 @@ def ago(then: float | datetime | None) -> str:
     return " ".join(format_duration(seconds).split()[:2])
 
 
-def took(seconds: float) -> str:
+def format_elapsed(seconds: float) -> str:
     """How long something took."""
     return format_duration(seconds) if seconds >= 1 else "under a second"
 
 
-def template(there: bool | None, facts: ModelFacts | None) -> str | None:
+def describe_template(there: bool | None, facts: ModelFacts | None) -> str | None:
     """Whether there is a chat template, and what it speaks of; None where that isn't known."""
     if not there:
         return None if there is None else "none"
@@ -86,9 +86,9 @@ def template(there: bool | None, facts: ModelFacts | None) -> str | None:
     return "yes" + (f", with {' and '.join(more)}" if more else "")
 
 
-def talk(model_id: str, aliases: Sequence[str], kind: str) -> str:
+def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
     """The command that uses a model: in it its shortest name, of those that llm doesn't give to another one."""
-    taken = llm_plugin_names.taken(kind) if aliases else {}
+    taken = llm_plugin_names.list_taken_names(kind) if aliases else {}
     name = min((alias for alias in aliases if alias not in taken), key=len, default=model_id)
     if kind == "embedding":
         return f"Embed with it: llm embed -m {name} -c 'hello'"
@@ -97,7 +97,7 @@ def talk(model_id: str, aliases: Sequence[str], kind: str) -> str:
     return f"Talk to it: llm -m {name} 'hello'"
 
 
-def setting_value(value: object) -> str:
+def format_setting(value: object) -> str:
     """A setting's value as a person would write it."""
     if isinstance(value, bool):
         return "on" if value else "off"
@@ -106,7 +106,7 @@ def setting_value(value: object) -> str:
     return str(value) if value != "" else "(empty)"
 
 
-def scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
+def summarize_scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
     """Each scanner's word, a line for all files of which the very same was said. As the library keeps them (JSON)."""
     same: dict[str, list[str]] = {}
     for file in files:
@@ -115,13 +115,13 @@ def scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{paths[0] if len(paths) == 1 else f'{len(paths)} files'}: {said}" for said, paths in same.items()]
 
 
-def address(server_address: tuple[Any, ...]) -> str:
+def format_server_url(server_address: tuple[Any, ...]) -> str:
     """Where a server of ours answers."""
     host, port = server_address[:2]
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
-def elsewhere(url: str) -> list[str]:
+def explain_wildcard_host(url: str) -> list[str]:
     """What other machines must know of an address that stands for all of this machine's."""
     host = url.removeprefix("http://").rpartition(":")[0]
     everywhere = host in ("0.0.0.0", "[::]")  # noqa: S104 - what was bound is told, nothing is bound

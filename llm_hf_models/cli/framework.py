@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from llm_hf_models.service import Library
 
 SLOW_SECONDS = 1.0  # before a person is told whom we wait for
-WITHOUT_ONE = "LLM_HF_PASSPHRASE in the environment gives it where nobody can type; HF_TOKEN needs none."
+NO_TERMINAL_HINT = "LLM_HF_PASSPHRASE in the environment gives it where nobody can type; HF_TOKEN needs none."
 
 
-class LateCommands(MutableMapping[str, click.Command]):
+class LazyCommands(MutableMapping[str, click.Command]):
     """Commands that are imported when they are asked for: one must not cost what all of them do."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
@@ -62,7 +62,7 @@ class HfGroup(click.Group):
         places = {
             place.partition(":")[2].rstrip("_"): place for members in sections.values() for place in members.split()
         }
-        super().__init__(commands=LateCommands(places), **attributes)  # type: ignore[arg-type]
+        super().__init__(commands=LazyCommands(places), **attributes)  # type: ignore[arg-type]
         self.sections = {
             title: [name for name, place in places.items() if place in members.split()]
             for title, members in sections.items()
@@ -90,22 +90,22 @@ class HfGroup(click.Group):
             raise click.exceptions.Exit(output.print_error(error)) from None
 
 
-def service() -> Library:
+def open_library() -> Library:
     """The one that does the work. Imported here, so that help and mistyped options cost nothing."""
     from llm_hf_models.llm_plugin import names as llm_plugin_names
     from llm_hf_models.service import Library
 
     # One command needs the token more than once, a person types the passphrase once.
     return Library(
-        asked_by="cli",
+        requested_by="cli",
         ask_passphrase=functools.cache(ask_passphrase),
-        notice=output.note,
-        while_asking=Waiting().told_of,
-        names_taken=llm_plugin_names.taken,
+        notify=output.note,
+        during_request=WaitingNotice().show_if_slow,
+        list_taken_names=llm_plugin_names.list_taken_names,
     )
 
 
-class Waiting:
+class WaitingNotice:
     """Says once to a person at a terminal whom a command waits for, when an answer is not there within a second."""
 
     def __init__(self) -> None:
@@ -116,12 +116,12 @@ class Waiting:
         self._lock = threading.Lock()  # several questions may be on their way
 
     @contextmanager
-    def told_of(self, host: str) -> Iterator[None]:
+    def show_if_slow(self, host: str) -> Iterator[None]:
         """Around a question to that host."""
         if not self._is_due:
             yield
             return
-        timer = threading.Timer(SLOW_SECONDS, self._tell, [host])
+        timer = threading.Timer(SLOW_SECONDS, self._show, [host])
         timer.daemon = True
         timer.start()
         try:
@@ -130,7 +130,7 @@ class Waiting:
             timer.cancel()
             timer.join()  # the answer comes after the words, never amid them
 
-    def _tell(self, host: str) -> None:
+    def _show(self, host: str) -> None:
         with self._lock:
             if self._is_due:
                 output.note(f"Waiting for {clean_text(host)}…")
@@ -140,7 +140,7 @@ class Waiting:
 def ask_passphrase() -> str | None:
     """The passphrase of the encrypted token file, not shown while it is typed; None, and a note, where nobody does."""
     try:
-        return ask_hidden("Passphrase of the token file", otherwise=WITHOUT_ONE)
+        return ask_hidden("Passphrase of the token file", otherwise=NO_TERMINAL_HINT)
     except BadInputError as error:
         output.note(f"{error.message}. Going on without that token. {error.hint}")
         return None

@@ -13,12 +13,12 @@ from llm_hf_models.cli.output import is_terminal
 
 
 @contextmanager
-def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
+def call_on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
     """Calls `act`, from a thread, when that key is pressed; gives whether anybody could press it.
 
     The terminal hands over single keys meanwhile, Ctrl-C stays what it is, and afterwards all is as before.
     """
-    if not _somebody_types():
+    if not _can_read_keys():
         yield False
         return
     import termios
@@ -31,7 +31,7 @@ def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
     tty.setcbreak(terminal)
     try:
         listener.start()
-        with _again_after_ctrl_z(lambda: tty.setcbreak(terminal)):
+        with _reapply_after_ctrl_z(lambda: tty.setcbreak(terminal)):
             yield True
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
@@ -41,14 +41,14 @@ def on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
 
 
 @contextmanager
-def _again_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
+def _reapply_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
     """Shells set the terminal for themselves when a job is stopped, and leave it so when it goes on."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread hears signals
         return
 
     def goes_on(_signal: int, _frame: object) -> None:
-        if _somebody_types():
+        if _can_read_keys():
             set_terminal()
 
     before = signal.signal(signal.SIGCONT, goes_on)
@@ -58,7 +58,7 @@ def _again_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGCONT, before)
 
 
-def _somebody_types() -> bool:
+def _can_read_keys() -> bool:
     """A job in a shell's background may not touch the terminal: the system would stop it."""
     if sys.platform == "win32" or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return False

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.system.text import without_user
+from llm_hf_models.system.text import strip_user
 
-NAME = "hf-models"
-COMMAND = "llm-hf-mcp"
+SERVER_NAME = "hf-models"
+SERVER_COMMAND = "llm-hf-mcp"
 
 # Hosts start servers without a shell's environment: what says where models are goes along. Never a token or a password.
-ENDPOINT = "HF_ENDPOINT"
-KEPT_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", ENDPOINT, "HF_HUB_OFFLINE")
-KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
+ENDPOINT_VARIABLE = "HF_ENDPOINT"
+PASSED_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", ENDPOINT_VARIABLE, "HF_HUB_OFFLINE")
+HOST_KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
 MAX_CONFIG_BYTES = 10_000_000
 CHECK_SECONDS = 60
 Json = dict[str, Any]
@@ -41,11 +41,11 @@ class Host:
     title: str
     path: Path | None
     section: str = "mcpServers"
-    says_type: bool = False
+    needs_type: bool = False
 
 
 @dataclass(frozen=True)
-class Change:
+class ConfigChange:
     """What writing a host's file would do."""
 
     path: Path
@@ -65,20 +65,20 @@ class Change:
         return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines).rstrip("\n")
 
 
-def hosts() -> dict[str, Host]:
+def list_hosts() -> dict[str, Host]:
     """The hosts whose files are known, by key."""
     here = Path.cwd()
     known = (
         Host("json", "any host", None),
-        Host("claude-desktop", "Claude Desktop", _desktop_folder() / "Claude" / "claude_desktop_config.json"),
-        Host("claude-code", "Claude Code (this project)", here / ".mcp.json", says_type=True),
+        Host("claude-desktop", "Claude Desktop", _find_app_config_folder() / "Claude" / "claude_desktop_config.json"),
+        Host("claude-code", "Claude Code (this project)", here / ".mcp.json", needs_type=True),
         Host("cursor", "Cursor", Path.home() / ".cursor" / "mcp.json"),
-        Host("vscode", "VS Code (this workspace)", here / ".vscode" / "mcp.json", section="servers", says_type=True),
+        Host("vscode", "VS Code (this workspace)", here / ".vscode" / "mcp.json", section="servers", needs_type=True),
     )
     return {host.key: host for host in known}
 
 
-def _desktop_folder() -> Path:
+def _find_app_config_folder() -> Path:
     if sys.platform == "win32":
         return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
     if sys.platform == "darwin":
@@ -86,7 +86,7 @@ def _desktop_folder() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
 
 
-def check(flags: Sequence[str]) -> None:
+def check_options(flags: Sequence[str]) -> None:
     """Has the server itself say whether it can use these options.
 
     Raises:
@@ -96,7 +96,7 @@ def check(flags: Sequence[str]) -> None:
         return
     try:
         done = subprocess.run(
-            [*_command(), "--check", *flags],
+            [*_find_command(), "--check", *flags],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -104,88 +104,88 @@ def check(flags: Sequence[str]) -> None:
             timeout=CHECK_SECONDS,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise BadInputError(f"{COMMAND} could not be asked about these options", cause=str(error)) from None
+        raise BadInputError(f"{SERVER_COMMAND} could not be asked about these options", cause=str(error)) from None
     if done.returncode or done.stdout:
         why = done.stderr.strip().splitlines()[-1:] or ["They print something, and don't serve."]
-        hint = f"`{COMMAND} --help` lists them."
-        raise BadInputError(f"{COMMAND} can't serve with these options", cause=why[0], hint=hint)
+        hint = f"`{SERVER_COMMAND} --help` lists them."
+        raise BadInputError(f"{SERVER_COMMAND} can't serve with these options", cause=why[0], hint=hint)
 
 
-def _command() -> list[str]:
-    beside = shutil.which(COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(COMMAND)
+def _find_command() -> list[str]:
+    beside = shutil.which(SERVER_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(SERVER_COMMAND)
     return [beside] if beside else [sys.executable, "-m", "llm_hf_mcp"]
 
 
-def entry(host: Host, flags: Sequence[str] = ()) -> Json:
+def build_entry(host: Host, flags: Sequence[str] = ()) -> Json:
     """How that host starts the server: by its full path, since a host's PATH is not the shell's."""
-    command = _command()
-    variables = {name: os.environ[name] for name in KEPT_VARIABLES if os.environ.get(name)}
-    variables |= {ENDPOINT: without_user(variables[ENDPOINT])} if ENDPOINT in variables else {}
-    made: Json = {"type": "stdio"} if host.says_type else {}
+    command = _find_command()
+    variables = {name: os.environ[name] for name in PASSED_VARIABLES if os.environ.get(name)}
+    variables |= {ENDPOINT_VARIABLE: strip_user(variables[ENDPOINT_VARIABLE])} if ENDPOINT_VARIABLE in variables else {}
+    made: Json = {"type": "stdio"} if host.needs_type else {}
     made |= {"command": command[0], "args": [*command[1:], *flags]}
     return {**made, "env": variables} if variables else made
 
 
-def withholds_password() -> bool:
+def has_endpoint_password() -> bool:
     """Whether the address of the Hub has a user or a password in it: an entry has it without."""
-    address = os.environ.get(ENDPOINT, "")
-    return without_user(address) != address
+    address = os.environ.get(ENDPOINT_VARIABLE, "")
+    return strip_user(address) != address
 
 
-def snippet(host: Host, flags: Sequence[str] = ()) -> Json:
+def build_snippet(host: Host, flags: Sequence[str] = ()) -> Json:
     """What that host's file has to hold."""
-    return {host.section: {NAME: entry(host, flags)}}
+    return {host.section: {SERVER_NAME: build_entry(host, flags)}}
 
 
-def change(host: Host, flags: Sequence[str] = ()) -> Change:
+def plan_change(host: Host, flags: Sequence[str] = ()) -> ConfigChange:
     """What it takes to make a host's file start the server; everything else in it stays.
 
     Raises:
         BadInputError: that host has no file, or it is not one that can be changed without losing something.
     """
     if host.path is None:
-        raise BadInputError("That has no file to write", hint=f"Name a host: {', '.join(KEYS[1:])}")
+        raise BadInputError("That has no file to write", hint=f"Name a host: {', '.join(HOST_KEYS[1:])}")
     path = host.path.resolve()  # a link stays a link
     before = _read(path)
-    whole = _parsed(path, before) if before and before.strip() else {}
+    whole = _parse_config(path, before) if before and before.strip() else {}
     section = whole.setdefault(host.section, {})
     if not isinstance(section, dict):
-        raise _unusable(path, f"Its {host.section!r} is not an object.")
-    wanted = entry(host, flags)
-    if section.get(NAME) == wanted and before is not None:
-        return Change(path, before, before)
-    section[NAME] = wanted
-    return Change(path, before, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+        raise _make_error(path, f"Its {host.section!r} is not an object.")
+    wanted = build_entry(host, flags)
+    if section.get(SERVER_NAME) == wanted and before is not None:
+        return ConfigChange(path, before, before)
+    section[SERVER_NAME] = wanted
+    return ConfigChange(path, before, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> str | None:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise _unusable(path, "It is too large for a configuration.")
+            raise _make_error(path, "It is too large for a configuration.")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(path, str(error)) from None
+        raise _make_error(path, str(error)) from None
 
 
-def _parsed(path: Path, text: str) -> Json:
+def _parse_config(path: Path, text: str) -> Json:
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _unusable(path, f"It is no plain JSON ({error}); comments would be lost.") from None
+        raise _make_error(path, f"It is no plain JSON ({error}); comments would be lost.") from None
     if not isinstance(whole, dict):
-        raise _unusable(path, "It holds no object.")
+        raise _make_error(path, "It holds no object.")
     return whole
 
 
-def _unusable(path: Path, why: str) -> BadInputError:
+def _make_error(path: Path, why: str) -> BadInputError:
     return BadInputError(
         f"{path} was not changed", cause=why, hint="Without --install the lines to add by hand are printed."
     )
 
 
-def write(wanted: Change) -> Path | None:
+def write_change(wanted: ConfigChange) -> Path | None:
     """Writes the file, whole or not at all, and keeps what was there beside it.
 
     Returns:
@@ -204,7 +204,7 @@ def write(wanted: Change) -> Path | None:
         partial.write_text(wanted.after, encoding="utf-8")
         if wanted.before is not None:
             shutil.copymode(path, partial)
-            backup = _free_name(path)
+            backup = _choose_backup_path(path)
             shutil.copy2(path, backup)
         partial.replace(path)
     except OSError as error:
@@ -214,7 +214,7 @@ def write(wanted: Change) -> Path | None:
     return backup
 
 
-def _free_name(path: Path) -> Path:
+def _choose_backup_path(path: Path) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     names = (path.with_name(f"{path.name}.{stamp}{f'-{number}' if number else ''}.bak") for number in range(1000))
     return next(name for name in names if not name.exists())

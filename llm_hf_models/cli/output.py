@@ -36,13 +36,13 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
         value: what `to_json` knows.
         indent: spaces; None puts all on one line.
     """
-    plain = not _encoding(sys.stdout).lower().startswith("utf")
+    plain = not _get_encoding(sys.stdout).lower().startswith("utf")
     text = json.dumps(to_json(value), indent=indent, ensure_ascii=plain, allow_nan=False)
     # A name from outside may hold what turns a terminal's text around; escaped it is the same name.
-    emit(text if text.isascii() else "".join(map(_visible, text)))
+    emit(text if text.isascii() else "".join(map(_escape_hidden, text)))
 
 
-def _visible(char: str) -> str:
+def _escape_hidden(char: str) -> str:
     return json.dumps(char)[1:-1] if char != "\n" and is_hidden(char) else char
 
 
@@ -57,16 +57,16 @@ def emit(text: str) -> None:
         click.exceptions.Exit: nobody reads it any more.
     """
     try:
-        click.echo(_encodable(text, sys.stdout), color=has_colour(sys.stdout))
+        click.echo(_replace_unencodable(text, sys.stdout), color=has_colour(sys.stdout))
     except BrokenPipeError:
-        _write_no_more()
+        _discard_stdout()
         raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None
     except OSError as error:
-        _write_no_more()
+        _discard_stdout()
         raise StorageError("What was asked for can't be written to standard output", cause=error.strerror) from None
 
 
-def _write_no_more() -> None:
+def _discard_stdout() -> None:
     """Python flushes stdout once more when it exits: into nothing, rather than into a traceback."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 1)
@@ -75,7 +75,7 @@ def _write_no_more() -> None:
 def note(text: str) -> None:
     """Words for a person: to stderr. Where they can't be written, the work they are about goes on all the same."""
     with suppress(OSError):
-        click.echo(_encodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+        click.echo(_replace_unencodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
 
 
 def notify(text: str, seconds: float) -> None:
@@ -88,17 +88,17 @@ def notify(text: str, seconds: float) -> None:
         seconds: how long it took.
     """
     if seconds >= NOTIFY_SECONDS and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
-        sys.stderr.write(f"\x1b]9;{_encodable(clean_text(text, MAX_NOTICE_CHARS), sys.stderr)}\x07\x07")
+        sys.stderr.write(f"\x1b]9;{_replace_unencodable(clean_text(text, MAX_NOTICE_CHARS), sys.stderr)}\x07\x07")
         sys.stderr.flush()
 
 
-def _encodable(text: str, stream: TextIO | None) -> str:
+def _replace_unencodable(text: str, stream: TextIO | None) -> str:
     """The text with `?` for what this stream's encoding has not: a name in Chinese must not end a command."""
-    encoding = _encoding(stream)
+    encoding = _get_encoding(stream)
     return text.encode(encoding, "replace").decode(encoding)
 
 
-def _encoding(stream: TextIO | None) -> str:
+def _get_encoding(stream: TextIO | None) -> str:
     return getattr(stream, "encoding", None) or "utf-8"
 
 
@@ -112,7 +112,7 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def width() -> int | None:
+def get_width() -> int | None:
     """Columns that text may take: COLUMNS or the terminal's. None where stdout is no terminal: nothing is cut there."""
     if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdecimal():
         return shutil.get_terminal_size().columns
@@ -125,16 +125,16 @@ def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
         note(INTERRUPTED)
         return InterruptedByUserError.exit_code
     if isinstance(error, InterruptedByUserError):
-        note(_shown(". ".join(part for part in (error.message, error.hint) if part)))
+        note(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
         return error.exit_code
-    note(click.style("Error: ", fg="red", bold=True) + _shown(error.message))
+    note(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
     for part in (error.cause, error.hint):
         if part:
-            note(_shown(part))
+            note(_clean_lines(part))
     return error.exit_code
 
 
-def _shown(text: str) -> str:
+def _clean_lines(text: str) -> str:
     return clean_text(text, MAX_ERROR_CHARS, keep_lines=True).rstrip()
 
 
@@ -153,34 +153,34 @@ class Column:
     title: str
     rank: int = 0
     right: bool = False
-    least: int = 0
+    min_width: int = 0
     wrap: bool = False
 
 
-def table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, limit: int | None, bold: Collection[int] = ()
+def format_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, max_width: int | None, bold: Collection[int] = ()
 ) -> str:
     """Rows under their titles, aligned with spaces. Columns that may give way are left out where they are empty.
 
     Args:
         columns: titles and what may give way.
         rows: cells in the order of `columns`, one line each.
-        limit: cells that a line may take; None is no limit.
+        max_width: cells that a line may take; None is no limit.
         bold: indices of rows to stress.
     """
     cells = [[clean_text(cell, MAX_ERROR_CHARS) for cell in row] for row in rows]
-    natural = [max([cells_of(row[at]) for row in cells], default=0) for at in range(len(columns))]
+    natural = [max([count_cells(row[at]) for row in cells], default=0) for at in range(len(columns))]
     kept = [at for at in range(len(columns)) if natural[at] or not columns[at].rank or not rows]
-    widths = _fitted(columns, {at: max(natural[at], cells_of(columns[at].title)) for at in kept}, limit)
-    lines = [click.style(_line([columns[at].title for at in widths], columns, widths), bold=True)]
+    widths = _fit_widths(columns, {at: max(natural[at], count_cells(columns[at].title)) for at in kept}, max_width)
+    lines = [click.style(_format_line([columns[at].title for at in widths], columns, widths), bold=True)]
     for number, row in enumerate(cells):
-        for part in _wrapped_row([row[at] for at in widths], columns, widths):
-            line = _line(part, columns, widths)
+        for part in _wrap_row([row[at] for at in widths], columns, widths):
+            line = _format_line(part, columns, widths)
             lines.append(click.style(line, bold=True) if number in bold else line)
     return "\n".join(lines)
 
 
-def _wrapped_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> list[list[str]]:
+def _wrap_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> list[list[str]]:
     """A row as one or more lines of cells: what is too long goes on below where its column wraps."""
     parts = [
         (columns[at].wrap and textwrap.wrap(cell, size)) or [cell]
@@ -189,7 +189,7 @@ def _wrapped_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[
     return [[cell[line] if line < len(cell) else "" for cell in parts] for line in range(max(map(len, parts)))]
 
 
-def _fitted(columns: Sequence[Column], widths: dict[int, int], limit: int | None) -> dict[int, int]:
+def _fit_widths(columns: Sequence[Column], widths: dict[int, int], limit: int | None) -> dict[int, int]:
     """Widths that fit into the limit, the least important columns dropped or cut first."""
     if limit is None:
         return widths
@@ -198,26 +198,26 @@ def _fitted(columns: Sequence[Column], widths: dict[int, int], limit: int | None
         surplus = sum(widths.values()) + len(GAP) * (len(widths) - 1) - limit
         if surplus <= 0:
             break
-        room = widths[at] - columns[at].least
-        if columns[at].least and room >= surplus:
+        room = widths[at] - columns[at].min_width
+        if columns[at].min_width and room >= surplus:
             widths[at] -= surplus
         elif columns[at].rank:
             del widths[at]
-        elif columns[at].least:
-            widths[at] = max(columns[at].least, widths[at] - surplus)
+        elif columns[at].min_width:
+            widths[at] = max(columns[at].min_width, widths[at] - surplus)
     return widths
 
 
-def _line(cells: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> str:
+def _format_line(cells: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> str:
     parts = []
     for cell, (at, size) in zip(cells, widths.items(), strict=True):
-        text = _cut(cell, size)
-        gap = " " * (size - cells_of(text))
+        text = _cut_cell(cell, size)
+        gap = " " * (size - count_cells(text))
         parts.append(gap + text if columns[at].right else text + gap)
     return GAP.join(parts).rstrip()
 
 
-def cells_of(text: str) -> int:
+def count_cells(text: str) -> int:
     """Terminal cells that a text takes: wide characters take two, combining ones none (Unicode annex 11)."""
     if text.isascii():
         return len(text)
@@ -226,45 +226,47 @@ def cells_of(text: str) -> int:
     )
 
 
-def _cut(text: str, size: int) -> str:
-    if cells_of(text) <= size:
+def _cut_cell(text: str, size: int) -> str:
+    if count_cells(text) <= size:
         return text
-    while cells_of(text) > size - 1:
+    while count_cells(text) > size - 1:
         text = text[:-1]
     return text + "…"
 
 
-def fields(pairs: Sequence[tuple[str, str | None]], *, limit: int | None) -> str:
+def format_fields(pairs: Sequence[tuple[str, str | None]], *, max_width: int | None) -> str:
     """Labelled facts under each other; what is None or empty is left out, what is long goes on under itself."""
     shown = [(label, value) for label, value in pairs if value]
-    label_width = max([cells_of(label) for label, _ in shown], default=0)
+    label_width = max([count_cells(label) for label, _ in shown], default=0)
     lines = []
     for label, value in shown:
-        head = label + " " * (label_width - cells_of(label)) + GAP
+        head = label + " " * (label_width - count_cells(label)) + GAP
         for text in clean_text(value, MAX_ERROR_CHARS, keep_lines=True).splitlines():
-            lines += [head + part if at == 0 else " " * len(head) + part for at, part in _wrapped(text, head, limit)]
+            lines += [
+                head + part if at == 0 else " " * len(head) + part for at, part in _wrap_text(text, head, max_width)
+            ]
             head = " " * len(head)
     return "\n".join(lines)
 
 
-def _wrapped(text: str, head: str, limit: int | None) -> Iterable[tuple[int, str]]:
+def _wrap_text(text: str, head: str, limit: int | None) -> Iterable[tuple[int, str]]:
     if limit is None:
         return [(0, text)]
     room = max(MIN_TEXT_WIDTH, limit - len(head))
     return enumerate(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
 
 
-def markdown(text: str, *, limit: int | None) -> str:
-    """A model card, made harmless: laid out for `limit` columns, or as its own Markdown where there is no limit."""
+def render_markdown(text: str, *, max_width: int | None) -> str:
+    """A model card, made harmless: laid out for `max_width` columns, or as its own Markdown where there is no limit."""
     cleaned = clean_text(text, MAX_CARD_CHARS, keep_lines=True).strip()
-    if limit is None:
+    if max_width is None:
         return cleaned
     from rich.console import Console
     from rich.markdown import Markdown
 
     colour = has_colour(sys.stdout)
     # With a height given too, rich doesn't read COLUMNS, whose nonsense it would not survive.
-    console = Console(width=limit, height=1, force_terminal=colour, no_color=not colour, highlight=False)
+    console = Console(width=max_width, height=1, force_terminal=colour, no_color=not colour, highlight=False)
     with console.capture() as capture:
         # Links are written out: a person sees where they lead.
         console.print(Markdown(cleaned, hyperlinks=False))

@@ -11,19 +11,19 @@ import click
 from click.shell_completion import CompletionItem
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import WITHOUT_ONE, ask_hidden, service
+from llm_hf_models.cli.framework import NO_TERMINAL_HINT, ask_hidden, open_library
 from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
 from llm_hf_models.system import units
 
 F = TypeVar("F", bound=Callable[..., object])
-MAX_ROWS = 500
+MAX_RESULTS = 500
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def ask_new_passphrase() -> str:
     """A passphrase to encrypt the token with, typed twice."""
     question = "There is no keychain here. Passphrase to encrypt the token with"
-    return ask_hidden(question, otherwise=WITHOUT_ONE, twice=True)
+    return ask_hidden(question, otherwise=NO_TERMINAL_HINT, twice=True)
 
 
 def confirm(question: str, *, refused: str, hint: str) -> None:
@@ -40,7 +40,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
         click.exceptions.Exit: they said no.
     """
     try:
-        agreed = _agreed(question)
+        agreed = _ask_yes_no(question)
     except KeyboardInterrupt:
         output.note("")
         raise InterruptedByUserError(f"{refused}.") from None
@@ -52,7 +52,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _agreed(question: str) -> bool | None:
+def _ask_yes_no(question: str) -> bool | None:
     """What a person answered; None where nobody did, or nobody could: Python has no stdin where that was closed."""
     try:
         return click.confirm(question, err=True) if sys.stdin else None
@@ -70,7 +70,7 @@ def confirm_removal(question: str) -> None:
 # What options take
 
 
-class _Worded(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
     """A number that a person writes with a unit."""
 
     def __init__(self, name: str, parse: Callable[[str], int]) -> None:
@@ -87,70 +87,70 @@ class _Worded(click.ParamType):  # type: ignore[type-arg]  # no generic before c
             self.fail(f"{error.message}. {error.hint}" if error.hint else f"{error.message}.", param, ctx)
 
 
-SIZE = _Worded("size", units.parse_size)
-RATE = _Worded("rate", units.parse_rate)
-COUNT = _Worded("count", units.parse_count)
+SIZE = _NumberWithUnit("size", units.parse_size)
+RATE = _NumberWithUnit("rate", units.parse_rate)
+COUNT = _NumberWithUnit("count", units.parse_count)
 
 
-class _Known(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+class _CompletableName(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
     """A name of something that is known here, which a shell can complete."""
 
-    def known(self) -> list[CompletionItem]:
+    def list_completions(self) -> list[CompletionItem]:
         """Every such name."""
         raise NotImplementedError
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
         """Names that start with what was typed; none where the library can't be read."""
         try:
-            return [item for item in self.known() if item.value.casefold().startswith(incomplete.casefold())]
+            return [item for item in self.list_completions() if item.value.casefold().startswith(incomplete.casefold())]
         except HfModelsError:
             return []
 
 
-class LocalName(_Known):
+class LocalName(_CompletableName):
     """The name of a model on this machine: an id, an alias or a repo."""
 
     name = "name"
 
-    def known(self) -> list[CompletionItem]:
+    def list_completions(self) -> list[CompletionItem]:
         """Ids and aliases."""
-        return [CompletionItem(name) for model in service().list() for name in (*model.aliases, model.model_id)]
+        return [CompletionItem(name) for model in open_library().list() for name in (*model.aliases, model.model_id)]
 
 
-class SettingKey(_Known):
+class SettingKey(_CompletableName):
     """The name of a setting."""
 
     name = "key"
 
-    def known(self) -> list[CompletionItem]:
+    def list_completions(self) -> list[CompletionItem]:
         """Each with what it does."""
-        return [CompletionItem(one.key, help=one.description) for one in service().settings()]
+        return [CompletionItem(one.key, help=one.description) for one in open_library().settings()]
 
 
-class _Named(click.Path):
+class _NonEmptyPath(click.Path):
     """A path to what may be there or not; the empty one, as of a variable that is not set, is none."""
 
-    empty = ""  # what is said of it
+    empty_message = ""  # what is said of it
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
         """Its path."""
         if not os.fspath(value):
-            self.fail(self.empty, param, ctx)
+            self.fail(self.empty_message, param, ctx)
         return super().convert(value, param, ctx)
 
 
-class Folder(_Named):
+class Folder(_NonEmptyPath):
     """A folder."""
 
-    empty = "An empty name is no folder; this one's is `.`."
+    empty_message = "An empty name is no folder; this one's is `.`."
 
 
-class File(_Named):
+class File(_NonEmptyPath):
     """A file."""
 
-    empty = "An empty name is no file."
+    empty_message = "An empty name is no file."
 
 
 def json_option(command: F) -> F:
@@ -175,7 +175,7 @@ def refresh_option(command: F) -> F:
     return click.option("--refresh", is_flag=True, help="Ask the Hub even where a recent answer is kept.")(command)
 
 
-def one_of(given: object, everything: bool, what: str = "NAME") -> None:
+def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """Checks that one thing or `--all` was given, and not both.
 
     Raises:

@@ -30,7 +30,7 @@ NARROW_CELLS = 80  # a terminal of fewer columns gets shorter bars
 TOTAL = "total"
 
 
-class Expected(Protocol):
+class PendingFile(Protocol):
     """A file that is on its way; `pull.PlannedFile` is one."""
 
     @property
@@ -41,7 +41,7 @@ class Expected(Protocol):
     def partial(self) -> int: ...
 
 
-def shown(files: Sequence[Expected] = (), *, quiet: bool = False) -> AbstractContextManager[Progress]:
+def show_progress(files: Sequence[PendingFile] = (), *, quiet: bool = False) -> AbstractContextManager[Progress]:
     """Progress for a transfer or a re-hash, on stderr: bars, lines, or nothing when quiet.
 
     Args:
@@ -49,16 +49,16 @@ def shown(files: Sequence[Expected] = (), *, quiet: bool = False) -> AbstractCon
         quiet: show nothing.
     """
     if quiet:
-        return nullcontext(_nothing)
-    return Bars(files) if output.is_terminal(sys.stderr) else Lines()
+        return nullcontext(_ignore_event)
+    return ProgressBars(files) if output.is_terminal(sys.stderr) else ProgressLines()
 
 
-def _nothing(_event: Event) -> None:
+def _ignore_event(_event: Event) -> None:
     pass
 
 
 @dataclass
-class _Told:
+class _FileState:
     """What was last said of one file."""
 
     at: float
@@ -69,7 +69,7 @@ class _Told:
     spoken: bool = False
 
 
-class Lines:
+class ProgressLines:
     """Plain lines: when a file starts, at most one every few seconds and every tenth of it, and when it is done.
 
     A file that is only hashed again, which no `started` announces, is spoken of once that takes long.
@@ -79,7 +79,7 @@ class Lines:
         """`write` shows one line; `clock` tells seconds."""
         self._write = write
         self._clock = clock
-        self._told: dict[str, _Told] = {}
+        self._files: dict[str, _FileState] = {}
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
@@ -93,72 +93,72 @@ class Lines:
     def show(self, event: Event) -> None:
         """One event of one file, from any thread."""
         with self._lock:
-            told = self._told.get(event.file)
+            told = self._files.get(event.file)
             if told is None or event.kind == "started":
                 now = self._clock()
-                self._told[event.file] = _Told(now, event.done, now, event.done)
+                self._files[event.file] = _FileState(now, event.done, now, event.done)
                 if event.kind == "started":
-                    self._say(event, _start_words(event))
+                    self._write_line(event, _describe_start(event))
                 if event.kind in ("started", "verifying"):
                     return
-            self._tell(event, self._told[event.file])
+            self._report(event, self._files[event.file])
 
-    def _tell(self, event: Event, told: _Told) -> None:
+    def _report(self, event: Event, told: _FileState) -> None:
         now = self._clock()
         if event.kind == "done":
             if told.spoken:
-                self._say(event, _done_words(event, told, now))
-            del self._told[event.file]
+                self._write_line(event, _describe_end(event, told, now))
+            del self._files[event.file]
         elif event.kind == "verifying":
             if told.words != event.kind:
-                self._say(event, "checking the digest")
+                self._write_line(event, "checking the digest")
                 told.words = event.kind
         elif event.kind != "progress":
-            words = _trouble_words(event)
+            words = _describe_problem(event)
             if words != told.words:
-                self._say(event, words)
+                self._write_line(event, words)
             told.words = words
         elif now - told.at >= LINE_SECONDS and event.done - told.done >= event.total * LINE_SHARE:
-            self._say(event, _progress_words(event, told, now))
+            self._write_line(event, _describe_progress(event, told, now))
             told.at, told.done, told.words = now, event.done, None
 
-    def _say(self, event: Event, words: str) -> None:
-        self._told[event.file].spoken = True
+    def _write_line(self, event: Event, words: str) -> None:
+        self._files[event.file].spoken = True
         self._write(f"{clean_text(event.file)}: {words}")
 
 
-def _start_words(event: Event) -> str:
+def _describe_start(event: Event) -> str:
     if event.done:
-        return f"continuing at {_percent(event)} of {format_size(event.total)}"
+        return f"continuing at {_format_percent(event)} of {format_size(event.total)}"
     return format_size(event.total)
 
 
-def _progress_words(event: Event, told: _Told, now: float) -> str:
+def _describe_progress(event: Event, told: _FileState, now: float) -> str:
     speed = (event.done - told.first) / max(now - told.began, 0.001)
     left = format_duration((event.total - event.done) / speed) if speed else "unknown time"
-    return f"{_percent(event)} of {format_size(event.total)}, {format_size(speed)}/s, {left} left"
+    return f"{_format_percent(event)} of {format_size(event.total)}, {format_size(speed)}/s, {left} left"
 
 
-def _done_words(event: Event, told: _Told, now: float) -> str:
+def _describe_end(event: Event, told: _FileState, now: float) -> str:
     moved, seconds = event.total - told.first, now - told.began
     if moved <= 0 or seconds <= 0:
         return f"done, {format_size(event.total)}"
     part = f"{format_size(event.total)}, the last {format_size(moved)} of it" if told.first else format_size(moved)
-    return f"done, {part} in {cli_format.took(seconds)} ({format_size(moved / seconds)}/s)"
+    return f"done, {part} in {cli_format.format_elapsed(seconds)} ({format_size(moved / seconds)}/s)"
 
 
-def _trouble_words(event: Event) -> str:
+def _describe_problem(event: Event) -> str:
     return f"{event.kind}: {clean_text(event.message)}" if event.message else event.kind
 
 
-def _percent(event: Event) -> str:
+def _format_percent(event: Event) -> str:
     return f"{100 * event.done // event.total if event.total else 100} %"
 
 
-class Bars:
+class ProgressBars:
     """A bar for each file with bytes, speed and time left, and one for the total where there are several."""
 
-    def __init__(self, files: Sequence[Expected] = (), console: Console | None = None) -> None:
+    def __init__(self, files: Sequence[PendingFile] = (), console: Console | None = None) -> None:
         """`console` None is stderr."""
         self._files = files
         self._console = console
@@ -167,10 +167,10 @@ class Bars:
         self._total: TaskID | None = None
         self._bars: RichProgress | None = None
         self._lock = threading.Lock()
-        self._words: str | None = None
+        self._last_problem: str | None = None
 
     def __enter__(self) -> Progress:
-        self._bars = _make_bars(self._console or _stderr_console())
+        self._bars = _make_bars(self._console or _make_console())
         if len(self._files) > 1:
             size, partial = sum(file.size for file in self._files), sum(file.partial for file in self._files)
             self._total = self._bars.add_task(TOTAL, total=size, completed=partial)
@@ -191,39 +191,41 @@ class Bars:
         with self._lock:
             if event.file not in self._tasks:
                 # What was here before is no speed: the bar starts from it.
-                self._tasks[event.file] = bars.add_task(self._name(event.file), total=event.total, completed=event.done)
+                self._tasks[event.file] = bars.add_task(
+                    self._make_label(event.file), total=event.total, completed=event.done
+                )
             task = self._tasks[event.file]
             note = event.kind if event.kind not in ("started", "progress", "done") else ""
-            bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._makes_room(event))
+            bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._should_hide(event))
             if event.file in self._done:  # one that is only hashed again is no part of the total
                 self._done[event.file] = event.done
             if self._total is not None:
                 bars.update(self._total, completed=sum(self._done.values()))
-            self._tell_trouble(bars, event)
+            self._print_problem(bars, event)
 
-    def _name(self, path: str) -> str:
+    def _make_label(self, path: str) -> str:
         """A name that leaves two thirds of the line to the bar and its figures."""
-        return _bar_name(path, min(MAX_NAME_CELLS, self._bars.console.width // 3)) if self._bars else path
+        return _shorten_name(path, min(MAX_NAME_CELLS, self._bars.console.width // 3)) if self._bars else path
 
-    def _makes_room(self, event: Event) -> bool:
+    def _should_hide(self, event: Event) -> bool:
         """Of several files those that are done go; the total has them."""
         return event.kind == "done" and self._total is not None
 
-    def _tell_trouble(self, bars: RichProgress, event: Event) -> None:
+    def _print_problem(self, bars: RichProgress, event: Event) -> None:
         if event.kind in ("stalled", "retrying", "waiting") and event.message:
-            words = f"{self._name(event.file)}: {_trouble_words(event)}"
-            if words != self._words:
+            words = f"{self._make_label(event.file)}: {_describe_problem(event)}"
+            if words != self._last_problem:
                 bars.console.print(words, markup=False, highlight=False)
-            self._words = words
+            self._last_problem = words
 
 
-def _stderr_console() -> Console:
+def _make_console() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, no_color=not output.has_colour(sys.stderr))
 
 
-def _bar_name(path: str, cells: int) -> str:
+def _shorten_name(path: str, cells: int) -> str:
     """The file's own name; a long one loses its middle, since quantization and shard stand at its end."""
     name = clean_text(path.rpartition("/")[2])
     if len(name) <= cells:
@@ -245,7 +247,11 @@ def _make_bars(console: Console) -> RichProgress:
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text(_figures(task.completed, None if narrow else task.total, speed, _left(task), task.fields))
+            return Text(
+                _format_figures(
+                    task.completed, None if narrow else task.total, speed, _estimate_seconds_left(task), task.fields
+                )
+            )
 
     return RichProgress(
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
@@ -257,14 +263,16 @@ def _make_bars(console: Console) -> RichProgress:
     )
 
 
-def _left(task: Task) -> float | None:
+def _estimate_seconds_left(task: Task) -> float | None:
     """Seconds to go, as far as the speed of the last half minute tells."""
     if task.finished or not task.speed or task.total is None:
         return None
     return (task.total - task.completed) / task.speed
 
 
-def _figures(done: float, total: float | None, speed: float | None, left: float | None, fields: dict[str, str]) -> str:
+def _format_figures(
+    done: float, total: float | None, speed: float | None, left: float | None, fields: dict[str, str]
+) -> str:
     parts = [format_size(done) + (f" of {format_size(total)}" if total else "")]
     if speed:
         parts.append(f"{format_size(speed)}/s")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.transfer.types import TransferLimits
 
-LOOK_SECONDS = 1.0  # how often a running download looks again who else runs
-FOREGROUND = 8  # times the rate of a download in the background, while both run
+REFRESH_SECONDS = 1.0  # how often a running download looks again who else runs
+FOREGROUND_WEIGHT = 8  # times the rate of a download in the background, while both run
 
 
 @dataclass(frozen=True)
@@ -29,30 +29,30 @@ class Share:
     rate: float
 
 
-def share_of(number: int | None, running: Sequence[Download], connections: int) -> Share:
+def compute_share(download_id: int | None, running: Sequence[Download], connections: int) -> Share:
     """The share of one download.
 
     Each has one connection while they last: those in the foreground come first, then those that were asked for first.
     What is left goes to those in the foreground, or to all alike where there are none.
 
     Args:
-        number: which; one that is not among `running` is in the foreground, and the last there.
+        download_id: which; one that is not among `running` is in the foreground, and the last there.
         running: the downloads that processes carry out now.
         connections: how many there are for all.
     """
     everyone = {(row.background, row.id) for row in running}
-    own = next((key for key in everyone if key[1] == number), (False, math.inf))
+    own = next((key for key in everyone if key[1] == download_id), (False, math.inf))
     served = sorted(everyone | {own})[:connections]
     if own not in served:
         return Share(0, 0.0)
     preferred = [key for key in served if not key[0]] or served
     each, left = divmod(connections - len(served), len(preferred))
     more = each + (preferred.index(own) < left) if own in preferred else 0
-    weights = [FOREGROUND if key in preferred else 1 for key in served]
+    weights = [FOREGROUND_WEIGHT if key in preferred else 1 for key in served]
     return Share(1 + more, weights[served.index(own)] / sum(weights))
 
 
-class Shares:
+class FairShare:
     """The share of one download as it is now: asked for all the time, and looked for once a second."""
 
     def __init__(self, context: Context, number: int | None, own_rate: int | None) -> None:
@@ -64,40 +64,40 @@ class Shares:
 
     def bytes_per_second(self) -> int:
         """Its own limit, and its share of the limit for all together; 0 is none."""
-        self._look()
+        self._refresh()
         return self._rate
 
     def connections(self) -> int:
         """Its share of the connections."""
-        self._look()
+        self._refresh()
         return self._connections
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         with self._lock:
             if time.monotonic() < self._until:
                 return
             # A busy library, settings that a person is just writing: no transfer ends for that, all stays as it was.
-            with suppress(HfModelsError), self._context.queue() as db:
+            with suppress(HfModelsError), self._context.open_downloads() as db:
                 stale = self._context.stale_seconds()
-                rows = db.downloads(states=("running",), limit=-1, plans=False)
-                self._running = [row for row in rows if row.is_alive(stale_seconds=stale)]
+                rows = db.list_downloads(states=("running",), limit=-1, with_plans=False)
+                self._running = [row for row in rows if row.is_owner_running(stale_seconds=stale)]
             with suppress(HfModelsError):
                 now = self._context.settings()
-                share = share_of(self._number, self._running, now.connections)
+                share = compute_share(self._number, self._running, now.connections)
                 limit = max(1, int(now.limit_rate * share.rate)) if now.limit_rate else 0
                 self._rate = min(self._own_rate or limit, limit or self._own_rate)
                 self._connections = share.connections
-            self._until = time.monotonic() + LOOK_SECONDS
+            self._until = time.monotonic() + REFRESH_SECONDS
 
 
-def transfer_limits(
+def make_transfer_limits(
     context: Context, number: int | None, connections: int | None = None, limit_rate: int | None = None
 ) -> TransferLimits:
     """How the download of that number behaves, from settings and what was asked for this one."""
     from llm_hf_models.transfer.types import TransferLimits
 
     now = context.settings()
-    shares = Shares(context, number, limit_rate)
+    shares = FairShare(context, number, limit_rate)
     return TransferLimits(
         connections=connections or now.connections,
         connections_now=None if connections else shares.connections,

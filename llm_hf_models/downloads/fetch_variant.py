@@ -23,19 +23,19 @@ from llm_hf_models.hub.cache_layout import cache_path
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
-from llm_hf_models.system.disk import need_room, storage_error, sync_folder
-from llm_hf_models.system.hashing import copied, digests_of
-from llm_hf_models.transfer.download_file import TICK_SECONDS, fetch, journal_path
+from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
+from llm_hf_models.system.hashing import compute_digests, copy_with_digests
+from llm_hf_models.transfer.download_file import TICK_SECONDS, download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.ownership import processes_owning
-from llm_hf_models.transfer.pacing import Pace
-from llm_hf_models.transfer.types import Event, Expected, Progress, TransferLimits
+from llm_hf_models.transfer.ownership import count_owning_processes
+from llm_hf_models.transfer.pacing import RateLimiter
+from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
 
 MAX_FILES_AT_ONCE = 4
-STOP_SECONDS = 0.1  # how soon a stop reaches the files
+STOP_CHECK_SECONDS = 0.1  # how soon a stop reaches the files
 SHA256_CHARS = 64
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-ROUNDS = 5  # how often another tool may prune the cache under us before that is an error
+MAX_ROUNDS = 5  # how often another tool may prune the cache under us before that is an error
 
 
 @dataclass(frozen=True)
@@ -50,57 +50,57 @@ class StoredFile:
     fetched: bool  # False where it was here already
 
 
-def already_here(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
+def find_local_files(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
     """Which of the files need no fetching, by path: in this snapshot, or as a blob of this or another repo.
 
     They are told by name and size alone, at once; `download` checks the digest of those that it did not fetch itself.
     """
     found: dict[str, Path] = {}
     for file in files:
-        for path in _places(cache_dir, repo, commit, file):
+        for path in _find_candidates(cache_dir, repo, commit, file):
             found.setdefault(file.path, path)
     return found
 
 
-def _places(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Iterator[Path]:
+def _find_candidates(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Iterator[Path]:
     """Where files of the right name and size stand, the nearest first."""
     places = [cache_path(cache_dir, repo, commit, file.path)]
     if file.etag:
         places.append(cache_layout.repo_folder(cache_dir, repo) / "blobs" / file.etag)
     if file.sha256:
-        places += cache_layout.blobs_anywhere(cache_dir, file.sha256, file.size)
-    yield from (place for place in places if cache_layout.is_whole(place, file.size))
+        places += cache_layout.find_blobs(cache_dir, file.sha256, file.size)
+    yield from (place for place in places if cache_layout.has_size(place, file.size))
 
 
-def pending_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
+def count_partial_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
     """How many bytes of each file (by path) an interrupted download has on the disk already."""
-    folder = cache_layout.work_folder(cache_dir)
-    return {file.path: have for file in files if (have := _pending(folder, file))}
+    folder = cache_layout.cache_work_folder(cache_dir)
+    return {file.path: have for file in files if (have := _count_partial(folder, file))}
 
 
-def already_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
+def find_files_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
     """As `already_here`, of a plain folder (`--to DIR`)."""
     places = {file.path: folder / RepoFile(file.path).path for file in files}
-    return {file.path: places[file.path] for file in files if cache_layout.is_whole(places[file.path], file.size)}
+    return {file.path: places[file.path] for file in files if cache_layout.has_size(places[file.path], file.size)}
 
 
-def pending_bytes_in(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
+def count_partial_bytes_in(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
     """As `pending_bytes`, of a plain folder (`--to DIR`)."""
-    work = cache_layout.work_folder_of(folder)
-    return {file.path: have for file in files if (have := _pending(work, file))}
+    work = cache_layout.target_work_folder(folder)
+    return {file.path: have for file in files if (have := _count_partial(work, file))}
 
 
-def _pending(folder: Path, file: HubFile) -> int:
+def _count_partial(folder: Path, file: HubFile) -> int:
     if not file.etag:
         return 0
-    if cache_layout.is_whole(folder / f"{file.etag}.whole", file.size):
+    if cache_layout.has_size(folder / f"{file.etag}.whole", file.size):
         return file.size
     partial = folder / f"{file.etag}.part"
     state = read_journal(journal_path(partial))
-    return state.done.total if state and cache_layout.is_whole(partial, file.size) else 0
+    return state.done.total if state and cache_layout.has_size(partial, file.size) else 0
 
 
-def download(
+def fetch_into_cache(
     hub: Hub,
     repo: RepoId,
     commit: str,
@@ -128,31 +128,33 @@ def download(
     Raises:
         as `transfer.fetch`.
     """
-    folder = cache_layout.work_folder(cache_dir)
-    job = _Job(hub, repo, commit, folder, limits, progress, stop)
+    folder = cache_layout.cache_work_folder(cache_dir)
+    job = _FetchJob(hub, repo, commit, folder, limits, progress, stop)
     blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
-    files = [job.with_etag(file) for file in files]
+    files = [job.resolve_etag(file) for file in files]
     fetched: set[str] = set()
     try:
-        for _ in range(ROUNDS):
-            missing = [file for file in files if not _adopted(job, cache_dir, file)]
-            fetched |= job.fetch_all(missing, lambda file: _adopted(job, cache_dir, file))
+        for _ in range(MAX_ROUNDS):
+            missing = [file for file in files if not _adopt_from_cache(job, cache_dir, file)]
+            fetched |= job.fetch_all(missing, lambda file: _adopt_from_cache(job, cache_dir, file))
             try:
                 for file in files:
                     _publish(job, blobs, file, cache_path(cache_dir, repo, commit, file.path))
                 cache_layout.write_refs(cache_dir, repo, commit, revision)
             except FileNotFoundError:
                 continue  # another tool removed the folder under us: what it took is fetched again
-            if all(cache_layout.is_whole(cache_path(cache_dir, repo, commit, f.path), f.size) for f in files):
-                return [_stored(file, cache_path(cache_dir, repo, commit, file.path), fetched) for file in files]
+            if all(cache_layout.has_size(cache_path(cache_dir, repo, commit, f.path), f.size) for f in files):
+                return [
+                    _make_stored_file(file, cache_path(cache_dir, repo, commit, file.path), fetched) for file in files
+                ]
     except OSError as error:
-        raise storage_error(error, cache_dir, 0, limits.disk_reserve) from None
+        raise translate_disk_error(error, cache_dir, 0, limits.disk_reserve) from None
     raise StorageError(
         f"{repo} keeps disappearing from {cache_dir}", hint="Another tool prunes the cache: stop it, then pull again."
     )
 
 
-def download_to(
+def fetch_into_folder(
     hub: Hub,
     repo: RepoId,
     commit: str,
@@ -172,32 +174,32 @@ def download_to(
     Raises:
         as `transfer.fetch`.
     """
-    work = cache_layout.work_folder_of(folder)
-    job = _Job(hub, repo, commit, work, limits, progress, stop)
-    files = [job.with_etag(file) for file in files]
-    job.sources = already_here(cache_dir, repo, commit, files)
+    work = cache_layout.target_work_folder(folder)
+    job = _FetchJob(hub, repo, commit, work, limits, progress, stop)
+    files = [job.resolve_etag(file) for file in files]
+    job.sources = find_local_files(cache_dir, repo, commit, files)
     places = {file.path: folder / RepoFile(file.path).path for file in files}
     try:
-        missing = [file for file in files if not job.proven(file, places[file.path])]
-        fetched = job.fetch_all(missing, lambda file: job.proven(file, places[file.path]))
+        missing = [file for file in files if not job.verify_file(file, places[file.path])]
+        fetched = job.fetch_all(missing, lambda file: job.verify_file(file, places[file.path]))
         first: dict[str, Path] = {}  # two paths may hold the same bytes, which come once
         for file in missing:
             place = places[file.path]
             place.parent.mkdir(parents=True, exist_ok=True)
             if file.etag in first:
-                if cache_layout.linked(first[file.etag], place):
+                if cache_layout.try_hard_link(first[file.etag], place):
                     continue
                 job.sources[file.path] = first[file.etag]
                 fetched |= job.fetch_all([file], lambda _: False)
-            job.move_whole(file, place)
+            job.move_verified(file, place)
             first[file.etag] = place
-        _remove_work(work)
+        _remove_work_folder(work)
     except OSError as error:
-        raise storage_error(error, folder, 0, limits.disk_reserve) from None
-    return [_stored(file, places[file.path], fetched) for file in files]
+        raise translate_disk_error(error, folder, 0, limits.disk_reserve) from None
+    return [_make_stored_file(file, places[file.path], fetched) for file in files]
 
 
-def _remove_work(work: Path) -> None:
+def _remove_work_folder(work: Path) -> None:
     """Takes our folder away from a plain one, unless another download still uses it."""
     if not any(work.glob("*.part")) and not any(work.glob("*.whole")):
         for note in work.glob("*.checked"):
@@ -208,39 +210,39 @@ def _remove_work(work: Path) -> None:
         return
 
 
-def _stored(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
+def _make_stored_file(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
     return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched)
 
 
-def _adopted(job: _Job, cache_dir: Path, file: HubFile) -> bool:
+def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
     """Whether the file is in this repo's part of the cache, or can be taken over from another's once all are here.
 
     Not before: other tools call a repo damaged that has blobs and no snapshot.
     """
-    places = _places(cache_dir, job.repo, job.commit, file)
-    place = next((place for place in places if job.proven(file, place)), None)
+    places = _find_candidates(cache_dir, job.repo, job.commit, file)
+    place = next((place for place in places if job.verify_file(file, place)), None)
     if place is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
     own = (blob, cache_path(cache_dir, job.repo, job.commit, file.path))
-    if place not in own and not cache_layout.linked(place, job.folder / f"{file.etag}.whole"):
+    if place not in own and not cache_layout.try_hard_link(place, job.folder / f"{file.etag}.whole"):
         job.sources[file.path] = place  # where it is copied from, and proven once more
         return False
     return True
 
 
-def _publish(job: _Job, blobs: Path, file: HubFile, path: Path) -> None:
+def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
     blob = blobs / file.etag
     path.parent.mkdir(parents=True, exist_ok=True)
     if (job.folder / f"{file.etag}.whole").exists():
         blobs.mkdir(parents=True, exist_ok=True)
-        job.move_whole(file, blob)
+        job.move_verified(file, blob)
     if blob.exists() and not (path.exists() and path.samefile(blob)):
         cache_layout.link_into_snapshot(blob, path)
     path.stat()
 
 
-class _Job:
+class _FetchJob:
     """What is the same for all files of one download."""
 
     def __init__(
@@ -255,35 +257,35 @@ class _Job:
     ) -> None:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
-        self._pace = Pace(self._rate)
+        self._pace = RateLimiter(self._limit_rate)
         self._refused: set[tuple[str, str, str]] = set()  # files that turned out to be others, and are not hashed again
         self._at_once = 1  # files
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # of what this call fetches, or another process meanwhile
         self.sources: dict[str, Path] = {}  # where bytes of the right size and name can be copied from, by path
 
-    def _rate(self) -> int:
+    def _limit_rate(self) -> int:
         """The limit, divided among the processes that fetch files of this same download side by side.
 
         Their connections are not: each cut costs what is on its way, and such a process may end any moment.
         """
         rate = self._limits.bytes_per_second()
-        return max(1, rate // max(1, processes_owning(self._partials))) if rate else 0
+        return max(1, rate // max(1, count_owning_processes(self._partials))) if rate else 0
 
-    def _all_connections(self) -> int:
+    def _count_connections(self) -> int:
         """How many connections all files together may have now."""
         now = self._limits.connections_now
         return min(self._limits.connections, now()) if now else self._limits.connections
 
-    def _share(self, file: HubFile) -> int:
+    def _share_connections(self, file: HubFile) -> int:
         """How many of them one file may have; none where there are fewer than files, until another one is here."""
         coming = [other.etag for task, other in list(self._tasks.items()) if not task.done()][: self._at_once]
         if file.etag not in coming:  # its task was only just begun
-            return -(-self._all_connections() // self._at_once)
-        each, left = divmod(self._all_connections(), len(coming))
+            return -(-self._count_connections() // self._at_once)
+        each, left = divmod(self._count_connections(), len(coming))
         return each + (coming.index(file.etag) < left)
 
-    def with_etag(self, file: HubFile) -> HubFile:
+    def resolve_etag(self, file: HubFile) -> HubFile:
         """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
         etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
         if not _DIGEST.fullmatch(etag):
@@ -292,23 +294,23 @@ class _Job:
             return file
         return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
 
-    def proven(self, file: HubFile, place: Path) -> bool:
+    def verify_file(self, file: HubFile, place: Path) -> bool:
         """Whether the file at `place` is the right one: by our own note, else by its digest, which takes a while."""
-        if not cache_layout.is_whole(place, file.size):
+        if not cache_layout.has_size(place, file.size):
             return False
-        if cache_layout.was_checked(self.folder, file.etag, place):
+        if cache_layout.is_verified(self.folder, file.etag, place):
             return True
-        this = (file.etag, str(place.resolve()), cache_layout.stamp(place))
+        this = (file.etag, str(place.resolve()), cache_layout.read_file_stamp(place))
         if this in self._refused:
             return False
-        digests = digests_of(place, self._hashing(file))
-        if digests.like(file.etag) != file.etag:
+        digests = compute_digests(place, self._report_hashing(file))
+        if digests.get_same_kind(file.etag) != file.etag:
             self._refused.add(this)
             return False
-        cache_layout.note_checked(self.folder, file.etag, place)
+        cache_layout.mark_verified(self.folder, file.etag, place)
         return True
 
-    def _hashing(self, file: HubFile) -> Callable[[int], None]:
+    def _report_hashing(self, file: HubFile) -> Callable[[int], None]:
         """Reports how far a digest is, ten times a second at most."""
         told_at = time.monotonic()
         self._progress(Event("verifying", file.path, 0, file.size))
@@ -323,7 +325,7 @@ class _Job:
 
         return tell
 
-    def move_whole(self, file: HubFile, place: Path) -> None:
+    def move_verified(self, file: HubFile, place: Path) -> None:
         """Gives a checked file its final name.
 
         Raises:
@@ -336,13 +338,13 @@ class _Job:
             else:
                 whole.replace(place)
         except FileNotFoundError:  # another process was quicker
-            if not cache_layout.is_whole(place, file.size):
+            if not cache_layout.has_size(place, file.size):
                 raise
         sync_folder(place.parent)
-        cache_layout.note_checked(self.folder, file.etag, place)
-        self._tidy(file)
+        cache_layout.mark_verified(self.folder, file.etag, place)
+        self._remove_lock_files(file)
 
-    def _tidy(self, file: HubFile) -> None:
+    def _remove_lock_files(self, file: HubFile) -> None:
         """Removes the lock of a file that is finished, and what processes that were killed left of theirs."""
         for pattern in ("part.lock", "part.owner.*", "part.journal*"):
             for path in self.folder.glob(f"{file.etag}.{pattern}"):
@@ -361,16 +363,16 @@ class _Job:
         unique = list({file.etag: file for file in files}.values())
         self.folder.mkdir(parents=True, exist_ok=True)
         self._partials = [self.folder / f"{file.etag}.part" for file in unique]
-        needed = sum(file.size - _pending(self.folder, file) for file in unique)
-        need_room(self.folder, needed, self._limits.disk_reserve)
-        self._tasks, self._at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._all_connections()))
+        needed = sum(file.size - _count_partial(self.folder, file) for file in unique)
+        require_space(self.folder, needed, self._limits.disk_reserve)
+        self._tasks, self._at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._count_connections()))
         halt = threading.Event()
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="file") as pool:
             try:
-                tasks = {pool.submit(self._bring, file, here, halt): file for file in unique}
+                tasks = {pool.submit(self._fetch_file, file, here, halt): file for file in unique}
                 self._tasks, pending = tasks, set(tasks)
                 while pending:
-                    done, pending = wait(pending, timeout=STOP_SECONDS)
+                    done, pending = wait(pending, timeout=STOP_CHECK_SECONDS)
                     if self._stop.is_set() or any(task.exception() for task in done):
                         halt.set()
             finally:
@@ -380,12 +382,12 @@ class _Job:
             raise error
         return {file.path for task, file in tasks.items() if task.result()}
 
-    def _bring(self, file: HubFile, here: Callable[[HubFile], bool], halt: threading.Event) -> bool:
+    def _fetch_file(self, file: HubFile, here: Callable[[HubFile], bool], halt: threading.Event) -> bool:
         """Whether the file was fetched by this call, and not by another one meanwhile."""
         partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
 
         def came_otherwise() -> bool:
-            if cache_layout.is_whole(whole, file.size) or here(file):
+            if cache_layout.has_size(whole, file.size) or here(file):
                 self._progress(Event("done", file.path, file.size, file.size, by_others=True))
                 # Waiting brought the lock back that the other one had removed. It goes while it is held: who waits for
                 # it then finds that it has no name any more, and makes another one.
@@ -397,16 +399,16 @@ class _Job:
                 return True
             return False
 
-        return fetch(
+        return download_file(
             lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
-            Expected(file.path, file.size, file.sha256, file.git_sha1),
+            ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
             partial,
-            limits=replace(self._limits, connections_now=lambda: self._share(file)),
+            limits=replace(self._limits, connections_now=lambda: self._share_connections(file)),
             progress=self._progress,
             stop=halt,
             pace=self._pace,
-            whole=whole,
-            instead=came_otherwise,
+            final_path=whole,
+            is_already_present=came_otherwise,
         )
 
     def _copy(self, file: HubFile, source: Path, whole: Path, halt: threading.Event) -> bool:
@@ -420,8 +422,8 @@ class _Job:
         self._progress(Event("started", file.path, 0, file.size))
         aside = whole.with_suffix(".part.copy")
         try:
-            digests = copied(source, aside, watch)
-            if digests.like(file.etag) != file.etag:
+            digests = copy_with_digests(source, aside, watch)
+            if digests.get_same_kind(file.etag) != file.etag:
                 return False
             aside.replace(whole)
         except FileNotFoundError:  # another tool prunes the cache

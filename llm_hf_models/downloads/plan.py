@@ -27,15 +27,15 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import HubFile, RepoDetails
-from llm_hf_models.library.download_records import MOVING
+from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import repo_info, variant_choice
-from llm_hf_models.models.names import short_names
-from llm_hf_models.models.repo_info import _with_sampling, hub_says
-from llm_hf_models.models.variant_choice import _IN_A_PULL, refuse_invalid
-from llm_hf_models.paths import whole_path
-from llm_hf_models.system.disk import free_bytes, share_a_disk, storage_error
-from llm_hf_models.system.hashing import digests_of
+from llm_hf_models.models.names import make_short_names
+from llm_hf_models.models.repo_info import _add_sampling, collect_repo_facts
+from llm_hf_models.models.variant_choice import _ALLOW_INVALID_HINT, refuse_invalid
+from llm_hf_models.paths import make_absolute
+from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
+from llm_hf_models.system.hashing import compute_digests
 from llm_hf_models.system.units import format_size
 
 
@@ -46,22 +46,24 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         BadRefError, NotFoundError, AccessError, NetworkError, PolicyError, DiskFullError, InvalidGgufError,
         NameTakenError
     """
-    ref = repo_info.with_revision(ModelRef.parse(text), options.revision)
-    details, freshness = repo_info.details_of(context, ref, refresh=True)
+    ref = repo_info.pin_revision(ModelRef.parse(text), options.revision)
+    details, freshness = repo_info.fetch_details(context, ref, refresh=True)
     hub = context.hub()
     guessed: tuple[Variant | None, str] = (
-        (None, "") if options.alone else variant_choice.guess(context, hub, ref, details)
+        (None, "") if options.file_only else variant_choice.guess_variant(context, hub, ref, details)
     )
-    question = None if freshness.stale else hub_scans.Question(hub, ref.repo, details.commit, _paths(ref, guessed[0]))
-    variant, reason = variant_choice.settle(context, hub, ref, details, guessed)
+    question = (
+        None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
+    )
+    variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
-    paths = _paths(ref, variant)
-    chosen = [details.file(RepoFile(path)) for path in paths]
-    model_id = _model_id(ref, variant) if variant else None
+    paths = _list_paths(ref, variant)
+    chosen = [details.get_file(RepoFile(path)) for path in paths]
+    model_id = _build_model_id(ref, variant) if variant else None
     _refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
-    planned = _planned_files(context, ref.repo, details.commit, chosen, options)
+    planned = _plan_files(context, ref.repo, details.commit, chosen, options)
     plan = PullPlan(
         ref=str(ref),
         repo=str(ref.repo),
@@ -74,26 +76,26 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         weights=variant.files if variant else (),
         mmproj=variant.mmproj if variant else None,
         total_bytes=sum(file.size for file in planned),
-        fetch_bytes=sum(file.size - file.partial for file in planned if not file.here and not file.copy),
-        folder=str(_folder(context, ref.repo, details.commit, options)),
+        fetch_bytes=sum(file.size - file.partial for file in planned if not file.local and not file.copy),
+        folder=str(_choose_folder(context, ref.repo, details.commit, options)),
         options=options,
-        replaces=_replaced(planned, options),
-        scan=repo_info.scan_of(details, paths),
-        hub=hub_says(details),
+        replaces=_find_replaced(planned, options),
+        scan=repo_info.summarize_scan(details, paths),
+        hub=collect_repo_facts(details),
         freshness=freshness,
-        already_complete=_complete(context, model_id, details.commit, planned, options),
+        already_complete=_is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
     )
     if variant is not None:
-        plan = _with_model(context, hub, plan, details, variant)
+        plan = _add_model(context, hub, plan, details, variant)
     if question is not None and not plan.already_complete:
-        plan = _with_scans(plan, details, question)
+        plan = _add_scans(plan, details, question)
     _refuse_full_disk(context, plan)
     return plan
 
 
-def _paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
+def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     if variant is not None:
         return tuple(variant.all_files)
     if ref.file is None:
@@ -101,25 +103,25 @@ def _paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     return (ref.file.path,)
 
 
-def _with_scans(plan: PullPlan, details: RepoDetails, question: hub_scans.Question) -> PullPlan:
+def _add_scans(plan: PullPlan, details: RepoDetails, question: hub_scans.ScanRequest) -> PullPlan:
     """The plan with each scanner's word, which came while headers were read.
 
     Raises:
         UnsafeFileError: a scanner calls a file unsafe.
     """
-    said, problem = question.answer([file.path for file in plan.files])
+    said, problem = question.wait_for_scans([file.path for file in plan.files])
     unsafe = hub_scans.refuse_unsafe(details, plan.files, said, allowed=plan.options.allow_unsafe)
     return replace(
         plan,
         scans=said,
-        scan=hub_scans.result_of(said) or plan.scan,
-        scan_warnings=hub_scans.warnings(said),
+        scan=hub_scans.summarize_scans(said) or plan.scan,
+        scan_warnings=hub_scans.list_warnings(said),
         scan_problem=problem,
         unsafe=unsafe,
     )
 
 
-def _model_id(ref: ModelRef, variant: Variant) -> str:
+def _build_model_id(ref: ModelRef, variant: Variant) -> str:
     revision = f"@{ref.revision}" if ref.revision else ""
     return f"hf/{ref.repo}{revision}:{variant.quant}"
 
@@ -148,23 +150,23 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
         )
 
 
-def _planned_files(
+def _plan_files(
     context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
 ) -> tuple[PlannedFile, ...]:
-    with context.db() as db:  # what `verify` found to differ has the right size, and comes again
-        broken = {file.location for model in db.models() if model.state == "changed" for file in model.files}
-    cached = fetch_variant.already_here(context.cache_dir(), repo, commit, files)
+    with context.open_library() as db:  # what `verify` found to differ has the right size, and comes again
+        broken = {file.location for model in db.list_models() if model.state == "changed" for file in model.files}
+    cached = fetch_variant.find_local_files(context.cache_dir(), repo, commit, files)
     cached = {path: place for path, place in cached.items() if str(place) not in broken}
     if options.to is None:
-        here, partial, copy = cached, fetch_variant.pending_bytes(context.cache_dir(), files), set[str]()
+        here, partial, copy = cached, fetch_variant.count_partial_bytes(context.cache_dir(), files), set[str]()
     else:
-        folder = whole_path(options.to)
-        here, partial = _proven_in(folder, files), fetch_variant.pending_bytes_in(folder, files)
+        folder = make_absolute(options.to)
+        here, partial = _find_verified_files(folder, files), fetch_variant.count_partial_bytes_in(folder, files)
         copy = cached.keys() - here.keys()
     return tuple(
         PlannedFile(
             **vars(file),
-            here=file.path in here,
+            local=file.path in here,
             partial=0 if file.path in copy else partial.get(file.path, 0),
             copy=file.path in copy,
         )
@@ -172,38 +174,38 @@ def _planned_files(
     )
 
 
-def _proven_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
+def _find_verified_files(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
     """Which of the files stand in a plain folder: by their digests, since a person's own may have their names."""
     etags, found = {file.path: file.etag for file in files}, {}
-    for path, place in fetch_variant.already_in(folder, files).items():
+    for path, place in fetch_variant.find_files_in(folder, files).items():
         with suppress(OSError):
-            if not etags[path] or digests_of(place).like(etags[path]) == etags[path]:
+            if not etags[path] or compute_digests(place).get_same_kind(etags[path]) == etags[path]:
                 found[path] = place
     return found
 
 
-def _replaced(files: Sequence[PlannedFile], options: PullOptions) -> tuple[str, ...]:
+def _find_replaced(files: Sequence[PlannedFile], options: PullOptions) -> tuple[str, ...]:
     if options.to is None:
         return ()
-    folder = whole_path(options.to)
-    places = [folder / RepoFile(file.path).path for file in files if not file.here]
+    folder = make_absolute(options.to)
+    places = [folder / RepoFile(file.path).path for file in files if not file.local]
     return tuple(str(place) for place in places if place.is_symlink() or place.exists())
 
 
-def _folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
+def _choose_folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
     if options.to is not None:
-        return whole_path(options.to)
+        return make_absolute(options.to)
     return cache_layout.cache_path(context.cache_dir(), repo, commit, "x").parent
 
 
-def _complete(
+def _is_complete(
     context: Context, model_id: str | None, commit: str, files: Sequence[PlannedFile], options: PullOptions
 ) -> bool:
-    if model_id is None or options.to is not None or not all(file.here for file in files):
+    if model_id is None or options.to is not None or not all(file.local for file in files):
         return False
-    with context.db() as db:
+    with context.open_library() as db:
         try:
-            model = db.model(model_id)
+            model = db.get_model(model_id)
         except UnknownModelError:
             return False
     return (
@@ -213,42 +215,42 @@ def _complete(
     )
 
 
-def _with_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
+def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
     """The plan with the header judged, the model weighed and its names settled."""
     repo = RepoId.parse(plan.repo)
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
-        preview = variant_choice.preview_of(context, hub, repo, details, variant)
+        preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
         facts, findings = preview.facts, preview.findings
     except InvalidGgufError as error:  # it has no header that can be read
         if not plan.options.allow_invalid:
-            error.hint = _IN_A_PULL
+            error.hint = _ALLOW_INVALID_HINT
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
-    room = variant_choice.memory_for_models(context)
+    room = variant_choice.get_memory_for_models(context)
     return replace(
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
-        hub=plan.hub if plan.already_complete else _with_sampling(context, hub, repo, details, plan.hub or {}),
-        fit=variant_choice.fit_of(variant, facts, context, room),
-        aliases=_aliases(context, plan, variant, facts.kind if facts else "chat"),
+        hub=plan.hub if plan.already_complete else _add_sampling(context, hub, repo, details, plan.hub or {}),
+        fit=variant_choice.assess_fit(variant, facts, context, room),
+        aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
 
 
-def _aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:
+def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:
     """The aliases asked for, then the short ones that are free."""
-    models_names.refuse_taken(context, plan.options.aliases, kind)
-    with context.db() as db:
-        taken = {alias.casefold(): model.model_id for model in db.models() for alias in model.aliases}
+    models_names.refuse_taken_names(context, plan.options.aliases, kind)
+    with context.open_library() as db:
+        taken = {alias.casefold(): model.model_id for model in db.list_models() for alias in model.aliases}
     for alias in map(parse_alias, plan.options.aliases):
         if taken.get(alias.casefold(), plan.model_id) != plan.model_id:
             raise NameTakenError(
                 f"{alias!r} already names {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
             )
-    short = short_names(plan.repo, variant.quant) if plan.revision is None else ()
+    short = make_short_names(plan.repo, variant.quant) if plan.revision is None else ()
     free = [name for name in short if taken.get(name.casefold(), plan.model_id) == plan.model_id]
     return tuple(dict.fromkeys((*plan.options.aliases, *free)))
 
@@ -256,9 +258,9 @@ def _aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> t
 def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
     folder = Path(plan.folder)
     try:
-        free, promised = free_bytes(folder), _promised(context, plan)
+        free, promised = count_free_bytes(folder), _count_promised_bytes(context, plan)
     except OSError as error:
-        raise storage_error(error, folder, plan.fetch_bytes, 0) from None
+        raise translate_disk_error(error, folder, plan.fetch_bytes, 0) from None
     reserve = context.settings().disk_reserve
     needed = plan.fetch_bytes + sum(file.size for file in plan.files if file.copy)
     missing = needed + promised + reserve - free if needed else 0
@@ -273,21 +275,21 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
         )
 
 
-def _promised(context: Context, plan: PullPlan) -> int:
+def _count_promised_bytes(context: Context, plan: PullPlan) -> int:
     """Bytes that other downloads, which move or wait for their turn, will still write to the same disk."""
-    with context.db() as db:
-        rows = db.downloads(states=MOVING, limit=-1)
+    with context.open_library() as db:
+        rows = db.list_downloads(states=ACTIVE_STATES, limit=-1)
     stale = context.stale_seconds()
     others = [
         row
         for row in rows
         if (row.ref, row.commit) != (plan.ref, plan.commit)
         # A worker goes on with a background download whose process died; nobody does with a foreground one.
-        and (row.state == "queued" or row.background or row.is_alive(stale_seconds=stale))
+        and (row.state == "queued" or row.background or row.is_owner_running(stale_seconds=stale))
     ]
     folder = Path(plan.folder)
     return sum(
         max(0, row.total_bytes - row.done_bytes)
         for row in others
-        if share_a_disk(Path(json.loads(row.plan).get("folder", folder)), folder)
+        if is_same_disk(Path(json.loads(row.plan).get("folder", folder)), folder)
     )

@@ -13,16 +13,16 @@ from pathlib import Path
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import fair_share, fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.leftovers import remove_leftovers
-from llm_hf_models.downloads.records import context_of, open_row, plan_if_readable, plan_of
-from llm_hf_models.downloads.running import RunningRow, new_owner
+from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
+from llm_hf_models.downloads.running import RunningDownload, make_owner_name
 from llm_hf_models.downloads.types import PullPlan, PullResult
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.gguf.validate import Report, check_shards
+from llm_hf_models.gguf.validate import ValidationReport, check_shards
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.download_records import Download
-from llm_hf_models.library.records import Check, LocalFile, LocalModel, Role
+from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.units import format_size
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
@@ -35,40 +35,40 @@ def pull(context: Context, plan: PullPlan, *, progress: Progress, stop: threadin
         as `download.download`, and InvalidGgufError where the whole file breaks the format's rules.
     """
     if plan.already_complete and plan.model_id:
-        return _nothing_to_do(context, plan)
-    with context.db() as db:
+        return _add_aliases_only(context, plan)
+    with context.open_library() as db:
         row = open_row(context, db, plan, background=False)
-    return carry_out(context, row, progress=progress, stop=stop)
+    return run_download(context, row, progress=progress, stop=stop)
 
 
-def carry_out(context: Context, row: Download, *, progress: Progress, stop: threading.Event) -> PullResult:
+def run_download(context: Context, row: Download, *, progress: Progress, stop: threading.Event) -> PullResult:
     """Carries out the download of a row, unless another process does: then this one joins it.
 
     Two processes that pull the same thing each have a part in it: transfer/download_file.py lets one of them move
     each file, and
     the others see its progress and find the file finished.
     """
-    plan = plan_of(row)
-    context = context_of(context, plan)
-    running = RunningRow(context, row, plan.files, new_owner(), stop)
-    with _leaving_nothing_cancelled(context, row, running), running:
-        return _work(context, row, plan, running, progress, stop)
+    plan = load_plan(row)
+    context = derive_context(context, plan)
+    running = RunningDownload(context, row, plan.files, make_owner_name(), stop)
+    with _remove_files_if_cancelled(context, row, running), running:
+        return _fetch_and_register(context, row, plan, running, progress, stop)
 
 
-def carry_out_queued(context: Context, row: Download) -> None:
+def run_queued_download(context: Context, row: Download) -> None:
     """Carries out a row that waits, for a worker. One that was paused or taken meanwhile is left alone."""
-    plan, stop = plan_of(row), threading.Event()
-    context = context_of(context, plan)
-    running = RunningRow(context, row, plan.files, new_owner(), stop, as_found=True)
-    with _leaving_nothing_cancelled(context, row, running), running:
+    plan, stop = load_plan(row), threading.Event()
+    context = derive_context(context, plan)
+    running = RunningDownload(context, row, plan.files, make_owner_name(), stop, as_found=True)
+    with _remove_files_if_cancelled(context, row, running), running:
         if running.owned:
             try:
-                _work(context, row, plan, running, lambda _event: None, stop)
+                _fetch_and_register(context, row, plan, running, lambda _event: None, stop)
             except (AccessError, RepoNotFoundError) as error:
-                raise _worded(context, row, error) from None
+                raise _explain_refusal(context, row, error) from None
 
 
-def _worded(context: Context, row: Download, error: HfModelsError) -> HfModelsError:
+def _explain_refusal(context: Context, row: Download, error: HfModelsError) -> HfModelsError:
     """A refusal of the Hub in words that help where the worker keeps its token back, or has no passphrase for it."""
     from llm_hf_models.hub import tokens
 
@@ -87,39 +87,39 @@ def _worded(context: Context, row: Download, error: HfModelsError) -> HfModelsEr
 
 
 @contextmanager
-def _leaving_nothing_cancelled(context: Context, row: Download, running: RunningRow) -> Iterator[None]:
+def _remove_files_if_cancelled(context: Context, row: Download, running: RunningDownload) -> Iterator[None]:
     """Removes what arrived of a download that its person cancelled on the way."""
     try:
         yield
     finally:
-        if running.ended == "cancelled":
+        if running.end_state == "cancelled":
             remove_leftovers(context, [row])
 
 
-def leave_nothing_of(context: Context, numbers: Sequence[int]) -> list[int]:
+def remove_cancelled_files(context: Context, numbers: Sequence[int]) -> list[int]:
     """Removes what arrived of downloads that are cancelled, each in the cache that it was planned for.
 
     Returns:
         The ids of those of which something could not be removed.
     """
     left = []
-    with context.queue() as db:
-        rows = [row for number in numbers if (row := db.download(number)) is not None]
+    with context.open_downloads() as db:
+        rows = [row for number in numbers if (row := db.get_download(number)) is not None]
     for row in rows:
-        plan = plan_if_readable(row)
+        plan = load_plan_if_readable(row)
         if plan is not None:
-            left += remove_leftovers(context_of(context, plan), [row])
+            left += remove_leftovers(derive_context(context, plan), [row])
     return left
 
 
-class Arrivals:
+class ByteCounter:
     """Counts the bytes of each file that arrive while this process looks on: its own, and those of others."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._lock = progress, threading.Lock()
         self._at: dict[str, int] = {}
-        self.ours: dict[str, int] = {}
-        self.others: dict[str, int] = {}
+        self.own_bytes: dict[str, int] = {}
+        self.other_bytes: dict[str, int] = {}
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -130,51 +130,51 @@ class Arrivals:
     def _count(self, event: Event) -> None:
         before = self._at.get(event.file, event.done)
         if event.kind != "started":  # what came before that is nobody's here
-            counted = self.others if event.by_others else self.ours
+            counted = self.other_bytes if event.by_others else self.own_bytes
             counted[event.file] = counted.get(event.file, 0) + max(0, event.done - before)
         # Others seem to be back at nothing for the moment in which they finish.
         self._at[event.file] = max(before, event.done) if event.by_others else event.done
 
 
-def _work(
-    context: Context, row: Download, plan: PullPlan, running: RunningRow, progress: Progress, stop: threading.Event
+def _fetch_and_register(
+    context: Context, row: Download, plan: PullPlan, running: RunningDownload, progress: Progress, stop: threading.Event
 ) -> PullResult:
-    before = _entry(context, plan)
+    before = _find_registered(context, plan)
     if plan.already_complete and before is not None and before.state == "ready":
         # Queued all the same: so that there is a download to follow, and its own command runs.
-        result = _nothing_to_do(context, plan)
+        result = _add_aliases_only(context, plan)
         running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
         return replace(result, download_id=row.id)
-    started, arrivals = time.monotonic(), Arrivals(running.reporting(progress))
-    moving = {file.path for file in plan.files if not file.here and not file.copy}
-    stored = _fetch(context, row, plan, arrivals, stop)
-    running.verifying()
-    model, warnings = _prove(plan, stored, context.settings().header_seconds)
-    before = _entry(context, plan)
+    started, arrivals = time.monotonic(), ByteCounter(running.wrap_progress(progress))
+    moving = {file.path for file in plan.files if not file.local and not file.copy}
+    stored = _fetch_files(context, row, plan, arrivals, stop)
+    running.mark_verifying()
+    model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
+    before = _find_registered(context, plan)
     model = running.finish(model)
     if before is not None and model is not None:
-        warnings += _left_behind(context, before, model)
+        warnings += _release_old_files(context, before, model)
     return PullResult(
         plan=plan,
         download_id=row.id,
         model_id=model.model_id if model else None,
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
-        fetched_bytes=sum(arrivals.ours.get(file.path, 0) for file in stored if file.fetched),
-        joined_bytes=sum(arrivals.others.get(file.path, 0) for file in stored if file.path in moving),
+        fetched_bytes=sum(arrivals.own_bytes.get(file.path, 0) for file in stored if file.fetched),
+        other_process_bytes=sum(arrivals.other_bytes.get(file.path, 0) for file in stored if file.path in moving),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
     )
 
 
-def _entry(context: Context, plan: PullPlan) -> LocalModel | None:
+def _find_registered(context: Context, plan: PullPlan) -> LocalModel | None:
     """What the library has under the same id, of an earlier pull."""
-    with context.db() as db, suppress(UnknownModelError):
-        return db.model(str(plan.model_id))
+    with context.open_library() as db, suppress(UnknownModelError):
+        return db.get_model(str(plan.model_id))
     return None
 
 
-def _left_behind(context: Context, before: LocalModel, model: LocalModel) -> list[str]:
+def _release_old_files(context: Context, before: LocalModel, model: LocalModel) -> list[str]:
     """Says what becomes of the files that an entry had before: they stay, and we hold them no longer."""
     ours = {file.location for file in model.files}
     left = [file for file in before.files if file.location not in ours and Path(file.location).exists()]
@@ -182,32 +182,32 @@ def _left_behind(context: Context, before: LocalModel, model: LocalModel) -> lis
         return []
     if before.place != "cache" or before.repo is None or before.commit is None:
         return [f"its earlier files ({format_size(sum(file.size for file in left))}) stay: {left[0].location}"]
-    with context.db() as db:
-        others = {(other.repo, other.commit) for other in db.models() if other.place == "cache"}
+    with context.open_library() as db:
+        others = {(other.repo, other.commit) for other in db.list_models() if other.place == "cache"}
     if (before.repo, before.commit) not in others:
-        cache_layout.drop_our_ref(
-            cache_layout.cache_of(left[0].location, left[0].path), RepoId.parse(before.repo), before.commit
+        cache_layout.remove_own_ref(
+            cache_layout.infer_cache_dir(left[0].location, left[0].path), RepoId.parse(before.repo), before.commit
         )
     return [f"its earlier files ({format_size(sum(file.size for file in left))}) stay in the cache: `hf cache ls`"]
 
 
-def _nothing_to_do(context: Context, plan: PullPlan) -> PullResult:
+def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
     started = time.monotonic()
-    with context.db() as db:
+    with context.open_library() as db:
         for alias in plan.aliases:
             db.add_alias(alias, str(plan.model_id))
-        model = db.model(str(plan.model_id))
+        model = db.get_model(str(plan.model_id))
     paths = tuple(file.location for file in model.files)
     return PullResult(plan, None, model.model_id, model.aliases, paths, 0, time.monotonic() - started)
 
 
-def _fetch(
+def _fetch_files(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[fetch_variant.StoredFile]:
     hub, repo = context.hub(), RepoId.parse(plan.repo)
-    limits = fair_share.transfer_limits(context, row.id, plan.options.connections, plan.options.limit_rate)
+    limits = fair_share.make_transfer_limits(context, row.id, plan.options.connections, plan.options.limit_rate)
     if plan.options.to is not None:
-        return fetch_variant.download_to(
+        return fetch_variant.fetch_into_folder(
             hub,
             repo,
             plan.commit,
@@ -218,8 +218,8 @@ def _fetch(
             progress=progress,
             stop=stop,
         )
-    handed = _hand_over(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
-    stored = fetch_variant.download(
+    handed = _fetch_with_xet(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
+    stored = fetch_variant.fetch_into_cache(
         hub,
         repo,
         plan.commit,
@@ -233,12 +233,12 @@ def _fetch(
     return [replace(file, fetched=file.fetched or file.path in handed) for file in stored]
 
 
-def _hand_over(
+def _fetch_with_xet(
     context: Context, plan: PullPlan, limits: TransferLimits, progress: Progress, stop: threading.Event
 ) -> set[str]:
     """Has huggingface_hub fill its cache first: what it brought is proven and linked as whatever was there before."""
     token = context.token()
-    return xet_child.fetch(
+    return xet_child.fetch_files(
         context.endpoint(),
         token.value if token else None,
         RepoId.parse(plan.repo),
@@ -252,7 +252,7 @@ def _hand_over(
     )
 
 
-def _prove(
+def _validate_model(
     plan: PullPlan, stored: Sequence[fetch_variant.StoredFile], seconds: float
 ) -> tuple[LocalModel | None, list[str]]:
     """The model to register, from files whose digests are checked, and what a person should be told."""
@@ -271,10 +271,10 @@ def _prove(
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)
     warnings = [f"{finding.code}: {finding.message}" for finding in report.warnings]
-    return _local_model(plan, stored, facts, _checks(plan, stored, report)), warnings
+    return _build_local_model(plan, stored, facts, _build_checks(plan, stored, report)), warnings
 
 
-def _local_model(
+def _build_local_model(
     plan: PullPlan, stored: Sequence[fetch_variant.StoredFile], facts: ModelFacts, checks: tuple[Check, ...]
 ) -> LocalModel:
     return LocalModel(
@@ -283,7 +283,7 @@ def _local_model(
         revision=plan.revision,
         commit=plan.commit,
         quant=str(plan.quant),
-        files=tuple(_local_file(plan, file) for file in stored),
+        files=tuple(_build_local_file(plan, file) for file in stored),
         facts=facts,
         aliases=plan.aliases,
         checks=checks,
@@ -292,18 +292,20 @@ def _local_model(
     )
 
 
-def _local_file(plan: PullPlan, file: fetch_variant.StoredFile) -> LocalFile:
-    role: Role = "mmproj" if file.path == plan.mmproj else "weights"
+def _build_local_file(plan: PullPlan, file: fetch_variant.StoredFile) -> LocalFile:
+    role: FileRole = "mmproj" if file.path == plan.mmproj else "weights"
     mtime = file.location.stat().st_mtime_ns
     return LocalFile(file.path, role, file.size, str(file.location), file.sha256, file.git_sha1, mtime)
 
 
-def _checks(plan: PullPlan, stored: Sequence[fetch_variant.StoredFile], report: Report) -> tuple[Check, ...]:
+def _build_checks(
+    plan: PullPlan, stored: Sequence[fetch_variant.StoredFile], report: ValidationReport
+) -> tuple[Check, ...]:
     now = time.time()
     template = [asdict(finding) for finding in report.findings if finding.part == "template"]
     structure = [asdict(finding) for finding in report.findings if finding.part != "template"]
     matches = {"repo": plan.repo, "commit": plan.commit, "files": len(stored)}
-    scan = hub_scans.record(
+    scan = hub_scans.build_record(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
     return (

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 from typing_extensions import Self
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads.records import plan_if_readable
+from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import (
     DiskFullError,
     HfModelsError,
@@ -28,25 +28,31 @@ from llm_hf_models.errors import (
     LibraryError,
     MissingFileError,
 )
-from llm_hf_models.library.download_records import LIVE, MOVING, Download, DownloadState, Wanted
+from llm_hf_models.library.download_records import (
+    ACTIVE_STATES,
+    RUNNING_STATES,
+    Download,
+    DownloadState,
+    RequestedAction,
+)
 from llm_hf_models.library.downloads import ABANDONED
-from llm_hf_models.network.errors import passes
-from llm_hf_models.system.processes import has_ended, own_name
+from llm_hf_models.network.errors import is_transient
+from llm_hf_models.system.processes import get_own_name, has_ended
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.types import PlannedFile
-    from llm_hf_models.library.downloads import LibraryDownloads
+    from llm_hf_models.library.downloads import DownloadTables
     from llm_hf_models.library.records import LocalModel
     from llm_hf_models.transfer.types import Event, Progress
 
-FIGURES_SECONDS = 0.5  # how often a running download's figures are written
-FINISH_TRIES = 6  # each waits as long as any question to the library does
-FIGURES_WAIT_SECONDS = 1.0  # for a busy library; the next figures, and the next sign of life, do as well
-LEAVING_WAIT_SECONDS = 3.0  # the same for who was interrupted: whoever looks sees that a process is gone
-SPEED_SECONDS = 5.0  # over which speed is averaged
+PROGRESS_SECONDS = 0.5  # how often a running download's figures are written
+FINISH_ATTEMPTS = 6  # each waits as long as any question to the library does
+PROGRESS_WAIT_SECONDS = 1.0  # for a busy library; the next figures, and the next sign of life, do as well
+EXIT_WAIT_SECONDS = 3.0  # the same for who was interrupted: whoever looks sees that a process is gone
+SPEED_WINDOW_SECONDS = 5.0  # over which speed is averaged
 
 
-def _in_a_line(error: HfModelsError) -> str:
+def _format_error(error: HfModelsError) -> str:
     """What happened, and why."""
     return f"{error.message}: {error.cause}" if error.cause else error.message
 
@@ -55,24 +61,24 @@ def _is_interruption(error: BaseException | None) -> bool:
     return isinstance(error, KeyboardInterrupt | InterruptedByUserError)
 
 
-def _may_pass(error: BaseException) -> TypeGuard[HfModelsError]:
+def _is_transient(error: BaseException) -> TypeGuard[HfModelsError]:
     """Whether the download can go on as it is when that is over."""
-    return passes(error) or isinstance(error, (DiskFullError, LibraryBusyError))
+    return is_transient(error) or isinstance(error, (DiskFullError, LibraryBusyError))
 
 
-def new_owner() -> str:
+def make_owner_name() -> str:
     """A name for one attempt, unlike any other; `has_ended` tells of it as of its process."""
-    return f"{own_name()}/{uuid.uuid4().hex[:12]}"
+    return f"{get_own_name()}/{uuid.uuid4().hex[:12]}"
 
 
-def _after(before: Download | None) -> str:
+def _describe_takeover(before: Download | None) -> str:
     """What the log tells of the one who carried a download out before, where that one did not end it."""
-    if before is None or before.state not in LIVE:
+    if before is None or before.state not in RUNNING_STATES:
         return ""
     return "after its process fell silent" if before.heartbeat else f"after {ABANDONED}"
 
 
-class RunningRow:
+class RunningDownload:
     """A context manager around the work. The row ends in a state that says how the work ended.
 
     Of the processes that pull the same thing, one carries out the row and reports. The others work beside it, do what
@@ -91,14 +97,14 @@ class RunningRow:
     ) -> None:
         """`as_found`: claims a row that still waits or was abandoned, and not one that was paused since it was seen."""
         self._context, self._row, self._owner, self._stop, self._as_found = context, row, owner, stop, as_found
-        self._done = {file.path: file.size if file.here else file.partial for file in files}
+        self._done = {file.path: file.size if file.local else file.partial for file in files}
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._asked: Wanted | None = None
+        self._asked: RequestedAction | None = None
         self._others_go_on = False  # after this process has left
         self.owned = False  # whether this process carries the row out
-        self.ended: DownloadState | None = None  # how it ended, where it did not end well
+        self.end_state: DownloadState | None = None  # how it ended, where it did not end well
         self._met: set[str] = set()  # files whose bytes were told of
         self._hindered: str | None = None  # the file that was last told to be waiting
         self._hindered_at: int | None = None  # its bytes then, once they are told
@@ -106,15 +112,15 @@ class RunningRow:
         self._window = [(time.monotonic(), sum(self._done.values()))]
 
     def __enter__(self) -> Self:
-        self._db = self._context.db()
+        self._db = self._context.open_library()
         try:
             self._beat_seconds = self._context.settings().heartbeat_seconds
-            self.owned = self._claim()
+            self.owned = self._claim_row()
         except BaseException:
             self._db.close()
             raise
         if self.owned or not self._as_found:
-            self._watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
+            self._watcher = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
             self._watcher.start()
         return self
 
@@ -128,13 +134,13 @@ class RunningRow:
             if error is not None:
                 # What ended it is told, and not that the library can't take it now: whoever looks sees a dead owner's.
                 leaves = _is_interruption(error)
-                with suppress(HfModelsError), self._db.waiting(LEAVING_WAIT_SECONDS if leaves else math.inf):
+                with suppress(HfModelsError), self._db.limit_busy_wait(EXIT_WAIT_SECONDS if leaves else math.inf):
                     self._record_end(error)
         finally:
             self._db.close()
         if _is_interruption(error):
-            raise self._interrupted() from None
-        if self.ended == "paused" and isinstance(error, HfModelsError) and passes(error):
+            raise self._build_interruption() from None
+        if self.end_state == "paused" and isinstance(error, HfModelsError) and is_transient(error):
             kept = f"It is paused with what has arrived: run it again to go on, or llm hf resume {self._row.id}"
             error.hint = f"{error.hint}\n{kept}" if error.hint else kept
         if isinstance(error, FileNotFoundError):  # between the proof of a file and its entry somebody removed it
@@ -143,63 +149,69 @@ class RunningRow:
                 hint=f"Pull again: llm hf pull {shlex.quote(self._row.ref)}",
             ) from None
 
-    def _claim(self) -> bool:
+    def _claim_row(self) -> bool:
         with self._db.transaction():
             self._db.pause_abandoned(stale_seconds=self._context.stale_seconds())
-            now = self._db.download(self._row.id)
-            if self._as_found and (now is None or now.state not in MOVING):
+            now = self._db.get_download(self._row.id)
+            if self._as_found and (now is None or now.state not in ACTIVE_STATES):
                 return False
-            return self._claimed(self._db)
+            return self._claim_and_note(self._db)
 
-    def _claimed(self, db: LibraryDownloads) -> bool:
-        before = db.download(self._row.id)
+    def _claim_and_note(self, db: DownloadTables) -> bool:
+        before = db.get_download(self._row.id)
         claimed = db.claim_download(self._row.id, self._owner, stale_seconds=self._context.stale_seconds())
         if claimed:
-            db.note(self._row.id, "started", _after(before))
+            db.add_note(self._row.id, "started", _describe_takeover(before))
         return claimed
 
-    def _watch(self) -> None:
+    def _send_heartbeats(self) -> None:
         """Signs of life, and the ear for `pause` and `cancel`, until the end: who stops is not dead yet."""
         while not self._ended.wait(self._beat_seconds):
             # A library that can't be used now, for whatever reason, may be at the next sign of life.
-            with suppress(HfModelsError), self._context.queue() as db, db.waiting(FIGURES_WAIT_SECONDS):
-                self._heed(db.beat(self._row.id, self._owner) if self.owned else self._beside(db))
+            with (
+                suppress(HfModelsError),
+                self._context.open_downloads() as db,
+                db.limit_busy_wait(PROGRESS_WAIT_SECONDS),
+            ):
+                self._handle_request(
+                    db.record_heartbeat(self._row.id, self._owner) if self.owned else self._follow_other_process(db)
+                )
 
-    def _beside(self, db: LibraryDownloads) -> Wanted | None:
+    def _follow_other_process(self, db: DownloadTables) -> RequestedAction | None:
         """What a person has asked of a download that another process carries out; this one does where none does."""
-        db.forget_the_dead()
-        row = db.download(self._row.id)
+        db.mark_ended_as_abandoned()
+        row = db.get_download(self._row.id)
         if row is None or row.state == "done":
             return None
         if row.state == "cancelled" or row.wanted == "cancel":
             return "cancel"
         if row.wanted == "pause":
             return "pause"
-        if not row.is_alive(stale_seconds=self._context.stale_seconds()) and not self._stop.is_set():
+        if not row.is_owner_running(stale_seconds=self._context.stale_seconds()) and not self._stop.is_set():
             with db.transaction():  # what a person decides meanwhile stands
-                if db.download(row.id) == row:
-                    self.owned = self._claimed(db)
+                if db.get_download(row.id) == row:
+                    self.owned = self._claim_and_note(db)
         return None
 
-    def _heed(self, asked: Wanted | Literal["lost"] | None) -> None:
+    def _handle_request(self, asked: RequestedAction | Literal["lost"] | None) -> None:
         if asked == "lost":  # taken for dead, by one who carries it out now: this one works beside it
             self.owned = False
         elif asked is not None:
             self._asked = asked
             self._stop.set()
 
-    def reporting(self, progress: Progress) -> Progress:
+    def wrap_progress(self, progress: Progress) -> Progress:
         """Passes events on, brings the row's figures up to date now and then, and logs what is no mere progress."""
 
         def report(event: Event) -> None:
             # A library that takes nothing now must not end a transfer that goes well: the next figures will do.
-            with self._lock, suppress(HfModelsError), self._db.waiting(FIGURES_WAIT_SECONDS):
-                self._record(event)
+            with self._lock, suppress(HfModelsError), self._db.limit_busy_wait(PROGRESS_WAIT_SECONDS):
+                self._record_event(event)
             progress(event)
 
         return report
 
-    def _record(self, event: Event) -> None:
+    def _record_event(self, event: Event) -> None:
         if event.kind != "verifying":  # which counts the bytes that it has hashed
             if event.kind == "started" or event.file not in self._met:  # with what came before: that is no speed
                 found = event.done - self._done.get(event.file, 0)
@@ -207,24 +219,24 @@ class RunningRow:
                 self._met.add(event.file)
             self._done[event.file] = event.done
         now, total = time.monotonic(), sum(self._done.values())
-        if self.owned and now - self._window[-1][0] >= FIGURES_SECONDS:
-            self._window = [(t, n) for t, n in self._window if now - t <= SPEED_SECONDS] + [(now, total)]
+        if self.owned and now - self._window[-1][0] >= PROGRESS_SECONDS:
+            self._window = [(t, n) for t, n in self._window if now - t <= SPEED_WINDOW_SECONDS] + [(now, total)]
             began, first = self._window[0]
-            speed = max(0.0, (total - first) / max(now - began, FIGURES_SECONDS))
+            speed = max(0.0, (total - first) / max(now - began, PROGRESS_SECONDS))
             self._db.update_download(self._row.id, done_bytes=total, bytes_per_second=speed)
         if self._hindered == event.file:
-            self._see_whether_it_moves(event)
+            self._clear_error_if_moving(event)
         said = (event.kind, event.message)
         said_before = said == self._last_said.get(event.file)  # a wait is told all the time
         self._last_said[event.file] = said
         if self.owned and event.kind != "progress" and not said_before:
             words = f"{event.file}: {event.message}" if event.message else event.file
-            self._db.note(self._row.id, event.kind, words)
+            self._db.add_note(self._row.id, event.kind, words)
             if event.message:
                 self._hindered, self._hindered_at = event.file, None
                 self._db.update_download(self._row.id, error=words)  # what keeps the bytes from moving
 
-    def _see_whether_it_moves(self, event: Event) -> None:
+    def _clear_error_if_moving(self, event: Event) -> None:
         """Takes the row's error away once more bytes are here than had come, which may be told of a moment later."""
         if event.kind in ("verifying", "done") or (self._hindered_at is not None and event.done > self._hindered_at):
             self._hindered = None
@@ -233,7 +245,7 @@ class RunningRow:
         elif event.kind == "progress" and self._hindered_at is None:
             self._hindered_at = event.done
 
-    def verifying(self) -> None:
+    def mark_verifying(self) -> None:
         """Every byte is here; what follows reads them. Only said: a library that can't take it now ends no pull."""
         if self.owned:
             with suppress(LibraryError):
@@ -246,7 +258,7 @@ class RunningRow:
             LibraryBusyError: another process has kept the library to itself for a minute.
             InterruptedByUserError: whoever waited for that would wait no longer.
         """
-        for _ in range(FINISH_TRIES - 1):
+        for _ in range(FINISH_ATTEMPTS - 1):
             with suppress(LibraryBusyError):
                 return self._finish(model)
             if self._stop.is_set():
@@ -255,76 +267,78 @@ class RunningRow:
 
     def _finish(self, model: LocalModel | None) -> LocalModel | None:
         with self._db.transaction():
-            now = self._db.download(self._row.id) or self._row  # others may have asked for it meanwhile
+            now = self._db.get_download(self._row.id) or self._row  # others may have asked for it meanwhile
             if model is not None:
-                plan = plan_if_readable(now)
+                plan = load_plan_if_readable(now)
                 aliases = (*model.aliases, *plan.aliases) if plan else model.aliases
                 model = self._db.register(replace(model, aliases=tuple(dict.fromkeys(aliases))))
-            ends = self._is_ours_to_end(now)
+            ends = self._may_end_row(now)
             if ends:
                 self._db.update_download(
                     self._row.id, state="done", done_bytes=self._row.total_bytes, bytes_per_second=None, error=None
                 )
                 if now.on_done and (log := self._context.command_log()):
-                    self._db.note(self._row.id, "command", f"runs once this is done; what it says goes to {log}")
-                self._db.note(self._row.id, "done", model.model_id if model else "")
+                    self._db.add_note(self._row.id, "command", f"runs once this is done; what it says goes to {log}")
+                self._db.add_note(self._row.id, "done", model.model_id if model else "")
         if ends and now.on_done:
-            self._run(now.on_done, now, model)
+            self._run_command(now.on_done, now, model)
         return model
 
-    def _run(self, command: str, row: Download, model: LocalModel | None) -> None:
+    def _run_command(self, command: str, row: Download, model: LocalModel | None) -> None:
         """A person's own command for when a download is done; what it does is theirs, and so is its failure."""
         facts = {"LLM_HF_DOWNLOAD": str(row.id), "LLM_HF_REF": row.ref, "LLM_HF_MODEL": model.model_id if model else ""}
         log = self._context.command_log()
         try:
-            with log.open("ab") if log else nullcontext(_where_errors_go()) as said:
+            with log.open("ab") if log else nullcontext(_find_stderr()) as said:
                 subprocess.Popen(  # noqa: S602 - a command line of the person's own, as they would type it
                     command, shell=True, env={**os.environ, **facts}, stdin=subprocess.DEVNULL,
                     stdout=said, stderr=subprocess.STDOUT,
                 )  # fmt: skip
         except (OSError, ValueError) as error:  # it is longer than the system takes, say
             with suppress(HfModelsError):
-                self._db.note(row.id, "command", f"could not be run: {error}")
+                self._db.add_note(row.id, "command", f"could not be run: {error}")
 
-    def _is_ours_to_end(self, now: Download) -> bool:
+    def _may_end_row(self, now: Download) -> bool:
         """Whether no other process carries the row out, which would end it itself, or has ended it well.
 
         One that was killed may have shown life just before, so the system is asked.
         """
-        if now.state in LIVE:
-            alive = now.is_alive(stale_seconds=self._context.stale_seconds())
+        if now.state in RUNNING_STATES:
+            alive = now.is_owner_running(stale_seconds=self._context.stale_seconds())
             return now.owner == self._owner or not alive or has_ended(str(now.owner))
         return now.state != "done"
 
     def _record_end(self, error: BaseException) -> None:
         if not self.owned:
-            self.ended = "cancelled" if self._asked == "cancel" else None  # for what this process still held
-            now = self._db.download(self._row.id)
-            self._others_go_on = now is not None and now.is_alive(stale_seconds=self._context.stale_seconds())
-            if now is not None and now.state == self.ended:  # what this process brought since is of that download, too
-                self._db.update_download(self._row.id, state=self.ended)
+            self.end_state = "cancelled" if self._asked == "cancel" else None  # for what this process still held
+            now = self._db.get_download(self._row.id)
+            self._others_go_on = now is not None and now.is_owner_running(stale_seconds=self._context.stale_seconds())
+            if (
+                now is not None and now.state == self.end_state
+            ):  # what this process brought since is of that download, too
+                self._db.update_download(self._row.id, state=self.end_state)
             return
         with self._db.transaction():
-            asked = self._db.beat(self._row.id, self._owner)
+            asked = self._db.record_heartbeat(self._row.id, self._owner)
             if asked == "lost":
                 return
-            now = self._db.download(self._row.id) or self._row  # others may have asked for it meanwhile
+            now = self._db.get_download(self._row.id) or self._row  # others may have asked for it meanwhile
             if asked == "cancel" or self._asked is None:  # maybe since it last listened
                 self._asked = asked
             if self._asked is None and now.background:
                 self._asked = "background"
-            state, message = self._end_of(error)
+            state, message = self._choose_end_state(error)
             again = self._asked == "pause" and asked is None  # resumed before it had stopped
-            self.ended = "queued" if again else state
-            kept = message if state == "failed" or (state == "paused" and _may_pass(error)) else None
-            wanted = self._asked if self.ended == "paused" and self._asked == "pause" else None
+            self.end_state = "queued" if again else state
+            kept = message if state == "failed" or (state == "paused" and _is_transient(error)) else None
+            wanted = self._asked if self.end_state == "paused" and self._asked == "pause" else None
             figures = {"done_bytes": sum(self._done.values())} if self._met else {}
             self._db.update_download(
-                self._row.id, state=self.ended, error=kept, bytes_per_second=None, wanted=wanted, **figures
+                self._row.id, state=self.end_state, error=kept, bytes_per_second=None, wanted=wanted, **figures
             )
-            self._db.note(self._row.id, self.ended, message)
+            self._db.add_note(self._row.id, self.end_state, message)
 
-    def _end_of(self, error: BaseException) -> tuple[DownloadState, str]:
+    def _choose_end_state(self, error: BaseException) -> tuple[DownloadState, str]:
         """The state that the row ends in, and why."""
         if self._asked == "cancel":  # whatever else came between
             return "cancelled", ""
@@ -332,16 +346,16 @@ class RunningRow:
             if self._asked == "background":
                 return "queued", "sent to the background"
             return "paused", "" if self._asked == "pause" else "interrupted"
-        if _may_pass(error):
-            return "paused", _in_a_line(error)
+        if _is_transient(error):
+            return "paused", _format_error(error)
         if isinstance(error, HfModelsError):
-            return "failed", ". ".join(part for part in (_in_a_line(error).rstrip("."), error.hint) if part)
+            return "failed", ". ".join(part for part in (_format_error(error).rstrip("."), error.hint) if part)
         return "failed", type(error).__name__
 
-    def _interrupted(self) -> InterruptedByUserError:
+    def _build_interruption(self) -> InterruptedByUserError:
         if self._asked == "cancel":
             return InterruptedByUserError("Cancelled", hint=f"llm hf retry {self._row.id} starts it again.")
-        if self.ended == "queued":  # also where it was paused, and resumed before it had stopped
+        if self.end_state == "queued":  # also where it was paused, and resumed before it had stopped
             return InterruptedByUserError("Goes on in the background", hint=f"llm hf downloads --watch {self._row.id}")
         if self._asked == "pause":
             return InterruptedByUserError("Paused", hint=f"llm hf resume {self._row.id}")
@@ -354,7 +368,7 @@ class RunningRow:
         )
 
 
-def _where_errors_go() -> int:
+def _find_stderr() -> int:
     """The descriptor of standard error; nowhere in a program that has none, or shows it in a window of its own."""
     try:
         return sys.stderr.fileno()

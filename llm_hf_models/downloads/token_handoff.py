@@ -24,7 +24,7 @@ from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub import tokens
 
 MAX_LINE_BYTES = 4096  # what a pipe takes whole or not at all (PIPE_BUF on Linux; POSIX has 512 at least)
-CAN_BE_HANDED = hasattr(os, "mkfifo")
+HAS_NAMED_PIPES = hasattr(os, "mkfifo")
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class HandedToken:
     value: str = field(repr=False)
     source: Literal["environment", "encrypted file"]
     endpoint: str  # the Hub that it is for
-    mark: str | None = None  # of the encrypted file that it came from: a login or a logout since then ends it
+    file_digest: str | None = None  # of the encrypted file that it came from: a login or a logout since then ends it
 
-    def in_force(self, found: tokens.Token | None) -> tokens.Token | None:
+    def choose_token(self, found: tokens.Token | None) -> tokens.Token | None:
         """What a worker uses that found `found` itself."""
         if self.source == "environment":
             return tokens.Token(self.value, "environment")
         newer = found is not None and found.source in ("keychain", "encrypted file")
-        return found if newer or _mark_of_token_file() != self.mark else tokens.Token(self.value, self.source)
+        return found if newer or _hash_token_file() != self.file_digest else tokens.Token(self.value, self.source)
 
 
-def to_hand_over(context: Context) -> HandedToken | None:
+def find_token_for_worker(context: Context) -> HandedToken | None:
     """The token of who asks, where a worker could not read it by itself. It may ask for the passphrase."""
     try:
         token = context.token()
@@ -52,40 +52,40 @@ def to_hand_over(context: Context) -> HandedToken | None:
         return None
     if token is None or token.source not in ("environment", "encrypted file"):
         return None
-    mark = _mark_of_token_file() if token.source == "encrypted file" else None
+    mark = _hash_token_file() if token.source == "encrypted file" else None
     return HandedToken(token.value, token.source, context.endpoint(), mark)
 
 
-def _mark_of_token_file() -> str | None:
+def _hash_token_file() -> str | None:
     """Tells one content of the encrypted token file from another; None where there is none."""
     try:
-        return hashlib.sha256(tokens.encrypted_path().read_bytes()).hexdigest()
+        return hashlib.sha256(tokens.encrypted_token_path().read_bytes()).hexdigest()
     except OSError:
         return None
 
 
-def packed(handed: HandedToken) -> str:
+def dump_token(handed: HandedToken) -> str:
     """As text for a pipe."""
     return json.dumps(asdict(handed))
 
 
-def unpacked(text: str | bytes) -> HandedToken:
+def load_token(text: str | bytes) -> HandedToken:
     """From such text."""
     return HandedToken(**json.loads(text))
 
 
 def _pipe_path() -> Path:
-    return paths.home() / "worker.pipe"
+    return paths.data_dir() / "worker.pipe"
 
 
-def is_awaited() -> bool:
+def has_listening_worker() -> bool:
     """Whether a worker may listen for tokens."""
-    return CAN_BE_HANDED and _pipe_path().exists()
+    return HAS_NAMED_PIPES and _pipe_path().exists()
 
 
-def hand_over(number: int, handed: HandedToken) -> None:
+def send_token(number: int, handed: HandedToken) -> None:
     """Gives the worker that runs, if one does, the token for a download; call it before the worker can claim that."""
-    line = f"{number} {packed(handed)}\n".encode()
+    line = f"{number} {dump_token(handed)}\n".encode()
     with contextlib.suppress(OSError):  # nobody listens
         pipe = os.open(_pipe_path(), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
@@ -96,7 +96,7 @@ def hand_over(number: int, handed: HandedToken) -> None:
             os.close(pipe)
 
 
-class Inbox:
+class TokenInbox:
     """The worker's end: a context manager. What was handed stays known after it, for the worker's next round."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Inbox:
         self._rest = b""
 
     def __enter__(self) -> Self:
-        if CAN_BE_HANDED:
+        if HAS_NAMED_PIPES:
             with contextlib.suppress(OSError):  # a file system without pipes
                 _pipe_path().unlink(missing_ok=True)  # of a worker that was killed
                 os.mkfifo(_pipe_path(), 0o600)
@@ -121,7 +121,7 @@ class Inbox:
             os.close(self._pipe)
             self._pipe = None
 
-    def token_for(self, number: int) -> HandedToken | None:
+    def get_token(self, number: int) -> HandedToken | None:
         """What was handed last for a download."""
         self._read()
         return self._tokens.get(number)
@@ -136,4 +136,4 @@ class Inbox:
         for line in lines:
             with contextlib.suppress(ValueError, TypeError):  # of another version
                 number, _, text = line.partition(b" ")
-                self._tokens[int(number)] = unpacked(text)
+                self._tokens[int(number)] = load_token(text)

@@ -13,21 +13,21 @@ from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.types import FileScan, HubFile
 from llm_hf_models.library.download_records import (
     DownloadState,
-    Wanted,
+    RequestedAction,
 )
 from llm_hf_models.models.types import Freshness
 
-Kind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
+LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
 
 
 @dataclass(frozen=True)
-class DeadFile:
+class Leftover:
     """One thing on the disk that nothing needs any more. `size` in bytes on the disk."""
 
-    kind: Kind
+    kind: LeftoverKind
     path: str
     size: int
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DownloadView:
     id: int
     ref: str
     state: DownloadState
-    asked_to: Wanted | None  # and has not done yet
+    requested_action: RequestedAction | None  # and has not done yet
     repo: str
     commit: str
     quant: str | None
@@ -47,7 +47,7 @@ class DownloadView:
     seconds_left: float | None
     attempts: int
     error: str | None
-    asked_by: str
+    requested_by: str
     background: bool
     created: float
     updated: float
@@ -73,7 +73,7 @@ class PullResult:
     files: tuple[str, ...]  # absolute paths
     fetched_bytes: int
     seconds: float
-    joined_bytes: int = 0  # that another process fetched meanwhile
+    other_process_bytes: int = 0  # that another process fetched meanwhile
     warnings: tuple[str, ...] = ()
 
 
@@ -89,14 +89,14 @@ class PullOptions:
     allow_invalid: bool = False
     connections: int | None = None
     limit_rate: int | None = None
-    alone: bool = False  # the file that is named and nothing else, as a file: no model is registered
+    file_only: bool = False  # the file that is named and nothing else, as a file: no model is registered
 
 
 @dataclass(frozen=True)
 class PlannedFile(HubFile):
     """A file that a pull needs. Sizes in bytes."""
 
-    here: bool = False  # whole and on this machine already
+    local: bool = False  # whole and on this machine already
     partial: int = 0  # bytes of it on this machine from an interrupted pull
     copy: bool = False  # whole in the cache, and copied from there into another folder
 

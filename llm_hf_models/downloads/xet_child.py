@@ -21,21 +21,21 @@ from pathlib import Path
 from typing import IO, cast
 
 from llm_hf_models import errors
-from llm_hf_models.downloads.fetch_variant import already_here
+from llm_hf_models.downloads.fetch_variant import find_local_files
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, NetworkError, TimedOutError
 from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
-from llm_hf_models.system.disk import bytes_on_disk, need_room
+from llm_hf_models.system.disk import count_bytes_on_disk, require_space
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
 
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Task:
+class FetchTask:
     """What the process is told."""
 
     endpoint: str
@@ -47,7 +47,7 @@ class Task:
     token: str | None = field(default=None, repr=False)
 
 
-def fetch(
+def fetch_files(
     endpoint: str,
     token: str | None,
     repo: RepoId,
@@ -82,40 +82,44 @@ def fetch(
         DiskFullError: they don't fit.
         InterruptedByUserError: `stop` was set.
     """
-    here = already_here(cache_dir, repo, commit, files)
+    here = find_local_files(cache_dir, repo, commit, files)
     missing = [file for file in files if file.path not in here]
     # A plan asked too, but may have waited in the queue since.
-    need_room(cache_dir, sum(file.size for file in missing), limits.disk_reserve)
+    require_space(cache_dir, sum(file.size for file in missing), limits.disk_reserve)
     for file in missing:
-        task = Task(endpoint, str(repo), commit, file.path, str(cache_dir), metadata_seconds, token)
+        task = FetchTask(endpoint, str(repo), commit, file.path, str(cache_dir), metadata_seconds, token)
         blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
         progress(Event("started", file.path, 0, file.size))
-        _bring(task, file, blobs, limits, progress, stop)
+        _fetch_file(task, file, blobs, limits, progress, stop)
         progress(Event("progress", file.path, file.size, file.size))
     return {file.path for file in missing}
 
 
-def _bring(
-    task: Task, file: HubFile, blobs: Path, limits: TransferLimits, progress: Progress, stop: threading.Event
+def _fetch_file(
+    task: FetchTask, file: HubFile, blobs: Path, limits: TransferLimits, progress: Progress, stop: threading.Event
 ) -> None:
-    with tempfile.TemporaryFile() as words, _leaving_nothing(blobs, file.etag), _child(task, words) as child:
+    with (
+        tempfile.TemporaryFile() as words,
+        _remove_partials_on_failure(blobs, file.etag),
+        _start_child(task, words) as child,
+    ):
         done, moved = 0, time.monotonic()
         while child.poll() is None:
-            stop.wait(LOOK_SECONDS)
+            stop.wait(POLL_SECONDS)
             if stop.is_set():
                 raise InterruptedByUserError(f"Stopped while huggingface_hub fetched {file.path}")
-            now = max(map(bytes_on_disk, blobs.glob(f"{file.etag}.*incomplete")), default=done)
+            now = max(map(count_bytes_on_disk, blobs.glob(f"{file.etag}.*incomplete")), default=done)
             if now > done:
                 done, moved = now, time.monotonic()
                 progress(Event("progress", file.path, min(done, file.size), file.size))
             elif time.monotonic() - moved > limits.network_wait_seconds:
                 raise TimedOutError(f"huggingface_hub brought no byte of {file.path} for a long time")
         if child.returncode:
-            raise _error(child, words, file.path)
+            raise _read_error(child, words, file.path)
 
 
 @contextlib.contextmanager
-def _child(task: Task, words: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+def _start_child(task: FetchTask, words: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "llm_hf_models.downloads.xet_child"],
         stdin=subprocess.PIPE,
@@ -134,7 +138,7 @@ def _child(task: Task, words: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def _leaving_nothing(blobs: Path, etag: str) -> Iterator[None]:
+def _remove_partials_on_failure(blobs: Path, etag: str) -> Iterator[None]:
     """huggingface_hub's partials have random names: after a kill nobody would continue ours. `gc` finds what stays."""
     before = set(blobs.glob(f"{etag}.*incomplete"))
     try:
@@ -146,7 +150,7 @@ def _leaving_nothing(blobs: Path, etag: str) -> Iterator[None]:
         raise
 
 
-def _error(child: subprocess.Popen[str], words: IO[bytes], path: str) -> HfModelsError:
+def _read_error(child: subprocess.Popen[str], words: IO[bytes], path: str) -> HfModelsError:
     """What ended it: the error that it told, else its last words."""
     try:
         told = json.loads(child.stdout.read() if child.stdout else "")
@@ -164,7 +168,7 @@ def _error(child: subprocess.Popen[str], words: IO[bytes], path: str) -> HfModel
 
 def main() -> int:
     """The process: one file."""
-    task = Task(**json.load(sys.stdin))
+    task = FetchTask(**json.load(sys.stdin))
     hub = Hub(task.endpoint, token=task.token, timeout=task.metadata_seconds)
     try:
         hub.download(RepoId.parse(task.repo), RepoFile(task.path), task.commit, Path(task.cache_dir))

@@ -21,8 +21,8 @@ TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
 MAX_NAME_CHARS = 200
 MAX_BASE_MODELS = 16
 MAX_LAYERS = 100_000  # a header may claim any number; what is worked out layer by layer stops here
-KV_BYTES = 2  # of one number of the KV cache at f16
-GUESSED_FILE_TYPE = 1024  # LLAMA_FTYPE_GUESSED, a flag beside the type
+KV_ELEMENT_BYTES = 2  # of one number of the KV cache at f16
+GUESSED_FILE_TYPE_FLAG = 1024  # LLAMA_FTYPE_GUESSED, a flag beside the type
 
 ENCODER_ARCHITECTURES = frozenset(
     {
@@ -39,7 +39,7 @@ ENCODER_ARCHITECTURES = frozenset(
         "t5encoder",
     }
 )
-_POOLED = (1, 2, 3)  # llama.cpp's pooling types mean, cls and last; 0 is none and 4 is rank
+_EMBEDDING_POOLINGS = (1, 2, 3)  # llama.cpp's pooling types mean, cls and last; 0 is none and 4 is rank
 _RANK_POOLING = 4
 
 # How often a layer looks back over all tokens, in families whose files don't say it (llama.cpp: set_swa_pattern).
@@ -84,45 +84,45 @@ class ModelFacts:
 Metadata = Mapping[str, object]
 
 
-def derive(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFacts:
+def derive_facts(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFacts:
     """The facts of one file; or of a whole split, given the first shard's metadata and the tensors of all shards."""
-    architecture = text_of(metadata, "general.architecture")
+    architecture = get_text(metadata, "general.architecture")
     template = metadata.get(CHAT_TEMPLATE_KEY)
     template = template if isinstance(template, str) else ""
     parameters = sum(tensor.elements for tensor in tensors)
-    cache = kv_bytes_per_layer(metadata, architecture)
+    cache = compute_kv_bytes_per_layer(metadata, architecture)
     sizes = [tensor.size for tensor in tensors]
     weights = sum(size for size in sizes if size is not None) if None not in sizes else None
     return ModelFacts(
-        kind=_kind(metadata, tensors, architecture),
+        kind=_determine_kind(metadata, tensors, architecture),
         architecture=architecture,
-        name=text_of(metadata, "general.name"),
+        name=get_text(metadata, "general.name"),
         parameters=parameters or None,
         bits_per_weight=round(weights * 8 / parameters, 3) if parameters and weights else None,
-        quantization=_quantization(metadata, tensors),
+        quantization=_determine_quantization(metadata, tensors),
         tensor_types=dict(Counter(tensor.type_name for tensor in tensors).most_common()),
         weights_bytes=weights if tensors else None,
-        block_count=count_of(metadata, f"{architecture}.block_count"),
-        context_length=count_of(metadata, f"{architecture}.context_length"),
-        embedding_length=count_of(metadata, f"{architecture}.embedding_length"),
+        block_count=get_count(metadata, f"{architecture}.block_count"),
+        context_length=get_count(metadata, f"{architecture}.context_length"),
+        embedding_length=get_count(metadata, f"{architecture}.embedding_length"),
         kv_bytes_per_token=sum(size for size, _ in cache) if cache is not None else None,
         kv_windowed_bytes_per_token=sum(size for size, bounded in cache or () if bounded),
-        sliding_window=count_of(metadata, f"{architecture}.attention.sliding_window"),
-        tokenizer=text_of(metadata, "tokenizer.ggml.model"),
-        vocabulary_size=vocabulary_size(metadata, architecture),
+        sliding_window=get_count(metadata, f"{architecture}.attention.sliding_window"),
+        tokenizer=get_text(metadata, "tokenizer.ggml.model"),
+        vocabulary_size=get_vocabulary_size(metadata, architecture),
         chat_template=bool(template),
         tools=bool(_TOOLS.search(template)) or TOOL_TEMPLATE_KEY in metadata,
         reasoning=bool(_REASONING.search(template)),
-        modalities=_modalities(metadata, architecture),
-        license=_license(metadata),
-        base_models=_base_models(metadata),
-        split_index=count_of(metadata, "split.no"),
-        split_count=count_of(metadata, "split.count"),
-        sampling=_sampling(metadata),
+        modalities=_list_modalities(metadata, architecture),
+        license=_get_license(metadata),
+        base_models=_list_base_models(metadata),
+        split_index=get_count(metadata, "split.no"),
+        split_count=get_count(metadata, "split.count"),
+        sampling=_get_sampling(metadata),
     )
 
 
-def with_template(facts: ModelFacts, template: str | None) -> ModelFacts:
+def apply_template(facts: ModelFacts, template: str | None) -> ModelFacts:
     """The facts of a model whose chat template is another one than its header's; None leaves them as they are."""
     if not template:
         return facts
@@ -135,79 +135,79 @@ def with_template(facts: ModelFacts, template: str | None) -> ModelFacts:
     )
 
 
-def count_of(metadata: Metadata, key: str) -> int | None:
+def get_count(metadata: Metadata, key: str) -> int | None:
     """A number that counts something: an integer, not a bool, not negative; None where the header says otherwise."""
     value = metadata.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def text_of(metadata: Metadata, key: str) -> str | None:
+def get_text(metadata: Metadata, key: str) -> str | None:
     """A short text, cleaned; None where there is none."""
     value = metadata.get(key)
     return (clean_text(value, MAX_NAME_CHARS) or None) if isinstance(value, str) else None
 
 
-def array_length(value: object) -> int | None:
+def get_array_length(value: object) -> int | None:
     """The length of an array, whether its elements were kept or skipped; None for anything else."""
     if isinstance(value, ArrayInfo):
         return value.length
     return len(value) if isinstance(value, tuple) else None
 
 
-def vocabulary_size(metadata: Metadata, architecture: str | None) -> int | None:
+def get_vocabulary_size(metadata: Metadata, architecture: str | None) -> int | None:
     """The number of tokens that the tokenizer lists, else the one that the architecture's keys claim."""
-    tokens = array_length(metadata.get("tokenizer.ggml.tokens"))
-    return tokens if tokens is not None else count_of(metadata, f"{architecture}.vocab_size")
+    tokens = get_array_length(metadata.get("tokenizer.ggml.tokens"))
+    return tokens if tokens is not None else get_count(metadata, f"{architecture}.vocab_size")
 
 
-def per_layer(metadata: Metadata, key: str, layers: int) -> list[int] | None:
+def get_layer_values(metadata: Metadata, key: str, layers: int) -> list[int] | None:
     """A value for each layer: a list of them in the header, or one number for all; None where neither is there."""
     value = metadata.get(key)
     if isinstance(value, tuple):
         numbers = [number for number in value if isinstance(number, int) and number >= 0]
         return numbers[:layers] if len(numbers) == len(value) >= layers else None
-    number = count_of(metadata, key)
+    number = get_count(metadata, key)
     return [number] * layers if number is not None else None
 
 
-def kv_bytes_per_layer(metadata: Metadata, architecture: str | None) -> list[tuple[int, bool]] | None:
+def compute_kv_bytes_per_layer(metadata: Metadata, architecture: str | None) -> list[tuple[int, bool]] | None:
     """Bytes of KV cache that each token of context takes in each layer at f16, and whether a sliding window bounds it.
 
     With multi-head latent attention, in files that say so (key_length_mla), a layer keeps one compressed key and no
     value (llama.cpp: `src/llama-kv-cache.cpp`). Layers without attention, or that share another's keys, keep nothing.
     """
-    layers = count_of(metadata, f"{architecture}.block_count")
+    layers = get_count(metadata, f"{architecture}.block_count")
     if not layers or layers > MAX_LAYERS:
         return None
     attention = f"{architecture}.attention."
-    heads = per_layer(metadata, attention + "head_count", layers)
-    kv_heads = per_layer(metadata, attention + "head_count_kv", layers) or heads
-    width = count_of(metadata, f"{architecture}.embedding_length")
+    heads = get_layer_values(metadata, attention + "head_count", layers)
+    kv_heads = get_layer_values(metadata, attention + "head_count_kv", layers) or heads
+    width = get_count(metadata, f"{architecture}.embedding_length")
     even = width // max(heads) if heads and max(heads) and width else None
-    key, value = (_or(count_of(metadata, attention + name), even) for name in ("key_length", "value_length"))
+    key, value = (_use_default(get_count(metadata, attention + name), even) for name in ("key_length", "value_length"))
     if kv_heads is None or key is None or value is None:
         return None
-    if count_of(metadata, attention + "key_length_mla"):
+    if get_count(metadata, attention + "key_length_mla"):
         value = 0
-    in_window = [_or(count_of(metadata, attention + name), usual) or 0
+    in_window = [_use_default(get_count(metadata, attention + name), usual) or 0
                  for name, usual in (("key_length_swa", key), ("value_length_swa", value))]  # fmt: skip
-    windowed = _windowed_layers(metadata, architecture, layers)
-    every = count_of(metadata, f"{architecture}.full_attention_interval") or 1
-    own = layers - (count_of(metadata, attention + "shared_kv_layers") or 0)
+    windowed = _find_windowed_layers(metadata, architecture, layers)
+    every = get_count(metadata, f"{architecture}.full_attention_interval") or 1
+    own = layers - (get_count(metadata, attention + "shared_kv_layers") or 0)
     return [
-        (count * (sum(in_window) if bounded else key + value) * KV_BYTES, bounded)
+        (count * (sum(in_window) if bounded else key + value) * KV_ELEMENT_BYTES, bounded)
         for layer, (count, bounded) in enumerate(zip(kv_heads, windowed, strict=True))
         if layer < own and layer % every == every - 1
     ]
 
 
-def _or(number: int | None, other: int | None) -> int | None:
+def _use_default(number: int | None, other: int | None) -> int | None:
     return other if number is None else number
 
 
-def _windowed_layers(metadata: Metadata, architecture: str | None, layers: int) -> list[bool]:
+def _find_windowed_layers(metadata: Metadata, architecture: str | None, layers: int) -> list[bool]:
     """Which layers look back over a window only: a flag for each, or a period whose last layer looks back over all."""
-    if not count_of(metadata, f"{architecture}.attention.sliding_window"):
+    if not get_count(metadata, f"{architecture}.attention.sliding_window"):
         return [False] * layers
     pattern = metadata.get(f"{architecture}.attention.sliding_window_pattern")
     if isinstance(pattern, tuple) and len(pattern) == layers:
@@ -216,27 +216,27 @@ def _windowed_layers(metadata: Metadata, architecture: str | None, layers: int) 
     return [period > 1 and layer % period < period - 1 for layer in range(layers)]
 
 
-def _kind(metadata: Metadata, tensors: Sequence[TensorInfo], architecture: str | None) -> Kind:
+def _determine_kind(metadata: Metadata, tensors: Sequence[TensorInfo], architecture: str | None) -> Kind:
     general_type = metadata.get("general.type")
     if architecture == "clip" or general_type == "mmproj":
         return "mmproj"
     if general_type not in (None, "model") or architecture is None:
         return "other"
-    pooling = count_of(metadata, f"{architecture}.pooling_type")
+    pooling = get_count(metadata, f"{architecture}.pooling_type")
     encoder = architecture in ENCODER_ARCHITECTURES
     classifies = f"{architecture}.classifier.output_labels" in metadata
     if pooling == _RANK_POOLING or (encoder and (classifies or any(t.name in _CLASSIFIER_TENSORS for t in tensors))):
         return "reranker"
-    if encoder or pooling in _POOLED:
+    if encoder or pooling in _EMBEDDING_POOLINGS:
         return "embedding"
     if metadata.get("tokenizer.ggml.model") in (None, "no_vocab", "none"):
         return "other"
     return "chat" if metadata.get(CHAT_TEMPLATE_KEY) else "base"
 
 
-def _quantization(metadata: Metadata, tensors: Sequence[TensorInfo]) -> str | None:
-    file_type = count_of(metadata, "general.file_type")
-    named = FILE_TYPES.get(file_type & ~GUESSED_FILE_TYPE) if file_type is not None else None
+def _determine_quantization(metadata: Metadata, tensors: Sequence[TensorInfo]) -> str | None:
+    file_type = get_count(metadata, "general.file_type")
+    named = FILE_TYPES.get(file_type & ~GUESSED_FILE_TYPE_FLAG) if file_type is not None else None
     if named or not tensors:
         return named
     elements: Counter[str] = Counter()
@@ -245,30 +245,30 @@ def _quantization(metadata: Metadata, tensors: Sequence[TensorInfo]) -> str | No
     return elements.most_common(1)[0][0]
 
 
-def _modalities(metadata: Metadata, architecture: str | None) -> tuple[str, ...]:
+def _list_modalities(metadata: Metadata, architecture: str | None) -> tuple[str, ...]:
     if architecture != "clip" and metadata.get("general.type") != "mmproj":
         return ()
     flags = (("image", "clip.has_vision_encoder"), ("audio", "clip.has_audio_encoder"))
     return tuple(name for name, key in flags if metadata.get(key) is True)
 
 
-def _license(metadata: Metadata) -> str | None:
-    name = text_of(metadata, "general.license")
-    return (text_of(metadata, "general.license.name") or name) if name == "other" else name
+def _get_license(metadata: Metadata) -> str | None:
+    name = get_text(metadata, "general.license")
+    return (get_text(metadata, "general.license.name") or name) if name == "other" else name
 
 
-def _base_models(metadata: Metadata) -> tuple[str, ...]:
+def _list_base_models(metadata: Metadata) -> tuple[str, ...]:
     found: list[str] = []
-    for index in range(min(count_of(metadata, "general.base_model.count") or 0, MAX_BASE_MODELS)):
+    for index in range(min(get_count(metadata, "general.base_model.count") or 0, MAX_BASE_MODELS)):
         prefix = f"general.base_model.{index}."
-        url = _REPO_URL.fullmatch(text_of(metadata, prefix + "repo_url") or "")
-        name = url[1] if url else text_of(metadata, prefix + "name")
+        url = _REPO_URL.fullmatch(get_text(metadata, prefix + "repo_url") or "")
+        name = url[1] if url else get_text(metadata, prefix + "name")
         if name:
             found.append(name)
     return tuple(found)
 
 
-def _sampling(metadata: Metadata) -> dict[str, float]:
+def _get_sampling(metadata: Metadata) -> dict[str, float]:
     prefix = "general.sampling."
     return {
         key.removeprefix(prefix): value

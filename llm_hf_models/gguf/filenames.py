@@ -30,7 +30,7 @@ _PROJECTOR = re.compile(r"mm-?_?proj", re.IGNORECASE)
 
 # Measurements (`imatrix.gguf`, `Model.imatrix.gguf`); in the middle of a name the word says how a model was quantized.
 _IMATRIX = re.compile(r"^imatrix|[-_.]imatrix$", re.IGNORECASE)
-_NO_MODEL = re.compile(r"ggml-vocab|control[-_]?vector", re.IGNORECASE)
+_NOT_A_MODEL = re.compile(r"ggml-vocab|control[-_]?vector", re.IGNORECASE)
 
 _ADAPTER = re.compile(
     r"^(?:ggml-)?(?:q?lora|adapter)s?(?![A-Za-z0-9])|(?<![A-Za-z0-9])(?:q?lora|adapter)s?$", re.IGNORECASE
@@ -57,30 +57,30 @@ class GgufName:
     count: int  # 0 for a file that is no shard
 
     @property
-    def split(self) -> tuple[str, str, int]:
+    def split_key(self) -> tuple[str, str, int]:
         """What the shards of one model share."""
         return self.folder, self.stem, self.count
 
 
-def type_in(text: str) -> tuple[str, bool]:
+def find_quant_type(text: str) -> tuple[str, bool]:
     """The quantization that a name or a label speaks of, and whether it is one of unsloth's dynamic ones (`UD-`)."""
-    found = _find(text)
-    return _read(found) if found else ("", False)
+    found = _match_type(text)
+    return _normalize_type(found) if found else ("", False)
 
 
-def _find(text: str) -> re.Match[str] | None:
+def _match_type(text: str) -> re.Match[str] | None:
     found = None
     for match in _TYPE.finditer(text):
         found = match  # the last one: a model's own name comes first
     return found or _BARE_TYPE.search(text)
 
 
-def _read(found: re.Match[str]) -> tuple[str, bool]:
+def _normalize_type(found: re.Match[str]) -> tuple[str, bool]:
     written = found["type"].upper()
     return _SAME_TYPE.get(written, written), found["dynamic"] is not None
 
 
-def read_name(path: str) -> GgufName | None:
+def parse_name(path: str) -> GgufName | None:
     """A path inside a repo taken apart; None where it names no GGUF file."""
     folder, _, name = path.rpartition("/")
     if not name.lower().endswith(".gguf"):
@@ -90,16 +90,16 @@ def read_name(path: str) -> GgufName | None:
     if shard := _SHARD.fullmatch(stem):
         stem, index, count = shard["prefix"], int(shard["index"]), int(shard["count"])
     marks = "-".join(mark.group().lower() for mark in _MARK.finditer(stem))
-    found, base = _find(stem), stem
+    found, base = _match_type(stem), stem
     if found:
-        kind, base = _read(found), stem[: found.start()] + stem[found.end() :]
+        kind, base = _normalize_type(found), stem[: found.start()] + stem[found.end() :]
     else:
-        kind = next((of for part in reversed(folder.split("/")) if (of := type_in(part))[0]), ("", False))
+        kind = next((of for part in reversed(folder.split("/")) if (of := find_quant_type(part))[0]), ("", False))
     base = re.sub(r"([-_. ])[-_. ]+", r"\1", _MARK.sub("", base)).strip("-_. ")
     return GgufName(path, folder, stem, base, kind[0], kind[1], marks, index, count)
 
 
-def byte_part_of(path: str) -> str | None:
+def find_whole_file(path: str) -> str | None:
     """The file that a part cut with `split` belongs to; None where a path names no such part."""
     found = _BYTE_PART.fullmatch(path)
     return found["whole"] if found else None
@@ -115,7 +115,7 @@ def is_model(name: GgufName) -> bool:
     return not (
         is_projector(name)
         or _IMATRIX.search(name.stem)
-        or _NO_MODEL.search(name.stem)
+        or _NOT_A_MODEL.search(name.stem)
         or (_ADAPTER.search(name.base) and name.type in _ADAPTER_TYPES)
     )
 
@@ -130,9 +130,9 @@ _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 def is_quant_name(text: str) -> bool:
     """Whether a text can stand for a quantization after a ref's colon, and would not be read as a file there."""
-    return _QUANT.fullmatch(text) is not None and not _looks_like_file(text)
+    return _QUANT.fullmatch(text) is not None and not _is_file_name(text)
 
 
-def _looks_like_file(text: str) -> bool:
+def _is_file_name(text: str) -> bool:
     """A known ending, or any that starts with a letter: `README.md`, `model.gguf`, but not `Q4_K_M` or `v1.0`."""
     return re.search(r"\.[A-Za-z][A-Za-z0-9_]*$", text) is not None or text in ("LICENSE", "NOTICE", "Modelfile")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
-from llm_hf_models.gguf.facts import CHAT_TEMPLATE_KEY, ModelFacts, derive
+from llm_hf_models.gguf.facts import CHAT_TEMPLATE_KEY, ModelFacts, derive_facts
 from llm_hf_models.gguf.types import (
     ARRAY,
     BOOL,
@@ -33,7 +33,7 @@ from llm_hf_models.system.text import clean_text
 
 BLOCK_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 128 * 1024 * 1024
-HEADER_SECONDS = 60.0  # where nobody sets another limit
+DEFAULT_HEADER_SECONDS = 60.0  # where nobody sets another limit
 MAX_METADATA = 65_536  # keys
 MAX_TENSORS = 65_536
 MAX_KEY_BYTES = 65_535  # the specification's own limit
@@ -73,7 +73,7 @@ def read_header(
     *,
     file_bytes: int | None = None,
     arrays: Collection[str] = (),
-    seconds: float = HEADER_SECONDS,
+    seconds: float = DEFAULT_HEADER_SECONDS,
 ) -> GgufHeader:
     """Reads and checks the header's structure.
 
@@ -87,11 +87,11 @@ def read_header(
         InvalidGgufError: not a GGUF header, or one that breaks a rule; `code` names the rule.
         SlowHeaderError: it took longer than that.
     """
-    return _Parser(_Forward(source, file_bytes, seconds), file_bytes, frozenset(arrays)).header()
+    return _Parser(_BlockReader(source, file_bytes, seconds), file_bytes, frozenset(arrays)).parse()
 
 
 @contextmanager
-def said_of(name: str) -> Iterator[None]:
+def name_file_in_errors(name: str) -> Iterator[None]:
     """Has an error of reading a header say whose header it is."""
     try:
         yield
@@ -100,7 +100,7 @@ def said_of(name: str) -> Iterator[None]:
         raise
 
 
-def too_slow(seconds: float) -> SlowHeaderError:
+def make_slow_header_error(seconds: float) -> SlowHeaderError:
     """The error for a header that took longer than `seconds`; for sources that keep the time too."""
     return SlowHeaderError(
         f"The header could not be read within {seconds:g} s",
@@ -113,7 +113,7 @@ def _refuse(code: str, message: str, offset: int) -> NoReturn:
     raise InvalidGgufError(message, code=code, offset=offset, cause=f"At byte {offset}.")
 
 
-class _Forward:
+class _BlockReader:
     """Bytes in order, through one block of memory."""
 
     def __init__(self, source: ByteSource, file_bytes: int | None, seconds: float) -> None:
@@ -131,15 +131,15 @@ class _Forward:
         return self._before + self.position
 
     @property
-    def left(self) -> int:
+    def bytes_left(self) -> int:
         """The most that can still come."""
         return self.limit - self.offset
 
-    def need(self, size: int, what: str) -> None:
+    def ensure_buffered(self, size: int, what: str) -> None:
         """Has at least `size` bytes in the buffer. `size` is small, or a length that was checked against its limit."""
         if len(self.buffer) - self.position >= size:
             return
-        self.claim(size, what)
+        self.check_length(size, what)
         parts = [self.buffer[self.position :]]
         have = len(parts[0])
         self._before += self.position
@@ -147,7 +147,7 @@ class _Forward:
         while have < size:
             # Once a block: what can be made of one takes milliseconds, and most headers have one or two.
             if time.monotonic() > self._until:
-                raise too_slow(self._seconds)
+                raise make_slow_header_error(self._seconds)
             part = self._source.read(BLOCK_BYTES)
             if not part:
                 self.buffer = b"".join(parts)
@@ -156,34 +156,34 @@ class _Forward:
             have += len(part)
         self.buffer = b"".join(parts)
 
-    def claim(self, size: int, what: str) -> None:
+    def check_length(self, size: int, what: str) -> None:
         """Refuses a length that the rest of the file, or of what a header may take, can't hold."""
-        if size <= self.left:
+        if size <= self.bytes_left:
             return
         if self._end is not None and size > self._end - self.offset:
             _refuse("truncated", f"{what} takes {size} bytes, and {self._end - self.offset} are left.", self.offset)
         _refuse("header-too-large", f"{what} takes {size} bytes: more than a header may have.", self.offset)
 
     def take(self, size: int, what: str) -> bytes:
-        self.need(size, what)
+        self.ensure_buffered(size, what)
         start = self.position
         self.position = start + size
         return self.buffer[start : self.position]
 
     def skip(self, size: int, what: str) -> None:
         """Passes over bytes without keeping them."""
-        self.claim(size, what)
+        self.check_length(size, what)
         while size > (have := len(self.buffer) - self.position):
             size -= have
             self.position += have
-            self.need(1, what)
+            self.ensure_buffered(1, what)
         self.position += size
 
 
 class _Parser:
     """One reading of one header."""
 
-    def __init__(self, source: _Forward, file_bytes: int | None, arrays: frozenset[str]) -> None:
+    def __init__(self, source: _BlockReader, file_bytes: int | None, arrays: frozenset[str]) -> None:
         self._bytes = source
         self._file_bytes = file_bytes
         self._arrays = arrays
@@ -192,13 +192,13 @@ class _Parser:
         self._array_strings = 0
         self._value_types: dict[str, str] = {}
 
-    def header(self) -> GgufHeader:
-        version = self._preamble()
-        tensor_count = self._count("tensors", MAX_TENSORS, _MIN_TENSOR_BYTES)
-        metadata_count = self._count("metadata", MAX_METADATA, _MIN_METADATA_BYTES)
-        metadata = self._metadata(metadata_count)
-        alignment = self._alignment(metadata)
-        tensors = self._tensors(tensor_count)
+    def parse(self) -> GgufHeader:
+        version = self._read_preamble()
+        tensor_count = self._read_count("tensors", MAX_TENSORS, _MIN_TENSOR_BYTES)
+        metadata_count = self._read_count("metadata", MAX_METADATA, _MIN_METADATA_BYTES)
+        metadata = self._read_metadata(metadata_count)
+        alignment = self._get_alignment(metadata)
+        tensors = self._read_tensors(tensor_count)
         end = self._bytes.offset
         padded = -(-end // alignment) * alignment
         if self._file_bytes is not None and padded > self._file_bytes and tensors:
@@ -211,60 +211,60 @@ class _Parser:
             tensors=tensors,
             alignment=alignment,
             header_bytes=padded if tensors else min(padded, self._file_bytes or padded),
-            facts=derive(metadata, tensors),
+            facts=derive_facts(metadata, tensors),
             chat_template=template if isinstance(template, str) else None,
             value_types=self._value_types,
         )
 
-    def _preamble(self) -> int:
-        self._use_order("little")
+    def _read_preamble(self) -> int:
+        self._set_byte_order("little")
         if self._bytes.take(4, "the magic") != b"GGUF":
             _refuse("not-gguf", "This is not a GGUF file: it does not begin with GGUF.", 0)
         raw = self._bytes.take(4, "the version")
         version = int.from_bytes(raw, "little")
         if version & 0xFFFF == 0 and version:
-            self._use_order("big")
+            self._set_byte_order("big")
             version = int.from_bytes(raw, "big")
         if version not in (2, 3):
             _refuse("version", f"GGUF version {version} is not 2 or 3.", 4)
         return version
 
-    def _use_order(self, order: ByteOrder) -> None:
+    def _set_byte_order(self, order: ByteOrder) -> None:
         self._order = order
         mark = "<" if order == "little" else ">"
         self._scalars = {kind: struct.Struct(mark + form) for kind, (_, form) in VALUE_TYPES.items() if form}
         self._u32, self._u64 = self._scalars[4], self._scalars[10]
 
-    def _number(self, form: struct.Struct, what: str) -> int:
+    def _read_number(self, form: struct.Struct, what: str) -> int:
         buffer = self._bytes
-        buffer.need(form.size, what)
+        buffer.ensure_buffered(form.size, what)
         number: int = form.unpack_from(buffer.buffer, buffer.position)[0]
         buffer.position += form.size
         return number
 
-    def _count(self, what: str, limit: int, least_bytes: int) -> int:
+    def _read_count(self, what: str, limit: int, least_bytes: int) -> int:
         at = self._bytes.offset
-        count = self._number(self._u64, f"the number of {what}")
+        count = self._read_number(self._u64, f"the number of {what}")
         if count > limit:
             _refuse("count-too-large", f"The header claims {count} {what}; {limit} are the most that are read.", at)
-        if self._file_bytes is not None and count * least_bytes > self._bytes.left:
+        if self._file_bytes is not None and count * least_bytes > self._bytes.bytes_left:
             _refuse("count-too-large", f"The header claims {count} {what}, more than the file has room for.", at)
         return count
 
-    def _metadata(self, count: int) -> dict[str, object]:
+    def _read_metadata(self, count: int) -> dict[str, object]:
         metadata: dict[str, object] = {}
         for _ in range(count):
             at = self._bytes.offset
-            key = self._name("key", MAX_KEY_BYTES)
+            key = self._read_name("key", MAX_KEY_BYTES)
             if key in metadata:
                 _refuse("duplicate-key", f"The key {clean_text(key, 80)!r} stands there twice.", at)
-            metadata[key] = self._value(key)
+            metadata[key] = self._read_value(key)
         return metadata
 
-    def _name(self, what: str, limit: int) -> str:
+    def _read_name(self, what: str, limit: int) -> str:
         """A key or a tensor's name: text of at least one character and without control characters."""
         at = self._bytes.offset
-        size = self._number(self._u64, f"the length of a {what}")
+        size = self._read_number(self._u64, f"the length of a {what}")
         words = what.replace("-", " ")
         if not 0 < size <= limit:
             _refuse(f"{what}-length", f"A {words} of {size} bytes; it must have 1 to {limit}.", at)
@@ -276,64 +276,64 @@ class _Parser:
             _refuse(f"{what}-text", f"The {words} {clean_text(name, 80)!r} has control characters.", at)
         return name
 
-    def _value(self, key: str) -> object:
+    def _read_value(self, key: str) -> object:
         at = self._bytes.offset
-        kind = self._number(self._u32, "a value's type")
+        kind = self._read_number(self._u32, "a value's type")
         if kind not in VALUE_TYPES:
             _refuse("value-type", f"The key {clean_text(key, 80)!r} has a value of the unknown type {kind}.", at)
         self._value_types[key] = VALUE_TYPES[kind][0]
         if kind == STRING:
-            return self._string(f"the string {clean_text(key, 80)!r}")
-        return self._array(key) if kind == ARRAY else self._scalar(kind, key)
+            return self._read_string(f"the string {clean_text(key, 80)!r}")
+        return self._read_array(key) if kind == ARRAY else self._read_scalar(kind, key)
 
-    def _scalar(self, kind: int, key: str) -> object:
+    def _read_scalar(self, kind: int, key: str) -> object:
         at = self._bytes.offset
-        value = self._number(self._scalars[kind], "a value")
+        value = self._read_number(self._scalars[kind], "a value")
         if kind != BOOL:
             return value
         if value > 1:
             _refuse("bool-value", f"The bool {clean_text(key, 80)!r} is {value}, neither 0 nor 1.", at)
         return bool(value)
 
-    def _string(self, what: str) -> str | StringInfo:
-        size = self._number(self._u64, "a string's length")
+    def _read_string(self, what: str) -> str | StringInfo:
+        size = self._read_number(self._u64, "a string's length")
         if size > MAX_KEPT_STRING_BYTES or self._kept + size > MAX_KEPT_BYTES:
             self._bytes.skip(size, what)
             return StringInfo(size)
         self._kept += size
         return self._bytes.take(size, what).decode(errors="replace")
 
-    def _array(self, key: str) -> ArrayInfo | tuple[object, ...]:
+    def _read_array(self, key: str) -> ArrayInfo | tuple[object, ...]:
         at = self._bytes.offset
-        kind = self._number(self._u32, "an array's type")
+        kind = self._read_number(self._u32, "an array's type")
         name = clean_text(key, 80)
         if kind == ARRAY:
             _refuse("array-nested", f"The array {name!r} holds arrays.", at)
         if kind not in VALUE_TYPES:
             _refuse("value-type", f"The array {name!r} holds values of the unknown type {kind}.", at)
         self._value_types[key] = f"array of {VALUE_TYPES[kind][0]}"
-        length = self._number(self._u64, "an array's length")
+        length = self._read_number(self._u64, "an array's length")
         what = f"the array {name!r}"
         width = 8 if kind == STRING else self._scalars[kind].size
-        self._bytes.claim(length * width, what)
+        self._bytes.check_length(length * width, what)
         if kind == STRING:
             self._array_strings += length
             if self._array_strings > MAX_ARRAY_STRINGS:
                 _refuse("count-too-large", f"The arrays hold more than {MAX_ARRAY_STRINGS} strings.", at)
         if (length <= KEPT_ELEMENTS or key in self._arrays) and self._kept + length * width <= MAX_KEPT_BYTES:
-            return self._kept_array(kind, length, key, what)
+            return self._read_elements(kind, length, key, what)
         if kind == STRING:
             self._skip_strings(length, what)
         else:
             self._bytes.skip(length * width, what)
         return ArrayInfo(VALUE_TYPES[kind][0], length)
 
-    def _kept_array(self, kind: int, length: int, key: str, what: str) -> tuple[object, ...]:
+    def _read_elements(self, kind: int, length: int, key: str, what: str) -> tuple[object, ...]:
         self._kept += length * (8 if kind == STRING else self._scalars[kind].size)
         if kind == STRING:
-            return tuple(self._string(what) for _ in range(length))
+            return tuple(self._read_string(what) for _ in range(length))
         if kind == BOOL:
-            return tuple(self._scalar(kind, key) for _ in range(length))
+            return tuple(self._read_scalar(kind, key) for _ in range(length))
         form = self._scalars[kind]
         raw = self._bytes.take(length * form.size, what)
         return struct.unpack(f"{form.format[0]}{length}{form.format[1:]}", raw)
@@ -343,7 +343,7 @@ class _Parser:
         source = self._bytes
         unpack = self._u64.unpack_from
         while count:
-            source.need(8, what)
+            source.ensure_buffered(8, what)
             buffer, position = source.buffer, source.position
             last = len(buffer) - 8
             while count and position <= last:
@@ -355,7 +355,7 @@ class _Parser:
             source.position = position - beyond
             source.skip(beyond, what)
 
-    def _alignment(self, metadata: Mapping[str, object]) -> int:
+    def _get_alignment(self, metadata: Mapping[str, object]) -> int:
         value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         right_type = self._value_types.get("general.alignment", "uint32") == "uint32"  # llama.cpp aborts on any other
         if right_type and isinstance(value, int) and 0 < value <= MAX_ALIGNMENT and not value & (value - 1):
@@ -363,26 +363,29 @@ class _Parser:
         text = clean_text(str(value), 40)
         _refuse("alignment", f"general.alignment is {text}, not a uint32 power of two up to 1 MiB.", self._bytes.offset)
 
-    def _tensors(self, count: int) -> tuple[TensorInfo, ...]:
+    def _read_tensors(self, count: int) -> tuple[TensorInfo, ...]:
         tensors: dict[str, TensorInfo] = {}
         for _ in range(count):
             at = self._bytes.offset
-            name = self._name("tensor-name", MAX_TENSOR_NAME_BYTES)
+            name = self._read_name("tensor-name", MAX_TENSOR_NAME_BYTES)
             if name in tensors:
                 _refuse("duplicate-tensor", f"The tensor {clean_text(name, 80)!r} stands there twice.", at)
-            shape = self._shape(name)
+            shape = self._read_shape(name)
             tensors[name] = TensorInfo(
-                name, shape, self._number(self._u32, "a tensor's type"), self._number(self._u64, "a tensor's offset")
+                name,
+                shape,
+                self._read_number(self._u32, "a tensor's type"),
+                self._read_number(self._u64, "a tensor's offset"),
             )
         return tuple(tensors.values())
 
-    def _shape(self, name: str) -> tuple[int, ...]:
+    def _read_shape(self, name: str) -> tuple[int, ...]:
         at = self._bytes.offset
         what = f"The tensor {clean_text(name, 80)!r}"
-        dimensions = self._number(self._u32, "a tensor's dimensions")
+        dimensions = self._read_number(self._u32, "a tensor's dimensions")
         if dimensions > MAX_DIMENSIONS:
             _refuse("tensor-dimensions", f"{what} has {dimensions} dimensions; {MAX_DIMENSIONS} are the most.", at)
-        shape = tuple(self._number(self._u64, "a tensor's shape") for _ in range(dimensions))
+        shape = tuple(self._read_number(self._u64, "a tensor's shape") for _ in range(dimensions))
         elements = 1
         for size in shape:
             elements *= size

@@ -25,7 +25,7 @@ from llm_hf_models.system.units import format_size
 
 CONTEXT_STEP = 256  # llama.cpp pads a context to this
 MIN_CONTEXT = 512  # tokens; with less, a question and its answer have no room
-UNKNOWN_CONTEXT = 4096  # tokens, where neither the caller nor the header says
+DEFAULT_CONTEXT = 4096  # tokens, where neither the caller nor the header says
 BATCH_TOKENS = 512
 SLOTS = 4  # prompts that one engine answers at a time
 MASK_BYTES = 2
@@ -54,20 +54,20 @@ class Fit:
     reduced: bool = False  # `context` is less than was asked for
 
 
-def kv_bytes_per_token(weights_bytes: int, facts: ModelFacts | None) -> int:
+def estimate_kv_bytes_per_token(weights_bytes: int, facts: ModelFacts | None) -> int:
     """Bytes that one token of context takes: from the header, or estimated from the size of the weights."""
     if facts is not None and facts.kv_bytes_per_token is not None:
         return facts.kv_bytes_per_token
     return int(min(weights_bytes * _KV_PER_SMALL_WEIGHT, _KV_LEAST + weights_bytes * _KV_PER_WEIGHT))
 
 
-def context_bytes(weights_bytes: int, facts: ModelFacts | None, tokens: int) -> int:
+def estimate_context_bytes(weights_bytes: int, facts: ModelFacts | None, tokens: int) -> int:
     """What a context of so many tokens takes: the KV cache, and the attention mask.
 
     A layer with a sliding window keeps that window for each slot, and a batch more, however long the context is
     (llama.cpp, src/llama-kv-cache-iswa.cpp).
     """
-    per_token = kv_bytes_per_token(weights_bytes, facts)
+    per_token = estimate_kv_bytes_per_token(weights_bytes, facts)
     windowed, kept = 0, 0
     if facts is not None and facts.sliding_window:
         windowed = min(facts.kv_windowed_bytes_per_token, per_token)
@@ -75,14 +75,16 @@ def context_bytes(weights_bytes: int, facts: ModelFacts | None, tokens: int) -> 
     return (per_token - windowed) * tokens + windowed * kept + tokens * BATCH_TOKENS * MASK_BYTES
 
 
-def overhead_bytes(facts: ModelFacts | None) -> int:
+def estimate_overhead_bytes(facts: ModelFacts | None) -> int:
     """What the engine takes beside weights and what grows with the context. Bytes."""
     embedding = (facts and facts.embedding_length) or _EMBEDDING_OF_UNKNOWN
     vocabulary = (facts and facts.vocabulary_size) or 0
     return PROCESS_BYTES + BATCH_TOKENS * embedding * ACTIVATION_BYTES + vocabulary * VOCABULARY_BYTES
 
 
-def assess(weights_bytes: int, facts: ModelFacts | None, *, context: int, available: int, mmproj_bytes: int = 0) -> Fit:
+def assess_fit(
+    weights_bytes: int, facts: ModelFacts | None, *, context: int, available: int, mmproj_bytes: int = 0
+) -> Fit:
     """Weighs one model against `available` bytes.
 
     Args:
@@ -93,32 +95,32 @@ def assess(weights_bytes: int, facts: ModelFacts | None, *, context: int, availa
         mmproj_bytes: size of its projector, if any.
     """
     own = (facts and facts.context_length) or 0
-    asked = min(context, own) if context and own else context or own or UNKNOWN_CONTEXT
-    fixed = weights_bytes + overhead_bytes(facts)
+    asked = min(context, own) if context and own else context or own or DEFAULT_CONTEXT
+    fixed = weights_bytes + estimate_overhead_bytes(facts)
     if mmproj_bytes:
         fixed += mmproj_bytes + PROJECTOR_BYTES
 
     def needed(tokens: int) -> int:
-        return fixed + context_bytes(weights_bytes, facts, tokens)
+        return fixed + estimate_context_bytes(weights_bytes, facts, tokens)
 
     if needed(asked) <= available:
-        return _fit(True, needed(asked), available, asked)
+        return _make_fit(True, needed(asked), available, asked)
     least = min(asked, MIN_CONTEXT)
     if needed(least) > available:
-        return _fit(False, needed(least), available, least)
+        return _make_fit(False, needed(least), available, least)
     steps = range(asked // CONTEXT_STEP + 1)
     largest = max(
         least, (bisect_right(steps, available, key=lambda step: needed(step * CONTEXT_STEP)) - 1) * CONTEXT_STEP
     )
-    return _fit(True, needed(largest), available, largest, instead_of=asked)
+    return _make_fit(True, needed(largest), available, largest, instead_of=asked)
 
 
-def padded(context: int) -> int:
+def pad_context(context: int) -> int:
     """The context that llama.cpp makes of one that it is asked for."""
     return -(-context // CONTEXT_STEP) * CONTEXT_STEP
 
 
-def _fit(fits: bool, needed: int, available: int, context: int, instead_of: int = 0) -> Fit:
+def _make_fit(fits: bool, needed: int, available: int, context: int, instead_of: int = 0) -> Fit:
     verb = "needs" if fits else "needs at least"
     reason = f"{verb} {format_size(needed)} of {format_size(available)} at {context} tokens"
     if instead_of:

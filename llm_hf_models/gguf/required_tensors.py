@@ -10,179 +10,196 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from llm_hf_models.gguf.facts import count_of
+from llm_hf_models.gguf.facts import get_count
 
-Keys = Callable[[str], int]  # a number among the architecture's own keys, 0 where there is none
+KeyReader = Callable[[str], int]  # a number among the architecture's own keys, 0 where there is none
 
 
-def _always(_keys: Keys, _block: int) -> bool:
+def _is_always_required(_keys: KeyReader, _block: int) -> bool:
     return True
 
 
 @dataclass(frozen=True)
-class Needed:
+class RequiredTensors:
     """Tensors that are needed together."""
 
     names: tuple[str, ...]
-    when: Callable[[Keys, int], bool] = _always  # of which models, and of which of their blocks
+    when: Callable[[KeyReader, int], bool] = _is_always_required  # of which models, and of which of their blocks
     unless: str = ""  # the tensor that holds all of them in one
 
 
 @dataclass(frozen=True)
-class Family:
+class ModelFamily:
     """What every model of a family has: once, and in each block."""
 
-    once: tuple[str, ...]
-    block: tuple[Needed, ...]
+    model_tensors: tuple[str, ...]
+    block_tensors: tuple[RequiredTensors, ...]
 
 
-def _named(stems: str, ending: str = ".weight") -> tuple[str, ...]:
+def _make_names(stems: str, ending: str = ".weight") -> tuple[str, ...]:
     return tuple(stem + ending for stem in stems.split())
 
 
-def _both(stems: str) -> tuple[str, ...]:
-    return _named(stems) + _named(stems, ".bias")
+def _make_weight_and_bias_names(stems: str) -> tuple[str, ...]:
+    return _make_names(stems) + _make_names(stems, ".bias")
 
 
-def _weights(stems: str) -> Needed:
-    return Needed(_named(stems))
+def _require_weights(stems: str) -> RequiredTensors:
+    return RequiredTensors(_make_names(stems))
 
 
-def _has_experts(keys: Keys, _block: int) -> bool:
+def _has_experts(keys: KeyReader, _block: int) -> bool:
     return keys("expert_count") > 0
 
 
-def _is_dense(keys: Keys, _block: int) -> bool:
+def _is_dense(keys: KeyReader, _block: int) -> bool:
     return keys("expert_count") == 0
 
 
-def _shares_an_expert(keys: Keys, _block: int) -> bool:
+def _has_shared_expert(keys: KeyReader, _block: int) -> bool:
     return keys("expert_count") > 0 and keys("expert_shared_feed_forward_length") > 0
 
 
-def _leads_dense(keys: Keys, block: int) -> bool:
+def _is_leading_dense_block(keys: KeyReader, block: int) -> bool:
     return block < keys("leading_dense_block_count")
 
 
-def _follows_dense(keys: Keys, block: int) -> bool:
-    return not _leads_dense(keys, block)
+def _is_after_dense_blocks(keys: KeyReader, block: int) -> bool:
+    return not _is_leading_dense_block(keys, block)
 
 
-def _compresses_keys(keys: Keys, _block: int) -> bool:
+def _has_compressed_keys(keys: KeyReader, _block: int) -> bool:
     return keys("attention.key_length_mla") > 0 and keys("attention.value_length_mla") > 0
 
 
-def _keeps_keys(keys: Keys, block: int) -> bool:
-    return not _compresses_keys(keys, block)
+def _has_plain_keys(keys: KeyReader, block: int) -> bool:
+    return not _has_compressed_keys(keys, block)
 
 
-def _is_expert_block(keys: Keys, block: int) -> bool:
+def _is_expert_block(keys: KeyReader, block: int) -> bool:
     every = keys("moe_every_n_layers")
     return every > 0 and block % every == 1
 
 
-def _is_plain_block(keys: Keys, block: int) -> bool:
+def _is_plain_block(keys: KeyReader, block: int) -> bool:
     return not _is_expert_block(keys, block)
 
 
-_EMBEDDED = _named("token_embd output_norm")
-_TEXT_ENCODER = (*_named("token_embd"), *_both("token_embd_norm"))
-_QKV = Needed(_named("attn_q attn_k attn_v"), unless="attn_qkv.weight")
-_QK_NORM = _weights("attn_q_norm attn_k_norm")
-_ATTENTION = (_weights("attn_norm attn_output"), _QKV)
-_GATED = _weights("ffn_gate ffn_down ffn_up")
-_POST_NORMS = _weights("post_attention_norm post_ffw_norm")
-_EXPERTS = _weights("ffn_gate_inp ffn_gate_exps ffn_down_exps ffn_up_exps")
-_PLAIN = Family(_EMBEDDED, (*_ATTENTION, _weights("ffn_norm"), _GATED))
-_QWEN3 = replace(_PLAIN, block=(*_PLAIN.block, _QK_NORM))
-_QWEN3_EXPERTS = Family(_EMBEDDED, (*_ATTENTION, _weights("ffn_norm"), _QK_NORM, _EXPERTS))
+_EMBEDDED = _make_names("token_embd output_norm")
+_TEXT_ENCODER = (*_make_names("token_embd"), *_make_weight_and_bias_names("token_embd_norm"))
+_QKV = RequiredTensors(_make_names("attn_q attn_k attn_v"), unless="attn_qkv.weight")
+_QK_NORM = _require_weights("attn_q_norm attn_k_norm")
+_ATTENTION = (_require_weights("attn_norm attn_output"), _QKV)
+_GATED = _require_weights("ffn_gate ffn_down ffn_up")
+_POST_NORMS = _require_weights("post_attention_norm post_ffw_norm")
+_EXPERTS = _require_weights("ffn_gate_inp ffn_gate_exps ffn_down_exps ffn_up_exps")
+_PLAIN = ModelFamily(_EMBEDDED, (*_ATTENTION, _require_weights("ffn_norm"), _GATED))
+_QWEN3 = replace(_PLAIN, block_tensors=(*_PLAIN.block_tensors, _QK_NORM))
+_QWEN3_EXPERTS = ModelFamily(_EMBEDDED, (*_ATTENTION, _require_weights("ffn_norm"), _QK_NORM, _EXPERTS))
 
-_LLAMA = Family(
+_LLAMA = ModelFamily(
     _EMBEDDED,
     (
         *_ATTENTION,
-        _weights("ffn_norm"),
+        _require_weights("ffn_norm"),
         replace(_GATED, when=_is_dense),
-        replace(_weights("ffn_gate_inp ffn_down_exps ffn_up_exps"), when=_has_experts),
+        replace(_require_weights("ffn_gate_inp ffn_down_exps ffn_up_exps"), when=_has_experts),
     ),
 )
-_SHARED = replace(_weights("ffn_gate_shexp ffn_down_shexp ffn_up_shexp"), when=_shares_an_expert)
-_GRANITE = replace(_LLAMA, block=(*_LLAMA.block, _SHARED))
-_GEMMA3 = replace(_PLAIN, block=(*_PLAIN.block, _POST_NORMS, _QK_NORM))
-_BERT_BLOCK = (_QKV, _weights("attn_output"), Needed(_both("attn_output_norm layer_output_norm")))
-_BERT_FEED_FORWARD = _weights("ffn_up ffn_down")
-_MAMBA_BLOCK = (_weights("attn_norm ssm_in ssm_out"), Needed((*_both("ssm_conv1d"), "ssm_dt.bias", "ssm_a", "ssm_d")))
+_SHARED = replace(_require_weights("ffn_gate_shexp ffn_down_shexp ffn_up_shexp"), when=_has_shared_expert)
+_GRANITE = replace(_LLAMA, block_tensors=(*_LLAMA.block_tensors, _SHARED))
+_GEMMA3 = replace(_PLAIN, block_tensors=(*_PLAIN.block_tensors, _POST_NORMS, _QK_NORM))
+_BERT_BLOCK = (
+    _QKV,
+    _require_weights("attn_output"),
+    RequiredTensors(_make_weight_and_bias_names("attn_output_norm layer_output_norm")),
+)
+_BERT_FEED_FORWARD = _require_weights("ffn_up ffn_down")
+_MAMBA_BLOCK = (
+    _require_weights("attn_norm ssm_in ssm_out"),
+    RequiredTensors((*_make_weight_and_bias_names("ssm_conv1d"), "ssm_dt.bias", "ssm_a", "ssm_d")),
+)
 
-_DEEPSEEK2 = Family(
+_DEEPSEEK2 = ModelFamily(
     _EMBEDDED,
     (
-        _weights("attn_norm attn_kv_a_norm attn_kv_a_mqa attn_output ffn_norm"),
+        _require_weights("attn_norm attn_kv_a_norm attn_kv_a_mqa attn_output ffn_norm"),
         # Whether queries are compressed the header says too, but llama.cpp listens for some sizes only.
-        Needed(_named("attn_q"), unless="attn_q_a.weight"),
-        Needed(_named("attn_q_a_norm attn_q_b"), unless="attn_q.weight"),
-        Needed(_named("attn_k_b attn_v_b"), when=_compresses_keys),
-        Needed(_named("attn_kv_b"), when=_keeps_keys),
-        replace(_GATED, when=_leads_dense),
-        Needed(_named("ffn_gate_inp ffn_down_exps ffn_gate_shexp ffn_down_shexp ffn_up_shexp"), when=_follows_dense),
-        Needed(_named("ffn_gate_exps ffn_up_exps"), when=_follows_dense, unless="ffn_gate_up_exps.weight"),
+        RequiredTensors(_make_names("attn_q"), unless="attn_q_a.weight"),
+        RequiredTensors(_make_names("attn_q_a_norm attn_q_b"), unless="attn_q.weight"),
+        RequiredTensors(_make_names("attn_k_b attn_v_b"), when=_has_compressed_keys),
+        RequiredTensors(_make_names("attn_kv_b"), when=_has_plain_keys),
+        replace(_GATED, when=_is_leading_dense_block),
+        RequiredTensors(
+            _make_names("ffn_gate_inp ffn_down_exps ffn_gate_shexp ffn_down_shexp ffn_up_shexp"),
+            when=_is_after_dense_blocks,
+        ),
+        RequiredTensors(
+            _make_names("ffn_gate_exps ffn_up_exps"), when=_is_after_dense_blocks, unless="ffn_gate_up_exps.weight"
+        ),
     ),
 )
 
-FAMILIES: Mapping[str, Family] = {
-    "bert": Family((*_TEXT_ENCODER, "position_embd.weight"), (*_BERT_BLOCK, _BERT_FEED_FORWARD)),
-    "cohere2": Family(_EMBEDDED, (*_ATTENTION, _GATED)),
+FAMILIES: Mapping[str, ModelFamily] = {
+    "bert": ModelFamily((*_TEXT_ENCODER, "position_embd.weight"), (*_BERT_BLOCK, _BERT_FEED_FORWARD)),
+    "cohere2": ModelFamily(_EMBEDDED, (*_ATTENTION, _GATED)),
     "deepseek2": _DEEPSEEK2,
-    "falcon": Family(
+    "falcon": ModelFamily(
         (*_EMBEDDED, "output_norm.bias"),
-        (Needed(_both("attn_norm")), _weights("attn_qkv attn_output ffn_down ffn_up")),
+        (
+            RequiredTensors(_make_weight_and_bias_names("attn_norm")),
+            _require_weights("attn_qkv attn_output ffn_down ffn_up"),
+        ),
     ),
     "gemma": _PLAIN,
     "gemma-embedding": _GEMMA3,
-    "gemma2": replace(_PLAIN, block=(*_PLAIN.block, _POST_NORMS)),
+    "gemma2": replace(_PLAIN, block_tensors=(*_PLAIN.block_tensors, _POST_NORMS)),
     "gemma3": _GEMMA3,
-    "gpt-oss": Family(
+    "gpt-oss": ModelFamily(
         (*_EMBEDDED, "output.weight"),
         (
             *_ATTENTION,
-            _weights("post_attention_norm attn_sinks"),
+            _require_weights("post_attention_norm attn_sinks"),
             _EXPERTS,
-            Needed(_named("attn_output ffn_gate_inp ffn_gate_exps ffn_down_exps ffn_up_exps", ".bias")),
+            RequiredTensors(_make_names("attn_output ffn_gate_inp ffn_gate_exps ffn_down_exps ffn_up_exps", ".bias")),
         ),
     ),
-    "gpt2": Family(
+    "gpt2": ModelFamily(
         (*_EMBEDDED, "output_norm.bias", "position_embd.weight"),
-        (Needed(_both("attn_norm attn_qkv attn_output ffn_norm ffn_down ffn_up")),),
+        (RequiredTensors(_make_weight_and_bias_names("attn_norm attn_qkv attn_output ffn_norm ffn_down ffn_up")),),
     ),
     "granite": _GRANITE,
     "granitemoe": _GRANITE,
-    "internlm2": Family((*_EMBEDDED, "output.weight"), _PLAIN.block),
+    "internlm2": ModelFamily((*_EMBEDDED, "output.weight"), _PLAIN.block_tensors),
     "llama": _LLAMA,
-    "mamba": Family(_EMBEDDED, (*_MAMBA_BLOCK, _weights("ssm_x ssm_dt"))),
-    "mamba2": Family(_EMBEDDED, (*_MAMBA_BLOCK, _weights("ssm_norm"))),
+    "mamba": ModelFamily(_EMBEDDED, (*_MAMBA_BLOCK, _require_weights("ssm_x ssm_dt"))),
+    "mamba2": ModelFamily(_EMBEDDED, (*_MAMBA_BLOCK, _require_weights("ssm_norm"))),
     "mistral3": _LLAMA,
-    "nomic-bert": Family(_TEXT_ENCODER, (*_BERT_BLOCK, _BERT_FEED_FORWARD, _weights("ffn_gate"))),
-    "nomic-bert-moe": Family(
+    "nomic-bert": ModelFamily(_TEXT_ENCODER, (*_BERT_BLOCK, _BERT_FEED_FORWARD, _require_weights("ffn_gate"))),
+    "nomic-bert-moe": ModelFamily(
         _TEXT_ENCODER,
         (
             *_BERT_BLOCK,
             replace(_BERT_FEED_FORWARD, when=_is_plain_block),
-            replace(_weights("ffn_gate_inp ffn_up_exps ffn_down_exps"), when=_is_expert_block),
+            replace(_require_weights("ffn_gate_inp ffn_up_exps ffn_down_exps"), when=_is_expert_block),
         ),
     ),
-    "olmo2": Family((*_EMBEDDED, "output.weight"), (_QKV, _weights("attn_output"), _QK_NORM, _GATED, _POST_NORMS)),
-    "phi2": Family(
-        (*_EMBEDDED, "output_norm.bias", *_both("output")),
-        (_QKV, Needed(_both("attn_norm attn_output ffn_down ffn_up"))),
+    "olmo2": ModelFamily(
+        (*_EMBEDDED, "output.weight"), (_QKV, _require_weights("attn_output"), _QK_NORM, _GATED, _POST_NORMS)
     ),
-    "phi3": Family(_EMBEDDED, (_weights("attn_norm attn_output ffn_norm ffn_down ffn_up"),)),
+    "phi2": ModelFamily(
+        (*_EMBEDDED, "output_norm.bias", *_make_weight_and_bias_names("output")),
+        (_QKV, RequiredTensors(_make_weight_and_bias_names("attn_norm attn_output ffn_down ffn_up"))),
+    ),
+    "phi3": ModelFamily(_EMBEDDED, (_require_weights("attn_norm attn_output ffn_norm ffn_down ffn_up"),)),
     "qwen2": _PLAIN,
-    "qwen2moe": Family(
+    "qwen2moe": ModelFamily(
         (*_EMBEDDED, "output.weight"),
         (
             *_ATTENTION,
-            _weights("ffn_norm"),
+            _require_weights("ffn_norm"),
             _EXPERTS,
-            _weights("ffn_gate_inp_shexp ffn_gate_shexp ffn_down_shexp ffn_up_shexp"),
+            _require_weights("ffn_gate_inp_shexp ffn_gate_shexp ffn_down_shexp ffn_up_shexp"),
         ),
     ),
     "qwen2vl": _PLAIN,
@@ -190,19 +207,21 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3moe": _QWEN3_EXPERTS,
     "qwen3vl": _QWEN3,
     "qwen3vlmoe": _QWEN3_EXPERTS,
-    "seed_oss": Family(_EMBEDDED, (*_ATTENTION, _weights("post_attention_norm"), _GATED)),
+    "seed_oss": ModelFamily(_EMBEDDED, (*_ATTENTION, _require_weights("post_attention_norm"), _GATED)),
     "smollm3": _PLAIN,
-    "stablelm": Family(
-        (*_EMBEDDED, "output_norm.bias", "output.weight"), (*_ATTENTION, Needed(("attn_norm.bias",)), _GATED)
+    "stablelm": ModelFamily(
+        (*_EMBEDDED, "output_norm.bias", "output.weight"), (*_ATTENTION, RequiredTensors(("attn_norm.bias",)), _GATED)
     ),
-    "starcoder2": Family(
+    "starcoder2": ModelFamily(
         (*_EMBEDDED, "output_norm.bias"),
-        (_QKV, Needed(_both("attn_norm attn_output ffn_norm ffn_down ffn_up"))),
+        (_QKV, RequiredTensors(_make_weight_and_bias_names("attn_norm attn_output ffn_norm ffn_down ffn_up"))),
     ),
 }
 
 
-def missing(architecture: str, metadata: Mapping[str, object], names: Collection[str], blocks: int) -> Iterator[str]:
+def find_missing_tensors(
+    architecture: str, metadata: Mapping[str, object], names: Collection[str], blocks: int
+) -> Iterator[str]:
     """The tensors without which llama.cpp refuses the model, and that are not there.
 
     Args:
@@ -216,13 +235,13 @@ def missing(architecture: str, metadata: Mapping[str, object], names: Collection
         return
 
     def key(name: str) -> int:
-        return count_of(metadata, f"{architecture}.{name}") or 0
+        return get_count(metadata, f"{architecture}.{name}") or 0
 
     ahead = key("nextn_predict_layers")  # blocks that only guess ahead come last, and may stand in another file
     if ahead and "blk.0.attn_norm.weight" not in names:
         return
-    yield from (name for name in family.once if name not in names)
+    yield from (name for name in family.model_tensors if name not in names)
     for block in range(max(0, blocks - ahead)):
-        for needed in family.block:
+        for needed in family.block_tensors:
             if needed.when(key, block) and f"blk.{block}.{needed.unless}" not in names:
                 yield from (full for name in needed.names if (full := f"blk.{block}.{name}") not in names)

@@ -42,7 +42,7 @@ STRUCTURE_RULES = {
     "string-too-long": "Metadata strings beyond a megabyte are not read; nothing real needs them.",
 }
 
-MEANING_RULES = {
+SEMANTIC_RULES = {
     "architecture": "Without general.architecture nothing knows how to run the weights.",
     "key-type": "llama.cpp refuses a key whose value is of another type than it expects.",
     "block-count": "llama.cpp takes 1 to 512 blocks; a huge number makes it allocate or loop until it is killed.",
@@ -84,7 +84,7 @@ TEMPLATE_RULES = {
     "template-invisible-characters": "Characters that are not shown can hide instructions from a reader.",
     "template-url": "An address in a template may end up in every prompt.",
 }
-DOCUMENTED_RULES: Mapping[str, str] = MappingProxyType({**STRUCTURE_RULES, **MEANING_RULES, **TEMPLATE_RULES})
+DOCUMENTED_RULES: Mapping[str, str] = MappingProxyType({**STRUCTURE_RULES, **SEMANTIC_RULES, **TEMPLATE_RULES})
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Finding:
     why: str | None = None  # why it matters
 
 
-def finding(code: str, severity: Severity, message: str, where: str | None = None) -> Finding:
+def make_finding(code: str, severity: Severity, message: str, where: str | None = None) -> Finding:
     """A finding under a documented rule, with its part and its reason filled in.
 
     Args:
@@ -108,6 +108,6 @@ def finding(code: str, severity: Severity, message: str, where: str | None = Non
         message: one sentence; what it quotes is cleaned here.
         where: a metadata key, a tensor's name or a template's line; cleaned here.
     """
-    part: Part = "structure" if code in STRUCTURE_RULES else "meaning" if code in MEANING_RULES else "template"
+    part: Part = "structure" if code in STRUCTURE_RULES else "meaning" if code in SEMANTIC_RULES else "template"
     place = clean_text(where, 100) if where is not None else None
     return Finding(code, severity, part, clean_text(message, 400), place, DOCUMENTED_RULES[code])

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator
 
 from llm_hf_models.gguf import required_tensors
-from llm_hf_models.gguf.facts import array_length, count_of, per_layer, text_of
+from llm_hf_models.gguf.facts import get_array_length, get_count, get_layer_values, get_text
 from llm_hf_models.gguf.header import GgufHeader
-from llm_hf_models.gguf.rules import Finding, Severity, finding
+from llm_hf_models.gguf.rules import Finding, Severity, make_finding
 
 MAX_BLOCKS = 512
 MAX_EXPERTS = 512
@@ -21,7 +21,7 @@ MAX_CONTEXT = 2**31 - 1  # tokens
 MAX_EMBEDDING = 2**20
 MAX_HEADS = 2**16
 ROPE_SECTIONS = 4
-_BLOCK_OF = re.compile(r"blk\.(\d{1,9})\.")
+_BLOCK_NUMBER = re.compile(r"blk\.(\d{1,9})\.")
 _TOKENS = "tokenizer.ggml.tokens"
 
 # Beside each token: the value type that llama.cpp reads it as, whatever the header says.
@@ -37,24 +37,24 @@ _KEY_TYPES = {
 _ARCHITECTURE_KEY_TYPES = ("block_count", "context_length", "embedding_length")
 
 
-def judge(header: GgufHeader) -> Iterator[Finding]:
+def check_semantics(header: GgufHeader) -> Iterator[Finding]:
     """Everything there is to say about one file's meaning; for a split, of the first shard with all shards' tensors."""
-    yield from _key_types(header)
-    yield from _numbers(header)
-    yield from _split(header)
+    yield from _check_key_types(header)
+    yield from _check_numbers(header)
+    yield from _check_split_keys(header)
     kind = header.facts.kind
     if is_later_shard(header) or kind == "mmproj":
         return
     architecture = header.facts.architecture
     if architecture is None:
-        yield finding("architecture", "error", "It does not say its architecture.", "general.architecture")
+        yield make_finding("architecture", "error", "It does not say its architecture.", "general.architecture")
         return
     if header.metadata.get("general.type") not in (None, "model"):
         return
-    yield from _shape(header, architecture)
-    yield from _attention(header, architecture)
-    yield from _tokenizer(header)
-    yield from _tensors(header, architecture)
+    yield from _check_sizes(header, architecture)
+    yield from _check_attention(header, architecture)
+    yield from _check_tokenizer(header)
+    yield from _check_tensors(header, architecture)
 
 
 def is_later_shard(header: GgufHeader) -> bool:
@@ -62,32 +62,34 @@ def is_later_shard(header: GgufHeader) -> bool:
     return (header.facts.split_index or 0) > 0
 
 
-def _key_types(header: GgufHeader) -> Iterator[Finding]:
+def _check_key_types(header: GgufHeader) -> Iterator[Finding]:
     wanted = dict(_KEY_TYPES)
     wanted.update({f"{header.facts.architecture}.{name}": "uint32" for name in _ARCHITECTURE_KEY_TYPES})
     for key, expected in wanted.items():
         found = header.value_types.get(key)
         if found is not None and found != expected:
-            yield finding("key-type", "error", f"It is of the type {found}, not {expected}.", key)
+            yield make_finding("key-type", "error", f"It is of the type {found}, not {expected}.", key)
 
 
-def _numbers(header: GgufHeader) -> Iterator[Finding]:
+def _check_numbers(header: GgufHeader) -> Iterator[Finding]:
     for key, value in header.metadata.items():
         if isinstance(value, float) and not math.isfinite(value):
-            yield finding("number-not-finite", "warning", f"It is {value}.", key)
+            yield make_finding("number-not-finite", "warning", f"It is {value}.", key)
 
 
-def _split(header: GgufHeader) -> Iterator[Finding]:
+def _check_split_keys(header: GgufHeader) -> Iterator[Finding]:
     count, number = header.facts.split_count, header.facts.split_index
     if count is None and number is None:
         return
     if not count or number is None or number >= count:
-        yield finding("split-keys", "error", f"It says that it is shard {number} (from 0) of {count}.", "split.no")
-    elif count > 1 and (total := count_of(header.metadata, "split.tensors.count")) != len(header.tensors):
-        yield finding("split-part", "note", f"It is shard {number + 1} of {count}, of {total} tensors.", "split.count")
+        yield make_finding("split-keys", "error", f"It says that it is shard {number} (from 0) of {count}.", "split.no")
+    elif count > 1 and (total := get_count(header.metadata, "split.tensors.count")) != len(header.tensors):
+        yield make_finding(
+            "split-part", "note", f"It is shard {number + 1} of {count}, of {total} tensors.", "split.count"
+        )
 
 
-def _shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
+def _check_sizes(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     limits = (
         ("block_count", "block-count", MAX_BLOCKS),
         ("context_length", "context-length", MAX_CONTEXT),
@@ -100,99 +102,101 @@ def _shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
         value = header.metadata.get(key)
         if not isinstance(value, int) or not 0 < value <= limit:
             text = "missing" if value is None else repr(value)
-            yield finding(code, severity, f"It is {text}; 1 to {limit} make sense.", key)
-    experts = count_of(header.metadata, f"{architecture}.expert_count") or 0
-    used = count_of(header.metadata, f"{architecture}.expert_used_count") or 0
+            yield make_finding(code, severity, f"It is {text}; 1 to {limit} make sense.", key)
+    experts = get_count(header.metadata, f"{architecture}.expert_count") or 0
+    used = get_count(header.metadata, f"{architecture}.expert_used_count") or 0
     if experts > MAX_EXPERTS or used > experts or (experts and not used):
-        yield finding("experts", "error", f"It uses {used} of {experts} experts.", f"{architecture}.expert_count")
+        yield make_finding("experts", "error", f"It uses {used} of {experts} experts.", f"{architecture}.expert_count")
 
 
-def _attention(header: GgufHeader, architecture: str) -> Iterator[Finding]:
+def _check_attention(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     blocks = header.facts.block_count or 0
     if not 0 < blocks <= MAX_BLOCKS:
         return
     prefix = f"{architecture}."
     for name in ("attention.head_count", "attention.head_count_kv", "feed_forward_length"):
-        length = array_length(header.metadata.get(prefix + name))
+        length = get_array_length(header.metadata.get(prefix + name))
         if length is not None and length != blocks:
             message = f"It has {length} values for {blocks} blocks."
-            yield finding("layer-array-length", "error", message, prefix + name)
-    sections = array_length(header.metadata.get(prefix + "rope.dimension_sections"))
+            yield make_finding("layer-array-length", "error", message, prefix + name)
+    sections = get_array_length(header.metadata.get(prefix + "rope.dimension_sections"))
     if sections not in (None, ROPE_SECTIONS):
         message = f"It has {sections} values, not {ROPE_SECTIONS}."
-        yield finding("rope-sections", "error", message, prefix + "rope.dimension_sections")
-    heads = per_layer(header.metadata, prefix + "attention.head_count", blocks)
-    kv_heads = per_layer(header.metadata, prefix + "attention.head_count_kv", blocks)
+        yield make_finding("rope-sections", "error", message, prefix + "rope.dimension_sections")
+    heads = get_layer_values(header.metadata, prefix + "attention.head_count", blocks)
+    kv_heads = get_layer_values(header.metadata, prefix + "attention.head_count_kv", blocks)
     for query, key in zip(heads or (), kv_heads or heads or (), strict=False):
         if query > MAX_HEADS or key > query or (key and query % key):
             message = f"{query} heads can't be shared out to {key}."
-            yield finding("head-count", "error", message, prefix + "attention.head_count_kv")
+            yield make_finding("head-count", "error", message, prefix + "attention.head_count_kv")
             return
 
 
-def _tokenizer(header: GgufHeader) -> Iterator[Finding]:
+def _check_tokenizer(header: GgufHeader) -> Iterator[Finding]:
     types = header.value_types
-    model = text_of(header.metadata, "tokenizer.ggml.model")
-    tokens = array_length(header.metadata.get(_TOKENS))
+    model = get_text(header.metadata, "tokenizer.ggml.model")
+    tokens = get_array_length(header.metadata.get(_TOKENS))
     if not tokens:
         if model not in ("no_vocab", "none"):
             severity: Severity = "error" if header.facts.kind != "other" else "warning"
-            yield finding("tokenizer", severity, "It lists no tokens.", _TOKENS)
+            yield make_finding("tokenizer", severity, "It lists no tokens.", _TOKENS)
         return
     merges = "tokenizer.ggml.merges"
     if model == "gpt2" and types.get(merges) != "array of string":
-        yield finding("tokenizer", "error", "A gpt2 tokenizer lists its merges.", merges)
-    yield from _token_arrays(header, tokens)
-    yield from _special_tokens(header, tokens)
+        yield make_finding("tokenizer", "error", "A gpt2 tokenizer lists its merges.", merges)
+    yield from _check_token_arrays(header, tokens)
+    yield from _check_special_tokens(header, tokens)
 
 
-def _token_arrays(header: GgufHeader, tokens: int) -> Iterator[Finding]:
+def _check_token_arrays(header: GgufHeader, tokens: int) -> Iterator[Finding]:
     for key, expected in {_TOKENS: "array of string", **_TOKEN_ARRAYS}.items():
         found = header.value_types.get(key, expected)
-        length = array_length(header.metadata.get(key))
+        length = get_array_length(header.metadata.get(key))
         if found != expected:
-            yield finding("token-array-type", "error", f"It is of the type {found}, not {expected}.", key)
+            yield make_finding("token-array-type", "error", f"It is of the type {found}, not {expected}.", key)
         elif length is not None and length != tokens:
-            yield finding("token-arrays-differ", "error", f"It has {length} values for {tokens} tokens.", key)
+            yield make_finding("token-arrays-differ", "error", f"It has {length} values for {tokens} tokens.", key)
 
 
-def _special_tokens(header: GgufHeader, tokens: int) -> Iterator[Finding]:
+def _check_special_tokens(header: GgufHeader, tokens: int) -> Iterator[Finding]:
     for key, value in header.metadata.items():
         special = key.startswith("tokenizer.ggml.") and key.endswith("_token_id")
         if special and isinstance(value, int) and not 0 <= value < tokens:
-            yield finding("token-id-range", "warning", f"Token {value} is outside the vocabulary of {tokens}.", key)
+            yield make_finding(
+                "token-id-range", "warning", f"Token {value} is outside the vocabulary of {tokens}.", key
+            )
 
 
-def _tensors(header: GgufHeader, architecture: str) -> Iterator[Finding]:
+def _check_tensors(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     facts = header.facts
-    if (facts.split_count or 1) > 1 and count_of(header.metadata, "split.tensors.count") != len(header.tensors):
+    if (facts.split_count or 1) > 1 and get_count(header.metadata, "split.tensors.count") != len(header.tensors):
         return  # one shard of several: the others may hold what is missing
     if not header.tensors:
-        yield finding("no-tensors", "warning", "It has no tensors.")
+        yield make_finding("no-tensors", "warning", "It has no tensors.")
         return
-    yield from _vocabulary_shape(header, architecture)
+    yield from _check_vocabulary_shape(header, architecture)
     blocks = facts.block_count or 0
     if 0 < blocks <= MAX_BLOCKS:
-        yield from _blocks(header, architecture, blocks)
+        yield from _check_blocks(header, architecture, blocks)
 
 
-def _vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
-    tokens = array_length(header.metadata.get(_TOKENS))
+def _check_vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
+    tokens = get_array_length(header.metadata.get(_TOKENS))
     wanted = (header.facts.embedding_length or 0, tokens)
     severity: Severity = "error" if architecture in required_tensors.FAMILIES else "warning"
     for tensor in header.tensors:
         if tokens and tensor.name == "token_embd.weight" and tensor.shape != wanted:
             message = f"Its shape is {tensor.shape}; the header asks for {wanted}."
-            yield finding("vocabulary-shape", severity, message, tensor.name)
+            yield make_finding("vocabulary-shape", severity, message, tensor.name)
 
 
-def _blocks(header: GgufHeader, architecture: str, blocks: int) -> Iterator[Finding]:
+def _check_blocks(header: GgufHeader, architecture: str, blocks: int) -> Iterator[Finding]:
     names = {tensor.name for tensor in header.tensors}
     # Where no block is special, llama.cpp counts tensors and refuses one too many.
     severity: Severity = "error" if architecture in required_tensors.FAMILIES else "warning"
     for tensor in header.tensors:
-        block = _BLOCK_OF.match(tensor.name)
+        block = _BLOCK_NUMBER.match(tensor.name)
         if block and int(block[1]) >= blocks:
-            yield finding("block-out-of-range", severity, f"There are {blocks} blocks.", tensor.name)
-    for name in required_tensors.missing(architecture, header.metadata, names, blocks):
-        yield finding("tensor-missing", "error", f"An architecture such as {architecture} needs it.", name)
+            yield make_finding("block-out-of-range", severity, f"There are {blocks} blocks.", tensor.name)
+    for name in required_tensors.find_missing_tensors(architecture, header.metadata, names, blocks):
+        yield make_finding("tensor-missing", "error", f"An architecture such as {architecture} needs it.", name)

@@ -16,11 +16,11 @@ MAX_TREE_DEPTH = 300  # of the parsed tree, long chains of operators included
 MAX_TREE_NODES = 50_000  # real ones have some 5,000
 
 
-class TooDeepError(Exception):
+class TemplateTooComplexError(Exception):
     """The tree is deeper or larger than any engine should be given."""
 
 
-def environment() -> Environment:
+def make_environment() -> Environment:
     """Jinja as chat templates know it; for its parser alone."""
     from jinja2 import Environment, nodes
     from jinja2.ext import Extension
@@ -42,13 +42,13 @@ def environment() -> Environment:
     )
 
 
-def numbers(tree: nodes.Node) -> list[float]:
+def find_numbers(tree: nodes.Node) -> list[float]:
     """The sizes of all constant numbers in an expression, infinity brought down to something that can be counted."""
-    values = [getattr(part, "value", None) for part, _ in flat(tree)]
+    values = [getattr(part, "value", None) for part, _ in walk_tree(tree)]
     return [min(abs(v), 1e18) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
 
 
-def flat(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
+def walk_tree(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
     """Every node with the number of times that constant loops around it (its own included) repeat it.
 
     Raises:
@@ -62,14 +62,16 @@ def flat(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
         node, depth, steps = stack.pop()
         seen += 1
         if depth > MAX_TREE_DEPTH or seen > MAX_TREE_NODES:
-            raise TooDeepError(f"Its parsed tree is over {MAX_TREE_DEPTH} levels deep or {MAX_TREE_NODES} nodes large.")
+            raise TemplateTooComplexError(
+                f"Its parsed tree is over {MAX_TREE_DEPTH} levels deep or {MAX_TREE_NODES} nodes large."
+            )
         if isinstance(node, nodes.For):
-            steps *= _constant_steps(node.iter)
+            steps *= _count_loop_steps(node.iter)
         yield node, steps
         stack.extend((child, depth + 1, steps) for child in reversed(list(node.iter_child_nodes())))
 
 
-def _constant_steps(iterated: nodes.Node) -> int:
+def _count_loop_steps(iterated: nodes.Node) -> int:
     """How often a loop over `range(constants)` runs; 1 for a loop over anything else, which messages bound."""
     from jinja2 import nodes
 
@@ -77,16 +79,16 @@ def _constant_steps(iterated: nodes.Node) -> int:
         isinstance(iterated, nodes.Call) and isinstance(iterated.node, nodes.Name) and iterated.node.name == "range"
     ):
         return 1
-    return max(1, int(max(numbers(iterated), default=1)))
+    return max(1, int(max(find_numbers(iterated), default=1)))
 
 
-def names_in(parts: list[nodes.Node]) -> set[str]:
+def find_names(parts: list[nodes.Node]) -> set[str]:
     """The variables that are read: `name`, and `name.attribute`, as namespaces have it."""
     from jinja2 import nodes
 
     found = set()
     for part in parts:
-        for node, _ in flat(part):
+        for node, _ in walk_tree(part):
             if isinstance(node, nodes.Name):
                 found.add(node.name)
             elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
@@ -94,19 +96,19 @@ def names_in(parts: list[nodes.Node]) -> set[str]:
     return found
 
 
-def targets_of(target: nodes.Node) -> list[str]:
+def find_targets(target: nodes.Node) -> list[str]:
     """The variables that an assignment or a loop sets, written the same way."""
     from jinja2 import nodes
 
-    names = [node.name for node, _ in flat(target) if isinstance(node, nodes.Name)]
-    return names + [f"{node.name}.{node.attr}" for node, _ in flat(target) if isinstance(node, nodes.NSRef)]
+    names = [node.name for node, _ in walk_tree(target) if isinstance(node, nodes.Name)]
+    return names + [f"{node.name}.{node.attr}" for node, _ in walk_tree(target) if isinstance(node, nodes.NSRef)]
 
 
-def reads_content(node: nodes.Node) -> bool:
+def has_content_access(node: nodes.Node) -> bool:
     """Whether an expression reads the text of a message."""
     from jinja2 import nodes
 
-    for part, _ in flat(node):
+    for part, _ in walk_tree(node):
         if isinstance(part, nodes.Getattr) and part.attr == "content":
             return True
         if isinstance(part, nodes.Getitem) and isinstance(part.arg, nodes.Const) and part.arg.value == "content":
@@ -114,7 +116,7 @@ def reads_content(node: nodes.Node) -> bool:
     return False
 
 
-def literal_text(printed: list[nodes.Node]) -> Iterator[str]:
+def find_literal_text(printed: list[nodes.Node]) -> Iterator[str]:
     """The text that branches print of their own: template data, and string constants that hold more than one word."""
     from jinja2 import nodes
 

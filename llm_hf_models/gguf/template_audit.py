@@ -12,16 +12,16 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from llm_hf_models.gguf.rules import Finding, finding
+from llm_hf_models.gguf.rules import Finding, make_finding
 from llm_hf_models.gguf.template_ast import (
-    TooDeepError,
-    environment,
-    flat,
-    literal_text,
-    names_in,
-    numbers,
-    reads_content,
-    targets_of,
+    TemplateTooComplexError,
+    find_literal_text,
+    find_names,
+    find_numbers,
+    find_targets,
+    has_content_access,
+    make_environment,
+    walk_tree,
 )
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 _URL = re.compile(r"https?://[^\s\"'<>{}]+")
 
 
-def audit(template: str, key: str) -> list[Finding]:
+def audit_template(template: str, key: str) -> list[Finding]:
     """Everything there is to say about one template.
 
     Args:
@@ -76,33 +76,33 @@ def audit(template: str, key: str) -> list[Finding]:
         key: the metadata key that it stands under, for the findings' `where`.
     """
     if len(template) > MAX_TEMPLATE_CHARS:
-        return [finding("template-too-large", "error", f"The template has {len(template)} characters.", key)]
-    found = list(_plain_text(template, key))
-    depth = _nesting(template)
+        return [make_finding("template-too-large", "error", f"The template has {len(template)} characters.", key)]
+    found = list(_check_plain_text(template, key))
+    depth = _measure_nesting(template)
     if depth > MAX_NESTING:
-        return [*found, finding("template-nesting", "error", f"It nests {depth} levels deep.", key)]
+        return [*found, make_finding("template-nesting", "error", f"It nests {depth} levels deep.", key)]
     tree = _parse(template, key)
     if isinstance(tree, Finding):
         return [*found, tree]
-    walk = _Walk(key)
+    walk = _TreeAuditor(key)
     try:
         walk.visit(tree)
-    except TooDeepError as error:
-        return [*found, finding("template-nesting", "error", str(error), key)]
+    except TemplateTooComplexError as error:
+        return [*found, make_finding("template-nesting", "error", str(error), key)]
     unique = dict.fromkeys([*found, *walk.findings])
     return list(unique)[:MAX_FINDINGS]
 
 
-def _plain_text(template: str, key: str) -> Iterator[Finding]:
+def _check_plain_text(template: str, key: str) -> Iterator[Finding]:
     hidden = sorted({c for c in template if unicodedata.category(c) in ("Cf", "Co")})
     if hidden:
         names = ", ".join(f"U+{ord(c):04X}" for c in hidden[:5])
-        yield finding("template-invisible-characters", "warning", f"It has invisible characters: {names}.", key)
+        yield make_finding("template-invisible-characters", "warning", f"It has invisible characters: {names}.", key)
     for url in sorted(set(_URL.findall(template)))[:3]:
-        yield finding("template-url", "note", f"It has the address {url}.", key)
+        yield make_finding("template-url", "note", f"It has the address {url}.", key)
 
 
-def _nesting(template: str) -> int:
+def _measure_nesting(template: str) -> int:
     """The deepest nesting of brackets in any tag, or of blocks, found without parsing: a parser may overflow on it."""
     deepest = 0
     for tag in _TAGS.finditer(template):
@@ -124,19 +124,19 @@ def _parse(template: str, key: str) -> nodes.Template | Finding:
     from jinja2 import TemplateSyntaxError
 
     try:
-        return environment().parse(template)
+        return make_environment().parse(template)
     except TemplateSyntaxError as error:
         message = f"What its tags do was not judged, since Jinja says: {error.message}"
-        return finding("template-syntax", "warning", message, f"{key}, line {error.lineno}")
+        return make_finding("template-syntax", "warning", message, f"{key}, line {error.lineno}")
     except RecursionError:
-        return finding("template-nesting", "error", "It nests deeper than a parser can follow.", key)
+        return make_finding("template-nesting", "error", "It nests deeper than a parser can follow.", key)
     except (ValueError, OverflowError):  # an integer of more digits than Python reads
-        return finding(
+        return make_finding(
             "template-syntax", "warning", "It holds a number that can't be read. What its tags do was not judged.", key
         )
 
 
-class _Walk:
+class _TreeAuditor:
     """One walk over a tree, with a stack of its own: a hostile tree must not exhaust ours."""
 
     def __init__(self, key: str) -> None:
@@ -150,88 +150,90 @@ class _Walk:
         from jinja2 import nodes
 
         checks: dict[type[nodes.Node], Callable[[nodes.Node, int], None]] = {
-            nodes.Getattr: self._attribute,
-            nodes.Getitem: self._attribute,
-            nodes.Const: self._constant,
-            nodes.Name: self._name,
-            nodes.Add: self._joined_text,
-            nodes.Concat: self._joined_text,
-            nodes.Call: self._call,
-            nodes.Filter: self._filter,
-            nodes.If: self._condition,
-            nodes.CondExpr: self._condition,
-            nodes.For: self._loop,
-            nodes.Mul: self._arithmetic,
-            nodes.Pow: self._arithmetic,
-            nodes.Include: self._include,
-            nodes.Import: self._include,
-            nodes.FromImport: self._include,
-            nodes.Extends: self._include,
+            nodes.Getattr: self._check_attribute,
+            nodes.Getitem: self._check_attribute,
+            nodes.Const: self._check_constant,
+            nodes.Name: self._check_name,
+            nodes.Add: self._check_joined_text,
+            nodes.Concat: self._check_joined_text,
+            nodes.Call: self._check_call,
+            nodes.Filter: self._check_filter,
+            nodes.If: self._check_condition,
+            nodes.CondExpr: self._check_condition,
+            nodes.For: self._check_loop,
+            nodes.Mul: self._check_arithmetic,
+            nodes.Pow: self._check_arithmetic,
+            nodes.Include: self._check_include,
+            nodes.Import: self._check_include,
+            nodes.FromImport: self._check_include,
+            nodes.Extends: self._check_include,
         }
-        everything = list(flat(tree))
+        everything = list(walk_tree(tree))
         self._macros = {node.name for node, _ in everything if isinstance(node, nodes.Macro)}
-        self._taint([node for node, _ in everything])
+        self._find_tainted_names([node for node, _ in everything])
         for node, steps in everything:
             check = checks.get(type(node))
             if check is not None:
                 check(node, steps)
 
-    def _add(self, code: str, severity: str, message: str, node: nodes.Node) -> None:
+    def _add_finding(self, code: str, severity: str, message: str, node: nodes.Node) -> None:
         if len(self.findings) < MAX_FINDINGS * 4:
             where = f"{self._key}, line {node.lineno}"
-            self.findings.append(finding(code, severity, message, where))  # type: ignore[arg-type]
+            self.findings.append(make_finding(code, severity, message, where))  # type: ignore[arg-type]
 
-    def _taint(self, everything: list[nodes.Node]) -> None:
+    def _find_tainted_names(self, everything: list[nodes.Node]) -> None:
         """Finds the variables that hold what messages say, through assignments and loops, until no more are found."""
         from jinja2 import nodes
 
         flows: list[tuple[list[str], list[nodes.Node]]] = []
         for node in everything:
             if isinstance(node, nodes.Assign):
-                flows.append((targets_of(node.target), [node.node]))
+                flows.append((find_targets(node.target), [node.node]))
             elif isinstance(node, nodes.AssignBlock):
-                flows.append((targets_of(node.target), list(node.body)))
+                flows.append((find_targets(node.target), list(node.body)))
             elif isinstance(node, nodes.For):
-                flows.append((targets_of(node.target), [node.iter]))
-        sources = [(names, names_in(parts), any(reads_content(part) for part in parts)) for names, parts in flows]
+                flows.append((find_targets(node.target), [node.iter]))
+        sources = [
+            (names, find_names(parts), any(has_content_access(part) for part in parts)) for names, parts in flows
+        ]
         for _ in range(MAX_PASSES):
             for names, read, direct in sources:
                 if direct or not self._tainted.isdisjoint(read):
                     self._tainted.update(names)
 
-    def _of_content(self, node: nodes.Node) -> bool:
-        return reads_content(node) or not self._tainted.isdisjoint(names_in([node]))
+    def _is_from_messages(self, node: nodes.Node) -> bool:
+        return has_content_access(node) or not self._tainted.isdisjoint(find_names([node]))
 
-    def _attribute(self, node: nodes.Node, _: int) -> None:
+    def _check_attribute(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
 
         name = node.attr if isinstance(node, nodes.Getattr) else getattr(getattr(node, "arg", None), "value", None)
         if isinstance(name, str) and name.startswith("__"):
-            self._add("template-dunder", "error", f"It reads the attribute {name!r}.", node)
+            self._add_finding("template-dunder", "error", f"It reads the attribute {name!r}.", node)
 
-    def _constant(self, node: nodes.Node, _: int) -> None:
+    def _check_constant(self, node: nodes.Node, _: int) -> None:
         value = getattr(node, "value", None)
         if isinstance(value, str) and _INTERNALS.search(value):
-            self._add("template-dunder", "error", f"It holds the name {value[:60]!r}.", node)
-        if max(numbers(node), default=0) > MAX_CONSTANT:
-            self._add("template-huge-constant", "warning", "It holds a huge number.", node)
+            self._add_finding("template-dunder", "error", f"It holds the name {value[:60]!r}.", node)
+        if max(find_numbers(node), default=0) > MAX_CONSTANT:
+            self._add_finding("template-huge-constant", "warning", "It holds a huge number.", node)
 
-    def _name(self, node: nodes.Node, _: int) -> None:
+    def _check_name(self, node: nodes.Node, _: int) -> None:
         name = getattr(node, "name", "")
         if name == "lipsum" or name.startswith("__"):
-            self._add("template-dunder", "error", f"It uses {name!r}, a way to Python's internals.", node)
+            self._add_finding("template-dunder", "error", f"It uses {name!r}, a way to Python's internals.", node)
 
-    def _joined_text(self, node: nodes.Node, _: int) -> None:
+    def _check_joined_text(self, node: nodes.Node, _: int) -> None:
         """A name of Python's internals put together from pieces that are innocent by themselves."""
-        values = [getattr(part, "value", None) for part, _ in flat(node)]
+        values = [getattr(part, "value", None) for part, _ in walk_tree(node)]
         self._work += len(values)
         if self._work > MAX_WORK:
-            raise TooDeepError("Its expressions nest too much to be judged.")
+            raise TemplateTooComplexError("Its expressions nest too much to be judged.")
         pieces = [value for value in values if isinstance(value, str)]
         if _INTERNALS.search("".join(pieces)) and not any(_INTERNALS.search(piece) for piece in pieces):
-            self._add("template-dunder", "error", "It puts together a name with double underscores.", node)
+            self._add_finding("template-dunder", "error", "It puts together a name with double underscores.", node)
 
-    def _call(self, node: nodes.Node, _: int) -> None:
+    def _check_call(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
 
         callee = getattr(node, "node", None)
@@ -242,41 +244,43 @@ class _Walk:
         else:
             name, known = "what an expression yields", False
         if name in _DANGEROUS and name not in self._macros:
-            self._add("template-danger-call", "error", f"It calls {name!r}.", node)
+            self._add_finding("template-danger-call", "error", f"It calls {name!r}.", node)
         elif not known:
-            self._add("template-unknown-call", "note", f"It calls {name!r}.", node)
-        if name == "replace" and isinstance(callee, nodes.Getattr) and self._of_content(callee.node):
-            self._replacement(node)
+            self._add_finding("template-unknown-call", "note", f"It calls {name!r}.", node)
+        if name == "replace" and isinstance(callee, nodes.Getattr) and self._is_from_messages(callee.node):
+            self._check_replacement(node)
 
-    def _filter(self, node: nodes.Node, _: int) -> None:
+    def _check_filter(self, node: nodes.Node, _: int) -> None:
         name, target = getattr(node, "name", ""), getattr(node, "node", None)
         if name == "attr":
-            self._add("template-dunder", "error", "It reaches attributes by the filter `attr`.", node)
-        if name == "replace" and target is not None and self._of_content(target):
-            self._replacement(node)
+            self._add_finding("template-dunder", "error", "It reaches attributes by the filter `attr`.", node)
+        if name == "replace" and target is not None and self._is_from_messages(target):
+            self._check_replacement(node)
 
-    def _replacement(self, node: nodes.Node) -> None:
+    def _check_replacement(self, node: nodes.Node) -> None:
         from jinja2 import nodes
 
         values = [a.value for a in getattr(node, "args", ()) if isinstance(a, nodes.Const) and isinstance(a.value, str)]
         if values and _WORD_LIKE.fullmatch(values[0].strip()):
-            self._add("template-rewrites-content", "warning", f"It replaces {values[0][:40]!r} in messages.", node)
+            self._add_finding(
+                "template-rewrites-content", "warning", f"It replaces {values[0][:40]!r} in messages.", node
+            )
 
-    def _condition(self, node: nodes.Node, _: int) -> None:
+    def _check_condition(self, node: nodes.Node, _: int) -> None:
         """An `if` on what a message says, or on the date, whose branches hold sentences of their own."""
         from jinja2 import nodes
 
         test: nodes.Node = getattr(node, "test")  # noqa: B009 - If and CondExpr share no class that has it
         branches = [child for child in node.iter_child_nodes() if child is not test]
-        printed = [part for branch in branches for part, _ in flat(branch)]
-        inside = [part for part, _ in flat(test)]
+        printed = [part for branch in branches for part, _ in walk_tree(branch)]
+        inside = [part for part, _ in walk_tree(test)]
         self._work += len(printed) + len(inside)
         if self._work > MAX_WORK:
-            raise TooDeepError("Its conditions nest too much to be judged.")
-        if len(_WORD.findall(" ".join(literal_text(printed)))) < MIN_STEERING_WORDS:
+            raise TemplateTooComplexError("Its conditions nest too much to be judged.")
+        if len(_WORD.findall(" ".join(find_literal_text(printed)))) < MIN_STEERING_WORDS:
             return
         if any(isinstance(part, nodes.Name) and part.name in ("strftime_now", "now") for part in inside):
-            self._add("template-date-trigger", "warning", "It adds text depending on the date.", node)
+            self._add_finding("template-date-trigger", "warning", "It adds text depending on the date.", node)
         triggers = [
             part.value
             for part in inside
@@ -285,33 +289,33 @@ class _Walk:
             and _WORD_LIKE.fullmatch(part.value.strip())
         ]
         triggers = [text for text in triggers if text not in _STRUCTURAL]
-        if triggers and any(self._compares_content(part) for part in inside):
-            self._add(
+        if triggers and any(self._is_content_comparison(part) for part in inside):
+            self._add_finding(
                 "template-content-trigger", "warning", f"It adds text if a message has {triggers[0][:40]!r}.", node
             )
 
-    def _compares_content(self, node: nodes.Node) -> bool:
+    def _is_content_comparison(self, node: nodes.Node) -> bool:
         from jinja2 import nodes
 
         if isinstance(node, nodes.Compare):
-            return any(self._of_content(part) for part in (node.expr, *(op.expr for op in node.ops)))
-        return isinstance(node, (nodes.Call, nodes.Test, nodes.Filter)) and self._of_content(node)
+            return any(self._is_from_messages(part) for part in (node.expr, *(op.expr for op in node.ops)))
+        return isinstance(node, (nodes.Call, nodes.Test, nodes.Filter)) and self._is_from_messages(node)
 
-    def _loop(self, node: nodes.Node, steps: int) -> None:
+    def _check_loop(self, node: nodes.Node, steps: int) -> None:
         if steps > MAX_LOOP_STEPS:
-            self._add("template-loop-bounds", "error", f"It loops {steps} times whatever it is given.", node)
+            self._add_finding("template-loop-bounds", "error", f"It loops {steps} times whatever it is given.", node)
 
-    def _arithmetic(self, node: nodes.Node, _: int) -> None:
+    def _check_arithmetic(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
 
-        sizes = numbers(node)
+        sizes = find_numbers(node)
         power = isinstance(node, nodes.Pow)
         huge = max(sizes, default=0) > MAX_EXPONENT if power else math.prod(sizes) > MAX_CONSTANT
         if huge:
-            self._add("template-huge-constant", "error", "It multiplies constants to a huge one.", node)
+            self._add_finding("template-huge-constant", "error", "It multiplies constants to a huge one.", node)
 
-    def _include(self, node: nodes.Node, _: int) -> None:
-        self._add("template-include", "error", "It loads another template.", node)
+    def _check_include(self, node: nodes.Node, _: int) -> None:
+        self._add_finding("template-include", "error", "It loads another template.", node)
 
 
 # What role names and types are compared with, on objects that also carry content.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf import semantics, template_audit
-from llm_hf_models.gguf.facts import CHAT_TEMPLATE_KEY, count_of, derive
-from llm_hf_models.gguf.header import HEADER_SECONDS, GgufHeader, read_header, said_of
-from llm_hf_models.gguf.rules import Finding, finding
+from llm_hf_models.gguf.facts import CHAT_TEMPLATE_KEY, derive_facts, get_count
+from llm_hf_models.gguf.header import DEFAULT_HEADER_SECONDS, GgufHeader, name_file_in_errors, read_header
+from llm_hf_models.gguf.rules import Finding, make_finding
 from llm_hf_models.gguf.types import REMOVED_TENSOR_TYPES, TENSOR_TYPES, StringInfo, TensorInfo
 from llm_hf_models.system.text import clean_text
 
@@ -22,7 +22,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a byte that is no UTF-8 was r
 
 
 @dataclass(frozen=True)
-class Report:
+class ValidationReport:
     """All findings on one file, or on all shards of one model."""
 
     findings: tuple[Finding, ...]
@@ -37,7 +37,7 @@ class Report:
         return tuple(f for f in self.findings if f.severity == "warning")
 
 
-def check_file(path: Path, *, seconds: float = HEADER_SECONDS) -> Report:
+def check_file(path: Path, *, seconds: float = DEFAULT_HEADER_SECONDS) -> ValidationReport:
     """Checks one GGUF file on disk. A broken file is a report with errors, not an exception.
 
     Args:
@@ -48,13 +48,13 @@ def check_file(path: Path, *, seconds: float = HEADER_SECONDS) -> Report:
         OSError: the file can't be opened or read.
         SlowHeaderError: its header took longer.
     """
-    header, size, broken = _read(path, seconds)
+    header, size, broken = _read_header(path, seconds)
     if header is None:
-        return Report(tuple(broken), None)
+        return ValidationReport(tuple(broken), None)
     return check_header(header, file_bytes=size)
 
 
-def check_shards(paths: Sequence[Path], *, seconds: float = HEADER_SECONDS) -> Report:
+def check_shards(paths: Sequence[Path], *, seconds: float = DEFAULT_HEADER_SECONDS) -> ValidationReport:
     """Checks each shard, and that they belong together (split.*).
 
     Args:
@@ -70,36 +70,36 @@ def check_shards(paths: Sequence[Path], *, seconds: float = HEADER_SECONDS) -> R
     found: list[Finding] = []
     headers: list[GgufHeader] = []
     for path in paths:
-        header, size, broken = _read(path, seconds)
-        findings = broken if header is None else [*_structure(header, size)]
+        header, size, broken = _read_header(path, seconds)
+        findings = broken if header is None else [*_check_structure(header, size)]
         name = clean_text(path.name, 200)
         found += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in findings)
         if header is not None:
             headers.append(header)
     if len(headers) < len(paths) or not headers:
-        return Report(_first(found), headers[0] if headers else None)
-    whole = _joined(headers)
-    found += _agreement(headers)
-    found += semantics.judge(whole)
-    found += _templates(whole)
-    return Report(_first(found), whole)
+        return ValidationReport(_limit_findings(found), headers[0] if headers else None)
+    whole = _merge_headers(headers)
+    found += _check_shards_agree(headers)
+    found += semantics.check_semantics(whole)
+    found += _check_templates(whole)
+    return ValidationReport(_limit_findings(found), whole)
 
 
-def check_header(header: GgufHeader, *, file_bytes: int | None) -> Report:
+def check_header(header: GgufHeader, *, file_bytes: int | None) -> ValidationReport:
     """Checks a header that was read elsewhere, such as over the network. `file_bytes` is the whole file's size."""
-    found = _chain(_structure(header, file_bytes), semantics.judge(header), _templates(header))
-    return Report(_first(found), header)
+    found = _chain(_check_structure(header, file_bytes), semantics.check_semantics(header), _check_templates(header))
+    return ValidationReport(_limit_findings(found), header)
 
 
-def _read(path: Path, seconds: float) -> tuple[GgufHeader | None, int, list[Finding]]:
-    with path.open("rb") as file, said_of(str(path)):
+def _read_header(path: Path, seconds: float) -> tuple[GgufHeader | None, int, list[Finding]]:
+    with path.open("rb") as file, name_file_in_errors(str(path)):
         size = file.seek(0, 2)
         file.seek(0)
         try:
             return read_header(file, file_bytes=size, seconds=seconds), size, []
         except InvalidGgufError as error:
             where = f"byte {error.offset}" if error.offset is not None else None
-            return None, size, [finding(error.code, "error", error.message, where)]
+            return None, size, [make_finding(error.code, "error", error.message, where)]
 
 
 def _chain(*parts: Iterable[Finding]) -> Iterator[Finding]:
@@ -107,57 +107,57 @@ def _chain(*parts: Iterable[Finding]) -> Iterator[Finding]:
         yield from part
 
 
-def _first(found: Iterable[Finding]) -> tuple[Finding, ...]:
+def _limit_findings(found: Iterable[Finding]) -> tuple[Finding, ...]:
     """The first findings, errors before the rest, with a note where there are more."""
     kept = list(islice(found, MAX_FINDINGS + 1))
     if len(kept) > MAX_FINDINGS:
-        kept[MAX_FINDINGS] = finding("more-findings", "note", f"There are more than these {MAX_FINDINGS}.")
+        kept[MAX_FINDINGS] = make_finding("more-findings", "note", f"There are more than these {MAX_FINDINGS}.")
     return tuple(sorted(kept, key=lambda f: ("error", "warning", "note").index(f.severity)))
 
 
-def _structure(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
+def _check_structure(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
     if header.byte_order != sys.byteorder:
-        yield finding("byte-order", "error", f"It is written {header.byte_order}-endian.")
-    yield from _strings(header)
+        yield make_finding("byte-order", "error", f"It is written {header.byte_order}-endian.")
+    yield from _check_strings(header)
     misplaced = False
     expected = 0
     for tensor in header.tensors:
-        problem = _tensor_problem(tensor, expected, header.alignment)
+        problem = _check_tensor(tensor, expected, header.alignment)
         if problem is not None:
             yield problem
             misplaced = True
         if tensor.size is None or (problem is not None and problem.code == "tensor-too-large"):
             return  # where the others lie can't be told
-        expected = _aligned(tensor.offset + tensor.size, header.alignment)
+        expected = _align(tensor.offset + tensor.size, header.alignment)
     if not misplaced:
-        yield from _region(header, file_bytes)
+        yield from _check_data_size(header, file_bytes)
 
 
-def _aligned(offset: int, alignment: int) -> int:
+def _align(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
 
 
-def _tensor_problem(tensor: TensorInfo, expected: int, alignment: int) -> Finding | None:
+def _check_tensor(tensor: TensorInfo, expected: int, alignment: int) -> Finding | None:
     """What is wrong with one tensor, given the offset at which the one before it ends."""
     known = TENSOR_TYPES.get(tensor.type_id)
     if known is None:
         state = "no longer read" if tensor.type_id in REMOVED_TENSOR_TYPES else "unknown"
-        return finding("tensor-type", "error", f"Its type {tensor.type_id} is {state}.", tensor.name)
+        return make_finding("tensor-type", "error", f"Its type {tensor.type_id} is {state}.", tensor.name)
     if tensor.size is None:
         message = (
             f"Rows of {tensor.shape[0] if tensor.shape else 1} don't divide into {known.name} blocks of {known.block}."
         )
-        return finding("tensor-block", "error", message, tensor.name)
+        return make_finding("tensor-block", "error", message, tensor.name)
     # ggml works with the bytes before it divides by the block: that product must not overflow either.
-    if tensor.elements * known.size > _MAX_SIGNED or _aligned(tensor.offset + tensor.size, alignment) > _MAX_SIGNED:
-        return finding("tensor-too-large", "error", f"Its {tensor.size} bytes overflow.", tensor.name)
+    if tensor.elements * known.size > _MAX_SIGNED or _align(tensor.offset + tensor.size, alignment) > _MAX_SIGNED:
+        return make_finding("tensor-too-large", "error", f"Its {tensor.size} bytes overflow.", tensor.name)
     if tensor.offset != expected:
         message = f"It lies at {tensor.offset}; the tensor before it ends at {expected}."
-        return finding("tensor-offset", "error", message, tensor.name)
+        return make_finding("tensor-offset", "error", message, tensor.name)
     return None
 
 
-def _region(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
+def _check_data_size(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
     """Whether the file holds all tensor data, and nothing else."""
     if file_bytes is None or not header.tensors:
         return
@@ -167,56 +167,56 @@ def _region(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
     if end > there:
         first = next(tensor for tensor, at in zip(header.tensors, ends, strict=True) if at > there)
         message = f"The tensor data takes {end} bytes, and the file has {max(there, 0)}."
-        yield finding("tensor-past-end", "error", message, first.name)
-    elif spare := there - _aligned(end, header.alignment):
+        yield make_finding("tensor-past-end", "error", message, first.name)
+    elif spare := there - _align(end, header.alignment):
         code, verb = ("trailing-bytes", "follow") if spare > 0 else ("data-unpadded", "are missing after")
-        yield finding(code, "warning", f"{abs(spare)} bytes {verb} the last tensor.")
+        yield make_finding(code, "warning", f"{abs(spare)} bytes {verb} the last tensor.")
 
 
-def _strings(header: GgufHeader) -> Iterator[Finding]:
+def _check_strings(header: GgufHeader) -> Iterator[Finding]:
     for key, value in header.metadata.items():
         if isinstance(value, StringInfo) and not _is_template(key):
-            yield finding("string-too-long", "warning", f"It has {value.length} bytes.", key)
+            yield make_finding("string-too-long", "warning", f"It has {value.length} bytes.", key)
         elif isinstance(value, str) and _REPLACEMENT in value:
-            yield finding("string-not-utf8", "warning", "It has bytes that are not UTF-8.", key)
+            yield make_finding("string-not-utf8", "warning", "It has bytes that are not UTF-8.", key)
 
 
 def _is_template(key: str) -> bool:
     return key == CHAT_TEMPLATE_KEY or key.startswith(CHAT_TEMPLATE_KEY + ".")
 
 
-def _templates(header: GgufHeader) -> Iterator[Finding]:
+def _check_templates(header: GgufHeader) -> Iterator[Finding]:
     for key, value in header.metadata.items():
         if not _is_template(key):
             continue
         if isinstance(value, StringInfo):
-            yield finding("template-too-large", "error", f"It has {value.length} bytes.", key)
+            yield make_finding("template-too-large", "error", f"It has {value.length} bytes.", key)
         elif isinstance(value, str):
-            yield from template_audit.audit(value, key)
+            yield from template_audit.audit_template(value, key)
         else:
-            yield finding("template-type", "error", f"It is of the type {header.value_types.get(key)}.", key)
+            yield make_finding("template-type", "error", f"It is of the type {header.value_types.get(key)}.", key)
 
 
-def _joined(headers: Sequence[GgufHeader]) -> GgufHeader:
+def _merge_headers(headers: Sequence[GgufHeader]) -> GgufHeader:
     """The model as a whole: the first shard's metadata with the tensors of all."""
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
-    return replace(headers[0], tensors=tensors, facts=derive(headers[0].metadata, tensors))
+    return replace(headers[0], tensors=tensors, facts=derive_facts(headers[0].metadata, tensors))
 
 
-def _agreement(headers: Sequence[GgufHeader]) -> Iterator[Finding]:
+def _check_shards_agree(headers: Sequence[GgufHeader]) -> Iterator[Finding]:
     count = len(headers)
     names: set[str] = set()
     for number, header in enumerate(headers):
         facts = header.facts
         if facts.split_count != count or facts.split_index != number:
             message = f"It says shard {facts.split_index} of {facts.split_count}; it stands as {number} of {count}."
-            yield finding("shards-disagree", "error", message, f"shard {number + 1}")
+            yield make_finding("shards-disagree", "error", message, f"shard {number + 1}")
         twice = names.intersection(tensor.name for tensor in header.tensors)
         for name in sorted(twice):
-            yield finding("duplicate-tensor", "error", f"Shard {number + 1} has it again.", name)
+            yield make_finding("duplicate-tensor", "error", f"Shard {number + 1} has it again.", name)
         names.update(tensor.name for tensor in header.tensors)
-    total = count_of(headers[0].metadata, "split.tensors.count")
+    total = get_count(headers[0].metadata, "split.tensors.count")
     have = sum(len(header.tensors) for header in headers)
     if total != have:
         message = f"The shards hold {have} tensors; the first says {total}."
-        yield finding("shards-disagree", "error", message, "split.tensors.count")
+        yield make_finding("shards-disagree", "error", message, "split.tensors.count")

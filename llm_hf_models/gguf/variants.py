@@ -11,13 +11,13 @@ from typing import Protocol
 from llm_hf_models.errors import NoGgufError, QuantNotFoundError
 from llm_hf_models.gguf.filenames import (
     GgufName,
-    byte_part_of,
+    find_quant_type,
+    find_whole_file,
     is_draft,
     is_model,
     is_projector,
     is_quant_name,
-    read_name,
-    type_in,
+    parse_name,
 )
 from llm_hf_models.system.text import clean_text
 
@@ -54,7 +54,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Choice:
+class VariantChoice:
     """The variant that a plain pull takes, and why, in words for a person."""
 
     variant: Variant
@@ -131,12 +131,12 @@ _PREFERENCE: tuple[tuple[str, str], ...] = (
     *((name, "quality suffers below three and a half bits") for name in _QUALITY[_QUALITY.index("Q3_K_S") :]),
 )
 _PREFERENCE_RANK = {name: rank for rank, (name, _) in enumerate(_PREFERENCE)}
-_FOREIGN_REASON = "a type that llama.cpp may not load (unknown, or one that it has dropped), and there is no other"
-_NAMELESS = {"", "model", "ggml-model"}  # bases that say nothing of which model a projector is for
+_UNSUPPORTED_REASON = "a type that llama.cpp may not load (unknown, or one that it has dropped), and there is no other"
+_GENERIC_BASES = {"", "model", "ggml-model"}  # bases that say nothing of which model a projector is for
 _PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
 
 
-def group(files: Iterable[SizedFile]) -> list[Variant]:
+def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
     """The variants among a repo's files, best quality first, each with a label that no other has.
 
     Incomplete splits are left out; see `incomplete_splits`. So is what is no model by its name: projectors (they are
@@ -147,51 +147,51 @@ def group(files: Iterable[SizedFile]) -> list[Variant]:
         files: all files of a repo, in any order; sizes in bytes.
     """
     sizes = {file.path: file.size for file in files}
-    names = _names(sizes)
-    splits = [parts for parts in _splits(names) if not _missing(parts)]
+    names = _parse_names(sizes)
+    splits = [parts for parts in _group_shards(names) if not _explain_incomplete_split(parts)]
     splits = [parts for parts in splits if not is_draft(parts[0])] or splits
     projectors = [name for name in names if is_projector(name) and name.count <= 1]
     bases = {parts[0].base.casefold() for parts in splits}
     found = []
-    for label, parts in _labelled(splits):
+    for label, parts in _assign_labels(splits):
         size = sum(sizes[part.path] for part in parts)
         variant = Variant(label, tuple(part.path for part in parts), size)
-        if projector := _projector_for(parts[0], projectors, bases):
+        if projector := _choose_projector(parts[0], projectors, bases):
             variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
         found.append((parts[0], variant))
-    return [variant for _, variant in sorted(found, key=lambda pair: _quality_key(*pair))]
+    return [variant for _, variant in sorted(found, key=lambda pair: _make_quality_key(*pair))]
 
 
-def incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
+def find_incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
     """The split models that `group` leaves out, each with its reason: missing shards, or parts cut by bytes."""
     paths = sorted({file.path for file in files})
     broken = [
         IncompleteSplit(parts[0].path.rpartition("-of-")[0][:-6], tuple(part.path for part in parts), reason)
-        for parts in _splits(_names(paths))
-        if (reason := _missing(parts))
+        for parts in _group_shards(_parse_names(paths))
+        if (reason := _explain_incomplete_split(parts))
     ]
     cut: dict[str, list[str]] = {}
     for path in paths:
-        if whole := byte_part_of(path):
+        if whole := find_whole_file(path):
             cut.setdefault(whole, []).append(path)
     reason = "cut by bytes, which llama.cpp can't load: its parts would have to be joined into one file first"
     return broken + [IncompleteSplit(name, tuple(parts), reason) for name, parts in cut.items()]
 
 
-def _names(paths: Iterable[str]) -> list[GgufName]:
-    return [name for path in sorted(paths) if (name := read_name(path))]
+def _parse_names(paths: Iterable[str]) -> list[GgufName]:
+    return [name for path in sorted(paths) if (name := parse_name(path))]
 
 
-def _splits(names: Iterable[GgufName]) -> list[list[GgufName]]:
+def _group_shards(names: Iterable[GgufName]) -> list[list[GgufName]]:
     """The model files, those of one split together and in order."""
     splits: dict[tuple[str, str, int], dict[int, GgufName]] = {}
     for name in names:
         if is_model(name):
-            splits.setdefault(name.split, {}).setdefault(name.index, name)
+            splits.setdefault(name.split_key, {}).setdefault(name.index, name)
     return [[parts[index] for index in sorted(parts)] for parts in splits.values()]
 
 
-def _missing(parts: Sequence[GgufName]) -> str | None:
+def _explain_incomplete_split(parts: Sequence[GgufName]) -> str | None:
     """Why these shards are no whole model."""
     there, count = {part.index for part in parts}, parts[0].count
     if count == 0:
@@ -206,9 +206,9 @@ def _missing(parts: Sequence[GgufName]) -> str | None:
     return f"{count - len(there)} of {count} shards are missing, the first of them {first:05}"
 
 
-def _labelled(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName]]]:
+def _assign_labels(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName]]]:
     """Each split with a label that no other has, in any case of letters: short where that is clear, else longer."""
-    choices = [_label_choices(parts[0]) for parts in splits]
+    choices = [_list_label_candidates(parts[0]) for parts in splits]
     levels = [0] * len(choices)
     for longest in range(1, 4):
         counts = Counter(labels[level].casefold() for labels, level in zip(choices, levels, strict=True))
@@ -227,28 +227,28 @@ def _labelled(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName
     return labelled
 
 
-def _label_choices(name: GgufName) -> tuple[str, str, str, str]:
+def _list_label_candidates(name: GgufName) -> tuple[str, str, str, str]:
     """Labels for one model from the shortest to the clearest, each fit to be typed after the colon of a ref."""
     quant = f"UD-{name.type}" if name.dynamic else name.type or name.stem
     marked = f"{name.marks}-{quant}" if name.marks and name.type else quant
     clear = f"{name.base}-{marked}" if name.base and name.type else marked
     full = f"{name.folder}-{clear}" if name.folder else clear
-    return _sayable(quant), _sayable(marked), _sayable(clear), _sayable(full)
+    return _sanitize_label(quant), _sanitize_label(marked), _sanitize_label(clear), _sanitize_label(full)
 
 
-def _sayable(label: str) -> str:
+def _sanitize_label(label: str) -> str:
     label = re.sub(r"[^A-Za-z0-9._-]+|\.(?=[A-Za-z])", "-", label)[-MAX_LABEL_CHARS:].strip("-._")
     return label if is_quant_name(label) else f"model-{label}".rstrip("-")
 
 
-def _projector_for(name: GgufName, projectors: Sequence[GgufName], bases: set[str]) -> GgufName | None:
+def _choose_projector(name: GgufName, projectors: Sequence[GgufName], bases: set[str]) -> GgufName | None:
     """The projector that belongs to a model: nearest folder above it first, as llama.cpp looks, then by type.
 
     One that carries the name of another model of the repo is that one's.
     """
 
     def is_ours(projector: GgufName) -> bool:
-        named = [base for base in bases if base not in _NAMELESS and base in projector.stem.casefold()]
+        named = [base for base in bases if base not in _GENERIC_BASES and base in projector.stem.casefold()]
         return not named or max(named, key=len) == name.base.casefold()
 
     def key(projector: GgufName) -> tuple[bool, int, int, str]:
@@ -260,7 +260,7 @@ def _projector_for(name: GgufName, projectors: Sequence[GgufName], bases: set[st
     return min(filter(is_ours, projectors), key=key, default=None)
 
 
-def sure_projector(files: Iterable[SizedFile], model: str) -> str | None:
+def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None:
     """The projector among files of unknown origin (a folder, not a repo) that can only be this model's: one that
     carries its name, or any where no other model is.
 
@@ -268,11 +268,11 @@ def sure_projector(files: Iterable[SizedFile], model: str) -> str | None:
         files: what lies in the folder.
         model: the path of the model, or of one of its shards.
     """
-    names = _names(file.path for file in files)
+    names = _parse_names(file.path for file in files)
     ours = next((name for name in names if name.path == model), None)
     if ours is None:
         return None
-    bases = {parts[0].base.casefold() for parts in _splits(names)}
+    bases = {parts[0].base.casefold() for parts in _group_shards(names)}
     base = ours.base.casefold()
     alone = bases <= {base}
     projectors = [
@@ -280,31 +280,31 @@ def sure_projector(files: Iterable[SizedFile], model: str) -> str | None:
         for name in names
         if is_projector(name)
         and name.count <= 1
-        and (alone or (base not in _NAMELESS and base in name.stem.casefold()))
+        and (alone or (base not in _GENERIC_BASES and base in name.stem.casefold()))
     ]
-    found = _projector_for(ours, projectors, bases)
+    found = _choose_projector(ours, projectors, bases)
     return found.path if found else None
 
 
-def _rank(table: Mapping[str, int], kind: str) -> int:
+def _rank_type(table: Mapping[str, int], kind: str) -> int:
     return table.get(_SHORT_FOR.get(kind, kind), len(table))
 
 
-def _quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int, str]:
-    return (_rank(_QUALITY_RANK, name.type), not name.dynamic, -variant.size, variant.quant)
+def _make_quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int, str]:
+    return (_rank_type(_QUALITY_RANK, name.type), not name.dynamic, -variant.size, variant.quant)
 
 
-def _preference(variant: Variant) -> tuple[int, bool, int]:
+def _rank_preference(variant: Variant) -> tuple[int, bool, int]:
     """For choosing: the kind, then the plain one before unsloth's, then the larger (of several models in one repo)."""
-    kind, dynamic = type_in(variant.quant)
-    return (_rank(_PREFERENCE_RANK, kind), dynamic, -variant.size)
+    kind, dynamic = find_quant_type(variant.quant)
+    return (_rank_type(_PREFERENCE_RANK, kind), dynamic, -variant.size)
 
 
-def _is_foreign(variant: Variant) -> bool:
-    return _preference(variant)[0] == len(_PREFERENCE)
+def _is_unsupported(variant: Variant) -> bool:
+    return _rank_preference(variant)[0] == len(_PREFERENCE)
 
 
-def choose(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> Choice:
+def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> VariantChoice:
     """The best variant that fits: Q4_K_M and its K-quant kin when several do; the smallest when none does.
 
     Args:
@@ -319,27 +319,27 @@ def choose(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> Choi
     """
     if not variants:
         raise NoGgufError("There is no GGUF model among the files")
-    ordered = sorted(variants, key=_preference)
-    candidates = [variant for variant in ordered if not _is_foreign(variant)] or ordered
+    ordered = sorted(variants, key=_rank_preference)
+    candidates = [variant for variant in ordered if not _is_unsupported(variant)] or ordered
     for variant in candidates:
         if fits(variant):
-            return Choice(variant, f"{variant.quant}: {_why(variant, ordered)}")
+            return VariantChoice(variant, f"{variant.quant}: {_explain_choice(variant, ordered)}")
     smallest = min(candidates, key=lambda variant: variant.size)
-    return Choice(smallest, f"{smallest.quant}: none fits this machine's memory, and this is the smallest")
+    return VariantChoice(smallest, f"{smallest.quant}: none fits this machine's memory, and this is the smallest")
 
 
-def _why(variant: Variant, ordered: Sequence[Variant]) -> str:
-    reason = _FOREIGN_REASON if _is_foreign(variant) else _PREFERENCE[_preference(variant)[0]][1]
+def _explain_choice(variant: Variant, ordered: Sequence[Variant]) -> str:
+    reason = _UNSUPPORTED_REASON if _is_unsupported(variant) else _PREFERENCE[_rank_preference(variant)[0]][1]
     if len(ordered) == 1:
-        return reason if _is_foreign(variant) else "the only variant there is"
+        return reason if _is_unsupported(variant) else "the only variant there is"
     first = ordered[0]
-    if variant != first and not _is_foreign(first):
+    if variant != first and not _is_unsupported(first):
         reason += f" ({first.quant} doesn't fit)"
-    same = sum(type_in(other.quant) == type_in(variant.quant) for other in ordered) - 1
+    same = sum(find_quant_type(other.quant) == find_quant_type(variant.quant) for other in ordered) - 1
     return f"{reason}; {same} more of that kind" if same else reason
 
 
-def find(variants: Sequence[Variant], quant: str) -> Variant:
+def find_variant(variants: Sequence[Variant], quant: str) -> Variant:
     """The variant that a person named, whatever the case and separators they wrote it with.
 
     An exact label wins, then the same letters and digits (`q4km`), then the only one of that type (`Q4_K_M` for
@@ -348,12 +348,12 @@ def find(variants: Sequence[Variant], quant: str) -> Variant:
     Raises:
         QuantNotFoundError: none or several match; the hint lists those there are.
     """
-    wanted, plain = quant.strip().casefold(), _plain(quant)
+    wanted, plain = quant.strip().casefold(), _keep_letters_and_digits(quant)
     rules: tuple[Callable[[Variant], bool], ...] = (
         lambda variant: variant.quant.casefold() == wanted,
-        lambda variant: _plain(variant.quant) == plain,
-        lambda variant: _plain(type_in(variant.quant)[0]) == plain,
-        lambda variant: _plain(variant.quant).startswith(plain),
+        lambda variant: _keep_letters_and_digits(variant.quant) == plain,
+        lambda variant: _keep_letters_and_digits(find_quant_type(variant.quant)[0]) == plain,
+        lambda variant: _keep_letters_and_digits(variant.quant).startswith(plain),
     )
     for rule in rules if plain else ():
         found = [variant for variant in variants if rule(variant)]
@@ -361,16 +361,16 @@ def find(variants: Sequence[Variant], quant: str) -> Variant:
             return found[0]
         if found:
             raise QuantNotFoundError(
-                f"{clean_text(quant, 80)!r} names {len(found)} variants", hint=f"Name one of: {_listed(found)}"
+                f"{clean_text(quant, 80)!r} names {len(found)} variants", hint=f"Name one of: {_list_labels(found)}"
             )
-    hint = f"There are: {_listed(variants)}" if variants else None
+    hint = f"There are: {_list_labels(variants)}" if variants else None
     raise QuantNotFoundError(f"There is no variant {clean_text(quant, 80)!r}", hint=hint)
 
 
-def _plain(text: str) -> str:
+def _keep_letters_and_digits(text: str) -> str:
     return "".join(char for char in text.casefold() if char.isalnum())
 
 
-def _listed(variants: Sequence[Variant]) -> str:
+def _list_labels(variants: Sequence[Variant]) -> str:
     more = f" and {len(variants) - MAX_LISTED} more" if len(variants) > MAX_LISTED else ""
     return ", ".join(variant.quant for variant in variants[:MAX_LISTED]) + more

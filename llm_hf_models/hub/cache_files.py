@@ -49,33 +49,33 @@ class CachedFile:
         return self.snapshot.parents[1]
 
 
-def every(cache_dir: Path) -> Iterator[CachedFile]:
+def iter_cached_files(cache_dir: Path) -> Iterator[CachedFile]:
     """Every model file in the cache; none where there is no cache. What can't be read is passed over."""
     with suppress(OSError):
         for folder in sorted(cache_dir.iterdir()):
             kind, _, name = folder.name.partition("--")
             with suppress(BadRefError, OSError):  # BadRefError: of the Hub's first years, a name without an owner
                 if kind == "models":
-                    yield from _files_of(RepoId.parse(name.replace("--", "/")), folder)
+                    yield from _iter_repo_files(RepoId.parse(name.replace("--", "/")), folder)
 
 
-def _files_of(repo: RepoId, folder: Path) -> Iterator[CachedFile]:
+def _iter_repo_files(repo: RepoId, folder: Path) -> Iterator[CachedFile]:
     for snapshot in sorted((folder / "snapshots").iterdir()):
         if not is_commit(snapshot.name):
             continue
         for location in sorted(snapshot.rglob("*")):
             if location.is_file():  # a dangling link is none
                 path = location.relative_to(snapshot).as_posix()
-                yield CachedFile(repo, snapshot.name, path, location, _blob_of(location), location.stat().st_size)
+                yield CachedFile(repo, snapshot.name, path, location, _find_blob(location), location.stat().st_size)
 
 
-def _blob_of(location: Path) -> Path:
+def _find_blob(location: Path) -> Path:
     if not location.is_symlink():
         return location
     return Path(os.path.abspath(location.parent / location.readlink()))  # noqa: PTH100 - resolve() would go all the way
 
 
-def remove(files: Sequence[CachedFile], among: Iterable[CachedFile], *, dry_run: bool) -> int:
+def remove_files_and_blobs(files: Sequence[CachedFile], among: Iterable[CachedFile], *, dry_run: bool) -> int:
     """Removes files, and those of their blobs that none of the others links to.
 
     Args:
@@ -104,9 +104,9 @@ def remove(files: Sequence[CachedFile], among: Iterable[CachedFile], *, dry_run:
     return freed
 
 
-def is_fetched_now(incomplete: Path) -> bool:
+def is_being_downloaded(incomplete: Path) -> bool:
     """Whether huggingface_hub fetches that file into a partial of its own now."""
-    with _unfetched(incomplete) as unfetched:
+    with _lock_download(incomplete) as unfetched:
         return not unfetched
 
 
@@ -116,14 +116,14 @@ def remove_incomplete(incomplete: Path) -> bool:
     Raises:
         OSError: the system refused.
     """
-    with _unfetched(incomplete) as unfetched:
+    with _lock_download(incomplete) as unfetched:
         if unfetched:
             incomplete.unlink(missing_ok=True)
         return unfetched
 
 
 @contextmanager
-def _unfetched(incomplete: Path) -> Iterator[bool]:
+def _lock_download(incomplete: Path) -> Iterator[bool]:
     """Keeps huggingface_hub from fetching that file; False where it does so already, or where that can't be told."""
     repo = incomplete.parent.parent
     # What it holds meanwhile: `.locks/<repo folder>/<etag>.lock` (file_download.py).
@@ -143,7 +143,7 @@ def _unfetched(incomplete: Path) -> Iterator[bool]:
         lock.release()
 
 
-def tidy(repo: Path, snapshot: Path) -> None:
+def remove_empty_snapshot(repo: Path, snapshot: Path) -> None:
     """Removes a snapshot that was left empty, and its repo where nothing else is in it. Never a file of others.
 
     In an order in which a kill leaves a cache that others still read: a ref without its snapshot would be damage, and
@@ -182,10 +182,10 @@ def _remove_empty_folders(top: Path) -> None:
 
 def scan_cache(cache_dir: Path) -> list[CachedFile]:
     """Every model file in the Hugging Face cache; empty where there is no cache."""
-    return list(every(cache_dir))
+    return list(iter_cached_files(cache_dir))
 
 
-def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool = False) -> int:
+def delete_cached_files(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool = False) -> int:
     """Removes files from the cache, with blobs that nothing else there uses, and snapshots that are left empty.
 
     huggingface_hub does it where its scan accepts the repo, since it knows how repos share blobs.
@@ -196,7 +196,7 @@ def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool =
     Raises:
         NotWritableError: the system refused to remove one.
     """
-    cache = _huggingface_hubs_scan(cache_dir)
+    cache = _scan_with_huggingface_hub(cache_dir)
     entries = (
         {file.file_path: file for repo in cache.repos for v in repo.revisions for file in v.files} if cache else {}
     )
@@ -208,17 +208,17 @@ def free_cached(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool =
             freed += int(plan.expected_freed_size)
             if not dry_run:
                 plan.execute()
-                _check_gone(plan.blobs)
-        freed += remove(left, scan_cache(cache_dir), dry_run=dry_run)
+                _ensure_removed(plan.blobs)
+        freed += remove_files_and_blobs(left, scan_cache(cache_dir), dry_run=dry_run)
         if not dry_run:
             for repo, snapshot in {(file.repo_folder, file.snapshot) for file in files}:
-                tidy(repo, snapshot)
+                remove_empty_snapshot(repo, snapshot)
     except OSError as error:
         raise NotWritableError(f"Can't remove {error.filename}", cause=error.strerror) from None
     return freed
 
 
-def _huggingface_hubs_scan(cache_dir: Path) -> HFCacheInfo | None:
+def _scan_with_huggingface_hub(cache_dir: Path) -> HFCacheInfo | None:
     from huggingface_hub.errors import CacheNotFound
 
     try:
@@ -229,7 +229,7 @@ def _huggingface_hubs_scan(cache_dir: Path) -> HFCacheInfo | None:
         return None
 
 
-def _check_gone(blobs: Iterable[Path]) -> None:
+def _ensure_removed(blobs: Iterable[Path]) -> None:
     for blob in blobs:  # huggingface_hub logs what it couldn't remove, and goes on
         if blob.is_symlink() or blob.exists():
             raise NotWritableError(f"Can't remove {blob}", hint="Check who owns the cache.")

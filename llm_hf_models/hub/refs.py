@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
-from llm_hf_models.gguf.filenames import _looks_like_file, is_quant_name, type_in
+from llm_hf_models.gguf.filenames import _is_file_name, find_quant_type, is_quant_name
 from llm_hf_models.system.text import clean_text
 
 MAX_REF_CHARS = 1000
@@ -32,7 +32,7 @@ _HINT = (
 )
 
 
-def _bad(text: str, why: str) -> BadRefError:
+def _make_ref_error(text: str, why: str) -> BadRefError:
     return BadRefError(f"{clean_text(text, 80)!r} is not a model ref", cause=why, hint=_HINT)
 
 
@@ -46,12 +46,12 @@ class RepoId:
     def __post_init__(self) -> None:
         text = f"{self.owner}/{self.name}"
         if len(text) > MAX_REPO_CHARS:
-            raise _bad(text, f"A repo's name has at most {MAX_REPO_CHARS} characters.")
+            raise _make_ref_error(text, f"A repo's name has at most {MAX_REPO_CHARS} characters.")
         if self.owner.lower() in HUB_HOSTS:
-            raise _bad(text, f"{self.owner} is the Hub's own address, not an owner.")
+            raise _make_ref_error(text, f"{self.owner} is the Hub's own address, not an owner.")
         for part in (self.owner, self.name):
             if not _NAME.fullmatch(part) or ".." in part or "--" in part or part.lower().endswith(".git"):
-                raise _bad(text, f"{clean_text(part, 80)!r} can't be an owner or a name on the Hub.")
+                raise _make_ref_error(text, f"{clean_text(part, 80)!r} can't be an owner or a name on the Hub.")
 
     @classmethod
     def parse(cls, text: str) -> RepoId:
@@ -62,7 +62,7 @@ class RepoId:
         """
         owner, slash, name = text.partition("/")
         if not slash or "/" in name:
-            raise _bad(text, "A repo is named owner/name.")
+            raise _make_ref_error(text, "A repo is named owner/name.")
         return cls(owner, name)
 
     def __str__(self) -> str:
@@ -77,12 +77,12 @@ class RepoFile:
 
     def __post_init__(self) -> None:
         if not 0 < len(self.path) <= MAX_PATH_CHARS:
-            raise _bad(self.path, f"A file's path has 1 to {MAX_PATH_CHARS} characters.")
+            raise _make_ref_error(self.path, f"A file's path has 1 to {MAX_PATH_CHARS} characters.")
         if _FORBIDDEN_IN_PATH.search(self.path):
-            raise _bad(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
+            raise _make_ref_error(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
         for part in self.path.split("/"):
             if not _is_safe_part(part):
-                raise _bad(self.path, f"{clean_text(part, 80)!r} can't be part of a file's path.")
+                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} can't be part of a file's path.")
 
     @property
     def name(self) -> str:
@@ -158,28 +158,28 @@ class ModelRef:
             BadRefError: it is none of these; the cause says what is wrong with it.
         """
         if not text.strip() or len(text) > MAX_REF_CHARS:
-            raise _bad(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
+            raise _make_ref_error(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
         try:
             return cls._parse(text.strip())
         except BadRefError as error:  # what is quoted is what was typed, and not a part of it
-            raise _bad(text, error.cause or f"{error.message}.") from None
+            raise _make_ref_error(text, error.cause or f"{error.message}.") from None
 
     @classmethod
     def _parse(cls, text: str) -> ModelRef:
         lower = text.lower()
         if lower.startswith(("http://", "https://")):
-            return cls._from_url(text)
+            return cls._parse_url(text)
         if lower.startswith(tuple(f"{host}/" for host in HUB_HOSTS)):
-            return cls._from_url(f"https://{text}")
+            return cls._parse_url(f"https://{text}")
         if lower.startswith("hf://"):
-            return cls._from_uri(text[len("hf://") :])
+            return cls._parse_uri(text[len("hf://") :])
         owner_and_name = re.split("[:@]", text, maxsplit=1)[0]
         if lower.startswith("hf/") and owner_and_name.count("/") > 1:  # else an owner that is called hf
             text = text[len("hf/") :]
-        return cls._from_parts(text)
+        return cls._parse_parts(text)
 
     @classmethod
-    def _from_parts(cls, text: str) -> ModelRef:
+    def _parse_parts(cls, text: str) -> ModelRef:
         head, colon, rest = text.partition(":")
         name, at, revision = head.partition("@")
         repo = RepoId.parse(name)
@@ -187,21 +187,21 @@ class ModelRef:
         if not colon:
             return cls(repo, revision_or_none)
         if not rest:
-            raise _bad(text, "After the colon stands a quantization or a file.")
-        if "/" in rest or _looks_like_file(rest):
+            raise _make_ref_error(text, "After the colon stands a quantization or a file.")
+        if "/" in rest or _is_file_name(rest):
             return cls(repo, revision_or_none, file=RepoFile(rest))
         if not is_quant_name(rest):
-            raise _bad(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
+            raise _make_ref_error(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
         return cls(repo, revision_or_none, quant=rest)
 
     @classmethod
-    def _from_uri(cls, text: str) -> ModelRef:
+    def _parse_uri(cls, text: str) -> ModelRef:
         """After `hf://`: the forms above, and `owner/name@revision/path/to/file` as huggingface_hub writes it."""
         text = text.removeprefix("models/")
         if text.startswith(("datasets/", "spaces/", "buckets/")):
-            raise _bad(text, f"It names one of the Hub's {text.partition('/')[0]}, not a model.")
+            raise _make_ref_error(text, f"It names one of the Hub's {text.partition('/')[0]}, not a model.")
         if ":" in text or text.count("/") < 2:  # noqa: PLR2004 - owner/name
-            return cls._from_parts(text)
+            return cls._parse_parts(text)
         owner, name, *path = text.split("/")
         name, at, revision = name.partition("@")
         if at and [revision, *path[:1]] in (["refs", "pr"], ["refs", "convert"]):
@@ -210,28 +210,28 @@ class ModelRef:
         return cls(RepoId(owner, name), parse_revision(unquote(revision)) if at else None, file=file)
 
     @classmethod
-    def _from_url(cls, text: str) -> ModelRef:
+    def _parse_url(cls, text: str) -> ModelRef:
         try:
             address = urlsplit(text)
             host, parts = address.hostname, [unquote(part) for part in address.path.split("/") if part]
         except ValueError:
-            raise _bad(text, "It is not a web address.") from None
-        return replace(cls._from_path(text, parts), host=host)
+            raise _make_ref_error(text, "It is not a web address.") from None
+        return replace(cls._parse_path(text, parts), host=host)
 
     @classmethod
-    def _from_path(cls, text: str, parts: list[str]) -> ModelRef:
+    def _parse_path(cls, text: str, parts: list[str]) -> ModelRef:
         if parts[:1] in (["datasets"], ["spaces"]):
-            raise _bad(text, f"It names one of the Hub's {parts[0]}, not a model.")
+            raise _make_ref_error(text, f"It names one of the Hub's {parts[0]}, not a model.")
         if len(parts) > 1 and (":" in parts[1] or "@" in parts[1]):
-            return cls._from_parts("/".join(parts))
+            return cls._parse_parts("/".join(parts))
         if len(parts) == 2:  # noqa: PLR2004
             return cls(RepoId(parts[0], parts[1]))
         if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve", "raw"):  # noqa: PLR2004
-            return cls._from_page(RepoId(parts[0], parts[1]), parts[2], parts[3:])
-        raise _bad(text, "It is not the address of a model's page.")
+            return cls._parse_page(RepoId(parts[0], parts[1]), parts[2], parts[3:])
+        raise _make_ref_error(text, "It is not the address of a model's page.")
 
     @classmethod
-    def _from_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
+    def _parse_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
         size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
         path, named = "/".join(rest[size:]), parse_revision("/".join(rest[:size]))
         # Every page's address has a branch in it: who pastes it has not chosen that one.
@@ -240,14 +240,14 @@ class ModelRef:
             return cls(repo, revision)
         if page == "tree":
             folder = path.rpartition("/")[2]
-            if not type_in(folder)[0] or not is_quant_name(folder):
-                raise _bad(path, "It is a folder's page; name a quantization or a file of it.")
+            if not find_quant_type(folder)[0] or not is_quant_name(folder):
+                raise _make_ref_error(path, "It is a folder's page; name a quantization or a file of it.")
             return cls(repo, revision, quant=folder)
         return cls(repo, revision, file=RepoFile(path))
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
-        if self.file and "/" not in self.file.path and not _looks_like_file(self.file.path):
+        if self.file and "/" not in self.file.path and not _is_file_name(self.file.path):
             revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
             return f"hf://{self.repo}{revision}/{self.file}"  # after a colon it would be read as a quantization
         what = self.quant or (self.file and self.file.path)

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llm_hf_models.errors import FileChangedError, HubUnavailableError, NetworkError
-from llm_hf_models.gguf.header import HEADER_SECONDS, too_slow
+from llm_hf_models.gguf.header import DEFAULT_HEADER_SECONDS, make_slow_header_error
 from llm_hf_models.hub.types import Location
-from llm_hf_models.network.errors import LINK_REFUSED, connection_trouble, links_refused, storage_refusal
-from llm_hf_models.network.tls import unreadable_bundle
+from llm_hf_models.network.errors import (
+    EXPIRED_LINK_STATUSES,
+    make_connection_error,
+    make_link_error,
+    make_storage_host_error,
+)
+from llm_hf_models.network.tls import unreadable_bundle_error
 
 if TYPE_CHECKING:
     import httpx2
@@ -34,7 +39,7 @@ class RemoteFile:
         locate: called for the link, and again when it has expired.
         timeout: seconds without an answer.
         connect_timeout: seconds for a connection.
-        seconds: how long all of it may take, from now on: a host that sends a byte now and then is never silent.
+        total_seconds: how long all of it may take, from now on: a host that sends a byte now and then is never silent.
     """
 
     def __init__(
@@ -43,11 +48,11 @@ class RemoteFile:
         *,
         timeout: float = 20,
         connect_timeout: float = 10,
-        seconds: float = HEADER_SECONDS,
+        total_seconds: float = DEFAULT_HEADER_SECONDS,
     ) -> None:
         self._locate = locate
         self._timeout, self._connect_timeout = timeout, connect_timeout
-        self._seconds, self._until = seconds, time.monotonic() + seconds
+        self._total_seconds, self._deadline = total_seconds, time.monotonic() + total_seconds
         self._location: Location | None = None
         self._client: httpx2.Client | None = None
         self._buffer = bytearray()
@@ -69,7 +74,7 @@ class RemoteFile:
         if self._location is None:
             self._location = self._locate()
         while len(self._buffer) < size and self.fetched_bytes < self._location.size:
-            self._buffer += self._next_block(self._location)
+            self._buffer += self._read_next_block(self._location)
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         return taken
@@ -84,19 +89,19 @@ class RemoteFile:
             self._client.close()
             self._client = None
 
-    def _next_block(self, location: Location) -> bytes:
+    def _read_next_block(self, location: Location) -> bytes:
         start = self.fetched_bytes
         stop = min(start + self._block_bytes, location.size)
         block = self._fetch(location, start, stop)
         if block is None:
-            block = self._fetch(self._relocated(location), start, stop)
+            block = self._fetch(self._refresh_location(location), start, stop)
         if block is None:
-            raise links_refused(urlsplit(location.url).netloc, "the file")
+            raise make_link_error(urlsplit(location.url).netloc, "the file")
         self.fetched_bytes = stop
         self._block_bytes = min(self._block_bytes * 2, MAX_BLOCK_BYTES)
         return block
 
-    def _relocated(self, old: Location) -> Location:
+    def _refresh_location(self, old: Location) -> Location:
         new = self._locate()
         if (new.size, new.etag) != (old.size, old.etag):
             raise FileChangedError("The file changed on the Hub while its start was read", hint="Ask again.")
@@ -110,10 +115,10 @@ class RemoteFile:
         host = urlsplit(location.url).netloc
         headers = {**location.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         try:
-            with self._connected().stream("GET", location.url, headers=headers) as answer:
-                if answer.status_code in LINK_REFUSED:
+            with self._open_client().stream("GET", location.url, headers=headers) as answer:
+                if answer.status_code in EXPIRED_LINK_STATUSES:
                     return None
-                self._check(answer.status_code, answer.headers, location, start, stop)
+                self._check_response(answer.status_code, answer.headers, location, start, stop)
                 # A server that ignores Range sends the file from its start.
                 skip = 0 if answer.status_code == _PARTIAL else start
                 body = bytearray()
@@ -121,16 +126,16 @@ class RemoteFile:
                     body += piece
                     if len(body) >= skip + stop - start:
                         break
-                    if time.monotonic() > self._until:
-                        raise too_slow(self._seconds)
+                    if time.monotonic() > self._deadline:
+                        raise make_slow_header_error(self._total_seconds)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise connection_trouble(host, error, self._timeout) from None
+            raise make_connection_error(host, error, self._timeout) from None
         block = bytes(body[skip : skip + stop - start])
         if len(block) < stop - start:
             raise NetworkError(f"{host} sent {len(block)} of {stop - start} bytes")
         return block
 
-    def _connected(self) -> httpx2.Client:
+    def _open_client(self) -> httpx2.Client:
         if self._client is None:
             import httpx2
 
@@ -139,14 +144,16 @@ class RemoteFile:
             try:
                 self._client = httpx2.Client(timeout=limits, follow_redirects=True)
             except OSError as error:
-                raise unreadable_bundle(error) from None
+                raise unreadable_bundle_error(error) from None
         return self._client
 
-    def _check(self, status: int, headers: Mapping[str, str], location: Location, start: int, stop: int) -> None:
+    def _check_response(
+        self, status: int, headers: Mapping[str, str], location: Location, start: int, stop: int
+    ) -> None:
         """Raises unless an answer is what was asked for, of the file that was read so far."""
         parts = urlsplit(location.url)
         if status >= _FIRST_ERROR:
-            raise storage_refusal(parts.netloc, "the file", status, headers.get)
+            raise make_storage_host_error(parts.netloc, "the file", status, headers.get)
         if status == _PARTIAL:
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             told = tuple(int(number) for number in match.groups()) if match else None

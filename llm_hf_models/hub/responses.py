@@ -10,13 +10,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from llm_hf_models.errors import BadRefError, HubUnavailableError
-from llm_hf_models.hub.errors import Asked
+from llm_hf_models.hub.errors import HubRequest
 from llm_hf_models.hub.refs import RepoFile, is_commit
-from llm_hf_models.hub.types import Account, FileScan, HubFile, Location, RepoDetails, RepoSummary, ScannerWord
+from llm_hf_models.hub.types import Account, FileScan, HubFile, Location, RepoDetails, RepoSummary, ScannerResult
 from llm_hf_models.system.text import clean_text
 
 T = TypeVar("T")
-MAX_WORD_CHARS, MAX_MESSAGE_CHARS = 40, 200
+MAX_STATUS_CHARS, MAX_MESSAGE_CHARS = 40, 200
 MAX_SCANNERS = 20
 
 # A digest names a blob in the cache: nothing else may come through here.
@@ -26,13 +26,13 @@ _Size = Annotated[int, Field(ge=0)]
 _RELATIONS = ("quantized", "finetune", "adapter", "merge")  # base_model:<relation>:<repo>, beside base_model:<repo>
 
 
-def _or_none(kind: type) -> BeforeValidator:
+def _drop_wrong_type(kind: type) -> BeforeValidator:
     """What isn't of that kind is nothing: a repo's own odd metadata must not spoil a list."""
     return BeforeValidator(lambda value: value if isinstance(value, kind) and value is not True else None)
 
 
-_Text = Annotated[str | None, _or_none(str)]
-_Number = Annotated[int | None, _or_none(int)]
+_Text = Annotated[str | None, _drop_wrong_type(str)]
+_Number = Annotated[int | None, _drop_wrong_type(int)]
 
 
 class _Lfs(BaseModel):
@@ -52,7 +52,7 @@ class _Issue(BaseModel):
     level: str
 
 
-class _Scans(BaseModel):
+class _ScanSummary(BaseModel):
     scansDone: bool  # noqa: N815 - the Hub's name
     filesWithIssues: list[_Issue] = []  # noqa: N815 - the Hub's name
 
@@ -69,7 +69,7 @@ class _Safetensors(BaseModel):
     total: _Number = None
 
 
-class _Model(BaseModel):
+class _HubModel(BaseModel):
     id: str = Field(min_length=1, max_length=200)
     author: _Text = None
     pipeline_tag: _Text = None
@@ -86,14 +86,14 @@ class _Model(BaseModel):
     safetensors: _Safetensors | None = None
     sha: _Sha1 | None = None
     siblings: list[_Sibling] = []
-    securityRepoStatus: _Scans | None = None  # noqa: N815 - the Hub's name
+    securityRepoStatus: _ScanSummary | None = None  # noqa: N815 - the Hub's name
 
 
-_MODELS = TypeAdapter(list[_Model])
-_MODEL = TypeAdapter(_Model)
+_MODELS = TypeAdapter(list[_HubModel])
+_MODEL = TypeAdapter(_HubModel)
 
 
-def summaries(body: bytes, host: str) -> list[RepoSummary]:
+def parse_summaries(body: bytes, host: str) -> list[RepoSummary]:
     """The rows of a search.
 
     Args:
@@ -103,33 +103,33 @@ def summaries(body: bytes, host: str) -> list[RepoSummary]:
     Raises:
         HubUnavailableError: it is not the Hub's protocol.
     """
-    return [RepoSummary(**_summary(row)) for row in _read(_MODELS, body, host)]
+    return [RepoSummary(**_build_summary_fields(row)) for row in _validate_json(_MODELS, body, host)]
 
 
-def details(body: bytes, host: str) -> RepoDetails:
+def parse_details(body: bytes, host: str) -> RepoDetails:
     """One repo, asked for with its files' sizes and its scans.
 
     Raises:
         HubUnavailableError: it is not the Hub's protocol.
     """
-    found = _read(_MODEL, body, host)
+    found = _validate_json(_MODEL, body, host)
     if found.sha is None:
-        raise _not_the_protocol(host, "it named no commit")
+        raise _make_protocol_error(host, "it named no commit")
     scans = found.securityRepoStatus
     issues = tuple((issue.path, issue.level) for issue in scans.filesWithIssues) if scans else ()
     return RepoDetails(
-        **_summary(found),
+        **_build_summary_fields(found),
         commit=found.sha,
-        files=tuple(_files(found.siblings, dict(issues), host)),
+        files=tuple(_parse_files(found.siblings, dict(issues), host)),
         chat_template=bool(found.gguf.chat_template) if found.gguf else None,
-        base_models=tuple(_base_models(found.tags)),
+        base_models=tuple(_find_base_models(found.tags)),
         library=found.library_name,
         scans_done=scans.scansDone if scans else None,
         files_with_issues=issues,
     )
 
 
-def _summary(row: _Model) -> dict[str, Any]:
+def _build_summary_fields(row: _HubModel) -> dict[str, Any]:
     gguf = row.gguf or _Gguf()
     parameters = gguf.total or (row.safetensors.total if row.safetensors else None)
     return {
@@ -144,29 +144,29 @@ def _summary(row: _Model) -> dict[str, Any]:
         "created": row.createdAt,
         "updated": row.lastModified,
         "license": next((tag.removeprefix("license:") for tag in row.tags if tag.startswith("license:")), None),
-        "gated": _gate(row.gated),
+        "gated": _parse_gate(row.gated),
         "private": row.private,
         "architecture": gguf.architecture,
         "context_length": gguf.context_length,
     }
 
 
-def _gate(gated: bool | str) -> Literal["auto", "manual", False]:
+def _parse_gate(gated: bool | str) -> Literal["auto", "manual", False]:
     if not gated:
         return False
     return "auto" if gated == "auto" else "manual"
 
 
-def _base_models(tags: Iterable[str]) -> Iterable[str]:
+def _find_base_models(tags: Iterable[str]) -> Iterable[str]:
     names = (tag.removeprefix("base_model:") for tag in tags if tag.startswith("base_model:"))
     return dict.fromkeys(name for name in names if name.partition(":")[0] not in _RELATIONS)
 
 
-def _files(siblings: Iterable[_Sibling], issues: dict[str, str], host: str) -> Iterable[HubFile]:
+def _parse_files(siblings: Iterable[_Sibling], issues: dict[str, str], host: str) -> Iterable[HubFile]:
     for sibling in siblings:
         size = sibling.lfs.size if sibling.lfs else sibling.size
         if size is None or not (sibling.lfs or sibling.blobId):
-            raise _not_the_protocol(host, "it told neither size nor digest of a file")
+            raise _make_protocol_error(host, "it told neither size nor digest of a file")
         try:
             path = RepoFile(sibling.rfilename).path
         except BadRefError:
@@ -197,34 +197,36 @@ _SCANNERS = {
 }
 
 
-def scans(body: bytes, host: str) -> list[FileScan]:
+def parse_scans(body: bytes, host: str) -> list[FileScan]:
     """What each scanner says of some files; those of which nothing is said are left out.
 
     Raises:
         HubUnavailableError: it is not the Hub's protocol.
     """
     return [
-        FileScan(info.path, clean_text(str(said.get("status") or ""), MAX_WORD_CHARS), tuple(_words(said)))
-        for info in _read(_PATHS, body, host)
+        FileScan(
+            info.path, clean_text(str(said.get("status") or ""), MAX_STATUS_CHARS), tuple(_parse_scanner_results(said))
+        )
+        for info in _validate_json(_PATHS, body, host)
         if (said := info.securityFileStatus) is not None
     ]
 
 
-def _words(said: dict[str, Any]) -> Iterable[ScannerWord]:
+def _parse_scanner_results(said: dict[str, Any]) -> Iterable[ScannerResult]:
     """Scanners come and go: whatever looks like one is one."""
     for key, value in list(said.items())[:MAX_SCANNERS]:
         if key.endswith("Scan") and isinstance(value, dict):
             word = _Scanner.model_validate(value)
-            name = _SCANNERS.get(key) or clean_text(key.removesuffix("Scan"), MAX_WORD_CHARS)
-            status = clean_text(word.status or "no word", MAX_WORD_CHARS)
-            yield ScannerWord(name, status, clean_text(word.message or "", MAX_MESSAGE_CHARS))
+            name = _SCANNERS.get(key) or clean_text(key.removesuffix("Scan"), MAX_STATUS_CHARS)
+            status = clean_text(word.status or "no word", MAX_STATUS_CHARS)
+            yield ScannerResult(name, status, clean_text(word.message or "", MAX_MESSAGE_CHARS))
 
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
-def location(
-    asked: Asked, url: str, headers: dict[str, str], told: Mapping[str, str], last: Mapping[str, str]
+def parse_location(
+    asked: HubRequest, url: str, headers: dict[str, str], told: Mapping[str, str], last: Mapping[str, str]
 ) -> Location:
     """What `resolve` told on its way. The Hub's own X- headers win over those of whoever answered last.
 
@@ -264,14 +266,14 @@ class _Refs(BaseModel):
 _REFS = TypeAdapter(_Refs)
 
 
-def revisions(body: bytes, host: str) -> list[str]:
+def parse_revision_names(body: bytes, host: str) -> list[str]:
     """The branches of a repo, then its tags.
 
     Raises:
         HubUnavailableError: it is not the Hub's protocol.
     """
-    found = _read(_REFS, body, host)
-    return [clean_text(one.name, MAX_WORD_CHARS) for one in (*found.branches, *found.tags)]
+    found = _validate_json(_REFS, body, host)
+    return [clean_text(one.name, MAX_STATUS_CHARS) for one in (*found.branches, *found.tags)]
 
 
 class _Scope(BaseModel):
@@ -302,13 +304,13 @@ class _Whoami(BaseModel):
 _WHOAMI = TypeAdapter(_Whoami)
 
 
-def account(body: bytes, host: str) -> Account:
+def parse_account(body: bytes, host: str) -> Account:
     """Whose token it is.
 
     Raises:
         HubUnavailableError: it is not the Hub's protocol.
     """
-    found = _read(_WHOAMI, body, host)
+    found = _validate_json(_WHOAMI, body, host)
     token = found.auth.accessToken or _AccessToken()
     scopes = [
         f"{scope.entity.get('name', '')}: {permission}".removeprefix(": ")
@@ -319,16 +321,16 @@ def account(body: bytes, host: str) -> Account:
     return Account(found.name, names, token.displayName, token.role, tuple(scopes))
 
 
-def _read(adapter: TypeAdapter[T], body: bytes, host: str) -> T:
+def _validate_json(adapter: TypeAdapter[T], body: bytes, host: str) -> T:
     try:
         return adapter.validate_json(body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise _not_the_protocol(host, f"{where}: {first['msg']}" if where else first["msg"]) from None
+        raise _make_protocol_error(host, f"{where}: {first['msg']}" if where else first["msg"]) from None
 
 
-def _not_the_protocol(host: str, why: str) -> HubUnavailableError:
+def _make_protocol_error(host: str, why: str) -> HubUnavailableError:
     return HubUnavailableError(
         f"{host} did not answer as the Hub does",
         cause=why,

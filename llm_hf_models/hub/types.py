@@ -31,7 +31,7 @@ class HubFile:
 
 
 @dataclass(frozen=True)
-class ScannerWord:
+class ScannerResult:
     """What one of the Hub's scanners says of a file."""
 
     scanner: str  # VirusTotal, Protect AI, …
@@ -45,7 +45,7 @@ class FileScan:
 
     path: str
     status: str  # what the Hub makes of them all
-    scanners: tuple[ScannerWord, ...] = ()
+    scanners: tuple[ScannerResult, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RepoDetails(RepoSummary):
     scans_done: bool | None = None
     files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
 
-    def file(self, path: RepoFile) -> HubFile:
+    def get_file(self, path: RepoFile) -> HubFile:
         """The file at that path.
 
         Raises:
@@ -149,7 +149,7 @@ _EXPAND = (
 )  # fmt: skip
 
 
-def search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
+def build_search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
     """A search as the Hub takes it; what was not asked for is left out."""
     tags = [
         filters.library,
@@ -163,7 +163,7 @@ def search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
         "filter": [tag for tag in tags if tag],
         "author": filters.author,
         "pipeline_tag": filters.task,
-        "num_parameters": _parameter_range(filters),
+        "num_parameters": _format_parameter_range(filters),
         "gated": None if filters.gated is None else str(filters.gated).lower(),
         "sort": _SORTS[filters.sort],
         "limit": filters.limit,
@@ -172,7 +172,7 @@ def search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value not in (None, "", [])}
 
 
-def _parameter_range(filters: SearchFilters) -> str | None:
+def _format_parameter_range(filters: SearchFilters) -> str | None:
     """The Hub's own form, `min:6B,max:128B`; exact numbers are taken too."""
     bounds = (("min", filters.min_params), ("max", filters.max_params))
     return ",".join(f"{name}:{value}" for name, value in bounds if value is not None) or None

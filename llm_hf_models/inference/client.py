@@ -7,21 +7,21 @@ from contextlib import AsyncExitStack, ExitStack, closing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.inference import openai_protocol
 from llm_hf_models.inference.engine import Endpoint
-from llm_hf_models.inference.engine_folder import EngineDir
+from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.inference.openai_protocol import (
-    Answer,
     Finish,
     Piece,
+    ResponseParser,
     ServedModel,
     Turn,
-    embeddings_body,
-    refused_response,
-    request_body,
-    request_path,
-    vectors,
+    build_embeddings_body,
+    build_request_body,
+    build_response_error,
+    get_request_path,
+    parse_embeddings,
 )
 
 if TYPE_CHECKING:
@@ -30,26 +30,26 @@ if TYPE_CHECKING:
 
 
 CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 300.0  # llama.cpp reports after every batch and token; it says nothing to who waits in line
-ONE_PIECE_SECONDS = 1800.0  # for an answer that comes only when it is whole
+READ_TIMEOUT_SECONDS = 300.0  # llama.cpp reports after every batch and token; it says nothing to who waits in line
+UNSTREAMED_TIMEOUT_SECONDS = 1800.0  # for an answer that comes only when it is whole
 MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 
 # A turn, texts to embed, or a ready request.
-Asked: TypeAlias = Turn | list[str] | Mapping[str, Any]
+RequestContent: TypeAlias = Turn | list[str] | Mapping[str, Any]
 C = TypeVar("C")
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
-def answer(
-    endpoint: Endpoint, turn: Turn, *, silence_seconds: float = SILENCE_SECONDS
+def stream_completion(
+    endpoint: Endpoint, turn: Turn, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
 ) -> Generator[Piece | Finish, None, None]:
     """Streams one answer; the last item is the Finish. Closing the iterator stops the engine's work on it.
 
     Args:
         endpoint: who is asked.
         turn: what is asked.
-        silence_seconds: how long it may say nothing while it is not others' turn.
+        read_timeout_seconds: how long it may say nothing while it is not others' turn.
 
     Raises:
         EngineRefusedError: it answered with an error: a wrong option, a prompt larger than the context.
@@ -59,31 +59,33 @@ def answer(
     import httpx2
 
     with ExitStack() as stack:
-        endpoint, response = _opened(stack, endpoint, request_path(turn), turn, silence_seconds)
-        reader = Answer(stream=_is_stream(response), may_grow=endpoint.may_grow)
+        endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout_seconds)
+        reader = ResponseParser(stream=_is_stream(response), may_grow=endpoint.can_grow_context)
         try:
             for data in response.iter_bytes():
                 yield from reader.feed(data)
         except httpx2.HTTPError as error:
-            raise _broken(endpoint, error) from None
+            raise _handle_lost_connection(endpoint, error) from None
         yield from reader.end()
 
 
-async def answer_async(
-    endpoint: Endpoint, turn: Turn, *, silence_seconds: float = SILENCE_SECONDS
+async def stream_completion_async(
+    endpoint: Endpoint, turn: Turn, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
 ) -> AsyncGenerator[Piece | Finish, None]:
     """The same for asyncio. Close it (`aclose`) to stop the engine's work before the end."""
     import httpx2
 
     async with AsyncExitStack() as stack:
-        endpoint, response = await _opened_async(stack, endpoint, request_path(turn), turn, silence_seconds)
-        reader = Answer(stream=_is_stream(response), may_grow=endpoint.may_grow)
+        endpoint, response = await _open_response_async(
+            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds
+        )
+        reader = ResponseParser(stream=_is_stream(response), may_grow=endpoint.can_grow_context)
         try:
             async for data in response.aiter_bytes():
                 for piece in reader.feed(data):
                     yield piece
         except httpx2.HTTPError as error:
-            raise _broken(endpoint, error) from None
+            raise _handle_lost_connection(endpoint, error) from None
         for last in reader.end():
             yield last
 
@@ -100,14 +102,14 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
     if not texts:
         return []
     with ExitStack() as stack:
-        endpoint, response = _opened(stack, endpoint, "/v1/embeddings", list(texts), ONE_PIECE_SECONDS)
+        endpoint, response = _open_response(stack, endpoint, "/v1/embeddings", list(texts), UNSTREAMED_TIMEOUT_SECONDS)
         try:
-            return vectors(response.read(), len(texts))
+            return parse_embeddings(response.read(), len(texts))
         except httpx2.HTTPError as error:
-            raise _broken(endpoint, error) from None
+            raise _handle_lost_connection(endpoint, error) from None
 
 
-async def passed_on(stack: AsyncExitStack, endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Response:
+async def send_request(stack: AsyncExitStack, endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Response:
     """Sends a ready request and waits for the answer to begin. Closing the stack stops the engine's work on it.
 
     Args:
@@ -121,11 +123,11 @@ async def passed_on(stack: AsyncExitStack, endpoint: Endpoint, path: str, body: 
         EngineLostError: it died or did not answer.
         EngineStartError, ModelTooLargeError: it was gone, and did not start anew.
     """
-    silence = SILENCE_SECONDS if body.get("stream") else ONE_PIECE_SECONDS
-    return (await _opened_async(stack, endpoint, path, body, silence))[1]
+    silence = READ_TIMEOUT_SECONDS if body.get("stream") else UNSTREAMED_TIMEOUT_SECONDS
+    return (await _open_response_async(stack, endpoint, path, body, silence))[1]
 
 
-async def pieces(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
+async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
     """The bytes of an answer that was passed on, as they come.
 
     Raises:
@@ -137,10 +139,10 @@ async def pieces(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes
         async for data in response.aiter_bytes():
             yield data
     except httpx2.HTTPError as error:
-        raise _broken(endpoint, error) from None
+        raise _handle_lost_connection(endpoint, error) from None
 
 
-def served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedModel]:
+def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedModel]:
     """The models that a server says it has.
 
     Args:
@@ -155,39 +157,41 @@ def served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedModel]:
 
     url = f"{endpoint.base_url.rstrip('/')}/v1/models"
     timeout = httpx2.Timeout(seconds)
-    with _client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client:
+    with _create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client:
         try:
-            request = client.build_request("GET", url, headers=_headers(endpoint))
+            request = client.build_request("GET", url, headers=_build_headers(endpoint))
             with closing(client.send(request, stream=True)) as response:
                 body = next(response.iter_bytes(MAX_LIST_BYTES), b"")
         except httpx2.HTTPError as error:
-            raise _lost(endpoint, error) from None
+            raise _build_lost_error(endpoint, error) from None
     if not response.is_success:
-        raise refused_response(response.status_code, body, url)
-    return openai_protocol.served_models(body)
+        raise build_response_error(response.status_code, body, url)
+    return openai_protocol.parse_served_models(body)
 
 
-def _opened(stack: ExitStack, endpoint: Endpoint, path: str, asked: Asked, silence: float) -> tuple[Endpoint, Response]:
+def _open_response(
+    stack: ExitStack, endpoint: Endpoint, path: str, asked: RequestContent, silence: float
+) -> tuple[Endpoint, Response]:
     """Sends a request and waits for the response to begin; what can be done about an engine that is gone, is done."""
     import httpx2
 
     renewed, timeout = False, httpx2.Timeout(silence, connect=CONNECT_SECONDS)
     while True:
-        client = stack.enter_context(_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout))
+        client = stack.enter_context(_create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout))
         try:
-            response = client.send(_request(client, endpoint, path, asked), stream=True)
+            response = client.send(_build_request(client, endpoint, path, asked), stream=True)
             stack.callback(response.close)
             if response.is_success:
                 return endpoint, response
             body = next(response.iter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            endpoint, renewed = _recovered(endpoint, error, renewed=renewed)
+            endpoint, renewed = _recover_endpoint(endpoint, error, renewed=renewed)
         else:
-            raise _refused(endpoint, asked, response, body)
+            raise _build_refused_error(endpoint, asked, response, body)
 
 
-async def _opened_async(
-    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: Asked, silence: float
+async def _open_response_async(
+    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: RequestContent, silence: float
 ) -> tuple[Endpoint, Response]:
     """The same for asyncio."""
     import asyncio
@@ -196,47 +200,49 @@ async def _opened_async(
 
     renewed, timeout = False, httpx2.Timeout(silence, connect=CONNECT_SECONDS)
     while True:
-        made = _client(httpx2.AsyncClient, httpx2.AsyncHTTPTransport, endpoint, timeout)
+        made = _create_client(httpx2.AsyncClient, httpx2.AsyncHTTPTransport, endpoint, timeout)
         client = await stack.enter_async_context(made)
         try:
-            response = await client.send(_request(client, endpoint, path, asked), stream=True)
+            response = await client.send(_build_request(client, endpoint, path, asked), stream=True)
             stack.push_async_callback(response.aclose)
             if response.is_success:
                 return endpoint, response
             body = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            endpoint, renewed = await asyncio.to_thread(_recovered, endpoint, error, renewed=renewed)
+            endpoint, renewed = await asyncio.to_thread(_recover_endpoint, endpoint, error, renewed=renewed)
         else:
-            raise _refused(endpoint, asked, response, body)
+            raise _build_refused_error(endpoint, asked, response, body)
 
 
-def _recovered(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
+def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
     """Whom to ask again after a request that brought not a byte, and whether that one is new; else raises."""
     import httpx2
 
-    keeper = endpoint.keeper
+    keeper = endpoint.control
     if keeper is not None and isinstance(error, httpx2.ReadTimeout) and keeper.is_working():
         return endpoint, renewed  # with others' requests: ours waits in line once more
     if keeper is not None and not isinstance(error, httpx2.TimeoutException) and not renewed:
-        return keeper.renew(), True
-    raise _broken(endpoint, error)
+        return keeper.reconnect(), True
+    raise _handle_lost_connection(endpoint, error)
 
 
-def _client(kind: Callable[..., C], transport: Callable[..., Any], endpoint: Endpoint, timeout: httpx2.Timeout) -> C:
+def _create_client(
+    kind: Callable[..., C], transport: Callable[..., Any], endpoint: Endpoint, timeout: httpx2.Timeout
+) -> C:
     """A client of httpx2's.
 
     Raises:
         TlsError: the certificates that the environment names can't be read.
     """
     try:
-        return kind(**_client_options(endpoint, transport), timeout=timeout)
+        return kind(**_build_client_options(endpoint, transport), timeout=timeout)
     except OSError as error:
-        from llm_hf_models.network.tls import unreadable_bundle
+        from llm_hf_models.network.tls import unreadable_bundle_error
 
-        raise unreadable_bundle(error) from None
+        raise unreadable_bundle_error(error) from None
 
 
-def _client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
+def _build_client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
     """How to connect: a proxy is never told of this machine's own sockets, and a redirect never gets the key."""
     import httpx2
 
@@ -245,7 +251,7 @@ def _client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[s
         "base_url": endpoint.base_url,
         "follow_redirects": False,
     }
-    if endpoint.socket is not None or address.hostname in _LOOPBACK:
+    if endpoint.socket is not None or address.hostname in _LOOPBACK_HOSTS:
         uds = str(endpoint.socket) if endpoint.socket is not None else None
         # Certificates take long to read, and are for https alone.
         options |= {
@@ -257,18 +263,20 @@ def _client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[s
     return options
 
 
-def _request(client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, asked: Asked) -> httpx2.Request:
+def _build_request(
+    client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, asked: RequestContent
+) -> httpx2.Request:
     if isinstance(asked, Turn):
-        body = request_body(asked, model=endpoint.model, ours=endpoint.fingerprint is not None)
+        body = build_request_body(asked, model=endpoint.model, local_engine=endpoint.fingerprint is not None)
     elif isinstance(asked, Mapping):
         body = dict(asked)
     else:
-        body = embeddings_body(asked, model=endpoint.model)
+        body = build_embeddings_body(asked, model=endpoint.model)
     url = f"{endpoint.base_url.rstrip('/')}{path}"
-    return client.build_request("POST", url, json=body, headers=_headers(endpoint))
+    return client.build_request("POST", url, json=body, headers=_build_headers(endpoint))
 
 
-def _headers(endpoint: Endpoint) -> dict[str, str]:
+def _build_headers(endpoint: Endpoint) -> dict[str, str]:
     # A kept connection would hold one of the engine's threads after its work is done.
     headers = {"Connection": "close"}
     if endpoint.key:
@@ -281,33 +289,35 @@ def _is_stream(response: Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
-def _refused(endpoint: Endpoint, asked: Asked, response: Response, body: bytes) -> EngineRefusedError:
+def _build_refused_error(
+    endpoint: Endpoint, asked: RequestContent, response: Response, body: bytes
+) -> EngineRequestError:
     """The error for a response that is one; of somebody else's server it says the address that was asked."""
     url = str(response.url) if endpoint.fingerprint is None else None
     ours = not isinstance(asked, Mapping)  # a ready request's asker has no options of ours
-    return refused_response(response.status_code, body, url, may_grow=ours and endpoint.may_grow)
+    return build_response_error(response.status_code, body, url, may_grow=ours and endpoint.can_grow_context)
 
 
-def _broken(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:
+def _handle_lost_connection(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:
     """The error for a connection that could not be made, broke, or fell silent. A hanging engine is ended."""
     import httpx2
 
-    lost = _lost(endpoint, error)
-    if endpoint.keeper is not None and isinstance(error, httpx2.TimeoutException):
-        endpoint.keeper.end()
+    lost = _build_lost_error(endpoint, error)
+    if endpoint.control is not None and isinstance(error, httpx2.TimeoutException):
+        endpoint.control.stop()
     return lost
 
 
-def _lost(endpoint: Endpoint, error: Exception) -> EngineLostError:
+def _build_lost_error(endpoint: Endpoint, error: Exception) -> EngineLostError:
     """The error for a connection that could not be made, or broke; with the engine's own last words."""
     if endpoint.fingerprint is None:
         why = str(error) or type(error).__name__
         message, hint = f"No answer from {endpoint.base_url}", "Is that server up?"
-        if _is_about_tls(error):
+        if _is_tls_error(error):
             message = f"{endpoint.base_url} could not agree on a secure connection"
             hint = "Check its address; SSL_CERT_FILE names the certificates of authorities of your own."
         return EngineLostError(message, cause=why, hint=hint)
-    words = EngineDir(endpoint.log.parent).last_words() if endpoint.log else ""
+    words = EngineFolder(endpoint.log.parent).read_log_errors() if endpoint.log else ""
     return EngineLostError(
         f"The engine of {endpoint.model} was lost",
         cause=words or str(error) or type(error).__name__,
@@ -315,7 +325,7 @@ def _lost(endpoint: Endpoint, error: Exception) -> EngineLostError:
     )
 
 
-def _is_about_tls(error: BaseException | None) -> bool:
+def _is_tls_error(error: BaseException | None) -> bool:
     import ssl
 
     while error is not None and not isinstance(error, ssl.SSLError):

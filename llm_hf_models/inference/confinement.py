@@ -17,7 +17,7 @@ from llm_hf_models.inference.sandbox import types as sandbox_types
 from llm_hf_models.inference.sandbox.types import Layer
 
 MAX_OPEN_FILES = 256
-SWITCHED_OFF = "any layer", "the sandbox is switched off (LLM_HF_SANDBOX, or the setting `sandbox`)"
+SANDBOX_OFF = "any layer", "the sandbox is switched off (LLM_HF_SANDBOX, or the setting `sandbox`)"
 _PT_INTERP = 3  # elf(5)
 
 
@@ -31,14 +31,14 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Confined:
+class LayerSummary:
     """The layers that hold as people read them (`llm hf ps`), and each other one with the reason."""
 
     layers: list[str]
     missing: list[tuple[str, str]]
 
 
-def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) -> Confined:
+def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) -> LayerSummary:
     """Confines this process, for good, to what serving one task takes.
 
     Args:
@@ -47,7 +47,7 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
         program: what will take this process's place, if anything.
     """
     if not task["sandbox"]:
-        return Confined([], [SWITCHED_OFF])
+        return LayerSummary([], [SANDBOX_OFF])
     program = program or Program()
     wanted = sandbox_types.Confinement(
         read_paths=[*map(Path, (*task["read_paths"], task["folder"])), *program.read_paths],
@@ -59,17 +59,17 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
         exec_paths=program.exec_paths,
     )
     report = sandbox_confine.confine(wanted, without=program.without)
-    return Confined(layer_names(report.layers, gpu=gpu, starts=bool(program.exec_paths)), list(report.missing))
+    return LayerSummary(format_layers(report.layers, gpu=gpu, starts=bool(program.exec_paths)), list(report.missing))
 
 
-def layer_names(layers: Sequence[str], *, gpu: bool, starts: bool = False) -> list[str]:
+def format_layers(layers: Sequence[str], *, gpu: bool, starts: bool = False) -> list[str]:
     """The layers as people read them: with a GPU, what closes files leaves its devices open; `starts`: exec is open."""
     but = {"seccomp": "exec"} if starts else {}
     but |= dict.fromkeys(("landlock", "seatbelt"), "GPU devices") if gpu else {}
     return [f"{layer} but for {but[layer]}" if layer in but else layer for layer in layers]
 
 
-def program_of(binary: Path) -> Program:
+def inspect_program(binary: Path) -> Program:
     """What a program needs to start in a confined process's place.
 
     Limits and namespaces stay with a process whatever it runs. Landlock and the system call filter stay too, but have
@@ -79,7 +79,7 @@ def program_of(binary: Path) -> Program:
     binary = binary.resolve()
     if sys.platform == "darwin":
         return Program(without={"seatbelt": "its profile lets no other program start"})
-    loader = _loader(binary)
+    loader = _find_loader(binary)
     if loader is None:
         why = f"{binary.name} is a script, which has to start other programs"
         return Program(without={"landlock": why, "seccomp": why})
@@ -91,7 +91,7 @@ def program_of(binary: Path) -> Program:
     )
 
 
-def _loader(binary: Path) -> Path | None:
+def _find_loader(binary: Path) -> Path | None:
     """The loader that a program in machine code names; the program itself where it needs none, None for a script.
 
     Format: elf(5), the header and the program headers of ELF64.

@@ -17,23 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.inference.engine_folder import EngineDir, answers, base_dir, new_dir, sweep
-from llm_hf_models.inference.running_engines import busy_slots, dir_of, process_of, running, stop
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.inference.engine_folder import (
+    EngineFolder,
+    create_engine_folder,
+    is_listening,
+    make_base_folder,
+    remove_stale_folders,
+)
+from llm_hf_models.inference.running_engines import (
+    count_busy_slots,
+    find_process,
+    get_engine_folder,
+    list_running_engines,
+    stop_engine,
+)
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.settings import Settings
-from llm_hf_models.system.machine import default_threads, machine
-from llm_hf_models.system.processes import pid_started
+from llm_hf_models.system.machine import default_threads, read_memory
+from llm_hf_models.system.processes import get_start_time
 
 if TYPE_CHECKING:
     from llm_hf_models.gguf.memory_fit import Fit
 
-PARALLEL = 4  # requests answered at once; they share the context
+PARALLEL_REQUESTS = 4  # requests answered at once; they share the context
 
 # Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
-BATCH = 128
-GPU_BATCH = 512  # a GPU reads so many at once, and soon enough
-IMAGE_BATCH = 512  # llama.cpp's own: some models look at all tokens of an image at once, and it must fit
+BATCH_TOKENS = 128
+GPU_BATCH_TOKENS = 512  # a GPU reads so many at once, and soon enough
+IMAGE_BATCH_TOKENS = 512  # llama.cpp's own: some models look at all tokens of an image at once, and it must fit
 MEMORY_SLACK_BYTES = 2**30  # for what is not weighed: copied weights are, at twice their size
 HTTP_THREADS = 32  # one for each open connection, waiting ones too
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
@@ -54,14 +66,14 @@ class EngineSpec:
     chat_template: str | None = None  # instead of the header's
 
     @property
-    def weights(self) -> tuple[Path, ...]:
+    def weight_files(self) -> tuple[Path, ...]:
         """Every weight file, the first shard first."""
         return (self.model_path, *(path for path in self.shard_paths if path != self.model_path))
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that the engine reads."""
-        return (*self.weights, self.mmproj_path) if self.mmproj_path else self.weights
+        return (*self.weight_files, self.mmproj_path) if self.mmproj_path else self.weight_files
 
     @property
     def fingerprint(self) -> str:
@@ -94,14 +106,14 @@ class Endpoint:
     context: int | None = None
     load_seconds: float | None = None  # how long starting took, None when it was warm
     log: Path | None = None  # of our engine: where its last words are
-    keeper: Keeper | None = field(default=None, repr=False, compare=False)  # of our engine
+    control: EngineControl | None = field(default=None, repr=False, compare=False)  # of our engine
 
     @property
-    def may_grow(self) -> bool:
+    def can_grow_context(self) -> bool:
         """Whether a larger context can be asked for: it has what was asked for, and its model was made for more."""
-        if self.keeper is None or self.context is None:
+        if self.control is None or self.context is None:
             return False
-        spec = self.keeper.spec
+        spec = self.control.spec
         most = spec.facts.context_length
         return most is None or (spec.context or most) <= self.context < most
 
@@ -110,7 +122,7 @@ Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Keeper:
+class EngineControl:
     """What a client may do about an engine of ours that does not answer. Opens the library anew: maybe in a thread."""
 
     spec: EngineSpec
@@ -120,26 +132,26 @@ class Keeper:
     notice: Notice
     row: EngineRow
 
-    def renew(self) -> Endpoint:
+    def reconnect(self) -> Endpoint:
         """The same engine if it is there after all, else a new one.
 
         Raises:
             As ensure.
         """
-        with LibraryDB(self.library) as db:
-            return ensure(self.spec, db, self.settings, keep_alive=self.keep_alive, notice=self.notice)
+        with Database(self.library) as db:
+            return ensure_engine(self.spec, db, self.settings, keep_alive=self.keep_alive, notice=self.notice)
 
     def is_working(self) -> bool:
         """Whether it works on requests, as it says itself: silence can mean that it is others' turn."""
-        return bool(busy_slots(self.row))
+        return bool(count_busy_slots(self.row))
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Ends it, since it hangs."""
-        with LibraryDB(self.library) as db:
-            stop(db, self.row)
+        with Database(self.library) as db:
+            stop_engine(db, self.row)
 
 
-def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
+def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
     """The endpoint of a running engine for this spec: the warm one, or a new one, started once however many ask.
 
     Args:
@@ -155,23 +167,23 @@ def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: f
         MissingFileError: a file of the model is gone.
         NotWritableError: the folder of its socket can't be made.
     """
-    fingerprint = _fingerprint(spec, settings)
+    fingerprint = _compute_fingerprint(spec, settings)
 
     def endpoint(row: EngineRow) -> Endpoint:
-        return _endpoint(row, Keeper(spec, db.path, settings, keep_alive, notice, row))
+        return _build_endpoint(row, EngineControl(spec, db.path, settings, keep_alive, notice, row))
 
-    row = db.engine(fingerprint)
-    if row is not None and _warm(row, keep_alive):
+    row = db.get_engine(fingerprint)
+    if row is not None and _renew_if_running(row, keep_alive):
         return endpoint(row)
     import filelock
 
     try:
         # One start at a time, of whatever model: two that weigh the same free memory would both find that they fit.
-        with filelock.FileLock(base_dir() / "start.lock", timeout=2 * settings.engine_start_seconds):
-            row = db.engine(fingerprint)
-            if row is not None and _warm(row, keep_alive):
+        with filelock.FileLock(make_base_folder() / "start.lock", timeout=2 * settings.engine_start_seconds):
+            row = db.get_engine(fingerprint)
+            if row is not None and _renew_if_running(row, keep_alive):
                 return endpoint(row)
-            row, load_seconds = _start(spec, fingerprint, db, settings, keep_alive, notice)
+            row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
     except filelock.Timeout:
         raise EngineStartError(
             "Another engine has been starting for too long",
@@ -180,20 +192,22 @@ def ensure(spec: EngineSpec, db: LibraryDB, settings: Settings, *, keep_alive: f
     return replace(endpoint(row), load_seconds=load_seconds)
 
 
-def _fingerprint(spec: EngineSpec, settings: Settings) -> str:
+def _compute_fingerprint(spec: EngineSpec, settings: Settings) -> str:
     """The library's key: an unconfined engine is never taken for a confined one, nor one program for another."""
     return spec.fingerprint + f"-{settings.engine}" + ("" if settings.sandbox else "-unconfined")
 
 
-def _warm(row: EngineRow, keep_alive: float) -> bool:
+def _renew_if_running(row: EngineRow, keep_alive: float) -> bool:
     """Whether the engine answers; if so it knows that a request is about to come."""
     if not row.address.startswith("http://"):
-        return dir_of(row).renew_lease(keep_alive) and answers(row.address)
+        return get_engine_folder(row).renew_lease(keep_alive) and is_listening(row.address)
     # A port may be somebody else's by now, and would be told the key: ask the system who runs.
-    return process_of(row) is not None and dir_of(row).renew_lease(keep_alive) and answers(row.address)
+    return (
+        find_process(row) is not None and get_engine_folder(row).renew_lease(keep_alive) and is_listening(row.address)
+    )
 
 
-def _endpoint(row: EngineRow, keeper: Keeper) -> Endpoint:
+def _build_endpoint(row: EngineRow, keeper: EngineControl) -> Endpoint:
     local = not row.address.startswith("http://")
     return Endpoint(
         base_url="http://engine" if local else row.address,
@@ -202,33 +216,33 @@ def _endpoint(row: EngineRow, keeper: Keeper) -> Endpoint:
         model=row.model_id,
         fingerprint=row.fingerprint,
         context=row.context,
-        log=dir_of(row).log,
-        keeper=keeper,
+        log=get_engine_folder(row).log,
+        control=keeper,
     )
 
 
-def _start(
-    spec: EngineSpec, fingerprint: str, db: LibraryDB, settings: Settings, keep_alive: float, notice: Notice
+def _start_and_record(
+    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notice: Notice
 ) -> tuple[EngineRow, float]:
     """Starts a new engine and records it. Returns its row, and how long loading took in seconds."""
     from llm_hf_models.inference import launcher
 
-    for row in running(db):
+    for row in list_running_engines(db):
         if row.fingerprint == fingerprint:
-            stop(db, row)  # it is there, and did not answer
-    sweep({dir_of(row).path for row in running(db)})
+            stop_engine(db, row)  # it is there, and did not answer
+    remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
     verdict = _make_room(spec, db, settings, notice)
-    place = new_dir()
+    place = create_engine_folder()
     try:
         place.lease.touch(mode=0o600)
         place.renew_lease(keep_alive)
-        task = _task(spec, settings, place, verdict, keep_alive)
-        started = launcher.start(task, place, seconds=settings.engine_start_seconds)
+        task = _build_task(spec, settings, place, verdict, keep_alive)
+        started = launcher.start_engine(task, place, seconds=settings.engine_start_seconds)
         row = EngineRow(
             fingerprint=fingerprint,
             model_id=spec.model_id,
             pid=started.pid,
-            pid_started=pid_started(started.pid),
+            pid_started=get_start_time(started.pid),
             address=started.address,
             key=task["key"],
             context=verdict.context,
@@ -247,7 +261,9 @@ def _start(
     return row, started.load_seconds
 
 
-def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, keep_alive: float) -> dict[str, Any]:
+def _build_task(
+    spec: EngineSpec, settings: Settings, place: EngineFolder, verdict: Fit, keep_alive: float
+) -> dict[str, Any]:
     """What engine_child is told."""
     return {
         "name": spec.model_id,
@@ -260,15 +276,15 @@ def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, 
         "key": secrets.token_urlsafe(32),
         "keep_alive": keep_alive,
         "context": verdict.context,
-        "batch": (batch := _batch(spec, verdict.context)),
-        "gpu_batch": max(batch, GPU_BATCH),
-        "parallel": PARALLEL,
+        "batch": (batch := _choose_batch_size(spec, verdict.context)),
+        "gpu_batch": max(batch, GPU_BATCH_TOKENS),
+        "parallel": PARALLEL_REQUESTS,
         "embedding": spec.facts.kind == "embedding",
         "chat_template": spec.chat_template,
         "threads": spec.threads or settings.threads or default_threads(),
         "gpu_layers": spec.gpu_layers,
         "engine": settings.engine,
-        "binary": _binary(settings),
+        "binary": _find_llama_server(settings),
         "cache_mib": PROMPT_CACHE_MIB,
         "http_threads": HTTP_THREADS,
         "sandbox": settings.sandbox,
@@ -276,7 +292,7 @@ def _task(spec: EngineSpec, settings: Settings, place: EngineDir, verdict: Fit, 
     }
 
 
-def _binary(settings: Settings) -> str | None:
+def _find_llama_server(settings: Settings) -> str | None:
     """The path of a llama-server that may serve.
 
     Raises:
@@ -292,7 +308,7 @@ def _binary(settings: Settings) -> str | None:
     return found
 
 
-def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Notice) -> Fit:
+def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notice) -> Fit:
     """Weighs the model, at the context that will run; where it doesn't fit, the idle engines used longest ago go first.
 
     Raises:
@@ -300,15 +316,15 @@ def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Noti
     """
     from llm_hf_models.gguf import memory_fit
 
-    verdict = _weigh(spec, settings)
+    verdict = _estimate_fit(spec, settings)
     if verdict.reduced or not verdict.fits:
-        idle = [row for row in reversed(running(db)) if busy_slots(row) == 0]
-        best = _weigh(spec, settings, freed=sum(row.memory for row in idle))
+        idle = [row for row in reversed(list_running_engines(db)) if count_busy_slots(row) == 0]
+        best = _estimate_fit(spec, settings, freed=sum(row.memory for row in idle))
         while idle and _is_better(best, verdict):
             row = idle.pop(0)
-            stop(db, row)
+            stop_engine(db, row)
             notice(f"Stopped the idle engine of {row.model_id} to make room for {spec.model_id}")
-            verdict = _weigh(spec, settings)
+            verdict = _estimate_fit(spec, settings)
     if not verdict.fits:
         raise ModelTooLargeError(
             f"{spec.model_id} does not fit this machine's free memory",
@@ -317,21 +333,21 @@ def _make_room(spec: EngineSpec, db: LibraryDB, settings: Settings, notice: Noti
         )
     if verdict.reduced:
         notice(f"Context of {verdict.context} tokens: it {verdict.reason}")
-    return replace(verdict, context=memory_fit.padded(verdict.context))
+    return replace(verdict, context=memory_fit.pad_context(verdict.context))
 
 
 def _is_better(one: Fit, other: Fit) -> bool:
     return (one.fits, one.context) > (other.fits, other.context)
 
 
-def _weigh(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
+def _estimate_fit(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
     """Weighs the model against what is free now, and what stopping others would free (bytes)."""
     from llm_hf_models.gguf import memory_fit
 
-    free = machine().free_memory + freed
-    activations = max(0, _batch(spec, spec.context) - memory_fit.BATCH_TOKENS) * memory_fit.ACTIVATION_BYTES
-    return memory_fit.assess(
-        sum(path.stat().st_size for path in spec.weights),
+    free = read_memory().free_memory + freed
+    activations = max(0, _choose_batch_size(spec, spec.context) - memory_fit.BATCH_TOKENS) * memory_fit.ACTIVATION_BYTES
+    return memory_fit.assess_fit(
+        sum(path.stat().st_size for path in spec.weight_files),
         spec.facts,
         context=spec.context,
         # A small machine keeps a quarter, since the reserve may be all it has.
@@ -340,8 +356,8 @@ def _weigh(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
     )
 
 
-def _batch(spec: EngineSpec, context: int) -> int:
+def _choose_batch_size(spec: EngineSpec, context: int) -> int:
     """Tokens read at once: a text is embedded whole, or refused."""
     if spec.facts.kind == "embedding":
-        return context or spec.facts.context_length or BATCH
-    return IMAGE_BATCH if spec.mmproj_path else BATCH
+        return context or spec.facts.context_length or BATCH_TOKENS
+    return IMAGE_BATCH_TOKENS if spec.mmproj_path else BATCH_TOKENS

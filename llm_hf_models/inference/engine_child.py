@@ -27,34 +27,34 @@ MAX_LOG_BYTES = 256 * 1024
 
 
 @dataclass
-class Watch:
+class IdleTimer:
     """Decides when an engine has been idle long enough. Knows no clock: times are given, in seconds.
 
     The lease file holds the keep_alive that was last asked for; writing it also says "a request is about to come".
     """
 
     keep_alive: float
-    since: float  # of the last sign of life
-    lease: int = 0  # mtime of the lease that was last seen, in nanoseconds
+    idle_since: float  # of the last sign of life
+    lease_mtime_ns: int = 0  # mtime of the lease that was last seen, in nanoseconds
     activity: float = 0.0  # counter of work done that was last seen
     served: bool = False  # whether a request has come since the lease was last written
 
-    def leased(self, now: float, lease: int, keep_alive: float) -> None:
+    def record_lease(self, now: float, lease: int, keep_alive: float) -> None:
         """Takes note of the lease file as it stands."""
-        if lease != self.lease:
-            self.lease, self.keep_alive, self.since, self.served = lease, keep_alive, now, False
+        if lease != self.lease_mtime_ns:
+            self.lease_mtime_ns, self.keep_alive, self.idle_since, self.served = lease, keep_alive, now, False
 
-    def worked(self, now: float, activity: float, *, busy: bool) -> None:
+    def record_work(self, now: float, activity: float, *, busy: bool) -> None:
         """Takes note of the server's counters."""
         if busy or activity != self.activity:
-            self.activity, self.since, self.served = activity, now, True
+            self.activity, self.idle_since, self.served = activity, now, True
 
-    def left(self, now: float) -> float:
+    def get_seconds_left(self, now: float) -> float:
         """Seconds until it should leave; infinite when it should stay."""
         if self.keep_alive < 0:
             return float("inf")
         patience = self.keep_alive if self.served else max(self.keep_alive, GRACE_SECONDS)
-        return self.since + patience - now
+        return self.idle_since + patience - now
 
 
 def main() -> NoReturn:
@@ -65,10 +65,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        server, ready = start(task)
-        doors = open_sockets(server)  # those it listens on
+        server, ready = start_server(task)
+        doors = count_open_sockets(server)  # those it listens on
     except (ImportError, RuntimeError, OSError, MemoryError) as error:
-        leave(task)
+        shut_down(task)
         # The usual way out: llama.cpp writes the last of its log when it is torn down.
         sys.exit(str(error) if isinstance(error, RuntimeError) and str(error) else f"{type(error).__name__}: {error}")
     status = 1
@@ -82,21 +82,21 @@ def main() -> NoReturn:
     except (RuntimeError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log
     finally:
-        leave(task)
+        shut_down(task)
         os._exit(status)  # the server can't be stopped, and its destructors wait for it
 
 
-def leave(task: dict[str, Any]) -> None:
+def shut_down(task: dict[str, Any]) -> None:
     """Takes away the address, and ends the llama-server if there is one: this session is ours."""
-    close_address(task)
+    remove_address(task)
     if task["binary"] and hasattr(os, "killpg"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
 
 
-def start(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Imports the bindings, confines this process, loads the model. Returns the server and what to tell the parent."""
-    if uses_binary(task):
+    if should_use_binary(task):
         from llm_hf_models.inference.llama_server import LlamaServer
 
         before = time.monotonic()
@@ -108,18 +108,18 @@ def start(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         confined = confine(task, gpu=has_gpu(xllamacpp))
         layers, missing = confined.layers, confined.missing
         before = time.monotonic()
-        server = xllamacpp.Server(parameters(xllamacpp, task))
+        server = xllamacpp.Server(build_parameters(xllamacpp, task))
     ready = {
         "address": task["socket"] or server.listening_address,
         "load_seconds": time.monotonic() - before,
         "layers": layers,
         "missing": missing,
-        "memory": memory(),
+        "memory": measure_peak_memory(),
     }
     return server, ready
 
 
-def uses_binary(task: dict[str, Any]) -> bool:
+def should_use_binary(task: dict[str, Any]) -> bool:
     """Whether a llama-server takes the bindings' place: asked for, or alone there, or alone with a GPU."""
     if task["engine"] != "auto" or not task["binary"]:
         return bool(task["engine"] == "llama-server")
@@ -139,7 +139,7 @@ def has_gpu(xllamacpp: Any) -> bool:  # noqa: ANN401 - the bindings carry no typ
     return any(device["type"] in gpus for device in xllamacpp.get_device_info())
 
 
-def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - the bindings carry no types
+def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - the bindings carry no types
     """The bindings' parameters for one task."""
     params = xllamacpp.CommonParams()
     params.model.path = task["model"]
@@ -171,7 +171,7 @@ def parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - t
     return params
 
 
-def memory() -> int:
+def measure_peak_memory() -> int:
     """The most memory this process has held, in bytes; 0 where the system does not tell."""
     if sys.platform == "win32":
         return 0
@@ -183,32 +183,32 @@ def memory() -> int:
 
 def serve(server: Any, task: dict[str, Any], doors: int) -> None:  # noqa: ANN401 - the bindings carry no types
     """Stays until idle for long enough; the server answers in threads of its own. `doors`: sockets it listens on."""
-    watch = Watch(keep_alive=task["keep_alive"], since=time.monotonic())
-    while look(server, watch, task, doors) and (left := watch.left(time.monotonic())) > 0:
+    watch = IdleTimer(keep_alive=task["keep_alive"], idle_since=time.monotonic())
+    while update_timer(server, watch, task, doors) and (left := watch.get_seconds_left(time.monotonic())) > 0:
         pause = MIN_PAUSE_SECONDS if watch.keep_alive == 0 else left / 2
         time.sleep(min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, pause)))
-    close_address(task)  # nobody new comes in; whoever got in before is served to the end
+    remove_address(task)  # nobody new comes in; whoever got in before is served to the end
     time.sleep(LINGER_SECONDS)
-    while open_sockets(server) > doors or busy(server)[0]:
+    while count_open_sockets(server) > doors or read_activity(server)[0]:
         time.sleep(MIN_PAUSE_SECONDS)
 
 
-def look(server: Any, watch: Watch, task: dict[str, Any], doors: int) -> bool:  # noqa: ANN401 - the bindings carry no types
+def update_timer(server: Any, watch: IdleTimer, task: dict[str, Any], doors: int) -> bool:  # noqa: ANN401 - the bindings carry no types
     """One look at the lease and the counters. False when the lease is gone: nobody can find this engine any more."""
     try:
         lease = Path(task["lease"])
         stamp, text = lease.stat().st_mtime_ns, lease.read_text(encoding="ascii")
-        watch.leased(time.monotonic(), stamp, float(text))
+        watch.record_lease(time.monotonic(), stamp, float(text))
     except (OSError, ValueError):
         return False
-    talking = open_sockets(server) > doors  # before a llama-server is asked, which opens one
-    working, activity = busy(server)
-    watch.worked(time.monotonic(), activity, busy=working or talking)
-    shorten_log()
+    talking = count_open_sockets(server) > doors  # before a llama-server is asked, which opens one
+    working, activity = read_activity(server)
+    watch.record_work(time.monotonic(), activity, busy=working or talking)
+    truncate_log()
     return True
 
 
-def busy(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bindings carry no types
+def read_activity(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bindings carry no types
     """Whether requests are worked on or wait, and a counter that grows with all work (llama.cpp's own metrics)."""
     counts: dict[str, float] = {}
     for line in server.handle_metrics().splitlines():
@@ -219,7 +219,7 @@ def busy(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bindings carr
     return working, counts["n_decode_total"] + counts["prompt_tokens_total"] + counts["tokens_predicted_total"]
 
 
-def open_sockets(server: Any) -> int:  # noqa: ANN401 - the bindings carry no types
+def count_open_sockets(server: Any) -> int:  # noqa: ANN401 - the bindings carry no types
     """How many sockets the server holds: a client that reads slowly is still there when the work is done.
 
     (Not so on Windows, nor for a llama-server on macOS: there, lingering must do.)
@@ -235,7 +235,7 @@ def open_sockets(server: Any) -> int:  # noqa: ANN401 - the bindings carry no ty
     return count
 
 
-def shorten_log() -> None:
+def truncate_log() -> None:
     """Empties the log when it has grown too long."""
     try:
         if os.fstat(2).st_size > MAX_LOG_BYTES:
@@ -244,7 +244,7 @@ def shorten_log() -> None:
         pass  # not a file: nothing to shorten
 
 
-def close_address(task: dict[str, Any]) -> None:
+def remove_address(task: dict[str, Any]) -> None:
     """Takes away what clients find this engine by; what the sandbox doesn't let go, the parent sweeps."""
     for path in (task["socket"], task["lease"]):
         if path:

@@ -19,11 +19,11 @@ from llm_hf_models.system.text import clean_text
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 CONNECT_SECONDS = 2.0
 LEASE_CHARS = 16
-LAST_WORDS_BYTES = 4096
+LOG_TAIL_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class EngineDir:
+class EngineFolder:
     """One engine's folder."""
 
     path: Path
@@ -65,32 +65,32 @@ class EngineDir:
         except (OSError, ValueError):
             return None
 
-    def last_words(self, lines: int = 4) -> str:
+    def read_log_errors(self, lines: int = 4) -> str:
         """The first errors of the last stretch of the log, fit to be shown; empty where there are none.
 
         llama.cpp's first error says what is wrong, those after it only who heard of it.
         """
         try:
             with self.log.open("rb") as log:
-                log.seek(max(0, self.log.stat().st_size - LAST_WORDS_BYTES))
+                log.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
                 text = log.read().decode("utf-8", "replace")
         except OSError:
             return ""
         found = [line.strip() for line in text.splitlines() if line.strip()]
-        return "\n".join(clean_text(_without_stamp(line)) for line in found[:lines])
+        return "\n".join(clean_text(_strip_timestamp(line)) for line in found[:lines])
 
     def remove(self) -> None:
         """Removes the folder and what is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _without_stamp(line: str) -> str:
+def _strip_timestamp(line: str) -> str:
     """llama.cpp's lines begin with `0.00.037.990 E `: time and level."""
     head, _, rest = line.partition(" ")
     return rest[2:] if rest[1:2] == " " and head.replace(".", "").isdigit() else line
 
 
-def base_dir() -> Path:
+def make_base_folder() -> Path:
     """The folder of all engines of this user, made private: in XDG_RUNTIME_DIR, else in the temporary folder.
 
     Raises:
@@ -104,7 +104,7 @@ def base_dir() -> Path:
         path = Path(tempfile.gettempdir()) / f"llm-hf-{os.getuid() if sys.platform != 'win32' else os.getlogin()}"
     try:
         path.mkdir(mode=0o700, exist_ok=True)
-        _check_private(path)
+        _ensure_private(path)
     except OSError as error:
         raise NotWritableError(
             f"Can't make the engines' folder {path}", cause=error.strerror, hint="Set TMPDIR to a folder of yours."
@@ -112,7 +112,7 @@ def base_dir() -> Path:
     return path
 
 
-def _check_private(path: Path) -> None:
+def _ensure_private(path: Path) -> None:
     """In a shared temporary folder anyone may have made it first."""
     found = path.lstat()
     if sys.platform == "win32":
@@ -127,13 +127,13 @@ def _check_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-def new_dir() -> EngineDir:
+def create_engine_folder() -> EngineFolder:
     """A new private folder under a short random name, with a lease not yet written.
 
     Raises:
         NotWritableError, EngineStartError: as base_dir; or the socket's path would be too long for the system.
     """
-    made = EngineDir(base_dir() / secrets.token_hex(4))
+    made = EngineFolder(make_base_folder() / secrets.token_hex(4))
     length = len(os.fsencode(made.socket))
     if sys.platform != "win32" and length > MAX_SOCKET_PATH_BYTES:
         raise EngineStartError(
@@ -148,7 +148,7 @@ def new_dir() -> EngineDir:
     return made
 
 
-def answers(address: str) -> bool:
+def is_listening(address: str) -> bool:
     """Whether something listens at a unix socket's path or `http://host:port`. Sends nothing."""
     try:
         if address.startswith("http://"):
@@ -163,12 +163,12 @@ def answers(address: str) -> bool:
         return False
 
 
-def sweep(keep: set[Path]) -> None:
+def remove_stale_folders(keep: set[Path]) -> None:
     """Removes the folders of engines that are gone. Only under the start lock: a folder being filled looks the same.
 
     Args:
         keep: folders that the library knows to be in use; others are asked, since another library may own them.
     """
-    for path in base_dir().iterdir():
-        if path.is_dir() and path not in keep and not answers(str(EngineDir(path).socket)):
-            EngineDir(path).remove()
+    for path in make_base_folder().iterdir():
+        if path.is_dir() and path not in keep and not is_listening(str(EngineFolder(path).socket)):
+            EngineFolder(path).remove()

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_hf_models.errors import EngineStartError
-from llm_hf_models.inference.engine_folder import EngineDir
+from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.system.text import clean_text
 
 KILL_SECONDS = 5.0
 
 # llama.cpp's threads meet hundreds of times for each token. Those that wait by spinning starve each other when another
 # process wants a core, those that sleep at once are slow alone: libgomp's spins before sleep (benchmarks/threads.py).
-SPINS = "2000"
+SPIN_COUNT = "2000"
 
 # What an engine may need of our environment. Tokens and other programs' secrets are not among it.
 _ENVIRONMENT = {
@@ -37,7 +37,7 @@ _ENVIRONMENT_PREFIXES = (
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedEngine:
     """What a new engine said of itself. Memory in bytes."""
 
     pid: int
@@ -48,13 +48,13 @@ class Started:
     missing: tuple[tuple[str, str], ...]  # layers that don't hold, each with the reason
 
 
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def build_child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The part of an environment that an engine is given."""
     kept = {k: v for k, v in environment.items() if k.upper() in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
-    return {"GOMP_SPINCOUNT": SPINS, **kept}
+    return {"GOMP_SPINCOUNT": SPIN_COUNT, **kept}
 
 
-def start_child(module: str, place: EngineDir) -> subprocess.Popen[bytes]:
+def start_child(module: str, place: EngineFolder) -> subprocess.Popen[bytes]:
     """Starts one of our modules as a process that hears and speaks through pipes.
 
     Args:
@@ -68,14 +68,14 @@ def start_child(module: str, place: EngineDir) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=place.path,
-            env=child_environment(os.environ),
+            env=build_child_environment(os.environ),
             start_new_session=True,  # Ctrl-C in the terminal that started it is not meant for it
             creationflags=getattr(subprocess, "DETACHED_PROCESS", 0)
             | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
 
-def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Started:
+def start_engine(task: Mapping[str, Any], place: EngineFolder, *, seconds: float) -> StartedEngine:
     """Starts the process for one task and waits until it serves.
 
     Args:
@@ -89,16 +89,16 @@ def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Start
     process = start_child("engine_child", place)
     began = time.monotonic()
     try:
-        ready = _handshake(process, json.dumps(task).encode(), seconds)
+        ready = _wait_until_ready(process, json.dumps(task).encode(), seconds)
     except BaseException:
         _kill(process)
         process.wait()
         raise
     if ready is None:
-        raise _failed(process, place, f"{seconds:g} s" if time.monotonic() - began >= seconds else None)
+        raise _build_start_error(process, place, f"{seconds:g} s" if time.monotonic() - began >= seconds else None)
     # Somebody must take its exit status, or it stays a zombie for as long as we live.
     threading.Thread(target=process.wait, daemon=True, name=f"engine-{process.pid}").start()
-    return Started(
+    return StartedEngine(
         pid=process.pid,
         address=ready["address"],
         load_seconds=ready["load_seconds"],
@@ -108,7 +108,7 @@ def start(task: Mapping[str, Any], place: EngineDir, *, seconds: float) -> Start
     )
 
 
-def _handshake(process: subprocess.Popen[bytes], task: bytes, seconds: float) -> dict[str, Any] | None:
+def _wait_until_ready(process: subprocess.Popen[bytes], task: bytes, seconds: float) -> dict[str, Any] | None:
     """Hands the task over and reads the one line that comes back; None when none came in time."""
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
@@ -135,14 +135,14 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _failed(process: subprocess.Popen[bytes], place: EngineDir, too_long: str | None) -> EngineStartError:
+def _build_start_error(process: subprocess.Popen[bytes], place: EngineFolder, too_long: str | None) -> EngineStartError:
     """The error for a process that ended before it was ready. `too_long`: how long it was given, if it took longer."""
     try:
         code = process.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         _kill(process)
         code = process.wait()
-    words = place.last_words()
+    words = place.read_log_errors()
     if too_long:
         why = f"It took longer than {too_long} and was ended."
     elif code == -getattr(signal, "SIGKILL", 9):

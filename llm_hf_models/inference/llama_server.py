@@ -19,15 +19,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models.inference.confinement import confine, program_of
+from llm_hf_models.inference.confinement import confine, inspect_program
 
-LOOK_SECONDS = 5.0
-HELP_SECONDS = 30.0  # a driver of a GPU may take its time to wake
+REQUEST_TIMEOUT_SECONDS = 5.0
+HELP_TIMEOUT_SECONDS = 30.0  # a driver of a GPU may take its time to wake
 PAUSE_SECONDS = 0.05
-ERRORS = 1  # --log-verbosity: its last words, when it comes to that
+ERROR_VERBOSITY = 1  # --log-verbosity: its last words, when it comes to that
 
 # Options that came last: a llama-server that knows them knows the others.
-NEEDED = ("--kv-unified", "--jinja", "--reasoning-format", "--cache-ram", "--metrics", "--fit", "--log-verbosity")
+REQUIRED_OPTIONS = (
+    "--kv-unified",
+    "--jinja",
+    "--reasoning-format",
+    "--cache-ram",
+    "--metrics",
+    "--fit",
+    "--log-verbosity",
+)
 
 # `  CUDA0: NVIDIA … (24111 MiB, 23000 MiB free)`; `  (none)` where there is none. BLAS computes on the processor.
 _GPU_LINE = re.compile(r"^ +(?!BLAS\d*:|CPU\d*:)[^\s:()]+: ", re.MULTILINE)
@@ -46,14 +54,14 @@ class LlamaServer:
         self._socket, self._key = task["socket"], task["key"]
         check_version(task["binary"])
         if task["chat_template"]:
-            _template_file(task).write_text(task["chat_template"], encoding="utf-8")
+            _get_template_path(task).write_text(task["chat_template"], encoding="utf-8")
         self.layers, self.missing = self._start(task)
         self.listening_address = self._socket
         while self._get("/health")[0] != http.client.OK:
             if self._process.poll() is not None:
                 # Some versions lose their last words on the way out.
                 advice = "" if os.fstat(2).st_size else f" and said nothing; try: {task['binary']} -m {task['model']}"
-                raise RuntimeError(f"llama-server {_ended(self._process.returncode)}{advice}")
+                raise RuntimeError(f"llama-server {_describe_exit(self._process.returncode)}{advice}")
             time.sleep(PAUSE_SECONDS)
         time.sleep(PAUSE_SECONDS)  # it closes its end of what we asked, and open_sockets counts what it listens on
 
@@ -63,18 +71,18 @@ class LlamaServer:
         Raises:
             RuntimeError: it can't be started.
         """
-        gpu, program = has_gpu(task["binary"]), program_of(Path(task["binary"]))
+        gpu, program = has_gpu(task["binary"]), inspect_program(Path(task["binary"]))
         reads, writes = os.pipe()
 
         def last_thing() -> None:
             if sys.platform == "linux":
-                _end_with_parent()
+                _exit_with_parent()
             confined = confine(task, gpu=gpu, program=program)
             os.write(writes, json.dumps([confined.layers, confined.missing]).encode())
 
         try:
             self._process = subprocess.Popen(
-                [task["binary"], *arguments(task, gpu=gpu)],
+                [task["binary"], *build_arguments(task, gpu=gpu)],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 stderr=2,
@@ -126,7 +134,7 @@ class LlamaServer:
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("engine", timeout=LOOK_SECONDS)
+        super().__init__("engine", timeout=REQUEST_TIMEOUT_SECONDS)
         self._path = path
 
     def connect(self) -> None:
@@ -142,12 +150,12 @@ def check_version(binary: str) -> None:
         RuntimeError: it does not, or can't be run.
     """
     try:
-        said = _said(binary, "--help")
+        said = _read_output(binary, "--help")
     except OSError as error:
         raise RuntimeError(f"{binary} can't be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{binary} did not say within {HELP_SECONDS:g} s which options it knows") from None
-    missing = [option for option in NEEDED if option not in said]
+        raise RuntimeError(f"{binary} did not say within {HELP_TIMEOUT_SECONDS:g} s which options it knows") from None
+    missing = [option for option in REQUIRED_OPTIONS if option not in said]
     if missing:
         raise RuntimeError(f"{binary} is too old, or no llama-server: it does not know {', '.join(missing)}")
 
@@ -155,28 +163,28 @@ def check_version(binary: str) -> None:
 def has_gpu(binary: str) -> bool:
     """Whether it names a device other than the processor (`--list-devices`: a heading, then one indented line each)."""
     try:
-        return _GPU_LINE.search(_said(binary, "--list-devices")) is not None
+        return _GPU_LINE.search(_read_output(binary, "--list-devices")) is not None
     except (OSError, subprocess.TimeoutExpired):
         return False
 
 
-def _said(binary: str, option: str) -> str:
+def _read_output(binary: str, option: str) -> str:
     done = subprocess.run(
         [binary, option],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        timeout=HELP_SECONDS,
+        timeout=HELP_TIMEOUT_SECONDS,
     )
     return done.stdout.decode("utf-8", "replace")
 
 
-def _ended(status: int) -> str:
+def _describe_exit(status: int) -> str:
     return f"was killed ({signal.strsignal(-status) or -status})" if status < 0 else f"ended with status {status}"
 
 
-def arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
+def build_arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
     """One task as llama-server's options."""
     batch = task["gpu_batch" if gpu else "batch"]
     values = {
@@ -192,26 +200,26 @@ def arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
         "--threads-http": task["http_threads"],
         "--reasoning-format": "deepseek",
         "--fit": "off",
-        "--log-verbosity": ERRORS,
+        "--log-verbosity": ERROR_VERBOSITY,
     }
     if task["gpu_layers"] >= 0:
         values["--gpu-layers"] = task["gpu_layers"]
     if task["mmproj"]:
         values["--mmproj"] = task["mmproj"]
     if task["chat_template"]:
-        values["--chat-template-file"] = str(_template_file(task))
+        values["--chat-template-file"] = str(_get_template_path(task))
     switches = ["--kv-unified", "--jinja", "--metrics", "--slots", "--no-webui", "--offline"]
     if task["embedding"]:
         switches.append("--embeddings")
     return [str(part) for pair in values.items() for part in pair] + switches
 
 
-def _template_file(task: dict[str, Any]) -> Path:
+def _get_template_path(task: dict[str, Any]) -> Path:
     """Where it reads a template that is not the header's: a command line can be too short for one."""
     return Path(task["folder"]) / "template.jinja"
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """Linux: a kill -9 of engine_child ends this one too."""
     import ctypes
 

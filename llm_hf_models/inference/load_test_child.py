@@ -19,14 +19,14 @@ from llm_hf_models.inference import engine_child
 from llm_hf_models.inference.sandbox import confine as sandbox_confine
 from llm_hf_models.inference.sandbox import types as sandbox_types
 
-QUESTION = "Say hello in one short sentence."
-TEXT = "The sky is blue, and the sea"
-MANY_TOKENS = 8  # from so many on, one token over and over is no language
+SAMPLE_PROMPT = "Say hello in one short sentence."
+SAMPLE_TEXT = "The sky is blue, and the sea"
+MIN_REPEATED_TOKENS = 8  # from so many on, one token over and over is no language
 
 
 def main() -> NoReturn:
     """Reads the task, confines itself, loads, asks, leaves."""
-    sys.excepthook = end
+    sys.excepthook = report_and_exit
     task = json.load(sys.stdin)
     answer = os.dup(1)
     os.dup2(2, 1)  # what llama.cpp prints goes to the log, never between our lines
@@ -36,15 +36,15 @@ def main() -> NoReturn:
 
     import xllamacpp
 
-    params = parameters(task, xllamacpp)
+    params = build_parameters(task, xllamacpp)
     report = confine(task, xllamacpp)
     say(confined={"layers": report.layers, "missing": report.missing})
     server = None
     try:
         before = time.monotonic()
         server = xllamacpp.Server(params)
-        say(loaded={"load_seconds": time.monotonic() - before, "peak_memory": peak_memory()})
-        say(answered={**ask(server, task), "peak_memory": peak_memory()})
+        say(loaded={"load_seconds": time.monotonic() - before, "peak_memory": measure_peak_memory()})
+        say(answered={**run_model(server, task), "peak_memory": measure_peak_memory()})
     except (RuntimeError, OSError, MemoryError) as error:
         say(failed={"error": f"{type(error).__name__}: {error}"[:2000], "memory": isinstance(error, MemoryError)})
     if server is None:
@@ -52,13 +52,13 @@ def main() -> NoReturn:
     os._exit(0)  # the server can't be stopped, and its destructors wait for it
 
 
-def end(kind: type[BaseException], error: BaseException, _where: object) -> NoReturn:
+def report_and_exit(kind: type[BaseException], error: BaseException, _where: object) -> NoReturn:
     """What was not foreseen, in one line: for the parent, and without waiting for the server's destructors."""
     os.write(2, "".join(traceback.format_exception_only(kind, error)).encode("utf-8", "replace"))
     os._exit(1)
 
 
-def parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN401 - the bindings carry no types
+def build_parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN401 - the bindings carry no types
     """The bindings' parameters: tensors checked, and nothing that loading and a few words don't need."""
     params = xllamacpp.CommonParams()
     params.model.path = task["model"]
@@ -98,31 +98,31 @@ def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.Confinement
     return sandbox_confine.confine(wanted)
 
 
-def ask(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - the bindings carry no types
+def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - the bindings carry no types
     """Has the model do what it is for. Returns what it said, how fast, and what is wrong with it ("" if nothing is)."""
     if task["kind"] == "embedding":
-        found = checked(server.handle_embeddings({"input": TEXT}))
-        return {"nonsense": numbers_nonsense(found["data"][0]["embedding"]), "output": "", "tokens_per_second": None}
+        found = raise_on_error(server.handle_embeddings({"input": SAMPLE_TEXT}))
+        return {"nonsense": find_number_problem(found["data"][0]["embedding"]), "output": "", "tokens_per_second": None}
     if task["kind"] == "reranker":
-        found = checked(server.handle_rerank({"query": TEXT, "documents": [TEXT, QUESTION]}))
+        found = raise_on_error(server.handle_rerank({"query": SAMPLE_TEXT, "documents": [SAMPLE_TEXT, SAMPLE_PROMPT]}))
         scores = [result["relevance_score"] for result in found["results"]]
-        return {"nonsense": numbers_nonsense(scores), "output": "", "tokens_per_second": None}
+        return {"nonsense": find_number_problem(scores), "output": "", "tokens_per_second": None}
     options = {"max_tokens": task["tokens"], "temperature": 0, "logprobs": True, "top_logprobs": 1}
     if task["kind"] == "chat":
-        request = {"messages": [{"role": "user", "content": QUESTION}], **options}
-        found = checked(server.handle_chat_completions(request))
+        request = {"messages": [{"role": "user", "content": SAMPLE_PROMPT}], **options}
+        found = raise_on_error(server.handle_chat_completions(request))
     else:
-        found = checked(server.handle_completions({"prompt": TEXT, "n_probs": 1, **options}))
+        found = raise_on_error(server.handle_completions({"prompt": SAMPLE_TEXT, "n_probs": 1, **options}))
     tokens = (found["choices"][0].get("logprobs") or {}).get("content") or []
     speed = found.get("timings", {}).get("predicted_per_second")
     return {
-        "nonsense": text_nonsense(tokens),
+        "nonsense": find_text_problem(tokens),
         "output": "".join(token["token"] for token in tokens),
         "tokens_per_second": speed if is_finite(speed) else None,
     }
 
 
-def checked(found: dict[str, Any]) -> dict[str, Any]:
+def raise_on_error(found: dict[str, Any]) -> dict[str, Any]:
     """The server's answer.
 
     Raises:
@@ -133,18 +133,18 @@ def checked(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def text_nonsense(tokens: list[dict[str, Any]]) -> str:
+def find_text_problem(tokens: list[dict[str, Any]]) -> str:
     """Why tokens with their probabilities are no answer; empty when they are one."""
     if not "".join(token["token"] for token in tokens).strip():
         return "It said nothing."
     if not all(is_finite(token["logprob"]) for token in tokens):
         return "Its probabilities are not numbers."
-    if len(tokens) >= MANY_TOKENS and len({token["id"] for token in tokens}) == 1:
+    if len(tokens) >= MIN_REPEATED_TOKENS and len({token["id"] for token in tokens}) == 1:
         return "It said the same token again and again."
     return ""
 
 
-def numbers_nonsense(numbers: list[Any]) -> str:
+def find_number_problem(numbers: list[Any]) -> str:
     """Why an embedding or scores are none; empty when they are."""
     if not numbers or not all(is_finite(number) for number in numbers):
         return "Its output holds what is not a number."
@@ -156,12 +156,12 @@ def is_finite(number: object) -> bool:
     return isinstance(number, (int, float)) and math.isfinite(number)
 
 
-def peak_memory() -> int:
+def measure_peak_memory() -> int:
     """The most resident memory so far, in bytes. On Linux rusage would begin with the parent's, from before exec."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
-    return engine_child.memory()
+    return engine_child.measure_peak_memory()
 
 
 if __name__ == "__main__":

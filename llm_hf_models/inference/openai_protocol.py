@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.system.text import clean_text
 
 MAX_LINE_BYTES = 16 * 2**20  # one event; a whole answer in one piece stands on one line
@@ -62,7 +62,7 @@ class ServedModel:
     modalities: tuple[str, ...] | None = None
     aliases: tuple[str, ...] = ()
 
-    def goes_by(self, name: str) -> bool:
+    def has_name(self, name: str) -> bool:
         """Whether the server says that it knows it by that name."""
         return name in (self.name, *self.aliases)
 
@@ -140,13 +140,13 @@ class _Models(BaseModel):
     data: list[_Model]
 
 
-def request_path(turn: Turn) -> str:
+def get_request_path(turn: Turn) -> str:
     """Where a turn is sent, below the endpoint's base URL."""
     return "/v1/completions" if turn.raw else "/v1/chat/completions"
 
 
-def request_body(turn: Turn, *, model: str | None, ours: bool) -> dict[str, Any]:
-    """A turn as JSON. `ours`: a llama.cpp server of ours, which takes more than OpenAI's protocol has."""
+def build_request_body(turn: Turn, *, model: str | None, local_engine: bool) -> dict[str, Any]:
+    """A turn as JSON. `local_engine`: a llama.cpp server of ours, which takes more than OpenAI's protocol has."""
     body: dict[str, Any] = dict(turn.options)
     if turn.raw:
         body["prompt"] = turn.prompt
@@ -154,28 +154,28 @@ def request_body(turn: Turn, *, model: str | None, ours: bool) -> dict[str, Any]
         body["messages"] = list(turn.messages)
     if model:
         body["model"] = model
-    if not ours and "repeat_penalty" in body:
+    if not local_engine and "repeat_penalty" in body:
         body["repetition_penalty"] = body["repeat_penalty"]  # its name with vLLM, SGLang and TGI
     if turn.tools:
         body["tools"] = list(turn.tools)
     if turn.response_format is not None:
         body["response_format"] = turn.response_format
     # Ours streams even where one piece is asked for: so it can be cancelled, and its silence means something.
-    body["stream"] = turn.stream or ours
+    body["stream"] = turn.stream or local_engine
     if body["stream"]:
         body["stream_options"] = {"include_usage": True}
-        if ours:
+        if local_engine:
             # Without something to send, llama.cpp doesn't notice while it reads a prompt that the client has gone.
             body["return_progress"] = True
     return body
 
 
-def embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
+def build_embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
     """A request for vectors as JSON."""
     return {"input": list(texts), "encoding_format": "float"} | ({"model": model} if model else {})
 
 
-class Answer:
+class ResponseParser:
     """Turns the bytes of a response into pieces, strictly; knows nothing of connections.
 
     A stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), one JSON value
@@ -202,9 +202,9 @@ class Answer:
             while (end := self._rest.find(b"\n")) >= 0:
                 line = bytes(self._rest[:end])
                 del self._rest[: end + 1]
-                yield from self._line(line.rstrip(b"\r"))
+                yield from self._parse_line(line.rstrip(b"\r"))
         if len(self._rest) > MAX_LINE_BYTES:
-            raise nonsense("an event without an end")
+            raise build_protocol_error("an event without an end")
 
     def end(self) -> Iterator[Piece | Finish]:
         """What is left when the response has ended; the last item is the Finish.
@@ -213,7 +213,7 @@ class Answer:
             EngineLostError: it ended in the middle.
         """
         if not self._stream:
-            yield from self._chunk(bytes(self._rest))
+            yield from self._parse_chunk(bytes(self._rest))
             self._done = True
         if not self._done and self._reason is None:
             raise EngineLostError("The answer broke off: the engine closed the connection in the middle")
@@ -229,7 +229,7 @@ class Answer:
             model=self._last.model,
         )
 
-    def _line(self, line: bytes) -> Iterator[Piece]:
+    def _parse_line(self, line: bytes) -> Iterator[Piece]:
         field_name, _, value = line.partition(b":")
         if field_name != b"data" or self._done:
             return  # a blank line, a comment (`: ping`), `event:`, `id:` or `retry:`
@@ -237,12 +237,12 @@ class Answer:
         if value == b"[DONE]":
             self._done = True
         else:
-            yield from self._chunk(value)
+            yield from self._parse_chunk(value)
 
-    def _chunk(self, data: bytes) -> Iterator[Piece]:
-        chunk = _parsed(_Chunk, data)
+    def _parse_chunk(self, data: bytes) -> Iterator[Piece]:
+        chunk = _parse_json(_Chunk, data)
         if chunk.error is not None:
-            raise refused(chunk.error, may_grow=self._may_grow)
+            raise build_refused_error(chunk.error, may_grow=self._may_grow)
         self._last = _Chunk(
             usage=chunk.usage or self._last.usage,
             timings=chunk.timings or self._last.timings,
@@ -250,10 +250,10 @@ class Answer:
         )
         for choice in chunk.choices[:1]:
             self._reason = choice.finish_reason or self._reason
-            yield from _pieces(choice)
+            yield from _extract_pieces(choice)
 
 
-def _pieces(choice: _Choice) -> Iterator[Piece]:
+def _extract_pieces(choice: _Choice) -> Iterator[Piece]:
     message = choice.delta or choice.message or _Message()
     reasoning = message.reasoning_content or message.reasoning
     if reasoning and isinstance(reasoning, str):
@@ -270,38 +270,40 @@ def _pieces(choice: _Choice) -> Iterator[Piece]:
             yield Piece("tool_args", whole, index, call.id)
 
 
-def vectors(data: bytes, count: int) -> list[list[float]]:
+def parse_embeddings(data: bytes, count: int) -> list[list[float]]:
     """The vectors of an embeddings response, in the order of the texts.
 
     Raises:
         EngineRefusedError: the server said an error.
         EngineLostError: not as many as there were texts, or not the protocol.
     """
-    found = {item.index: item.embedding for item in _parsed(_Embeddings, data).data}
+    found = {item.index: item.embedding for item in _parse_json(_Embeddings, data).data}
     if found.keys() != set(range(count)):
-        raise nonsense(f"{len(found)} vectors for {count} texts")
+        raise build_protocol_error(f"{len(found)} vectors for {count} texts")
     return [found[index] for index in range(count)]
 
 
-def served_models(data: bytes) -> list[ServedModel]:
+def parse_served_models(data: bytes) -> list[ServedModel]:
     """The models of a server's list, their names fit to be shown.
 
     Raises:
         EngineLostError: not the protocol.
     """
-    found = _parsed(_Models, data).data
+    found = _parse_json(_Models, data).data
     return [
-        ServedModel(clean_text(one.id, MAX_ERROR_CHARS), _modalities(one.architecture), _aliases(one.aliases))
+        ServedModel(
+            clean_text(one.id, MAX_ERROR_CHARS), _parse_modalities(one.architecture), _parse_aliases(one.aliases)
+        )
         for one in found
     ]
 
 
-def _aliases(said: object) -> tuple[str, ...]:
+def _parse_aliases(said: object) -> tuple[str, ...]:
     """A model's further names, of what a server put there."""
     return tuple(name for name in said if isinstance(name, str)) if isinstance(said, list) else ()
 
 
-def _modalities(architecture: object) -> tuple[str, ...] | None:
+def _parse_modalities(architecture: object) -> tuple[str, ...] | None:
     """What a model takes beside text, of what we can send; None where its server says nothing that we understand."""
     try:
         said = _Architecture.model_validate(architecture).input_modalities
@@ -310,21 +312,25 @@ def _modalities(architecture: object) -> tuple[str, ...] | None:
     return tuple(kind for kind in MODALITIES if kind in said) if said else None
 
 
-def _parsed(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its argument says
+def _parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its argument says
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise nonsense(clean_text(data.decode("utf-8", "replace"), 120) or error.errors()[0]["msg"]) from None
+        raise build_protocol_error(
+            clean_text(data.decode("utf-8", "replace"), 120) or error.errors()[0]["msg"]
+        ) from None
 
 
-def nonsense(what: str) -> EngineLostError:
+def build_protocol_error(what: str) -> EngineLostError:
     """The error for an answer that is not OpenAI's protocol."""
     return EngineLostError(
         "The endpoint's answer is not OpenAI's protocol", cause=what, hint="Check its address: `llm hf list` shows it."
     )
 
 
-def refused_response(status: int, data: bytes, url: str | None = None, *, may_grow: bool = False) -> EngineRefusedError:
+def build_response_error(
+    status: int, data: bytes, url: str | None = None, *, may_grow: bool = False
+) -> EngineRequestError:
     """The error for a response with a status from 300 on.
 
     Args:
@@ -339,46 +345,48 @@ def refused_response(status: int, data: bytes, url: str | None = None, *, may_gr
         body = None
     said = body.get("error") or body.get("detail") or body.get("message") if isinstance(body, dict) else None
     if status in (401, 403):
-        return EngineRefusedError(
+        return EngineRequestError(
             "The endpoint did not accept the key",
-            cause=_words(said) or f"HTTP {status}",
+            cause=_extract_message(said) or f"HTTP {status}",
             hint="Check it: `llm hf attach` takes it from --key-env VAR, or --key-name NAME of `llm keys`.",
         )
     if url is not None and (status == NOT_FOUND or not isinstance(said, (dict, str))):
-        words = _words(said) or ("" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace")))
-        found = EngineRefusedError(
+        words = _extract_message(said) or (
+            "" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace"))
+        )
+        found = EngineRequestError(
             f"{url} answered HTTP {status}",
             cause=words[:MAX_ERROR_CHARS] or None,
             hint="Check its address and the model's name there: `llm hf show NAME` has both.",
         )
     else:
         said = said if said is not None else {"message": data.decode("utf-8", "replace")}
-        found = _refused(said, status, may_grow=may_grow)
+        found = _explain_error(said, status, may_grow=may_grow)
     found.status = status
     return found
 
 
-def refused(error: object, status: int | None = None, *, may_grow: bool = False) -> EngineRefusedError:
+def build_refused_error(error: object, status: int | None = None, *, may_grow: bool = False) -> EngineRequestError:
     """The error for what a server said, in its words where ours don't know better; with its status, or its own code."""
-    found = _refused(error, status, may_grow=may_grow)
+    found = _explain_error(error, status, may_grow=may_grow)
     code = error.get("code") if isinstance(error, dict) else None
     found.status = status or (code if isinstance(code, int) else None)
     return found
 
 
-def _refused(error: object, status: int | None, *, may_grow: bool) -> EngineRefusedError:
+def _explain_error(error: object, status: int | None, *, may_grow: bool) -> EngineRequestError:
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
-        return EngineRefusedError(
+        return EngineRequestError(
             f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
             hint=("Ask for a larger one with -o context N, or shorten" if may_grow else "Shorten") + " the prompt.",
         )
-    words = _words(error)
-    return EngineRefusedError(
+    words = _extract_message(error)
+    return EngineRequestError(
         words or "The endpoint refused the request", cause=f"HTTP {status}" if status and not words else None
     )
 
 
-def _words(error: object) -> str:
+def _extract_message(error: object) -> str:
     """What a server's `error`, `detail` or `message` says, fit to be shown."""
     said = error.get("message", "") if isinstance(error, dict) else error
     return clean_text(said if isinstance(said, str) else json.dumps(said), MAX_ERROR_CHARS) if said else ""

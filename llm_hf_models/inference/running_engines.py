@@ -7,23 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_hf_models.inference.engine_folder import EngineDir
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.inference.engine_folder import EngineFolder
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
-from llm_hf_models.system.processes import ends_within, running_process
+from llm_hf_models.system.processes import find_running_process, wait_for_exit
 
 if TYPE_CHECKING:
     import psutil
 
-ANSWER_SECONDS = 5.0  # an engine answers between two batches
+RESPONSE_TIMEOUT_SECONDS = 5.0  # an engine answers between two batches
 
 
-def dir_of(row: EngineRow) -> EngineDir:
+def get_engine_folder(row: EngineRow) -> EngineFolder:
     """The folder of a recorded engine."""
-    return EngineDir(Path(row.log or row.address).parent)
+    return EngineFolder(Path(row.log or row.address).parent)
 
 
-def busy_slots(row: EngineRow) -> int | None:
+def count_busy_slots(row: EngineRow) -> int | None:
     """How many requests an engine works on, as it says itself; None when it doesn't say."""
     import httpx2
 
@@ -31,19 +31,21 @@ def busy_slots(row: EngineRow) -> int | None:
     transport = httpx2.HTTPTransport(uds=row.address if local else None, verify=False)
     base = "http://engine" if local else row.address
     try:
-        with httpx2.Client(transport=transport, base_url=base, timeout=ANSWER_SECONDS, trust_env=False) as client:
+        with httpx2.Client(
+            transport=transport, base_url=base, timeout=RESPONSE_TIMEOUT_SECONDS, trust_env=False
+        ) as client:
             answer = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
             return sum(bool(slot["is_processing"]) for slot in answer.json())
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return None
 
 
-def process_of(row: EngineRow) -> psutil.Process | None:
+def find_process(row: EngineRow) -> psutil.Process | None:
     """The row's process if it still runs."""
-    return running_process(row.pid, row.pid_started)
+    return find_running_process(row.pid, row.pid_started)
 
 
-def _memory(process: psutil.Process) -> int:
+def _measure_memory(process: psutil.Process) -> int:
     import psutil
 
     try:
@@ -52,41 +54,41 @@ def _memory(process: psutil.Process) -> int:
         return 0
 
 
-def running(db: LibraryDB) -> list[EngineRow]:
+def list_running_engines(db: Database) -> list[EngineRow]:
     """The engines that run now, most recently used first; rows and folders of dead ones are removed on the way."""
     alive = []
-    for row in db.engines():
-        lease = dir_of(row).read_lease()
-        process = process_of(row)
+    for row in db.list_engines():
+        lease = get_engine_folder(row).read_lease()
+        process = find_process(row)
         if process is None or lease is None:
             db.drop_engine(row.fingerprint, row.pid)
-            dir_of(row).remove()
+            get_engine_folder(row).remove()
             continue
         announced, keep_alive = lease
-        memory = _memory(process) or row.memory
+        memory = _measure_memory(process) or row.memory
         alive.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive, memory=memory))
     return sorted(alive, key=lambda row: row.last_used, reverse=True)
 
 
-def stop(db: LibraryDB, row: EngineRow, *, seconds: float = 5) -> None:
+def stop_engine(db: Database, row: EngineRow, *, seconds: float = 5) -> None:
     """Ends one engine: politely, then not. Its row and socket go too."""
     import psutil
 
-    process = process_of(row)
+    process = find_process(row)
     if process is not None:
         with suppress(psutil.NoSuchProcess):
             process.terminate()
-            if not ends_within(process, seconds):
+            if not wait_for_exit(process, seconds):
                 for part in (*process.children(), process):
                     part.kill()
-                ends_within(process, seconds)
+                wait_for_exit(process, seconds)
     db.drop_engine(row.fingerprint, row.pid)
-    dir_of(row).remove()
+    get_engine_folder(row).remove()
 
 
-def stop_model(db: LibraryDB, model_id: str) -> int:
+def stop_model(db: Database, model_id: str) -> int:
     """Ends every engine of one model. Returns how many there were."""
-    rows = [row for row in running(db) if row.model_id == model_id]
+    rows = [row for row in list_running_engines(db) if row.model_id == model_id]
     for row in rows:
-        stop(db, row)
+        stop_engine(db, row)
     return len(rows)

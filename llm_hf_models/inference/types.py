@@ -13,14 +13,14 @@ class LoadResult:
     """What happened. Times in seconds, memory in bytes; None is what the child did not live to tell."""
 
     verdict: Verdict
-    why: str = ""  # one sentence; empty when it loads
+    reason: str = ""  # one sentence; empty when it loads
     load_seconds: float | None = None
     peak_memory: int | None = None  # resident, mapped weights included
     tokens_per_second: float | None = None
     output: str = ""  # its words, cleaned and cut; empty for embeddings
     layers: tuple[str, ...] = ()  # which held, as the child said before it looked at the file
     missing: tuple[tuple[str, str], ...] = ()  # each other layer, and why not
-    last_words: str = ""  # llama.cpp's own, cleaned
+    engine_log: str = ""  # llama.cpp's own, cleaned
 
     @property
     def passed(self) -> bool:

@@ -9,36 +9,36 @@ from __future__ import annotations
 import json
 import time
 
-from llm_hf_models.library.downloads import LibraryDownloads
-from llm_hf_models.library.models import LibraryModels
+from llm_hf_models.library.downloads import DownloadTables
+from llm_hf_models.library.models import ModelTables
 from llm_hf_models.library.records import CachedMetadata, EngineRow
-from llm_hf_models.library.sqlite_file import Row, dump, readable
+from llm_hf_models.library.sqlite_file import Row, encode_json, translate_row_errors
 
 
-class LibraryDB(LibraryModels, LibraryDownloads):
+class Database(ModelTables, DownloadTables):
     """The open library file, a context manager; threads may share it. llm's hooks read through `registered` instead."""
 
     # Engines
 
-    def engines(self) -> list[EngineRow]:
+    def list_engines(self) -> list[EngineRow]:
         """Every row, most recently used first; whether they still run is the engine module's business."""
-        rows = self.rows("select * from engines order by last_used desc")
-        with readable(self.path):
-            return [_engine_of(row) for row in rows]
+        rows = self.fetch_rows("select * from engines order by last_used desc")
+        with translate_row_errors(self.path):
+            return [_parse_engine_row(row) for row in rows]
 
-    def engine(self, fingerprint: str) -> EngineRow | None:
+    def get_engine(self, fingerprint: str) -> EngineRow | None:
         """The one of that fingerprint, or None."""
-        rows = self.rows("select * from engines where fingerprint = ?", fingerprint)
-        with readable(self.path):
-            return _engine_of(rows[0]) if rows else None
+        rows = self.fetch_rows("select * from engines where fingerprint = ?", fingerprint)
+        with translate_row_errors(self.path):
+            return _parse_engine_row(rows[0]) if rows else None
 
     def save_engine(self, row: EngineRow) -> None:
         """Adds or replaces a row."""
         self.write(
             "insert or replace into engines values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             row.fingerprint, row.model_id, row.pid, row.pid_started, row.address, row.key, row.context, row.started,
-            row.last_used, row.keep_alive, row.memory, row.tokens_per_second, dump(row.layers), row.log,
-            dump(row.missing),
+            row.last_used, row.keep_alive, row.memory, row.tokens_per_second, encode_json(row.layers), row.log,
+            encode_json(row.missing),
         )  # fmt: skip
 
     def touch_engine(self, fingerprint: str, tokens_per_second: float | None = None) -> None:
@@ -55,26 +55,26 @@ class LibraryDB(LibraryModels, LibraryDownloads):
 
     # Metadata cache
 
-    def cached(self, key: str) -> CachedMetadata | None:
+    def get_metadata(self, key: str) -> CachedMetadata | None:
         """What the Hub answered last time, or None."""
-        rows = self.rows("select body, etag, fetched from metadata where key = ?", key)
+        rows = self.fetch_rows("select body, etag, fetched from metadata where key = ?", key)
         return CachedMetadata(**dict(rows[0])) if rows else None
 
-    def keep(self, key: str, body: str, etag: str | None = None) -> None:
+    def save_metadata(self, key: str, body: str, etag: str | None = None) -> None:
         """Keeps an answer of the Hub, dated now; where nothing can be recorded it is asked for again next time."""
         if self.is_writable:
             self.write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
 
     def count_metadata(self, *, older_than: float) -> int:
         """How many answers were fetched before that time (Unix seconds)."""
-        return int(self.rows("select count(*) from metadata where fetched < ?", older_than)[0][0])
+        return int(self.fetch_rows("select count(*) from metadata where fetched < ?", older_than)[0][0])
 
-    def forget_metadata(self, older_than: float) -> int:
+    def delete_old_metadata(self, older_than: float) -> int:
         """Removes answers fetched before that time (Unix seconds). Returns how many."""
         return self.write("delete from metadata where fetched < ?", older_than)
 
 
-def _engine_of(row: Row) -> EngineRow:
+def _parse_engine_row(row: Row) -> EngineRow:
     values = dict(row)
     layers, missing = json.loads(values.pop("layers")), json.loads(values.pop("missing"))
     return EngineRow(layers=tuple(layers), missing=missing, **values)

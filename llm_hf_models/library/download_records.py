@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
-Wanted = Literal["pause", "cancel", "background"]
-LIVE: tuple[DownloadState, ...] = ("running", "verifying")
-MOVING: tuple[DownloadState, ...] = ("queued", *LIVE)  # it moves, or will without being asked
-OPEN: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
-FINISHED: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
+RequestedAction = Literal["pause", "cancel", "background"]
+RUNNING_STATES: tuple[DownloadState, ...] = ("running", "verifying")
+ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # it moves, or will without being asked
+UNFINISHED_STATES: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
+FINISHED_STATES: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,34 @@ class Download:
     bytes_per_second: float | None = None
     attempts: int = 0
     error: str | None = None
-    asked_by: str = "cli"
+    requested_by: str = "cli"
     created: float = 0.0
     updated: float = 0.0
     background: bool = False  # foreground pulls come first
-    wanted: Wanted | None = None  # what its owner has been asked to do; `pause` stays while it is paused for that
+    wanted: RequestedAction | None = (
+        None  # what its owner has been asked to do; `pause` stays while it is paused for that
+    )
     owner: str | None = None  # the process that carries it out
     heartbeat: float = 0.0  # its owner's last sign of life
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
 
-    def is_alive(self, *, stale_seconds: float) -> bool:
+    def is_owner_running(self, *, stale_seconds: float) -> bool:
         """Whether somebody carries it out: a killed owner's last sign of life is further from now than that.
 
         In the future too: somebody set the clock back, and an owner that lives would have shown life since.
         """
-        return self.state in LIVE and abs(time.time() - self.heartbeat) <= stale_seconds
+        return self.state in RUNNING_STATES and abs(time.time() - self.heartbeat) <= stale_seconds
 
     @property
-    def waits_again(self) -> bool:
+    def needs_new_worker(self) -> bool:
         """Whether it waits for a worker since its process has certainly ended, though it has not been claimed yet."""
-        return self.background and self.state in LIVE and not self.heartbeat
+        return self.background and self.state in RUNNING_STATES and not self.heartbeat
 
     @property
-    def asked_to(self) -> Wanted | None:
+    def requested_action(self) -> RequestedAction | None:
         """What it has been asked to do and has not done yet."""
-        return self.wanted if self.state in LIVE else None
+        return self.wanted if self.state in RUNNING_STATES else None
 
     @property
     def seconds_left(self) -> float | None:

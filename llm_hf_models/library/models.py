@@ -9,15 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
-from llm_hf_models.gguf.facts import ModelFacts, with_template
+from llm_hf_models.gguf.facts import ModelFacts, apply_template
 from llm_hf_models.library.records import TEMPLATE, Check, LocalFile, LocalModel
-from llm_hf_models.library.sqlite_file import LibraryFile, Row, dump, readable
-from llm_hf_models.system.text import did_you_mean
+from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
+from llm_hf_models.system.text import suggest_word
 
 MAX_NAME_CHARS = 100  # of a name in a message
 
 
-def facts_from_json(text: str) -> ModelFacts:
+def parse_facts(text: str) -> ModelFacts:
     """The facts of a stored model; fields that this version doesn't know are dropped."""
     known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
     for key in ("modalities", "base_models"):
@@ -26,7 +26,7 @@ def facts_from_json(text: str) -> ModelFacts:
     return ModelFacts(**known)
 
 
-class LibraryModels(LibraryFile):
+class ModelTables(SQLiteFile):
     """The part of the library that is about local models."""
 
     def register(self, model: LocalModel) -> LocalModel:
@@ -42,10 +42,10 @@ class LibraryModels(LibraryFile):
                 " quant=excluded.quant, kind=excluded.kind, facts=excluded.facts, endpoint=excluded.endpoint,"
                 " place=excluded.place, hub=excluded.hub",
                 model.model_id, model.repo, model.revision, model.commit, model.quant, model.facts.kind,
-                dump(asdict(model.facts)), dump(dict(model.options)), model.endpoint, model.place,
-                dump(dict(model.hub)), model.added or time.time(),
+                encode_json(asdict(model.facts)), encode_json(dict(model.options)), model.endpoint, model.place,
+                encode_json(dict(model.hub)), model.added or time.time(),
             )  # fmt: skip
-            key = self._key(model.model_id)
+            key = self._find_key(model.model_id)
             self.write("delete from files where model = ?", key)
             for position, file in enumerate(model.files):
                 self.write(
@@ -54,33 +54,33 @@ class LibraryModels(LibraryFile):
                 )  # fmt: skip
             self.write("delete from checks where model = ?", key)
             for check in model.checks:
-                self._add_check(key, check)
+                self._insert_check(key, check)
             for alias in model.aliases:
                 self.write("insert or ignore into aliases values (?, ?)", alias, key)
-        return self.model(model.model_id)
+        return self.get_model(model.model_id)
 
-    def _key(self, model_id: str) -> int:
-        rows = self.rows("select id from models where model_id = ?", model_id)
+    def _find_key(self, model_id: str) -> int:
+        rows = self.fetch_rows("select id from models where model_id = ?", model_id)
         if not rows:
             raise UnknownModelError(f"There is no local model {model_id}", hint="`llm hf list` shows what is here.")
         return int(rows[0]["id"])
 
-    def models(self) -> list[LocalModel]:
+    def list_models(self) -> list[LocalModel]:
         """All of them, newest first."""
-        return self._models("order by models.added desc, models.id desc")
+        return self._load_models("order by models.added desc, models.id desc")
 
-    def model(self, model_id: str) -> LocalModel:
+    def get_model(self, model_id: str) -> LocalModel:
         """The one of exactly that id.
 
         Raises:
             UnknownModelError: there is none.
         """
-        found = self._models("where models.model_id = ?", model_id)
+        found = self._load_models("where models.model_id = ?", model_id)
         if not found:
             raise UnknownModelError(f"There is no local model {model_id}", hint="`llm hf list` shows what is here.")
         return found[0]
 
-    def find(self, name: str) -> LocalModel:
+    def find_model(self, name: str) -> LocalModel:
         """The one that a person means: its id with or without `hf/`, an alias, or a repo with a single variant here.
 
         Raises:
@@ -88,12 +88,12 @@ class LibraryModels(LibraryFile):
             AmbiguousNameError: several; the cause lists them.
         """
         wanted = name.strip().casefold()
-        every = self.models()
+        every = self.list_models()
         rules: tuple[Callable[[LocalModel], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
             lambda m: m.repo is not None and wanted in (m.repo.casefold(), f"hf/{m.repo.casefold()}"),
-            lambda m: _bare_name(m.model_id).casefold() == wanted,
+            lambda m: _extract_name(m.model_id).casefold() == wanted,
         )
         for rule in rules:
             found = [model for model in every if rule(model)]
@@ -104,55 +104,55 @@ class LibraryModels(LibraryFile):
                 raise AmbiguousNameError(
                     f"{name[:MAX_NAME_CHARS]!r} names {len(found)} local models", cause=names, hint="Use one of these."
                 )
-        known = [each for m in every for each in (*m.aliases, m.model_id, _bare_name(m.model_id))]
-        hint = did_you_mean(name, known) + "`llm hf list` shows what is here."
+        known = [each for m in every for each in (*m.aliases, m.model_id, _extract_name(m.model_id))]
+        hint = suggest_word(name, known) + "`llm hf list` shows what is here."
         raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
 
-    def _models(self, tail: str, *values: object) -> list[LocalModel]:
+    def _load_models(self, tail: str, *values: object) -> list[LocalModel]:
         with self.snapshot():
-            rows = self.rows(f"select * from models {tail}", *values)  # noqa: S608 - tails are literals above
+            rows = self.fetch_rows(f"select * from models {tail}", *values)  # noqa: S608 - tails are literals above
             keys = {int(row["id"]) for row in rows}
             if not keys:
                 return []
-            files = self._by_model("files", "position", keys)
-            aliases = self._by_model("aliases", "alias", keys)
-            checks = self._by_model("checks", "at desc, id desc", keys)
-        with readable(self.path):
-            return [_model_of(row, files[row["id"]], aliases[row["id"]], checks[row["id"]]) for row in rows]
+            files = self._group_by_model("files", "position", keys)
+            aliases = self._group_by_model("aliases", "alias", keys)
+            checks = self._group_by_model("checks", "at desc, id desc", keys)
+        with translate_row_errors(self.path):
+            return [_parse_model_row(row, files[row["id"]], aliases[row["id"]], checks[row["id"]]) for row in rows]
 
-    def _by_model(self, table: str, order: str, keys: set[int]) -> dict[int, list[Row]]:
+    def _group_by_model(self, table: str, order: str, keys: set[int]) -> dict[int, list[Row]]:
         only = f"where model = {next(iter(keys))}" if len(keys) == 1 else ""
         grouped: dict[int, list[Row]] = {key: [] for key in keys}
-        for row in self.rows(f"select * from {table} {only} order by model, {order}"):  # noqa: S608 - literals
+        for row in self.fetch_rows(f"select * from {table} {only} order by model, {order}"):  # noqa: S608 - literals
             grouped.setdefault(row["model"], []).append(row)
         return grouped
 
-    def remove(self, model_id: str) -> None:
+    def remove_model(self, model_id: str) -> None:
         """Forgets a model; its files are the caller's business."""
         if not self.write("delete from models where model_id = ?", model_id):
-            self._key(model_id)
+            self._find_key(model_id)
 
     def add_check(self, model_id: str, check: Check) -> None:
         """Records a fact about a model."""
-        self._add_check(self._key(model_id), check)
+        self._insert_check(self._find_key(model_id), check)
 
-    def _add_check(self, key: int, check: Check) -> None:
+    def _insert_check(self, key: int, check: Check) -> None:
         self.write(
             "insert into checks (model, kind, result, at, detail) values (?,?,?,?,?)",
-            key, check.kind, check.result, check.at, dump(dict(check.detail)),
+            key, check.kind, check.result, check.at, encode_json(dict(check.detail)),
         )  # fmt: skip
 
-    def note_checked(self, model_id: str, mtimes: Mapping[str, int]) -> None:
+    def record_verified_mtimes(self, model_id: str, mtimes: Mapping[str, int]) -> None:
         """Records of files, by location, when the bytes were last written that were found right."""
-        key = self._key(model_id)
+        key = self._find_key(model_id)
         for location, mtime_ns in mtimes.items():
             self.write("update files set mtime_ns = ? where model = ? and location = ?", mtime_ns, key, location)
 
     def set_options(self, model_id: str, options: Mapping[str, Any]) -> None:
         """Replaces a user's own options for a model."""
-        self.write("update models set options = ? where id = ?", dump(dict(options)), self._key(model_id))
+        self.write("update models set options = ? where id = ?", encode_json(dict(options)), self._find_key(model_id))
 
-    def touch(self, model_id: str) -> None:
+    def touch_model(self, model_id: str) -> None:
         """Notes that a model is used now."""
         self.write("update models set last_used = ? where model_id = ?", time.time(), model_id)
 
@@ -162,9 +162,9 @@ class LibraryModels(LibraryFile):
         Raises:
             NameTakenError: it names another model already.
         """
-        key = self._key(model_id)
+        key = self._find_key(model_id)
         with self.transaction():
-            rows = self.rows(
+            rows = self.fetch_rows(
                 "select model_id from aliases join models on models.id = aliases.model where alias = ?", alias
             )
             if rows and rows[0]["model_id"] != model_id:
@@ -180,25 +180,25 @@ class LibraryModels(LibraryFile):
             UnknownModelError: nothing has it.
         """
         if not self.write("delete from aliases where alias = ?", alias):
-            known = (row["alias"] for row in self.rows("select alias from aliases"))
-            hint = did_you_mean(alias, known) + "`llm hf alias` lists them."
+            known = (row["alias"] for row in self.fetch_rows("select alias from aliases"))
+            hint = suggest_word(alias, known) + "`llm hf alias` lists them."
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
-    def locations_in_use(self, *, without: str | None = None) -> set[str]:
+    def list_used_locations(self, *, exclude_model: str | None = None) -> set[str]:
         """Every recorded location, or those of all models but one."""
-        rows = self.rows(
+        rows = self.fetch_rows(
             "select distinct location from files join models on models.id = files.model where model_id is not ?",
-            without,
+            exclude_model,
         )
         return {row["location"] for row in rows}
 
 
-def _bare_name(model_id: str) -> str:
+def _extract_name(model_id: str) -> str:
     """`name` of `hf/owner/name@revision:QUANT`."""
     return model_id.partition(":")[0].partition("@")[0].rpartition("/")[2]
 
 
-def _model_of(row: Row, files: Iterable[Row], aliases: Iterable[Row], checks: Iterable[Row]) -> LocalModel:
+def _parse_model_row(row: Row, files: Iterable[Row], aliases: Iterable[Row], checks: Iterable[Row]) -> LocalModel:
     options = json.loads(row["options"])
     return LocalModel(
         model_id=row["model_id"],
@@ -210,7 +210,7 @@ def _model_of(row: Row, files: Iterable[Row], aliases: Iterable[Row], checks: It
             LocalFile(f["path"], f["role"], f["size"], f["location"], f["sha256"], f["git_sha1"], f["mtime_ns"])
             for f in files
         ),
-        facts=with_template(facts_from_json(row["facts"]), options.get(TEMPLATE)),
+        facts=apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)),
         aliases=tuple(alias["alias"] for alias in aliases),
         options=options,
         checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),

@@ -13,14 +13,14 @@ from typing import Any, Literal
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.gguf.facts import ModelFacts
 
-Role = Literal["weights", "mmproj", "file"]
+FileRole = Literal["weights", "mmproj", "file"]
 
 # Where the files stand: the Hugging Face cache, a folder that we put them in, or where their owner keeps them.
 Place = Literal["cache", "folder", "in place"]
-State = Literal["ready", "missing", "unverified", "changed"]
+ModelState = Literal["ready", "missing", "unverified", "changed"]
 
 # `touched`: written to since its digest was taken, so that nobody knows what is in it.
-Look = Literal["as recorded", "missing", "other size", "touched"]
+FileState = Literal["as recorded", "missing", "other size", "touched"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 
 # What is kept with a model's own options and isn't one: what an endpoint elsewhere needs.
@@ -35,14 +35,14 @@ class LocalFile:
     """One recorded file of a local model. `size` in bytes; `location` is absolute."""
 
     path: str
-    role: Role
+    role: FileRole
     size: int
     location: str
     sha256: str | None = None
     git_sha1: str | None = None
     mtime_ns: int | None = None  # of the bytes that were checked: a cheap first sign of a change
 
-    def look(self) -> Look:
+    def compare_with_disk(self) -> FileState:
         """What the disk says of it now, at the cost of one stat."""
         try:
             found = os.stat(self.location)  # noqa: PTH116 - as cheap as can be: every prompt asks
@@ -87,7 +87,7 @@ class LocalModel:
     def size(self) -> int:
         return sum(file.size for file in self.files)
 
-    def refuse_elsewhere(self) -> None:
+    def refuse_if_remote(self) -> None:
         """Refuses what needs files of one that is served elsewhere.
 
         Raises:
@@ -97,13 +97,13 @@ class LocalModel:
             raise BadInputError(f"{self.model_id} is served elsewhere", cause="There are no files of it here.")
 
     @property
-    def own_options(self) -> dict[str, Any]:
+    def user_options(self) -> dict[str, Any]:
         """What a person has set for it (`llm hf set`), as it is kept."""
         of_endpoint = (ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME)
         return {key: value for key, value in self.options.items() if key not in of_endpoint}
 
     @property
-    def own_template(self) -> str | None:
+    def user_template(self) -> str | None:
         """The chat template that a person has set in place of the header's."""
         return self.options.get(TEMPLATE)
 
@@ -112,28 +112,28 @@ class LocalModel:
         """What tells that template from another one (sha256); None where the header's holds."""
         import hashlib  # late: hooks, which need none, read models too
 
-        return hashlib.sha256(self.own_template.encode()).hexdigest() if self.own_template else None
+        return hashlib.sha256(self.user_template.encode()).hexdigest() if self.user_template else None
 
-    def check(self, kind: CheckKind) -> Check | None:
+    def latest_check(self, kind: CheckKind) -> Check | None:
         """The newest fact of one kind."""
         return next((check for check in self.checks if check.kind == kind), None)
 
     @property
-    def state(self) -> State:
+    def state(self) -> ModelState:
         """Ready, or why not: looks at the disk, not at the bytes."""
-        looks = {file.look() for file in self.files}
+        looks = {file.compare_with_disk() for file in self.files}
         if "missing" in looks:
             return "missing"
-        if "other size" in looks or self.is_known_to_differ:
+        if "other size" in looks or self.has_digest_mismatch:
             return "changed"
-        digest = self.check("digest")
+        digest = self.latest_check("digest")
         proven = digest is not None and digest.result == "matches" and "touched" not in looks
         return "ready" if proven else "unverified"
 
     @property
-    def is_known_to_differ(self) -> bool:
+    def has_digest_mismatch(self) -> bool:
         """Whether the newest look at its bytes found others than were recorded."""
-        digest = self.check("digest")
+        digest = self.latest_check("digest")
         return digest is not None and digest.result == "differs"
 
 
@@ -147,7 +147,7 @@ class ModelDefault:
 
 
 @dataclass(frozen=True)
-class Health:
+class EndpointHealth:
     """Whether a server elsewhere answers now, as asked by its list of models."""
 
     model_id: str

@@ -27,43 +27,43 @@ from llm_hf_models.errors import (
     StorageError,
 )
 from llm_hf_models.library.migrations import MIGRATIONS
-from llm_hf_models.paths import folder_hint
+from llm_hf_models.paths import suggest_folder_fix
 
 Row = sqlite3.Row
 BUSY_SECONDS = 10
 BUSY_POLL_SECONDS = 0.02
 
 
-def dump(value: object) -> str:
+def encode_json(value: object) -> str:
     """A value as JSON that SQLite can read too."""
     try:
         return json.dumps(value, separators=(",", ":"), default=list, allow_nan=False)
     except ValueError:  # a header may say NaN, and SQLite would call it malformed
-        return json.dumps(_finite(value), separators=(",", ":"), default=list)
+        return json.dumps(_replace_non_finite(value), separators=(",", ":"), default=list)
 
 
-def _finite(value: object) -> object:
+def _replace_non_finite(value: object) -> object:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
+        return {key: _replace_non_finite(item) for key, item in value.items()}
+    return [_replace_non_finite(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else value
 
 
-_making = threading.Lock()
+_creation_lock = threading.Lock()
 
 
-def _make_private(path: Path) -> None:
+def _create_private_file(path: Path) -> None:
     """Makes the file where there is none. It holds the engines' keys: nobody else's to read.
 
     A file that is there is never opened here: closing a second descriptor would drop every lock that SQLite holds on it
     in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks"). The files beside it get the same mode.
     """
-    with _making, suppress(FileExistsError):
+    with _creation_lock, suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-class LibraryFile:
+class SQLiteFile:
     """A connection to the file, a context manager; threads may share it. What stands in it: library/database.py."""
 
     def __init__(self, path: Path) -> None:
@@ -74,21 +74,21 @@ class LibraryFile:
         """
         self.path = path
         self._lock = threading.RLock()
-        self._unwritable: HfModelsError | None = None  # why it can only be read
+        self._read_only_reason: HfModelsError | None = None  # why it can only be read
         try:
             self._open()
         except (StorageError, LibraryError) as error:
-            if not self._open_to_read(error):
+            if not self._open_read_only(error):
                 raise
 
     def _open(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(self.path)
-            self._db = self._connected(str(self.path))
+            _create_private_file(self.path)
+            self._db = self._connect(str(self.path))
         except (OSError, ValueError, sqlite3.Error) as error:
             raise NotWritableError(
-                f"Can't open the library at {self.path}", cause=str(error), hint=folder_hint(self.path)
+                f"Can't open the library at {self.path}", cause=str(error), hint=suggest_folder_fix(self.path)
             ) from None
         try:
             self._migrate()
@@ -96,21 +96,21 @@ class LibraryFile:
             self._db.close()
             raise
 
-    def _open_to_read(self, why: HfModelsError) -> bool:
+    def _open_read_only(self, why: HfModelsError) -> bool:
         """Opens the file as it is, where that is what can be done about the error; whether it could be."""
         if isinstance(why, LibraryDamagedError | LibraryTooNewError | LibraryBusyError):
             return False
         for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
             with suppress(sqlite3.Error, ValueError):
-                db = self._connected(f"{self.path.absolute().as_uri()}?{mode}")
+                db = self._connect(f"{self.path.absolute().as_uri()}?{mode}")
                 if db.execute("pragma user_version").fetchone()[0] == len(MIGRATIONS):
-                    self._db, self._unwritable = db, why
+                    self._db, self._read_only_reason = db, why
                     return True
                 db.close()
         return False
 
     @staticmethod
-    def _connected(address: str) -> sqlite3.Connection:
+    def _connect(address: str) -> sqlite3.Connection:
         db = sqlite3.connect(
             address,
             timeout=BUSY_SECONDS,
@@ -124,33 +124,33 @@ class LibraryFile:
     @property
     def is_writable(self) -> bool:
         """Whether anything can be recorded; if not, who tries gets the reason."""
-        return self._unwritable is None
+        return self._read_only_reason is None
 
     def _migrate(self) -> None:
-        version = self._version()
+        version = self._read_version()
         if version > len(MIGRATIONS):
             raise LibraryTooNewError(
                 f"The library at {self.path} was written by a newer llm-hf-models",
                 cause=f"It has format {version}; this version knows {len(MIGRATIONS)}.",
                 hint="llm install -U llm-hf-models",
             )
-        self._use_wal()
+        self._enable_wal()
         self.execute("pragma synchronous = normal")
         self.execute("pragma foreign_keys = on")
         if version == len(MIGRATIONS):
             return
         with self.transaction():
-            for number in range(self._version(), len(MIGRATIONS)):  # again: another process may have been first
+            for number in range(self._read_version(), len(MIGRATIONS)):  # again: another process may have been first
                 for statement in MIGRATIONS[number].split(";"):
                     self.execute(statement)
                 self.execute(f"pragma user_version = {number + 1}")
 
-    def _use_wal(self) -> None:
+    def _enable_wal(self) -> None:
         """Turns the write-ahead log on. SQLite doesn't wait for others here, whatever the busy timeout: we do."""
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                with translated(self.path):
+                with translate_errors(self.path):
                     self._db.execute("pragma journal_mode = wal")
             except LibraryBusyError:
                 if time.monotonic() > until:
@@ -159,8 +159,8 @@ class LibraryFile:
             else:
                 return
 
-    def _version(self) -> int:
-        return int(self.rows("pragma user_version")[0][0])
+    def _read_version(self) -> int:
+        return int(self.fetch_rows("pragma user_version")[0][0])
 
     def close(self) -> None:
         self._db.close()
@@ -174,7 +174,7 @@ class LibraryFile:
         self.close()
 
     @contextmanager
-    def waiting(self, seconds: float) -> Iterator[None]:
+    def limit_busy_wait(self, seconds: float) -> Iterator[None]:
         """Waits for a busy library no longer than that (seconds) meanwhile: for what can be done without."""
         self.execute(f"pragma busy_timeout = {round(1000 * min(seconds, BUSY_SECONDS))}")
         try:
@@ -185,17 +185,17 @@ class LibraryFile:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, and one writer at a time; inside another one it is part of that."""
-        with self._lock, self._within("begin immediate"):
+        with self._lock, self._run_in_transaction("begin immediate"):
             yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Several questions, one moment: what another process writes meanwhile is not seen."""
-        with self._lock, self._within("begin"):
+        with self._lock, self._run_in_transaction("begin"):
             yield
 
     @contextmanager
-    def _within(self, begin: str) -> Iterator[None]:
+    def _run_in_transaction(self, begin: str) -> Iterator[None]:
         if self._db.in_transaction:
             yield
             return
@@ -211,14 +211,14 @@ class LibraryFile:
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Runs one statement; SQLite's errors come in our words, here and below."""
         try:
-            with self._lock, translated(self.path):
+            with self._lock, translate_errors(self.path):
                 return self._db.execute(sql, values)
         except NotWritableError as error:
-            raise self._unwritable or error from None
+            raise self._read_only_reason or error from None
 
-    def rows(self, sql: str, *values: object) -> list[Row]:
+    def fetch_rows(self, sql: str, *values: object) -> list[Row]:
         """All rows of a question."""
-        with self._lock, translated(self.path):
+        with self._lock, translate_errors(self.path):
             return self._db.execute(sql, values).fetchall()
 
     def write(self, sql: str, *values: object) -> int:
@@ -227,12 +227,12 @@ class LibraryFile:
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """SQLite's errors in our words."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise _refusal(path, str(error)) from None
+        raise _make_operational_error(path, str(error)) from None
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
         raise LibraryError(f"The library at {path} can't record that", cause=str(error)) from None
     except UnicodeEncodeError as error:  # a file name that is not UTF-8
@@ -241,21 +241,21 @@ def translated(path: Path) -> Iterator[None]:
             f"The library at {path} can't record {error.object!a}", cause=error.reason, hint=hint
         ) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes the bytes of a broken schema
-        raise _damaged(path, str(error)) from None
+        raise _make_damaged_error(path, str(error)) from None
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def translate_row_errors(path: Path) -> Iterator[None]:
     """What stands in a row and can't be read is damage too."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise _damaged(path, f"A row of it can't be read: {error}") from None
+        raise _make_damaged_error(path, f"A row of it can't be read: {error}") from None
 
 
-def _refusal(path: Path, why: str) -> HfModelsError:
+def _make_operational_error(path: Path, why: str) -> HfModelsError:
     if "readonly" in why or "unable to open" in why:
-        return NotWritableError(f"Can't write the library at {path}", cause=why, hint=folder_hint(path))
+        return NotWritableError(f"Can't write the library at {path}", cause=why, hint=suggest_folder_fix(path))
     if "disk is full" in why:
         return DiskFullError(f"No room to write the library at {path}", cause=why)
     if "locked" in why or "busy" in why:
@@ -263,13 +263,13 @@ def _refusal(path: Path, why: str) -> HfModelsError:
             f"The library at {path} is in use by another process", cause=why, hint="Try again in a moment."
         )
     if "no such" in why or "malformed" in why:  # a table or a column has gone, a row is no JSON
-        return _damaged(path, why)
+        return _make_damaged_error(path, why)
     return LibraryError(
         f"The library at {path} could not be used", cause=why, hint="`llm hf status` shows what is left of the disk."
     )
 
 
-def _damaged(path: Path, why: str) -> LibraryDamagedError:
+def _make_damaged_error(path: Path, why: str) -> LibraryDamagedError:
     move = shlex.join(["mv", str(path), f"{path}.damaged"])
     return LibraryDamagedError(
         f"The library at {path} is damaged",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # What llama.cpp decodes (tools/mtmd), by the names that llm gives to types. WebP it leaves to ffmpeg, a program that a
 # confined engine can't start; servers elsewhere may know better.
 _IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp"})
-_MORE_ELSEWHERE = frozenset({"image/webp"})
+_REMOTE_IMAGE_TYPES = frozenset({"image/webp"})
 
 _AUDIO_FORMATS = {
     "audio/wav": "wav",
@@ -23,19 +23,19 @@ _AUDIO_FORMATS = {
 }
 
 
-def types_for(modalities: Collection[str], *, elsewhere: bool) -> frozenset[str]:
+def list_accepted_types(modalities: Collection[str], *, remote: bool) -> frozenset[str]:
     """The types that a model takes.
 
     Args:
         modalities: of its mmproj, or as its server says: `image`, `audio`.
-        elsewhere: it is served by somebody else.
+        remote: it is served by somebody else.
     """
     images = _IMAGE_TYPES if "image" in modalities else frozenset()
-    images |= _MORE_ELSEWHERE if images and elsewhere else frozenset()
+    images |= _REMOTE_IMAGE_TYPES if images and remote else frozenset()
     return images | (frozenset(_AUDIO_FORMATS) if "audio" in modalities else frozenset())
 
 
-def part_of(attachment: llm.Attachment, types: Collection[str]) -> dict[str, Any]:
+def build_message_part(attachment: llm.Attachment, types: Collection[str]) -> dict[str, Any]:
     """A part of a message in OpenAI's form, with the bytes in it: the engine reaches no network and no other file.
 
     Raises:

@@ -17,11 +17,11 @@ from llm.models import AsyncConversation, AsyncResponse, Conversation, Embedding
 from llm.parts import StreamEvent
 
 from llm_hf_models.library.registered_models import REMOTE_PREFIX, RegisteredModel
-from llm_hf_models.llm_plugin.attachments import types_for
+from llm_hf_models.llm_plugin.attachments import list_accepted_types
 
 if TYPE_CHECKING:
     from llm_hf_models.errors import HfModelsError
-    from llm_hf_models.llm_plugin.run import Run
+    from llm_hf_models.llm_plugin.run import PromptRun
 
 EMBEDDING_BATCH = 32  # texts in one request
 
@@ -34,7 +34,7 @@ class ModelFailure(llm.ModelError, click.ClickException):
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     from llm_hf_models.errors import HfModelsError
 
     try:
@@ -44,7 +44,7 @@ def _failures() -> Iterator[None]:
 
 
 @functools.cache
-def _options_class() -> type[llm.Options]:
+def _create_options_class() -> type[llm.Options]:
     from llm_hf_models.inference.options import ModelOptions
 
     class Options(ModelOptions, llm.Options):
@@ -53,33 +53,33 @@ def _options_class() -> type[llm.Options]:
     return Options
 
 
-class _OptionsWhenAsked:
+class _LazyOptions:
     """Stands for the class of options until somebody wants it: `llm models` doesn't, and making it takes a while."""
 
     def __get__(self, instance: object, owner: type) -> type[llm.Options]:
-        return _options_class()
+        return _create_options_class()
 
 
-class _Core:
+class _BaseHfModel:
     """What the sync and the async model have in common."""
 
     can_stream = True
     supports_schema = True
-    Options = _OptionsWhenAsked()
+    Options = _LazyOptions()
     attachment_types: set[str] | frozenset[str]
 
     def __init__(self, model: RegisteredModel) -> None:
         self.model_id = model.model_id
         self.supports_tools = model.tools and model.kind == "chat"
         self.supports_conversation = model.kind != "base"
-        self.attachment_types = types_for(model.modalities, elsewhere=model.model_id.startswith(REMOTE_PREFIX))
+        self.attachment_types = list_accepted_types(model.modalities, remote=model.model_id.startswith(REMOTE_PREFIX))
 
     def __str__(self) -> str:
         kind = "Hugging Face (async)" if isinstance(self, llm.AsyncModel) else "Hugging Face"
         return f"{kind}: {self.model_id}"
 
 
-class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
+class HfModel(_BaseHfModel, llm.Model):  # type: ignore[misc]  # Options is made late
     """A chat or base model that runs here."""
 
     def execute(
@@ -94,10 +94,10 @@ class HfModel(_Core, llm.Model):  # type: ignore[misc]  # Options is made late
         Raises:
             ModelFailure: every error of ours.
         """
-        yield from _answer(self.model_id, prompt, response, stream=stream)
+        yield from _stream_response(self.model_id, prompt, response, stream=stream)
 
 
-class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is made late
+class AsyncHfModel(_BaseHfModel, llm.AsyncModel):  # type: ignore[misc]  # Options is made late
     """The same for asyncio."""
 
     async def execute(
@@ -112,12 +112,12 @@ class AsyncHfModel(_Core, llm.AsyncModel):  # type: ignore[misc]  # Options is m
         Raises:
             ModelFailure: every error of ours.
         """
-        async with aclosing(_answer_async(self.model_id, prompt, response, stream=stream)) as events:
+        async with aclosing(_stream_response_async(self.model_id, prompt, response, stream=stream)) as events:
             async for event in events:
                 yield event
 
 
-class _Keyed:
+class _KeyMixin:
     """What is served elsewhere takes `--key`, as a key or as the name of one of llm's; else the one that it keeps."""
 
     def get_key(self, explicit_key: str | None = None) -> str | None:
@@ -125,7 +125,7 @@ class _Keyed:
         return llm.get_key(input=explicit_key) if explicit_key else None
 
 
-class RemoteModel(_Keyed, _Core, llm.KeyModel):  # type: ignore[misc]  # Options is made late
+class RemoteModel(_KeyMixin, _BaseHfModel, llm.KeyModel):  # type: ignore[misc]  # Options is made late
     """A model that is served elsewhere."""
 
     def execute(
@@ -137,10 +137,10 @@ class RemoteModel(_Keyed, _Core, llm.KeyModel):  # type: ignore[misc]  # Options
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
         """One turn; as HfModel's."""
-        yield from _answer(self.model_id, prompt, response, stream=stream, key=key)
+        yield from _stream_response(self.model_id, prompt, response, stream=stream, key=key)
 
 
-class AsyncRemoteModel(_Keyed, _Core, llm.AsyncKeyModel):  # type: ignore[misc]  # Options is made late
+class AsyncRemoteModel(_KeyMixin, _BaseHfModel, llm.AsyncKeyModel):  # type: ignore[misc]  # Options is made late
     """The same for asyncio."""
 
     async def execute(
@@ -152,33 +152,33 @@ class AsyncRemoteModel(_Keyed, _Core, llm.AsyncKeyModel):  # type: ignore[misc] 
         key: str | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
         """One turn; as AsyncHfModel's."""
-        async with aclosing(_answer_async(self.model_id, prompt, response, stream=stream, key=key)) as events:
+        async with aclosing(_stream_response_async(self.model_id, prompt, response, stream=stream, key=key)) as events:
             async for event in events:
                 yield event
 
 
-def models_for(model: RegisteredModel) -> tuple[_Core, _Core]:
+def create_models(model: RegisteredModel) -> tuple[_BaseHfModel, _BaseHfModel]:
     """One model of the library as the two that llm wants: sync and async."""
     if model.model_id.startswith(REMOTE_PREFIX):
         return RemoteModel(model), AsyncRemoteModel(model)
     return HfModel(model), AsyncHfModel(model)
 
 
-def _answer(
+def _stream_response(
     model_id: str, prompt: llm.Prompt, response: Response, *, stream: bool, key: str | None = None
 ) -> Iterator[StreamEvent]:
     from llm_hf_models.inference import client as inference_client
     from llm_hf_models.llm_plugin import run as llm_plugin_run
 
-    with _failures(), llm_plugin_run.library() as db:
+    with _translate_errors(), llm_plugin_run.open_library() as db:
         run = llm_plugin_run.prepare(model_id, prompt, db, stream=stream, key=key)
-        with closing(inference_client.answer(run.endpoint, run.turn)) as items:
+        with closing(inference_client.stream_completion(run.endpoint, run.turn)) as items:
             for item in items:
-                yield from run.events(item)
+                yield from run.process_item(item)
         run.finish(response, db)
 
 
-async def _answer_async(
+async def _stream_response_async(
     model_id: str, prompt: llm.Prompt, response: AsyncResponse, *, stream: bool, key: str | None = None
 ) -> AsyncGenerator[StreamEvent, None]:
     import asyncio
@@ -186,24 +186,24 @@ async def _answer_async(
     from llm_hf_models.inference import client as inference_client
     from llm_hf_models.llm_plugin import run as llm_plugin_run
 
-    def prepare() -> Run:
-        with llm_plugin_run.library() as db:
+    def prepare() -> PromptRun:
+        with llm_plugin_run.open_library() as db:
             return llm_plugin_run.prepare(model_id, prompt, db, stream=stream, key=key)
 
     def finish() -> None:
-        with llm_plugin_run.library() as db:
+        with llm_plugin_run.open_library() as db:
             run.finish(response, db)
 
-    with _failures():
+    with _translate_errors():
         run = await asyncio.to_thread(prepare)
-        async with aclosing(inference_client.answer_async(run.endpoint, run.turn)) as items:
+        async with aclosing(inference_client.stream_completion_async(run.endpoint, run.turn)) as items:
             async for item in items:
-                for event in run.events(item):
+                for event in run.process_item(item):
                     yield event
         await asyncio.to_thread(finish)
 
 
-class HfEmbeddingModel(_Keyed, EmbeddingModel):
+class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
     """An embedding model of the library."""
 
     batch_size = EMBEDDING_BATCH
@@ -225,10 +225,10 @@ class HfEmbeddingModel(_Keyed, EmbeddingModel):
         from llm_hf_models.llm_plugin import run as llm_plugin_run
 
         texts = iter(items)
-        with _failures(), llm_plugin_run.library() as db:
+        with _translate_errors(), llm_plugin_run.open_library() as db:
             endpoint = None
             while batch := list(islice(texts, EMBEDDING_BATCH)):
-                endpoint = endpoint or llm_plugin_run.embedding_endpoint(self.model_id, db, key=key)
+                endpoint = endpoint or llm_plugin_run.start_embedding_endpoint(self.model_id, db, key=key)
                 vectors = inference_client.embed(endpoint, [str(text) for text in batch])
-                model_endpoint.touch(self.model_id, endpoint, db)  # now: llm takes one vector and leaves
+                model_endpoint.record_use(self.model_id, endpoint, db)  # now: llm takes one vector and leaves
                 yield from vectors

@@ -18,26 +18,26 @@ from llm.models import AsyncResponse, Response
 from llm.parts import StreamEvent
 
 from llm_hf_models import paths
-from llm_hf_models.errors import EngineRefusedError
+from llm_hf_models.errors import EngineRequestError
 from llm_hf_models.inference.engine import Endpoint
-from llm_hf_models.inference.model_endpoint import endpoint_for, options_for, touch
+from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.llm_plugin.attachments import types_for
-from llm_hf_models.llm_plugin.messages import turn_of
+from llm_hf_models.llm_plugin.attachments import list_accepted_types
+from llm_hf_models.llm_plugin.messages import build_turn
 
 _SHOWN_CHARS = 60
-_noticed: set[str] = set()
+_shown_notices: set[str] = set()
 
 
-def library() -> LibraryDB:
+def open_library() -> Database:
     """The library, opened; a context manager.
 
     Raises:
         LibraryError: it can't be used; the message says why.
     """
-    return LibraryDB(paths.library_path())
+    return Database(paths.library_path())
 
 
 @dataclass
@@ -48,19 +48,19 @@ class _ToolCall:
 
 
 @dataclass
-class Run:
+class PromptRun:
     """A prompt on its way: what was asked of whom, and the answer as it comes."""
 
     model: LocalModel
     endpoint: Endpoint
     turn: Turn
-    limit: int | None  # max_tokens
-    schema: bool
+    max_tokens: int | None  # max_tokens
+    expects_json: bool
     text: list[str] = field(default_factory=list)
     calls: dict[int, _ToolCall] = field(default_factory=dict)
     end: Finish | None = None
 
-    def events(self, item: Piece | Finish) -> Iterator[StreamEvent]:
+    def process_item(self, item: Piece | Finish) -> Iterator[StreamEvent]:
         """What llm is told of a piece."""
         if isinstance(item, Finish):
             self.end = item
@@ -79,54 +79,55 @@ class Run:
                 call.arguments += item.text
                 yield StreamEvent("tool_call_args", item.text, tool_call_id=call.call_id)
 
-    def finish(self, response: Response | AsyncResponse, db: LibraryDB) -> None:
+    def finish(self, response: Response | AsyncResponse, db: Database) -> None:
         """Notes what the answer took, in llm's response and in the library, and checks that it is whole.
 
         Raises:
             EngineRefusedError: JSON was asked for, or a tool called, and what came isn't whole JSON.
         """
         end = self.end or Finish(None)
-        touch(self.model.model_id, self.endpoint, db, end.tokens_per_second)
+        record_use(self.model.model_id, self.endpoint, db, end.tokens_per_second)
         cached = {"prompt_tokens_details": {"cached_tokens": end.cached_tokens}} if end.cached_tokens else None
         response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
-        response.set_resolved_model(_resolved(self.model, end))
-        response.response_json = self._record(end)
-        whole_json = self.schema or self.calls
-        if end.reason == "length" and not whole_json and self._asked_for_more(end):
-            more = " Allow more with -o context N." if self.endpoint.may_grow else ""
-            _notice(f"The answer was cut: {self._limit(end)}.{more}")
+        response.set_resolved_model(_describe_resolved_model(self.model, end))
+        response.response_json = self._build_response_json(end)
+        whole_json = self.expects_json or self.calls
+        if end.reason == "length" and not whole_json and self._ended_before_max_tokens(end):
+            more = " Allow more with -o context N." if self.endpoint.can_grow_context else ""
+            _show_notice(f"The answer was cut: {self._describe_limit(end)}.{more}")
         for call in self.calls.values():
-            arguments = self._parsed(call.arguments or "{}", f"The call of tool {call.name}")
+            arguments = self._parse_json(call.arguments or "{}", f"The call of tool {call.name}")
             response.add_tool_call(llm.ToolCall(call.name, arguments, call.call_id))
-        if self.schema and not self.calls:
-            self._parsed("".join(self.text), "The answer")
+        if self.expects_json and not self.calls:
+            self._parse_json("".join(self.text), "The answer")
 
-    def _asked_for_more(self, end: Finish) -> bool:
+    def _ended_before_max_tokens(self, end: Finish) -> bool:
         """Whether it was not max_tokens that ended the answer."""
-        return self.limit is None or (end.output_tokens or 0) < self.limit
+        return self.max_tokens is None or (end.output_tokens or 0) < self.max_tokens
 
-    def _limit(self, end: Finish) -> str:
-        if not self._asked_for_more(end):
-            return f"max_tokens is {self.limit}"
+    def _describe_limit(self, end: Finish) -> str:
+        if not self._ended_before_max_tokens(end):
+            return f"max_tokens is {self.max_tokens}"
         return (
             f"the context of {self.endpoint.context} tokens is full" if self.endpoint.context else "the server's limit"
         )
 
-    def _parsed(self, text: str, what: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    def _parse_json(self, text: str, what: str) -> Any:  # noqa: ANN401 - whatever JSON holds
         try:
             return json.loads(text)
         except ValueError as error:
             if self.end is not None and self.end.reason == "length":
-                raise EngineRefusedError(
+                raise EngineRequestError(
                     f"{what} was cut before its JSON was complete",
-                    cause=f"It has {self.end.output_tokens} tokens: {self._limit(self.end)}.",
-                    hint="Allow more with -o max_tokens N" + (" or -o context N." if self.endpoint.may_grow else "."),
+                    cause=f"It has {self.end.output_tokens} tokens: {self._describe_limit(self.end)}.",
+                    hint="Allow more with -o max_tokens N"
+                    + (" or -o context N." if self.endpoint.can_grow_context else "."),
                 ) from None
-            raise EngineRefusedError(
+            raise EngineRequestError(
                 f"{what} is not valid JSON", cause=f"{error}; it begins {text[:_SHOWN_CHARS]!r}"
             ) from None
 
-    def _record(self, end: Finish) -> dict[str, Any]:
+    def _build_response_json(self, end: Finish) -> dict[str, Any]:
         """What llm keeps as the response's JSON."""
         timings = {
             "load_seconds": self.endpoint.load_seconds,
@@ -144,7 +145,7 @@ class Run:
         return {key: value for key, value in record.items() if value}
 
 
-def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool, key: str | None = None) -> Run:
+def prepare(model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, key: str | None = None) -> PromptRun:
     """All that a turn needs, up to a running engine; `key` is for a server elsewhere, instead of the one it keeps.
 
     Raises:
@@ -152,27 +153,27 @@ def prepare(model_id: str, prompt: llm.Prompt, db: LibraryDB, *, stream: bool, k
         BadInputError: an option, or an attachment, that doesn't go.
         EngineError: the engine can't be started.
     """
-    model = db.model(model_id)
-    options, system = options_for(model, prompt.options)
+    model = db.get_model(model_id)
+    options, system = resolve_options(model, prompt.options)
     raw = model.facts.kind == "base"
-    types = types_for(model.facts.modalities, elsewhere=model.endpoint is not None)
-    turn = turn_of(prompt, options, stream=stream, raw=raw, system=system, types=types)
+    types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
+    turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types)
     schema = bool(prompt.schema or options.get("json_object"))
-    endpoint = endpoint_for(model, options, db, _notice, key=key)
-    return Run(model, endpoint, turn, options.get("max_tokens"), schema)
+    endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
+    return PromptRun(model, endpoint, turn, options.get("max_tokens"), schema)
 
 
-def embedding_endpoint(model_id: str, db: LibraryDB, *, key: str | None = None) -> Endpoint:
+def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:
     """Where an embedding model answers, started if need be; `key` as for `prepare`.
 
     Raises:
         MissingFileError, FileChangedError, EngineError
     """
-    model = db.model(model_id)
-    return endpoint_for(model, options_for(model, ())[0], db, _notice, key=key)
+    model = db.get_model(model_id)
+    return ensure_endpoint(model, resolve_options(model, ())[0], db, _show_notice, key=key)
 
 
-def _resolved(model: LocalModel, end: Finish) -> str:
+def _describe_resolved_model(model: LocalModel, end: Finish) -> str:
     """Which bytes answered: repo, commit and the first file's digest; elsewhere, what the server calls its model."""
     if model.endpoint is not None:
         return end.model or model.model_id
@@ -181,8 +182,8 @@ def _resolved(model: LocalModel, end: Finish) -> str:
     return f"{name} sha256:{digest}" if digest else name
 
 
-def _notice(text: str) -> None:
+def _show_notice(text: str) -> None:
     """What a person should know, once in each process."""
-    if text not in _noticed:
-        _noticed.add(text)
+    if text not in _shown_notices:
+        _shown_notices.add(text)
         click.echo(text, err=True)

@@ -28,23 +28,23 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.gguf.filenames import read_name
-from llm_hf_models.gguf.shards import is_alone, projector_beside, shards_beside
+from llm_hf_models.gguf.filenames import parse_name
+from llm_hf_models.gguf.shards import find_projector, find_shards, is_only_model
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.hub.types import RepoDetails
-from llm_hf_models.inference.options import sampling_of
-from llm_hf_models.library.database import LibraryDB
-from llm_hf_models.library.records import Check, LocalFile, LocalModel, Role
+from llm_hf_models.inference.options import extract_sampling
+from llm_hf_models.library.database import Database
+from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models.local_files import hash_file
-from llm_hf_models.models.local_models import view
-from llm_hf_models.models.names import short_names
-from llm_hf_models.models.repo_info import GENERATION_CONFIG, details_of, hub_says
-from llm_hf_models.models.types import Imported
+from llm_hf_models.models.local_files import hash_with_progress
+from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.names import make_short_names
+from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_details
+from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import refuse_invalid
-from llm_hf_models.system.disk import need_room, storage_error
+from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
 from llm_hf_models.transfer.types import Progress
 
@@ -53,7 +53,7 @@ MAX_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _ClaimedOrigin:
     """Where a file is said to come from, and what the Hub says of that; `problem` is why it says nothing."""
 
     ref: ModelRef | None
@@ -72,7 +72,7 @@ class _Files:
     def all(self) -> list[Path]:
         return [*self.weights, *([self.projector] if self.projector else [])]
 
-    def moved(self, places: Sequence[Path]) -> _Files:
+    def replace_paths(self, places: Sequence[Path]) -> _Files:
         """The same files where they will stand."""
         count = len(self.weights)
         return _Files(places[:count], places[count] if self.projector else None)
@@ -88,7 +88,7 @@ def import_file(
     with_mmproj: bool,
     aliases: Sequence[str],
     progress: Progress,
-) -> Imported:
+) -> ImportResult:
     """Registers a GGUF (all shards of a split one, and its projector) that is on the disk already.
 
     Args:
@@ -112,45 +112,45 @@ def import_file(
     ref = ModelRef.parse(repo) if repo else None
     seconds = context.settings().header_seconds
     try:
-        given = _given(path, mmproj, with_mmproj=with_mmproj)
-        models_names.refuse_taken(context, names, _checked(given, seconds)[0].kind)
-        with _places(given.all, copy=copy) as places:
-            facts, checks = _checked(given.moved(places), seconds)
-            digests = [hash_file(place, place.name, progress) for place in places]
-            origin = _origin(context, ref)
-            found = _described(given, places, digests, origin, facts, copy=copy)
-            found = replace(found, checks=(*_digest_check(origin.details), *checks))
+        given = _find_files(path, mmproj, with_mmproj=with_mmproj)
+        models_names.refuse_taken_names(context, names, _check_files(given, seconds)[0].kind)
+        with _prepare_places(given.all, copy=copy) as places:
+            facts, checks = _check_files(given.replace_paths(places), seconds)
+            digests = [hash_with_progress(place, place.name, progress) for place in places]
+            origin = _look_up_origin(context, ref)
+            found = _build_model(given, places, digests, origin, facts, copy=copy)
+            found = replace(found, checks=(*_make_digest_check(origin.details), *checks))
             undecided = with_mmproj and given.projector is None
-            with context.db() as db, db.transaction():
-                registered = _register(db, _with_known_projector(db, found) if undecided else found, names)
+            with context.open_library() as db, db.transaction():
+                registered = _register_model(db, _add_known_projector(db, found) if undecided else found, names)
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
     said = (
         f"matches {origin.details.id}@{origin.details.commit}" if origin.details else f"not checked: {origin.problem}"
     )
-    return Imported(view(registered), said)
+    return ImportResult(make_view(registered), said)
 
 
 # Which files
 
 
-def _given(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files:
+def _find_files(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files:
     """The files of the model that a person means by one of them.
 
     Raises:
         MissingFileError, InvalidGgufError: as shards_beside.
         BadInputError: the projector is called like the model: copies stand in one folder.
     """
-    weights = shards_beside(path)
+    weights = find_shards(path)
     if mmproj is None:
-        return _Files(weights, projector_beside(weights[0]) if with_mmproj else None)
-    (projector,) = shards_beside(mmproj)[:1]
+        return _Files(weights, find_projector(weights[0]) if with_mmproj else None)
+    (projector,) = find_shards(mmproj)[:1]
     if projector.name in {weight.name for weight in weights}:
         raise BadInputError(f"Model and projector are both called {projector.name}", hint="Rename one of them.")
     return _Files(weights, projector)
 
 
-def _checked(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ...]]:
+def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ...]]:
     """The facts of a model, its projector's modalities among them, and that its structure is valid.
 
     Raises:
@@ -181,14 +181,14 @@ def _checked(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ..
 
 
 @contextmanager
-def _places(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
+def _prepare_places(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
     """Where the files will stand: where they are, or copied to a folder of their own that goes if this fails."""
     if not copy:
         yield paths
         return
-    folder = paths_module.home() / "imported" / secrets.token_hex(8)
+    folder = paths_module.data_dir() / "imported" / secrets.token_hex(8)
     try:
-        _copy(paths, folder)
+        _copy_files(paths, folder)
         yield [folder / path.name for path in paths]
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -197,12 +197,12 @@ def _places(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
         folder.rmdir()
 
 
-def _copy(paths: Sequence[Path], folder: Path) -> None:
+def _copy_files(paths: Sequence[Path], folder: Path) -> None:
     for path in paths:
         path.open("rb").close()  # what can't be read is no fault of the folder's
     needed = sum(path.stat().st_size for path in paths)
     try:
-        need_room(folder, needed, settings.load().disk_reserve)
+        require_space(folder, needed, settings.load().disk_reserve)
         folder.mkdir(parents=True)
         for path in paths:
             shutil.copyfile(path, folder / path.name)
@@ -210,70 +210,70 @@ def _copy(paths: Sequence[Path], folder: Path) -> None:
         error.hint = "Nothing was copied. Free some space, or import it in place (without --copy)."
         raise
     except OSError as error:
-        raise storage_error(error, folder, needed, 0) from None
+        raise translate_disk_error(error, folder, needed, 0) from None
 
 
 # What it is
 
 
-def _origin(context: Context, ref: ModelRef | None) -> _Origin:
+def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
     if ref is None:
-        return _Origin(None, None, "no repo was named (--repo owner/name)")
+        return _ClaimedOrigin(None, None, "no repo was named (--repo owner/name)")
     try:
-        return _Origin(ref, details_of(context, ref)[0], "")
+        return _ClaimedOrigin(ref, fetch_details(context, ref)[0], "")
     except NetworkError as error:
-        return _Origin(ref, None, error.message)
+        return _ClaimedOrigin(ref, None, error.message)
 
 
-def _described(
+def _build_model(
     given: _Files,
     places: Sequence[Path],
     digests: Sequence[FileDigests],
-    origin: _Origin,
+    origin: _ClaimedOrigin,
     facts: ModelFacts,
     *,
     copy: bool,
 ) -> LocalModel:
     ref, details = origin.ref, origin.details
-    names = _names_in_repo(details, given, digests) if details else [path.name for path in given.all]
-    quant = _quant_of(names, facts, origin)
+    names = _find_repo_paths(details, given, digests) if details else [path.name for path in given.all]
+    quant = _determine_quant(names, facts, origin)
     revision = f"@{ref.revision}" if ref and ref.revision else ""
     return LocalModel(
-        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_stem(given.weights[0])}:{quant}",
+        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_make_stem(given.weights[0])}:{quant}",
         repo=str(ref.repo) if ref else None,
         revision=ref.revision if ref else None,
         commit=details.commit if details else None,
         quant=quant,
         files=tuple(
             LocalFile(name, role, place.stat().st_size, str(place), digest.sha256, None, place.stat().st_mtime_ns)
-            for name, role, place, digest in zip(names, _roles(given), places, digests, strict=True)
+            for name, role, place, digest in zip(names, _list_roles(given), places, digests, strict=True)
         ),
         facts=facts,
         place="folder" if copy else "in place",
         # A mirror must know what is gated.
-        hub={**(hub_says(details) if details else {}), **_sampling_beside(given.weights[0])},
+        hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
     )
 
 
-def _roles(files: _Files) -> list[Role]:
-    weights: list[Role] = ["weights"] * len(files.weights)
+def _list_roles(files: _Files) -> list[FileRole]:
+    weights: list[FileRole] = ["weights"] * len(files.weights)
     return [*weights, "mmproj"] if files.projector else weights
 
 
-def _sampling_beside(path: Path) -> dict[str, dict[str, float]]:
+def _read_sampling(path: Path) -> dict[str, dict[str, float]]:
     """The sampling that a generation_config.json beside a model recommends, if it can only be this model's."""
     config = path.parent / GENERATION_CONFIG
-    if not is_alone(path):
+    if not is_only_model(path):
         return {}
     try:
         with config.open("rb") as file:
-            found = sampling_of(json.loads(file.read(MAX_CONFIG_BYTES)))
+            found = extract_sampling(json.loads(file.read(MAX_CONFIG_BYTES)))
     except (OSError, ValueError, RecursionError):
         return {}  # none, or a recommendation that can't be read
     return {"generation_config": found} if found else {}
 
 
-def _names_in_repo(details: RepoDetails, given: _Files, found: Sequence[FileDigests]) -> list[str]:
+def _find_repo_paths(details: RepoDetails, given: _Files, found: Sequence[FileDigests]) -> list[str]:
     """Under which paths the repo has these very bytes."""
     by_digest = {file.sha256: file.path for file in details.files if file.sha256}
     for path, digest in zip(given.all, found, strict=True):
@@ -292,7 +292,7 @@ def _names_in_repo(details: RepoDetails, given: _Files, found: Sequence[FileDige
     return [by_digest[digest.sha256] for digest in found]
 
 
-def _quant_of(names: Sequence[str], facts: ModelFacts, origin: _Origin) -> str:
+def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOrigin) -> str:
     """What a pull from the repo would call it; else what its name says, then who imports it, then its header.
 
     Raises:
@@ -305,26 +305,26 @@ def _quant_of(names: Sequence[str], facts: ModelFacts, origin: _Origin) -> str:
         size: int
 
     ref, details = origin.ref, origin.details
-    named = read_name(names[0])
+    named = parse_name(names[0])
     if details is not None:
-        variants = gguf_variants.group(details.files)
+        variants = gguf_variants.group_variants(details.files)
     elif named is not None and named.type:
-        variants = gguf_variants.group([Sized(name, 1) for name in names])
+        variants = gguf_variants.group_variants([Sized(name, 1) for name in names])
     else:
         variants = []
     found = next((variant for variant in variants if names[0] in variant.files), None)
     if ref is not None and found is not None:
-        _refuse_other(ref, variants, found)
+        _refuse_other_variant(ref, variants, found)
     if found is not None:
         return found.quant
     return (ref.quant if ref else None) or facts.quantization or "GGUF"
 
 
-def _refuse_other(ref: ModelRef, variants: Sequence[Variant], found: Variant) -> None:
+def _refuse_other_variant(ref: ModelRef, variants: Sequence[Variant], found: Variant) -> None:
     """Refuses a variant that is not the one, of all that there are, which a ref names."""
     name = found.files[0]
     try:
-        quant = gguf_variants.find(variants, ref.quant).quant if ref.quant else found.quant
+        quant = gguf_variants.find_variant(variants, ref.quant).quant if ref.quant else found.quant
     except QuantNotFoundError as error:
         error.cause = f"{name} is {found.quant}."
         raise
@@ -336,15 +336,15 @@ def _refuse_other(ref: ModelRef, variants: Sequence[Variant], found: Variant) ->
         )
 
 
-def _stem(path: Path) -> str:
+def _make_stem(path: Path) -> str:
     """A file's name as part of a model id, and of a repo's name where a mirror serves it."""
-    name = read_name(path.name)
+    name = parse_name(path.name)
     stem = (name.base or name.stem) if name else path.name
     safe = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", stem)))
     return safe[:MAX_STEM_CHARS].strip("._-") or "model"
 
 
-def _digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
+def _make_digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
     if details is None:
         return ()
     return (Check("digest", "matches", time.time(), {"repo": details.id, "commit": details.commit}),)
@@ -353,10 +353,10 @@ def _digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
 # The entry
 
 
-def _register(db: LibraryDB, found: LocalModel, aliases: Sequence[str]) -> LocalModel:
+def _register_model(db: Database, found: LocalModel, aliases: Sequence[str]) -> LocalModel:
     """The entry, under an id that is no other model's. What we keep ourselves already stays where it is."""
-    model = _settled(db, found)
-    names = short_names(model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0], model.quant)
+    model = _choose_entry(db, found)
+    names = make_short_names(model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0], model.quant)
     registered = db.register(replace(model, aliases=names if model.revision is None else ()))
     for alias in aliases:
         db.add_alias(alias, registered.model_id)  # says whose it is where it is taken
@@ -364,13 +364,13 @@ def _register(db: LibraryDB, found: LocalModel, aliases: Sequence[str]) -> Local
         for file in found.files:
             if found.place == "folder":  # a second copy, which nobody needs
                 Path(file.location).unlink()
-    return db.model(registered.model_id)
+    return db.get_model(registered.model_id)
 
 
-def _with_known_projector(db: LibraryDB, found: LocalModel) -> LocalModel:
+def _add_known_projector(db: Database, found: LocalModel) -> LocalModel:
     """The entry with the projector that it was imported with before: a second import without a word on it keeps it."""
-    there = _model(db, found.model_id)
-    if there is None or there.place != found.place or _digests(there) != _digests(found):
+    there = _find_model(db, found.model_id)
+    if there is None or there.place != found.place or _get_digests(there) != _get_digests(found):
         return found
     known = [file for file in there.files if file.role == "mmproj" and Path(file.location).is_file()]
     if not known:
@@ -379,15 +379,15 @@ def _with_known_projector(db: LibraryDB, found: LocalModel) -> LocalModel:
     return replace(found, files=(*found.files, *known), facts=facts)
 
 
-def _settled(db: LibraryDB, found: LocalModel) -> LocalModel:
+def _choose_entry(db: Database, found: LocalModel) -> LocalModel:
     base, _, quant = found.model_id.rpartition(":")
     number = 1
-    while (there := _model(db, found.model_id)) is not None:
-        gone = there.state == "missing" or _locations(there) == _locations(found)
-        if gone or (_digests(there) == _digests(found) and there.place == "in place"):
+    while (there := _find_model(db, found.model_id)) is not None:
+        gone = there.state == "missing" or _get_locations(there) == _get_locations(found)
+        if gone or (_get_digests(there) == _get_digests(found) and there.place == "in place"):
             return found
-        if _digests(there) == _digests(found):
-            return _better_known(there, found)
+        if _get_digests(there) == _get_digests(found):
+            return _add_origin(there, found)
         if found.repo is not None:
             raise NameTakenError(
                 f"{found.model_id} is another file: {there.files[0].location if there.files else there.endpoint}",
@@ -398,7 +398,7 @@ def _settled(db: LibraryDB, found: LocalModel) -> LocalModel:
     return found
 
 
-def _better_known(there: LocalModel, found: LocalModel) -> LocalModel:
+def _add_origin(there: LocalModel, found: LocalModel) -> LocalModel:
     """The entry that is there, with the origin that it lacked and that was proven now."""
     if there.commit is not None or found.commit is None:
         return there
@@ -407,16 +407,16 @@ def _better_known(there: LocalModel, found: LocalModel) -> LocalModel:
     return replace(there, commit=found.commit, hub=found.hub, facts=found.facts, checks=checks)
 
 
-def _model(db: LibraryDB, model_id: str) -> LocalModel | None:
+def _find_model(db: Database, model_id: str) -> LocalModel | None:
     try:
-        return db.model(model_id)
+        return db.get_model(model_id)
     except UnknownModelError:
         return None
 
 
-def _locations(model: LocalModel) -> set[str]:
+def _get_locations(model: LocalModel) -> set[str]:
     return {file.location for file in model.files}
 
 
-def _digests(model: LocalModel) -> set[str | None]:
+def _get_digests(model: LocalModel) -> set[str | None]:
     return {file.sha256 for file in model.files if file.role == "weights"}

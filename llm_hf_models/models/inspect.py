@@ -12,27 +12,27 @@ from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadRefError, MissingFileError, UnknownModelError
-from llm_hf_models.gguf.header import GgufHeader, read_header, said_of
-from llm_hf_models.gguf.shards import no_file, shards_beside
-from llm_hf_models.gguf.template_audit import audit
+from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
+from llm_hf_models.gguf.shards import find_shards, make_not_a_file_error
+from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.gguf.types import TENSOR_TYPES, TensorInfo
-from llm_hf_models.gguf.validate import Report, check_header, check_shards
+from llm_hf_models.gguf.validate import ValidationReport, check_header, check_shards
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, repo_info, variant_choice
 from llm_hf_models.models.types import CheckReport, Inspection, TensorView
-from llm_hf_models.paths import from_home
+from llm_hf_models.paths import expand_home
 from llm_hf_models.system.text import clean_text
 
 MAX_VALUE_CHARS = 2000
-OWN_TEMPLATE = "llm hf set template"  # where a finding about it is
+OWN_TEMPLATE_SOURCE = "llm hf set template"  # where a finding about it is
 MAX_TEMPLATE_CHARS = 200_000
 
 
 @dataclass(frozen=True)
-class Source:
+class GgufSource:
     """A GGUF that was named: files on this machine (all shards), or one on the Hub."""
 
     name: str
@@ -44,38 +44,38 @@ class Source:
 _INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
 
 
-def resolve(context: Context, text: str) -> Source:
+def resolve_source(context: Context, text: str) -> GgufSource:
     """What a person means: a file on the disk, a local model's name, or a ref on the Hub, in that order.
 
     Raises:
         UnknownModelError, BadRefError, MissingFileError, AmbiguousNameError
         BadInputError: it is served elsewhere, or a folder or the like.
     """
-    path = Path(from_home(text)) if text and context.agent is None else None  # an agent names models, never files
+    path = Path(expand_home(text)) if text and context.agent is None else None  # an agent names models, never files
     if path and _is_file(path):
-        return Source(text, tuple(shards_beside(path)))
-    with context.db() as db:
+        return GgufSource(text, tuple(find_shards(path)))
+    with context.open_library() as db:
         try:
-            model = db.find(text)
+            model = db.find_model(text)
         except UnknownModelError as error:
-            return _on_hub(text, path, error)
-    model.refuse_elsewhere()
+            return _resolve_ref(text, path, error)
+    model.refuse_if_remote()
     weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
     gone = [str(weight) for weight in weights if not weight.exists()]
     if gone:
         raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
-    return Source(model.model_id, weights, model=model)
+    return GgufSource(model.model_id, weights, model=model)
 
 
-def _on_hub(text: str, path: Path | None, unknown: UnknownModelError) -> Source:
+def _resolve_ref(text: str, path: Path | None, unknown: UnknownModelError) -> GgufSource:
     """The ref that a person means; of what is none, the error that fits what it looks like."""
-    if path and text.endswith(".gguf") and ":" not in path.name and path.parent != Path() and _is_there(path.parent):
+    if path and text.endswith(".gguf") and ":" not in path.name and path.parent != Path() and _is_present(path.parent):
         raise MissingFileError(f"There is no file {clean_text(text, 200)}", hint="A repo of that name: hf://owner/name")
     try:
-        return Source(text, ref=ModelRef.parse(text))
+        return GgufSource(text, ref=ModelRef.parse(text))
     except BadRefError:
-        if path and _is_there(path):
-            raise no_file(path, text) from None
+        if path and _is_present(path):
+            raise make_not_a_file_error(path, text) from None
         if text.endswith(".gguf") or "\\" in text or text.startswith((".", "~", "/")):
             raise MissingFileError(f"There is no file {clean_text(text, 200)}") from None
         if text and "/" not in text:  # nor would it be a repo's
@@ -89,7 +89,7 @@ def _is_file(path: Path) -> bool:
     return False
 
 
-def _is_there(path: Path) -> bool:
+def _is_present(path: Path) -> bool:
     with suppress(OSError):
         return path.exists()
     return False
@@ -97,15 +97,15 @@ def _is_there(path: Path) -> bool:
 
 def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, template: bool) -> Inspection:
     """The header of a GGUF, of the first shard where there are several."""
-    source = resolve(context, text)
+    source = resolve_source(context, text)
     if source.ref is not None:
-        whole = _remote_inspection(context, source.ref)
+        whole = _inspect_remote(context, source.ref)
     else:
         path = source.paths[0]
-        with _readable(path), path.open("rb") as opened, said_of(str(path)):
+        with _translate_read_errors(path), path.open("rb") as opened, name_file_in_errors(str(path)):
             size, seconds = path.stat().st_size, context.settings().header_seconds
             header = read_header(opened, file_bytes=size, seconds=seconds)
-        whole = _inspection(source.name, str(path), header, 0)
+        whole = _build_inspection(source.name, str(path), header, 0)
     return replace(
         whole,
         metadata=whole.metadata if metadata else None,
@@ -115,14 +115,14 @@ def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, templ
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _translate_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
 
 
-def _inspection(source: str, file: str, header: GgufHeader, fetched: int) -> Inspection:
+def _build_inspection(source: str, file: str, header: GgufHeader, fetched: int) -> Inspection:
     return Inspection(
         source=source,
         file=file,
@@ -133,23 +133,23 @@ def _inspection(source: str, file: str, header: GgufHeader, fetched: int) -> Ins
         alignment=header.alignment,
         tensor_count=len(header.tensors),
         facts=header.facts,
-        metadata={clean_text(key, 200): _shown(value) for key, value in header.metadata.items()},
-        tensors=tuple(_tensor(tensor) for tensor in header.tensors),
+        metadata={clean_text(key, 200): _clean_value(value) for key, value in header.metadata.items()},
+        tensors=tuple(_make_tensor_view(tensor) for tensor in header.tensors),
         chat_template=clean_text(header.chat_template, MAX_TEMPLATE_CHARS, keep_lines=True)
         if header.chat_template
         else None,
     )
 
 
-def _remote_inspection(context: Context, ref: ModelRef) -> Inspection:
-    details, hub, path = _remote_file(context, ref)
+def _inspect_remote(context: Context, ref: ModelRef) -> Inspection:
+    details, hub, path = _find_remote_file(context, ref)
 
     def ask() -> Inspection:
-        header, fetched = variant_choice.header_of(context, hub, ref.repo, details, path)
-        return _inspection(str(ref), path, header, fetched)
+        header, fetched = variant_choice.read_remote_header(context, hub, ref.repo, details, path)
+        return _build_inspection(str(ref), path, header, fetched)
 
-    etag = details.file(RepoFile(path)).etag
-    kept = metadata_cache.kept_by_digest(
+    etag = details.get_file(RepoFile(path)).etag
+    kept = metadata_cache.cache_by_digest(
         context,
         f"inspection:{etag}" if etag else None,
         ask,
@@ -161,49 +161,49 @@ def _remote_inspection(context: Context, ref: ModelRef) -> Inspection:
 
 def check(context: Context, text: str) -> CheckReport:
     """What the validator says: of whole files on this machine, of the header where the file is still on the Hub."""
-    source = resolve(context, text)
+    source = resolve_source(context, text)
     if source.ref is None:
-        with _readable(source.paths[0]):
+        with _translate_read_errors(source.paths[0]):
             report, complete = check_shards(source.paths, seconds=context.settings().header_seconds), True
     else:
-        details, hub, path = _remote_file(context, source.ref)
-        header, _ = variant_choice.header_of(context, hub, source.ref.repo, details, path)
-        report, complete = check_header(header, file_bytes=details.file(RepoFile(path)).size), False
-    own = source.model.own_template if source.model else None
+        details, hub, path = _find_remote_file(context, source.ref)
+        header, _ = variant_choice.read_remote_header(context, hub, source.ref.repo, details, path)
+        report, complete = check_header(header, file_bytes=details.get_file(RepoFile(path)).size), False
+    own = source.model.user_template if source.model else None
     if own is not None:
-        report = replace(report, findings=(*report.findings, *audit(own, OWN_TEMPLATE)))
-    return replace(report_of(source.name, report, complete=complete), own_template=own is not None)
+        report = replace(report, findings=(*report.findings, *audit_template(own, OWN_TEMPLATE_SOURCE)))
+    return replace(build_report(source.name, report, complete=complete), own_template=own is not None)
 
 
-def report_of(name: str, report: Report, *, complete: bool) -> CheckReport:
+def build_report(name: str, report: ValidationReport, *, complete: bool) -> CheckReport:
     """A report for showing."""
     return CheckReport(name, len(report.errors), len(report.warnings), report.findings, complete)
 
 
-def _remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub, str]:
+def _find_remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub, str]:
     """The repo, the Hub, and the path of the GGUF that a ref means: of the first shard where there are several."""
-    details, _ = repo_info.details_of(context, ref)
+    details, _ = repo_info.fetch_details(context, ref)
     hub = context.hub()
-    variant, _ = variant_choice.pick(context, hub, ref, details)
+    variant, _ = variant_choice.pick_variant(context, hub, ref, details)
     if variant is not None and (ref.file is None or ref.file.path not in variant.files):
         return details, hub, variant.files[0]
     if ref.file is None:
-        raise variant_choice.no_gguf(hub, details)
+        raise variant_choice.no_gguf_error(hub, details)
     return details, hub, ref.file.path
 
 
-def _tensor(tensor: TensorInfo) -> TensorView:
+def _make_tensor_view(tensor: TensorInfo) -> TensorView:
     kind = TENSOR_TYPES.get(tensor.type_id)
     name = kind.name if kind else f"type {tensor.type_id}"
     return TensorView(clean_text(tensor.name, 200), tensor.shape, name, tensor.offset)
 
 
-def _shown(value: object) -> Any:  # noqa: ANN401 - whatever JSON has
+def _clean_value(value: object) -> Any:  # noqa: ANN401 - whatever JSON has
     """A metadata value fit for JSON and eyes: long texts cut, skipped arrays and texts by what is known of them."""
     if isinstance(value, str):
         return clean_text(value, MAX_VALUE_CHARS, keep_lines=True)
     if isinstance(value, tuple):
-        return [_shown(item) for item in value]
+        return [_clean_value(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return value

@@ -7,23 +7,23 @@ from dataclasses import asdict
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import UnknownModelError
-from llm_hf_models.gguf.facts import with_template
+from llm_hf_models.gguf.facts import apply_template
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.inference import load_test
 from llm_hf_models.inference.types import LoadResult
 from llm_hf_models.library.records import Check, LocalModel
-from llm_hf_models.models.inspect import resolve
-from llm_hf_models.models.types import TrialReport
+from llm_hf_models.models.inspect import resolve_source
+from llm_hf_models.models.types import LoadTestReport
 
 
-def run(context: Context, text: str) -> TrialReport:
+def run_load_test(context: Context, text: str) -> LoadTestReport:
     """Loads a local model or a GGUF file in a confined child.
 
     Raises:
         UnknownModelError: it is not on this machine.
         BadInputError, MissingFileError, EngineStartError, NotWritableError: the test did not take place.
     """
-    source = resolve(context, text)
+    source = resolve_source(context, text)
     if source.ref is not None:
         raise UnknownModelError(
             f"{source.ref} is not on this machine, and only what is here can be loaded",
@@ -33,21 +33,21 @@ def run(context: Context, text: str) -> TrialReport:
     if header is None:
         result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
     else:
-        template = source.model.own_template if source.model else None
-        facts = with_template(header.facts, template)
-        result = load_test.run(source.paths, facts, template=template, sandbox=context.settings().sandbox)
-    doubt = _doubt(source.model) if source.model else None
+        template = source.model.user_template if source.model else None
+        facts = apply_template(header.facts, template)
+        result = load_test.run_load_test(source.paths, facts, template=template, sandbox=context.settings().sandbox)
+    doubt = _find_doubt(source.model) if source.model else None
     if source.model:
         detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
         detail |= {"doubt": doubt, "template": source.model.template_digest}
-        with context.db() as db:
+        with context.open_library() as db:
             db.add_check(source.model.model_id, Check("load_test", result.verdict, time.time(), detail))
-    return TrialReport(source.name, result, recorded=source.model is not None, ran=header is not None, doubt=doubt)
+    return LoadTestReport(source.name, result, recorded=source.model is not None, ran=header is not None, doubt=doubt)
 
 
-def _doubt(model: LocalModel) -> str | None:
+def _find_doubt(model: LocalModel) -> str | None:
     if model.state == "changed":
         return f"not those that were recorded: llm hf verify {model.model_id}"
-    if any(file.look() == "touched" for file in model.files):
+    if any(file.compare_with_disk() == "touched" for file in model.files):
         return f"written to since their digest was taken: llm hf verify {model.model_id}"
     return None

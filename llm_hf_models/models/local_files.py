@@ -11,9 +11,9 @@ from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
-from llm_hf_models.models.local_models import view
+from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.types import Removal, Verification
-from llm_hf_models.system.hashing import FileDigests, digests_of
+from llm_hf_models.system.hashing import FileDigests, compute_digests
 from llm_hf_models.transfer.types import Event, Progress
 
 MATCHES = "matches"
@@ -22,16 +22,18 @@ UNCHANGED = "unchanged since it was imported; never compared with the Hub"
 
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
     """Forgets a model and frees what nothing else uses; a person's own file in place is never touched."""
-    with context.db() as db:
-        model = db.find(name)
-        shared = db.locations_in_use(without=model.model_id)
+    with context.open_library() as db:
+        model = db.find_model(name)
+        shared = db.list_used_locations(exclude_model=model.model_id)
         ours = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
         kept = tuple(file.location for file in model.files if file.location not in ours)
         if not dry_run:
             running_engines.stop_model(db, model.model_id)
-            db.remove(model.model_id)  # first the record: a kill here leaves files that a pull adopts, never a lie
+            db.remove_model(
+                model.model_id
+            )  # first the record: a kill here leaves files that a pull adopts, never a lie
         try:
-            freed = _free(model, ours, dry_run=dry_run)
+            freed = _free_files(model, ours, dry_run=dry_run)
         except StorageError:
             if not dry_run:
                 db.register(model)  # what could not be removed must not be forgotten
@@ -39,16 +41,16 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
     return Removal(model.model_id, tuple(ours), freed, kept, done=not dry_run)
 
 
-def _free(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
+def _free_files(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
     if model.place != "cache":
         return _free_in_folder(locations, dry_run=dry_run)
-    from llm_hf_models.hub.cache_files import free_cached, scan_cache  # late: a list of models needs no Hub
+    from llm_hf_models.hub.cache_files import delete_cached_files, scan_cache  # late: a list of models needs no Hub
 
     freed = 0
     # HF_HUB_CACHE may have been another when it was pulled.
-    for cache in {cache_layout.cache_of(file.location, file.path) for file in model.files}:
+    for cache in {cache_layout.infer_cache_dir(file.location, file.path) for file in model.files}:
         files = [file for file in scan_cache(cache) if str(file.location) in locations]
-        freed += free_cached(cache, files, dry_run=dry_run)
+        freed += delete_cached_files(cache, files, dry_run=dry_run)
     return freed
 
 
@@ -68,42 +70,44 @@ def _free_in_folder(locations: Sequence[str], *, dry_run: bool) -> int:
 
 def verify(context: Context, name: str, progress: Progress) -> Verification:
     """Re-hashes every file against its recorded digest, and records the outcome."""
-    with context.db() as db:
-        model = db.find(name)
-        model.refuse_elsewhere()
+    with context.open_library() as db:
+        model = db.find_model(name)
+        model.refuse_if_remote()
         same = MATCHES if model.commit else UNCHANGED  # without a commit the digest is only what it had when imported
-        written = _last_written(model)  # before they are read: what is written meanwhile counts as touched
+        written = _read_write_times(model)  # before they are read: what is written meanwhile counts as touched
         files = tuple((file.path, _compare(file, progress) or same) for file in model.files)
         unchanged = all(result == same for _, result in files)
         matches = unchanged and same == MATCHES
-        outcome = same if unchanged else "differs" if _any_differs(files) else "not proven"
-        _distrust(model, dict(files))
+        outcome = same if unchanged else "differs" if _has_difference(files) else "not proven"
+        _forget_verified(model, dict(files))
         right = [file.location for file, (_, result) in zip(model.files, files, strict=True) if result == same]
-        db.note_checked(model.model_id, {place: written[place] for place in right})
+        db.record_verified_mtimes(model.model_id, {place: written[place] for place in right})
         db.add_check(
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
         )  # fmt: skip
-        fixed = view(db.model(model.model_id))
-    return Verification(model.model_id, matches, unchanged, files, None if matches else fixed.fix, model.check("scan"))
+        fixed = make_view(db.get_model(model.model_id))
+    return Verification(
+        model.model_id, matches, unchanged, files, None if matches else fixed.fix, model.latest_check("scan")
+    )
 
 
-def _last_written(model: LocalModel) -> dict[str, int]:
+def _read_write_times(model: LocalModel) -> dict[str, int]:
     places = [file.location for file in model.files if Path(file.location).exists()]
     return {place: Path(place).stat().st_mtime_ns for place in places}
 
 
-def _distrust(model: LocalModel, results: Mapping[str, str]) -> None:
+def _forget_verified(model: LocalModel, results: Mapping[str, str]) -> None:
     """Forgets that files which differ were once proven: a pull would believe it."""
     for file in model.files if model.place == "cache" else ():
         if results[file.path].startswith("differs"):
             etag = file.sha256 or file.git_sha1
-            cache_layout.forget_checked(
-                cache_layout.work_folder(cache_layout.cache_of(file.location, file.path)), str(etag)
+            cache_layout.clear_verified_mark(
+                cache_layout.cache_work_folder(cache_layout.infer_cache_dir(file.location, file.path)), str(etag)
             )
 
 
-def _any_differs(files: Sequence[tuple[str, str]]) -> bool:
+def _has_difference(files: Sequence[tuple[str, str]]) -> bool:
     return any(result.startswith("differs") for _, result in files)
 
 
@@ -115,13 +119,13 @@ def _compare(file: LocalFile, progress: Progress) -> str | None:
     if not recorded:
         return "no digest recorded"
     try:
-        found = hash_file(Path(file.location), file.path, progress).like(recorded)
+        found = hash_with_progress(Path(file.location), file.path, progress).get_same_kind(recorded)
     except OSError as error:
         return f"not readable: {error.strerror}"
     return None if found == recorded else f"differs: recorded {recorded}, found {found}"
 
 
-def hash_file(path: Path, name: str, progress: Progress) -> FileDigests:
+def hash_with_progress(path: Path, name: str, progress: Progress) -> FileDigests:
     """Both digests of a file, with progress.
 
     Raises:
@@ -129,6 +133,6 @@ def hash_file(path: Path, name: str, progress: Progress) -> FileDigests:
     """
     size = path.stat().st_size
     progress(Event("verifying", name, 0, size))
-    found = digests_of(path, lambda done: progress(Event("progress", name, done, size)))
+    found = compute_digests(path, lambda done: progress(Event("progress", name, done, size)))
     progress(Event("done", name, size, size))
     return found

@@ -11,25 +11,25 @@ from llm_hf_models.library.records import (
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
     Check,
-    Health,
+    EndpointHealth,
     LocalModel,
-    State,
+    ModelState,
 )
 from llm_hf_models.models.types import LocalModelView
 
 
-def view_whole(model: LocalModel, health: Health | None = None) -> LocalModelView:
+def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
     """The same with every default that holds for it."""
     from llm_hf_models.models.default_options import (
-        defaults,  # late: a list of models needs none of what an engine does
+        list_effective_defaults,  # late: a list of models needs none of what an engine does
     )
 
-    return replace(view(model, health), defaults=defaults(model))
+    return replace(make_view(model, health), defaults=list_effective_defaults(model))
 
 
-def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
+def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
     """A local model with its state now, and what to do about that."""
-    state: State | Literal["remote"] = "remote" if model.endpoint else model.state
+    state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
         model_id=model.model_id,
         aliases=model.aliases,
@@ -42,8 +42,8 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         size=model.size,
         facts=model.facts,
         files=model.files,
-        options=model.own_options,
-        checks=tuple(_doubted(check, model) for check in model.checks),
+        options=model.user_options,
+        checks=tuple(_add_doubt(check, model) for check in model.checks),
         added=model.added,
         last_used=model.last_used,
         hub=model.hub,
@@ -51,13 +51,13 @@ def view(model: LocalModel, health: Health | None = None) -> LocalModelView:
         endpoint_model=model.options.get(ENDPOINT_MODEL),
         key_env=model.options.get(ENDPOINT_KEY_ENV),
         key_name=model.options.get(ENDPOINT_KEY_NAME),
-        key_in_the_clear=_sends_key_in_the_clear(model),
+        key_in_the_clear=_is_key_in_the_clear(model),
         health=health,
-        fix=fix_for(model) if state in ("missing", "changed", "unverified") else None,
+        fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
     )
 
 
-def _doubted(check: Check, model: LocalModel) -> Check:
+def _add_doubt(check: Check, model: LocalModel) -> Check:
     """A fact, with a doubt where what prompts load is no longer what was tested."""
     if check.kind != "load_test" or check.detail.get("template") == model.template_digest:
         return check
@@ -65,7 +65,7 @@ def _doubted(check: Check, model: LocalModel) -> Check:
     return replace(check, detail={**check.detail, "doubt": check.detail.get("doubt") or doubt})
 
 
-def _sends_key_in_the_clear(model: LocalModel) -> bool:
+def _is_key_in_the_clear(model: LocalModel) -> bool:
     """Whether a key goes over a network without TLS."""
     if ENDPOINT_KEY_ENV not in model.options and ENDPOINT_KEY_NAME not in model.options:
         return False
@@ -81,17 +81,17 @@ def _sends_key_in_the_clear(model: LocalModel) -> bool:
         return True
 
 
-def fix_for(model: LocalModel) -> str:
+def suggest_fix(model: LocalModel) -> str:
     """The command that brings a model's files back, or proves them."""
     if model.state == "unverified":
-        if model.commit is not None or any(file.look() == "touched" for file in model.files):
+        if model.commit is not None or any(file.compare_with_disk() == "touched" for file in model.files):
             return f"llm hf verify {model.model_id}"
         return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
     if model.repo is None:
         return f"llm hf import {shlex.quote(model.files[0].location)}"
-    return f"llm hf pull {pull_ref(model)}"
+    return f"llm hf pull {format_pull_ref(model)}"
 
 
-def pull_ref(model: LocalModel) -> str:
+def format_pull_ref(model: LocalModel) -> str:
     """The ref that pulls this very model again."""
     return model.model_id.removeprefix("hf/")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
-    HubTroubleError,
+    HubServerError,
     HubUnavailableError,
     NetworkError,
-    NotChangedError,
+    NotModifiedError,
     OfflineError,
     RateLimitedError,
     TlsError,
@@ -25,14 +25,14 @@ from llm_hf_models.system.units import format_duration
 if TYPE_CHECKING:
     from llm_hf_models.hub import tokens
     from llm_hf_models.hub.client import Hub
-    from llm_hf_models.library.database import LibraryDB
+    from llm_hf_models.library.database import Database
     from llm_hf_models.library.records import CachedMetadata
 
-ATTEMPTS = 3  # at a question that a moment later may be answered
+MAX_ATTEMPTS = 3  # at a question that a moment later may be answered
 T = TypeVar("T")
 
 
-def remembered(
+def fetch_with_cache(
     context: Context,
     key: dict[str, object],
     ask: Callable[[Hub, str | None], T],
@@ -58,34 +58,34 @@ def remembered(
     """
     token = context.token()
     hub = context.hub_with(token)
-    name = json.dumps({**key, "endpoint": context.endpoint(), "token": _mark(token)}, sort_keys=True)
-    with context.db() as db:
-        kept, old = _kept(db, name, load)
-        if kept and old is not None and not refresh and _is_young(context, kept):
-            return old, _age(kept)
+    name = json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
+    with context.open_library() as db:
+        kept, old = _load_cached(db, name, load)
+        if kept and old is not None and not refresh and _is_fresh(context, kept):
+            return old, _make_freshness(kept)
         try:
             if kept and old is not None:
                 answer = ask(hub, kept.etag)
             else:
-                answer = patiently(context, lambda: ask(hub, None), again=_soon_over)
-        except NotChangedError:
+                answer = request_with_retry(context, lambda: ask(hub, None), again=_is_transient)
+        except NotModifiedError:
             if kept is None or old is None:
                 raise HubUnavailableError("The Hub answered 304 to what was not asked so") from None
-            db.keep(name, kept.body, kept.etag)
+            db.save_metadata(name, kept.body, kept.etag)
             return old, Freshness()
         except NetworkError as error:
             if kept is None or old is None:
-                raise _with_offline_hint(error) from None
-            return old, _age(kept, problem=error.message)
-        db.keep(name, dump(answer), hub.etag)
+                raise _add_offline_hint(error) from None
+            return old, _make_freshness(kept, problem=error.message)
+        db.save_metadata(name, dump(answer), hub.last_etag)
     return answer, Freshness()
 
 
-def _is_young(context: Context, kept: CachedMetadata) -> bool:
+def _is_fresh(context: Context, kept: CachedMetadata) -> bool:
     return 0 <= time.time() - kept.fetched < context.settings().metadata_lifetime_seconds
 
 
-def patiently(
+def request_with_retry(
     context: Context,
     ask: Callable[[], T],
     again: Callable[[NetworkError], bool] = lambda _error: True,
@@ -97,37 +97,37 @@ def patiently(
         and without a network or trust, which a moment does not bring.
     """
     now = context.settings()
-    for attempt in range(1, ATTEMPTS):
+    for attempt in range(1, MAX_ATTEMPTS):
         try:
             return ask()
         except NetworkError as error:
             told = error.retry_after if isinstance(error, RateLimitedError) else None
             wait = now.retry_seconds * 2 ** (attempt - 1) if told is None else told
             lasting = isinstance(error, (OfflineError, TlsError))
-            if context.notice is None or lasting or wait > now.network_wait_seconds or not again(error):
+            if context.notify is None or lasting or wait > now.network_wait_seconds or not again(error):
                 raise
-            context.notice(f"{error.message}: asking again in {format_duration(wait)}")
+            context.notify(f"{error.message}: asking again in {format_duration(wait)}")
             threading.Event().wait(wait)
     return ask()
 
 
-def kept_by_digest(
+def cache_by_digest(
     context: Context, key: str | None, ask: Callable[[], T], dump: Callable[[T], str], load: Callable[[str], T]
 ) -> T:
     """What follows from a file's bytes, kept for good under their digest; `key` None asks each time."""
-    with context.db() as db:
-        old = _kept(db, key, load)[1] if key else None
+    with context.open_library() as db:
+        old = _load_cached(db, key, load)[1] if key else None
         if old is not None:
             return old
         found = ask()
         if key:
-            db.keep(key, dump(found))
+            db.save_metadata(key, dump(found))
     return found
 
 
-def _kept(db: LibraryDB, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:
+def _load_cached(db: Database, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:
     """What is kept under a key, and what it says; nothing where another version of us kept it in another form."""
-    kept = db.cached(key)
+    kept = db.get_metadata(key)
     if kept is None:
         return None, None
     try:
@@ -136,21 +136,21 @@ def _kept(db: LibraryDB, key: str, load: Callable[[str], T]) -> tuple[CachedMeta
         return None, None
 
 
-def _mark(token: tokens.Token | None) -> str | None:
+def _hash_token(token: tokens.Token | None) -> str | None:
     """Tells answers to one token from those to another; the token can't be had back from it."""
     return hashlib.sha256(token.value.encode()).hexdigest()[:16] if token else None
 
 
-def _age(kept: CachedMetadata, *, problem: str | None = None) -> Freshness:
+def _make_freshness(kept: CachedMetadata, *, problem: str | None = None) -> Freshness:
     return Freshness("cache", max(0.0, time.time() - kept.fetched), problem is not None, problem)
 
 
-def _soon_over(error: NetworkError) -> bool:
+def _is_transient(error: NetworkError) -> bool:
     """Whether the next answer may be another, and comes soon: after a 5xx, a 429, a connection that broke."""
-    return isinstance(error, (HubTroubleError, RateLimitedError)) or type(error) is NetworkError
+    return isinstance(error, (HubServerError, RateLimitedError)) or type(error) is NetworkError
 
 
-def _with_offline_hint(error: NetworkError) -> NetworkError:
+def _add_offline_hint(error: NetworkError) -> NetworkError:
     if isinstance(error, OfflineError) and not error.hint:
         error.hint = "What is on this machine still works: `llm hf list`, `llm -m MODEL 'prompt'`."
     return error

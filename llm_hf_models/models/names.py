@@ -13,10 +13,10 @@ from llm_hf_models.errors import (
     NameTakenError,
 )
 
-ASK_SECONDS = 30.0  # llm loads all its plugins for this
+LLM_NAMES_SECONDS = 30.0  # llm loads all its plugins for this
 
 
-def refuse_taken(context: Context, names: Iterable[str], kind: str) -> None:
+def refuse_taken_names(context: Context, names: Iterable[str], kind: str) -> None:
     """Refuses names that would not lead here: llm leaves a name to the plugin that has it already.
 
     Args:
@@ -28,7 +28,7 @@ def refuse_taken(context: Context, names: Iterable[str], kind: str) -> None:
         NameTakenError: one of them is another plugin's.
     """
     wanted = list(names)
-    taken = (context.names_taken or _ask_llm)(kind) if wanted else {}
+    taken = (context.list_taken_names or _list_names_in_llm)(kind) if wanted else {}
     for name in wanted:
         if name in taken:
             raise NameTakenError(
@@ -38,19 +38,19 @@ def refuse_taken(context: Context, names: Iterable[str], kind: str) -> None:
             )
 
 
-def _ask_llm(kind: str) -> Mapping[str, str]:
+def _list_names_in_llm(kind: str) -> Mapping[str, str]:
     """What llm says in a process of its own, for who may not import it; nothing where it doesn't answer."""
     command = [sys.executable, "-m", "llm_hf_models.llm_plugin.names", kind]
     with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
         said = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_SECONDS, check=True
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LLM_NAMES_SECONDS, check=True
         ).stdout
         found = json.loads(said.splitlines()[-1])  # a plugin may have printed before
         return found if isinstance(found, dict) else {}
     return {}
 
 
-def short_names(repo: str, quant: str) -> tuple[str, str]:
+def make_short_names(repo: str, quant: str) -> tuple[str, str]:
     """`Qwen3-0.6B` and `Qwen3-0.6B:Q4_K_M` for unsloth/Qwen3-0.6B-GGUF."""
     name = repo.rpartition("/")[2]
     for ending in ("-gguf", "_gguf", ".gguf"):

@@ -12,11 +12,11 @@ from typing import Any
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, InterruptedByUserError
 from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference.model_endpoint import endpoint_for, options_for, touch
+from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.openai_protocol import Finish, Turn
-from llm_hf_models.inference.options import checked, request_fields
+from llm_hf_models.inference.options import build_request_fields, validate_options
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.types import Answer
+from llm_hf_models.models.types import PromptResult
 
 MAX_PROMPT_CHARS = 20_000
 
@@ -29,7 +29,7 @@ def prompt(
     system: str | None,
     options: Mapping[str, Any],
     stop: threading.Event,
-) -> Answer:
+) -> PromptResult:
     """One turn, started and loaded as llm would. Setting `stop` ends the engine's work on it.
 
     Raises:
@@ -40,15 +40,17 @@ def prompt(
     if not text.strip() or len(text) > MAX_PROMPT_CHARS:
         raise BadInputError(f"A prompt has 1 to {MAX_PROMPT_CHARS:,} characters")
     notes: list[str] = []
-    with context.db() as db:
-        model = db.find(name)
+    with context.open_library() as db:
+        model = db.find_model(name)
         if model.facts.kind in ("embedding", "reranker") and not model.endpoint:
             raise BadInputError(f"{model.model_id} is no model to talk to: it is of the kind {model.facts.kind}")
-        merged, own_system = options_for(model, checked(options, "this prompt").items())
-        endpoint = endpoint_for(model, merged, db, notes.append)
+        merged, own_system = resolve_options(model, validate_options(options, "this prompt").items())
+        endpoint = ensure_endpoint(model, merged, db, notes.append)
         said: dict[str, list[str]] = {"text": [], "reasoning": []}
         end = Finish(None)
-        with closing(inference_client.answer(endpoint, _turn(model, text, system or own_system, merged))) as items:
+        with closing(
+            inference_client.stream_completion(endpoint, _build_turn(model, text, system or own_system, merged))
+        ) as items:
             for item in items:
                 if stop.is_set():
                     raise InterruptedByUserError("The prompt was stopped")
@@ -56,8 +58,8 @@ def prompt(
                     end = item
                 elif item.kind in said:
                     said[item.kind].append(item.text)
-        touch(model.model_id, endpoint, db, end.tokens_per_second)
-    return Answer(
+        record_use(model.model_id, endpoint, db, end.tokens_per_second)
+    return PromptResult(
         model_id=model.model_id,
         text="".join(said["text"]),
         reasoning="".join(said["reasoning"]),
@@ -71,8 +73,8 @@ def prompt(
     )
 
 
-def _turn(model: LocalModel, text: str, system: str | None, options: Mapping[str, Any]) -> Turn:
-    fields = request_fields(options)
+def _build_turn(model: LocalModel, text: str, system: str | None, options: Mapping[str, Any]) -> Turn:
+    fields = build_request_fields(options)
     if model.facts.kind == "base":
         return Turn((), fields, raw=True, prompt=f"{system}\n{text}" if system else text)
     head = [{"role": "system", "content": system}] if system else []

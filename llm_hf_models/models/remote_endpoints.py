@@ -15,18 +15,18 @@ from llm_hf_models.errors import BadInputError, EngineError, HfModelsError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.hub.refs import parse_alias
 from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference.model_endpoint import endpoint_elsewhere, kept_keys
+from llm_hf_models.inference.model_endpoint import build_remote_endpoint, read_llm_keys
 from llm_hf_models.inference.openai_protocol import MODALITIES, ServedModel
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
-    Health,
+    EndpointHealth,
     LocalModel,
 )
 from llm_hf_models.library.registered_models import REMOTE_PREFIX
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models.default_options import ATTACH_SECONDS, HEALTH_SECONDS, MAX_NAMED
+from llm_hf_models.models.default_options import ATTACH_SECONDS, HEALTH_SECONDS, MAX_LISTED_MODELS
 
 # Servers elsewhere
 
@@ -65,7 +65,7 @@ def attach(
     alias = parse_alias(name)
     if kind == "embedding" and modalities:
         raise BadInputError("An embedding model takes text alone")
-    models_names.refuse_taken(context, [alias], kind)
+    models_names.refuse_taken_names(context, [alias], kind)
     found = LocalModel(
         model_id=f"{REMOTE_PREFIX}{alias}",
         repo=None,
@@ -73,27 +73,27 @@ def attach(
         commit=None,
         quant="",
         files=(),
-        facts=ModelFacts(kind=kind, tools=kind == "chat", modalities=_in_order(modalities)),
-        endpoint=_checked_url(url),
-        options=_key_options(key_env, key_name),
+        facts=ModelFacts(kind=kind, tools=kind == "chat", modalities=_sort_modalities(modalities)),
+        endpoint=_check_url(url),
+        options=_build_key_options(key_env, key_name),
     )
-    served = _served(found, alias, model)
+    served = _find_served_model(found, alias, model)
     if kind == "chat":
-        takes = _in_order({*modalities, *(served.modalities or ())})
+        takes = _sort_modalities({*modalities, *(served.modalities or ())})
         found = replace(found, facts=replace(found.facts, modalities=takes))
-    with context.db() as db, db.transaction():
-        own = db.register(found).own_options
+    with context.open_library() as db, db.transaction():
+        own = db.register(found).user_options
         db.add_alias(alias, found.model_id)
         db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served.name})
-        return db.model(found.model_id)
+        return db.get_model(found.model_id)
 
 
-def _in_order(modalities: Collection[str]) -> tuple[str, ...]:
+def _sort_modalities(modalities: Collection[str]) -> tuple[str, ...]:
     """Those of them that can be sent."""
     return tuple(one for one in MODALITIES if one in modalities)
 
 
-def _key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
+def _build_key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
     """Where the key will be found.
 
     Raises:
@@ -101,7 +101,7 @@ def _key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
     """
     if key_env and key_name:
         raise BadInputError("A key comes from the environment or from llm's keys, not from both")
-    if key_name and key_name not in kept_keys():
+    if key_name and key_name not in read_llm_keys():
         # Not repeated: it may be the key itself, by mistake.
         raise BadInputError(
             "llm keeps no key of that name", hint="`llm keys` lists them, `llm keys set NAME` adds one."
@@ -109,7 +109,7 @@ def _key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
     return {ENDPOINT_KEY_ENV: key_env} if key_env else {ENDPOINT_KEY_NAME: key_name} if key_name else {}
 
 
-def _checked_url(url: str) -> str:
+def _check_url(url: str) -> str:
     """The base address, without a trailing slash.
 
     Raises:
@@ -129,30 +129,30 @@ def _checked_url(url: str) -> str:
     return url.strip().rstrip("/")
 
 
-def _served(model: LocalModel, alias: str, name: str | None) -> ServedModel:
+def _find_served_model(model: LocalModel, alias: str, name: str | None) -> ServedModel:
     """Which of a server's models it is, by name or because there is no other."""
     try:
-        endpoint = endpoint_elsewhere(model)
-        found = inference_client.served_models(endpoint, seconds=ATTACH_SECONDS)
+        endpoint = build_remote_endpoint(model)
+        found = inference_client.list_served_models(endpoint, seconds=ATTACH_SECONDS)
     except (EngineError, BadInputError):
         if name is None:
             raise
         return ServedModel(name)  # it may come up later, or keep its list to itself
     if name is not None:
-        known = next((one for one in found if one.goes_by(name)), ServedModel(name))
+        known = next((one for one in found if one.has_name(name)), ServedModel(name))
         return replace(known, name=name)
     if len(found) == 1:
         return found[0]
     names = [one.name for one in found]
-    listed = ", ".join(names[:MAX_NAMED]) + (" …" if len(names) > MAX_NAMED else "")
+    listed = ", ".join(names[:MAX_LISTED_MODELS]) + (" …" if len(names) > MAX_LISTED_MODELS else "")
     raise BadInputError(
         f"{endpoint.base_url} serves {len(names)} models",
         cause=listed or None,
-        hint=f"Say which: {_attach_command(model, alias)} --model ID",
+        hint=f"Say which: {_format_attach_command(model, alias)} --model ID",
     )
 
 
-def _attach_command(model: LocalModel, alias: str) -> str:
+def _format_attach_command(model: LocalModel, alias: str) -> str:
     """The command line that attaches a model as it was asked for, all but the server's name for it."""
     words = ["llm", "hf", "attach", alias, "--endpoint", str(model.endpoint)]
     for option, key in (("--key-env", ENDPOINT_KEY_ENV), ("--key-name", ENDPOINT_KEY_NAME)):
@@ -162,13 +162,13 @@ def _attach_command(model: LocalModel, alias: str) -> str:
     return shlex.join(words)
 
 
-def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) -> dict[str, Health]:
+def check_health(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) -> dict[str, EndpointHealth]:
     """The health of those models that are served elsewhere, by id; all are asked at once, for `seconds` at most."""
     asked = [model for model in models if model.endpoint is not None]
-    found = {model.model_id: Health(model.model_id, up=False, problem="no answer in time") for model in asked}
+    found = {model.model_id: EndpointHealth(model.model_id, up=False, problem="no answer in time") for model in asked}
 
     def ask(model: LocalModel) -> None:
-        found[model.model_id] = _health(model, seconds)
+        found[model.model_id] = _check_endpoint_health(model, seconds)
 
     # Daemons: a server that dribbles its answer must not hold up the end of the command.
     threads = [threading.Thread(target=ask, args=(model,), daemon=True) for model in asked]
@@ -180,21 +180,21 @@ def healths(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) ->
     return dict(found)
 
 
-def _health(model: LocalModel, seconds: float) -> Health:
+def _check_endpoint_health(model: LocalModel, seconds: float) -> EndpointHealth:
     try:
-        endpoint = endpoint_elsewhere(model)
+        endpoint = build_remote_endpoint(model)
     except BadInputError as error:
-        return Health(model.model_id, up=None, problem=f"{_why(error)}. {error.hint or ''}".rstrip())
+        return EndpointHealth(model.model_id, up=None, problem=f"{_format_problem(error)}. {error.hint or ''}".rstrip())
     try:
-        found = inference_client.served_models(endpoint, seconds=seconds)
+        found = inference_client.list_served_models(endpoint, seconds=seconds)
     except (EngineError, BadInputError) as error:
-        return Health(model.model_id, up=False, problem=_why(error))
+        return EndpointHealth(model.model_id, up=False, problem=_format_problem(error))
     wanted = model.options.get(ENDPOINT_MODEL)
-    if wanted and found and not any(one.goes_by(wanted) for one in found):
+    if wanted and found and not any(one.has_name(wanted) for one in found):
         # It may serve it all the same: some servers take more names than they list, or any.
-        return Health(model.model_id, up=True, problem=f"{model.endpoint} lists no model {wanted!r}")
-    return Health(model.model_id, up=True)
+        return EndpointHealth(model.model_id, up=True, problem=f"{model.endpoint} lists no model {wanted!r}")
+    return EndpointHealth(model.model_id, up=True)
 
 
-def _why(error: HfModelsError) -> str:
+def _format_problem(error: HfModelsError) -> str:
     return f"{error.message}: {error.cause}" if error.cause else error.message

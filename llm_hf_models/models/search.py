@@ -11,7 +11,7 @@ from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.hub.types import RepoSummary, SearchFilters
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.types import SearchPage, SearchResult
-from llm_hf_models.models.variant_choice import memory_for_models
+from llm_hf_models.models.variant_choice import get_memory_for_models
 
 # What a pull would take, Q4_K_M, weighs 4.85 bits a parameter (llama.cpp, tools/quantize/README.md): for rows
 # of a search, where only the number of parameters is known.
@@ -24,7 +24,7 @@ _SUMMARIES: TypeAdapter[list[RepoSummary]] = TypeAdapter(list[RepoSummary])
 def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, refresh: bool) -> SearchPage:
     """One page of repos, with which of them fit and which are here."""
     asked = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
-    rows, freshness = metadata_cache.remembered(
+    rows, freshness = metadata_cache.fetch_with_cache(
         context,
         {"search": query, **asdict(asked)},
         lambda hub, etag: hub.search(query, asked, known_etag=etag),
@@ -32,32 +32,35 @@ def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, 
         _SUMMARIES.validate_json,
         refresh=refresh,
     )
-    here = _here_by_repo(context)
-    room = memory_for_models(context)
-    results = [SearchResult(**vars(row), here=tuple(here.get(row.id, ())), fits=_row_fits(row, room)) for row in rows]
+    here = _group_local_models(context)
+    room = get_memory_for_models(context)
+    results = [
+        SearchResult(**vars(row), local_models=tuple(here.get(row.id, ())), fits=_estimate_fit(row, room))
+        for row in rows
+    ]
     if fits:
         results = [result for result in results if result.fits]
-    loosen = () if results else _loosen(query, filters, fits=fits)
+    loosen = () if results else _suggest_changes(query, filters, fits=fits)
     return SearchPage(tuple(results[: filters.limit]), freshness, loosen)
 
 
-def _row_fits(row: RepoSummary, room: int) -> bool | None:
+def _estimate_fit(row: RepoSummary, room: int) -> bool | None:
     if row.parameters is None:
         return None
     weights = int(row.parameters * ASSUMED_BITS_PER_WEIGHT / 8)
-    return fitting.assess(weights, None, context=0, available=room).fits
+    return fitting.assess_fit(weights, None, context=0, available=room).fits
 
 
-def _here_by_repo(context: Context) -> dict[str, list[str]]:
+def _group_local_models(context: Context) -> dict[str, list[str]]:
     here: dict[str, list[str]] = {}
-    with context.db() as db:
-        for model in db.models():
+    with context.open_library() as db:
+        for model in db.list_models():
             if model.repo and model.state != "missing":
                 here.setdefault(model.repo, []).append(model.model_id)
     return here
 
 
-def _loosen(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:
+def _suggest_changes(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:
     """Options to drop, narrowest first."""
     candidates = (
         (fits, "drop --fits"),

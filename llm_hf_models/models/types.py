@@ -14,15 +14,15 @@ from llm_hf_models.hub.types import HubFile, RepoSummary
 from llm_hf_models.inference.types import LoadResult
 from llm_hf_models.library.records import (
     Check,
-    Health,
+    EndpointHealth,
     LocalFile,
     ModelDefault,
-    State,
+    ModelState,
 )
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """A file that was already on the disk and is now a local model."""
 
     model: LocalModelView
@@ -75,7 +75,7 @@ class LocalModelView:
 
     model_id: str
     aliases: tuple[str, ...]
-    state: State | Literal["remote"]
+    state: ModelState | Literal["remote"]
     kind: str
     repo: str | None
     revision: str | None
@@ -94,7 +94,7 @@ class LocalModelView:
     key_env: str | None = None  # the environment variable that holds the key for it
     key_name: str | None = None  # or the key's name among llm's
     key_in_the_clear: bool = False  # whether that key goes over a network without TLS
-    health: Health | None = None  # of one served elsewhere, where it was asked for
+    health: EndpointHealth | None = None  # of one served elsewhere, where it was asked for
     defaults: tuple[ModelDefault, ...] = ()  # of one model that is shown alone
     fix: str | None = None  # the command that mends a state that is not ready
 
@@ -136,7 +136,7 @@ class Freshness:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PromptResult:
     """What a model said. Tokens are counted by its engine; `notes` say what was done to make it run."""
 
     model_id: str
@@ -155,7 +155,7 @@ class Answer:
 class SearchResult(RepoSummary):
     """A row of a search, with what this machine knows of it."""
 
-    here: tuple[str, ...] = ()  # ids of local models of that repo
+    local_models: tuple[str, ...] = ()  # ids of local models of that repo
     fits: bool | None = None  # estimated from its parameters; None where the Hub doesn't say
 
 
@@ -165,7 +165,7 @@ class SearchPage:
 
     results: tuple[SearchResult, ...]
     freshness: Freshness
-    loosen: tuple[str, ...] = ()
+    suggestions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class VariantInfo(Variant):
     bits_per_weight: float | None = None
     fit: Fit | None = None
     chosen: bool = False  # a plain pull would take this one
-    here: str | None = None  # id of the local model
+    local_model: str | None = None  # id of the local model
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class ModelInfo(RepoSummary):
 
 
 @dataclass(frozen=True)
-class TrialReport:
+class LoadTestReport:
     """What came of loading a model and having it say a few words."""
 
     source: str

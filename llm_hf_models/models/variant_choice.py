@@ -18,22 +18,22 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.gguf.header import GgufHeader, read_header, said_of
+from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.validate import check_header
 from llm_hf_models.gguf.variants import Variant
-from llm_hf_models.hub.client import Hub, version
+from llm_hf_models.hub.client import Hub, get_package_version
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId
 from llm_hf_models.hub.remote_file import RemoteFile
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
-from llm_hf_models.system.machine import machine
+from llm_hf_models.system.machine import read_memory
 
-_IN_A_PULL = "--allow-invalid keeps the file all the same, unregistered."
+_ALLOW_INVALID_HINT = "--allow-invalid keeps the file all the same, unregistered."
 
 
-def refuse_invalid(what: str, findings: Sequence[Finding], hint: str = _IN_A_PULL) -> None:
+def refuse_invalid(what: str, findings: Sequence[Finding], hint: str = _ALLOW_INVALID_HINT) -> None:
     """Raises InvalidGgufError with the first errors among findings, and what to do, where there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
@@ -46,29 +46,35 @@ def refuse_invalid(what: str, findings: Sequence[Finding], hint: str = _IN_A_PUL
         )
 
 
-def memory_for_models(context: Context) -> int:
+def get_memory_for_models(context: Context) -> int:
     """Bytes that one model may take on this machine: all its memory less the reserve."""
-    return max(0, machine().total_memory - context.settings().memory_reserve)
+    return max(0, read_memory().total_memory - context.settings().memory_reserve)
 
 
-def fit_of(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> Fit:
+def assess_fit(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> Fit:
     """One variant weighed at the context length that settings ask for."""
-    return fitting.assess(
+    return fitting.assess_fit(
         variant.size, facts, context=context.settings().context, available=room, mmproj_bytes=variant.mmproj_size
     )
 
 
-def choose_variant(context: Context, variants: Sequence[Variant], facts: ModelFacts | None) -> gguf_variants.Choice:
+def choose_variant(
+    context: Context, variants: Sequence[Variant], facts: ModelFacts | None
+) -> gguf_variants.VariantChoice:
     """What a plain pull takes on this machine: one that fits with the context asked for, if any does."""
-    room = memory_for_models(context)
-    fits = {variant: fit_of(variant, facts, context, room) for variant in variants}
+    room = get_memory_for_models(context)
+    fits = {variant: assess_fit(variant, facts, context, room) for variant in variants}
     whole = any(fit.fits and not fit.reduced for fit in fits.values())
-    return gguf_variants.choose(variants, lambda variant: fits[variant].fits and not (whole and fits[variant].reduced))
+    return gguf_variants.choose_best(
+        variants, lambda variant: fits[variant].fits and not (whole and fits[variant].reduced)
+    )
 
 
-def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> tuple[GgufHeader, int]:
+def read_remote_header(
+    context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str
+) -> tuple[GgufHeader, int]:
     """The header of a GGUF file that is still on the Hub, by Range requests; and how many bytes were fetched for it."""
-    file, name = details.file(RepoFile(path)), RepoFile(path)
+    file, name = details.get_file(RepoFile(path)), RepoFile(path)
     now = context.settings()
 
     def read() -> tuple[GgufHeader, int]:
@@ -76,89 +82,91 @@ def header_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, pa
             lambda: hub.locate(repo, name, details.commit),
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
-            seconds=now.header_seconds,
+            total_seconds=now.header_seconds,
         ) as remote:
             header = read_header(remote, file_bytes=file.size, seconds=now.header_seconds)
             return header, remote.fetched_bytes
 
-    with said_of(f"{path} of {repo}"):
-        return metadata_cache.patiently(context, read)
+    with name_file_in_errors(f"{path} of {repo}"):
+        return metadata_cache.request_with_retry(context, read)
 
 
 @dataclass(frozen=True)
-class Preview:
+class VariantPreview:
     """What the header of a variant says, before the variant is fetched."""
 
     facts: ModelFacts
     findings: tuple[Finding, ...]
 
 
-_PREVIEW: TypeAdapter[Preview] = TypeAdapter(Preview)
+_PREVIEW: TypeAdapter[VariantPreview] = TypeAdapter(VariantPreview)
 
 
-def preview_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> Preview:
+def fetch_preview(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> VariantPreview:
     """A variant's facts and findings, from the metadata cache by digest, else from its header on the Hub."""
-    file = details.file(RepoFile(variant.files[0]))
+    file = details.get_file(RepoFile(variant.files[0]))
 
-    def ask() -> Preview:
-        header, _ = header_of(context, hub, repo, details, file.path)
-        return Preview(header.facts, check_header(header, file_bytes=file.size).findings)
+    def ask() -> VariantPreview:
+        header, _ = read_remote_header(context, hub, repo, details, file.path)
+        return VariantPreview(header.facts, check_header(header, file_bytes=file.size).findings)
 
-    return metadata_cache.kept_by_digest(
+    return metadata_cache.cache_by_digest(
         context,
-        f"preview:{version()}:{file.size}:{file.etag}" if file.etag else None,  # another version may judge otherwise
+        f"preview:{get_package_version()}:{file.size}:{file.etag}"
+        if file.etag
+        else None,  # another version may judge otherwise
         ask,
         lambda preview: _PREVIEW.dump_json(preview).decode(),
         _PREVIEW.validate_json,
     )
 
 
-def facts_of(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
+def fetch_facts(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
     """A variant's facts alone."""
-    return preview_of(context, hub, repo, details, variant).facts
+    return fetch_preview(context, hub, repo, details, variant).facts
 
 
-def pick(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
+def pick_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
     """The variant that a ref means, and why it; None for a single file that is no model.
 
     Raises:
         FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
     """
-    return settle(context, hub, ref, details, guess(context, hub, ref, details))
+    return settle_variant(context, hub, ref, details, guess_variant(context, hub, ref, details))
 
 
-def guess(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
+def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
     """The same before any header was read: what was not asked for by name may yet be found not to fit.
 
     Raises:
         FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
     """
-    variants = gguf_variants.group(details.files)
+    variants = gguf_variants.group_variants(details.files)
     if ref.file is not None:
-        details.file(ref.file)  # a clear error where there is no such file
+        details.get_file(ref.file)  # a clear error where there is no such file
         return next((v for v in variants if ref.file.path in v.files), None), "the file that was asked for"
     if not variants:
-        raise no_gguf(hub, details)
+        raise no_gguf_error(hub, details)
     if ref.quant is not None:
-        return _named(variants, ref.quant, details), "the quantization that was asked for"
+        return _find_named(variants, ref.quant, details), "the quantization that was asked for"
     choice = choose_variant(context, variants, None)
     return choice.variant, choice.reason
 
 
-def _named(variants: Sequence[Variant], quant: str, details: RepoDetails) -> Variant:
+def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -> Variant:
     try:
-        return gguf_variants.find(variants, quant)
+        return gguf_variants.find_variant(variants, quant)
     except QuantNotFoundError as error:
-        error.cause = "\n".join(incomplete(details)) or None
+        error.cause = "\n".join(list_incomplete(details)) or None
         raise
 
 
-def incomplete(details: RepoDetails) -> list[str]:
+def list_incomplete(details: RepoDetails) -> list[str]:
     """The models of a repo that are not whole, each with what it lacks."""
-    return [f"{split.name}: {split.reason}" for split in gguf_variants.incomplete_splits(details.files)]
+    return [f"{split.name}: {split.reason}" for split in gguf_variants.find_incomplete_splits(details.files)]
 
 
-def settle(
+def settle_variant(
     context: Context, hub: Hub, ref: ModelRef, details: RepoDetails, guessed: tuple[Variant | None, str]
 ) -> tuple[Variant | None, str]:
     """What `guess` found, weighed anew with the header of that variant where nothing was asked for by name."""
@@ -166,19 +174,19 @@ def settle(
     if variant is None or ref.file is not None or ref.quant is not None:
         return guessed
     with suppress(InvalidGgufError):  # whether it may be pulled is not judged here
-        facts = facts_of(context, hub, ref.repo, details, variant)
-        choice = choose_variant(context, gguf_variants.group(details.files), facts)
+        facts = fetch_facts(context, hub, ref.repo, details, variant)
+        choice = choose_variant(context, gguf_variants.group_variants(details.files), facts)
         variant, reason = choice.variant, choice.reason
     return variant, reason
 
 
-def no_gguf(hub: Hub, details: RepoDetails) -> NoGgufError:
+def no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     """The answer to a pull from a repo without a GGUF model: what one lacks, else conversions of it, best first."""
-    if lacks := incomplete(details):
+    if lacks := list_incomplete(details):
         hint = f"`llm hf info {details.id} --files` lists its files; any of them can be pulled by its name."
         return NoGgufError(f"{details.id} has no whole GGUF model", cause="\n".join(lacks), hint=hint)
     try:
-        found = hub.conversions(RepoId.parse(details.id))
+        found = hub.find_conversions(RepoId.parse(details.id))
     except HfModelsError:
         found = []
     if not found:

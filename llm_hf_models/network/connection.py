@@ -24,11 +24,11 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from llm_hf_models.errors import HubUnavailableError, TlsError
-from llm_hf_models.network.errors import PROXY_HINT, PROXY_REFUSES, proxy_refusal, translated
-from llm_hf_models.network.proxy import _proxy_for, _proxy_headers, _with_user
-from llm_hf_models.network.response import Reply
-from llm_hf_models.network.tls import tls_context
-from llm_hf_models.network.urls import Origin, followed, host_of
+from llm_hf_models.network.errors import PROXY_AUTH_REQUIRED, PROXY_HINT, make_proxy_error, translate_error
+from llm_hf_models.network.proxy import add_url_credentials, build_proxy_headers, find_proxy
+from llm_hf_models.network.response import RangeResponse
+from llm_hf_models.network.tls import create_tls_context
+from llm_hf_models.network.urls import Origin, format_host, resolve_redirect
 from llm_hf_models.system.text import clean_text
 
 MAX_REDIRECTS = 5
@@ -43,10 +43,10 @@ class RangeConnection:
         self._connection: http.client.HTTPConnection | None = None
         self._sock: socket.socket | None = None  # http.client lets go of it when the other side says it will close
         self._route: tuple[Origin, str | None] | None = None
-        self._reply: Reply | None = None
+        self._reply: RangeResponse | None = None
         self._shut = False
 
-    def get(self, url: str, headers: Mapping[str, str], extra: Mapping[str, str]) -> Reply:
+    def get(self, url: str, headers: Mapping[str, str], extra: Mapping[str, str]) -> RangeResponse:
         """Sends a GET and follows redirects.
 
         Args:
@@ -57,21 +57,21 @@ class RangeConnection:
         Raises:
             NetworkError and below.
         """
-        origin = Origin.of(url)
+        origin = Origin.parse(url)
         for _ in range(MAX_REDIRECTS):
-            here = Origin.of(url)
+            here = Origin.parse(url)
             reply = self._ask(url, here, {**(headers if here == origin else {}), **extra})
             target = reply.header("Location")
             if reply.status not in _REDIRECTS or not target:
                 return reply
             self.close()
-            url = followed(url, target.encode("latin-1"))  # the bytes that came: http.client decodes them so
-            if here.scheme == "https" and Origin.of(url).scheme != "https":
+            url = resolve_redirect(url, target.encode("latin-1"))  # the bytes that came: http.client decodes them so
+            if here.scheme == "https" and Origin.parse(url).scheme != "https":
                 raise TlsError(f"{here.host} redirects to an address without encryption")
-        raise HubUnavailableError(f"{host_of(url)} redirects without end")
+        raise HubUnavailableError(f"{format_host(url)} redirects without end")
 
-    def _ask(self, url: str, origin: Origin, headers: dict[str, str]) -> Reply:
-        proxy = _proxy_for(origin)
+    def _ask(self, url: str, origin: Origin, headers: dict[str, str]) -> RangeResponse:
+        proxy = find_proxy(origin)
         if self._route != (origin, proxy) or (self._reply and not self._reply.reusable):
             self.close()
         used_before = self._connection is not None
@@ -80,51 +80,51 @@ class RangeConnection:
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
             if not used_before or self._shut:
-                raise translated(error, origin.host, connecting=False) from None
+                raise translate_error(error, origin.host, connecting=False) from None
         # A kept connection that the host had closed meanwhile says nothing about the host: once more on a new one.
         try:
             return self._send(url, origin, proxy, headers)
         except (http.client.HTTPException, OSError) as error:
             self.close()
-            raise translated(error, origin.host, connecting=False) from None
+            raise translate_error(error, origin.host, connecting=False) from None
 
-    def _send(self, url: str, origin: Origin, proxy: str | None, headers: dict[str, str]) -> Reply:
+    def _send(self, url: str, origin: Origin, proxy: str | None, headers: dict[str, str]) -> RangeResponse:
         connection = self._connection or self._connect(origin, proxy)
-        headers = {"Accept-Encoding": "identity", **_with_user(url, headers)}
+        headers = {"Accept-Encoding": "identity", **add_url_credentials(url, headers)}
         target = urlsplit(url)
         path = (target.path or "/") + (f"?{target.query}" if target.query else "")
         if proxy and origin.scheme == "http":
             path = target._replace(netloc=target.netloc.rpartition("@")[2], fragment="").geturl()
-            headers.update(_proxy_headers(proxy))
+            headers.update(build_proxy_headers(proxy))
         try:
             if self._sock is not None:
                 self._sock.settimeout(self._stall_seconds)
             connection.request("GET", path, headers=headers)
-            self._reply = Reply(connection.getresponse(), url, self._sock, self._stall_seconds)
+            self._reply = RangeResponse(connection.getresponse(), url, self._sock, self._stall_seconds)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             raise
         except (http.client.HTTPException, OSError, ValueError) as error:
             self.close()
-            raise translated(error, origin.host, connecting=False) from None
+            raise translate_error(error, origin.host, connecting=False) from None
         return self._reply
 
     def _connect(self, origin: Origin, proxy: str | None) -> http.client.HTTPConnection:
-        via = Origin.of(proxy) if proxy else origin
+        via = Origin.parse(proxy) if proxy else origin
         connection: http.client.HTTPConnection
         if (via if proxy and origin.scheme == "http" else origin).scheme == "https":
-            connection = http.client.HTTPSConnection(via.host, via.port, context=tls_context())
+            connection = http.client.HTTPSConnection(via.host, via.port, context=create_tls_context())
         else:
             connection = http.client.HTTPConnection(via.host, via.port)
         connection.timeout = self._connect_seconds
         if proxy and origin.scheme == "https":
-            connection.set_tunnel(origin.host, origin.port, headers=_proxy_headers(proxy))
+            connection.set_tunnel(origin.host, origin.port, headers=build_proxy_headers(proxy))
         try:
             connection.connect()
         except (http.client.HTTPException, OSError, UnicodeError) as error:  # UnicodeError: a host that is no name
             connection.close()
-            if proxy and str(PROXY_REFUSES) in str(error):  # http.client has no other word for it
-                raise proxy_refusal(clean_text(str(error))) from None
-            trouble = translated(error, via.host, connecting=True)
+            if proxy and str(PROXY_AUTH_REQUIRED) in str(error):  # http.client has no other word for it
+                raise make_proxy_error(clean_text(str(error))) from None
+            trouble = translate_error(error, via.host, connecting=True)
             if proxy and not trouble.hint:
                 trouble.hint = PROXY_HINT
             raise trouble from None

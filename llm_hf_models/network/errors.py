@@ -21,16 +21,16 @@ from llm_hf_models.errors import (
     TimedOutError,
     TlsError,
 )
-from llm_hf_models.network.headers import retry_after
+from llm_hf_models.network.headers import parse_retry_after
 from llm_hf_models.system.text import clean_text
 
 _UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 
 
-def translated(error: Exception, host: str, *, connecting: bool) -> NetworkError:
+def translate_error(error: Exception, host: str, *, connecting: bool) -> NetworkError:
     """Ours for what went wrong on the way to `host`."""
     cause = clean_text(str(error)) or type(error).__name__
-    if (connecting or isinstance(error, ssl.SSLCertVerificationError)) and (trouble := tls_trouble(host, error)):
+    if (connecting or isinstance(error, ssl.SSLCertVerificationError)) and (trouble := make_tls_error(host, error)):
         return trouble
     if isinstance(error, socket.gaierror):
         return OfflineError(f"The address of {host} was not found", cause=cause)
@@ -41,25 +41,25 @@ def translated(error: Exception, host: str, *, connecting: bool) -> NetworkError
     return NetworkError(f"The connection to {host} was lost", cause=cause)
 
 
-PROXY_REFUSES = 407
-LINK_REFUSED = (400, 401, 403, 410)  # how storage hosts refuse a signed link whose time is over
+PROXY_AUTH_REQUIRED = 407
+EXPIRED_LINK_STATUSES = (400, 401, 403, 410)  # how storage hosts refuse a signed link whose time is over
 PROXY_HINT = "Check the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
 HTTPS_HINT = "Does it speak https? If not, its address begins with http://."
 
 # `RateLimit: "api";r=0;t=55`: nothing remains of the quota for 55 seconds (IETF draft-ietf-httpapi-ratelimit-headers).
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
-_FIRST_ERROR, _LOST_PATIENCE = 400, (408, 425)
-_AGAIN_HINT = "It may pass: try again in a while."
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
+_FIRST_ERROR_STATUS, _TIMEOUT_STATUSES = 400, (408, 425)
+_RETRY_HINT = "It may pass: try again in a while."
 
 
-def proxy_refusal(cause: str) -> ProxyRefusedError:
+def make_proxy_error(cause: str) -> ProxyRefusedError:
     """The error for a proxy that wants to know who we are."""
     return ProxyRefusedError(
         "The proxy refuses us", cause=cause, hint="Put user and password into HTTP_PROXY and HTTPS_PROXY."
     )
 
 
-def storage_refusal(host: str, name: str, status: int, header: Callable[[str], str | None]) -> HfModelsError:
+def make_storage_host_error(host: str, name: str, status: int, header: Callable[[str], str | None]) -> HfModelsError:
     """The error for a storage host's answer that is not the bytes, but for one of `LINK_REFUSED`.
 
     Args:
@@ -68,24 +68,24 @@ def storage_refusal(host: str, name: str, status: int, header: Callable[[str], s
         status: HTTP's.
         header: gives the answer's header of that name.
     """
-    told = retry_after(header)
-    if status == PROXY_REFUSES:
-        return proxy_refusal(f"HTTP {status}")
+    told = parse_retry_after(header)
+    if status == PROXY_AUTH_REQUIRED:
+        return make_proxy_error(f"HTTP {status}")
     if status == _NOT_FOUND:
         hint = "The Hub lists it. If it stays so, its storage, or a mirror's, has lost it."
         return FileNotFoundInRepoError(f"{host} does not have {name}", cause=f"HTTP {status}", hint=hint)
-    if status == _TOO_MANY or (told is not None and status == _UNAVAILABLE):
+    if status == _TOO_MANY_REQUESTS or (told is not None and status == _UNAVAILABLE):
         return RateLimitedError(f"{host} asks us to wait", retry_after=told, cause=f"HTTP {status}")
-    if status in _LOST_PATIENCE:
+    if status in _TIMEOUT_STATUSES:
         return NetworkError(f"{host} lost patience", cause=f"HTTP {status}")
-    if status >= _SERVER_ERRORS or status < _FIRST_ERROR:
+    if status >= _SERVER_ERRORS or status < _FIRST_ERROR_STATUS:
         return HubUnavailableError(f"{host} answered with HTTP {status}")
     return AccessError(
         f"{host} refuses {name}", cause=f"HTTP {status}", hint="A proxy or a firewall on the way may be who refuses it."
     )
 
 
-def links_refused(host: str, name: str) -> AccessError:
+def make_link_error(host: str, name: str) -> AccessError:
     """The error for a storage host that takes no link, however fresh."""
     return AccessError(
         f"{host} refuses {name}",
@@ -94,12 +94,12 @@ def links_refused(host: str, name: str) -> AccessError:
     )
 
 
-def wait_hint(seconds: float) -> str:
+def suggest_longer_timeout(seconds: float) -> str:
     """How to have the Hub waited for longer than that."""
     return f"To wait longer: llm hf settings metadata_seconds {max(1, round(3 * seconds))}"
 
 
-def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsError:
+def make_connection_error(host: str, error: Exception, timeout: float) -> HfModelsError:
     """The error for a request that got no answer.
 
     Args:
@@ -109,28 +109,28 @@ def connection_trouble(host: str, error: Exception, timeout: float) -> HfModelsE
     """
     import httpx2
 
-    causes = list(_causes(error))
+    causes = list(_iter_causes(error))
     why = clean_text(str(causes[-1]) or type(causes[-1]).__name__, 200)
     if isinstance(error, httpx2.TimeoutException):
-        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint=wait_hint(timeout))
+        return TimedOutError(f"{host} did not answer within {timeout:g} s", hint=suggest_longer_timeout(timeout))
     if isinstance(error, httpx2.ProxyError):
         trouble = NetworkError("The proxy did not pass the request on", cause=why, hint=PROXY_HINT)
-        return proxy_refusal(why) if str(PROXY_REFUSES) in why else trouble
+        return make_proxy_error(why) if str(PROXY_AUTH_REQUIRED) in why else trouble
     if isinstance(error, httpx2.UnsupportedProtocol | httpx2.InvalidURL):
         return BadInputError(f"{host} can't be asked", cause=why, hint="Set HF_ENDPOINT to an http(s) address.")
     if isinstance(error, httpx2.ConnectError):
-        return _no_connection(host, causes, why)
+        return _make_connect_error(host, causes, why)
     endless = isinstance(error, httpx2.TooManyRedirects)  # to no address is an error without a class of its own
     if endless or (isinstance(error, httpx2.RemoteProtocolError) and "location header" in str(error)):
         return HubUnavailableError(f"{host} redirects {'without end' if endless else 'to no web address'}")
-    return NetworkError(f"The connection to {host} broke off", cause=why, hint=_AGAIN_HINT)
+    return NetworkError(f"The connection to {host} broke off", cause=why, hint=_RETRY_HINT)
 
 
-def _no_connection(host: str, causes: Iterable[BaseException], why: str) -> NetworkError:
+def _make_connect_error(host: str, causes: Iterable[BaseException], why: str) -> NetworkError:
     """The error for a connection that could not be made: a certificate, a name, a door that is closed."""
     causes = list(causes)
     kinds = tuple(type(cause) for cause in causes)
-    if trouble := next((found for cause in causes if (found := tls_trouble(host, cause))), None):
+    if trouble := next((found for cause in causes if (found := make_tls_error(host, cause))), None):
         return trouble
     if any(issubclass(kind, ssl.SSLEOFError) for kind in kinds):
         return NetworkError(f"{host} hung up when it was asked for a secure connection", cause=why, hint=HTTPS_HINT)
@@ -139,7 +139,7 @@ def _no_connection(host: str, causes: Iterable[BaseException], why: str) -> Netw
     return OfflineError(f"{host} can't be reached", cause=why, hint=PROXY_HINT if getproxies_environment() else None)
 
 
-def tls_trouble(host: str, error: BaseException) -> TlsError | None:
+def make_tls_error(host: str, error: BaseException) -> TlsError | None:
     """The error for a secure connection that could not be agreed on; None where it is another trouble, or broke off."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsError(
@@ -156,7 +156,7 @@ def tls_trouble(host: str, error: BaseException) -> TlsError | None:
     return None
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def _iter_causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and what it came from, the first cause last."""
     seen: set[int] = set()
     current: BaseException | None = error
@@ -166,6 +166,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether an error is weather: it may be gone at the next try."""
     return isinstance(error, NetworkError) and not isinstance(error, (ProxyRefusedError, TlsError))

@@ -13,7 +13,7 @@ from llm_hf_models.network.urls import Origin
 from llm_hf_models.system.text import clean_text
 
 
-def _proxy_for(origin: Origin) -> str | None:
+def find_proxy(origin: Origin) -> str | None:
     """The proxy for an origin: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, or the system's (macOS, Windows)."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(origin.scheme) or proxies.get("all")
@@ -21,11 +21,11 @@ def _proxy_for(origin: Origin) -> str | None:
     if not proxy or any(urllib.request.proxy_bypass(f"{host}:{origin.port}") for host in hosts):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
-    _refuse_what_cant_be_used(proxy, origin)
+    _refuse_unusable_proxy(proxy, origin)
     return proxy
 
 
-def _refuse_what_cant_be_used(proxy: str, origin: Origin) -> None:
+def _refuse_unusable_proxy(proxy: str, origin: Origin) -> None:
     """A web page over TLS goes through proxies reached without it (CONNECT); without TLS, through either kind.
 
     Raises:
@@ -37,7 +37,7 @@ def _refuse_what_cant_be_used(proxy: str, origin: Origin) -> None:
     kind = proxy.partition("://")[0].lower()
     if kind == "http" or (kind == "https" and origin.scheme == "http"):
         try:
-            Origin.of(proxy)
+            Origin.parse(proxy)
         except HubUnavailableError:
             hint = f"Write it like http://proxy.example:3128, or put {origin.host} into NO_PROXY."
             raise BadInputError(f"{named} holds no address of a proxy", hint=hint) from None
@@ -52,14 +52,14 @@ def _refuse_what_cant_be_used(proxy: str, origin: Origin) -> None:
     )
 
 
-def _proxy_headers(proxy: str) -> dict[str, str]:
-    user = _basic(proxy)
+def build_proxy_headers(proxy: str) -> dict[str, str]:
+    user = _encode_basic_auth(proxy)
     return {"Proxy-Authorization": user} if user else {}
 
 
-def _with_user(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+def add_url_credentials(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
     """The headers for an address; a user named in it comes first, as with httpx2, which asks the Hub."""
-    user = _basic(url)
+    user = _encode_basic_auth(url)
     if user is None:
         return headers
     return {
@@ -68,7 +68,7 @@ def _with_user(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
-def _basic(url: str) -> str | None:
+def _encode_basic_auth(url: str) -> str | None:
     """User and password of an address in the form of a header; None where it names none."""
     parts = urlsplit(url)
     if not parts.username:

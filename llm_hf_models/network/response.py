@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 
 from llm_hf_models.errors import NetworkError
-from llm_hf_models.network.errors import translated
-from llm_hf_models.network.urls import host_of
+from llm_hf_models.network.errors import translate_error
+from llm_hf_models.network.urls import format_host
 
 HEAD_BUFFER_BYTES = 1 << 17
-ENOUGH_BYTES = 1 << 18  # with so many in a pipe more isn't waited for
+MIN_SPLICE_BYTES = 1 << 18  # with so many in a pipe more isn't waited for
 FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
 
 # No more digits than any size has: int() raises for thousands of them.
@@ -29,17 +29,17 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
-class CantSpliceError(Exception):
+class SpliceUnsupportedError(Exception):
     """The system, or what confines us there, moves nothing from this socket into a pipe."""
 
 
-class Reply:
+class RangeResponse:
     """One answer; its body goes into the caller's memory, or into a pipe."""
 
     def __init__(
         self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
     ) -> None:
-        self._response, self._host, self._sock, self._stall_seconds = response, host_of(url), sock, stall_seconds
+        self._response, self._host, self._sock, self._stall_seconds = response, format_host(url), sock, stall_seconds
         self._left = response.length  # bytes to come; None where the sender didn't say
         self._early = memoryview(b"")  # what came along with the head
         self._direct = False  # whether that was looked for, and the rest is read from the socket itself
@@ -100,7 +100,7 @@ class Reply:
             try:
                 count = some(filled)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                return self._broken(translated(error, self._host, connecting=False), filled)
+                return self._broken(translate_error(error, self._host, connecting=False), filled)
             if count == 0 and self._left:
                 return self._broken(NetworkError(f"{self._host} ended the connection too early"), filled)
             if not count:
@@ -151,15 +151,15 @@ class Reply:
         saves calls.
         """
         if sys.platform != "linux" or self._sock is None:
-            raise CantSpliceError
+            raise SpliceUnsupportedError
         until, readable = time.monotonic() + self._stall_seconds, False
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        while (moved := _moved(self._sock, pipe, most, filled)) is None:
-            if filled >= ENOUGH_BYTES or (filled and readable):
+        while (moved := _try_splice(self._sock, pipe, most, filled)) is None:
+            if filled >= MIN_SPLICE_BYTES or (filled and readable):
                 break
             if readable:  # for others, not for splice: urgent data, or a queue of BPF's own
-                raise CantSpliceError
+                raise SpliceUnsupportedError
             readable = bool(poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
             if filled and not readable:
                 break
@@ -178,10 +178,10 @@ class Reply:
         return filled
 
 
-def _moved(sock: socket.socket, pipe: int, most: int, filled: int) -> int | None:
+def _try_splice(sock: socket.socket, pipe: int, most: int, filled: int) -> int | None:
     """What splice moves at once; None for nothing now."""
     if sys.platform != "linux":
-        raise CantSpliceError
+        raise SpliceUnsupportedError
     try:
         return os.splice(sock.fileno(), pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
     except BlockingIOError:
@@ -191,4 +191,4 @@ def _moved(sock: socket.socket, pipe: int, most: int, filled: int) -> int | None
     except OSError:  # what confines us may answer with any; if more is the matter, reading will tell
         if filled:
             raise
-        raise CantSpliceError from None
+        raise SpliceUnsupportedError from None

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from llm_hf_models.errors import BadInputError, HubUnavailableError
-from llm_hf_models.system.text import clean_text, without_user
+from llm_hf_models.system.text import clean_text, strip_user
 
-_ADDRESS_SIGNS = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
+_URL_PUNCTUATION = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Origin:
     port: int
 
     @classmethod
-    def of(cls, url: str) -> Origin:
+    def parse(cls, url: str) -> Origin:
         """The origin of an http or https address.
 
         Raises:
@@ -37,25 +37,25 @@ class Origin:
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
 
 
-def followed(url: str, target: str | bytes) -> str:
+def resolve_redirect(url: str, target: str | bytes) -> str:
     """Where the Location of an answer from `url` leads. What may not stand in an address is escaped, as browsers do.
 
     Raises:
         NetworkError: to no http or https address.
     """
-    address = quote(target, safe=_ADDRESS_SIGNS)
+    address = quote(target, safe=_URL_PUNCTUATION)
     with contextlib.suppress(ValueError):
         address = urljoin(url, address)
-    Origin.of(address)
+    Origin.parse(address)
     return address
 
 
-def host_of(url: str) -> str:
+def format_host(url: str) -> str:
     """The host of an address, fit to be shown: a signed link's query never is."""
     return clean_text(urlsplit(url).hostname or "?", 100)
 
 
-def checked_endpoint(endpoint: str) -> str:
+def validate_endpoint(endpoint: str) -> str:
     """The address. On one that is none huggingface_hub, which reads HF_ENDPOINT too, breaks when it is imported.
 
     Raises:
@@ -68,14 +68,14 @@ def checked_endpoint(endpoint: str) -> str:
         sound = False
     if not sound:
         raise BadInputError(
-            f"{without_user(endpoint)[:100]!r} can't be asked",
+            f"{strip_user(endpoint)[:100]!r} can't be asked",
             cause="It is no http(s) address.",
             hint="Set HF_ENDPOINT to one.",
         )
     return endpoint
 
 
-def same_origin(url: str, other: str) -> bool:
+def is_same_origin(url: str, other: str) -> bool:
     """Whether two addresses are of one scheme, host and port: a token goes nowhere else."""
     one, two = urlsplit(url), urlsplit(other)
     ports = {"http": 80, "https": 443}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from llm_hf_models.system.hashing import git_blob_hash
+from llm_hf_models.system.hashing import create_git_blob_hash
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ServedFile:
         return self.sha256 or self.git_sha1 or ""
 
     @property
-    def pointer(self) -> bytes | None:
+    def lfs_pointer(self) -> bytes | None:
         """What git keeps in an LFS file's place (git-lfs, docs/spec.md); None of a file that git keeps itself."""
         if self.sha256 is None:
             return None
@@ -41,10 +41,10 @@ class ServedFile:
     @property
     def blob_id(self) -> str:
         """The git blob's id: of the pointer where the file is LFS."""
-        if self.pointer is None:
+        if self.lfs_pointer is None:
             return self.git_sha1 or ""
-        blob = git_blob_hash(len(self.pointer))
-        blob.update(self.pointer)
+        blob = create_git_blob_hash(len(self.lfs_pointer))
+        blob.update(self.lfs_pointer)
         return blob.hexdigest()
 
 
@@ -74,7 +74,7 @@ class ServedRepo:
     card: dict[str, object] = field(default_factory=dict)  # more of the model card's front matter
 
     @property
-    def born(self) -> float:
+    def created_at(self) -> float:
         """When it was made, in Unix seconds."""
         return self.updated if self.created is None else self.created
 
@@ -112,13 +112,13 @@ class ServedRepo:
         """The file at that path, or None."""
         return next((file for file in self.files if file.path == path), None)
 
-    def folder_id(self, path: str) -> str:
+    def compute_folder_id(self, path: str) -> str:
         """A stand-in for a folder's git id: 40 hexadecimal digits that change with what is in it."""
         inside = sorted(f"{file.path} {file.etag}" for file in self.files if file.path.startswith(f"{path}/"))
         return hashlib.sha1("\n".join(inside).encode(), usedforsecurity=False).hexdigest()
 
 
-class Catalogue(Protocol):
+class Catalog(Protocol):
     """What a mirror serves; asked anew for each request."""
 
-    def repos(self) -> Sequence[ServedRepo]: ...
+    def list_repos(self) -> Sequence[ServedRepo]: ...

@@ -36,7 +36,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 
 
-class RefusedError(Exception):
+class HttpResponseError(Exception):
     """An answer other than what was asked for, in the Hub's form: a status, its X-Error-Code and a sentence."""
 
     def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -45,7 +45,7 @@ class RefusedError(Exception):
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[None]:
+def translate_bind_errors(host: str, port: int) -> Iterator[None]:
     """Around the making of a server: an address that can't be listened on, in our words."""
     if not host:  # to the system it is every address there is: nobody should get that from an empty variable
         raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
@@ -61,14 +61,14 @@ def listening(host: str, port: int) -> Iterator[None]:
         ) from None
 
 
-class MirrorServer(ThreadingHTTPServer):
+class BaseHttpServer(ThreadingHTTPServer):
     """Listens, and gives each connection a thread."""
 
     daemon_threads = True
     request_queue_size = LISTEN_BACKLOG
     allow_reuse_port = False  # newer Pythons would let a second server take every other connection
 
-    def __init__(self, address: tuple[str, int], handler: type[AnsweringHandler]) -> None:
+    def __init__(self, address: tuple[str, int], handler: type[BaseHttpHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, handler)
 
@@ -83,7 +83,7 @@ class MirrorServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class AnsweringHandler(BaseHTTPRequestHandler):
+class BaseHttpHandler(BaseHTTPRequestHandler):
     """One connection. A subclass says in `respond` what is answered; the `send_…` methods say how."""
 
     protocol_version = "HTTP/1.1"
@@ -99,8 +99,8 @@ class AnsweringHandler(BaseHTTPRequestHandler):
             self.close_connection = True
         try:
             self.respond()
-        except RefusedError as refused:
-            self.send_refusal(refused)
+        except HttpResponseError as refused:
+            self.send_error_response(refused)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
@@ -125,7 +125,7 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         """The request's query."""
         return parse_qs(urlsplit(self.path).query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
 
-    def number(self, name: str, default: int) -> int:
+    def parse_query_number(self, name: str, default: int) -> int:
         """A whole number from the query.
 
         Raises:
@@ -133,10 +133,10 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         """
         text = self.query.get(name, [str(default)])[0]
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise RefusedError(400, None, f"{name} must be a whole number")
+            raise HttpResponseError(400, None, f"{name} must be a whole number")
         return int(text)
 
-    def form(self) -> dict[str, list[str]]:
+    def read_form(self) -> dict[str, list[str]]:
         """The fields of a POST, sent as a form or as JSON.
 
         Raises:
@@ -145,7 +145,9 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
-            raise RefusedError(413 if length else 411, None, f"A body has at most {MAX_BODY_BYTES} bytes, and a length")
+            raise HttpResponseError(
+                413 if length else 411, None, f"A body has at most {MAX_BODY_BYTES} bytes, and a length"
+            )
         body = self.rfile.read(int(length))
         try:
             if not self.headers.get("Content-Type", "").startswith("application/json"):
@@ -154,7 +156,7 @@ class AnsweringHandler(BaseHTTPRequestHandler):
             return {name: [str(v) for v in (value if isinstance(value, list) else [value])]
                     for name, value in values.items()}  # fmt: skip
         except (ValueError, AttributeError, RecursionError):
-            raise RefusedError(400, None, "The body is neither a form nor a JSON object") from None
+            raise HttpResponseError(400, None, "The body is neither a form nor a JSON object") from None
 
     # Answers
 
@@ -172,21 +174,21 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         etag = f'W/"{hashlib.sha1(body, usedforsecurity=False).hexdigest()}"'
         every = {"ETag": etag, "Vary": "Authorization", **(headers or {})}
-        if self._already_has(etag):
+        if self._is_cached_by_client(etag):
             self._send_not_modified(every)
         else:
             self.send_bytes(200, body, {"Content-Type": "application/json; charset=utf-8", **every})
 
     def send_page(self, items: Sequence[T], size: int, shown: Callable[[Sequence[T]], list[dict[str, Any]]]) -> None:
         """One page of a list, with a Link to the next one, as the Hub pages."""
-        start = self.number("cursor", 0)
+        start = self.parse_query_number("cursor", 0)
         headers = {}
         if size and start + size < len(items):
             following = urlencode({**self.query, "cursor": [str(start + size)]}, doseq=True)
-            headers["Link"] = f'<{self._origin()}{urlsplit(self.path).path}?{following}>; rel="next"'
+            headers["Link"] = f'<{self._build_origin()}{urlsplit(self.path).path}?{following}>; rel="next"'
         self.send_json(shown(items[start : start + size]), headers)
 
-    def send_refusal(self, refused: RefusedError) -> None:
+    def send_error_response(self, refused: HttpResponseError) -> None:
         """The Hub's form of a refusal: X-Error-Code, X-Error-Message and a JSON body."""
         message = clean_text(refused.message, 300).encode("ascii", "replace").decode()
         codes = {"X-Error-Code": refused.code} if refused.code else {}
@@ -209,11 +211,11 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         quoted = f'"{etag}"'
         every = {"ETag": quoted, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream",
                  "X-Content-Type-Options": "nosniff", **headers}  # fmt: skip
-        if self._already_has(quoted):
+        if self._is_cached_by_client(quoted):
             self._send_not_modified(every)
             return
-        with _opened(path, size, headers) as file:
-            span = self._span(size, quoted, every)
+        with _open_unchanged(path, size, headers) as file:
+            span = self._parse_range(size, quoted, every)
             start, length = span or (0, size)
             self.send_response(206 if span else 200)
             if span:
@@ -222,14 +224,14 @@ class AnsweringHandler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD" and length:
-                self.send_span(file, start, length)
+                self.send_range(file, start, length)
 
-    def send_span(self, file: BinaryIO, start: int, length: int) -> None:
+    def send_range(self, file: BinaryIO, start: int, length: int) -> None:
         """Part of a file onto the connection: by the system itself where it can."""
         if self.connection.sendfile(file, start, length) < length:
             self.close_connection = True  # it shrank meanwhile: the client sees a truncated answer, not a wrong one
 
-    def _span(self, size: int, quoted_etag: str, headers: Mapping[str, str]) -> tuple[int, int] | None:
+    def _parse_range(self, size: int, quoted_etag: str, headers: Mapping[str, str]) -> tuple[int, int] | None:
         """Start and length of the range that was asked for; None is the whole file."""
         match = _RANGE.fullmatch(self.headers.get("Range", "").replace(" ", ""))
         condition = self.headers.get("If-Range")
@@ -241,12 +243,12 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         if first and last and int(last) < int(first):
             return None
         if start >= end:
-            raise RefusedError(
+            raise HttpResponseError(
                 416, None, "The range lies outside the file", {**headers, "Content-Range": f"bytes */{size}"}
             )
         return start, end - start
 
-    def _already_has(self, etag: str) -> bool:
+    def _is_cached_by_client(self, etag: str) -> bool:
         known = [tag.strip() for tag in self.headers.get("If-None-Match", "").split(",")]
         return self.command in ("GET", "HEAD") and ("*" in known or etag in known or f"W/{etag}" in known)
 
@@ -257,7 +259,7 @@ class AnsweringHandler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
 
-    def _origin(self) -> str:
+    def _build_origin(self) -> str:
         """How the client reaches this server, for absolute links."""
         host = self.headers.get("Host", "")
         if not _HOST.fullmatch(host):
@@ -266,9 +268,9 @@ class AnsweringHandler(BaseHTTPRequestHandler):
         return f"http://{host}"
 
 
-def _opened(path: Path, size: int, headers: Mapping[str, str]) -> BinaryIO:
+def _open_unchanged(path: Path, size: int, headers: Mapping[str, str]) -> BinaryIO:
     kept = {name: value for name, value in headers.items() if name == "X-Repo-Commit"}
-    gone = RefusedError(404, "EntryNotFound", "The file is no longer there as it was recorded", kept)
+    gone = HttpResponseError(404, "EntryNotFound", "The file is no longer there as it was recorded", kept)
     try:
         file = path.open("rb")
     except OSError:

@@ -16,16 +16,16 @@ from llm_hf_models.system.units import parse_count
 
 Query = Mapping[str, Sequence[str]]
 Json = dict[str, Any]
-PAGE = 1000
-TREE_PAGE, TREE_PAGE_EXPANDED = 1000, 50
+PAGE_SIZE = 1000
+TREE_PAGE_SIZE, EXPANDED_TREE_PAGE_SIZE = 1000, 50
 
 # What a list shows of a repo unless `expand` or `full` asks otherwise, and what one repo shows.
-_ROW = (
+_LIST_PROPERTIES = (
     "private", "likes", "trendingScore", "downloads", "tags", "pipeline_tag", "library_name", "createdAt", "modelId",
 )  # fmt: skip
-_FULL_ROW = (*_ROW, "author", "gated", "disabled", "lastModified", "sha", "siblings")
+_FULL_LIST_PROPERTIES = (*_LIST_PROPERTIES, "author", "gated", "disabled", "lastModified", "sha", "siblings")
 
-_ONE = (
+_MODEL_PROPERTIES = (
     "author", "private", "gated", "disabled", "likes", "downloads", "tags", "pipeline_tag", "library_name", "createdAt",
     "lastModified", "modelId", "sha", "siblings", "cardData", "gguf", "usedStorage", "spaces", "config",
 )  # fmt: skip
@@ -35,35 +35,35 @@ _SORTS: dict[str, Callable[[ServedRepo], float]] = {
     "downloads": lambda repo: repo.downloads,
     "likes": lambda repo: repo.likes,
     "lastModified": lambda repo: repo.updated,
-    "createdAt": lambda repo: repo.born,
+    "createdAt": lambda repo: repo.created_at,
 }
 
 
-def _first(query: Query, name: str) -> str | None:
+def _get_first(query: Query, name: str) -> str | None:
     values = query.get(name)
     return values[0] if values else None
 
 
 def is_true(query: Query, name: str) -> bool:
     """Whether a query's switch is on, as huggingface_hub writes it."""
-    return (_first(query, name) or "").lower() in ("true", "1")
+    return (_get_first(query, name) or "").lower() in ("true", "1")
 
 
-def _time(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 # One repo
 
 
-def _card(repo: ServedRepo) -> Json:
+def _build_card(repo: ServedRepo) -> Json:
     card: Json = {"license": repo.license, "pipeline_tag": repo.task, "library_name": repo.library, **repo.card}
     if repo.base_models:
         card["base_model"] = repo.base_models[0] if len(repo.base_models) == 1 else list(repo.base_models)
     return {name: value for name, value in card.items() if value is not None}
 
 
-def _base_models(repo: ServedRepo) -> Json | None:
+def _build_base_models(repo: ServedRepo) -> Json | None:
     if not repo.base_models:
         return None
     return {"relation": "quantized", "models": [{"id": base} for base in repo.base_models]}
@@ -71,14 +71,14 @@ def _base_models(repo: ServedRepo) -> Json | None:
 
 _PROPERTIES: dict[str, Callable[[ServedRepo], object]] = {
     "author": lambda repo: repo.id.partition("/")[0],
-    "baseModels": _base_models,
-    "cardData": _card,
-    "createdAt": lambda repo: _time(repo.born),
+    "baseModels": _build_base_models,
+    "cardData": _build_card,
+    "createdAt": lambda repo: _format_time(repo.created_at),
     "downloads": lambda repo: repo.downloads,
     "downloadsAllTime": lambda repo: repo.downloads,
     "gated": lambda repo: repo.gated,
     "gguf": lambda repo: repo.gguf,
-    "lastModified": lambda repo: _time(repo.updated),
+    "lastModified": lambda repo: _format_time(repo.updated),
     "library_name": lambda repo: repo.library_name,
     "likes": lambda repo: repo.likes,
     "modelId": lambda repo: repo.id,
@@ -90,53 +90,55 @@ _PROPERTIES: dict[str, Callable[[ServedRepo], object]] = {
     "trendingScore": lambda repo: repo.trending,
     "usedStorage": lambda repo: sum(file.size for file in repo.files),
 }
-_SAME_FOR_ALL: dict[str, object] = {"config": {}, "disabled": False, "spaces": []}
+_CONSTANT_PROPERTIES: dict[str, object] = {"config": {}, "disabled": False, "spaces": []}
 
 # What the Hub knows and a mirror doesn't: asked for, it is left out, as the Hub leaves out what a repo doesn't have.
-_UNKNOWN_HERE = frozenset({
+_UNSUPPORTED_PROPERTIES = frozenset({
     "childrenModelCount", "evalResults", "inference", "inferenceProviderMapping", "mask_token", "model-index",
     "resourceGroup", "safetensors", "securityRepoStatus", "transformersInfo", "widgetData", "xetEnabled",
 })  # fmt: skip
 
 
-def _shown(repo: ServedRepo, names: Iterable[str]) -> Json:
-    values = {name: _PROPERTIES[name](repo) if name in _PROPERTIES else _SAME_FOR_ALL.get(name) for name in names}
+def _select_properties(repo: ServedRepo, names: Iterable[str]) -> Json:
+    values = {
+        name: _PROPERTIES[name](repo) if name in _PROPERTIES else _CONSTANT_PROPERTIES.get(name) for name in names
+    }
     identity = hashlib.sha1(repo.id.encode(), usedforsecurity=False).hexdigest()[:24]
     return {"_id": identity, "id": repo.id, **{name: value for name, value in values.items() if value is not None}}
 
 
-def _expanded(query: Query) -> list[str] | None:
+def _parse_expand(query: Query) -> list[str] | None:
     names = [name for value in (*query.get("expand", ()), *query.get("expand[]", ())) for name in value.split(",")]
     for name in names:
-        if name not in {*_PROPERTIES, *_SAME_FOR_ALL, *_UNKNOWN_HERE}:
+        if name not in {*_PROPERTIES, *_CONSTANT_PROPERTIES, *_UNSUPPORTED_PROPERTIES}:
             raise BadInputError(f"expand: there is no property {name[:60]!r}")
     return names or None
 
 
-def model(repo: ServedRepo, query: Query) -> Json:
+def build_model(repo: ServedRepo, query: Query) -> Json:
     """One repo, as `/api/models/owner/name` answers.
 
     Raises:
         BadInputError: `expand` names what there isn't.
     """
-    names = _expanded(query)
-    answer = _shown(repo, _ONE if names is None else names)
+    names = _parse_expand(query)
+    answer = _select_properties(repo, _MODEL_PROPERTIES if names is None else names)
     if is_true(query, "blobs") and "siblings" in answer:
-        answer["siblings"] = [_sibling(file) for file in repo.files]
+        answer["siblings"] = [_build_sibling(file) for file in repo.files]
     if is_true(query, "securityStatus") and repo.scans_done is not None:
         issues = [{"path": path, "level": level} for path, level in repo.files_with_issues]
         answer["securityRepoStatus"] = {"scansDone": repo.scans_done, "filesWithIssues": issues}
     return answer
 
 
-def _sibling(file: ServedFile) -> Json:
+def _build_sibling(file: ServedFile) -> Json:
     shown: Json = {"rfilename": file.path, "size": file.size, "blobId": file.blob_id}
-    if file.pointer is not None:
-        shown["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
+    if file.lfs_pointer is not None:
+        shown["lfs"] = {"sha256": file.sha256, "size": file.size, "pointerSize": len(file.lfs_pointer)}
     return shown
 
 
-def refs(commits: Sequence[ServedRepo]) -> Json:
+def build_refs(commits: Sequence[ServedRepo]) -> Json:
     """The branches of a repo."""
     branches = [
         {"name": name, "ref": f"refs/heads/{name}", "targetCommit": repo.commit}
@@ -156,19 +158,19 @@ def search(repos: Iterable[ServedRepo], query: Query) -> list[ServedRepo]:
         BadInputError: a filter that can't be read.
     """
     unique = {repo.id: repo for repo in reversed(list(repos))}
-    sort = _first(query, "sort") or "trendingScore"
+    sort = _get_first(query, "sort") or "trendingScore"
     if sort not in _SORTS:
         raise BadInputError(f"sort: there is no order {sort[:60]!r}")
-    wanted = _matcher(query)
+    wanted = _build_matcher(query)
     found = [repo for repo in unique.values() if wanted(repo)]
     return sorted(found, key=lambda repo: (-_SORTS[sort](repo), repo.id))
 
 
-def _matcher(query: Query) -> Callable[[ServedRepo], bool]:
-    words = (_first(query, "search") or "").lower().split()
+def _build_matcher(query: Query) -> Callable[[ServedRepo], bool]:
+    words = (_get_first(query, "search") or "").lower().split()
     tags = {tag.lower() for value in query.get("filter", ()) for tag in value.split(",") if tag}
-    author, task, gated = (_first(query, name) for name in ("author", "pipeline_tag", "gated"))
-    least, most = _parameter_range(_first(query, "num_parameters"))
+    author, task, gated = (_get_first(query, name) for name in ("author", "pipeline_tag", "gated"))
+    least, most = _parse_parameter_range(_get_first(query, "num_parameters"))
     apps = bool(query.get("apps"))  # every app that a mirror's files suit runs GGUF
 
     def wanted(repo: ServedRepo) -> bool:
@@ -186,7 +188,7 @@ def _matcher(query: Query) -> Callable[[ServedRepo], bool]:
     return wanted
 
 
-def _parameter_range(text: str | None) -> tuple[int | None, int | None]:
+def _parse_parameter_range(text: str | None) -> tuple[int | None, int | None]:
     bounds: dict[str, int] = {}
     for part in (text or "").split(","):
         name, colon, value = part.partition(":")
@@ -197,24 +199,24 @@ def _parameter_range(text: str | None) -> tuple[int | None, int | None]:
     return bounds.get("min"), bounds.get("max")
 
 
-def models(found: Sequence[ServedRepo], query: Query) -> list[Json]:
+def build_models(found: Sequence[ServedRepo], query: Query) -> list[Json]:
     """The rows of a list.
 
     Raises:
         BadInputError: `expand` names what there isn't.
     """
-    names = _expanded(query)
+    names = _parse_expand(query)
     if names is None:
-        names = list(_FULL_ROW if is_true(query, "full") else _ROW)
+        names = list(_FULL_LIST_PROPERTIES if is_true(query, "full") else _LIST_PROPERTIES)
         names += ["cardData"] if is_true(query, "cardData") else []
         names += ["config"] if is_true(query, "config") else []
-    return [_shown(repo, names) for repo in found]
+    return [_select_properties(repo, names) for repo in found]
 
 
 # Trees
 
 
-def tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None:
+def build_tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None:
     """What is in a folder of a repo, folders included, sorted by path; None where there is no such folder."""
     start = f"{folder}/" if folder else ""
     inside = [file for file in repo.files if file.path.startswith(start)]
@@ -227,40 +229,40 @@ def tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None:
         for depth in range(1, len(parts)):
             path = start + "/".join(parts[:depth])
             if path not in entries and (recursive or depth == 1):
-                entries[path] = _folder_entry(repo, path, expand=expand)
+                entries[path] = _build_folder_entry(repo, path, expand=expand)
         if recursive or len(parts) == 1:
-            entries[file.path] = file_entry(repo, file, expand=expand)
+            entries[file.path] = build_file_entry(repo, file, expand=expand)
     return [entries[path] for path in sorted(entries)]
 
 
-def paths_info(repo: ServedRepo, paths: Iterable[str], *, expand: bool) -> list[Json]:
+def build_paths_info(repo: ServedRepo, paths: Iterable[str], *, expand: bool) -> list[Json]:
     """The entries at those paths; a path that isn't there is left out, as the Hub does."""
     entries = []
     for path in paths:
         if file := repo.file(path):
-            entries.append(file_entry(repo, file, expand=expand))
+            entries.append(build_file_entry(repo, file, expand=expand))
         elif any(file.path.startswith(f"{path}/") for file in repo.files):
-            entries.append(_folder_entry(repo, path, expand=expand))
+            entries.append(_build_folder_entry(repo, path, expand=expand))
     return entries
 
 
-def file_entry(repo: ServedRepo, file: ServedFile, *, expand: bool) -> Json:
+def build_file_entry(repo: ServedRepo, file: ServedFile, *, expand: bool) -> Json:
     """One file in a tree; with its commit and its scan where `expand` asks."""
     entry: Json = {"type": "file", "oid": file.blob_id, "size": file.size, "path": file.path}
-    if file.pointer is not None:
-        entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.pointer)}
+    if file.lfs_pointer is not None:
+        entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.lfs_pointer)}
     if expand:
-        entry["lastCommit"] = _last_commit(repo)
+        entry["lastCommit"] = _build_last_commit(repo)
         if file.scan is not None:
             words = {name: {"status": status, "message": message} for name, status, message in file.scanners}
             entry["securityFileStatus"] = {"status": file.scan, "avScan": None, "pickleImportScan": None, **words}
     return entry
 
 
-def _folder_entry(repo: ServedRepo, path: str, *, expand: bool) -> Json:
-    entry: Json = {"type": "directory", "oid": repo.folder_id(path), "size": 0, "path": path}
-    return {**entry, "lastCommit": _last_commit(repo)} if expand else entry
+def _build_folder_entry(repo: ServedRepo, path: str, *, expand: bool) -> Json:
+    entry: Json = {"type": "directory", "oid": repo.compute_folder_id(path), "size": 0, "path": path}
+    return {**entry, "lastCommit": _build_last_commit(repo)} if expand else entry
 
 
-def _last_commit(repo: ServedRepo) -> Json:
-    return {"id": repo.commit, "title": "As mirrored", "date": _time(repo.updated)}
+def _build_last_commit(repo: ServedRepo) -> Json:
+    return {"id": repo.commit, "title": "As mirrored", "date": _format_time(repo.updated)}

@@ -14,7 +14,7 @@ from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 
 
 @dataclass(frozen=True)
-class LibraryCatalogue:
+class LibraryCatalog:
     """The library's models whose bytes are proven or were hashed here; gated and private repos only when named.
 
     Read anew for each request, so that a pull or a removal shows at once.
@@ -23,43 +23,43 @@ class LibraryCatalogue:
     context: Context
     allow: frozenset[RepoId] = frozenset()
 
-    def repos(self) -> Sequence[ServedRepo]:
+    def list_repos(self) -> Sequence[ServedRepo]:
         """One entry for each repo and commit, newest first."""
-        with self.context.db() as db:
-            every = db.models()
-        closed = {repo_of(model) for model in every if model.hub.get("gated") or model.hub.get("private")}
+        with self.context.open_library() as db:
+            every = db.list_models()
+        closed = {get_served_repo(model) for model in every if model.hub.get("gated") or model.hub.get("private")}
         closed -= {str(repo) for repo in self.allow}
-        models = [model for model in every if repo_of(model) not in closed and _has_proof(model)]
+        models = [model for model in every if get_served_repo(model) not in closed and _is_servable(model)]
         grouped: dict[tuple[str, str], list[LocalModel]] = {}
         for model in models:
-            grouped.setdefault((repo_of(model), commit_of(model)), []).append(model)
+            grouped.setdefault((get_served_repo(model), get_served_commit(model)), []).append(model)
         seen: set[str] = set()
         served = []
         for (repo, commit), group in grouped.items():
-            served.append(_served(repo, commit, group, newest=repo not in seen))
+            served.append(_build_served_repo(repo, commit, group, newest=repo not in seen))
             seen.add(repo)
         return served
 
-    def absent(self) -> list[str]:
+    def list_missing_repos(self) -> list[str]:
         """Repos that were named and of which no model is in the library now."""
-        with self.context.db() as db:
-            here = {repo_of(model) for model in db.models()}
+        with self.context.open_library() as db:
+            here = {get_served_repo(model) for model in db.list_models()}
         return sorted({str(repo) for repo in self.allow} - here)
 
 
-def _has_proof(model: LocalModel) -> bool:
+def _is_servable(model: LocalModel) -> bool:
     """Whether its files are here, and their digests known."""
     if model.endpoint or model.state in ("missing", "changed"):
         return False
     return all(file.sha256 or file.git_sha1 for file in model.files)
 
 
-def repo_of(model: LocalModel) -> str:
+def get_served_repo(model: LocalModel) -> str:
     """The repo that a model is served as: its own, or `local/STEM` for an import without one."""
     return model.repo or model.model_id.removeprefix("hf/").partition(":")[0]
 
 
-def commit_of(model: LocalModel) -> str:
+def get_served_commit(model: LocalModel) -> str:
     """Its commit on the Hub, or a stand-in made from its files' digests where that is not known."""
     if model.commit:
         return model.commit
@@ -67,13 +67,13 @@ def commit_of(model: LocalModel) -> str:
     return hashlib.sha1("\n".join(digests).encode(), usedforsecurity=False).hexdigest()
 
 
-def _served(repo: str, commit: str, group: Sequence[LocalModel], *, newest: bool) -> ServedRepo:
+def _build_served_repo(repo: str, commit: str, group: Sequence[LocalModel], *, newest: bool) -> ServedRepo:
     first, facts = group[0], group[0].facts
     revisions = {model.revision for model in group if model.revision} | ({"main"} if newest else set())
     return ServedRepo(
         id=repo,
         commit=commit,
-        files=tuple(_files(file for model in group for file in model.files)),
+        files=tuple(_build_served_files(file for model in group for file in model.files)),
         revisions=tuple(sorted(revisions - {commit})),
         task=first.hub.get("task") or ("text-generation" if facts.kind in ("chat", "base") else None),
         tags=tuple(dict.fromkeys((*first.hub.get("tags", ()), "gguf"))),
@@ -93,7 +93,7 @@ def _served(repo: str, commit: str, group: Sequence[LocalModel], *, newest: bool
     )
 
 
-def _files(files: Iterable[LocalFile]) -> list[ServedFile]:
+def _build_served_files(files: Iterable[LocalFile]) -> list[ServedFile]:
     unique = {file.path: file for file in files}
     return [
         ServedFile(file.path, Path(file.location), file.size, file.sha256, file.git_sha1)

@@ -23,51 +23,54 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, EngineRefusedError, HfModelsError, ModelTooLargeError, UnknownModelError
+from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference.engine import Endpoint, Notice
-from llm_hf_models.inference.model_endpoint import endpoint_for, options_for, touch
-from llm_hf_models.inference.options import request_fields
+from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
+from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.servers.http_server import AnsweringHandler, MirrorServer, RefusedError, listening
-from llm_hf_models.servers.stream_assembly import put_together
+from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, HttpResponseError, translate_bind_errors
+from llm_hf_models.servers.stream_assembly import assemble_response
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
     from httpx2 import Response
 
 MAX_BODY_BYTES = 256 * 2**20  # attachments come in it, as base64
-MAX_SHOWN_CHARS = 500
+MAX_ERROR_CHARS = 500
 ROUTES = {"chat/completions", "completions", "embeddings"}
 _PROGRESS = b'"prompt_progress"'
-_NOT_LET_IN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)  # us, by the engine: no business of the client's
-_REFUSALS = range(400, 600)
+_ENGINE_AUTH_STATUSES = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+)  # us, by the engine: no business of the client's
+_ERROR_STATUSES = range(400, 600)
 _Found = TypeVar("_Found")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Passing:
+class RelayedRequest:
     """A request as it is passed on, and what of the answer the client wants."""
 
     path: str
     body: Mapping[str, Any]
-    streams: bool  # whether the client wants pieces
+    wants_stream: bool  # whether the client wants pieces
     drop_progress: bool = False
 
-    def noticing(self) -> Passing:
+    def with_disconnect_detection(self) -> RelayedRequest:
         """The same, so that llama.cpp notices when we close the connection.
 
         It notices only when it has something to send: pieces of an answer, or how far it has read a prompt.
         """
         added: dict[str, Any] = {"stream": True, "return_progress": True}
-        if not self.streams:
+        if not self.wants_stream:
             added["stream_options"] = {"include_usage": True}
         drop = "return_progress" not in self.body
         return replace(self, body={**self.body, **added}, drop_progress=drop)
 
 
-class Relay(MirrorServer):
+class RelayServer(BaseHttpServer):
     """Listens for clients that know the key, on behalf of some models."""
 
     def __init__(
@@ -80,7 +83,7 @@ class Relay(MirrorServer):
 
 def make_server(
     context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notice: Notice
-) -> Relay:
+) -> RelayServer:
     """A relay; call `serve_forever()` on it. `server_address` tells the port that was taken, `key` the key.
 
     Args:
@@ -99,20 +102,20 @@ def make_server(
     if key is not None and not re.fullmatch(r"[!-~]{8,512}", key):
         raise BadInputError("That can't be a key", hint="Use 8 to 512 printable ASCII characters without spaces.")
     names: dict[str, str] = {}
-    with context.db() as db:
+    with context.open_library() as db:
         for name in models:
-            model = db.find(name)
+            model = db.find_model(name)
             if model.facts.kind not in ("chat", "base", "embedding"):
                 raise BadInputError(f"{model.model_id} can't be served: it is a {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
-    with listening(host, port):
-        return Relay((host, port), context, names, key or secrets.token_urlsafe(24), notice)
+    with translate_bind_errors(host, port):
+        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notice)
 
 
-class RelayHandler(AnsweringHandler):
+class RelayHandler(BaseHttpHandler):
     """One connection of a client."""
 
-    server: Relay
+    server: RelayServer
 
     def respond(self) -> None:
         """Answers one request.
@@ -128,47 +131,49 @@ class RelayHandler(AnsweringHandler):
         route = path.removeprefix("v1/")
         try:
             if self.command == "POST" and route in ROUTES:
-                self._relay(route, self._body())
+                self._relay_request(route, self._read_body())
             elif self.command != "POST" and route == "models":
-                self.send_json({"object": "list", "data": [self._about(one) for one in self._served()]})
+                self.send_json({"object": "list", "data": [self._describe_model(one) for one in self._list_models()]})
             elif self.command != "POST" and route.startswith("models/"):
-                self.send_json(self._about(self._model(route.removeprefix("models/"))))
+                self.send_json(self._describe_model(self._find_model(route.removeprefix("models/"))))
             else:
                 self.close_connection = True  # a body may stay unread
-                raise RefusedError(404, "not_found", f"There is no {self.command} /{clean_text(path, 80)} here")
+                raise HttpResponseError(404, "not_found", f"There is no {self.command} /{clean_text(path, 80)} here")
         except HfModelsError as error:
-            raise _refused(error) from None
+            raise _convert_error(error) from None
 
     def _check_key(self) -> None:
         scheme, _, given = self.headers.get("Authorization", "").partition(" ")
         right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.server.key.encode())
         if scheme.lower() != "bearer" or not right:
             self.close_connection = True
-            raise RefusedError(401, "invalid_api_key", "Wrong or missing key", {"WWW-Authenticate": "Bearer"})
+            raise HttpResponseError(401, "invalid_api_key", "Wrong or missing key", {"WWW-Authenticate": "Bearer"})
 
-    def _body(self) -> dict[str, Any]:
+    def _read_body(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length", "") if "Transfer-Encoding" not in self.headers else ""
         if not re.fullmatch(r"[0-9]{1,12}", length) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             status = 413 if length else 411
-            raise RefusedError(status, "invalid_request", f"A body has at most {MAX_BODY_BYTES} bytes, and a length")
+            raise HttpResponseError(
+                status, "invalid_request", f"A body has at most {MAX_BODY_BYTES} bytes, and a length"
+            )
         try:
             body = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise RefusedError(400, "invalid_request", "The body is no JSON object")
+            raise HttpResponseError(400, "invalid_request", "The body is no JSON object")
         return body
 
     # Models
 
-    def _served(self) -> list[LocalModel]:
+    def _list_models(self) -> list[LocalModel]:
         """Those of the models that are still in the library."""
         wanted = set(self.server.names.values())
-        with self.server.context.db() as db:
-            return [model for model in db.models() if model.model_id in wanted]
+        with self.server.context.open_library() as db:
+            return [model for model in db.list_models() if model.model_id in wanted]
 
-    def _model(self, name: object) -> LocalModel:
+    def _find_model(self, name: object) -> LocalModel:
         """The model that a client names; where only one is served, it needs no name.
 
         Raises:
@@ -179,11 +184,11 @@ class RelayHandler(AnsweringHandler):
         found = next(iter(ids)) if name in (None, "") and len(ids) == 1 else None
         found = found or (self.server.names.get(name) if isinstance(name, str) else None)
         if found is None:
-            raise RefusedError(404, "model_not_found", f"No model {clean_text(str(name), 120)!r} is served here")
-        with self.server.context.db() as db:
-            return db.model(found)
+            raise HttpResponseError(404, "model_not_found", f"No model {clean_text(str(name), 120)!r} is served here")
+        with self.server.context.open_library() as db:
+            return db.get_model(found)
 
-    def _about(self, model: LocalModel) -> dict[str, Any]:
+    def _describe_model(self, model: LocalModel) -> dict[str, Any]:
         """What a client is told of a model; `aliases` and `architecture` as llama.cpp's own server says them."""
         owner = (model.repo or "local").partition("/")[0]
         takes = {"input_modalities": ["text", *model.facts.modalities]}
@@ -199,38 +204,38 @@ class RelayHandler(AnsweringHandler):
 
     # Requests
 
-    def _relay(self, route: str, asked: dict[str, Any]) -> None:
+    def _relay_request(self, route: str, asked: dict[str, Any]) -> None:
         """Passes a request on to its model's engine, started if need be, and what comes back to the client."""
-        model = self._model(asked.get("model"))
+        model = self._find_model(asked.get("model"))
         _check_kind(route, model)
         # A loop of its own, and one that can watch a socket on every system.
         loop = asyncio.SelectorEventLoop()
         try:
-            loop.run_until_complete(self._until_gone(self._answer(model, route, asked)))
+            loop.run_until_complete(self._run_until_disconnect(self._relay_to_engine(model, route, asked)))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
-    async def _answer(self, model: LocalModel, route: str, asked: dict[str, Any]) -> None:
-        options, system = options_for(model, ())
+    async def _relay_to_engine(self, model: LocalModel, route: str, asked: dict[str, Any]) -> None:
+        options, system = resolve_options(model, ())
 
         def find() -> Endpoint:
-            with self.server.context.db() as db:
-                return endpoint_for(model, options, db, self.server.notice)
+            with self.server.context.open_library() as db:
+                return ensure_endpoint(model, options, db, self.server.notice)
 
-        endpoint = await _in_a_thread(find)
-        body = _completed(route, asked, request_fields(options), system) | {"model": endpoint.model}
-        passing = Passing(f"/v1/{route}", body, streams=bool(body.get("stream")))
+        endpoint = await _run_in_thread(find)
+        body = _add_defaults(route, asked, build_request_fields(options), system) | {"model": endpoint.model}
+        passing = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
         if endpoint.fingerprint is not None and route != "embeddings":
-            passing = passing.noticing()
+            passing = passing.with_disconnect_detection()
         try:
-            await self._pass(endpoint, passing)
+            await self._forward(endpoint, passing)
         finally:
-            with self.server.context.db() as db:
-                touch(model.model_id, endpoint, db)
+            with self.server.context.open_library() as db:
+                record_use(model.model_id, endpoint, db)
 
-    async def _until_gone(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
+    async def _run_until_disconnect(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
         """Carries work out, and breaks it off as soon as the client has gone."""
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
@@ -255,19 +260,19 @@ class RelayHandler(AnsweringHandler):
         finally:
             loop.remove_reader(self.connection)
 
-    async def _pass(self, endpoint: Endpoint, passing: Passing) -> None:
+    async def _forward(self, endpoint: Endpoint, passing: RelayedRequest) -> None:
         """Sends a request on, and the answer back as it comes.
 
         Raises:
             HfModelsError: before the first byte of the answer was sent on.
         """
         async with AsyncExitStack() as stack:
-            answer = await inference_client.passed_on(stack, endpoint, passing.path, passing.body)
+            answer = await inference_client.send_request(stack, endpoint, passing.path, passing.body)
             events = str(answer.headers.get("content-type", "")).startswith("text/event-stream")
-            if not events or not passing.streams:
-                pieces = inference_client.pieces(endpoint, answer)
+            if not events or not passing.wants_stream:
+                pieces = inference_client.stream_bytes(endpoint, answer)
                 if events:
-                    whole = json.dumps(await put_together(_events(pieces)), ensure_ascii=False).encode()
+                    whole = json.dumps(await assemble_response(_split_events(pieces)), ensure_ascii=False).encode()
                 else:
                     whole = b"".join([piece async for piece in pieces])
                 self.send_bytes(HTTPStatus.OK, whole, {"Content-Type": "application/json"})
@@ -282,20 +287,20 @@ class RelayHandler(AnsweringHandler):
     async def _send_events(self, endpoint: Endpoint, answer: Response, *, drop_progress: bool) -> None:
         """The events of a stream as chunks; one that breaks off ends with an event that says so."""
         try:
-            async for event in _events(inference_client.pieces(endpoint, answer)):
+            async for event in _split_events(inference_client.stream_bytes(endpoint, answer)):
                 if not (drop_progress and _PROGRESS in event and _is_progress(event)):
                     self._send_chunk(event)
         except HfModelsError as error:
-            self._send_chunk(b"data: " + json.dumps(_error_body(_refused(error))).encode() + b"\n\n")
+            self._send_chunk(b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n")
         self._send_chunk(b"")
 
     def _send_chunk(self, data: bytes) -> None:
         """RFC 9112, 7.1; an empty one ends the answer."""
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def send_refusal(self, refused: RefusedError) -> None:
+    def send_error_response(self, refused: HttpResponseError) -> None:
         """OpenAI's form of a refusal; a client that didn't wait for it misses nothing."""
-        body = json.dumps(_error_body(refused)).encode()
+        body = json.dumps(_build_error_body(refused)).encode()
         headers = {"Content-Type": "application/json; charset=utf-8", **refused.headers}
         try:
             self.send_bytes(refused.status, body, headers)
@@ -303,7 +308,7 @@ class RelayHandler(AnsweringHandler):
             self.close_connection = True
 
 
-async def _in_a_thread(work: Callable[[], _Found]) -> _Found:
+async def _run_in_thread(work: Callable[[], _Found]) -> _Found:
     """Carries out what blocks. Whoever stops waiting leaves it behind: a model that was being loaded is then there for
     the next who asks, or leaves when it is idle.
     """
@@ -336,7 +341,7 @@ def _check_kind(route: str, model: LocalModel) -> None:
         )
 
 
-def _completed(route: str, asked: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
+def _add_defaults(route: str, asked: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
     """A client's request with the model's own defaults where it doesn't say otherwise."""
     if route == "embeddings":
         return dict(asked)
@@ -349,7 +354,7 @@ def _completed(route: str, asked: dict[str, Any], fields: Mapping[str, Any], sys
     return body
 
 
-async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _split_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Whole events, each with the blank line that ends it, whatever pieces the bytes came in."""
     rest = bytearray()
     async for piece in pieces:
@@ -370,23 +375,23 @@ def _is_progress(event: bytes) -> bool:
     return isinstance(chunk, dict) and "prompt_progress" in chunk
 
 
-def _refused(error: HfModelsError) -> RefusedError:
+def _convert_error(error: HfModelsError) -> HttpResponseError:
     """One of our errors as an answer; a refusal of the engine's keeps its status where that is about the request."""
-    if isinstance(error, EngineRefusedError):
+    if isinstance(error, EngineRequestError):
         said = error.status or 0
-        status = said if said in _REFUSALS and said not in _NOT_LET_IN else HTTPStatus.BAD_GATEWAY
+        status = said if said in _ERROR_STATUSES and said not in _ENGINE_AUTH_STATUSES else HTTPStatus.BAD_GATEWAY
         code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "engine_error"
-        return RefusedError(status, code, str(error))
+        return HttpResponseError(status, code, str(error))
     statuses: Sequence[tuple[type[HfModelsError], int, str]] = (
         (UnknownModelError, 404, "model_not_found"),
         (BadInputError, 400, "invalid_request"),
         (ModelTooLargeError, 503, "model_too_large"),
     )
     status, code = next(((s, c) for kind, s, c in statuses if isinstance(error, kind)), (502, "engine_error"))
-    return RefusedError(status, code, str(error))
+    return HttpResponseError(status, code, str(error))
 
 
-def _error_body(refused: RefusedError) -> dict[str, Any]:
+def _build_error_body(refused: HttpResponseError) -> dict[str, Any]:
     kind = "invalid_request_error" if refused.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    message = clean_text(refused.message, MAX_SHOWN_CHARS, keep_lines=True)
+    message = clean_text(refused.message, MAX_ERROR_CHARS, keep_lines=True)
     return {"error": {"message": message, "type": kind, "code": refused.code, "param": None}}

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from llm_hf_models.errors import EngineLostError
-from llm_hf_models.inference.openai_protocol import nonsense, refused
+from llm_hf_models.inference.openai_protocol import build_protocol_error, build_refused_error
 
-_GROWING = ("content", "reasoning_content", "arguments", "text")
-_OF_A_STREAM = ("choices", "object", "prompt_progress")
+_CONCATENATED_FIELDS = ("content", "reasoning_content", "arguments", "text")
+_STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")
 
 
-async def put_together(events: AsyncIterator[bytes]) -> dict[str, Any]:
+async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:
     """The whole answer.
 
     Args:
@@ -34,29 +34,29 @@ async def put_together(events: AsyncIterator[bytes]) -> dict[str, Any]:
         name, _, data = event.strip().partition(b":")
         if name != b"data" or data.strip() == b"[DONE]":
             continue
-        chunk = _parsed(data)
+        chunk = _parse_event(data)
         if chunk.get("error"):
-            raise refused(chunk["error"])
+            raise build_refused_error(chunk["error"])
         kind = "text_completion" if chunk.get("object") == "text_completion" else kind
-        whole |= {key: value for key, value in chunk.items() if key not in _OF_A_STREAM and value is not None}
+        whole |= {key: value for key, value in chunk.items() if key not in _STREAM_ONLY_FIELDS and value is not None}
         for part in chunk.get("choices") or ():
-            _add(choices.setdefault(part.get("index") or 0, {}), part)
+            _add_chunk(choices.setdefault(part.get("index") or 0, {}), part)
     if not choices or any(choice.get("finish_reason") is None for choice in choices.values()):
         raise EngineLostError("The answer broke off: the engine closed the connection in the middle")
     return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parse_event(data: bytes) -> dict[str, Any]:
     try:
         chunk = json.loads(data)
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
-        raise nonsense("an event that is no JSON object")
+        raise build_protocol_error("an event that is no JSON object")
     return chunk
 
 
-def _add(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
+def _add_chunk(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
     """One chunk's part of a choice."""
     choice.setdefault("index", part.get("index") or 0)
     choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
@@ -64,12 +64,12 @@ def _add(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
         choice["text"] = choice.get("text", "") + (part["text"] or "")
     else:
         message = choice.setdefault("message", {"role": "assistant", "content": None})
-        _grow(message, part.get("delta") or {})
+        _merge_delta(message, part.get("delta") or {})
     for found in (part.get("logprobs") or {}).items():
-        _lengthen(choice.setdefault("logprobs", {}), *found)
+        _extend_logprobs(choice.setdefault("logprobs", {}), *found)
 
 
-def _grow(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
+def _merge_delta(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
     for key, value in delta.items():
         if value is None:
             continue
@@ -79,16 +79,16 @@ def _grow(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
                 at = call.get("index", len(calls))
                 while len(calls) <= at:
                     calls.append({"type": "function"})
-                _grow(calls[at], {name: item for name, item in call.items() if name != "index"})
+                _merge_delta(calls[at], {name: item for name, item in call.items() if name != "index"})
         elif isinstance(value, Mapping):
-            _grow(message.setdefault(key, {}), value)
-        elif key in _GROWING:
+            _merge_delta(message.setdefault(key, {}), value)
+        elif key in _CONCATENATED_FIELDS:
             message[key] = (message.get(key) or "") + value
         else:
             message[key] = value
 
 
-def _lengthen(logprobs: dict[str, Any], key: str, values: object) -> None:
+def _extend_logprobs(logprobs: dict[str, Any], key: str, values: object) -> None:
     if isinstance(values, list):
         logprobs.setdefault(key, []).extend(values)
     else:

@@ -30,49 +30,49 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system (stat(2))
-_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_RESUMES = "What has arrived is kept: free some space and pull again."
+STAT_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system (stat(2))
+_FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_RESUME_HINT = "What has arrived is kept: free some space and pull again."
 
 
-def free_bytes(folder: Path) -> int:
+def count_free_bytes(folder: Path) -> int:
     """What is free for this user on the file system of `folder`, or of the nearest folder above that exists."""
-    return shutil.disk_usage(_nearest(folder)).free
+    return shutil.disk_usage(_find_existing_folder(folder)).free
 
 
-def bytes_on_disk(file: Path) -> int:
+def count_bytes_on_disk(file: Path) -> int:
     """What a file takes on the disk, 0 where it has gone: a partial has its full length from the start."""
     try:
         found = file.stat()
     except OSError:
         return 0
-    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * BLOCK_BYTES)
+    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * STAT_BLOCK_BYTES)
 
 
-def share_a_disk(one: Path, other: Path) -> bool:
+def is_same_disk(one: Path, other: Path) -> bool:
     """Whether two folders, which need not exist yet, stand on the same file system."""
-    return _nearest(one).stat().st_dev == _nearest(other).stat().st_dev
+    return _find_existing_folder(one).stat().st_dev == _find_existing_folder(other).stat().st_dev
 
 
-def _nearest(folder: Path) -> Path:
+def _find_existing_folder(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
-def need_room(folder: Path, needed: int, reserve: int) -> None:
+def require_space(folder: Path, needed: int, reserve: int) -> None:
     """Makes sure that `needed` more bytes fit and `reserve` stay free.
 
     Raises:
         DiskFullError: they don't.
     """
-    missing = needed + reserve - free_bytes(folder)
+    missing = needed + reserve - count_free_bytes(folder)
     if needed and missing > 0:
-        raise _full(folder, needed, missing)
+        raise _disk_full_error(folder, needed, missing)
 
 
-def keep_reserve(folder: Path, needed: int, reserve: int) -> None:
+def check_reserve(folder: Path, needed: int, reserve: int) -> None:
     """Makes sure, midway, that others have not filled the disk into the reserve.
 
     Args:
@@ -83,24 +83,24 @@ def keep_reserve(folder: Path, needed: int, reserve: int) -> None:
     Raises:
         DiskFullError: they have.
     """
-    free = free_bytes(folder)
+    free = count_free_bytes(folder)
     if free < reserve:
-        raise _full(folder, needed, needed + reserve - free)
+        raise _disk_full_error(folder, needed, needed + reserve - free)
 
 
-def _full(folder: Path, needed: int, missing: int) -> DiskFullError:
+def _disk_full_error(folder: Path, needed: int, missing: int) -> DiskFullError:
     return DiskFullError(
         f"The disk is too full: {format_size(missing)} are missing",
         missing_bytes=missing,
         cause=f"{format_size(needed)} are still needed in {folder}.",
-        hint=_RESUMES,
+        hint=_RESUME_HINT,
     )
 
 
-def storage_error(error: OSError, folder: Path, needed: int, reserve: int) -> StorageError:
+def translate_disk_error(error: OSError, folder: Path, needed: int, reserve: int) -> StorageError:
     """Ours for what the disk said while `needed` bytes were still to be written to `folder`."""
-    if error.errno in _FULL:
-        return _full(folder, needed, max(1, needed + reserve - free_bytes(folder)))
-    if error.errno in _DENIED:
+    if error.errno in _FULL_ERRNOS:
+        return _disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
+    if error.errno in _DENIED_ERRNOS:
         return NotWritableError(f"Can't write in {folder}", cause=error.strerror)
     return StorageError(f"The disk refused to keep a file in {folder}", cause=error.strerror or str(error))

@@ -20,17 +20,17 @@ class FileDigests:
     sha256: str
     git_sha1: str
 
-    def like(self, digest: str) -> str:
+    def get_same_kind(self, digest: str) -> str:
         """The one of them that is of the same kind as `digest`."""
         return self.sha256 if len(digest) == len(self.sha256) else self.git_sha1
 
 
-def git_blob_hash(size: int) -> hashlib._Hash:
+def create_git_blob_hash(size: int) -> hashlib._Hash:
     """A hash that becomes a git blob's id when it is fed the file's `size` bytes after git's own prefix."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
-def digests_of(path: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
+def compute_digests(path: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
     """Reads a file once and gives both digests.
 
     Args:
@@ -41,10 +41,10 @@ def digests_of(path: Path, progress: Callable[[int], None] | None = None) -> Fil
         OSError: it can't be read.
     """
     with path.open("rb") as file:
-        return _digests(file, path.stat().st_size, None, progress)
+        return _hash_blocks(file, path.stat().st_size, None, progress)
 
 
-def copied(path: Path, to: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
+def copy_with_digests(path: Path, to: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
     """Copies a file, brings the copy to the disk and gives both digests of what was copied.
 
     Args:
@@ -56,14 +56,16 @@ def copied(path: Path, to: Path, progress: Callable[[int], None] | None = None) 
         OSError: it can't be read, or the copy can't be written.
     """
     with path.open("rb") as file, to.open("wb") as copy:
-        found = _digests(file, path.stat().st_size, copy, progress)
+        found = _hash_blocks(file, path.stat().st_size, copy, progress)
         copy.flush()
         sync_data(copy.fileno())
     return found
 
 
-def _digests(file: BinaryIO, size: int, copy: BinaryIO | None, progress: Callable[[int], None] | None) -> FileDigests:
-    sha256, sha1 = hashlib.sha256(), git_blob_hash(size)
+def _hash_blocks(
+    file: BinaryIO, size: int, copy: BinaryIO | None, progress: Callable[[int], None] | None
+) -> FileDigests:
+    sha256, sha1 = hashlib.sha256(), create_git_blob_hash(size)
     done = 0
     while block := file.read(BLOCK_BYTES):
         sha256.update(block)

@@ -24,17 +24,17 @@ def to_json(value: object) -> JsonValue:
         TypeError: the value holds something that has no JSON form; a bug of ours.
     """
     if is_dataclass(value):
-        return {name: to_json(getattr(value, name)) for name in public_names(type(value))}
+        return {name: to_json(getattr(value, name)) for name in list_public_names(type(value))}
     if isinstance(value, Mapping):
         return {str(key): to_json(member) for key, member in value.items()}
     if isinstance(value, AbstractSet):
         return [to_json(member) for member in sorted(value)]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [to_json(member) for member in value]
-    return _json_leaf(value)
+    return _convert_leaf(value)
 
 
-def _json_leaf(value: object) -> JsonValue:
+def _convert_leaf(value: object) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -46,7 +46,7 @@ def _json_leaf(value: object) -> JsonValue:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def public_names(kind: type) -> list[str]:
+def list_public_names(kind: type) -> list[str]:
     """What of a dataclass is told: fields that are no secrets, and public properties."""
     names = [field.name for field in fields(kind) if field.repr and not field.name.startswith("_")]
     for base in reversed(kind.__mro__):
@@ -57,51 +57,55 @@ def public_names(kind: type) -> list[str]:
 # The schema of that
 
 
-def schema_of(kind: type) -> dict[str, Any]:
+def build_schema(kind: type) -> dict[str, Any]:
     """The JSON schema (2020-12) of what `to_json` makes of a dataclass.
 
     Raises:
         KeyError: a member's annotation has no JSON form; a bug of ours.
     """
     shared: dict[str, dict[str, Any]] = {}
-    _schema(kind, shared)
+    _describe_type(kind, shared)
     return {**shared.pop(kind.__name__), **({"$defs": shared} if shared else {})}
 
 
-def _schema(kind: Any, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - any annotation
+def _describe_type(kind: Any, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - any annotation
     if isinstance(kind, type) and is_dataclass(kind):
         if kind.__name__ not in shared:
             shared[kind.__name__] = {}
-            shared[kind.__name__] = _object(kind, shared)
+            shared[kind.__name__] = _describe_dataclass(kind, shared)
         return {"$ref": f"#/$defs/{kind.__name__}"}
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return {"anyOf": [_schema(member, shared) for member in inner]}
+        return {"anyOf": [_describe_type(member, shared) for member in inner]}
     if origin is Literal:
         return {"enum": list(inner)}
-    return dict(_LEAVES[kind]) if origin is None else _container(origin, inner, shared)
+    return dict(_LEAF_SCHEMAS[kind]) if origin is None else _describe_container(origin, inner, shared)
 
 
-def _container(origin: type, inner: tuple[Any, ...], shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _describe_container(origin: type, inner: tuple[Any, ...], shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _schema(inner[1], shared)}
+        return {"type": "object", "additionalProperties": _describe_type(inner[1], shared)}
     if origin is tuple and inner[1:] != (Ellipsis,):
-        return {"type": "array", "prefixItems": [_schema(member, shared) for member in inner], "minItems": len(inner)}
-    return {"type": "array", "items": _schema(inner[0], shared)}
+        return {
+            "type": "array",
+            "prefixItems": [_describe_type(member, shared) for member in inner],
+            "minItems": len(inner),
+        }
+    return {"type": "array", "items": _describe_type(inner[0], shared)}
 
 
-def _object(kind: type, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    hints, names = get_type_hints(kind), public_names(kind)
-    members = {name: hints[name] if name in hints else _returned(kind, name) for name in names}
-    told = {name: _schema(member, shared) for name, member in members.items()}
+def _describe_dataclass(kind: type, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    hints, names = get_type_hints(kind), list_public_names(kind)
+    members = {name: hints[name] if name in hints else _get_return_type(kind, name) for name in names}
+    told = {name: _describe_type(member, shared) for name, member in members.items()}
     return {"type": "object", "properties": told, "required": names}
 
 
-def _returned(kind: type, name: str) -> Any:  # noqa: ANN401 - any annotation
+def _get_return_type(kind: type, name: str) -> Any:  # noqa: ANN401 - any annotation
     return get_type_hints(getattr(kind, name).fget)["return"]
 
 
-_LEAVES: dict[object, dict[str, Any]] = {
+_LEAF_SCHEMAS: dict[object, dict[str, Any]] = {
     # Said, since {} reads as forgotten; a branch for each, since a list of types is no type to some readers.
     Any: {"anyOf": [{"type": kind} for kind in ("null", "boolean", "number", "string", "array", "object")]},
     type(None): {"type": "null"},

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 def default_threads() -> int:
     """Physical cores less one where there are more than two: room for everything else on the machine."""
-    cores = usable_cores(physical=True)
+    cores = count_usable_cores(physical=True)
     return cores - 1 if cores > 2 else cores  # noqa: PLR2004
 
 
@@ -21,14 +21,14 @@ _ROOT = Path("/")
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineMemory:
     """Memory of this machine, in bytes; container limits are honoured."""
 
     total_memory: int
     free_memory: int
 
 
-def machine(root: Path = _ROOT) -> Machine:
+def read_memory(root: Path = _ROOT) -> MachineMemory:
     """This machine's memory now, or what its container leaves of it.
 
     Args:
@@ -38,12 +38,12 @@ def machine(root: Path = _ROOT) -> Machine:
 
     memory = psutil.virtual_memory()
     total, free = int(memory.total), int(memory.available)
-    for limit, used in _group_limits(root):
+    for limit, used in _iter_group_limits(root):
         total, free = min(total, limit), min(free, max(0, limit - used))
-    return Machine(total, free)
+    return MachineMemory(total, free)
 
 
-def _group_limits(root: Path) -> Iterator[tuple[int, int]]:
+def _iter_group_limits(root: Path) -> Iterator[tuple[int, int]]:
     """Limit and use of every memory control group that this process is in. Bytes.
 
     A container may see its own group as the root of the tree, so each path is tried up to the root, and what is not
@@ -62,11 +62,11 @@ def _group_limits(root: Path) -> Iterator[tuple[int, int]]:
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
         inside = PurePosixPath(path.lstrip("/"))
         for group in (inside, *inside.parents):
-            if ".." not in group.parts and (found := _group_limit(tree / group, *names)):
+            if ".." not in group.parts and (found := _read_group_limit(tree / group, *names)):
                 yield found
 
 
-def _group_limit(group: Path, limit_name: str, used_name: str) -> tuple[int, int] | None:
+def _read_group_limit(group: Path, limit_name: str, used_name: str) -> tuple[int, int] | None:
     try:
         limit = int((group / limit_name).read_text(encoding="ascii"))  # `max` is no limit, and no number either
         used = int((group / used_name).read_text(encoding="ascii"))
@@ -79,7 +79,7 @@ def _group_limit(group: Path, limit_name: str, used_name: str) -> tuple[int, int
     return limit, max(0, used)
 
 
-def usable_cores(root: Path = _ROOT, *, physical: bool = False) -> int:
+def count_usable_cores(root: Path = _ROOT, *, physical: bool = False) -> int:
     """How many cores this process may keep busy, at least one.
 
     Args:

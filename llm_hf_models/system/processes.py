@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def boot_id() -> str | None:
+def read_boot_id() -> str | None:
     """Tells one run of the system from another; None where the system doesn't say (then only synced bytes count)."""
     try:
         return _BOOT_ID.read_text("ascii").strip() or None
@@ -24,11 +24,11 @@ def boot_id() -> str | None:
 
 
 # By which two readings of one process's start may differ, where it is a time of day.
-CLOCK_SECONDS = 0.0 if sys.platform == "linux" else 2.0
-LOOK_SECONDS = 0.02
+START_TOLERANCE_SECONDS = 0.0 if sys.platform == "linux" else 2.0
+POLL_SECONDS = 0.02
 
 
-def _look(pid: int) -> tuple[float, bool]:
+def _read_process(pid: int) -> tuple[float, bool]:
     """When a process was started, and whether it is dead and its parent has not noticed yet.
 
     Raises:
@@ -36,7 +36,7 @@ def _look(pid: int) -> tuple[float, bool]:
         PermissionError: it can't be looked at from here, which says nothing about whether it is there.
     """
     if sys.platform == "linux":
-        return _look_in_proc(pid)
+        return _read_proc_stat(pid)
     import psutil
 
     try:
@@ -48,7 +48,7 @@ def _look(pid: int) -> tuple[float, bool]:
         raise PermissionError from None
 
 
-def _look_in_proc(pid: int) -> tuple[float, bool]:
+def _read_proc_stat(pid: int) -> tuple[float, bool]:
     """As `_look`; the start in ticks since the system's. psutil makes a time of day of it, which a set clock moves."""
     try:
         if Path("/proc/self").readlink().name != str(os.getpid()):  # it tells of another pid namespace than ours
@@ -62,18 +62,18 @@ def _look_in_proc(pid: int) -> tuple[float, bool]:
     return start, state in "ZX" and threads <= 1  # of others the first thread alone has ended
 
 
-def pid_started(pid: int) -> float:
+def get_start_time(pid: int) -> float:
     """When a process was started, for `running_process`; 0 when it is gone, or can't be looked at.
 
     On Linux in ticks since the system's start, which no clock that is set moves; elsewhere in Unix seconds.
     """
     try:
-        return _look(pid)[0]
+        return _read_process(pid)[0]
     except OSError:
         return 0.0
 
 
-def running_process(pid: int, started: float) -> psutil.Process | None:
+def find_running_process(pid: int, started: float) -> psutil.Process | None:
     """The process if it still runs, and not another one of the same number; `started` as `pid_started` told it.
 
     One that is dead and that its parent has not noticed yet doesn't run.
@@ -82,18 +82,18 @@ def running_process(pid: int, started: float) -> psutil.Process | None:
 
     try:
         process = psutil.Process(pid)
-        start, is_dead = _look(pid)
+        start, is_dead = _read_process(pid)
     except (OSError, psutil.Error):
         return None
-    return process if abs(start - started) <= CLOCK_SECONDS and not is_dead else None
+    return process if abs(start - started) <= START_TOLERANCE_SECONDS and not is_dead else None
 
 
-def own_name() -> str:
+def get_own_name() -> str:
     """A name of this process, for `has_ended`; where it can be known from there, no other has the same."""
-    return f"{os.getpid()}/{pid_started(os.getpid()):.0f}/{_numbering()}"
+    return f"{os.getpid()}/{get_start_time(os.getpid()):.0f}/{_get_namespace_id()}"
 
 
-def _numbering() -> str:
+def _get_namespace_id() -> str:
     """Whose numbers and ticks of processes ours are.
 
     Not those of another machine, nor those of another container, though it may share our folders: its processes can't
@@ -105,7 +105,7 @@ def _numbering() -> str:
             namespaces.append(Path(f"/proc/self/ns/{kind}").readlink().name)
         except OSError:
             namespaces.append("")
-    return "/".join((platform.node(), str(boot_id()), *namespaces))
+    return "/".join((platform.node(), str(read_boot_id()), *namespaces))
 
 
 def has_ended(name: str) -> bool:
@@ -118,9 +118,9 @@ def has_ended(name: str) -> bool:
     """
     try:
         pid, started, numbering = name.split("/", 2)
-        if not f"{numbering}/".startswith(f"{_numbering()}/"):
+        if not f"{numbering}/".startswith(f"{_get_namespace_id()}/"):
             return False
-        start, is_dead = _look(int(pid))
+        start, is_dead = _read_process(int(pid))
         return is_dead or (sys.platform == "linux" and float(started) not in (0, start))
     except ProcessLookupError:
         return True
@@ -128,11 +128,11 @@ def has_ended(name: str) -> bool:
         return False
 
 
-def ends_within(process: psutil.Process, seconds: float) -> bool:
+def wait_for_exit(process: psutil.Process, seconds: float) -> bool:
     """Waits until a process has ended. Its parent may notice late or never, as the first process of many containers."""
-    started, until = pid_started(process.pid), time.monotonic() + seconds
-    while running_process(process.pid, started) is not None:
+    started, until = get_start_time(process.pid), time.monotonic() + seconds
+    while find_running_process(process.pid, started) is not None:
         if time.monotonic() >= until:
             return False
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return True

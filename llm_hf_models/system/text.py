@@ -41,7 +41,7 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text
 
 
-def without_user(address: str) -> str:
+def strip_user(address: str) -> str:
     """A web address without the user and the password that may stand in it."""
     return re.sub(r"(?<=://)[^/?#\s]*@", "", address)
 
@@ -51,7 +51,7 @@ def is_hidden(char: str) -> bool:
     return unicodedata.category(char) in _HIDDEN
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def suggest_word(word: str, known: Iterable[str]) -> str:
     """The beginning of a hint: `Did you mean 'search'? ` where a known word comes near what was typed, else nothing."""
     from difflib import get_close_matches
 

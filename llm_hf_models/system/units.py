@@ -28,14 +28,14 @@ _SECONDS: dict[str, Fraction] = {
 }
 
 
-def _number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[Fraction, str]:
+def _parse_number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[Fraction, str]:
     match = pattern.fullmatch(text.strip())
     if match is None:
         raise BadInputError(f"{text[:40]!r} is not a {what}", hint=f"Write it like {example}.")
     return Fraction(match["number"]), (match["unit"] or "")
 
 
-def _whole(number: Fraction, text: str, least: str, hint: str | None = None) -> int:
+def _convert_to_int(number: Fraction, text: str, least: str, hint: str | None = None) -> int:
     if number > MAX_NUMBER:
         raise BadInputError(f"{text[:40]!r} is too large", hint=hint)
     if 0 < number < 1:  # cut to a whole number it would be 0, which often means that there is no limit
@@ -49,8 +49,8 @@ def parse_size(text: str) -> int:
     Raises:
         BadInputError: the text is no size.
     """
-    number, unit = _number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
-    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte")
+    number, unit = _parse_number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
+    return _convert_to_int(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte")
 
 
 def parse_rate(text: str) -> int:
@@ -61,8 +61,10 @@ def parse_rate(text: str) -> int:
     """
     if text.strip().casefold() == "off":
         return 0
-    number, unit = _number(_RATE, text, "rate", "5M or 1.5MB/s, or `off` for no limit")
-    return _whole(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` is no limit.")
+    number, unit = _parse_number(_RATE, text, "rate", "5M or 1.5MB/s, or `off` for no limit")
+    return _convert_to_int(
+        number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` is no limit."
+    )
 
 
 def parse_count(text: str) -> int:
@@ -71,8 +73,8 @@ def parse_count(text: str) -> int:
     Raises:
         BadInputError: the text is no count.
     """
-    number, unit = _number(_COUNT, text, "number of parameters", "7B or 500M")
-    return _whole(number * _DECIMAL[unit.upper()], text, "one parameter")
+    number, unit = _parse_number(_COUNT, text, "number of parameters", "7B or 500M")
+    return _convert_to_int(number * _DECIMAL[unit.upper()], text, "one parameter")
 
 
 def parse_duration(text: str) -> float:
@@ -81,7 +83,7 @@ def parse_duration(text: str) -> float:
     Raises:
         BadInputError: the text is no duration.
     """
-    number, unit = _number(_DURATION, text, "duration", "30s, 5m or 2h")
+    number, unit = _parse_number(_DURATION, text, "duration", "30s, 5m or 2h")
     seconds = number * _SECONDS[unit.lower()]
     if seconds > MAX_SECONDS:
         raise BadInputError(f"{text[:40]!r} is too long a time")
@@ -90,15 +92,15 @@ def parse_duration(text: str) -> float:
 
 def format_size(size: float) -> str:
     """Decimal units with one decimal below a hundred, as the Hub shows them: `98.4 MB`."""
-    return _scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+    return _format_scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
 
 
 def format_count(count: float) -> str:
     """A parameter count as the field writes it: `135M`, `7.2B`."""
-    return _scaled(count, ("", "K", "M", "B", "T"), "")
+    return _format_scaled(count, ("", "K", "M", "B", "T"), "")
 
 
-def _scaled(value: float, units: tuple[str, ...], gap: str) -> str:
+def _format_scaled(value: float, units: tuple[str, ...], gap: str) -> str:
     step, power = 1000, 0
     while abs(value) >= step - 0.5 and power < len(units) - 1:
         value, power = value / step, power + 1

@@ -23,8 +23,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from llm_hf_models.network.response import CantSpliceError, Reply
-from llm_hf_models.transfer.partial_file import Digest, PartialFile
+from llm_hf_models.network.response import RangeResponse, SpliceUnsupportedError
+from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 PIPE_BYTES = 1 << 20  # as large as a pipe of an unprivileged user may be
 
 
-class Carrier:
+class BodyCopier:
     """For one reply and one thread. Bytes that were loaded and not unloaded are gone when it closes."""
 
-    def __init__(self, reply: Reply, file: PartialFile, digest: Digest, memory: Callable[[], bytearray]) -> None:
+    def __init__(
+        self, reply: RangeResponse, file: PartialFile, digest: FileHasher, memory: Callable[[], bytearray]
+    ) -> None:
         """`memory` gives room for a chunk, which may become the digest's."""
         self._reply, self._file, self._digest, self._memory = reply, file, digest, memory
         self._chunk: bytearray | None = None
@@ -51,9 +53,9 @@ class Carrier:
         """
         self._in_pipe = False
         if self._splices and self._reply.splices:
-            self._pipe = self._pipe or _wide_pipe()
+            self._pipe = self._pipe or _open_wide_pipe()
             if self._pipe is not None:
-                with contextlib.suppress(CantSpliceError):
+                with contextlib.suppress(SpliceUnsupportedError):
                     count = self._reply.splice_into(self._pipe[1], min(most, PIPE_BYTES))
                     self._in_pipe = True
                     return count
@@ -87,7 +89,7 @@ class Carrier:
         self._pipe = None
 
 
-def _wide_pipe() -> tuple[int, int] | None:
+def _open_wide_pipe() -> tuple[int, int] | None:
     """Both ends of a pipe for `PIPE_BYTES`; None where the system gives none."""
     if sys.platform != "linux":
         return None

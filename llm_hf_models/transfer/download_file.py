@@ -16,22 +16,24 @@ from pathlib import Path
 
 from llm_hf_models.errors import DigestMismatchError, InterruptedByUserError, NetworkError
 from llm_hf_models.hub.types import Location
-from llm_hf_models.network.errors import passes
-from llm_hf_models.system.disk import need_room, storage_error, sync_folder
-from llm_hf_models.system.processes import boot_id
-from llm_hf_models.transfer.fetch_threads import Fetching, StartOverError
+from llm_hf_models.network.errors import is_transient
+from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
+from llm_hf_models.system.processes import read_boot_id
+from llm_hf_models.transfer.fetch_threads import StartOverError, WorkerPool
 from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read_journal
-from llm_hf_models.transfer.ownership import Owner, OwnershipLostError, owning
-from llm_hf_models.transfer.pacing import Pace
-from llm_hf_models.transfer.partial_file import Digest, PartialFile
-from llm_hf_models.transfer.retry import Weather
-from llm_hf_models.transfer.source import Source
-from llm_hf_models.transfer.types import Event, EventKind, Expected, Progress, TransferLimits
+from llm_hf_models.transfer.ownership import Owner, OwnershipLostError, acquire_ownership
+from llm_hf_models.transfer.pacing import RateLimiter
+from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
+from llm_hf_models.transfer.retry import Backoff
+from llm_hf_models.transfer.source import DownloadSource
+from llm_hf_models.transfer.types import Event, EventKind, ExpectedFile, Progress, TransferLimits
 
 TICK_SECONDS = 0.1
-LOOK_SECONDS = 0.05  # how often it is asked whether more connections pay off
-HELD_SECONDS = 2.0  # a file that may have no connection for so long is left to others, who may have one and wait for it
-HELD_LOOK_SECONDS = 1.0  # how long they have before it is looked at again
+WATCH_INTERVAL_SECONDS = 0.05  # how often it is asked whether more connections pay off
+NO_CONNECTION_SECONDS = (
+    2.0  # a file that may have no connection for so long is left to others, who may have one and wait for it
+)
+YIELD_SECONDS = 1.0  # how long they have before it is looked at again
 
 
 def journal_path(partial: Path) -> Path:
@@ -39,17 +41,17 @@ def journal_path(partial: Path) -> Path:
     return partial.with_name(f"{partial.name}.journal")
 
 
-def fetch(
+def download_file(
     locate: Callable[[], Location],
-    expected: Expected,
+    expected: ExpectedFile,
     partial: Path,
     *,
     limits: TransferLimits,
     progress: Progress,
     stop: threading.Event,
-    pace: Pace | None = None,
-    whole: Path | None = None,
-    instead: Callable[[], bool] = lambda: False,
+    pace: RateLimiter | None = None,
+    final_path: Path | None = None,
+    is_already_present: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Makes `partial` the whole, checked file; continues what an earlier call left there.
 
@@ -63,11 +65,12 @@ def fetch(
         progress: called from any thread, never more than ten times a second for `progress` events.
         stop: when set, ends at once with what has arrived kept.
         pace: shared by files under one limit; None is this file's own.
-        whole: the name that the checked file gets before anybody else may touch it; None leaves it its own.
-        instead: asked once the partial is this call's alone: True where the file came in another way meanwhile.
+        final_path: the name that the checked file gets before anybody else may touch it; None leaves it its own.
+        is_already_present: asked once the partial is this call's alone: True where the file came in another way
+        meanwhile.
 
     Returns:
-        Whether it was fetched; False where `instead` said so.
+        Whether it was fetched; False where `is_already_present` said so.
 
     Raises:
         DigestMismatchError, FileChangedError, DiskFullError, NotWritableError, NetworkError, AccessError,
@@ -76,14 +79,14 @@ def fetch(
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise storage_error(error, partial.parent, expected.size, limits.disk_reserve) from None
-    pace = pace or Pace(limits.bytes_per_second)
-    others, held = _Others(partial, expected, limits, progress), False
+        raise translate_disk_error(error, partial.parent, expected.size, limits.disk_reserve) from None
+    pace = pace or RateLimiter(limits.bytes_per_second)
+    others, held = _WaitReporter(partial, expected, limits, progress), False
     while True:
         if held:
-            stop.wait(HELD_LOOK_SECONDS)
-        with owning(partial, stop, others.report) as owner:
-            if instead():
+            stop.wait(YIELD_SECONDS)
+        with acquire_ownership(partial, stop, others.report) as owner:
+            if is_already_present():
                 return False
             if held and limits.connections_now and not limits.connections_now():
                 continue
@@ -92,31 +95,31 @@ def fetch(
                 _Transfer(locate, expected, partial, owner, limits, progress, stop, pace).run()
             except OwnershipLostError:
                 continue
-            except _HeldError:
+            except _NoConnectionError:
                 others.report_all_connections_taken()
                 held = True
                 continue
-            if whole is not None:
-                partial.replace(whole)
-                sync_folder(whole.parent)
+            if final_path is not None:
+                partial.replace(final_path)
+                sync_folder(final_path.parent)
             return True
 
 
-class _HeldError(Exception):
+class _NoConnectionError(Exception):
     """Other downloads have had all connections for a while."""
 
 
-class _Others:
+class _WaitReporter:
     """What one tells who waits for others: how far the partial's owner is, or that they have all connections."""
 
-    def __init__(self, partial: Path, expected: Expected, limits: TransferLimits, progress: Progress) -> None:
+    def __init__(self, partial: Path, expected: ExpectedFile, limits: TransferLimits, progress: Progress) -> None:
         self._journal, self._expected = journal_path(partial), expected
         self._limits, self._progress = limits, progress
         self._done, self._moved_at = 0, time.monotonic()
 
     def report(self) -> None:
         """Called while the owner is waited for; says so when nothing has come for long."""
-        done, now = self._have(), time.monotonic()
+        done, now = self._count_received(), time.monotonic()
         if done != self._done:
             self._done, self._moved_at = done, now
         kind: EventKind = "progress"
@@ -129,9 +132,11 @@ class _Others:
     def report_all_connections_taken(self) -> None:
         """Called once it has none."""
         words = "other downloads have all connections"
-        self._progress(Event("waiting", self._expected.name, self._have(), self._expected.size, words, by_others=True))
+        self._progress(
+            Event("waiting", self._expected.name, self._count_received(), self._expected.size, words, by_others=True)
+        )
 
-    def _have(self) -> int:
+    def _count_received(self) -> int:
         state = read_journal(self._journal)
         return state.done.total if state else 0
 
@@ -142,23 +147,23 @@ class _Transfer:
     def __init__(
         self,
         locate: Callable[[], Location],
-        expected: Expected,
+        expected: ExpectedFile,
         partial: Path,
         owner: Owner,
         limits: TransferLimits,
         progress: Progress,
         stop: threading.Event,
-        pace: Pace,
+        pace: RateLimiter,
     ) -> None:
         self._expected, self._partial, self._owner = expected, partial, owner
         self._limits, self._progress, self._stop, self._pace = limits, progress, stop, pace
         self._journal_path = journal_path(partial)
-        self._source = Source(locate, expected)
-        self._weather = Weather(limits, self._tell)
+        self._source = DownloadSource(locate, expected)
+        self._weather = Backoff(limits, self._report)
         self._done = 0
         self._told_at = 0.0
 
-    def _tell(self, kind: EventKind, message: str | None = None) -> None:
+    def _report(self, kind: EventKind, message: str | None = None) -> None:
         now = time.monotonic()
         if kind == "progress" and now - self._told_at < TICK_SECONDS:
             return
@@ -168,12 +173,12 @@ class _Transfer:
     def run(self) -> None:
         mismatches, whole = 0, False
         while True:
-            state = self._known()
+            state = self._load_state()
             trusted = (
                 state is not None
             )  # else bytes without a journal: only their digest can say whether they are any good
             try:
-                found = self._attempt(state, whole=whole)
+                found = self._fetch_missing(state, whole=whole)
             except StartOverError as again:
                 self._discard()
                 whole = True
@@ -182,13 +187,13 @@ class _Transfer:
                 continue
             except OSError as error:
                 needed = self._expected.size - self._done
-                raise storage_error(error, self._partial.parent, needed, self._limits.disk_reserve) from None
+                raise translate_disk_error(error, self._partial.parent, needed, self._limits.disk_reserve) from None
             if self._expected.digest in (None, found):
                 break
             self._discard()
             self._told_at = 0.0
-            self._tell("progress")  # that nothing is here any more
-            self._weather = Weather(self._limits, self._tell)  # for what is fetched anew, each byte counts again
+            self._report("progress")  # that nothing is here any more
+            self._weather = Backoff(self._limits, self._report)  # for what is fetched anew, each byte counts again
             mismatches += trusted
             if mismatches > 1:
                 raise DigestMismatchError(
@@ -198,15 +203,15 @@ class _Transfer:
                     hint="A proxy or a mirror may be changing it; or the repo's record is wrong.",
                 )
             if trusted:
-                self._tell(
+                self._report(
                     "retrying",
                     f"The digest is wrong (expected {self._expected.digest}, got {found}); fetching it again",
                 )
         self._journal_path.unlink(missing_ok=True)
         self._done = self._expected.size
-        self._tell("done")
+        self._report("done")
 
-    def _known(self) -> JournalState | None:
+    def _load_state(self) -> JournalState | None:
         """What can be built on; None for a file of the right size that has no journal."""
         state = read_journal(self._journal_path)
         self._done = state.done.total if state else 0
@@ -216,20 +221,20 @@ class _Transfer:
             size = -1
         if state is None and size == self._expected.size and self._expected.digest:
             return None
-        identity = Identity(self._expected.size, self._located(lambda: self._source.proof))
+        identity = Identity(self._expected.size, self._call_with_retry(lambda: self._source.proof))
         if state is None or state.identity != identity or size != identity.size or not state.done.total:
             # Bytes that nothing speaks for would only take room from those to come.
             self._discard()
             return JournalState(identity)
         return state
 
-    def _located(self, ask: Callable[[], str]) -> str:
+    def _call_with_retry(self, ask: Callable[[], str]) -> str:
         """The answer of a question to the Hub, through any weather."""
         while True:
             try:
                 return ask()
             except NetworkError as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 self._weather.pause(error, self._stop)
                 self._check_stop()
@@ -245,7 +250,7 @@ class _Transfer:
         sync_folder(self._partial.parent)
         self._done = 0
 
-    def _attempt(self, state: JournalState | None, *, whole: bool) -> str:
+    def _fetch_missing(self, state: JournalState | None, *, whole: bool) -> str:
         """Fetches what is missing; returns the digest of what is there then."""
         size = self._expected.size
         if state is None:
@@ -255,16 +260,16 @@ class _Transfer:
         self._source.validator = state.validator
         self._done = state.done.total
         self._check_stop()
-        need_room(self._partial.parent, size - self._done, self._limits.disk_reserve)
-        self._tell("started")
+        require_space(self._partial.parent, size - self._done, self._limits.disk_reserve)
+        self._report("started")
         # In this order: a new journal without a partial is thrown away, a partial without one would have to be hashed.
         journal = Journal(self._journal_path, state)
         with PartialFile(self._partial, size) as file:
-            digest = Digest(file, size, git_blob=self._expected.sha256 is None)
+            digest = FileHasher(file, size, git_blob=self._expected.sha256 is None)
             try:
                 for start, end in state.done:
                     digest.have(start, end)
-                fetching = Fetching(
+                fetching = WorkerPool(
                     self._source,
                     self._weather,
                     self._pace,
@@ -277,18 +282,18 @@ class _Transfer:
                     whole=whole,
                 )
                 self._watch(fetching)
-                return self._hashed(digest, file)
+                return self._wait_for_digest(digest, file)
             finally:
                 digest.abandon()
                 journal.close()
 
-    def _watch(self, fetching: Fetching) -> None:
+    def _watch(self, fetching: WorkerPool) -> None:
         """Lets the connections work until all is there, and reports."""
         had_one_at = time.monotonic()
         fetching.start()
         try:
             while not fetching.finished:
-                fetching.changed.wait(LOOK_SECONDS)
+                fetching.changed.wait(WATCH_INTERVAL_SECONDS)
                 fetching.changed.clear()
                 if self._owner.lost.is_set():
                     raise OwnershipLostError
@@ -296,19 +301,19 @@ class _Transfer:
                 fetching.look_after()
                 now = time.monotonic()
                 had_one_at = had_one_at if fetching.held else now
-                if now - had_one_at >= HELD_SECONDS:
-                    raise _HeldError
+                if now - had_one_at >= NO_CONNECTION_SECONDS:
+                    raise _NoConnectionError
                 self._done = fetching.done
-                self._tell("progress")
+                self._report("progress")
         finally:
-            fetching.end(sync=boot_id() is None)
+            fetching.end(sync=read_boot_id() is None)
             self._done = fetching.done
         if fetching.error is not None:
             raise fetching.error
 
-    def _hashed(self, digest: Digest, file: PartialFile) -> str:
+    def _wait_for_digest(self, digest: FileHasher, file: PartialFile) -> str:
         if not digest.wait(0):
-            self._tell("verifying")
+            self._report("verifying")
             while not digest.wait(TICK_SECONDS):
                 self._check_stop()
         file.sync()

@@ -8,17 +8,17 @@ import time
 from llm_hf_models.errors import AccessError, HfModelsError, NetworkError, RateLimitedError
 from llm_hf_models.hub.types import Location
 from llm_hf_models.network.connection import RangeConnection
-from llm_hf_models.network.errors import passes
-from llm_hf_models.network.response import Reply
-from llm_hf_models.system.disk import keep_reserve
-from llm_hf_models.system.machine import usable_cores
-from llm_hf_models.transfer.copy_body import Carrier
+from llm_hf_models.network.errors import is_transient
+from llm_hf_models.network.response import RangeResponse
+from llm_hf_models.system.disk import check_reserve
+from llm_hf_models.system.machine import count_usable_cores
+from llm_hf_models.transfer.copy_body import BodyCopier
 from llm_hf_models.transfer.journal import Journal
-from llm_hf_models.transfer.pacing import Pace, Width
-from llm_hf_models.transfer.partial_file import Digest, PartialFile
-from llm_hf_models.transfer.retry import Weather
-from llm_hf_models.transfer.segments import Segment, Segments
-from llm_hf_models.transfer.source import LinkExpiredError, RangeRefusedError, Source
+from llm_hf_models.transfer.pacing import ConnectionTuner, RateLimiter
+from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
+from llm_hf_models.transfer.retry import Backoff
+from llm_hf_models.transfer.segments import Segment, SegmentQueue
+from llm_hf_models.transfer.source import DownloadSource, LinkExpiredError, RangeRefusedError
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 
 MAX_CHUNK_BYTES = 3 << 18  # smaller ones cost more hand-overs between threads: at 256 KiB 15 % of the CPU
@@ -38,18 +38,18 @@ class StartOverError(Exception):
         self.error = error
 
 
-class Fetching:
+class WorkerPool:
     """One attempt at the missing bytes, by as many connections as pay off."""
 
     def __init__(
         self,
-        source: Source,
-        weather: Weather,
-        pace: Pace,
+        source: DownloadSource,
+        weather: Backoff,
+        pace: RateLimiter,
         limits: TransferLimits,
         file: PartialFile,
         journal: Journal,
-        digest: Digest,
+        digest: FileHasher,
         done: Ranges,
         size: int,
         *,
@@ -58,8 +58,8 @@ class Fetching:
         """`whole`: the server has no ranges; one stream, from the first byte."""
         self._source, self._weather, self._pace, self._limits = source, weather, pace, limits
         self._file, self._journal, self._digest, self._size = file, journal, digest, size
-        self._segments = Segments(size, done, undivided=whole)
-        self._width = Width(limits.connections, usable_cores())
+        self._segments = SegmentQueue(size, done, undivided=whole)
+        self._width = ConnectionTuner(limits.connections, count_usable_cores())
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self._connections: dict[threading.Thread, RangeConnection] = {}
@@ -81,7 +81,7 @@ class Fetching:
         """Begins with one connection."""
         self._syncer.start()
         if not self._segments.finished:
-            self._spawn()
+            self._start_worker()
 
     @property
     def finished(self) -> bool:
@@ -91,7 +91,7 @@ class Fetching:
     @property
     def held(self) -> bool:
         """Whether it has no connection, and may have none as long as others run."""
-        return not self.finished and not self._connections and not self._share()
+        return not self.finished and not self._connections and not self._get_share()
 
     def look_after(self) -> None:
         """Adds connections where more pay off. Called many times a second."""
@@ -102,9 +102,9 @@ class Fetching:
             return
         if self._segments.takeable:  # else new ones would come and go, and the next ones after them
             self._width.look(now, self.done, receiving, cpu=time.process_time(), limit=self._pace.rate())
-            most = self._most()
+            most = self._get_limit()
             for _ in range(running, min(1, most) if self._whole else most):
-                self._spawn()
+                self._start_worker()
 
     def end(self, *, sync: bool) -> None:
         """Stops all threads and waits for those that write; `sync` brings what they wrote to the disk.
@@ -124,20 +124,20 @@ class Fetching:
         if sync and self.error is None:
             self._sync()
 
-    def _spawn(self) -> None:
+    def _start_worker(self) -> None:
         connection = RangeConnection(
             connect_seconds=self._limits.connect_seconds, stall_seconds=self._limits.stall_seconds
         )
-        thread = threading.Thread(target=self._work, args=(connection,), name="connection", daemon=True)
+        thread = threading.Thread(target=self._run_worker, args=(connection,), name="connection", daemon=True)
         with self._lock:
             self._connections[thread] = connection
         thread.start()
 
     # The threads of the connections
 
-    def _work(self, connection: RangeConnection) -> None:
+    def _run_worker(self, connection: RangeConnection) -> None:
         try:
-            while not self._halt.is_set() and not self._one_too_many(self._most()):
+            while not self._halt.is_set() and not self._should_leave(self._get_limit()):
                 segment = self._segments.take(self._width.outlook)
                 if segment is None:
                     break
@@ -146,12 +146,12 @@ class Fetching:
                 except LinkExpiredError:
                     connection.close()
                 except AccessError as error:
-                    if not self._others_go_on(error):
+                    if not self._leave_to_others(error):
                         raise
                     break
                 except NetworkError as error:
                     connection.close()
-                    if not self._goes_on(error):
+                    if not self._wait_to_retry(error):
                         break
                 finally:
                     self._segments.give_back(segment)
@@ -164,16 +164,16 @@ class Fetching:
                 del self._connections[threading.current_thread()]
             self.changed.set()
 
-    def _share(self) -> int:
+    def _get_share(self) -> int:
         """How many connections other downloads leave to this file now."""
         now = self._limits.connections_now
         return now() if now else self._limits.connections
 
-    def _most(self) -> int:
+    def _get_limit(self) -> int:
         """How many connections there may be now: as many as pay off, and as other downloads leave."""
-        return min(self._width.wanted, self._share())
+        return min(self._width.wanted, self._get_share())
 
-    def _one_too_many(self, most: int) -> bool:
+    def _should_leave(self, most: int) -> bool:
         """Whether this connection is to leave, so that no more than `most` stay."""
         own = threading.current_thread()
         with self._lock:
@@ -181,9 +181,9 @@ class Fetching:
                 self._leaving.add(own)
             return own in self._leaving
 
-    def _is_wanted_by_others(self) -> bool:
+    def _should_yield(self) -> bool:
         """Whether this connection is to leave now, midway: a stream that can't be continued would lose all."""
-        return not self._whole and self._one_too_many(self._share())
+        return not self._whole and self._should_leave(self._get_share())
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
@@ -192,7 +192,7 @@ class Fetching:
                 self.error = error
                 self._halt.set()
 
-    def _others_go_on(self, error: HfModelsError) -> bool:
+    def _leave_to_others(self, error: HfModelsError) -> bool:
         """Whether others go on without this connection: then it leaves, and for the host's refusal none replaces it."""
         own = threading.current_thread()
         with self._lock:
@@ -209,16 +209,16 @@ class Fetching:
                 self._spawn_after = max(self._spawn_after, self._ask_after)
             return True
 
-    def _goes_on(self, error: NetworkError) -> bool:
+    def _wait_to_retry(self, error: NetworkError) -> bool:
         """After a failure: False where others go on without this connection; else waits out the weather."""
         if self._halt.is_set():
             return False
-        if not passes(error):
+        if not is_transient(error):
             raise error
         if self._whole:
             raise StartOverError(error)
         self._weather.stalled(error)
-        if self._others_go_on(error):
+        if self._leave_to_others(error):
             return False
         self._pausing = True
         try:
@@ -235,7 +235,7 @@ class Fetching:
         start, end = self._segments.span(segment)
         if start == end:  # another connection took it over while this one waited
             return
-        reply = self._ask(connection, start, end, location, validator)
+        reply = self._request(connection, start, end, location, validator)
         with self._lock:
             if self._halt.is_set():
                 return
@@ -243,15 +243,15 @@ class Fetching:
         try:
             if self._source.validator not in (None, validator):
                 self._journal.validator(str(self._source.validator))
-            with Carrier(reply, self._file, self._digest, self._memory) as carrier:
+            with BodyCopier(reply, self._file, self._digest, self._take_buffer) as carrier:
                 self._receive(carrier, segment, location)
         finally:
             with self._lock:
                 self._receivers.discard(threading.current_thread())
 
-    def _ask(
+    def _request(
         self, connection: RangeConnection, start: int, end: int, location: Location, validator: str | None
-    ) -> Reply:
+    ) -> RangeResponse:
         extra = {} if self._whole else {"Range": f"bytes={start}-{end - 1}"}
         if extra and validator:
             extra["If-Range"] = validator
@@ -260,7 +260,7 @@ class Fetching:
             if self._whole:
                 self._source.check_whole(reply)
                 return reply
-            self._source.check_range(reply, start, end, asked_validator=validator is not None)
+            self._source.check_range(reply, start, end, sent_validator=validator is not None)
         except LinkExpiredError:
             self._source.expired(location)
             raise
@@ -268,13 +268,13 @@ class Fetching:
             raise StartOverError from None
         return reply
 
-    def _receive(self, carrier: Carrier, segment: Segment, location: Location) -> None:
+    def _receive(self, carrier: BodyCopier, segment: Segment, location: Location) -> None:
         """Brings the body into the file, and tells the journal every now and then."""
         first = recorded = written = segment.position
         recorded_at = time.monotonic()
         try:
             while most := min(self._segments.left(segment), self._pace.step(RECORD_BYTES)):
-                if self._halt.is_set() or self._is_wanted_by_others():
+                if self._halt.is_set() or self._should_yield():
                     return
                 count = carrier.load(most)
                 if not count:
@@ -284,19 +284,19 @@ class Fetching:
                 count = self._segments.advance(segment, count)
                 carrier.unload(count, written)
                 written += count
-                self._arrived(count, written, location)
+                self._count_received(count, written, location)
                 now = time.monotonic()
                 if written - recorded >= RECORD_BYTES or now - recorded_at >= RECORD_SECONDS:
-                    self._record(recorded, written)
+                    self._record_range(recorded, written)
                     recorded, recorded_at = written, now
                     if self.done < self._size:
-                        keep_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
+                        check_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
                 self._pace.spend(count, self._halt)
         finally:
             if written > recorded:
-                self._record(recorded, written)
+                self._record_range(recorded, written)
 
-    def _memory(self) -> bytearray:
+    def _take_buffer(self) -> bytearray:
         """Memory for a chunk: as much as so many connections may have each."""
         size = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // self._width.wanted))
         while True:
@@ -307,7 +307,7 @@ class Fetching:
             if len(spare) == size:
                 return spare
 
-    def _arrived(self, count: int, end: int, location: Location) -> None:
+    def _count_received(self, count: int, end: int, location: Location) -> None:
         """Counts bytes that are in the file now."""
         if self._whole:
             self._weather.moved_to(end)
@@ -317,7 +317,7 @@ class Fetching:
         with self._lock:
             self.done += count
 
-    def _record(self, start: int, end: int) -> None:
+    def _record_range(self, start: int, end: int) -> None:
         if not self._whole:  # else the server has no ranges and can't continue: there is nothing to remember
             self._journal.wrote(start, end)
         with self._lock:

@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llm_hf_models.system.disk import sync_data, sync_folder
-from llm_hf_models.system.processes import boot_id
+from llm_hf_models.system.processes import read_boot_id
 from llm_hf_models.transfer.types import Ranges
 
 VERSION = 1
@@ -53,12 +53,12 @@ class JournalState:
     validator: str | None = None
 
 
-def _checked(line: str, seed: int) -> bytes:
+def _add_crc(line: str, seed: int) -> bytes:
     body = line.encode()
     return b"%s %08x\n" % (body, zlib.crc32(body, seed))
 
 
-def _body(raw: bytes, seed: int) -> str | None:
+def _check_crc(raw: bytes, seed: int) -> str | None:
     """A record without its CRC, or None where it is torn or damaged."""
     body, space, crc = raw.rpartition(b" ")
     if not space or crc != b"%08x" % zlib.crc32(body, seed):
@@ -78,14 +78,14 @@ def read_journal(path: Path) -> JournalState | None:
         return None
     lines = data.split(b"\n")
     lines.pop()  # what follows the last line break is torn, or empty
-    head = _body(lines[0], 0) if lines else None
+    head = _check_crc(lines[0], 0) if lines else None
     if head is None:
         return None
     try:
         fields = json.loads(head)
         if fields.pop("version") != VERSION:
             return None
-        same_boot = fields.pop("boot") == boot_id() is not None
+        same_boot = fields.pop("boot") == read_boot_id() is not None
         state = JournalState(Identity(**fields))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -97,7 +97,7 @@ def _replay(lines: list[bytes], seed: int, state: JournalState, *, same_boot: bo
     written: list[tuple[int, int]] = []
     durable = 0
     for line in lines:
-        body = _body(line, seed)
+        body = _check_crc(line, seed)
         if body is None:
             break
         kind, _, rest = body.partition(" ")
@@ -110,10 +110,10 @@ def _replay(lines: list[bytes], seed: int, state: JournalState, *, same_boot: bo
             written[durable:] = [(0, 0)] * (len(written) - durable)
         elif kind == "v":
             state.validator = rest or None
-    _believe(state, written, len(written) if same_boot else durable, durable)
+    _apply_trusted(state, written, len(written) if same_boot else durable, durable)
 
 
-def _believe(state: JournalState, written: list[tuple[int, int]], trusted: int, durable: int) -> None:
+def _apply_trusted(state: JournalState, written: list[tuple[int, int]], trusted: int, durable: int) -> None:
     for i, (start, end) in enumerate(written):
         if not 0 <= start < end <= state.identity.size:
             continue
@@ -143,14 +143,14 @@ class Journal:
         self._write_anew()
 
     def _write_anew(self) -> None:
-        head = json.dumps({"version": VERSION, "boot": boot_id(), **asdict(self._identity)})
-        first = _checked(head, 0)
+        head = json.dumps({"version": VERSION, "boot": read_boot_id(), **asdict(self._identity)})
+        first = _add_crc(head, 0)
         self._seed, self._count = zlib.crc32(first[:-1]), 0
         lines = [first, *(self._written(*pair) for pair in self._durable)]
-        lines.append(_checked(f"s {self._count}", self._seed))
+        lines.append(_add_crc(f"s {self._count}", self._seed))
         lines += [self._written(*pair) for pair in self._since]
         if self._validator:
-            lines.append(_checked(f"v {self._validator}", self._seed))
+            lines.append(_add_crc(f"v {self._validator}", self._seed))
         partial = self._path.with_name(f"{self._path.name}.new")
         with partial.open("wb") as file:
             file.write(b"".join(lines))
@@ -164,7 +164,7 @@ class Journal:
 
     def _written(self, start: int, end: int) -> bytes:
         self._count += 1
-        return _checked(f"w {start} {end}", self._seed)
+        return _add_crc(f"w {start} {end}", self._seed)
 
     def wrote(self, start: int, end: int) -> None:
         """Records bytes that were written to the partial just now.
@@ -179,7 +179,7 @@ class Journal:
     def validator(self, etag: str) -> None:
         """Records the storage host's validator."""
         with self._lock:
-            self._append(_checked(f"v {etag}", self._seed))
+            self._append(_add_crc(f"v {etag}", self._seed))
             self._validator = etag
 
     @property
@@ -201,13 +201,13 @@ class Journal:
             if self._count > MAX_RECORDS:
                 self._write_anew()
                 return
-            self._append(_checked(f"s {count}", self._seed))
+            self._append(_add_crc(f"s {count}", self._seed))
             sync_data(self._fd)
 
     def sync_failed(self) -> None:
         """Records that the disk could not take some of the bytes since the last checkpoint, nobody knows which."""
         with self._lock, contextlib.suppress(OSError):  # a disk that refuses this too is not read again either
-            self._append(_checked("f", self._seed))
+            self._append(_add_crc("f", self._seed))
 
     def _append(self, line: bytes) -> None:
         # A short write leaves a torn line; all after it would be lost to the reader, so it is an error here.

@@ -9,20 +9,20 @@ from collections.abc import Callable
 from llm_hf_models.transfer.segments import (
     BUSY_CORES,
     FAST_BYTES_PER_SECOND,
-    NEAR_LIMIT,
+    GROWTH_FACTOR,
+    MIN_GAIN_SHARE,
+    NEAR_LIMIT_SHARE,
     PROBE_SECONDS,
     RATE_RECHECK_SECONDS,
     RATE_STEP_SECONDS,
     REFUSED_SECONDS,
     REPROBE_SECONDS,
-    STEP,
-    VERDICT_SECONDS,
-    WORTHWHILE,
-    _in_a_blink,
+    TRIAL_SECONDS,
+    bytes_per_step,
 )
 
 
-class Width:
+class ConnectionTuner:
     """How many connections to use: several times more as long as that brings clearly more bytes per second.
 
     More are tried soon, since each moment with too few is lost; they are taken back only after a while, since a
@@ -62,22 +62,22 @@ class Width:
             return
         self._since = here
         rate = count / seconds
-        enough = rate >= min(FAST_BYTES_PER_SECOND, limit * NEAR_LIMIT or FAST_BYTES_PER_SECOND)
-        self._judge(now, rate, own_limit=enough or used >= BUSY_CORES * self._cores * seconds)
+        enough = rate >= min(FAST_BYTES_PER_SECOND, limit * NEAR_LIMIT_SHARE or FAST_BYTES_PER_SECOND)
+        self._evaluate(now, rate, own_limit=enough or used >= BUSY_CORES * self._cores * seconds)
 
-    def _judge(self, now: float, rate: float, *, own_limit: bool) -> None:
+    def _evaluate(self, now: float, rate: float, *, own_limit: bool) -> None:
         """Tries more, settles, or takes back what brought nothing."""
         fewer, rate_before = self._before
-        if self._settled is None and fewer and rate < rate_before * (1 + (self.wanted / fewer - 1) * WORTHWHILE):
-            if self._tried is not None and now - self._tried >= VERDICT_SECONDS:
-                self._go_to(fewer, settled=now)
+        if self._settled is None and fewer and rate < rate_before * (1 + (self.wanted / fewer - 1) * MIN_GAIN_SHARE):
+            if self._tried is not None and now - self._tried >= TRIAL_SECONDS:
+                self._set_wanted(fewer, settled=now)
         elif self.wanted >= self._most or own_limit:
-            self._go_to(self.wanted, settled=now)
+            self._set_wanted(self.wanted, settled=now)
         else:
             self._before = (self.wanted, rate)
-            self._go_to(min(self._most, self.wanted * STEP))
+            self._set_wanted(min(self._most, self.wanted * GROWTH_FACTOR))
 
-    def _go_to(self, wanted: int, *, settled: float | None = None) -> None:
+    def _set_wanted(self, wanted: int, *, settled: float | None = None) -> None:
         self.wanted, self._settled = wanted, settled
         self._tried = self._since = None
         if settled is not None:
@@ -90,11 +90,11 @@ class Width:
 
     def refuse(self, accepted: int, now: float) -> None:
         """The other side does not want more than `accepted` connections, for a while at least."""
-        self._go_to(max(1, accepted), settled=now)
+        self._set_wanted(max(1, accepted), settled=now)
         self._refused_until = now + REFUSED_SECONDS
 
 
-class Pace:
+class RateLimiter:
     """Holds any number of threads to a rate in bytes per second that may change while they run. 0 is no limit."""
 
     def __init__(self, bytes_per_second: Callable[[], int]) -> None:
@@ -114,7 +114,7 @@ class Pace:
 
     def step(self, most: int) -> int:
         """How many bytes to read at a time, so that no thread overdraws by more than a blink."""
-        return min(most, _in_a_blink(rate)) if (rate := self.rate()) else most
+        return min(most, bytes_per_step(rate)) if (rate := self.rate()) else most
 
     def spend(self, count: int, stop: threading.Event) -> None:
         """Waits until `count` more bytes are within the limit, or `stop` is set."""
@@ -122,7 +122,7 @@ class Pace:
         if not rate:
             return
         # More than a blink's bytes were let in under another limit, and are not owed under this one.
-        count = min(count, _in_a_blink(rate))
+        count = min(count, bytes_per_step(rate))
         with self._lock:
             now = time.monotonic()
             self._free_at = max(self._free_at, now - RATE_STEP_SECONDS) + count / rate

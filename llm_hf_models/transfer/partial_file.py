@@ -25,7 +25,7 @@ READ_BYTES = 1 << 19
 # with 64 KiB a download to ext4 (6.18) took half the time that it took with chunks at once, in memory as long.
 WRITE_BYTES = 1 << 16
 SPLICE_BYTES = 1 << 18  # out of a pipe; there 1 MiB at once took 1.4 times as long, in memory as long
-MAX_QUEUED = 1  # chunks handed to the digest and not hashed yet; who brings the next one waits
+MAX_QUEUED_CHUNKS = 1  # chunks handed to the digest and not hashed yet; who brings the next one waits
 
 
 class PartialFile:
@@ -96,7 +96,7 @@ class PartialFile:
         os.close(self.fd)
 
 
-class Digest:
+class FileHasher:
     """sha256, or a git blob's sha1, of a file of known size, in a thread of its own while the file fills up.
 
     Chunks that arrive in file order are hashed as they were received, and who brings them faster than that waits: all
@@ -127,7 +127,9 @@ class Digest:
             return False
         with self._change:
             if chunk is not None:
-                self._change.wait_for(lambda: self._ended or start != self._taken or len(self._queue) < MAX_QUEUED)
+                self._change.wait_for(
+                    lambda: self._ended or start != self._taken or len(self._queue) < MAX_QUEUED_CHUNKS
+                )
             self._done.add(start, end)
             taken = chunk is not None and start == self._taken and not self._ended
             if taken and chunk is not None:
@@ -136,7 +138,7 @@ class Digest:
             self._change.notify()
             return taken
 
-    def _next(self) -> tuple[bytearray | None, int]:
+    def _wait_for_block(self) -> tuple[bytearray | None, int]:
         """The next chunk and its length, or how many bytes to read back; 0 when all is hashed or nobody wants it."""
         with self._change:
             while True:
@@ -154,7 +156,7 @@ class Digest:
     def _run(self) -> None:
         try:
             while True:
-                chunk, count = self._next()
+                chunk, count = self._wait_for_block()
                 if not count:
                     return
                 if chunk is not None:

@@ -21,7 +21,7 @@ MAX_PAUSE_SECONDS = 60.0
 MAX_REFUSALS = 8  # answers such as 500, one after the other, without a byte in between
 
 
-def _too_long(error: NetworkError, told: float, most: float) -> RateLimitedError:
+def _wait_too_long_error(error: NetworkError, told: float, most: float) -> RateLimitedError:
     """The error for a host that wants us to wait longer than we would."""
     return RateLimitedError(
         error.message,
@@ -31,7 +31,7 @@ def _too_long(error: NetworkError, told: float, most: float) -> RateLimitedError
     )
 
 
-class Weather:
+class Backoff:
     """Counts what failed since bytes last moved, over all connections of one file.
 
     A link that moves is never given up.
@@ -63,7 +63,7 @@ class Weather:
         Raises:
             NetworkError: `error` itself, when waiting has been long enough.
         """
-        seconds = self._seconds(error)
+        seconds = self._compute_pause(error)
         kind: EventKind = "waiting" if isinstance(error, (OfflineError, RateLimitedError)) else "retrying"
         self._tell(kind, f"{error.message}: next try in {format_duration(max(1, seconds))}")
         halt.wait(seconds)
@@ -73,7 +73,7 @@ class Weather:
         if isinstance(error, TimedOutError):
             self._tell("stalled", error.message)
 
-    def _seconds(self, error: NetworkError) -> float:
+    def _compute_pause(self, error: NetworkError) -> float:
         with self._lock:
             now = time.monotonic()
             left = self._moved_at + self._limits.network_wait_seconds - now
@@ -81,7 +81,7 @@ class Weather:
             if isinstance(error, HubUnavailableError):
                 self._refusals += 1
             if told is not None and told > self._limits.network_wait_seconds:
-                raise _too_long(error, told, self._limits.network_wait_seconds)
+                raise _wait_too_long_error(error, told, self._limits.network_wait_seconds)
             if left <= 0 or self._refusals > MAX_REFUSALS:
                 raise error
             pause = min(MAX_PAUSE_SECONDS, self._limits.retry_seconds * 2.0 ** min(self._failures, 16))

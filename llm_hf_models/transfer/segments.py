@@ -13,15 +13,15 @@ MIN_SEGMENT_BYTES = 8 << 20
 MIN_SHARE_BYTES = 1 << 20  # what an idle connection takes over from another one is at least this much
 SPLIT_SECONDS = 0.5  # a segment that still needs longer than this is worth sharing with an idle connection
 RESCUE_SECONDS = 5.0  # a segment this old that needs as long again is taken over whole, however small it is
-STEP = 4  # how many times more connections are tried next
+GROWTH_FACTOR = 4  # how many times more connections are tried next
 PROBE_SECONDS = 0.1  # how long a number of connections must run before more are tried,
-VERDICT_SECONDS = 0.8  # and before it is given up: a young connection is slow, and one moment proves nothing
+TRIAL_SECONDS = 0.8  # and before it is given up: a young connection is slow, and one moment proves nothing
 REPROBE_SECONDS = 15.0  # a number that brought nothing is tried again after this,
 REFUSED_SECONDS = 60.0  # and one that the other side refused after this
 FAST_BYTES_PER_SECOND = 800_000_000  # at this speed, or this share of all cores, it is we who are the limit,
 BUSY_CORES = 0.5  # not the wire: more connections would only get in each other's way, and in the digest's
-NEAR_LIMIT = 0.8  # so are we where this share of the limit that was set is reached
-WORTHWHILE = 0.25  # of what more connections could bring at best, this share must come, or they are taken back
+NEAR_LIMIT_SHARE = 0.8  # so are we where this share of the limit that was set is reached
+MIN_GAIN_SHARE = 0.25  # of what more connections could bring at best, this share must come, or they are taken back
 RATE_RECHECK_SECONDS = 0.25
 RATE_STEP_SECONDS = 0.05
 
@@ -36,7 +36,7 @@ class Segment:
     first: int = 0
 
 
-class Segments:
+class SegmentQueue:
     """The missing bytes of a file, handed out piece by piece. Locked: all threads ask here."""
 
     def __init__(self, size: int, done: Ranges, *, undivided: bool = False) -> None:
@@ -45,7 +45,7 @@ class Segments:
         self._active: list[Segment] = []
         self._size, self._undivided = size, undivided
 
-    def _piece(self, sharers: int) -> int:
+    def _choose_piece_bytes(self, sharers: int) -> int:
         """How many bytes to hand out next: ever fewer towards the end, so that all connections end at one time.
 
         What was received last is hashed last: small pieces keep the digest close behind, too.
@@ -66,13 +66,13 @@ class Segments:
             now = time.monotonic()
             if self._gaps:
                 start, end = self._gaps[0]
-                piece_bytes = self._piece(sharers)
+                piece_bytes = self._choose_piece_bytes(sharers)
                 # A rest smaller than half a piece goes along: no request for a handful of bytes.
                 cut = end if end - start < piece_bytes * 3 // 2 else start + piece_bytes
                 self._gaps[:1] = [(cut, end)] if cut < end else []
                 piece = Segment(start, cut, now, start)
             else:
-                slow = self._worth_sharing(now)
+                slow = self._find_splittable(now)
                 if slow is None:
                     return None
                 middle = slow.position if self._is_stuck(slow, now) else (slow.position + slow.end) // 2
@@ -81,18 +81,18 @@ class Segments:
             self._active.append(piece)
             return piece
 
-    def _worth_sharing(self, now: float) -> Segment | None:
+    def _find_splittable(self, now: float) -> Segment | None:
         """The slowest connection's share, if there is enough left of it for two, or it hardly moves."""
-        slow = max(self._active, key=lambda segment: _seconds_left(segment, now), default=None)
+        slow = max(self._active, key=lambda segment: _estimate_seconds_left(segment, now), default=None)
         if slow is None or not (_is_large(slow) or self._is_stuck(slow, now)):
             return None
-        return slow if _seconds_left(slow, now) >= SPLIT_SECONDS else None
+        return slow if _estimate_seconds_left(slow, now) >= SPLIT_SECONDS else None
 
     def _is_stuck(self, segment: Segment, now: float) -> bool:
         """Whether a connection's rest is best fetched by another: too small to be shared, and still far away."""
         if self._undivided or _is_large(segment):
             return False
-        return now - segment.started >= RESCUE_SECONDS <= _seconds_left(segment, now)
+        return now - segment.started >= RESCUE_SECONDS <= _estimate_seconds_left(segment, now)
 
     def advance(self, segment: Segment, count: int) -> int:
         """Moves a connection on by up to `count` bytes; returns how many of them are still its own."""
@@ -123,7 +123,7 @@ class Segments:
     def takeable(self) -> bool:
         """Whether `take` would give something now."""
         with self._lock:
-            return bool(self._gaps) or self._worth_sharing(time.monotonic()) is not None
+            return bool(self._gaps) or self._find_splittable(time.monotonic()) is not None
 
     @property
     def finished(self) -> bool:
@@ -136,10 +136,10 @@ def _is_large(segment: Segment) -> bool:
     return segment.end - segment.position >= 2 * MIN_SHARE_BYTES
 
 
-def _seconds_left(segment: Segment, now: float) -> float:
+def _estimate_seconds_left(segment: Segment, now: float) -> float:
     fetched = segment.position - segment.first
     return (segment.end - segment.position) * (now - segment.started) / max(fetched, 1)
 
 
-def _in_a_blink(rate: int) -> int:
+def bytes_per_step(rate: int) -> int:
     return max(1, int(rate * RATE_STEP_SECONDS))

@@ -67,7 +67,7 @@ Progress = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedFile:
     """What the file must be: its size in bytes and its digest, as the Hub recorded them at the pinned commit."""
 
     name: str

@@ -69,30 +69,30 @@ async def call(function: Callable[..., T], *arguments: object, **named: object) 
     Raises:
         ToolError: for every error of ours.
     """
-    with told():
+    with translate_errors():
         return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turns errors of ours into what a model reads."""
     try:
         yield
     except HfModelsError as error:
-        raise ToolError(worded(error)) from error
+        raise ToolError(format_error(error)) from error
 
 
-def worded(error: HfModelsError) -> str:
+def format_error(error: HfModelsError) -> str:
     """Message, cause, and the next step as an agent can take it."""
     message = error.message if error.message.endswith(("?", "!")) else error.message.rstrip(".") + "."
-    parts = [message, error.cause, _next_step(error)]
+    parts = [message, error.cause, _suggest_next_step(error)]
     return clean_text("\n".join(part for part in parts if part), MAX_ERROR_CHARS, keep_lines=True)
 
 
-def _next_step(error: HfModelsError) -> str | None:
+def _suggest_next_step(error: HfModelsError) -> str | None:
     if isinstance(error, TokenMissingError | TokenInvalidError):
         hint = (error.hint or "").rstrip(".")
-        command = as_tools(hint)
+        command = replace_commands(hint)
         return f"Next: {command if command != hint else f'ask the person to mend it. {hint}'}. {NO_TOKENS}"
     if isinstance(error, GatedRepoError):
         return f"Next: a person must accept the licence first. {error.hint or ''}"
@@ -102,15 +102,15 @@ def _next_step(error: HfModelsError) -> str | None:
         return error.hint
     if isinstance(error, PolicyError):
         return f"Next: only the operator of this server can change that ({error.hint}). Choose something else."
-    return f"Next: {as_tools(error.hint)}" if error.hint else None
+    return f"Next: {replace_commands(error.hint)}" if error.hint else None
 
 
-def as_tools(hint: str) -> str:
+def replace_commands(hint: str) -> str:
     """A person's commands in it as the tools that an agent has for them."""
-    return _COMMAND.sub(_as_tool, hint)
+    return _COMMAND.sub(_replace_command, hint)
 
 
-def _as_tool(match: re.Match[str]) -> str:
+def _replace_command(match: re.Match[str]) -> str:
     verb, words = match[1], match[2].split()
     tool = _TOOL_FOR.get(verb)
     if tool is None:
@@ -123,7 +123,7 @@ def _as_tool(match: re.Match[str]) -> str:
     return f"{tool}({', '.join(arguments)})" if arguments else tool
 
 
-def answer(value: object, text: str) -> CallToolResult:
+def build_result(value: object, text: str) -> CallToolResult:
     """A value of the service, and what a model should read of it."""
     return CallToolResult(
         content=[TextContent(type="text", text=clean_text(text, MAX_TEXT_CHARS, keep_lines=True))],
@@ -134,7 +134,7 @@ def answer(value: object, text: str) -> CallToolResult:
 # Pages
 
 
-def page(
+def select_page(
     items: Sequence[T], cursor: str | None, *, limit: int, room: int = MAX_PAGE_CHARS
 ) -> tuple[tuple[T, ...], str | None]:
     """The rows from a cursor on that fit into one answer, at least one; and the cursor of the next, if there are more.
@@ -142,7 +142,7 @@ def page(
     Raises:
         ToolError: a cursor that no answer gave.
     """
-    start, used = offset_of(cursor), 0
+    start, used = decode_cursor(cursor), 0
     taken: list[T] = []
     for item in items[start : start + limit]:
         used += len(json.dumps(to_json(item)))
@@ -150,15 +150,15 @@ def page(
             break
         taken.append(item)
     after = start + len(taken)
-    return tuple(taken), cursor_of(after) if after < len(items) and taken else None
+    return tuple(taken), encode_cursor(after) if after < len(items) and taken else None
 
 
-def cursor_of(offset: int) -> str:
+def encode_cursor(offset: int) -> str:
     """A cursor, opaque to who gets it."""
     return base64.urlsafe_b64encode(f"after:{offset}".encode()).decode()
 
 
-def offset_of(cursor: str | None) -> int:
+def decode_cursor(cursor: str | None) -> int:
     """How many rows came before.
 
     Raises:

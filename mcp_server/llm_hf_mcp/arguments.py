@@ -13,14 +13,14 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from llm_hf_models.system.text import clean_text, did_you_mean
+from llm_hf_models.system.text import clean_text, suggest_word
 
-MAX_TOLD = 5  # of what is wrong
+MAX_ERRORS = 5  # of what is wrong
 MAX_NAME_CHARS = 60
 _UNKNOWN = "extra_forbidden"  # as pydantic calls it
 
 
-def closed(tool: Tool) -> Tool:
+def forbid_extra_arguments(tool: Tool) -> Tool:
     """The tool, whose schema says that it takes its own arguments and no others."""
     tool.parameters = {**tool.parameters, "additionalProperties": False}
     return tool
@@ -32,11 +32,11 @@ def check_arguments(tool: Tool, arguments: dict[str, Any]) -> None:
     Raises:
         ToolError: an argument is missing, unknown or not what the tool takes.
     """
-    if wrong := list(_wrong(tool, arguments)):
-        raise ToolError(_worded(tool, wrong[:MAX_TOLD]))
+    if wrong := list(_find_errors(tool, arguments)):
+        raise ToolError(_format_errors(tool, wrong[:MAX_ERRORS]))
 
 
-def _wrong(tool: Tool, arguments: dict[str, Any]) -> Iterator[ErrorDetails]:
+def _find_errors(tool: Tool, arguments: dict[str, Any]) -> Iterator[ErrorDetails]:
     try:
         tool.fn_metadata.validate_arguments(arguments)
     except ValidationError as wrong:
@@ -46,24 +46,24 @@ def _wrong(tool: Tool, arguments: dict[str, Any]) -> Iterator[ErrorDetails]:
             yield ErrorDetails(type=_UNKNOWN, loc=(name,), msg="", input=None)
 
 
-def _worded(tool: Tool, errors: Sequence[ErrorDetails]) -> str:
+def _format_errors(tool: Tool, errors: Sequence[ErrorDetails]) -> str:
     """What is wrong with the arguments; where that is a name, also which there are."""
-    text = f"{tool.name}: {'; '.join(map(_said, errors))}."
+    text = f"{tool.name}: {'; '.join(map(_format_error, errors))}."
     if not any(error["type"] in ("missing", _UNKNOWN) for error in errors):
         return text
     known, needed = tool.parameters["properties"], tool.parameters.get("required", ())
-    guesses = [did_you_mean(_name(error), known) for error in errors if error["type"] == _UNKNOWN]
+    guesses = [suggest_word(_get_argument_name(error), known) for error in errors if error["type"] == _UNKNOWN]
     takes = ", ".join(f"{name} (needed)" if name in needed else name for name in known)
     return f"{text} {''.join(guesses)}It takes {takes}."
 
 
-def _said(error: ErrorDetails) -> str:
+def _format_error(error: ErrorDetails) -> str:
     if error["type"] == "missing":
-        return f"the argument {_name(error)!r} is missing"
+        return f"the argument {_get_argument_name(error)!r} is missing"
     if error["type"] == _UNKNOWN:
-        return f"there is no argument {_name(error)!r}"
-    return f"{_name(error)}: {clean_text(error['msg'])}"
+        return f"there is no argument {_get_argument_name(error)!r}"
+    return f"{_get_argument_name(error)}: {clean_text(error['msg'])}"
 
 
-def _name(error: ErrorDetails) -> str:
+def _get_argument_name(error: ErrorDetails) -> str:
     return clean_text(".".join(str(part) for part in error["loc"]), MAX_NAME_CHARS)

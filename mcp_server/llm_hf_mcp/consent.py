@@ -16,16 +16,18 @@ from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
 from llm_hf_mcp.answers import call
-from llm_hf_mcp.library_access import library
+from llm_hf_mcp.library_access import open_library
 from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import ConsentError
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.types import Question
+from llm_hf_models.types import ConsentRequest
 
 T = TypeVar("T")
 
-ASKS_BY_ANSWERING = "2026-07-28"  # since then a question is part of the answer, before it was a request of its own
+ELICITS_IN_RESULT_SINCE = (
+    "2026-07-28"  # since then a question is part of the answer, before it was a request of its own
+)
 
 
 class Agreement(BaseModel):
@@ -38,19 +40,19 @@ AGREED = Agreement(agree=True)
 
 
 @dataclass(frozen=True)
-class Plan:
+class PendingAction:
     """What an agent wants to do, before a person has been asked: the verb, and what it is done to."""
 
-    what: str
+    verb: str
     subject: PullPlan | Removal | LocalModelView
 
     @property
-    def about(self) -> str:
+    def log_name(self) -> str:
         """As the log names it."""
         return self.subject.ref if isinstance(self.subject, PullPlan) else self.subject.model_id
 
 
-async def on_the_way(
+async def call_and_log_failure(
     ctx: Context[Any, Any], what: str, about: str, function: Callable[..., T], *arguments: object
 ) -> T:
     """What precedes a change, such as a plan or a question; where it refuses or fails, that is noted.
@@ -58,7 +60,7 @@ async def on_the_way(
     Raises:
         ToolError: for every error of ours.
     """
-    service = library(ctx)
+    service = open_library(ctx)
 
     def attempt() -> T:
         with service.attempt(what, about):
@@ -67,7 +69,9 @@ async def on_the_way(
     return await call(attempt)
 
 
-async def ask(ctx: Context[Any, Any], plan: Plan, confirm: str | None) -> Elicit[Agreement] | Agreement:
+async def request_agreement(
+    ctx: Context[Any, Any], plan: PendingAction, confirm: str | None
+) -> Elicit[Agreement] | Agreement:
     """The person's agreement: not needed, given in words, or to be asked for.
 
     Raises:
@@ -75,12 +79,14 @@ async def ask(ctx: Context[Any, Any], plan: Plan, confirm: str | None) -> Elicit
     """
 
     def asked() -> Elicit[Agreement] | Agreement:
-        return _ask(library(ctx).questions(plan.subject), confirm, ctx)
+        return _resolve_agreement(open_library(ctx).questions(plan.subject), confirm, ctx)
 
-    return await on_the_way(ctx, plan.what, plan.about, asked)
+    return await call_and_log_failure(ctx, plan.verb, plan.log_name, asked)
 
 
-async def agreed_to(ctx: Context[Any, Any], plan: Plan, outcome: ElicitationResult[Agreement]) -> frozenset[str]:
+async def get_agreed_actions(
+    ctx: Context[Any, Any], plan: PendingAction, outcome: ElicitationResult[Agreement]
+) -> frozenset[str]:
     """The actions that the person agreed to.
 
     Raises:
@@ -89,36 +95,38 @@ async def agreed_to(ctx: Context[Any, Any], plan: Plan, outcome: ElicitationResu
 
     def agreed() -> frozenset[str]:
         if isinstance(outcome, AcceptedElicitation) and outcome.data.agree:
-            return frozenset(question.action for question in library(ctx).questions(plan.subject))
+            return frozenset(question.action for question in open_library(ctx).questions(plan.subject))
         raise ConsentError(
             "The person did not agree, so nothing was done", hint="Don't ask again unless they bring it up."
         )
 
-    return await on_the_way(ctx, plan.what, plan.about, agreed)
+    return await call_and_log_failure(ctx, plan.verb, plan.log_name, agreed)
 
 
-def _ask(questions: Sequence[Question], confirm: str | None, ctx: Context[Any, Any]) -> Elicit[Agreement] | Agreement:
-    if not questions or confirm == questions[0].about:
+def _resolve_agreement(
+    questions: Sequence[ConsentRequest], confirm: str | None, ctx: Context[Any, Any]
+) -> Elicit[Agreement] | Agreement:
+    if not questions or confirm == questions[0].target:
         return AGREED
     text = " ".join(question.text for question in questions)
     if confirm:
         raise ConsentError(
             f"{clean_text(confirm, 100)!r} does not confirm this: {text}",
-            hint=f"Next: if the person agrees, call again with confirm={questions[0].about!r}.",
+            hint=f"Next: if the person agrees, call again with confirm={questions[0].target!r}.",
         )
-    if can_ask(ctx):
+    if can_elicit(ctx):
         return Elicit(text, Agreement)
     raise ConsentError(
         f"A person has to agree first: {text}",
-        hint=f"Next: ask them, and only if they agree call again with confirm={questions[0].about!r}.",
+        hint=f"Next: ask them, and only if they agree call again with confirm={questions[0].target!r}.",
     )
 
 
-def can_ask(ctx: Context[Any, Any]) -> bool:
+def can_elicit(ctx: Context[Any, Any]) -> bool:
     """Whether this host can show the person a form."""
     capabilities = ctx.client_capabilities
     asked = capabilities.elicitation if capabilities is not None else None
     if asked is None or (asked.form is None and asked.url is not None):
         return False
-    modern = ctx.protocol_version is not None and is_version_at_least(ctx.protocol_version, ASKS_BY_ANSWERING)
+    modern = ctx.protocol_version is not None and is_version_at_least(ctx.protocol_version, ELICITS_IN_RESULT_SINCE)
     return modern or ctx.session.can_send_request

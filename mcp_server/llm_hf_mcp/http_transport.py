@@ -23,7 +23,7 @@ from mcp.server.request_state import RequestStateSecurity
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.responses import Response
 
-from llm_hf_mcp.server import build
+from llm_hf_mcp.server import build_server
 from llm_hf_models.errors import BadInputError, NotWritableError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class HttpOptions:
     allowed_origins: tuple[str, ...] = ()
 
 
-def options(
+def build_options(
     host: str, port: int, *, auth: bool, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()
 ) -> HttpOptions:
     """What was asked for, checked.
@@ -83,16 +83,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Doorkeeper:
+class BearerTokenMiddleware:
     """Lets in who shows the token; compares in constant time, and before anything is read or kept."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._digest = _digest(f"Bearer {token}".encode())
+        self._digest = _compute_digest(f"Bearer {token}".encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] == "http" and not self._knows(scope):
+        if scope["type"] == "http" and not self._is_authorized(scope):
             refused = Response(
                 "A bearer token is needed", 401, headers={"WWW-Authenticate": 'Bearer realm="llm-hf-mcp"'}
             )
@@ -100,23 +100,23 @@ class Doorkeeper:
             return
         await self._app(scope, receive, send)
 
-    def _knows(self, scope: Scope) -> bool:
+    def _is_authorized(self, scope: Scope) -> bool:
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(shown) == 1 and hmac.compare_digest(_digest(shown[0]), self._digest)
+        return len(shown) == 1 and hmac.compare_digest(_compute_digest(shown[0]), self._digest)
 
 
-def _digest(text: bytes) -> bytes:
+def _compute_digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-def application(asked: HttpOptions) -> ASGIApp:
+def build_app(asked: HttpOptions) -> ASGIApp:
     """The whole server as an ASGI application."""
     security = None
     if asked.token is not None:
         # From the token, so that workers who share it can go on with each other's questions.
         key = hmac.new(asked.token.encode(), b"llm-hf-mcp request state", "sha256").hexdigest()
         security = RequestStateSecurity(keys=[key])
-    server = build(request_state_security=security)
+    server = build_server(request_state_security=security)
     hosts = [name for own in LOOPBACK for name in (own, f"{own}:*")]
     app = server.streamable_http_app(
         streamable_http_path=PATH,
@@ -126,7 +126,7 @@ def application(asked: HttpOptions) -> ASGIApp:
         ),
         host=asked.host,
     )
-    return app if asked.token is None else Doorkeeper(app, asked.token)
+    return app if asked.token is None else BearerTokenMiddleware(app, asked.token)
 
 
 def serve(asked: HttpOptions) -> None:
@@ -146,13 +146,13 @@ def serve(asked: HttpOptions) -> None:
         listener.listen()
     except (OSError, OverflowError) as error:
         raise NotWritableError(f"Can't listen on {asked.host} port {asked.port}", cause=str(error)) from None
-    config = uvicorn.Config(application(asked), log_level="warning", access_log=False, server_header=False)
-    _tell(asked, listener.getsockname()[1])  # who is told may connect: it listens already
+    config = uvicorn.Config(build_app(asked), log_level="warning", access_log=False, server_header=False)
+    _print_address(asked, listener.getsockname()[1])  # who is told may connect: it listens already
     with listener, suppress(KeyboardInterrupt):
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
-def _tell(asked: HttpOptions, port: int) -> None:
+def _print_address(asked: HttpOptions, port: int) -> None:
     host = f"[{asked.host}]" if ":" in asked.host else asked.host
     lines = [f"http://{host}:{port}{PATH}"]
     if asked.token is None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 DEFAULT_PORT = 8765
 INTERRUPTED = 130  # the exit code after Ctrl-C
-IN_A_TERMINAL = """\
+TERMINAL_NOTICE = """\
 llm-hf-mcp speaks MCP over stdin and stdout: a host starts it. `llm hf mcp` prints the configuration for one.
 Ctrl-C ends it.
 """
@@ -36,7 +36,7 @@ _SETTINGS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="llm-hf-mcp",
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves until the host closes the connection."""
-    given = _parsed(arguments)
+    given = _parse_arguments(arguments)
     if given.check:
         return
     gc.disable()  # nothing that is imported goes again: looking for garbage meanwhile is a tenth of the start
@@ -94,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(INTERRUPTED)
 
 
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line, its settings put into the environment; ends the process where they can't be used."""
-    made = parser()
+    made = build_parser()
     given = made.parse_args(arguments)
     from llm_hf_models.errors import BadInputError
     from llm_hf_models.service import Library
@@ -119,7 +119,7 @@ def _serve(given: argparse.Namespace) -> None:
     from llm_hf_mcp import http_transport
 
     http_transport.serve(
-        http_transport.options(
+        http_transport.build_options(
             given.host,
             given.http,
             auth=not given.no_auth,
@@ -133,7 +133,7 @@ def _serve_stdio() -> None:
     # The SDK reads stdin in a thread that nothing wakes: without this, Ctrl-C would wait for the host to close it.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if sys.stdin is not None and sys.stdin.isatty():
-        sys.stderr.write(IN_A_TERMINAL)
-    from llm_hf_mcp.server import build
+        sys.stderr.write(TERMINAL_NOTICE)
+    from llm_hf_mcp.server import build_server
 
-    build().run("stdio")
+    build_server().run("stdio")

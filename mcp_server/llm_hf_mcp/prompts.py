@@ -9,8 +9,8 @@ import anyio.to_thread
 from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
-from llm_hf_mcp.library_access import library
-from llm_hf_mcp.rendering import titles
+from llm_hf_mcp.library_access import open_library
+from llm_hf_mcp.rendering import list_names
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub.types import SearchFilters
 from llm_hf_models.system.text import clean_text
@@ -30,11 +30,11 @@ def choose_a_model(
     licence: Annotated[str, Field(description="Licence it must have, such as apache-2.0; empty is any")] = "",
 ) -> str:
     """Choose an open model for a task that fits this machine."""
-    wanted = [f"Help me choose an open model that runs on this machine. It is for: {_given(task)}."]
+    wanted = [f"Help me choose an open model that runs on this machine. It is for: {_clean_argument(task)}."]
     if memory:
-        wanted.append(f"It may take {_given(memory)} of memory at most.")
+        wanted.append(f"It may take {_clean_argument(memory)} of memory at most.")
     if licence:
-        wanted.append(f"Its licence must be {_given(licence)}.")
+        wanted.append(f"Its licence must be {_clean_argument(licence)}.")
     wanted.append(
         "Look at status and list_models first. Then search_models with fits=true, compare two or three candidates with "
         "get_model (quantizations that fit, licence, access, scans, how many use it), and recommend one with reasons. "
@@ -48,17 +48,18 @@ def set_up_local_model(
 ) -> str:
     """Download a model, prove it, and show that it works."""
     return (
-        f"Set up the model {_given(model)} on this machine: get_model to see what would be fetched and if it fits, "
+        f"Set up the model {_clean_argument(model)} on this machine: get_model to see what would be "
+        "fetched and if it fits, "
         "download_model, get_downloads with wait_seconds until it is done, verify_model, and one short run_prompt. "
         "Then tell me its names, its size, what was checked, and the command `llm -m NAME` to talk to it."
     )
 
 
-def _given(text: str) -> str:
+def _clean_argument(text: str) -> str:
     return clean_text(text, MAX_ARGUMENT_CHARS)
 
 
-def add_to(server: MCPServer[Any]) -> None:
+def register_prompts(server: MCPServer[Any]) -> None:
     """Registers prompts and completions."""
     server.prompt(name="choose-a-model", title="Choose a model")(choose_a_model)
     server.prompt(name="set-up-local-model", title="Set up a local model")(set_up_local_model)
@@ -71,7 +72,7 @@ async def complete(
     """Values that go on from what was typed: repos, owners, quantizations, local names, ids of downloads."""
     about = ref.uri if isinstance(ref, ResourceTemplateReference) else ref.name
     given = (context.arguments if context else None) or {}
-    found = _SOURCES.get((about, argument.name), _nothing)
+    found = _COMPLETERS.get((about, argument.name), _suggest_nothing)
     typed = clean_text(argument.value, MAX_ARGUMENT_CHARS)
     try:
         values = await anyio.to_thread.run_sync(lambda: list(found(typed, given)), abandon_on_cancel=True)
@@ -80,53 +81,53 @@ async def complete(
     return Completion(values=values[:MAX_VALUES], total=len(values), has_more=len(values) > MAX_VALUES)
 
 
-def _nothing(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
+def _suggest_nothing(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
     return ()
 
 
-def _starting(values: Iterable[str], typed: str) -> list[str]:
+def _filter_by_prefix(values: Iterable[str], typed: str) -> list[str]:
     return [value for value in dict.fromkeys(values) if value.casefold().startswith(typed.casefold())]
 
 
-def _local_names(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
-    return _starting(titles(library().list()), typed)
+def _suggest_local_names(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
+    return _filter_by_prefix(list_names(open_library().list()), typed)
 
 
-def _downloads(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
-    return _starting((str(row.id) for row in library().downloads(every=True)), typed)
+def _suggest_download_ids(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
+    return _filter_by_prefix((str(row.id) for row in open_library().downloads(include_finished=True)), typed)
 
 
-def _repos(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
+def _suggest_repos(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
     repo, colon, _ = typed.partition(":")
     if colon:
-        return _starting((f"{repo}:{variant.quant}" for variant in library().info(repo).variants), typed)
+        return _filter_by_prefix((f"{repo}:{variant.quant}" for variant in open_library().info(repo).variants), typed)
     owner, slash, name = typed.rpartition("/")
-    page = library().search(name, SearchFilters(author=owner if slash else None, limit=MAX_VALUES))
+    page = open_library().search(name, SearchFilters(author=owner if slash else None, limit=MAX_VALUES))
     return [row.id for row in page.results]
 
 
-def _owners(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
-    page = library().search(typed, SearchFilters(limit=MAX_VALUES))
-    return _starting((row.author for row in page.results), typed)
+def _suggest_owners(typed: str, given: dict[str, str]) -> Iterable[str]:  # noqa: ARG001
+    page = open_library().search(typed, SearchFilters(limit=MAX_VALUES))
+    return _filter_by_prefix((row.author for row in page.results), typed)
 
 
-def _names(typed: str, given: dict[str, str]) -> Iterable[str]:
-    page = library().search(typed, SearchFilters(author=given.get("owner"), limit=MAX_VALUES))
-    return _starting((row.id.partition("/")[2] for row in page.results), typed)
+def _suggest_repo_names(typed: str, given: dict[str, str]) -> Iterable[str]:
+    page = open_library().search(typed, SearchFilters(author=given.get("owner"), limit=MAX_VALUES))
+    return _filter_by_prefix((row.id.partition("/")[2] for row in page.results), typed)
 
 
-def _fixed(values: Iterable[str]) -> Callable[[str, dict[str, str]], Iterable[str]]:
-    return lambda typed, given: _starting(values, typed)  # noqa: ARG005
+def _suggest_from(values: Iterable[str]) -> Callable[[str, dict[str, str]], Iterable[str]]:
+    return lambda typed, given: _filter_by_prefix(values, typed)  # noqa: ARG005
 
 
-_SOURCES: dict[tuple[str, str], Callable[[str, dict[str, str]], Iterable[str]]] = {
-    ("set-up-local-model", "model"): _repos,
-    ("choose-a-model", "task"): _fixed(TASKS),
-    ("choose-a-model", "licence"): _fixed(LICENSES),
-    ("hf://library/{name}", "name"): _local_names,
-    ("hf://downloads/{id}", "id"): _downloads,
-    ("hf://models/{owner}/{name}", "owner"): _owners,
-    ("hf://models/{owner}/{name}", "name"): _names,
-    ("hf://models/{owner}/{name}/card", "owner"): _owners,
-    ("hf://models/{owner}/{name}/card", "name"): _names,
+_COMPLETERS: dict[tuple[str, str], Callable[[str, dict[str, str]], Iterable[str]]] = {
+    ("set-up-local-model", "model"): _suggest_repos,
+    ("choose-a-model", "task"): _suggest_from(TASKS),
+    ("choose-a-model", "licence"): _suggest_from(LICENSES),
+    ("hf://library/{name}", "name"): _suggest_local_names,
+    ("hf://downloads/{id}", "id"): _suggest_download_ids,
+    ("hf://models/{owner}/{name}", "owner"): _suggest_owners,
+    ("hf://models/{owner}/{name}", "name"): _suggest_repo_names,
+    ("hf://models/{owner}/{name}/card", "owner"): _suggest_owners,
+    ("hf://models/{owner}/{name}/card", "name"): _suggest_repo_names,
 }

@@ -15,8 +15,8 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Annotations
 from mcp_types import Resource as ListedResource
 
-from llm_hf_mcp.answers import worded
-from llm_hf_mcp.library_access import library
+from llm_hf_mcp.answers import format_error
+from llm_hf_mcp.library_access import open_library
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.errors import BadInputError, HfModelsError, NotFoundError
 from llm_hf_models.library.download_records import DownloadNote
@@ -44,17 +44,17 @@ class DownloadState:
     log: tuple[DownloadNote, ...]
 
 
-def model_uri(name: str) -> str:
+def build_model_uri(name: str) -> str:
     """Where a local model can be read."""
     return f"{LIBRARY}/{quote(name, safe='')}"
 
 
-def download_uri(number: int) -> str:
+def build_download_uri(number: int) -> str:
     """Where a download can be read, and watched."""
     return f"{DOWNLOADS}/{number}"
 
 
-def add_to(server: MCPServer[Any]) -> None:
+def register_resources(server: MCPServer[Any]) -> None:
     """Registers them all."""
     live = Annotations(audience=["user", "assistant"], priority=0.5)
     offered: tuple[tuple[str, Callable[..., Any], str, str, str], ...] = (
@@ -74,63 +74,67 @@ def add_to(server: MCPServer[Any]) -> None:
         server.resource(uri, name=name, description=description, mime_type=kind, annotations=live)(function)
 
 
-async def listed() -> list[ListedResource]:
+async def list_local_resources() -> list[ListedResource]:
     """The local models and the open downloads, for a host's menu; the library itself is listed by the SDK."""
-    service = library()
-    models, rows = await _ask(service.list), await _ask(service.downloads)
-    found = [(model_uri(one.model_id), one.model_id, f"{one.state}, {one.kind}") for one in models[:MAX_LISTED]]
-    found += [(download_uri(row.id), f"download {row.id}", f"{row.ref}: {row.state}") for row in rows[:MAX_LISTED]]
+    service = open_library()
+    models, rows = await _call(service.list), await _call(service.downloads)
+    found = [(build_model_uri(one.model_id), one.model_id, f"{one.state}, {one.kind}") for one in models[:MAX_LISTED]]
+    found += [
+        (build_download_uri(row.id), f"download {row.id}", f"{row.ref}: {row.state}") for row in rows[:MAX_LISTED]
+    ]
     return [ListedResource(uri=uri, name=name, description=what, mime_type=JSON) for uri, name, what in found]
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (NotFoundError, BadInputError) as error:
-        raise ResourceNotFoundError(worded(error)) from error
+        raise ResourceNotFoundError(format_error(error)) from error
     except HfModelsError as error:
-        raise ResourceError(worded(error)) from error
+        raise ResourceError(format_error(error)) from error
 
 
-async def _ask(function: Callable[..., T], *arguments: object, **named: object) -> T:
-    with _told():
+async def _call(function: Callable[..., T], *arguments: object, **named: object) -> T:
+    with _translate_errors():
         return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
 
 
-def _json(value: object) -> str:
+def _format_json(value: object) -> str:
     return json.dumps(to_json(value), ensure_ascii=False)
 
 
 async def read_library() -> str:
     """Every local model in brief."""
     brief = ("model_id", "aliases", "state", "kind", "quant", "size")
-    models = await _ask(library().list)
-    return _json([{name: getattr(model, name) for name in brief} for model in models])
+    models = await _call(open_library().list)
+    return _format_json([{name: getattr(model, name) for name in brief} for model in models])
 
 
 async def read_local_model(name: str) -> str:
     """One local model, as `llm hf show --json` has it."""
-    return _json(await _ask(library().show, name))
+    return _format_json(await _call(open_library().show, name))
 
 
 async def read_download(id: str) -> str:  # noqa: A002 - the template's own word
     """One download with its log."""
     if not id.isascii() or not id.isdigit() or len(id) > MAX_ID_DIGITS:
         raise ResourceNotFoundError("A download's id is a number")
-    service = library()
-    return _json(DownloadState(await _ask(service.download, int(id)), await _ask(service.download_log, int(id))))
+    service = open_library()
+    return _format_json(
+        DownloadState(await _call(service.get_download, int(id)), await _call(service.get_download_log, int(id)))
+    )
 
 
 async def read_model(owner: str, name: str) -> str:
     """One repo of the Hub, without its list of files."""
-    found = await _ask(library().info, f"{owner}/{name}")
-    return _json(replace(found, files=()))
+    found = await _call(open_library().info, f"{owner}/{name}")
+    return _format_json(replace(found, files=()))
 
 
 async def read_card(owner: str, name: str) -> str:
     """A model card, cleaned, cut and labelled."""
-    found = await _ask(library().info, f"{owner}/{name}", card=True)
+    found = await _call(open_library().info, f"{owner}/{name}", card=True)
     if not found.card:
         raise ResourceNotFoundError(f"{found.id} has no model card")
     return UNTRUSTED.format(repo=found.id) + clean_text(found.card, MAX_CARD_CHARS, keep_lines=True)

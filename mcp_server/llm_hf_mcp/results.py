@@ -6,25 +6,25 @@ from dataclasses import dataclass
 
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
-from llm_hf_models.models.types import CheckReport, LocalModelView, ModelInfo, SearchPage, TrialReport, Verification
+from llm_hf_models.models.types import CheckReport, LoadTestReport, LocalModelView, ModelInfo, SearchPage, Verification
 
 
 @dataclass(frozen=True)
-class FoundModels(SearchPage):
+class SearchModelsResult(SearchPage):
     """`llm hf search --json`, a page of it."""
 
     next_cursor: str | None = None
 
 
 @dataclass(frozen=True)
-class RepoModel(ModelInfo):
+class GetModelResult(ModelInfo):
     """`llm hf info --json`; files only where asked for, variants by pages."""
 
     next_cursor: str | None = None
 
 
 @dataclass(frozen=True)
-class Downloads:
+class GetDownloadsResult:
     """`llm hf downloads --json`, a page of it; of a single one also the end of `llm hf downloads log ID --json`."""
 
     downloads: tuple[DownloadView, ...]
@@ -33,7 +33,7 @@ class Downloads:
 
 
 @dataclass(frozen=True)
-class LocalModels:
+class ListModelsResult:
     """`llm hf list --json`, a page of it."""
 
     models: tuple[LocalModelView, ...]
@@ -41,7 +41,7 @@ class LocalModels:
 
 
 @dataclass(frozen=True)
-class Pulling:
+class DownloadModelResult:
     """A download as it is now, and the local model once it is here. No download: nothing had to be fetched."""
 
     download: DownloadView | None
@@ -49,16 +49,16 @@ class Pulling:
 
 
 @dataclass(frozen=True)
-class Proof:
+class VerifyModelResult:
     """Three facts, each by itself: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
 
     digest: Verification
     structure: CheckReport | None  # None where a file is missing
-    load_test: TrialReport | None = None  # None where it was not asked for, or a digest is not the recorded one
+    load_test: LoadTestReport | None = None  # None where it was not asked for, or a digest is not the recorded one
 
 
 @dataclass(frozen=True)
-class Names:
+class OrganiseResult:
     """The names of a local model, as `llm hf alias --json` has them: alias to model."""
 
     model_id: str

@@ -18,7 +18,7 @@ from mcp_types import EmptyResult, RequestParams
 P = TypeVar("P", bound=RequestParams)
 
 
-def serve(
+def register_method(
     server: MCPServer[Any], method: str, params: type[P], handler: Callable[[Connection, P], Awaitable[None]]
 ) -> None:
     """Serves a method of the protocol that is answered with nothing, and announces its capability.

@@ -16,14 +16,14 @@ from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequ
 from mcp_types import Resource as ListedResource
 
 from llm_hf_mcp import prompts, resources, results, subscriptions
-from llm_hf_mcp.arguments import check_arguments, closed
+from llm_hf_mcp.arguments import check_arguments, forbid_extra_arguments
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
 from llm_hf_models import service, types
 from llm_hf_models.downloads import types as downloads_types
 from llm_hf_models.models import types as models_types
-from llm_hf_models.system.json_values import schema_of
+from llm_hf_models.system.json_values import build_schema
 from llm_hf_models.system.text import clean_text
 
 NAME = "llm-hf-mcp"
@@ -40,16 +40,16 @@ missing, ask the person to run `llm hf login`."""
 
 
 @dataclass(frozen=True)
-class Offer:
+class ToolSpec:
     """A tool and what it promises."""
 
     function: Callable[..., Any]
     title: str
-    returns: type
+    result_type: type
     writes: bool = True
     destroys: bool = False
-    repeatable: bool = True  # the same call again changes nothing more
-    outside: bool = False  # it asks the Hub
+    idempotent: bool = True  # the same call again changes nothing more
+    uses_hub: bool = False  # it asks the Hub
 
     @property
     def annotations(self) -> ToolAnnotations:
@@ -58,36 +58,38 @@ class Offer:
             title=self.title,
             read_only_hint=not self.writes,
             destructive_hint=self.destroys,
-            idempotent_hint=self.repeatable,
-            open_world_hint=self.outside,
+            idempotent_hint=self.idempotent,
+            open_world_hint=self.uses_hub,
         )
 
 
-OFFERS = (
-    Offer(tools_hub.search_models, "Search models on the Hub", results.FoundModels, writes=False, outside=True),
-    Offer(tools_hub.get_model, "Show a model of the Hub", results.RepoModel, writes=False, outside=True),
-    Offer(tools_hub.inspect_gguf, "Inspect a GGUF header", models_types.Inspection, writes=False, outside=True),
-    Offer(tools_hub.download_model, "Download a model", results.Pulling, outside=True),
-    Offer(tools_downloads.get_downloads, "Show downloads", results.Downloads, writes=False),
-    Offer(tools_downloads.control_download, "Control a download", downloads_types.DownloadView, outside=True),
-    Offer(tools_local.list_models, "List local models", results.LocalModels, writes=False),
-    Offer(tools_local.verify_model, "Verify a local model", results.Proof),
-    Offer(tools_local.run_prompt, "Prompt a local model", models_types.Answer, repeatable=False),
-    Offer(tools_local.delete_model, "Delete a local model", models_types.Removal, destroys=True),
-    Offer(tools_local.organise, "Name a local model", results.Names),
-    Offer(tools_local.status, "Show this machine", types.Status, writes=False, outside=True),
+TOOLS = (
+    ToolSpec(
+        tools_hub.search_models, "Search models on the Hub", results.SearchModelsResult, writes=False, uses_hub=True
+    ),
+    ToolSpec(tools_hub.get_model, "Show a model of the Hub", results.GetModelResult, writes=False, uses_hub=True),
+    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", models_types.Inspection, writes=False, uses_hub=True),
+    ToolSpec(tools_hub.download_model, "Download a model", results.DownloadModelResult, uses_hub=True),
+    ToolSpec(tools_downloads.get_downloads, "Show downloads", results.GetDownloadsResult, writes=False),
+    ToolSpec(tools_downloads.control_download, "Control a download", downloads_types.DownloadView, uses_hub=True),
+    ToolSpec(tools_local.list_models, "List local models", results.ListModelsResult, writes=False),
+    ToolSpec(tools_local.verify_model, "Verify a local model", results.VerifyModelResult),
+    ToolSpec(tools_local.run_prompt, "Prompt a local model", models_types.PromptResult, idempotent=False),
+    ToolSpec(tools_local.delete_model, "Delete a local model", models_types.Removal, destroys=True),
+    ToolSpec(tools_local.organise, "Name a local model", results.OrganiseResult),
+    ToolSpec(tools_local.status, "Show this machine", types.Status, writes=False, uses_hub=True),
 )
 
 
-def offers() -> tuple[Offer, ...]:
+def select_tools() -> tuple[ToolSpec, ...]:
     """What there is under the policy in force: a read-only server has no tool that changes anything."""
-    rules = service.Library(asked_by="mcp", agent=NAME)
-    if rules.agents_only_look():
-        return tuple(offer for offer in OFFERS if not offer.writes)
-    return tuple(offer for offer in OFFERS if not offer.destroys or rules.agents_may_delete())
+    rules = service.Library(requested_by="mcp", agent=NAME)
+    if rules.is_read_only_for_agents():
+        return tuple(offer for offer in TOOLS if not offer.writes)
+    return tuple(offer for offer in TOOLS if not offer.destroys or rules.can_agents_delete())
 
 
-def tool(offer: Offer) -> Tool:
+def build_tool(offer: ToolSpec) -> Tool:
     """An offer as the SDK registers it."""
     made = Tool.from_function(
         offer.function,
@@ -95,16 +97,16 @@ def tool(offer: Offer) -> Tool:
         description=inspect.getdoc(offer.function),
         annotations=offer.annotations,
     )
-    made.fn_metadata.output_schema = schema_of(offer.returns)
-    return closed(made)
+    made.fn_metadata.output_schema = build_schema(offer.result_type)
+    return forbid_extra_arguments(made)
 
 
-def version() -> str:
+def get_version() -> str:
     """Of the distribution."""
     return metadata.version("llm-hf-models")
 
 
-class Server(MCPServer[Any]):
+class HfModelsServer(MCPServer[Any]):
     """The SDK's server, whose menu of resources has what is on this machine now, and which says what was misspelt."""
 
     def __init__(self, *args: Any, tools: Sequence[Tool], **more: Any) -> None:  # noqa: ANN401 - the SDK's own arguments
@@ -121,7 +123,7 @@ class Server(MCPServer[Any]):
 
     async def list_resources(self) -> list[ListedResource]:
         """What the SDK lists, then local models and open downloads."""
-        return [*await super().list_resources(), *await resources.listed()]
+        return [*await super().list_resources(), *await resources.list_local_resources()]
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
@@ -137,24 +139,24 @@ class Server(MCPServer[Any]):
             raise MCPError(INVALID_PARAMS, clean_text(str(wrong), 300)) from None
 
 
-def build(**more: Any) -> Server:  # noqa: ANN401 - the SDK's own arguments
+def build_server(**more: Any) -> HfModelsServer:  # noqa: ANN401 - the SDK's own arguments
     """The server, for any transport."""
-    watch = subscriptions.Watch()
-    server = Server(
+    watch = subscriptions.ResourceWatcher()
+    server = HfModelsServer(
         NAME,
         title="Hugging Face models on this machine",
         description="Find, fetch, prove, keep and run open models from the Hugging Face Hub on this machine.",
         instructions=INSTRUCTIONS,
-        version=version(),
-        tools=[tool(offer) for offer in offers()],
+        version=get_version(),
+        tools=[build_tool(offer) for offer in select_tools()],
         log_level="WARNING",
         subscriptions=watch,
-        lifespan=subscriptions.lifespan(watch),
+        lifespan=subscriptions.build_lifespan(watch),
         **more,
     )
-    resources.add_to(server)
-    prompts.add_to(server)
-    subscriptions.add_to(server, watch)
+    resources.register_resources(server)
+    prompts.register_prompts(server)
+    subscriptions.register_methods(server, watch)
     gc.enable()
     gc.freeze()  # what stands now stays
     return server

@@ -39,4 +39,4 @@ def test_an_answer_that_drips_is_given_up(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 500_000}, lfs=["README.md"])
     server.fault(Throttle(200_000), side="storage")
     with pytest.raises(TimedOutError, match="too slowly"):
-        ask_of(server, timeout=0.5).card(RepoId("acme", "long"), "main")
+        ask_of(server, timeout=0.5).fetch_card(RepoId("acme", "long"), "main")

@@ -203,7 +203,7 @@ def test_a_card_that_was_never_read_is_missed_and_the_rest_is_shown(
 
 
 def test_what_one_token_saw_is_not_shown_to_another(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    private = repo.add_repo("owner/private-GGUF", {Q4: repo.repos()[0].files[1].location}, private=True)
+    private = repo.add_repo("owner/private-GGUF", {Q4: repo.list_repos()[0].files[1].location}, private=True)
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_ann", access={private.id}))
     run("info", private.id)
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_bob", name="bob"))
@@ -226,7 +226,7 @@ def test_answers_that_another_version_kept_are_asked_for_again(repo: HubServer) 
 
 
 def test_each_trouble_with_a_token_has_its_own_words(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = repo.repos()[0].files[1].location
+    file = repo.list_repos()[0].files[1].location
     repo.add_repo("owner/gated-GGUF", {Q4: file}, gated="auto")
     repo.add_repo("owner/private-GGUF", {Q4: file}, private=True)
     for name in ("gated", "private"):
@@ -401,7 +401,7 @@ def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer
     run_process("hf", "cache", "prune", "-y")
     assert [model["state"] for model in json_of("list")] == ["ready", "ready"]
     freed = json_of("rm", f"{REPO}:Q4_K_M", "-y")
-    assert freed["freed_bytes"] == next(file.size for file in repo.repos()[0].files if file.path == Q4)
+    assert freed["freed_bytes"] == next(file.size for file in repo.list_repos()[0].files if file.path == Q4)
     assert [path.name for path in cached(home)] == [Q8]
     run_process("hf", "cache", "verify", REPO)
 
@@ -442,7 +442,7 @@ def _can_make(path: Path) -> bool:
 def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune(
     repo: HubServer, home: Home, tmp_path: Path
 ) -> None:
-    old = repo.repos()[0].commit
+    old = repo.list_repos()[0].commit
     run("pull", REPO, "-q")
     (tmp_path / "new").mkdir()
     other = tiny_chat(tmp_path / "new" / Q4, answer="Something new.")
@@ -456,7 +456,7 @@ def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune
 
 
 def test_a_revision_has_an_id_of_its_own_beside_the_default_one(repo: HubServer) -> None:
-    commit = repo.repos()[0].commit
+    commit = repo.list_repos()[0].commit
     run("pull", REPO, "-q")
     for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
         assert done.stdout == f"hf/{REPO}@{commit}:Q4_K_M\n"
@@ -593,13 +593,13 @@ def test_an_import_named_like_another_file_of_its_repo_does_not_take_a_pulls_pla
 def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
     from llm_hf_models.context import Context
     from llm_hf_models.hub.refs import RepoId
-    from llm_hf_models.servers.library_catalog import LibraryCatalogue
+    from llm_hf_models.servers.library_catalog import LibraryCatalog
 
-    gated = next(one for one in repo.repos() if one.id == REPO)
+    gated = next(one for one in repo.list_repos() if one.id == REPO)
     repo.change_repo(gated, gated="manual")
     run("import", tmp_path / Q8, "--repo", REPO, "-q")
-    assert LibraryCatalogue(Context()).repos() == []
-    assert [one.id for one in LibraryCatalogue(Context(), frozenset({RepoId.parse(REPO)})).repos()] == [REPO]
+    assert LibraryCatalog(Context()).list_repos() == []
+    assert [one.id for one in LibraryCatalog(Context(), frozenset({RepoId.parse(REPO)})).list_repos()] == [REPO]
 
 
 # The disk

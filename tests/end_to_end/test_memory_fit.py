@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.gguf.header import read_header
-from llm_hf_models.gguf.memory_fit import assess
+from llm_hf_models.gguf.memory_fit import assess_fit
 from tests.conftest import Home
 from tests.support import real_weights
 
@@ -42,7 +42,7 @@ def test_llama_cpp_takes_no_more_than_we_say_and_not_much_less(context: int, tmp
     model = real_weights.smollm2(tmp_path)
     with model.open("rb") as source:
         facts = read_header(source).facts
-    needed = assess(model.stat().st_size, facts, context=context, available=8 * GB).needed
+    needed = assess_fit(model.stat().st_size, facts, context=context, available=8 * GB).needed
     command = [sys.executable, "-c", SERVE, str(model), str(context), str(home.runtime / "s.sock")]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     taken = json.loads(answer.stdout.splitlines()[-1])

@@ -25,9 +25,9 @@ from openai import OpenAI
 
 from llm_hf_models.errors import BadInputError, NotWritableError, UnknownModelError
 from llm_hf_models.inference import running_engines
-from llm_hf_models.inference.confinement import layer_names
-from llm_hf_models.inference.engine_folder import base_dir
-from llm_hf_models.inference.running_engines import busy_slots
+from llm_hf_models.inference.confinement import format_layers
+from llm_hf_models.inference.engine_folder import make_base_folder
+from llm_hf_models.inference.running_engines import count_busy_slots
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
@@ -82,7 +82,9 @@ def client(url: str) -> Iterator[OpenAI]:
 
 def busy(shelf: Shelf, model_id: str) -> int:
     with shelf.db() as db:
-        return sum(busy_slots(row) or 0 for row in running_engines.running(db) if row.model_id == model_id)
+        return sum(
+            count_busy_slots(row) or 0 for row in running_engines.list_running_engines(db) if row.model_id == model_id
+        )
 
 
 # What OpenAI's client gets
@@ -272,7 +274,7 @@ def test_a_refusal_keeps_its_status_unless_it_was_us_who_were_not_let_in(
     assert asked.status_code == seen
     assert asked.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
     with shelf.db() as db:
-        db.remove("hf/remote/far")
+        db.remove_model("hf/remote/far")
 
 
 def test_what_cannot_be_served_is_said_before_listening() -> None:
@@ -319,7 +321,7 @@ def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: She
 
     def engines() -> set[int]:
         with shelf.db() as db:
-            return {row.pid for row in running_engines.running(db) if row.model_id == "hf/tiny/brief:F16"}
+            return {row.pid for row in running_engines.list_running_engines(db) if row.model_id == "hf/tiny/brief:F16"}
 
     with serving("brief") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
         assert not engines()
@@ -331,7 +333,7 @@ def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: She
 def test_an_engine_that_is_killed_is_started_anew_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
     client.chat.completions.create(model="seal", messages=HELLO)
     with shelf.db() as db:
-        (row,) = [row for row in running_engines.running(db) if row.model_id == "hf/tiny/seal:F16"]
+        (row,) = [row for row in running_engines.list_running_engines(db) if row.model_id == "hf/tiny/seal:F16"]
     os.kill(row.pid, signal.SIGKILL)
     assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
 
@@ -340,7 +342,7 @@ def test_an_engine_that_dies_in_the_middle_of_a_stream_is_an_error_and_no_end(cl
     stream = client.chat.completions.create(model="endless", messages=HELLO, stream=True)
     next(stream)
     with shelf.db() as db:
-        (row,) = [row for row in running_engines.running(db) if row.model_id == ENDLESS]
+        (row,) = [row for row in running_engines.list_running_engines(db) if row.model_id == ENDLESS]
     os.kill(row.pid, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="lost"):
         list(stream)
@@ -377,7 +379,7 @@ def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_eng
     shelf.add("hf/tiny/late:F16", ggufs.tiny_chat(shelf.files / "late.gguf", answer="Late."), aliases=("late",))
     caplog.set_level("INFO", "llm_hf_models.servers.openai_relay")
     with serving("late") as (_, url):
-        with FileLock(base_dir() / "start.lock"):  # as if another model were being loaded
+        with FileLock(make_base_folder() / "start.lock"):  # as if another model were being loaded
             with leaving(url, {"messages": HELLO}):
                 wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
             wait_until(lambda: "the client has gone" in caplog.text)
@@ -443,8 +445,8 @@ def test_ps_shows_the_context_that_runs_where_llama_cpp_makes_more_of_the_one_th
 
 
 def test_a_layer_that_leaves_a_gpu_open_says_so() -> None:
-    assert layer_names(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
-    assert layer_names(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
+    assert format_layers(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
+    assert format_layers(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
 
 
 @contextmanager

@@ -33,7 +33,7 @@ DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
 def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_names_says_why(
     damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin, "_said", set())
+    monkeypatch.setattr(plugin, "_reported", set())
     register("some/model:F16", aliases=("v",))
     damage(paths.library_path())
     asked = run_llm("-m", "v", "hello")

@@ -35,6 +35,6 @@ def test_a_real_model_passes_without_a_word_is_loaded_and_talks_sense(
     report = check_file(path)
     assert report.findings == ()
     assert report.header is not None
-    result = load_test.run(path, report.header.facts)
-    assert (result.verdict, result.why) == ("loads", "")
+    result = load_test.run_load_test(path, report.header.facts)
+    assert (result.verdict, result.reason) == ("loads", "")
     assert len(result.output.split()) > 1

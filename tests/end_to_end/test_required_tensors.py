@@ -29,7 +29,9 @@ class Variant:
         keys = {**architectures.KEYS.get(self.architecture, {}), **self.keys}
         metadata = {f"{self.architecture}.{name}": value for name, value in keys.items()}
         names: list[str] = []
-        for name in required_tensors.missing(self.architecture, metadata, frozenset(), architectures.BLOCKS):
+        for name in required_tensors.find_missing_tensors(
+            self.architecture, metadata, frozenset(), architectures.BLOCKS
+        ):
             for old, new in self.instead.items():
                 if name.endswith(f".{old}"):
                     name = name.removesuffix(old) + new  # noqa: PLW2901
@@ -104,7 +106,7 @@ def test_what_is_tied_or_optional_may_be_there_or_not(tmp_path: Path, family: st
 def test_blocks_that_only_guess_ahead_are_not_asked_for(tmp_path: Path) -> None:
     metadata = {"qwen3.nextn_predict_layers": 1}
     first = [name for name in VARIANTS["qwen3"].tensors() if f"blk.{LAST}." not in name]
-    assert list(required_tensors.missing("qwen3", metadata, first, architectures.BLOCKS)) == []
-    assert list(required_tensors.missing("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
+    assert list(required_tensors.find_missing_tensors("qwen3", metadata, first, architectures.BLOCKS)) == []
+    assert list(required_tensors.find_missing_tensors("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
     path = architectures.tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
     assert gguf_oracle.load([path]) == ["accepts"]

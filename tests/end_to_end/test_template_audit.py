@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llm_hf_models.gguf.template_audit import MAX_TEMPLATE_CHARS, audit
+from llm_hf_models.gguf.template_audit import MAX_TEMPLATE_CHARS, audit_template
 
 KEY = "tokenizer.chat_template"
 
@@ -39,5 +39,5 @@ UNITS += ["{{ a }}", "{% if a %}x{% endif %}", "{% set a = b %}", "{% set b = a.
 def test_no_template_of_the_largest_size_takes_longer_than_a_few_seconds(unit: str) -> None:
     started = time.thread_time()
     for start in ("", "{{ ", "{{ '", "{% if a "):
-        audit((start + unit * (SIZE // len(unit)))[:SIZE], KEY)
+        audit_template((start + unit * (SIZE // len(unit)))[:SIZE], KEY)
     assert time.thread_time() - started < 15  # four times; a slow machine needs a quarter of it

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import pytest
 
 from llm_hf_models.system import processes as journals
-from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 from tests.support.storage_server import StorageServer
@@ -45,8 +45,8 @@ import itertools, json, os, sys, threading
 from pathlib import Path
 from llm_hf_models.transfer import fetch_threads
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.types import Expected, TransferLimits
-from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
 url, sha256, size, partial, way = sys.argv[1:6]
 moments, tell = itertools.count(), os.write
 
@@ -79,7 +79,8 @@ for name in ("pwrite", "write", "fdatasync", "fsync"):
     setattr(os, name, recorded(name, getattr(os, name)))
 fetch_threads.CHECKPOINT_SECONDS = 0.05
 fetch_threads.RECORD_BYTES = fetch_threads.MIN_CHUNK_BYTES = fetch_threads.MAX_CHUNK_BYTES = 64 << 10
-fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), Expected("model.gguf", int(size), sha256=sha256),
+download_file(lambda: Location(url, {}, int(size), sha256, "c" * 40),
+      ExpectedFile("model.gguf", int(size), sha256=sha256),
       Path(partial), limits=TransferLimits(connections=4), progress=lambda _: None, stop=threading.Event())
 tell(1, json.dumps({"call": "whole", "path": partial, "begin": next(moments), "end": next(moments)}).encode())
 """
@@ -214,7 +215,7 @@ def test_after_a_power_cut_a_file_ends_right_and_only_what_was_not_synced_comes_
             assert cut.synced.end_of_run(start) >= end, "the journal claims what no sync has covered"
         kept += trusted.total
         with StorageServer(content) as server:
-            fetch(
+            download_file(
                 server.locate, server.expected, partial,
                 limits=TransferLimits(connections=2), progress=lambda _: None, stop=threading.Event(),
             )  # fmt: skip

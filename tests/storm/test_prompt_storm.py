@@ -137,7 +137,7 @@ def assert_nothing_stays(shelf: Shelf) -> None:
         message=lambda: engines_below(shelf.runtime),
         poll_seconds=0.2,
     )
-    assert Library().engines() == ()
+    assert Library().list_engines() == ()
     assert list(shelf.runtime.rglob("*.sock")) == []
     with shelf.db() as db:
-        assert running_engines.running(db) == []
+        assert running_engines.list_running_engines(db) == []

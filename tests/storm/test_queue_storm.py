@@ -18,7 +18,7 @@ import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.downloads.types import PullPlan
-from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
 from tests.support.downloads import find_workers
 from tests.support.ggufs import tiny_chat
@@ -65,7 +65,7 @@ class Storm:
     def background(self) -> None:
         """Lets a worker pull until it is killed, or done."""
         row = Library().enqueue(self.plan)
-        self._await(lambda: Library().download(row.id).state == "done")
+        self._await(lambda: Library().get_download(row.id).state == "done")
         for worker in find_workers():
             with suppress(psutil.NoSuchProcess):
                 worker.kill()
@@ -82,7 +82,7 @@ class Storm:
         wait_until(
             lambda: self.hub.sent(side="storage") >= target or over(),
             WAIT_SECONDS,
-            message=lambda: (self.kills, Library().downloads(every=True)),
+            message=lambda: (self.kills, Library().downloads(include_finished=True)),
         )
 
 
@@ -132,11 +132,11 @@ def end_of(storm: Storm) -> None:
     result = library.pull(REPO)
     assert library.show(str(result.model_id)).state == "ready"
     assert library.verify(str(result.model_id)).matches
-    assert {row.state for row in library.downloads(every=True)} <= {"done"}
+    assert {row.state for row in library.downloads(include_finished=True)} <= {"done"}
     assert storm.hub.sent(side="storage") <= storm.plan.total_bytes * 1.02 + storm.kills * SEGMENT_BYTES
     library.gc()
     cache = storm.home / "cache"
-    assert [path.name for path in work_folder(cache).iterdir() if path.suffix != ".checked"] == []
+    assert [path.name for path in cache_work_folder(cache).iterdir() if path.suffix != ".checked"] == []
     told = subprocess.run(
         [Path(sys.executable).with_name("hf"), "cache", "verify", REPO, "--cache-dir", cache],
         capture_output=True, text=True, check=False,

@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.downloads.fetch_variant import download
+from llm_hf_models.downloads.fetch_variant import fetch_into_cache
 from llm_hf_models.errors import DigestMismatchError, FileChangedError, HfModelsError, NetworkError
-from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.servers.catalog import ServedRepo
-from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
-from llm_hf_models.transfer.types import Event, Expected, TransferLimits
+from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.conftest import Home
 from tests.support.cache_pulls import files_of, pull
 from tests.support.hub_server import HubServer, Throttle
@@ -93,7 +93,7 @@ def pull_until_killed(task: Task) -> None:
 
     if task.after_seconds is not None:
         die_in(task.after_seconds)
-    download(
+    fetch_into_cache(
         Hub(task.endpoint), RepoId.parse(task.repo), task.commit, task.files, cache_dir=task.cache, revision=None,
         limits=TransferLimits(connections=CONNECTIONS, retry_seconds=0.02), progress=watch, stop=threading.Event(),
     )  # fmt: skip
@@ -145,7 +145,7 @@ def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
             hub.clear()
             tally += whole_after(hub, repo, cache, content, here)
             assert ended([nursery.Process(target=sweep, args=(cache,))]) == [0]
-            assert {path.suffix for path in work_folder(cache).iterdir()} == {".checked"}
+            assert {path.suffix for path in cache_work_folder(cache).iterdir()} == {".checked"}
             shutil.rmtree(cache)
     return tally
 
@@ -224,7 +224,7 @@ def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             end = "whole"
             for attempt in range(TRIES):
                 try:
-                    fetch(
+                    download_file(
                         server.locate,
                         server.expected,
                         partial,
@@ -263,14 +263,14 @@ def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             else:
                 fault = Fault()
                 wrong = hashlib.sha256(random_.randbytes(8)).hexdigest()
-                expected = Expected(expected.name, expected.size, sha256=wrong)
+                expected = ExpectedFile(expected.name, expected.size, sha256=wrong)
             if random_.random() < 0.5:
                 server.always = fault
             else:
                 server.faults.append(fault)
             location = replace(server.locate(), etag="no-digest")
             try:
-                fetch(
+                download_file(
                     lambda location=location: location,
                     expected,
                     partial,
@@ -296,5 +296,5 @@ def test_a_pull_leaves_only_its_notes(home: Home) -> None:
         repo = hub.add_repo("owner/tiny-GGUF", {"a-Q8_0.gguf": random.Random(1).randbytes(MB)})
         files: list[HubFile] = files_of(repo)
         pull(hub, repo, home.cache)
-        left = {path.name for path in work_folder(home.cache).iterdir()}
+        left = {path.name for path in cache_work_folder(home.cache).iterdir()}
         assert left == {f"{files[0].etag}.checked"}

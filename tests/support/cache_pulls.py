@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.downloads.fetch_variant import StoredFile, download
-from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.downloads.fetch_variant import StoredFile, fetch_into_cache
+from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import HubFile
@@ -55,7 +55,7 @@ def pull(hub: HubServer, repo: ServedRepo, cache: Path, **options: Any) -> list[
         "stop": threading.Event(),
     }
     arguments.update(options)
-    return download(Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), **arguments)
+    return fetch_into_cache(Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), **arguments)
 
 
 def assert_whole(stored: list[StoredFile], *, content: dict[str, bytes] = SHARDS) -> None:
@@ -65,7 +65,7 @@ def assert_whole(stored: list[StoredFile], *, content: dict[str, bytes] = SHARDS
 
 
 def leftovers(cache: Path) -> list[str]:
-    return sorted(path.name for path in work_folder(cache).iterdir() if path.suffix not in (".checked", ".lock"))
+    return sorted(path.name for path in cache_work_folder(cache).iterdir() if path.suffix not in (".checked", ".lock"))
 
 
 def run_hf(*words: str, hub: HubServer | None = None) -> subprocess.CompletedProcess[str]:

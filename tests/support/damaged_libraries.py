@@ -9,14 +9,14 @@ from typing import Any
 
 from llm_hf_models import paths
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.library.records import LocalModel
 
 
 def register(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
     facts = {"kind": "chat", **facts}
-    with LibraryDB(paths.library_path()) as db:
+    with Database(paths.library_path()) as db:
         db.register(LocalModel(f"hf/{name}", None, None, None, "F16", (), ModelFacts(**facts), aliases=aliases))
 
 

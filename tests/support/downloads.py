@@ -50,8 +50,8 @@ def followed(library: Library, number: int) -> list[DownloadEvent]:
 def wait_for_state(library: Library, number: int, *states: str) -> None:
     """Until a row has one of the states: rows are written by other processes, so they are looked at."""
     wait_until(
-        lambda: library.download(number).state in states,
-        message=lambda: f"download {number} is {library.download(number)}, not {states}",
+        lambda: library.get_download(number).state in states,
+        message=lambda: f"download {number} is {library.get_download(number)}, not {states}",
     )
 
 

@@ -14,7 +14,7 @@ from llm_hf_models import paths, settings
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol, running_engines
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from tests.conftest import Home
 from tests.support import ggufs
@@ -25,7 +25,7 @@ def gone_while_it_reads(endpoint: engine.Endpoint, reads: Callable[[], bool]) ->
     turn = openai_protocol.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
 
     async def give_up() -> None:
-        async for _ in inference_client.answer_async(endpoint, turn):
+        async for _ in inference_client.stream_completion_async(endpoint, turn):
             pytest.fail("the prompt was read sooner than this test can cancel")
 
     async def cancelled() -> None:
@@ -46,16 +46,16 @@ CHAT = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
 @contextmanager
 def leaving_nothing(
     home: Home, processes_of: Callable[[EngineRow], list[psutil.Process]] = lambda row: [psutil.Process(row.pid)]
-) -> Iterator[LibraryDB]:
+) -> Iterator[Database]:
     """The test's library; what runs at the end of a test is stopped, and nothing may remain of it."""
-    with LibraryDB(paths.library_path()) as opened:
+    with Database(paths.library_path()) as opened:
         yield opened
-        processes = [process for row in running_engines.running(opened) for process in processes_of(row)]
-        for row in running_engines.running(opened):
-            running_engines.stop(opened, row)
+        processes = [process for row in running_engines.list_running_engines(opened) for process in processes_of(row)]
+        for row in running_engines.list_running_engines(opened):
+            running_engines.stop_engine(opened, row)
         _, alive = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
         assert not alive
-        assert opened.engines() == []
+        assert opened.list_engines() == []
         assert not list(home.runtime.glob("llm-hf/*/e.sock"))
 
 
@@ -70,7 +70,7 @@ def endless_spec(folder: Path) -> engine.EngineSpec:
 
 def ensure(
     spec: engine.EngineSpec,
-    db: LibraryDB,
+    db: Database,
     *,
     keep_alive: float = 60,
     notices: list[str] | None = None,
@@ -78,18 +78,20 @@ def ensure(
 ) -> engine.Endpoint:
     told = notices if notices is not None else []
     chosen = settings.load().model_copy(update=changes)
-    return engine.ensure(spec, db, chosen, keep_alive=keep_alive, notice=told.append)
+    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=told.append)
 
 
 def say(endpoint: engine.Endpoint, **options: object) -> str:
     turn = openai_protocol.Turn([{"role": "user", "content": "hi"}], options)
     return "".join(
-        piece.text for piece in inference_client.answer(endpoint, turn) if isinstance(piece, openai_protocol.Piece)
+        piece.text
+        for piece in inference_client.stream_completion(endpoint, turn)
+        if isinstance(piece, openai_protocol.Piece)
     )
 
 
-def row_of(db: LibraryDB) -> EngineRow:
-    (row,) = running_engines.running(db)
+def row_of(db: Database) -> EngineRow:
+    (row,) = running_engines.list_running_engines(db)
     return row
 
 

@@ -49,9 +49,9 @@ from typing_extensions import Self
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers import hub_mirror
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
-from llm_hf_models.servers.http_server import AnsweringHandler, MirrorServer, RefusedError
-from llm_hf_models.servers.hub_mirror import file_headers
-from llm_hf_models.system.hashing import digests_of
+from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, HttpResponseError
+from llm_hf_models.servers.hub_mirror import build_file_headers
+from llm_hf_models.system.hashing import compute_digests
 from tests.support.hub_faults import (
     Delay,
     Fault,
@@ -164,7 +164,7 @@ class HubServer:
         """The storage host's address; the Hub's own where there is none."""
         return self._address(self._storage or self._hub)
 
-    def _address(self, server: MirrorServer) -> str:
+    def _address(self, server: BaseHttpServer) -> str:
         # Another port is another origin to every client; `localhost` would be another name for the same one.
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{server.server_address[1]}"
 
@@ -181,12 +181,12 @@ class HubServer:
             server.server_close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _servers(self) -> list[MirrorServer]:
+    def _servers(self) -> list[BaseHttpServer]:
         return [self._hub, *([self._storage] if self._storage else [])]
 
     # What it holds
 
-    def repos(self) -> list[ServedRepo]:
+    def list_repos(self) -> list[ServedRepo]:
         """Every commit of every repo, the newest first: it is the mirror's catalogue."""
         with self._changed:
             return list(self._repos)
@@ -203,7 +203,7 @@ class HubServer:
             about: more fields of ServedRepo: task, tags, license, gated, private, downloads, gguf, base_models, …
         """
         served = tuple(self._served(path, data, lfs) for path, data in sorted(files.items()))
-        content = json.dumps([repo_id, len(self.repos()), [(file.path, file.etag) for file in served]])
+        content = json.dumps([repo_id, len(self.list_repos()), [(file.path, file.etag) for file in served]])
         commit = hashlib.sha1(content.encode()).hexdigest()
         repo = replace(ServedRepo(repo_id, commit, served, updated=time.time()), **about)
         with self._changed:
@@ -220,7 +220,7 @@ class HubServer:
             location = Path(tempfile.mkdtemp(dir=self.folder)) / "file"
             location.write_bytes(data.encode() if isinstance(data, str) else data)
             data = location
-        digests = digests_of(data)
+        digests = compute_digests(data)
         is_lfs = path.endswith(LFS_ENDINGS) if lfs is None else path in lfs
         sha256 = digests.sha256 if is_lfs else None
         return ServedFile(path, data, data.stat().st_size, sha256, None if is_lfs else digests.git_sha1)
@@ -273,7 +273,7 @@ class HubServer:
             return None
         account = self._accounts.get(authorization.removeprefix("Bearer "))
         if account is None:
-            raise RefusedError(401, None, "Invalid credentials in Authorization header")
+            raise HttpResponseError(401, None, "Invalid credentials in Authorization header")
         return account
 
     # Record
@@ -348,7 +348,7 @@ class HubServer:
         parts = urlsplit(url)
         given = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if given != self._signature(parts.path, self._links_from):
-            raise RefusedError(403, None, "Request has expired")
+            raise HttpResponseError(403, None, "Request has expired")
 
     def arrived(self, request: Request) -> list[Fault]:
         """Records a request; returns its faults."""
@@ -371,7 +371,7 @@ class HubServer:
             self._changed.notify_all()
 
 
-class _Server(hub_mirror.HubServer):
+class _Server(hub_mirror.HubMirrorServer):
     def __init__(self, hub: HubServer, handler: Any) -> None:
         self.hub = hub
         super().__init__(("127.0.0.1", 0), handler, hub)
@@ -382,7 +382,7 @@ class _Server(hub_mirror.HubServer):
             super().handle_error(request, client_address)
 
 
-class _OfHub(AnsweringHandler):
+class _OfHub(BaseHttpHandler):
     @property
     def hub(self) -> HubServer:
         server = self.server
@@ -447,7 +447,7 @@ class _Weather(_OfHub):
         self.hub.moved(self.request_record, 0 if self.command == "HEAD" else len(body))
         super().send_bytes(status, body, headers)
 
-    def send_span(self, file: BinaryIO, start: int, length: int) -> None:
+    def send_range(self, file: BinaryIO, start: int, length: int) -> None:
         weather = any(isinstance(fault, Reset | Truncate | Stall | Throttle | FlipBit) for fault in self.faults)
         sent = 0
         while sent < length:
@@ -461,7 +461,7 @@ class _Weather(_OfHub):
                 file.seek(start + sent)
                 self.wfile.write(file.read(size))  # in records of full size, as storage hosts do; sendfile halves them
             else:
-                super().send_span(file, start + sent, size)
+                super().send_range(file, start + sent, size)
             sent += size
 
     def _next_stop(self, sent: int, length: int) -> int:
@@ -488,17 +488,17 @@ class _Weather(_OfHub):
                 raise ConnectionAbortedError
 
 
-class _HubSide(_Weather, hub_mirror.HubHandler):
+class _HubSide(_Weather, hub_mirror.HubMirrorHandler):
     side: Side = "hub"
 
-    def _route(self, parts: list[str]) -> None:
+    def _dispatch(self, parts: list[str]) -> None:
         self.hub.account_of(self.headers.get("Authorization"))
         match parts:
             case ["api", "resolve-cache", "models", owner, name, commit, *path]:
-                repo = self._repo(owner, name, commit)
-                self._send_here(repo, hub_mirror.file_of(repo, "/".join(path)))
+                repo = self._find_repo(owner, name, commit)
+                self._send_here(repo, hub_mirror.find_file(repo, "/".join(path)))
             case _:
-                super()._route(parts)
+                super()._dispatch(parts)
 
     def _account(self) -> Account | None:
         return self.hub.account_of(self.headers.get("Authorization"))
@@ -507,21 +507,21 @@ class _HubSide(_Weather, hub_mirror.HubHandler):
         account = self._account()
         return not repo.private or (account is not None and repo.id in account.access)
 
-    def commits_of(self, repo: RepoId) -> list[ServedRepo]:
-        return [served for served in super().commits_of(repo) if self._sees(served)]
+    def find_commits(self, repo: RepoId) -> list[ServedRepo]:
+        return [served for served in super().find_commits(repo) if self._sees(served)]
 
-    def listed(self) -> list[ServedRepo]:
-        return [served for served in self.hub.repos() if self._sees(served)]
+    def list_repos(self) -> list[ServedRepo]:
+        return [served for served in self.hub.list_repos() if self._sees(served)]
 
-    def repo_not_found(self) -> RefusedError:
+    def make_repo_not_found_error(self) -> HttpResponseError:
         if self._account() is None:  # the Hub does not tell a stranger what there is
-            return RefusedError(401, "RepoNotFound", "Invalid username or password.")
-        return super().repo_not_found()
+            return HttpResponseError(401, "RepoNotFound", "Invalid username or password.")
+        return super().make_repo_not_found_error()
 
     def send_account(self) -> None:
         account = self._account()
         if account is None:
-            raise RefusedError(401, None, "Invalid username or password.")
+            raise HttpResponseError(401, None, "Invalid username or password.")
         scoped = [{"entity": {"type": "user", "name": account.name}, "permissions": list(account.scopes)}]
         token: dict[str, object] = {"displayName": account.token_name, "role": account.kind}
         if account.kind == "fineGrained":
@@ -531,9 +531,9 @@ class _HubSide(_Weather, hub_mirror.HubHandler):
             "type": "user", "name": account.name, "orgs": orgs, "auth": {"type": "access_token", "accessToken": token},
         })  # fmt: skip
 
-    def send_served(self, repo: ServedRepo, file: ServedFile) -> None:
+    def send_repo_file(self, repo: ServedRepo, file: ServedFile) -> None:
         self._check_gate(repo)
-        linked = {**file_headers(repo, file), "X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
+        linked = {**build_file_headers(repo, file), "X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": str(file.size)}
         if file.sha256 and self.hub._storage:
             self.send_bytes(302, b"Found", {**linked, "Location": self.hub.signed(repo, file)})
         elif file.sha256:
@@ -544,7 +544,7 @@ class _HubSide(_Weather, hub_mirror.HubHandler):
 
     def _send_here(self, repo: ServedRepo, file: ServedFile) -> None:
         self._check_gate(repo)
-        self.send_file(file.location, file.size, file.etag, file_headers(repo, file))
+        self.send_file(file.location, file.size, file.etag, build_file_headers(repo, file))
 
     def _check_gate(self, repo: ServedRepo) -> None:
         account = self._account()
@@ -552,22 +552,22 @@ class _HubSide(_Weather, hub_mirror.HubHandler):
             return
         start = f"Access to model {repo.id} is restricted"
         if account is None:
-            raise RefusedError(401, "GatedRepo", f"{start}. You must have access to it and be authenticated.")
-        raise RefusedError(403, "GatedRepo", f"{start} and you are not in the authorized list.")
+            raise HttpResponseError(401, "GatedRepo", f"{start}. You must have access to it and be authenticated.")
+        raise HttpResponseError(403, "GatedRepo", f"{start} and you are not in the authorized list.")
 
 
 class _Storage(_OfHub):
     def respond(self) -> None:
         if "Authorization" in self.headers:  # as S3 does: a test sees a leaked token at once
-            raise RefusedError(400, None, "Only one auth mechanism allowed")
+            raise HttpResponseError(400, None, "Only one auth mechanism allowed")
         self.hub.check_link(self.path)
         owner, name, commit, path = unquote(urlsplit(self.path).path).split("/", 4)[1:]
-        for repo in self.hub.repos():
+        for repo in self.hub.list_repos():
             if (repo.id, repo.commit) == (f"{owner}/{name}", commit) and (file := repo.file(path)):
                 own_etag = hashlib.sha1(file.etag.encode()).hexdigest()[:32] + "-2"
                 self.send_file(file.location, file.size, own_etag, {})
                 return
-        raise RefusedError(404, None, "NoSuchKey")
+        raise HttpResponseError(404, None, "NoSuchKey")
 
 
 class _StorageSide(_Weather, _Storage):
@@ -599,7 +599,7 @@ def silent_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Ev
     hub.clear()
 
 
-def _listen(hub: HubServer, handler: type[_Weather], context: ssl.SSLContext | None) -> MirrorServer:
+def _listen(hub: HubServer, handler: type[_Weather], context: ssl.SSLContext | None) -> BaseHttpServer:
     server = _Server(hub, handler)
     if context is not None:
         # The handshake is the connection's own thread's business: a client that refuses must not hold up the others.

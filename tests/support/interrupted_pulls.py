@@ -9,7 +9,7 @@ import pytest
 
 from llm_hf_models import Library, PullOptions
 from llm_hf_models.errors import InterruptedByUserError
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, hub_in_force, silent_after
@@ -42,5 +42,5 @@ def partials(folder: Path) -> list[str]:
 def cancelled(hub: HubServer, options: PullOptions | None = None) -> None:
     """A pull that was broken off and cancelled, by one who was killed before he removed what had arrived."""
     number = broken_off(hub, options)
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(number, state="cancelled")

@@ -12,7 +12,7 @@ import pytest
 
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
-from llm_hf_models.system.hashing import digests_of
+from llm_hf_models.system.hashing import compute_digests
 
 COMMIT, OLD = "a" * 40, "b" * 40
 WEIGHTS = bytes(range(256)) * 12_000
@@ -30,7 +30,7 @@ class Shelf:
 
 
 def served(path: str, location: Path, *, lfs: bool) -> ServedFile:
-    digests = digests_of(location)
+    digests = compute_digests(location)
     size = location.stat().st_size
     return ServedFile(path, location, size, digests.sha256 if lfs else None, None if lfs else digests.git_sha1)
 

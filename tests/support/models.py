@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalFile, LocalModel
 
 FACTS = ModelFacts(kind="chat", architecture="llama", tools=True, modalities=("image",), sampling={"temperature": 0.6})
@@ -38,6 +38,6 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def db(path: Path) -> Iterator[LibraryDB]:
-    with LibraryDB(path) as db:
+def db(path: Path) -> Iterator[Database]:
+    with Database(path) as db:
         yield db

@@ -6,14 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llm_hf_models.servers.openai_relay import Relay
+from llm_hf_models.servers.openai_relay import RelayServer
 from llm_hf_models.service import Library
 
 KEY = "sk-of-these-tests"
 
 
 @contextmanager
-def serving(*names: str, key: str | None = KEY) -> Iterator[tuple[Relay, str]]:
+def serving(*names: str, key: str | None = KEY) -> Iterator[tuple[RelayServer, str]]:
     with Library().serve(names, key=key) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -41,4 +41,4 @@ def elsewhere(shelf: Shelf, answer: bytes = delta(content="yes") + END, **fields
             )
         )
         yield far
-        db.remove("hf/far/away:x")
+        db.remove_model("hf/far/away:x")

@@ -28,10 +28,10 @@ from llm_hf_models.inference.sandbox.types import Confinement
 ATTEMPTS: dict[str, Callable[[dict[str, Any]], object]] = {}
 STEPS = {
     "rlimits": linux.limit_resources,
-    "user-namespace": linux.leave_user_namespace,
-    "network-namespace": linux.leave_network,
-    "landlock": linux.close_files,
-    "seccomp": seccomp.filter_calls,
+    "user-namespace": linux.enter_user_namespace,
+    "network-namespace": linux.enter_network_namespace,
+    "landlock": linux.restrict_files,
+    "seccomp": seccomp.install_filter,
 }
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
@@ -219,7 +219,7 @@ def be_traced(_task: dict[str, Any]) -> object:
 
 @attempt
 def make_a_user_namespace(_task: dict[str, Any]) -> object:
-    return linux.call("unshare", 0x10000000)
+    return linux.call_libc("unshare", 0x10000000)
 
 
 @attempt
@@ -261,7 +261,7 @@ def call_as_a_32_bit_program(_task: dict[str, Any]) -> object:
 
 @attempt
 def make_any_call(task: dict[str, Any]) -> object:
-    return linux.call("syscall", task["number"], 0, 0, 0, 0, 0, 0)
+    return linux.call_libc("syscall", task["number"], 0, 0, 0, 0, 0, 0)
 
 
 @attempt
@@ -280,7 +280,7 @@ def open_a_socket_in_an_older_thread(task: dict[str, Any]) -> object:
 
 
 def _syscall(numbers: dict[str, int], *arguments: Any) -> int:
-    return linux.call("syscall", numbers[os.uname().machine], *arguments)
+    return linux.call_libc("syscall", numbers[os.uname().machine], *arguments)
 
 
 def wanted(task: dict[str, Any]) -> Confinement:
@@ -298,7 +298,7 @@ def become_ordinary() -> None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
     # A program that an ordinary user starts owns its own entry in /proc; one that changed its user does not.
-    linux.call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
+    linux.call_libc("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def start_older_thread(task: dict[str, Any]) -> None:
@@ -327,7 +327,7 @@ def main() -> None:
         for name in task["steps"]:
             STEPS[name](wanted(task), ())
         report = confine.ConfinementReport(tuple(task["steps"]))
-    said: dict[str, Any] = {"layers": report.layers, "missing": dict(report.missing), "sandboxed": report.sandboxed}
+    said: dict[str, Any] = {"layers": report.layers, "missing": dict(report.missing), "sandboxed": report.is_sandboxed}
     os.write(1, json.dumps(said).encode() + b"\n")
     try:
         said["outcome"] = ATTEMPTS[task["attempt"]](task)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.types import Expected
+from llm_hf_models.transfer.types import ExpectedFile
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -117,8 +117,8 @@ class StorageServer:
         self._signature += 1
 
     @property
-    def expected(self) -> Expected:
-        return Expected("model.gguf", len(self.content), sha256=self.sha256)
+    def expected(self) -> ExpectedFile:
+        return ExpectedFile("model.gguf", len(self.content), sha256=self.sha256)
 
     @property
     def url(self) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from llm_hf_models.gguf.header import read_header
 from llm_hf_models.inference import running_engines
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from tests.support import ggufs
 from tests.support.commands import run_llm
@@ -40,13 +40,13 @@ class Shelf:
     runtime: Path
     files: Path
 
-    def db(self) -> LibraryDB:
-        return LibraryDB(self.user / "hf/library.db")
+    def db(self) -> Database:
+        return Database(self.user / "hf/library.db")
 
     def pids(self) -> set[int]:
         """The engines that run."""
         with self.db() as db:
-            return {row.pid for row in running_engines.running(db)}
+            return {row.pid for row in running_engines.list_running_engines(db)}
 
     def add(self, model_id: str, path: Path, **fields: Any) -> LocalModel:
         with path.open("rb") as file:
@@ -65,9 +65,9 @@ class Shelf:
     def tidy(self) -> None:
         """Takes back what a test did to it: options, and models that are served elsewhere."""
         with self.db() as db:
-            for model in db.models():
+            for model in db.list_models():
                 if model.endpoint is not None:
-                    db.remove(model.model_id)
+                    db.remove_model(model.model_id)
                 else:
                     db.set_options(model.model_id, {})
 
@@ -79,8 +79,8 @@ def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
     shelf = Shelf(folders.mktemp("llm"), runtime, folders.mktemp("models"))
     yield shelf
     with shelf.db() as db:
-        for row in running_engines.running(db):
-            running_engines.stop(db, row)
+        for row in running_engines.list_running_engines(db):
+            running_engines.stop_engine(db, row)
     shutil.rmtree(runtime, ignore_errors=True)
 
 

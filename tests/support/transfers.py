@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.errors import InterruptedByUserError
-from llm_hf_models.transfer.download_file import fetch
-from llm_hf_models.transfer.types import Event, Expected, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
+from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support.storage_server import Fault, StorageServer
 
 MB = 1_000_000
@@ -51,7 +51,7 @@ def pull(
     limits: TransferLimits = LIMITS,
     progress: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
-    expected: Expected | None = None,
+    expected: ExpectedFile | None = None,
 ) -> list[Event]:
     events: list[Event] = []
 
@@ -60,7 +60,7 @@ def pull(
         if progress:
             progress(event)
 
-    fetch(
+    download_file(
         server.locate,
         expected or server.expected,
         partial,

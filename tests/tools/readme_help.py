@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from llm_hf_models.cli.format import setting_value
+from llm_hf_models.cli.format import format_setting
 from llm_hf_models.cli.main import hf
 from llm_hf_models.settings import Settings
 
@@ -46,7 +46,7 @@ def _helps(parent: click.Context, group: click.Group, before: str) -> Iterator[t
 def settings_table() -> str:
     """Every setting with its default and what it does, as a Markdown table."""
     rows = [
-        f"| `{key}` | {setting_value(field.default)} | {field.description} |"
+        f"| `{key}` | {format_setting(field.default)} | {field.description} |"
         for key, field in Settings.model_fields.items()
     ]
     return "\n".join(["| setting | default | what it does |", "|---|---|---|", *rows]) + "\n"

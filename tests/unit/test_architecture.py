@@ -11,7 +11,7 @@ from importlib import metadata
 import pytest
 from packaging.requirements import Requirement
 
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from tests.conftest import Home
 from tests.support.folders import ROOT
 from tests.support.models import a_model
@@ -59,7 +59,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 
 
 def test_loading_the_plugin_and_listing_its_models_imports_nothing_heavy(home: Home) -> None:
-    with LibraryDB(home.llm / "hf/library.db") as db:
+    with Database(home.llm / "hf/library.db") as db:
         db.register(a_model())
     answer = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
     count, imported = answer.stdout.splitlines()

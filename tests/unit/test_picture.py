@@ -14,9 +14,9 @@ pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
 from tests.tools.picture import draw, in_terminal, screen
 
 BARS = """
-from llm_hf_models.cli.progress import Bars
+from llm_hf_models.cli.progress import ProgressBars
 from llm_hf_models.transfer.types import Event
-with Bars() as show:
+with ProgressBars() as show:
     for done in range(0, 1001, 100):
         show(Event("progress", "model.gguf", done, 1000))
     show(Event("done", "model.gguf", 1000, 1000))

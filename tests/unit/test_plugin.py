@@ -16,7 +16,7 @@ from llm.cli import cli
 from llm_hf_models import paths, plugin
 from llm_hf_models.cli import main as cli_main
 from llm_hf_models.library import registered_models
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.migrations import MIGRATIONS
 from tests.conftest import Home
 from tests.support.commands import run_llm
@@ -118,7 +118,7 @@ def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
 def test_where_nothing_is_recorded_nothing_is_said(
     damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plugin, "_said", set())
+    monkeypatch.setattr(plugin, "_reported", set())
     register("some/model:F16")
     damage(paths.library_path())
     assert run_llm("models").stderr == ""
@@ -147,11 +147,11 @@ def test_listing_models_makes_no_library(home: Home) -> None:
 
 
 def test_the_hooks_know_the_library_s_format() -> None:
-    assert len(MIGRATIONS) == registered_models.FORMAT
+    assert len(MIGRATIONS) == registered_models.LIBRARY_FORMAT
     register("some/model:F16", aliases=("One", "two"), tools=True, reasoning=True, modalities=("image", "audio"))
-    (found,) = registered_models.registered_models(paths.library_path())
-    with LibraryDB(paths.library_path()) as db:
-        model = db.model("hf/some/model:F16")
+    (found,) = registered_models.read_registered_models(paths.library_path())
+    with Database(paths.library_path()) as db:
+        model = db.get_model("hf/some/model:F16")
     expected = replace(model.facts, kind="chat")
     assert (found.kind, found.tools, found.reasoning) == (expected.kind, expected.tools, expected.reasoning)
     assert (found.modalities, sorted(found.aliases)) == (expected.modalities, sorted(model.aliases))

@@ -38,7 +38,7 @@ for environment in json.load(sys.stdin):
         "user_dir": [str(paths.user_dir()), str(llm.user_dir())],
         "hf_home": [str(settings.hf_home()), str(pathlib.Path(constants.HF_HOME))],
         "cache_dir": [str(settings.cache_dir()), str(pathlib.Path(constants.HF_HUB_CACHE))],
-        "offline": [settings.offline(), constants.HF_HUB_OFFLINE],
+        "offline": [settings.is_offline(), constants.HF_HUB_OFFLINE],
         "endpoint": [settings.endpoint(), constants.ENDPOINT],
     })
 print(json.dumps(answers))
@@ -81,14 +81,14 @@ def test_an_empty_endpoint_is_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (settings.load().connections, settings.source_of("connections")) == (8, "default")
+    assert (settings.load().connections, settings.find_source("connections")) == (8, "default")
     settings.store("connections", 4)
-    assert (settings.load().connections, settings.source_of("connections")) == (4, "settings.toml")
+    assert (settings.load().connections, settings.find_source("connections")) == (4, "settings.toml")
     monkeypatch.setenv("LLM_HF_CONNECTIONS", "2")
-    assert (settings.load().connections, settings.source_of("connections")) == (2, "environment")
+    assert (settings.load().connections, settings.find_source("connections")) == (2, "environment")
     monkeypatch.setenv("LLM_HF_CONNECTIONS", "")
     settings.store("connections", None)
-    assert (settings.load().connections, settings.source_of("connections")) == (8, "default")
+    assert (settings.load().connections, settings.find_source("connections")) == (8, "default")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sys
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import ask_hidden, examples, service
+from llm_hf_models.cli.framework import ask_hidden, examples, open_library
 from llm_hf_models.cli.params import ask_new_passphrase, json_option
 from llm_hf_models.cli.views import local as local_views
 
@@ -29,8 +29,8 @@ def login(token_stdin: bool, as_json: bool) -> None:
         token = given.decode("utf-8", "replace")
     else:
         token = ask_hidden("Hub token", otherwise="--token-stdin reads it from standard input.")
-    status = service().login(token, ask_passphrase=ask_new_passphrase)
-    output.print_json(status) if as_json else output.note(local_views.logged_in(status))
+    status = open_library().login(token, ask_passphrase=ask_new_passphrase)
+    output.print_json(status) if as_json else output.note(local_views.render_login(status))
 
 
 @click.command(epilog=examples("llm hf logout"))
@@ -40,8 +40,8 @@ def logout(as_json: bool) -> None:
 
     A token in the environment or of the hf command is not touched.
     """
-    places = service().logout()
-    output.print_json({"removed_from": places}) if as_json else output.note(local_views.logged_out(places))
+    places = open_library().logout()
+    output.print_json({"removed_from": places}) if as_json else output.note(local_views.render_logout(places))
 
 
 @click.command(epilog=examples("llm hf whoami", "llm hf whoami --json"))
@@ -53,6 +53,6 @@ def whoami(ctx: click.Context, as_json: bool) -> None:
     Says what it may do and where it came from.
     Ends with exit code 1 when there is none or the Hub doesn't accept it.
     """
-    status = service().whoami()
-    output.print_json(status) if as_json else output.emit(local_views.account(status, output.width()))
+    status = open_library().whoami()
+    output.print_json(status) if as_json else output.emit(local_views.render_account(status, output.get_width()))
     ctx.exit(0 if status.account else 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import examples, service
+from llm_hf_models.cli.framework import examples, open_library
 from llm_hf_models.cli.params import (
     COUNT,
-    MAX_ROWS,
+    MAX_RESULTS,
     LocalName,
     json_option,
     refresh_option,
@@ -16,7 +16,7 @@ from llm_hf_models.cli.params import (
 from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
 
-WHAT = LocalName()
+NAME_OR_FILE = LocalName()
 
 
 @click.command(
@@ -26,7 +26,7 @@ WHAT = LocalName()
         "llm hf inspect Qwen3-0.6B --template",
     )
 )
-@click.argument("name", metavar="REF|FILE", type=WHAT)
+@click.argument("name", metavar="REF|FILE", type=NAME_OR_FILE)
 @click.option("--metadata", is_flag=True, help="Show every key of the header.")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
 @click.option("--template", is_flag=True, help="Show the chat template.")
@@ -36,15 +36,15 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
 
     REF|FILE is a file, the name of a model on this machine, or a ref on the Hub, of which only the header is fetched.
     """
-    found = service().inspect(name, metadata=metadata, tensors=tensors, template=template)
+    found = open_library().inspect(name, metadata=metadata, tensors=tensors, template=template)
     if as_json:
         output.print_json(found)
         return
-    output.emit(gguf_views.inspection(found, output.width()))
+    output.emit(gguf_views.render_inspection(found, output.get_width()))
     if found.metadata is not None:
-        output.emit("\n" + gguf_views.metadata(found.metadata, output.width()))
+        output.emit("\n" + gguf_views.render_metadata(found.metadata, output.get_width()))
     if found.tensors is not None:
-        output.emit("\n" + gguf_views.tensors(found.tensors, output.width()))
+        output.emit("\n" + gguf_views.render_tensors(found.tensors, output.get_width()))
     if template:
         output.emit("\n" + (found.chat_template or "There is no chat template."))
 
@@ -52,7 +52,7 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
 @click.command(
     epilog=examples("llm hf check ./model.gguf", "llm hf check unsloth/Qwen3-0.6B-GGUF:Q8_0", "llm hf check Qwen3-0.6B")
 )
-@click.argument("name", metavar="REF|FILE", type=WHAT)
+@click.argument("name", metavar="REF|FILE", type=NAME_OR_FILE)
 @json_option
 @click.pass_context
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
@@ -61,8 +61,8 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     Structure, meaning and chat template are read, nothing is run. Of a file that is still on the Hub only the header
     is seen. Ends with exit code 1 when there are errors.
     """
-    report = service().check(name)
-    output.print_json(report) if as_json else output.emit(gguf_views.check(report, output.width()))
+    report = open_library().check(name)
+    output.print_json(report) if as_json else output.emit(gguf_views.render_check(report, output.get_width()))
     ctx.exit(1 if report.errors else 0)
 
 
@@ -95,7 +95,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, MAX_ROWS),
+    type=click.IntRange(1, MAX_RESULTS),
     metavar="N",
     default=20,
     show_default=True,
@@ -111,14 +111,14 @@ def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_j
     from llm_hf_models.hub.types import SearchFilters
 
     narrowed = SearchFilters(library=None if library == "any" else library, **filters)  # type: ignore[arg-type]
-    page = service().search(" ".join(query), narrowed, fits=fits, refresh=refresh)
+    page = open_library().search(" ".join(query), narrowed, fits=fits, refresh=refresh)
     if as_json:
         output.print_json(page)
     elif page.results:
-        output.emit(hub_views.search(page, output.width()))
-        _note_freshness(hub_views.freshness(page.freshness))
+        output.emit(hub_views.render_search(page, output.get_width()))
+        _note_freshness(hub_views.render_freshness(page.freshness))
     else:
-        output.note(hub_views.nothing_found(page))
+        output.note(hub_views.render_no_results(page))
 
 
 def _note_freshness(words: str | None) -> None:
@@ -145,13 +145,16 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
     The variant that a plain pull takes stands out. REF is owner/name, with @REVISION if you like, or
     the address of its page.
     """
-    found = service().info(ref, revision=revision, card=card, refresh=refresh)
+    found = open_library().info(ref, revision=revision, card=card, refresh=refresh)
     if as_json:
         output.print_json(found)
         return
-    output.emit(hub_views.info(found, output.width()))
+    output.emit(hub_views.render_info(found, output.get_width()))
     if files:
-        output.emit("\n" + hub_views.repo_files(found, output.width()))
+        output.emit("\n" + hub_views.render_repo_files(found, output.get_width()))
     if card and found.card is not None:  # else a note says why
-        output.emit("\n" + (output.markdown(found.card, limit=output.width()) if found.card else "There is no card."))
-    _note_freshness(hub_views.freshness(found.freshness))
+        output.emit(
+            "\n"
+            + (output.render_markdown(found.card, max_width=output.get_width()) if found.card else "There is no card.")
+        )
+    _note_freshness(hub_views.render_freshness(found.freshness))

@@ -9,7 +9,7 @@ import click
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
-from llm_hf_models.cli.framework import examples, service
+from llm_hf_models.cli.framework import examples, open_library
 from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option
 from llm_hf_models.cli.views import local as local_views
 
@@ -21,8 +21,8 @@ def status(as_json: bool) -> None:
 
     Memory, disk, cache, library, engines, endpoint, token and versions.
     """
-    now = service().status()
-    output.print_json(now) if as_json else output.emit(local_views.status(now, output.width()))
+    now = open_library().status()
+    output.print_json(now) if as_json else output.emit(local_views.render_status(now, output.get_width()))
 
 
 @click.command(
@@ -46,13 +46,13 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
     """
     if unset and (key is None or value is not None):
         raise click.UsageError("--unset takes one KEY and no VALUE.")
-    library = service()
+    library = open_library()
     if key is None:
         every = library.settings()
-        output.print_json(every) if as_json else output.emit(local_views.settings(every, output.width()))
+        output.print_json(every) if as_json else output.emit(local_views.render_settings(every, output.get_width()))
         return
-    one = library.set_setting(key, value) if unset or value is not None else library.setting(key)
-    output.print_json(one) if as_json else output.emit(local_views.setting(one, output.width()))
+    one = library.set_setting(key, value) if unset or value is not None else library.get_setting(key)
+    output.print_json(one) if as_json else output.emit(local_views.render_setting(one, output.get_width()))
 
 
 @click.command(
@@ -75,18 +75,19 @@ def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
     Prints the address and runs until Ctrl-C. Any Hub client pulls from it with HF_ENDPOINT. Gated and private repos
     are served only when named.
     """
-    with service().mirror(host, port, allow=allowed) as server:
-        address = cli_format.address(server.server_address)
+    with open_library().mirror(host, port, allow=allowed) as server:
+        address = cli_format.format_server_url(server.server_address)
         output.emit(address)
-        output.note(local_views.mirroring(address, open_to_others=host not in LOOPBACK))
+        output.note(local_views.render_mirror(address, open_to_others=host not in LOOPBACK))
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             output.note("Stopped.")
 
 
-WITHHELD = (
-    f"{mcp_hosts.ENDPOINT} has a user or a password in it, which is left out: files of hosts are read and shared. "
+PASSWORD_LEFT_OUT = (
+    f"{mcp_hosts.ENDPOINT_VARIABLE} has a user or a password in it, which is left out: "
+    "files of hosts are read and shared. "
     "Where that server wants it, give it to the host's own environment."
 )
 
@@ -99,7 +100,7 @@ WITHHELD = (
         "claude mcp add hf-models -- llm-hf-mcp",
     ),
 )
-@click.argument("host", type=click.Choice(mcp_hosts.KEYS), default="json")
+@click.argument("host", type=click.Choice(mcp_hosts.HOST_KEYS), default="json")
 @click.argument("flags", nargs=-1, metavar="[-- SERVER OPTIONS]")
 @click.option("--install", is_flag=True, help="Write it into the host's file: shows a diff, asks, keeps a backup.")
 @click.option("-y", "--yes", is_flag=True, help="With --install: don't ask.")
@@ -109,26 +110,26 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
     Prints the configuration with which that host starts llm-hf-mcp, the MCP server. What agents may do is set by
     `llm hf settings agent_...`, or by options for the server after `--`.
     """
-    mcp_hosts.check(flags)
-    if mcp_hosts.withholds_password():
-        output.note(WITHHELD)
-    chosen = mcp_hosts.hosts()[host]
+    mcp_hosts.check_options(flags)
+    if mcp_hosts.has_endpoint_password():
+        output.note(PASSWORD_LEFT_OUT)
+    chosen = mcp_hosts.list_hosts()[host]
     if install:
-        _install(mcp_hosts.change(chosen, flags), chosen.title, yes=yes)
+        _install(mcp_hosts.plan_change(chosen, flags), chosen.title, yes=yes)
         return
-    output.emit(json.dumps(mcp_hosts.snippet(chosen, flags), indent=2))
+    output.emit(json.dumps(mcp_hosts.build_snippet(chosen, flags), indent=2))
     if chosen.path is not None:
         again = shlex.join(["llm", "hf", "mcp", host, "--install", *(("--", *flags) if flags else ())])
         output.note(f"For {chosen.title} this goes into {chosen.path}. To write it there: {again}")
 
 
-def _install(change: mcp_hosts.Change, title: str, *, yes: bool) -> None:
+def _install(change: mcp_hosts.ConfigChange, title: str, *, yes: bool) -> None:
     if not change.is_needed:
         output.note(f"{change.path} has it already.")
         return
     output.note(change.diff)
     if not yes:
         confirm(f"Write this to {change.path}?", refused="Nothing was written", hint="-y writes without asking.")
-    backup = mcp_hosts.write(change)
+    backup = mcp_hosts.write_change(change)
     kept = f" What was there is kept as {backup}." if backup else ""
     output.note(f"Written.{kept} Restart {title} to use it.")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.commands.find import WHAT
-from llm_hf_models.cli.framework import examples, service, stop_on_interrupt
-from llm_hf_models.cli.keypress import on_key
+from llm_hf_models.cli.commands.find import NAME_OR_FILE
+from llm_hf_models.cli.framework import examples, open_library, stop_on_interrupt
+from llm_hf_models.cli.keypress import call_on_key
 from llm_hf_models.cli.params import (
     RATE,
     Folder,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
-@click.argument("name", metavar="NAME|FILE", type=WHAT)
+@click.argument("name", metavar="NAME|FILE", type=NAME_OR_FILE)
 @json_option
 @click.pass_context
 def test(ctx: click.Context, name: str, as_json: bool) -> None:
@@ -41,12 +41,12 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
     It runs in a confined child with a time limit, tensor checks on. The verdict and the layers that held are kept with
     the model. Ends with exit code 1 unless it loads, talks sense and is what was recorded.
     """
-    report = service().test(name)
-    output.print_json(report) if as_json else output.emit(gguf_views.trial(report, output.width()))
+    report = open_library().test(name)
+    output.print_json(report) if as_json else output.emit(gguf_views.render_load_test(report, output.get_width()))
     ctx.exit(0 if report.passed else 1)
 
 
-KEY = "b"
+BACKGROUND_KEY = "b"
 
 
 @click.command(
@@ -109,10 +109,10 @@ def pull(
         raise click.UsageError("--on-done goes with --background.")
     if test and background:
         raise click.UsageError("--test goes with a pull in the foreground.")
-    library = service()
+    library = open_library()
     plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
     if dry_run:
-        output.print_json(plan) if as_json else output.emit(hub_views.plan(plan, output.width()))
+        output.print_json(plan) if as_json else output.emit(hub_views.render_plan(plan, output.get_width()))
         return
     if plan.replaces and not yes:
         confirm(
@@ -121,35 +121,35 @@ def pull(
             hint="-y replaces without asking.",
         )
     if not quiet:
-        output.note(hub_views.choice(plan))
-    result = None if background else _fetch(library, plan, quiet=quiet)
+        output.note(hub_views.render_choice(plan))
+    result = None if background else _pull_in_foreground(library, plan, quiet=quiet)
     if result is None:  # asked for at once, or with a key
-        _queue(library, plan, on_done, quiet=quiet, as_json=as_json)
+        _enqueue_pull(library, plan, on_done, quiet=quiet, as_json=as_json)
         if test and plan.model_id and not quiet:
             output.note(f"It is not tested then: llm hf test {plan.model_id}")
         return
     if not quiet:
-        output.note(hub_views.pulled(result))
+        output.note(hub_views.render_pull_result(result))
         output.notify(f"{result.model_id or ref} is here", result.seconds)
     output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
     if test and result.model_id:
         report = library.test(result.model_id)
-        output.note(gguf_views.trial(report, output.width()))
+        output.note(gguf_views.render_load_test(report, output.get_width()))
         ctx.exit(0 if report.passed else 1)
 
 
-def _queue(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:
+def _enqueue_pull(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:
     row = library.enqueue(plan, on_done=on_done)
     if not quiet:
-        output.note(downloads_views.queued(row))
+        output.note(downloads_views.render_queued(row))
     output.print_json(row) if as_json else output.emit(str(row.id))
 
 
-def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | None:
+def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | None:
     """Pulls in the foreground; None when the person sent it to the background."""
     from llm_hf_models.cli import progress
 
-    moving = [file for file in plan.files if not file.here]
+    moving = [file for file in plan.files if not file.local]
     sent = threading.Event()
     with stop_on_interrupt() as stop:
 
@@ -158,14 +158,17 @@ def _fetch(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | Non
             try:
                 # At once in the row, where it waits for a worker if the terminal goes now.
                 with suppress(HfModelsError):
-                    library.keep_going(plan)
+                    library.continue_in_background(plan)
             finally:
                 stop.set()
 
         try:
-            with on_key(KEY, to_background) as heard, progress.shown(moving, quiet=quiet) as show:
+            with (
+                call_on_key(BACKGROUND_KEY, to_background) as heard,
+                progress.show_progress(moving, quiet=quiet) as show,
+            ):
                 if heard and moving and not quiet:
-                    output.note(f"Press {KEY} to let it go on in the background.")
+                    output.note(f"Press {BACKGROUND_KEY} to let it go on in the background.")
                 return library.pull(plan, progress=show, stop=stop)
         except InterruptedByUserError:
             if sent.is_set():

@@ -10,12 +10,12 @@ import click
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import output
 from llm_hf_models.cli.commands.this_machine import NAME
-from llm_hf_models.cli.framework import examples, service
+from llm_hf_models.cli.framework import examples, open_library
 from llm_hf_models.cli.params import (
     LOOPBACK,
     LocalName,
     json_option,
-    one_of,
+    require_one_of,
 )
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.cli.views import running as running_views
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 @json_option
 def ps(as_json: bool) -> None:
     """List the engines that run now."""
-    engines = service().engines()
+    engines = open_library().list_engines()
     if as_json:
         output.print_json(engines)
     elif engines:
-        output.emit(local_views.engines(engines, output.width()))
-        if why := local_views.unconfined(engines):
+        output.emit(local_views.render_engines(engines, output.get_width()))
+        if why := local_views.render_missing_layers(engines):
             output.note(why)
     else:
         output.note("No engine is running. The next prompt starts one.")
@@ -49,9 +49,9 @@ def stop(name: str | None, everything: bool, as_json: bool) -> None:
 
     The next prompt starts a new one.
     """
-    one_of(name, everything)
-    count = service().stop_engines(name)
-    output.print_json({"stopped": count}) if as_json else output.note(local_views.stopped(count))
+    require_one_of(name, everything)
+    count = open_library().stop_engines(name)
+    output.print_json({"stopped": count}) if as_json else output.note(local_views.render_stopped(count))
 
 
 NAME = LocalName()
@@ -81,15 +81,15 @@ def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: boo
     else `llm models --options` lists, `system` for prompts without a system prompt, and `template`, a file with a
     chat template to use instead of the model's own.
     """
-    library = service()
-    model = library.set_options(name, _options(pairs), unset) if pairs or unset else library.show(name)
+    library = open_library()
+    model = library.set_options(name, _parse_options(pairs), unset) if pairs or unset else library.show(name)
     if as_json:
         output.print_json(model)
     else:
-        output.emit(running_views.defaults(model.defaults, output.width()))
+        output.emit(running_views.render_defaults(model.defaults, output.get_width()))
 
 
-def _options(pairs: Sequence[str]) -> dict[str, str]:
+def _parse_options(pairs: Sequence[str]) -> dict[str, str]:
     if len(pairs) % 2:
         raise click.UsageError(f"{pairs[-1][:60]!r} has no VALUE: write KEY VALUE [KEY VALUE]...")
     keys = pairs[::2]
@@ -97,11 +97,11 @@ def _options(pairs: Sequence[str]) -> dict[str, str]:
         raise click.UsageError(f"{twice[:60]!r} is given twice.")
     options = dict(zip(keys, pairs[1::2], strict=True))
     if "template" in options:
-        options["template"] = _template(Path(options["template"]))
+        options["template"] = _read_template(Path(options["template"]))
     return options
 
 
-def _template(path: Path) -> str:
+def _read_template(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_TEMPLATE_BYTES + 1)
@@ -151,10 +151,10 @@ def attach(
     and embeddings alike. `llm hf list` shows whether it answers, `llm hf rm NAME` forgets it.
     """
     modalities = [one for one, given in (("image", images), ("audio", audio)) if given]
-    found = service().attach(
+    found = open_library().attach(
         name, endpoint, key_env=key_env, key_name=key_name, model=model, kind=kind, modalities=modalities
     )
-    output.print_json(found) if as_json else output.note(running_views.attached(found))
+    output.print_json(found) if as_json else output.note(running_views.render_attached(found))
 
 
 @click.command(
@@ -178,11 +178,11 @@ def serve(names: tuple[str, ...], host: str, port: int, key: str | None) -> None
     Prints the address, and a key unless one is given, and runs until Ctrl-C. Each request goes to its model's engine,
     which starts when it is needed and leaves when it is idle, as for `llm -m`. What `llm hf set` keeps holds here too.
     """
-    with service().serve(names, host, port, key=key, notice=output.note) as server:
-        address = cli_format.address(server.server_address)
+    with open_library().serve(names, host, port, key=key, notify=output.note) as server:
+        address = cli_format.format_server_url(server.server_address)
         output.emit(address)
         output.note(
-            running_views.serving(address, server, key_given=key is not None, open_to_others=host not in LOOPBACK)
+            running_views.render_relay(address, server, key_given=key is not None, open_to_others=host not in LOOPBACK)
         )
         try:
             server.serve_forever()

@@ -5,12 +5,20 @@ from __future__ import annotations
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import examples, service
-from llm_hf_models.cli.params import File, LocalName, aliases_option, confirm_removal, json_option, one_of, quiet_option
+from llm_hf_models.cli.framework import examples, open_library
+from llm_hf_models.cli.params import (
+    File,
+    LocalName,
+    aliases_option,
+    confirm_removal,
+    json_option,
+    quiet_option,
+    require_one_of,
+)
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
-NOTHING = "Nothing is dead."
+NOTHING_TO_REMOVE = "Nothing is dead."
 
 
 @click.command(epilog=examples("llm hf gc --dry-run", "llm hf gc -y"))
@@ -24,20 +32,20 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
     have long been over, old answers of the Hub, folders of engines that have left. Never a model, and nothing of a
     download that is paused.
     """
-    library = service()
+    library = open_library()
     found = library.plan_gc()
-    something = bool(found.files or found.rows or found.answers)
+    something = bool(found.files or found.download_records or found.cached_responses)
     if something and not dry_run:
         if not yes:
-            output.note(downloads_views.cleanup(found, output.width()))
+            output.note(downloads_views.render_cleanup(found, output.get_width()))
             confirm_removal("Remove all this?")
         found = library.gc()
     if as_json:
         output.print_json(found)
     elif something:
-        output.emit(downloads_views.cleanup(found, output.width()))
+        output.emit(downloads_views.render_cleanup(found, output.get_width()))
     else:
-        output.note(NOTHING)
+        output.note(NOTHING_TO_REMOVE)
 
 
 NAME = LocalName()
@@ -53,12 +61,12 @@ def list_(as_json: bool) -> None:
 
     Those that are served elsewhere are asked whether they answer, for two seconds at most.
     """
-    models = service().list(health=True)
+    models = open_library().list(health=True)
     if as_json:
         output.print_json(models)
     elif models:
-        output.emit(local_views.local_models(models, output.width()))
-        if repairs := local_views.repairs(models):
+        output.emit(local_views.render_local_models(models, output.get_width()))
+        if repairs := local_views.render_repairs(models):
             output.note(repairs)
     else:
         output.note(NO_MODEL)
@@ -72,8 +80,8 @@ def show(name: str, as_json: bool) -> None:
 
     NAME is an id, an alias or a repo.
     """
-    model = service().show(name)
-    output.print_json(model) if as_json else output.emit(local_views.local_model(model, output.width()))
+    model = open_library().show(name)
+    output.print_json(model) if as_json else output.emit(local_views.render_local_model(model, output.get_width()))
 
 
 @click.command(epilog=examples("llm hf path Qwen3-0.6B", 'llama-cli -m "$(llm hf path Qwen3-0.6B)"'))
@@ -85,7 +93,7 @@ def path(name: str, everything: bool, as_json: bool) -> None:
 
     Of a split model it is the first shard.
     """
-    paths = service().path(name)
+    paths = open_library().path(name)
     shown = paths if everything else paths[:1]
     output.print_json(shown) if as_json else output.emit("\n".join(shown))
 
@@ -104,7 +112,7 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
 
     Without arguments, lists all names.
     """
-    library = service()
+    library = open_library()
     if name is not None and not aliases:
         raise click.UsageError("Give the ALIAS too: llm hf alias NAME ALIAS")
     for old in removed:
@@ -115,7 +123,7 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
     if as_json:
         output.print_json({alias: model.model_id for model in models for alias in model.aliases})
     elif any(model.aliases for model in models):
-        output.emit(local_views.aliases(models, output.width()))
+        output.emit(local_views.render_aliases(models, output.get_width()))
     elif not removed:
         output.note(NO_ALIAS if models else NO_MODEL)
 
@@ -134,15 +142,15 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
     """
     from llm_hf_models.cli import progress
 
-    one_of(name, everything)
-    library = service()
+    require_one_of(name, everything)
+    library = open_library()
     names = [model.model_id for model in library.list() if model.state != "remote"] if everything else [str(name)]
     done = []
     for each in names:
-        with progress.shown(quiet=quiet) as show_progress:
+        with progress.show_progress(quiet=quiet) as show_progress:
             done.append(library.verify(each, progress=show_progress))
         if not as_json:
-            output.emit(local_views.verification(done[-1]))
+            output.emit(local_views.render_verification(done[-1]))
     if as_json:
         output.print_json(done if everything else done[0])
     elif not done and not quiet:
@@ -160,13 +168,13 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
     Frees what nothing else uses and says how much. A file that something else uses,
     or that was imported in place, stays.
     """
-    library = service()
+    library = open_library()
     planned = library.plan_removal(name)
     if not yes:
-        output.note(local_views.removal(planned))
+        output.note(local_views.render_removal(planned))
         confirm_removal(f"Remove {planned.model_id}?")
     done = library.remove(planned.model_id)
-    output.print_json(done) if as_json else output.note(local_views.removal(done))
+    output.print_json(done) if as_json else output.note(local_views.render_removal(done))
 
 
 @click.command(
@@ -206,8 +214,8 @@ def import_(
 
     if mmproj and no_mmproj:
         raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
-    with progress.shown(quiet=quiet) as show_progress:
-        done = service().import_file(
+    with progress.show_progress(quiet=quiet) as show_progress:
+        done = open_library().import_file(
             file,
             repo=repo,
             copy=copy,
@@ -217,5 +225,5 @@ def import_(
             progress=show_progress,
         )
     if not quiet:
-        output.note(local_views.imported(done, aliases))
+        output.note(local_views.render_import(done, aliases))
     output.print_json(done) if as_json else output.emit(done.model.model_id)

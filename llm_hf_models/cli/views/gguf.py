@@ -7,35 +7,35 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, fields, table
+from llm_hf_models.cli.output import Column, format_fields, format_table
 from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import CheckReport, Inspection, TensorView, TrialReport
+    from llm_hf_models.models.types import CheckReport, Inspection, LoadTestReport, TensorView
 
 
-def inspection(found: Inspection, limit: int | None) -> str:
+def render_inspection(found: Inspection, limit: int | None) -> str:
     """The summary: what the header says of the model, then of the file."""
     facts = found.facts
     types = sorted(facts.tensor_types.items(), key=lambda pair: -pair[1])
     shard = f"{facts.split_index + 1} of {facts.split_count}" if facts.split_index is not None else None
-    return fields(
+    return format_fields(
         [
             ("File", found.file),
             ("Name", facts.name),
             ("Kind", facts.kind),
             ("Architecture", facts.architecture),
-            ("Parameters", cli_format.parameters(facts.parameters)),
+            ("Parameters", cli_format.format_parameters(facts.parameters)),
             ("Quantization", facts.quantization),
             ("Bits per weight", f"{facts.bits_per_weight:.2f}" if facts.bits_per_weight else None),
-            ("Weights", cli_format.size(facts.weights_bytes)),
+            ("Weights", cli_format.format_bytes(facts.weights_bytes)),
             ("Tensors", f"{found.tensor_count}: " + ", ".join(f"{count} {name}" for name, count in types)),
             ("Blocks", str(facts.block_count) if facts.block_count else None),
-            ("Context", cli_format.tokens(facts.context_length)),
+            ("Context", cli_format.format_tokens(facts.context_length)),
             ("KV cache", f"{format_size(facts.kv_bytes_per_token)} a token" if facts.kv_bytes_per_token else None),
-            ("Tokenizer", cli_format.both(facts.tokenizer, f"({facts.vocabulary_size} tokens)")),
-            ("Chat template", cli_format.template(facts.chat_template, facts)),
+            ("Tokenizer", cli_format.join_if_present(facts.tokenizer, f"({facts.vocabulary_size} tokens)")),
+            ("Chat template", cli_format.describe_template(facts.chat_template, facts)),
             ("Input", ", ".join(facts.modalities)),
             ("Sampling", ", ".join(f"{key} {value:g}" for key, value in facts.sampling.items())),
             ("Licence", facts.license),
@@ -44,61 +44,61 @@ def inspection(found: Inspection, limit: int | None) -> str:
             ("Header", f"GGUF {found.version}, {found.byte_order}-endian, {format_size(found.header_bytes)}"),
             ("Fetched", format_size(found.fetched_bytes) if found.fetched_bytes else None),
         ],
-        limit=limit,
+        max_width=limit,
     )
 
 
-def metadata(pairs: Mapping[str, Any], limit: int | None) -> str:
+def render_metadata(pairs: Mapping[str, Any], limit: int | None) -> str:
     """A row for each key; texts as they are, anything else as JSON."""
     rows = [[key, value if isinstance(value, str) else json.dumps(to_json(value))] for key, value in pairs.items()]
-    return table([Column("KEY"), Column("VALUE", 1, least=20)], rows, limit=limit)
+    return format_table([Column("KEY"), Column("VALUE", 1, min_width=20)], rows, max_width=limit)
 
 
-def tensors(every: Sequence[TensorView], limit: int | None) -> str:
+def render_tensors(every: Sequence[TensorView], limit: int | None) -> str:
     """A row for each tensor."""
-    columns = [Column("TENSOR", least=20), Column("SHAPE", 1), Column("TYPE"), Column("OFFSET", 2, right=True)]
+    columns = [Column("TENSOR", min_width=20), Column("SHAPE", 1), Column("TYPE"), Column("OFFSET", 2, right=True)]
     rows = [[one.name, " x ".join(map(str, one.shape)), one.type, str(one.offset)] for one in every]
-    return table(columns, rows, limit=limit)
+    return format_table(columns, rows, max_width=limit)
 
 
-def check(report: CheckReport, limit: int | None) -> str:
+def render_check(report: CheckReport, limit: int | None) -> str:
     """A row for each finding, and what they come to."""
     columns = [
         Column("SEVERITY"),
         Column("CODE"),
-        Column("WHERE", 3, least=12),
-        Column("WHAT", least=20, wrap=True),
-        Column("WHY IT MATTERS", 2, least=24, wrap=True),
+        Column("WHERE", 3, min_width=12),
+        Column("WHAT", min_width=20, wrap=True),
+        Column("WHY IT MATTERS", 2, min_width=24, wrap=True),
     ]
     rows = [[one.severity, one.code, one.where or "", one.message, one.why or ""] for one in report.findings]
     seen = "" if report.complete else " Only the header was seen: the file is still on the Hub."
-    count = f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}"
+    count = f"{_format_count(report.errors, 'error')}, {_format_count(report.warnings, 'warning')}"
     own = "your own (llm hf set), which was checked too; the file's is not used" if report.own_template else None
     told = [("File", report.source), ("Chat template", own), ("Found", f"{count}.{seen}")]
-    summary = fields(told, limit=limit)
-    return f"{table(columns, rows, limit=limit)}\n\n{summary}" if rows else summary
+    summary = format_fields(told, max_width=limit)
+    return f"{format_table(columns, rows, max_width=limit)}\n\n{summary}" if rows else summary
 
 
-def trial(report: TrialReport, limit: int | None) -> str:
+def render_load_test(report: LoadTestReport, limit: int | None) -> str:
     """The verdict of a load test, what was measured, and what confined it."""
     result = report.result
     speed = f"{result.tokens_per_second:.1f} tokens/s" if result.tokens_per_second else None
-    return fields(
+    return format_fields(
         [
             ("Model", report.source),
-            ("Verdict", result.verdict + (f": {result.why}" if result.why else "")),
+            ("Verdict", result.verdict + (f": {result.reason}" if result.reason else "")),
             ("Bytes", report.doubt),
             ("Loaded in", f"{result.load_seconds:.2f} s" if result.load_seconds is not None else None),
-            ("Peak memory", cli_format.size(result.peak_memory)),
+            ("Peak memory", cli_format.format_bytes(result.peak_memory)),
             ("Speed", speed),
             ("Output", result.output),
             ("Confined by", ", ".join(result.layers) or ("nothing" if report.ran else None)),
             ("Did not hold", "; ".join(f"{layer}: {why}" for layer, why in result.missing)),
-            ("Last words", result.last_words),
+            ("Last words", result.engine_log),
         ],
-        limit=limit,
+        max_width=limit,
     )
 
 
-def _counted(count: int, what: str) -> str:
+def _format_count(count: int, what: str) -> str:
     return f"{count or 'no'} {what}{'' if count == 1 else 's'}"

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, fields, table
+from llm_hf_models.cli.output import Column, format_fields, format_table
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 # Tags that say what another column says already.
-TAGS_SHOWN_ELSEWHERE = ("license:", "region:", "base_model:", "gguf")
+OMITTED_TAG_PREFIXES = ("license:", "region:", "base_model:", "gguf")
 
 
-def search(page: SearchPage, limit: int | None) -> str:
+def render_search(page: SearchPage, limit: int | None) -> str:
     """A row for each repo that was found."""
     columns = [
-        Column("ID", least=24),
+        Column("ID", min_width=24),
         Column("PARAMS", 2, right=True),
         Column("SIZE", 3, right=True),
         Column("DOWNLOADS", 4, right=True),
@@ -34,26 +34,26 @@ def search(page: SearchPage, limit: int | None) -> str:
         Column("HERE", 1),
         Column("FITS", 7),
         Column("GATED", 8),
-        Column("LICENCE", 9, least=8),
-        Column("TASK", 10, least=10),
+        Column("LICENCE", 9, min_width=8),
+        Column("TASK", 10, min_width=10),
         Column("AUTHOR", 12),
-        Column("TAGS", 11, least=12),
+        Column("TAGS", 11, min_width=12),
     ]
-    return table(columns, [_search_row(row) for row in page.results], limit=limit)
+    return format_table(columns, [_make_search_row(row) for row in page.results], max_width=limit)
 
 
-def _search_row(row: SearchResult) -> list[str]:
-    tags = [tag for tag in row.tags if not tag.startswith(TAGS_SHOWN_ELSEWHERE) and tag != row.task]
+def _make_search_row(row: SearchResult) -> list[str]:
+    tags = [tag for tag in row.tags if not tag.startswith(OMITTED_TAG_PREFIXES) and tag != row.task]
     return [
         row.id,
-        cli_format.parameters(row.parameters),
-        cli_format.size(row.size),
-        cli_format.number(row.downloads),
-        cli_format.number(row.likes),
-        cli_format.ago(row.updated),
-        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.here),  # with its revision
-        cli_format.yes_no(row.fits),
-        _gated(row),
+        cli_format.format_parameters(row.parameters),
+        cli_format.format_bytes(row.size),
+        cli_format.format_number(row.downloads),
+        cli_format.format_number(row.likes),
+        cli_format.format_age(row.updated),
+        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
+        cli_format.format_yes_no(row.fits),
+        _describe_gating(row),
         row.license or "",
         row.task or "",
         row.author,
@@ -61,17 +61,17 @@ def _search_row(row: SearchResult) -> list[str]:
     ]
 
 
-def _gated(repo: RepoSummary) -> str:
+def _describe_gating(repo: RepoSummary) -> str:
     return ", ".join(word for word in (repo.gated or "", "private" if repo.private else "") if word)
 
 
-def nothing_found(page: SearchPage) -> str:
+def render_no_results(page: SearchPage) -> str:
     """What to loosen when a search found nothing."""
-    advice = "".join(f"\n  {line}" for line in page.loosen)
+    advice = "".join(f"\n  {line}" for line in page.suggestions)
     return "Nothing was found." + (f" To find more:{advice}" if advice else "")
 
 
-def freshness(fresh: Freshness) -> str | None:
+def render_freshness(fresh: Freshness) -> str | None:
     """The age of an answer that comes from the metadata cache; None for a fresh one."""
     if fresh.source == "hub":
         return None
@@ -83,42 +83,47 @@ def freshness(fresh: Freshness) -> str | None:
     return f"This is the Hub's answer of {age} ago; --refresh asks again."
 
 
-def info(found: ModelInfo, limit: int | None) -> str:
+def render_info(found: ModelInfo, limit: int | None) -> str:
     """One repo in full: facts, then variants, then what a plain pull takes and why."""
-    facts = fields(
+    facts = format_fields(
         [
             ("Model", found.id),
             ("Author", found.author),
             ("Task", found.task),
             ("Library", found.library),
             ("Architecture", (found.facts and found.facts.architecture) or found.architecture),
-            ("Parameters", cli_format.parameters((found.facts and found.facts.parameters) or found.parameters)),
-            ("Context", cli_format.tokens((found.facts and found.facts.context_length) or found.context_length)),
-            ("Chat template", cli_format.template(found.chat_template, found.facts)),
+            ("Parameters", cli_format.format_parameters((found.facts and found.facts.parameters) or found.parameters)),
+            ("Context", cli_format.format_tokens((found.facts and found.facts.context_length) or found.context_length)),
+            ("Chat template", cli_format.describe_template(found.chat_template, found.facts)),
             ("Licence", found.license or "none stated"),
             ("Base model", ", ".join(found.base_models)),
-            ("Gated", _gated(found) or "no"),
+            ("Gated", _describe_gating(found) or "no"),
             ("Access", found.access),
             ("Hub scan", found.scan or "not reported for the repo; a pull asks of each file that it takes"),
-            ("Downloads", cli_format.both(cli_format.number(found.downloads), "in 30 days")),
-            ("Likes", cli_format.number(found.likes)),
-            ("Created", cli_format.date(found.created)),
-            ("Updated", cli_format.both(cli_format.date(found.updated), f"({cli_format.ago(found.updated)} ago)")),
-            ("Commit", cli_format.both(found.commit, f"({found.revision})" if found.revision else "")),
+            ("Downloads", cli_format.join_if_present(cli_format.format_number(found.downloads), "in 30 days")),
+            ("Likes", cli_format.format_number(found.likes)),
+            ("Created", cli_format.format_date(found.created)),
+            (
+                "Updated",
+                cli_format.join_if_present(
+                    cli_format.format_date(found.updated), f"({cli_format.format_age(found.updated)} ago)"
+                ),
+            ),
+            ("Commit", cli_format.join_if_present(found.commit, f"({found.revision})" if found.revision else "")),
             ("Tags", ", ".join(found.tags)),
         ],
-        limit=limit,
+        max_width=limit,
     )
     parts = [facts]
     if found.variants:
-        parts.append(_variants(found.variants, limit))
+        parts.append(_render_variants(found.variants, limit))
     if found.choice_reason:
         parts.append(f"A plain pull takes {clean_text(found.choice_reason)}")
     parts += [f"Note: {clean_text(line)}" for line in found.notes]
     return "\n\n".join(parts)
 
 
-def _variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
+def _render_variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
     columns = [
         Column("QUANT"),
         Column("BITS", 4, right=True),
@@ -127,7 +132,7 @@ def _variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
         Column("MMPROJ", 3, right=True),
         Column("HERE", 1),
         Column("FITS", 2),
-        Column("WHY", 6, least=20, wrap=True),
+        Column("WHY", 6, min_width=20, wrap=True),
     ]
     rows = [
         [
@@ -136,22 +141,24 @@ def _variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
             format_size(variant.size),
             str(variant.shards) if variant.shards > 1 else "",
             format_size(variant.mmproj_size) if variant.mmproj else "",
-            "yes" if variant.here else "",
-            cli_format.yes_no(variant.fit.fits if variant.fit else None),
+            "yes" if variant.local_model else "",
+            cli_format.format_yes_no(variant.fit.fits if variant.fit else None),
             variant.fit.reason if variant.fit else "",
         ]
         for variant in variants
     ]
-    return table(columns, rows, limit=limit, bold=[at for at, variant in enumerate(variants) if variant.chosen])
+    return format_table(
+        columns, rows, max_width=limit, bold=[at for at, variant in enumerate(variants) if variant.chosen]
+    )
 
 
-def repo_files(found: ModelInfo, limit: int | None) -> str:
+def render_repo_files(found: ModelInfo, limit: int | None) -> str:
     """Every file of a repo."""
-    columns = [Column("FILE", least=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
-    return table(columns, [_file_row(file) for file in found.files], limit=limit)
+    columns = [Column("FILE", min_width=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
+    return format_table(columns, [_make_file_row(file) for file in found.files], max_width=limit)
 
 
-def _file_row(file: HubFile) -> list[str]:
+def _make_file_row(file: HubFile) -> list[str]:
     digest = f"sha256:{file.sha256}" if file.sha256 else f"git:{file.git_sha1}" if file.git_sha1 else ""
     return [file.path, format_size(file.size), file.scan or "", digest]
 
@@ -159,43 +166,46 @@ def _file_row(file: HubFile) -> list[str]:
 # A pull
 
 
-def plan(planned: PullPlan, limit: int | None) -> str:
+def render_plan(planned: PullPlan, limit: int | None) -> str:
     """What a pull would do, for `--dry-run`."""
-    columns = [Column("FILE", least=24), Column("SIZE", right=True), Column("STATE", 1)]
-    rows = [[file.path, format_size(file.size), _planned_state(file)] for file in planned.files]
-    facts = fields(
+    columns = [Column("FILE", min_width=24), Column("SIZE", right=True), Column("STATE", 1)]
+    rows = [[file.path, format_size(file.size), _describe_state(file)] for file in planned.files]
+    facts = format_fields(
         [
             ("Model", planned.model_id or "none: files only"),
             ("Repo", planned.repo),
-            ("Commit", cli_format.both(planned.commit, f"({planned.revision})" if planned.revision else "")),
-            ("Quantization", _because(planned.quant, planned.reason)),
-            ("Fits", _fit(planned.fit)),
+            ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
+            ("Quantization", _format_reason(planned.quant, planned.reason)),
+            ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
             ("Replaces", "\n".join(planned.replaces)),
-            ("Hub scan", "\n".join([planned.scan or "not reported", *cli_format.scans(map(asdict, planned.scans))])),
+            (
+                "Hub scan",
+                "\n".join([planned.scan or "not reported", *cli_format.summarize_scans(map(asdict, planned.scans))]),
+            ),
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
             ("Fetches", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
         ],
-        limit=limit,
+        max_width=limit,
     )
-    return f"{facts}\n\n{table(columns, rows, limit=limit)}"
+    return f"{facts}\n\n{format_table(columns, rows, max_width=limit)}"
 
 
-def _planned_state(file: PlannedFile) -> str:
-    if file.here:
+def _describe_state(file: PlannedFile) -> str:
+    if file.local:
         return "here"
     if file.copy:
         return "to copy from the cache"
     return f"{format_size(file.partial)} here" if file.partial else "to fetch"
 
 
-def choice(planned: PullPlan) -> str:
+def render_choice(planned: PullPlan) -> str:
     """What is about to be fetched, why that, and whether it fits."""
-    stale = freshness(planned.freshness) if planned.freshness.stale else None
+    stale = render_freshness(planned.freshness) if planned.freshness.stale else None
     if planned.already_complete:
         return f"{planned.model_id} is here already." + (f" {stale}" if stale else "")
-    lines = [f"{planned.repo}, {_because(planned.quant, planned.reason)}" if planned.quant else planned.ref]
+    lines = [f"{planned.repo}, {_format_reason(planned.quant, planned.reason)}" if planned.quant else planned.ref]
     lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: it does not fit this machine's memory: {planned.fit.reason}")
@@ -205,34 +215,34 @@ def choice(planned: PullPlan) -> str:
     return "\n".join(map(clean_text, lines))
 
 
-def _because(quant: str | None, reason: str) -> str:
+def _format_reason(quant: str | None, reason: str) -> str:
     """The reason, which names its quantization where that was chosen, and not where it was asked for."""
     if not quant:
         return ""
     return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
 
-def pulled(result: PullResult) -> str:
+def render_pull_result(result: PullResult) -> str:
     """What was fetched, how fast, and the command to use it."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
     if result.fetched_bytes:
         speed = format_size(result.fetched_bytes / max(result.seconds, 0.001))
-        moved = f"{format_size(result.fetched_bytes)} in {cli_format.took(result.seconds)}"
+        moved = f"{format_size(result.fetched_bytes)} in {cli_format.format_elapsed(result.seconds)}"
         lines.append(f"Fetched {moved} ({speed}/s), digests match the Hub's.")
-    if result.joined_bytes:
-        lines.append(f"Another process fetched {format_size(result.joined_bytes)}, digests match the Hub's.")
-    if not (result.fetched_bytes or result.joined_bytes or result.plan.already_complete):
+    if result.other_process_bytes:
+        lines.append(f"Another process fetched {format_size(result.other_process_bytes)}, digests match the Hub's.")
+    if not (result.fetched_bytes or result.other_process_bytes or result.plan.already_complete):
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing had to be fetched." if copied else "Nothing had to be fetched.")
     if result.model_id:
         facts = result.plan.facts
         lines.append(
-            cli_format.talk(
+            cli_format.suggest_usage(
                 result.model_id, result.plan.options.aliases or result.aliases, facts.kind if facts else "chat"
             )
         )
     return "\n".join(lines)
 
 
-def _fit(fit: Fit | None) -> str:
-    return f"{cli_format.yes_no(fit.fits)}: {fit.reason}" if fit else ""
+def _format_fit(fit: Fit | None) -> str:
+    return f"{cli_format.format_yes_no(fit.fits)}: {fit.reason}" if fit else ""

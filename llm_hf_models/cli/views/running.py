@@ -7,40 +7,40 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, table
+from llm_hf_models.cli.output import Column, format_table
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration
 
 if TYPE_CHECKING:
-    from llm_hf_models.library.records import Health, ModelDefault
+    from llm_hf_models.library.records import EndpointHealth, ModelDefault
     from llm_hf_models.models.types import LocalModelView
-    from llm_hf_models.servers.openai_relay import Relay
+    from llm_hf_models.servers.openai_relay import RelayServer
 
 SHOWN_CHARS = 60
 
 
-class _Words(NamedTuple):
+class _HealthText(NamedTuple):
     """How the health of a server elsewhere is said: in a row, before its problem, and when it is attached."""
 
     state: str
-    lead: str
-    attached: str
+    problem_prefix: str
+    attach_prefix: str
 
 
 _BY_HEALTH = {
-    True: _Words("up", "is up, but", ""),
-    False: _Words("down", "is down", "It does not answer now: "),
-    None: _Words("no key", "was not asked", "It was not asked: "),
+    True: _HealthText("up", "is up, but", ""),
+    False: _HealthText("down", "is down", "It does not answer now: "),
+    None: _HealthText("no key", "was not asked", "It was not asked: "),
 }
 
 
-def defaults(found: Sequence[ModelDefault], limit: int | None) -> str:
+def render_defaults(found: Sequence[ModelDefault], limit: int | None) -> str:
     """A row for each option that a prompt needn't give."""
-    columns = [Column("OPTION"), Column("DEFAULT", least=16), Column("FROM", 1)]
-    return table(columns, [[one.key, _value(one), one.source] for one in found], limit=limit)
+    columns = [Column("OPTION"), Column("DEFAULT", min_width=16), Column("FROM", 1)]
+    return format_table(columns, [[one.key, _format_value(one), one.source] for one in found], max_width=limit)
 
 
-def _value(one: ModelDefault) -> str:
+def _format_value(one: ModelDefault) -> str:
     if one.key == "template":
         return f"{len(one.value)} characters"
     if one.key == "keep_alive" and one.value > 0:
@@ -48,43 +48,43 @@ def _value(one: ModelDefault) -> str:
     if isinstance(one.value, str):
         text = clean_text(one.value, SHOWN_CHARS + 1)
         return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
-    return cli_format.setting_value(one.value) if isinstance(one.value, bool) else _number_or_json(one.value)
+    return cli_format.format_setting(one.value) if isinstance(one.value, bool) else _format_number_or_json(one.value)
 
 
-def _number_or_json(value: Any) -> str:  # noqa: ANN401 - whatever an option holds
+def _format_number_or_json(value: Any) -> str:  # noqa: ANN401 - whatever an option holds
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def state(model: LocalModelView) -> str:
+def format_state(model: LocalModelView) -> str:
     """A model's state for a row; of one that is served elsewhere, whether it answers."""
     if model.health is None:
         return model.state
     return f"{model.state}, {_BY_HEALTH[model.health.up].state}"
 
 
-def problem(health: Health) -> str:
+def format_problem(health: EndpointHealth) -> str:
     """What is wrong with a server elsewhere."""
-    return f"{health.model_id} {_BY_HEALTH[health.up].lead}: {health.problem}"
+    return f"{health.model_id} {_BY_HEALTH[health.up].problem_prefix}: {health.problem}"
 
 
-def attached(model: LocalModelView) -> str:
+def render_attached(model: LocalModelView) -> str:
     """What a server elsewhere is called now, and how to use it."""
     takes = f", takes {' and '.join(('text', *model.facts.modalities))}" if model.facts.modalities else ""
     lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}{takes}"]
     if model.health is not None and model.health.problem:
-        lines.append(_BY_HEALTH[model.health.up].attached + model.health.problem)
+        lines.append(_BY_HEALTH[model.health.up].attach_prefix + model.health.problem)
     if model.key_in_the_clear:
         lines.append("Its key goes over the network unencrypted: use https where others can listen.")
-    return "\n".join([*map(clean_text, lines), cli_format.talk(model.model_id, model.aliases, model.kind)])
+    return "\n".join([*map(clean_text, lines), cli_format.suggest_usage(model.model_id, model.aliases, model.kind)])
 
 
-def serving(url: str, server: Relay, *, key_given: bool, open_to_others: bool) -> str:
+def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_others: bool) -> str:
     """How to use a relay, its key once if it was made here."""
     names = sorted(set(server.names.values()))
     lines = [
         f"Serves {', '.join(names)} in OpenAI's protocol.",
         f"OPENAI_BASE_URL={url}/v1",
-        *cli_format.elsewhere(url),
+        *cli_format.explain_wildcard_host(url),
     ]
     if not key_given:
         lines.append(f"OPENAI_API_KEY={server.key}")

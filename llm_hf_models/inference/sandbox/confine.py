@@ -26,7 +26,7 @@ class ConfinementReport:
     missing: tuple[tuple[Layer, str], ...] = ()
 
     @property
-    def sandboxed(self) -> bool:
+    def is_sandboxed(self) -> bool:
         """True only when file system and network are both closed.
 
         A network namespace alone leaves the unix sockets of other programs open (docker's is as good as root).
@@ -49,7 +49,7 @@ def confine(wanted: Confinement, *, without: Mapping[Layer, str] | None = None) 
     """
     held: list[Layer] = []
     missing: list[tuple[Layer, str]] = []
-    for layer, step in _steps().items():
+    for layer, step in _get_steps().items():
         if without and layer in without:
             missing.append((layer, without[layer]))
             continue
@@ -62,24 +62,24 @@ def confine(wanted: Confinement, *, without: Mapping[Layer, str] | None = None) 
     return ConfinementReport(tuple(held), tuple(missing))
 
 
-def _steps() -> dict[Layer, Step]:
+def _get_steps() -> dict[Layer, Step]:
     """The layers of this system, in the order in which they must be closed."""
     if sys.platform == "linux":
         from llm_hf_models.inference.sandbox import linux, seccomp
 
         return {
             "rlimits": linux.limit_resources,
-            "user-namespace": linux.leave_user_namespace,
-            "network-namespace": linux.leave_network,
-            "landlock": linux.close_files,
-            "seccomp": seccomp.filter_calls,
+            "user-namespace": linux.enter_user_namespace,
+            "network-namespace": linux.enter_network_namespace,
+            "landlock": linux.restrict_files,
+            "seccomp": seccomp.install_filter,
         }
     if sys.platform == "darwin":
         from llm_hf_models.inference.sandbox import macos
 
-        return {"rlimits": macos.limit_resources, "seatbelt": macos.close_all}
-    return dict.fromkeys(("rlimits", "seatbelt"), _nothing_here)
+        return {"rlimits": macos.limit_resources, "seatbelt": macos.apply_profile}
+    return dict.fromkeys(("rlimits", "seatbelt"), _raise_unsupported)
 
 
-def _nothing_here(_wanted: Confinement, _held: Sequence[Layer]) -> None:
+def _raise_unsupported(_wanted: Confinement, _held: Sequence[Layer]) -> None:
     raise LayerError(f"{sys.platform} has no way for a running process to confine itself")

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError, interpreter_paths
+from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError, list_interpreter_paths
 
 MAX_FILE_BYTES = 16 * 2**20  # its log, which it was given open
 MAX_THREADS = 4096  # checking its tensors, llama.cpp starts one for each
@@ -56,7 +56,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
 
-def call(name: str, *arguments: Any) -> int:  # noqa: ANN401 - integers, buffers and None
+def call_libc(name: str, *arguments: Any) -> int:  # noqa: ANN401 - integers, buffers and None
     """One function of the C library.
 
     Raises:
@@ -78,85 +78,85 @@ def limit_resources(wanted: Confinement, _held: Sequence[Layer]) -> None:
     only mapped, and each thread's reserved arena: it has room for these, and is there for what page tables cost.
     Shared anonymous memory, which the first misses, the filter refuses.
     """
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
-    _lower(resource.RLIMIT_NOFILE, wanted.max_open_files)
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
+    _lower_limit(resource.RLIMIT_NOFILE, wanted.max_open_files)
     if wanted.max_memory_bytes:
-        _lower(resource.RLIMIT_DATA, wanted.max_memory_bytes)
+        _lower_limit(resource.RLIMIT_DATA, wanted.max_memory_bytes)
         if not wanted.allow_gpu:  # drivers reserve addresses by the terabyte
-            mapped = sum(map(_size, wanted.read_paths))
-            _lower(resource.RLIMIT_AS, wanted.max_memory_bytes + mapped + RESERVED_BYTES)
+            mapped = sum(map(_get_size, wanted.read_paths))
+            _lower_limit(resource.RLIMIT_AS, wanted.max_memory_bytes + mapped + RESERVED_BYTES)
     if wanted.max_cpu_seconds:
         limit = int(time.process_time()) + 1 + wanted.max_cpu_seconds
-        _lower(resource.RLIMIT_CPU, limit, limit + HARD_CPU_SECONDS)
+        _lower_limit(resource.RLIMIT_CPU, limit, limit + HARD_CPU_SECONDS)
 
 
-def _size(path: Path) -> int:
+def _get_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return 0
 
 
-def _lower(kind: int, soft: int, hard: int | None = None) -> None:
+def _lower_limit(kind: int, soft: int, hard: int | None = None) -> None:
     ceiling = resource.getrlimit(kind)[1]
     most = [value if ceiling == resource.RLIM_INFINITY else min(value, ceiling) for value in (soft, hard or soft)]
     resource.setrlimit(kind, (most[0], most[1]))
 
 
-def leave_user_namespace(wanted: Confinement, _held: Sequence[Layer]) -> None:
+def enter_user_namespace(wanted: Confinement, _held: Sequence[Layer]) -> None:
     """Into a user namespace of its own: no right over anything outside, and threads counted for this process alone."""
-    _need_single_thread()
-    if not _readable_as_owner([*wanted.read_paths, *wanted.write_dirs]):
+    _require_single_thread()
+    if not _can_read_without_capabilities([*wanted.read_paths, *wanted.write_dirs]):
         raise LayerError("the model can only be read with root's rights, which it would take away")
     user, group = os.geteuid(), os.getegid()
-    call("unshare", _CLONE_NEWUSER)
+    call_libc("unshare", _CLONE_NEWUSER)
     # Without the maps it works as well: ids merely show as nobody's. Some systems allow the one and not the other.
     with suppress(OSError):
         Path("/proc/self/setgroups").write_bytes(b"deny")
         Path("/proc/self/uid_map").write_bytes(b"%d %d 1" % (user, user))
         Path("/proc/self/gid_map").write_bytes(b"%d %d 1" % (group, group))
     # Only in a namespace of its own does this count this process and not all of the user's. Root is exempt from it.
-    _lower(resource.RLIMIT_NPROC, MAX_THREADS)
+    _lower_limit(resource.RLIMIT_NPROC, MAX_THREADS)
 
 
-def leave_network(_wanted: Confinement, held: Sequence[Layer]) -> None:
+def enter_network_namespace(_wanted: Confinement, held: Sequence[Layer]) -> None:
     """Into a network namespace without any interface that is up; then gives up every capability."""
     try:
-        _need_single_thread()
-        call("unshare", _CLONE_NEWNET)
+        _require_single_thread()
+        call_libc("unshare", _CLONE_NEWNET)
     finally:
         # Outside a user namespace root still needs the right to read a model that another user owns.
         _drop_capabilities(0 if "user-namespace" in held else _CAP_DAC_READ_SEARCH)
 
 
-def close_files(wanted: Confinement, _held: Sequence[Layer]) -> None:
+def restrict_files(wanted: Confinement, _held: Sequence[Layer]) -> None:
     """Landlock: reads the model, the interpreter and its libraries; makes sockets in write_dirs; nothing else."""
-    _need_single_thread()
+    _require_single_thread()
     try:
-        abi = call("syscall", _LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
+        abi = call_libc("syscall", _LANDLOCK_CREATE, None, 0, _LANDLOCK_VERSION)
     except OSError as error:
         why = "is switched off" if error.errno == errno.EOPNOTSUPP else "is not there, or not allowed"
         raise LayerError(f"Landlock {why} ({error.strerror})") from None
-    handled = [_known(table, abi) for table in (_FILES_BY_ABI, _NETWORK_BY_ABI, _SCOPE_BY_ABI)]
+    handled = [_combine_rights(table, abi) for table in (_FILES_BY_ABI, _NETWORK_BY_ABI, _SCOPE_BY_ABI)]
     # A kernel takes a shorter structure than its own; a longer one only if the rest is zero.
-    ruleset = call("syscall", _LANDLOCK_CREATE, struct.pack("=QQQ", *handled), 24, 0)
+    ruleset = call_libc("syscall", _LANDLOCK_CREATE, struct.pack("=QQQ", *handled), 24, 0)
     try:
-        for path, rights in _rules(wanted):
-            _allow(ruleset, path, rights & handled[0])
-        call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        call("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
+        for path, rights in _list_rules(wanted):
+            _add_rule(ruleset, path, rights & handled[0])
+        call_libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        call_libc("syscall", _LANDLOCK_RESTRICT, ruleset, 0)
     finally:
         os.close(ruleset)
 
 
-def _known(table: Iterable[tuple[int, int]], abi: int) -> int:
+def _combine_rights(table: Iterable[tuple[int, int]], abi: int) -> int:
     return sum(rights for since, rights in table if abi >= since)
 
 
-def _rules(wanted: Confinement) -> Iterable[tuple[Path, int]]:
+def _list_rules(wanted: Confinement) -> Iterable[tuple[Path, int]]:
     """Each path that stays reachable, and for what. Read-only unless it says otherwise."""
-    for path in (*wanted.read_paths, *interpreter_paths(), *map(Path, _LIBRARIES + _SYSTEM)):
+    for path in (*wanted.read_paths, *list_interpreter_paths(), *map(Path, _LIBRARIES + _SYSTEM)):
         yield path, _READ_FILE | _READ_DIR
     for path in wanted.write_dirs:
         yield path, _READ_FILE | _READ_DIR | _REMOVE_FILE | (_MAKE_SOCK if wanted.allow_unix_server else 0)
@@ -170,7 +170,7 @@ def _rules(wanted: Confinement) -> Iterable[tuple[Path, int]]:
                 yield path, _READ_FILE | _READ_DIR | _WRITE_FILE | _IOCTL_DEV
 
 
-def _allow(ruleset: int, path: Path, rights: int) -> None:
+def _add_rule(ruleset: int, path: Path, rights: int) -> None:
     """One rule. A path that isn't there, or that this user can't reach, needs none."""
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -179,12 +179,12 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
     try:
         if not stat.S_ISDIR(os.fstat(opened).st_mode):
             rights &= _FILE_RIGHTS
-        call("syscall", _LANDLOCK_ADD, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, opened), 0)
+        call_libc("syscall", _LANDLOCK_ADD, ruleset, _PATH_BENEATH, struct.pack("=Qi", rights, opened), 0)
     finally:
         os.close(opened)
 
 
-def _need_single_thread() -> None:
+def _require_single_thread() -> None:
     """Namespaces, capabilities and Landlock bind the calling thread: a layer that one thread slips does not hold."""
     try:
         threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - no paths are wanted
@@ -194,11 +194,11 @@ def _need_single_thread() -> None:
         raise LayerError(f"{threads} threads run in this process, and it binds only one")
 
 
-def _readable_as_owner(paths: Iterable[Path]) -> bool:
+def _can_read_without_capabilities(paths: Iterable[Path]) -> bool:
     """Whether every path can be read without capabilities. For all but root that is how they are read anyway."""
     if os.geteuid() != 0:
         return True
-    effective, permitted = _capabilities()
+    effective, permitted = _get_capabilities()
     _set_capabilities(0, permitted)
     try:
         for path in paths:
@@ -213,20 +213,20 @@ def _readable_as_owner(paths: Iterable[Path]) -> bool:
 
 
 def _drop_capabilities(keep: int) -> None:
-    _effective, permitted = _capabilities()
+    _effective, permitted = _get_capabilities()
     for capability in range(_LAST_CAPABILITY + 1):
         if not keep >> capability & 1:
             with suppress(OSError):  # EPERM for those without any; EINVAL past the last one
-                call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+                call_libc("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
     with suppress(OSError):
-        call("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        call_libc("prctl", _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     _set_capabilities(permitted & keep, permitted & keep)
 
 
-def _capabilities() -> tuple[int, int]:
+def _get_capabilities() -> tuple[int, int]:
     """The effective and the permitted set."""
     data = ctypes.create_string_buffer(24)
-    call("capget", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), data)
+    call_libc("capget", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), data)
     low_effective, low_permitted, _, high_effective, high_permitted, _ = struct.unpack("=6I", data.raw)
     return high_effective << 32 | low_effective, high_permitted << 32 | low_permitted
 
@@ -235,4 +235,4 @@ def _set_capabilities(effective: int, permitted: int) -> None:
     """Both sets; the inheritable one becomes empty."""
     halves = [(effective >> shift & 0xFFFFFFFF, permitted >> shift & 0xFFFFFFFF, 0) for shift in (0, 32)]
     data = struct.pack("=6I", *halves[0], *halves[1])
-    call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), data)
+    call_libc("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), data)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError, interpreter_paths
+from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError, list_interpreter_paths
 
 _SYSTEM = ("/System", "/Library", "/usr/lib", "/usr/share", "/usr/local/lib", "/opt/homebrew", "/opt/local", "/dev",
            "/private/etc/localtime", "/private/var/db/timezone", "/private/var/db/dyld")  # fmt: skip
@@ -46,7 +46,7 @@ def limit_resources(wanted: Confinement, _held: Sequence[Layer]) -> None:
         resource.setrlimit(kind, (most, most))
 
 
-def close_all(wanted: Confinement, _held: Sequence[Layer]) -> None:
+def apply_profile(wanted: Confinement, _held: Sequence[Layer]) -> None:
     """Files, network, processes and signals, by one profile.
 
     Raises:
@@ -59,22 +59,24 @@ def close_all(wanted: Confinement, _held: Sequence[Layer]) -> None:
         raise LayerError("this macOS has no sandbox_init") from None
     start.argtypes = (ctypes.c_char_p, ctypes.c_uint64, ctypes.POINTER(ctypes.c_char_p))
     said = ctypes.c_char_p()
-    if start(os.fsencode(profile(wanted)), 0, ctypes.byref(said)) != 0:
+    if start(os.fsencode(build_profile(wanted)), 0, ctypes.byref(said)) != 0:
         raise LayerError((said.value or b"sandbox_init refused").decode(errors="replace"))
 
 
-def profile(wanted: Confinement) -> str:
+def build_profile(wanted: Confinement) -> str:
     """The seatbelt profile, in the language of sandbox-exec(1)."""
-    readable = [*wanted.read_paths, *wanted.write_dirs, *interpreter_paths(), *map(Path, _SYSTEM)]
-    lines = [_PROFILE, _rule("file-read*", readable)]
+    readable = [*wanted.read_paths, *wanted.write_dirs, *list_interpreter_paths(), *map(Path, _SYSTEM)]
+    lines = [_PROFILE, _format_rule("file-read*", readable)]
     if wanted.write_dirs and wanted.allow_unix_server:
-        lines.append(_rule("network-bind network-inbound file-write-create file-write-unlink", wanted.write_dirs))
+        lines.append(
+            _format_rule("network-bind network-inbound file-write-create file-write-unlink", wanted.write_dirs)
+        )
     if wanted.allow_gpu:
         lines.append(_GPU)
     return "".join(lines)
 
 
-def _rule(what: str, paths: Iterable[Path]) -> str:
+def _format_rule(what: str, paths: Iterable[Path]) -> str:
     """One rule for paths and what is beneath them. Seatbelt sees real paths, and quotes them as JSON does."""
     places = " ".join(f"(subpath {json.dumps(str(path.resolve()), ensure_ascii=False)})" for path in paths)
     return f"(allow {what} {places})\n"

@@ -16,10 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llm_hf_models.inference.sandbox.linux import call
+from llm_hf_models.inference.sandbox.linux import call_libc
 from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError
 
-NEWEST = 469  # calls with higher numbers are younger than this list; x32's, which start at 2^30, are among them
+NEWEST_CALL = 469  # calls with higher numbers are younger than this list; x32's, which start at 2^30, are among them
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _AND, _EQUAL, _GREATER, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # where they stand in struct seccomp_data
@@ -28,7 +28,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 @dataclass(frozen=True)
-class Machine:
+class CpuArchitecture:
     """What differs between architectures. `column` is where `_CALLS` has its numbers."""
 
     audit: int  # AUDIT_ARCH_*
@@ -36,10 +36,10 @@ class Machine:
     seccomp: int
 
 
-MACHINES = {"x86_64": Machine(0xC000003E, 0, 317), "aarch64": Machine(0xC00000B7, 1, 277)}
+ARCHITECTURES = {"x86_64": CpuArchitecture(0xC000003E, 0, 317), "aarch64": CpuArchitecture(0xC00000B7, 1, 277)}
 
 # name -> numbers on x86-64 and arm64; None where there is no such call.
-_EVERYDAY: dict[str, tuple[int | None, int | None]] = {
+_BASE_CALLS: dict[str, tuple[int | None, int | None]] = {
     # threads and locks, the most frequent first: without a kernel that caches verdicts the list is read from the top
     "futex": (202, 98), "sched_yield": (24, 124), "read": (0, 63), "write": (1, 64), "poll": (7, None),
     "ppoll": (271, 73), "clone": (56, 220), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
@@ -81,24 +81,24 @@ _EVERYDAY: dict[str, tuple[int | None, int | None]] = {
     "prctl": (157, 167),
 }  # fmt: skip
 
-_SERVER: dict[str, tuple[int | None, int | None]] = {
+_SERVER_CALLS: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242),
     "getsockname": (51, 204), "getpeername": (52, 205), "getsockopt": (55, 209), "setsockopt": (54, 208),
     "shutdown": (48, 210), "recvfrom": (45, 207), "recvmsg": (47, 212), "sendto": (44, 206),
 }  # fmt: skip
-_REMOVE: dict[str, tuple[int | None, int | None]] = {"unlink": (87, None), "unlinkat": (263, 35)}
-_EXEC: dict[str, tuple[int | None, int | None]] = {"execve": (59, 221)}  # of what Landlock lets through
+_REMOVE_CALLS: dict[str, tuple[int | None, int | None]] = {"unlink": (87, None), "unlinkat": (263, 35)}
+_EXEC_CALLS: dict[str, tuple[int | None, int | None]] = {"execve": (59, 221)}  # of what Landlock lets through
 
-_GPU: dict[str, tuple[int | None, int | None]] = {  # what drivers are known to call besides; not tried by us
+_GPU_CALLS: dict[str, tuple[int | None, int | None]] = {  # what drivers are known to call besides; not tried by us
     "memfd_create": (319, 279), "mlockall": (151, 230), "sched_getattr": (315, 275), "timerfd_create": (283, 85),
     "timerfd_settime": (286, 86), "kcmp": (312, 272), "umask": (95, 166), "flock": (73, 32),
 }  # fmt: skip
 
 # Their flags stand in memory, where no filter looks: "no such call" makes a C library fall back to an older one.
-_ABSENT: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}
+_UNIMPLEMENTED_CALLS: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}
 _CLONE_THREAD = 0x00010000
 _SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
-_WRITING = 0o3 | os.O_CREAT | os.O_TRUNC  # O_ACCMODE: anything but O_RDONLY
+_WRITE_FLAGS = 0o3 | os.O_CREAT | os.O_TRUNC  # O_ACCMODE: anything but O_RDONLY
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 
 # FIONCLEX, FIOCLEX, FIONBIO, FIONREAD, TCGETS, TIOCGWINSZ, TCGETS2
@@ -113,7 +113,7 @@ _PRCTLS = (15, 16, 3, 21, 23, 29, 39, 0x53564D41)
 
 
 @dataclass(frozen=True)
-class Check:
+class ArgumentCheck:
     """One look at an argument: `argument & mask` must be one of `values`, or, with `refused`, none of them.
 
     The lower 32 bits are looked at, which is all that the kernel reads of an int; `upper` looks at the others.
@@ -122,41 +122,47 @@ class Check:
     argument: int
     values: tuple[int, ...]
     mask: int = 0xFFFFFFFF
-    refused: bool = False
+    deny: bool = False
     upper: bool = False
 
-    def code(self) -> list[bytes]:
+    def build_instructions(self) -> list[bytes]:
         """Falls through when the argument passes, else returns EPERM."""
-        found = [_instruction(_LOAD, _ARGUMENTS + 8 * self.argument + 4 * self.upper)]
+        found = [_encode_instruction(_LOAD, _ARGUMENTS + 8 * self.argument + 4 * self.upper)]
         if self.mask != 0xFFFFFFFF:  # noqa: PLR2004 - all bits
-            found.append(_instruction(_AND, self.mask))
+            found.append(_encode_instruction(_AND, self.mask))
         refusal = _return_errno(errno.EPERM)
-        if self.refused:
-            return found + [line for value in self.values for line in (_instruction(_EQUAL, value, 0, 1), refusal)]
+        if self.deny:
+            return found + [
+                line for value in self.values for line in (_encode_instruction(_EQUAL, value, 0, 1), refusal)
+            ]
         left = len(self.values)
-        return [*found, *(_instruction(_EQUAL, value, left - at) for at, value in enumerate(self.values)), refusal]
+        return [
+            *found,
+            *(_encode_instruction(_EQUAL, value, left - at) for at, value in enumerate(self.values)),
+            refusal,
+        ]
 
 
-def filter_calls(wanted: Confinement, held: Sequence[Layer]) -> None:
+def install_filter(wanted: Confinement, held: Sequence[Layer]) -> None:
     """Puts the filter on all threads of this process.
 
     Raises:
         LayerError: this architecture has no table here.
         OSError: the kernel refuses.
     """
-    machine = MACHINES.get(os.uname().machine)
+    machine = ARCHITECTURES.get(os.uname().machine)
     if machine is None or struct.calcsize("P") != 8 or sys.byteorder != "little":  # noqa: PLR2004 - a 64-bit Python
         raise LayerError(f"the system calls of {os.uname().machine} are not listed here")
-    code = ctypes.create_string_buffer(program(wanted, machine, removes="landlock" in held))
+    code = ctypes.create_string_buffer(build_program(wanted, machine, removes="landlock" in held))
     instructions = (len(code) - 1) // 8  # the buffer ends with a zero byte
     header = struct.pack("@HP", instructions, ctypes.addressof(code))
-    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    thread = call("syscall", machine.seccomp, _SET_MODE_FILTER, _TSYNC, header)
+    call_libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    thread = call_libc("syscall", machine.seccomp, _SET_MODE_FILTER, _TSYNC, header)
     if thread:
         raise LayerError(f"thread {thread} could not be brought under the filter")
 
 
-def program(wanted: Confinement, machine: Machine, *, removes: bool) -> bytes:
+def build_program(wanted: Confinement, machine: CpuArchitecture, *, removes: bool) -> bytes:
     """The filter's instructions, 8 bytes each.
 
     Args:
@@ -165,69 +171,73 @@ def program(wanted: Confinement, machine: Machine, *, removes: bool) -> bytes:
         removes: allow unlink, which only Landlock confines to `write_dirs`.
     """
     lines = [
-        _instruction(_LOAD, _ARCHITECTURE),
-        _instruction(_EQUAL, machine.audit, 1),
-        _instruction(_RETURN, _KILL_PROCESS),  # 32-bit calls from a 64-bit process: nobody honest makes them
-        _instruction(_LOAD, _NUMBER),
-        _instruction(_GREATER, NEWEST, 0, 1),
+        _encode_instruction(_LOAD, _ARCHITECTURE),
+        _encode_instruction(_EQUAL, machine.audit, 1),
+        _encode_instruction(_RETURN, _KILL_PROCESS),  # 32-bit calls from a 64-bit process: nobody honest makes them
+        _encode_instruction(_LOAD, _NUMBER),
+        _encode_instruction(_GREATER, NEWEST_CALL, 0, 1),
         _return_errno(errno.ENOSYS),
     ]
-    checks = _checks(wanted)
-    for name, numbers in allowed(wanted, removes=removes).items():
-        lines += _entry(numbers[machine.column], [*_flat(checks.get(name, ())), _instruction(_RETURN, _ALLOW)])
-    for numbers in _ABSENT.values():
-        lines += _entry(numbers[machine.column], [_return_errno(errno.ENOSYS)])
+    checks = _build_argument_checks(wanted)
+    for name, numbers in list_allowed_calls(wanted, removes=removes).items():
+        lines += _match_call(
+            numbers[machine.column], [*_flatten(checks.get(name, ())), _encode_instruction(_RETURN, _ALLOW)]
+        )
+    for numbers in _UNIMPLEMENTED_CALLS.values():
+        lines += _match_call(numbers[machine.column], [_return_errno(errno.ENOSYS)])
     return b"".join([*lines, _return_errno(errno.EPERM)])
 
 
-def allowed(wanted: Confinement, *, removes: bool) -> Mapping[str, tuple[int | None, int | None]]:
+def list_allowed_calls(wanted: Confinement, *, removes: bool) -> Mapping[str, tuple[int | None, int | None]]:
     """The calls that may be made at all, some with checks, and their numbers on x86-64 and arm64."""
     return {
-        **_EVERYDAY,
-        **(_SERVER if wanted.allow_unix_server else {}),
-        **(_REMOVE if removes and wanted.write_dirs else {}),
-        **(_EXEC if wanted.exec_paths else {}),
-        **(_GPU if wanted.allow_gpu else {}),
+        **_BASE_CALLS,
+        **(_SERVER_CALLS if wanted.allow_unix_server else {}),
+        **(_REMOVE_CALLS if removes and wanted.write_dirs else {}),
+        **(_EXEC_CALLS if wanted.exec_paths else {}),
+        **(_GPU_CALLS if wanted.allow_gpu else {}),
     }
 
 
-def _checks(wanted: Confinement) -> dict[str, tuple[Check, ...]]:
+def _build_argument_checks(wanted: Confinement) -> dict[str, tuple[ArgumentCheck, ...]]:
     """What the arguments of some calls must be. `sched_setaffinity` is free: thread pools set it for their threads."""
     me = os.getpid()
     common = {
-        "clone": (Check(0, (0,), mask=_CLONE_THREAD, refused=True),),  # a thread, never a process
-        "kill": (Check(0, (me,)),),
-        "tgkill": (Check(0, (me,)),),
-        "prlimit64": (Check(0, (0, me)),),
-        "sched_setscheduler": (Check(0, (0,)),),
-        "fcntl": (Check(1, _BAD_FCNTLS, refused=True),),
-        "prctl": (Check(0, _PRCTLS),),
-        "socket": (Check(0, (_AF_UNIX,)), Check(1, (_SOCK_STREAM,), mask=_SOCK_TYPE)),
-        "sendto": (Check(4, (0,)), Check(4, (0,), upper=True)),  # an answer, not a letter to an address
+        "clone": (ArgumentCheck(0, (0,), mask=_CLONE_THREAD, deny=True),),  # a thread, never a process
+        "kill": (ArgumentCheck(0, (me,)),),
+        "tgkill": (ArgumentCheck(0, (me,)),),
+        "prlimit64": (ArgumentCheck(0, (0, me)),),
+        "sched_setscheduler": (ArgumentCheck(0, (0,)),),
+        "fcntl": (ArgumentCheck(1, _BAD_FCNTLS, deny=True),),
+        "prctl": (ArgumentCheck(0, _PRCTLS),),
+        "socket": (ArgumentCheck(0, (_AF_UNIX,)), ArgumentCheck(1, (_SOCK_STREAM,), mask=_SOCK_TYPE)),
+        "sendto": (ArgumentCheck(4, (0,)), ArgumentCheck(4, (0,), upper=True)),  # an answer, not a letter to an address
     }
     if wanted.allow_gpu:  # devices are opened for writing, and drivers have ioctls of their own
-        return {**common, "ioctl": (Check(1, _BAD_IOCTLS, refused=True),)}
+        return {**common, "ioctl": (ArgumentCheck(1, _BAD_IOCTLS, deny=True),)}
     return {
         **common,
-        "ioctl": (Check(1, _IOCTLS),),
-        "mmap": (Check(3, (_SHARED_ANONYMOUS,), mask=_SHARED_ANONYMOUS, refused=True),),  # no limit counts such memory
-        "open": (Check(1, (0,), mask=_WRITING),),
-        "openat": (Check(2, (0,), mask=_WRITING),),
+        "ioctl": (ArgumentCheck(1, _IOCTLS),),
+        "mmap": (
+            ArgumentCheck(3, (_SHARED_ANONYMOUS,), mask=_SHARED_ANONYMOUS, deny=True),
+        ),  # no limit counts such memory
+        "open": (ArgumentCheck(1, (0,), mask=_WRITE_FLAGS),),
+        "openat": (ArgumentCheck(2, (0,), mask=_WRITE_FLAGS),),
     }
 
 
-def _flat(checks: Sequence[Check]) -> list[bytes]:
-    return [line for check in checks for line in check.code()]
+def _flatten(checks: Sequence[ArgumentCheck]) -> list[bytes]:
+    return [line for check in checks for line in check.build_instructions()]
 
 
-def _entry(number: int | None, body: list[bytes]) -> list[bytes]:
+def _match_call(number: int | None, body: list[bytes]) -> list[bytes]:
     """`body`, for one call, with the call's number loaded. A body always returns, and so may load something else."""
-    return [] if number is None else [_instruction(_EQUAL, number, 0, len(body)), *body]
+    return [] if number is None else [_encode_instruction(_EQUAL, number, 0, len(body)), *body]
 
 
-def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+def _encode_instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("=HBBI", code, if_true, if_false, value)
 
 
 def _return_errno(number: int) -> bytes:
-    return _instruction(_RETURN, _ERRNO | number)
+    return _encode_instruction(_RETURN, _ERRNO | number)

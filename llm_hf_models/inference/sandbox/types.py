@@ -32,7 +32,7 @@ class LayerError(Exception):
     """Why one layer can't hold here. Never leaves `confine`."""
 
 
-def interpreter_paths() -> list[Path]:
+def list_interpreter_paths() -> list[Path]:
     """The folders that Python imports from: the standard library, and what of sys.path lies in the installation.
 
     Neither the working directory nor PYTHONPATH is among them: both may be a home full of secrets.

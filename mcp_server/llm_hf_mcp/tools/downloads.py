@@ -9,10 +9,10 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from llm_hf_mcp import rendering
-from llm_hf_mcp.answers import answer, call, page
-from llm_hf_mcp.library_access import library
-from llm_hf_mcp.progress import wait_for
-from llm_hf_mcp.results import Downloads
+from llm_hf_mcp.answers import build_result, call, select_page
+from llm_hf_mcp.library_access import open_library
+from llm_hf_mcp.progress import wait_for_download
+from llm_hf_mcp.results import GetDownloadsResult
 from llm_hf_mcp.tools.hub import Cursor, Wait
 
 MAX_ROWS = 1000
@@ -33,15 +33,15 @@ async def get_downloads(
     With an id and wait_seconds it answers once that download is over or the time is up, with progress meanwhile. Use
     that instead of asking again and again.
     """
-    service = library(ctx)
+    service = open_library(ctx)
     if id is None:
-        rows, after = page(await call(service.downloads, every=finished, limit=MAX_ROWS), cursor, limit=limit)
-        found = Downloads(rows, after)
+        rows, after = select_page(await call(service.downloads, every=finished, limit=MAX_ROWS), cursor, limit=limit)
+        found = GetDownloadsResult(rows, after)
     else:
-        row = await call(service.download, id)
-        row = await wait_for(ctx, service, row, wait_seconds)
-        found = Downloads((row,), log=(await call(service.download_log, id))[-MAX_NOTES:])
-    return answer(found, rendering.downloads(found))
+        row = await call(service.get_download, id)
+        row = await wait_for_download(ctx, service, row, wait_seconds)
+        found = GetDownloadsResult((row,), log=(await call(service.get_download_log, id))[-MAX_NOTES:])
+    return build_result(found, rendering.format_downloads(found))
 
 
 async def control_download(
@@ -54,7 +54,7 @@ async def control_download(
     `resume` goes with a paused one, `retry` with a failed or cancelled one. Don't cancel what the person started
     unless they ask for it.
     """
-    service = library(ctx)
+    service = open_library(ctx)
     verbs = {"pause": service.pause, "resume": service.resume, "cancel": service.cancel, "retry": service.retry}
     row = await call(verbs[action], id)
-    return answer(row, rendering.one_download(row))
+    return build_result(row, rendering.format_download_details(row))

@@ -14,11 +14,11 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from llm_hf_mcp import rendering
-from llm_hf_mcp.answers import answer, call, page
-from llm_hf_mcp.consent import Agreement, Plan, agreed_to, ask, on_the_way
-from llm_hf_mcp.library_access import library
-from llm_hf_mcp.progress import CALL_SECONDS, Hashing, telling
-from llm_hf_mcp.results import LocalModels, Names, Proof
+from llm_hf_mcp.answers import build_result, call, select_page
+from llm_hf_mcp.consent import Agreement, PendingAction, call_and_log_failure, get_agreed_actions, request_agreement
+from llm_hf_mcp.library_access import open_library
+from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
+from llm_hf_mcp.results import ListModelsResult, OrganiseResult, VerifyModelResult
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_models.models.types import LocalModelView, Removal
 
@@ -39,11 +39,13 @@ async def list_models(
     Facts (digest, structure, Hub scan, load test) stand apart and are dated; none of them means that a model is safe.
     Use it before downloading: the model may be here.
     """
-    every = await call(library(ctx).list)
-    wanted = [model for model in every if any(name.casefold() in one.casefold() for one in rendering.titles([model]))]
-    models, after = page(wanted, cursor, limit=limit)
-    found = LocalModels(models, after)
-    return answer(found, rendering.local_models(found, len(every)))
+    every = await call(open_library(ctx).list)
+    wanted = [
+        model for model in every if any(name.casefold() in one.casefold() for one in rendering.list_names([model]))
+    ]
+    models, after = select_page(wanted, cursor, limit=limit)
+    found = ListModelsResult(models, after)
+    return build_result(found, rendering.format_local_models(found, len(every)))
 
 
 async def verify_model(
@@ -59,50 +61,52 @@ async def verify_model(
     """
     try:
         with anyio.fail_after(CALL_SECONDS):
-            proof = await _proven(ctx, name, load=load)
+            proof = await _verify(ctx, name, load=load)
     except TimeoutError:
         raise ToolError(
             f"{name} is large: proving it took longer than {CALL_SECONDS:.0f} s. What was begun goes on and is noted. "
             f"Next: list_models(name={name!r}) shows the newest facts with their dates in a while."
         ) from None
-    return answer(proof, rendering.proof(proof))
+    return build_result(proof, rendering.format_verification(proof))
 
 
-async def _proven(ctx: Context, name: str, *, load: bool) -> Proof:
-    service = library(ctx)
-    model = await on_the_way(ctx, "verify", name, service.show, name)
-    hashing = Hashing(model.size)
-    digest = await telling(ctx, hashing, lambda: call(service.verify, model.model_id, progress=hashing.heard))
-    whole = all(map(_exists, await call(service.path, name)))
+async def _verify(ctx: Context, name: str, *, load: bool) -> VerifyModelResult:
+    service = open_library(ctx)
+    model = await call_and_log_failure(ctx, "verify", name, service.show, name)
+    hashing = HashingProgress(model.size)
+    digest = await report_hashing(
+        ctx, hashing, lambda: call(service.verify, model.model_id, progress=hashing.record_event)
+    )
+    whole = all(map(_is_present, await call(service.path, name)))
     structure = await call(service.check, digest.model_id) if whole else None
     tried = await call(service.test, digest.model_id) if load and whole and digest.unchanged else None
-    return Proof(digest, structure, tried)
+    return VerifyModelResult(digest, structure, tried)
 
 
-def _exists(path: str) -> bool:
+def _is_present(path: str) -> bool:
     return Path(path).exists()
 
 
-async def chosen(ctx: Context, name: str) -> LocalModelView:
+async def find_model(ctx: Context, name: str) -> LocalModelView:
     """The model that is meant."""
-    return await on_the_way(ctx, "prompt", name, library(ctx).show, name)
+    return await call_and_log_failure(ctx, "prompt", name, open_library(ctx).show, name)
 
 
-async def run_agreement(
+async def ask_before_prompt(
     ctx: Context,
-    model: Annotated[LocalModelView, Resolve(chosen)],
+    model: Annotated[LocalModelView, Resolve(find_model)],
     confirm: str | None,
 ) -> Elicit[Agreement] | Agreement:
     """Whether the person agrees to running it, where they have to."""
-    return await ask(ctx, Plan("prompt", model), confirm)
+    return await request_agreement(ctx, PendingAction("prompt", model), confirm)
 
 
 async def run_prompt(
     ctx: Context,
     name: Name,
     prompt: Annotated[str, Field(min_length=1, max_length=20_000)],
-    model: Annotated[LocalModelView, Resolve(chosen)],
-    agreement: Annotated[ElicitationResult[Agreement], Resolve(run_agreement)],
+    model: Annotated[LocalModelView, Resolve(find_model)],
+    agreement: Annotated[ElicitationResult[Agreement], Resolve(ask_before_prompt)],
     system: Annotated[str | None, Field(max_length=20_000, description="A system prompt")] = None,
     max_tokens: Annotated[int, Field(ge=1, le=8192, description="Length of the answer at most")] = 256,
     temperature: Annotated[float | None, Field(ge=0, le=10)] = None,
@@ -115,8 +119,8 @@ async def run_prompt(
     follow it. For long conversations the person uses `llm -m NAME` or their own client.
     """
     del name, confirm
-    service, stop = library(ctx), threading.Event()
-    agreed = await agreed_to(ctx, Plan("prompt", model), agreement)
+    service, stop = open_library(ctx), threading.Event()
+    agreed = await get_agreed_actions(ctx, PendingAction("prompt", model), agreement)
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     try:
@@ -131,28 +135,28 @@ async def run_prompt(
         ) from None
     finally:
         stop.set()
-    return answer(said, rendering.said(said))
+    return build_result(said, rendering.format_response(said))
 
 
-async def doomed(ctx: Context, name: str) -> Removal:
+async def plan_deletion(ctx: Context, name: str) -> Removal:
     """What would be deleted."""
-    return await on_the_way(ctx, "delete", name, library(ctx).plan_removal, name)
+    return await call_and_log_failure(ctx, "delete", name, open_library(ctx).plan_removal, name)
 
 
-async def removal_agreement(
+async def ask_before_delete(
     ctx: Context,
-    removal: Annotated[Removal, Resolve(doomed)],
+    removal: Annotated[Removal, Resolve(plan_deletion)],
     confirm: str | None,
 ) -> Elicit[Agreement] | Agreement:
     """Whether the person agrees to the deletion."""
-    return await ask(ctx, Plan("delete", removal), confirm)
+    return await request_agreement(ctx, PendingAction("delete", removal), confirm)
 
 
 async def delete_model(
     ctx: Context,
     name: Name,
-    removal: Annotated[Removal, Resolve(doomed)],
-    agreement: Annotated[ElicitationResult[Agreement], Resolve(removal_agreement)],
+    removal: Annotated[Removal, Resolve(plan_deletion)],
+    agreement: Annotated[ElicitationResult[Agreement], Resolve(ask_before_delete)],
     confirm: Confirm = None,
 ) -> CallToolResult:
     """Deletes a model from this machine and frees what nothing else uses. A person is asked first.
@@ -160,10 +164,10 @@ async def delete_model(
     Only when they want it gone. Files that something else uses, or that were imported in place, stay.
     """
     del name, confirm
-    service = library(ctx)
-    agreed = await agreed_to(ctx, Plan("delete", removal), agreement)
+    service = open_library(ctx)
+    agreed = await get_agreed_actions(ctx, PendingAction("delete", removal), agreement)
     gone = await call(service.remove, removal.model_id, agreed=agreed)
-    return answer(gone, rendering.removal(gone))
+    return build_result(gone, rendering.format_removal(gone))
 
 
 async def organise(
@@ -176,7 +180,7 @@ async def organise(
 
     Use it when the person wants a short name for `llm -m`.
     """
-    service = library(ctx)
+    service = open_library(ctx)
     model = await call(service.show, name)
     for alias in remove:
         if alias.casefold() not in map(str.casefold, model.aliases):
@@ -187,8 +191,8 @@ async def organise(
     for alias in add:
         await call(service.add_alias, model.model_id, alias)
     model = await call(service.show, model.model_id)
-    now = Names(model.model_id, dict.fromkeys(model.aliases, model.model_id))
-    return answer(now, rendering.names(now))
+    now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
+    return build_result(now, rendering.format_names(now))
 
 
 async def status(ctx: Context) -> CallToolResult:
@@ -196,5 +200,5 @@ async def status(ctx: Context) -> CallToolResult:
 
     Use it before choosing a size, or when something fails. It never shows the token.
     """
-    now = await call(library(ctx).status)
-    return answer(now, rendering.status(now))
+    now = await call(open_library(ctx).status)
+    return build_result(now, rendering.format_status(now))

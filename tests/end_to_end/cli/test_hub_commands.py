@@ -23,9 +23,9 @@ import pytest
 from llm_hf_models import Library
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.downloads.worker import log_path
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download, DownloadState
-from llm_hf_models.network.tls import BUNDLES
+from llm_hf_models.network.tls import BUNDLE_VARIABLES
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support.commands import json_of, run
@@ -131,7 +131,7 @@ def test_a_card_is_laid_out_where_a_width_is_known(monkeypatch: pytest.MonkeyPat
 
 
 def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(repo: HubServer) -> None:
-    repo.report(repo.repos()[0], Q4, "unsafe", avScan="unsafe")
+    repo.report(repo.list_repos()[0], Q4, "unsafe", avScan="unsafe")
     assert "not reported for the repo; a pull asks of each file" in run("info", REPO).stdout
     assert "as unsafe" in run("pull", REPO, code=1).stderr
 
@@ -175,7 +175,7 @@ def test_a_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: 
     for said in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
         assert said in text
     plan = json_of("pull", REPO, "--dry-run")
-    assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.repos()[0].files[1].location)).stat().st_size
+    assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
     assert cached(home) == []
     assert json_of("list") == []
 
@@ -202,7 +202,7 @@ def test_every_shard_of_a_split_model_comes_along(hub: HubServer, tmp_path: Path
 
 def test_a_repo_without_gguf_files_names_its_conversions_and_the_command(repo: HubServer) -> None:
     repo.add_repo("base/tiny", {"model.safetensors": b"x" * 100})
-    repo.change_repo(next(one for one in repo.repos() if one.id == REPO), base_models=("base/tiny",))
+    repo.change_repo(next(one for one in repo.list_repos() if one.id == REPO), base_models=("base/tiny",))
     said = run("pull", "base/tiny", code=1).stderr
     assert "base/tiny has no GGUF files" in said
     assert f"llm hf pull {REPO}" in said
@@ -296,7 +296,7 @@ def test_what_the_hub_does_not_have_is_one_clear_error(ref: str, said: str) -> N
 
 
 def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: HubServer) -> None:
-    repo.change_repo(repo.repos()[0], revisions=("main", "v1.0"))
+    repo.change_repo(repo.list_repos()[0], revisions=("main", "v1.0"))
     assert "has no revision 'v9'\nThere are: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
     assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
     repo.fault(Status(500), on="/refs")
@@ -312,7 +312,7 @@ def test_certificates_that_cant_be_read_are_named_by_every_command(
     bundle = tmp_path / "bundle.pem"
     if content:
         bundle.write_text(content)
-    for name in BUNDLES:
+    for name in BUNDLE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, str(bundle))
     assert repo.requests == []
@@ -326,7 +326,7 @@ def test_certificates_that_cant_be_read_are_named_by_every_command(
 def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refused_to_the_token(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    repo.add_repo("owner/gated-GGUF", {Q4: repo.repos()[0].files[0].location}, gated="auto")
+    repo.add_repo("owner/gated-GGUF", {Q4: repo.list_repos()[0].files[0].location}, gated="auto")
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_of_ann"))
 
     class Front(http.server.BaseHTTPRequestHandler):
@@ -403,7 +403,7 @@ def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificat
 
 
 def test_a_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    repo.change_repo(repo.repos()[0], gated="manual")
+    repo.change_repo(repo.list_repos()[0], gated="manual")
     monkeypatch.setenv("HF_ENDPOINT", repo.endpoint.replace("://", "://ann:s3cret@"))
     repo.add_token(f"Basic {base64.b64encode(b'ann:s3cret').decode()}")
     said = [run(*words).output for words in (("status",), ("status", "--json"), ("info", REPO))]
@@ -418,7 +418,7 @@ def test_a_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch:
 
 
 def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    gated = next(one for one in repo.repos() if one.id == REPO)
+    gated = next(one for one in repo.list_repos() if one.id == REPO)
     repo.change_repo(gated, gated="manual")
     said = run("pull", REPO, code=1).stderr
     assert "llm hf login" in said
@@ -448,7 +448,7 @@ def test_rm_frees_what_nothing_else_uses(repo: HubServer, home: Home) -> None:
     found = json_of("rm", "tiny", "-y")
     assert found["freed_bytes"] == size
     assert cached(home) == []
-    assert repo.repos()
+    assert repo.list_repos()
 
 
 @pytest.mark.usefixtures("repo")
@@ -468,7 +468,7 @@ def test_a_header_on_the_hub_that_cannot_be_read_is_named(command: str, hub: Hub
 
 
 def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
-    assert repo.repos()
+    assert repo.list_repos()
     done = run("import", tmp_path / Q8, "--repo", REPO)
     assert f"Digest: matches {REPO}@" in done.stderr
     other = tiny_chat(tmp_path / "other.gguf", answer="Something else.")
@@ -486,7 +486,7 @@ def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) 
 def test_an_import_is_the_variant_of_the_repo_that_was_named(
     named: str, why: str, repo: HubServer, tmp_path: Path
 ) -> None:
-    assert repo.repos()
+    assert repo.list_repos()
     assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
     assert json_of("list") == []
     for right in ("q8_0", Q8):
@@ -537,7 +537,7 @@ def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: 
 def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
     repo: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert repo.repos()
+    assert repo.list_repos()
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/filelock.py").write_text("raise ImportError('a broken wheel')")
@@ -566,7 +566,7 @@ def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.M
 
 def rows_in(*states: DownloadState) -> None:
     """A download in each of these states, which nobody carries out."""
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         for state in states:
             db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
 
@@ -579,7 +579,7 @@ def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_ov
 
     def listed_and_ended(*args: Any, **kwargs: Any) -> tuple[DownloadView, ...]:
         rows = listed(*args, **kwargs)
-        with LibraryDB(library_path()) as db:
+        with Database(library_path()) as db:
             db.update_download(2, state="done")
         return rows
 
@@ -590,11 +590,11 @@ def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_ov
 
 def test_a_pause_of_all_that_nobody_has_heard_of_yet_is_taken_back_for_all() -> None:
     rows_in("running", "running", "done")
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(2, wanted="pause")
     assert [row["id"] for row in json_of("resume", "--all")] == [2]
-    with LibraryDB(library_path()) as db:
-        assert [row.wanted for row in db.downloads()] == [None, None, None]
+    with Database(library_path()) as db:
+        assert [row.wanted for row in db.list_downloads()] == [None, None, None]
 
 
 def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_there() -> None:
@@ -609,11 +609,11 @@ def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_t
 
 def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not_be_retried() -> None:
     rows_in("running")
-    assert json_of("cancel", "1")["asked_to"] == "cancel"
+    assert json_of("cancel", "1")["requested_action"] == "cancel"
     assert "running, cancelling" in run("downloads").stdout
     assert "nothing to retry" in run("retry", "1", code=2).stderr
     rows_in("running")
-    assert json_of("pause", "2")["asked_to"] == "pause"
+    assert json_of("pause", "2")["requested_action"] == "pause"
     assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 
@@ -629,8 +629,8 @@ def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
     rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
     run("cancel", "--all")
-    with LibraryDB(library_path()) as db:
-        assert [row.wanted or row.state for row in reversed(db.downloads())] == [
+    with Database(library_path()) as db:
+        assert [row.wanted or row.state for row in reversed(db.list_downloads())] == [
             "cancelled", "cancel", "cancel", "cancelled", "cancelled", "done", "cancelled"
         ]  # fmt: skip
 
@@ -672,7 +672,7 @@ def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_t
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = repo.add_token("hf_secret_of_ann", access=("owner/gated-GGUF",))
-    repo.add_repo("owner/gated-GGUF", {Q8: Path(repo.repos()[0].files[2].location)}, gated="manual")
+    repo.add_repo("owner/gated-GGUF", {Q8: Path(repo.list_repos()[0].files[2].location)}, gated="manual")
     run("login", stdin=f"{token}\nopen sesame\nopen sesame\n")
     repo.forget_requests()
     for words in (("search", "tiny"), ("info", REPO), ("pull", REPO)):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.downloads.fetch_variant import already_here
+from llm_hf_models.downloads.fetch_variant import find_local_files
 from llm_hf_models.hub.cache_layout import cache_path, repo_folder
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers.catalog import ServedRepo
@@ -42,7 +42,7 @@ def test_the_hf_command_accepts_it(hub: HubServer, repo: ServedRepo, home: Home)
     assert hub.sent(side="storage") == before
     pruned = run_hf("cache", "prune", "-y")
     assert pruned.returncode == 0, pruned
-    assert set(already_here(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
+    assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
 
 
 def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -94,7 +94,7 @@ def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: Serve
     assert [file.path for file in stored if file.fetched] == ["README.md"]
     assert (repo_folder(home.cache, REPO) / "refs" / "main").read_text() == newer.commit
     assert run_hf("cache", "prune", "-y").returncode == 0
-    assert set(already_here(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
+    assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
 
 
 def test_connections_of_files_that_are_here_go_to_those_that_are_not(
@@ -134,7 +134,7 @@ def test_a_cache_removed_under_us_is_built_again(hub: HubServer, repo: ServedRep
 CHILD = """
 import json, os, signal, sys, threading
 from pathlib import Path
-from llm_hf_models.downloads.fetch_variant import download
+from llm_hf_models.downloads.fetch_variant import fetch_into_cache
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.hub.refs import RepoId
@@ -146,7 +146,7 @@ def progress(event):
     if sum(seen.values()) >= int(kill_at):
         os.kill(os.getpid(), signal.SIGKILL)
 files = [HubFile(**file) for file in json.loads(files)]
-download(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
+fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
          limits=TransferLimits(connections=4, retry_seconds=0.02), progress=progress, stop=threading.Event())
 """
 
@@ -186,14 +186,14 @@ def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, ho
 LIMITED = """
 import json, sys, threading
 from pathlib import Path
-from llm_hf_models.downloads.fetch_variant import download
+from llm_hf_models.downloads.fetch_variant import fetch_into_cache
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.transfer.types import TransferLimits
 endpoint, repo, commit, files, cache, step = sys.argv[1:7]
 files = [HubFile(**file) for file in json.loads(files)][:: int(step)]
-download(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
+fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
          limits=TransferLimits(connections=1, bytes_per_second=lambda: 2_000_000),
          progress=lambda _: None, stop=threading.Event())
 """

@@ -19,10 +19,10 @@ from llm_hf_models import Library
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.downloads.worker import lock_path
-from llm_hf_models.hub.cache_layout import work_folder
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.hub.cache_layout import cache_work_folder
+from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
-from llm_hf_models.system.processes import has_ended, pid_started, running_process
+from llm_hf_models.system.processes import find_running_process, get_start_time, has_ended
 from tests.conftest import Home
 from tests.support import downloads
 from tests.support.downloads import FILE, MODEL, REPO, planned, wait_for_state, weights_sent
@@ -80,7 +80,7 @@ def two(hub: HubServer) -> Iterator[tuple[Pulling, Pulling]]:
 
 
 def the_row() -> DownloadView:
-    (row,) = Library().downloads(every=True)
+    (row,) = Library().downloads(include_finished=True)
     return row
 
 
@@ -101,7 +101,7 @@ def test_a_cancelled_download_is_ended_by_all_who_pull_it_and_nothing_is_left(
     Library().cancel(the_row().id)
     assert [pulling.end() for pulling in two] == ["Cancelled", "Cancelled"]
     assert the_row().state == "cancelled"
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 def test_what_one_brought_who_heard_last_that_a_download_is_cancelled_goes_too(
@@ -116,7 +116,7 @@ def test_what_one_brought_who_heard_last_that_a_download_is_cancelled_goes_too(
         Library().cancel(the_row().id)
         assert [pulling.end() for pulling in (first, second)] == ["Cancelled", "Cancelled"]
     assert the_row().state == "cancelled"
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 @ctrl_c
@@ -178,8 +178,8 @@ def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
         joined = library.pull(plan)
         assert first.end() == "well"
     assert joined.fetched_bytes == 0
-    assert 0 < joined.joined_bytes <= plan.total_bytes
-    assert hub_views.pulled(joined).startswith("Another process fetched ")
+    assert 0 < joined.other_process_bytes <= plan.total_bytes
+    assert hub_views.render_pull_result(joined).startswith("Another process fetched ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
@@ -190,7 +190,7 @@ def test_processes_that_pulled_the_same_thing_leave_no_lock_and_nothing_dead(
         third = Pulling(stack)
         hub.clear()
         assert [pulling.end() for pulling in (*two, third)] == ["well"] * 3
-    assert [path.suffix for path in work_folder(home.cache).iterdir()] == [".checked"]
+    assert [path.suffix for path in cache_work_folder(home.cache).iterdir()] == [".checked"]
     assert Library().plan_gc().files == ()
 
 
@@ -216,7 +216,7 @@ def test_a_key_sends_a_pull_to_the_background_and_nothing_is_called_interrupted(
     hub.clear()
     row = the_row()
     wait_for_state(Library(), row.id, "done")
-    notes = [(note.kind, note.message) for note in Library().download_log(row.id)]
+    notes = [(note.kind, note.message) for note in Library().get_download_log(row.id)]
     assert ("queued", "sent to the background") in notes
     assert not {"paused", "interrupted"} & {word for note in notes for word in note}
 
@@ -246,8 +246,8 @@ def test_a_pull_takes_over_a_download_whose_owner_died_before_the_clock_was_set_
     with ExitStack() as stack:
         first = Pulling(stack)
         first.process.kill()
-    with LibraryDB(library_path()) as db:
-        (row,) = db.downloads()
+    with Database(library_path()) as db:
+        (row,) = db.list_downloads()
         db.update_download(row.id, heartbeat=row.heartbeat + 3600)
     assert the_row().state == "paused"
     hub.clear()
@@ -282,9 +282,9 @@ def test_a_process_that_another_container_may_have_counts_as_alive_while_it_show
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "1")
     planned(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    with ExitStack() as stack, LibraryDB(library_path()) as db:
+    with ExitStack() as stack, Database(library_path()) as db:
         there = Pulling(stack)
-        (row,) = db.downloads()
+        (row,) = db.list_downloads()
         process, started, host, boot, namespace, clock, attempt = str(row.owner).split("/")
         assert namespace.startswith("pid:")
         there.process.kill()
@@ -300,26 +300,26 @@ def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pullin
     wait_until(lambda: the_row().attempts == 2)
     hub.clear()
     assert two[1].end() == "well"
-    told = [(note.kind, note.message) for note in Library().download_log(the_row().id)]
+    told = [(note.kind, note.message) for note in Library().get_download_log(the_row().id)]
     assert told.count(("started", "after its process ended")) + told.count(("paused", "its process ended")) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there the time of a process's start moves with the clock")
 def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     told = (
-        "import sys; from llm_hf_models.system.processes import own_name; "
-        "print(own_name(), flush=True); sys.stdin.read()"
+        "import sys; from llm_hf_models.system.processes import get_own_name; "
+        "print(get_own_name(), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        name, started, booted = process.stdout.readline().strip(), pid_started(process.pid), psutil.boot_time()
+        name, started, booted = process.stdout.readline().strip(), get_start_time(process.pid), psutil.boot_time()
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + 3600)  # what the kernel tells then
         monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", booted + 3600, raising=False)  # psutil before 7.1 keeps it
         assert psutil.Process(process.pid).create_time() - time.time() > 3000
         assert not has_ended(name)
-        assert running_process(process.pid, started)
+        assert find_running_process(process.pid, started)
         process.kill()
         process.wait()
         assert has_ended(name)
@@ -327,8 +327,8 @@ def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypa
 
 WITHOUT_ITS_OWN_PROC = """
 import os
-from llm_hf_models.system.processes import has_ended, own_name
-print(own_name(), has_ended(own_name()), has_ended(own_name().replace(f"{os.getpid()}/", "4000000/", 1)))
+from llm_hf_models.system.processes import has_ended, get_own_name
+print(get_own_name(), has_ended(get_own_name()), has_ended(get_own_name().replace(f"{os.getpid()}/", "4000000/", 1)))
 """
 
 

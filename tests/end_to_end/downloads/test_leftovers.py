@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.hub.cache_layout import work_folder
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.hub.cache_layout import cache_work_folder
+from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support import interrupted_pulls
@@ -29,18 +29,18 @@ def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_ro
     hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
         hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
-        hub.wait_until(lambda: bool(partials(work_folder(home.cache))))
+        hub.wait_until(lambda: bool(partials(cache_work_folder(home.cache))))
         assert Library().gc().files == ()
         (row,) = Library().downloads()
-        with LibraryDB(library_path()) as db:
+        with Database(library_path()) as db:
             db.update_download(row.id, state="cancelled")
             assert Library().gc().files == (), "its download is over, they say, and yet its owner lives"
             db.clear_downloads(["cancelled"])
         assert Library().gc().files == (), "no row names it, and yet its owner lives"
-        assert partials(work_folder(home.cache))
+        assert partials(cache_work_folder(home.cache))
         process.kill()
-    assert [file.why for file in Library().gc().files] == ["no download here names it"]
-    assert partials(work_folder(home.cache)) == []
+    assert [file.reason for file in Library().gc().files] == ["no download here names it"]
+    assert partials(cache_work_folder(home.cache)) == []
 
 
 def test_a_real_pull_by_huggingface_hub_survives_a_cleanup_without_patience(

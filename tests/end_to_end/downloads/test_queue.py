@@ -24,14 +24,14 @@ from llm_hf_models import Library, PullOptions
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import running as downloads_running
-from llm_hf_models.downloads.pull import Arrivals
+from llm_hf_models.downloads.pull import ByteCounter
 from llm_hf_models.downloads.records import open_row
-from llm_hf_models.downloads.running import RunningRow
+from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.downloads.worker import lock_path
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
-from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.library import sqlite_file
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.paths import library_path
 from llm_hf_models.transfer.types import Event
@@ -68,7 +68,7 @@ def test_a_background_pull_is_carried_out_by_a_worker() -> None:
     assert kinds[-1] == "done"
     assert "started" in kinds
     assert library.show(MODEL).state == "ready"
-    done = library.download(row.id)
+    done = library.get_download(row.id)
     assert (done.done_bytes, done.error) == (done.total_bytes, None)
 
 
@@ -99,14 +99,14 @@ def test_a_library_that_is_locked_for_long_is_read_all_the_same(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library()
-    with Context().db() as db:
+    with Context().open_library() as db:
         row = open_row(Context(), db, planned(library, hub), background=False)
         db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
         other.execute("begin immediate")
         assert [seen.id for seen in library.downloads()] == [row.id]
-        assert library.download(row.id).id == row.id
+        assert library.get_download(row.id).id == row.id
         other.execute("rollback")
 
 
@@ -148,21 +148,21 @@ def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_agai
     hub.wait_until(lambda: weights_sent(hub) >= 50_000)
     hub.fault(Reset(after=0), on=FILE, times=None)
     silence.release.set()
-    wait_until(lambda: bool(library.download(row.id).error), message="the trouble is told")
+    wait_until(lambda: bool(library.get_download(row.id).error), message="the trouble is told")
     tries = hub.count(FILE)
-    for told in iter(lambda: library.download(row.id), None):  # it stays there until the next try
+    for told in iter(lambda: library.get_download(row.id), None):  # it stays there until the next try
         assert told.state == "running"
         assert told.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
             break
-    wait_until(lambda: bool(library.download(row.id).error), message="the next trouble is told")
-    told = library.download(row.id)
+    wait_until(lambda: bool(library.get_download(row.id).error), message="the next trouble is told")
+    told = library.get_download(row.id)
     assert "next try in" in str(told.error)
-    assert "next try in" in downloads_views.downloads([told], None)
-    assert downloads_views.event(told).kind == "waiting"
+    assert "next try in" in downloads_views.render_downloads([told], None)
+    assert downloads_views.make_event(told).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    wait_until(lambda: library.download(row.id).error is None, message="it goes on")
+    wait_until(lambda: library.get_download(row.id).error is None, message="it goes on")
     hub.clear()
     assert followed(library, row.id)[-1].download.error is None
 
@@ -178,10 +178,10 @@ def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
     row = begun(library, hub, plan)
     os.kill(_worker_pid(), signal.SIGKILL)
-    wait_until(lambda: library.download(row.id).state == "queued", message="it waits")
+    wait_until(lambda: library.get_download(row.id).state == "queued", message="it waits")
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
-    told = [(note.kind, note.message) for note in library.download_log(row.id)]
+    told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
     assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
     assert "its own words" not in str(told)
     assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
@@ -194,7 +194,7 @@ def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the
     stop.set()
     with pytest.raises(InterruptedByUserError):
         library.pull(plan, stop=stop)
-    assert library.download(row.id).background
+    assert library.get_download(row.id).background
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"
 
@@ -212,7 +212,7 @@ def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubS
     library.resume(row.id)
     assert followed(library, row.id)[-1].kind == "done"
     assert library.show(MODEL).state == "ready"
-    assert library.download(row.id).attempts == 2
+    assert library.get_download(row.id).attempts == 2
 
 
 def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
@@ -231,17 +231,17 @@ def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
 
 
 def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads_running, "FIGURES_SECONDS", 1e-9)
+    monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 1e-9)
     library, context = Library(), Context()
     library.pull(planned(library, hub))
     plan = library.plan(REPO)
-    with context.db() as db:
+    with context.open_library() as db:
         row = open_row(context, db, replace(plan, already_complete=False), background=False)
-    with RunningRow(context, row, plan.files, "one", threading.Event()) as running:
-        report = running.reporting(lambda _event: None)
+    with RunningDownload(context, row, plan.files, "one", threading.Event()) as running:
+        report = running.wrap_progress(lambda _event: None)
         report(Event("verifying", FILE, 0, row.total_bytes))
         report(Event("done", FILE, row.total_bytes, row.total_bytes))
-        assert library.download(row.id).bytes_per_second == 0
+        assert library.get_download(row.id).bytes_per_second == 0
         running.finish(None)
 
 
@@ -260,19 +260,19 @@ def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pyt
     ],
 )
 def test_what_this_process_fetched_is_told_from_what_others_did(events: str, ours: int, others: int) -> None:
-    arrivals = Arrivals(lambda _event: None)
+    arrivals = ByteCounter(lambda _event: None)
     for kind, done in (event.split() for event in events.split(", ")):
         by_others = kind.endswith("*")
         arrivals(Event(cast("Any", kind.rstrip("*")), FILE, int(done), 100, by_others=by_others))
-    assert (arrivals.ours.get(FILE, 0), arrivals.others.get(FILE, 0)) == (ours, others)
+    assert (arrivals.own_bytes.get(FILE, 0), arrivals.other_bytes.get(FILE, 0)) == (ours, others)
 
 
 def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     library.pull(plan)
-    library.keep_going(plan)
-    assert [row.state for row in library.downloads(every=True)] == ["done"]
+    library.continue_in_background(plan)
+    assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
 def test_a_download_that_goes_on_already_is_resumed_as_often_as_anybody_likes(hub: HubServer) -> None:
@@ -287,11 +287,11 @@ def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_agai
     row = begun(library, hub, plan)
     library.cancel(row.id)
     wait_for_state(library, row.id, "cancelled")
-    assert library.download(row.id).error is None
+    assert library.get_download(row.id).error is None
     with pytest.raises(BadInputError, match="nothing to pause"):
         library.pause(row.id)
-    wait_until(lambda: list(work_folder(home.cache).iterdir()) == [], message="the worker removes what arrived")
-    assert library.download(row.id).done_bytes == 0
+    wait_until(lambda: list(cache_work_folder(home.cache).iterdir()) == [], message="the worker removes what arrived")
+    assert library.get_download(row.id).done_bytes == 0
     hub.clear()
     library.retry(row.id)
     assert followed(library, row.id)[-1].kind == "done"
@@ -301,7 +301,7 @@ def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_a
     hub: HubServer, home: Home
 ) -> None:
     library = Library()
-    hub.add_repo("tests/copy-GGUF", {FILE: hub.repos()[0].files[0].location})  # the same bytes
+    hub.add_repo("tests/copy-GGUF", {FILE: hub.list_repos()[0].files[0].location})  # the same bytes
     plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
     rows = []
     for plan in plans:
@@ -311,9 +311,9 @@ def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_a
         hub.clear()
     first, second = rows
     assert library.cancel(first).state == "cancelled"
-    assert list(work_folder(home.cache).glob("*.part")), "the other download goes on with it"
+    assert list(cache_work_folder(home.cache).glob("*.part")), "the other download goes on with it"
     assert library.cancel(second).state == "cancelled"
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubServer, home: Home) -> None:
@@ -322,11 +322,11 @@ def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubS
     row = begun(library, hub, plan)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
-    with LibraryDB(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
+    with Database(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
         db.update_download(row.id, state="cancelled")
-    assert list(work_folder(home.cache).glob("*.part"))
+    assert list(cache_work_folder(home.cache).glob("*.part"))
     assert library.clear_downloads() == 1
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new_one(
@@ -352,7 +352,7 @@ def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, mon
     library.resume(row.id)
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"
-    assert library.download(row.id).attempts == 1
+    assert library.get_download(row.id).attempts == 1
 
 
 @contextmanager
@@ -373,9 +373,9 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
         wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
         hub.clear()
         assert process.wait(WAIT_SECONDS) == 0
-    (row,) = library.downloads(every=True)
+    (row,) = library.downloads(include_finished=True)
     assert (row.state, row.attempts) == ("done", 1)
-    told = [(note.kind, note.message) for note in library.download_log(row.id)]
+    told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
     seemed_dead = told.index(("paused", "its process shows no sign of life"))
     assert ("started", "") in told[seemed_dead:]
 
@@ -383,12 +383,12 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
 def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_one(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
-        with LibraryDB(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
+        with Database(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
             assert db.clear_downloads(["cancelled"]) == 1
         process.send_signal(signal.SIGCONT)
         hub.clear()
         assert process.wait(WAIT_SECONDS) == 0
-    assert library.downloads(every=True) == ()
+    assert library.downloads(include_finished=True) == ()
     assert library.show(MODEL).state == "ready"
 
 
@@ -400,7 +400,7 @@ def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_
         assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert list(cache_work_folder(home.cache).iterdir()) == []
     assert library.clear_downloads() == 1
 
 
@@ -409,7 +409,7 @@ def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(h
         library.pause(library.downloads()[0].id)
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
-    assert [row.state for row in library.downloads(every=True)] == ["paused"]
+    assert [row.state for row in library.downloads(include_finished=True)] == ["paused"]
 
 
 def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
@@ -420,16 +420,16 @@ def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_o
             hub.clear()
             assert other.wait(WAIT_SECONDS) == 0
         assert process.wait(WAIT_SECONDS) == 0
-    assert [row.state for row in library.downloads(every=True)] == ["done"]
+    assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
 def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub: HubServer) -> None:
     library, context = Library(), Context("cli")
     plan = planned(library, hub)
-    with context.queue() as db:  # queued, and no worker was ever started for it
+    with context.open_downloads() as db:  # queued, and no worker was ever started for it
         row = open_row(context, db, plan, background=True)
-    wait_until(lambda: library.downloads(every=True)[0].state == "done", message="a worker came")
-    assert library.download(row.id).attempts == 1
+    wait_until(lambda: library.downloads(include_finished=True)[0].state == "done", message="a worker came")
+    assert library.get_download(row.id).attempts == 1
 
 
 def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer) -> None:
@@ -456,8 +456,8 @@ def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
     os.kill(pid, signal.SIGKILL)
     hub.clear()
     wait_for_state(library, row.id, {"pause": "paused", "cancel": "cancelled"}[verb], "done")
-    assert library.download(row.id).state != "done"
-    assert bool(list(work_folder(home.cache).glob("*.part"))) == (verb == "pause")
+    assert library.get_download(row.id).state != "done"
+    assert bool(list(cache_work_folder(home.cache).glob("*.part"))) == (verb == "pause")
 
 
 def _worker_pid() -> int:
@@ -480,7 +480,7 @@ def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_w
     library = Library()
     (row,) = library.downloads()
     wait_for_state(library, row.id, "paused")
-    assert library.download(row.id).error == "its process ended"
+    assert library.get_download(row.id).error == "its process ended"
     hub.clear()
     result = library.pull(REPO)
     assert result.download_id == row.id
@@ -507,7 +507,7 @@ def test_no_more_downloads_run_at_once_than_the_setting_allows(
     rows = [library.enqueue(f"tests/model{number}") for number in range(3)]
     for row in rows:
         assert followed(library, row.id)[-1].kind == "done"
-    logs = [{note.kind: note.at for note in library.download_log(row.id)} for row in rows]
+    logs = [{note.kind: note.at for note in library.get_download_log(row.id)} for row in rows]
     for before, after in pairwise(sorted(logs, key=lambda log: log["started"])):
         assert after["started"] >= before["done"]
 
@@ -523,16 +523,16 @@ def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_know
     monkeypatch.chdir(here)
     library = Library()
     row = library.enqueue(REPO, on_done='echo "$LLM_HF_MODEL" > note')
-    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
     assert note.read_text().strip() == MODEL
 
 
 def last_note_of_a_pull_with(command: str, ref: str) -> str:
     library = Library()
-    with Context().queue() as db:
+    with Context().open_downloads() as db:
         row = open_row(Context(), db, library.plan(ref), background=False, on_done=command)
     assert library.pull(ref).download_id == row.id
-    return library.download_log(row.id)[-1].kind
+    return library.get_download_log(row.id)[-1].kind
 
 
 @pytest.mark.usefixtures("hub")
@@ -568,7 +568,7 @@ def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_n
             said += os.read(screen, 1000)
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"
-    assert library.download(row.id).attempts == 1
+    assert library.get_download(row.id).attempts == 1
     assert plan.total_bytes == library.show(MODEL).size
 
 
@@ -588,7 +588,7 @@ def terminal(command: list[str]) -> Iterator[int]:
 
 
 def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         first, second = (db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
         watch = [sys.executable, "-m", "llm", "hf", "downloads", "--watch", "--json"]
         with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watching:
@@ -607,10 +607,10 @@ def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:
     hub.remove_repo(REPO)
     row = library.enqueue(plan)
     assert followed(library, row.id)[-1].kind == "failed"
-    failed = library.download(row.id)
+    failed = library.get_download(row.id)
     assert failed.state == "failed"
     assert failed.error
-    assert failed.error in library.download_log(row.id)[-1].message
+    assert failed.error in library.get_download_log(row.id)[-1].message
 
 
 @pytest.mark.usefixtures("hub")
@@ -618,18 +618,18 @@ def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
     library = Library()
     result = library.pull(REPO)
     assert library.downloads() == ()
-    assert [row.id for row in library.downloads(every=True)] == [result.download_id]
+    assert [row.id for row in library.downloads(include_finished=True)] == [result.download_id]
     assert library.clear_downloads() == 1
-    assert library.downloads(every=True) == ()
+    assert library.downloads(include_finished=True) == ()
     with pytest.raises(NotFoundError, match="no download 99"):
-        library.download(99)
+        library.get_download(99)
 
 
 def test_as_many_downloads_as_anybody_can_count_are_listed() -> None:
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
     for limit in (10**30, -1, -(10**30)):
-        assert [view.id for view in Library().downloads(every=True, limit=limit)] == [row.id]
+        assert [view.id for view in Library().downloads(include_finished=True, limit=limit)] == [row.id]
 
 
 def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: HubServer) -> None:

@@ -23,14 +23,14 @@ from llm_hf_models.downloads import fair_share, worker
 from llm_hf_models.downloads import records as downloads_records
 from llm_hf_models.downloads import running as downloads_running
 from llm_hf_models.downloads.records import open_row
-from llm_hf_models.downloads.token_handoff import Inbox
+from llm_hf_models.downloads.token_handoff import TokenInbox
 from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
-from llm_hf_models.hub.cache_layout import work_folder
+from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.library import sqlite_file
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
-from llm_hf_models.library.downloads import LibraryDownloads
+from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.paths import library_path
 from llm_hf_models.settings import settings_path
@@ -126,16 +126,16 @@ def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> N
 
 def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
     """A download that runs; how many connections it may have, and how many bytes per second."""
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
-    limits = fair_share.transfer_limits(context.Context(), row.id)
+    limits = fair_share.make_transfer_limits(context.Context(), row.id)
     assert limits.connections_now is not None
     connections_now = limits.connections_now
     return lambda: (connections_now(), limits.bytes_per_second())
 
 
 def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_share, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     Library().set_setting("limit_rate", "1200")
     first = begin_download()
     assert first() == (8, 1200)
@@ -143,19 +143,19 @@ def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monke
     assert (first(), second()) == ((4, 600), (4, 600))
     third = begin_download()
     assert (first(), second(), third()) == ((3, 400), (3, 400), (2, 400))
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(2, heartbeat=0.0)
         assert (first(), third()) == ((4, 600), (4, 600)), "one was killed"
         db.update_download(2, heartbeat=time.time())
     Library().set_setting("connections", "2")
     assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
-    assert fair_share.transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
+    assert fair_share.make_transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
         "who names a number has it"
     )
 
 
 def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_share, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     Library().set_setting("limit_rate", "900")
     behind = begin_download(background=True)
     assert behind() == (8, 900)
@@ -178,7 +178,7 @@ def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_f
     plan = library.plan(REPO)
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(library.pull, plan)
-        wait_until(lambda: any("all connections" in note.message for note in library.download_log(behind.id)))
+        wait_until(lambda: any("all connections" in note.message for note in library.get_download_log(behind.id)))
         hub.clear()
         assert ahead.result(60).model_id
     told = [event for event in library.follow(behind.id) if event.kind != "progress"]
@@ -189,7 +189,7 @@ def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_f
 def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_and_waits_for_it(
     hub: HubServer,
 ) -> None:
-    hub.add_repo("tests/same", {FILE: hub.repos()[0].files[0].location})
+    hub.add_repo("tests/same", {FILE: hub.list_repos()[0].files[0].location})
     library = Library()
     library.set_setting("connections", "1")
     plans = library.plan(REPO), library.plan("tests/same")
@@ -206,7 +206,7 @@ def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_
 
 
 def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fair_share, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     library = Library()
     plan = library.plan(REPO)
     hub.forget_requests()
@@ -227,7 +227,7 @@ def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, mo
 def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hub: HubServer, home: Home) -> None:
     assert hub
     library = Library()
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         plan = json.dumps({"folder": str(home.cache / "models--a--b")})
         other = db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
         with pytest.raises(DiskFullError) as caught:
@@ -319,7 +319,7 @@ def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_go
     hub.fault(Status(500), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
     assert [event.kind for event in library.follow(row.id)][-1] == "paused"
-    assert "500" in str(library.download(row.id).error)
+    assert "500" in str(library.get_download(row.id).error)
     hub.clear()
     library.resume(row.id)
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
@@ -331,7 +331,7 @@ def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.2")
     library = Library()
     with HubServer() as gone:
-        gone.add_repo(REPO, {FILE: hub.repos()[0].files[0].location})
+        gone.add_repo(REPO, {FILE: hub.list_repos()[0].files[0].location})
         monkeypatch.setenv("HF_ENDPOINT", gone.endpoint)
         plan = library.plan(REPO)
     with pytest.raises(OfflineError):
@@ -388,7 +388,7 @@ def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) 
 
 def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
-    monkeypatch.setattr(downloads_running, "FIGURES_SECONDS", 0)
+    monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 0)
     monkeypatch.setenv("LLM_HF_LIMIT_RATE", "100M")
     library, ends = Library(), []
     plan = library.plan(REPO)
@@ -409,21 +409,23 @@ def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkey
 def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
-    finish, tries = downloads_running.RunningRow._finish, []
+    finish, tries = downloads_running.RunningDownload._finish, []
 
-    def finish_beside_another(running: downloads_running.RunningRow, model: LocalModel | None) -> LocalModel | None:
+    def finish_beside_another(
+        running: downloads_running.RunningDownload, model: LocalModel | None
+    ) -> LocalModel | None:
         tries.append(model)
         with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
             if len(tries) < 3:
                 other.execute("begin immediate")
             return finish(running, model)
 
-    monkeypatch.setattr(downloads_running.RunningRow, "_finish", finish_beside_another)
+    monkeypatch.setattr(downloads_running.RunningDownload, "_finish", finish_beside_another)
     library = Library()
     result = library.pull(REPO)
     assert len(tries) == 3
     assert library.show(str(result.model_id)).state == "ready"
-    assert [row.state for row in library.downloads(every=True)] == ["done"]
+    assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
 def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,9 +448,9 @@ def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypat
 def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(hub: HubServer) -> None:
     assert hub
     library, here = Library(), worker.WorkerContext("worker")
-    with here.queue() as db:
+    with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=False)
-    worker.Worker(here, Inbox()).run()
+    worker.Worker(here, TokenInbox()).run()
     assert [event.kind for event in library.follow(row.id)] == ["paused"]
     library.resume(row.id)
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
@@ -477,24 +479,26 @@ def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_h
     library, stop = Library(), threading.Event()
     plan = library.plan(REPO)
     hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
-    with ThreadPoolExecutor() as pool, LibraryDB(library_path()) as db:
+    with ThreadPoolExecutor() as pool, Database(library_path()) as db:
         pulling = pool.submit(library.pull, plan, stop=stop)
-        wait_until(lambda: db.downloads(states=("running",)) != [])
-        (row,) = db.downloads()
+        wait_until(lambda: db.list_downloads(states=("running",)) != [])
+        (row,) = db.list_downloads()
         db.execute("create trigger no before update of heartbeat on downloads begin select raise(abort, 'no'); end")
-        wait_until(lambda: time.time() - db.downloads()[0].heartbeat > 1)  # ten times as long as from one to the next
-        last = db.downloads()[0].heartbeat
+        wait_until(
+            lambda: time.time() - db.list_downloads()[0].heartbeat > 1
+        )  # ten times as long as from one to the next
+        last = db.list_downloads()[0].heartbeat
         db.execute("drop trigger no")
-        wait_until(lambda: db.downloads()[0].heartbeat > last)
+        wait_until(lambda: db.list_downloads()[0].heartbeat > last)
         library.pause(row.id)
         with pytest.raises(InterruptedByUserError):
             pulling.result(60)
-    assert library.download(row.id).state == "paused"
+    assert library.get_download(row.id).state == "paused"
 
 
 def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(hub: HubServer) -> None:
     assert hub
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         says = "create trigger no before update of state on downloads when new.state = 'verifying'"
         db.execute(f"{says} begin select raise(abort, 'no'); end")
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
@@ -502,8 +506,8 @@ def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(h
 
 def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
-    monkeypatch.setattr(downloads_running, "FIGURES_SECONDS", 0)
-    with LibraryDB(library_path()) as db:
+    monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 0)
+    with Database(library_path()) as db:
         says = "create trigger no before update of done_bytes on downloads when new.state = 'running'"
         db.execute(f"{says} begin select raise(abort, 'no'); end")
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
@@ -526,21 +530,21 @@ def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
         goes_on.set()
         with pytest.raises(InterruptedByUserError, match="Cancelled"):
             pulling.result(60)
-    assert library.download(row.id).state == "cancelled"
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert library.get_download(row.id).state == "cancelled"
+    assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
     """Has the library be busy at one call of a question to it; returns what counts the calls."""
-    calls, ask = [0], getattr(LibraryDownloads, name)
+    calls, ask = [0], getattr(DownloadTables, name)
 
-    def asked(db: LibraryDownloads, *args: Any, **kwargs: Any) -> Any:
+    def asked(db: DownloadTables, *args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
         if calls[0] == call:
             raise LibraryBusyError("The library is in use by another process")
         return ask(db, *args, **kwargs)
 
-    monkeypatch.setattr(LibraryDownloads, name, asked)
+    monkeypatch.setattr(DownloadTables, name, asked)
     return calls
 
 
@@ -549,11 +553,11 @@ def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
 ) -> None:
     assert hub
     library, here = Library(), worker.WorkerContext("worker")
-    with here.queue() as db:
+    with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=True)
     calls = busy_at(monkeypatch, "claim_download", 1)
-    worker.Worker(here, Inbox()).run()
-    assert (library.download(row.id).state, calls) == ("done", [2])
+    worker.Worker(here, TokenInbox()).run()
+    assert (library.get_download(row.id).state, calls) == ("done", [2])
 
 
 def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_all_the_time(
@@ -562,20 +566,20 @@ def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_a
     assert hub
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
     library, here = Library(), worker.WorkerContext("worker")
-    with here.queue() as db:
+    with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=True)
         db.execute("create trigger no before update on downloads begin select raise(abort, 'no'); end")
-    tried, claim = [], LibraryDownloads.claim_download
+    tried, claim = [], DownloadTables.claim_download
 
-    def claimed(db: LibraryDownloads, *args: Any, **kwargs: Any) -> bool:
+    def claimed(db: DownloadTables, *args: Any, **kwargs: Any) -> bool:
         tried.append(time.monotonic())
         if len(tried) == 3:
             db.execute("drop trigger no")
         return claim(db, *args, **kwargs)
 
-    monkeypatch.setattr(LibraryDownloads, "claim_download", claimed)
-    worker.Worker(here, Inbox()).run()
-    assert library.download(row.id).state == "done"
+    monkeypatch.setattr(DownloadTables, "claim_download", claimed)
+    worker.Worker(here, TokenInbox()).run()
+    assert library.get_download(row.id).state == "done"
     assert len(tried) == 3
     assert tried[-1] - tried[0] >= 2 * 0.2
 
@@ -587,14 +591,14 @@ def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
     """Also where a worker of that version died over it."""
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.05")
     here = worker.WorkerContext("worker")
-    with here.queue() as db:
+    with here.open_downloads() as db:
         row = db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4", 1, background=True, owner="1-2-3"))
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(worker.Worker(here, Inbox()).run).result(60)
-    after = Library().download(row.id)
+        pool.submit(worker.Worker(here, TokenInbox()).run).result(60)
+    after = Library().get_download(row.id)
     assert after.state == "failed"
     assert "was planned by another version" in str(after.error)
-    assert [note.kind for note in Library().download_log(row.id)] == ["failed"]
+    assert [note.kind for note in Library().get_download_log(row.id)] == ["failed"]
 
 
 def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
@@ -605,7 +609,7 @@ def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
 
     def opened_and_claimed(*args: Any, **kwargs: Any) -> Download:
         row = open_row(*args, **kwargs)
-        with suppress(LibraryBusyError), LibraryDownloads(library_path()) as db:
+        with suppress(LibraryBusyError), DownloadTables(library_path()) as db:
             claims.append(db.claim_download(row.id, "1-a-worker", stale_seconds=math.inf))
         return row
 
@@ -646,7 +650,7 @@ def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last sign of life stays fresh for long
     killed_halfway(hub)
     result = Library().pull(REPO)
-    (row,) = Library().downloads(every=True)
+    (row,) = Library().downloads(include_finished=True)
     assert (row.id, row.state) == (result.download_id, "done")
 
 
@@ -655,12 +659,12 @@ def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
     killed_halfway(hub)
-    with LibraryDB(library_path()) as db:
-        (row,) = db.downloads()
+    with Database(library_path()) as db:
+        (row,) = db.list_downloads()
         rest = str(row.owner).partition("/")[2]
         db.update_download(row.id, owner=f"1/{rest}")  # the system's first process began long before any test
     Library().pull(REPO)
-    assert Library().download(row.id).state == "done"
+    assert Library().get_download(row.id).state == "done"
 
 
 def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_the_background_too(
@@ -717,7 +721,7 @@ def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_fo
     with HubServer() as other:
         monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
         library.resume(number)
-        assert [event.kind for event in library.follow(number)][-1] == "done", library.download(number)
+        assert [event.kind for event in library.follow(number)][-1] == "done", library.get_download(number)
         assert other.requests == []
     assert all(path.startswith(str(tmp_path / "big")) for path in library.path(f"hf/{REPO}:Q4_K_M"))
 
@@ -727,10 +731,10 @@ def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_fo
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     number = paused_halfway(hub, Library().plan(REPO))
-    assert list(work_folder(tmp_path / "big").glob("*.part"))
+    assert list(cache_work_folder(tmp_path / "big").glob("*.part"))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     assert Library().cancel(number).state == "cancelled"
-    assert list(work_folder(tmp_path / "big").iterdir()) == []
+    assert list(cache_work_folder(tmp_path / "big").iterdir()) == []
 
 
 def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
@@ -739,10 +743,10 @@ def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     number = paused_halfway(hub, Library().plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(number, state="failed")
     assert Library().clear_downloads() == 1
-    assert not list(work_folder(tmp_path / "big").glob("*.part"))
+    assert not list(cache_work_folder(tmp_path / "big").glob("*.part"))
 
 
 def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own(
@@ -750,7 +754,7 @@ def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own
 ) -> None:
     folder = tmp_path / "models"
     number = paused_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(number, state="failed")
     assert [path for path in folder.rglob("*.part") if path.is_file()]
     assert Library().clear_downloads() == 1
@@ -764,7 +768,7 @@ def test_pulls_of_the_same_into_two_caches_are_two_downloads(
     first = paused_halfway(hub, library.plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     assert library.pull(REPO).download_id != first
-    assert library.download(first).state == "paused"
+    assert library.get_download(first).state == "paused"
 
 
 def test_a_worker_keeps_its_token_from_a_hub_that_only_the_row_names_and_says_so(
@@ -783,4 +787,4 @@ def test_a_worker_keeps_its_token_from_a_hub_that_only_the_row_names_and_says_so
         assert [event.kind for event in library.follow(number)][-1] == "failed"
     assert hub.requests
     assert not any("authorization" in request.headers for request in hub.requests)
-    assert f"HF_ENDPOINT={hub.endpoint} llm hf pull {gated}" in str(library.download(number).error)
+    assert f"HF_ENDPOINT={hub.endpoint} llm hf pull {gated}" in str(library.get_download(number).error)

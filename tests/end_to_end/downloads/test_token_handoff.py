@@ -38,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         server.add_token(TOKEN, access=[REPO])
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
-        assert tokens.store(TOKEN, ask_passphrase=lambda: PASSPHRASE) == "encrypted file"
+        assert tokens.store_token(TOKEN, ask_passphrase=lambda: PASSPHRASE) == "encrypted file"
         yield server
 
 
@@ -56,7 +56,7 @@ def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubSer
 
     def press_the_key() -> None:
         hub.wait_until(lambda: weights_sent(hub) >= 50_000)
-        library.keep_going(plan)
+        library.continue_in_background(plan)
         stop.set()
 
     presses = threading.Thread(target=press_the_key)
@@ -66,7 +66,7 @@ def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubSer
     presses.join()
     hub.clear()
     row = library.enqueue(plan)
-    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
@@ -82,17 +82,17 @@ def test_who_starts_a_worker_hands_it_the_token_and_nobody_else_can_read_it(hub:
     written = [path for path in home.root.rglob("*") if path.is_file()]
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
 def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(hub: HubServer) -> None:
     row = Library().enqueue(planned(hub))
     assert followed(Library(), row.id)[-1].kind == "failed"
-    said = str(Library().download(row.id).error)
+    said = str(Library().get_download(row.id).error)
     assert "no passphrase for the token" in said
     assert said.endswith(f"llm hf pull {REPO}")
     result = Library(ask_passphrase=lambda: PASSPHRASE).pull(REPO)
-    assert (result.download_id, Library().download(row.id).state) == (row.id, "done")
+    assert (result.download_id, Library().get_download(row.id).state) == (row.id, "done")
 
 
 def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) -> None:
@@ -101,14 +101,14 @@ def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) ->
     wait_until(lambda: not find_workers(), message="the worker leaves")
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
-    assert followed(library, row.id)[-1].kind == "done", library.download(row.id)
+    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-@pytest.mark.skipif(not token_handoff.CAN_BE_HANDED, reason="no pipes with names")
+@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
 def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokens.forget()
+    tokens.remove_stored_token()
     hub.add_repo("tests/open-GGUF", {"open-Q4_K_M.gguf": tiny_chat(tmp_path / "open.gguf", weights_bytes=4_000_000)})
     plan = Library().plan("tests/open-GGUF")
     hub.fault(Stall(after=50_000), on="open-Q4_K_M.gguf", side="storage", times=None)
@@ -116,13 +116,13 @@ def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
     wait_for_state(Library(), first.id, "running")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     row = Library().enqueue(REPO)
-    assert followed(Library(), row.id)[-1].kind == "done", Library().download(row.id)
+    assert followed(Library(), row.id)[-1].kind == "done", Library().get_download(row.id)
     assert len(find_workers()) == 1
     assert not [path for path in home.root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     Library().cancel(first.id)
 
 
-@pytest.mark.skipif(not token_handoff.CAN_BE_HANDED, reason="no pipes with names")
+@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
 def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,9 +149,9 @@ def test_a_token_that_was_forgotten_since_is_not_used_any_more(hub: HubServer) -
     hub.wait_until(lambda: weights_sent(hub) >= 50_000)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
-    tokens.forget()
+    tokens.remove_stored_token()
     hub.clear()
     hub.expire_links()
     library.resume(row.id)
     assert followed(library, row.id)[-1].kind == "failed"
-    assert "gated" in str(library.download(row.id).error)
+    assert "gated" in str(library.get_download(row.id).error)

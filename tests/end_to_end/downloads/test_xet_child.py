@@ -166,7 +166,7 @@ def test_a_disk_that_others_filled_since_the_plan_is_seen_before_anything_is_han
 
 def test_refusals_are_worded_as_with_our_own_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Library().plan(REPO)
-    (repo,) = hub.repos()
+    (repo,) = hub.list_repos()
     repo = hub.change_repo(repo, gated="manual")
     monkeypatch.setenv("HF_TOKEN", hub.add_token())
     with pytest.raises(GatedRepoError, match="gated"):

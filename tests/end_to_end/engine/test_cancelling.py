@@ -16,7 +16,7 @@ import llm
 import pytest
 
 from llm_hf_models.inference import engine, running_engines
-from llm_hf_models.inference.running_engines import busy_slots
+from llm_hf_models.inference.running_engines import count_busy_slots
 from llm_hf_models.library.records import EngineRow
 from tests.conftest import Home
 from tests.support import ggufs
@@ -28,7 +28,7 @@ from tests.support.waiting import wait_until
 AT_MOST = 2
 CONTEXT = ("-o", "context", "32768")
 LONG = "some words " * 1000  # some 11,000 tokens: 86 batches of 128
-BATCHES = 11_000 // engine.BATCH
+BATCHES = 11_000 // engine.BATCH_TOKENS
 SECONDS = 60
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -59,7 +59,7 @@ def warm(shelf: Shelf) -> Iterator[EngineRow]:
     """The engine, idle. Afterwards it is the same one, and answers."""
     say_one_word()
     with shelf.db() as db:
-        (row,) = running_engines.running(db)
+        (row,) = running_engines.list_running_engines(db)
     yield row
     say_one_word()
     assert shelf.pids() == {row.pid}
@@ -81,7 +81,9 @@ def decodes(row: EngineRow) -> int:
 
 def settled(row: EngineRow) -> int:
     """The same when it works on nothing any more."""
-    wait_until(lambda: not busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0)
+    wait_until(
+        lambda: not count_busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0
+    )
     return decodes(row)
 
 

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from llm_hf_models import paths, settings
-from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol, running_engines
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from tests.support import ggufs
 from tests.support.engines import gone_while_it_reads
 from tests.support.openai_server import text_of
@@ -39,22 +39,22 @@ HELLO = ({"role": "user", "content": "hi"},)
 
 
 @pytest.fixture
-def db() -> Iterator[LibraryDB]:
-    with LibraryDB(paths.library_path()) as opened:
+def db() -> Iterator[Database]:
+    with Database(paths.library_path()) as opened:
         yield opened
-        for row in running_engines.running(opened):
-            running_engines.stop(opened, row)
+        for row in running_engines.list_running_engines(opened):
+            running_engines.stop_engine(opened, row)
 
 
 Start = Callable[..., engine.Endpoint]
 
 
 @pytest.fixture
-def start(db: LibraryDB) -> Start:
+def start(db: Database) -> Start:
     def started(path: Path, *, kind: Any = "chat", context: int = 2048, own: int = 4096) -> engine.Endpoint:
         facts = ModelFacts(kind=kind, context_length=own, kv_bytes_per_token=512)
         spec = engine.EngineSpec(f"hf/tiny/{path.stem}:F16", path, facts=facts, context=context)
-        return engine.ensure(spec, db, settings.load(), keep_alive=60, notice=pytest.fail)
+        return engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=pytest.fail)
 
     return started
 
@@ -68,7 +68,7 @@ def finish_of(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> op
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-    items = list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, stream=stream)))
+    items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, stream=stream)))
     finish = finish_of(items)
     assert text_of(items) == ggufs.ANSWER
     assert finish.reason == "stop"
@@ -82,15 +82,15 @@ def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: St
 
 def test_a_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-    list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO)))
-    assert finish_of(list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
+    list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))
+    assert finish_of(list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
 
 
 def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
     async def one() -> list[openai_protocol.Piece | openai_protocol.Finish]:
-        return [item async for item in inference_client.answer_async(endpoint, openai_protocol.Turn(HELLO))]
+        return [item async for item in inference_client.stream_completion_async(endpoint, openai_protocol.Turn(HELLO))]
 
     async def three() -> list[list[openai_protocol.Piece | openai_protocol.Finish]]:
         return list(await asyncio.gather(one(), one(), one()))
@@ -103,7 +103,9 @@ def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path:
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tools.gguf", tool_call=CALL))
-    items = list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream)))
+    items = list(
+        inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream))
+    )
     assert text_of(items, "tool_name") == "weather"
     assert json.loads(text_of(items, "tool_args")) == {"town": "Riga"}
     assert next(item.call_id for item in items if isinstance(item, openai_protocol.Piece) and item.kind == "tool_name")
@@ -112,7 +114,7 @@ def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, t
 
 def test_a_base_model_completes_text_raw(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_base(tmp_path / "base.gguf"), kind="base")
-    items = list(inference_client.answer(endpoint, openai_protocol.Turn((), raw=True, prompt="Once upon")))
+    items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn((), raw=True, prompt="Once upon")))
     assert text_of(items).strip() == ggufs.ANSWER
     assert finish_of(items).output_tokens
 
@@ -122,7 +124,9 @@ def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
     asked = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     items = list(
-        inference_client.answer(endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=asked))
+        inference_client.stream_completion(
+            endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=asked)
+        )
     )
     if finish_of(items).reason == "stop":
         assert isinstance(json.loads(text_of(items))["n"], int)
@@ -131,15 +135,19 @@ def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
 
 def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"), context=512)
-    with pytest.raises(EngineRefusedError, match=r"has \d+ tokens; the context holds 512") as caught:
-        list(inference_client.answer(endpoint, openai_protocol.Turn([{"role": "user", "content": "word " * 5000}])))
+    with pytest.raises(EngineRequestError, match=r"has \d+ tokens; the context holds 512") as caught:
+        list(
+            inference_client.stream_completion(
+                endpoint, openai_protocol.Turn([{"role": "user", "content": "word " * 5000}])
+            )
+        )
     assert "-o context" in str(caught.value.hint)
 
 
 def test_a_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-    with pytest.raises(EngineRefusedError, match="temperature"):
-        list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, {"temperature": "hot"})))
+    with pytest.raises(EngineRequestError, match="temperature"):
+        list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, {"temperature": "hot"})))
 
 
 def is_working(endpoint: engine.Endpoint) -> bool:
@@ -160,17 +168,17 @@ def endless(start: Start, tmp_path: Path) -> engine.Endpoint:
 
 
 def test_closing_an_answer_stops_the_work_and_leaves_the_engine_warm(endless: engine.Endpoint) -> None:
-    stream = inference_client.answer(endless, openai_protocol.Turn(HELLO))
+    stream = inference_client.stream_completion(endless, openai_protocol.Turn(HELLO))
     assert isinstance(next(stream), openai_protocol.Piece)
     assert is_working(endless)
     stream.close()
     wait_until_idle(endless)
-    assert text_of(list(inference_client.answer(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert text_of(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
 
 
 def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> None:
     async def first_piece() -> None:
-        stream = inference_client.answer_async(endless, openai_protocol.Turn(HELLO))
+        stream = inference_client.stream_completion_async(endless, openai_protocol.Turn(HELLO))
         async for _ in stream:
             break
         await stream.aclose()
@@ -200,52 +208,57 @@ def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path
 
 def test_a_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
-    with pytest.raises(EngineRefusedError):
+    with pytest.raises(EngineRequestError):
         inference_client.embed(endpoint, ["cat " * 2000])
 
 
 def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
-    start: Start, db: LibraryDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really_ensure, started = engine.ensure, []
+    really_ensure, started = engine.ensure_engine, []
 
     def ensure_and_kill(*args: Any, **named: Any) -> engine.Endpoint:
         endpoint = really_ensure(*args, **named)
-        (row,) = running_engines.running(db)
+        (row,) = running_engines.list_running_engines(db)
         started.append(row.pid)
         process = psutil.Process(row.pid)
         process.kill()
         psutil.wait_procs([process], timeout=20)
         return endpoint
 
-    monkeypatch.setattr(engine, "ensure", ensure_and_kill)
+    monkeypatch.setattr(engine, "ensure_engine", ensure_and_kill)
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     with pytest.raises(EngineLostError, match="was lost"):
-        list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO)))
+        list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))
     assert len(started) == 2
 
 
 def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
-    endless: engine.Endpoint, db: LibraryDB, monkeypatch: pytest.MonkeyPatch
+    endless: engine.Endpoint, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running_engines, "ANSWER_SECONDS", 0.5)
-    (hung,) = running_engines.running(db)
+    monkeypatch.setattr(running_engines, "RESPONSE_TIMEOUT_SECONDS", 0.5)
+    (hung,) = running_engines.list_running_engines(db)
     os.kill(hung.pid, signal.SIGSTOP)
     with pytest.raises(EngineLostError, match="was lost"):
-        list(inference_client.answer(endless, openai_protocol.Turn(HELLO), silence_seconds=0.5))
-    assert running_engines.running(db) == []
-    assert text_of(list(inference_client.answer(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
-    assert [row.pid for row in running_engines.running(db)] != [hung.pid]
+        list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO), read_timeout_seconds=0.5))
+    assert running_engines.list_running_engines(db) == []
+    assert text_of(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert [row.pid for row in running_engines.list_running_engines(db)] != [hung.pid]
 
 
 def test_a_prompt_that_waits_in_line_is_not_taken_for_a_hang(endless: engine.Endpoint) -> None:
-    before = [inference_client.answer(endless, openai_protocol.Turn(HELLO)) for _ in range(engine.PARALLEL)]
+    before = [
+        inference_client.stream_completion(endless, openai_protocol.Turn(HELLO))
+        for _ in range(engine.PARALLEL_REQUESTS)
+    ]
     assert all(next(stream) for stream in before)
     answered: list[openai_protocol.Piece | openai_protocol.Finish] = []
 
     def last_in_line() -> None:
         answered.extend(
-            inference_client.answer(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}), silence_seconds=0.2)
+            inference_client.stream_completion(
+                endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}), read_timeout_seconds=0.2
+            )
         )
 
     thread = threading.Thread(target=last_in_line)

@@ -19,7 +19,7 @@ import pytest
 
 from llm_hf_models.errors import (
     EngineLostError,
-    EngineRefusedError,
+    EngineRequestError,
     EngineStartError,
     MissingFileError,
     ModelTooLargeError,
@@ -28,9 +28,9 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf import memory_fit
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, engine_folder, launcher, openai_protocol, running_engines
-from llm_hf_models.inference.engine_child import GRACE_SECONDS, Watch
-from llm_hf_models.library.database import LibraryDB
-from llm_hf_models.system.machine import Machine
+from llm_hf_models.inference.engine_child import GRACE_SECONDS, IdleTimer
+from llm_hf_models.library.database import Database
+from llm_hf_models.system.machine import MachineMemory
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.engines import (
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak
 
 
 @pytest.fixture
-def db(home: Home) -> Iterator[LibraryDB]:
+def db(home: Home) -> Iterator[Database]:
     with leaving_nothing(home) as opened:
         yield opened
 
@@ -73,19 +73,19 @@ from llm_hf_models.inference import engine
 from llm_hf_models import paths
 from llm_hf_models import settings
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 
 spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
     facts=ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512))
-with LibraryDB(paths.library_path()) as db:
+with Database(paths.library_path()) as db:
     before = set(sys.modules)
-    endpoint = engine.ensure(spec, db, settings.load(), keep_alive=60, notice=print)
+    endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=print)
     imported = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
-    answer = "".join(p.text for p in inference_client.answer(endpoint, openai_protocol.Turn([{"role": "user",
+    answer = "".join(p.text for p in inference_client.stream_completion(endpoint, openai_protocol.Turn([{"role": "user",
     "content": "hi"}]))
         if isinstance(p, openai_protocol.Piece))
     print(json.dumps({"answer": answer, "cold": endpoint.load_seconds is not None,
-        "pid": db.engine(endpoint.fingerprint).pid, "imported": imported}))
+        "pid": db.get_engine(endpoint.fingerprint).pid, "imported": imported}))
 """
 
 
@@ -109,7 +109,7 @@ def test_the_next_process_finds_the_engine_warm(spec: engine.EngineSpec) -> None
     assert first["pid"] == second["pid"]
 
 
-def test_a_warm_engine_is_found_without_importing_anything(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_a_warm_engine_is_found_without_importing_anything(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     assert result(client(spec))["imported"] == []
 
@@ -129,7 +129,7 @@ def test_an_engine_outlives_who_started_it_in_a_session_of_its_own(spec: engine.
     assert os.getsid(pid) == pid
 
 
-def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     killed = row_of(db)
     os.kill(killed.pid, signal.SIGKILL)
@@ -140,7 +140,7 @@ def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpe
 
 
 def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
-    spec: engine.EngineSpec, db: LibraryDB
+    spec: engine.EngineSpec, db: Database
 ) -> None:
     endpoint = ensure(spec, db)
     lost = row_of(db).pid
@@ -150,55 +150,55 @@ def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
     assert row_of(db).pid != lost
 
 
-def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     row = row_of(db)
     os.kill(row.pid, signal.SIGKILL)
     wait_for_exit(row.pid)
-    assert running_engines.running(db) == []
-    assert db.engines() == []
+    assert running_engines.list_running_engines(db) == []
+    assert db.list_engines() == []
     assert not Path(row.address).parent.exists()
 
 
 def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_alone(
-    spec: engine.EngineSpec, db: LibraryDB
+    spec: engine.EngineSpec, db: Database
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         ensure(spec, db)
         row = row_of(db)
         impostor = replace(row, fingerprint="other", pid=stranger.pid, pid_started=row.pid_started - 3600)
-        running_engines.stop(db, impostor)
+        running_engines.stop_engine(db, impostor)
         assert stranger.poll() is None
         stranger.communicate(b"\n")
 
 
-def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0.3)
     row = row_of(db)
     assert say(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     assert not Path(row.address).exists()
-    assert running_engines.running(db) == []
+    assert running_engines.list_running_engines(db) == []
 
 
-def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0)
     pid = row_of(db).pid
     assert say(endpoint) == ggufs.ANSWER
     wait_for_exit(pid)
 
 
-def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineSpec, db: Database) -> None:
     say(ensure(spec, db, keep_alive=-1))
     pid = row_of(db).pid
     say(ensure(spec, db, keep_alive=0))
     wait_for_exit(pid)
 
 
-def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: LibraryDB) -> None:
+def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     pid = row_of(db).pid
-    stream = inference_client.answer(
+    stream = inference_client.stream_completion(
         endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800})
     )
     pieces = list(stream)
@@ -208,15 +208,15 @@ def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpe
 
 
 def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_to_leave(
-    endless: engine.EngineSpec, db: LibraryDB
+    endless: engine.EngineSpec, db: Database
 ) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     row = row_of(db)
-    stream = inference_client.answer(
+    stream = inference_client.stream_completion(
         endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000})
     )
     next(stream)
-    while running_engines.busy_slots(row):
+    while running_engines.count_busy_slots(row):
         assert psutil.pid_exists(row.pid)
     *_, finish = stream
     assert isinstance(finish, openai_protocol.Finish)
@@ -224,49 +224,49 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_t
     wait_for_exit(row.pid)
 
 
-def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db, keep_alive=-1)
     row = row_of(db)
-    engine_folder.EngineDir(Path(row.address).parent).remove()
+    engine_folder.EngineFolder(Path(row.address).parent).remove()
     wait_for_exit(row.pid)
 
 
 def test_patience_counts_from_the_last_sign_of_life() -> None:
-    watch = Watch(keep_alive=5, since=0)
-    watch.leased(0, 1, 5)
-    assert watch.left(0) == GRACE_SECONDS  # a request is about to come
-    watch.worked(3, 10, busy=True)
-    assert watch.left(3) == 5
-    watch.worked(6, 12, busy=False)  # it ended between two looks
-    assert watch.left(10) == 1
-    watch.leased(10, 2, 0)  # keep_alive 0 still waits for the request it was written for
-    assert watch.left(10) == GRACE_SECONDS
-    watch.worked(12, 13, busy=False)
-    assert watch.left(12) == 0
-    watch.leased(13, 3, -1)
-    assert watch.left(10**9) == float("inf")
+    watch = IdleTimer(keep_alive=5, idle_since=0)
+    watch.record_lease(0, 1, 5)
+    assert watch.get_seconds_left(0) == GRACE_SECONDS  # a request is about to come
+    watch.record_work(3, 10, busy=True)
+    assert watch.get_seconds_left(3) == 5
+    watch.record_work(6, 12, busy=False)  # it ended between two looks
+    assert watch.get_seconds_left(10) == 1
+    watch.record_lease(10, 2, 0)  # keep_alive 0 still waits for the request it was written for
+    assert watch.get_seconds_left(10) == GRACE_SECONDS
+    watch.record_work(12, 13, busy=False)
+    assert watch.get_seconds_left(12) == 0
+    watch.record_lease(13, 3, -1)
+    assert watch.get_seconds_left(10**9) == float("inf")
 
 
 def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
-    spec: engine.EngineSpec, db: LibraryDB
+    spec: engine.EngineSpec, db: Database
 ) -> None:
     small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
     assert (small.context, large.context) == (1024, 4096)
-    assert len(running_engines.running(db)) == 2
+    assert len(running_engines.list_running_engines(db)) == 2
     assert running_engines.stop_model(db, spec.model_id) == 2
 
 
-def test_split_models_load_from_their_first_shard(tmp_path: Path, db: LibraryDB) -> None:
+def test_split_models_load_from_their_first_shard(tmp_path: Path, db: Database) -> None:
     shards = ggufs.tiny_split(tmp_path, 3)
     assert say(ensure(spec_of(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
 
 
-def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
     confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
     assert confined.socket != open_.socket
 
 
-def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path) -> None:
+def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: Database, tmp_path: Path) -> None:
     confine = (
         "from llm_hf_models.inference.sandbox.confine import *; "
         "print(*confine(Confinement(allow_unix_server=True)).layers)"
@@ -281,7 +281,7 @@ def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db:
     assert "switched off" in row_of(db).missing["any layer"]
 
 
-def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     assert endpoint.socket is not None
     for folder in (endpoint.socket.parent, endpoint.socket.parent.parent):
@@ -292,36 +292,36 @@ def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: en
     assert row.key not in repr(endpoint) + repr(row)
 
 
-def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     ensure(spec, db)
-    environment = launcher.child_environment(os.environ)
+    environment = launcher.build_child_environment(os.environ)
     assert not [name for name, value in environment.items() if "secret" in value]
     assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
 
 
 def test_nothing_is_imported_from_where_the_user_stands(
-    spec: engine.EngineSpec, db: LibraryDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: engine.EngineSpec, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
     assert say(ensure(spec, db)) == ggufs.ANSWER
 
 
-def test_a_wrong_key_is_refused(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_a_wrong_key_is_refused(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = replace(ensure(spec, db), key="wrong")
-    with pytest.raises(EngineRefusedError, match="did not accept the key"):
+    with pytest.raises(EngineRequestError, match="did not accept the key"):
         say(endpoint)
 
 
 @pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
-def test_a_broken_file_is_a_clear_error_with_the_engines_words(name: str, tmp_path: Path, db: LibraryDB) -> None:
+def test_a_broken_file_is_a_clear_error_with_the_engines_words(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
         ensure(spec_of(broken_files(tmp_path)[name]), db)
     assert "failed to load model" in str(caught.value)
     assert "Traceback" not in str(caught.value)
-    assert db.engines() == []
+    assert db.list_engines() == []
 
 
 def patched(path: Path, key: bytes, value: int) -> Path:
@@ -343,7 +343,7 @@ def patched(path: Path, key: bytes, value: int) -> Path:
     ],
 )
 def test_a_hostile_header_takes_only_the_engine_down(
-    key: str, value: int, words: str, tmp_path: Path, db: LibraryDB
+    key: str, value: int, words: str, tmp_path: Path, db: Database
 ) -> None:
     path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
     with pytest.raises((EngineStartError, EngineLostError), match=words):
@@ -362,28 +362,26 @@ ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
     ],
     ids=["loop", "depth", "syntax"],
 )
-def test_a_hostile_template_takes_only_the_engine_down(
-    template: str, words: str, tmp_path: Path, db: LibraryDB
-) -> None:
+def test_a_hostile_template_takes_only_the_engine_down(template: str, words: str, tmp_path: Path, db: Database) -> None:
     path = ggufs.tiny_chat(tmp_path / "hostile.gguf", template=template)
     with pytest.raises(EngineStartError, match=words):
         ensure(spec_of(path), db, engine_start_seconds=3)
 
 
-def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Database) -> None:
     with pytest.raises(EngineStartError, match="longer than"):
         ensure(spec, db, engine_start_seconds=0.001)
-    assert running_engines.running(db) == []
+    assert running_engines.list_running_engines(db) == []
 
 
-def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: Database) -> None:
     spec.model_path.unlink()
     with pytest.raises(MissingFileError, match=r"tiny\.gguf"):
         ensure(spec, db)
 
 
 def test_a_socket_path_too_long_for_the_system_is_said(
-    spec: engine.EngineSpec, db: LibraryDB, home: Home, monkeypatch: pytest.MonkeyPatch
+    spec: engine.EngineSpec, db: Database, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = home.runtime / ("d" * 100)
     deep.mkdir()
@@ -393,20 +391,20 @@ def test_a_socket_path_too_long_for_the_system_is_said(
 
 
 @pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root writes everywhere")
-def test_a_socket_folder_that_is_not_writable_is_said(spec: engine.EngineSpec, db: LibraryDB, home: Home) -> None:
+def test_a_socket_folder_that_is_not_writable_is_said(spec: engine.EngineSpec, db: Database, home: Home) -> None:
     (home.runtime / "llm-hf").mkdir(mode=0o500)
     with pytest.raises(NotWritableError):
         ensure(spec, db)
 
 
-def test_a_file_in_the_socket_folders_place_is_said(spec: engine.EngineSpec, db: LibraryDB, home: Home) -> None:
+def test_a_file_in_the_socket_folders_place_is_said(spec: engine.EngineSpec, db: Database, home: Home) -> None:
     (home.runtime / "llm-hf").write_text("")
     with pytest.raises((NotWritableError, EngineStartError), match="llm-hf"):
         ensure(spec, db)
 
 
 def test_a_link_in_the_socket_folders_place_is_refused(
-    spec: engine.EngineSpec, db: LibraryDB, home: Home, tmp_path: Path
+    spec: engine.EngineSpec, db: Database, home: Home, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     (home.runtime / "llm-hf").symlink_to(tmp_path / "elsewhere")
@@ -414,36 +412,36 @@ def test_a_link_in_the_socket_folders_place_is_refused(
         ensure(spec, db)
 
 
-def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(
-    spec: engine.EngineSpec, db: LibraryDB
-) -> None:
+def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(spec: engine.EngineSpec, db: Database) -> None:
     alive = ensure(spec, db)
     foreign = row_of(db)
     db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
-    left = engine_folder.new_dir()
+    left = engine_folder.create_engine_folder()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(left.socket))
     ensure(replace(spec, context=512), db)
     assert not left.path.exists()
     assert alive.socket is not None
-    assert engine_folder.answers(str(alive.socket))
-    running_engines.stop(db, foreign)
+    assert engine_folder.is_listening(str(alive.socket))
+    running_engines.stop_engine(db, foreign)
 
 
-def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     row = row_of(db)
     os.kill(row.pid, signal.SIGSTOP)
-    running_engines.stop(db, row, seconds=0.2)
+    running_engines.stop_engine(db, row, seconds=0.2)
     assert not psutil.pid_exists(row.pid) or psutil.Process(row.pid).status() == psutil.STATUS_ZOMBIE
     assert not Path(row.address).exists()
-    assert running_engines.running(db) == []
+    assert running_engines.list_running_engines(db) == []
 
 
 def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
-    endless: engine.EngineSpec, db: LibraryDB
+    endless: engine.EngineSpec, db: Database
 ) -> None:
-    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
+    stream = inference_client.stream_completion(
+        ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
+    )
     next(stream)
     os.kill(row_of(db).pid, signal.SIGKILL)
     with pytest.raises(EngineLostError):
@@ -452,25 +450,25 @@ def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
 
 
 @pytest.fixture
-def small_machine(db: LibraryDB, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def small_machine(db: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """A machine whose free memory is what it has less what the engines hold."""
 
     def has(memory: int) -> None:
-        def machine() -> Machine:
-            return Machine(memory, memory - sum(row.memory for row in running_engines.running(db)))
+        def machine() -> MachineMemory:
+            return MachineMemory(memory, memory - sum(row.memory for row in running_engines.list_running_engines(db)))
 
-        monkeypatch.setattr(engine, "machine", machine)
+        monkeypatch.setattr(engine, "read_memory", machine)
 
     return has
 
 
 def test_an_idle_engine_makes_room_and_it_is_said(
-    spec: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
+    spec: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
     ensure(spec, db)
     idle = row_of(db)
     small_machine(2 * 10**9)
-    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.overhead_bytes(CHAT) - 10**7) // 2048)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.estimate_overhead_bytes(CHAT) - 10**7) // 2048)
     notices: list[str] = []
     endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
     assert row_of(db).model_id == "hf/tiny/next"
@@ -480,15 +478,17 @@ def test_an_idle_engine_makes_room_and_it_is_said(
 
 
 def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
-    endless: engine.EngineSpec, db: LibraryDB, small_machine: Callable[[int], None]
+    endless: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
-    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
+    stream = inference_client.stream_completion(
+        ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
+    )
     next(stream)
     small_machine(2 * 10**9)
-    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.overhead_bytes(CHAT)) // 2048)
+    facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.estimate_overhead_bytes(CHAT)) // 2048)
     notices: list[str] = []
     endpoint = ensure(replace(endless, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
-    assert len(running_engines.running(db)) == 2
+    assert len(running_engines.list_running_engines(db)) == 2
     assert endpoint.context is not None
     assert 512 <= endpoint.context < 2048
     assert len(notices) == 1
@@ -498,7 +498,7 @@ def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
 
 
 def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
-    spec: engine.EngineSpec, db: LibraryDB
+    spec: engine.EngineSpec, db: Database
 ) -> None:
     ensure(spec, db)
     with pytest.raises(ModelTooLargeError, match="does not fit"):
@@ -506,7 +506,7 @@ def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
     assert row_of(db).model_id == spec.model_id
 
 
-def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
     with httpx2.Client(transport=transport, base_url="http://engine") as anyone:
@@ -549,7 +549,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 def test_a_llama_server_on_path_takes_the_bindings_place(
-    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+    spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     binary = on_path(LLAMA_SERVER.format(python=sys.executable))
     endpoint = ensure(spec, db, engine="llama-server", keep_alive=0)
@@ -565,7 +565,7 @@ def test_a_llama_server_on_path_takes_the_bindings_place(
 
 
 def test_a_llama_server_ends_with_a_watcher_that_is_killed(
-    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+    spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux ends it then")
@@ -577,7 +577,7 @@ def test_a_llama_server_ends_with_a_watcher_that_is_killed(
 
 
 def test_a_llama_server_that_is_missing_or_too_old_is_said(
-    spec: engine.EngineSpec, db: LibraryDB, on_path: Callable[[str], Path]
+    spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     with pytest.raises(EngineStartError, match="no llama-server on PATH"):
         ensure(spec, db, engine="llama-server")
@@ -587,7 +587,7 @@ def test_a_llama_server_that_is_missing_or_too_old_is_said(
 
 
 def test_a_llama_server_that_fails_says_its_own_words(
-    tmp_path: Path, db: LibraryDB, on_path: Callable[[str], Path]
+    tmp_path: Path, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     on_path(LLAMA_SERVER.format(python=sys.executable))
     with pytest.raises(EngineStartError, match="invalid magic"):

@@ -17,10 +17,10 @@ import llm
 import psutil
 import pytest
 
-from llm_hf_models.errors import EngineLostError, EngineRefusedError, EngineStartError
+from llm_hf_models.errors import EngineLostError, EngineRequestError, EngineStartError
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol, running_engines
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.service import Library
 from tests.conftest import Home
@@ -72,7 +72,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def db(home: Home) -> Iterator[LibraryDB]:
+def db(home: Home) -> Iterator[Database]:
     with leaving_nothing(home, processes) as opened:
         yield opened
 
@@ -181,7 +181,7 @@ def test_ps_shows_its_layers_and_stop_ends_it(shelf: Shelf) -> None:
 
 
 def test_it_is_confined_by_layers_that_hold_and_its_key_is_in_no_command_line(
-    spec: engine.EngineSpec, db: LibraryDB
+    spec: engine.EngineSpec, db: Database
 ) -> None:
     endpoint = ensure(spec, db)
     row = row_of(db)
@@ -195,18 +195,18 @@ def test_it_is_confined_by_layers_that_hold_and_its_key_is_in_no_command_line(
         assert ("Seccomp:\t2" in status) == ("seccomp but for exec" in row.layers)
         network = Path(f"/proc/{server_of(row).pid}/ns/net").readlink()
         assert (network != Path("/proc/self/ns/net").readlink()) == ("network-namespace" in row.layers)
-    with pytest.raises(EngineRefusedError, match="did not accept the key"):
+    with pytest.raises(EngineRequestError, match="did not accept the key"):
         say(replace(endpoint, key="wrong"))
 
 
-def test_the_next_prompt_finds_it_warm(spec: engine.EngineSpec, db: LibraryDB) -> None:
+def test_the_next_prompt_finds_it_warm(spec: engine.EngineSpec, db: Database) -> None:
     assert ensure(spec, db).load_seconds is not None
     assert ensure(spec, db).load_seconds is None
 
 
 @pytest.mark.parametrize("keep_alive", [0, 0.3])
 def test_it_leaves_when_idle_and_takes_its_server_and_socket_along(
-    spec: engine.EngineSpec, db: LibraryDB, keep_alive: float
+    spec: engine.EngineSpec, db: Database, keep_alive: float
 ) -> None:
     endpoint = ensure(spec, db, keep_alive=keep_alive)
     row = row_of(db)
@@ -218,15 +218,15 @@ def test_it_leaves_when_idle_and_takes_its_server_and_socket_along(
 
 
 def test_a_client_that_reads_slowly_gets_its_whole_answer_from_one_about_to_leave(
-    endless: engine.EngineSpec, db: LibraryDB
+    endless: engine.EngineSpec, db: Database
 ) -> None:
-    stream = inference_client.answer(
+    stream = inference_client.stream_completion(
         ensure(endless, db, keep_alive=0),
         openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000}),
     )
     row = row_of(db)
     next(stream)
-    while running_engines.busy_slots(row):
+    while running_engines.count_busy_slots(row):
         assert psutil.pid_exists(row.pid)
     *_, finish = stream
     assert isinstance(finish, openai_protocol.Finish)
@@ -236,7 +236,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_one_about_to_leav
 
 @pytest.mark.parametrize("part", ["watcher", "server"])
 def test_the_next_prompt_after_kill_9_of_either_part_starts_a_new_one(
-    spec: engine.EngineSpec, db: LibraryDB, part: str
+    spec: engine.EngineSpec, db: Database, part: str
 ) -> None:
     ensure(spec, db)
     row = row_of(db)
@@ -249,37 +249,41 @@ def test_the_next_prompt_after_kill_9_of_either_part_starts_a_new_one(
     assert row_of(db).pid != row.pid
 
 
-def test_a_server_that_dies_in_the_middle_is_said(endless: engine.EngineSpec, db: LibraryDB) -> None:
-    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
+def test_a_server_that_dies_in_the_middle_is_said(endless: engine.EngineSpec, db: Database) -> None:
+    stream = inference_client.stream_completion(
+        ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
+    )
     next(stream)
     server_of(row_of(db)).kill()
     with pytest.raises(EngineLostError):
         list(stream)
 
 
-def test_closing_the_stream_stops_its_work_while_it_generates(endless: engine.EngineSpec, db: LibraryDB) -> None:
-    stream = inference_client.answer(ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}]))
+def test_closing_the_stream_stops_its_work_while_it_generates(endless: engine.EngineSpec, db: Database) -> None:
+    stream = inference_client.stream_completion(
+        ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
+    )
     next(stream)
     row = row_of(db)
-    assert running_engines.busy_slots(row) == 1
+    assert running_engines.count_busy_slots(row) == 1
     stream.close()
-    wait_until(lambda: running_engines.busy_slots(row) == 0)
+    wait_until(lambda: running_engines.count_busy_slots(row) == 0)
     assert server_of(row).is_running()
 
 
-def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db: LibraryDB) -> None:
+def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db: Database) -> None:
     path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
     facts = replace(CHAT, context_length=131072)
     endpoint = ensure(replace(spec_of(path, context=65536), facts=facts), db)
     row = row_of(db)
-    gone_while_it_reads(endpoint, lambda: bool(running_engines.busy_slots(row)))
+    gone_while_it_reads(endpoint, lambda: bool(running_engines.count_busy_slots(row)))
     began = time.monotonic()
-    wait_until(lambda: running_engines.busy_slots(row) == 0)
+    wait_until(lambda: running_engines.count_busy_slots(row) == 0)
     assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
-def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: Path, db: LibraryDB) -> None:
+def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
         ensure(spec_of(broken_files(tmp_path)[name]), db)
     # Some versions lose their last words on the way out, and that is told too.
@@ -288,7 +292,7 @@ def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: 
 
 
 def test_auto_takes_it_only_where_it_alone_has_a_gpu(
-    spec: engine.EngineSpec, db: LibraryDB, monkeypatch: pytest.MonkeyPatch
+    spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llm_hf_models.inference.llama_server import has_gpu
 

@@ -32,8 +32,8 @@ def with_value(path: Path, key: str, value: int) -> Path:
 
 
 def test_a_chat_model_loads_and_says_its_words(tmp_path: Path) -> None:
-    result = load_test.run(ggufs.tiny_chat(tmp_path / "m.gguf"), CHAT)
-    assert (result.verdict, result.why, result.output) == ("loads", "", ggufs.ANSWER)
+    result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf"), CHAT)
+    assert (result.verdict, result.reason, result.output) == ("loads", "", ggufs.ANSWER)
     assert result.passed
     assert result.load_seconds is not None
     assert 0 < result.load_seconds < 60
@@ -46,7 +46,7 @@ def test_a_chat_model_loads_and_says_its_words(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other layers")
 def test_the_result_names_the_layers_that_held(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf")
-    confined, open_ = load_test.run(model, CHAT), load_test.run(model, CHAT, sandbox=False)
+    confined, open_ = load_test.run_load_test(model, CHAT), load_test.run_load_test(model, CHAT, sandbox=False)
     assert {*confined.layers, *(layer for layer, _why in confined.missing)} == set(LINUX_LAYERS)
     assert "rlimits" in confined.layers
     assert open_.layers == open_.missing == ()
@@ -54,12 +54,12 @@ def test_the_result_names_the_layers_that_held(tmp_path: Path) -> None:
 
 
 def test_a_base_model_continues_a_text(tmp_path: Path) -> None:
-    result = load_test.run(ggufs.tiny_base(tmp_path / "m.gguf"), BASE)
+    result = load_test.run_load_test(ggufs.tiny_base(tmp_path / "m.gguf"), BASE)
     assert (result.verdict, result.output) == ("loads", ggufs.ANSWER)
 
 
 def test_an_embedding_model_embeds_a_sentence(tmp_path: Path) -> None:
-    result = load_test.run(ggufs.tiny_embedding(tmp_path / "m.gguf"), EMBEDDING)
+    result = load_test.run_load_test(ggufs.tiny_embedding(tmp_path / "m.gguf"), EMBEDDING)
     assert (result.verdict, result.output, result.tokens_per_second) == ("loads", "", None)
 
 
@@ -72,13 +72,13 @@ def test_a_model_in_shards_loads_through_links_as_the_cache_keeps_them(tmp_path:
         link = tmp_path / "snapshot" / shard.name
         link.symlink_to(blob)
         shards.append(link)
-    assert load_test.run(shards, CHAT).verdict == "loads"
+    assert load_test.run_load_test(shards, CHAT).verdict == "loads"
 
 
 def test_one_token_again_and_again_is_nonsense(tmp_path: Path) -> None:
-    result = load_test.run(ggufs.tiny_chat(tmp_path / "m.gguf", answer="la", endless=True), CHAT)
+    result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", answer="la", endless=True), CHAT)
     assert result.verdict == "answers nonsense"
-    assert "same token" in result.why
+    assert "same token" in result.reason
     assert not result.passed
 
 
@@ -87,9 +87,9 @@ def test_tensors_that_are_no_numbers_are_found_before_a_word_is_said(tmp_path: P
     data = bytearray(model.read_bytes())
     data[-256:] = b"\x00\x7e" * 128  # NaN in float16
     model.write_bytes(data)
-    result = load_test.run(model, CHAT)
+    result = load_test.run_load_test(model, CHAT)
     assert result.verdict == "fails"
-    assert "invalid data" in result.last_words
+    assert "invalid data" in result.engine_log
 
 
 @pytest.mark.parametrize(
@@ -98,70 +98,70 @@ def test_tensors_that_are_no_numbers_are_found_before_a_word_is_said(tmp_path: P
 def test_what_is_no_model_fails_with_llama_cpps_words(tmp_path: Path, broken: bytes) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(broken)
-    result = load_test.run(model, CHAT)
+    result = load_test.run_load_test(model, CHAT)
     assert result.verdict == "fails"
-    assert result.last_words
+    assert result.engine_log
     assert result.load_seconds is None
 
 
 def test_a_truncated_file_fails(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf")
     model.write_bytes(model.read_bytes()[:-5000])
-    assert load_test.run(model, CHAT).verdict == "fails"
+    assert load_test.run_load_test(model, CHAT).verdict == "fails"
 
 
 def test_two_thousand_million_blocks_end_in_a_verdict(tmp_path: Path) -> None:
     model = with_value(ggufs.tiny_chat(tmp_path / "m.gguf"), "llama.block_count", 2**31)
-    assert load_test.run(model, CHAT, seconds=20).verdict in ("fails", "aborts", "exhausts memory")
+    assert load_test.run_load_test(model, CHAT, seconds=20).verdict in ("fails", "aborts", "exhausts memory")
 
 
 def test_a_context_of_no_tokens_aborts_and_says_where(tmp_path: Path) -> None:
-    result = load_test.run(ggufs.tiny_chat(tmp_path / "m.gguf", context=0), CHAT)
+    result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", context=0), CHAT)
     assert result.verdict == "aborts"
-    assert "n_ctx" in result.last_words
+    assert "n_ctx" in result.engine_log
 
 
 def test_a_template_that_never_ends_is_stopped_at_the_time_limit(tmp_path: Path) -> None:
     started = time.monotonic()
-    result = load_test.run(ggufs.tiny_chat(tmp_path / "m.gguf", template=HANGS), CHAT, seconds=3)
+    result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", template=HANGS), CHAT, seconds=3)
     assert result.verdict == "times out"
-    assert "3 s" in result.why
+    assert "3 s" in result.reason
     assert time.monotonic() - started < 15
     assert not result.output
 
 
 def test_a_template_of_20_000_parentheses_ends_the_child_and_not_us(tmp_path: Path) -> None:
-    result = load_test.run(ggufs.tiny_chat(tmp_path / "m.gguf", template=DEEP), CHAT)
+    result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", template=DEEP), CHAT)
     assert result.verdict == "aborts"
-    assert "loading" in result.why
+    assert "loading" in result.reason
 
 
 def test_a_model_that_needs_more_memory_than_it_may_have_exhausts_it(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf", vocabulary=200_000)
-    result = load_test.run(model, CHAT, max_memory_bytes=200 * 2**20)
+    result = load_test.run_load_test(model, CHAT, max_memory_bytes=200 * 2**20)
     assert result.verdict == "exhausts memory"
-    assert load_test.run(model, CHAT).verdict == "loads"
+    assert load_test.run_load_test(model, CHAT).verdict == "loads"
 
 
 def test_a_terminals_commands_in_a_models_words_are_taken_out(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf", answer="red \x1b[31m alert \u202e now")
-    result = load_test.run(model, CHAT)
+    result = load_test.run_load_test(model, CHAT)
     assert result.verdict == "loads"
     assert not set("\x1b\u202e") & set(result.output)
 
 
 def test_a_missing_file_and_a_projector_are_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
-        load_test.run(tmp_path / "gone.gguf", CHAT)
+        load_test.run_load_test(tmp_path / "gone.gguf", CHAT)
     with pytest.raises(BadInputError):
-        load_test.run(ggufs.tiny_mmproj(tmp_path / "mmproj.gguf"), ModelFacts(kind="mmproj"))
+        load_test.run_load_test(ggufs.tiny_mmproj(tmp_path / "mmproj.gguf"), ModelFacts(kind="mmproj"))
 
 
 def test_broken_bindings_are_not_laid_at_the_models_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: no such file')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineStartError, match="did not start") as caught:
-        load_test.run(ggufs.tiny_chat(tmp_path / "m.gguf"), CHAT)
+        load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf"), CHAT)
     assert "libgomp" in str(caught.value.cause)
 
 
@@ -199,7 +199,7 @@ def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> 
 
 def test_a_child_that_is_taken_over_cant_claim_other_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os._exit(0)")
-    result = load_test.run(model, CHAT)
+    result = load_test.run_load_test(model, CHAT)
     assert result.output == "fine", "the rest of what it says is its own"
     assert set(result.layers) <= set(LINUX_LAYERS)
 
@@ -209,17 +209,17 @@ def test_what_a_child_says_beside_the_protocol_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bytes
 ) -> None:
     model = taken_over(tmp_path, monkeypatch, f"say({nonsense!r})", f"say({FORGED!r})", "os._exit(0)")
-    assert load_test.run(model, CHAT).verdict == "fails"
+    assert load_test.run_load_test(model, CHAT).verdict == "fails"
 
 
 def test_a_child_that_floods_us_is_stopped_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = taken_over(tmp_path, monkeypatch, "while True: say(b'x' * 65536)")
-    assert load_test.run(model, CHAT, seconds=3).verdict == "times out"
+    assert load_test.run_load_test(model, CHAT, seconds=3).verdict == "times out"
 
 
 def test_a_success_followed_by_a_crash_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os.abort()")
-    assert load_test.run(model, CHAT).verdict == "aborts"
+    assert load_test.run_load_test(model, CHAT).verdict == "aborts"
 
 
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,5 +227,5 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     model = ggufs.tiny_chat(tmp_path / "m.gguf", template=DEEP)
-    assert load_test.run(model, CHAT).verdict == "aborts"
+    assert load_test.run_load_test(model, CHAT).verdict == "aborts"
     assert list(scratch.iterdir()) == []

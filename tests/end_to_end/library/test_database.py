@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.library.database import LibraryDB
-from llm_hf_models.library.registered_models import registered_models
+from llm_hf_models.library.database import Database
+from llm_hf_models.library.registered_models import read_registered_models
 from llm_hf_models.paths import library_path
 from tests.support import models
 from tests.support.folders import ROOT
@@ -27,19 +27,19 @@ db = models.db
 CHILD = """
 import sys
 from pathlib import Path
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from tests.support.folders import ROOT
 from tests.support.models import a_model
 path, job, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.stdin.readline()
-db = LibraryDB(path)
+db = Database(path)
 if job == "write":
     for turn in range(20):
         db.register(a_model(f"owner/{name}", quant=f"Q{turn}", aliases=(f"{name}-{turn}", "shared")))
 else:
     with db.transaction():
         db.register(a_model("owner/half"))
-        db.remove("hf/owner/name:Q4_K_M")
+        db.remove_model("hf/owner/name:Q4_K_M")
         print("inside", flush=True)
         sys.stdin.readline()
 """
@@ -65,15 +65,15 @@ def test_processes_that_make_and_write_a_library_at_once_all_succeed(path: Path)
     for process in children:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
-    with LibraryDB(path) as db:
-        models = db.models()
+    with Database(path) as db:
+        models = db.list_models()
     assert len(models) == 100
     assert all(len(model.files) == 1 for model in models)
     assert sum("shared" in model.aliases for model in models) == 1
 
 
 def test_a_process_killed_inside_a_transaction_leaves_the_library_as_it_was(path: Path) -> None:
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         before = db.register(a_model())
     process = child(path, "hang")
     assert process.stdin
@@ -81,11 +81,11 @@ def test_a_process_killed_inside_a_transaction_leaves_the_library_as_it_was(path
     process.stdin.write("go\n")
     process.stdin.flush()
     assert process.stdout.readline() == "inside\n"
-    assert [model.model_id for model in registered_models(path)] == [before.model_id]
+    assert [model.model_id for model in read_registered_models(path)] == [before.model_id]
     process.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     process.communicate(timeout=60)
-    with LibraryDB(path) as db:
-        assert db.models() == [before]
+    with Database(path) as db:
+        assert db.list_models() == [before]
         db.register(a_model("owner/after"))
 
 
@@ -117,12 +117,12 @@ hf(sys.argv[1:])
 )
 def test_where_nothing_can_be_written_the_library_is_read_and_changes_are_refused(words: list[str], code: int) -> None:
     path = library_path()
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(replace(a_model(), aliases=("tiny",)))
     done = subprocess.run([sys.executable, "-c", FULL, *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     if code:
         assert done.stderr.startswith("Error: ")
         assert str(path) in done.stderr
-    with LibraryDB(path) as db:
-        assert [model.aliases for model in db.models()] == [("tiny",)]
+    with Database(path) as db:
+        assert [model.aliases for model in db.list_models()] == [("tiny",)]

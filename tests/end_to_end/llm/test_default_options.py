@@ -86,13 +86,13 @@ def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
 def test_a_wrong_option_names_itself_and_nothing_is_kept(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
     assert said_why in run("set", "tiny", *words, code=2).stderr
     with shelf.db() as db:
-        assert db.find("tiny").options == {}
+        assert db.find_model("tiny").options == {}
 
 
 def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
     run("set", "tiny", "seed", "7", "top_k", "many", code=2)
     with shelf.db() as db:
-        assert db.find("tiny").options == {}
+        assert db.find_model("tiny").options == {}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_wh
     run("set", "tiny", "seed", "7", "top_k", "5")
     assert said_why in run("set", "tiny", "seed", "8", *words, code=2).stderr
     with shelf.db() as db:
-        assert db.find("tiny").options == {"seed": 7, "top_k": 5}
+        assert db.find_model("tiny").options == {"seed": 7, "top_k": 5}
 
 
 def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
@@ -122,7 +122,7 @@ def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
 def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = {"temp": 0.1, "top_k": 11.0}
     with shelf.db() as db:
-        dog = db.find("dog")
+        dog = db.find_model("dog")
         facts = {**vars(dog.facts), "sampling": sampling}
         config = {"temperature": 0.9, "top_p": 0.8, "repetition_penalty": 1.1}
         db.register(
@@ -198,7 +198,7 @@ def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf
     )
     assert "Option 'template'" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
     with shelf.db() as db:
-        assert db.find("tiny").options == {}
+        assert db.find_model("tiny").options == {}
 
 
 @pytest.mark.parametrize("template", ["{% for", "{{ x", "{% if 1 %}hello", "{% endfor %}"])
@@ -208,7 +208,7 @@ def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Pat
         "Option 'template' can't be read" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
     )
     with shelf.db() as db:
-        assert db.find("tiny").options == {}
+        assert db.find_model("tiny").options == {}
 
 
 def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:

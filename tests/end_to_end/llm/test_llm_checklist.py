@@ -144,7 +144,7 @@ def test_two_processes_at_once_share_one_engine_that_neither_had_started(shelf: 
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=100)[0].strip() for process in both] == [ggufs.ANSWER] * 2
     with shelf.db() as db:
-        assert [row.model_id for row in running_engines.running(db)].count("hf/tiny/shared:F16") == 1
+        assert [row.model_id for row in running_engines.list_running_engines(db)].count("hf/tiny/shared:F16") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")

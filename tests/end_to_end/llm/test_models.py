@@ -22,7 +22,7 @@ import pytest
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_hf_models import paths
-from llm_hf_models.errors import EngineRefusedError, FileChangedError
+from llm_hf_models.errors import EngineRequestError, FileChangedError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
@@ -75,8 +75,8 @@ def test_a_prompt_is_noted_in_the_library(shelf: Shelf) -> None:
     before = time.time()
     said("-m", "tiny", "hello")
     with shelf.db() as db:
-        model = db.model("hf/tiny/chat:F16")
-        (row,) = [row for row in db.engines() if row.model_id == model.model_id]
+        model = db.get_model("hf/tiny/chat:F16")
+        (row,) = [row for row in db.list_engines() if row.model_id == model.model_id]
     assert model.last_used is not None
     assert model.last_used >= before
     assert row.last_used >= before
@@ -161,7 +161,7 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
     said("-m", "tiny", "hello", "-o", "context", "1024", "-o", "keep_alive", "60s")
     assert logged()["response_json"]["context"] == 1024
     with shelf.db() as db:
-        assert [row.keep_alive for row in running_engines.running(db) if row.context == 1024] == [60]
+        assert [row.keep_alive for row in running_engines.list_running_engines(db) if row.context == 1024] == [60]
     grammar = said("-m", "tiny", "hello", "-o", "grammar", 'root ::= "yes" | "no"')
     assert grammar in ("yes", "no")
     assert isinstance(json.loads(said("-m", "dog", "hello", "-o", "json_object", "1")), dict)
@@ -515,7 +515,7 @@ def test_a_key_for_an_endpoint_elsewhere_comes_from_the_environment(
 
 def test_an_endpoint_elsewhere_that_is_down_is_named(shelf: Shelf) -> None:
     with elsewhere(shelf), shelf.db() as db:
-        model = db.model("hf/far/away:x")
+        model = db.get_model("hf/far/away:x")
         db.register(replace(model, endpoint="http://127.0.0.1:9"))
         for how in ([], ["--async"]):
             result = run_llm("-m", "far", "hello", *how)
@@ -526,7 +526,7 @@ def test_an_endpoint_elsewhere_that_is_down_is_named(shelf: Shelf) -> None:
 def test_a_refusal_of_the_engine_is_a_clear_error() -> None:
     with pytest.raises(llm.ModelError, match="the context holds 512") as caught:
         llm.get_model("tiny").prompt("word " * 5000, context=512).text()
-    assert isinstance(caught.value.__cause__, EngineRefusedError)
+    assert isinstance(caught.value.__cause__, EngineRequestError)
     result = run_llm("-m", "tiny", "hello", "-o", "grammar", "root ::= nonsense (")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")

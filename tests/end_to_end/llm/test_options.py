@@ -147,7 +147,7 @@ def test_each_origin_gives_way_to_the_next_and_comes_back_when_that_is_unset(she
     recommended = {"temperature": 0.9, "top_p": 0.8}
     with elsewhere(shelf, facts={"sampling": {"temp": 0.1}}) as far:
         with shelf.db() as db:
-            db.register(replace(db.find("far"), hub={"generation_config": recommended}))
+            db.register(replace(db.find_model("far"), hub={"generation_config": recommended}))
 
         def sent(*words: str) -> tuple[object, object]:
             said("-m", "far", "hi", *words)

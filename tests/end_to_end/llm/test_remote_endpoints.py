@@ -138,7 +138,7 @@ def test_a_server_that_says_nothing_of_images_is_sent_none(tmp_path: Path) -> No
 def test_the_relay_says_of_each_model_what_it_takes(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with shelf.db() as db:
-        dog = db.find("dog")
+        dog = db.find_model("dog")
         db.register(replace(dog, facts=replace(dog.facts, modalities=("image",))))
     with serving("dog", "tiny") as (_, url):
         eye = Library().attach("eye", url, key_env="BIG_KEY", model="hf/tiny/dog:F16")

@@ -26,7 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("host", mcp_hosts.KEYS)
+@pytest.mark.parametrize("host", mcp_hosts.HOST_KEYS)
 @in_a_loop
 async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
     printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)

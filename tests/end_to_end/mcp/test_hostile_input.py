@@ -78,7 +78,7 @@ async def test_names_that_lead_out_are_refused_wherever_a_name_is_taken(tmp_path
                     assert leak not in said, (tool, argument, wrong[:40], said)
         assert (await call(client, "list_models"))["models"][0]["model_id"] == LOCAL
     assert [model.model_id for model in Library().list()] == [model.model_id for model in models]
-    assert Library().downloads(every=True)[0].id == 1, "no name became a download"
+    assert Library().downloads(include_finished=True)[0].id == 1, "no name became a download"
 
 
 @pytest.mark.usefixtures("hub")

@@ -85,7 +85,7 @@ async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
         )
         assert not result.is_error, text_of(result)
         pulled: Any = result.structured_content
-        assert (pulled["download"]["state"], pulled["download"]["asked_by"]) == ("done", "mcp")
+        assert (pulled["download"]["state"], pulled["download"]["requested_by"]) == ("done", "mcp")
         assert pulled["model"]["model_id"] == f"hf/{REPO}:Q4_K_M"
         assert reported == sorted(set(reported))
         assert reported[-1] == pulled["download"]["total_bytes"]
@@ -124,7 +124,7 @@ async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
 
 @in_a_loop
 async def test_a_file_that_the_hub_calls_unsafe_is_refused_without_a_flag_that_no_tool_has(hub: HubServer) -> None:
-    (repo,) = hub.repos()
+    (repo,) = hub.list_repos()
     hub.report(repo, Q4, "unsafe", avScan="unsafe: malware")
     async with stdio_host() as client:
         words = await refusal(client, "download_model", ref=f"{REPO}:Q4_K_M")
@@ -177,7 +177,7 @@ async def test_a_download_is_paused_resumed_cancelled_and_retried(hub: HubServer
         number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         hub.wait_until(lambda: hub.sent(Q8, side="storage") >= BIG_BYTES // 4)
         asked = await client.call_tool("control_download", {"id": number, "action": "pause"})
-        assert (asked.structured_content or {})["asked_to"] == "pause"
+        assert (asked.structured_content or {})["requested_action"] == "pause"
         assert "asked to pause" in text_of(asked)
         (row,) = (await call(client, "get_downloads", id=number, wait_seconds=30))["downloads"]
         assert row["state"] == "paused"
@@ -219,7 +219,7 @@ async def test_what_others_wrote_is_cleaned_and_labelled() -> None:
 async def test_a_call_that_a_host_would_not_wait_for_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().pull(f"{REPO}:Q8_0")
     monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 0.0)
-    async with Client(server.build()) as client:
+    async with Client(server.build_server()) as client:
         assert "list_models(name='tiny')" in await refusal(client, "verify_model", name="tiny")
         assert "fewer max_tokens" in await refusal(client, "run_prompt", name="tiny", prompt="Hello")
         monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 60.0)
@@ -273,7 +273,7 @@ async def test_a_large_download_asks_first_unless_the_operator_agreed(era: Era) 
     person = Person("decline")
     async with stdio_host("--ask-above", "1MB", era=era, person=person) as client:
         await refusal(client, "download_model", ref=f"{REPO}:Q8_0")
-        assert Library().downloads(every=True) == ()
+        assert Library().downloads(include_finished=True) == ()
         await call(client, "download_model", ref=f"{REPO}:Q4_K_M", wait_seconds=30)
     assert len(person.questions) == 1
     assert "Download 3" in person.questions[0]
@@ -292,7 +292,7 @@ async def test_a_gated_repo_asks_before_the_persons_token_is_used(
         words = await refusal(client, "download_model", ref="owner/closed-GGUF")
         assert "llm hf login" in words
         assert "No tool takes" in words
-    tokens.store(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
+    tokens.store_token(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
     async with stdio_host(era=era) as client:
         words = await refusal(client, "download_model", ref="owner/closed-GGUF")
         assert "ask the person to mend it. The token that is kept encrypted needs its passphrase" in words
@@ -351,7 +351,7 @@ async def test_a_read_only_server_has_no_tool_that_changes_anything() -> None:
 async def test_the_operators_limits_refuse_before_a_byte_moves(flags: tuple[str, ...], said: str, home: Home) -> None:
     async with stdio_host(*flags) as client:
         assert said in await refusal(client, "download_model", ref=f"{REPO}:Q8_0")
-    assert Library().downloads(every=True) == ()
+    assert Library().downloads(include_finished=True) == ()
     (line,) = audit(home)
     assert (line["what"], line["about"]) == ("download", f"{REPO}:Q8_0")
     assert line["outcome"] == ("failed" if said == "disk_reserve" else "refused")

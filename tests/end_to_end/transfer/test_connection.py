@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.errors import HubUnavailableError, NetworkError
-from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.download_file import download_file
 from llm_hf_models.transfer.types import TransferLimits
 from tests.support.storage_server import StorageServer
 
@@ -17,7 +17,9 @@ CONTENT = bytes(range(256)) * 4000
 
 
 def pull(server: StorageServer, partial: Path) -> None:
-    fetch(server.locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event())
+    download_file(
+        server.locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event()
+    )
     assert partial.read_bytes() == CONTENT
 
 

@@ -18,9 +18,9 @@ import pytest
 from llm_hf_models.errors import NetworkError, RateLimitedError, StorageError
 from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer import fetch_threads, segments
-from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.ownership import is_owned, owning
+from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import Fault, Request, StorageServer
@@ -70,8 +70,8 @@ from pathlib import Path
 from llm_hf_models.errors import DiskFullError
 from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.types import Expected, TransferLimits
-from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
+from llm_hf_models.transfer.download_file import download_file, journal_path
 url, sha256, size, folder = sys.argv[1:5]
 partial, hog = Path(folder, "part"), Path(folder, "hog")
 def progress(event):
@@ -83,8 +83,8 @@ def progress(event):
         except OSError:
             pass
 def run():
-    expected = Expected("model.gguf", int(size), sha256=sha256)
-    fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), expected, partial,
+    expected = ExpectedFile("model.gguf", int(size), sha256=sha256)
+    download_file(lambda: Location(url, {}, int(size), sha256, "c" * 40), expected, partial,
           limits=TransferLimits(connections=2), progress=progress, stop=threading.Event())
 try:
     run()
@@ -122,24 +122,24 @@ import os, sys, threading
 from pathlib import Path
 from llm_hf_models.errors import DiskFullError
 from llm_hf_models.hub.types import Location
-from llm_hf_models.system.disk import free_bytes
-from llm_hf_models.transfer.types import Expected, TransferLimits
-from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.system.disk import count_free_bytes
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
 url, sha256, size, folder, left = sys.argv[1:6]
 partial, hog = Path(folder, "part"), Path(folder, "hog")
 reserve = 100_000_000
 def progress(event):
     if event.done > 1_000_000 and not hog.exists():
         with hog.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, free_bytes(Path(folder)) - int(left))
+            os.posix_fallocate(file.fileno(), 0, count_free_bytes(Path(folder)) - int(left))
 def run():
-    expected = Expected("model.gguf", int(size), sha256=sha256)
-    fetch(lambda: Location(url, {}, int(size), sha256, "c" * 40), expected, partial,
+    expected = ExpectedFile("model.gguf", int(size), sha256=sha256)
+    download_file(lambda: Location(url, {}, int(size), sha256, "c" * 40), expected, partial,
           limits=TransferLimits(connections=2, disk_reserve=reserve), progress=progress, stop=threading.Event())
 try:
     run()
 except DiskFullError as error:
-    print("full", error.missing_bytes, free_bytes(Path(folder)))
+    print("full", error.missing_bytes, count_free_bytes(Path(folder)))
 hog.write_bytes(b"")
 run()
 print("whole", partial.stat().st_size)
@@ -250,7 +250,7 @@ def test_nothing_is_asked_for_by_a_connection_whose_rest_was_taken_over_while_it
             return server.locate()
 
         limits = TransferLimits(connections=2)
-        fetch(locate, server.expected, partial, limits=limits, progress=watch, stop=threading.Event())
+        download_file(locate, server.expected, partial, limits=limits, progress=watch, stop=threading.Event())
         assert partial.read_bytes() == server.content
 
 
@@ -339,8 +339,8 @@ CHILD = """
 import os, signal, sys, threading
 from pathlib import Path
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.types import Expected, TransferLimits
-from llm_hf_models.transfer.download_file import fetch
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
 url, sha256, size, partial, kill_at, rate = sys.argv[1:7]
 size, kill_at = int(size), int(kill_at)
 def progress(event):
@@ -348,7 +348,8 @@ def progress(event):
     if event.done >= kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 limits = TransferLimits(connections=4, retry_seconds=0.02, bytes_per_second=lambda: int(rate))
-fetch(lambda: Location(url, {}, size, sha256, "c" * 40), Expected("model.gguf", size, sha256=sha256), Path(partial),
+download_file(lambda: Location(url, {}, size, sha256, "c" * 40),
+      ExpectedFile("model.gguf", size, sha256=sha256), Path(partial),
       limits=limits, progress=progress, stop=threading.Event())
 """
 
@@ -405,7 +406,7 @@ def test_a_claim_that_was_killed_halfway_holds_nobody_up(
     partial.parent.mkdir()
     with monkeypatch.context() as during:
         during.setattr(step, kill)
-        with pytest.raises(Killed), owning(partial, threading.Event(), lambda: None):
+        with pytest.raises(Killed), acquire_ownership(partial, threading.Event(), lambda: None):
             pass
     assert not is_owned(partial)
 

@@ -11,14 +11,14 @@ pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
 
 import pty
 
-from llm_hf_models.cli.keypress import on_key
+from llm_hf_models.cli.keypress import call_on_key
 
 CHILD = """
 import sys, termios, threading
-from llm_hf_models.cli.keypress import on_key
+from llm_hf_models.cli.keypress import call_on_key
 before = termios.tcgetattr(0)
 pressed = threading.Event()
-with on_key("b", pressed.set) as heard:
+with call_on_key("b", pressed.set) as heard:
     print("ready", heard, flush=True)
     came = pressed.wait({wait})
 print("pressed" if came else "not pressed", "as before" if termios.tcgetattr(0) == before else "changed", flush=True)
@@ -69,5 +69,5 @@ def test_another_key_does_nothing() -> None:
 
 
 def test_where_nobody_types_there_is_no_key() -> None:
-    with on_key("b", lambda: None) as heard:
+    with call_on_key("b", lambda: None) as heard:
         assert not heard

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from llm_hf_models.cli.main import hf
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.paths import library_path
 from llm_hf_models.settings import Settings
@@ -272,7 +272,7 @@ def test_a_download_that_is_not_there_says_so() -> None:
 
 
 def test_all_means_every_download_however_many_came_after() -> None:
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         first = db.open_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
             db.open_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))

@@ -48,12 +48,12 @@ def test_a_password_in_the_hubs_address_is_left_out_and_that_is_said(
         assert "HF_ENDPOINT has a user or a password in it, which is left out" in said
 
 
-@pytest.mark.parametrize("host", [key for key in mcp_hosts.KEYS if key != "json"])
+@pytest.mark.parametrize("host", [key for key in mcp_hosts.HOST_KEYS if key != "json"])
 def test_installing_keeps_all_that_was_there(host: str) -> None:
-    path = mcp_hosts.hosts()[host].path
+    path = mcp_hosts.list_hosts()[host].path
     assert path is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    section = mcp_hosts.hosts()[host].section
+    section = mcp_hosts.list_hosts()[host].section
     before = {"theme": "dunkel ü", section: {"other": {"command": "x", "env": {"KEY": "v"}}}}
     path.write_text(json.dumps(before), encoding="utf-8")
     path.chmod(0o600)

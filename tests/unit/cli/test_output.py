@@ -25,7 +25,7 @@ from rich.console import Console
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import output
 from llm_hf_models.cli.output import Column
-from llm_hf_models.cli.progress import LINE_SECONDS, Bars, Lines, shown
+from llm_hf_models.cli.progress import LINE_SECONDS, ProgressBars, ProgressLines, show_progress
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
@@ -100,29 +100,29 @@ def test_json_of_anything_nested_is_strict_json(value: object) -> None:
 # Tables
 
 
-COLUMNS = [Column("ID", least=8), Column("SIZE", 1, right=True), Column("NOTE", 3, least=6), Column("TASK", 2)]
+COLUMNS = [Column("ID", min_width=8), Column("SIZE", 1, right=True), Column("NOTE", 3, min_width=6), Column("TASK", 2)]
 ROWS = [["owner/one", "1 MB", "a longer note", "chat"], ["owner/two", "10 MB", "", "embed"]]
 
 
 def test_a_table_without_limit_cuts_nothing_and_has_no_tabs() -> None:
-    assert output.table(COLUMNS, ROWS, limit=None).splitlines()[1:] == [
+    assert output.format_table(COLUMNS, ROWS, max_width=None).splitlines()[1:] == [
         "owner/one   1 MB  a longer note  chat",
         "owner/two  10 MB                 embed",
     ]
 
 
 def test_the_least_important_column_is_cut_first_then_dropped() -> None:
-    cut = output.table(COLUMNS, ROWS, limit=34).splitlines()
+    cut = output.format_table(COLUMNS, ROWS, max_width=34).splitlines()
     assert cut[1] == "owner/one   1 MB  a longer…  chat"
-    dropped = output.table(COLUMNS, ROWS, limit=24).splitlines()
+    dropped = output.format_table(COLUMNS, ROWS, max_width=24).splitlines()
     assert dropped[1] == "owner/one   1 MB  chat"
-    last = output.table(COLUMNS, ROWS, limit=9).splitlines()
+    last = output.format_table(COLUMNS, ROWS, max_width=9).splitlines()
     assert last[1] == "owner/one"
 
 
 def test_a_column_that_wraps_goes_on_below() -> None:
-    columns = [Column("KEY"), Column("WHAT", 1, least=10, wrap=True)]
-    lines = output.table(columns, [["a", "one two three four"], ["b", "five"]], limit=18).splitlines()
+    columns = [Column("KEY"), Column("WHAT", 1, min_width=10, wrap=True)]
+    lines = output.format_table(columns, [["a", "one two three four"], ["b", "five"]], max_width=18).splitlines()
     assert lines[1:] == ["a    one two three", "     four", "b    five"]
 
 
@@ -131,30 +131,32 @@ def test_a_column_that_wraps_goes_on_below() -> None:
     st.integers(min_value=12, max_value=120),
 )
 def test_a_table_is_never_wider_than_its_limit(rows: list[list[str]], limit: int) -> None:
-    text = re.sub(r"\x1b\[\d+m", "", output.table(COLUMNS, rows, limit=limit))
+    text = re.sub(r"\x1b\[\d+m", "", output.format_table(COLUMNS, rows, max_width=limit))
     lines = text.split("\n")
     assert len(lines) == len(rows) + 1
-    assert all(output.cells_of(line) <= limit for line in lines)
+    assert all(output.count_cells(line) <= limit for line in lines)
 
 
 def test_a_column_that_is_empty_throughout_is_left_out() -> None:
-    assert "NOTE" not in output.table(COLUMNS, [["a", "1", "", "x"]], limit=None)
+    assert "NOTE" not in output.format_table(COLUMNS, [["a", "1", "", "x"]], max_width=None)
 
 
 def test_wide_characters_keep_columns_aligned() -> None:
-    lines = output.table([Column("NAME"), Column("N")], [["模型", "1"], ["abcd", "2"]], limit=None).splitlines()
+    lines = output.format_table(
+        [Column("NAME"), Column("N")], [["模型", "1"], ["abcd", "2"]], max_width=None
+    ).splitlines()
     assert lines[1:] == ["模型  1", "abcd  2"]
 
 
 def test_text_from_outside_can_not_steer_the_terminal_from_a_table_or_a_list_of_facts() -> None:
     hostile = f"{ESCAPE}[2Jname{ESCAPE}]0;title\x07\u202e\x07"
-    rows = output.table([Column("ID")], [[hostile]], limit=None).splitlines()[1:]
+    rows = output.format_table([Column("ID")], [[hostile]], max_width=None).splitlines()[1:]
     assert rows == ["name"]
-    assert output.fields([("Label", hostile)], limit=None) == "Label  name"
+    assert output.format_fields([("Label", hostile)], max_width=None) == "Label  name"
 
 
 def test_long_facts_go_on_under_themselves() -> None:
-    text = output.fields([("Reason", "one two three four five six"), ("None", None), ("X", "y")], limit=30)
+    text = output.format_fields([("Reason", "one two three four five six"), ("None", None), ("X", "y")], max_width=30)
     assert text == "Reason  one two three four\n        five six\nX       y"
 
 
@@ -163,11 +165,11 @@ def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
         "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF", "unsloth", task="text-generation", size=18_000_000_000,
         parameters=30_500_000_000, downloads=123_456, likes=512, updated=NOW - timedelta(days=3), license="apache-2.0",
         gated="manual", tags=("gguf", "license:apache-2.0", "conversational"),
-        here=("hf/unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M",), fits=False,
+        local_models=("hf/unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M",), fits=False,
     )  # fmt: skip
     page = SearchPage((row,), Freshness("hub"))
-    narrow, whole = hub_views.search(page, 80), hub_views.search(page, None)
-    assert all(output.cells_of(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
+    narrow, whole = hub_views.render_search(page, 80), hub_views.render_search(page, None)
+    assert all(output.count_cells(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
     for said in (row.id, "30.5B", "18 GB", "Q4_K_M"):
         assert said in narrow
     for said in ("unsloth", "text-generation", "123,456", "512", "3 d", "apache-2.0", "manual", "conversational", "no"):
@@ -175,7 +177,7 @@ def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
 
 
 def test_an_empty_search_says_what_to_loosen() -> None:
-    words = hub_views.nothing_found(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
+    words = hub_views.render_no_results(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
     assert words == "Nothing was found. To find more:\n  drop --fits\n  use fewer words"
 
 
@@ -188,7 +190,7 @@ def test_an_empty_search_says_what_to_loosen() -> None:
     ],
 )
 def test_an_answer_from_the_cache_says_its_age(fresh: Freshness, words: str | None) -> None:
-    assert hub_views.freshness(fresh) == words
+    assert hub_views.render_freshness(fresh) == words
 
 
 def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
@@ -200,11 +202,11 @@ def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
         variants=(
             VariantInfo("Q8_0", ("a.Q8_0.gguf",), 8_000_000_000, bits_per_weight=8.5, fit=too_large),
             VariantInfo("Q4_K_M", ("a.Q4_K_M.gguf",), 4_200_000_000, mmproj="mmproj.gguf", mmproj_size=9, fit=fits,
-                        chosen=True, here="hf/o/n:Q4_K_M"),
+                        chosen=True, local_model="hf/o/n:Q4_K_M"),
         ),
         choice_reason="Q4_K_M: the best that fits", scan="no issue reported",
     )  # fmt: skip
-    text = re.sub(r"\x1b\[\d+m", "", hub_views.info(found, 100))
+    text = re.sub(r"\x1b\[\d+m", "", hub_views.render_info(found, 100))
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)
     assert re.search(r"Q4_K_M +4\.2 GB +9 B +yes +yes +needs 5\.2 GB", text)
     assert "A plain pull takes Q4_K_M: the best that fits" in text
@@ -224,10 +226,10 @@ def local_model(**changes: Any) -> LocalModelView:
 
 def test_the_list_says_the_state_of_each_model_and_how_to_mend_it() -> None:
     gone = local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
-    text = re.sub(r"\x1b\[\d+m", "", local_views.local_models([local_model(), gone], 120))
+    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([local_model(), gone], 120))
     assert re.search(r"hf/o/n:Q8_0 +n, n:Q8_0 +5 MB +Q8_0 +c{12} +never +ready", text)
     assert re.search(r"hf/o/gone:Q4_0 .* missing", text)
-    assert local_views.repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
+    assert local_views.render_repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
 
 
 def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
@@ -239,7 +241,7 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
         Check("structure", "valid", at, {"findings": [{"severity": "warning", "message": "odd alignment"}]}),
         Check("structure", "errors", at - 10),
     )
-    text = local_views.local_model(local_model(checks=checks), 100)
+    text = local_views.render_local_model(local_model(checks=checks), 100)
     assert f"Digest         matches o/n@{'c' * 12}, {day}" in text
     assert f"Hub scan       not reported, {day}" in text
     assert f"Structure      valid, {day}\n               warning: odd alignment" in text
@@ -248,15 +250,17 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
 
 
 def test_a_model_is_used_by_the_command_of_its_kind() -> None:
-    assert cli_format.talk("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
-    assert cli_format.talk("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
+    assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
+    assert (
+        cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
+    )
 
 
 @pytest.mark.parametrize(
     ("days", "words"), [(0.01, "14 min"), (1.5, "36 h"), (3, "3 d"), (59, "59 d"), (61, "2 months"), (800, "2 years")]
 )
 def test_ages_are_one_figure(days: float, words: str) -> None:
-    assert cli_format.ago(time.time() - days * 86400) == words
+    assert cli_format.format_age(time.time() - days * 86400) == words
 
 
 # The card
@@ -264,7 +268,7 @@ def test_ages_are_one_figure(days: float, words: str) -> None:
 
 def test_a_card_is_laid_out_without_control_characters_and_links_show_where_they_lead() -> None:
     card = f"# Title\n\nSome *text* {ESCAPE}[31mred and [a link](https://example.org/x).\n\n- one\n- two\n"
-    text = output.markdown(card, limit=60)
+    text = output.render_markdown(card, max_width=60)
     assert ESCAPE not in text
     assert "https://example.org/x" in text
     assert "*text*" not in text
@@ -272,7 +276,7 @@ def test_a_card_is_laid_out_without_control_characters_and_links_show_where_they
 
 
 def test_a_card_that_is_piped_stays_markdown() -> None:
-    assert output.markdown(f"# Title\n\n*text* {ESCAPE}[31mred\n", limit=None) == "# Title\n\n*text* red"
+    assert output.render_markdown(f"# Title\n\n*text* {ESCAPE}[31mred\n", max_width=None) == "# Title\n\n*text* red"
 
 
 # Errors, colour and pipes
@@ -383,9 +387,9 @@ def test_words_that_can_not_be_written_end_no_command() -> None:
 @pytest.mark.parametrize("columns", ["", "0", "-1", "\u00b2", "many", "9" * 30])
 def test_nonsense_in_columns_changes_nothing_but_the_layout(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    limit = output.width()
+    limit = output.get_width()
     assert limit is None or limit >= 0
-    assert "Title" in output.markdown("# Title", limit=40)
+    assert "Title" in output.render_markdown("# Title", max_width=40)
 
 
 @pytest.mark.parametrize(("encoding", "shown_as"), [("ascii", "\\?\\?"), ("utf-8", "模型")])
@@ -425,7 +429,7 @@ class Clock:
 def test_lines_come_when_a_file_starts_now_and_then_and_when_it_is_done() -> None:
     said: list[str] = []
     clock = Clock()
-    show = Lines(said.append, clock).show
+    show = ProgressLines(said.append, clock).show
     show(Event("started", "m.gguf", 0, 1000))
     for done in range(0, 1000, 10):
         clock.now += 1
@@ -442,7 +446,7 @@ def test_lines_come_when_a_file_starts_now_and_then_and_when_it_is_done() -> Non
 def test_a_fast_file_says_no_more_than_its_start_and_end() -> None:
     said: list[str] = []
     clock = Clock()
-    show = Lines(said.append, clock).show
+    show = ProgressLines(said.append, clock).show
     show(Event("started", "m.gguf", 0, 1000))
     for done in range(0, 1000, 10):
         clock.now += LINE_SECONDS / 250
@@ -454,7 +458,7 @@ def test_a_fast_file_says_no_more_than_its_start_and_end() -> None:
 def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
     said: list[str] = []
     clock = Clock()
-    show = Lines(said.append, clock).show
+    show = ProgressLines(said.append, clock).show
     show(Event("started", "m.gguf", 900, 1000))
     clock.now += 10
     show(Event("done", "m.gguf", 1000, 1000))
@@ -464,7 +468,7 @@ def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
 def test_a_file_that_is_done_is_said_to_be_once_however_often_it_is_told() -> None:
     said: list[str] = []
     clock = Clock()
-    show = Lines(said.append, clock).show
+    show = ProgressLines(said.append, clock).show
     show(Event("progress", "m.gguf", 500, 1000))
     clock.now += 10
     show(Event("progress", "m.gguf", 900, 1000))
@@ -479,7 +483,7 @@ def test_a_file_that_is_only_hashed_again_is_spoken_of_once_that_takes_long() ->
     for seconds, said_then in ((0.01, []), (LINE_SECONDS, ["m.gguf: 50 % of 1 kB, 100 B/s, 5 s left"])):
         said: list[str] = []
         clock = Clock()
-        show = Lines(said.append, clock).show
+        show = ProgressLines(said.append, clock).show
         show(Event("verifying", "m.gguf", 0, 1000))
         clock.now += seconds
         show(Event("progress", "m.gguf", 500, 1000))
@@ -490,7 +494,7 @@ def test_a_file_that_is_only_hashed_again_is_spoken_of_once_that_takes_long() ->
 
 def test_trouble_is_said_once_with_its_reason() -> None:
     said: list[str] = []
-    show = Lines(said.append, Clock()).show
+    show = ProgressLines(said.append, Clock()).show
     show(Event("started", "m.gguf", 0, 1000))
     for _ in range(3):
         show(Event("waiting", "m.gguf", 10, 1000, f"no network{ESCAPE}[2J, again in 2 s"))
@@ -511,7 +515,7 @@ def test_several_files_have_a_bar_each_and_a_total() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, color_system=None)
     files = [Moving("a.gguf", 1_000_000), Moving("b.gguf", 3_000_000, 1_000_000)]
-    with Bars(files, console) as show:
+    with ProgressBars(files, console) as show:
         show(Event("started", "a.gguf", 0, 1_000_000))
         show(Event("progress", "a.gguf", 500_000, 1_000_000))
         show(Event("started", "b.gguf", 1_000_000, 3_000_000))
@@ -527,7 +531,7 @@ def test_several_files_have_a_bar_each_and_a_total() -> None:
 def test_of_several_files_those_that_are_done_make_room() -> None:
     screen = io.StringIO()
     files = [Moving("a.gguf", 10), Moving("b.gguf", 10)]
-    with Bars(files, Console(file=screen, force_terminal=True, width=80)) as show:
+    with ProgressBars(files, Console(file=screen, force_terminal=True, width=80)) as show:
         show(Event("done", "a.gguf", 10, 10))
         show(Event("started", "b.gguf", 0, 10))
     last = screen.getvalue().split("total")[-1]
@@ -537,14 +541,14 @@ def test_of_several_files_those_that_are_done_make_room() -> None:
 
 def test_one_file_has_one_bar() -> None:
     screen = io.StringIO()
-    with Bars([Moving("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
+    with ProgressBars([Moving("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
         show(Event("done", "a.gguf", 10, 10))
     assert "total" not in screen.getvalue()
     assert "10 B of 10 B" in screen.getvalue()
 
 
 def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with shown([], quiet=True) as show:
+    with show_progress([], quiet=True) as show:
         show(Event("started", "a.gguf", 0, 10))
         show(Event("waiting", "a.gguf", 0, 10, "no network"))
     assert capsys.readouterr() == ("", "")

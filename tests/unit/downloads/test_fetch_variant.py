@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models import errors
-from llm_hf_models.downloads.fetch_variant import StoredFile, download, download_to, pending_bytes
+from llm_hf_models.downloads.fetch_variant import StoredFile, count_partial_bytes, fetch_into_cache, fetch_into_folder
 from llm_hf_models.errors import (
     DigestMismatchError,
     DiskFullError,
@@ -23,7 +23,7 @@ from llm_hf_models.errors import (
     InterruptedByUserError,
     NotWritableError,
 )
-from llm_hf_models.hub.cache_layout import cache_path, repo_folder, work_folder
+from llm_hf_models.hub.cache_layout import cache_path, cache_work_folder, repo_folder
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers.catalog import ServedRepo
@@ -205,7 +205,7 @@ def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
     with pytest.raises(InterruptedByUserError):
         pull(hub, repo, home.cache, progress=watch, stop=stop)
     assert not repo_folder(home.cache, REPO).exists()
-    pending = pending_bytes(home.cache, files_of(repo))
+    pending = count_partial_bytes(home.cache, files_of(repo))
     assert 3 * MB <= sum(pending.values()) < sum(map(len, SHARDS.values()))
     hub.clear()
     before = hub.sent(side="storage")
@@ -213,7 +213,7 @@ def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
     # Blocks that were being sent at the stop are counted late.
     slack = 8 * BLOCK_BYTES
     assert hub.sent(side="storage") - before <= sum(map(len, SHARDS.values())) - sum(pending.values()) + slack
-    assert pending_bytes(home.cache, files_of(repo)) == {}
+    assert count_partial_bytes(home.cache, files_of(repo)) == {}
 
 
 def test_a_file_that_never_proves_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -229,7 +229,7 @@ def test_a_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRep
     files = files_of(repo)
     hub.change_file(repo, next(iter(SHARDS)), b"something else")
     with pytest.raises(FileChangedError):
-        download(
+        fetch_into_cache(
             Hub(hub.endpoint),
             REPO,
             repo.commit,
@@ -279,7 +279,7 @@ def test_a_cache_that_is_a_file_is_an_error_that_names_it(hub: HubServer, repo: 
 
 
 def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list[StoredFile]:
-    return download_to(
+    return fetch_into_folder(
         Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), folder, cache_dir=cache,
         limits=LIMITS, progress=lambda _: None, stop=threading.Event(),
     )  # fmt: skip
@@ -337,7 +337,7 @@ def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
 def test_a_second_name_of_a_finished_file_does_not_stay_behind(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     file, *_ = pull(hub, repo, home.cache)
     blob = file.location.resolve()
-    whole = work_folder(home.cache) / f"{blob.name}.whole"
+    whole = cache_work_folder(home.cache) / f"{blob.name}.whole"
     whole.hardlink_to(blob)  # of a process that was a moment slower
     file.location.unlink()
     assert_whole(pull(hub, repo, home.cache))

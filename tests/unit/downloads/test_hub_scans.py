@@ -16,9 +16,9 @@ from llm_hf_models import Library
 from llm_hf_models.downloads.types import PullOptions, PullPlan
 from llm_hf_models.errors import HubUnavailableError, UnsafeFileError
 from llm_hf_models.hub import responses
-from llm_hf_models.hub.client import PATHS_AT_ONCE, Hub
+from llm_hf_models.hub.client import PATHS_PER_REQUEST, Hub
 from llm_hf_models.hub.refs import RepoId
-from llm_hf_models.hub.types import FileScan, ScannerWord
+from llm_hf_models.hub.types import FileScan, ScannerResult
 from llm_hf_models.servers.catalog import ServedRepo
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
@@ -151,9 +151,9 @@ def test_many_files_are_asked_for_in_lots(hub: HubServer) -> None:
     repo = hub.add_repo(REPO, dict.fromkeys(names, b"x"))
     repo = hub.report(repo, names[0], "safe", avScan="safe")
     hub.report(repo, names[-1], "safe", avScan="safe")
-    found = Hub(hub.endpoint).scans(RepoId.parse(REPO), repo.commit, names)
+    found = Hub(hub.endpoint).fetch_scans(RepoId.parse(REPO), repo.commit, names)
     assert [scan.path for scan in found] == [names[0], names[-1]]
-    assert hub.count("paths-info") == -(-len(names) // PATHS_AT_ONCE)
+    assert hub.count("paths-info") == -(-len(names) // PATHS_PER_REQUEST)
 
 
 def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> None:
@@ -173,14 +173,14 @@ def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> Non
         "freshScan": {"status": 7},
     }
     body = json.dumps([{"type": "file", "path": "a", "securityFileStatus": said}, {"type": "file", "path": "b"}])
-    assert responses.scans(body.encode(), "hub") == [
+    assert responses.parse_scans(body.encode(), "hub") == [
         FileScan(
             "a",
             "unsafe",
             (
-                ScannerWord("pickle imports", "safe"),
-                ScannerWord("VirusTotal", "unsafe", "3/76"),
-                ScannerWord("fresh", "no word"),
+                ScannerResult("pickle imports", "safe"),
+                ScannerResult("VirusTotal", "unsafe", "3/76"),
+                ScannerResult("fresh", "no word"),
             ),
         )
     ]
@@ -191,7 +191,7 @@ def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> Non
     | st.lists(inner, max_size=3)))  # fmt: skip
 def test_whatever_json_comes_it_is_read_or_refused(body: object) -> None:
     try:
-        found = responses.scans(json.dumps(body).encode(), "hub")
+        found = responses.parse_scans(json.dumps(body).encode(), "hub")
     except HubUnavailableError:
         return
     assert all(isinstance(scan, FileScan) for scan in found)

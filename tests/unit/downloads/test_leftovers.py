@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 
 from llm_hf_models import Library, PullOptions
-from llm_hf_models.hub.cache_layout import work_folder, work_folder_of
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.hub.cache_layout import cache_work_folder, target_work_folder
+from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
-from llm_hf_models.transfer.ownership import owning
+from llm_hf_models.transfer.ownership import acquire_ownership
 from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.commands import run
@@ -39,17 +39,17 @@ def aged(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
 
 def gone(path: Path) -> str:
     """What `gc` says of a file that it found dead and removed."""
-    (why,) = [file.why for file in Library().gc().files if file.path == str(path)]
+    (why,) = [file.reason for file in Library().gc().files if file.path == str(path)]
     assert not path.exists()
     return why
 
 
 def test_what_a_paused_download_has_stays_and_is_continued(hub: HubServer, home: Home) -> None:
     number = broken_off(hub)
-    kept = partials(work_folder(home.cache))
+    kept = partials(cache_work_folder(home.cache))
     assert kept
     assert Library().gc().files == ()
-    assert partials(work_folder(home.cache)) == kept
+    assert partials(cache_work_folder(home.cache)) == kept
     hub.forget_requests()
     assert Library().pull(REPO).download_id == number
     assert hub.sent(FILE, side="storage") < 4_000_000
@@ -70,10 +70,10 @@ def test_what_a_cancelled_download_has_in_its_folder_goes_though_another_one_wan
     cancelled = json.loads(run("cancel", str(first), "--json", code=None).stdout)
     assert (cancelled["state"], cancelled["done_bytes"]) == ("cancelled", 0)
     assert list(folder.iterdir()) == []
-    assert partials(work_folder(home.cache)), "the other one goes on with its own"
+    assert partials(cache_work_folder(home.cache)), "the other one goes on with its own"
     (second,) = Library().downloads()
     Library().cancel(second.id)
-    assert partials(work_folder(home.cache)) == []
+    assert partials(cache_work_folder(home.cache)) == []
 
 
 def test_gc_finds_in_its_folder_what_a_cancelled_download_has_though_another_one_wants_the_same_bytes_elsewhere(
@@ -81,12 +81,12 @@ def test_gc_finds_in_its_folder_what_a_cancelled_download_has_though_another_one
 ) -> None:
     folder = tmp_path / "models"
     first = wanted_elsewhere_too(hub, folder)
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(first, state="cancelled")  # by one who was killed before it removed anything
     (dead,) = Library().gc().files
-    assert Path(dead.path).parent == work_folder_of(folder)
+    assert Path(dead.path).parent == target_work_folder(folder)
     assert list(folder.iterdir()) == []
-    assert partials(work_folder(home.cache))
+    assert partials(cache_work_folder(home.cache))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who may make links there is another matter")
@@ -98,10 +98,10 @@ def test_what_a_download_left_that_took_another_path_to_the_same_folder_stays_fo
     link.symlink_to(folder)
     first = broken_off(hub, PullOptions(to=link))
     broken_off(hub, PullOptions(to=folder))
-    kept = partials(work_folder_of(folder))
+    kept = partials(target_work_folder(folder))
     Library().cancel(first)
     assert Library().gc().files == ()
-    assert partials(work_folder_of(folder)) == kept
+    assert partials(target_work_folder(folder)) == kept
 
 
 def test_what_could_not_be_removed_is_still_told_of_and_its_row_is_not_forgotten(
@@ -110,13 +110,13 @@ def test_what_could_not_be_removed_is_still_told_of_and_its_row_is_not_forgotten
     folder = tmp_path / "models"
     number = broken_off(hub, PullOptions(to=folder))
     arrived = 500_000
-    with LibraryDB(library_path()) as db:
+    with Database(library_path()) as db:
         db.update_download(number, done_bytes=arrived)
-    (partial,) = work_folder_of(folder).glob("*.part")
-    with owning(partial, threading.Event(), lambda: None):
+    (partial,) = target_work_folder(folder).glob("*.part")
+    with acquire_ownership(partial, threading.Event(), lambda: None):
         assert Library().cancel(number).done_bytes == arrived
         assert Library().clear_downloads() == 0
-        assert [row.done_bytes for row in Library().downloads(every=True)] == [arrived]
+        assert [row.done_bytes for row in Library().downloads(include_finished=True)] == [arrived]
     assert Library().clear_downloads() == 1
     assert list(folder.iterdir()) == []
 
@@ -128,7 +128,7 @@ def test_what_another_library_that_shares_the_cache_fetches_now_stays(home: Home
     Library().remove(pulled)
     (file,) = Library().plan(REPO).files
     began = time.time()
-    partial = work_folder(home.cache) / f"{file.etag}.part"
+    partial = cache_work_folder(home.cache) / f"{file.etag}.part"
     aged(partial, seconds=-1)
     assert Library().gc().files == (), "its paused download is in the other library"
     aged(partial, seconds=time.time() - began + 60)
@@ -139,12 +139,12 @@ def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer,
     cancelled(hub)
     planned = Library().plan_gc()
     (dead,) = planned.files
-    assert (dead.kind, dead.why) == ("partial", "its download is over")
-    assert partials(work_folder(home.cache)), "a plan removes nothing"
+    assert (dead.kind, dead.reason) == ("partial", "its download is over")
+    assert partials(cache_work_folder(home.cache)), "a plan removes nothing"
     done = Library().gc()
     assert done.files == planned.files
     assert done.freed_bytes >= 400_000
-    assert list(work_folder(home.cache).iterdir()) == []
+    assert list(cache_work_folder(home.cache).iterdir()) == []
     assert Library().plan_gc().files == ()
 
 
@@ -154,17 +154,17 @@ def test_what_a_cancelled_download_has_goes_from_the_cache_that_it_was_planned_f
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     number = broken_off(hub)
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
-    assert partials(work_folder(tmp_path / "big"))
-    with LibraryDB(library_path()) as db:
+    assert partials(cache_work_folder(tmp_path / "big"))
+    with Database(library_path()) as db:
         db.update_download(number, state="cancelled")  # by one who was killed before it removed anything
     Library().gc()
-    assert partials(work_folder(tmp_path / "big")) == []
+    assert partials(cache_work_folder(tmp_path / "big")) == []
 
 
 def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     cancelled(hub, PullOptions(to=folder))
-    assert partials(work_folder_of(folder))
+    assert partials(target_work_folder(folder))
     Library().gc()
     assert list(folder.iterdir()) == []
 
@@ -172,7 +172,7 @@ def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: 
 def test_who_cancels_a_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     number = broken_off(hub, PullOptions(to=folder))
-    assert partials(work_folder_of(folder))
+    assert partials(target_work_folder(folder))
     Library().cancel(number)
     assert list(folder.iterdir()) == []
 
@@ -180,24 +180,24 @@ def test_who_cancels_a_download_into_a_plain_folder_leaves_no_folder_of_ours(hub
 def test_a_partial_that_no_download_here_names_waits_a_day_since_another_library_may_share_the_cache(
     home: Home,
 ) -> None:
-    old = aged(work_folder(home.cache) / f"{OTHER}.part")
-    young = aged(work_folder(home.cache) / f"{'8' * 64}.part", seconds=DAY / 2)
+    old = aged(cache_work_folder(home.cache) / f"{OTHER}.part")
+    young = aged(cache_work_folder(home.cache) / f"{'8' * 64}.part", seconds=DAY / 2)
     aged(old.with_name(f"{old.name}.journal"))
     assert gone(old) == "no download here names it"
     assert young.exists()
-    assert partials(work_folder(home.cache)) == [young.name]
+    assert partials(cache_work_folder(home.cache)) == [young.name]
 
 
 @pytest.mark.usefixtures("hub")
 def test_a_lock_that_was_left_without_a_partial_is_called_one_and_goes(home: Home) -> None:
     (file,) = Library().pull(REPO).plan.files
-    lock = aged(work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
-    owner = aged(work_folder(home.cache) / f"{OTHER}.part.owner")
+    lock = aged(cache_work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
+    owner = aged(cache_work_folder(home.cache) / f"{OTHER}.part.owner")
     shown = run("gc", "--dry-run", code=None).stdout
     assert [line.split()[0] for line in shown.splitlines()[1:-1]] == ["lock", "lock"]
     assert {file.path for file in Library().plan_gc().files} == {str(lock), str(owner)}
     assert len(Library().gc().files) == 2
-    assert [path.suffix for path in work_folder(home.cache).iterdir()] == [".checked"]
+    assert [path.suffix for path in cache_work_folder(home.cache).iterdir()] == [".checked"]
 
 
 def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fetched(home: Home) -> None:
@@ -250,15 +250,19 @@ def test_a_ref_of_ours_without_its_snapshot_and_the_note_of_a_blob_that_has_gone
 def test_downloads_that_are_over_and_old_answers_go_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     library.pull(REPO)
-    assert (library.gc().rows, len(library.downloads(every=True))) == (0, 1)
+    assert (library.gc().download_records, len(library.downloads(include_finished=True))) == (0, 1)
     monkeypatch.setenv("LLM_HF_HISTORY_SECONDS", "0")
     planned = library.plan_gc()
-    assert planned.rows == 1
-    assert planned.answers >= 1
+    assert planned.download_records == 1
+    assert planned.cached_responses >= 1
     done = library.gc()
-    assert (done.rows, done.answers, done.done) == (planned.rows, planned.answers, True)
-    assert library.downloads(every=True) == ()
-    assert library.plan_gc().rows == 0
+    assert (done.download_records, done.cached_responses, done.done) == (
+        planned.download_records,
+        planned.cached_responses,
+        True,
+    )
+    assert library.downloads(include_finished=True) == ()
+    assert library.plan_gc().download_records == 0
 
 
 def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> None:
@@ -272,7 +276,7 @@ def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> N
 
 
 def test_the_command_asks_shows_and_removes(home: Home) -> None:
-    dead = aged(work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
+    dead = aged(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
     shown = run("gc", "--dry-run", code=None)
     assert "no download here names it" in shown.stdout
     assert run("gc", code=None, stdin="n\n").exit_code == 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from llm_hf_models.gguf.rules import DOCUMENTED_RULES, Finding
-from llm_hf_models.gguf.validate import Report, check_file
+from llm_hf_models.gguf.validate import ValidationReport, check_file
 from tests.support import gguf_oracle
 from tests.support.malformed_ggufs import STRICTER
 from tests.support.raw_gguf import ALL_ONES, TYPES, array, entry, gguf, tensor, text
@@ -184,7 +184,7 @@ class Judged:
     llama: str
 
 
-def structural(report: Report) -> tuple[Finding, ...]:
+def structural(report: ValidationReport) -> tuple[Finding, ...]:
     return tuple(finding for finding in report.errors if finding.part == "structure")
 
 

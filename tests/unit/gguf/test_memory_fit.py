@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.gguf.memory_fit import CONTEXT_STEP, MIN_CONTEXT, UNKNOWN_CONTEXT, Fit, assess, kv_bytes_per_token
+from llm_hf_models.gguf.memory_fit import (
+    CONTEXT_STEP,
+    DEFAULT_CONTEXT,
+    MIN_CONTEXT,
+    Fit,
+    assess_fit,
+    estimate_kv_bytes_per_token,
+)
 
 GB = 1_000_000_000
 MB = 1_000_000
@@ -19,12 +26,12 @@ SMOLLM2_BYTES = 98_362_432
 
 @pytest.mark.parametrize(("context", "measured"), [(512, 184 * MB), (2048, 228 * MB), (8192, 373 * MB)])
 def test_what_is_needed_is_what_llama_cpp_was_measured_to_take_and_little_more(context: int, measured: int) -> None:
-    needed = assess(SMOLLM2_BYTES, SMOLLM2, context=context, available=8 * GB).needed
+    needed = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=context, available=8 * GB).needed
     assert measured <= needed <= measured * 1.3
 
 
 def test_a_model_that_fits_says_what_it_needs_at_which_context() -> None:
-    fit = assess(SMOLLM2_BYTES, SMOLLM2, context=2048, available=8 * GB)
+    fit = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=2048, available=8 * GB)
     assert fit.fits
     assert not fit.reduced
     assert fit.context == 2048
@@ -33,32 +40,32 @@ def test_a_model_that_fits_says_what_it_needs_at_which_context() -> None:
 
 def test_where_the_context_does_not_fit_the_largest_that_does_is_named() -> None:
     llama = ModelFacts(kv_bytes_per_token=131_072, context_length=131_072)
-    fit = assess(5 * GB, llama, context=0, available=7 * GB)
+    fit = assess_fit(5 * GB, llama, context=0, available=7 * GB)
     assert fit.fits
     assert fit.reduced
     assert MIN_CONTEXT <= fit.context < 131_072
     assert fit.context % CONTEXT_STEP == 0
     assert "the most that fits of 131072" in fit.reason
-    assert not assess(5 * GB, llama, context=fit.context, available=7 * GB).reduced
-    assert assess(5 * GB, llama, context=fit.context + CONTEXT_STEP, available=7 * GB).reduced
+    assert not assess_fit(5 * GB, llama, context=fit.context, available=7 * GB).reduced
+    assert assess_fit(5 * GB, llama, context=fit.context + CONTEXT_STEP, available=7 * GB).reduced
 
 
 def test_a_model_that_fits_with_no_useful_context_does_not_fit() -> None:
-    fit = assess(5 * GB, ModelFacts(kv_bytes_per_token=131_072), context=8192, available=5 * GB)
+    fit = assess_fit(5 * GB, ModelFacts(kv_bytes_per_token=131_072), context=8192, available=5 * GB)
     assert not fit.fits
     assert fit.context == MIN_CONTEXT
     assert fit.reason.startswith("needs at least ")
 
 
 def test_a_model_is_never_asked_for_more_context_than_its_own() -> None:
-    assert assess(SMOLLM2_BYTES, SMOLLM2, context=99_999, available=8 * GB).context == 8192
-    assert assess(SMOLLM2_BYTES, SMOLLM2, context=0, available=8 * GB).context == 8192
-    assert assess(SMOLLM2_BYTES, None, context=0, available=8 * GB).context == UNKNOWN_CONTEXT
+    assert assess_fit(SMOLLM2_BYTES, SMOLLM2, context=99_999, available=8 * GB).context == 8192
+    assert assess_fit(SMOLLM2_BYTES, SMOLLM2, context=0, available=8 * GB).context == 8192
+    assert assess_fit(SMOLLM2_BYTES, None, context=0, available=8 * GB).context == DEFAULT_CONTEXT
 
 
 def test_a_projector_needs_room_of_its_own() -> None:
-    bare = assess(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB)
-    seeing = assess(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB, mmproj_bytes=100 * MB)
+    bare = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB)
+    seeing = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB, mmproj_bytes=100 * MB)
     assert seeing.needed > bare.needed + 100 * MB
 
 
@@ -66,7 +73,7 @@ def test_a_projector_needs_room_of_its_own() -> None:
     ("weights", "real"), [(98 * MB, 23_040), (400 * MB, 114_688), (5 * GB, 131_072), (42 * GB, 327_680)]
 )
 def test_an_estimate_without_a_header_is_not_below_well_known_models_and_not_far_above(weights: int, real: int) -> None:
-    assert 0.85 * real <= kv_bytes_per_token(weights, None) <= 1.5 * real
+    assert 0.85 * real <= estimate_kv_bytes_per_token(weights, None) <= 1.5 * real
 
 
 FACTS = st.none() | st.builds(
@@ -83,8 +90,8 @@ BYTES = st.integers(0, 2**40)
 def test_a_verdict_agrees_with_its_figures(
     weights: int, facts: ModelFacts | None, context: int, share: float, mmproj: int
 ) -> None:
-    available = int(share * assess(weights, facts, context=context, available=2**80, mmproj_bytes=mmproj).needed)
-    fit = assess(weights, facts, context=context, available=available, mmproj_bytes=mmproj)
+    available = int(share * assess_fit(weights, facts, context=context, available=2**80, mmproj_bytes=mmproj).needed)
+    fit = assess_fit(weights, facts, context=context, available=available, mmproj_bytes=mmproj)
     assert fit.fits == (fit.needed <= fit.available)
     assert fit.available == available
     if context:
@@ -93,8 +100,10 @@ def test_a_verdict_agrees_with_its_figures(
         assert fit.fits
         assert fit.context % CONTEXT_STEP == 0
         assert fit.context >= MIN_CONTEXT
-        assert assess(weights, facts, context=fit.context, available=available, mmproj_bytes=mmproj) == _whole(fit)
-        larger = assess(weights, facts, context=fit.context + CONTEXT_STEP, available=available, mmproj_bytes=mmproj)
+        assert assess_fit(weights, facts, context=fit.context, available=available, mmproj_bytes=mmproj) == _whole(fit)
+        larger = assess_fit(
+            weights, facts, context=fit.context + CONTEXT_STEP, available=available, mmproj_bytes=mmproj
+        )
         assert larger.context == fit.context
 
 
@@ -107,7 +116,7 @@ def test_more_memory_never_makes_a_model_fit_worse(
     weights: int, facts: ModelFacts | None, context: int, one: int, other: int
 ) -> None:
     less, more = sorted((one, other))
-    small, large = (assess(weights, facts, context=context, available=room) for room in (less, more))
+    small, large = (assess_fit(weights, facts, context=context, available=room) for room in (less, more))
     assert small.fits <= large.fits
     if small.fits:
         assert small.context <= large.context
@@ -117,7 +126,7 @@ def test_layers_with_a_sliding_window_do_not_grow_with_the_context() -> None:
     # gemma-3-270m: 3 of 18 layers see all of the context, the others the last 512 tokens.
     whole = ModelFacts(kv_bytes_per_token=18_432, context_length=32_768)
     windowed = replace(whole, sliding_window=512, kv_windowed_bytes_per_token=15_360)
-    plain, small = (assess(GB, facts, context=32_768, available=100 * GB).needed for facts in (whole, windowed))
+    plain, small = (assess_fit(GB, facts, context=32_768, available=100 * GB).needed for facts in (whole, windowed))
     assert plain - small == 15_360 * (32_768 - (512 * 4 + 512))
-    short = [assess(GB, facts, context=1024, available=100 * GB).needed for facts in (whole, windowed)]
+    short = [assess_fit(GB, facts, context=1024, available=100 * GB).needed for facts in (whole, windowed)]
     assert short[0] == short[1]

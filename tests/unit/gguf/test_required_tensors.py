@@ -12,4 +12,4 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle fork
 
 
 def test_a_family_that_is_not_known_lacks_nothing() -> None:
-    assert list(required_tensors.missing("walrus", {}, frozenset(), 3)) == []
+    assert list(required_tensors.find_missing_tensors("walrus", {}, frozenset(), 3)) == []

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_hf_models.gguf.rules import DOCUMENTED_RULES
-from llm_hf_models.gguf.template_audit import MAX_TEMPLATE_CHARS, audit
+from llm_hf_models.gguf.template_audit import MAX_TEMPLATE_CHARS, audit_template
 from tests.support import ggufs
 
 KEY = "tokenizer.chat_template"
@@ -51,7 +51,7 @@ HONEST = {
 
 @pytest.mark.parametrize("name", HONEST)
 def test_an_honest_template_gives_no_word(name: str) -> None:
-    assert audit(HONEST[name], KEY) == []
+    assert audit_template(HONEST[name], KEY) == []
 
 
 MESSAGE = "messages[-1]['content']"
@@ -111,7 +111,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize(("code", "severity", "template"), HOSTILE)
 def test_a_hostile_template_is_found_under_its_rule(code: str, severity: str, template: str) -> None:
-    found = {(finding.code, finding.severity) for finding in audit(template, KEY)}
+    found = {(finding.code, finding.severity) for finding in audit_template(template, KEY)}
     if code == "template-syntax" and not found and "1111" in template:
         pytest.skip("this Python reads integers of any length")
     assert (code, severity) in found
@@ -119,7 +119,7 @@ def test_a_hostile_template_is_found_under_its_rule(code: str, severity: str, te
 
 
 def test_a_finding_says_on_which_line_it_is() -> None:
-    (found,) = audit("\n\n{{ eval('1') }}", KEY)
+    (found,) = audit_template("\n\n{{ eval('1') }}", KEY)
     assert found.where == f"{KEY}, line 3"
     assert found.why == DOCUMENTED_RULES["template-danger-call"]
 
@@ -139,11 +139,11 @@ EXHAUSTING = {
 
 @pytest.mark.parametrize("name", EXHAUSTING)
 def test_a_template_that_exhausts_a_parser_is_an_error_and_does_not_exhaust_ours(name: str) -> None:
-    assert [finding.severity for finding in audit(EXHAUSTING[name], KEY)] == ["error"]
+    assert [finding.severity for finding in audit_template(EXHAUSTING[name], KEY)] == ["error"]
 
 
 def test_a_template_beyond_the_limit_is_not_parsed() -> None:
-    assert [finding.code for finding in audit("x" * (MAX_TEMPLATE_CHARS + 1), KEY)] == ["template-too-large"]
+    assert [finding.code for finding in audit_template("x" * (MAX_TEMPLATE_CHARS + 1), KEY)] == ["template-too-large"]
 
 
 PIECES = [
@@ -187,4 +187,4 @@ PIECES += [
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
 def test_whatever_the_text_the_audit_ends_in_documented_findings(template: str) -> None:
-    assert {finding.code for finding in audit(template, KEY)} <= set(DOCUMENTED_RULES)
+    assert {finding.code for finding in audit_template(template, KEY)} <= set(DOCUMENTED_RULES)

@@ -14,7 +14,7 @@ from llm_hf_models.gguf import header as header_module
 from llm_hf_models.gguf import semantics, template_audit, validate
 from llm_hf_models.gguf.header import read_header
 from llm_hf_models.gguf.rules import DOCUMENTED_RULES
-from llm_hf_models.gguf.validate import Report, check_file, check_header, check_shards
+from llm_hf_models.gguf.validate import ValidationReport, check_file, check_header, check_shards
 from tests.support import ggufs
 from tests.support.raw_gguf import array, entry, gguf, tensor
 
@@ -28,7 +28,7 @@ def model(
     tensors: tuple[bytes, ...] | None = None,
     tokens: bytes | None = None,
     **counts: tuple[str, int],
-) -> Report:
+) -> ValidationReport:
     """A small llama that is right but for what a test changes. `counts` overrides llama.* keys as (type, value)."""
     values = {"block_count": ("uint32", 1), "context_length": ("uint32", 64), "embedding_length": ("uint32", 8)}
     values |= {"attention.head_count": ("uint32", 4), "attention.head_count_kv": ("uint32", 2)}
@@ -45,7 +45,7 @@ def model(
     return check_header(read_header(io.BytesIO(content)), file_bytes=None)
 
 
-def codes(report: Report) -> dict[str, str]:
+def codes(report: ValidationReport) -> dict[str, str]:
     return {finding.code: finding.severity for finding in report.findings}
 
 

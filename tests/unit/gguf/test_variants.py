@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import NoGgufError, QuantNotFoundError
-from llm_hf_models.gguf.variants import Variant, choose, find, group, incomplete_splits
+from llm_hf_models.gguf.variants import Variant, choose_best, find_incomplete_splits, find_variant, group_variants
 from llm_hf_models.hub.refs import ModelRef
 
 
@@ -24,7 +24,7 @@ def files(*paths: str) -> list[File]:
 
 
 def labels(*paths: str) -> list[str]:
-    return [variant.quant for variant in group(files(*paths))]
+    return [variant.quant for variant in group_variants(files(*paths))]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_label_is_what_the_field_calls_the_quantization(path: str, label: str)
 
 def test_shards_are_one_variant_in_order_with_their_sizes_added() -> None:
     paths = [f"Q4_K_M/model-{index:05}-of-00003.gguf" for index in (3, 1, 2)]
-    (variant,) = group([File(path, size) for size, path in enumerate(paths, 1)])
+    (variant,) = group_variants([File(path, size) for size, path in enumerate(paths, 1)])
     assert variant.files == tuple(sorted(paths))
     assert (variant.quant, variant.size, variant.shards) == ("Q4_K_M", 6, 3)
 
@@ -90,14 +90,16 @@ def test_shards_are_one_variant_in_order_with_their_sizes_added() -> None:
     ],
 )
 def test_a_split_that_can_not_be_loaded_is_no_variant_and_says_why(paths: list[str], name: str, reason: str) -> None:
-    assert group(files(*paths)) == []
-    (broken,) = incomplete_splits(files(*paths, "m-Q2_K.gguf", "README.md"))
+    assert group_variants(files(*paths)) == []
+    (broken,) = find_incomplete_splits(files(*paths, "m-Q2_K.gguf", "README.md"))
     assert (broken.name, broken.files) == (name, tuple(paths))
     assert broken.reason.startswith(reason)
 
 
 def test_a_whole_split_is_not_reported() -> None:
-    assert incomplete_splits(files("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "x-00001-of-00000.gguf")) == []
+    assert (
+        find_incomplete_splits(files("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "x-00001-of-00000.gguf")) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_every_variant_is_paired_with_the_projector_that_llama_cpp_users_take(
     projectors: list[str], taken: str
 ) -> None:
     models = ["llava-Q4_K_M.gguf", "Q8_0/llava-00001-of-00001.gguf"]
-    variants = group([*files(*models), *(File(path, 7) for path in projectors)])
+    variants = group_variants([*files(*models), *(File(path, 7) for path in projectors)])
     assert [(variant.mmproj, variant.mmproj_size) for variant in variants] == [(taken, 7)] * 2
     assert variants[0].all_files == (*variants[0].files, taken)
 
@@ -176,7 +178,7 @@ def test_every_variant_is_paired_with_the_projector_that_llama_cpp_users_take(
 def test_a_projector_goes_to_the_model_that_it_names_or_lies_beside() -> None:
     by_name = {
         variant.files[0]: variant.mmproj
-        for variant in group(
+        for variant in group_variants(
             files(
                 "g-4b-Q4_K_M.gguf", "g-12b-Q4_K_M.gguf", "g-1b-Q8_0.gguf", "mmproj-g-4b-f16.gguf", "g-12b-mmproj.gguf"
             )
@@ -189,7 +191,7 @@ def test_a_projector_goes_to_the_model_that_it_names_or_lies_beside() -> None:
     }
     by_folder = {
         variant.files[0]: variant.mmproj
-        for variant in group(files("a/x-Q8_0.gguf", "b/y-Q8_0.gguf", "a/mmproj-F32.gguf", "mmproj-F16.gguf"))
+        for variant in group_variants(files("a/x-Q8_0.gguf", "b/y-Q8_0.gguf", "a/mmproj-F32.gguf", "mmproj-F16.gguf"))
     }
     assert by_folder == {"a/x-Q8_0.gguf": "a/mmproj-F32.gguf", "b/y-Q8_0.gguf": "mmproj-F16.gguf"}
 
@@ -217,20 +219,20 @@ def variants(*quants: str) -> list[Variant]:
     ],
 )
 def test_a_plain_pull_takes_what_llama_cpp_users_take(there: list[str], taken: str) -> None:
-    choice = choose(variants(*there), lambda _: True)
+    choice = choose_best(variants(*there), lambda _: True)
     assert choice.variant.quant == taken
     assert choice.reason
 
 
 def test_when_the_usual_one_does_not_fit_the_best_below_it_is_taken_and_said() -> None:
     sized = [Variant(quant, (quant,), size) for quant, size in [("Q8_0", 8), ("Q4_K_M", 5), ("Q3_K_M", 4), ("Q2_K", 3)]]
-    choice = choose(sized, lambda variant: variant.size <= 4)
+    choice = choose_best(sized, lambda variant: variant.size <= 4)
     assert choice.variant.quant == "Q3_K_M"
     assert "Q4_K_M doesn't fit" in choice.reason
 
 
 def test_when_none_fits_the_smallest_is_named_and_the_reason_says_so() -> None:
-    choice = choose(
+    choice = choose_best(
         [Variant("Q8_0", ("a",), 8), Variant("IQ1_S", ("b",), 2), Variant("Q4_K_M", ("c",), 5)], lambda _: False
     )
     assert choice.variant.quant == "IQ1_S"
@@ -243,37 +245,37 @@ def test_of_several_models_in_one_repo_the_largest_that_fits_is_taken_and_the_ot
         Variant("g-12b-Q4_K_M", ("b",), 12),
         Variant("g-27b-Q4_K_M", ("c",), 27),
     ]
-    choice = choose(there, lambda variant: variant.size < 20)
+    choice = choose_best(there, lambda variant: variant.size < 20)
     assert choice.variant.quant == "g-12b-Q4_K_M"
     assert "2 more of that kind" in choice.reason
 
 
 def test_a_type_that_llama_cpp_dropped_is_never_presented_as_a_good_choice() -> None:
-    assert "may not load" in choose(variants("Q4_0_8_8"), lambda _: True).reason
+    assert "may not load" in choose_best(variants("Q4_0_8_8"), lambda _: True).reason
 
 
 def test_choosing_from_nothing_is_an_error() -> None:
     with pytest.raises(NoGgufError):
-        choose([], lambda _: True)
+        choose_best([], lambda _: True)
 
 
 @pytest.mark.parametrize("name", ["Q4_K_M", "q4_k_m", "Q4KM", "q4-k-m", " Q4_K_M "])
 def test_a_quant_is_found_however_it_is_written(name: str) -> None:
-    assert find(variants("Q8_0", "Q4_K_M", "UD-Q4_K_M", "Q4_0"), name).quant == "Q4_K_M"
+    assert find_variant(variants("Q8_0", "Q4_K_M", "UD-Q4_K_M", "Q4_0"), name).quant == "Q4_K_M"
 
 
 def test_a_quant_is_found_by_its_type_or_its_beginning_when_only_one_has_it() -> None:
     there = variants("Q8_0", "UD-Q4_K_XL", "Q4_K_M-v2", "gemma-Q6_K")
-    assert find(there, "Q8").quant == "Q8_0"
-    assert find(there, "Q4_K_XL").quant == "UD-Q4_K_XL"
-    assert find(there, "ud").quant == "UD-Q4_K_XL"
-    assert find(there, "q6_k").quant == "gemma-Q6_K"
+    assert find_variant(there, "Q8").quant == "Q8_0"
+    assert find_variant(there, "Q4_K_XL").quant == "UD-Q4_K_XL"
+    assert find_variant(there, "ud").quant == "UD-Q4_K_XL"
+    assert find_variant(there, "q6_k").quant == "gemma-Q6_K"
 
 
 @pytest.mark.parametrize("name", ["Q4", "Q5_K_M", "", ":", "\x1b[31m", "Q" * 5000])
 def test_a_quant_that_is_not_there_or_not_clear_lists_those_that_are(name: str) -> None:
     with pytest.raises(QuantNotFoundError) as caught:
-        find(variants("Q8_0", "Q4_K_M", "Q4_0"), name)
+        find_variant(variants("Q8_0", "Q4_K_M", "Q4_0"), name)
     assert "Q4_K_M, Q4_0" in str(caught.value.hint)
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -319,32 +321,32 @@ REPOS = st.lists(PATHS.map(lambda path: f"{path}.gguf"), max_size=12, unique=Tru
 
 @given(REPOS, st.randoms())
 def test_any_names_give_unique_labels_that_can_be_typed_and_found_again(paths: list[str], random: object) -> None:
-    found = group(files(*paths))
+    found = group_variants(files(*paths))
     seen = [variant.quant.casefold() for variant in found]
     assert len(seen) == len(set(seen))
     for variant in found:
         assert ModelRef.parse(f"owner/name:{variant.quant}").quant == variant.quant
-        assert find(found, variant.quant) == variant
-        assert find(found, variant.quant.swapcase()) == variant
+        assert find_variant(found, variant.quant) == variant
+        assert find_variant(found, variant.quant.swapcase()) == variant
     shuffled = list(paths)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert group(files(*shuffled)) == found
+    assert group_variants(files(*shuffled)) == found
 
 
 @given(REPOS)
 def test_every_path_is_in_one_variant_at_most_and_a_broken_split_in_none(paths: list[str]) -> None:
-    weights = [path for variant in group(files(*paths)) for path in variant.files]
+    weights = [path for variant in group_variants(files(*paths)) for path in variant.files]
     assert len(weights) == len(set(weights))
     assert set(weights) <= set(paths)
-    broken = {path for split in incomplete_splits(files(*paths)) for path in split.files}
+    broken = {path for split in find_incomplete_splits(files(*paths)) for path in split.files}
     assert not broken & set(weights)
 
 
-@given(REPOS.filter(lambda paths: group(files(*paths))), st.data())
+@given(REPOS.filter(lambda paths: group_variants(files(*paths))), st.data())
 def test_what_is_chosen_fits_whenever_one_that_can_be_loaded_does(paths: list[str], data: st.DataObject) -> None:
-    found = group(files(*paths))
+    found = group_variants(files(*paths))
     fitting = data.draw(st.sets(st.sampled_from(found)))
-    choice = choose(found, fitting.__contains__)
+    choice = choose_best(found, fitting.__contains__)
     assert choice.variant in found
     if choice.variant not in fitting:
         assert "none fits" in choice.reason

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import scan_cache_dir, snapshot_download
 
 from llm_hf_models.errors import NotWritableError
-from llm_hf_models.hub.cache_files import free_cached, scan_cache
+from llm_hf_models.hub.cache_files import delete_cached_files, scan_cache
 from tests.conftest import Home
 from tests.support import hub_repos
 from tests.support.hub_repos import FILES, REPO, WEIGHTS
@@ -23,7 +23,7 @@ server = hub_repos.server
 @pytest.fixture
 def cached(server: HubServer, home: Home) -> Path:
     """A cache that the real downloader made: two commits of one repo that share a file, and another repo."""
-    old = server.repos()[0]
+    old = server.list_repos()[0]
     server.add_repo(str(REPO), {**FILES, "README.md": "new"})
     server.add_repo("acme/other", {"x.gguf": b"GGUF other"})
     for name, revision in ((str(REPO), old.commit), (str(REPO), "main"), ("acme/other", "main")):
@@ -50,7 +50,7 @@ def test_a_missing_cache_is_empty(tmp_path: Path) -> None:
     assert scan_cache(tmp_path / "none") == []
     (tmp_path / "file").touch()
     assert scan_cache(tmp_path / "file") == []
-    assert free_cached(tmp_path / "none", []) == 0
+    assert delete_cached_files(tmp_path / "none", []) == 0
 
 
 def test_strange_folders_in_the_cache_are_passed_over(cached: Path) -> None:
@@ -74,10 +74,10 @@ def test_of_a_damaged_repo_the_rest_is_read_and_freed(cached: Path, damage: str)
     assert scan_cache_dir(cached).warnings, "huggingface_hub itself gives the repo up"
     assert [file for file in scan_cache(cached) if file.repo == REPO] == kept
     weights = [file for file in kept if file.path == "tiny-Q4_K_M.gguf"]
-    assert free_cached(cached, weights[:1]) == 0
+    assert delete_cached_files(cached, weights[:1]) == 0
     assert weights[1].location.read_bytes() == WEIGHTS
-    assert free_cached(cached, weights[1:], dry_run=True) == len(WEIGHTS)
-    assert free_cached(cached, weights[1:]) == len(WEIGHTS)
+    assert delete_cached_files(cached, weights[1:], dry_run=True) == len(WEIGHTS)
+    assert delete_cached_files(cached, weights[1:]) == len(WEIGHTS)
     assert not weights[1].blob.exists()
     assert {file.path for file in scan_cache(cached) if file.repo == REPO} == {file.path for file in kept} - {
         weights[0].path
@@ -90,7 +90,7 @@ def test_files_that_stand_in_the_snapshot_itself_are_freed_too(cached: Path) -> 
     file.blob.rename(file.location)
     (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
     assert file.blob == file.location
-    assert free_cached(cached, [file]) == len(b"GGUF other")
+    assert delete_cached_files(cached, [file]) == len(b"GGUF other")
     assert not file.location.exists()
 
 
@@ -101,7 +101,7 @@ def test_a_blob_that_repos_share_loses_only_the_repos_own_link(cached: Path) -> 
     file.blob.rename(shared)
     file.blob.symlink_to(shared)
     (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
-    free_cached(cached, [file])
+    delete_cached_files(cached, [file])
     assert not file.blob.is_symlink()
     assert shared.read_bytes() == b"GGUF other"
 
@@ -109,9 +109,9 @@ def test_a_blob_that_repos_share_loses_only_the_repos_own_link(cached: Path) -> 
 def test_a_blob_is_freed_with_its_last_user_only(cached: Path) -> None:
     weights = [file for file in scan_cache(cached) if file.path == "tiny-Q4_K_M.gguf"]
     assert len(weights) == 2
-    assert free_cached(cached, weights[:1]) == 0
+    assert delete_cached_files(cached, weights[:1]) == 0
     assert weights[1].location.read_bytes() == WEIGHTS
-    assert free_cached(cached, weights[1:]) == len(WEIGHTS)
+    assert delete_cached_files(cached, weights[1:]) == len(WEIGHTS)
     assert not weights[1].blob.exists()
     assert not scan_cache_dir(cached).warnings
 
@@ -119,7 +119,7 @@ def test_a_blob_is_freed_with_its_last_user_only(cached: Path) -> None:
 def test_a_dry_run_counts_and_removes_nothing(cached: Path) -> None:
     files = scan_cache(cached)
     sizes = {file.blob: file.size for file in files}
-    assert free_cached(cached, files, dry_run=True) == sum(sizes.values())
+    assert delete_cached_files(cached, files, dry_run=True) == sum(sizes.values())
     assert scan_cache(cached) == files
 
 
@@ -128,17 +128,17 @@ def test_an_emptied_repo_leaves_no_trace(cached: Path) -> None:
     ref = cached / "models--acme--other/refs/llm-hf" / other[0].commit
     ref.parent.mkdir(parents=True)
     ref.write_text(other[0].commit)
-    assert free_cached(cached, other) == len(b"GGUF other")
+    assert delete_cached_files(cached, other) == len(b"GGUF other")
     assert not (cached / "models--acme--other").exists()
     assert not scan_cache_dir(cached).warnings
 
 
 def test_an_emptied_commit_goes_and_the_other_stays_whole(cached: Path, server: HubServer) -> None:
-    old = server.repos()[2].commit
+    old = server.list_repos()[2].commit
     gone = [file for file in scan_cache(cached) if file.commit == old]
-    free_cached(cached, gone)
+    delete_cached_files(cached, gone)
     left = scan_cache(cached)
-    assert {file.commit for file in left if file.repo == REPO} == {server.repos()[1].commit}
+    assert {file.commit for file in left if file.repo == REPO} == {server.list_repos()[1].commit}
     assert all(file.location.exists() for file in left)
     assert not scan_cache_dir(cached).warnings
 
@@ -146,7 +146,7 @@ def test_an_emptied_commit_goes_and_the_other_stays_whole(cached: Path, server: 
 def test_what_others_keep_in_the_repo_is_never_removed(cached: Path) -> None:
     partial = cached / "models--acme--other/blobs/abc.incomplete"
     partial.write_bytes(b"half")
-    free_cached(cached, [file for file in scan_cache(cached) if file.repo.name == "other"])
+    delete_cached_files(cached, [file for file in scan_cache(cached) if file.repo.name == "other"])
     assert partial.read_bytes() == b"half"
     assert not scan_cache_dir(cached).warnings
 
@@ -158,6 +158,6 @@ def test_a_cache_of_somebody_else_is_said_plainly(cached: Path) -> None:
     for folder in folders:
         folder.chmod(0o500)
     with pytest.raises(NotWritableError, match="Can't remove"):
-        free_cached(cached, files)
+        delete_cached_files(cached, files)
     for folder in folders:
         folder.chmod(0o700)

@@ -23,7 +23,7 @@ from llm_hf_models.errors import (
     GatedRepoError,
     HubUnavailableError,
     NetworkError,
-    NotChangedError,
+    NotModifiedError,
     OfflineError,
     RateLimitedError,
     RepoNotFoundError,
@@ -96,13 +96,13 @@ def test_a_search_is_sorted_and_cut_by_the_hub(server: HubServer) -> None:
 
 
 def test_details_take_one_request_for_sizes_digests_and_scans(server: HubServer) -> None:
-    details = ask_of(server).details(REPO)
-    served = server.repos()[0]
+    details = ask_of(server).fetch_details(REPO)
+    served = server.list_repos()[0]
     assert details.commit == served.commit
     assert [(file.path, file.size, file.sha256, file.git_sha1) for file in details.files] == [
         (file.path, file.size, file.sha256, file.git_sha1) for file in served.files
     ]
-    assert details.file(RepoFile("tiny-Q4_K_M.gguf")).scan == "unsafe"
+    assert details.get_file(RepoFile("tiny-Q4_K_M.gguf")).scan == "unsafe"
     assert (details.scans_done, details.files_with_issues) == (True, (("tiny-Q4_K_M.gguf", "unsafe"),))
     assert (details.chat_template, details.base_models, details.library) == (True, ("acme/tiny",), "gguf")
     assert server.count() == 1
@@ -110,22 +110,22 @@ def test_details_take_one_request_for_sizes_digests_and_scans(server: HubServer)
 
 def test_a_repo_that_nobody_scanned_says_so(server: HubServer) -> None:
     server.add_repo("acme/new", {"x.gguf": b"GGUF"})
-    details = ask_of(server).details(RepoId("acme", "new"))
+    details = ask_of(server).fetch_details(RepoId("acme", "new"))
     assert (details.scans_done, details.files_with_issues, details.chat_template) == (None, (), None)
 
 
 def test_a_revision_is_told_at_its_commit(server: HubServer) -> None:
-    old = server.repos()[0]
+    old = server.list_repos()[0]
     server.change_repo(old, revisions=("main", "v1", "refs/pr/2"))
     new = server.add_repo(str(REPO), {"README.md": "new"})
     hub = ask_of(server)
-    assert hub.details(REPO).commit == new.commit
-    assert {hub.details(REPO, name).commit for name in ("v1", "refs/pr/2", old.commit)} == {old.commit}
+    assert hub.fetch_details(REPO).commit == new.commit
+    assert {hub.fetch_details(REPO, name).commit for name in ("v1", "refs/pr/2", old.commit)} == {old.commit}
 
 
 def test_a_missing_file_names_near_ones(server: HubServer) -> None:
     with pytest.raises(FileNotFoundInRepoError) as caught:
-        ask_of(server).details(REPO).file(RepoFile("tiny-Q4_K_S.gguf"))
+        ask_of(server).fetch_details(REPO).get_file(RepoFile("tiny-Q4_K_S.gguf"))
     assert "tiny-Q4_K_M.gguf" in (caught.value.hint or "")
 
 
@@ -133,21 +133,21 @@ def test_conversions_are_gguf_repos_of_that_base_most_downloaded_first(server: H
     base = RepoId("acme", "tiny")
     server.add_repo("b/tiny-GGUF", {"x.gguf": b"GGUF"}, downloads=900, base_models=("acme/tiny",))
     server.add_repo("b/tiny-tuned", {"x.safetensors": b"x"}, downloads=9000, base_models=("acme/tiny",))
-    assert [row.id for row in ask_of(server).conversions(base)] == ["b/tiny-GGUF", str(REPO)]
+    assert [row.id for row in ask_of(server).find_conversions(base)] == ["b/tiny-GGUF", str(REPO)]
 
 
 def test_a_card_comes_without_its_front_matter(server: HubServer) -> None:
-    assert ask_of(server).card(REPO, "main") == "# Tiny\n\nSmall.\n"
+    assert ask_of(server).fetch_card(REPO, "main") == "# Tiny\n\nSmall.\n"
 
 
 def test_a_repo_without_a_card_has_an_empty_one(server: HubServer) -> None:
     server.add_repo("acme/bare", {"x.gguf": b"GGUF"})
-    assert ask_of(server).card(RepoId("acme", "bare"), "main") == ""
+    assert ask_of(server).fetch_card(RepoId("acme", "bare"), "main") == ""
 
 
 def test_a_huge_card_is_cut_at_a_megabyte(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 5_000_000}, lfs=["README.md"])
-    assert len(ask_of(server).card(RepoId("acme", "long"), "main")) == 1_000_000
+    assert len(ask_of(server).fetch_card(RepoId("acme", "long"), "main")) == 1_000_000
 
 
 def test_whoami_tells_the_name_organisations_and_scopes_of_a_fine_grained_token(server: HubServer) -> None:
@@ -160,15 +160,15 @@ def test_whoami_tells_the_name_organisations_and_scopes_of_a_fine_grained_token(
 def test_an_answer_that_still_stands_is_not_sent_again(server: HubServer) -> None:
     hub = ask_of(server)
     hub.search("tiny", SearchFilters())
-    search_etag = hub.etag
-    hub.details(REPO)
-    details_etag = hub.etag
-    with pytest.raises(NotChangedError):
+    search_etag = hub.last_etag
+    hub.fetch_details(REPO)
+    details_etag = hub.last_etag
+    with pytest.raises(NotModifiedError):
         hub.search("tiny", SearchFilters(), known_etag=search_etag)
-    with pytest.raises(NotChangedError):
-        hub.details(REPO, known_etag=details_etag)
+    with pytest.raises(NotModifiedError):
+        hub.fetch_details(REPO, known_etag=details_etag)
     server.add_repo(str(REPO), {"README.md": "changed"})
-    assert hub.details(REPO, known_etag=details_etag).commit == server.repos()[0].commit
+    assert hub.fetch_details(REPO, known_etag=details_etag).commit == server.list_repos()[0].commit
 
 
 # Where the bytes are
@@ -176,7 +176,7 @@ def test_an_answer_that_still_stands_is_not_sent_again(server: HubServer) -> Non
 
 def test_a_large_file_is_located_on_the_storage_host_in_one_request(server: HubServer) -> None:
     server.add_token(TOKEN)
-    served = server.repos()[0]
+    served = server.list_repos()[0]
     location = ask_of(server, TOKEN).locate(REPO, RepoFile("sub dir/tiny #2.gguf"), served.commit)
     file = served.file("sub dir/tiny #2.gguf")
     assert file is not None
@@ -192,7 +192,7 @@ def test_a_small_file_is_located_on_the_hub_with_the_token(server: HubServer) ->
     location = ask_of(server, TOKEN).locate(REPO, RepoFile("README.md"), "main")
     assert location.url.startswith(server.endpoint)
     assert {name.lower(): value for name, value in location.headers.items()}["authorization"] == f"Bearer {TOKEN}"
-    assert (location.size, location.etag) == (len(CARD), server.repos()[0].files[0].git_sha1)
+    assert (location.size, location.etag) == (len(CARD), server.list_repos()[0].files[0].git_sha1)
 
 
 def test_the_token_goes_to_the_hubs_host_and_nowhere_else(server: HubServer) -> None:
@@ -203,7 +203,7 @@ def test_the_token_goes_to_the_hubs_host_and_nowhere_else(server: HubServer) -> 
             server.fault(Status(302, {"Location": other.endpoint + "/api/models"}), on=path, times=None)
         hub = ask_of(server, TOKEN)
         hub.search("tiny", SearchFilters())
-        hub.card(REPO, "main")
+        hub.fetch_card(REPO, "main")
         with pytest.raises(HubUnavailableError):
             hub.locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
         assert other.count() == 3
@@ -221,7 +221,7 @@ def test_a_redirect_to_no_web_address_is_the_hubs_error(server: HubServer, targe
 def test_a_question_that_is_redirected_to_no_web_address_is_no_broken_connection(server: HubServer) -> None:
     server.fault(Status(302, {"Location": "http://[::1/"}), on="/api/models", times=None)
     with pytest.raises(HubUnavailableError, match="redirects to no web address"):
-        ask_of(server).details(REPO)
+        ask_of(server).fetch_details(REPO)
 
 
 def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
@@ -229,7 +229,7 @@ def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (home.hf_home / "token").write_text(TOKEN)
-    ask_of(server).details(REPO)
+    ask_of(server).fetch_details(REPO)
     assert "authorization" not in server.requests[0].headers
     assert server.requests[0].headers["user-agent"].startswith("llm-hf-models/")
 
@@ -237,7 +237,7 @@ def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
 def test_an_answer_for_another_commit_is_refused(server: HubServer) -> None:
     server.fault(Headers({"X-Repo-Commit": "f" * 40}), method="HEAD")
     with pytest.raises(HubUnavailableError, match="answered for commit ffffffffffff"):
-        ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), server.repos()[0].commit)
+        ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), server.list_repos()[0].commit)
 
 
 # Refusals
@@ -247,13 +247,13 @@ def test_an_unknown_repo_is_told_with_and_without_a_token(server: HubServer) -> 
     server.add_token(TOKEN)
     for token, hint in ((None, "llm hf login"), (TOKEN, "llm hf whoami")):
         with pytest.raises(RepoNotFoundError, match="acme/none") as caught:
-            ask_of(server, token).details(RepoId("acme", "none"))
+            ask_of(server, token).fetch_details(RepoId("acme", "none"))
         assert hint in (caught.value.hint or "")
 
 
 def test_an_unknown_revision_is_told(server: HubServer) -> None:
     with pytest.raises(RevisionNotFoundError, match="no revision 'v9'"):
-        ask_of(server).details(REPO, "v9")
+        ask_of(server).fetch_details(REPO, "v9")
 
 
 def test_an_unknown_file_is_told(server: HubServer) -> None:
@@ -267,8 +267,8 @@ def test_a_private_repo_is_invisible_without_access(server: HubServer) -> None:
     server.add_token("hf_other")
     for token in (None, "hf_other"):
         with pytest.raises(RepoNotFoundError, match="or it is private"):
-            ask_of(server, token).details(RepoId("acme", "own"))
-    assert ask_of(server, TOKEN).details(RepoId("acme", "own")).private
+            ask_of(server, token).fetch_details(RepoId("acme", "own"))
+    assert ask_of(server, TOKEN).fetch_details(RepoId("acme", "own")).private
 
 
 @pytest.mark.parametrize("file", ["README.md", "x.gguf"])
@@ -284,14 +284,14 @@ def test_a_gated_repo_names_the_page_to_ask_on(server: HubServer, file: str) -> 
     assert (missing.value.hint, f"{server.endpoint}/{gated}" in str(missing.value)) == ("llm hf login", True)
     assert f"{server.endpoint}/{gated}" in (refused.value.hint or "")
     assert ask_of(server, TOKEN).locate(gated, RepoFile(file), "main").size > 0
-    assert ask_of(server).details(gated).gated == "manual"
+    assert ask_of(server).fetch_details(gated).gated == "manual"
 
 
 def test_a_bad_token_is_refused_and_never_shown(server: HubServer) -> None:
     hub = ask_of(server, TOKEN)
     calls: list[Callable[[], object]] = [
         hub.whoami,
-        lambda: hub.details(REPO),
+        lambda: hub.fetch_details(REPO),
         lambda: hub.search("tiny", SearchFilters()),
         lambda: hub.locate(REPO, RepoFile("README.md"), "main"),
     ]
@@ -320,7 +320,7 @@ def test_a_token_that_lacks_a_permission_is_told_where_to_look(server: HubServer
     server.add_token(TOKEN)
     server.fault(Status(403, {"X-Error-Message": "your token lacks read access"}))
     with pytest.raises(AccessError) as caught:
-        ask_of(server, TOKEN).details(REPO)
+        ask_of(server, TOKEN).fetch_details(REPO)
     assert caught.value.cause == "your token lacks read access"
     assert "/settings/tokens" in (caught.value.hint or "")
 
@@ -344,7 +344,7 @@ def test_a_429_says_how_long_to_wait_and_is_not_waited_out_here(
 ) -> None:
     server.fault(Status(429, headers), times=None)
     with pytest.raises(RateLimitedError) as caught:
-        ask_of(server).details(REPO)
+        ask_of(server).fetch_details(REPO)
     assert caught.value.retry_after == wait
     assert server.count() == 1
 
@@ -353,14 +353,14 @@ def test_a_date_to_wait_for_becomes_seconds(server: HubServer) -> None:
     then = datetime.now(timezone.utc) + timedelta(seconds=90)
     server.fault(Status(429, {"Retry-After": format_datetime(then, usegmt=True)}))
     with pytest.raises(RateLimitedError) as caught:
-        ask_of(server).details(REPO)
+        ask_of(server).fetch_details(REPO)
     assert 60 < (caught.value.retry_after or 0) <= 90
 
 
 def test_a_503_that_says_how_long_is_heard(server: HubServer) -> None:
     server.fault(Status(503, {"Retry-After": "6"}))
     with pytest.raises(RateLimitedError) as caught:
-        ask_of(server).details(REPO)
+        ask_of(server).fetch_details(REPO)
     assert caught.value.retry_after == 6
 
 
@@ -373,7 +373,7 @@ def test_a_server_error_is_the_hubs_own_problem(server: HubServer, status: int) 
 
 CALLS: list[Callable[[Hub], object]] = [
     lambda hub: hub.search("tiny", SearchFilters()),
-    lambda hub: hub.details(REPO),
+    lambda hub: hub.fetch_details(REPO),
     lambda hub: hub.whoami(),
     lambda hub: hub.locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main"),
 ]
@@ -409,7 +409,7 @@ def test_a_closed_door_means_offline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
     with pytest.raises(OfflineError, match="can't be reached"):
-        Hub(f"http://127.0.0.1:{port}").details(REPO)
+        Hub(f"http://127.0.0.1:{port}").fetch_details(REPO)
 
 
 def test_a_proxy_that_is_closed_is_suspected(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +419,7 @@ def test_a_proxy_that_is_closed_is_suspected(server: HubServer, monkeypatch: pyt
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
     try:
         with pytest.raises(OfflineError) as caught:
-            ask_of(server).details(REPO)
+            ask_of(server).fetch_details(REPO)
     finally:
         close_session()
     assert "HTTP_PROXY" in str(caught.value.hint)
@@ -433,7 +433,7 @@ def test_a_proxy_that_is_no_address_is_bad_input(
     monkeypatch.setenv("HTTP_PROXY", proxy)
     try:
         with pytest.raises(BadInputError, match="proxy's address") as caught:
-            ask_of(server).details(REPO)
+            ask_of(server).fetch_details(REPO)
     finally:
         close_session()
     assert "HTTP_PROXY" in str(caught.value.hint)
@@ -441,7 +441,7 @@ def test_a_proxy_that_is_no_address_is_bad_input(
 
 def test_an_unknown_host_means_offline() -> None:
     with pytest.raises(OfflineError, match="was not found"):
-        Hub("http://no-such-host.invalid").details(REPO)
+        Hub("http://no-such-host.invalid").fetch_details(REPO)
 
 
 def test_offline_mode_asks_nobody(server: HubServer) -> None:
@@ -453,7 +453,7 @@ def test_offline_mode_asks_nobody(server: HubServer) -> None:
 
 def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
     with HubServer(tls=True) as server, pytest.raises(TlsError, match="certificate of 127"):
-        ask_of(server).details(REPO)
+        ask_of(server).fetch_details(REPO)
 
 
 @pytest.mark.parametrize(
@@ -461,12 +461,12 @@ def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
 )
 def test_an_endpoint_that_is_no_address_is_bad_input(endpoint: str) -> None:
     with pytest.raises(BadInputError, match="can't be asked"):
-        Hub(endpoint).details(REPO)
+        Hub(endpoint).fetch_details(REPO)
 
 
 def test_a_late_answer_within_the_limit_is_taken(server: HubServer) -> None:
     server.fault(Delay(0.2))
-    assert ask_of(server, timeout=5).details(REPO).id == str(REPO)
+    assert ask_of(server, timeout=5).fetch_details(REPO).id == str(REPO)
 
 
 @pytest.mark.parametrize(
@@ -485,14 +485,14 @@ def test_a_late_answer_within_the_limit_is_taken(server: HubServer) -> None:
 def test_digests_and_sizes_are_read_strictly(server: HubServer, answer: bytes) -> None:
     server.fault(Status(200, body=answer))
     with pytest.raises(HubUnavailableError, match="did not answer as the Hub does"):
-        ask_of(server).details(REPO)
+        ask_of(server).fetch_details(REPO)
 
 
 def test_a_name_that_is_unsafe_is_left_out_and_the_rest_stays(server: HubServer) -> None:
-    served = server.repos()[0]
+    served = server.list_repos()[0]
     evil = replace(served.files[0], path="../../evil")
     server.change_repo(served, files=(*served.files, evil))
-    assert [file.path for file in ask_of(server).details(REPO).files] == [file.path for file in served.files]
+    assert [file.path for file in ask_of(server).fetch_details(REPO).files] == [file.path for file in served.files]
 
 
 def test_odd_metadata_of_one_repo_does_not_spoil_a_list(server: HubServer) -> None:
@@ -516,7 +516,7 @@ JSON = st.recursive(
 @given(body=JSON | st.binary(max_size=40))
 def test_whatever_is_answered_is_read_or_refused(body: object) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    for read in (responses.summaries, responses.details, responses.account):
+    for read in (responses.parse_summaries, responses.parse_details, responses.parse_account):
         with suppress(HubUnavailableError):
             read(data, "hub")
 
@@ -535,9 +535,9 @@ def test_making_a_hub_imports_nothing_heavy() -> None:
 
 def test_one_hub_serves_many_threads(server: HubServer) -> None:
     hub, found = ask_of(server), []
-    threads = [threading.Thread(target=lambda: found.append(hub.details(REPO).commit)) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: found.append(hub.fetch_details(REPO).commit)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [server.repos()[0].commit] * 8
+    assert found == [server.list_repos()[0].commit] * 8

@@ -93,7 +93,7 @@ def test_a_host_that_drips_and_is_never_silent_is_given_up_in_time(server: HubSe
     server.fault(Throttle(bytes_per_second=100_000), on=NAME.path, side="storage", times=None)
     hub = Hub(server.endpoint, token=TOKEN)
     with (
-        RemoteFile(lambda: hub.locate(REPO, NAME, "main"), timeout=10, seconds=0.5) as file,
+        RemoteFile(lambda: hub.locate(REPO, NAME, "main"), timeout=10, total_seconds=0.5) as file,
         pytest.raises(SlowHeaderError, match=r"within 0\.5 s"),
     ):
         file.read(1_000_000)

@@ -81,42 +81,42 @@ def below(folder: Path) -> bytes:
 
 
 def test_an_empty_machine_has_no_token() -> None:
-    assert tokens.find(never) is None
+    assert tokens.find_token(never) is None
 
 
 @pytest.mark.usefixtures("keychain")
 def test_the_order_is_environment_keychain_then_the_hf_cli(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     (home.hf_home / "token").write_text("hf_cli\n")
-    assert tokens.find() == tokens.Token("hf_cli", "hf CLI")
-    tokens.store("hf_kept", ask_passphrase=never)
-    assert tokens.find() == tokens.Token("hf_kept", "keychain")
+    assert tokens.find_token() == tokens.Token("hf_cli", "hf CLI")
+    tokens.store_token("hf_kept", ask_passphrase=never)
+    assert tokens.find_token() == tokens.Token("hf_kept", "keychain")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_older")
-    assert tokens.find() == tokens.Token("hf_older", "environment")
+    assert tokens.find_token() == tokens.Token("hf_older", "environment")
     monkeypatch.setenv("HF_TOKEN", " hf_newer ")
-    assert tokens.find() == tokens.Token("hf_newer", "environment")
+    assert tokens.find_token() == tokens.Token("hf_newer", "environment")
     monkeypatch.setenv("HF_TOKEN", "  ")
-    assert tokens.find() == tokens.Token("hf_older", "environment")
+    assert tokens.find_token() == tokens.Token("hf_older", "environment")
 
 
 def test_a_token_kept_in_the_keychain_comes_back_and_goes(keychain: Keychain, home: Home) -> None:
-    assert tokens.store(TOKEN, ask_passphrase=never) == "keychain"
+    assert tokens.store_token(TOKEN, ask_passphrase=never) == "keychain"
     assert list(keychain.kept.values()) == [TOKEN]
-    assert tokens.find(never) == tokens.Token(TOKEN, "keychain")
+    assert tokens.find_token(never) == tokens.Token(TOKEN, "keychain")
     assert TOKEN.encode() not in below(home.root)
-    assert tokens.forget() == ["keychain"]
-    assert (tokens.forget(), tokens.find(never)) == ([], None)
+    assert tokens.remove_stored_token() == ["keychain"]
+    assert (tokens.remove_stored_token(), tokens.find_token(never)) == ([], None)
 
 
 @pytest.mark.parametrize("backend", [fail.Keyring(), null.Keyring(), PlaintextKeyring(), Unrecommended()])
 def test_without_a_real_keychain_the_token_is_encrypted(backend: KeyringBackend, home: Home) -> None:
     keyring.set_keyring(backend)
-    assert tokens.store(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
+    assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
     assert not getattr(backend, "kept", {})
-    assert tokens.find(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
+    assert tokens.find_token(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
     assert TOKEN.encode() not in below(home.root)
     assert b"open sesame" not in below(home.root)
-    assert tokens.forget() == ["encrypted file"]
-    assert tokens.find(never) is None
+    assert tokens.remove_stored_token() == ["encrypted file"]
+    assert tokens.find_token(never) is None
 
 
 def test_of_a_chain_the_first_real_keychain_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_of_a_chain_the_first_real_keychain_is_taken(monkeypatch: pytest.MonkeyP
     chain = chainer.ChainerBackend()
     monkeypatch.setattr(chainer.ChainerBackend, "backends", [PlaintextKeyring(), real], raising=False)
     keyring.set_keyring(chain)
-    assert tokens.store(TOKEN, ask_passphrase=never) == "keychain"
+    assert tokens.store_token(TOKEN, ask_passphrase=never) == "keychain"
     assert list(real.kept.values()) == [TOKEN]
 
 
@@ -132,79 +132,79 @@ def test_of_a_chain_the_first_real_keychain_is_taken(monkeypatch: pytest.MonkeyP
 def test_the_encrypted_file_is_for_its_owner_alone() -> None:
     before = os.umask(0)
     try:
-        tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+        tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     finally:
         os.umask(before)
-    assert stat.S_IMODE(tokens.encrypted_path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(tokens.encrypted_token_path().stat().st_mode) == 0o600
 
 
 def test_the_same_token_is_never_encrypted_the_same_way_twice() -> None:
     found = set()
     for _ in range(2):
-        tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
-        found.add(tokens.encrypted_path().read_bytes())
+        tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
+        found.add(tokens.encrypted_token_path().read_bytes())
     assert len(found) == 2
 
 
 def test_a_wrong_passphrase_is_refused() -> None:
-    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+    tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     with pytest.raises(KeychainError, match="passphrase") as caught:
-        tokens.find(lambda: "wrong guess")
+        tokens.find_token(lambda: "wrong guess")
     assert TOKEN not in str(caught.value)
     assert "wrong guess" not in str(caught.value)
 
 
 def test_an_empty_passphrase_keeps_nothing() -> None:
     with pytest.raises(KeychainError, match="passphrase is needed"):
-        tokens.store(TOKEN, ask_passphrase=lambda: "")
-    assert not tokens.encrypted_path().exists()
+        tokens.store_token(TOKEN, ask_passphrase=lambda: "")
+    assert not tokens.encrypted_token_path().exists()
 
 
 def test_a_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
-    tokens.store(TOKEN, ask_passphrase=never)
-    assert tokens.find() == tokens.Token(TOKEN, "encrypted file")
-    assert tokens.find(never) == tokens.Token(TOKEN, "encrypted file")
+    tokens.store_token(TOKEN, ask_passphrase=never)
+    assert tokens.find_token() == tokens.Token(TOKEN, "encrypted file")
+    assert tokens.find_token(never) == tokens.Token(TOKEN, "encrypted file")
 
 
 def test_nobody_to_ask_leaves_the_file_alone(home: Home) -> None:
-    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
-    assert tokens.find(None) is None
+    tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
+    assert tokens.find_token(None) is None
     (home.hf_home / "token").write_text(OTHER)
-    assert tokens.find(None) == tokens.Token(OTHER, "hf CLI")
+    assert tokens.find_token(None) == tokens.Token(OTHER, "hf CLI")
 
 
 @pytest.mark.parametrize("at", [0, 14, 15, 30, 31, 42, 43, 60, -1])
 def test_a_file_with_one_wrong_bit_is_refused(at: int) -> None:
-    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
-    data = bytearray(tokens.encrypted_path().read_bytes())
+    tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
+    data = bytearray(tokens.encrypted_token_path().read_bytes())
     data[at] ^= 1
-    tokens.encrypted_path().write_bytes(data)
+    tokens.encrypted_token_path().write_bytes(data)
     with pytest.raises(KeychainError):
-        tokens.find(lambda: "open sesame")
+        tokens.find_token(lambda: "open sesame")
 
 
 def test_a_file_of_another_length_is_refused() -> None:
-    tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
-    whole = tokens.encrypted_path().read_bytes()
+    tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
+    whole = tokens.encrypted_token_path().read_bytes()
     for data in (b"", whole[:10], whole[:43], whole[:-1], whole + b"\0", TOKEN.encode()):
-        tokens.encrypted_path().write_bytes(data)
+        tokens.encrypted_token_path().write_bytes(data)
         with pytest.raises(KeychainError):
-            tokens.find(lambda: "open sesame")
+            tokens.find_token(lambda: "open sesame")
 
 
 def test_a_keychain_replaces_a_token_that_was_encrypted(keychain: Keychain) -> None:
     keyring.set_keyring(fail.Keyring())
-    tokens.store(OTHER, ask_passphrase=lambda: "open sesame")
+    tokens.store_token(OTHER, ask_passphrase=lambda: "open sesame")
     keyring.set_keyring(keychain)
-    tokens.store(TOKEN, ask_passphrase=never)
-    assert not tokens.encrypted_path().exists()
-    assert tokens.find(never) == tokens.Token(TOKEN, "keychain")
+    tokens.store_token(TOKEN, ask_passphrase=never)
+    assert not tokens.encrypted_token_path().exists()
+    assert tokens.find_token(never) == tokens.Token(TOKEN, "keychain")
 
 
 def test_a_locked_keychain_is_said_without_its_words() -> None:
     keyring.set_keyring(LockedKeychain())
-    for call in (tokens.find, tokens.forget):
+    for call in (tokens.find_token, tokens.remove_stored_token):
         with pytest.raises(KeychainError, match="keychain") as caught:
             call()
         assert TOKEN not in str(caught.value)
@@ -213,8 +213,8 @@ def test_a_locked_keychain_is_said_without_its_words() -> None:
 
 def test_a_keychain_that_fails_to_keep_gives_way_to_the_file() -> None:
     keyring.set_keyring(LockedKeychain())
-    assert tokens.store(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
-    assert tokens.find(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
+    assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
+    assert tokens.find_token(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
 
 
 def test_a_token_does_not_show_in_its_repr() -> None:
@@ -230,28 +230,28 @@ def test_the_token_that_the_real_hf_command_keeps_is_found(home: Home, monkeypat
         kept = Path(done.stdout.strip())
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(f"{TOKEN}{len(str(path))}\n")
-        assert tokens.find() == tokens.Token(f"{TOKEN}{len(str(path))}", "hf CLI")
+        assert tokens.find_token() == tokens.Token(f"{TOKEN}{len(str(path))}", "hf CLI")
 
 
 def test_an_empty_or_binary_token_file_is_no_token(home: Home) -> None:
     (home.hf_home / "token").write_text(" \n")
-    assert tokens.find() is None
+    assert tokens.find_token() is None
     (home.hf_home / "token").write_bytes(b"\xff\xfe")
     with pytest.raises(KeychainError, match="holds no token"):
-        tokens.find()
+        tokens.find_token()
 
 
 def test_a_place_that_can_not_be_written_is_said(home: Home) -> None:
     (home.llm / "hf").write_text("a file in the folder's place")
     with pytest.raises(KeychainError, match="Can't write"):
-        tokens.store(TOKEN, ask_passphrase=lambda: "open sesame")
+        tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the keychain is the system's own, and always there")
 def test_keyrings_backends_are_loaded_only_where_a_keychain_can_be(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    code = "import sys; from llm_hf_models.hub import tokens; tokens.find(); tokens.find(); "
+    code = "import sys; from llm_hf_models.hub import tokens; tokens.find_token(); tokens.find_token(); "
     code += "print('keyring.backends.SecretService' in sys.modules)"
 
     def loaded() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.errors import EngineLostError, EngineRefusedError
+from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol
 from tests.support.openai_server import END, delta, event, sends, server, text_of
@@ -23,11 +23,11 @@ ENDS_ODDLY = {
     "html": (sends(b"<html>hello</html>", kind="text/html"), EngineLostError, "not OpenAI"),
     "no end": (sends(delta(content="hal")), EngineLostError, "broke off"),
     "bad json": (sends(b"data: {nonsense\n\n"), EngineLostError, "not OpenAI"),
-    "error event": (sends(delta(content="a") + event(error={"message": "out of slots"})), EngineRefusedError, "slots"),
-    "500": (sends(b"oh no\x1b[31m", status=500, kind="text/plain"), EngineRefusedError, "oh no"),
-    "404": (sends(b'{"detail":"Not Found"}', status=404, kind="application/json"), EngineRefusedError, "Not Found"),
-    "401": (sends(b"{}", status=401, kind="application/json"), EngineRefusedError, "key"),
-    "302": (sends(b"", status=302), EngineRefusedError, "302"),
+    "error event": (sends(delta(content="a") + event(error={"message": "out of slots"})), EngineRequestError, "slots"),
+    "500": (sends(b"oh no\x1b[31m", status=500, kind="text/plain"), EngineRequestError, "oh no"),
+    "404": (sends(b'{"detail":"Not Found"}', status=404, kind="application/json"), EngineRequestError, "Not Found"),
+    "401": (sends(b"{}", status=401, kind="application/json"), EngineRequestError, "key"),
+    "302": (sends(b"", status=302), EngineRequestError, "302"),
 }
 
 
@@ -36,12 +36,12 @@ def test_an_endpoint_that_answers_oddly_is_a_clear_error_both_ways(name: str) ->
     respond, kind, words = ENDS_ODDLY[name]
 
     async def all_of(endpoint: engine.Endpoint) -> None:
-        async for _ in inference_client.answer_async(endpoint, openai_protocol.Turn(HELLO)):
+        async for _ in inference_client.stream_completion_async(endpoint, openai_protocol.Turn(HELLO)):
             pass
 
     with server(respond) as url:
         with pytest.raises(kind, match=words) as caught:
-            list(inference_client.answer(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
+            list(inference_client.stream_completion(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
         with pytest.raises(kind, match=words):
             asyncio.run(all_of(engine.Endpoint(url)))
     assert "\x1b" not in str(caught.value)
@@ -57,7 +57,7 @@ def test_an_endpoint_elsewhere_gets_key_and_model_and_none_of_llama_cpps_own_fie
 
     with server(respond) as url:
         endpoint = engine.Endpoint(f"{url}/", key="sk-1", model="big-model")
-        items = list(inference_client.answer(endpoint, openai_protocol.Turn(HELLO, {"temperature": 0})))
+        items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, {"temperature": 0})))
     assert (text_of(items), text_of(items, "reasoning")) == ("yes", "hmm")
     assert (seen["path"], seen["key"], seen["model"]) == ("/v1/chat/completions", "Bearer sk-1", "big-model")
     assert "return_progress" not in seen
@@ -67,14 +67,17 @@ def test_a_proxy_is_never_told_of_this_machines_own_endpoints(monkeypatch: pytes
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     with server(sends(delta(content="direct") + END)) as url:
-        assert text_of(list(inference_client.answer(engine.Endpoint(url), openai_protocol.Turn(HELLO)))) == "direct"
+        assert (
+            text_of(list(inference_client.stream_completion(engine.Endpoint(url), openai_protocol.Turn(HELLO))))
+            == "direct"
+        )
 
 
 def test_an_endpoint_that_is_down_is_named() -> None:
     with server(sends(b"")) as url:
         pass
     with pytest.raises(EngineLostError, match=url):
-        list(inference_client.answer(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
+        list(inference_client.stream_completion(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
 
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:
@@ -91,6 +94,6 @@ def test_a_redirect_is_not_followed_with_the_key() -> None:
             handler.send_header("Location", target)
             handler.end_headers()
 
-        with server(respond) as url, pytest.raises(EngineRefusedError):
-            list(inference_client.answer(engine.Endpoint(url, key="sk-1"), openai_protocol.Turn(HELLO)))
+        with server(respond) as url, pytest.raises(EngineRequestError):
+            list(inference_client.stream_completion(engine.Endpoint(url, key="sk-1"), openai_protocol.Turn(HELLO)))
     assert asked == []

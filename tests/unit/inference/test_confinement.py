@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models.inference.confinement import SWITCHED_OFF, Program, confine, program_of
+from llm_hf_models.inference.confinement import SANDBOX_OFF, Program, confine, inspect_program
 from llm_hf_models.inference.llama_server import has_gpu
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's layers")
@@ -39,7 +39,7 @@ def task(folder: Path, **changes: Any) -> dict[str, Any]:
 
 def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """Runs a program as engine_binary does: in the place of a fork that has confined itself."""
-    wanted = program_of(binary)
+    wanted = inspect_program(binary)
     return subprocess.run(
         [binary, *map(str, arguments)],
         preexec_fn=lambda: confine(told, gpu=False, program=wanted) and None,
@@ -86,7 +86,7 @@ def in_a_fork(work: Callable[[], str]) -> str:
 def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_rest(tmp_path: Path) -> None:
     script = tmp_path / "llama-server"
     script.write_text("#!/bin/sh\nexec cat\n")
-    wanted = program_of(script)
+    wanted = inspect_program(script)
     told = task(tmp_path)
 
     def work() -> str:
@@ -101,13 +101,13 @@ def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_r
 
 def test_what_stays_open_is_said_with_the_layers_name(tmp_path: Path) -> None:
     told = task(tmp_path)
-    wanted = program_of(program("cat"))
+    wanted = inspect_program(program("cat"))
     assert "seccomp but for exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
 
 
 def test_a_sandbox_that_is_off_closes_nothing_and_says_so(tmp_path: Path) -> None:
     done = confine(task(tmp_path, sandbox=False), gpu=False, program=Program())
-    assert (done.layers, done.missing) == ([], [SWITCHED_OFF])
+    assert (done.layers, done.missing) == ([], [SANDBOX_OFF])
 
 
 def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: 
         place.mkdir(parents=True, exist_ok=True)
         binary = Path(shutil.copy(program("cat"), place / "llama-server"))
         monkeypatch.setenv("HOME", str(tmp_path))
-        paths = program_of(binary).read_paths
+        paths = inspect_program(binary).read_paths
         assert binary in paths
         assert (place in paths) == opens
         assert tmp_path not in paths

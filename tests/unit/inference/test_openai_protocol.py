@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llm_hf_models.errors import EngineError
 from llm_hf_models.inference import openai_protocol
-from llm_hf_models.inference.openai_protocol import Answer
+from llm_hf_models.inference.openai_protocol import ResponseParser
 from tests.support.openai_server import END, delta, text_of
 
 # A server elsewhere: real HTTP on loopback, saying what a test tells it to.
@@ -30,7 +30,7 @@ STREAM = (
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
-    reader = Answer(stream=True)
+    reader = ResponseParser(stream=True)
     items: list[openai_protocol.Piece | openai_protocol.Finish] = []
     for begin, end in pairwise(edges):
         items += reader.feed(STREAM[begin:end])
@@ -42,7 +42,7 @@ def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
 
 @given(st.binary(max_size=300), st.booleans())
 def test_hostile_bytes_are_an_answer_or_an_error_of_ours(data: bytes, stream: bool) -> None:
-    reader = Answer(stream=stream)
+    reader = ResponseParser(stream=stream)
     try:
         items = [*reader.feed(b"data: " + data + b"\n" if stream else data), *reader.end()]
     except EngineError:

@@ -31,11 +31,11 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.library import registered_models as library_registered_models
 from llm_hf_models.library import sqlite_file
-from llm_hf_models.library.database import LibraryDB
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.library.registered_models import RegisteredModel, registered_models
+from llm_hf_models.library.registered_models import RegisteredModel, read_registered_models
 from tests.support import models
 from tests.support.models import FACTS, a_model
 
@@ -43,7 +43,7 @@ path = models.path
 db = models.db
 
 
-def test_a_model_comes_back_as_it_was_recorded(db: LibraryDB) -> None:
+def test_a_model_comes_back_as_it_was_recorded(db: Database) -> None:
     model = a_model(
         aliases=("name",),
         options={"temperature": 0.5, "stop": ["a"]},
@@ -52,18 +52,18 @@ def test_a_model_comes_back_as_it_was_recorded(db: LibraryDB) -> None:
         place="folder",
     )
     assert db.register(model) == model
-    assert db.model(model.model_id) == model
-    assert db.models() == [model]
+    assert db.get_model(model.model_id) == model
+    assert db.list_models() == [model]
 
 
-def test_registering_again_replaces_the_facts_and_keeps_aliases_and_options(db: LibraryDB) -> None:
+def test_registering_again_replaces_the_facts_and_keeps_aliases_and_options(db: Database) -> None:
     db.register(a_model(aliases=("mine",), options={"seed": 1}, checks=(Check("digest", "differs", 1.0),)))
     again = db.register(a_model(commit="1" * 40, files=(), checks=(Check("digest", "matches", 2.0),)))
     assert (again.commit, again.files, again.aliases, again.options) == ("1" * 40, (), ("mine",), {"seed": 1})
     assert [check.result for check in again.checks] == ["matches"]
 
 
-def test_an_alias_names_one_model_whatever_the_case(db: LibraryDB) -> None:
+def test_an_alias_names_one_model_whatever_the_case(db: Database) -> None:
     db.register(a_model(aliases=("Walrus",)))
     other = db.register(a_model("owner/other", aliases=("walrus", "seal")))
     assert other.aliases == ("seal",)
@@ -72,109 +72,109 @@ def test_an_alias_names_one_model_whatever_the_case(db: LibraryDB) -> None:
     db.add_alias("Seal", other.model_id)
     db.remove_alias("walrus")
     db.add_alias("walrus", other.model_id)
-    assert db.model(other.model_id).aliases == ("seal", "walrus")
+    assert db.get_model(other.model_id).aliases == ("seal", "walrus")
     with pytest.raises(UnknownModelError):
         db.remove_alias("nobody")
 
 
-def test_a_person_finds_a_model_by_id_alias_repo_or_name_and_is_told_when_it_is_not_clear(db: LibraryDB) -> None:
+def test_a_person_finds_a_model_by_id_alias_repo_or_name_and_is_told_when_it_is_not_clear(db: Database) -> None:
     one = db.register(a_model(aliases=("w",))).model_id
     pinned = db.register(a_model("owner/pinned", revision="refs/pr/1")).model_id
     for name in ("hf/owner/name:Q4_K_M", "OWNER/name:q4_k_m", " w ", "W", "owner/name", "hf/owner/name", "Name"):
-        assert db.find(name).model_id == one
-    assert db.find("pinned").model_id == pinned
+        assert db.find_model(name).model_id == one
+    assert db.find_model("pinned").model_id == pinned
     two = db.register(a_model(quant="Q8_0")).model_id
     with pytest.raises(AmbiguousNameError) as caught:
-        db.find("owner/name")
+        db.find_model("owner/name")
     assert one in str(caught.value.cause)
     assert two in str(caught.value.cause)
     with pytest.raises(UnknownModelError):
-        db.find("walrus")
+        db.find_model("walrus")
     with pytest.raises(UnknownModelError):
-        db.model("owner/name")
+        db.get_model("owner/name")
 
 
-def test_a_removed_model_takes_its_files_aliases_and_checks_along(db: LibraryDB, path: Path) -> None:
+def test_a_removed_model_takes_its_files_aliases_and_checks_along(db: Database, path: Path) -> None:
     kept = db.register(a_model("owner/kept"))
     gone = db.register(a_model(aliases=("x",), checks=(Check("scan", "safe", 1.0),)))
-    assert db.locations_in_use(without=gone.model_id) == {kept.files[0].location}
-    assert len(db.locations_in_use()) == 2
-    db.remove(gone.model_id)
+    assert db.list_used_locations(exclude_model=gone.model_id) == {kept.files[0].location}
+    assert len(db.list_used_locations()) == 2
+    db.remove_model(gone.model_id)
     with sqlite3.connect(path) as raw:
         assert [raw.execute(f"select count(*) from {table}").fetchone()[0] for table in ("aliases", "checks")] == [0, 0]
     with pytest.raises(UnknownModelError):
-        db.remove(gone.model_id)
+        db.remove_model(gone.model_id)
 
 
-def test_the_state_follows_the_disk_and_the_newest_digest(db: LibraryDB, tmp_path: Path) -> None:
+def test_the_state_follows_the_disk_and_the_newest_digest(db: Database, tmp_path: Path) -> None:
     there = tmp_path / "m.gguf"
     there.write_bytes(b"x")
     model = db.register(a_model(files=(LocalFile("m.gguf", "weights", 1, str(there)),)))
     assert model.state == "unverified"
     db.add_check(model.model_id, Check("digest", "matches", 1.0))
-    assert db.model(model.model_id).state == "ready"
+    assert db.get_model(model.model_id).state == "ready"
     db.add_check(model.model_id, Check("digest", "differs", 2.0))
-    assert db.model(model.model_id).state == "changed"
+    assert db.get_model(model.model_id).state == "changed"
     there.unlink()
-    assert db.model(model.model_id).state == "missing"
+    assert db.get_model(model.model_id).state == "missing"
 
 
-def test_a_headers_nan_does_not_hide_the_models_from_llm(db: LibraryDB, path: Path) -> None:
+def test_a_headers_nan_does_not_hide_the_models_from_llm(db: Database, path: Path) -> None:
     db.register(a_model(facts=replace(FACTS, sampling={"temperature": float("nan"), "top_p": float("inf")})))
-    assert db.models()[0].facts.sampling == {"temperature": None, "top_p": None}
-    assert [model.model_id for model in registered_models(path)] == ["hf/owner/name:Q4_K_M"]
+    assert db.list_models()[0].facts.sampling == {"temperature": None, "top_p": None}
+    assert [model.model_id for model in read_registered_models(path)] == ["hf/owner/name:Q4_K_M"]
 
 
-def test_llm_is_shown_what_it_needs(db: LibraryDB, path: Path) -> None:
+def test_llm_is_shown_what_it_needs(db: Database, path: Path) -> None:
     db.register(a_model(aliases=("a",)))
     db.register(a_model("owner/plain", facts=ModelFacts(kind="embedding")))
-    assert registered_models(path) == [
+    assert read_registered_models(path) == [
         RegisteredModel("hf/owner/name:Q4_K_M", ("a",), "chat", tools=True, reasoning=False, modalities=("image",)),
         RegisteredModel("hf/owner/plain:Q4_K_M", (), "embedding", tools=False, reasoning=False, modalities=()),
     ]
-    assert len(MIGRATIONS) == library_registered_models.FORMAT
+    assert len(MIGRATIONS) == library_registered_models.LIBRARY_FORMAT
 
 
-def test_downloads_are_rows_that_change_only_in_known_columns(db: LibraryDB) -> None:
+def test_downloads_are_rows_that_change_only_in_known_columns(db: Database) -> None:
     row = db.open_download(Download(0, "owner/name", "queued", "owner/name", "0" * 40, "Q4_K_M", 100))
     db.update_download(row.id, done_bytes=50, bytes_per_second=5.0)
     db.update_download(row.id)
-    assert db.download(row.id).done_bytes == 50  # type: ignore[union-attr]
+    assert db.get_download(row.id).done_bytes == 50  # type: ignore[union-attr]
     for bad in ("nonsense", "commit", "id", "state = 'done' --"):
         with pytest.raises(LibraryError):
             db.update_download(row.id, **{bad: 1})
-    assert [d.id for d in db.downloads(states=("queued",))] == [row.id]
-    assert db.downloads(states=("done",)) == []
+    assert [d.id for d in db.list_downloads(states=("queued",))] == [row.id]
+    assert db.list_downloads(states=("done",)) == []
     assert db.clear_downloads(("queued",)) == 1
-    assert db.download(row.id) is None
+    assert db.get_download(row.id) is None
 
 
-def test_a_download_has_one_living_owner(db: LibraryDB) -> None:
+def test_a_download_has_one_living_owner(db: Database) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     assert not db.claim_download(row.id, "b", stale_seconds=math.inf)
-    assert db.beat(row.id, "a") is None
-    assert db.beat(row.id, "b") == "lost"
+    assert db.record_heartbeat(row.id, "a") is None
+    assert db.record_heartbeat(row.id, "b") == "lost"
     db.update_download(row.id, wanted="pause")
-    assert db.beat(row.id, "a") == "pause"
+    assert db.record_heartbeat(row.id, "a") == "pause"
     assert db.claim_download(row.id, "b", stale_seconds=-1)
-    assert db.beat(row.id, "a") == "lost"
-    assert db.beat(999, "a") == "lost"
+    assert db.record_heartbeat(row.id, "a") == "lost"
+    assert db.record_heartbeat(999, "a") == "lost"
 
 
-def test_what_a_dead_process_waited_for_and_how_fast_it_was_is_not_told_any_more(db: LibraryDB) -> None:
-    told = "from llm_hf_models.system.processes import own_name; print(own_name())"
+def test_what_a_dead_process_waited_for_and_how_fast_it_was_is_not_told_any_more(db: Database) -> None:
+    told = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
     dead = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.strip()
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
     assert db.claim_download(row.id, f"{dead}/attempt", stale_seconds=60)
     db.update_download(row.id, error="next try in 25 s", bytes_per_second=5.0)
-    db.forget_the_dead()
-    found = db.download(row.id)
+    db.mark_ended_as_abandoned()
+    found = db.get_download(row.id)
     assert found is not None
-    assert (found.waits_again, found.error, found.bytes_per_second) == (True, None, None)
+    assert (found.needs_new_worker, found.error, found.bytes_per_second) == (True, None, None)
 
 
-def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a_person_decided(db: LibraryDB) -> None:
+def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a_person_decided(db: Database) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     db.update_download(row.id, bytes_per_second=5.0)
@@ -182,47 +182,47 @@ def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a
     assert db.claim_download(waits.id, "another", stale_seconds=60)
     db.update_download(waits.id, bytes_per_second=5.0)
     db.pause_abandoned(stale_seconds=-1)
-    given_up = db.download(row.id)
+    given_up = db.get_download(row.id)
     assert given_up is not None
     assert (given_up.state, given_up.error, given_up.bytes_per_second) == (
         "paused",
         "its process shows no sign of life",
         None,
     )
-    waiting = db.download(waits.id)
+    waiting = db.get_download(waits.id)
     assert waiting is not None
     assert (waiting.state, waiting.bytes_per_second, waiting.owner) == ("running", None, "another")
-    assert db.beat(row.id, "a") is None
-    back = db.download(row.id)
+    assert db.record_heartbeat(row.id, "a") is None
+    back = db.get_download(row.id)
     assert back is not None
     assert (back.state, back.error) == ("running", None)
     for state, asked in (("paused", "pause"), ("cancelled", "cancel"), ("queued", "background"), ("done", "lost")):
         db.update_download(row.id, state=state)
-        assert db.beat(row.id, "a") == asked
+        assert db.record_heartbeat(row.id, "a") == asked
 
 
-def test_an_engines_row_is_dropped_only_by_its_own_process(db: LibraryDB) -> None:
+def test_an_engines_row_is_dropped_only_by_its_own_process(db: Database) -> None:
     row = EngineRow("f", "m", 10, 1.0, "/run/x.sock", key="secret", layers=("landlock",))
     db.save_engine(row)
-    assert db.engine("f") == row
+    assert db.get_engine("f") == row
     assert "secret" not in repr(row)
     db.drop_engine("f", 11)
-    assert db.engines() == [row]
+    assert db.list_engines() == [row]
     db.drop_engine("f", 10)
-    assert db.engine("f") is None
+    assert db.get_engine("f") is None
 
 
-def test_answers_of_the_hub_are_kept_dated_and_forgotten_by_age(db: LibraryDB) -> None:
-    db.keep("k", "body", "etag")
-    kept = db.cached("k")
+def test_answers_of_the_hub_are_kept_dated_and_forgotten_by_age(db: Database) -> None:
+    db.save_metadata("k", "body", "etag")
+    kept = db.get_metadata("k")
     assert kept is not None
     assert (kept.body, kept.etag) == ("body", "etag")
-    assert db.forget_metadata(kept.fetched) == 0
-    assert db.forget_metadata(kept.fetched + 1) == 1
-    assert db.cached("k") is None
+    assert db.delete_old_metadata(kept.fetched) == 0
+    assert db.delete_old_metadata(kept.fetched + 1) == 1
+    assert db.get_metadata("k") is None
 
 
-def test_a_transaction_is_all_or_nothing(db: LibraryDB) -> None:
+def test_a_transaction_is_all_or_nothing(db: Database) -> None:
     def interrupted() -> None:
         with db.transaction():
             db.register(a_model())
@@ -230,10 +230,10 @@ def test_a_transaction_is_all_or_nothing(db: LibraryDB) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert db.models() == []
+    assert db.list_models() == []
     with db.transaction():
         db.register(a_model())
-    assert len(db.models()) == 1
+    assert len(db.list_models()) == 1
 
 
 @pytest.mark.parametrize(
@@ -247,22 +247,22 @@ def test_a_transaction_is_all_or_nothing(db: LibraryDB) -> None:
     ids=lambda broken: next(iter(broken)),
 )
 def test_what_can_not_be_recorded_is_refused_whole_and_not_called_damage(
-    db: LibraryDB, broken: dict[str, object]
+    db: Database, broken: dict[str, object]
 ) -> None:
     with pytest.raises(LibraryError) as caught:
         db.register(a_model(**broken))
     assert not isinstance(caught.value, LibraryDamagedError)
-    assert db.models() == []
+    assert db.list_models() == []
     db.register(a_model())
 
 
-def test_a_file_name_that_is_not_utf_8_is_a_clear_refusal(db: LibraryDB) -> None:
+def test_a_file_name_that_is_not_utf_8_is_a_clear_refusal(db: Database) -> None:
     with pytest.raises(LibraryError, match="can't record"):
         db.register(a_model(files=(LocalFile("m", "weights", 1, os.fsdecode(b"/tmp/caf\xe9.gguf")),)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_nobody_else_may_read_the_library_since_it_holds_keys(db: LibraryDB, path: Path) -> None:
+def test_nobody_else_may_read_the_library_since_it_holds_keys(db: Database, path: Path) -> None:
     db.register(a_model())
     assert {file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == {0}
     assert path.parent.stat().st_mode & 0o077 == 0
@@ -281,37 +281,37 @@ def together(*jobs: Callable[[], None]) -> None:
             done.result()
 
 
-def test_threads_may_share_a_library(db: LibraryDB) -> None:
+def test_threads_may_share_a_library(db: Database) -> None:
     def work(number: int) -> None:
         for turn in range(15):
             with db.transaction():
                 db.register(a_model(f"owner/n{number}", quant=f"Q{turn}"))
-            assert all(model.files for model in db.models())
+            assert all(model.files for model in db.list_models())
 
     together(*(partial(work, number) for number in range(4)))
-    assert len(db.models()) == 60
+    assert len(db.list_models()) == 60
 
 
 def test_a_new_library_may_be_opened_by_many_at_the_same_instant(tmp_path: Path) -> None:
     for turn in range(40):
-        together(*[lambda path=tmp_path / f"{turn}.db": LibraryDB(path).close()] * 4)
+        together(*[lambda path=tmp_path / f"{turn}.db": Database(path).close()] * 4)
 
 
-def test_a_reader_sees_one_moment_while_another_connection_writes(db: LibraryDB, path: Path) -> None:
+def test_a_reader_sees_one_moment_while_another_connection_writes(db: Database, path: Path) -> None:
     ended = threading.Event()
 
     def version(number: int) -> LocalModel:
         return a_model(commit=str(number), files=(LocalFile(str(number), "weights", 1, "/x"),))
 
     def write() -> None:
-        with LibraryDB(path) as other:
+        with Database(path) as other:
             for number in range(150):
                 other.register(version(number))
         ended.set()
 
     def read() -> None:
         while not ended.is_set():
-            (model,) = db.models()
+            (model,) = db.list_models()
             assert [file.path for file in model.files] == [model.commit]
 
     db.register(version(0))
@@ -331,16 +331,16 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_library_is_said_to_be_so_and_llm_goes_on_without_it(path: Path, damage: str) -> None:
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(a_model())
     for beside in path.parent.glob("library.db-*"):
         beside.unlink()
     DAMAGE[damage](path)
-    with pytest.raises(LibraryError) as caught, LibraryDB(path) as db:
-        db.models()
+    with pytest.raises(LibraryError) as caught, Database(path) as db:
+        db.list_models()
     assert isinstance(caught.value, LibraryDamagedError)
     assert "mv" in str(caught.value.hint)
-    assert registered_models(path) == []
+    assert read_registered_models(path) == []
 
 
 @pytest.mark.parametrize(
@@ -348,37 +348,37 @@ def test_a_damaged_library_is_said_to_be_so_and_llm_goes_on_without_it(path: Pat
     [("facts", "{"), ("facts", "[]"), ("facts", '{"kind": '), ("options", "nonsense"), ("hub", b"\xff")],
 )
 def test_a_row_that_can_not_be_read_is_damage_and_no_traceback(path: Path, column: str, value: object) -> None:
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(a_model())
         with sqlite3.connect(path) as raw:
             raw.execute(f"update models set {column} = ?", (value,))
         raw.close()
         with pytest.raises(LibraryDamagedError):
-            db.models()
-    registered_models(path)
+            db.list_models()
+    read_registered_models(path)
 
 
 def test_a_newer_library_is_left_alone(path: Path) -> None:
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(a_model())
     with sqlite3.connect(path) as raw:
         raw.execute(f"pragma user_version = {len(MIGRATIONS) + 1}")
     raw.close()
     before = path.read_bytes()
     with pytest.raises(LibraryTooNewError) as caught:
-        LibraryDB(path)
+        Database(path)
     assert caught.value.hint == "llm install -U llm-hf-models"
-    assert registered_models(path) == []
+    assert read_registered_models(path) == []
     assert path.read_bytes() == before
 
 
 def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(a_model())
     later = (*MIGRATIONS, "alter table models add column later text; create table extra (id integer)")
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", later)
-    with LibraryDB(path) as db:
-        assert [model.model_id for model in db.models()] == ["hf/owner/name:Q4_K_M"]
+    with Database(path) as db:
+        assert [model.model_id for model in db.list_models()] == ["hf/owner/name:Q4_K_M"]
     with sqlite3.connect(path) as raw:
         assert raw.execute("pragma user_version").fetchone()[0] == len(later)
         assert raw.execute("select later from models").fetchall() == [(None,)]
@@ -386,14 +386,14 @@ def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatc
 
 
 def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(a_model())
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
     with pytest.raises(LibraryError):
-        LibraryDB(path)
+        Database(path)
     monkeypatch.undo()
-    with LibraryDB(path) as db:
-        assert len(db.models()) == 1
+    with Database(path) as db:
+        assert len(db.list_models()) == 1
     with sqlite3.connect(path) as raw:
         assert raw.execute("select count(*) from sqlite_master where name = 'extra'").fetchone()[0] == 0
     raw.close()
@@ -402,32 +402,32 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
 def test_a_folder_in_the_files_place_is_said_to_be_so_and_llm_goes_on(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(NotWritableError):
-        LibraryDB(path)
-    assert registered_models(path) == []
+        Database(path)
+    assert read_registered_models(path) == []
 
 
 def test_a_file_in_the_folders_place_is_said_to_be_so_and_llm_goes_on(path: Path) -> None:
     path.parent.write_text("in the way")
     with pytest.raises(NotWritableError):
-        LibraryDB(path)
-    assert registered_models(path) == []
+        Database(path)
+    assert read_registered_models(path) == []
 
 
 READ_ONLY = """
 import os, sys, urllib.parse  # pathlib's own, which nobody could read any more where the interpreter is root's
 from pathlib import Path
 from llm_hf_models.errors import NotWritableError
-from llm_hf_models.library.database import LibraryDB
-from llm_hf_models.library.registered_models import registered_models
+from llm_hf_models.library.database import Database
+from llm_hf_models.library.registered_models import read_registered_models
 if os.geteuid() == 0:
     os.setresuid(65534, 65534, 65534)
 path = Path(sys.argv[1])
-print(len(registered_models(path)))
-with LibraryDB(path) as db:
-    print(len(db.models()), db.is_writable)
-    db.keep("an answer of the Hub", "kept where that can be")
+print(len(read_registered_models(path)))
+with Database(path) as db:
+    print(len(db.list_models()), db.is_writable)
+    db.save_metadata("an answer of the Hub", "kept where that can be")
     try:
-        db.touch(db.models()[0].model_id)
+        db.touch_model(db.list_models()[0].model_id)
     except NotWritableError as error:
         print(error.message)
 """
@@ -440,7 +440,7 @@ def test_a_library_in_a_read_only_folder_is_read_and_refuses_changes(tmp_path: P
         if "pytest-of" in str(parent) and parent.stat().st_uid == os.geteuid():
             parent.chmod(0o755)
     path = folder / "library.db"
-    with LibraryDB(path) as db:
+    with Database(path) as db:
         db.register(a_model())
     path.chmod(0o444)
     folder.chmod(0o555)
@@ -450,8 +450,8 @@ def test_a_library_in_a_read_only_folder_is_read_and_refuses_changes(tmp_path: P
 
 
 def test_llm_goes_on_where_there_is_no_library_and_makes_none(path: Path) -> None:
-    assert registered_models(path) == []
-    assert registered_models(Path("nul\x00.db")) == []
+    assert read_registered_models(path) == []
+    assert read_registered_models(Path("nul\x00.db")) == []
     assert not path.parent.exists()
 
 
@@ -459,7 +459,7 @@ def test_llm_goes_on_where_there_is_no_library_and_makes_none(path: Path) -> Non
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_no_bytes_in_the_library_make_the_hook_raise(path: Path, data: st.DataObject) -> None:
     if not path.parent.exists():
-        with LibraryDB(path) as db:
+        with Database(path) as db:
             db.register(a_model(aliases=("x",)))
         path.with_name("whole").write_bytes(path.read_bytes())
     content = bytearray(path.with_name("whole").read_bytes())
@@ -468,11 +468,11 @@ def test_no_bytes_in_the_library_make_the_hook_raise(path: Path, data: st.DataOb
     ):
         content[place : place + len(value)] = value
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    for model in registered_models(path):
+    for model in read_registered_models(path):
         assert isinstance(model, RegisteredModel)
     try:
-        with LibraryDB(path) as db:
-            db.models()
+        with Database(path) as db:
+            db.list_models()
     except LibraryError as error:
         assert error.message  # noqa: PT017 - either outcome is right; anything else fails the test
     for beside in path.parent.glob("library.db-*"):
@@ -482,17 +482,17 @@ def test_no_bytes_in_the_library_make_the_hook_raise(path: Path, data: st.DataOb
 _OPEN_AND_CLOSE = """
 import sys
 from pathlib import Path
-from llm_hf_models.library.database import LibraryDB
-LibraryDB(Path(sys.argv[1])).close()
+from llm_hf_models.library.database import Database
+Database(Path(sys.argv[1])).close()
 """
 
 
 def test_a_second_opening_in_one_process_keeps_the_locks_of_the_first(path: Path) -> None:
-    with LibraryDB(path) as first:
-        first.keep("a", "1")
-        LibraryDB(path).close()
+    with Database(path) as first:
+        first.save_metadata("a", "1")
+        Database(path).close()
         subprocess.run([sys.executable, "-c", _OPEN_AND_CLOSE, str(path)], check=True)
         # Whoever closes last clears the log away: another process may not take itself for that one.
         assert path.with_name(f"{path.name}-wal").exists()
-        first.keep("b", "2")
-        assert first.cached("b") is not None
+        first.save_metadata("b", "2")
+        assert first.get_metadata("b") is not None

@@ -19,8 +19,8 @@ from cryptography.x509.oid import NameOID
 
 from llm_hf_models.errors import BadInputError, OfflineError, ProxyRefusedError, TlsError
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.download_file import fetch
-from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
 from tests.support.storage_server import COMMIT, Fault, StorageServer
 
 LIMITS = TransferLimits(connections=2, connect_seconds=2, stall_seconds=1, network_wait_seconds=2, retry_seconds=0.02)
@@ -28,7 +28,9 @@ CONTENT = bytes(range(256)) * 4000
 
 
 def pull(server: StorageServer, partial: Path) -> None:
-    fetch(server.locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event())
+    download_file(
+        server.locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event()
+    )
     assert partial.read_bytes() == CONTENT
 
 
@@ -161,9 +163,9 @@ def test_a_host_that_does_not_speak_tls_is_an_error_at_once(tmp_path: Path) -> N
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}/file"
         with pytest.raises(TlsError):
-            fetch(
+            download_file(
                 lambda: Location(url, {}, 5, "", COMMIT),
-                Expected("model.gguf", 5, sha256="0" * 64),
+                ExpectedFile("model.gguf", 5, sha256="0" * 64),
                 tmp_path / "part",
                 limits=LIMITS,
                 progress=lambda _: None,
@@ -323,7 +325,7 @@ def test_a_proxy_that_cant_be_reached_is_said_to_be_one(tmp_path: Path, monkeypa
     monkeypatch.delenv("no_proxy", raising=False)
     limits = TransferLimits(connections=1, retry_seconds=0.01, network_wait_seconds=0.05)
     with StorageServer(CONTENT) as server, pytest.raises(OfflineError) as caught:
-        fetch(server.locate, server.expected, tmp_path / "part", limits=limits, progress=lambda _: None,
+        download_file(server.locate, server.expected, tmp_path / "part", limits=limits, progress=lambda _: None,
               stop=threading.Event())  # fmt: skip
     assert "HTTP_PROXY" in str(caught.value.hint)
 

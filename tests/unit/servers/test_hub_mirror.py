@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from llm_hf_models.errors import NotWritableError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
-from llm_hf_models.system.hashing import digests_of
+from llm_hf_models.system.hashing import compute_digests
 from tests.support import mirror_repos
 from tests.support.mirror_repos import COMMIT, OLD, SECRET, WEIGHTS, Shelf, running, served
 
@@ -99,8 +99,8 @@ def test_one_repo_tells_sizes_digests_and_scans(api: HfApi, folder: Path) -> Non
     weights, card = files["tiny-Q4_K_M.gguf"], files["README.md"]
     assert info.sha == COMMIT
     assert weights.lfs is not None
-    assert (weights.size, weights.lfs.sha256) == (len(WEIGHTS), digests_of(folder / "weights").sha256)
-    assert (card.lfs, card.blob_id) == (None, digests_of(folder / "card").git_sha1)
+    assert (weights.size, weights.lfs.sha256) == (len(WEIGHTS), compute_digests(folder / "weights").sha256)
+    assert (card.lfs, card.blob_id) == (None, compute_digests(folder / "card").git_sha1)
     assert info.security_repo_status == {
         "scansDone": True,
         "filesWithIssues": [{"path": "tiny-Q4_K_M.gguf", "level": "suspicious"}],
@@ -181,7 +181,7 @@ def test_what_is_not_there_is_refused_in_the_hubs_own_words(api: HfApi, call: ob
 def test_file_metadata_names_digest_size_and_commit(endpoint: str, folder: Path) -> None:
     url = huggingface_hub.hf_hub_url("acme/tiny-GGUF", "a b/odd #1%.gguf", endpoint=endpoint)
     found = huggingface_hub.get_hf_file_metadata(url, token=False, endpoint=endpoint)
-    assert (found.etag, found.size) == (digests_of(folder / "weights").sha256, len(WEIGHTS))
+    assert (found.etag, found.size) == (compute_digests(folder / "weights").sha256, len(WEIGHTS))
     assert (found.commit_hash, found.location) == (COMMIT, url)
 
 
@@ -222,7 +222,7 @@ def test_a_range_that_makes_no_sense_gets_the_whole_file(endpoint: str, asked: s
 
 
 def test_if_range_with_another_etag_gets_the_whole_file(endpoint: str, folder: Path) -> None:
-    etag = f'"{digests_of(folder / "weights").sha256}"'
+    etag = f'"{compute_digests(folder / "weights").sha256}"'
     same, _, part = ask(endpoint, RESOLVE, {"Range": "bytes=0-9", "If-Range": etag})
     other, _, whole = ask(endpoint, RESOLVE, {"Range": "bytes=0-9", "If-Range": '"other"'})
     assert (same, part, other, whole) == (206, WEIGHTS[:10], 200, WEIGHTS)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models.system.text import clean_text, did_you_mean
+from llm_hf_models.system.text import clean_text, suggest_word
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_cleaning_twice_changes_nothing_more(text: str) -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [("temprature", "temperature"), ("top-p", "top_p"), ("sed", "seed")])
 def test_a_mistyped_word_gets_the_nearest_one(typed: str, meant: str) -> None:
-    assert did_you_mean(typed, ["seed", "temperature", "top_p"]) == f"Did you mean {meant!r}? "
+    assert suggest_word(typed, ["seed", "temperature", "top_p"]) == f"Did you mean {meant!r}? "
 
 
 @pytest.mark.parametrize("typed", ["", "walrus", "\x1b[2J", "t" * 10_000])
 def test_a_word_like_no_other_gets_none(typed: str) -> None:
-    assert did_you_mean(typed, ["seed", "temperature", "top_p"]) == ""
+    assert suggest_word(typed, ["seed", "temperature", "top_p"]) == ""

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.download_file import fetch
-from llm_hf_models.transfer.types import Expected, TransferLimits
+from llm_hf_models.transfer.download_file import download_file
+from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
 from tests.support.hub_server import HubServer
 from tests.support.storage_server import StorageServer
 from tests.support.transfers import MB, made_content, pull
@@ -80,8 +80,8 @@ def test_bytes_over_tls_go_through_memory(tmp_path: Path, monkeypatch: pytest.Mo
         repo = hub.add_repo("owner/model-GGUF", {"m.gguf": content})
         (file,) = repo.files
         link = Location(hub.signed(repo, file), {}, file.size, str(file.sha256), repo.commit)
-        fetch(
-            lambda: link, Expected("m.gguf", file.size, sha256=file.sha256), tmp_path / "part",
+        download_file(
+            lambda: link, ExpectedFile("m.gguf", file.size, sha256=file.sha256), tmp_path / "part",
             limits=TransferLimits(), progress=lambda _: None, stop=threading.Event(),
         )  # fmt: skip
     assert (tmp_path / "part").read_bytes() == content

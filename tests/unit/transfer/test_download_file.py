@@ -27,10 +27,10 @@ from llm_hf_models.errors import (
     RateLimitedError,
 )
 from llm_hf_models.hub.types import Location
-from llm_hf_models.transfer.download_file import fetch, journal_path
+from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.ownership import is_owned, owning
-from llm_hf_models.transfer.types import Event, Expected, TransferLimits
+from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
+from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import COMMIT, Fault, StorageServer
 from tests.support.transfers import LIMITS, MB, WEATHER, interrupted, made_content, names, pull, stop_at
@@ -59,9 +59,9 @@ def test_a_small_file_is_proven_by_its_git_blob_id(partial: Path) -> None:
     content = b"# a card\n"
     sha1 = hashlib.sha1(b"blob 9\0" + content, usedforsecurity=False).hexdigest()
     with StorageServer(content) as server:
-        fetch(
+        download_file(
             lambda: Location(server.url, {}, 9, sha1, COMMIT),
-            Expected("README.md", 9, git_sha1=sha1),
+            ExpectedFile("README.md", 9, git_sha1=sha1),
             partial,
             limits=LIMITS,
             progress=lambda _: None,
@@ -271,7 +271,7 @@ def test_an_expired_link_is_asked_for_again(server: StorageServer, partial: Path
     location = server.locate()
     server.expire()
     links = [location]
-    fetch(
+    download_file(
         lambda: links.pop() if links else server.locate(),
         server.expected,
         partial,
@@ -335,7 +335,7 @@ def test_a_host_without_an_address_is_waited_for(server: StorageServer, partial:
     links = [Location("http://no-such-host.invalid/x", {}, len(server.content), server.sha256, COMMIT)]
     limits = TransferLimits(network_wait_seconds=0.3, retry_seconds=0.02)
     with pytest.raises(OfflineError):
-        fetch(
+        download_file(
             lambda: links[0],
             server.expected,
             partial,
@@ -353,7 +353,7 @@ def test_questions_to_the_hub_have_weather_too(server: StorageServer, partial: P
             raise failures.pop()
         return server.locate()
 
-    fetch(locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event())
+    download_file(locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=threading.Event())
     assert partial.read_bytes() == server.content
 
 
@@ -377,7 +377,7 @@ def test_a_stop_does_not_wait_for_a_hub_that_does_not_answer(server: StorageServ
 
     try:
         with pytest.raises(InterruptedByUserError):
-            fetch(locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=stop)
+            download_file(locate, server.expected, partial, limits=LIMITS, progress=lambda _: None, stop=stop)
     finally:
         answered.set()
     assert server.requests == []
@@ -394,7 +394,7 @@ def test_a_file_is_owned_where_the_file_system_has_no_hard_links(
 
     partial.parent.mkdir()
     monkeypatch.setattr(os, "link", refuse)
-    with owning(partial, threading.Event(), lambda: None):
+    with acquire_ownership(partial, threading.Event(), lambda: None):
         assert is_owned(partial)
         assert not list(partial.parent.glob("*.owner.*"))
     assert not is_owned(partial)

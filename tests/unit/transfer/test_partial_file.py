@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.transfer.partial_file import MAX_QUEUED, READ_BYTES, Digest, PartialFile
+from llm_hf_models.transfer.partial_file import MAX_QUEUED_CHUNKS, READ_BYTES, FileHasher, PartialFile
 
 CHUNK = 1 << 16
 
 
-def finish(digest: Digest) -> None:
+def finish(digest: FileHasher) -> None:
     while not digest.wait(0.1):
         pass
 
 
 def test_chunks_that_come_in_order_are_hashed_as_they_came_however_fast(tmp_path: Path) -> None:
-    chunks = [bytearray(os.urandom(CHUNK)) for _ in range(10 * MAX_QUEUED)]
+    chunks = [bytearray(os.urandom(CHUNK)) for _ in range(10 * MAX_QUEUED_CHUNKS)]
     expected = hashlib.sha256(b"".join(chunks)).hexdigest()
     size = CHUNK * len(chunks)
     with PartialFile(tmp_path / "file", size) as file:  # it stays empty: what is read back from it would be zeros
-        digest = Digest(file, size)
+        digest = FileHasher(file, size)
         taken = [digest.have(i * CHUNK, (i + 1) * CHUNK, chunk) for i, chunk in enumerate(chunks)]
         finish(digest)
         assert all(taken)
@@ -37,7 +37,7 @@ def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path
     places = list(range(0, len(data), CHUNK))
     random.Random(7).shuffle(places)
     with PartialFile(tmp_path / "file", len(data)) as file:
-        digest = Digest(file, len(data))
+        digest = FileHasher(file, len(data))
 
         def bring(mine: list[int]) -> None:
             for start in mine:
@@ -56,10 +56,10 @@ def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path
 
 
 def test_a_file_that_shrinks_while_it_is_read_back_is_an_error_and_holds_nobody_up(tmp_path: Path) -> None:
-    size = CHUNK * 4 * MAX_QUEUED
+    size = CHUNK * 4 * MAX_QUEUED_CHUNKS
     with PartialFile(tmp_path / "file", size) as file:
         os.truncate(tmp_path / "file", CHUNK)
-        digest = Digest(file, size)
+        digest = FileHasher(file, size)
         digest.have(0, 2 * CHUNK)
         with pytest.raises(OSError, match="shorter"):
             finish(digest)

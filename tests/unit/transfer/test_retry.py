@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llm_hf_models.network.headers import retry_after
+from llm_hf_models.network.headers import parse_retry_after
 
 
 @pytest.mark.parametrize(
@@ -30,9 +30,9 @@ from llm_hf_models.network.headers import retry_after
     ],
 )
 def test_what_an_answer_asks_for_is_understood_or_nothing_is(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after(headers.get) == seconds
+    assert parse_retry_after(headers.get) == seconds
 
 
 def test_a_date_is_so_many_seconds_from_now() -> None:
     told = email.utils.formatdate(time.time() + 90, usegmt=True)
-    assert 60 < (retry_after({"Retry-After": told}.get) or 0) <= 90
+    assert 60 < (parse_retry_after({"Retry-After": told}.get) or 0) <= 90

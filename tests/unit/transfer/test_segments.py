@@ -9,22 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.transfer import segments as transfer_segments
-from llm_hf_models.transfer.pacing import Pace, Width
+from llm_hf_models.transfer.pacing import ConnectionTuner, RateLimiter
 from llm_hf_models.transfer.segments import (
     MAX_SEGMENTS_BYTES,
     MIN_SEGMENT_BYTES,
     REFUSED_SECONDS,
     REPROBE_SECONDS,
-    VERDICT_SECONDS,
+    TRIAL_SECONDS,
     Segment,
-    Segments,
+    SegmentQueue,
 )
 from llm_hf_models.transfer.types import Ranges
 
 MB = 1 << 20
 
 
-def looked(width: Width, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0) -> float:
+def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0) -> float:
     """Lets `width` watch all its connections bring `rate` bytes per second and keep `cores` busy; the time after."""
     for step in range(1, int(seconds / 0.05) + 1):
         now = start + step * 0.05
@@ -32,7 +32,7 @@ def looked(width: Width, rate: float, *, seconds: float, start: float = 0.0, cor
     return now
 
 
-def growing(width: Width, each: float, *, cores_each: float = 0.0) -> float:
+def growing(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> float:
     """Lets `width` watch connections of which each brings as much, until it wants no more; the seconds that took."""
     now = fetched = cpu = 0.0
     while width.wanted < 8 and now < 5:
@@ -55,7 +55,7 @@ def test_each_missing_byte_is_handed_out_exactly_once(
     have = Ranges()
     for start, length in done:
         have.add(min(start, size), min(start + length, size))
-    segments, missing = Segments(size, have), size - have.total
+    segments, missing = SegmentQueue(size, have), size - have.total
     fetched = 0
     while not segments.finished:
         active = [segment for _ in range(sharers) if (segment := segments.take(sharers))]
@@ -71,7 +71,7 @@ def test_each_missing_byte_is_handed_out_exactly_once(
 
 
 def test_pieces_become_smaller_towards_the_end() -> None:
-    segments = Segments(2048 * MB, Ranges())
+    segments = SegmentQueue(2048 * MB, Ranges())
     pieces: list[Segment] = []
     while piece := segments.take(8):
         pieces.append(piece)
@@ -83,7 +83,7 @@ def test_pieces_become_smaller_towards_the_end() -> None:
 
 
 def test_one_connection_alone_asks_seldom() -> None:
-    segments = Segments(2048 * MB, Ranges())
+    segments = SegmentQueue(2048 * MB, Ranges())
     requests = 0
     while piece := segments.take(1):
         requests += 1
@@ -93,7 +93,7 @@ def test_one_connection_alone_asks_seldom() -> None:
 
 
 def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
-    segments = Segments(MB, Ranges())
+    segments = SegmentQueue(MB, Ranges())
     assert segments.takeable
     piece = segments.take(8)
     assert piece is not None
@@ -107,7 +107,7 @@ def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_m
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transfer_segments, "SPLIT_SECONDS", 0.0)
-    segments = Segments(MB, Ranges())
+    segments = SegmentQueue(MB, Ranges())
     slow = segments.take(8)
     assert slow is not None
     assert segments.advance(slow, 1) == 1
@@ -120,25 +120,25 @@ def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_m
 
 
 def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
-    width = Width(8, cores=2)
+    width = ConnectionTuner(8, cores=2)
     assert growing(width, 10e6) < 0.5
     assert width.wanted == 8
 
 
 def test_fast_connections_are_joined_by_others_too_while_cores_have_nothing_to_do() -> None:
-    width = Width(8, cores=8)
+    width = ConnectionTuner(8, cores=8)
     growing(width, 250e6, cores_each=0.4)
     assert width.wanted == 4  # a gigabyte a second: no digest is much faster
 
 
 def test_a_machine_that_is_busy_with_one_connection_gets_no_others() -> None:
-    width = Width(8, cores=2)
+    width = ConnectionTuner(8, cores=2)
     growing(width, 250e6, cores_each=1.2)
     assert width.wanted == width.outlook == 1
 
 
 def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -> None:
-    width = Width(8, cores=2)
+    width = ConnectionTuner(8, cores=2)
     now = 0.0
     for patience in (5, REPROBE_SECONDS + 5):
         tried = set()
@@ -151,14 +151,14 @@ def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -
 
 
 def test_a_wire_faster_than_we_are_gets_one_connection() -> None:
-    width = Width(8, cores=2)
+    width = ConnectionTuner(8, cores=2)
     assert width.outlook == 8
     looked(width, 900e6, seconds=1)
     assert width.wanted == width.outlook == 1
 
 
 def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
-    width = Width(8, cores=2)
+    width = ConnectionTuner(8, cores=2)
     for step in range(20):
         width.look(step * 0.05, int(step * 0.05 * 2e6), 1, cpu=0, limit=2_000_000)
     assert width.wanted == width.outlook == 1
@@ -168,16 +168,16 @@ def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: p
     monkeypatch.setattr(transfer_segments, "RATE_RECHECK_SECONDS", 0.0)
     rate, stopped = [50_000], threading.Event()
     stopped.set()
-    pace = Pace(lambda: rate[0])
+    pace = RateLimiter(lambda: rate[0])
     pace.spend(6 * MB, stopped)
     rate[0] = 10_000_000
     pace.spend(1, threading.Event())  # two minutes, were it all owed
 
 
 def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
-    width = Width(8, cores=2)
+    width = ConnectionTuner(8, cores=2)
     width.refuse(3, 0.0)
     now = looked(width, 1e6, seconds=REFUSED_SECONDS - 1)
     assert width.wanted == 3
-    now = looked(width, 1e6, seconds=2 * VERDICT_SECONDS, start=now)
+    now = looked(width, 1e6, seconds=2 * TRIAL_SECONDS, start=now)
     assert width.wanted == 8, "but perhaps later"

@@ -64,9 +64,9 @@ DANGEROUS = {  # on x86-64 and arm64
 
 
 def _program(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
-    kind = seccomp.MACHINES[machine]
+    kind = seccomp.ARCHITECTURES[machine]
     wish = Confinement(write_dirs=[Path("/x")], **{"allow_unix_server": True, **wanted})
-    return seccomp.program(wish, kind, removes=True), kind.audit, kind.column
+    return seccomp.build_program(wish, kind, removes=True), kind.audit, kind.column
 
 
 @MACHINES
@@ -81,7 +81,7 @@ def test_the_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> Non
 @MACHINES
 def test_the_filter_knows_no_call_younger_than_itself_nor_x32s(machine: str) -> None:
     code, audit, column = _program(machine)
-    for number in (seccomp.NEWEST + 1, X32, X32 + 39, X32 + 520, 2**31, 2**32 - 1):
+    for number in (seccomp.NEWEST_CALL + 1, X32, X32 + 39, X32 + 520, 2**31, 2**32 - 1):
         assert verdict(code, audit, number) == "ENOSYS"
     assert verdict(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be seen"
 
@@ -99,7 +99,7 @@ def test_the_filter_looks_at_arguments(machine: str) -> None:
     me, thread = os.getpid(), 0x3D0F00  # the flags of glibc's pthread_create
 
     def asked(name: str, *arguments: int) -> str:
-        numbers = seccomp.allowed(Confinement(allow_unix_server=True), removes=False)[name]
+        numbers = seccomp.list_allowed_calls(Confinement(allow_unix_server=True), removes=False)[name]
         number = numbers[column]
         assert number is not None
         return verdict(code, audit, number, *arguments)
@@ -144,8 +144,13 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine: str, header: str)
     known = {name: int(number) for name, number in re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", text)}
     known["newfstatat"] = known.get("newfstatat", known.get("fstatat", -1))
     wish = Confinement(write_dirs=[Path("/x")], allow_unix_server=True, allow_gpu=True)
-    listed = {**seccomp.allowed(wish, removes=True), **DANGEROUS, "clone3": (435, 435), "openat2": (437, 437)}
-    column = seccomp.MACHINES[machine].column
+    listed = {
+        **seccomp.list_allowed_calls(wish, removes=True),
+        **DANGEROUS,
+        "clone3": (435, 435),
+        "openat2": (437, 437),
+    }
+    column = seccomp.ARCHITECTURES[machine].column
     newer = {"futex_wake", "futex_wait", "futex_requeue"}  # than many installed headers
     wrong = {
         name: (numbers[column], known.get(name))

@@ -25,4 +25,4 @@ ALL = ("rlimits", "user-namespace", "network-namespace", "landlock", "seccomp")
     ],
 )
 def test_sandboxed_means_files_and_every_kind_of_socket(layers: tuple[Layer, ...], sandboxed: bool) -> None:
-    assert ConfinementReport(layers).sandboxed is sandboxed
+    assert ConfinementReport(layers).is_sandboxed is sandboxed
