@@ -486,7 +486,7 @@ def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: Hu
     assert mine.read_text() == "# Tiny\n"
     sent = repo.sent("README.md")
     plan = json_of(*wanted, "--dry-run")
-    assert (plan["replaces"], plan["files"][0]["here"]) == ([], True)
+    assert (plan["replaces"], plan["files"][0]["local"]) == ([], True)
     run(*wanted)
     assert repo.sent("README.md") == sent
 

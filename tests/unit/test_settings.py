@@ -294,7 +294,7 @@ def test_the_command_that_a_wrong_value_is_answered_with_says_what_would_do(key:
 
 
 def test_every_setting_says_what_it_takes() -> None:
-    assert [one["key"] for one in json_of("settings") if not one["takes"]] == []
+    assert [one["key"] for one in json_of("settings") if not one["accepts"]] == []
 
 
 def test_a_list_is_split_at_commas_and_spaces_whatever_the_case() -> None:

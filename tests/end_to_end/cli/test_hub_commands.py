@@ -73,14 +73,14 @@ def test_search_shows_a_row_with_what_is_known() -> None:
     for said in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
         assert said in text
     (row,) = json_of("search", "tiny")["results"]
-    assert (row["id"], row["downloads"], row["gated"], row["here"]) == (REPO, 1234, False, [])
+    assert (row["id"], row["downloads"], row["gated"], row["local_models"]) == (REPO, 1234, False, [])
 
 
 @pytest.mark.usefixtures("repo")
 def test_a_search_says_what_is_here_already() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     assert re.search(r"Q8_0", run("search", "tiny").stdout)
-    assert json_of("search", "tiny")["results"][0]["here"] == [f"hf/{REPO}:Q8_0"]
+    assert json_of("search", "tiny")["results"][0]["local_models"] == [f"hf/{REPO}:Q8_0"]
 
 
 @pytest.mark.usefixtures("repo")

@@ -76,7 +76,7 @@ async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
 
     async with stdio_host(era=era) as client:
         (row,) = (await call(client, "search_models", query="tiny", fits=True))["results"]
-        assert (row["id"], row["fits"], row["here"]) == (REPO, True, [])
+        assert (row["id"], row["fits"], row["local_models"]) == (REPO, True, [])
         model = await call(client, "get_model", repo=REPO)
         assert {variant["quant"]: variant["chosen"] for variant in model["variants"]} == {"Q8_0": False, "Q4_K_M": True}
         assert (await call(client, "inspect_gguf", model=f"{REPO}:Q4_K_M"))["facts"]["architecture"] == "llama"
