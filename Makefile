@@ -11,7 +11,7 @@ TESTS ?=
 ALONE = echo "== once more, alone: what failed beside other tests"
 FAILED = --last-failed --last-failed-no-failures none -rA
 
-.PHONY: demo test lint types unit suite suite-only storm storm-slice bench picture help-blocks clean
+.PHONY: demo test lint types unit suite suite-only storm storm-slice bench picture docs clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -69,7 +69,7 @@ bench: $(VENV)-dev/.installed
 picture: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/python tests/tools/demo.py --picture tests/tools/demo.svg
 
-help-blocks: $(VENV)-dev/.installed
+docs: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/python tests/tools/readme_help.py --write
 
 clean:
