@@ -1,4 +1,4 @@
-"""The person's account and this installation: login, whoami, status, settings."""
+"""The Hub account: login, logout and whoami."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MAX_TOKEN_CHARS = 1000
 
 
 def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> TokenStatus:
-    """Asks the Hub whose token it is, and only then keeps it.
+    """Validate a token with the Hub, then store it.
 
     Raises:
-        BadInputError: not the form of a token.
-        TokenInvalidError, NetworkError: it could not be validated; nothing was kept.
-        KeychainError: it could not be kept.
+        BadInputError: The value does not have the form of a token.
+        TokenInvalidError, NetworkError: The token could not be validated and was not stored.
+        KeychainError: The token could not be stored.
     """
     value = value.strip()
     if not value or len(value) > MAX_TOKEN_CHARS or not value.isascii() or not value.isprintable() or " " in value:
         raise BadInputError(
-            "That is not a Hub token", hint=f"Make one on {settings.get_display_endpoint()}/settings/tokens"
+            "This is not a Hub token", hint=f"Create one at {settings.get_display_endpoint()}/settings/tokens"
         )
     now = context.settings()
     hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.is_offline())
@@ -34,17 +34,17 @@ def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> To
 
 
 def logout() -> tuple[str, ...]:
-    """Removes the token that `login` kept. Returns where it was."""
+    """Remove the token that `login` stored. Return the places it was removed from."""
     return tuple(tokens.remove_stored_token())
 
 
 def whoami(context: Context) -> TokenStatus:
-    """The token in force, validated now."""
+    """Validate the token in use, and return its source and owner."""
     token = context.token()
     if token is None:
         locked = tokens.is_locked(token)
         return TokenStatus(
-            None, None, tokens.suggest_token_fix(token) if locked else "There is no token. `llm hf login` keeps one."
+            None, None, tokens.suggest_token_fix(token) if locked else "No token is stored. Run `llm hf login`."
         )
     try:
         return TokenStatus(token.source, context.hub().whoami())

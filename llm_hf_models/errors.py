@@ -1,15 +1,15 @@
-"""The one exception tree. What this package raises on purpose is here; the faces word it for people."""
+"""The exception tree: every error that this package raises on purpose. The interfaces format it for people."""
 
 from __future__ import annotations
 
 
 class HfModelsError(Exception):
-    """What happened, why, and the command that fixes it, kept apart so that each face can show them its own way.
+    """An error as three separate texts, so that each interface can format them in its own way.
 
     Args:
-        message: what happened, one sentence, no trailing newline.
-        cause: why, as far as it is known.
-        hint: what to do next, usually a command.
+        message: The fact, in one sentence without a trailing newline.
+        cause: The reason, as far as it is known.
+        hint: The next step, usually a command.
     """
 
     exit_code = 1
@@ -25,21 +25,21 @@ class HfModelsError(Exception):
 
 
 class BadInputError(HfModelsError):
-    """What the caller gave can't be used as it is: a malformed ref, size, setting or option."""
+    """Invalid input: a malformed ref, size, setting or option."""
 
     exit_code = 2
 
 
 class BadRefError(BadInputError):
-    """A name that is no model ref, or a file name that is not safe."""
+    """A name is not a model ref, or a file name could escape its folder."""
 
 
 class NotFoundError(HfModelsError):
-    """Something named does not exist."""
+    """Something that the caller named does not exist."""
 
 
 class RepoNotFoundError(NotFoundError):
-    """No such repo on the Hub, or one that this token can't see: the Hub does not tell these apart."""
+    """The Hub has no such repo, or the token cannot access it. The Hub does not distinguish the two."""
 
 
 class RevisionNotFoundError(NotFoundError):
@@ -51,7 +51,7 @@ class FileNotFoundInRepoError(NotFoundError):
 
 
 class QuantNotFoundError(NotFoundError):
-    """The repo has no such quantization; the hint lists those there are."""
+    """The repo has no such quantization; the hint lists the available ones."""
 
 
 class NoGgufError(NotFoundError):
@@ -59,23 +59,23 @@ class NoGgufError(NotFoundError):
 
 
 class UnknownModelError(NotFoundError):
-    """No local model of that name."""
+    """No local model has this name."""
 
 
 class AmbiguousNameError(BadInputError):
-    """A name that matches several local models; the cause lists them."""
+    """A name matches several local models; the cause lists them."""
 
 
 class NameTakenError(BadInputError):
-    """An alias that already names another model."""
+    """An alias already belongs to another model."""
 
 
 class AccessError(HfModelsError):
-    """The Hub knows what was asked for and refuses it to this token."""
+    """The Hub refuses access with this token, or without one."""
 
 
 class TokenMissingError(AccessError):
-    """A private or gated repo, and no token."""
+    """A private or gated repo needs a token, and there is none."""
 
 
 class TokenInvalidError(AccessError):
@@ -83,11 +83,11 @@ class TokenInvalidError(AccessError):
 
 
 class GatedRepoError(AccessError):
-    """A gated repo, and a token whose owner has not been granted access."""
+    """A gated repo has not granted access to the owner of the token."""
 
 
 class NetworkError(HfModelsError):
-    """The Hub or the storage host could not be reached or did not answer as it should."""
+    """The Hub or the storage host could not be reached, or its response was invalid."""
 
 
 class OfflineError(NetworkError):
@@ -95,15 +95,15 @@ class OfflineError(NetworkError):
 
 
 class ProxyRefusedError(OfflineError):
-    """A proxy on the way wants to know who we are: no try without its password goes better."""
+    """A proxy requires authentication. Trying again without its password cannot succeed."""
 
 
 class TimedOutError(NetworkError):
-    """No answer within the time limit."""
+    """No response arrived within the time limit."""
 
 
 class RateLimitedError(NetworkError):
-    """HTTP 429. `retry_after` is the wait that was asked for, in seconds."""
+    """Rate limited (HTTP 429). `retry_after` is the requested delay in seconds."""
 
     def __init__(
         self, message: str, *, retry_after: float | None = None, cause: str | None = None, hint: str | None = None
@@ -113,23 +113,23 @@ class RateLimitedError(NetworkError):
 
 
 class HubUnavailableError(NetworkError):
-    """A 5xx, or an answer that is not the Hub's protocol."""
+    """The Hub failed (5xx), or its response does not follow the Hub's protocol."""
 
 
 class HubServerError(HubUnavailableError):
-    """The Hub has a trouble of its own, which may be over at the next try: 5xx, 408."""
+    """The Hub has a temporary problem (5xx, 408); the next attempt may succeed."""
 
 
 class TlsError(NetworkError):
-    """The other side's certificate was not accepted. Never retried."""
+    """The server's certificate was not accepted. Never retried."""
 
 
 class StorageError(HfModelsError):
-    """The disk refused."""
+    """Reading or writing a file failed."""
 
 
 class DiskFullError(StorageError):
-    """Not enough room. `missing_bytes` is how much more is needed."""
+    """Not enough disk space; `missing_bytes` is the number of bytes short."""
 
     def __init__(
         self, message: str, *, missing_bytes: int = 0, cause: str | None = None, hint: str | None = None
@@ -139,23 +139,23 @@ class DiskFullError(StorageError):
 
 
 class NotWritableError(StorageError):
-    """No permission to write where it is needed."""
+    """A file or folder is not writable."""
 
 
 class VerificationError(HfModelsError):
-    """Something fetched or kept is not what it should be."""
+    """A file differs from its recorded state."""
 
 
 class DigestMismatchError(VerificationError):
-    """The bytes are not those the Hub recorded; message names both digests."""
+    """The digest differs from the one that the Hub recorded; the message names both."""
 
 
 class FileChangedError(VerificationError):
-    """The file changed upstream during a download, and was not spliced."""
+    """The file changed on the Hub during a download. Parts of two versions are never combined."""
 
 
 class InvalidGgufError(VerificationError):
-    """Not a GGUF file, or one that breaks the format's rules. `code` is the rule's documented name."""
+    """The file is not GGUF, or it breaks the format's rules. `code` is the documented name of the rule."""
 
     def __init__(
         self,
@@ -172,19 +172,19 @@ class InvalidGgufError(VerificationError):
 
 
 class SlowHeaderError(VerificationError):
-    """A model's header could not be read within its time limit, and so was not judged."""
+    """A model's header could not be read within the time limit, so it was not validated."""
 
 
 class MissingFileError(VerificationError):
-    """A recorded file is gone from the disk."""
+    """A recorded file is no longer on the disk."""
 
 
 class PolicyError(HfModelsError):
-    """A rule in settings refuses this; the hint names the rule."""
+    """A rule in the settings refuses the action; the hint names the setting."""
 
 
 class ConsentError(PolicyError):
-    """An agent wants what a person has to agree to first."""
+    """An agent's action needs the consent of a person first."""
 
 
 class UnsafeFileError(PolicyError):
@@ -208,29 +208,29 @@ class LibraryBusyError(LibraryError):
 
 
 class EngineError(HfModelsError):
-    """The llama.cpp process, or the endpoint in its place."""
+    """The engine, or a remote endpoint, failed."""
 
 
 class EngineStartError(EngineError):
-    """The engine did not start; the cause holds its own last words."""
+    """The engine did not start; the cause quotes the end of its log."""
 
 
 class ModelTooLargeError(EngineError):
-    """The model does not fit this machine's free memory. Said before loading."""
+    """The model does not fit this machine's free memory. Raised before loading."""
 
 
 class EngineLostError(EngineError):
-    """The engine died or stopped answering in the middle of a turn."""
+    """The engine ended or stopped responding during a completion."""
 
 
 class EngineRequestError(EngineError):
-    """The engine answered with an error: a wrong option, a prompt larger than the context."""
+    """The engine refused the request, for example because the prompt is larger than the context."""
 
-    status: int | None = None  # of its answer (HTTP), where that is about the request
+    status: int | None = None  # HTTP status, if the error is about the request
 
 
 class InterruptedByUserError(HfModelsError):
-    """Ctrl-C, or a stop event. What was done so far is kept."""
+    """Ctrl-C was pressed, or a stop event was set. Finished work is kept."""
 
     exit_code = 130
 
@@ -240,4 +240,4 @@ class KeychainError(HfModelsError):
 
 
 class NotModifiedError(HfModelsError):
-    """The Hub's answer is still the one whose ETag was given. Not a failure: the caller has the answer already."""
+    """The response still has the ETag that the caller sent. Not a failure: the caller has the response already."""

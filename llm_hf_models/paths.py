@@ -1,4 +1,4 @@
-"""Where our own files are. Imports next to nothing, since every `llm models` asks; what people decide: settings.py."""
+"""The folders of this package. Imports almost nothing, because every `llm models` uses it. Settings: settings.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def user_dir() -> Path:
-    """The user directory of llm, computed as llm and click do without importing either (a test holds them equal)."""
+    """Return llm's user directory, computed like llm and click do, without importing them. A test compares the two."""
     if path := os.environ.get("LLM_USER_PATH"):
         return Path(path)
     if sys.platform == "win32":
@@ -20,37 +20,37 @@ def user_dir() -> Path:
 
 
 def expand_home(path: str) -> str:
-    """A path with its `~` resolved, or as it was where there is no such user."""
-    return os.path.expanduser(path)  # noqa: PTH111 - Path's own raises where there is no such user
+    """Resolve `~` in a path; return the path unchanged if there is no such user."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises if there is no such user
 
 
 def make_absolute(path: Path) -> Path:
-    """The same from the root on, its `~` resolved."""
+    """Return an absolute path with `~` resolved."""
     return Path(expand_home(str(path))).absolute()
 
 
 def data_dir() -> Path:
-    """The folder of our own files, in llm's user directory: the library, the settings, logs. Not created here."""
+    """Return the folder for the library, the settings and logs, in llm's user directory. Does not create it."""
     return user_dir() / "hf"
 
 
 def suggest_folder_fix(path: Path) -> str:
-    """What whoever can't use what stands there can do: have it given back, or move llm's folder."""
+    """Suggest how to make a file or folder usable: change its owner, or move llm's folder."""
     for place in (user_dir(), data_dir(), path):
         if _is_inaccessible(place):
-            mended = f"sudo chown -R $(id -un) {shlex.quote(str(place))}"
-            return f"It belongs to another user, as after `sudo llm hf`: {mended}"
-    return "It stands in llm's own folder, which LLM_USER_PATH can move."
+            command = f"sudo chown -R $(id -un) {shlex.quote(str(place))}"
+            return f"It belongs to another user, for example after `sudo llm hf`: {command}"
+    return "It is in llm's folder; LLM_USER_PATH selects another one."
 
 
 def _is_inaccessible(place: Path) -> bool:
     try:
-        is_anothers = os.name == "posix" and place.stat().st_uid != os.geteuid()
+        is_foreign = os.name == "posix" and place.stat().st_uid != os.geteuid()
     except OSError:
         return False
-    return is_anothers and not os.access(place, os.R_OK | os.W_OK)
+    return is_foreign and not os.access(place, os.R_OK | os.W_OK)
 
 
 def library_path() -> Path:
-    """The SQLite file that records what is on this machine."""
+    """Return the path of the library, the SQLite file that records local models and downloads."""
     return data_dir() / "library.db"

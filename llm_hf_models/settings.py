@@ -1,4 +1,7 @@
-"""Where things are and what the person decided: paths, endpoint, limits, policy. Read when called, never at import."""
+"""Settings: every setting with its default, settings.toml, the environment, and the paths and address of the Hub.
+
+Values are read when a function is called, never at import.
+"""
 
 from __future__ import annotations
 
@@ -20,24 +23,24 @@ from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-Action = Literal["delete", "large", "token", "unverified"]  # what a person is asked before an agent does it
+Action = Literal["delete", "large", "token", "unverified"]  # actions of an agent that a person confirms
 ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 
 
 def settings_path() -> Path:
-    """The file that `llm hf settings KEY VALUE` writes."""
+    """Return the file that `llm hf settings KEY VALUE` writes."""
     return data_dir() / "settings.toml"
 
 
 def hf_home() -> Path:
-    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache, as huggingface_hub/constants.py has it."""
+    """Return the Hugging Face home: HF_HOME, or `huggingface` in the XDG cache (huggingface_hub/constants.py)."""
     if (path := os.environ.get("HF_HOME")) is not None:
         return _expand(path)
     return _expand(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
 
 
 def cache_dir() -> Path:
-    """The Hugging Face cache, where weights live: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
+    """Return the Hugging Face cache, which stores the weights: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
     path = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
     return hf_home() / "hub" if path is None else _expand(path)
 
@@ -47,23 +50,23 @@ def _expand(path: str) -> Path:
 
 
 def endpoint() -> str:
-    """The Hub's address without a trailing slash: HF_ENDPOINT, or huggingface.co."""
+    """Return the Hub's address without a trailing slash: HF_ENDPOINT, or huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 def get_display_endpoint() -> str:
-    """The same as it may be shown: without a password."""
+    """Return the Hub's address without user and password, for display."""
     return strip_user(endpoint())
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE asks for no network at all."""
+    """Return whether HF_HUB_OFFLINE turns the network off."""
     asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     return asked.lower() in _TRUE
 
 
 class Settings(BaseModel):
-    """Every setting, its default and what it does. Environment variables `LLM_HF_<NAME>` override the file."""
+    """Every setting with its default and its description. Environment variables `LLM_HF_<NAME>` override the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -71,83 +74,97 @@ class Settings(BaseModel):
         8,
         ge=1,
         le=64,
-        description="Connections that all downloads together may open at most; those in the foreground come first.",
+        description="Maximum number of connections for all downloads together; foreground downloads have priority.",
     )
-    limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
+    limit_rate: int = Field(
+        0, ge=0, description="Maximum rate of all downloads together, in bytes per second; 0 means no limit."
+    )
     transport: Literal["http", "xet"] = Field(
         "http",
-        description="Who moves the bytes: `http` is our own transfer, `xet` hands files to huggingface_hub, which knows"
-        " no limit_rate and starts over after an interruption. Digests are checked either way.",
+        description="Transfer method: `http` resumes and obeys limit_rate; `xet` uses huggingface_hub,"
+        " which does neither. Digests are checked with both.",
     )
-    connect_seconds: float = Field(10, gt=0, description="How long a connection may take to be made.")
-    metadata_seconds: float = Field(20, gt=0, description="How long the Hub may take to answer a question.")
+    connect_seconds: float = Field(10, gt=0, description="Timeout for opening a connection, in seconds.")
+    metadata_seconds: float = Field(20, gt=0, description="Timeout for a response of the Hub's API, in seconds.")
     header_seconds: float = Field(
-        60, gt=0, description="How long reading a model's header may take, from the Hub or from a disk."
+        60, gt=0, description="Timeout for reading a model's header from the Hub or a disk, in seconds."
     )
-    stall_seconds: float = Field(30, gt=0, description="A download connection without a byte for this long is cut.")
+    stall_seconds: float = Field(
+        30, gt=0, description="Close a download connection that receives no data for this many seconds."
+    )
     network_wait_seconds: float = Field(
-        # Tries are a minute apart in the end: an outage of ten minutes is past by the last ones.
+        # Attempts end up a minute apart, so an outage of ten minutes is over before the last ones.
         900,
         ge=0,
-        description="How long a download waits for a network that has gone away before it pauses.",
+        description="Time that a download waits for a lost network before it pauses, in seconds.",
     )
-    retry_seconds: float = Field(1, gt=0, description="First pause before a retry; it doubles up to a minute.")
+    retry_seconds: float = Field(
+        1, gt=0, description="Delay before the first retry, in seconds; it doubles up to a minute."
+    )
     metadata_lifetime_seconds: float = Field(
-        300, ge=0, description="For how long search and info are answered from the metadata cache."
+        300, ge=0, description="Time that search and info use cached responses of the Hub, in seconds."
     )
-    disk_reserve: int = Field(1_000_000_000, ge=0, description="Bytes that a download leaves free on the disk.")
+    disk_reserve: int = Field(1_000_000_000, ge=0, description="Disk space that downloads leave free, in bytes.")
     memory_reserve: int = Field(
-        1_000_000_000, ge=0, description="Bytes of memory left to everything else when choosing what fits."
+        1_000_000_000, ge=0, description="Memory left free when a quantization is chosen, in bytes."
     )
     concurrent_downloads: int = Field(
         2,
         ge=1,
         le=16,
-        description="A download in the background waits while so many run; one in the foreground begins at once.",
+        description="Number of running downloads at which background downloads wait; foreground ones start at once.",
     )
     heartbeat_seconds: float = Field(
         2,
         gt=0,
-        description="How often a download says that it lives; after four missed signs, or when its process is gone,"
-        " another takes it over.",
+        description="Heartbeat interval of a download, in seconds; another process takes over after four missed"
+        " heartbeats, or when the process has ended.",
     )
     orphan_seconds: float = Field(
-        86_400, ge=0, description="For how long `gc` leaves partial files that no download here names."
+        86_400,
+        ge=0,
+        description="Minimum age of partial files without a download before `gc` removes them, in seconds.",
     )
     history_seconds: float = Field(
-        2_592_000, ge=0, description="For how long `gc` leaves downloads that are over, and answers of the Hub."
+        2_592_000,
+        ge=0,
+        description="Minimum age of finished downloads and cached responses before `gc` removes them, in seconds.",
     )
     keep_alive: float = Field(
-        300, ge=-1, description="Seconds that an idle engine stays warm; 0 stops it at once, -1 keeps it."
+        300,
+        ge=-1,
+        description="Time that an idle engine stays loaded, in seconds; 0 stops it at once, -1 never stops it.",
     )
     engine: Literal["auto", "xllamacpp", "llama-server"] = Field(
-        "auto", description="Which llama.cpp answers; `auto` prefers whichever has a usable GPU."
+        "auto", description="Engine that runs models; `auto` prefers the one with a usable GPU."
     )
-    engine_start_seconds: float = Field(120, gt=0, description="How long an engine may take to load a model.")
+    engine_start_seconds: float = Field(120, gt=0, description="Timeout for loading a model, in seconds.")
     context: int = Field(
         8192,
         ge=0,
-        description="Context length in tokens to load with, or the model's own if smaller; 0 is the model's.",
+        description="Context length in tokens, limited to the model's maximum; 0 means the model's maximum.",
     )
-    threads: int = Field(0, ge=0, description="Threads per engine; 0 chooses from the physical cores.")
-    gpu_layers: int = Field(-1, ge=-1, description="Layers to put on a GPU where there is one; -1 is all of them.")
-    sandbox: bool = Field(True, description="Confine the engine and the load test as far as the system allows.")
-    max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this; 0 is no limit.")
-    allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
-    allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
-    agent_read_only: bool = Field(False, description="Agents (the MCP server) may look at models, and change nothing.")
-    agent_allow_delete: bool = Field(False, description="Agents may delete models, each time with a person's consent.")
+    threads: int = Field(0, ge=0, description="Threads per engine; 0 derives the number from the physical cores.")
+    gpu_layers: int = Field(-1, ge=-1, description="Number of layers on the GPU, if there is one; -1 means all.")
+    sandbox: bool = Field(
+        True, description="Confine the engine and the load test with every layer that the system allows."
+    )
+    max_download_bytes: int = Field(0, ge=0, description="Refuse larger pulls, in bytes; 0 means no limit.")
+    allowed_owners: str = Field("", description="Owners whose repos may be pulled, comma-separated; empty allows all.")
+    allowed_licenses: str = Field("", description="Licences that may be pulled, comma-separated; empty allows all.")
+    agent_read_only: bool = Field(False, description="Agents (the MCP server) can read and change nothing.")
+    agent_allow_delete: bool = Field(False, description="Agents may delete models; a person confirms each deletion.")
     agent_ask_above_bytes: int = Field(
-        5_000_000_000, ge=0, description="Ask a person before an agent's pull larger than this; 0 never asks."
+        5_000_000_000, ge=0, description="Ask a person before an agent pulls more, in bytes; 0 never asks."
     )
     agent_max_total_bytes: int = Field(
-        0, ge=0, description="Refuse an agent's pull that would make the library larger than this; 0 is no limit."
+        0, ge=0, description="Refuse an agent's pull if the library would become larger, in bytes; 0 means no limit."
     )
     agent_max_prompt_tokens: int = Field(
-        1024, ge=0, description="Tokens that an answer to an agent's prompt may have; 0 is no limit."
+        1024, ge=0, description="Maximum length of a response to an agent's prompt, in tokens; 0 means no limit."
     )
     agent_yes_to: str = Field(
-        "", description="What agents may do without asking a person: any of delete, large, token, unverified."
+        "", description="Actions that agents may perform without asking: any of delete, large, token, unverified."
     )
 
     @field_validator("agent_yes_to")
@@ -155,8 +172,8 @@ class Settings(BaseModel):
     def _check_actions(cls, text: str) -> str:
         if unknown := split_list(text) - set(ACTIONS):
             word = clean_text(min(unknown), 40)
-            hint = f"{suggest_word(word, ACTIONS)}It takes any of {', '.join(ACTIONS)}."
-            raise BadInputError(f"Setting 'agent_yes_to': there is no {word!r}", hint=hint)
+            hint = f"{suggest_word(word, ACTIONS)}Accepted actions: {', '.join(ACTIONS)}."
+            raise BadInputError(f"Setting 'agent_yes_to': unknown action {word!r}", hint=hint)
         return text
 
 
@@ -174,10 +191,10 @@ def _is_duration(key: str) -> bool:
 
 
 def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """One setting from the words of a person: `5M` for sizes, `5m` for durations, on/off for switches.
+    """Parse a value as people write it: `5M` for sizes, `5m` for durations, on or off for switches.
 
     Raises:
-        BadInputError: no such setting, or a value that it does not take.
+        BadInputError: The setting does not exist, or it does not accept the value.
     """
     value: object = text
     if key in _SIZES:
@@ -190,7 +207,7 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
 
 
 def describe_accepted_values(key: str) -> str:
-    """What one setting can be, in words: its choices, its unit, its bounds."""
+    """Describe the values that a setting accepts: its choices, its unit, its limits."""
     field = Settings.model_fields[key]
     if choices := get_args(field.annotation):
         return ", ".join(choices)
@@ -208,14 +225,14 @@ def describe_accepted_values(key: str) -> str:
 
 
 def check_key(key: str) -> None:
-    """Checks that there is such a setting.
+    """Check that a setting exists.
 
     Raises:
-        BadInputError: there is none.
+        BadInputError: It does not.
     """
     if key not in Settings.model_fields:
-        hint = suggest_word(key, Settings.model_fields) + "`llm hf settings` lists them."
-        raise BadInputError(f"There is no setting {key[:60]!r}", hint=hint)
+        hint = suggest_word(key, Settings.model_fields) + "`llm hf settings` lists all settings."
+        raise BadInputError(f"Unknown setting {key[:60]!r}", hint=hint)
 
 
 def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's type
@@ -223,23 +240,23 @@ def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting'
     try:
         return getattr(Settings.model_validate({key: value}), key)
     except ValidationError as error:
-        said = error.errors()[0]["msg"].lower()
-        hint = f"See `llm hf settings {key}` for what it takes."
-        raise BadInputError(f"Setting {key!r}: {said}", hint=hint) from None
+        reason = error.errors()[0]["msg"].lower()
+        hint = f"`llm hf settings {key}` shows the accepted values."
+        raise BadInputError(f"Setting {key!r}: {reason}", hint=hint) from None
 
 
 def _read_file() -> dict[str, Any]:
-    """What settings.toml holds, not judged."""
+    """Read settings.toml without validation."""
     path = settings_path()
-    remedy = "Mend it, or begin anew: " + shlex.join(["mv", str(path), f"{path}.broken"])
+    remedy = "Fix the file, or start with a new one: " + shlex.join(["mv", str(path), f"{path}.broken"])
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
+        raise BadInputError(f"Cannot read {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
     except UnicodeDecodeError as error:
-        raise BadInputError(f"Can't read {path}", cause=str(error), hint=remedy) from None
+        raise BadInputError(f"Cannot read {path}", cause=str(error), hint=remedy) from None
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -251,9 +268,11 @@ def _read_file() -> dict[str, Any]:
 
 
 def _parse_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    remedy = "To be rid of it: llm hf settings {} --unset"
+    remedy = "Remove it: llm hf settings {} --unset"
     return {
-        key: _parse_stored_value(key, value, f"It stands in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
+        key: _parse_stored_value(
+            key, value, f"The value is in {settings_path()}.", remedy.format(shlex.quote(key[:60]))
+        )
         for key, value in stored.items()
     }
 
@@ -262,7 +281,7 @@ def _read_environment() -> dict[str, Any]:
     names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
     return {
         key: _parse_stored_value(
-            key, os.environ[name], f"{name} in the environment says so.", f"Change or unset {name}."
+            key, os.environ[name], f"The environment variable {name} sets it.", f"Change or unset {name}."
         )
         for key, name in names.items()
         if os.environ.get(name)
@@ -270,9 +289,9 @@ def _read_environment() -> dict[str, Any]:
 
 
 def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """What a person left somewhere; if it is wrong, they are told where that was and how to be rid of it.
+    """Parse a stored value; an error names the place and how to remove the value.
 
-    Written by hand, settings.toml may hold `"5M"` where our own hand writes 5000000.
+    A settings.toml written by hand may contain `"5M"`, where `store` writes 5000000.
     """
     try:
         return parse_value(key, value) if isinstance(value, str) else _validate(key, value)
@@ -281,29 +300,29 @@ def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any
 
 
 def load() -> Settings:
-    """The settings in force now: defaults, then settings.toml, then the environment.
+    """Load the settings in force: defaults, then settings.toml, then the environment.
 
     Raises:
-        BadInputError: settings.toml or a variable holds what a setting does not take.
+        BadInputError: A value in settings.toml or in a variable is invalid.
     """
     return Settings(**{**_parse_file(_read_file()), **_read_environment()})
 
 
 def find_source(key: str) -> str:
-    """Where a setting's value comes from: `environment`, `settings.toml` or `default`."""
+    """Return the source of a setting's value: `environment`, `settings.toml` or `default`."""
     if os.environ.get(f"LLM_HF_{key.upper()}"):
         return "environment"
     return "settings.toml" if key in _read_file() else "default"
 
 
 def store(key: str, value: object | None) -> None:
-    """Writes one setting to settings.toml, whole or not at all; None goes back to the default.
+    """Write one setting to settings.toml atomically; None restores the default.
 
-    Whatever stands there can be taken out: what is wrong with the file must not keep anybody from mending it.
+    Unknown keys in the file can be removed too, so that a broken file can be repaired with this command.
 
     Raises:
-        BadInputError: no such setting, a value that it does not take, or the file holds such a one.
-        NotWritableError: the file can't be written.
+        BadInputError: The setting does not exist, or its value or another value in the file is invalid.
+        NotWritableError: The file cannot be written.
     """
     stored = _read_file()
     if value is not None:
@@ -328,9 +347,9 @@ def _write(stored: Mapping[str, Any]) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
+        raise NotWritableError(f"Cannot write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
 
 
 def split_list(text: str) -> frozenset[str]:
-    """The members of a comma-separated setting, lower-cased."""
+    """Split a comma-separated setting into its members, in lower case."""
     return frozenset(part.lower() for part in re.split(r"[,\s]+", text) if part)

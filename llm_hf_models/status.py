@@ -22,18 +22,18 @@ from llm_hf_models.types import EngineView, SettingView, Status, TokenStatus
 
 
 def _check_token(context: Context) -> TokenStatus:
-    """As `whoami`, and never an error: a status is for bad days too."""
+    """Return the result of `whoami`, with an error as text: the status must always be available."""
     source = None
     try:
         token = context.token()
         source = token.source if token else None
         return whoami(context)
     except HfModelsError as error:
-        return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
+        return TokenStatus(source, None, f"could not be validated: {error.message}" if source else error.message)
 
 
 def collect_status(context: Context) -> Status:
-    """Memory, disk, cache, engines, endpoint and token."""
+    """Collect memory, disk, cache, engines, endpoint and token."""
     cache = context.cache_dir()
     disk = _measure_disk(cache)
     models, engines, problem = _read_library(context)
@@ -57,7 +57,7 @@ def collect_status(context: Context) -> Status:
 
 
 def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
-    """Models and engines; none, and why, where the library can't be read."""
+    """Read models and engines; if the library cannot be read, return none and the reason."""
     try:
         with context.open_library() as db:
             return (
@@ -70,12 +70,12 @@ def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView,
 
 
 def make_engine_view(row: EngineRow) -> EngineView:
-    """A row without its key."""
+    """Return an engine's record without its key."""
     return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
 
 
 def _measure_disk(folder: Path) -> shutil._ntuple_diskusage:
-    """Of the nearest folder that can be asked."""
+    """Measure the disk of the nearest existing folder."""
     for place in (folder, *folder.parents):
         with suppress(OSError):
             return shutil.disk_usage(place)
@@ -83,7 +83,7 @@ def _measure_disk(folder: Path) -> shutil._ntuple_diskusage:
 
 
 def _sum_file_sizes(folder: Path) -> int:
-    """Bytes that the files below take on the disk, each file once, holes of unfinished ones not counted."""
+    """Sum the bytes that the files below occupy: each file once, without the holes of unfinished files."""
     sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -107,7 +107,7 @@ def _list_versions() -> dict[str, str | None]:
 
 
 def list_settings() -> tuple[SettingView, ...]:
-    """Every setting with its value now."""
+    """Return every setting with its current value."""
     now = settings.load()
     return tuple(
         SettingView(
@@ -123,24 +123,24 @@ def list_settings() -> tuple[SettingView, ...]:
 
 
 def get_setting(key: str) -> SettingView:
-    """One setting with its value now.
+    """Return one setting with its current value.
 
     Raises:
-        BadInputError: no such setting.
+        BadInputError: The setting does not exist.
     """
     settings.check_key(key)
     return next(view for view in list_settings() if view.key == key)
 
 
 def set_setting(key: str, value: str | None) -> SettingView:
-    """Stores one setting from a person's words; None goes back to the default.
+    """Store one setting, as people write it; None restores the default.
 
-    What settings.toml holds without being a setting can be taken out too, and has no default to go back to.
+    An unknown key in settings.toml can be removed too. It has no default.
 
     Raises:
-        BadInputError: no such setting, or a value that it does not take.
+        BadInputError: The setting does not exist, or it does not accept the value.
     """
     settings.store(key, None if value is None else settings.parse_value(key, value))
     if key not in Settings.model_fields:
-        return SettingView(key, "", "", "default", "There is no such setting: it was taken out of settings.toml.")
+        return SettingView(key, "", "", "default", "Unknown setting; removed from settings.toml.")
     return get_setting(key)

@@ -14,11 +14,11 @@ from llm_hf_models.system.machine import MachineMemory
 
 @dataclass(frozen=True)
 class TokenStatus:
-    """Whether there is a token, where it came from and whose it is. Never the token."""
+    """The source and the owner of the token in use. Never contains the token."""
 
     source: str | None
     account: Account | None
-    problem: str | None = None  # why there is none, or why it could not be validated
+    problem: str | None = None  # the reason why there is no token, or why it could not be validated
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class EngineView:
     memory: int
     tokens_per_second: float | None
     layers: tuple[str, ...]
-    missing: Mapping[str, str]  # layers that don't hold, each with the reason
+    missing: Mapping[str, str]  # inactive confinement layers, each with the reason
 
 
 @dataclass(frozen=True)
 class Status:
-    """This machine and this installation at a glance. Bytes."""
+    """An overview of this machine and this installation. Sizes in bytes."""
 
     machine: MachineMemory
     disk_free: int
@@ -55,36 +55,36 @@ class Status:
     offline: bool
     token: TokenStatus
     versions: Mapping[str, str | None]
-    problem: str | None = None  # why the library can't be read, where it can't
+    problem: str | None = None  # the reason why the library cannot be read, if so
 
 
 @dataclass(frozen=True)
 class SettingView:
-    """One setting."""
+    """One setting with its value and its description."""
 
     key: str
     value: Any
     default: Any
     source: str
     description: str
-    accepts: str = ""  # what it can be, in words
+    accepts: str = ""  # the accepted values, as text
 
 
 @dataclass(frozen=True)
 class Cleanup:
-    """What `gc` removes, or has removed."""
+    """The leftovers that `gc` removes, or has removed."""
 
     files: tuple[Leftover, ...]
-    download_records: int  # of downloads that have long been over
-    cached_responses: int  # of the Hub, kept for so long that nobody asks for them
+    download_records: int  # number of old records of finished downloads
+    cached_responses: int  # number of old cached responses of the Hub
     freed_bytes: int
     done: bool = False
 
 
 @dataclass(frozen=True)
 class ConsentRequest:
-    """What a person is asked before an agent does it."""
+    """A question that a person answers before an agent acts."""
 
     action: Action
-    target: str  # the exact name that confirms it in words
+    target: str  # the exact name that confirms the action in text
     text: str

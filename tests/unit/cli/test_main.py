@@ -162,9 +162,9 @@ def test_settings_are_listed_shown_changed_and_unset() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["settings", "colour"], "There is no setting 'colour'"),
-        (["settings", "colour", "blue"], "There is no setting 'colour'"),
-        (["settings", "--colour", "--unset"], "There is no setting '--colour'"),
+        (["settings", "colour"], "Unknown setting 'colour'"),
+        (["settings", "colour", "blue"], "Unknown setting 'colour'"),
+        (["settings", "--colour", "--unset"], "Unknown setting '--colour'"),
         (["settings", "engine", "steam"], "Setting 'engine'"),
     ],
 )
@@ -207,7 +207,7 @@ def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(h
 def test_a_token_that_is_no_text_is_refused() -> None:
     done = run("login", "--token-stdin", code=None, stdin=b"hf_\xff\n")
     assert done.exit_code == 2
-    assert "That is not a Hub token" in done.stderr
+    assert "This is not a Hub token" in done.stderr
 
 
 # An empty library
@@ -297,7 +297,7 @@ def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
 def test_readme_has_the_real_help_of_every_command_and_every_setting() -> None:
     text = readme_help.README.read_text(encoding="utf-8")
     assert set(readme_help.documented(text)) == set(readme_help.help_blocks())
-    assert readme_help.renewed(text) == text, "run: make help-blocks"
+    assert readme_help.renewed(text) == text, "run: make docs"
 
 
 def test_a_marker_that_names_no_command_is_refused() -> None:
