@@ -240,7 +240,7 @@ def test_what_agents_may_do_is_named_by_known_actions_alone(monkeypatch: pytest.
     assert "Did you mean 'delete'?" in str(caught.value.hint)
     assert settings.parse_value("agent_yes_to", "Large,delete") == "Large,delete"
     monkeypatch.setenv("LLM_HF_AGENT_YES_TO", "everything")
-    with pytest.raises(BadInputError, match="there is no 'everything'"):
+    with pytest.raises(BadInputError, match="unknown action 'everything'"):
         settings.load()
 
 
