@@ -25,6 +25,13 @@ from llm_hf_models.network.headers import parse_retry_after
 from llm_hf_models.system.text import clean_text
 
 _UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
+PROXY_AUTH_REQUIRED = 407
+EXPIRED_LINK_STATUSES = (400, 401, 403, 410)  # the responses of storage hosts to an expired signed link
+PROXY_HINT = "Check the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY."
+HTTPS_HINT = "If the host does not support HTTPS, use an http:// URL."
+_NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERRORS, _UNAVAILABLE = 404, 429, 500, 503
+_FIRST_ERROR_STATUS, _TIMEOUT_STATUSES = 400, (408, 425)
+_RETRY_HINT = "Try again later."
 
 
 def translate_error(error: Exception, host: str, *, connecting: bool) -> NetworkError:
@@ -40,16 +47,6 @@ def translate_error(error: Exception, host: str, *, connecting: bool) -> Network
     if isinstance(error, OSError) and error.errno in _UNREACHABLE:
         return OfflineError(f"{host} can't be reached", cause=cause)
     return NetworkError(f"The connection to {host} was lost", cause=cause)
-
-
-PROXY_AUTH_REQUIRED = 407
-EXPIRED_LINK_STATUSES = (400, 401, 403, 410)  # the responses of storage hosts to an expired signed link
-PROXY_HINT = "Check the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY."
-HTTPS_HINT = "If the host does not support HTTPS, use an http:// URL."
-
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
-_FIRST_ERROR_STATUS, _TIMEOUT_STATUSES = 400, (408, 425)
-_RETRY_HINT = "Try again later."
 
 
 def make_proxy_error(cause: str) -> ProxyRefusedError:

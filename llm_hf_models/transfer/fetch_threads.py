@@ -304,9 +304,7 @@ class WorkerPool:
         first = recorded = written = segment.position
         recorded_at = time.monotonic()
         try:
-            while size := min(
-                self._segments.count_remaining(segment), self._rate_limiter.limit_read(RECORD_BYTES)
-            ):
+            while size := min(self._segments.count_remaining(segment), self._rate_limiter.limit_read(RECORD_BYTES)):
                 if self._halt.is_set() or self._should_yield():
                     return
                 count = copier.receive(size)

@@ -286,7 +286,7 @@ def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_wha
     state, missing, words = paused.split(maxsplit=2)
     assert state == "paused"
     assert int(missing) > 0
-    assert "too full" in words
+    assert "Not enough disk space" in words
     assert model == f"hf/{REPO}:Q4_K_M"
     assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
 
