@@ -168,7 +168,8 @@ def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "was interrupted"), (Truncate(after=100), "asking again")]
+    ("weather", "said"),
+    [(Status(503), "HTTP 503"), (Reset(), "was interrupted"), (Truncate(after=100), "asking again")],
 )
 def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
     repo.fault(weather, side="storage", on=Q4)
