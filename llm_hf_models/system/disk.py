@@ -74,7 +74,7 @@ def require_space(folder: Path, needed: int, reserve: int) -> None:
     """
     shortage = needed + reserve - count_free_bytes(folder)
     if needed and shortage > 0:
-        raise _disk_full_error(folder, needed, shortage)
+        raise _make_disk_full_error(folder, needed, shortage)
 
 
 def check_reserve(folder: Path, needed: int, reserve: int) -> None:
@@ -90,10 +90,10 @@ def check_reserve(folder: Path, needed: int, reserve: int) -> None:
     """
     free = count_free_bytes(folder)
     if free < reserve:
-        raise _disk_full_error(folder, needed, needed + reserve - free)
+        raise _make_disk_full_error(folder, needed, needed + reserve - free)
 
 
-def _disk_full_error(folder: Path, needed: int, shortage: int) -> DiskFullError:
+def _make_disk_full_error(folder: Path, needed: int, shortage: int) -> DiskFullError:
     return DiskFullError(
         f"Not enough disk space: {format_size(shortage)} short",
         missing_bytes=shortage,
@@ -112,7 +112,7 @@ def translate_disk_error(error: OSError, folder: Path, needed: int, reserve: int
         reserve: the bytes that must stay free.
     """
     if error.errno in _FULL_ERRNOS:
-        return _disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
+        return _make_disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
     if error.errno in _DENIED_ERRNOS:
         return NotWritableError(f"Can't write in {folder}", cause=error.strerror)
     return StorageError(f"Can't write a file in {folder}", cause=error.strerror or str(error))

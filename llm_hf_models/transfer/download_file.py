@@ -73,7 +73,10 @@ def download_file(
         True if the file was downloaded, False if it was already present.
 
     Raises:
-        DigestMismatchError, FileChangedError, DiskFullError, NotWritableError, NetworkError, AccessError,
+        DigestMismatchError: the digest was wrong twice.
+        FileChangedError: the Hub or the storage host has another file now.
+        DiskFullError, NotWritableError: the file could not be written.
+        NetworkError, AccessError: the file could not be fetched.
         InterruptedByUserError: `stop` was set.
     """
     try:
@@ -297,7 +300,7 @@ class _Transfer:
                 if self._owner.lost.is_set():
                     raise OwnershipLostError
                 self._check_stop()
-                workers.adjust()
+                workers.adjust_connections()
                 now = time.monotonic()
                 last_connected_at = last_connected_at if workers.starved else now
                 if now - last_connected_at >= NO_CONNECTION_SECONDS:

@@ -113,7 +113,7 @@ class WorkerPool:
         """Whether the file has no connection because other downloads use all of them."""
         return not self.finished and not self._connections and not self._get_share()
 
-    def adjust(self) -> None:
+    def adjust_connections(self) -> None:
         """Add connections if more of them make the transfer faster. Called many times a second."""
         now = time.monotonic()
         with self._lock:

@@ -21,7 +21,7 @@ MAX_PAUSE_SECONDS = 60.0
 MAX_REFUSALS = 8  # consecutive server errors (such as 500) without a byte in between
 
 
-def _wait_too_long_error(error: NetworkError, retry_after: float, max_seconds: float) -> RateLimitedError:
+def _make_long_wait_error(error: NetworkError, retry_after: float, max_seconds: float) -> RateLimitedError:
     """Return the error for a host that demands a longer wait than the settings allow."""
     return RateLimitedError(
         error.message,
@@ -81,7 +81,7 @@ class Backoff:
             if isinstance(error, HubUnavailableError):
                 self._refusals += 1
             if retry_after is not None and retry_after > self._limits.network_wait_seconds:
-                raise _wait_too_long_error(error, retry_after, self._limits.network_wait_seconds)
+                raise _make_long_wait_error(error, retry_after, self._limits.network_wait_seconds)
             if left <= 0 or self._refusals > MAX_REFUSALS:
                 raise error
             pause = min(MAX_PAUSE_SECONDS, self._limits.retry_seconds * 2.0 ** min(self._failures, 16))

@@ -66,7 +66,7 @@ class DownloadSource:
         moved = not expected.digest and self._content_id not in (None, (location.etag, location.commit))
         self._content_id = (location.etag, location.commit)
         if other or moved or location.size != expected.size:
-            raise file_changed_error(
+            raise make_file_changed_error(
                 expected.name, f"The Hub now has {location.size} bytes with etag {location.etag[:64]}."
             )
 
@@ -113,7 +113,7 @@ class DownloadSource:
         if response.length not in (None, claimed[1] + 1 - start) or _is_encoded(response):
             raise HubUnavailableError(f"{host} returned a different number of bytes than it announced")
         if claimed[2] not in (None, self._expected.size):
-            raise file_changed_error(
+            raise make_file_changed_error(
                 self._expected.name, f"{host} now has {claimed[2]} bytes, not {self._expected.size}."
             )
         self._ranges_served, self._ranges_ignored = True, False
@@ -147,7 +147,7 @@ class DownloadSource:
         with self._lock:
             before, self.validator = self.validator, etag
         if before not in (None, etag) and not self._expected.digest:
-            raise file_changed_error(
+            raise make_file_changed_error(
                 self._expected.name, "Its etag changed, and the Hub has no digest to compare with."
             )
 
@@ -157,7 +157,7 @@ class DownloadSource:
             self.validator = None
             self._location = None  # the Hub's current record is checked before more bytes are fetched
         if not self._expected.digest:
-            raise file_changed_error(
+            raise make_file_changed_error(
                 self._expected.name, "Its etag changed, and the Hub has no digest to compare with."
             )
 
@@ -166,11 +166,11 @@ class DownloadSource:
         if status in EXPIRED_LINK_STATUSES:
             return LinkExpiredError()
         if status == 416:  # noqa: PLR2004
-            return file_changed_error(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
+            return make_file_changed_error(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
         return make_storage_host_error(host, self._expected.name, status, response.get_header)
 
 
-def file_changed_error(name: str, cause: str) -> HfModelsError:
+def make_file_changed_error(name: str, cause: str) -> HfModelsError:
     """Return the error for a file that differs from the one recorded at the pinned commit."""
     hint = "Pull again to get the current file. If the error persists, the Hub or its mirror is inconsistent."
     return FileChangedError(f"{name} changed upstream", cause=cause, hint=hint)
