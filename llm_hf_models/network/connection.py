@@ -1,7 +1,7 @@
-"""One connection that reads byte ranges over HTTP: proxies, certificates, redirects. Retries nothing, writes nothing.
+"""An HTTP connection that fetches byte ranges, with proxies, TLS and redirects.
 
-The transport was chosen by measurement: 2 GiB over loopback into tmpfs, sha256 in a second thread, two cores, best and
-worst of three runs; curl without a digest took 2.5-2.7 s of wall time.
+http.client was chosen by measurement: 2 GiB over loopback into tmpfs, sha256 in a second thread, two cores, best and
+worst of three runs. curl without a digest took 2.5-2.7 s of wall time.
 
     transport                wall s     CPU s     peak MB
     http.client, readinto    2.9-4.2    4.3-5.6   26
@@ -10,8 +10,8 @@ worst of three runs; curl without a digest took 2.5-2.7 s of wall time.
     pycurl, 512 KiB          2.9-3.2    4.5-4.9   33
     httpx2, iter_raw         5.0-7.0    6.9-9.0   43
 
-http.client, urllib3's read and pycurl are equal within noise (sha256 alone is 1.6 s of the CPU); http.client brings no
-dependency and gives us the socket, which a stop must be able to shut, and from which Linux can splice
+http.client, urllib3's read and pycurl are equal within noise (sha256 alone takes 1.6 s of the CPU time). http.client
+needs no dependency and gives access to the socket. A stop must shut the socket down, and Linux can splice from it
 (transfer/copy_body.py).
 """
 
@@ -36,52 +36,55 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class RangeConnection:
-    """At most one open connection, used again while the origin stays the same. For one thread; `shut` is for any."""
+    """Holds one connection and reuses it while the origin stays the same.
+
+    Only `abort` may be called from other threads.
+    """
 
     def __init__(self, *, connect_seconds: float, stall_seconds: float) -> None:
         self._connect_seconds, self._stall_seconds = connect_seconds, stall_seconds
         self._connection: http.client.HTTPConnection | None = None
-        self._sock: socket.socket | None = None  # http.client lets go of it when the other side says it will close
+        self._sock: socket.socket | None = None  # http.client drops its reference when the server announces a close
         self._route: tuple[Origin, str | None] | None = None
-        self._reply: RangeResponse | None = None
-        self._shut = False
+        self._response: RangeResponse | None = None
+        self._aborted = False
 
-    def get(self, url: str, headers: Mapping[str, str], extra: Mapping[str, str]) -> RangeResponse:
-        """Sends a GET and follows redirects.
+    def get(self, url: str, headers: Mapping[str, str], range_headers: Mapping[str, str]) -> RangeResponse:
+        """Send a GET request and follow redirects.
 
         Args:
-            url: where to.
-            headers: for the origin of `url` alone: they are dropped when a redirect leaves it.
-            extra: for every host: Range, If-Range.
+            url: the URL to fetch.
+            headers: headers for the origin of `url` only. They are dropped when a redirect leads to another origin.
+            range_headers: headers for every host (Range, If-Range).
 
         Raises:
-            NetworkError and below.
+            NetworkError: the request failed; the subclass names the cause.
         """
         origin = Origin.parse(url)
         for _ in range(MAX_REDIRECTS):
-            here = Origin.parse(url)
-            reply = self._ask(url, here, {**(headers if here == origin else {}), **extra})
-            target = reply.header("Location")
-            if reply.status not in _REDIRECTS or not target:
-                return reply
+            current = Origin.parse(url)
+            response = self._request(url, current, {**(headers if current == origin else {}), **range_headers})
+            target = response.get_header("Location")
+            if response.status not in _REDIRECTS or not target:
+                return response
             self.close()
-            url = resolve_redirect(url, target.encode("latin-1"))  # the bytes that came: http.client decodes them so
-            if here.scheme == "https" and Origin.parse(url).scheme != "https":
-                raise TlsError(f"{here.host} redirects to an address without encryption")
-        raise HubUnavailableError(f"{format_host(url)} redirects without end")
+            url = resolve_redirect(url, target.encode("latin-1"))  # http.client decodes header bytes as Latin-1
+            if current.scheme == "https" and Origin.parse(url).scheme != "https":
+                raise TlsError(f"{current.host} redirected to an unencrypted URL")
+        raise HubUnavailableError(f"Too many redirects from {format_host(url)}")
 
-    def _ask(self, url: str, origin: Origin, headers: dict[str, str]) -> RangeResponse:
+    def _request(self, url: str, origin: Origin, headers: dict[str, str]) -> RangeResponse:
         proxy = find_proxy(origin)
-        if self._route != (origin, proxy) or (self._reply and not self._reply.reusable):
+        if self._route != (origin, proxy) or (self._response and not self._response.reusable):
             self.close()
         used_before = self._connection is not None
         try:
             return self._send(url, origin, proxy, headers)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             self.close()
-            if not used_before or self._shut:
+            if not used_before or self._aborted:
                 raise translate_error(error, origin.host, connecting=False) from None
-        # A kept connection that the host had closed meanwhile says nothing about the host: once more on a new one.
+        # The host may have closed an idle connection, which is not an error: try once more with a new one.
         try:
             return self._send(url, origin, proxy, headers)
         except (http.client.HTTPException, OSError) as error:
@@ -100,51 +103,51 @@ class RangeConnection:
             if self._sock is not None:
                 self._sock.settimeout(self._stall_seconds)
             connection.request("GET", path, headers=headers)
-            self._reply = RangeResponse(connection.getresponse(), url, self._sock, self._stall_seconds)
+            self._response = RangeResponse(connection.getresponse(), url, self._sock, self._stall_seconds)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             raise
         except (http.client.HTTPException, OSError, ValueError) as error:
             self.close()
             raise translate_error(error, origin.host, connecting=False) from None
-        return self._reply
+        return self._response
 
     def _connect(self, origin: Origin, proxy: str | None) -> http.client.HTTPConnection:
-        via = Origin.parse(proxy) if proxy else origin
+        first_hop = Origin.parse(proxy) if proxy else origin
         connection: http.client.HTTPConnection
-        if (via if proxy and origin.scheme == "http" else origin).scheme == "https":
-            connection = http.client.HTTPSConnection(via.host, via.port, context=create_tls_context())
+        if (first_hop if proxy and origin.scheme == "http" else origin).scheme == "https":
+            connection = http.client.HTTPSConnection(first_hop.host, first_hop.port, context=create_tls_context())
         else:
-            connection = http.client.HTTPConnection(via.host, via.port)
+            connection = http.client.HTTPConnection(first_hop.host, first_hop.port)
         connection.timeout = self._connect_seconds
         if proxy and origin.scheme == "https":
             connection.set_tunnel(origin.host, origin.port, headers=build_proxy_headers(proxy))
         try:
             connection.connect()
-        except (http.client.HTTPException, OSError, UnicodeError) as error:  # UnicodeError: a host that is no name
+        except (http.client.HTTPException, OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
             connection.close()
-            if proxy and str(PROXY_AUTH_REQUIRED) in str(error):  # http.client has no other word for it
+            if proxy and str(PROXY_AUTH_REQUIRED) in str(error):  # http.client only reports it in the text
                 raise make_proxy_error(clean_text(str(error))) from None
-            trouble = translate_error(error, via.host, connecting=True)
-            if proxy and not trouble.hint:
-                trouble.hint = PROXY_HINT
-            raise trouble from None
-        self._connection, self._sock, self._route, self._reply = connection, connection.sock, (origin, proxy), None
-        if self._shut:
-            self.shut()
+            translated = translate_error(error, first_hop.host, connecting=True)
+            if proxy and not translated.hint:
+                translated.hint = PROXY_HINT
+            raise translated from None
+        self._connection, self._sock, self._route, self._response = connection, connection.sock, (origin, proxy), None
+        if self._aborted:
+            self.abort()
         return connection
 
-    def shut(self) -> None:
-        """Wakes a thread that waits for bytes here: its read ends with an error at once. May come from any thread."""
-        self._shut = True
+    def abort(self) -> None:
+        """Interrupt a read in another thread, which then fails at once."""
+        self._aborted = True
         if self._sock is not None:
-            with contextlib.suppress(OSError):  # it may be gone already
-                # Below TLS, whose own shutdown would wait for the other side.
+            with contextlib.suppress(OSError):  # the socket may already be closed
+                # On the plain socket: the shutdown of TLS would wait for the server.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Closes the connection, if one is open."""
-        if self._reply is not None:
-            self._reply.close()
+        """Close the connection if one is open."""
+        if self._response is not None:
+            self._response.close()
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._sock = self._route = self._reply = None
+        self._connection = self._sock = self._route = self._response = None

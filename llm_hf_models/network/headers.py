@@ -14,29 +14,29 @@ _RATE_LIMIT = re.compile(r";\s*r\s*=\s*([0-9]{1,9})\s*;\s*t\s*=\s*([0-9]{1,9})(?
 
 
 def parse_retry_after(header: Callable[[str], str | None]) -> float | None:
-    """Seconds that an answer asks us to wait, at least; None where it doesn't.
+    """Return the number of seconds to wait before the next request, or None if the response does not specify it.
 
-    From Retry-After, a number or a date (RFC 9110, 10.2.3), else from the policies of RateLimit that are used up
-    (draft-ietf-httpapi-ratelimit-headers: `"name";r=LEFT;t=SECONDS`). A date counts from the answer's own: this
-    machine's clock may be wrong.
+    The number comes from Retry-After, which is a number or a date (RFC 9110, 10.2.3), otherwise from the RateLimit
+    policies that are used up (draft-ietf-httpapi-ratelimit-headers): `RateLimit: "api";r=0;t=55` means that no requests
+    remain for 55 seconds. A date is compared with the date of the response, because this machine's clock may be wrong.
 
     Args:
-        header: gives the answer's header of that name.
+        header: returns the response header of a given name.
     """
-    told = (header("Retry-After") or "").strip()
-    if _SECONDS.fullmatch(told):
-        return float(told)
-    if told:
-        date = _parse_date(told)
-        now = _parse_date(header("Date") or "")
+    value = (header("Retry-After") or "").strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    if value:
+        date = _parse_date(value)
+        server_time = _parse_date(header("Date") or "")
         if date is not None:
-            return max(0.0, date - (time.time() if now is None else now))
+            return max(0.0, date - (time.time() if server_time is None else server_time))
     policies = _RATE_LIMIT.findall(header("RateLimit") or "")
-    return max((float(seconds) for left, seconds in policies if int(left) == 0), default=None)
+    return max((float(seconds) for remaining, seconds in policies if int(remaining) == 0), default=None)
 
 
 def _parse_date(text: str) -> float | None:
-    """Seconds since 1970 of a header's date; None where it is none."""
+    """Return a header's date in seconds since 1970, or None if it is not a date."""
     with suppress(TypeError, ValueError):
         date = parsedate_to_datetime(text)
         return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()

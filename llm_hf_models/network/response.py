@@ -1,7 +1,8 @@
-"""One answer over HTTP: its head, and its body into memory or into a pipe as it comes. Asks for nothing.
+"""An HTTP response whose body is read into memory or into a pipe as it arrives.
 
-splice(2) moves what has arrived on a socket into a pipe, and from there into a file, past memory of ours: Linux alone,
-and only where nothing has to be decrypted. What it saves stands in transfer/copy_body.py.
+splice(2) moves received bytes from a socket into a pipe, and from there into a file, without copying them through the
+memory of the process. It works on Linux only, and only for unencrypted connections. transfer/copy_body.py states the
+measured gain.
 """
 
 from __future__ import annotations
@@ -21,88 +22,94 @@ from llm_hf_models.network.errors import translate_error
 from llm_hf_models.network.urls import format_host
 
 HEAD_BUFFER_BYTES = 1 << 17
-MIN_SPLICE_BYTES = 1 << 18  # with so many in a pipe more isn't waited for
-FILL_SECONDS = 0.1  # a connection that is slow hands over what it has this often
+MIN_SPLICE_BYTES = 1 << 18  # a pipe with this many bytes is handed over without waiting for more
+FILL_SECONDS = 0.1  # a slow connection hands over its bytes this often
 
-# No more digits than any size has: int() raises for thousands of them.
+# The number of digits is limited, because int() raises for thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
 class SpliceUnsupportedError(Exception):
-    """The system, or what confines us there, moves nothing from this socket into a pipe."""
+    """The operating system or a sandbox does not support splice for this socket."""
 
 
 class RangeResponse:
-    """One answer; its body goes into the caller's memory, or into a pipe."""
+    """One response, whose body is read into a buffer of the caller or into a pipe."""
 
     def __init__(
         self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
     ) -> None:
         self._response, self._host, self._sock, self._stall_seconds = response, format_host(url), sock, stall_seconds
-        self._left = response.length  # bytes to come; None where the sender didn't say
-        self._early = memoryview(b"")  # what came along with the head
-        self._direct = False  # whether that was looked for, and the rest is read from the socket itself
+        self._left = response.length  # bytes still to come; None if the server announced no length
+        self._early = memoryview(b"")  # body bytes that arrived together with the headers
+        self._direct = False  # True once those are taken and the rest is read from the socket itself
         self._pending: NetworkError | None = None
         self.url = url
         self.status = response.status
 
-    def header(self, name: str) -> str | None:
-        """A header of the answer, whatever its case."""
+    def get_header(self, name: str) -> str | None:
+        """Return a response header; its name is not case-sensitive."""
         return self._response.getheader(name)
 
     @property
     def length(self) -> int | None:
-        """How long the body was said to be, in bytes."""
-        text = self.header("Content-Length") or ""
+        """The announced length of the body in bytes."""
+        text = self.get_header("Content-Length") or ""
         return int(text) if _LENGTH.fullmatch(text) else None
 
     @property
     def content_range(self) -> tuple[int, int, int | None] | None:
-        """First byte, last byte and total size that a 206 claims; None where it claims none that can be read."""
-        match = _CONTENT_RANGE.fullmatch(self.header("Content-Range") or "")
+        """The first byte, last byte and total size in Content-Range, or None if it is missing or invalid."""
+        match = _CONTENT_RANGE.fullmatch(self.get_header("Content-Range") or "")
         return (int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])) if match else None
 
     @property
     def reusable(self) -> bool:
-        """Whether the connection can carry another question: the body was read to its end, and both sides stay."""
+        """Whether the connection can be reused: the body was read completely and the server keeps it open."""
         return self._left == 0 and not self._response.will_close
 
     def read_into(self, view: memoryview) -> int:
-        """Fills `view` as far as bytes come without delay; 0 at the end.
+        """Read the bytes that arrive without delay into `view` and return their number, 0 at the end.
 
         Raises:
-            NetworkError: the connection broke, was silent too long, or ended before the announced end.
+            NetworkError: the connection broke, stalled, or ended before the announced length.
         """
-        most = len(view) if self._left is None else min(len(view), self._left)
-        return self._fill(most, lambda filled: self._read_some(view[filled:most], hurried=filled > 0))
+        max_bytes = len(view) if self._left is None else min(len(view), self._left)
+        return self._fill(max_bytes, lambda filled: self._read_some(view[filled:max_bytes], has_bytes=filled > 0))
 
     @property
-    def splices(self) -> bool:
-        """Whether `splice_into` may be tried from here on: the rest is read from a socket that isn't encrypted."""
+    def can_splice(self) -> bool:
+        """Whether `splice_into` may be tried: the rest of the body is read from an unencrypted socket."""
         return hasattr(os, "splice") and self._direct and not self._early and not isinstance(self._sock, ssl.SSLSocket)
 
-    def splice_into(self, pipe: int, most: int) -> int:
-        """Like `read_into`, but into the writing end of an empty pipe: up to `most` bytes, or what it holds.
+    def splice_into(self, pipe: int, max_bytes: int) -> int:
+        """Move up to `max_bytes` into the writing end of an empty pipe and return their number, 0 at the end.
 
         Raises:
-            NetworkError: as there; CantSpliceError: nothing was moved, and nothing will be.
+            NetworkError: the connection broke, stalled, or ended before the announced length.
+            SpliceUnsupportedError: splice does not work; no bytes were moved.
         """
-        most = most if self._left is None else min(most, self._left)
-        return self._fill(most, lambda filled: self._splice(pipe, most - filled, filled))
+        max_bytes = max_bytes if self._left is None else min(max_bytes, self._left)
+        return self._fill(max_bytes, lambda filled: self._splice(pipe, max_bytes - filled, filled))
 
-    def _fill(self, most: int, some: Callable[[int], int | None]) -> int:
-        """Up to `most` bytes by calls of `some`, which are told how many there are; fewer when more are delayed."""
+    def _fill(self, max_bytes: int, read_more: Callable[[int], int | None]) -> int:
+        """Call `read_more` until `max_bytes` have arrived or more bytes are delayed; return the number of bytes.
+
+        Args:
+            max_bytes: the maximum number of bytes.
+            read_more: receives the number of bytes so far and returns how many it added, None if more are delayed.
+        """
         if self._pending:
             raise self._pending
         filled, since = 0, time.monotonic()
-        while filled < most:
+        while filled < max_bytes:
             try:
-                count = some(filled)
+                count = read_more(filled)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                return self._broken(translate_error(error, self._host, connecting=False), filled)
+                return self._defer_error(translate_error(error, self._host, connecting=False), filled)
             if count == 0 and self._left:
-                return self._broken(NetworkError(f"{self._host} ended the connection too early"), filled)
+                return self._defer_error(NetworkError(f"{self._host} closed the connection too early"), filled)
             if not count:
                 break
             filled += count
@@ -114,81 +121,82 @@ class RangeResponse:
             self._response.close()
         return filled
 
-    def _read_some(self, view: memoryview, *, hurried: bool) -> int | None:
-        """What one read gives. Past what came along with the head, from the socket straight into our memory.
+    def _read_some(self, view: memoryview, *, has_bytes: bool) -> int | None:
+        """Read once into `view`: first the bytes that arrived with the headers, then directly from the socket.
 
-        HTTPResponse.readinto would fill the whole view first, and lose what it has when the connection breaks.
+        HTTPResponse.readinto would try to fill the whole view, and would lose its bytes if the connection breaks.
         """
         if not self._early:
             if self._direct and self._sock is not None:
-                return self._receive(self._sock, view, hurried=hurried)
-            # With a known length, once: it empties the response's own buffer. Chunked bodies come this way throughout.
+                return self._receive(self._sock, view, has_bytes=has_bytes)
+            # With a known length, this runs once and empties the buffer of the response. Chunked bodies are always read
+            # this way.
             self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
             if self._left is not None and self._sock is not None:
-                # From here on a read that takes longer comes back, so that what there is can be handed over.
+                # From now on a slow read returns early, so that the bytes so far can be handed over.
                 self._sock.settimeout(min(FILL_SECONDS, self._stall_seconds))
                 self._direct = True
         count = min(len(self._early), len(view))
         view[:count], self._early = self._early[:count], self._early[count:]
         return count
 
-    def _receive(self, sock: socket.socket, view: memoryview, *, hurried: bool) -> int | None:
-        """What comes next; None where nothing does for a moment, and there is something to hand over already."""
+    def _receive(self, sock: socket.socket, view: memoryview, *, has_bytes: bool) -> int | None:
+        """Receive the next bytes; return None if they are delayed while `has_bytes` is set."""
         until = time.monotonic() + self._stall_seconds
         while True:
             try:
                 return sock.recv_into(view)
             except TimeoutError:
-                if hurried:
+                if has_bytes:
                     return None
                 if time.monotonic() >= until:
                     raise
 
-    def _splice(self, pipe: int, most: int, filled: int) -> int | None:
-        """What comes next into a pipe that holds `filled` bytes; None where nothing does and that is enough.
+    def _splice(self, pipe: int, max_bytes: int, filled: int) -> int | None:
+        """Splice the next bytes into a pipe that holds `filled` bytes; return None if it should be emptied first.
 
-        Or where it is full: it holds as many packets as it has pages. To wait until it is costs more naps than it
-        saves calls.
+        A pipe holds as many packets as it has pages, so it can be full before its size is reached. Waiting until it is
+        full costs more context switches than it saves calls.
         """
         if sys.platform != "linux" or self._sock is None:
             raise SpliceUnsupportedError
         until, readable = time.monotonic() + self._stall_seconds, False
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
-        while (moved := _try_splice(self._sock, pipe, most, filled)) is None:
+        while (count_moved := _try_splice(self._sock, pipe, max_bytes, filled)) is None:
             if filled >= MIN_SPLICE_BYTES or (filled and readable):
                 break
-            if readable:  # for others, not for splice: urgent data, or a queue of BPF's own
+            if readable:  # readable, but not by splice: urgent data, or a BPF queue
                 raise SpliceUnsupportedError
             readable = bool(poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
             if filled and not readable:
                 break
             if not readable and time.monotonic() >= until:
                 raise TimeoutError("timed out")
-        return moved
+        return count_moved
 
     def close(self) -> None:
-        """Gives the body up."""
+        """Discard the rest of the body."""
         self._response.close()
 
-    def _broken(self, error: NetworkError, filled: int) -> int:
+    def _defer_error(self, error: NetworkError, filled: int) -> int:
         if not filled:
             raise error
         self._pending = error
         return filled
 
 
-def _try_splice(sock: socket.socket, pipe: int, most: int, filled: int) -> int | None:
-    """What splice moves at once; None for nothing now."""
+def _try_splice(sock: socket.socket, pipe: int, max_bytes: int, filled: int) -> int | None:
+    """Splice the available bytes and return their number, or None if there are none."""
     if sys.platform != "linux":
         raise SpliceUnsupportedError
     try:
-        return os.splice(sock.fileno(), pipe, most, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+        return os.splice(sock.fileno(), pipe, max_bytes, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
     except BlockingIOError:
         return None
     except (ConnectionError, TimeoutError):
         raise
-    except OSError:  # what confines us may answer with any; if more is the matter, reading will tell
+    except OSError:  # a sandbox may return any error; if the connection is broken, reading reports it
         if filled:
             raise
         raise SpliceUnsupportedError from None

@@ -1,4 +1,4 @@
-"""TLS contexts and certificate bundles."""
+"""Create TLS contexts from the certificate bundle in the environment."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from pathlib import Path
 from llm_hf_models.errors import TlsError
 from llm_hf_models.system.text import clean_text
 
-BUNDLE_VARIABLES = (
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-)  # the first that is set counts
-_bundle_sources: dict[str, str] = {}  # variables that we set, and whose value it is
+# The first variable that is set is used.
+BUNDLE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_bundle_sources: dict[str, str] = {}  # variables set by export_bundle, and the variables they were copied from
 
 
 @functools.lru_cache(maxsize=4)
@@ -24,45 +20,45 @@ def _create_context(bundle: str | None) -> ssl.SSLContext:
     if bundle:
         folder = Path(bundle).is_dir()
         return ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
-    import httpx2  # its trust is huggingface_hub's too: one answer to "is this certificate good" in the whole product
+    import httpx2  # the same trusted certificates as huggingface_hub
 
     return httpx2.create_ssl_context()
 
 
 def _find_bundle_variable() -> str | None:
-    """The variable that names the bundle."""
+    """Return the name of the variable that selects the bundle."""
     return next((name for name in BUNDLE_VARIABLES if os.environ.get(name)), None)
 
 
 def unreadable_bundle_error(error: OSError) -> TlsError:
-    """The error for certificates that can't be read: those that the environment names, or else the system's."""
-    cause, named = clean_text(error.strerror or str(error), 200), _find_bundle_variable()
-    if named is None:
+    """Return the error for an unreadable bundle, either from the environment or the system's."""
+    cause, variable = clean_text(error.strerror or str(error), 200), _find_bundle_variable()
+    if variable is None:
         return TlsError("Can't read this system's certificates", cause=cause)
     return TlsError(
-        f"Can't read the certificates in {clean_text(os.environ[named], 200)}",
+        f"Can't read the certificates in {clean_text(os.environ[variable], 200)}",
         cause=cause,
-        hint=f"{_bundle_sources.get(named, named)} in the environment names them: change it, or unset it.",
+        hint=f"{_bundle_sources.get(variable, variable)} selects them: change or unset this environment variable.",
     )
 
 
 def create_tls_context() -> ssl.SSLContext:
-    """Certificates from SSL_CERT_FILE or SSL_CERT_DIR, REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, else the system's.
+    """Create a TLS context with the certificates from the environment, otherwise the system's.
 
     Raises:
-        TlsError: the bundle that was named can't be read.
+        TlsError: the bundle can't be read.
     """
-    named = _find_bundle_variable()
+    variable = _find_bundle_variable()
     try:
-        return _create_context(os.environ[named] if named else None)
+        return _create_context(os.environ[variable] if variable else None)
     except OSError as error:
         raise unreadable_bundle_error(error) from None
 
 
 def export_bundle() -> None:
-    """Names the bundle in the variables that httpx2 reads, for huggingface_hub's session: it knows no others."""
-    named = _find_bundle_variable()
-    if named and not named.startswith("SSL_"):
-        bundle = os.environ[named]
-        told = "SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"
-        os.environ[told], _bundle_sources[told] = bundle, named
+    """Set the variables that httpx2 reads, so that huggingface_hub uses the same bundle."""
+    variable = _find_bundle_variable()
+    if variable and not variable.startswith("SSL_"):
+        bundle = os.environ[variable]
+        target = "SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"
+        os.environ[target], _bundle_sources[target] = bundle, variable

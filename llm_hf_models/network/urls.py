@@ -1,4 +1,4 @@
-"""URLs and origins: parse, compare and follow redirects."""
+"""Parse and compare URLs and resolve redirects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _URL_PUNCTUATION = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 
 @dataclass(frozen=True)
 class Origin:
-    """Scheme, host and port: what a header with a token must never leave."""
+    """The scheme, host and port of a URL. A token is sent to one origin only."""
 
     scheme: str
     host: str
@@ -22,10 +22,10 @@ class Origin:
 
     @classmethod
     def parse(cls, url: str) -> Origin:
-        """The origin of an http or https address.
+        """Return the origin of an http or https URL.
 
         Raises:
-            NetworkError: it is no such address.
+            NetworkError: the URL is invalid or has another scheme.
         """
         try:
             parts = urlsplit(url)
@@ -33,50 +33,55 @@ class Origin:
         except ValueError:
             parts, port = SplitResult("", "", "", "", ""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise HubUnavailableError("The Hub gave a link that is not a web address", cause=clean_text(url, 80))
+            raise HubUnavailableError("The Hub returned a link that is not a web address", cause=clean_text(url, 80))
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
 
 
 def resolve_redirect(url: str, target: str | bytes) -> str:
-    """Where the Location of an answer from `url` leads. What may not stand in an address is escaped, as browsers do.
+    """Return the target of a redirect from `url`. Invalid characters are escaped, as in browsers.
+
+    Args:
+        url: the URL that was requested.
+        target: the Location header of the response.
 
     Raises:
-        NetworkError: to no http or https address.
+        NetworkError: the target is not an http or https URL.
     """
-    address = quote(target, safe=_URL_PUNCTUATION)
+    resolved = quote(target, safe=_URL_PUNCTUATION)
     with contextlib.suppress(ValueError):
-        address = urljoin(url, address)
-    Origin.parse(address)
-    return address
+        resolved = urljoin(url, resolved)
+    Origin.parse(resolved)
+    return resolved
 
 
 def format_host(url: str) -> str:
-    """The host of an address, fit to be shown: a signed link's query never is."""
+    """Return the host of a URL for messages, without the query, which may contain a signature."""
     return clean_text(urlsplit(url).hostname or "?", 100)
 
 
 def validate_endpoint(endpoint: str) -> str:
-    """The address. On one that is none huggingface_hub, which reads HF_ENDPOINT too, breaks when it is imported.
+    """Return the endpoint if it is an http(s) URL.
+
+    Checked early, because huggingface_hub also reads HF_ENDPOINT and can't be imported if it is invalid.
 
     Raises:
-        BadInputError: it is no http(s) address.
+        BadInputError: the endpoint is not an http(s) URL.
     """
     try:
         parts = urlsplit(endpoint)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        sound = False
-    if not sound:
+        is_valid = False
+    if not is_valid:
         raise BadInputError(
-            f"{strip_user(endpoint)[:100]!r} can't be asked",
-            cause="It is no http(s) address.",
-            hint="Set HF_ENDPOINT to one.",
+            f"The Hub endpoint {strip_user(endpoint)[:100]!r} is not an http(s) URL",
+            hint="Set HF_ENDPOINT to an http(s) URL.",
         )
     return endpoint
 
 
 def is_same_origin(url: str, other: str) -> bool:
-    """Whether two addresses are of one scheme, host and port: a token goes nowhere else."""
+    """Return whether two URLs have the same scheme, host and port. A token is sent to the same origin only."""
     one, two = urlsplit(url), urlsplit(other)
     ports = {"http": 80, "https": 443}
     return (one.scheme, one.hostname, one.port or ports.get(one.scheme)) == (

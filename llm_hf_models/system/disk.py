@@ -1,4 +1,4 @@
-"""Room on the disk: asked for before, worded when it runs out. Writes nothing."""
+"""Sync files to disk, check the free disk space and translate disk errors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from pathlib import Path
 from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
 from llm_hf_models.system.units import format_size
 
+STAT_BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
+_FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+_RESUME_HINT = "Free some disk space and pull again: the received bytes are kept."
+
 
 def sync_data(fd: int) -> None:
-    """Waits until a file's bytes are on the disk. On macOS the drive's own cache is not waited for."""
+    """Wait until a file's bytes are on disk. On macOS they may still be in the cache of the drive."""
     getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename or a new name in `folder` last; does nothing where a folder can't be opened (Windows)."""
+    """Sync a folder, so that new and renamed files in it survive power loss.
+
+    Does nothing if a folder can't be opened (Windows).
+    """
     try:
         fd = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -25,34 +33,31 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError:
-        pass  # some network file systems refuse this, and keep names in order by themselves
+        pass  # some network file systems refuse this; they order changes of names themselves
     finally:
         os.close(fd)
 
 
-STAT_BLOCK_BYTES = 512  # what st_blocks counts, whatever the file system (stat(2))
-_FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
-_RESUME_HINT = "What has arrived is kept: free some space and pull again."
-
-
 def count_free_bytes(folder: Path) -> int:
-    """What is free for this user on the file system of `folder`, or of the nearest folder above that exists."""
+    """Return the bytes that are free for this user on the file system of `folder`, which need not exist yet."""
     return shutil.disk_usage(_find_existing_folder(folder)).free
 
 
 def count_bytes_on_disk(file: Path) -> int:
-    """What a file takes on the disk, 0 where it has gone: a partial has its full length from the start."""
+    """Return the bytes that a file occupies on disk, or 0 if it does not exist.
+
+    A partial is sparse: its size is the final size from the start.
+    """
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return 0
-    return min(found.st_size, getattr(found, "st_blocks", found.st_size) * STAT_BLOCK_BYTES)
+    return min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * STAT_BLOCK_BYTES)
 
 
-def is_same_disk(one: Path, other: Path) -> bool:
-    """Whether two folders, which need not exist yet, stand on the same file system."""
-    return _find_existing_folder(one).stat().st_dev == _find_existing_folder(other).stat().st_dev
+def is_same_disk(path: Path, other: Path) -> bool:
+    """Return whether two folders, which need not exist yet, are on the same file system."""
+    return _find_existing_folder(path).stat().st_dev == _find_existing_folder(other).stat().st_dev
 
 
 def _find_existing_folder(folder: Path) -> Path:
@@ -62,45 +67,52 @@ def _find_existing_folder(folder: Path) -> Path:
 
 
 def require_space(folder: Path, needed: int, reserve: int) -> None:
-    """Makes sure that `needed` more bytes fit and `reserve` stay free.
+    """Check that `needed` more bytes fit on the disk while `reserve` bytes stay free.
 
     Raises:
-        DiskFullError: they don't.
+        DiskFullError: there is not enough space.
     """
-    missing = needed + reserve - count_free_bytes(folder)
-    if needed and missing > 0:
-        raise _disk_full_error(folder, needed, missing)
+    shortage = needed + reserve - count_free_bytes(folder)
+    if needed and shortage > 0:
+        raise _make_disk_full_error(folder, needed, shortage)
 
 
 def check_reserve(folder: Path, needed: int, reserve: int) -> None:
-    """Makes sure, midway, that others have not filled the disk into the reserve.
+    """Check during a download that other programs have not used up the reserve.
 
     Args:
-        folder: where the bytes go.
-        needed: how many are still to come: only told.
-        reserve: what must stay free.
+        folder: the folder of the download.
+        needed: the bytes still to be written, for the message.
+        reserve: the bytes that must stay free.
 
     Raises:
-        DiskFullError: they have.
+        DiskFullError: fewer than `reserve` bytes are free.
     """
     free = count_free_bytes(folder)
     if free < reserve:
-        raise _disk_full_error(folder, needed, needed + reserve - free)
+        raise _make_disk_full_error(folder, needed, needed + reserve - free)
 
 
-def _disk_full_error(folder: Path, needed: int, missing: int) -> DiskFullError:
+def _make_disk_full_error(folder: Path, needed: int, shortage: int) -> DiskFullError:
     return DiskFullError(
-        f"The disk is too full: {format_size(missing)} are missing",
-        missing_bytes=missing,
-        cause=f"{format_size(needed)} are still needed in {folder}.",
+        f"Not enough disk space: {format_size(shortage)} short",
+        missing_bytes=shortage,
+        cause=f"{format_size(needed)} still have to be written to {folder}.",
         hint=_RESUME_HINT,
     )
 
 
 def translate_disk_error(error: OSError, folder: Path, needed: int, reserve: int) -> StorageError:
-    """Ours for what the disk said while `needed` bytes were still to be written to `folder`."""
+    """Return the StorageError that corresponds to an OSError while writing to `folder`.
+
+    Args:
+        error: the exception.
+        folder: the folder of the file.
+        needed: the bytes still to be written.
+        reserve: the bytes that must stay free.
+    """
     if error.errno in _FULL_ERRNOS:
-        return _disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
+        return _make_disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
     if error.errno in _DENIED_ERRNOS:
         return NotWritableError(f"Can't write in {folder}", cause=error.strerror)
-    return StorageError(f"The disk refused to keep a file in {folder}", cause=error.strerror or str(error))
+    return StorageError(f"Can't write a file in {folder}", cause=error.strerror or str(error))

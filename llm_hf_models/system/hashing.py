@@ -1,4 +1,4 @@
-"""Digests of files on the disk: sha256, and git's blob id for small files. Not for bytes that are still arriving."""
+"""Compute the digests of files on disk: sha256, and git's blob id, which the Hub uses for small files."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class FileDigests:
-    """Both names that the Hub may know a file's bytes by, in hexadecimal."""
+    """Both digests that the Hub may have for a file, in hexadecimal."""
 
     sha256: str
     git_sha1: str
 
     def get_same_kind(self, digest: str) -> str:
-        """The one of them that is of the same kind as `digest`."""
+        """Return the digest of the same kind as `digest`."""
         return self.sha256 if len(digest) == len(self.sha256) else self.git_sha1
 
 
 def create_git_blob_hash(size: int) -> hashlib._Hash:
-    """A hash that becomes a git blob's id when it is fed the file's `size` bytes after git's own prefix."""
+    """Return a hash object that yields the git blob id after it is updated with the `size` bytes of a file."""
     return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
 
 
 def compute_digests(path: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
-    """Reads a file once and gives both digests.
+    """Read a file once and return both digests.
 
     Args:
         path: the file.
-        progress: told how many bytes are done, after each block.
+        progress: called after each block with the number of bytes done.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file can't be read.
     """
     with path.open("rb") as file:
         return _hash_blocks(file, path.stat().st_size, None, progress)
 
 
 def copy_with_digests(path: Path, to: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
-    """Copies a file, brings the copy to the disk and gives both digests of what was copied.
+    """Copy a file, sync the copy to disk and return both digests of the copied bytes.
 
     Args:
         path: the file.
-        to: where the copy goes; what stands there is replaced.
-        progress: as in `digests_of`.
+        to: the path of the copy; an existing file is replaced.
+        progress: called after each block with the number of bytes done.
 
     Raises:
-        OSError: it can't be read, or the copy can't be written.
+        OSError: the file can't be read, or the copy can't be written.
     """
     with path.open("rb") as file, to.open("wb") as copy:
-        found = _hash_blocks(file, path.stat().st_size, copy, progress)
+        digests = _hash_blocks(file, path.stat().st_size, copy, progress)
         copy.flush()
         sync_data(copy.fileno())
-    return found
+    return digests
 
 
 def _hash_blocks(

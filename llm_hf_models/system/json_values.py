@@ -1,4 +1,4 @@
-"""Any value of the service as what JSON can hold, and the schema of that: one shape for every face. Parses nothing."""
+"""Convert the service's values to JSON values, and describe them by a JSON schema, for all interfaces alike."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, 
 
 
 def to_json(value: object) -> JsonValue:
-    """Any value of the service as what JSON can hold: the one shape for `--json` and for MCP's structured content.
+    """Convert a value of the service to a JSON value, for `--json` and for MCP's structured content.
 
-    Dataclasses become objects of their fields and their public properties; a field declared with `repr=False` holds
-    a secret and is left out. Figures that JSON can't hold (NaN, infinities) become their names.
+    A dataclass becomes an object with its fields and public properties. A field declared with `repr=False` contains
+    a secret and is omitted. Numbers that JSON can't represent (NaN, infinities) become their names.
 
     Raises:
-        TypeError: the value holds something that has no JSON form; a bug of ours.
+        TypeError: the value contains an object without a JSON form, which is a bug in this package.
     """
     if is_dataclass(value):
         return {name: to_json(getattr(value, name)) for name in list_public_names(type(value))}
@@ -47,21 +47,21 @@ def _convert_leaf(value: object) -> JsonValue:
 
 
 def list_public_names(kind: type) -> list[str]:
-    """What of a dataclass is told: fields that are no secrets, and public properties."""
+    """Return the names of a dataclass's public properties and of its fields that are not secret."""
     names = [field.name for field in fields(kind) if field.repr and not field.name.startswith("_")]
     for base in reversed(kind.__mro__):
         names += [name for name, member in vars(base).items() if isinstance(member, property) and name not in names]
     return [name for name in names if not name.startswith("_")]
 
 
-# The schema of that
+# The JSON schema
 
 
 def build_schema(kind: type) -> dict[str, Any]:
-    """The JSON schema (2020-12) of what `to_json` makes of a dataclass.
+    """Return the JSON schema (2020-12) of the values that `to_json` returns for a dataclass.
 
     Raises:
-        KeyError: a member's annotation has no JSON form; a bug of ours.
+        KeyError: a member's annotation has no JSON form, which is a bug in this package.
     """
     shared: dict[str, dict[str, Any]] = {}
     _describe_type(kind, shared)
@@ -74,31 +74,31 @@ def _describe_type(kind: Any, shared: dict[str, dict[str, Any]]) -> dict[str, An
             shared[kind.__name__] = {}
             shared[kind.__name__] = _describe_dataclass(kind, shared)
         return {"$ref": f"#/$defs/{kind.__name__}"}
-    origin, inner = get_origin(kind), get_args(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return {"anyOf": [_describe_type(member, shared) for member in inner]}
+        return {"anyOf": [_describe_type(member, shared) for member in arguments]}
     if origin is Literal:
-        return {"enum": list(inner)}
-    return dict(_LEAF_SCHEMAS[kind]) if origin is None else _describe_container(origin, inner, shared)
+        return {"enum": list(arguments)}
+    return dict(_LEAF_SCHEMAS[kind]) if origin is None else _describe_container(origin, arguments, shared)
 
 
-def _describe_container(origin: type, inner: tuple[Any, ...], shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _describe_container(origin: type, arguments: tuple[Any, ...], shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if issubclass(origin, Mapping):
-        return {"type": "object", "additionalProperties": _describe_type(inner[1], shared)}
-    if origin is tuple and inner[1:] != (Ellipsis,):
+        return {"type": "object", "additionalProperties": _describe_type(arguments[1], shared)}
+    if origin is tuple and arguments[1:] != (Ellipsis,):
         return {
             "type": "array",
-            "prefixItems": [_describe_type(member, shared) for member in inner],
-            "minItems": len(inner),
+            "prefixItems": [_describe_type(member, shared) for member in arguments],
+            "minItems": len(arguments),
         }
-    return {"type": "array", "items": _describe_type(inner[0], shared)}
+    return {"type": "array", "items": _describe_type(arguments[0], shared)}
 
 
 def _describe_dataclass(kind: type, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
     hints, names = get_type_hints(kind), list_public_names(kind)
     members = {name: hints[name] if name in hints else _get_return_type(kind, name) for name in names}
-    told = {name: _describe_type(member, shared) for name, member in members.items()}
-    return {"type": "object", "properties": told, "required": names}
+    properties = {name: _describe_type(member, shared) for name, member in members.items()}
+    return {"type": "object", "properties": properties, "required": names}
 
 
 def _get_return_type(kind: type, name: str) -> Any:  # noqa: ANN401 - any annotation
@@ -106,7 +106,7 @@ def _get_return_type(kind: type, name: str) -> Any:  # noqa: ANN401 - any annota
 
 
 _LEAF_SCHEMAS: dict[object, dict[str, Any]] = {
-    # Said, since {} reads as forgotten; a branch for each, since a list of types is no type to some readers.
+    # Explicit, because {} looks like an omission. One branch per type, because some clients reject a list of types.
     Any: {"anyOf": [{"type": kind} for kind in ("null", "boolean", "number", "string", "array", "object")]},
     type(None): {"type": "null"},
     bool: {"type": "boolean"},

@@ -1,6 +1,7 @@
-"""What this machine, or its container, has: memory and cores. Weighs nothing against it (gguf/memory_fit.py).
+"""Read the memory and the cores of this machine or its container.
 
-Control groups are the kernel's: admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+gguf/memory_fit.py compares them with the needs of a model. Linux describes control groups in its documents
+admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
 
 from __future__ import annotations
@@ -10,29 +11,28 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+_ROOT = Path("/")
+
 
 def default_threads() -> int:
-    """Physical cores less one where there are more than two: room for everything else on the machine."""
+    """Return the number of physical cores, less one for other programs if there are more than two."""
     cores = count_usable_cores(physical=True)
     return cores - 1 if cores > 2 else cores  # noqa: PLR2004
 
 
-_ROOT = Path("/")
-
-
 @dataclass(frozen=True)
 class MachineMemory:
-    """Memory of this machine, in bytes; container limits are honoured."""
+    """The memory of this machine in bytes, within the limits of its container."""
 
     total_memory: int
     free_memory: int
 
 
 def read_memory(root: Path = _ROOT) -> MachineMemory:
-    """This machine's memory now, or what its container leaves of it.
+    """Return the total and free memory of this machine, within the limits of its container.
 
     Args:
-        root: where `proc` and `sys` are, for reading control groups (Linux).
+        root: the folder that contains `proc` and `sys`, from which control groups are read (Linux).
     """
     import psutil
 
@@ -44,10 +44,10 @@ def read_memory(root: Path = _ROOT) -> MachineMemory:
 
 
 def _iter_group_limits(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use of every memory control group that this process is in. Bytes.
+    """Yield the limit and the use, in bytes, of every memory control group of this process.
 
-    A container may see its own group as the root of the tree, so each path is tried up to the root, and what is not
-    there limits nothing.
+    A container may see its own group as the root of the tree. Each parent path is therefore tried up to the root;
+    groups that do not exist are skipped.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -68,11 +68,11 @@ def _iter_group_limits(root: Path) -> Iterator[tuple[int, int]]:
 
 def _read_group_limit(group: Path, limit_name: str, used_name: str) -> tuple[int, int] | None:
     try:
-        limit = int((group / limit_name).read_text(encoding="ascii"))  # `max` is no limit, and no number either
+        limit = int((group / limit_name).read_text(encoding="ascii"))  # `max` means no limit and raises ValueError
         used = int((group / used_name).read_text(encoding="ascii"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-        prefix = "total_" if "total_inactive_file" in stat else ""  # v1 counts child groups apart
-        # Pages of files can be taken back at any time: they are no use in this sense.
+        prefix = "total_" if "total_inactive_file" in stat else ""  # v1 counts child groups separately
+        # The kernel can reclaim file pages at any time, so they do not count as used.
         used -= int(stat.get(f"{prefix}inactive_file", 0)) + int(stat.get(f"{prefix}active_file", 0))
     except (OSError, ValueError):
         return None
@@ -80,11 +80,11 @@ def _read_group_limit(group: Path, limit_name: str, used_name: str) -> tuple[int
 
 
 def count_usable_cores(root: Path = _ROOT, *, physical: bool = False) -> int:
-    """How many cores this process may keep busy, at least one.
+    """Return the number of cores that this process may use, at least one.
 
     Args:
-        root: where `sys` is, for reading control groups (Linux).
-        physical: two threads of one core count once, where the system tells.
+        root: the folder that contains `sys`, from which control groups are read (Linux).
+        physical: count two threads of one core as one, if the system provides this information.
     """
     import psutil
 

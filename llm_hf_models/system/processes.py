@@ -14,26 +14,25 @@ if TYPE_CHECKING:
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
+# Two readings of a process's start time may differ by this much if it is a time of day.
+START_TOLERANCE_SECONDS = 0.0 if sys.platform == "linux" else 2.0
+POLL_SECONDS = 0.02
+
 
 def read_boot_id() -> str | None:
-    """Tells one run of the system from another; None where the system doesn't say (then only synced bytes count)."""
+    """Return an identifier of the current boot of the system, or None if the system does not provide one."""
     try:
         return _BOOT_ID.read_text("ascii").strip() or None
     except OSError:
         return None
 
 
-# By which two readings of one process's start may differ, where it is a time of day.
-START_TOLERANCE_SECONDS = 0.0 if sys.platform == "linux" else 2.0
-POLL_SECONDS = 0.02
-
-
 def _read_process(pid: int) -> tuple[float, bool]:
-    """When a process was started, and whether it is dead and its parent has not noticed yet.
+    """Return the start time of a process and whether it is a zombie.
 
     Raises:
-        ProcessLookupError: there is none of that number.
-        PermissionError: it can't be looked at from here, which says nothing about whether it is there.
+        ProcessLookupError: no process has this id.
+        PermissionError: the process can't be inspected; it may or may not exist.
     """
     if sys.platform == "linux":
         return _read_proc_stat(pid)
@@ -49,23 +48,27 @@ def _read_process(pid: int) -> tuple[float, bool]:
 
 
 def _read_proc_stat(pid: int) -> tuple[float, bool]:
-    """As `_look`; the start in ticks since the system's. psutil makes a time of day of it, which a set clock moves."""
+    """Return the same as `_read_process`, with the start time in ticks since boot.
+
+    psutil converts it to a time of day, which changes when the clock is set.
+    """
     try:
-        if Path("/proc/self").readlink().name != str(os.getpid()):  # it tells of another pid namespace than ours
+        if Path("/proc/self").readlink().name != str(os.getpid()):  # /proc belongs to another pid namespace
             raise PermissionError
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
-        os.kill(pid, 0)  # asks the system, from which /proc may hide it: raises where there is none, or none of ours
+        # /proc may hide a process that exists: this call raises if there is none, or if it belongs to another user.
+        os.kill(pid, 0)
         raise PermissionError from None
-    fields = stat.rpartition(")")[2].split()  # proc_pid_stat(5), from the third on
+    fields = stat.rpartition(")")[2].split()  # proc_pid_stat(5), from the third field on
     state, threads, start = fields[0], int(fields[17]), float(fields[19])
-    return start, state in "ZX" and threads <= 1  # of others the first thread alone has ended
+    return start, state in "ZX" and threads <= 1  # with more threads, only the first thread has ended
 
 
 def get_start_time(pid: int) -> float:
-    """When a process was started, for `running_process`; 0 when it is gone, or can't be looked at.
+    """Return the start time of a process for `find_running_process`, or 0 if it ended or can't be inspected.
 
-    On Linux in ticks since the system's start, which no clock that is set moves; elsewhere in Unix seconds.
+    On Linux it is in ticks since boot, so that setting the clock does not change it; on other systems in Unix seconds.
     """
     try:
         return _read_process(pid)[0]
@@ -74,30 +77,34 @@ def get_start_time(pid: int) -> float:
 
 
 def find_running_process(pid: int, started: float) -> psutil.Process | None:
-    """The process if it still runs, and not another one of the same number; `started` as `pid_started` told it.
+    """Return the process if it is still running, or None.
 
-    One that is dead and that its parent has not noticed yet doesn't run.
+    A later process with the same id is not returned, and a zombie does not count as running.
+
+    Args:
+        pid: the process id.
+        started: the start time that `get_start_time` returned for the process.
     """
     import psutil
 
     try:
         process = psutil.Process(pid)
-        start, is_dead = _read_process(pid)
+        start, is_zombie = _read_process(pid)
     except (OSError, psutil.Error):
         return None
-    return process if abs(start - started) <= START_TOLERANCE_SECONDS and not is_dead else None
+    return process if abs(start - started) <= START_TOLERANCE_SECONDS and not is_zombie else None
 
 
 def get_own_name() -> str:
-    """A name of this process, for `has_ended`; where it can be known from there, no other has the same."""
+    """Return a name of this process for `has_ended`. No other process has the same name, if /proc is available."""
     return f"{os.getpid()}/{get_start_time(os.getpid()):.0f}/{_get_namespace_id()}"
 
 
 def _get_namespace_id() -> str:
-    """Whose numbers and ticks of processes ours are.
+    """Return an identifier of the machine, boot and namespaces to which process ids and start times belong.
 
-    Not those of another machine, nor those of another container, though it may share our folders: its processes can't
-    be seen from here (pid_namespaces(7), time_namespaces(7)).
+    Processes of another machine or container are not visible, even if it shares the same folders (pid_namespaces(7),
+    time_namespaces(7)).
     """
     namespaces = []
     for kind in ("pid", "time"):
@@ -109,27 +116,31 @@ def _get_namespace_id() -> str:
 
 
 def has_ended(name: str) -> bool:
-    """Whether a process has certainly ended; False where that can't be told from here.
+    """Return True if a process has certainly ended, False if it runs or if that can't be determined.
 
-    Only Linux tells it from a later one of its number: elsewhere a clock that was set may make one look like another.
+    Only on Linux is a later process with the same id recognized: on other systems, setting the clock changes start
+    times.
 
     Args:
-        name: its `own_name`, or that with more after a slash.
+        name: the name that `get_own_name` returned in the process, optionally followed by a slash and more text.
     """
     try:
-        pid, started, numbering = name.split("/", 2)
-        if not f"{numbering}/".startswith(f"{_get_namespace_id()}/"):
+        pid, started, namespace_id = name.split("/", 2)
+        if not f"{namespace_id}/".startswith(f"{_get_namespace_id()}/"):
             return False
-        start, is_dead = _read_process(int(pid))
-        return is_dead or (sys.platform == "linux" and float(started) not in (0, start))
+        start, is_zombie = _read_process(int(pid))
+        return is_zombie or (sys.platform == "linux" and float(started) not in (0, start))
     except ProcessLookupError:
         return True
-    except (OSError, ValueError):  # it can't be looked at; another version gave the name
+    except (OSError, ValueError):  # the process can't be inspected, or another version wrote the name
         return False
 
 
 def wait_for_exit(process: psutil.Process, seconds: float) -> bool:
-    """Waits until a process has ended. Its parent may notice late or never, as the first process of many containers."""
+    """Wait up to `seconds` for a process to end; return whether it ended.
+
+    A zombie counts as ended: some parents reap it late or never, such as the first process of many containers.
+    """
     started, until = get_start_time(process.pid), time.monotonic() + seconds
     while find_running_process(process.pid, started) is not None:
         if time.monotonic() >= until:

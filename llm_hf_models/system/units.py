@@ -1,4 +1,4 @@
-"""Sizes, counts and durations as people write them. Not for anything else that is a number."""
+"""Parse and format sizes, rates, counts and durations."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
 _RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
 _DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
-MAX_NUMBER = 2**63 - 1  # what a SQLite or TOML integer holds
-MAX_SECONDS = 100 * 365 * 86400.0  # what every timer of the operating systems takes
+MAX_NUMBER = 2**63 - 1  # the largest integer in SQLite and TOML
+MAX_SECONDS = 100 * 365 * 86400.0  # accepted by the timers of all operating systems
 
 _SECONDS: dict[str, Fraction] = {
     "ms": Fraction(1, 1000),
@@ -28,75 +28,75 @@ _SECONDS: dict[str, Fraction] = {
 }
 
 
-def _parse_number(pattern: re.Pattern[str], text: str, what: str, example: str) -> tuple[Fraction, str]:
+def _parse_number(pattern: re.Pattern[str], text: str, description: str, example: str) -> tuple[Fraction, str]:
     match = pattern.fullmatch(text.strip())
     if match is None:
-        raise BadInputError(f"{text[:40]!r} is not a {what}", hint=f"Write it like {example}.")
+        raise BadInputError(f"{text[:40]!r} is not a {description}", hint=f"Use a value such as {example}.")
     return Fraction(match["number"]), (match["unit"] or "")
 
 
-def _convert_to_int(number: Fraction, text: str, least: str, hint: str | None = None) -> int:
+def _convert_to_int(number: Fraction, text: str, minimum: str, hint: str | None = None) -> int:
     if number > MAX_NUMBER:
         raise BadInputError(f"{text[:40]!r} is too large", hint=hint)
-    if 0 < number < 1:  # cut to a whole number it would be 0, which often means that there is no limit
-        raise BadInputError(f"{text[:40]!r} is less than {least}", hint=hint)
+    if 0 < number < 1:  # rounded down it would be 0, which often means no limit
+        raise BadInputError(f"{text[:40]!r} is less than {minimum}", hint=hint)
     return int(number)
 
 
 def parse_size(text: str) -> int:
-    """Bytes from `5M`, `2GiB`, `700 kB` or a plain number; K, M, G, T are decimal, Ki, Mi, Gi, Ti binary.
+    """Return the bytes in `5M`, `2GiB`, `700 kB` or a plain number. K, M, G, T are decimal, Ki, Mi, Gi, Ti binary.
 
     Raises:
-        BadInputError: the text is no size.
+        BadInputError: the text is not a size.
     """
     number, unit = _parse_number(_SIZE, text, "size", "5M, 1.5GB or 2GiB")
     return _convert_to_int(number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte")
 
 
 def parse_rate(text: str) -> int:
-    """Bytes per second from `5M`, `5 MB/s` or a plain number; 0, which is no limit, from `off`.
+    """Return the bytes per second in `5M`, `5 MB/s` or a plain number. `off` is 0, which means no limit.
 
     Raises:
-        BadInputError: the text is no rate.
+        BadInputError: the text is not a rate.
     """
     if text.strip().casefold() == "off":
         return 0
     number, unit = _parse_number(_RATE, text, "rate", "5M or 1.5MB/s, or `off` for no limit")
     return _convert_to_int(
-        number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` is no limit."
+        number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` means no limit."
     )
 
 
 def parse_count(text: str) -> int:
-    """A number of parameters from `7B`, `500M` or a plain number.
+    """Return the number of parameters in `7B`, `500M` or a plain number.
 
     Raises:
-        BadInputError: the text is no count.
+        BadInputError: the text is not a count.
     """
     number, unit = _parse_number(_COUNT, text, "number of parameters", "7B or 500M")
     return _convert_to_int(number * _DECIMAL[unit.upper()], text, "one parameter")
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from `300`, `5m`, `1.5h` or `200ms`; a hundred years at most.
+    """Return the seconds in `300`, `5m`, `1.5h` or `200ms`.
 
     Raises:
-        BadInputError: the text is no duration.
+        BadInputError: the text is not a duration, or it is longer than a hundred years.
     """
     number, unit = _parse_number(_DURATION, text, "duration", "30s, 5m or 2h")
     seconds = number * _SECONDS[unit.lower()]
     if seconds > MAX_SECONDS:
-        raise BadInputError(f"{text[:40]!r} is too long a time")
+        raise BadInputError(f"{text[:40]!r} is too long")
     return float(seconds)
 
 
 def format_size(size: float) -> str:
-    """Decimal units with one decimal below a hundred, as the Hub shows them: `98.4 MB`."""
+    """Format bytes in decimal units, with one decimal below a hundred, as the Hub does: `98.4 MB`."""
     return _format_scaled(size, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
 
 
 def format_count(count: float) -> str:
-    """A parameter count as the field writes it: `135M`, `7.2B`."""
+    """Format a number of parameters: `135M`, `7.2B`."""
     return _format_scaled(count, ("", "K", "M", "B", "T"), "")
 
 
@@ -105,13 +105,13 @@ def _format_scaled(value: float, units: tuple[str, ...], gap: str) -> str:
     while abs(value) >= step - 0.5 and power < len(units) - 1:
         value, power = value / step, power + 1
     unit = units[power]
-    digits = 0 if power == 0 or abs(value) >= 99.95 else 1  # noqa: PLR2004 - a hundred and more needs no decimal
+    digits = 0 if power == 0 or abs(value) >= 99.95 else 1  # noqa: PLR2004 - no decimal from a hundred on
     number = f"{value:.{digits}f}".removesuffix(".0") if digits else f"{value:.0f}"
     return f"{number}{gap}{unit}".rstrip()
 
 
 def format_duration(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 05 min`; `?` for what is no number of seconds."""
+    """Format seconds: `45 s`, `3 min 20 s`, `2 h 05 min`, or `?` if the number is not finite."""
     if not math.isfinite(seconds):
         return "?"
     whole = round(seconds)

@@ -1,17 +1,17 @@
-"""How one reply's bytes get into the file, and to its digest: through memory, or through a pipe within the kernel.
+"""Copy the body of one HTTP response into the partial file and to its digest, through memory or through a kernel pipe.
 
-Through memory one thread copies each byte twice, from the socket and to the file, and the digest takes it on the way.
-Through a pipe (splice(2), Linux, nothing encrypted) that thread copies it to the file alone, and the digest reads it
-back from there in its own. Bare loops with a digest, 1 GiB over loopback, two cores, medians of five (tmpfs) and three
-(ext4); curl, which checks none, is 1:
+Through memory, one thread copies each byte twice, from the socket and into the file, and passes the chunk on to the
+digest thread. Through a pipe (splice(2), Linux, unencrypted connections only), that thread copies each byte once, into
+the file, and the digest thread reads it back from there. Bare loops with a digest, 1 GiB over loopback, two cores,
+medians of five runs (tmpfs) and three (ext4), relative to curl, which computes no digest:
 
     way                 tmpfs: wall    CPU     ext4: wall    CPU
     memory              0.97           1.51    0.85          1.27
     pipe of 64 KiB      -              -       1.02          1.52
     pipe of 1 MiB       0.89           1.24    0.75          0.95
 
-All programs of an unprivileged user together may have 64 pipes of 1 MiB (pipe(7), /proc/sys/fs/pipe-user-pages-soft);
-beyond, memory it is.
+All programs of an unprivileged user together may have 64 pipes of 1 MiB (pipe(7), /proc/sys/fs/pipe-user-pages-soft).
+When no more pipes are available, bytes are copied through memory.
 """
 
 from __future__ import annotations
@@ -29,53 +29,63 @@ from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-PIPE_BYTES = 1 << 20  # as large as a pipe of an unprivileged user may be
+PIPE_BYTES = 1 << 20  # the largest pipe that an unprivileged user may have
 
 
 class BodyCopier:
-    """For one reply and one thread. Bytes that were loaded and not unloaded are gone when it closes."""
+    """Copies one response into the file, in one thread.
+
+    On exit, received bytes that were not stored are lost.
+    """
 
     def __init__(
-        self, reply: RangeResponse, file: PartialFile, digest: FileHasher, memory: Callable[[], bytearray]
+        self, response: RangeResponse, file: PartialFile, hasher: FileHasher, take_buffer: Callable[[], bytearray]
     ) -> None:
-        """`memory` gives room for a chunk, which may become the digest's."""
-        self._reply, self._file, self._digest, self._memory = reply, file, digest, memory
+        """Prepare to copy `response` into `file`.
+
+        Args:
+            response: the HTTP response.
+            file: receives the bytes.
+            hasher: computes the digest of the file. It may keep a buffer and read from it later.
+            take_buffer: returns a buffer for one chunk.
+        """
+        self._response, self._file, self._hasher, self._take_buffer = response, file, hasher, take_buffer
         self._chunk: bytearray | None = None
         self._pipe: tuple[int, int] | None = None
-        self._splices = True
+        self._may_splice = True
         self._in_pipe = False
 
-    def load(self, most: int) -> int:
-        """Takes up to `most` bytes from the reply; how many it has, 0 at the end.
+    def receive(self, max_bytes: int) -> int:
+        """Receive up to `max_bytes` from the response and return their number, 0 at the end.
 
         Raises:
-            NetworkError: the connection broke, was silent too long, or ended before the announced end.
+            NetworkError: the connection broke, stalled, or ended before the announced length.
         """
         self._in_pipe = False
-        if self._splices and self._reply.splices:
+        if self._may_splice and self._response.can_splice:
             self._pipe = self._pipe or _open_wide_pipe()
             if self._pipe is not None:
                 with contextlib.suppress(SpliceUnsupportedError):
-                    count = self._reply.splice_into(self._pipe[1], min(most, PIPE_BYTES))
+                    count = self._response.splice_into(self._pipe[1], min(max_bytes, PIPE_BYTES))
                     self._in_pipe = True
                     return count
-            self._splices = False
+            self._may_splice = False
         if self._chunk is None:
-            self._chunk = self._memory()
-        return self._reply.read_into(memoryview(self._chunk)[:most])
+            self._chunk = self._take_buffer()
+        return self._response.read_into(memoryview(self._chunk)[:max_bytes])
 
-    def unload(self, count: int, offset: int) -> None:
-        """Brings the first `count` of the bytes that were loaded to their place in the file, and the digest to know.
+    def store(self, count: int, offset: int) -> None:
+        """Write the first `count` received bytes to the file at `offset` and pass them to the digest.
 
         Raises:
-            OSError: the disk refused.
+            OSError: the file could not be written.
         """
         if self._in_pipe and self._pipe is not None:
             self._file.splice_at(self._pipe[0], count, offset)
-            self._digest.have(offset, offset + count)
+            self._hasher.mark_written(offset, offset + count)
         elif self._chunk is not None:
             self._file.write_at(memoryview(self._chunk)[:count], offset)
-            if self._digest.have(offset, offset + count, self._chunk):
+            if self._hasher.mark_written(offset, offset + count, self._chunk):
                 self._chunk = None
 
     def __enter__(self) -> Self:
@@ -90,7 +100,7 @@ class BodyCopier:
 
 
 def _open_wide_pipe() -> tuple[int, int] | None:
-    """Both ends of a pipe for `PIPE_BYTES`; None where the system gives none."""
+    """Return both ends of a pipe that holds `PIPE_BYTES`, or None if the system does not provide one."""
     if sys.platform != "linux":
         return None
     import fcntl

@@ -1,10 +1,10 @@
-"""The bytes of one file: parallel ranges, a journal, the digest while they arrive. Knows no SQLite and no terminal.
+"""Download one file over parallel connections, with a journal to resume from and a digest computed on arrival.
 
-What may be trusted after which accident is explained in transfer/journal.py, how connections are added and bytes
-shared out in
-transfer/segments.py, who may write a partial in transfer/ownership.py. Here they come together: one thread per
-connection (transfer/fetch_threads.py), one
-for the digest, one that brings bytes to the disk itself, and the caller's own, which watches, reports and decides.
+The modules of this package divide the work: journal.py explains which bytes can be trusted after a crash, segments.py
+assigns bytes to connections, pacing.py tunes the number of connections, and ownership.py ensures a single writer. This
+module combines them. A transfer has one thread for each connection and one that syncs bytes to disk (both in
+fetch_threads.py), one that computes the digest (partial_file.py), and the caller's thread, which monitors the transfer
+and reports progress.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from llm_hf_models.transfer.source import DownloadSource
 from llm_hf_models.transfer.types import Event, EventKind, ExpectedFile, Progress, TransferLimits
 
 TICK_SECONDS = 0.1
-WATCH_INTERVAL_SECONDS = 0.05  # how often it is asked whether more connections pay off
-NO_CONNECTION_SECONDS = (
-    2.0  # a file that may have no connection for so long is left to others, who may have one and wait for it
-)
-YIELD_SECONDS = 1.0  # how long they have before it is looked at again
+WATCH_INTERVAL_SECONDS = 0.05  # how often the number of connections is adjusted
+# After this time without a connection, the transfer gives up ownership of the file: another download that has a
+# connection may be waiting for the file. It claims the file again after YIELD_SECONDS.
+NO_CONNECTION_SECONDS = 2.0
+YIELD_SECONDS = 1.0
 
 
 def journal_path(partial: Path) -> Path:
-    """Where the journal of a partial stands."""
+    """Return the path of the journal of a partial."""
     return partial.with_name(f"{partial.name}.journal")
 
 
@@ -53,27 +53,30 @@ def download_file(
     final_path: Path | None = None,
     is_already_present: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Makes `partial` the whole, checked file; continues what an earlier call left there.
+    """Download a file to `partial` and verify it, resuming an earlier download if there is one.
 
-    While another thread or process fetches it, this one waits, reports that one's progress, and goes on where it dies.
+    While another thread or process downloads the file, this call waits and reports the progress of the other. If the
+    other ends early, this call continues from there.
 
     Args:
-        locate: called for the link, and again when it has expired.
-        expected: size and digest that prove the file.
-        partial: where the bytes go; its journal stands beside it and is gone when this returns.
-        limits: seconds, bytes and connections.
-        progress: called from any thread, never more than ten times a second for `progress` events.
-        stop: when set, ends at once with what has arrived kept.
-        pace: shared by files under one limit; None is this file's own.
-        final_path: the name that the checked file gets before anybody else may touch it; None leaves it its own.
-        is_already_present: asked once the partial is this call's alone: True where the file came in another way
-        meanwhile.
+        locate: returns the link. It is called again when the link has expired.
+        expected: the size and the digest of the file.
+        partial: the path that receives the bytes. Its journal is next to it and is deleted at the end.
+        limits: limits of the transfer.
+        progress: receives events from any thread, at most ten `progress` events a second.
+        stop: when set, the download ends at once. The received bytes are kept.
+        pace: a rate limiter shared with other files; None creates one for this file.
+        final_path: the path to which the verified file is moved before ownership ends; None leaves it at `partial`.
+        is_already_present: called once this call owns the partial. If it returns True, nothing is downloaded.
 
     Returns:
-        Whether it was fetched; False where `is_already_present` said so.
+        True if the file was downloaded, False if it was already present.
 
     Raises:
-        DigestMismatchError, FileChangedError, DiskFullError, NotWritableError, NetworkError, AccessError,
+        DigestMismatchError: the digest was wrong twice.
+        FileChangedError: the Hub or the storage host has another file now.
+        DiskFullError, NotWritableError: the file could not be written.
+        NetworkError, AccessError: the file could not be fetched.
         InterruptedByUserError: `stop` was set.
     """
     try:
@@ -81,23 +84,23 @@ def download_file(
     except OSError as error:
         raise translate_disk_error(error, partial.parent, expected.size, limits.disk_reserve) from None
     pace = pace or RateLimiter(limits.bytes_per_second)
-    others, held = _WaitReporter(partial, expected, limits, progress), False
+    others, starved = _WaitReporter(partial, expected, limits, progress), False
     while True:
-        if held:
+        if starved:
             stop.wait(YIELD_SECONDS)
         with acquire_ownership(partial, stop, others.report) as owner:
             if is_already_present():
                 return False
-            if held and limits.connections_now and not limits.connections_now():
+            if starved and limits.connections_now and not limits.connections_now():
                 continue
-            held = False
+            starved = False
             try:
                 _Transfer(locate, expected, partial, owner, limits, progress, stop, pace).run()
             except OwnershipLostError:
                 continue
             except _NoConnectionError:
                 others.report_all_connections_taken()
-                held = True
+                starved = True
                 continue
             if final_path is not None:
                 partial.replace(final_path)
@@ -106,34 +109,34 @@ def download_file(
 
 
 class _NoConnectionError(Exception):
-    """Other downloads have had all connections for a while."""
+    """Other downloads have used all connections for a while."""
 
 
 class _WaitReporter:
-    """What one tells who waits for others: how far the partial's owner is, or that they have all connections."""
+    """Reports the progress of the file's owner while this download waits for it."""
 
     def __init__(self, partial: Path, expected: ExpectedFile, limits: TransferLimits, progress: Progress) -> None:
         self._journal, self._expected = journal_path(partial), expected
         self._limits, self._progress = limits, progress
-        self._done, self._moved_at = 0, time.monotonic()
+        self._done, self._progress_at = 0, time.monotonic()
 
     def report(self) -> None:
-        """Called while the owner is waited for; says so when nothing has come for long."""
+        """Report the progress of the owner, or that it has stalled. Called repeatedly during the wait."""
         done, now = self._count_received(), time.monotonic()
         if done != self._done:
-            self._done, self._moved_at = done, now
+            self._done, self._progress_at = done, now
         kind: EventKind = "progress"
         message = None
-        if now - self._moved_at >= self._limits.stall_seconds:
-            kind, message = "waiting", "the process that fetches it has brought nothing for a while"
-            self._moved_at = now
+        if now - self._progress_at >= self._limits.stall_seconds:
+            kind, message = "waiting", "the process that downloads this file has stalled"
+            self._progress_at = now
         self._progress(Event(kind, self._expected.name, done, self._expected.size, message, by_others=True))
 
     def report_all_connections_taken(self) -> None:
-        """Called once it has none."""
-        words = "other downloads have all connections"
+        """Report that other downloads use all connections."""
+        message = "other downloads are using all connections"
         self._progress(
-            Event("waiting", self._expected.name, self._count_received(), self._expected.size, words, by_others=True)
+            Event("waiting", self._expected.name, self._count_received(), self._expected.size, message, by_others=True)
         )
 
     def _count_received(self) -> int:
@@ -142,7 +145,7 @@ class _WaitReporter:
 
 
 class _Transfer:
-    """One call of `fetch`: attempts, of which the first nearly always is the last."""
+    """One call of `download_file`. Nearly always the first attempt succeeds."""
 
     def __init__(
         self,
@@ -159,31 +162,30 @@ class _Transfer:
         self._limits, self._progress, self._stop, self._pace = limits, progress, stop, pace
         self._journal_path = journal_path(partial)
         self._source = DownloadSource(locate, expected)
-        self._weather = Backoff(limits, self._report)
+        self._backoff = Backoff(limits, self._report)
         self._done = 0
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
     def _report(self, kind: EventKind, message: str | None = None) -> None:
         now = time.monotonic()
-        if kind == "progress" and now - self._told_at < TICK_SECONDS:
+        if kind == "progress" and now - self._reported_at < TICK_SECONDS:
             return
-        self._told_at = now
+        self._reported_at = now
         self._progress(Event(kind, self._expected.name, self._done, self._expected.size, message))
 
     def run(self) -> None:
         mismatches, whole = 0, False
         while True:
             state = self._load_state()
-            trusted = (
-                state is not None
-            )  # else bytes without a journal: only their digest can say whether they are any good
+            # Bytes without a journal are verified by their digest alone.
+            trusted = state is not None
             try:
                 found = self._fetch_missing(state, whole=whole)
-            except StartOverError as again:
+            except StartOverError as restart:
                 self._discard()
                 whole = True
-                if again.error is not None:
-                    self._weather.pause(again.error, self._stop)
+                if restart.error is not None:
+                    self._backoff.pause(restart.error, self._stop)
                 continue
             except OSError as error:
                 needed = self._expected.size - self._done
@@ -191,28 +193,27 @@ class _Transfer:
             if self._expected.digest in (None, found):
                 break
             self._discard()
-            self._told_at = 0.0
-            self._report("progress")  # that nothing is here any more
-            self._weather = Backoff(self._limits, self._report)  # for what is fetched anew, each byte counts again
+            self._reported_at = 0.0
+            self._report("progress")  # back to zero bytes
+            self._backoff = Backoff(self._limits, self._report)  # bytes that are fetched again count as progress
             mismatches += trusted
             if mismatches > 1:
                 raise DigestMismatchError(
-                    f"{self._expected.name} is not the file that the Hub recorded:"
-                    f" expected {self._expected.digest}, got {found}",
-                    cause="It came wrong a second time, and nothing of it was kept.",
-                    hint="A proxy or a mirror may be changing it; or the repo's record is wrong.",
+                    f"{self._expected.name} has the wrong digest: expected {self._expected.digest}, got {found}",
+                    cause="The digest was wrong twice. The downloaded bytes were deleted.",
+                    hint="Check whether a proxy or mirror changes the file; the repo's record may also be wrong.",
                 )
             if trusted:
                 self._report(
                     "retrying",
-                    f"The digest is wrong (expected {self._expected.digest}, got {found}); fetching it again",
+                    f"Wrong digest (expected {self._expected.digest}, got {found}); downloading the file again",
                 )
         self._journal_path.unlink(missing_ok=True)
         self._done = self._expected.size
         self._report("done")
 
     def _load_state(self) -> JournalState | None:
-        """What can be built on; None for a file of the right size that has no journal."""
+        """Return the state to continue from, or None for a file of the right size without a journal."""
         state = read_journal(self._journal_path)
         self._done = state.done.total if state else 0
         try:
@@ -221,37 +222,37 @@ class _Transfer:
             size = -1
         if state is None and size == self._expected.size and self._expected.digest:
             return None
-        identity = Identity(self._expected.size, self._call_with_retry(lambda: self._source.proof))
+        identity = Identity(self._expected.size, self._call_with_retry(lambda: self._source.content_id))
         if state is None or state.identity != identity or size != identity.size or not state.done.total:
-            # Bytes that nothing speaks for would only take room from those to come.
+            # Bytes that can't be verified only take up disk space.
             self._discard()
             return JournalState(identity)
         return state
 
-    def _call_with_retry(self, ask: Callable[[], str]) -> str:
-        """The answer of a question to the Hub, through any weather."""
+    def _call_with_retry(self, call: Callable[[], str]) -> str:
+        """Call a function that sends a request to the Hub, and repeat the call after transient errors."""
         while True:
             try:
-                return ask()
+                return call()
             except NetworkError as error:
                 if not is_transient(error):
                     raise
-                self._weather.pause(error, self._stop)
+                self._backoff.pause(error, self._stop)
                 self._check_stop()
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
-            raise InterruptedByUserError(f"Stopped; what has arrived of {self._expected.name} is kept")
+            raise InterruptedByUserError(f"Download of {self._expected.name} stopped; the received bytes are kept")
 
     def _discard(self) -> None:
-        # The journal first: bytes without one are never trusted, a journal without bytes would lie.
+        # Delete the journal first: bytes without a journal are not trusted, but a journal without bytes would be wrong.
         self._journal_path.unlink(missing_ok=True)
         self._partial.unlink(missing_ok=True)
         sync_folder(self._partial.parent)
         self._done = 0
 
     def _fetch_missing(self, state: JournalState | None, *, whole: bool) -> str:
-        """Fetches what is missing; returns the digest of what is there then."""
+        """Fetch the missing bytes and return the digest of the whole file."""
         size = self._expected.size
         if state is None:
             identity = Identity(size, self._expected.digest or "")
@@ -262,59 +263,60 @@ class _Transfer:
         self._check_stop()
         require_space(self._partial.parent, size - self._done, self._limits.disk_reserve)
         self._report("started")
-        # In this order: a new journal without a partial is thrown away, a partial without one would have to be hashed.
+        # The journal is created first: a journal without a partial is discarded, but a partial without a journal would
+        # have to be hashed.
         journal = Journal(self._journal_path, state)
         with PartialFile(self._partial, size) as file:
-            digest = FileHasher(file, size, git_blob=self._expected.sha256 is None)
+            hasher = FileHasher(file, size, git_blob=self._expected.sha256 is None)
             try:
                 for start, end in state.done:
-                    digest.have(start, end)
-                fetching = WorkerPool(
+                    hasher.mark_written(start, end)
+                workers = WorkerPool(
                     self._source,
-                    self._weather,
+                    self._backoff,
                     self._pace,
                     self._limits,
                     file,
                     journal,
-                    digest,
+                    hasher,
                     state.done,
                     size,
                     whole=whole,
                 )
-                self._watch(fetching)
-                return self._wait_for_digest(digest, file)
+                self._watch(workers)
+                return self._wait_for_digest(hasher, file)
             finally:
-                digest.abandon()
+                hasher.cancel()
                 journal.close()
 
-    def _watch(self, fetching: WorkerPool) -> None:
-        """Lets the connections work until all is there, and reports."""
-        had_one_at = time.monotonic()
-        fetching.start()
+    def _watch(self, workers: WorkerPool) -> None:
+        """Run the connections until all bytes have arrived, and report progress."""
+        last_connected_at = time.monotonic()
+        workers.start()
         try:
-            while not fetching.finished:
-                fetching.changed.wait(WATCH_INTERVAL_SECONDS)
-                fetching.changed.clear()
+            while not workers.finished:
+                workers.changed.wait(WATCH_INTERVAL_SECONDS)
+                workers.changed.clear()
                 if self._owner.lost.is_set():
                     raise OwnershipLostError
                 self._check_stop()
-                fetching.look_after()
+                workers.adjust_connections()
                 now = time.monotonic()
-                had_one_at = had_one_at if fetching.held else now
-                if now - had_one_at >= NO_CONNECTION_SECONDS:
+                last_connected_at = last_connected_at if workers.starved else now
+                if now - last_connected_at >= NO_CONNECTION_SECONDS:
                     raise _NoConnectionError
-                self._done = fetching.done
+                self._done = workers.done
                 self._report("progress")
         finally:
-            fetching.end(sync=read_boot_id() is None)
-            self._done = fetching.done
-        if fetching.error is not None:
-            raise fetching.error
+            workers.stop(sync=read_boot_id() is None)
+            self._done = workers.done
+        if workers.error is not None:
+            raise workers.error
 
-    def _wait_for_digest(self, digest: FileHasher, file: PartialFile) -> str:
-        if not digest.wait(0):
+    def _wait_for_digest(self, hasher: FileHasher, file: PartialFile) -> str:
+        if not hasher.wait(0):
             self._report("verifying")
-            while not digest.wait(TICK_SECONDS):
+            while not hasher.wait(TICK_SECONDS):
                 self._check_stop()
         file.sync()
-        return digest.hex
+        return hasher.hexdigest

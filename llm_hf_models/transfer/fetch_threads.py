@@ -1,4 +1,4 @@
-"""The threads that fetch one file's missing bytes and bring them to the disk. Judges no digest, starts nothing over."""
+"""The threads that fetch the missing bytes of one file and sync them to disk."""
 
 from __future__ import annotations
 
@@ -21,17 +21,24 @@ from llm_hf_models.transfer.segments import Segment, SegmentQueue
 from llm_hf_models.transfer.source import DownloadSource, LinkExpiredError, RangeRefusedError
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 
-MAX_CHUNK_BYTES = 3 << 18  # smaller ones cost more hand-overs between threads: at 256 KiB 15 % of the CPU
+MAX_CHUNK_BYTES = 3 << 18  # smaller chunks cost more switches between threads: 15 % of the CPU at 256 KiB
 MIN_CHUNK_BYTES = 1 << 16
-ALL_CHUNKS_BYTES = 2 << 20  # the chunks that all connections together are filling: what bounds memory
-RECORD_BYTES = 1 << 20  # taken at a time at most; a kill costs each connection less than two of these, or those of
+ALL_CHUNKS_BYTES = 2 << 20  # limit for the buffers of all connections together
+# A connection records its bytes in the journal after this many bytes or seconds, and reads no more at a time. A kill
+# therefore costs each connection less than twice this amount.
+RECORD_BYTES = 1 << 20
 RECORD_SECONDS = 0.5
-CHECKPOINT_BYTES = 64 << 20  # power loss costs this many bytes, or those of
-CHECKPOINT_SECONDS = 5.0  # (and what arrives while the disk is busy with the ones before)
+# Bytes are synced to disk after this many bytes or seconds. Power loss costs this amount, and the bytes that arrive
+# during the sync.
+CHECKPOINT_BYTES = 64 << 20
+CHECKPOINT_SECONDS = 5.0
 
 
 class StartOverError(Exception):
-    """The server can't continue: the file has to come in one stream. `error` is what happened to such a stream."""
+    """The server can't continue a file, so it has to be fetched in one stream from the start.
+
+    `error` is the network error that interrupted such a stream, if any.
+    """
 
     def __init__(self, error: NetworkError | None = None) -> None:
         super().__init__()
@@ -39,34 +46,47 @@ class StartOverError(Exception):
 
 
 class WorkerPool:
-    """One attempt at the missing bytes, by as many connections as pay off."""
+    """Fetches the missing bytes over as many connections as make the transfer faster, in a thread for each."""
 
     def __init__(
         self,
         source: DownloadSource,
-        weather: Backoff,
-        pace: RateLimiter,
+        backoff: Backoff,
+        rate_limiter: RateLimiter,
         limits: TransferLimits,
         file: PartialFile,
         journal: Journal,
-        digest: FileHasher,
+        hasher: FileHasher,
         done: Ranges,
         size: int,
         *,
         whole: bool,
     ) -> None:
-        """`whole`: the server has no ranges; one stream, from the first byte."""
-        self._source, self._weather, self._pace, self._limits = source, weather, pace, limits
-        self._file, self._journal, self._digest, self._size = file, journal, digest, size
+        """Prepare one attempt.
+
+        Args:
+            source: the link to the file.
+            backoff: decides about retries.
+            rate_limiter: limits the rate of the transfer.
+            limits: settings of the transfer.
+            file: receives the bytes.
+            journal: records the bytes in the file.
+            hasher: computes the digest.
+            done: the bytes that the file already has.
+            size: the size of the file in bytes.
+            whole: True if the server does not support ranges: fetch one stream from the first byte.
+        """
+        self._source, self._backoff, self._rate_limiter, self._limits = source, backoff, rate_limiter, limits
+        self._file, self._journal, self._hasher, self._size = file, journal, hasher, size
         self._segments = SegmentQueue(size, done, undivided=whole)
-        self._width = ConnectionTuner(limits.connections, count_usable_cores())
+        self._tuner = ConnectionTuner(limits.connections, count_usable_cores())
         self._lock = threading.Lock()
         self._halt = threading.Event()
         self._connections: dict[threading.Thread, RangeConnection] = {}
         self._leaving: set[threading.Thread] = set()
-        self._receivers: set[threading.Thread] = set()  # those that touch the file and the journal
+        self._receivers: set[threading.Thread] = set()  # the threads that write to the file and the journal
         self._pausing = False
-        self._spawn_after = self._ask_after = 0.0
+        self._start_after = self._request_after = 0.0
         self._unsynced = 0
         self._sync_now = threading.Event()
         self._syncer = threading.Thread(target=self._keep_synced, name="sync", daemon=True)
@@ -78,45 +98,48 @@ class WorkerPool:
     # The caller's thread
 
     def start(self) -> None:
-        """Begins with one connection."""
+        """Start with one connection."""
         self._syncer.start()
         if not self._segments.finished:
             self._start_worker()
 
     @property
     def finished(self) -> bool:
-        """Whether all bytes are there, or an error ended it; a connection may still wait for what others brought."""
+        """Whether all bytes have arrived or an error occurred; some connections may still be open."""
         return self.error is not None or self.done >= self._size
 
     @property
-    def held(self) -> bool:
-        """Whether it has no connection, and may have none as long as others run."""
+    def starved(self) -> bool:
+        """Whether the file has no connection because other downloads use all of them."""
         return not self.finished and not self._connections and not self._get_share()
 
-    def look_after(self) -> None:
-        """Adds connections where more pay off. Called many times a second."""
+    def adjust_connections(self) -> None:
+        """Add connections if more of them make the transfer faster. Called many times a second."""
         now = time.monotonic()
         with self._lock:
             running, receiving = len(self._connections), len(self._receivers)
-        if running and (self._whole or self._pausing or now < self._spawn_after):
+        if running and (self._whole or self._pausing or now < self._start_after):
             return
-        if self._segments.takeable:  # else new ones would come and go, and the next ones after them
-            self._width.look(now, self.done, receiving, cpu=time.process_time(), limit=self._pace.rate())
-            most = self._get_limit()
-            for _ in range(running, min(1, most) if self._whole else most):
+        if self._segments.has_work:  # otherwise new connections would end at once
+            self._tuner.update(now, self.done, receiving, cpu=time.process_time(), limit=self._rate_limiter.get_rate())
+            limit = self._get_limit()
+            for _ in range(running, min(1, limit) if self._whole else limit):
                 self._start_worker()
 
-    def end(self, *, sync: bool) -> None:
-        """Stops all threads and waits for those that write; `sync` brings what they wrote to the disk.
+    def stop(self, *, sync: bool) -> None:
+        """Stop all threads and wait for those that write.
 
-        Those that still look for the host, or wait for its answer, may take long to notice; they write nothing then.
+        Threads that are still connecting, or waiting for a response, may end later; they write nothing.
+
+        Args:
+            sync: True to sync the written bytes to disk.
         """
         with self._lock:
             self._halt.set()
             connections, receivers = list(self._connections.values()), list(self._receivers)
         self._sync_now.set()
         for connection in connections:
-            connection.shut()
+            connection.abort()
         for thread in receivers:
             thread.join()
         if self._syncer.is_alive():
@@ -138,7 +161,7 @@ class WorkerPool:
     def _run_worker(self, connection: RangeConnection) -> None:
         try:
             while not self._halt.is_set() and not self._should_leave(self._get_limit()):
-                segment = self._segments.take(self._width.outlook)
+                segment = self._segments.take(self._tuner.planned)
                 if segment is None:
                     break
                 try:
@@ -155,7 +178,7 @@ class WorkerPool:
                         break
                 finally:
                     self._segments.give_back(segment)
-        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, which raises it
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
             self._fail(error)
         finally:
             connection.close()
@@ -165,35 +188,38 @@ class WorkerPool:
             self.changed.set()
 
     def _get_share(self) -> int:
-        """How many connections other downloads leave to this file now."""
-        now = self._limits.connections_now
-        return now() if now else self._limits.connections
+        """Return how many connections other downloads leave to this file."""
+        get_share = self._limits.connections_now
+        return get_share() if get_share else self._limits.connections
 
     def _get_limit(self) -> int:
-        """How many connections there may be now: as many as pay off, and as other downloads leave."""
-        return min(self._width.wanted, self._get_share())
+        """Return the number of connections that are useful and that other downloads leave to this file."""
+        return min(self._tuner.wanted, self._get_share())
 
-    def _should_leave(self, most: int) -> bool:
-        """Whether this connection is to leave, so that no more than `most` stay."""
+    def _should_leave(self, limit: int) -> bool:
+        """Return whether this connection should end, so that no more than `limit` remain."""
         own = threading.current_thread()
         with self._lock:
-            if own not in self._leaving and len(self._connections) - len(self._leaving) > most:
+            if own not in self._leaving and len(self._connections) - len(self._leaving) > limit:
                 self._leaving.add(own)
             return own in self._leaving
 
     def _should_yield(self) -> bool:
-        """Whether this connection is to leave now, midway: a stream that can't be continued would lose all."""
+        """Return whether this connection should end in mid-segment. A stream that can't be continued goes on."""
         return not self._whole and self._should_leave(self._get_share())
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            # What threads meet after the end was called is its consequence.
+            # Errors after `stop` are its consequence.
             if self.error is None and not self._halt.is_set():
                 self.error = error
                 self._halt.set()
 
     def _leave_to_others(self, error: HfModelsError) -> bool:
-        """Whether others go on without this connection: then it leaves, and for the host's refusal none replaces it."""
+        """Return whether other connections continue without this one, which then ends.
+
+        If the host refused the connection, it is not replaced.
+        """
         own = threading.current_thread()
         with self._lock:
             staying = self._connections.keys() - self._leaving - {own}
@@ -201,50 +227,55 @@ class WorkerPool:
                 return self._pausing
             self._leaving.add(own)
             now = time.monotonic()
-            self._spawn_after = max(self._spawn_after, now + self._limits.retry_seconds)
+            self._start_after = max(self._start_after, now + self._limits.retry_seconds)
             if isinstance(error, (RateLimitedError, AccessError)):
-                self._width.refuse(len(staying), now)
+                self._tuner.record_refusal(len(staying), now)
             if isinstance(error, RateLimitedError):
-                self._ask_after = now + min(error.retry_after or 0, self._limits.network_wait_seconds)
-                self._spawn_after = max(self._spawn_after, self._ask_after)
+                self._request_after = now + min(error.retry_after or 0, self._limits.network_wait_seconds)
+                self._start_after = max(self._start_after, self._request_after)
             return True
 
     def _wait_to_retry(self, error: NetworkError) -> bool:
-        """After a failure: False where others go on without this connection; else waits out the weather."""
+        """Wait before the next attempt; return False if this connection should end instead.
+
+        Raises:
+            NetworkError: the error is permanent, or retries are used up.
+            StartOverError: the stream has to start from the first byte.
+        """
         if self._halt.is_set():
             return False
         if not is_transient(error):
             raise error
         if self._whole:
             raise StartOverError(error)
-        self._weather.stalled(error)
+        self._backoff.report_stall(error)
         if self._leave_to_others(error):
             return False
         self._pausing = True
         try:
-            self._weather.pause(error, self._halt)
+            self._backoff.pause(error, self._halt)
         finally:
             self._pausing = False
         return True
 
     def _stream(self, connection: RangeConnection, segment: Segment) -> None:
-        if self._halt.wait(max(0.0, self._ask_after - time.monotonic())):  # one was told to wait: all are
+        if self._halt.wait(max(0.0, self._request_after - time.monotonic())):
             return
-        location = self._source.location()
+        location = self._source.get_location()
         validator = self._source.validator
-        start, end = self._segments.span(segment)
-        if start == end:  # another connection took it over while this one waited
+        start, end = self._segments.get_span(segment)
+        if start == end:  # another connection took over the segment during the wait
             return
-        reply = self._request(connection, start, end, location, validator)
+        response = self._request(connection, start, end, location, validator)
         with self._lock:
             if self._halt.is_set():
                 return
             self._receivers.add(threading.current_thread())
         try:
             if self._source.validator not in (None, validator):
-                self._journal.validator(str(self._source.validator))
-            with BodyCopier(reply, self._file, self._digest, self._take_buffer) as carrier:
-                self._receive(carrier, segment, location)
+                self._journal.record_validator(str(self._source.validator))
+            with BodyCopier(response, self._file, self._hasher, self._take_buffer) as copier:
+                self._receive(copier, segment, location)
         finally:
             with self._lock:
                 self._receivers.discard(threading.current_thread())
@@ -255,34 +286,34 @@ class WorkerPool:
         extra = {} if self._whole else {"Range": f"bytes={start}-{end - 1}"}
         if extra and validator:
             extra["If-Range"] = validator
-        reply = connection.get(location.url, location.headers, extra)
+        response = connection.get(location.url, location.headers, extra)
         try:
             if self._whole:
-                self._source.check_whole(reply)
-                return reply
-            self._source.check_range(reply, start, end, sent_validator=validator is not None)
+                self._source.check_whole(response)
+                return response
+            self._source.check_range(response, start, end, sent_validator=validator is not None)
         except LinkExpiredError:
-            self._source.expired(location)
+            self._source.mark_expired(location)
             raise
         except RangeRefusedError:
             raise StartOverError from None
-        return reply
+        return response
 
-    def _receive(self, carrier: BodyCopier, segment: Segment, location: Location) -> None:
-        """Brings the body into the file, and tells the journal every now and then."""
+    def _receive(self, copier: BodyCopier, segment: Segment, location: Location) -> None:
+        """Copy the body into the file and record it in the journal from time to time."""
         first = recorded = written = segment.position
         recorded_at = time.monotonic()
         try:
-            while most := min(self._segments.left(segment), self._pace.step(RECORD_BYTES)):
+            while size := min(self._segments.count_remaining(segment), self._rate_limiter.limit_read(RECORD_BYTES)):
                 if self._halt.is_set() or self._should_yield():
                     return
-                count = carrier.load(most)
+                count = copier.receive(size)
                 if not count:
                     if self._whole or written == first:
                         raise NetworkError("The file ended too early")
                     return
                 count = self._segments.advance(segment, count)
-                carrier.unload(count, written)
+                copier.store(count, written)
                 written += count
                 self._count_received(count, written, location)
                 now = time.monotonic()
@@ -291,41 +322,41 @@ class WorkerPool:
                     recorded, recorded_at = written, now
                     if self.done < self._size:
                         check_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
-                self._pace.spend(count, self._halt)
+                self._rate_limiter.throttle(count, self._halt)
         finally:
             if written > recorded:
                 self._record_range(recorded, written)
 
     def _take_buffer(self) -> bytearray:
-        """Memory for a chunk: as much as so many connections may have each."""
-        size = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // self._width.wanted))
+        """Return a buffer for one chunk, sized so that all buffers together stay within their limit."""
+        size = max(MIN_CHUNK_BYTES, min(MAX_CHUNK_BYTES, ALL_CHUNKS_BYTES // self._tuner.wanted))
         while True:
             try:
-                spare = self._digest.spare.pop()
+                spare = self._hasher.spare.pop()
             except IndexError:
                 return bytearray(size)
             if len(spare) == size:
                 return spare
 
     def _count_received(self, count: int, end: int, location: Location) -> None:
-        """Counts bytes that are in the file now."""
+        """Count bytes that were written to the file."""
         if self._whole:
-            self._weather.moved_to(end)
+            self._backoff.record_position(end)
         else:
-            self._weather.moved()
-            self._source.served(location)
+            self._backoff.record_progress()
+            self._source.mark_served(location)
         with self._lock:
             self.done += count
 
     def _record_range(self, start: int, end: int) -> None:
-        if not self._whole:  # else the server has no ranges and can't continue: there is nothing to remember
-            self._journal.wrote(start, end)
+        if not self._whole:  # without ranges the transfer can't be continued, so there is nothing to record
+            self._journal.record_write(start, end)
         with self._lock:
             self._unsynced += end - start
             if self._unsynced >= CHECKPOINT_BYTES:
                 self._sync_now.set()
 
-    # The thread that brings bytes to the disk itself
+    # The thread that syncs bytes to disk
 
     def _keep_synced(self) -> None:
         try:
@@ -336,7 +367,7 @@ class WorkerPool:
                     continue
                 self._sync()
         except OSError as error:
-            # Told at the very end, too: the system tells of bytes that it could not write once, and never again.
+            # Reported even after `stop`: the operating system reports lost bytes only once.
             self.error = self.error or error
             self._halt.set()
             self.changed.set()
@@ -344,10 +375,10 @@ class WorkerPool:
     def _sync(self) -> None:
         with self._lock:
             self._unsynced = 0
-        count = self._journal.count
+        count = self._journal.write_count
         try:
             self._file.sync()
         except OSError:
-            self._journal.sync_failed()
+            self._journal.record_sync_failure()
             raise
-        self._journal.synced(count)
+        self._journal.record_sync(count)

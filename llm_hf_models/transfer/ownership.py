@@ -1,8 +1,9 @@
-"""One owner for a partial file, among all processes and threads. Not a general lock: it knows that owners die.
+"""Exclusive ownership of a partial file among all processes and threads, also after a crash of the owner.
 
-Two means together, since neither is enough. An flock (through filelock) is let go of by the system the instant its
-owner dies, but some network file systems accept it without keeping it. So an owner also writes its name into a file and
-touches that file while it lives; whoever gets the flock and finds a fresh, foreign name there waits all the same.
+Two mechanisms are combined, because neither suffices alone. The operating system releases an flock (through filelock)
+as soon as its owner ends, but some network file systems accept an flock without enforcing it. An owner therefore also
+writes its name to a file and touches that file as a heartbeat. A process that gets the flock but finds another owner's
+recent heartbeat waits.
 """
 
 from __future__ import annotations
@@ -22,20 +23,23 @@ from llm_hf_models.errors import InterruptedByUserError, NotWritableError
 from llm_hf_models.system.processes import get_own_name, has_ended
 
 HEARTBEAT_SECONDS = 0.5
-STALE_SECONDS = 5.0  # ten missed heartbeats: an owner on another machine is dead, or its file system is
+STALE_SECONDS = 5.0  # ten missed heartbeats: the owner on another machine, or its file system, has failed
 OWNER_POLL_SECONDS = 0.25
 
-# What file systems without flock say: the kernel for most, NFS without its lock daemon, some FUSE ones.
+# The errors of file systems without flock: most local ones, NFS without its lock daemon, some FUSE file systems.
 NO_FLOCK_ERRNOS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-_own_tokens: set[str] = set()  # tokens of owners that live in this process
+_own_tokens: set[str] = set()  # tokens of the owners in this process
 
 
 class OwnershipLostError(Exception):
-    """Another process took a partial over, thinking us dead. Never leaves a download: it waits for that one then."""
+    """Another process took over a partial because this process seemed to have ended.
+
+    The error does not leave the download, which then waits for the new owner.
+    """
 
 
 class Owner:
-    """Who holds a partial. `lost` is set when somebody else has taken it over: then nothing may be written any more."""
+    """The owner of a partial. `lost` is set when another owner took over: nothing may be written from then on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,14 +49,14 @@ class Owner:
         self._thread = threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True)
 
     def claim(self) -> bool:
-        """Whether the name could be written: False when another owner lives, or was quicker."""
-        found = _read_owner(self._path)
-        if found is not None:
-            if _is_active(found, self._path):
+        """Try to become the owner; return False if there is an active owner or another process was faster."""
+        entry = _read_entry(self._path)
+        if entry is not None:
+            if _is_active(entry, self._path):
                 return False
-            if not self._remove_stale(found):
+            if not self._remove_stale(entry):
                 return False
-        _own_tokens.add(self.token)  # before the name can be read
+        _own_tokens.add(self.token)  # before another thread can read the owner file
         written = False
         try:
             written = self._write_owner_file(json.dumps({"token": self.token, "process": get_own_name()}))
@@ -64,15 +68,15 @@ class Owner:
         return written
 
     def _write_owner_file(self, text: str) -> bool:
-        """Whether our name stands there now; False when another owner was quicker.
+        """Create the owner file atomically; return False if another owner was faster.
 
-        It is whole from the first instant: one that a kill cut short can't be told from another machine's, and holds
-        all others up until it is old.
+        An incomplete file, left by a killed process, could belong to another machine: others would have to wait until
+        it is stale.
         """
-        aside = self._temporary_path
+        temporary = self._temporary_path
         try:
-            aside.write_text(text, encoding="utf-8")
-            os.link(aside, self._path)
+            temporary.write_text(text, encoding="utf-8")
+            os.link(temporary, self._path)
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links
@@ -82,71 +86,71 @@ class Owner:
             except FileExistsError:
                 return False
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         return True
 
     @property
     def _temporary_path(self) -> Path:
         return self._path.with_name(f"{self._path.name}.{self.token}")
 
-    def _remove_stale(self, found: dict[str, object]) -> bool:
-        """Takes a dead owner's name away; a rename, since of two that try only one succeeds."""
-        aside = self._temporary_path
+    def _remove_stale(self, entry: dict[str, object]) -> bool:
+        """Remove the file of a stale owner. Renaming it first ensures that only one of several processes succeeds."""
+        temporary = self._temporary_path
         try:
-            self._path.rename(aside)
+            self._path.rename(temporary)
         except FileNotFoundError:
             return True
-        taken = _read_owner(aside)
-        if taken is not None and taken.get("token") != found.get("token"):  # a live owner's, written just now
+        taken = _read_entry(temporary)
+        if taken is not None and taken.get("token") != entry.get("token"):  # an active owner has just written it
             with contextlib.suppress(OSError):
-                os.link(aside, self._path)
-            aside.unlink(missing_ok=True)
+                os.link(temporary, self._path)
+            temporary.unlink(missing_ok=True)
             return False
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         return True
 
     def _send_heartbeats(self) -> None:
         while not self._end.wait(HEARTBEAT_SECONDS):
-            found = _read_owner(self._path)
-            if found is None or found.get("token") != self.token:
+            entry = _read_entry(self._path)
+            if entry is None or entry.get("token") != self.token:
                 self.lost.set()
                 return
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
     def release(self) -> None:
-        """Ends the ownership."""
+        """Stop the heartbeat and remove the owner file."""
         self._end.set()
         self._thread.join()
-        found = _read_owner(self._path)
-        if found is not None and found.get("token") == self.token:
-            # Windows refuses while somebody reads it: then it goes stale, and the next owner takes it away.
+        entry = _read_entry(self._path)
+        if entry is not None and entry.get("token") == self.token:
+            # Windows refuses while another process reads the file. It then goes stale and the next owner removes it.
             with contextlib.suppress(OSError):
                 self._path.unlink()
         _own_tokens.discard(self.token)
 
 
-def _read_owner(path: Path) -> dict[str, object] | None:
-    """Who is named there; an empty name for a file that can't be read as one, None for no file."""
+def _read_entry(path: Path) -> dict[str, object] | None:
+    """Return the content of an owner file: empty if it is invalid, None if there is no file."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        entry = json.loads(path.read_text("utf-8"))
     except OSError:
         return None
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return entry if isinstance(entry, dict) else {}
 
 
-def _is_active(found: dict[str, object], path: Path) -> bool:
-    """Whether an owner is to be waited for: its process is there, or, where that can't be told, its heartbeat."""
-    process = str(found.get("process"))
+def _is_active(entry: dict[str, object], path: Path) -> bool:
+    """Return whether the owner is active: its process runs or, if that can't be checked, its heartbeat is recent."""
+    process = str(entry.get("process"))
     if process == get_own_name():
-        return found.get("token") in _own_tokens
+        return entry.get("token") in _own_tokens
     return not has_ended(process) and _measure_heartbeat_age(path) < STALE_SECONDS
 
 
 def _measure_heartbeat_age(path: Path) -> float:
-    """Seconds since the last heartbeat, by the clock of the file system that holds it."""
+    """Return the seconds since the last heartbeat, by the clock of the file system that stores it."""
     probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.clock")
     try:
         beat = path.stat().st_mtime
@@ -160,18 +164,18 @@ def _measure_heartbeat_age(path: Path) -> float:
 
 @contextlib.contextmanager
 def acquire_ownership(partial: Path, stop: threading.Event, on_wait: Callable[[], None]) -> Iterator[Owner]:
-    """Holds `partial` for this thread alone; waits for another owner to finish or die.
+    """Own `partial` exclusively in this thread; wait while there is another active owner.
 
     Args:
-        partial: the file in question; the lock and the owner's name stand beside it.
-        stop: ends the waiting.
-        on_wait: called four times a second while another one owns the file.
+        partial: the partial file; the lock file and the owner file are next to it.
+        stop: ends the wait.
+        on_wait: called four times a second while another process or thread owns the file.
 
     Raises:
-        InterruptedByUserError: `stop` was set while waiting.
-        NotWritableError: the folder can't be written.
+        InterruptedByUserError: `stop` was set during the wait.
+        NotWritableError: the folder is not writable.
     """
-    # Without flock filelock would let the lock file's mere existence decide, which on another machine outlives a kill.
+    # Without flock, filelock would fall back to a lock file that counts as long as it exists, even after a kill.
     lock = FileLock(partial.with_name(f"{partial.name}.lock"), fallback_to_soft=False)
     while True:
         if stop.is_set():
@@ -204,22 +208,22 @@ def _try_lock(lock: FileLock, partial: Path) -> bool:
         return False
     except OSError as error:
         if error.errno in NO_FLOCK_ERRNOS:
-            return True  # the owner's name and heartbeat decide alone
+            return True  # the owner file and its heartbeat alone decide
         raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
     return True
 
 
 def count_owning_processes(partials: Iterable[Path]) -> int:
-    """How many processes, here or on other machines, own one or more of these files now."""
-    found = set()
+    """Return how many processes, on this or other machines, own at least one of these files."""
+    processes = set()
     for partial in partials:
         path = partial.with_name(f"{partial.name}.owner")
-        name = _read_owner(path)
+        name = _read_entry(path)
         if name is not None and _is_active(name, path):
-            found.add(name.get("process"))
-    return len(found)
+            processes.add(name.get("process"))
+    return len(processes)
 
 
 def is_owned(partial: Path) -> bool:
-    """Whether a process owns the file now."""
+    """Return whether a process owns the file."""
     return count_owning_processes([partial]) > 0

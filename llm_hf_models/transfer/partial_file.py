@@ -1,4 +1,4 @@
-"""A file that fills up out of order, and its digest in order meanwhile. Knows nothing of networks or journals."""
+"""A partial file whose bytes arrive in any order, and a hasher that computes its digest in file order meanwhile."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 19
 
-# Linux keeps what is written at once in one block of memory if it can; in a virtual machine large ones come slowly:
-# with 64 KiB a download to ext4 (6.18) took half the time that it took with chunks at once, in memory as long.
+# Linux tries to keep the bytes of one write in one block of memory. In a virtual machine, large blocks are slow to
+# allocate: with writes of 64 KiB, a download to ext4 (Linux 6.18) took half as long as with writes of whole chunks.
+# To tmpfs both took the same time.
 WRITE_BYTES = 1 << 16
-SPLICE_BYTES = 1 << 18  # out of a pipe; there 1 MiB at once took 1.4 times as long, in memory as long
-MAX_QUEUED_CHUNKS = 1  # chunks handed to the digest and not hashed yet; who brings the next one waits
+SPLICE_BYTES = 1 << 18  # from a pipe; with 1 MiB, ext4 took 1.4 times as long, and tmpfs the same time
+MAX_QUEUED_CHUNKS = 1  # chunks waiting to be hashed; a connection with another chunk has to wait
 
 
 class PartialFile:
-    """A sparse file of its final size. Positions are explicit, so that threads need no lock among them."""
+    """A sparse file of its final size. Reads and writes take an offset, so threads need no common lock."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Opens or creates it.
+        """Open or create the file and set its size.
 
         Raises:
-            OSError: the disk refused.
+            OSError: the file could not be opened or resized.
         """
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         self.path = path
@@ -49,7 +50,7 @@ class PartialFile:
             raise
 
     def write_at(self, view: memoryview, offset: int) -> None:
-        """Writes all of `view`."""
+        """Write all of `view` at `offset`."""
         while view:
             piece = view[:WRITE_BYTES]
             if hasattr(os, "pwrite"):
@@ -61,11 +62,11 @@ class PartialFile:
             view, offset = view[count:], offset + count
 
     def splice_at(self, pipe: int, count: int, offset: int) -> None:
-        """Writes `count` bytes that a pipe holds, without taking them into memory of ours where that can be (Linux)."""
+        """Write `count` bytes from a pipe at `offset`, within the kernel if possible (Linux)."""
         while count:
             moved = 0
             if sys.platform == "linux":
-                with contextlib.suppress(OSError):  # a file system without: writing tells what is the matter
+                with contextlib.suppress(OSError):  # without splice, write() works or reports the error
                     moved = os.splice(pipe, self.fd, min(count, SPLICE_BYTES), offset_dst=offset)
             if not moved:
                 piece = os.read(pipe, min(count, WRITE_BYTES))
@@ -74,7 +75,7 @@ class PartialFile:
             offset, count = offset + moved, count - moved
 
     def read_at(self, view: memoryview, offset: int) -> int:
-        """Fills `view`, or its beginning; how many bytes that were."""
+        """Read bytes at `offset` into `view` and return their number."""
         if hasattr(os, "preadv"):
             return os.preadv(self.fd, [view], offset)
         with self._lock:  # Windows
@@ -84,7 +85,7 @@ class PartialFile:
         return len(data)
 
     def sync(self) -> None:
-        """Waits until all that was written is on the disk."""
+        """Wait until all written bytes are on disk."""
         sync_data(self.fd)
 
     def __enter__(self) -> Self:
@@ -97,11 +98,11 @@ class PartialFile:
 
 
 class FileHasher:
-    """sha256, or a git blob's sha1, of a file of known size, in a thread of its own while the file fills up.
+    """Computes sha256, or a git blob's sha1, of a file of known size in its own thread while the bytes arrive.
 
-    Chunks that arrive in file order are hashed as they were received, and who brings them faster than that waits: all
-    wait for the digest in the end. All others, those of an earlier run, and what came without a chunk are read back
-    from the file once the bytes before them are there; they wait in the file, and nobody for them.
+    Chunks that arrive in file order are hashed from memory. A connection that receives them faster than they are hashed
+    has to wait, because the transfer can't end before the digest is complete. All other bytes are read back from the
+    file once all bytes before them have arrived; no connection waits for those.
     """
 
     def __init__(self, file: PartialFile, size: int, *, git_blob: bool = False) -> None:
@@ -110,47 +111,59 @@ class FileHasher:
         if git_blob:
             self._hash.update(b"blob %d\0" % size)
         self._done = Ranges()
-        self._taken = 0  # up to here bytes are hashed or queued
+        self._claimed = 0  # all bytes before this position are hashed or queued
         self._queue: deque[tuple[bytearray, int]] = deque()
         self._change = threading.Condition()
-        self._abandoned = self._ended = False
+        self._cancelled = self._ended = False
         self._error: OSError | None = None
         self._memory = bytearray(READ_BYTES)
         self.hashed = 0
-        self.spare: deque[bytearray] = deque()  # memory of chunks that are hashed, to be used again
+        self.spare: deque[bytearray] = deque()  # buffers of hashed chunks, free for reuse
         self._thread = threading.Thread(target=self._run, name="digest", daemon=True)
         self._thread.start()
 
-    def have(self, start: int, end: int, chunk: bytearray | None = None) -> bool:
-        """Bytes are in the file now. Returns whether `chunk`, which begins with them, now belongs to the digest."""
-        if start == end:  # another connection took all of them over
+    def mark_written(self, start: int, end: int, chunk: bytearray | None = None) -> bool:
+        """Record that the bytes from `start` to `end` are in the file.
+
+        Args:
+            start: the first byte.
+            end: the position after the last byte.
+            chunk: a buffer that begins with these bytes.
+
+        Returns:
+            True if the hasher keeps `chunk`: the caller must not use it again.
+        """
+        if start == end:  # another connection took over all of these bytes
             return False
         with self._change:
             if chunk is not None:
                 self._change.wait_for(
-                    lambda: self._ended or start != self._taken or len(self._queue) < MAX_QUEUED_CHUNKS
+                    lambda: self._ended or start != self._claimed or len(self._queue) < MAX_QUEUED_CHUNKS
                 )
             self._done.add(start, end)
-            taken = chunk is not None and start == self._taken and not self._ended
-            if taken and chunk is not None:
+            kept = chunk is not None and start == self._claimed and not self._ended
+            if kept and chunk is not None:
                 self._queue.append((chunk, end - start))
-                self._taken = end
+                self._claimed = end
             self._change.notify()
-            return taken
+            return kept
 
     def _wait_for_block(self) -> tuple[bytearray | None, int]:
-        """The next chunk and its length, or how many bytes to read back; 0 when all is hashed or nobody wants it."""
+        """Return the next chunk and its length, or None and the number of bytes to read back.
+
+        The number is 0 when all bytes are hashed or the digest was cancelled.
+        """
         with self._change:
             while True:
-                if self._abandoned or self.hashed == self._size:
+                if self._cancelled or self.hashed == self._size:
                     return None, 0
                 if self._queue:
                     self._change.notify()
                     return self._queue.popleft()
-                there = min(self._done.end_of_run(self._taken) - self._taken, READ_BYTES)
-                if there:
-                    self._taken += there
-                    return None, there
+                available = min(self._done.find_run_end(self._claimed) - self._claimed, READ_BYTES)
+                if available:
+                    self._claimed += available
+                    return None, available
                 self._change.wait()
 
     def _run(self) -> None:
@@ -177,13 +190,13 @@ class FileHasher:
         while count:
             found = self._file.read_at(memory[:count], self.hashed)
             if not found:
-                raise OSError(errno.EIO, "The file became shorter while it was read")
+                raise OSError(errno.EIO, "The file was truncated while it was read")
             self._hash.update(memory[:found])
             self.hashed += found
             count -= found
 
     def wait(self, seconds: float) -> bool:
-        """Whether all is hashed after at most `seconds`.
+        """Wait up to `seconds` and return whether the whole file is hashed.
 
         Raises:
             OSError: the file could not be read back.
@@ -193,14 +206,14 @@ class FileHasher:
             raise self._error
         return not self._thread.is_alive()
 
-    def abandon(self) -> None:
-        """Ends the thread; the digest will not be asked for."""
+    def cancel(self) -> None:
+        """Stop the thread; the digest is not needed."""
         with self._change:
-            self._abandoned = True
+            self._cancelled = True
             self._change.notify()
         self._thread.join()
 
     @property
-    def hex(self) -> str:
-        """The digest, once `wait` has said True."""
+    def hexdigest(self) -> str:
+        """The digest in hexadecimal, valid once `wait` has returned True."""
         return self._hash.hexdigest()

@@ -1,4 +1,4 @@
-"""Where one file's bytes are now, and whether an answer from there is what was asked for. Moves no bytes."""
+"""The storage location of a file, and checks that its responses are the requested bytes."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from llm_hf_models.network.response import RangeResponse
 from llm_hf_models.network.urls import format_host
 from llm_hf_models.transfer.types import ExpectedFile
 
-MAX_LINKS_REFUSED = 3  # fresh links, one after the other, that the storage host refuses
+MAX_LINKS_REFUSED = 3  # consecutive fresh links that the storage host refuses
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
 class LinkExpiredError(Exception):
-    """The storage host does not take this link (any more): ask for another. Never leaves the transfer."""
+    """The storage host refused the link; the transfer requests another one. Handled within the transfer."""
 
 
 class RangeRefusedError(Exception):
-    """A whole file came where a part was asked for. Never leaves the transfer."""
+    """The storage host returned the whole file instead of a range. Handled within the transfer."""
 
 
 class DownloadSource:
-    """The link to a file, renewed when it expires. One for all connections of a transfer."""
+    """The link to a file, renewed when it expires, and shared by all connections of a transfer."""
 
     def __init__(self, locate: Callable[[], Location], expected: ExpectedFile) -> None:
         self._locate, self._expected = locate, expected
         self._lock = threading.Lock()
         self._location: Location | None = None
-        self._proof: tuple[str, str] | None = None
-        self._refused = 0
+        self._content_id: tuple[str, str] | None = None
+        self._refusals = 0
         self._ranges_served, self._ranges_ignored = False, False
         self.validator: str | None = None  # the storage host's strong etag, for If-Range
 
-    def location(self) -> Location:
-        """The link; asks for it where there is none.
+    def get_location(self) -> Location:
+        """Return the current link; request one if there is none.
 
         Raises:
-            FileChangedError: it leads to another file than the one expected.
-            HfModelsError: what `locate` raises.
+            FileChangedError: the link leads to a file with another size or digest.
+            HfModelsError: `locate` failed.
         """
         with self._lock:
             if self._location is None:
@@ -52,87 +52,94 @@ class DownloadSource:
             return self._location
 
     @property
-    def proof(self) -> str:
-        """What names the content: its digest, or etag and commit of a file without one."""
+    def content_id(self) -> str:
+        """The digest of the content, or its etag and commit if there is no digest."""
         if self._expected.digest:
             return self._expected.digest
-        location = self.location()
+        location = self.get_location()
         return f"{location.etag}@{location.commit}"
 
     def _check_location(self, location: Location) -> None:
         expected = self._expected
         digest = {64: expected.sha256, 40: expected.git_sha1}.get(len(location.etag))
         other = digest and _HEX.fullmatch(location.etag) and location.etag != digest
-        moved = not expected.digest and self._proof not in (None, (location.etag, location.commit))
-        self._proof = (location.etag, location.commit)
+        moved = not expected.digest and self._content_id not in (None, (location.etag, location.commit))
+        self._content_id = (location.etag, location.commit)
         if other or moved or location.size != expected.size:
-            raise file_changed_error(
+            raise make_file_changed_error(
                 expected.name, f"The Hub now has {location.size} bytes with etag {location.etag[:64]}."
             )
 
-    def expired(self, location: Location) -> None:
-        """A link was refused: the next to ask gets a fresh one.
+    def mark_expired(self, location: Location) -> None:
+        """Discard a link that the storage host refused, so that a fresh one is requested.
 
         Raises:
-            AccessError: so were several fresh ones.
+            AccessError: several fresh links were refused too.
         """
         with self._lock:
             if self._location is location:
                 self._location = None
-                self._refused += 1
-            if self._refused >= MAX_LINKS_REFUSED:
-                self._refused = 0
+                self._refusals += 1
+            if self._refusals >= MAX_LINKS_REFUSED:
+                self._refusals = 0
                 raise make_link_error(format_host(location.url), self._expected.name)
 
-    def served(self, location: Location) -> None:
-        """A link did its work. An older one says nothing about the one that is given out now."""
+    def mark_served(self, location: Location) -> None:
+        """Record that the current link works. Older links are ignored."""
         if self._location is location:
-            self._refused = 0
+            self._refusals = 0
 
-    def check_range(self, reply: RangeResponse, start: int, end: int, *, sent_validator: bool) -> None:
-        """Makes sure that the body is bytes `start` to `end`, exclusive, of the file that is wanted.
+    def check_range(self, response: RangeResponse, start: int, end: int, *, sent_validator: bool) -> None:
+        """Check that the body is the bytes from `start` to `end` (exclusive) of the expected file.
 
         Raises:
             LinkExpiredError, RangeRefusedError, FileChangedError, NetworkError, AccessError, FileNotFoundInRepoError
         """
-        if reply.status != 206:  # noqa: PLR2004
-            if reply.status == 200:  # noqa: PLR2004
-                self._check_whole_size(reply)
+        if response.status != 206:  # noqa: PLR2004
+            if response.status == 200:  # noqa: PLR2004
+                self._check_whole_size(response)
                 if sent_validator:
                     self._forget_validator()
                     raise LinkExpiredError
-                if self._ranges_served and not self._ranges_ignored:  # one server of many, it may be
+                if self._ranges_served and not self._ranges_ignored:  # possibly one server of several
                     self._ranges_ignored = True
-                    raise HubUnavailableError(f"{format_host(reply.url)} sent the whole file instead of a part")
+                    raise HubUnavailableError(f"{format_host(response.url)} returned the whole file instead of a range")
                 raise RangeRefusedError
-            raise self._translate_refusal(reply)
-        claimed = reply.content_range
-        host = format_host(reply.url)
+            raise self._translate_refusal(response)
+        claimed = response.content_range
+        host = format_host(response.url)
         if claimed is None or claimed[0] != start or claimed[1] >= end or claimed[1] < start:
-            raise HubUnavailableError(f"{host} sent other bytes than were asked for")
-        if reply.length not in (None, claimed[1] + 1 - start) or _is_encoded(reply):
-            raise HubUnavailableError(f"{host} sent another number of bytes than it said")
+            raise HubUnavailableError(f"{host} returned the wrong byte range")
+        if response.length not in (None, claimed[1] + 1 - start) or _is_encoded(response):
+            raise HubUnavailableError(f"{host} returned a different number of bytes than it announced")
         if claimed[2] not in (None, self._expected.size):
-            raise file_changed_error(
+            raise make_file_changed_error(
                 self._expected.name, f"{host} now has {claimed[2]} bytes, not {self._expected.size}."
             )
         self._ranges_served, self._ranges_ignored = True, False
-        self._remember_validator(reply.header("ETag"))
+        self._remember_validator(response.get_header("ETag"))
 
-    def check_whole(self, reply: RangeResponse) -> None:
-        """The same for a body that is the whole file."""
-        if reply.status != 200:  # noqa: PLR2004
-            raise self._translate_refusal(reply)
-        self._check_whole_size(reply)
+    def check_whole(self, response: RangeResponse) -> None:
+        """Check that the body is the whole expected file.
 
-    def _check_whole_size(self, reply: RangeResponse) -> None:
-        """A page that asks for a login, or for patience, says nothing about the file; neither does a packed one."""
-        what = f"{reply.length} bytes instead of the {self._expected.size} of {self._expected.name}"
-        if reply.length is None and (reply.header("Content-Type") or "").lower().startswith("text/html"):
-            what = "the form of a web page"  # which would count as a whole file, for which all that came is given up
-        elif reply.length in (None, self._expected.size) and not _is_encoded(reply):
+        Raises:
+            LinkExpiredError, FileChangedError, NetworkError, AccessError, FileNotFoundInRepoError
+        """
+        if response.status != 200:  # noqa: PLR2004
+            raise self._translate_refusal(response)
+        self._check_whole_size(response)
+
+    def _check_whole_size(self, response: RangeResponse) -> None:
+        """Raise HubUnavailableError if the body is not the whole file, such as a login page or a compressed body."""
+        content = f"{response.length} bytes instead of the {self._expected.size} of {self._expected.name}"
+        if response.length is None and (response.get_header("Content-Type") or "").lower().startswith("text/html"):
+            content = "a web page"  # must not count as a whole file: the bytes received so far would be discarded
+        elif response.length in (None, self._expected.size) and not _is_encoded(response):
             return
-        raise HubUnavailableError(f"{format_host(reply.url)} sent something else", cause=f"It has {what}.")
+        raise HubUnavailableError(
+            f"{format_host(response.url)} returned something other than the file",
+            cause=f"The response contains {content}.",
+        )
 
     def _remember_validator(self, etag: str | None) -> None:
         if etag is None or etag.startswith("W/"):
@@ -140,34 +147,34 @@ class DownloadSource:
         with self._lock:
             before, self.validator = self.validator, etag
         if before not in (None, etag) and not self._expected.digest:
-            raise file_changed_error(
-                self._expected.name, "Its etag changed, and there is no digest to tell right from wrong."
+            raise make_file_changed_error(
+                self._expected.name, "Its etag changed, and the Hub has no digest to compare with."
             )
 
     def _forget_validator(self) -> None:
-        """The validator was refused. With a digest to prove the result another will do; without, nothing proves it."""
+        """Forget the refused validator. Without a digest the file can't be verified any more, which is an error."""
         with self._lock:
             self.validator = None
-            self._location = None  # what the Hub says now is checked before anything else is fetched
+            self._location = None  # the Hub's current record is checked before more bytes are fetched
         if not self._expected.digest:
-            raise file_changed_error(
-                self._expected.name, "Its etag changed, and there is no digest to tell right from wrong."
+            raise make_file_changed_error(
+                self._expected.name, "Its etag changed, and the Hub has no digest to compare with."
             )
 
-    def _translate_refusal(self, reply: RangeResponse) -> Exception:
-        status, host = reply.status, format_host(reply.url)
+    def _translate_refusal(self, response: RangeResponse) -> Exception:
+        status, host = response.status, format_host(response.url)
         if status in EXPIRED_LINK_STATUSES:
             return LinkExpiredError()
         if status == 416:  # noqa: PLR2004
-            return file_changed_error(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
-        return make_storage_host_error(host, self._expected.name, status, reply.header)
+            return make_file_changed_error(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
+        return make_storage_host_error(host, self._expected.name, status, response.get_header)
 
 
-def file_changed_error(name: str, cause: str) -> HfModelsError:
-    """The error for a file that is not what the pinned commit recorded."""
-    hint = "Pull it again to get what is there now. If it stays so, the Hub, or a mirror of it, contradicts itself."
+def make_file_changed_error(name: str, cause: str) -> HfModelsError:
+    """Return the error for a file that differs from the one recorded at the pinned commit."""
+    hint = "Pull again to get the current file. If the error persists, the Hub or its mirror is inconsistent."
     return FileChangedError(f"{name} changed upstream", cause=cause, hint=hint)
 
 
-def _is_encoded(reply: RangeResponse) -> bool:
-    return (reply.header("Content-Encoding") or "identity").lower() != "identity"
+def _is_encoded(response: RangeResponse) -> bool:
+    return (response.get_header("Content-Encoding") or "identity").lower() != "identity"

@@ -1,4 +1,4 @@
-"""What a transfer is asked for and what it reports. Does nothing."""
+"""Data types of a transfer: byte ranges, events, the expected file and the limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 
 class Ranges:
-    """A set of byte positions as disjoint half-open ranges in order. Not locked: its owner does that."""
+    """A sorted set of disjoint half-open byte ranges. Not thread-safe: the caller holds a lock."""
 
     def __init__(self) -> None:
         self._starts: list[int] = []
@@ -17,7 +17,7 @@ class Ranges:
         self.total = 0
 
     def add(self, start: int, end: int) -> None:
-        """Adds `start` to `end`, exclusive; merges with what it touches."""
+        """Add the bytes from `start` to `end` (exclusive) and merge overlapping or adjacent ranges."""
         if start >= end:
             return
         low = bisect_left(self._ends, start)
@@ -29,13 +29,13 @@ class Ranges:
         self._starts[low:high] = [start]
         self._ends[low:high] = [end]
 
-    def end_of_run(self, position: int) -> int:
-        """Up to where all bytes from `position` on are in the set; `position` itself when it is not."""
+    def find_run_end(self, position: int) -> int:
+        """Return the end of the range that contains `position`, or `position` itself if no range does."""
         i = bisect_right(self._starts, position) - 1
         return max(position, self._ends[i]) if i >= 0 else position
 
-    def missing(self, size: int) -> Iterator[tuple[int, int]]:
-        """The gaps between 0 and `size`."""
+    def iter_gaps(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the missing ranges between 0 and `size`."""
         position = 0
         for start, end in zip(self._starts, self._ends, strict=True):
             if position < min(start, size):
@@ -53,14 +53,14 @@ EventKind = Literal["started", "progress", "stalled", "retrying", "waiting", "ve
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to one file's transfer. Sizes in bytes."""
+    """One event in the transfer of one file. Sizes are in bytes."""
 
     kind: EventKind
     file: str
     done: int
     total: int
-    message: str | None = None  # for retrying and waiting: why, and for how long
-    by_others: bool = False  # what another process, or another download, brought of it
+    message: str | None = None  # for "retrying" and "waiting": the reason and the delay
+    by_others: bool = False  # the bytes were received by another process or another download
 
 
 Progress = Callable[[Event], None]
@@ -68,7 +68,7 @@ Progress = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class ExpectedFile:
-    """What the file must be: its size in bytes and its digest, as the Hub recorded them at the pinned commit."""
+    """The size in bytes and the digest of a file, as the Hub recorded them at the pinned commit."""
 
     name: str
     size: int
@@ -77,17 +77,17 @@ class ExpectedFile:
 
     @property
     def digest(self) -> str | None:
-        """The digest that proves it, whichever there is."""
+        """The recorded digest: sha256 if there is one, otherwise git's sha1."""
         return self.sha256 or self.git_sha1
 
 
 @dataclass(frozen=True)
 class TransferLimits:
-    """Figures from settings. Seconds and bytes."""
+    """Limits of a transfer, taken from the settings. Times are in seconds, sizes in bytes."""
 
-    connections: int = 8  # at most
-    connections_now: Callable[[], int] | None = None  # at most while others run too; asked again while running
-    bytes_per_second: Callable[[], int] = lambda: 0  # asked again while running; 0 is no limit
+    connections: int = 8  # maximum
+    connections_now: Callable[[], int] | None = None  # maximum while other downloads run; called during the transfer
+    bytes_per_second: Callable[[], int] = lambda: 0  # 0 means no limit; called during the transfer
     connect_seconds: float = 10
     stall_seconds: float = 30
     network_wait_seconds: float = 900

@@ -123,11 +123,11 @@ def _work_of(*words: str) -> float:
 @pytest.mark.parametrize(
     ("weather", "said"),
     [
-        (Stall(), "did not answer within 0.5 s"),
+        (Stall(), "did not respond within 0.5 s"),
         (Status(503), "has a problem of its own (HTTP 503)"),
         (Status(429, {"Retry-After": "3000"}), "too many requests"),
         (Page(), "did not answer as the Hub does"),
-        (Reset(), "broke off"),
+        (Reset(), "was interrupted"),
     ],
     ids=["silence", "503", "429", "web page", "reset"],
 )
@@ -168,7 +168,8 @@ def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
+    ("weather", "said"),
+    [(Status(503), "HTTP 503"), (Reset(), "was interrupted"), (Truncate(after=100), "asking again")],
 )
 def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
     repo.fault(weather, side="storage", on=Q4)
@@ -272,7 +273,7 @@ def test_bytes_that_never_match_are_refused_and_nothing_is_kept(repo: HubServer,
     run("pull", f"{REPO}:Q8_0", "--dry-run")
     repo.fault(FlipBit(at=Q8_BYTES - 1), on=Q8, side="storage", times=None)
     said = run("pull", f"{REPO}:Q8_0", code=1).stderr
-    assert "is not the file that the Hub recorded: expected" in said
+    assert "has the wrong digest: expected" in said
     assert cached(home) == []
     assert json_of("list") == []
 

@@ -212,7 +212,7 @@ def test_after_a_power_cut_a_file_ends_right_and_only_what_was_not_synced_comes_
         cut.leave(disk, partial, random_)
         trusted = trusted_of(partial)
         for start, end in trusted:
-            assert cut.synced.end_of_run(start) >= end, "the journal claims what no sync has covered"
+            assert cut.synced.find_run_end(start) >= end, "the journal claims what no sync has covered"
         kept += trusted.total
         with StorageServer(content) as server:
             download_file(

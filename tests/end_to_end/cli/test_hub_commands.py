@@ -362,9 +362,9 @@ def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
         done = subprocess.run([*HF, "info", "o/other"], capture_output=True, text=True, check=False, timeout=60)
         kept = subprocess.run([*HF, "info", REPO, "--refresh"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: The proxy refuses us")
+    assert done.stderr.startswith("Error: The proxy requires authentication")
     assert (kept.returncode, REPO in kept.stdout) == (0, True)
-    assert "The proxy refuses us" in kept.stderr
+    assert "The proxy requires authentication" in kept.stderr
     assert repo.requests == []
 
 
@@ -530,7 +530,7 @@ def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: 
     said = run("downloads", "--watch", number, code=1).stderr
     assert json_of("downloads", "--all")[0]["done_bytes"] == 0
     assert "failed" in said
-    assert "It came wrong a second time" in said
+    assert "The digest was wrong twice" in said
     assert json_of("list") == []
 
 

@@ -18,15 +18,15 @@ def test_a_journal_stays_short_however_long_a_download_takes(monkeypatch: pytest
     monkeypatch.setattr(transfer_journal, "MAX_RECORDS", 50)
     path = tmp_path / "x.journal"
     journal = Journal(path, JournalState(Identity(10_000, "proof")))
-    journal.validator('"etag"')
+    journal.record_validator('"etag"')
     for start in range(0, 2000, 2):
-        journal.wrote(start, start + 1)
+        journal.record_write(start, start + 1)
         if start % 20 == 0:
-            journal.wrote(start + 1, start + 2)
-            journal.synced(journal.count - 1)
+            journal.record_write(start + 1, start + 2)
+            journal.record_sync(journal.write_count - 1)
         state = read_journal(path)
         assert state is not None
-        assert state.done.end_of_run(start) > start
+        assert state.done.find_run_end(start) > start
     journal.close()
     assert state.validator == '"etag"'
     assert state.done.total == 1100
@@ -45,10 +45,10 @@ def test_a_damaged_journal_never_claims_what_was_not_written(tmp_path: Path, dat
     true: set[int] = set()
     for start, length in written:
         end = min(size, start + length)
-        journal.wrote(start, end)
+        journal.record_write(start, end)
         true |= set(range(start, end))
         if data.draw(st.booleans()):
-            journal.synced(journal.count)
+            journal.record_sync(journal.write_count)
     journal.close()
     raw = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(0, 4))):

@@ -220,7 +220,7 @@ def test_a_redirect_to_no_web_address_is_the_hubs_error(server: HubServer, targe
 
 def test_a_question_that_is_redirected_to_no_web_address_is_no_broken_connection(server: HubServer) -> None:
     server.fault(Status(302, {"Location": "http://[::1/"}), on="/api/models", times=None)
-    with pytest.raises(HubUnavailableError, match="redirects to no web address"):
+    with pytest.raises(HubUnavailableError, match="redirected to an invalid URL"):
         ask_of(server).fetch_details(REPO)
 
 
@@ -401,7 +401,7 @@ def test_a_silent_hub_is_given_up_after_the_time_limit(server: HubServer, call: 
 def test_a_connection_that_breaks_is_a_network_error(server: HubServer, call: Callable[[Hub], object]) -> None:
     server.add_token(TOKEN)
     server.fault(Reset())
-    with pytest.raises(NetworkError, match="broke off"):
+    with pytest.raises(NetworkError, match="was interrupted"):
         call(ask_of(server, TOKEN))
 
 
@@ -440,7 +440,7 @@ def test_a_proxy_that_is_no_address_is_bad_input(
 
 
 def test_an_unknown_host_means_offline() -> None:
-    with pytest.raises(OfflineError, match="was not found"):
+    with pytest.raises(OfflineError, match="can't be resolved"):
         Hub("http://no-such-host.invalid").fetch_details(REPO)
 
 
@@ -460,7 +460,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
     "endpoint", ["ftp://example.org", "nonsense", "http://", "http://[::1", "http://127.0.0.1:99999"]
 )
 def test_an_endpoint_that_is_no_address_is_bad_input(endpoint: str) -> None:
-    with pytest.raises(BadInputError, match="can't be asked"):
+    with pytest.raises(BadInputError, match="is not an http"):
         Hub(endpoint).fetch_details(REPO)
 
 

@@ -133,7 +133,7 @@ def test_an_expired_link_is_asked_for_again_once(server: HubServer) -> None:
 
 def test_a_link_that_is_refused_again_is_given_up(server: HubServer) -> None:
     server.fault(Status(403), side="storage", times=None)
-    with remote(server) as file, pytest.raises(AccessError, match="fresh ones too"):
+    with remote(server) as file, pytest.raises(AccessError, match="including fresh ones"):
         file.read(10)
     assert server.count(side="storage") == 2
 

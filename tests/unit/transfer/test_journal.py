@@ -15,10 +15,10 @@ from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read
 def test_only_synced_bytes_are_trusted_after_power_loss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "x.journal"
     journal = Journal(path, JournalState(Identity(100, "proof")))
-    journal.wrote(0, 10)
-    count = journal.count
-    journal.wrote(20, 30)
-    journal.synced(count)
+    journal.record_write(0, 10)
+    count = journal.write_count
+    journal.record_write(20, 30)
+    journal.record_sync(count)
     journal.close()
     before = read_journal(path)
     assert before is not None

@@ -26,10 +26,10 @@ def test_chunks_that_come_in_order_are_hashed_as_they_came_however_fast(tmp_path
     size = CHUNK * len(chunks)
     with PartialFile(tmp_path / "file", size) as file:  # it stays empty: what is read back from it would be zeros
         digest = FileHasher(file, size)
-        taken = [digest.have(i * CHUNK, (i + 1) * CHUNK, chunk) for i, chunk in enumerate(chunks)]
+        taken = [digest.mark_written(i * CHUNK, (i + 1) * CHUNK, chunk) for i, chunk in enumerate(chunks)]
         finish(digest)
         assert all(taken)
-        assert digest.hex == expected
+        assert digest.hexdigest == expected
 
 
 def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path
             for start in mine:
                 chunk = bytearray(data[start : start + CHUNK])
                 file.write_at(memoryview(chunk), start)
-                digest.have(start, start + len(chunk), chunk)
+                digest.mark_written(start, start + len(chunk), chunk)
 
         threads = [threading.Thread(target=bring, args=(places[i::4],)) for i in range(4)]
         for thread in threads:
@@ -51,7 +51,7 @@ def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path
         for thread in threads:
             thread.join()
         finish(digest)
-        assert digest.hex == hashlib.sha256(data).hexdigest()
+        assert digest.hexdigest == hashlib.sha256(data).hexdigest()
     assert (tmp_path / "file").read_bytes() == data
 
 
@@ -60,9 +60,9 @@ def test_a_file_that_shrinks_while_it_is_read_back_is_an_error_and_holds_nobody_
     with PartialFile(tmp_path / "file", size) as file:
         os.truncate(tmp_path / "file", CHUNK)
         digest = FileHasher(file, size)
-        digest.have(0, 2 * CHUNK)
-        with pytest.raises(OSError, match="shorter"):
+        digest.mark_written(0, 2 * CHUNK)
+        with pytest.raises(OSError, match="truncated"):
             finish(digest)
         for start in range(2 * CHUNK, size, CHUNK):  # more than the queue holds: none of these calls may wait for ever
-            assert not digest.have(start, start + CHUNK, bytearray(CHUNK))
-        digest.abandon()
+            assert not digest.mark_written(start, start + CHUNK, bytearray(CHUNK))
+        digest.cancel()

@@ -8,14 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llm_hf_models.transfer import pacing
 from llm_hf_models.transfer import segments as transfer_segments
-from llm_hf_models.transfer.pacing import ConnectionTuner, RateLimiter
-from llm_hf_models.transfer.segments import (
-    MAX_SEGMENTS_BYTES,
-    MIN_SEGMENT_BYTES,
+from llm_hf_models.transfer.pacing import (
     REFUSED_SECONDS,
     REPROBE_SECONDS,
     TRIAL_SECONDS,
+    ConnectionTuner,
+    RateLimiter,
+)
+from llm_hf_models.transfer.segments import (
+    MAX_SEGMENTS_BYTES,
+    MIN_SEGMENT_BYTES,
     Segment,
     SegmentQueue,
 )
@@ -28,7 +32,7 @@ def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float 
     """Lets `width` watch all its connections bring `rate` bytes per second and keep `cores` busy; the time after."""
     for step in range(1, int(seconds / 0.05) + 1):
         now = start + step * 0.05
-        width.look(now, int(now * rate), width.wanted, cpu=now * cores)
+        width.update(now, int(now * rate), width.wanted, cpu=now * cores)
     return now
 
 
@@ -39,7 +43,7 @@ def growing(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> 
         now += 0.05
         fetched += 0.05 * width.wanted * each
         cpu += 0.05 * width.wanted * cores_each
-        width.look(now, int(fetched), width.wanted, cpu=cpu)
+        width.update(now, int(fetched), width.wanted, cpu=cpu)
     return now
 
 
@@ -61,7 +65,7 @@ def test_each_missing_byte_is_handed_out_exactly_once(
         active = [segment for _ in range(sharers) if (segment := segments.take(sharers))]
         assert active
         for segment in active:
-            left = segments.left(segment)
+            left = segments.count_remaining(segment)
             count = segments.advance(segment, int(left * stops.pop()) if stops else left)
             have.add(segment.position - count, segment.position)
             fetched += count
@@ -94,13 +98,13 @@ def test_one_connection_alone_asks_seldom() -> None:
 
 def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
     segments = SegmentQueue(MB, Ranges())
-    assert segments.takeable
+    assert segments.has_work
     piece = segments.take(8)
     assert piece is not None
-    assert not segments.takeable
+    assert not segments.has_work
     assert segments.take(8) is None
     segments.give_back(piece)
-    assert segments.takeable
+    assert segments.has_work
 
 
 def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_moves(
@@ -134,7 +138,7 @@ def test_fast_connections_are_joined_by_others_too_while_cores_have_nothing_to_d
 def test_a_machine_that_is_busy_with_one_connection_gets_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
     growing(width, 250e6, cores_each=1.2)
-    assert width.wanted == width.outlook == 1
+    assert width.wanted == width.planned == 1
 
 
 def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -> None:
@@ -147,36 +151,36 @@ def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -
             now = looked(width, 12e6, seconds=0.1, start=now)
             tried.add(width.wanted)
         assert tried == {1, 4}
-        assert width.wanted == width.outlook == 1
+        assert width.wanted == width.planned == 1
 
 
 def test_a_wire_faster_than_we_are_gets_one_connection() -> None:
     width = ConnectionTuner(8, cores=2)
-    assert width.outlook == 8
+    assert width.planned == 8
     looked(width, 900e6, seconds=1)
-    assert width.wanted == width.outlook == 1
+    assert width.wanted == width.planned == 1
 
 
 def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
     for step in range(20):
-        width.look(step * 0.05, int(step * 0.05 * 2e6), 1, cpu=0, limit=2_000_000)
-    assert width.wanted == width.outlook == 1
+        width.update(step * 0.05, int(step * 0.05 * 2e6), 1, cpu=0, limit=2_000_000)
+    assert width.wanted == width.planned == 1
 
 
 def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer_segments, "RATE_RECHECK_SECONDS", 0.0)
+    monkeypatch.setattr(pacing, "RATE_RECHECK_SECONDS", 0.0)
     rate, stopped = [50_000], threading.Event()
     stopped.set()
     pace = RateLimiter(lambda: rate[0])
-    pace.spend(6 * MB, stopped)
+    pace.throttle(6 * MB, stopped)
     rate[0] = 10_000_000
-    pace.spend(1, threading.Event())  # two minutes, were it all owed
+    pace.throttle(1, threading.Event())  # two minutes, were it all owed
 
 
 def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
     width = ConnectionTuner(8, cores=2)
-    width.refuse(3, 0.0)
+    width.record_refusal(3, 0.0)
     now = looked(width, 1e6, seconds=REFUSED_SECONDS - 1)
     assert width.wanted == 3
     now = looked(width, 1e6, seconds=2 * TRIAL_SECONDS, start=now)

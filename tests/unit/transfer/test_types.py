@@ -18,8 +18,8 @@ def test_ranges_are_a_set_of_positions(pairs: list[tuple[int, int]]) -> None:
         plain |= set(range(start, end))
     assert {i for start, end in ranges for i in range(start, end)} == plain
     assert ranges.total == len(plain)
-    assert {i for start, end in ranges.missing(61) for i in range(start, end)} == set(range(61)) - plain
+    assert {i for start, end in ranges.iter_gaps(61) for i in range(start, end)} == set(range(61)) - plain
     for i in range(61):
-        run = ranges.end_of_run(i)
+        run = ranges.find_run_end(i)
         assert set(range(i, run)) <= plain
         assert run not in plain
