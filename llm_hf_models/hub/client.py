@@ -111,7 +111,7 @@ class Hub:
     def __repr__(self) -> str:
         return f"Hub({strip_user(self._endpoint)!r}, token={'…' if self._token else None})"
 
-    # Requests
+    # API calls
 
     def search(self, query: str, filters: SearchFilters, *, known_etag: str | None = None) -> list[RepoSummary]:
         """Search for model repos with one request.
@@ -294,7 +294,7 @@ class Hub:
         """Return GGUF repos that name `repo` as their base model, most downloaded first."""
         return self.search("", SearchFilters(tags=(f"base_model:quantized:{repo}",), sort="downloads", limit=limit))
 
-    # Sending
+    # Sending requests
 
     def _describe_request(
         self, repo: RepoId | None = None, revision: str | None = None, path: RepoFile | None = None

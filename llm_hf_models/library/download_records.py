@@ -9,7 +9,7 @@ from typing import Literal
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
 RequestedAction = Literal["pause", "cancel", "background"]
 RUNNING_STATES: tuple[DownloadState, ...] = ("running", "verifying")
-ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # runs now, or will run without another request
+ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # running, or queued to run
 UNFINISHED_STATES: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
 FINISHED_STATES: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 
@@ -33,9 +33,8 @@ class Download:
     created: float = 0.0
     updated: float = 0.0
     background: bool = False  # foreground pulls take precedence
-    wanted: RequestedAction | None = (
-        None  # action requested from its owner; `pause` stays set while it is paused on request
-    )
+    # The action requested from its owner. `pause` stays set while it is paused on request.
+    wanted: RequestedAction | None = None
     owner: str | None = None  # the process that runs it
     heartbeat: float = 0.0  # time of its owner's last heartbeat
     on_done: str | None = None  # a command to run when it is done
@@ -51,7 +50,7 @@ class Download:
 
     @property
     def needs_new_worker(self) -> bool:
-        """Return whether its process has certainly ended and no worker has claimed the download yet."""
+        """Return whether it waits for a worker because its process has certainly ended."""
         return self.background and self.state in RUNNING_STATES and not self.heartbeat
 
     @property

@@ -30,10 +30,10 @@ class ModelTables(SQLiteFile):
     """The part of the database that stores local models."""
 
     def register(self, model: LocalModel) -> LocalModel:
-        """Insert a model, or replace the model with the same id but keep its aliases and options. Uses one transaction.
+        """Insert a model, or replace the model with the same id but keep its aliases and options.
 
-        Aliases that already name another model are skipped. The returned model lists the aliases
-        that it has.
+        This uses one transaction. Aliases that already name another model are skipped. The returned
+        model lists the aliases that it has.
         """
         with self.transaction():
             self.write(
@@ -192,7 +192,7 @@ class ModelTables(SQLiteFile):
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def list_used_locations(self, *, exclude_model: str | None = None) -> set[str]:
-        """Return the locations of all recorded files, without those of one excluded model."""
+        """Return the file locations of all models, except for the model with the id `exclude_model`."""
         rows = self.fetch_rows(
             "select distinct location from files join models on models.id = files.model where model_id is not ?",
             exclude_model,

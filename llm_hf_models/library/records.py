@@ -1,7 +1,7 @@
 """Types for local models and their checks, engines and cached metadata. Their SQL is in `models` and `database`.
 
-Downloads have their own module, `download_records`. Listing downloads must not load what model
-facts need.
+Downloads have their own module, `download_records`. Listing downloads must not import the
+modules that model facts need.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class LocalFile:
     def compare_with_disk(self) -> FileState:
         """Compare the record with the file on disk, at the cost of one stat call."""
         try:
-            found = os.stat(self.location)  # noqa: PTH116 - faster than Path, and every prompt calls this
+            status = os.stat(self.location)  # noqa: PTH116 - faster than Path, and every prompt calls this
         except (OSError, ValueError):
             return "missing"
-        if found.st_size != self.size:
+        if status.st_size != self.size:
             return "other size"
-        return "as recorded" if self.mtime_ns in (None, found.st_mtime_ns) else "touched"
+        return "as recorded" if self.mtime_ns in (None, status.st_mtime_ns) else "touched"
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class LocalModel:
     last_used: float | None = None
     endpoint: str | None = None  # base URL of the remote endpoint that serves it
     place: Place = "cache"
-    hub: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the Hub's information about the repo, at the time of the pull
+    hub: Mapping[str, Any] = field(default_factory=dict)  # the Hub's metadata of the repo at the pull
 
     @property
     def size(self) -> int:
@@ -103,8 +101,8 @@ class LocalModel:
     @property
     def user_options(self) -> dict[str, Any]:
         """Return the options that the user set (`llm hf set`), as stored."""
-        of_endpoint = (ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME)
-        return {key: value for key, value in self.options.items() if key not in of_endpoint}
+        endpoint_keys = (ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME)
+        return {key: value for key, value in self.options.items() if key not in endpoint_keys}
 
     @property
     def user_template(self) -> str | None:
@@ -125,14 +123,14 @@ class LocalModel:
     @property
     def state(self) -> ModelState:
         """Return the model's state. This compares files with their records, but reads no content."""
-        looks = {file.compare_with_disk() for file in self.files}
-        if "missing" in looks:
+        file_states = {file.compare_with_disk() for file in self.files}
+        if "missing" in file_states:
             return "missing"
-        if "other size" in looks or self.has_digest_mismatch:
+        if "other size" in file_states or self.has_digest_mismatch:
             return "changed"
         digest = self.latest_check("digest")
-        proven = digest is not None and digest.result == "matches" and "touched" not in looks
-        return "ready" if proven else "unverified"
+        is_verified = digest is not None and digest.result == "matches" and "touched" not in file_states
+        return "ready" if is_verified else "unverified"
 
     @property
     def has_digest_mismatch(self) -> bool:

@@ -1,4 +1,4 @@
-"""Read only what llm's hooks need from the library.
+"""Read the few facts in the library that llm's hooks need.
 
 Every `llm` command runs this module, so it imports almost nothing. The rest of the library is in
 `database`.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-REMOTE_PREFIX = "hf/remote/"  # of the ids of models that remote endpoints serve
+REMOTE_PREFIX = "hf/remote/"  # prefix of the ids of models on remote endpoints
 LIBRARY_FORMAT = 2  # of the library file: the number of migrations (a test compares the two)
 BUSY_SECONDS = 1
 

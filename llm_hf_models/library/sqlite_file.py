@@ -131,7 +131,7 @@ class SQLiteFile:
 
     @property
     def is_writable(self) -> bool:
-        """Return whether the library can be written. If not, writing raises the reason."""
+        """Return whether the library can be written. If not, writing raises the error that prevents it."""
         return self._read_only_reason is None
 
     def _migrate(self) -> None:
@@ -148,22 +148,21 @@ class SQLiteFile:
         if version == len(MIGRATIONS):
             return
         with self.transaction():
-            for number in range(
-                self._read_version(), len(MIGRATIONS)
-            ):  # read again: another process may have migrated it
+            # Read the version again, because another process may have migrated the file.
+            for number in range(self._read_version(), len(MIGRATIONS)):
                 for statement in MIGRATIONS[number].split(";"):
                     self.execute(statement)
                 self.execute(f"pragma user_version = {number + 1}")
 
     def _enable_wal(self) -> None:
         """Turn on the write-ahead log. Retry here, because SQLite ignores the busy timeout for this statement."""
-        until = time.monotonic() + BUSY_SECONDS
+        deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 with translate_errors(self.path):
                     self._db.execute("pragma journal_mode = wal")
             except LibraryBusyError:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(BUSY_POLL_SECONDS)
             else:
@@ -185,7 +184,7 @@ class SQLiteFile:
 
     @contextmanager
     def limit_busy_wait(self, seconds: float) -> Iterator[None]:
-        """Wait at most `seconds` for a busy library inside this block. For work that can be skipped."""
+        """Limit the wait for a busy library to `seconds` inside this block, for work that can be skipped."""
         self.execute(f"pragma busy_timeout = {round(1000 * min(seconds, BUSY_SECONDS))}")
         try:
             yield
@@ -200,7 +199,7 @@ class SQLiteFile:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Read one state of the library with several queries, whatever other processes write meanwhile."""
+        """Run several queries on one state of the library, unaffected by concurrent writers."""
         with self._lock, self._run_in_transaction("begin"):
             yield
 
@@ -219,7 +218,7 @@ class SQLiteFile:
             raise
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-        """Run one statement. Here and in the methods below, SQLite's errors are translated."""
+        """Run one statement. All methods translate SQLite's errors."""
         try:
             with self._lock, translate_errors(self.path):
                 return self._db.execute(sql, values)
