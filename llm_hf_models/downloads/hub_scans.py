@@ -19,7 +19,7 @@ from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 
 UNSAFE = frozenset({"unsafe", "malicious"})
-NO_VERDICT = frozenset({"unscanned", "error", "no word", ""})
+NO_VERDICT = frozenset({"unscanned", "error", "no result", ""})
 NO_WARNING = frozenset({"safe", "queued"}) | NO_VERDICT  # any other word, known or not, is shown before a pull
 
 

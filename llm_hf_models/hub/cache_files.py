@@ -1,8 +1,9 @@
-"""Which files are in the Hugging Face cache, whoever fetched them, and how they leave it. Puts none there.
+"""List and delete the files in the Hugging Face cache, whichever tool downloaded them. This module adds no files.
 
-Layout: `models--owner--name/{blobs/<etag>, refs/<name>, snapshots/<commit>/<path>, trees/<commit>.json}`; a snapshot's
-file links to its blob, or is the file itself where there are no links. huggingface_hub's own scan gives a whole repo up
-for one dangling link or one ref that is ahead of its snapshot, which any running `hf download` makes for a moment.
+Layout: `models--owner--name/{blobs/<etag>, refs/<name>, snapshots/<commit>/<path>,
+trees/<commit>.json}`. A file in a snapshot is a symlink to its blob, or the file itself on systems
+without symlinks. huggingface_hub's own scan rejects a whole repo because of one dangling link, or
+one ref that is ahead of its snapshot. A running `hf download` causes both for a moment.
 """
 
 from __future__ import annotations
@@ -29,32 +30,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CachedFile:
-    """A file in the Hugging Face cache, whoever fetched it."""
+    """A file in the Hugging Face cache, downloaded by any tool."""
 
     repo: RepoId
     commit: str
     path: str
-    location: Path  # the file in the snapshot
-    blob: Path  # what it links to, by one step: the blob may link on to one that repos share
+    location: Path  # path of the file in the snapshot
+    blob: Path  # target of its symlink, one step only: it may link to a blob that repos share
     size: int
 
     @property
     def snapshot(self) -> Path:
-        """The folder of its commit."""
+        """Return the snapshot folder that contains the file."""
         return self.location.parents[self.path.count("/")]
 
     @property
     def repo_folder(self) -> Path:
-        """The folder of its repo."""
+        """Return the folder of the file's repo in the cache."""
         return self.snapshot.parents[1]
 
 
 def iter_cached_files(cache_dir: Path) -> Iterator[CachedFile]:
-    """Every model file in the cache; none where there is no cache. What can't be read is passed over."""
+    """Yield every model file in the cache. Skip entries that can't be read, and yield nothing if there is no cache."""
     with suppress(OSError):
         for folder in sorted(cache_dir.iterdir()):
             kind, _, name = folder.name.partition("--")
-            with suppress(BadRefError, OSError):  # BadRefError: of the Hub's first years, a name without an owner
+            with suppress(BadRefError, OSError):  # BadRefError: a repo from the Hub's early years, without an owner
                 if kind == "models":
                     yield from _iter_repo_files(RepoId.parse(name.replace("--", "/")), folder)
 
@@ -64,7 +65,7 @@ def _iter_repo_files(repo: RepoId, folder: Path) -> Iterator[CachedFile]:
         if not is_commit(snapshot.name):
             continue
         for location in sorted(snapshot.rglob("*")):
-            if location.is_file():  # a dangling link is none
+            if location.is_file():  # False for a dangling link
                 path = location.relative_to(snapshot).as_posix()
                 yield CachedFile(repo, snapshot.name, path, location, _find_blob(location), location.stat().st_size)
 
@@ -72,32 +73,32 @@ def _iter_repo_files(repo: RepoId, folder: Path) -> Iterator[CachedFile]:
 def _find_blob(location: Path) -> Path:
     if not location.is_symlink():
         return location
-    return Path(os.path.abspath(location.parent / location.readlink()))  # noqa: PTH100 - resolve() would go all the way
+    return Path(os.path.abspath(location.parent / location.readlink()))  # noqa: PTH100 - resolve() follows every link
 
 
-def remove_files_and_blobs(files: Sequence[CachedFile], among: Iterable[CachedFile], *, dry_run: bool) -> int:
-    """Removes files, and those of their blobs that none of the others links to.
+def remove_files_and_blobs(files: Sequence[CachedFile], all_files: Iterable[CachedFile], *, dry_run: bool) -> int:
+    """Delete cached files, and their blobs unless another cached file uses them.
 
     Args:
-        files: what goes.
-        among: every file of the cache.
-        dry_run: only count.
+        files: the files to delete.
+        all_files: all files in the cache.
+        dry_run: count the bytes, but delete nothing.
 
     Returns:
-        The bytes freed; those of a blob that repos share are not counted, and stay.
+        Number of bytes freed. A blob that several repos share is kept and not counted.
 
     Raises:
-        OSError: the system refused.
+        OSError: the operating system refused to delete a file.
     """
-    going = {file.location for file in files}
-    users: dict[Path, int] = defaultdict(int)
-    for file in among:
-        users[file.blob] += file.location not in going
+    deleted = {file.location for file in files}
+    use_counts: dict[Path, int] = defaultdict(int)
+    for file in all_files:
+        use_counts[file.blob] += file.location not in deleted
     freed = 0
     for file in files:
         if not dry_run:
             file.location.unlink(missing_ok=True)
-    for blob, size in {file.blob: file.size for file in files if not users[file.blob]}.items():
+    for blob, size in {file.blob: file.size for file in files if not use_counts[file.blob]}.items():
         freed += 0 if blob.is_symlink() else size
         if not dry_run:
             blob.unlink(missing_ok=True)
@@ -105,28 +106,31 @@ def remove_files_and_blobs(files: Sequence[CachedFile], among: Iterable[CachedFi
 
 
 def is_being_downloaded(incomplete: Path) -> bool:
-    """Whether huggingface_hub fetches that file into a partial of its own now."""
-    with _lock_download(incomplete) as unfetched:
-        return not unfetched
+    """Return whether huggingface_hub is downloading into this partial file."""
+    with _lock_download(incomplete) as locked:
+        return not locked
 
 
 def remove_incomplete(incomplete: Path) -> bool:
-    """Removes a partial of huggingface_hub, unless it fetches that file now; whether it did not.
+    """Delete a partial file of huggingface_hub, unless a download into it is running.
+
+    Returns:
+        Whether no download was running, so that the file could be deleted.
 
     Raises:
-        OSError: the system refused.
+        OSError: the operating system refused to delete the file.
     """
-    with _lock_download(incomplete) as unfetched:
-        if unfetched:
+    with _lock_download(incomplete) as locked:
+        if locked:
             incomplete.unlink(missing_ok=True)
-        return unfetched
+        return locked
 
 
 @contextmanager
 def _lock_download(incomplete: Path) -> Iterator[bool]:
-    """Keeps huggingface_hub from fetching that file; False where it does so already, or where that can't be told."""
+    """Hold huggingface_hub's lock on a partial file. Yield False if the lock can't be taken."""
     repo = incomplete.parent.parent
-    # What it holds meanwhile: `.locks/<repo folder>/<etag>.lock` (file_download.py).
+    # huggingface_hub holds this lock during a download: `.locks/<repo folder>/<etag>.lock` (file_download.py).
     path = repo.parent / ".locks" / repo.name / f"{incomplete.name.partition('.')[0]}.lock"
     if not path.exists():
         yield True
@@ -134,7 +138,7 @@ def _lock_download(incomplete: Path) -> Iterator[bool]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
-    except OSError:  # a Timeout is one
+    except OSError:  # includes filelock's Timeout
         yield False
         return
     try:
@@ -144,13 +148,14 @@ def _lock_download(incomplete: Path) -> Iterator[bool]:
 
 
 def remove_empty_snapshot(repo: Path, snapshot: Path) -> None:
-    """Removes a snapshot that was left empty, and its repo where nothing else is in it. Never a file of others.
+    """Remove a snapshot without files, and its repo folder if nothing else is in it.
 
-    In an order in which a kill leaves a cache that others still read: a ref without its snapshot would be damage, and
-    so would a repo without `snapshots`.
+    Files of other tools are never deleted. The order keeps the cache valid for other tools if this
+    process is killed. A ref without its snapshot would be damage, and so would a repo without
+    `snapshots`.
 
     Raises:
-        OSError: the system refused.
+        OSError: the operating system refused to remove a folder.
     """
     if not snapshot.is_dir() or any(path.is_symlink() or not path.is_dir() for path in snapshot.rglob("*")):
         return
@@ -168,7 +173,7 @@ def remove_empty_snapshot(repo: Path, snapshot: Path) -> None:
 
 
 def _remove_empty_folders(top: Path) -> None:
-    """Removes a folder and those in it, as far as no file is in them."""
+    """Remove a folder and its subfolders, except for those that contain a file."""
     if not top.is_dir() or top.is_symlink():
         return
     for path in top.iterdir():
@@ -177,30 +182,31 @@ def _remove_empty_folders(top: Path) -> None:
         top.rmdir()
 
 
-# The cache on this machine
+# Scanning and deleting with huggingface_hub
 
 
 def scan_cache(cache_dir: Path) -> list[CachedFile]:
-    """Every model file in the Hugging Face cache; empty where there is no cache."""
+    """Return every model file in the Hugging Face cache, or an empty list if there is no cache."""
     return list(iter_cached_files(cache_dir))
 
 
 def delete_cached_files(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool = False) -> int:
-    """Removes files from the cache, with blobs that nothing else there uses, and snapshots that are left empty.
+    """Delete files from the cache, with blobs that no other file uses, and snapshots that become empty.
 
-    huggingface_hub does it where its scan accepts the repo, since it knows how repos share blobs.
+    If huggingface_hub's scan accepts a repo, huggingface_hub deletes its files, because it knows
+    how repos share blobs.
 
     Returns:
-        The bytes freed (or that would be).
+        Number of bytes freed, or that would be freed in a dry run.
 
     Raises:
-        NotWritableError: the system refused to remove one.
+        NotWritableError: a file could not be deleted.
     """
     cache = _scan_with_huggingface_hub(cache_dir)
     entries = (
         {file.file_path: file for repo in cache.repos for v in repo.revisions for file in v.files} if cache else {}
     )
-    left = [file for file in files if file.location not in entries]
+    remaining = [file for file in files if file.location not in entries]
     freed = 0
     try:
         if cache:
@@ -209,7 +215,7 @@ def delete_cached_files(cache_dir: Path, files: Sequence[CachedFile], *, dry_run
             if not dry_run:
                 plan.execute()
                 _ensure_removed(plan.blobs)
-        freed += remove_files_and_blobs(left, scan_cache(cache_dir), dry_run=dry_run)
+        freed += remove_files_and_blobs(remaining, scan_cache(cache_dir), dry_run=dry_run)
         if not dry_run:
             for repo, snapshot in {(file.repo_folder, file.snapshot) for file in files}:
                 remove_empty_snapshot(repo, snapshot)
@@ -225,11 +231,11 @@ def _scan_with_huggingface_hub(cache_dir: Path) -> HFCacheInfo | None:
         from huggingface_hub import scan_cache_dir
 
         return scan_cache_dir(cache_dir)
-    except (CacheNotFound, ValueError):  # ValueError: it is a file; or HF_ENDPOINT is no address, and the import breaks
+    except (CacheNotFound, ValueError):  # ValueError: a file, or a bad HF_ENDPOINT at import
         return None
 
 
 def _ensure_removed(blobs: Iterable[Path]) -> None:
-    for blob in blobs:  # huggingface_hub logs what it couldn't remove, and goes on
+    for blob in blobs:  # if huggingface_hub can't delete a file, it only logs that
         if blob.is_symlink() or blob.exists():
-            raise NotWritableError(f"Can't remove {blob}", hint="Check who owns the cache.")
+            raise NotWritableError(f"Can't remove {blob}", hint="Check the owner of the cache folder.")

@@ -1,7 +1,8 @@
-"""The Hub, through huggingface_hub's public functions: the only module that imports it. Its errors become ours here.
+"""Client for the Hub's API. Translates errors of huggingface_hub and httpx2 into this package's errors.
 
-Requests go over huggingface_hub's own session (`get_session`, `build_hf_headers`) rather than HfApi's methods: those
-take no time-out for lists and `whoami`, sleep through retries of their own, and hide the ETags that save a repeat.
+Requests use huggingface_hub's session (`get_session`, `build_hf_headers`) instead of HfApi's
+methods. Those methods accept no timeout for lists and `whoami`, retry with sleeps of their own, and
+hide the ETags that make repeated requests cheap.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ if TYPE_CHECKING:
 
 LIBRARY_NAME = "llm-hf-models"
 MAX_CARD_BYTES = 1_000_000
-MAX_RESPONSE_BYTES = 64_000_000  # the largest repos' file lists are a few MB
+MAX_RESPONSE_BYTES = 64_000_000  # the file lists of the largest repos are a few MB
 MAX_REDIRECTS = 5
-PATHS_PER_REQUEST = 50  # what a page of the Hub's holds where files are looked at closely (huggingface_hub, hf_api.py)
-MAX_REVISIONS_IN_HINT = 12  # names in a hint
-RESPONSE_TIMEOUT_FACTOR = 3  # times the time-out: how long a whole answer may take
+PATHS_PER_REQUEST = 50  # the API's page size if `expand` is set (huggingface_hub, hf_api.py)
+MAX_REVISIONS_IN_HINT = 12
+RESPONSE_TIMEOUT_FACTOR = 3  # a whole response may take this many times the timeout
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _NOT_MODIFIED = 304
 _MISSING_TOKEN_STATUSES = (401, 403, 404)
 
 
 def get_package_version() -> str:
-    """Ours, as installed."""
+    """Return the installed version of this package."""
     from importlib import metadata
 
     try:
@@ -70,7 +71,10 @@ def get_package_version() -> str:
 
 
 class Hub:
-    """The Hub at one endpoint, with one token or none. Cheap to make; the first call imports huggingface_hub."""
+    """A client for the Hub at one endpoint, with or without a token.
+
+    Creating it is cheap. The first call imports huggingface_hub.
+    """
 
     def __init__(
         self,
@@ -82,18 +86,19 @@ class Hub:
         offline: bool = False,
         during_request: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        """Asks nothing yet.
+        """Create a client. This sends no request.
 
         Args:
-            endpoint: its address.
-            token: what it is shown, if anything.
-            token_hint: what a person does where it refuses that token, or wants one.
-            timeout: seconds for each question.
-            offline: refuse every call with OfflineError.
-            during_request: stands around each question to its API, given its host.
+            endpoint: URL of the Hub.
+            token: access token, if any.
+            token_hint: hint for errors caused by a missing or rejected token.
+            timeout: timeout of each request, in seconds.
+            offline: raise OfflineError on every call.
+            during_request: function that takes the Hub's host and returns a context manager,
+                entered for each request to the API.
 
         Raises:
-            BadInputError: the endpoint is no http(s) address.
+            BadInputError: the endpoint is not an http(s) URL.
         """
         self._endpoint = validate_endpoint(endpoint).rstrip("/")
         self._token = token
@@ -101,24 +106,25 @@ class Hub:
         self._timeout = timeout
         self._offline = offline
         self._during_request = during_request
-        self.last_etag: str | None = None  # of the last answer to `search` or `details`
+        self.last_etag: str | None = None  # of the last response to `search` or `fetch_details`
 
     def __repr__(self) -> str:
         return f"Hub({strip_user(self._endpoint)!r}, token={'…' if self._token else None})"
 
-    # Questions
+    # API calls
 
     def search(self, query: str, filters: SearchFilters, *, known_etag: str | None = None) -> list[RepoSummary]:
-        """One request for the whole list.
+        """Search for model repos with one request.
 
         Args:
             query: words of a repo's name.
-            filters: what it is narrowed by.
-            known_etag: the `etag` of an answer that the caller still has.
+            filters: filters, order and maximum number of results.
+            known_etag: `last_etag` of a response that the caller has cached.
 
         Raises:
-            NotChangedError: that answer still stands.
-            NetworkError and below, TokenInvalidError.
+            NotModifiedError: the cached response is still current.
+            TokenInvalidError: the Hub rejected the token.
+            NetworkError: the request failed.
         """
         from llm_hf_models.hub import responses
 
@@ -126,51 +132,60 @@ class Hub:
         return responses.parse_summaries(body, self._describe_request().host)[: filters.limit]
 
     def fetch_details(self, repo: RepoId, revision: str | None = None, *, known_etag: str | None = None) -> RepoDetails:
-        """One repo with sizes, digests and scan results, at the commit that `revision` names now.
+        """Return a repo's files with sizes, digests and scan results, at the commit that `revision` names now.
 
         Raises:
-            NotChangedError: the answer with `known_etag` still stands.
-            RepoNotFoundError, RevisionNotFoundError, GatedRepoError, TokenMissingError, TokenInvalidError, NetworkError
+            NotModifiedError: the response with `known_etag` is still current.
+            RepoNotFoundError, RevisionNotFoundError, GatedRepoError: the Hub has no such repo or
+                revision, or denied access.
+            TokenMissingError, TokenInvalidError: the Hub requires a token, or rejected it.
+            NetworkError: the request failed.
         """
         from llm_hf_models.hub import responses
 
-        asked = self._describe_request(repo, revision)
+        request = self._describe_request(repo, revision)
         at = f"/revision/{quote(revision, safe='')}" if revision else ""
         params = {"blobs": "true", "securityStatus": "true"}
         try:
-            body = self._get_json(f"/api/models/{repo}{at}", asked, params, known_etag)
+            body = self._get_json(f"/api/models/{repo}{at}", request, params, known_etag)
         except RevisionNotFoundError as error:
             with suppress(HfModelsError):
                 error.hint = self._suggest_revisions(repo, revision or "")
             raise
-        return responses.parse_details(body, asked.host)
+        return responses.parse_details(body, request.host)
 
-    def _suggest_revisions(self, repo: RepoId, meant: str) -> str:
+    def _suggest_revisions(self, repo: RepoId, revision: str) -> str:
+        """Return a hint that lists the repo's branches and tags."""
         from llm_hf_models.hub import responses
 
         _, body = self._request_body(f"{self._endpoint}/api/models/{repo}/refs", self._describe_request(repo))
         names = responses.parse_revision_names(body, self._describe_request().host)
         more = f" and {len(names) - MAX_REVISIONS_IN_HINT} more" if len(names) > MAX_REVISIONS_IN_HINT else ""
-        return f"{suggest_word(meant, names)}There are: {', '.join(names[:MAX_REVISIONS_IN_HINT])}{more}"
+        return f"{suggest_word(revision, names)}It has: {', '.join(names[:MAX_REVISIONS_IN_HINT])}{more}"
 
     def fetch_scans(self, repo: RepoId, commit: str, paths: Sequence[str]) -> tuple[FileScan, ...]:
-        """Each scanner's word on some files, as the Hub has it now; a file of which it says nothing is left out.
+        """Return the results of the Hub's scanners for some files. Files without results are left out.
 
         Raises:
-            RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+            RepoNotFoundError, RevisionNotFoundError, AccessError: the Hub has no such repo or
+                commit, or denied access.
+            NetworkError: the request failed.
         """
         from llm_hf_models.hub import responses
 
-        asked = self._describe_request(repo, commit)
+        request = self._describe_request(repo, commit)
         url = f"{self._endpoint}/api/models/{repo}/paths-info/{quote(commit, safe='')}"
         found: list[FileScan] = []
         for at in range(0, len(paths), PATHS_PER_REQUEST):
             form = {"paths": list(paths[at : at + PATHS_PER_REQUEST]), "expand": "true"}
-            found += responses.parse_scans(self._request_body(url, asked, form=form)[1], asked.host)
+            found += responses.parse_scans(self._request_body(url, request, form=form)[1], request.host)
         return tuple(found)
 
     def fetch_card(self, repo: RepoId, revision: str) -> str:
-        """The model card's Markdown, front matter removed, untrusted. Empty where there is none; cut at 1 MB."""
+        """Return the model card's Markdown without its front matter. Untrusted, and truncated at 1 MB.
+
+        The text is empty if there is no card.
+        """
         try:
             body = self.fetch_small_file(repo, RepoFile("README.md"), revision)
         except FileNotFoundInRepoError:
@@ -178,54 +193,66 @@ class Hub:
         return _FRONT_MATTER.sub("", body.decode("utf-8", "replace")).lstrip("\n")
 
     def fetch_small_file(self, repo: RepoId, file: RepoFile, revision: str) -> bytes:
-        """The bytes of a file that is no weights, untrusted; cut at 1 MB.
+        """Return the content of a file that contains no weights. Untrusted, and truncated at 1 MB.
 
         Raises:
-            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError: the Hub has no such
+                file, repo or revision.
+            AccessError: the Hub denied access.
+            NetworkError: the request failed.
         """
         return self._request_body(
-            self._build_resolve_url(repo, file, revision), self._describe_request(repo, revision, file), cut=True
+            self._build_resolve_url(repo, file, revision), self._describe_request(repo, revision, file), truncate=True
         )[1]
 
     def locate(self, repo: RepoId, file: RepoFile, commit: str) -> Location:
-        """Where a file's bytes are now: asked by HEAD, not followed to the storage host.
+        """Return the current URL of a file's bytes. Sends HEAD requests to the Hub, and none to the storage host.
 
         Raises:
-            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError: the Hub has no such
+                file, repo or commit.
+            AccessError: the Hub denied access.
+            NetworkError: a request failed.
         """
         from llm_hf_models.hub import responses
         from llm_hf_models.network.urls import resolve_redirect
 
-        asked = self._describe_request(repo, commit, file)
+        request = self._describe_request(repo, commit, file)
         url = home = self._build_resolve_url(repo, file, commit)
-        told: dict[str, str] = {}
+        hub_headers: dict[str, str] = {}
         for _ in range(MAX_REDIRECTS):
             headers = self._build_headers(with_token=is_same_origin(url, home))
-            answer = self._send("HEAD", url, asked, headers={**headers, "Accept-Encoding": "identity"})
-            told.update(
-                {name.lower(): value for name, value in answer.headers.items() if name.lower().startswith("x-")}
+            response = self._send("HEAD", url, request, headers={**headers, "Accept-Encoding": "identity"})
+            hub_headers.update(
+                {name.lower(): value for name, value in response.headers.items() if name.lower().startswith("x-")}
             )
-            if not answer.has_redirect_location:
-                return responses.parse_location(asked, url, headers, told, answer.headers)
-            url = resolve_redirect(url, answer.headers["Location"])
-            if not is_same_origin(url, home) and "x-linked-etag" in told:
-                return responses.parse_location(asked, url, self._build_headers(with_token=False), told, {})
-        raise HubUnavailableError(f"{asked.host} redirects without end")
+            if not response.has_redirect_location:
+                return responses.parse_location(request, url, headers, hub_headers, response.headers)
+            url = resolve_redirect(url, response.headers["Location"])
+            if not is_same_origin(url, home) and "x-linked-etag" in hub_headers:
+                return responses.parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
+        raise HubUnavailableError(f"{request.host} redirects too many times")
 
     def download(self, repo: RepoId, file: RepoFile, commit: str, cache_dir: Path) -> Path:
-        """Has huggingface_hub fetch a file into its cache, by Xet where the repo has that. Its digest is not checked.
+        """Download a file into the cache with huggingface_hub, by Xet if the repo supports it.
+
+        The file's digest is not checked.
 
         Raises:
-            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError, AccessError, NetworkError, StorageError
+            FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError: the Hub has no such
+                file, repo or commit.
+            AccessError: the Hub denied access.
+            NetworkError: a request failed.
+            StorageError: the file could not be written.
         """
         import httpx2
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-        asked = self._describe_request(repo, commit, file)
-        self._open_session()  # refuses where we are offline
+        request = self._describe_request(repo, commit, file)
+        self._open_session()  # raises OfflineError in offline mode
         try:
-            place = hf_hub_download(
+            path = hf_hub_download(
                 str(repo),
                 file.path,
                 revision=commit,
@@ -237,36 +264,37 @@ class Hub:
                 library_version=get_package_version(),
             )
         except OSError as error:
-            # LocalEntryNotFoundError is its word for a Hub that could not be asked; the cause says why.
+            # huggingface_hub raises LocalEntryNotFoundError if it can't reach the Hub. The cause is the real error.
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
             if isinstance(cause, HfHubHTTPError) and cause.response is not None:
-                raise make_hub_error(asked, cause.response.status_code, cause.response.headers) from None
+                raise make_hub_error(request, cause.response.status_code, cause.response.headers) from None
             if cause is error and not isinstance(error, HfHubHTTPError):
                 raise translate_disk_error(error, cache_dir, 0, 0) from None
-            trouble = cause if isinstance(cause, Exception) else error
-            raise make_connection_error(asked.host, trouble, self._timeout) from None
+            failure = cause if isinstance(cause, Exception) else error
+            raise make_connection_error(request.host, failure, self._timeout) from None
         except httpx2.HTTPError as error:
-            raise make_connection_error(asked.host, error, self._timeout) from None
-        return Path(place)
+            raise make_connection_error(request.host, error, self._timeout) from None
+        return Path(path)
 
     def whoami(self) -> Account:
-        """Whose token this is.
+        """Return the account that the token belongs to.
 
         Raises:
-            TokenMissingError, TokenInvalidError, NetworkError
+            TokenMissingError, TokenInvalidError: there is no token, or the Hub rejected it.
+            NetworkError: the request failed.
         """
         from llm_hf_models.hub import responses
 
         if not self._token:
-            raise TokenMissingError("There is no token", hint=self._token_hint)
-        asked = self._describe_request()
-        return responses.parse_account(self._request_body(f"{self._endpoint}/api/whoami-v2", asked)[1], asked.host)
+            raise TokenMissingError("No token is set", hint=self._token_hint)
+        request = self._describe_request()
+        return responses.parse_account(self._request_body(f"{self._endpoint}/api/whoami-v2", request)[1], request.host)
 
     def find_conversions(self, repo: RepoId, limit: int = 5) -> list[RepoSummary]:
-        """GGUF repos that name `repo` as their base model, most downloaded first."""
+        """Return GGUF repos that name `repo` as their base model, most downloaded first."""
         return self.search("", SearchFilters(tags=(f"base_model:quantized:{repo}",), sort="downloads", limit=limit))
 
-    # One request
+    # Sending requests
 
     def _describe_request(
         self, repo: RepoId | None = None, revision: str | None = None, path: RepoFile | None = None
@@ -287,70 +315,73 @@ class Hub:
         return hf_hub_url(str(repo), file.path, revision=revision, endpoint=self._endpoint)
 
     def _build_headers(self, *, with_token: bool = True) -> dict[str, str]:
-        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but not typed so
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but not exported for type checkers
 
         token = self._token if with_token else None
         if token and not (token.isascii() and token.isprintable() and " " not in token):
-            raise TokenInvalidError("The token holds characters that no token has", hint=self._token_hint)
-        # False and not None: that would send whatever token huggingface_hub finds on this machine.
+            raise TokenInvalidError("The token contains invalid characters", hint=self._token_hint)
+        # False, because None would send any token that huggingface_hub finds on this machine.
         return dict(
             build_hf_headers(token=token or False, library_name=LIBRARY_NAME, library_version=get_package_version())
         )
 
-    def _get_json(self, path: str, asked: HubRequest, params: Mapping[str, Any], known_etag: str | None) -> bytes:
+    def _get_json(self, path: str, request: HubRequest, params: Mapping[str, Any], known_etag: str | None) -> bytes:
         extra = {"If-None-Match": known_etag} if known_etag else {}
-        headers, body = self._request_body(f"{self._endpoint}{path}", asked, params=params, extra=extra)
+        headers, body = self._request_body(f"{self._endpoint}{path}", request, params=params, extra=extra)
         self.last_etag = headers.get("ETag")
         return body
 
     def _request_body(
         self,
         url: str,
-        asked: HubRequest,
+        request: HubRequest,
         *,
         params: Mapping[str, Any] | None = None,
         extra: Mapping[str, str] | None = None,
         form: Mapping[str, Any] | None = None,
-        cut: bool = False,
+        truncate: bool = False,
     ) -> tuple[httpx2.Headers, bytes]:
-        """A GET's headers and body, or a POST's with a form. httpx2 drops the token on a redirect to another origin."""
-        limit = MAX_CARD_BYTES if cut else MAX_RESPONSE_BYTES
+        """Send a GET request, or a POST request if there is a form. Return the response's headers and body.
+
+        httpx2 drops the token on a redirect to another origin.
+        """
+        limit = MAX_CARD_BYTES if truncate else MAX_RESPONSE_BYTES
         deadline = time.monotonic() + self._timeout * RESPONSE_TIMEOUT_FACTOR
         session = self._open_session()
-        with self._translate_errors(asked):
-            request = session.stream("GET" if form is None else "POST", url, params=params, data=form,
-                                     headers={**self._build_headers(), **(extra or {})},
-                                     timeout=self._timeout, follow_redirects=True)  # fmt: skip
-            with self._during_request(asked.host), request as answer:
-                if answer.status_code == _NOT_MODIFIED and extra:
-                    raise NotModifiedError("The Hub's answer has not changed")
-                if not answer.is_success:
-                    raise _make_response_error(asked, answer)
+        with self._translate_errors(request):
+            exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
+                                      headers={**self._build_headers(), **(extra or {})},
+                                      timeout=self._timeout, follow_redirects=True)  # fmt: skip
+            with self._during_request(request.host), exchange as response:
+                if response.status_code == _NOT_MODIFIED and extra:
+                    raise NotModifiedError("The Hub's response has not changed")
+                if not response.is_success:
+                    raise _make_response_error(request, response)
                 body = bytearray()
-                for block in answer.iter_bytes():
+                for block in response.iter_bytes():
                     body += block
                     if len(body) > limit:
                         break
                     if time.monotonic() > deadline:
                         raise TimedOutError(
-                            f"{asked.host} answers too slowly", hint=suggest_longer_timeout(self._timeout)
+                            f"{request.host} responds too slowly", hint=suggest_longer_timeout(self._timeout)
                         )
-        if len(body) > limit and not cut:
-            raise HubUnavailableError(f"{asked.host} answered with more than {limit} bytes")
-        return answer.headers, bytes(body[:limit])
+        if len(body) > limit and not truncate:
+            raise HubUnavailableError(f"{request.host} returned more than {limit} bytes")
+        return response.headers, bytes(body[:limit])
 
-    def _send(self, method: str, url: str, asked: HubRequest, *, headers: Mapping[str, str]) -> httpx2.Response:
-        """A request without a body to read, its redirects left to the caller."""
+    def _send(self, method: str, url: str, request: HubRequest, *, headers: Mapping[str, str]) -> httpx2.Response:
+        """Send a request whose response body is not needed, and don't follow redirects."""
         session = self._open_session()
-        with self._translate_errors(asked):
-            answer = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
-        if answer.is_error or answer.status_code == _NOT_MODIFIED:
-            raise _make_response_error(asked, answer)
-        return answer
+        with self._translate_errors(request):
+            response = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
+        if response.is_error or response.status_code == _NOT_MODIFIED:
+            raise _make_response_error(request, response)
+        return response
 
     def _open_session(self) -> httpx2.Client:
         if self._offline:
-            raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE to ask the Hub.")
+            raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE to use the Hub.")
         import httpx2
         from huggingface_hub import get_session
 
@@ -361,32 +392,35 @@ class Hub:
             return get_session()
         except OSError as error:
             raise unreadable_bundle_error(error) from None
-        except (httpx2.InvalidURL, ValueError) as error:  # no address is known to it yet but those of proxies
+        except (httpx2.InvalidURL, ValueError) as error:  # at this point, only a proxy's URL can be wrong
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
-        except ImportError:  # what a SOCKS proxy would need; the transfer knows none either
-            cause = "Proxies of the kind SOCKS are not supported."
+        except ImportError:  # the optional package for SOCKS proxies is missing
+            cause = "SOCKS proxies are not supported."
             raise BadInputError("The proxy's address can't be used", cause=cause, hint=PROXY_HINT) from None
 
     @contextmanager
-    def _translate_errors(self, asked: HubRequest) -> Iterator[None]:
+    def _translate_errors(self, request: HubRequest) -> Iterator[None]:
         import httpx2
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         try:
             yield
-        except OfflineModeIsEnabled:  # huggingface_hub read the variable before it was unset for us
+        except OfflineModeIsEnabled:  # huggingface_hub read the variable at its import, before it was unset
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
-            raise make_connection_error(asked.host, error, self._timeout) from None
+            raise make_connection_error(request.host, error, self._timeout) from None
 
 
-def _make_response_error(asked: HubRequest, answer: httpx2.Response) -> HfModelsError:
-    """The error for an answer that is none. Where a redirect had led to another origin, it came without the token."""
-    status, url = answer.status_code, str(answer.url)
-    if status in _MISSING_TOKEN_STATUSES and asked.has_token and not is_same_origin(url, asked.endpoint):
+def _make_response_error(request: HubRequest, response: httpx2.Response) -> HfModelsError:
+    """Return the error for a refused request.
+
+    If the Hub redirected to another origin, that origin received no token. The hint explains this.
+    """
+    status, url = response.status_code, str(response.url)
+    if status in _MISSING_TOKEN_STATUSES and request.has_token and not is_same_origin(url, request.endpoint):
         other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
         hint = (
-            f"{asked.host} redirects to {other}, where the token is not sent. Is that your Hub? Name it in HF_ENDPOINT."
+            f"{request.host} redirects to {other}, which receives no token. If it is your Hub, set HF_ENDPOINT to it."
         )
-        asked = replace(asked, has_token=False, token_hint=hint)
-    return make_hub_error(asked, status, answer.headers)
+        request = replace(request, has_token=False, token_hint=hint)
+    return make_hub_error(request, status, response.headers)

@@ -1,4 +1,4 @@
-"""What goes wrong between us and the Hub, in our errors: one refusal or one broken connection at a time."""
+"""Translate the Hub's error responses into this package's errors."""
 
 from __future__ import annotations
 
@@ -37,37 +37,41 @@ LOGIN_HINT = "llm hf login"
 
 @dataclass(frozen=True)
 class HubRequest:
-    """What was asked for, to word a refusal with. `endpoint` without a trailing slash."""
+    """The parts of a request to the Hub that error messages mention."""
 
     endpoint: str
     has_token: bool
-    token_hint: str = LOGIN_HINT  # what a person does where the token, or the want of one, is what is refused
+    token_hint: str = LOGIN_HINT  # hint for a missing or rejected token
     repo: str | None = None
     revision: str | None = None
     path: str | None = None
 
     @property
     def host(self) -> str:
-        """The Hub's host, as people name it."""
+        """Return the Hub's host as shown in messages."""
         return self.endpoint.partition("://")[2] or self.endpoint
 
 
-def make_hub_error(asked: HubRequest, status: int, headers: Mapping[str, str]) -> HfModelsError:
-    """The error for an answer that is none: a status of 400 or above, or a redirect to nowhere.
+def make_hub_error(request: HubRequest, status: int, headers: Mapping[str, str]) -> HfModelsError:
+    """Return the error for a failed response: a status of 400 or above, or a redirect without a target.
 
     Args:
-        asked: what was asked for.
-        status: HTTP's.
-        headers: the answer's; names compare as httpx2's do, without case.
+        request: the request that failed.
+        status: HTTP status.
+        headers: the response's headers, with case-insensitive names as in httpx2.
     """
-    said = clean_text(headers.get("X-Error-Message", ""), 200) or None
+    message = clean_text(headers.get("X-Error-Message", ""), 200) or None
     if status == _TOO_MANY_REQUESTS:
-        return _make_rate_limit_error(asked, parse_retry_after(headers.get), said)
+        return _make_rate_limit_error(request, parse_retry_after(headers.get), message)
     if status >= _SERVER_ERRORS:
-        told = parse_retry_after(headers.get) if status == _UNAVAILABLE else None
-        if told is not None:
-            return RateLimitedError(f"{asked.host} asks us to wait", retry_after=told, cause=said or f"HTTP {status}")
-        return HubServerError(f"{asked.host} has a problem of its own (HTTP {status})", cause=said, hint=_RETRY_HINT)
+        delay = parse_retry_after(headers.get) if status == _UNAVAILABLE else None
+        if delay is not None:
+            return RateLimitedError(
+                f"{request.host} is temporarily unavailable", retry_after=delay, cause=message or f"HTTP {status}"
+            )
+        return HubServerError(
+            f"{request.host} returned a server error (HTTP {status})", cause=message, hint=_RETRY_HINT
+        )
     by_code = {
         "GatedRepo": _make_gated_error,
         "RepoNotFound": _make_repo_not_found,
@@ -75,70 +79,72 @@ def make_hub_error(asked: HubRequest, status: int, headers: Mapping[str, str]) -
         "EntryNotFound": _make_file_not_found,
     }
     if known := by_code.get(headers.get("X-Error-Code", "")):
-        return known(asked)
-    return _make_status_error(asked, status, said)
+        return known(request)
+    return _make_status_error(request, status, message)
 
 
-def _make_status_error(asked: HubRequest, status: int, said: str | None) -> HfModelsError:
-    if status == _UNAUTHORIZED and asked.has_token:
-        return TokenInvalidError(f"{asked.host} does not accept the token", cause=said, hint=asked.token_hint)
+def _make_status_error(request: HubRequest, status: int, message: str | None) -> HfModelsError:
+    if status == _UNAUTHORIZED and request.has_token:
+        return TokenInvalidError(f"{request.host} rejected the token", cause=message, hint=request.token_hint)
     if status == _UNAUTHORIZED:
-        return TokenMissingError(f"{asked.host} wants a token for this", cause=said, hint=asked.token_hint)
+        return TokenMissingError(f"{request.host} requires a token", cause=message, hint=request.token_hint)
     if status == _FORBIDDEN:
-        what = f"{asked.host} refuses this to the token" if asked.has_token else f"{asked.host} refuses this"
-        hint = f"See what the token may do: {asked.endpoint}/settings/tokens"
-        return AccessError(what, cause=said, hint=hint if asked.has_token else asked.token_hint)
+        summary = (
+            f"{request.host} denied access with this token" if request.has_token else f"{request.host} denied access"
+        )
+        hint = f"Check the token's permissions: {request.endpoint}/settings/tokens"
+        return AccessError(summary, cause=message, hint=hint if request.has_token else request.token_hint)
     if status == PROXY_AUTH_REQUIRED:
         return make_proxy_error(f"HTTP {status}")
     if status in _TIMEOUT_STATUSES:
-        return HubServerError(f"{asked.host} lost patience (HTTP {status})", cause=said, hint=_RETRY_HINT)
-    why = "without the Hub's word why" if said is None else said
-    return HubUnavailableError(f"{asked.host} answered HTTP {status}", cause=why, hint="Is HF_ENDPOINT a Hub?")
+        return HubServerError(f"{request.host} timed out (HTTP {status})", cause=message, hint=_RETRY_HINT)
+    why = "The response gives no reason." if message is None else message
+    return HubUnavailableError(
+        f"{request.host} returned HTTP {status}", cause=why, hint="Check that HF_ENDPOINT is the URL of a Hub."
+    )
 
 
-def _make_repo_not_found(asked: HubRequest) -> HfModelsError:
-    if asked.has_token:
+def _make_repo_not_found(request: HubRequest) -> HfModelsError:
+    if request.has_token:
         return RepoNotFoundError(
-            f"There is no repo {asked.repo} on {asked.host}, or it is private and not this token's to see",
-            hint="Check its name; `llm hf whoami` shows whose token this is.",
+            f"{request.host} has no repo {request.repo}, or the token has no access",
+            hint="Check the name, and the token's account with `llm hf whoami`.",
         )
     return RepoNotFoundError(
-        f"There is no repo {asked.repo} on {asked.host}, or it is private",
-        hint=f"Check its name; if it is private: {asked.token_hint}",
+        f"{request.host} has no public repo {request.repo}",
+        hint=f"Check the name. If the repo is private: {request.token_hint}",
     )
 
 
-def _make_revision_not_found(asked: HubRequest) -> HfModelsError:
-    hint = "Without one, the default branch is taken."
-    return RevisionNotFoundError(f"{asked.repo} has no revision {asked.revision or 'main'!r}", hint=hint)
+def _make_revision_not_found(request: HubRequest) -> HfModelsError:
+    hint = "Omit the revision to use the default branch."
+    return RevisionNotFoundError(f"{request.repo} has no revision {request.revision or 'main'!r}", hint=hint)
 
 
-def _make_file_not_found(asked: HubRequest) -> HfModelsError:
+def _make_file_not_found(request: HubRequest) -> HfModelsError:
     return FileNotFoundInRepoError(
-        f"{asked.repo} has no file {asked.path!r} at {asked.revision or 'main'}",
-        hint=f"llm hf info {asked.repo} --files",
+        f"{request.repo} has no file {request.path!r} at {request.revision or 'main'}",
+        hint=f"llm hf info {request.repo} --files",
     )
 
 
-def _make_gated_error(asked: HubRequest) -> HfModelsError:
-    page = f"{asked.endpoint}/{asked.repo}"
-    if not asked.has_token:
+def _make_gated_error(request: HubRequest) -> HfModelsError:
+    page = f"{request.endpoint}/{request.repo}"
+    if not request.has_token:
         return TokenMissingError(
-            f"{asked.repo} is gated, and was asked for without a token",
-            cause=f"Its owners ask people to agree to terms on {page}",
-            hint=asked.token_hint,
+            f"{request.repo} is gated and requires a token",
+            cause=f"Its owners require users to accept terms on {page}",
+            hint=request.token_hint,
         )
-    return GatedRepoError(
-        f"{asked.repo} is gated, and the token's owner has not been granted access", hint=f"Ask for it on {page}"
-    )
+    return GatedRepoError(f"{request.repo} is gated, and the token has no access", hint=f"Request access on {page}")
 
 
-def _make_rate_limit_error(asked: HubRequest, wait: float | None, said: str | None) -> RateLimitedError:
+def _make_rate_limit_error(request: HubRequest, wait: float | None, message: str | None) -> RateLimitedError:
     when = f"in {wait:.0f} s" if wait is not None else "in a few minutes"
-    more = "" if asked.has_token else f" With a token more is allowed: {asked.token_hint}"
+    more = "" if request.has_token else f" A token raises the limit: {request.token_hint}"
     return RateLimitedError(
-        f"{asked.host} has had too many requests from here",
+        f"Rate limited by {request.host}",
         retry_after=wait,
-        cause=said,
+        cause=message,
         hint=f"Try again {when}.{more}",
     )

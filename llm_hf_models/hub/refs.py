@@ -1,4 +1,4 @@
-"""What people type to name a model, and names from outside made safe: whatever leaves here is well-formed."""
+"""Parse model refs and other names from outside. Every value that this module returns is well-formed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from llm_hf_models.gguf.filenames import _is_file_name, find_quant_type, is_quan
 from llm_hf_models.system.text import clean_text
 
 MAX_REF_CHARS = 1000
-MAX_REPO_CHARS = 96  # the Hub's own limit: huggingface_hub/utils/_validators.py, validate_repo_id
+MAX_REPO_CHARS = 96  # the Hub's limit: validate_repo_id in huggingface_hub/utils/_validators.py
 MAX_PATH_CHARS = 512
-MAX_PART_BYTES = 255  # of one folder's or file's name: what the common file systems take
+MAX_PART_BYTES = 255  # of a folder's or file's name: the limit of common file systems
 MAX_REVISION_CHARS = 200
-DEFAULT_BRANCH = "main"  # of every repo on the Hub
+DEFAULT_BRANCH = "main"  # the default of every repo on the Hub
 HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}")
 
-# Names that Windows keeps for devices, whatever follows the first dot, and the folder whose hooks git would run.
+# Windows reserves these names for devices, with any extension. Git runs hooks from a folder named .git.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³]) *(?:\..*)?|\.git", re.IGNORECASE)
 _FORBIDDEN_IN_PATH = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 
@@ -38,7 +38,7 @@ def _make_ref_error(text: str, why: str) -> BadRefError:
 
 @dataclass(frozen=True, order=True)
 class RepoId:
-    """A repo on the Hub. Built through `parse`, so that an unsafe name can't be passed by mistake."""
+    """A repo on the Hub, `owner/name`. The constructor rejects unsafe names."""
 
     owner: str
     name: str
@@ -48,21 +48,21 @@ class RepoId:
         if len(text) > MAX_REPO_CHARS:
             raise _make_ref_error(text, f"A repo's name has at most {MAX_REPO_CHARS} characters.")
         if self.owner.lower() in HUB_HOSTS:
-            raise _make_ref_error(text, f"{self.owner} is the Hub's own address, not an owner.")
+            raise _make_ref_error(text, f"{self.owner} is the Hub's host, not an owner.")
         for part in (self.owner, self.name):
             if not _NAME.fullmatch(part) or ".." in part or "--" in part or part.lower().endswith(".git"):
-                raise _make_ref_error(text, f"{clean_text(part, 80)!r} can't be an owner or a name on the Hub.")
+                raise _make_ref_error(text, f"{clean_text(part, 80)!r} is not a valid owner or name on the Hub.")
 
     @classmethod
     def parse(cls, text: str) -> RepoId:
-        """Reads `owner/name` and nothing else.
+        """Parse `owner/name`.
 
         Raises:
-            BadRefError: it is not of that form.
+            BadRefError: the text has another form.
         """
         owner, slash, name = text.partition("/")
         if not slash or "/" in name:
-            raise _make_ref_error(text, "A repo is named owner/name.")
+            raise _make_ref_error(text, "A repo has the form owner/name.")
         return cls(owner, name)
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class RepoId:
 
 @dataclass(frozen=True, order=True)
 class RepoFile:
-    """A file's path inside a repo: relative, `/`-separated, without `.` or `..`, safe to join below a folder."""
+    """A file's path in a repo: relative, `/`-separated, without `.` or `..`, and safe to join to a folder."""
 
     path: str
 
@@ -82,11 +82,11 @@ class RepoFile:
             raise _make_ref_error(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
         for part in self.path.split("/"):
             if not _is_safe_part(part):
-                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} can't be part of a file's path.")
+                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} is not a valid part of a file's path.")
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
+        """Return the last part of the path."""
         return self.path.rsplit("/", 1)[-1]
 
     def __str__(self) -> str:
@@ -96,72 +96,74 @@ class RepoFile:
 def _is_safe_part(part: str) -> bool:
     try:
         size = len(part.encode())
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # a lone surrogate
         return False
     is_name = 0 < size <= MAX_PART_BYTES and not part.endswith(".") and part == part.strip()
     return is_name and _RESERVED.fullmatch(part) is None
 
 
 def parse_revision(text: str) -> str:
-    """A branch, tag, commit or `refs/pr/N`, checked.
+    """Validate and return a branch, tag, commit or `refs/pr/N`.
 
     Raises:
-        BadRefError: git would not take such a name.
+        BadRefError: git would reject the name.
     """
     safe = _REVISION.fullmatch(text) and ".." not in text and "//" not in text and not text.endswith(".lock")
     if not safe or len(text) > MAX_REVISION_CHARS:
-        raise BadRefError(f"{clean_text(text, 80)!r} can't be a branch, tag or commit")
+        raise BadRefError(f"{clean_text(text, 80)!r} is not a valid branch, tag or commit")
     return text
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a full commit hash, which never moves."""
+    """Return whether a revision is a full commit hash, which never moves."""
     return _COMMIT.fullmatch(revision) is not None
 
 
 def parse_alias(text: str) -> str:
-    """An alias, checked.
+    """Validate and return an alias.
 
     Raises:
-        BadInputError: it could not be typed after `llm -m`, or would hide a model's id.
+        BadInputError: the alias can't be typed after `llm -m`, or would hide a model's id.
     """
     if not _ALIAS.fullmatch(text) or text.startswith("hf/"):
         raise BadInputError(
-            f"{clean_text(text, 60)!r} can't be an alias",
-            hint="Use letters, digits and any of ._:/- (100 at most), not starting with hf/.",
+            f"{clean_text(text, 60)!r} is not a valid alias",
+            hint="Use up to 100 letters, digits and any of ._:/-, and don't start with hf/.",
         )
     return text
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A repo, and optionally which revision, and which quantization or file of it.
+    """A repo, and optionally a revision and a quantization or file of it.
 
-    `revision` None means the default branch; at most one of `quant` and `file` is set. `host` is that of an address.
+    `revision` None means the default branch. At most one of `quant` and `file` is set. `host` is
+    the host of a URL.
     """
 
     repo: RepoId
     revision: str | None = None
     quant: str | None = None
     file: RepoFile | None = None
-    host: str | None = field(default=None, compare=False)  # never asked: a mirror's address is as good as the Hub's
+    host: str | None = field(default=None, compare=False)  # never contacted: the URL of a mirror is accepted too
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Reads every form that a person may type or paste.
+        """Parse any form that a user may type or paste.
 
         Args:
-            text: `owner/name`, `owner/name:QUANT`, `owner/name:file.gguf`, `owner/name@revision:…`, the same after
-                `hf://` or `hf.co/`, or a page's address on the Hub, its `tree`, `blob` and `resolve` forms included.
+            text: `owner/name`, `owner/name:QUANT`, `owner/name:file.gguf`, `owner/name@revision:…`,
+                the same after `hf://` or `hf.co/`, or the URL of a page on the Hub, including its
+                `tree`, `blob` and `resolve` pages.
 
         Raises:
-            BadRefError: it is none of these; the cause says what is wrong with it.
+            BadRefError: the text has none of these forms. The cause names the problem.
         """
         if not text.strip() or len(text) > MAX_REF_CHARS:
             raise _make_ref_error(text, f"A model ref has 1 to {MAX_REF_CHARS} characters.")
         try:
             return cls._parse(text.strip())
-        except BadRefError as error:  # what is quoted is what was typed, and not a part of it
+        except BadRefError as error:  # quote the whole text, not only the invalid part
             raise _make_ref_error(text, error.cause or f"{error.message}.") from None
 
     @classmethod
@@ -174,7 +176,7 @@ class ModelRef:
         if lower.startswith("hf://"):
             return cls._parse_uri(text[len("hf://") :])
         owner_and_name = re.split("[:@]", text, maxsplit=1)[0]
-        if lower.startswith("hf/") and owner_and_name.count("/") > 1:  # else an owner that is called hf
+        if lower.startswith("hf/") and owner_and_name.count("/") > 1:  # otherwise, hf is the owner
             text = text[len("hf/") :]
         return cls._parse_parts(text)
 
@@ -187,7 +189,7 @@ class ModelRef:
         if not colon:
             return cls(repo, revision_or_none)
         if not rest:
-            raise _make_ref_error(text, "After the colon stands a quantization or a file.")
+            raise _make_ref_error(text, "A quantization or a file must follow the colon.")
         if "/" in rest or _is_file_name(rest):
             return cls(repo, revision_or_none, file=RepoFile(rest))
         if not is_quant_name(rest):
@@ -196,7 +198,10 @@ class ModelRef:
 
     @classmethod
     def _parse_uri(cls, text: str) -> ModelRef:
-        """After `hf://`: the forms above, and `owner/name@revision/path/to/file` as huggingface_hub writes it."""
+        """Parse the text after `hf://`.
+
+        Accepts the forms above, and huggingface_hub's `owner/name@revision/path/to/file`.
+        """
         text = text.removeprefix("models/")
         if text.startswith(("datasets/", "spaces/", "buckets/")):
             raise _make_ref_error(text, f"It names one of the Hub's {text.partition('/')[0]}, not a model.")
@@ -215,7 +220,7 @@ class ModelRef:
             address = urlsplit(text)
             host, parts = address.hostname, [unquote(part) for part in address.path.split("/") if part]
         except ValueError:
-            raise _make_ref_error(text, "It is not a web address.") from None
+            raise _make_ref_error(text, "It is not a valid URL.") from None
         return replace(cls._parse_path(text, parts), host=host)
 
     @classmethod
@@ -228,20 +233,20 @@ class ModelRef:
             return cls(RepoId(parts[0], parts[1]))
         if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve", "raw"):  # noqa: PLR2004
             return cls._parse_page(RepoId(parts[0], parts[1]), parts[2], parts[3:])
-        raise _make_ref_error(text, "It is not the address of a model's page.")
+        raise _make_ref_error(text, "It is not the URL of a model's page.")
 
     @classmethod
     def _parse_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
         size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
         path, named = "/".join(rest[size:]), parse_revision("/".join(rest[:size]))
-        # Every page's address has a branch in it: who pastes it has not chosen that one.
+        # Every page's URL contains a branch, so the default branch in a URL is not the user's choice.
         revision = None if named == DEFAULT_BRANCH else named
         if not path:
             return cls(repo, revision)
         if page == "tree":
             folder = path.rpartition("/")[2]
             if not find_quant_type(folder)[0] or not is_quant_name(folder):
-                raise _make_ref_error(path, "It is a folder's page; name a quantization or a file of it.")
+                raise _make_ref_error(path, "It is the page of a folder. Name a quantization or a file instead.")
             return cls(repo, revision, quant=folder)
         return cls(repo, revision, file=RepoFile(path))
 
@@ -249,6 +254,6 @@ class ModelRef:
         revision = f"@{self.revision}" if self.revision else ""
         if self.file and "/" not in self.file.path and not _is_file_name(self.file.path):
             revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
-            return f"hf://{self.repo}{revision}/{self.file}"  # after a colon it would be read as a quantization
-        what = self.quant or (self.file and self.file.path)
-        return f"{self.repo}{revision}" + (f":{what}" if what else "")
+            return f"hf://{self.repo}{revision}/{self.file}"  # after a colon, it would be parsed as a quantization
+        suffix = self.quant or (self.file and self.file.path)
+        return f"{self.repo}{revision}" + (f":{suffix}" if suffix else "")

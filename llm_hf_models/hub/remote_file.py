@@ -1,4 +1,4 @@
-"""A Hub file as a byte source, by Range requests: for headers before downloading. Not for whole files."""
+"""Read the start of a file on the Hub with Range requests, such as a header before the download."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ if TYPE_CHECKING:
     import httpx2
 
 FIRST_BLOCK_BYTES = 256 * 1024
-MAX_BLOCK_BYTES = 4 * 1024 * 1024  # each block is twice the one before, up to this
+MAX_BLOCK_BYTES = 4 * 1024 * 1024  # each block is twice as large as the previous one, up to this size
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 _OK, _PARTIAL, _FIRST_ERROR = 200, 206, 400
 
 
 class RemoteFile:
-    """Reads forward from the start of a remote file, in growing blocks; a context manager.
+    """Reads a remote file from its start, in growing blocks. A context manager.
 
-    Never asks for more than one block beyond what was read. Each answer must be the range that was asked for, of a file
-    of the same size and ETag as before: bytes of two versions are never joined.
+    It requests at most one block more than is needed. Each response must be the requested range, of
+    a file with the same size and ETag as before, so that bytes of two versions are never joined.
 
     Args:
-        locate: called for the link, and again when it has expired.
-        timeout: seconds without an answer.
-        connect_timeout: seconds for a connection.
-        total_seconds: how long all of it may take, from now on: a host that sends a byte now and then is never silent.
+        locate: function that returns the file's location. It is called again when the link has
+            expired.
+        timeout: seconds to wait for a response.
+        connect_timeout: seconds to wait for a connection.
+        total_seconds: seconds for all reads together, counted from now. This stops a host that
+            sends a byte now and then.
     """
 
     def __init__(
@@ -61,16 +63,16 @@ class RemoteFile:
         self.fetched_bytes = 0
 
     def read(self, size: int, /) -> bytes:
-        """The next `size` bytes, fewer at the file's end.
+        """Return the next `size` bytes, or fewer at the file's end.
 
         Raises:
-            NetworkError and below: the storage host could not be reached or did not answer as it should.
-            SlowHeaderError: the time is over.
-            FileChangedError: the file is another one than a moment ago.
-            whatever `locate` raises.
+            NetworkError: the storage host could not be reached, or its response is invalid.
+            SlowHeaderError: the total time has passed.
+            FileChangedError: the file changed since the previous read.
+            HfModelsError: `locate` raised it.
         """
         if size < 0:
-            raise ValueError("a remote file is never read whole")
+            raise ValueError("size must not be negative")
         if self._location is None:
             self._location = self._locate()
         while len(self._buffer) < size and self.fetched_bytes < self._location.size:
@@ -79,7 +81,7 @@ class RemoteFile:
         del self._buffer[:size]
         return taken
 
-    def __enter__(self) -> RemoteFile:  # noqa: PYI034 - nobody inherits from it
+    def __enter__(self) -> RemoteFile:  # noqa: PYI034 - it has no subclasses
         return self
 
     def __exit__(
@@ -104,25 +106,25 @@ class RemoteFile:
     def _refresh_location(self, old: Location) -> Location:
         new = self._locate()
         if (new.size, new.etag) != (old.size, old.etag):
-            raise FileChangedError("The file changed on the Hub while its start was read", hint="Ask again.")
+            raise FileChangedError("The file changed on the Hub during the read", hint="Try again.")
         self._location = new
         return new
 
     def _fetch(self, location: Location, start: int, stop: int) -> bytes | None:
-        """The bytes from `start` up to `stop`; None when the link has expired."""
+        """Return the bytes from `start` to `stop` (exclusive), or None if the link has expired."""
         import httpx2
 
         host = urlsplit(location.url).netloc
         headers = {**location.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         try:
-            with self._open_client().stream("GET", location.url, headers=headers) as answer:
-                if answer.status_code in EXPIRED_LINK_STATUSES:
+            with self._open_client().stream("GET", location.url, headers=headers) as response:
+                if response.status_code in EXPIRED_LINK_STATUSES:
                     return None
-                self._check_response(answer.status_code, answer.headers, location, start, stop)
+                self._check_response(response.status_code, response.headers, location, start, stop)
                 # A server that ignores Range sends the file from its start.
-                skip = 0 if answer.status_code == _PARTIAL else start
+                skip = 0 if response.status_code == _PARTIAL else start
                 body = bytearray()
-                for piece in answer.iter_bytes():
+                for piece in response.iter_bytes():
                     body += piece
                     if len(body) >= skip + stop - start:
                         break
@@ -150,23 +152,23 @@ class RemoteFile:
     def _check_response(
         self, status: int, headers: Mapping[str, str], location: Location, start: int, stop: int
     ) -> None:
-        """Raises unless an answer is what was asked for, of the file that was read so far."""
+        """Raise unless the response is the requested range of the file that was read so far."""
         parts = urlsplit(location.url)
         if status >= _FIRST_ERROR:
             raise make_storage_host_error(parts.netloc, "the file", status, headers.get)
         if status == _PARTIAL:
             match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-            told = tuple(int(number) for number in match.groups()) if match else None
-            right = told == (start, stop - 1, location.size)
+            received = tuple(int(number) for number in match.groups()) if match else None
+            is_expected = received == (start, stop - 1, location.size)
         else:
-            right = status == _OK and headers.get("Content-Length") == str(location.size)
-        if not right:
+            is_expected = status == _OK and headers.get("Content-Length") == str(location.size)
+        if not is_expected:
             raise HubUnavailableError(
-                f"{parts.netloc} did not send the bytes that were asked for",
-                cause=f"asked for bytes {start}-{stop - 1}/{location.size}, told"
+                f"{parts.netloc} returned the wrong byte range",
+                cause=f"Requested bytes {start}-{stop - 1}/{location.size}, received"
                 f" {headers.get('Content-Range') or 'HTTP ' + str(status)}",
             )
         etag = headers.get("ETag")
         if self._storage_etag is not None and etag != self._storage_etag:
-            raise FileChangedError("The file changed while its start was read", hint="Ask again.")
+            raise FileChangedError("The file changed on its host during the read", hint="Try again.")
         self._storage_etag = etag

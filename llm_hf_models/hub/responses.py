@@ -1,4 +1,4 @@
-"""The Hub's JSON, read strictly where it matters (names, digests, sizes) and leniently elsewhere, into our nouns."""
+"""Parse the Hub's JSON into the types of `hub.types`: names, digests and sizes strictly, other metadata leniently."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ T = TypeVar("T")
 MAX_STATUS_CHARS, MAX_MESSAGE_CHARS = 40, 200
 MAX_SCANNERS = 20
 
-# A digest names a blob in the cache: nothing else may come through here.
+# A digest becomes a file name in the cache, so nothing else may match.
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _Size = Annotated[int, Field(ge=0)]
-_RELATIONS = ("quantized", "finetune", "adapter", "merge")  # base_model:<relation>:<repo>, beside base_model:<repo>
+_RELATIONS = ("quantized", "finetune", "adapter", "merge")  # in tags base_model:<relation>:<repo>
 
 
 def _drop_wrong_type(kind: type) -> BeforeValidator:
-    """What isn't of that kind is nothing: a repo's own odd metadata must not spoil a list."""
+    """Return a validator that replaces a value of another type by None.
+
+    Odd metadata of one repo must not make a whole list unreadable.
+    """
     return BeforeValidator(lambda value: value if isinstance(value, kind) and value is not True else None)
 
 
@@ -94,27 +97,27 @@ _MODEL = TypeAdapter(_HubModel)
 
 
 def parse_summaries(body: bytes, host: str) -> list[RepoSummary]:
-    """The rows of a search.
+    """Parse the results of a search.
 
     Args:
         body: the Hub's JSON.
-        host: whose, for the message.
+        host: the Hub's host, for error messages.
 
     Raises:
-        HubUnavailableError: it is not the Hub's protocol.
+        HubUnavailableError: the response does not follow the Hub's protocol.
     """
     return [RepoSummary(**_build_summary_fields(row)) for row in _validate_json(_MODELS, body, host)]
 
 
 def parse_details(body: bytes, host: str) -> RepoDetails:
-    """One repo, asked for with its files' sizes and its scans.
+    """Parse the details of one repo, with its files' sizes and scans.
 
     Raises:
-        HubUnavailableError: it is not the Hub's protocol.
+        HubUnavailableError: the response does not follow the Hub's protocol.
     """
     found = _validate_json(_MODEL, body, host)
     if found.sha is None:
-        raise _make_protocol_error(host, "it named no commit")
+        raise _make_protocol_error(host, "The response names no commit.")
     scans = found.securityRepoStatus
     issues = tuple((issue.path, issue.level) for issue in scans.filesWithIssues) if scans else ()
     return RepoDetails(
@@ -166,11 +169,11 @@ def _parse_files(siblings: Iterable[_Sibling], issues: dict[str, str], host: str
     for sibling in siblings:
         size = sibling.lfs.size if sibling.lfs else sibling.size
         if size is None or not (sibling.lfs or sibling.blobId):
-            raise _make_protocol_error(host, "it told neither size nor digest of a file")
+            raise _make_protocol_error(host, "A file has no size or no digest.")
         try:
             path = RepoFile(sibling.rfilename).path
         except BadRefError:
-            continue  # a name that no file here could have: it can't be pulled, and must not keep others from it
+            continue  # skip an unsafe name: the file can't be pulled, but the others can
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
         yield HubFile(path, size, sha256, None if sha256 else sibling.blobId, issues.get(path))
 
@@ -187,7 +190,7 @@ class _PathInfo(BaseModel):
 
 _PATHS = TypeAdapter(list[_PathInfo])
 
-# The Hub's names for its scanners (its API's paths-info with `expand`), and what they are called on its pages.
+# The scanners' names in the Hub's API (paths-info with `expand`), and on the Hub's pages.
 _SCANNERS = {
     "avScan": "antivirus",
     "pickleImportScan": "pickle imports",
@@ -198,59 +201,64 @@ _SCANNERS = {
 
 
 def parse_scans(body: bytes, host: str) -> list[FileScan]:
-    """What each scanner says of some files; those of which nothing is said are left out.
+    """Parse the scanner results of some files. Files without results are left out.
 
     Raises:
-        HubUnavailableError: it is not the Hub's protocol.
+        HubUnavailableError: the response does not follow the Hub's protocol.
     """
     return [
         FileScan(
-            info.path, clean_text(str(said.get("status") or ""), MAX_STATUS_CHARS), tuple(_parse_scanner_results(said))
+            info.path,
+            clean_text(str(result.get("status") or ""), MAX_STATUS_CHARS),
+            tuple(_parse_scanner_results(result)),
         )
         for info in _validate_json(_PATHS, body, host)
-        if (said := info.securityFileStatus) is not None
+        if (result := info.securityFileStatus) is not None
     ]
 
 
-def _parse_scanner_results(said: dict[str, Any]) -> Iterable[ScannerResult]:
-    """Scanners come and go: whatever looks like one is one."""
-    for key, value in list(said.items())[:MAX_SCANNERS]:
+def _parse_scanner_results(result: dict[str, Any]) -> Iterable[ScannerResult]:
+    """Yield the result of each scanner. The Hub adds and removes scanners, so every key that ends in "Scan" counts."""
+    for key, value in list(result.items())[:MAX_SCANNERS]:
         if key.endswith("Scan") and isinstance(value, dict):
-            word = _Scanner.model_validate(value)
+            scanner = _Scanner.model_validate(value)
             name = _SCANNERS.get(key) or clean_text(key.removesuffix("Scan"), MAX_STATUS_CHARS)
-            status = clean_text(word.status or "no word", MAX_STATUS_CHARS)
-            yield ScannerResult(name, status, clean_text(word.message or "", MAX_MESSAGE_CHARS))
+            status = clean_text(scanner.status or "no result", MAX_STATUS_CHARS)
+            yield ScannerResult(name, status, clean_text(scanner.message or "", MAX_MESSAGE_CHARS))
 
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def parse_location(
-    asked: HubRequest, url: str, headers: dict[str, str], told: Mapping[str, str], last: Mapping[str, str]
+    request: HubRequest,
+    url: str,
+    headers: dict[str, str],
+    hub_headers: Mapping[str, str],
+    last_headers: Mapping[str, str],
 ) -> Location:
-    """What `resolve` told on its way. The Hub's own X- headers win over those of whoever answered last.
+    """Return a file's location from the responses to `resolve`.
+
+    The Hub's own X- headers take precedence over headers of the final response.
 
     Args:
-        asked: for which file.
-        url: where its bytes are.
-        headers: to ask there with.
-        told: the Hub's X- headers so far, names in lower case.
-        last: the headers of the answer that was no redirect, if it came to one.
+        request: the request for the file.
+        url: URL of the file's bytes.
+        headers: headers for a request to that URL.
+        hub_headers: the Hub's X- headers so far, with names in lower case.
+        last_headers: headers of the final response; empty if the last redirect was not followed.
 
     Raises:
-        HubUnavailableError: it is not the Hub's protocol, or another commit's.
+        HubUnavailableError: the response does not follow the Hub's protocol, or is for another
+            commit.
     """
-    etag = (told.get("x-linked-etag") or last.get("ETag") or "").removeprefix("W/").strip('"')
-    size = told.get("x-linked-size") or last.get("Content-Length") or ""
-    commit = told.get("x-repo-commit") or ""
+    etag = (hub_headers.get("x-linked-etag") or last_headers.get("ETag") or "").removeprefix("W/").strip('"')
+    size = hub_headers.get("x-linked-size") or last_headers.get("Content-Length") or ""
+    commit = hub_headers.get("x-repo-commit") or ""
     if not _ETAG.fullmatch(etag) or not re.fullmatch(r"\d{1,18}", size) or not is_commit(commit):
-        raise HubUnavailableError(
-            f"{asked.host} did not tell size, digest and commit of {asked.path}",
-            cause="It did not answer as the Hub does.",
-            hint="Is HF_ENDPOINT a Hub? A network that asks for a log-in first answers like this too.",
-        )
-    if asked.revision and is_commit(asked.revision) and commit != asked.revision:
-        raise HubUnavailableError(f"{asked.host} answered for commit {commit[:12]} and not {asked.revision[:12]}")
+        raise _make_protocol_error(request.host, f"The size, digest or commit of {request.path} is missing or invalid.")
+    if request.revision and is_commit(request.revision) and commit != request.revision:
+        raise HubUnavailableError(f"{request.host} returned commit {commit[:12]} instead of {request.revision[:12]}")
     return Location(url, headers, int(size), etag, commit)
 
 
@@ -267,10 +275,10 @@ _REFS = TypeAdapter(_Refs)
 
 
 def parse_revision_names(body: bytes, host: str) -> list[str]:
-    """The branches of a repo, then its tags.
+    """Parse a repo's branches and tags. The branches come first.
 
     Raises:
-        HubUnavailableError: it is not the Hub's protocol.
+        HubUnavailableError: the response does not follow the Hub's protocol.
     """
     found = _validate_json(_REFS, body, host)
     return [clean_text(one.name, MAX_STATUS_CHARS) for one in (*found.branches, *found.tags)]
@@ -305,10 +313,10 @@ _WHOAMI = TypeAdapter(_Whoami)
 
 
 def parse_account(body: bytes, host: str) -> Account:
-    """Whose token it is.
+    """Parse the account that a token belongs to.
 
     Raises:
-        HubUnavailableError: it is not the Hub's protocol.
+        HubUnavailableError: the response does not follow the Hub's protocol.
     """
     found = _validate_json(_WHOAMI, body, host)
     token = found.auth.accessToken or _AccessToken()
@@ -332,7 +340,7 @@ def _validate_json(adapter: TypeAdapter[T], body: bytes, host: str) -> T:
 
 def _make_protocol_error(host: str, why: str) -> HubUnavailableError:
     return HubUnavailableError(
-        f"{host} did not answer as the Hub does",
+        f"{host} returned an invalid response",
         cause=why,
-        hint="Is HF_ENDPOINT a Hub? A network that asks for a log-in first answers like this too.",
+        hint="Check HF_ENDPOINT, and whether this network requires a login first.",
     )

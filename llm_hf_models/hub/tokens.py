@@ -1,4 +1,4 @@
-"""The Hub token: where it comes from, where it is kept. Never printed, never logged, never plain on disk."""
+"""Find, store and remove the Hub token. It is never printed, logged or stored as plain text."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TokenSource = Literal["environment", "keychain", "encrypted file", "hf CLI"]
-SERVICE, USER = "llm-hf-models", "hub-token"  # our entry in the keychain
+SERVICE, USER = "llm-hf-models", "hub-token"  # name of the keychain entry
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-PASSPHRASE_VARIABLE = "LLM_HF_PASSPHRASE"  # noqa: S105 - a variable's name; for scripts, where nobody can be asked
-NO_TERMINAL_HINT = f"{PASSPHRASE_VARIABLE} in the environment gives it where nobody can type it."
+PASSPHRASE_VARIABLE = "LLM_HF_PASSPHRASE"  # noqa: S105 - the name of a variable, for scripts that can't prompt
+NO_TERMINAL_HINT = f"Set {PASSPHRASE_VARIABLE} to provide the passphrase without a prompt."
 
-# The encrypted file: MAGIC, salt, nonce, then AES-256-GCM of the token with all before it as associated data. The key
-# is scrypt's of the passphrase (RFC 7914; 64 MiB and some 0.3 s a try). Other parameters are another version of MAGIC.
+# The encrypted file consists of MAGIC, a salt, a nonce, and the token encrypted with AES-256-GCM. The bytes before the
+# token are associated data. The key is derived from the passphrase with scrypt (RFC 7914), which takes 64 MiB and about
+# 0.3 s per attempt. Other parameters need a new version of MAGIC.
 MAGIC = b"llm-hf-token 1\n"
 SALT_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 2**16, 8, 2
@@ -36,63 +37,64 @@ MAX_FILE_BYTES = 100_000
 
 @dataclass(frozen=True)
 class Token:
-    """A token and where it came from; its value never shows in a repr."""
+    """A token and its source. Its repr never shows the value."""
 
     value: str = field(repr=False)
     source: TokenSource
 
 
 def encrypted_token_path() -> Path:
-    """The file that holds the token where there is no keychain."""
+    """Return the path of the file that stores the token if there is no keychain."""
     return paths.data_dir() / "token.enc"
 
 
 def find_token(ask_passphrase: Callable[[], str | None] | None = None) -> Token | None:
-    """The token in force: HF_TOKEN, then our keychain entry (or encrypted file), then the hf CLI's stored token.
+    """Find the token to use: HF_TOKEN, then our keychain entry or encrypted file, then the token stored by the hf CLI.
 
     Args:
-        ask_passphrase: called when only the encrypted file has one; it gives None where nobody can be asked. That, or
-            None in its place, leaves the file alone, unless LLM_HF_PASSPHRASE is set.
+        ask_passphrase: called if only the encrypted file has a token. It returns None if nobody can
+            be prompted. In that case, or without this function, the file is skipped unless
+            LLM_HF_PASSPHRASE is set.
 
     Raises:
-        KeychainError: the keychain or the file is there and can't be read.
+        KeychainError: the keychain or a token file exists but can't be read.
     """
     if value := _read_environment():
         return Token(value, "environment")
     try:
-        kept = _read_keychain()
+        token = _read_keychain()
     except KeychainError:
-        if not _is_token_file(encrypted_token_path()):  # it exists where `store` met the same trouble
+        if not _is_token_file(encrypted_token_path()):  # `store_token` writes it if the keychain fails
             raise
-        kept = None
-    if kept:
-        return Token(kept, "keychain")
-    if kept := _read_encrypted_file(ask_passphrase):
-        return Token(kept, "encrypted file")
-    if kept := _read_hf_cli_token():
-        return Token(kept, "hf CLI")
+        token = None
+    if token:
+        return Token(token, "keychain")
+    if token := _read_encrypted_file(ask_passphrase):
+        return Token(token, "encrypted file")
+    if token := _read_hf_cli_token():
+        return Token(token, "hf CLI")
     return None
 
 
 def has_precedence(found: Token | None) -> bool:
-    """Whether `find`, when it could not open the encrypted file, found one that comes before that file's."""
+    """Return whether a token, found without opening the encrypted file, takes precedence over that file."""
     return found is not None and found.source in ("environment", "keychain", "encrypted file")
 
 
 def is_locked(found: Token | None) -> bool:
-    """Whether `find` passed the encrypted file over, for want of its passphrase."""
+    """Return whether `find_token` skipped the encrypted file because its passphrase was missing."""
     return not has_precedence(found) and _is_token_file(encrypted_token_path())
 
 
 def suggest_token_fix(found: Token | None) -> str:
-    """What a person does where the Hub refuses what `find` found, or wants a token where it found none."""
+    """Return the hint for a missing or rejected token, depending on the result of `find_token`."""
     from llm_hf_models.hub.errors import LOGIN_HINT
 
     if found is not None and found.source == "environment":
-        name = _find_token_variable() or TOKEN_VARIABLES[0]  # not set in a worker that was handed one
-        return f"{name} in the environment goes before any other token: change it, or unset it."
+        name = _find_token_variable() or TOKEN_VARIABLES[0]  # not set in a worker, which gets the token from its parent
+        return f"{name} overrides any other token. Change or unset it."
     if is_locked(found):
-        return f"The token that is kept encrypted needs its passphrase: {NO_TERMINAL_HINT}"
+        return f"The stored token is encrypted. {NO_TERMINAL_HINT}"
     return LOGIN_HINT
 
 
@@ -106,34 +108,37 @@ def _find_token_variable() -> str | None:
 
 
 def store_token(value: str, *, ask_passphrase: Callable[[], str]) -> TokenSource:
-    """Keeps a token that was already validated: in the keychain, or where there is none encrypted under a passphrase.
+    """Store a validated token in the keychain, or encrypted under a passphrase if no keychain works.
 
     Args:
         value: the token.
-        ask_passphrase: called only where there is no keychain that works, and LLM_HF_PASSPHRASE is not set.
+        ask_passphrase: called if no keychain works and LLM_HF_PASSPHRASE is not set.
 
     Raises:
-        KeychainError: neither was possible.
+        KeychainError: the token could not be stored.
     """
     keychain = _find_keychain()
     if keychain is not None:
         with suppress(KeychainError):
             _call_keychain(lambda: keychain.set_password(SERVICE, USER, value))
             if _call_keychain(lambda: keychain.get_password(SERVICE, USER)) == value:
-                _remove_encrypted_file()  # it would hold an older token
+                _remove_encrypted_file()  # it may contain an older token
                 return "keychain"
     passphrase = os.environ.get(PASSPHRASE_VARIABLE) or ask_passphrase()
     if not passphrase:
-        raise KeychainError("A passphrase is needed to keep the token", hint="Or set HF_TOKEN instead.")
+        raise KeychainError("Storing the token requires a passphrase", hint="Enter one, or set HF_TOKEN instead.")
     _write_private_file(encrypted_token_path(), _encrypt(value, passphrase))
     return "encrypted file"
 
 
 def remove_stored_token() -> list[TokenSource]:
-    """Removes what `store` kept. Returns where it was; the environment and the hf CLI's token are not ours to remove.
+    """Remove the token that `store_token` stored. HF_TOKEN and the hf CLI's token stay.
+
+    Returns:
+        The places from which a token was removed.
 
     Raises:
-        KeychainError: it is there and can't be removed.
+        KeychainError: a stored token can't be removed.
     """
     removed: list[TokenSource] = []
     if _remove_encrypted_file():
@@ -149,21 +154,24 @@ def remove_stored_token() -> list[TokenSource]:
 
 
 def _find_keychain() -> KeyringBackend | None:
-    """The operating system's keychain; None where keyring has nothing but ways to fail, forget or write plain text."""
+    """Return the operating system's keychain.
+
+    Return None if keyring has only backends that fail, store nothing or write plain text.
+    """
     if not _is_keychain_likely():
         return None
     import keyring
 
     backend = _call_keychain(keyring.get_keyring)
-    candidates = getattr(backend, "backends", None) or [backend]  # of a chain: the first that is a keychain
+    candidates = getattr(backend, "backends", None) or [backend]  # of a chained backend, take the first keychain
     return next((candidate for candidate in candidates if _is_real_keychain(candidate)), None)
 
 
 def _is_keychain_likely() -> bool:
-    """Whether keyring is worth asking; where not, its backends need not be loaded (8 MB, most of it cryptography).
+    """Return whether a keychain may exist. If not, keyring's backends need not be loaded (8 MB, mostly cryptography).
 
-    On Linux its keychains answer over a D-Bus session, which a server or a container rarely has. What a person named or
-    installed beside keyring's own backends is always asked.
+    On Linux, keyring's own backends need a D-Bus session, which servers and containers rarely have.
+    A backend that the user configured or installed is always tried.
     """
     named = ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY")
     loaded = "keyring.backends.SecretService" in sys.modules
@@ -174,18 +182,18 @@ def _is_keychain_likely() -> bool:
         return True
     from importlib.metadata import entry_points
 
-    # keyring.util.platform_.config_root() says where, for the price of importing keyring; a test holds the two equal.
+    # The path of keyring.util.platform_.config_root(), without importing keyring. A test compares the two.
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "python_keyring/keyringrc.cfg")
     others = (found.value for found in entry_points(group="keyring.backends"))
     return config.exists() or not all(value.startswith("keyring.backends") for value in others)
 
 
 def _is_real_keychain(backend: KeyringBackend) -> bool:
-    # keyring itself calls a backend of priority 1 and more recommended; plain-text files and stand-ins are below that.
+    # keyring recommends backends of priority 1 and above. Plain-text files and placeholders are below that.
     kind = type(backend)
-    stand_in = kind.__module__ in ("keyring.backends.fail", "keyring.backends.null")
+    placeholder = kind.__module__ in ("keyring.backends.fail", "keyring.backends.null")
     plain = kind.__module__.startswith("keyrings.alt.") or "plaintext" in kind.__name__.lower()
-    return not stand_in and not plain and float(_call_keychain(lambda: backend.priority)) >= 1
+    return not placeholder and not plain and float(_call_keychain(lambda: backend.priority)) >= 1
 
 
 def _read_keychain() -> str | None:
@@ -193,16 +201,16 @@ def _read_keychain() -> str | None:
     return _call_keychain(lambda: keychain.get_password(SERVICE, USER)) if keychain is not None else None
 
 
-def _call_keychain(question: Callable[[], T]) -> T:
-    """A question to the keychain: whatever its backend, which may be anybody's, raises becomes ours."""
+def _call_keychain(function: Callable[[], T]) -> T:
+    """Call the keychain. Translate every exception, because backends raise exceptions of any type."""
     try:
-        return question()
-    except Exception as error:  # noqa: BLE001 - D-Bus, macOS and Windows each have errors of their own
-        # Not the error's own words: a backend's may quote what it was given.
+        return function()
+    except Exception as error:  # noqa: BLE001 - D-Bus, macOS and Windows raise different exceptions
+        # Leave out the exception's text: a backend may quote the token in it.
         raise KeychainError(
-            "The keychain did not answer as it should",
+            "The keychain failed",
             cause=type(error).__name__,
-            hint="Unlock it, or set HF_TOKEN, or do without: PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring",
+            hint="Unlock it, set HF_TOKEN, or disable it with PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring",
         ) from None
 
 
@@ -217,7 +225,7 @@ def _read_encrypted_file(ask_passphrase: Callable[[], str | None] | None) -> str
     return _decrypt(_read_file(path), passphrase, path) if passphrase else None
 
 
-@lru_cache(maxsize=1)  # a command that needs the token several times does the work once
+@lru_cache(maxsize=1)  # a command may need the token several times
 def _derive_key(passphrase: str, salt: bytes) -> bytes:
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
@@ -241,7 +249,7 @@ def _decrypt(data: bytes, passphrase: str, path: Path) -> str:
     header, secret = data[: start + NONCE_BYTES], data[start + NONCE_BYTES :]
     if not data.startswith(MAGIC) or not secret:
         raise KeychainError(
-            f"{path} holds no token that this version can read", hint="llm hf logout, then llm hf login"
+            f"This version can't read the token in {path}", hint="Run llm hf logout, then llm hf login."
         )
     try:
         return (
@@ -249,13 +257,13 @@ def _decrypt(data: bytes, passphrase: str, path: Path) -> str:
         )
     except (InvalidTag, UnicodeDecodeError):
         raise KeychainError(
-            "The passphrase is not the one that the token was kept under, or its file is damaged",
-            hint="Try again; if it is lost: llm hf logout, then llm hf login",
+            "The passphrase is wrong, or the token's file is damaged",
+            hint="Try again. If the passphrase is lost, run llm hf logout, then llm hf login.",
         ) from None
 
 
 def _write_private_file(path: Path, data: bytes) -> None:
-    """Whole or not at all, and only ever readable by its owner."""
+    """Write a file atomically, readable only by its owner."""
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -287,7 +295,10 @@ def _remove_encrypted_file() -> bool:
 
 
 def _read_hf_cli_token() -> str | None:
-    """Its file is read here and not by huggingface_hub, which looks at the environment only once, at import."""
+    """Return the token stored by the hf CLI.
+
+    huggingface_hub could read it too, but reads the environment only once, at import.
+    """
     named = os.environ.get("HF_TOKEN_PATH")
     path = Path(expand_home(os.path.expandvars(named))) if named else settings.hf_home() / "token"
     if not _is_token_file(path):
@@ -295,14 +306,14 @@ def _read_hf_cli_token() -> str | None:
     try:
         return _read_file(path).decode("ascii").strip() or None
     except UnicodeDecodeError:
-        raise KeychainError(f"{path} holds no token", hint="hf auth login, or llm hf login") from None
+        raise KeychainError(f"{path} contains no valid token", hint="Run hf auth login, or llm hf login.") from None
 
 
 def _is_token_file(path: Path) -> bool:
-    """Whether there is a file of a token.
+    """Return whether a token file exists.
 
     Raises:
-        KeychainError: its folder, another user's say, lets nobody see.
+        KeychainError: its folder can't be searched, for example because it belongs to another user.
     """
     try:
         return stat.S_ISREG(path.stat().st_mode)
@@ -321,5 +332,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _make_read_error(path: Path, error: OSError) -> KeychainError:
-    ours = path == encrypted_token_path()
-    return KeychainError(f"Can't read {path}", cause=error.strerror, hint=suggest_folder_fix(path) if ours else None)
+    is_own_file = path == encrypted_token_path()
+    return KeychainError(
+        f"Can't read {path}", cause=error.strerror, hint=suggest_folder_fix(path) if is_own_file else None
+    )

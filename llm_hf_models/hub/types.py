@@ -1,4 +1,4 @@
-"""Types of the Hub: files, repos, scans, accounts and search filters."""
+"""Types for the Hub's repos, files and accounts, and the parameters of a search. Sends no requests."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ class HubFile:
 
     path: str
     size: int  # bytes
-    sha256: str | None = None  # of an LFS file
-    git_sha1: str | None = None  # the git blob's id: of a file that is not LFS
-    scan: str | None = None  # the Hub's word: safe, unsafe, suspicious, queued, None where not scanned
+    sha256: str | None = None  # of LFS files
+    git_sha1: str | None = None  # the git blob's id, of other files
+    scan: str | None = None  # the Hub's verdict: safe, unsafe, suspicious or queued; None if not scanned
 
     @property
     def etag(self) -> str:
-        """The name of its blob in the cache: sha256 for LFS, git blob id otherwise."""
+        """Return the name of the file's blob in the cache: sha256 for LFS files, git blob id for others."""
         return self.sha256 or self.git_sha1 or ""
 
 
 @dataclass(frozen=True)
 class ScannerResult:
-    """What one of the Hub's scanners says of a file."""
+    """The result of one of the Hub's scanners for a file."""
 
     scanner: str  # VirusTotal, Protect AI, …
-    status: str  # the Hub's word: safe, unsafe, suspicious, caution, queued, error, unscanned
-    message: str = ""  # its own words, untrusted
+    status: str  # as reported by the Hub: safe, unsafe, suspicious, caution, queued, error or unscanned
+    message: str = ""  # from the scanner, untrusted
 
 
 @dataclass(frozen=True)
 class FileScan:
-    """What the Hub's scanners say of one file."""
+    """The results of the Hub's scanners for one file."""
 
     path: str
-    status: str  # what the Hub makes of them all
+    status: str  # the Hub's overall verdict
     scanners: tuple[ScannerResult, ...] = ()
 
 
 @dataclass(frozen=True)
 class RepoSummary:
-    """One row of a search."""
+    """One result of a search."""
 
     id: str
     author: str
     task: str | None = None
     tags: tuple[str, ...] = ()
-    size: int | None = None  # bytes: of the default GGUF file where the Hub says, else all the repo's storage
+    size: int | None = None  # bytes of the default GGUF file if the Hub reports it, else of the whole repo
     parameters: int | None = None
     downloads: int | None = None  # last 30 days
     likes: int | None = None
@@ -71,7 +71,7 @@ class RepoSummary:
 
 @dataclass(frozen=True)
 class RepoDetails(RepoSummary):
-    """One repo at one commit, files included."""
+    """One repo at one commit, with its files."""
 
     commit: str = ""
     files: tuple[HubFile, ...] = ()
@@ -82,10 +82,10 @@ class RepoDetails(RepoSummary):
     files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
 
     def get_file(self, path: RepoFile) -> HubFile:
-        """The file at that path.
+        """Return the file at `path`.
 
         Raises:
-            FileNotFoundInRepoError: there is none; the hint names near ones.
+            FileNotFoundInRepoError: the repo has no such file. The hint names similar paths.
         """
         for file in self.files:
             if file.path == path.path:
@@ -93,13 +93,15 @@ class RepoDetails(RepoSummary):
         near = get_close_matches(path.path, [file.path for file in self.files], n=3, cutoff=0.5)
         raise FileNotFoundInRepoError(
             f"{self.id} has no file {clean_text(path.path, 120)!r} at {self.commit[:12]}",
-            hint=f"It has {', '.join(near)}." if near else f"`llm hf info {self.id} --files` lists them.",
+            hint=f"Similar files: {', '.join(near)}"
+            if near
+            else f"List its files with `llm hf info {self.id} --files`.",
         )
 
 
 @dataclass(frozen=True)
 class SearchFilters:
-    """What a search is narrowed by. `library` None is any."""
+    """The filters, order and limit of a search. `library` None means any library."""
 
     author: str | None = None
     task: str | None = None
@@ -117,10 +119,10 @@ class SearchFilters:
 
 @dataclass(frozen=True)
 class Location:
-    """Where one file's bytes are, as resolved now: a signed link to a storage host expires."""
+    """The resolved URL of a file's bytes. A signed link to a storage host expires."""
 
     url: str
-    headers: dict[str, str] = field(repr=False)  # for that host alone: the token only where it is the Hub's
+    headers: dict[str, str] = field(repr=False)  # for this URL only: with the token only if the host is the Hub
     size: int
     etag: str
     commit: str
@@ -128,7 +130,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Account:
-    """Whose token it is; never the token."""
+    """The account that a token belongs to, without the token itself."""
 
     name: str
     organisations: tuple[str, ...] = ()
@@ -142,7 +144,7 @@ _SORTS = {
     "updated": "lastModified",
 }  # fmt: skip
 
-# What a row of a search shows; `gguf` brings parameters, architecture, context length and size.
+# Fields of a search result. `gguf` contains parameters, architecture, context length and size.
 _EXPAND = (
     "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
     "safetensors", "tags", "usedStorage",
@@ -150,7 +152,7 @@ _EXPAND = (
 
 
 def build_search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
-    """A search as the Hub takes it; what was not asked for is left out."""
+    """Return a search's query parameters for the Hub's API. Unset filters are left out."""
     tags = [
         filters.library,
         f"license:{filters.license.lower()}" if filters.license else None,
@@ -173,6 +175,6 @@ def build_search_params(query: str, filters: SearchFilters) -> dict[str, Any]:
 
 
 def _format_parameter_range(filters: SearchFilters) -> str | None:
-    """The Hub's own form, `min:6B,max:128B`; exact numbers are taken too."""
+    """Return the range in the Hub's form, `min:6B,max:128B`. The Hub accepts exact numbers too."""
     bounds = (("min", filters.min_params), ("max", filters.max_params))
     return ",".join(f"{name}:{value}" for name, value in bounds if value is not None) or None

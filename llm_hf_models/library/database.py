@@ -1,7 +1,7 @@
-"""The SQLite record of what is on this machine: local models, their proofs, downloads, engines, cached metadata.
+"""SQLite database of this machine's library: local models, checks, downloads, engines and cached metadata.
 
-Talks to no network and judges nothing. All SQL stands in the `library` modules, but for what llm's hooks read
-(library/registered_models.py).
+It uses no network and makes no decisions. All SQL is in this package. llm's hooks use
+`registered_models` instead.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from llm_hf_models.library.sqlite_file import Row, encode_json, translate_row_er
 
 
 class Database(ModelTables, DownloadTables):
-    """The open library file, a context manager; threads may share it. llm's hooks read through `registered` instead."""
+    """The open library database, a context manager. Threads may share it."""
 
     # Engines
 
     def list_engines(self) -> list[EngineRow]:
-        """Every row, most recently used first; whether they still run is the engine module's business."""
+        """Return every engine row, most recently used first. Some of these engines may have ended."""
         rows = self.fetch_rows("select * from engines order by last_used desc")
         with translate_row_errors(self.path):
             return [_parse_engine_row(row) for row in rows]
 
     def get_engine(self, fingerprint: str) -> EngineRow | None:
-        """The one of that fingerprint, or None."""
+        """Return the engine with this fingerprint, or None."""
         rows = self.fetch_rows("select * from engines where fingerprint = ?", fingerprint)
         with translate_row_errors(self.path):
             return _parse_engine_row(rows[0]) if rows else None
 
     def save_engine(self, row: EngineRow) -> None:
-        """Adds or replaces a row."""
+        """Insert or replace an engine row."""
         self.write(
             "insert or replace into engines values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             row.fingerprint, row.model_id, row.pid, row.pid_started, row.address, row.key, row.context, row.started,
@@ -42,7 +42,7 @@ class Database(ModelTables, DownloadTables):
         )  # fmt: skip
 
     def touch_engine(self, fingerprint: str, tokens_per_second: float | None = None) -> None:
-        """Notes that an engine was used now, and its last speed."""
+        """Record that an engine was used now, and its last speed."""
         self.write(
             "update engines set last_used = ?, tokens_per_second = coalesce(?, tokens_per_second)"
             " where fingerprint = ?",
@@ -50,27 +50,27 @@ class Database(ModelTables, DownloadTables):
         )  # fmt: skip
 
     def drop_engine(self, fingerprint: str, pid: int) -> None:
-        """Removes a row, if it is still the row of that process."""
+        """Delete an engine row if it still belongs to this process."""
         self.write("delete from engines where fingerprint = ? and pid = ?", fingerprint, pid)
 
     # Metadata cache
 
     def get_metadata(self, key: str) -> CachedMetadata | None:
-        """What the Hub answered last time, or None."""
+        """Return a cached response of the Hub, or None."""
         rows = self.fetch_rows("select body, etag, fetched from metadata where key = ?", key)
         return CachedMetadata(**dict(rows[0])) if rows else None
 
     def save_metadata(self, key: str, body: str, etag: str | None = None) -> None:
-        """Keeps an answer of the Hub, dated now; where nothing can be recorded it is asked for again next time."""
+        """Cache a response of the Hub with the current time. Do nothing if the library is read-only."""
         if self.is_writable:
             self.write("insert or replace into metadata values (?,?,?,?)", key, body, etag, time.time())
 
     def count_metadata(self, *, older_than: float) -> int:
-        """How many answers were fetched before that time (Unix seconds)."""
+        """Return the number of cached responses fetched before that time (Unix seconds)."""
         return int(self.fetch_rows("select count(*) from metadata where fetched < ?", older_than)[0][0])
 
     def delete_old_metadata(self, older_than: float) -> int:
-        """Removes answers fetched before that time (Unix seconds). Returns how many."""
+        """Delete cached responses fetched before that time (Unix seconds). Return their number."""
         return self.write("delete from metadata where fetched < ?", older_than)
 
 

@@ -1,4 +1,4 @@
-"""The nouns of the queue as the library records them: downloads, their states and logs. SQL: library/downloads.py."""
+"""Types for downloads, their states and logs. Their SQL is in `downloads`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
 RequestedAction = Literal["pause", "cancel", "background"]
 RUNNING_STATES: tuple[DownloadState, ...] = ("running", "verifying")
-ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # it moves, or will without being asked
+ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # running, or queued to run
 UNFINISHED_STATES: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
 FINISHED_STATES: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 
 
 @dataclass(frozen=True)
 class Download:
-    """The durable record of a pull. Sizes in bytes, times in Unix seconds."""
+    """The durable record of a pull. Sizes are in bytes, times in Unix seconds."""
 
     id: int
     ref: str
@@ -32,35 +32,35 @@ class Download:
     requested_by: str = "cli"
     created: float = 0.0
     updated: float = 0.0
-    background: bool = False  # foreground pulls come first
-    wanted: RequestedAction | None = (
-        None  # what its owner has been asked to do; `pause` stays while it is paused for that
-    )
-    owner: str | None = None  # the process that carries it out
-    heartbeat: float = 0.0  # its owner's last sign of life
+    background: bool = False  # foreground pulls take precedence
+    # The action requested from its owner. `pause` stays set while it is paused on request.
+    wanted: RequestedAction | None = None
+    owner: str | None = None  # the process that runs it
+    heartbeat: float = 0.0  # time of its owner's last heartbeat
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
 
     def is_owner_running(self, *, stale_seconds: float) -> bool:
-        """Whether somebody carries it out: a killed owner's last sign of life is further from now than that.
+        """Return whether a process is running this download: its last heartbeat is at most `stale_seconds` from now.
 
-        In the future too: somebody set the clock back, and an owner that lives would have shown life since.
+        A heartbeat in the future is possible if the clock was set back. If it is too far in the
+        future, it is stale as well, because a running owner would have recorded another one since.
         """
         return self.state in RUNNING_STATES and abs(time.time() - self.heartbeat) <= stale_seconds
 
     @property
     def needs_new_worker(self) -> bool:
-        """Whether it waits for a worker since its process has certainly ended, though it has not been claimed yet."""
+        """Return whether it waits for a worker because its process has certainly ended."""
         return self.background and self.state in RUNNING_STATES and not self.heartbeat
 
     @property
     def requested_action(self) -> RequestedAction | None:
-        """What it has been asked to do and has not done yet."""
+        """Return the action that was requested and is not carried out yet."""
         return self.wanted if self.state in RUNNING_STATES else None
 
     @property
     def seconds_left(self) -> float | None:
-        """At the speed of now; None while that is not known."""
+        """Return the remaining seconds at the current speed, or None if the speed is unknown."""
         if self.state != "running" or not self.bytes_per_second:
             return None
         return (self.total_bytes - self.done_bytes) / self.bytes_per_second

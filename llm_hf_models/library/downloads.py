@@ -1,4 +1,4 @@
-"""Downloads in the library database."""
+"""Database tables of downloads: rows, owners and logs. Transfers no bytes and starts no process."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _COLUMNS_WITHOUT_PLAN = ", ".join(
     _COLUMN_BY_FIELD.get(each.name, each.name) for each in fields(Download) if each.name != "plan"
 )
 ABANDONED = "its process ended"
-UNRESPONSIVE = "its process shows no sign of life"  # it may wake up: who is only stopped, or whose machine slept
+UNRESPONSIVE = "its process stopped responding"  # it may continue: a stopped process, or a machine that slept
 LOST_OWNER_ERRORS = (ABANDONED, UNRESPONSIVE)
 
-# What the state that a person gave to a download, whose owner seemed dead, asks of an owner that lives.
+# A user can change the state of a download whose owner seems to have ended. If the owner is still running, this is the
+# action that the new state requests from it.
 _ACTION_BY_STATE: dict[DownloadState, RequestedAction] = {
     "paused": "pause",
     "cancelled": "cancel",
@@ -40,10 +41,10 @@ _ACTION_BY_STATE: dict[DownloadState, RequestedAction] = {
 
 
 class DownloadTables(SQLiteFile):
-    """The part of the library that is about downloads."""
+    """The part of the database that stores downloads."""
 
     def open_download(self, download: Download) -> Download:
-        """Adds a row; the result has its id."""
+        """Insert a download. Return it with its id."""
         now = time.time()
         cursor = self.execute(
             "insert into downloads (ref, state, repo, commit_hash, quant, total_bytes, done_bytes, asked_by,"
@@ -55,35 +56,37 @@ class DownloadTables(SQLiteFile):
         )  # fmt: skip
         return replace(download, id=int(cursor.lastrowid or 0), created=now, updated=now, heartbeat=now)
 
-    def update_download(self, number: int, **changes: object) -> None:
-        """Changes columns of one row, such as state, done_bytes or error."""
+    def update_download(self, download_id: int, **changes: object) -> None:
+        """Update columns of one download, such as state, done_bytes or error."""
         unknown = changes.keys() - (Download.__dataclass_fields__.keys() - {"id", *_COLUMN_BY_FIELD, "updated"})
         if unknown:
-            raise LibraryError(f"downloads has no column among {sorted(unknown)}")
+            raise LibraryError(f"The table of downloads has no columns {sorted(unknown)}")
         columns = "".join(f"{name} = ?, " for name in changes)
-        self.write(f"update downloads set {columns}updated = ? where id = ?", *changes.values(), time.time(), number)  # noqa: S608 - the names are checked
+        sql = f"update downloads set {columns}updated = ? where id = ?"  # noqa: S608 - the names are validated
+        self.write(sql, *changes.values(), time.time(), download_id)
 
-    def claim_download(self, number: int, owner: str, *, stale_seconds: float) -> bool:
-        """Makes `owner` the one that carries a download out, unless somebody who is alive does.
+    def claim_download(self, download_id: int, owner: str, *, stale_seconds: float) -> bool:
+        """Make `owner` the owner of a download, unless another owner is running it. Return whether that succeeded.
 
         Args:
-            number: which.
-            owner: who, unlike any other process or thread.
-            stale_seconds: a heartbeat further from now than that is nobody's; see `Download.is_alive`.
+            download_id: id of the download.
+            owner: unique name of the process or thread that claims the download.
+            stale_seconds: age at which a heartbeat is stale, in seconds; see
+                `Download.is_owner_running`.
         """
         now = time.time()
         changed = self.write(
             "update downloads set state = 'running', owner = ?, heartbeat = ?, updated = ?, wanted = null,"
             " attempts = attempts + 1, error = null where id = ? and state not in ('done', 'cancelled')"
             " and (state not in ('running', 'verifying') or abs(heartbeat - ?) > ?)",
-            owner, now, now, number, now, stale_seconds,
+            owner, now, now, download_id, now, stale_seconds,
         )  # fmt: skip
         return changed == 1
 
     def find_next_download(self, *, stale_seconds: float) -> Download | None:
-        """The one that a worker should claim next: of those in the background one that waits or was abandoned.
+        """Return the next download for a worker to claim: a background download that is queued or abandoned.
 
-        Not one in the foreground, which waits for no longer than its own process takes to claim it.
+        Foreground downloads are left out. They are queued only until their own process claims them.
         """
         rows = self.fetch_rows(
             "select * from downloads where background and (state = 'queued' or (state in ('running', 'verifying')"
@@ -93,14 +96,16 @@ class DownloadTables(SQLiteFile):
         )
         return _parse_download_row(rows[0]) if rows else None
 
-    def record_heartbeat(self, number: int, owner: str) -> RequestedAction | Literal["lost"] | None:
-        """A sign of life from a download's owner. Returns what it is asked to do; `lost`: it has another owner now.
+    def record_heartbeat(self, download_id: int, owner: str) -> RequestedAction | Literal["lost"] | None:
+        """Record a heartbeat of a download's owner. Return the action that the owner should take, if any.
 
-        An owner that was silent for long, since its machine slept, say, may have been taken for dead: if nobody carries
-        its download out, it is its own again; what a person decided meanwhile stands, and is what it is asked to do.
+        `lost` means that the download has another owner now. After a long silence, for example
+        because the machine slept, other processes may have treated the owner as ended. If nobody
+        else claimed the download, the owner keeps it. If the user changed the download's state
+        meanwhile, that decision stands and is the returned action.
         """
         with self.transaction():
-            row = self.get_download(number)
+            row = self.get_download(download_id)
             if row is None or row.owner != owner:
                 return "lost"
             if row.state not in RUNNING_STATES and row.error not in LOST_OWNER_ERRORS:
@@ -108,53 +113,55 @@ class DownloadTables(SQLiteFile):
             self.write(
                 "update downloads set heartbeat = ?, state = case state when 'paused' then 'running' else state end,"
                 " error = nullif(nullif(error, ?), ?) where id = ?",
-                time.time(), *LOST_OWNER_ERRORS, number,
+                time.time(), *LOST_OWNER_ERRORS, download_id,
             )  # fmt: skip
-            if row.state not in RUNNING_STATES:  # it was only silent
-                self.add_note(number, "started")
+            if row.state not in RUNNING_STATES:  # it was only unresponsive
+                self.add_note(download_id, "started")
         return row.wanted
 
     def pause_abandoned(self, *, stale_seconds: float) -> list[int]:
-        """Foreground downloads whose process is gone become paused: their person decides, not a worker.
+        """Pause foreground downloads whose process has ended. The user decides about them, not a worker.
 
-        What a person had decided, and a process did not live to hear, comes about here: also in the background. Others
-        there wait for a worker, and have no speed any more.
+        If the ended process did not carry out a requested pause or cancellation, it is carried out
+        now, also for background downloads. Other abandoned background downloads stay for a worker,
+        and only their speed is cleared.
 
         Returns:
-            The ids of those that are cancelled by that.
+            The ids of the downloads that this call cancelled.
         """
         self.mark_ended_as_abandoned()
         found = self._find_abandoned(stale_seconds)
-        if not found:  # who only looks need not wait for one who writes
+        if not found:  # a reader need not wait for a writer
             return []
         with self.transaction():
             found = self._find_abandoned(stale_seconds)
             for row in found:
-                if row["waits"]:  # and its last sign of life stays what it was
+                if row["waits"]:  # and its heartbeat stays unchanged
                     self.write("update downloads set bytes_per_second = null where id = ?", row["id"])
                     continue
                 state = "cancelled" if row["wanted"] == "cancel" else "paused"
-                words = UNRESPONSIVE if row["state"] in RUNNING_STATES and row["heartbeat"] else ABANDONED
-                error = None if row["wanted"] in ("pause", "cancel") else words
+                reason = UNRESPONSIVE if row["state"] in RUNNING_STATES and row["heartbeat"] else ABANDONED
+                error = None if row["wanted"] in ("pause", "cancel") else reason
                 wanted = "pause" if row["wanted"] == "pause" else None
                 self.update_download(row["id"], state=state, error=error, wanted=wanted, bytes_per_second=None)
                 self.add_note(row["id"], state, error or "")
         return [row["id"] for row in found if row["wanted"] == "cancel"]
 
     def mark_ended_as_abandoned(self) -> None:
-        """Downloads whose process has ended, as far as that can be told from here, are abandoned at once.
+        """Mark downloads as abandoned at once if their process has certainly ended.
 
-        Those of other containers, and of other versions, are once their last sign of life is old enough.
+        This can't be determined for processes in other containers and of other versions. Their
+        downloads are abandoned when the last heartbeat is stale.
         """
         for row in self.list_downloads(states=RUNNING_STATES, limit=-1, with_plans=False):
             if row.heartbeat and has_ended(str(row.owner)):
                 with self.transaction():
-                    forgotten = self.write(
+                    changed = self.write(
                         "update downloads set heartbeat = 0, error = null, bytes_per_second = null"
                         " where id = ? and owner = ? and heartbeat > 0",
                         row.id, row.owner,
                     )  # fmt: skip
-                    if forgotten and row.background:
+                    if changed and row.background:
                         self.add_note(row.id, "queued", ABANDONED)
 
     def _find_abandoned(self, stale_seconds: float) -> list[Row]:
@@ -164,62 +171,68 @@ class DownloadTables(SQLiteFile):
             " background and coalesce(wanted, '') not in ('pause', 'cancel') as waits"
             " from downloads where (state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
             " and (not waits or bytes_per_second is not null))"
-            " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # before it could claim it
+            " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # ended before claiming it
             now, stale_seconds, now, stale_seconds,
         )  # fmt: skip
 
     def list_downloads(
         self, *, states: Sequence[DownloadState] = (), limit: int = 100, with_plans: bool = True
     ) -> list[Download]:
-        """Rows, newest first.
+        """Return downloads, newest first.
 
         Args:
-            states: only those in these states; all where none is given.
-            limit: at most so many; -1 is no limit.
-            with_plans: False leaves their plans on the disk, which are most of a row.
+            states: only downloads in these states. Empty means all states.
+            limit: maximum number of downloads. -1 means no limit.
+            with_plans: False leaves out the plans, which are most of a row's size.
         """
         marks = ",".join("?" * len(states))
         where = f"where state in ({marks})" if states else ""
         columns = "*" if with_plans else _COLUMNS_WITHOUT_PLAN
-        rows = self.fetch_rows(f"select {columns} from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - our own names and question marks
+        rows = self.fetch_rows(f"select {columns} from downloads {where} order by id desc limit ?", *states, limit)  # noqa: S608 - only column names and placeholders
         return [_parse_download_row(row) for row in rows]
 
-    def get_download(self, number: int) -> Download | None:
-        """One row, or None."""
-        if not 0 < number <= MAX_NUMBER:  # more than SQLite's integers hold
+    def get_download(self, download_id: int) -> Download | None:
+        """Return the download with this id, or None."""
+        if not 0 < download_id <= MAX_NUMBER:  # larger numbers exceed SQLite's integers
             return None
-        rows = self.fetch_rows("select * from downloads where id = ?", number)
+        rows = self.fetch_rows("select * from downloads where id = ?", download_id)
         return _parse_download_row(rows[0]) if rows else None
 
     def count_downloads(self, states: Sequence[DownloadState], *, before: float) -> int:
-        """How many rows in these states were last written before that time (Unix seconds)."""
+        """Return the number of downloads in these states that were last updated before that time (Unix seconds)."""
         marks = ",".join("?" * len(states))
-        rows = self.fetch_rows(f"select 1 from downloads where state in ({marks}) and updated < ?", *states, before)  # noqa: S608 - question marks
+        sql = f"select 1 from downloads where state in ({marks}) and updated < ?"  # noqa: S608 - only placeholders
+        rows = self.fetch_rows(sql, *states, before)
         return len(rows)
 
     def clear_downloads(
         self, states: Sequence[DownloadState], *, before: float = math.inf, exclude: Sequence[int] = ()
     ) -> int:
-        """Removes rows in these states that were last written before that time (Unix seconds), `exclude` those.
+        """Delete downloads in these states that were last updated before that time (Unix seconds).
+
+        Args:
+            states: states of the downloads to delete.
+            before: time in Unix seconds.
+            exclude: ids of downloads to keep.
 
         Returns:
-            How many.
+            The number of deleted downloads.
         """
-        marks, kept = ",".join("?" * len(states)), ",".join("?" * len(exclude))
-        condition = f"state in ({marks}) and updated < ? and id not in ({kept})"
-        return self.write(f"delete from downloads where {condition}", *states, before, *exclude)  # noqa: S608 - question marks
+        marks, excluded_marks = ",".join("?" * len(states)), ",".join("?" * len(exclude))
+        condition = f"state in ({marks}) and updated < ? and id not in ({excluded_marks})"
+        return self.write(f"delete from downloads where {condition}", *states, before, *exclude)  # noqa: S608 - only placeholders
 
-    def add_note(self, number: int, kind: str, message: str = "") -> None:
-        """Adds a line to a download's log; none where its row was cleared away under whoever carries it out."""
+    def add_note(self, download_id: int, kind: str, message: str = "") -> None:
+        """Add a line to a download's log. Do nothing if the download was deleted while its owner was running."""
         self.write(
             "insert into notes (download, at, kind, message) select id, ?, ?, ? from downloads where id = ?",
-            time.time(), kind, message, number,
+            time.time(), kind, message, download_id,
         )  # fmt: skip
 
-    def list_notes(self, number: int, *, after: int = 0) -> list[DownloadNote]:
-        """A download's log, oldest first, from the line after `after`."""
+    def list_notes(self, download_id: int, *, after: int = 0) -> list[DownloadNote]:
+        """Return the lines of a download's log after the line with id `after`, oldest first."""
         rows = self.fetch_rows(
-            "select id, at, kind, message from notes where download = ? and id > ? order by id", number, after
+            "select id, at, kind, message from notes where download = ? and id > ? order by id", download_id, after
         )
         return [DownloadNote(**dict(row)) for row in rows]
 

@@ -1,8 +1,8 @@
-"""The migrations of the library database, append-only."""
+"""SQL statements that create and migrate the library's tables."""
 
 from __future__ import annotations
 
-# Only ever append: a library of any age is brought up step by step.
+# Append only: a library of any age is migrated step by step.
 MIGRATIONS: tuple[str, ...] = (
     """
     create table models (

@@ -1,4 +1,4 @@
-"""Models in the library database."""
+"""Database tables of local models: files, names, options and checks. Reads no model files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llm_hf_models.library.records import TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
 from llm_hf_models.system.text import suggest_word
 
-MAX_NAME_CHARS = 100  # of a name in a message
+MAX_NAME_CHARS = 100  # longest name quoted in a message
 
 
 def parse_facts(text: str) -> ModelFacts:
-    """The facts of a stored model; fields that this version doesn't know are dropped."""
+    """Parse the stored facts of a model. Drop fields that this version doesn't know."""
     known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
     for key in ("modalities", "base_models"):
         if key in known:
@@ -27,12 +27,13 @@ def parse_facts(text: str) -> ModelFacts:
 
 
 class ModelTables(SQLiteFile):
-    """The part of the library that is about local models."""
+    """The part of the database that stores local models."""
 
     def register(self, model: LocalModel) -> LocalModel:
-        """Adds a model, or replaces the one of the same id (keeping its aliases and options), in one transaction.
+        """Insert a model, or replace the model with the same id but keep its aliases and options.
 
-        Aliases that already name another model are left out; the result says which were kept.
+        This uses one transaction. Aliases that already name another model are skipped. The returned
+        model lists the aliases that it has.
         """
         with self.transaction():
             self.write(
@@ -62,30 +63,36 @@ class ModelTables(SQLiteFile):
     def _find_key(self, model_id: str) -> int:
         rows = self.fetch_rows("select id from models where model_id = ?", model_id)
         if not rows:
-            raise UnknownModelError(f"There is no local model {model_id}", hint="`llm hf list` shows what is here.")
+            raise UnknownModelError(
+                f"There is no local model {model_id}", hint="List the local models with `llm hf list`."
+            )
         return int(rows[0]["id"])
 
     def list_models(self) -> list[LocalModel]:
-        """All of them, newest first."""
+        """Return all local models, newest first."""
         return self._load_models("order by models.added desc, models.id desc")
 
     def get_model(self, model_id: str) -> LocalModel:
-        """The one of exactly that id.
+        """Return the model with exactly this id.
 
         Raises:
-            UnknownModelError: there is none.
+            UnknownModelError: no model has this id.
         """
         found = self._load_models("where models.model_id = ?", model_id)
         if not found:
-            raise UnknownModelError(f"There is no local model {model_id}", hint="`llm hf list` shows what is here.")
+            raise UnknownModelError(
+                f"There is no local model {model_id}", hint="List the local models with `llm hf list`."
+            )
         return found[0]
 
     def find_model(self, name: str) -> LocalModel:
-        """The one that a person means: its id with or without `hf/`, an alias, or a repo with a single variant here.
+        """Find a model by a name that a user typed.
+
+        A name is an id with or without `hf/`, an alias, or a repo with one local variant.
 
         Raises:
-            UnknownModelError: none of these.
-            AmbiguousNameError: several; the cause lists them.
+            UnknownModelError: no model has this name.
+            AmbiguousNameError: several models have this name. The cause lists them.
         """
         wanted = name.strip().casefold()
         every = self.list_models()
@@ -105,12 +112,12 @@ class ModelTables(SQLiteFile):
                     f"{name[:MAX_NAME_CHARS]!r} names {len(found)} local models", cause=names, hint="Use one of these."
                 )
         known = [each for m in every for each in (*m.aliases, m.model_id, _extract_name(m.model_id))]
-        hint = suggest_word(name, known) + "`llm hf list` shows what is here."
+        hint = suggest_word(name, known) + "List the local models with `llm hf list`."
         raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def _load_models(self, tail: str, *values: object) -> list[LocalModel]:
         with self.snapshot():
-            rows = self.fetch_rows(f"select * from models {tail}", *values)  # noqa: S608 - tails are literals above
+            rows = self.fetch_rows(f"select * from models {tail}", *values)  # noqa: S608 - the tails are literals in this module
             keys = {int(row["id"]) for row in rows}
             if not keys:
                 return []
@@ -128,12 +135,12 @@ class ModelTables(SQLiteFile):
         return grouped
 
     def remove_model(self, model_id: str) -> None:
-        """Forgets a model; its files are the caller's business."""
+        """Delete a model's record. The caller deletes its files."""
         if not self.write("delete from models where model_id = ?", model_id):
             self._find_key(model_id)
 
     def add_check(self, model_id: str, check: Check) -> None:
-        """Records a fact about a model."""
+        """Record a check of a model."""
         self._insert_check(self._find_key(model_id), check)
 
     def _insert_check(self, key: int, check: Check) -> None:
@@ -143,24 +150,24 @@ class ModelTables(SQLiteFile):
         )  # fmt: skip
 
     def record_verified_mtimes(self, model_id: str, mtimes: Mapping[str, int]) -> None:
-        """Records of files, by location, when the bytes were last written that were found right."""
+        """Record the modification times of verified files, in nanoseconds by location."""
         key = self._find_key(model_id)
         for location, mtime_ns in mtimes.items():
             self.write("update files set mtime_ns = ? where model = ? and location = ?", mtime_ns, key, location)
 
     def set_options(self, model_id: str, options: Mapping[str, Any]) -> None:
-        """Replaces a user's own options for a model."""
+        """Replace the options that the user set for a model."""
         self.write("update models set options = ? where id = ?", encode_json(dict(options)), self._find_key(model_id))
 
     def touch_model(self, model_id: str) -> None:
-        """Notes that a model is used now."""
+        """Record that a model is used now."""
         self.write("update models set last_used = ? where model_id = ?", time.time(), model_id)
 
     def add_alias(self, alias: str, model_id: str) -> None:
-        """Gives a model one more name.
+        """Give a model another name.
 
         Raises:
-            NameTakenError: it names another model already.
+            NameTakenError: the alias already names another model.
         """
         key = self._find_key(model_id)
         with self.transaction():
@@ -174,18 +181,18 @@ class ModelTables(SQLiteFile):
             self.write("insert or ignore into aliases values (?, ?)", alias, key)
 
     def remove_alias(self, alias: str) -> None:
-        """Takes a name away.
+        """Remove an alias.
 
         Raises:
-            UnknownModelError: nothing has it.
+            UnknownModelError: no model has this alias.
         """
         if not self.write("delete from aliases where alias = ?", alias):
             known = (row["alias"] for row in self.fetch_rows("select alias from aliases"))
-            hint = suggest_word(alias, known) + "`llm hf alias` lists them."
+            hint = suggest_word(alias, known) + "List the aliases with `llm hf alias`."
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def list_used_locations(self, *, exclude_model: str | None = None) -> set[str]:
-        """Every recorded location, or those of all models but one."""
+        """Return the file locations of all models, except for the model with the id `exclude_model`."""
         rows = self.fetch_rows(
             "select distinct location from files join models on models.id = files.model where model_id is not ?",
             exclude_model,
@@ -194,7 +201,7 @@ class ModelTables(SQLiteFile):
 
 
 def _extract_name(model_id: str) -> str:
-    """`name` of `hf/owner/name@revision:QUANT`."""
+    """Return `name` from `hf/owner/name@revision:QUANT`."""
     return model_id.partition(":")[0].partition("@")[0].rpartition("/")[2]
 
 

@@ -1,7 +1,7 @@
-"""What llm's hooks need of the library, read at a stroke and nothing else: `llm` passes here.
+"""Read the few facts in the library that llm's hooks need.
 
-Imports next to nothing, so that no command starts noticeably slower. Everything else about the library:
-library/database.py.
+Every `llm` command runs this module, so it imports almost nothing. The rest of the library is in
+`database`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-REMOTE_PREFIX = "hf/remote/"  # of the ids of models that are served elsewhere
-LIBRARY_FORMAT = 2  # of the library file: how many migrations library/sqlite_file.py knows (a test holds the two equal)
+REMOTE_PREFIX = "hf/remote/"  # prefix of the ids of models on remote endpoints
+LIBRARY_FORMAT = 2  # of the library file: the number of migrations (a test compares the two)
 BUSY_SECONDS = 1
 
 
 class RegisteredModel(NamedTuple):
-    """What llm's hooks need of a local model."""
+    """The properties of a local model that llm's hooks need."""
 
     model_id: str
     aliases: tuple[str, ...]
@@ -29,13 +29,14 @@ class RegisteredModel(NamedTuple):
 
 
 def read_registered_models(path: Path, on_unreadable: Callable[[], None] = lambda: None) -> list[RegisteredModel]:
-    """What llm's hooks show, read without writing: nothing where there is no library or it can't be read.
+    """Return the models for llm's hooks, without writing. Return an empty list if there is no readable library.
 
-    A hook never raises and never repairs; `llm hf list` is where a damaged library is explained.
+    A hook never raises or repairs anything. `llm hf list` explains a damaged library.
 
     Args:
-        path: of the library.
-        on_unreadable: called where there is one and it is damaged, a newer version's, or nobody may open it.
+        path: path of the library.
+        on_unreadable: called if the library exists, but is damaged, has a newer format or can't be
+            opened.
     """
     try:
         if not path.exists():
@@ -44,7 +45,7 @@ def read_registered_models(path: Path, on_unreadable: Callable[[], None] = lambd
     except (OSError, ValueError):
         on_unreadable()
         return []
-    for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
+    for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder fails with the first
         try:
             db = sqlite3.connect(f"{address}?{mode}", uri=True, timeout=BUSY_SECONDS)
         except sqlite3.Error:
@@ -53,7 +54,7 @@ def read_registered_models(path: Path, on_unreadable: Callable[[], None] = lambd
             version = db.execute("pragma user_version").fetchone()[0]
             if version > LIBRARY_FORMAT:
                 break
-            return _read_models(db) if version else []  # without one it is being made just now
+            return _read_models(db) if version else []  # version 0: another process is creating it
         except (sqlite3.Error, ValueError, TypeError):
             continue
         finally:
@@ -73,7 +74,7 @@ def _read_models(db: sqlite3.Connection) -> list[RegisteredModel]:
     found = []
     for key, model_id, kind, facts, template in rows:
         tools, reasoning, modalities = json.loads(facts)
-        if template:  # a person's own, which says other things than the header's
+        if template:  # the user's template may differ from the header's
             from llm_hf_models.gguf.facts import ModelFacts, apply_template
 
             own = apply_template(ModelFacts(kind=kind), template)

@@ -1,4 +1,7 @@
-"""The SQLite file of the library: opened, migrated, locked, its errors in our words. Knows no table's meaning."""
+"""SQLite file of the library: opens, migrates and locks it, and translates SQLite's errors.
+
+Subclasses define the meaning of the tables.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +38,10 @@ BUSY_POLL_SECONDS = 0.02
 
 
 def encode_json(value: object) -> str:
-    """A value as JSON that SQLite can read too."""
+    """Encode a value as JSON that SQLite can read."""
     try:
         return json.dumps(value, separators=(",", ":"), default=list, allow_nan=False)
-    except ValueError:  # a header may say NaN, and SQLite would call it malformed
+    except ValueError:  # a model's header may contain NaN, which SQLite rejects
         return json.dumps(_replace_non_finite(value), separators=(",", ":"), default=list)
 
 
@@ -54,27 +57,32 @@ _creation_lock = threading.Lock()
 
 
 def _create_private_file(path: Path) -> None:
-    """Makes the file where there is none. It holds the engines' keys: nobody else's to read.
+    """Create the file if it does not exist. Only its owner may read it, because it contains the engines' keys.
 
-    A file that is there is never opened here: closing a second descriptor would drop every lock that SQLite holds on it
-    in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks"). The files beside it get the same mode.
+    An existing file is never opened here. Closing a second descriptor would release every lock that
+    SQLite holds on the file in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks").
+    SQLite gives its companion files the same mode.
     """
     with _creation_lock, suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 class SQLiteFile:
-    """A connection to the file, a context manager; threads may share it. What stands in it: library/database.py."""
+    """A connection to the library's file, a context manager. Threads may share it."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file, making or migrating it; one that can't be written, on a full disk say, to be read alone.
+        """Open the file, and create or migrate it if needed.
+
+        If the file can't be written, for example on a full disk, it is opened read-only.
 
         Raises:
-            LibraryDamagedError, LibraryTooNewError, NotWritableError
+            LibraryDamagedError: the file is damaged.
+            LibraryTooNewError: a newer version of this package wrote the file.
+            NotWritableError: the file can't be opened or created.
         """
         self.path = path
         self._lock = threading.RLock()
-        self._read_only_reason: HfModelsError | None = None  # why it can only be read
+        self._read_only_reason: HfModelsError | None = None  # the reason if the file is open read-only
         try:
             self._open()
         except (StorageError, LibraryError) as error:
@@ -97,10 +105,10 @@ class SQLiteFile:
             raise
 
     def _open_read_only(self, why: HfModelsError) -> bool:
-        """Opens the file as it is, where that is what can be done about the error; whether it could be."""
+        """Open the file read-only if that can help after this error. Return whether it could be opened."""
         if isinstance(why, LibraryDamagedError | LibraryTooNewError | LibraryBusyError):
             return False
-        for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder refuses the first
+        for mode in ("mode=ro", "mode=ro&immutable=1"):  # a WAL file in a read-only folder fails with the first
             with suppress(sqlite3.Error, ValueError):
                 db = self._connect(f"{self.path.absolute().as_uri()}?{mode}")
                 if db.execute("pragma user_version").fetchone()[0] == len(MIGRATIONS):
@@ -123,7 +131,7 @@ class SQLiteFile:
 
     @property
     def is_writable(self) -> bool:
-        """Whether anything can be recorded; if not, who tries gets the reason."""
+        """Return whether the library can be written. If not, writing raises the error that prevents it."""
         return self._read_only_reason is None
 
     def _migrate(self) -> None:
@@ -131,7 +139,7 @@ class SQLiteFile:
         if version > len(MIGRATIONS):
             raise LibraryTooNewError(
                 f"The library at {self.path} was written by a newer llm-hf-models",
-                cause=f"It has format {version}; this version knows {len(MIGRATIONS)}.",
+                cause=f"Its format is {version}; this version supports up to {len(MIGRATIONS)}.",
                 hint="llm install -U llm-hf-models",
             )
         self._enable_wal()
@@ -140,20 +148,21 @@ class SQLiteFile:
         if version == len(MIGRATIONS):
             return
         with self.transaction():
-            for number in range(self._read_version(), len(MIGRATIONS)):  # again: another process may have been first
+            # Read the version again, because another process may have migrated the file.
+            for number in range(self._read_version(), len(MIGRATIONS)):
                 for statement in MIGRATIONS[number].split(";"):
                     self.execute(statement)
                 self.execute(f"pragma user_version = {number + 1}")
 
     def _enable_wal(self) -> None:
-        """Turns the write-ahead log on. SQLite doesn't wait for others here, whatever the busy timeout: we do."""
-        until = time.monotonic() + BUSY_SECONDS
+        """Turn on the write-ahead log. Retry here, because SQLite ignores the busy timeout for this statement."""
+        deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
                 with translate_errors(self.path):
                     self._db.execute("pragma journal_mode = wal")
             except LibraryBusyError:
-                if time.monotonic() > until:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(BUSY_POLL_SECONDS)
             else:
@@ -175,7 +184,7 @@ class SQLiteFile:
 
     @contextmanager
     def limit_busy_wait(self, seconds: float) -> Iterator[None]:
-        """Waits for a busy library no longer than that (seconds) meanwhile: for what can be done without."""
+        """Limit the wait for a busy library to `seconds` inside this block, for work that can be skipped."""
         self.execute(f"pragma busy_timeout = {round(1000 * min(seconds, BUSY_SECONDS))}")
         try:
             yield
@@ -184,13 +193,13 @@ class SQLiteFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, and one writer at a time; inside another one it is part of that."""
+        """Run the block in one transaction, with one writer at a time. A nested block joins the outer transaction."""
         with self._lock, self._run_in_transaction("begin immediate"):
             yield
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Several questions, one moment: what another process writes meanwhile is not seen."""
+        """Run several queries on one state of the library, unaffected by concurrent writers."""
         with self._lock, self._run_in_transaction("begin"):
             yield
 
@@ -204,12 +213,12 @@ class SQLiteFile:
             yield
             self.execute("commit")
         except BaseException:
-            if self._db.in_transaction:  # a full disk ends it before we can
+            if self._db.in_transaction:  # on a full disk, SQLite has already rolled back
                 self.execute("rollback")
             raise
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-        """Runs one statement; SQLite's errors come in our words, here and below."""
+        """Run one statement. All methods translate SQLite's errors."""
         try:
             with self._lock, translate_errors(self.path):
                 return self._db.execute(sql, values)
@@ -217,55 +226,55 @@ class SQLiteFile:
             raise self._read_only_reason or error from None
 
     def fetch_rows(self, sql: str, *values: object) -> list[Row]:
-        """All rows of a question."""
+        """Return all rows of a query."""
         with self._lock, translate_errors(self.path):
             return self._db.execute(sql, values).fetchall()
 
     def write(self, sql: str, *values: object) -> int:
-        """Runs one statement; returns how many rows it changed."""
+        """Run one statement. Return the number of changed rows."""
         return self.execute(sql, *values).rowcount
 
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors in our words."""
+    """Translate SQLite's errors into this package's errors."""
     try:
         yield
     except sqlite3.OperationalError as error:
         raise _make_operational_error(path, str(error)) from None
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, OverflowError) as error:
-        raise LibraryError(f"The library at {path} can't record that", cause=str(error)) from None
+        raise LibraryError(f"The library at {path} can't store this value", cause=str(error)) from None
     except UnicodeEncodeError as error:  # a file name that is not UTF-8
-        hint = "Rename it: what is recorded has to be Unicode."
+        hint = "Rename the file: names must be valid Unicode."
         raise LibraryError(
-            f"The library at {path} can't record {error.object!a}", cause=error.reason, hint=hint
+            f"The library at {path} can't store {error.object!a}", cause=error.reason, hint=hint
         ) from None
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes the bytes of a broken schema
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's message quotes bytes of a broken schema
         raise _make_damaged_error(path, str(error)) from None
 
 
 @contextmanager
 def translate_row_errors(path: Path) -> Iterator[None]:
-    """What stands in a row and can't be read is damage too."""
+    """Report a row that can't be parsed as damage of the library."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError) as error:
-        raise _make_damaged_error(path, f"A row of it can't be read: {error}") from None
+        raise _make_damaged_error(path, f"A row can't be parsed: {error}") from None
 
 
 def _make_operational_error(path: Path, why: str) -> HfModelsError:
     if "readonly" in why or "unable to open" in why:
         return NotWritableError(f"Can't write the library at {path}", cause=why, hint=suggest_folder_fix(path))
     if "disk is full" in why:
-        return DiskFullError(f"No room to write the library at {path}", cause=why)
+        return DiskFullError(f"Not enough disk space to write the library at {path}", cause=why)
     if "locked" in why or "busy" in why:
         return LibraryBusyError(
             f"The library at {path} is in use by another process", cause=why, hint="Try again in a moment."
         )
-    if "no such" in why or "malformed" in why:  # a table or a column has gone, a row is no JSON
+    if "no such" in why or "malformed" in why:  # a table or column is missing, or a row contains invalid JSON
         return _make_damaged_error(path, why)
     return LibraryError(
-        f"The library at {path} could not be used", cause=why, hint="`llm hf status` shows what is left of the disk."
+        f"The library at {path} can't be used", cause=why, hint="Check the free disk space with `llm hf status`."
     )
 
 
@@ -274,5 +283,5 @@ def _make_damaged_error(path: Path, why: str) -> LibraryDamagedError:
     return LibraryDamagedError(
         f"The library at {path} is damaged",
         cause=why,
-        hint=f"Move it away ({move}) and pull again: what is still here is not fetched twice.",
+        hint=f"Move it away ({move}) and pull again. Files in the cache are not downloaded again.",
     )

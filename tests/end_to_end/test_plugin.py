@@ -43,4 +43,4 @@ def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_name
     why = run_llm("hf", "list")
     assert why.exit_code == 1
     assert str(paths.library_path()) in why.stderr
-    assert "what is left of the disk" not in why.stderr
+    assert "free disk space" not in why.stderr

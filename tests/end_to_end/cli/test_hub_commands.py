@@ -297,11 +297,11 @@ def test_what_the_hub_does_not_have_is_one_clear_error(ref: str, said: str) -> N
 
 def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: HubServer) -> None:
     repo.change_repo(repo.list_repos()[0], revisions=("main", "v1.0"))
-    assert "has no revision 'v9'\nThere are: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
+    assert "has no revision 'v9'\nIt has: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
     assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
     repo.fault(Status(500), on="/refs")
     said = run("pull", f"{REPO}@v9", code=1).stderr
-    assert said.endswith("Without one, the default branch is taken.\n")
+    assert said.endswith("Omit the revision to use the default branch.\n")
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -346,7 +346,7 @@ def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refuse
         said = run("pull", "owner/gated-GGUF", code=1).stderr
         front.shutdown()
         thread.join()
-    assert "where the token is not sent" in said
+    assert "which receives no token" in said
     assert "not been granted" not in said
 
 
@@ -716,7 +716,7 @@ def test_a_token_of_the_environment_that_is_refused_is_said_to_be_that_one(
     for name in ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"):
         monkeypatch.setenv(name, "hf_wrong")
         said = run("pull", REPO, code=1).stderr
-        assert f"{name} in the environment goes before any other token: change it, or unset it." in said
+        assert f"{name} overrides any other token. Change or unset it." in said
         assert "llm hf login" not in said
         monkeypatch.delenv(name)
 

@@ -376,7 +376,7 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
     (row,) = library.downloads(include_finished=True)
     assert (row.state, row.attempts) == ("done", 1)
     told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    seemed_dead = told.index(("paused", "its process shows no sign of life"))
+    seemed_dead = told.index(("paused", "its process stopped responding"))
     assert ("started", "") in told[seemed_dead:]
 
 

@@ -286,7 +286,7 @@ def test_what_needs_files_says_of_a_model_elsewhere_that_there_are_none_here(wor
     done = run(words[0], "eye", *words[1:], code=2)
     assert (done.stdout, done.stderr) == (
         "",
-        "Error: hf/remote/eye is served elsewhere\nThere are no files of it here.\n",
+        "Error: hf/remote/eye is served by a remote endpoint\nIt has no local files.\n",
     )
 
 
@@ -295,7 +295,7 @@ async def test_agents_are_told_the_same_of_a_model_elsewhere() -> None:
     Library().attach("eye", "http://127.0.0.1:9", model="x")
     async with stdio_host() as client:
         for tool, words in (("inspect_gguf", {"model": "eye"}), ("verify_model", {"name": "eye"})):
-            assert "hf/remote/eye is served elsewhere" in await refusal(client, tool, **words)
+            assert "hf/remote/eye is served by a remote endpoint" in await refusal(client, tool, **words)
 
 
 def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:

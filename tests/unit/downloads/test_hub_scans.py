@@ -180,7 +180,7 @@ def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> Non
             (
                 ScannerResult("pickle imports", "safe"),
                 ScannerResult("VirusTotal", "unsafe", "3/76"),
-                ScannerResult("fresh", "no word"),
+                ScannerResult("fresh", "no result"),
             ),
         )
     ]

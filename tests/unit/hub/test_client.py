@@ -236,7 +236,7 @@ def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
 
 def test_an_answer_for_another_commit_is_refused(server: HubServer) -> None:
     server.fault(Headers({"X-Repo-Commit": "f" * 40}), method="HEAD")
-    with pytest.raises(HubUnavailableError, match="answered for commit ffffffffffff"):
+    with pytest.raises(HubUnavailableError, match="returned commit ffffffffffff"):
         ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), server.list_repos()[0].commit)
 
 
@@ -266,7 +266,7 @@ def test_a_private_repo_is_invisible_without_access(server: HubServer) -> None:
     server.add_token(TOKEN, access=["acme/own"])
     server.add_token("hf_other")
     for token in (None, "hf_other"):
-        with pytest.raises(RepoNotFoundError, match="or it is private"):
+        with pytest.raises(RepoNotFoundError, match=r"has no (public )?repo"):
             ask_of(server, token).fetch_details(RepoId("acme", "own"))
     assert ask_of(server, TOKEN).fetch_details(RepoId("acme", "own")).private
 
@@ -385,7 +385,7 @@ def test_a_web_page_in_the_hubs_place_is_not_taken_for_an_answer(
 ) -> None:
     server.add_token(TOKEN)
     server.fault(Page())
-    with pytest.raises(HubUnavailableError, match="did not"):
+    with pytest.raises(HubUnavailableError, match="returned an invalid response"):
         call(ask_of(server, TOKEN))
 
 
@@ -484,7 +484,7 @@ def test_a_late_answer_within_the_limit_is_taken(server: HubServer) -> None:
 )
 def test_digests_and_sizes_are_read_strictly(server: HubServer, answer: bytes) -> None:
     server.fault(Status(200, body=answer))
-    with pytest.raises(HubUnavailableError, match="did not answer as the Hub does"):
+    with pytest.raises(HubUnavailableError, match="returned an invalid response"):
         ask_of(server).fetch_details(REPO)
 
 

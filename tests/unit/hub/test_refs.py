@@ -252,5 +252,5 @@ def test_only_forty_hex_digits_are_a_commit() -> None:
 
 
 def test_the_hubs_own_address_is_nobodys_name() -> None:
-    with pytest.raises(BadRefError, match="own address"):
+    with pytest.raises(BadRefError, match="Hub's host"):
         ModelRef.parse("https://hf.co/hf.co/a")

@@ -155,7 +155,7 @@ def test_a_wrong_passphrase_is_refused() -> None:
 
 
 def test_an_empty_passphrase_keeps_nothing() -> None:
-    with pytest.raises(KeychainError, match="passphrase is needed"):
+    with pytest.raises(KeychainError, match="requires a passphrase"):
         tokens.store_token(TOKEN, ask_passphrase=lambda: "")
     assert not tokens.encrypted_token_path().exists()
 
@@ -237,7 +237,7 @@ def test_an_empty_or_binary_token_file_is_no_token(home: Home) -> None:
     (home.hf_home / "token").write_text(" \n")
     assert tokens.find_token() is None
     (home.hf_home / "token").write_bytes(b"\xff\xfe")
-    with pytest.raises(KeychainError, match="holds no token"):
+    with pytest.raises(KeychainError, match="contains no valid token"):
         tokens.find_token()
 
 

@@ -186,7 +186,7 @@ def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a
     assert given_up is not None
     assert (given_up.state, given_up.error, given_up.bytes_per_second) == (
         "paused",
-        "its process shows no sign of life",
+        "its process stopped responding",
         None,
     )
     waiting = db.get_download(waits.id)
@@ -257,7 +257,7 @@ def test_what_can_not_be_recorded_is_refused_whole_and_not_called_damage(
 
 
 def test_a_file_name_that_is_not_utf_8_is_a_clear_refusal(db: Database) -> None:
-    with pytest.raises(LibraryError, match="can't record"):
+    with pytest.raises(LibraryError, match="can't store"):
         db.register(a_model(files=(LocalFile("m", "weights", 1, os.fsdecode(b"/tmp/caf\xe9.gguf")),)))
 
 
