@@ -1,14 +1,14 @@
-"""The one exception tree. What this package raises on purpose is here; the faces word it for people."""
+"""Define the exceptions that this package raises on purpose. The CLI and the MCP server format them for people."""
 
 from __future__ import annotations
 
 
 class HfModelsError(Exception):
-    """What happened, why, and the command that fixes it, kept apart so that each face can show them its own way.
+    """The base of all exceptions here. Each interface can format the message, cause and hint in its own way.
 
     Args:
-        message: what happened, one sentence, no trailing newline.
-        cause: why, as far as it is known.
+        message: what happened, in one sentence without a trailing newline.
+        cause: why it happened, if known.
         hint: what to do next, usually a command.
     """
 
@@ -25,57 +25,57 @@ class HfModelsError(Exception):
 
 
 class BadInputError(HfModelsError):
-    """What the caller gave can't be used as it is: a malformed ref, size, setting or option."""
+    """An input from the caller is invalid, such as a malformed ref, size, setting or option."""
 
     exit_code = 2
 
 
 class BadRefError(BadInputError):
-    """A name that is no model ref, or a file name that is not safe."""
+    """The name is not a valid model ref, or the file name could leave its folder."""
 
 
 class NotFoundError(HfModelsError):
-    """Something named does not exist."""
+    """Something that the caller named does not exist."""
 
 
 class RepoNotFoundError(NotFoundError):
-    """No such repo on the Hub, or one that this token can't see: the Hub does not tell these apart."""
+    """The repo does not exist, or the token can't see it. The Hub does not distinguish these two."""
 
 
 class RevisionNotFoundError(NotFoundError):
-    """The repo has no such branch, tag or commit."""
+    """The repo does not have this branch, tag or commit."""
 
 
 class FileNotFoundInRepoError(NotFoundError):
-    """The repo has no such file at that revision."""
+    """The repo does not have this file at the revision."""
 
 
 class QuantNotFoundError(NotFoundError):
-    """The repo has no such quantization; the hint lists those there are."""
+    """The repo does not have this quantization; the hint lists the available ones."""
 
 
 class NoGgufError(NotFoundError):
-    """The repo holds no GGUF file."""
+    """The repo has no GGUF file."""
 
 
 class UnknownModelError(NotFoundError):
-    """No local model of that name."""
+    """No local model has this name."""
 
 
 class AmbiguousNameError(BadInputError):
-    """A name that matches several local models; the cause lists them."""
+    """The name matches several local models; the cause lists them."""
 
 
 class NameTakenError(BadInputError):
-    """An alias that already names another model."""
+    """The alias already belongs to another model."""
 
 
 class AccessError(HfModelsError):
-    """The Hub knows what was asked for and refuses it to this token."""
+    """The Hub refuses access with the current token, or without one."""
 
 
 class TokenMissingError(AccessError):
-    """A private or gated repo, and no token."""
+    """The repo is private or gated, and there is no token."""
 
 
 class TokenInvalidError(AccessError):
@@ -83,11 +83,11 @@ class TokenInvalidError(AccessError):
 
 
 class GatedRepoError(AccessError):
-    """A gated repo, and a token whose owner has not been granted access."""
+    """The repo is gated, and the token's owner has not been granted access."""
 
 
 class NetworkError(HfModelsError):
-    """The Hub or the storage host could not be reached or did not answer as it should."""
+    """The Hub or the storage host could not be reached, or its response was invalid."""
 
 
 class OfflineError(NetworkError):
@@ -95,15 +95,15 @@ class OfflineError(NetworkError):
 
 
 class ProxyRefusedError(OfflineError):
-    """A proxy on the way wants to know who we are: no try without its password goes better."""
+    """A proxy requires authentication. Retrying without its password does not help."""
 
 
 class TimedOutError(NetworkError):
-    """No answer within the time limit."""
+    """No response arrived within the time limit."""
 
 
 class RateLimitedError(NetworkError):
-    """HTTP 429. `retry_after` is the wait that was asked for, in seconds."""
+    """HTTP 429: too many requests. `retry_after` is the wait that the server requests, in seconds."""
 
     def __init__(
         self, message: str, *, retry_after: float | None = None, cause: str | None = None, hint: str | None = None
@@ -113,23 +113,23 @@ class RateLimitedError(NetworkError):
 
 
 class HubUnavailableError(NetworkError):
-    """A 5xx, or an answer that is not the Hub's protocol."""
+    """The Hub failed to process a request, or its response is not in the Hub's format."""
 
 
 class HubServerError(HubUnavailableError):
-    """The Hub has a trouble of its own, which may be over at the next try: 5xx, 408."""
+    """The Hub reports a temporary error (HTTP 5xx or 408), so a retry may succeed."""
 
 
 class TlsError(NetworkError):
-    """The other side's certificate was not accepted. Never retried."""
+    """The server's certificate was rejected. The request is not retried."""
 
 
 class StorageError(HfModelsError):
-    """The disk refused."""
+    """A disk operation failed."""
 
 
 class DiskFullError(StorageError):
-    """Not enough room. `missing_bytes` is how much more is needed."""
+    """Not enough disk space. `missing_bytes` is how much more is needed."""
 
     def __init__(
         self, message: str, *, missing_bytes: int = 0, cause: str | None = None, hint: str | None = None
@@ -139,23 +139,23 @@ class DiskFullError(StorageError):
 
 
 class NotWritableError(StorageError):
-    """No permission to write where it is needed."""
+    """No permission to write to a file or folder."""
 
 
 class VerificationError(HfModelsError):
-    """Something fetched or kept is not what it should be."""
+    """A downloaded or stored file failed verification."""
 
 
 class DigestMismatchError(VerificationError):
-    """The bytes are not those the Hub recorded; message names both digests."""
+    """The file's digest differs from the Hub's; the message contains both digests."""
 
 
 class FileChangedError(VerificationError):
-    """The file changed upstream during a download, and was not spliced."""
+    """The file changed on the Hub during a download. The two versions were not combined."""
 
 
 class InvalidGgufError(VerificationError):
-    """Not a GGUF file, or one that breaks the format's rules. `code` is the rule's documented name."""
+    """The file is not GGUF or breaks the format's rules. `code` is the rule's documented name."""
 
     def __init__(
         self,
@@ -172,23 +172,23 @@ class InvalidGgufError(VerificationError):
 
 
 class SlowHeaderError(VerificationError):
-    """A model's header could not be read within its time limit, and so was not judged."""
+    """A model's header could not be read within its time limit, so it was not checked."""
 
 
 class MissingFileError(VerificationError):
-    """A recorded file is gone from the disk."""
+    """A recorded file no longer exists on disk."""
 
 
 class PolicyError(HfModelsError):
-    """A rule in settings refuses this; the hint names the rule."""
+    """A setting forbids this; the hint names the setting."""
 
 
 class ConsentError(PolicyError):
-    """An agent wants what a person has to agree to first."""
+    """An agent attempts an action that needs a person's consent first."""
 
 
 class UnsafeFileError(PolicyError):
-    """The Hub's scanners report the file as unsafe."""
+    """A scanner of the Hub reports the file as unsafe."""
 
 
 class LibraryError(HfModelsError):
@@ -208,29 +208,29 @@ class LibraryBusyError(LibraryError):
 
 
 class EngineError(HfModelsError):
-    """The llama.cpp process, or the endpoint in its place."""
+    """The llama.cpp process, or the remote endpoint that replaces it, failed."""
 
 
 class EngineStartError(EngineError):
-    """The engine did not start; the cause holds its own last words."""
+    """The engine did not start; the cause has the last lines of its output."""
 
 
 class ModelTooLargeError(EngineError):
-    """The model does not fit this machine's free memory. Said before loading."""
+    """The model does not fit this machine's free memory. Raised before loading."""
 
 
 class EngineLostError(EngineError):
-    """The engine died or stopped answering in the middle of a turn."""
+    """The engine exited or stopped responding during a completion."""
 
 
 class EngineRequestError(EngineError):
-    """The engine answered with an error: a wrong option, a prompt larger than the context."""
+    """The engine returned an error, such as for an invalid option or a prompt larger than the context."""
 
-    status: int | None = None  # of its answer (HTTP), where that is about the request
+    status: int | None = None  # the HTTP status of its response, if the error is about the request
 
 
 class InterruptedByUserError(HfModelsError):
-    """Ctrl-C, or a stop event. What was done so far is kept."""
+    """The person pressed Ctrl-C, or the caller set the stop event. Completed work is kept."""
 
     exit_code = 130
 
@@ -240,4 +240,4 @@ class KeychainError(HfModelsError):
 
 
 class NotModifiedError(HfModelsError):
-    """The Hub's answer is still the one whose ETag was given. Not a failure: the caller has the answer already."""
+    """HTTP 304: the response with the caller's ETag is still current. This is not a failure."""
