@@ -1,4 +1,4 @@
-"""Where things are and what the person decided: paths, endpoint, limits, policy. Read when called, never at import."""
+"""Load and store the settings, and find the Hugging Face cache and endpoint. Nothing is read at import."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-Action = Literal["delete", "large", "token", "unverified"]  # what a person is asked before an agent does it
+Action = Literal["delete", "large", "token", "unverified"]  # what needs a person's consent if an agent does it
 ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 
 
 def settings_path() -> Path:
-    """The file that `llm hf settings KEY VALUE` writes."""
+    """Return the path of the file that `llm hf settings KEY VALUE` writes."""
     return data_dir() / "settings.toml"
 
 
 def hf_home() -> Path:
-    """The Hugging Face home: HF_HOME, or `huggingface` in the XDG cache, as huggingface_hub/constants.py has it."""
+    """Return HF_HOME, or `huggingface` in the XDG cache, like huggingface_hub/constants.py."""
     if (path := os.environ.get("HF_HOME")) is not None:
         return _expand(path)
     return _expand(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
 
 
 def cache_dir() -> Path:
-    """The Hugging Face cache, where weights live: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
+    """Return the Hugging Face cache, which holds the weights: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
     path = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
     return hf_home() / "hub" if path is None else _expand(path)
 
@@ -47,23 +47,23 @@ def _expand(path: str) -> Path:
 
 
 def endpoint() -> str:
-    """The Hub's address without a trailing slash: HF_ENDPOINT, or huggingface.co."""
+    """Return the Hub's URL without a trailing slash: HF_ENDPOINT, or https://huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 def get_display_endpoint() -> str:
-    """The same as it may be shown: without a password."""
+    """Return the Hub's URL without user and password, for display."""
     return strip_user(endpoint())
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE asks for no network at all."""
-    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return asked.lower() in _TRUE
+    """Return whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids using the network."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.lower() in _TRUE
 
 
 class Settings(BaseModel):
-    """Every setting, its default and what it does. Environment variables `LLM_HF_<NAME>` override the file."""
+    """All settings with defaults and descriptions. Environment variables `LLM_HF_<NAME>` override settings.toml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -71,92 +71,106 @@ class Settings(BaseModel):
         8,
         ge=1,
         le=64,
-        description="Connections that all downloads together may open at most; those in the foreground come first.",
+        description="Maximum number of connections for all downloads together; foreground downloads come first.",
     )
-    limit_rate: int = Field(0, ge=0, description="Bytes per second for all downloads together; 0 is no limit.")
+    limit_rate: int = Field(
+        0, ge=0, description="Maximum bytes per second for all downloads together; 0 means no limit."
+    )
     transport: Literal["http", "xet"] = Field(
         "http",
-        description="Who moves the bytes: `http` is our own transfer, `xet` hands files to huggingface_hub, which knows"
-        " no limit_rate and starts over after an interruption. Digests are checked either way.",
+        description="Download method: `http`, or `xet`, which passes files to huggingface_hub and does not support"
+        " limit_rate or resuming. Digests are checked with both.",
     )
-    connect_seconds: float = Field(10, gt=0, description="How long a connection may take to be made.")
-    metadata_seconds: float = Field(20, gt=0, description="How long the Hub may take to answer a question.")
+    connect_seconds: float = Field(10, gt=0, description="Time limit for opening a connection, in seconds.")
+    metadata_seconds: float = Field(20, gt=0, description="Time limit for one request to the Hub's API, in seconds.")
     header_seconds: float = Field(
-        60, gt=0, description="How long reading a model's header may take, from the Hub or from a disk."
+        60, gt=0, description="Time limit for reading a model's header from the Hub or from disk, in seconds."
     )
-    stall_seconds: float = Field(30, gt=0, description="A download connection without a byte for this long is cut.")
+    stall_seconds: float = Field(
+        30, gt=0, description="Close a download connection that receives nothing for this many seconds."
+    )
     network_wait_seconds: float = Field(
-        # Tries are a minute apart in the end: an outage of ten minutes is past by the last ones.
+        # Later retries are a minute apart, so the last ones come well after an outage of ten minutes.
         900,
         ge=0,
-        description="How long a download waits for a network that has gone away before it pauses.",
+        description="Pause a download after the network has been lost for this many seconds.",
     )
-    retry_seconds: float = Field(1, gt=0, description="First pause before a retry; it doubles up to a minute.")
+    retry_seconds: float = Field(
+        1, gt=0, description="Seconds before the first retry; each retry doubles them, up to a minute."
+    )
     metadata_lifetime_seconds: float = Field(
-        300, ge=0, description="For how long search and info are answered from the metadata cache."
+        300, ge=0, description="Seconds for which search and info use cached responses of the Hub."
     )
-    disk_reserve: int = Field(1_000_000_000, ge=0, description="Bytes that a download leaves free on the disk.")
+    disk_reserve: int = Field(1_000_000_000, ge=0, description="Bytes of disk space that downloads leave free.")
     memory_reserve: int = Field(
-        1_000_000_000, ge=0, description="Bytes of memory left to everything else when choosing what fits."
+        1_000_000_000, ge=0, description="Bytes of memory to leave free when choosing a model that fits."
     )
     concurrent_downloads: int = Field(
         2,
         ge=1,
         le=16,
-        description="A download in the background waits while so many run; one in the foreground begins at once.",
+        description="Maximum number of simultaneous downloads in the background; foreground downloads start at once.",
     )
     heartbeat_seconds: float = Field(
         2,
         gt=0,
-        description="How often a download says that it lives; after four missed signs, or when its process is gone,"
-        " another takes it over.",
+        description="Heartbeat interval of a download, in seconds; after four missed heartbeats, or when its process"
+        " has exited, another process takes over.",
     )
     orphan_seconds: float = Field(
-        86_400, ge=0, description="For how long `gc` leaves partial files that no download here names."
+        86_400, ge=0, description="Age in seconds at which `gc` removes partial files without a download."
     )
     history_seconds: float = Field(
-        2_592_000, ge=0, description="For how long `gc` leaves downloads that are over, and answers of the Hub."
+        2_592_000,
+        ge=0,
+        description="Age in seconds at which `gc` removes finished downloads and cached responses of the Hub.",
     )
     keep_alive: float = Field(
-        300, ge=-1, description="Seconds that an idle engine stays warm; 0 stops it at once, -1 keeps it."
+        300, ge=-1, description="Seconds before an idle engine stops; 0 stops it at once, -1 never stops it."
     )
     engine: Literal["auto", "xllamacpp", "llama-server"] = Field(
-        "auto", description="Which llama.cpp answers; `auto` prefers whichever has a usable GPU."
+        "auto", description="The llama.cpp program to use; `auto` prefers one with a usable GPU."
     )
-    engine_start_seconds: float = Field(120, gt=0, description="How long an engine may take to load a model.")
+    engine_start_seconds: float = Field(120, gt=0, description="Time limit for loading a model, in seconds.")
     context: int = Field(
         8192,
         ge=0,
-        description="Context length in tokens to load with, or the model's own if smaller; 0 is the model's.",
+        description="Context length in tokens, limited to the model's maximum; 0 means that maximum.",
     )
-    threads: int = Field(0, ge=0, description="Threads per engine; 0 chooses from the physical cores.")
-    gpu_layers: int = Field(-1, ge=-1, description="Layers to put on a GPU where there is one; -1 is all of them.")
+    threads: int = Field(
+        0, ge=0, description="Threads per engine; 0 means all physical cores, minus one if there are more than two."
+    )
+    gpu_layers: int = Field(-1, ge=-1, description="Layers to load on a GPU, if there is one; -1 means all of them.")
     sandbox: bool = Field(True, description="Confine the engine and the load test as far as the system allows.")
-    max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this; 0 is no limit.")
+    max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this, in bytes; 0 means no limit.")
     allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
     allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
-    agent_read_only: bool = Field(False, description="Agents (the MCP server) may look at models, and change nothing.")
+    agent_read_only: bool = Field(False, description="Agents (the MCP server) may view models but change nothing.")
     agent_allow_delete: bool = Field(False, description="Agents may delete models, each time with a person's consent.")
     agent_ask_above_bytes: int = Field(
-        5_000_000_000, ge=0, description="Ask a person before an agent's pull larger than this; 0 never asks."
+        5_000_000_000,
+        ge=0,
+        description="Require a person's consent for an agent's pull larger than this, in bytes; 0 means never.",
     )
     agent_max_total_bytes: int = Field(
-        0, ge=0, description="Refuse an agent's pull that would make the library larger than this; 0 is no limit."
+        0,
+        ge=0,
+        description="Refuse an agent's pull that would make the library larger than this, in bytes; 0 means no limit.",
     )
     agent_max_prompt_tokens: int = Field(
-        1024, ge=0, description="Tokens that an answer to an agent's prompt may have; 0 is no limit."
+        1024, ge=0, description="Maximum number of tokens in a response to an agent's prompt; 0 means no limit."
     )
     agent_yes_to: str = Field(
-        "", description="What agents may do without asking a person: any of delete, large, token, unverified."
+        "", description="Actions that agents may take without consent: any of delete, large, token, unverified."
     )
 
     @field_validator("agent_yes_to")
     @classmethod
     def _check_actions(cls, text: str) -> str:
         if unknown := split_list(text) - set(ACTIONS):
-            word = clean_text(min(unknown), 40)
-            hint = f"{suggest_word(word, ACTIONS)}It takes any of {', '.join(ACTIONS)}."
-            raise BadInputError(f"Setting 'agent_yes_to': there is no {word!r}", hint=hint)
+            action = clean_text(min(unknown), 40)
+            hint = f"{suggest_word(action, ACTIONS)}Use any of {', '.join(ACTIONS)}."
+            raise BadInputError(f"Setting 'agent_yes_to': there is no action {action!r}", hint=hint)
         return text
 
 
@@ -174,10 +188,10 @@ def _is_duration(key: str) -> bool:
 
 
 def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """One setting from the words of a person: `5M` for sizes, `5m` for durations, on/off for switches.
+    """Parse a setting's value as a person writes it: `5M` for sizes, `5m` for durations, on/off for switches.
 
     Raises:
-        BadInputError: no such setting, or a value that it does not take.
+        BadInputError: the setting does not exist or does not accept the value.
     """
     value: object = text
     if key in _SIZES:
@@ -190,7 +204,7 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
 
 
 def describe_accepted_values(key: str) -> str:
-    """What one setting can be, in words: its choices, its unit, its bounds."""
+    """Describe the values that one setting accepts: its choices, unit and bounds."""
     field = Settings.model_fields[key]
     if choices := get_args(field.annotation):
         return ", ".join(choices)
@@ -198,20 +212,22 @@ def describe_accepted_values(key: str) -> str:
         return "on, off"
     if field.annotation is str:
         return "names, comma-separated"
-    bounds = {name: getattr(one, name) for one in field.metadata for name in ("gt", "ge", "le") if hasattr(one, name)}
-    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
-    most = f" to {bounds['le']}" if "le" in bounds else ""
+    bounds = {
+        name: getattr(bound, name) for bound in field.metadata for name in ("gt", "ge", "le") if hasattr(bound, name)
+    }
+    lower = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    upper = f" to {bounds['le']}" if "le" in bounds else ""
     kind = "a size such as 5M or 2GiB" if key in _SIZES else "a whole number"
     kind = "a rate such as 5M or 1.5MB/s" if key == "limit_rate" else kind
     kind = "a time such as 30s or 5m" if _is_duration(key) else kind
-    return f"{kind}, {least}{most}"
+    return f"{kind}, {lower}{upper}"
 
 
 def check_key(key: str) -> None:
-    """Checks that there is such a setting.
+    """Check that a setting exists.
 
     Raises:
-        BadInputError: there is none.
+        BadInputError: the setting does not exist.
     """
     if key not in Settings.model_fields:
         hint = suggest_word(key, Settings.model_fields) + "`llm hf settings` lists them."
@@ -223,15 +239,15 @@ def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting'
     try:
         return getattr(Settings.model_validate({key: value}), key)
     except ValidationError as error:
-        said = error.errors()[0]["msg"].lower()
-        hint = f"See `llm hf settings {key}` for what it takes."
-        raise BadInputError(f"Setting {key!r}: {said}", hint=hint) from None
+        reason = error.errors()[0]["msg"].lower()
+        hint = f"Run `llm hf settings {key}` to see the values that it accepts."
+        raise BadInputError(f"Setting {key!r}: {reason}", hint=hint) from None
 
 
 def _read_file() -> dict[str, Any]:
-    """What settings.toml holds, not judged."""
+    """Read settings.toml without validating it."""
     path = settings_path()
-    remedy = "Mend it, or begin anew: " + shlex.join(["mv", str(path), f"{path}.broken"])
+    remedy = "Fix the file, or move it away: " + shlex.join(["mv", str(path), f"{path}.broken"])
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -251,9 +267,9 @@ def _read_file() -> dict[str, Any]:
 
 
 def _parse_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    remedy = "To be rid of it: llm hf settings {} --unset"
+    remedy = "Remove it with: llm hf settings {} --unset"
     return {
-        key: _parse_stored_value(key, value, f"It stands in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
+        key: _parse_stored_value(key, value, f"It is set in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
         for key, value in stored.items()
     }
 
@@ -262,7 +278,7 @@ def _read_environment() -> dict[str, Any]:
     names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
     return {
         key: _parse_stored_value(
-            key, os.environ[name], f"{name} in the environment says so.", f"Change or unset {name}."
+            key, os.environ[name], f"It is set by the environment variable {name}.", f"Change or unset {name}."
         )
         for key, name in names.items()
         if os.environ.get(name)
@@ -270,9 +286,9 @@ def _read_environment() -> dict[str, Any]:
 
 
 def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """What a person left somewhere; if it is wrong, they are told where that was and how to be rid of it.
+    """Parse a value from settings.toml or the environment. An error says where the value is and how to remove it.
 
-    Written by hand, settings.toml may hold `"5M"` where our own hand writes 5000000.
+    If a person wrote settings.toml, it may have `"5M"`, while `store` writes 5000000.
     """
     try:
         return parse_value(key, value) if isinstance(value, str) else _validate(key, value)
@@ -281,29 +297,29 @@ def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any
 
 
 def load() -> Settings:
-    """The settings in force now: defaults, then settings.toml, then the environment.
+    """Load the current settings: the defaults, overridden by settings.toml, overridden by the environment.
 
     Raises:
-        BadInputError: settings.toml or a variable holds what a setting does not take.
+        BadInputError: settings.toml or an environment variable has a value that its setting does not accept.
     """
     return Settings(**{**_parse_file(_read_file()), **_read_environment()})
 
 
 def find_source(key: str) -> str:
-    """Where a setting's value comes from: `environment`, `settings.toml` or `default`."""
+    """Return the source of a setting's value: `environment`, `settings.toml` or `default`."""
     if os.environ.get(f"LLM_HF_{key.upper()}"):
         return "environment"
     return "settings.toml" if key in _read_file() else "default"
 
 
 def store(key: str, value: object | None) -> None:
-    """Writes one setting to settings.toml, whole or not at all; None goes back to the default.
+    """Write one setting to settings.toml atomically; None restores the default.
 
-    Whatever stands there can be taken out: what is wrong with the file must not keep anybody from mending it.
+    Any key can be removed, even an invalid one, so that a broken file can be repaired key by key.
 
     Raises:
-        BadInputError: no such setting, a value that it does not take, or the file holds such a one.
-        NotWritableError: the file can't be written.
+        BadInputError: the setting does not exist, it does not accept the value, or settings.toml is invalid.
+        NotWritableError: settings.toml can't be written.
     """
     stored = _read_file()
     if value is not None:
@@ -332,5 +348,5 @@ def _write(stored: Mapping[str, Any]) -> None:
 
 
 def split_list(text: str) -> frozenset[str]:
-    """The members of a comma-separated setting, lower-cased."""
+    """Return the items of a comma-separated setting in lower case."""
     return frozenset(part.lower() for part in re.split(r"[,\s]+", text) if part)

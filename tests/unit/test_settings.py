@@ -235,12 +235,12 @@ def test_a_wrong_variable_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_agents_may_do_is_named_by_known_actions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInputError, match="there is no 'delet'") as caught:
+    with pytest.raises(BadInputError, match="there is no action 'delet'") as caught:
         settings.parse_value("agent_yes_to", "large, delet")
     assert "Did you mean 'delete'?" in str(caught.value.hint)
     assert settings.parse_value("agent_yes_to", "Large,delete") == "Large,delete"
     monkeypatch.setenv("LLM_HF_AGENT_YES_TO", "everything")
-    with pytest.raises(BadInputError, match="there is no 'everything'"):
+    with pytest.raises(BadInputError, match="there is no action 'everything'"):
         settings.load()
 
 
@@ -294,7 +294,7 @@ def test_the_command_that_a_wrong_value_is_answered_with_says_what_would_do(key:
 
 
 def test_every_setting_says_what_it_takes() -> None:
-    assert [one["key"] for one in json_of("settings") if not one["takes"]] == []
+    assert [one["key"] for one in json_of("settings") if not one["accepts"]] == []
 
 
 def test_a_list_is_split_at_commas_and_spaces_whatever_the_case() -> None:
