@@ -1,4 +1,4 @@
-"""The person's account and this installation: login, whoami, status, settings."""
+"""Log in to the Hub, log out, and show the current account."""
 
 from __future__ import annotations
 
@@ -15,36 +15,38 @@ MAX_TOKEN_CHARS = 1000
 
 
 def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> TokenStatus:
-    """Asks the Hub whose token it is, and only then keeps it.
+    """Validate a token with the Hub, then store it.
 
     Raises:
-        BadInputError: not the form of a token.
-        TokenInvalidError, NetworkError: it could not be validated; nothing was kept.
-        KeychainError: it could not be kept.
+        BadInputError: the value does not have the form of a token.
+        TokenInvalidError, NetworkError: the token could not be validated, so it was not stored.
+        KeychainError: the token could not be stored.
     """
     value = value.strip()
     if not value or len(value) > MAX_TOKEN_CHARS or not value.isascii() or not value.isprintable() or " " in value:
         raise BadInputError(
-            "That is not a Hub token", hint=f"Make one on {settings.get_display_endpoint()}/settings/tokens"
+            "This is not a Hub token", hint=f"Create one on {settings.get_display_endpoint()}/settings/tokens"
         )
-    now = context.settings()
-    hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.is_offline())
+    current = context.settings()
+    hub = Hub(settings.endpoint(), token=value, timeout=current.metadata_seconds, offline=settings.is_offline())
     account = hub.whoami()
     return TokenStatus(tokens.store_token(value, ask_passphrase=ask_passphrase), account)
 
 
 def logout() -> tuple[str, ...]:
-    """Removes the token that `login` kept. Returns where it was."""
+    """Remove the stored token, and return the places that it was removed from."""
     return tuple(tokens.remove_stored_token())
 
 
 def whoami(context: Context) -> TokenStatus:
-    """The token in force, validated now."""
+    """Validate the token in use, and return its source and owner."""
     token = context.token()
     if token is None:
         locked = tokens.is_locked(token)
         return TokenStatus(
-            None, None, tokens.suggest_token_fix(token) if locked else "There is no token. `llm hf login` keeps one."
+            None,
+            None,
+            tokens.suggest_token_fix(token) if locked else "There is no token. Run `llm hf login` to store one.",
         )
     try:
         return TokenStatus(token.source, context.hub().whoami())

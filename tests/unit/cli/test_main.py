@@ -207,7 +207,7 @@ def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(h
 def test_a_token_that_is_no_text_is_refused() -> None:
     done = run("login", "--token-stdin", code=None, stdin=b"hf_\xff\n")
     assert done.exit_code == 2
-    assert "That is not a Hub token" in done.stderr
+    assert "This is not a Hub token" in done.stderr
 
 
 # An empty library
