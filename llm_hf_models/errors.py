@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class HfModelsError(Exception):
-    """The base of all exceptions here. Each interface can format the message, cause and hint in its own way.
+    """The base class of this package's exceptions.
+
+    Each interface can format the message, cause and hint in its own way.
 
     Args:
         message: what happened, in one sentence without a trailing newline.

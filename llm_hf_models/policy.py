@@ -26,7 +26,10 @@ MAX_LOG_BYTES = 5_000_000
 
 
 def log_path() -> Path:
-    """Return the path of the log with one JSON line per change that an agent made or attempted."""
+    """Return the path of the log of changes that agents made or attempted.
+
+    Each line is a JSON object with the time, agent, action, target and outcome.
+    """
     return paths.data_dir() / "agents.log"
 
 

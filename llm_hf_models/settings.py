@@ -20,7 +20,7 @@ from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-Action = Literal["delete", "large", "token", "unverified"]  # what needs a person's consent if an agent does it
+Action = Literal["delete", "large", "token", "unverified"]  # agents need a person's consent for these
 ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 
 
@@ -230,7 +230,7 @@ def check_key(key: str) -> None:
         BadInputError: the setting does not exist.
     """
     if key not in Settings.model_fields:
-        hint = suggest_word(key, Settings.model_fields) + "`llm hf settings` lists them."
+        hint = suggest_word(key, Settings.model_fields) + "Run `llm hf settings` to list all settings."
         raise BadInputError(f"There is no setting {key[:60]!r}", hint=hint)
 
 
@@ -286,7 +286,7 @@ def _read_environment() -> dict[str, Any]:
 
 
 def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """Parse a value from settings.toml or the environment. An error says where the value is and how to remove it.
+    """Parse a value from settings.toml or the environment. An error names the place of the value and how to remove it.
 
     If a person wrote settings.toml, it may have `"5M"`, while `store` writes 5000000.
     """

@@ -57,7 +57,7 @@ def collect_status(context: Context) -> Status:
 
 
 def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
-    """Return the local models, the running engines, and why the library can't be read, if so."""
+    """Return the local models, the running engines, and the error if the library can't be read."""
     try:
         with context.open_library() as db:
             return (
@@ -111,11 +111,11 @@ def _list_versions() -> dict[str, str | None]:
 
 def list_settings() -> tuple[SettingView, ...]:
     """Return all settings with their current values."""
-    now = settings.load()
+    current = settings.load()
     return tuple(
         SettingView(
             key,
-            getattr(now, key),
+            getattr(current, key),
             field.default,
             settings.find_source(key),
             field.description or "",

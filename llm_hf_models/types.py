@@ -83,7 +83,7 @@ class Cleanup:
 
 @dataclass(frozen=True)
 class ConsentRequest:
-    """A question to a person, who must agree before an agent may act."""
+    """A question that a person must agree to before an agent may act."""
 
     action: Action
     target: str  # the exact name that confirms the action

@@ -170,7 +170,7 @@ def get_layer_values(metadata: Metadata, key: str, layers: int) -> list[int] | N
     """Return one value for each layer, from a list in the header or from one number for all layers.
 
     Returns:
-        None if the key is missing, or if its list is too short or has other values than counts.
+        None if the key is missing, or if its list is too short or has a value that is not a count.
     """
     value = metadata.get(key)
     if isinstance(value, tuple):

@@ -132,7 +132,7 @@ _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def is_quant_name(text: str) -> bool:
-    """Whether a text can stand for a quantization after a ref's colon, and would not be read as a file there."""
+    """Return whether a text is valid as a quantization in a model ref and is not a file name."""
     return _QUANT.fullmatch(text) is not None and not _is_file_name(text)
 
 

@@ -47,7 +47,7 @@ _DEFAULT_EMBEDDING = 4096
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a model fits, and the figures behind that (bytes)."""
+    """Whether a model fits, with the needed and available memory in bytes."""
 
     fits: bool  # with the requested context, or with a smaller one of at least MIN_CONTEXT
     needed: int  # at `context`
@@ -103,19 +103,20 @@ def assess_fit(
     if mmproj_bytes:
         fixed += mmproj_bytes + PROJECTOR_BYTES
 
-    def needed(tokens: int) -> int:
+    def estimate_needed(tokens: int) -> int:
         return fixed + estimate_context_bytes(weights_bytes, facts, tokens)
 
-    if needed(requested) <= available:
-        return _make_fit(True, needed(requested), available, requested)
+    if estimate_needed(requested) <= available:
+        return _make_fit(True, estimate_needed(requested), available, requested)
     smallest = min(requested, MIN_CONTEXT)
-    if needed(smallest) > available:
-        return _make_fit(False, needed(smallest), available, smallest)
+    if estimate_needed(smallest) > available:
+        return _make_fit(False, estimate_needed(smallest), available, smallest)
     steps = range(requested // CONTEXT_STEP + 1)
     largest = max(
-        smallest, (bisect_right(steps, available, key=lambda step: needed(step * CONTEXT_STEP)) - 1) * CONTEXT_STEP
+        smallest,
+        (bisect_right(steps, available, key=lambda step: estimate_needed(step * CONTEXT_STEP)) - 1) * CONTEXT_STEP,
     )
-    return _make_fit(True, needed(largest), available, largest, requested=requested)
+    return _make_fit(True, estimate_needed(largest), available, largest, requested=requested)
 
 
 def pad_context(context: int) -> int:
@@ -127,5 +128,5 @@ def _make_fit(fits: bool, needed: int, available: int, context: int, requested: 
     verb = "needs" if fits else "needs at least"
     reason = f"{verb} {format_size(needed)} of {format_size(available)} at {context} tokens"
     if requested:
-        reason += f", the most that fits of {requested}"
+        reason += f" (reduced from {requested} to fit)"
     return Fit(fits, needed, available, context, reason, reduced=requested > 0)

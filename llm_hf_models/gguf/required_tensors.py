@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from llm_hf_models.gguf.facts import get_count
 
-KeyReader = Callable[[str], int]  # returns a number from the architecture's own keys, 0 if it is missing
+KeyReader = Callable[[str], int]  # reads a count from the architecture's own keys, 0 if it is missing
 
 
 def _is_always_required(_keys: KeyReader, _block: int) -> bool:
@@ -37,8 +37,8 @@ class ModelFamily:
     block_tensors: tuple[RequiredTensors, ...]
 
 
-def _make_names(stems: str, ending: str = ".weight") -> tuple[str, ...]:
-    return tuple(stem + ending for stem in stems.split())
+def _make_names(stems: str, suffix: str = ".weight") -> tuple[str, ...]:
+    return tuple(stem + suffix for stem in stems.split())
 
 
 def _make_weight_and_bias_names(stems: str) -> tuple[str, ...]:
@@ -235,15 +235,15 @@ def find_missing_tensors(
     if family is None:
         return
 
-    def key(name: str) -> int:
+    def read_count(name: str) -> int:
         return get_count(metadata, f"{architecture}.{name}") or 0
 
     # Blocks for multi-token prediction come last. A file may also hold these blocks alone.
-    prediction_blocks = key("nextn_predict_layers")
+    prediction_blocks = read_count("nextn_predict_layers")
     if prediction_blocks and "blk.0.attn_norm.weight" not in names:
         return
     yield from (name for name in family.model_tensors if name not in names)
     for block in range(max(0, blocks - prediction_blocks)):
         for required in family.block_tensors:
-            if required.when(key, block) and f"blk.{block}.{required.unless}" not in names:
+            if required.when(read_count, block) and f"blk.{block}.{required.unless}" not in names:
                 yield from (full for name in required.names if (full := f"blk.{block}.{name}") not in names)

@@ -25,7 +25,7 @@ ROPE_SECTIONS = 4
 _BLOCK_NUMBER = re.compile(r"blk\.(\d{1,9})\.")
 _TOKENS = "tokenizer.ggml.tokens"
 
-# Arrays with one value per token. llama.cpp reads them as this type, whatever type the header gives.
+# Arrays with one value per token. llama.cpp reads them as this type without checking the type in the header.
 _TOKEN_ARRAYS = {"tokenizer.ggml.scores": "array of float32", "tokenizer.ggml.token_type": "array of int32"}
 
 _KEY_TYPES = {

@@ -44,7 +44,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
-    """Return the error for a path that is not a file. It says what the path is instead.
+    """Return the error for a path that is not a file. The message names the kind of path instead, such as a folder.
 
     Args:
         path: the path that is not a file.
