@@ -1,4 +1,4 @@
-"""The Hub account: login, logout and whoami."""
+"""Log in to the Hub, log out, and show the current account."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> To
     """Validate a token with the Hub, then store it.
 
     Raises:
-        BadInputError: The value does not have the form of a token.
-        TokenInvalidError, NetworkError: The token could not be validated and was not stored.
-        KeychainError: The token could not be stored.
+        BadInputError: the value does not have the form of a token.
+        TokenInvalidError, NetworkError: the token could not be validated, so it was not stored.
+        KeychainError: the token could not be stored.
     """
     value = value.strip()
     if not value or len(value) > MAX_TOKEN_CHARS or not value.isascii() or not value.isprintable() or " " in value:
         raise BadInputError(
-            "This is not a Hub token", hint=f"Create one at {settings.get_display_endpoint()}/settings/tokens"
+            "This is not a Hub token", hint=f"Create one on {settings.get_display_endpoint()}/settings/tokens"
         )
-    now = context.settings()
-    hub = Hub(settings.endpoint(), token=value, timeout=now.metadata_seconds, offline=settings.is_offline())
+    current = context.settings()
+    hub = Hub(settings.endpoint(), token=value, timeout=current.metadata_seconds, offline=settings.is_offline())
     account = hub.whoami()
     return TokenStatus(tokens.store_token(value, ask_passphrase=ask_passphrase), account)
 
 
 def logout() -> tuple[str, ...]:
-    """Remove the token that `login` stored. Return the places it was removed from."""
+    """Remove the stored token, and return the places that it was removed from."""
     return tuple(tokens.remove_stored_token())
 
 
@@ -44,7 +44,9 @@ def whoami(context: Context) -> TokenStatus:
     if token is None:
         locked = tokens.is_locked(token)
         return TokenStatus(
-            None, None, tokens.suggest_token_fix(token) if locked else "No token is stored. Run `llm hf login`."
+            None,
+            None,
+            tokens.suggest_token_fix(token) if locked else "There is no token. Run `llm hf login` to store one.",
         )
     try:
         return TokenStatus(token.source, context.hub().whoami())

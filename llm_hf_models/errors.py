@@ -1,15 +1,17 @@
-"""The exception tree: every error that this package raises on purpose. The interfaces format it for people."""
+"""Define the exceptions that this package raises on purpose. The CLI and the MCP server format them for people."""
 
 from __future__ import annotations
 
 
 class HfModelsError(Exception):
-    """An error as three separate texts, so that each interface can format them in its own way.
+    """The base class of this package's exceptions.
+
+    Each interface can format the message, cause and hint in its own way.
 
     Args:
-        message: The fact, in one sentence without a trailing newline.
-        cause: The reason, as far as it is known.
-        hint: The next step, usually a command.
+        message: what happened, in one sentence without a trailing newline.
+        cause: why it happened, if known.
+        hint: what to do next, usually a command.
     """
 
     exit_code = 1
@@ -25,13 +27,13 @@ class HfModelsError(Exception):
 
 
 class BadInputError(HfModelsError):
-    """Invalid input: a malformed ref, size, setting or option."""
+    """An input from the caller is invalid, such as a malformed ref, size, setting or option."""
 
     exit_code = 2
 
 
 class BadRefError(BadInputError):
-    """A name is not a model ref, or a file name could escape its folder."""
+    """The name is not a valid model ref, or the file name could leave its folder."""
 
 
 class NotFoundError(HfModelsError):
@@ -39,23 +41,23 @@ class NotFoundError(HfModelsError):
 
 
 class RepoNotFoundError(NotFoundError):
-    """The Hub has no such repo, or the token cannot access it. The Hub does not distinguish the two."""
+    """The repo does not exist, or the token can't see it. The Hub does not distinguish these two."""
 
 
 class RevisionNotFoundError(NotFoundError):
-    """The repo has no such branch, tag or commit."""
+    """The repo does not have this branch, tag or commit."""
 
 
 class FileNotFoundInRepoError(NotFoundError):
-    """The repo has no such file at that revision."""
+    """The repo does not have this file at the revision."""
 
 
 class QuantNotFoundError(NotFoundError):
-    """The repo has no such quantization; the hint lists the available ones."""
+    """The repo does not have this quantization; the hint lists the available ones."""
 
 
 class NoGgufError(NotFoundError):
-    """The repo holds no GGUF file."""
+    """The repo has no GGUF file."""
 
 
 class UnknownModelError(NotFoundError):
@@ -63,19 +65,19 @@ class UnknownModelError(NotFoundError):
 
 
 class AmbiguousNameError(BadInputError):
-    """A name matches several local models; the cause lists them."""
+    """The name matches several local models; the cause lists them."""
 
 
 class NameTakenError(BadInputError):
-    """An alias already belongs to another model."""
+    """The alias already belongs to another model."""
 
 
 class AccessError(HfModelsError):
-    """The Hub refuses access with this token, or without one."""
+    """The Hub refuses access with the current token, or without one."""
 
 
 class TokenMissingError(AccessError):
-    """A private or gated repo needs a token, and there is none."""
+    """The repo is private or gated, and there is no token."""
 
 
 class TokenInvalidError(AccessError):
@@ -83,7 +85,7 @@ class TokenInvalidError(AccessError):
 
 
 class GatedRepoError(AccessError):
-    """A gated repo has not granted access to the owner of the token."""
+    """The repo is gated, and the token's owner has not been granted access."""
 
 
 class NetworkError(HfModelsError):
@@ -95,7 +97,7 @@ class OfflineError(NetworkError):
 
 
 class ProxyRefusedError(OfflineError):
-    """A proxy requires authentication. Trying again without its password cannot succeed."""
+    """A proxy requires authentication. Retrying without its password does not help."""
 
 
 class TimedOutError(NetworkError):
@@ -103,7 +105,7 @@ class TimedOutError(NetworkError):
 
 
 class RateLimitedError(NetworkError):
-    """Rate limited (HTTP 429). `retry_after` is the requested delay in seconds."""
+    """HTTP 429: too many requests. `retry_after` is the wait that the server requests, in seconds."""
 
     def __init__(
         self, message: str, *, retry_after: float | None = None, cause: str | None = None, hint: str | None = None
@@ -113,23 +115,23 @@ class RateLimitedError(NetworkError):
 
 
 class HubUnavailableError(NetworkError):
-    """The Hub failed (5xx), or its response does not follow the Hub's protocol."""
+    """The Hub failed to process a request, or its response is not in the Hub's format."""
 
 
 class HubServerError(HubUnavailableError):
-    """The Hub has a temporary problem (5xx, 408); the next attempt may succeed."""
+    """The Hub reports a temporary error (HTTP 5xx or 408), so a retry may succeed."""
 
 
 class TlsError(NetworkError):
-    """The server's certificate was not accepted. Never retried."""
+    """The server's certificate was rejected. The request is not retried."""
 
 
 class StorageError(HfModelsError):
-    """Reading or writing a file failed."""
+    """A disk operation failed."""
 
 
 class DiskFullError(StorageError):
-    """Not enough disk space; `missing_bytes` is the number of bytes short."""
+    """Not enough disk space. `missing_bytes` is how much more is needed."""
 
     def __init__(
         self, message: str, *, missing_bytes: int = 0, cause: str | None = None, hint: str | None = None
@@ -139,23 +141,23 @@ class DiskFullError(StorageError):
 
 
 class NotWritableError(StorageError):
-    """A file or folder is not writable."""
+    """No permission to write to a file or folder."""
 
 
 class VerificationError(HfModelsError):
-    """A file differs from its recorded state."""
+    """A downloaded or stored file failed verification."""
 
 
 class DigestMismatchError(VerificationError):
-    """The digest differs from the one that the Hub recorded; the message names both."""
+    """The file's digest differs from the Hub's; the message contains both digests."""
 
 
 class FileChangedError(VerificationError):
-    """The file changed on the Hub during a download. Parts of two versions are never combined."""
+    """The file changed on the Hub during a download. The two versions were not combined."""
 
 
 class InvalidGgufError(VerificationError):
-    """The file is not GGUF, or it breaks the format's rules. `code` is the documented name of the rule."""
+    """The file is not GGUF or breaks the format's rules. `code` is the rule's documented name."""
 
     def __init__(
         self,
@@ -172,23 +174,23 @@ class InvalidGgufError(VerificationError):
 
 
 class SlowHeaderError(VerificationError):
-    """A model's header could not be read within the time limit, so it was not validated."""
+    """A model's header could not be read within its time limit, so it was not checked."""
 
 
 class MissingFileError(VerificationError):
-    """A recorded file is no longer on the disk."""
+    """A recorded file no longer exists on disk."""
 
 
 class PolicyError(HfModelsError):
-    """A rule in the settings refuses the action; the hint names the setting."""
+    """A setting forbids this; the hint names the setting."""
 
 
 class ConsentError(PolicyError):
-    """An agent's action needs the consent of a person first."""
+    """An agent attempts an action that needs a person's consent first."""
 
 
 class UnsafeFileError(PolicyError):
-    """The Hub's scanners report the file as unsafe."""
+    """A scanner of the Hub reports the file as unsafe."""
 
 
 class LibraryError(HfModelsError):
@@ -208,11 +210,11 @@ class LibraryBusyError(LibraryError):
 
 
 class EngineError(HfModelsError):
-    """The engine, or a remote endpoint, failed."""
+    """The llama.cpp process, or the remote endpoint that replaces it, failed."""
 
 
 class EngineStartError(EngineError):
-    """The engine did not start; the cause quotes the end of its log."""
+    """The engine did not start; the cause has the last lines of its output."""
 
 
 class ModelTooLargeError(EngineError):
@@ -220,17 +222,17 @@ class ModelTooLargeError(EngineError):
 
 
 class EngineLostError(EngineError):
-    """The engine ended or stopped responding during a completion."""
+    """The engine exited or stopped responding during a completion."""
 
 
 class EngineRequestError(EngineError):
-    """The engine refused the request, for example because the prompt is larger than the context."""
+    """The engine returned an error, such as for an invalid option or a prompt larger than the context."""
 
-    status: int | None = None  # HTTP status, if the error is about the request
+    status: int | None = None  # the HTTP status of its response, if the error is about the request
 
 
 class InterruptedByUserError(HfModelsError):
-    """Ctrl-C was pressed, or a stop event was set. Finished work is kept."""
+    """The person pressed Ctrl-C, or the caller set the stop event. Completed work is kept."""
 
     exit_code = 130
 
@@ -240,4 +242,4 @@ class KeychainError(HfModelsError):
 
 
 class NotModifiedError(HfModelsError):
-    """The response still has the ETag that the caller sent. Not a failure: the caller has the response already."""
+    """HTTP 304: the response with the caller's ETag is still current. This is not a failure."""

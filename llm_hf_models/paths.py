@@ -1,4 +1,8 @@
-"""The folders of this package. Imports almost nothing, because every `llm models` uses it. Settings: settings.py."""
+"""Return the paths of this package's own files.
+
+Every `llm` command imports this module, so it imports very little. Paths and values that people configure are in
+settings.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from pathlib import Path
 
 
 def user_dir() -> Path:
-    """Return llm's user directory, computed like llm and click do, without importing them. A test compares the two."""
+    """Return llm's user directory. It is computed without importing llm or click; a test compares it with llm's."""
     if path := os.environ.get("LLM_USER_PATH"):
         return Path(path)
     if sys.platform == "win32":
@@ -20,37 +24,38 @@ def user_dir() -> Path:
 
 
 def expand_home(path: str) -> str:
-    """Resolve `~` in a path; return the path unchanged if there is no such user."""
+    """Return a path with its `~` expanded, or unchanged if there is no such user."""
     return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises if there is no such user
 
 
 def make_absolute(path: Path) -> Path:
-    """Return an absolute path with `~` resolved."""
+    """Return the absolute path, with its `~` expanded."""
     return Path(expand_home(str(path))).absolute()
 
 
 def data_dir() -> Path:
-    """Return the folder for the library, the settings and logs, in llm's user directory. Does not create it."""
+    """Return the folder of the library, the settings and the logs, in llm's user directory. It is not created."""
     return user_dir() / "hf"
 
 
 def suggest_folder_fix(path: Path) -> str:
-    """Suggest how to make a file or folder usable: change its owner, or move llm's folder."""
-    for place in (user_dir(), data_dir(), path):
-        if _is_inaccessible(place):
-            command = f"sudo chown -R $(id -un) {shlex.quote(str(place))}"
-            return f"It belongs to another user, for example after `sudo llm hf`: {command}"
-    return "It is in llm's folder; LLM_USER_PATH selects another one."
+    """Return a hint for a path that can't be read or written: change its owner, or move llm's folder."""
+    for folder in (user_dir(), data_dir(), path):
+        if _is_inaccessible(folder):
+            command = f"sudo chown -R $(id -un) {shlex.quote(str(folder))}"
+            return f"Another user owns it, as after `sudo llm hf`. Run: {command}"
+    return "Check the permissions of llm's folder, or set LLM_USER_PATH to another one."
 
 
-def _is_inaccessible(place: Path) -> bool:
+def _is_inaccessible(path: Path) -> bool:
+    """Return whether another user owns the path and this user can't read or write it."""
     try:
-        is_foreign = os.name == "posix" and place.stat().st_uid != os.geteuid()
+        has_other_owner = os.name == "posix" and path.stat().st_uid != os.geteuid()
     except OSError:
         return False
-    return is_foreign and not os.access(place, os.R_OK | os.W_OK)
+    return has_other_owner and not os.access(path, os.R_OK | os.W_OK)
 
 
 def library_path() -> Path:
-    """Return the path of the library, the SQLite file that records local models and downloads."""
+    """Return the path of the library, the SQLite file that records the local models and downloads."""
     return data_dir() / "library.db"

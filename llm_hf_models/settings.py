@@ -1,7 +1,4 @@
-"""Settings: every setting with its default, settings.toml, the environment, and the paths and address of the Hub.
-
-Values are read when a function is called, never at import.
-"""
+"""Load and store the settings, and find the Hugging Face cache and endpoint. Nothing is read at import."""
 
 from __future__ import annotations
 
@@ -23,24 +20,24 @@ from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-Action = Literal["delete", "large", "token", "unverified"]  # actions of an agent that a person confirms
+Action = Literal["delete", "large", "token", "unverified"]  # agents need a person's consent for these
 ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
 
 
 def settings_path() -> Path:
-    """Return the file that `llm hf settings KEY VALUE` writes."""
+    """Return the path of the file that `llm hf settings KEY VALUE` writes."""
     return data_dir() / "settings.toml"
 
 
 def hf_home() -> Path:
-    """Return the Hugging Face home: HF_HOME, or `huggingface` in the XDG cache (huggingface_hub/constants.py)."""
+    """Return HF_HOME, or `huggingface` in the XDG cache, like huggingface_hub/constants.py."""
     if (path := os.environ.get("HF_HOME")) is not None:
         return _expand(path)
     return _expand(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
 
 
 def cache_dir() -> Path:
-    """Return the Hugging Face cache, which stores the weights: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
+    """Return the Hugging Face cache, which holds the weights: HF_HUB_CACHE, or `hub` in the Hugging Face home."""
     path = os.environ.get("HF_HUB_CACHE", os.environ.get("HUGGINGFACE_HUB_CACHE"))
     return hf_home() / "hub" if path is None else _expand(path)
 
@@ -50,23 +47,23 @@ def _expand(path: str) -> Path:
 
 
 def endpoint() -> str:
-    """Return the Hub's address without a trailing slash: HF_ENDPOINT, or huggingface.co."""
+    """Return the Hub's URL without a trailing slash: HF_ENDPOINT, or https://huggingface.co."""
     return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
 
 
 def get_display_endpoint() -> str:
-    """Return the Hub's address without user and password, for display."""
+    """Return the Hub's URL without user and password, for display."""
     return strip_user(endpoint())
 
 
 def is_offline() -> bool:
-    """Return whether HF_HUB_OFFLINE turns the network off."""
-    asked = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return asked.lower() in _TRUE
+    """Return whether HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids using the network."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.lower() in _TRUE
 
 
 class Settings(BaseModel):
-    """Every setting with its default and its description. Environment variables `LLM_HF_<NAME>` override the file."""
+    """All settings with defaults and descriptions. Environment variables `LLM_HF_<NAME>` override settings.toml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,106 +71,106 @@ class Settings(BaseModel):
         8,
         ge=1,
         le=64,
-        description="Maximum number of connections for all downloads together; foreground downloads have priority.",
+        description="Maximum number of connections for all downloads together; foreground downloads come first.",
     )
     limit_rate: int = Field(
-        0, ge=0, description="Maximum rate of all downloads together, in bytes per second; 0 means no limit."
+        0, ge=0, description="Maximum bytes per second for all downloads together; 0 means no limit."
     )
     transport: Literal["http", "xet"] = Field(
         "http",
-        description="Transfer method: `http` resumes and obeys limit_rate; `xet` uses huggingface_hub,"
-        " which does neither. Digests are checked with both.",
+        description="Download method: `http`, or `xet`, which passes files to huggingface_hub and does not support"
+        " limit_rate or resuming. Digests are checked with both.",
     )
-    connect_seconds: float = Field(10, gt=0, description="Timeout for opening a connection, in seconds.")
-    metadata_seconds: float = Field(20, gt=0, description="Timeout for a response of the Hub's API, in seconds.")
+    connect_seconds: float = Field(10, gt=0, description="Time limit for opening a connection, in seconds.")
+    metadata_seconds: float = Field(20, gt=0, description="Time limit for one request to the Hub's API, in seconds.")
     header_seconds: float = Field(
-        60, gt=0, description="Timeout for reading a model's header from the Hub or a disk, in seconds."
+        60, gt=0, description="Time limit for reading a model's header from the Hub or from disk, in seconds."
     )
     stall_seconds: float = Field(
-        30, gt=0, description="Close a download connection that receives no data for this many seconds."
+        30, gt=0, description="Close a download connection that receives nothing for this many seconds."
     )
     network_wait_seconds: float = Field(
-        # Attempts end up a minute apart, so an outage of ten minutes is over before the last ones.
+        # Later retries are a minute apart, so the last ones come well after an outage of ten minutes.
         900,
         ge=0,
-        description="Time that a download waits for a lost network before it pauses, in seconds.",
+        description="Pause a download after the network has been lost for this many seconds.",
     )
     retry_seconds: float = Field(
-        1, gt=0, description="Delay before the first retry, in seconds; it doubles up to a minute."
+        1, gt=0, description="Seconds before the first retry; each retry doubles them, up to a minute."
     )
     metadata_lifetime_seconds: float = Field(
-        300, ge=0, description="Time that search and info use cached responses of the Hub, in seconds."
+        300, ge=0, description="Seconds for which search and info use cached responses of the Hub."
     )
-    disk_reserve: int = Field(1_000_000_000, ge=0, description="Disk space that downloads leave free, in bytes.")
+    disk_reserve: int = Field(1_000_000_000, ge=0, description="Bytes of disk space that downloads leave free.")
     memory_reserve: int = Field(
-        1_000_000_000, ge=0, description="Memory left free when a quantization is chosen, in bytes."
+        1_000_000_000, ge=0, description="Bytes of memory to leave free when choosing a model that fits."
     )
     concurrent_downloads: int = Field(
         2,
         ge=1,
         le=16,
-        description="Number of running downloads at which background downloads wait; foreground ones start at once.",
+        description="Maximum number of simultaneous downloads in the background; foreground downloads start at once.",
     )
     heartbeat_seconds: float = Field(
         2,
         gt=0,
-        description="Heartbeat interval of a download, in seconds; another process takes over after four missed"
-        " heartbeats, or when the process has ended.",
+        description="Heartbeat interval of a download, in seconds; after four missed heartbeats, or when its process"
+        " has exited, another process takes over.",
     )
     orphan_seconds: float = Field(
-        86_400,
-        ge=0,
-        description="Minimum age of partial files without a download before `gc` removes them, in seconds.",
+        86_400, ge=0, description="Age in seconds at which `gc` removes partial files without a download."
     )
     history_seconds: float = Field(
         2_592_000,
         ge=0,
-        description="Minimum age of finished downloads and cached responses before `gc` removes them, in seconds.",
+        description="Age in seconds at which `gc` removes finished downloads and cached responses of the Hub.",
     )
     keep_alive: float = Field(
-        300,
-        ge=-1,
-        description="Time that an idle engine stays loaded, in seconds; 0 stops it at once, -1 never stops it.",
+        300, ge=-1, description="Seconds before an idle engine stops; 0 stops it at once, -1 never stops it."
     )
     engine: Literal["auto", "xllamacpp", "llama-server"] = Field(
-        "auto", description="Engine that runs models; `auto` prefers the one with a usable GPU."
+        "auto", description="The llama.cpp program to use; `auto` prefers one with a usable GPU."
     )
-    engine_start_seconds: float = Field(120, gt=0, description="Timeout for loading a model, in seconds.")
+    engine_start_seconds: float = Field(120, gt=0, description="Time limit for loading a model, in seconds.")
     context: int = Field(
         8192,
         ge=0,
-        description="Context length in tokens, limited to the model's maximum; 0 means the model's maximum.",
+        description="Context length in tokens, limited to the model's maximum; 0 means that maximum.",
     )
-    threads: int = Field(0, ge=0, description="Threads per engine; 0 derives the number from the physical cores.")
-    gpu_layers: int = Field(-1, ge=-1, description="Number of layers on the GPU, if there is one; -1 means all.")
-    sandbox: bool = Field(
-        True, description="Confine the engine and the load test with every layer that the system allows."
+    threads: int = Field(
+        0, ge=0, description="Threads per engine; 0 means all physical cores, minus one if there are more than two."
     )
-    max_download_bytes: int = Field(0, ge=0, description="Refuse larger pulls, in bytes; 0 means no limit.")
-    allowed_owners: str = Field("", description="Owners whose repos may be pulled, comma-separated; empty allows all.")
-    allowed_licenses: str = Field("", description="Licences that may be pulled, comma-separated; empty allows all.")
-    agent_read_only: bool = Field(False, description="Agents (the MCP server) can read and change nothing.")
-    agent_allow_delete: bool = Field(False, description="Agents may delete models; a person confirms each deletion.")
+    gpu_layers: int = Field(-1, ge=-1, description="Layers to load on a GPU, if there is one; -1 means all of them.")
+    sandbox: bool = Field(True, description="Confine the engine and the load test as far as the system allows.")
+    max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this, in bytes; 0 means no limit.")
+    allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
+    allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
+    agent_read_only: bool = Field(False, description="Agents (the MCP server) may view models but change nothing.")
+    agent_allow_delete: bool = Field(False, description="Agents may delete models, each time with a person's consent.")
     agent_ask_above_bytes: int = Field(
-        5_000_000_000, ge=0, description="Ask a person before an agent pulls more, in bytes; 0 never asks."
+        5_000_000_000,
+        ge=0,
+        description="Require a person's consent for an agent's pull larger than this, in bytes; 0 means never.",
     )
     agent_max_total_bytes: int = Field(
-        0, ge=0, description="Refuse an agent's pull if the library would become larger, in bytes; 0 means no limit."
+        0,
+        ge=0,
+        description="Refuse an agent's pull that would make the library larger than this, in bytes; 0 means no limit.",
     )
     agent_max_prompt_tokens: int = Field(
-        1024, ge=0, description="Maximum length of a response to an agent's prompt, in tokens; 0 means no limit."
+        1024, ge=0, description="Maximum number of tokens in a response to an agent's prompt; 0 means no limit."
     )
     agent_yes_to: str = Field(
-        "", description="Actions that agents may perform without asking: any of delete, large, token, unverified."
+        "", description="Actions that agents may take without consent: any of delete, large, token, unverified."
     )
 
     @field_validator("agent_yes_to")
     @classmethod
     def _check_actions(cls, text: str) -> str:
         if unknown := split_list(text) - set(ACTIONS):
-            word = clean_text(min(unknown), 40)
-            hint = f"{suggest_word(word, ACTIONS)}Accepted actions: {', '.join(ACTIONS)}."
-            raise BadInputError(f"Setting 'agent_yes_to': unknown action {word!r}", hint=hint)
+            action = clean_text(min(unknown), 40)
+            hint = f"{suggest_word(action, ACTIONS)}Use any of {', '.join(ACTIONS)}."
+            raise BadInputError(f"Setting 'agent_yes_to': there is no action {action!r}", hint=hint)
         return text
 
 
@@ -191,10 +188,10 @@ def _is_duration(key: str) -> bool:
 
 
 def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """Parse a value as people write it: `5M` for sizes, `5m` for durations, on or off for switches.
+    """Parse a setting's value as a person writes it: `5M` for sizes, `5m` for durations, on/off for switches.
 
     Raises:
-        BadInputError: The setting does not exist, or it does not accept the value.
+        BadInputError: the setting does not exist or does not accept the value.
     """
     value: object = text
     if key in _SIZES:
@@ -207,7 +204,7 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
 
 
 def describe_accepted_values(key: str) -> str:
-    """Describe the values that a setting accepts: its choices, its unit, its limits."""
+    """Describe the values that one setting accepts: its choices, unit and bounds."""
     field = Settings.model_fields[key]
     if choices := get_args(field.annotation):
         return ", ".join(choices)
@@ -215,24 +212,26 @@ def describe_accepted_values(key: str) -> str:
         return "on, off"
     if field.annotation is str:
         return "names, comma-separated"
-    bounds = {name: getattr(one, name) for one in field.metadata for name in ("gt", "ge", "le") if hasattr(one, name)}
-    least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
-    most = f" to {bounds['le']}" if "le" in bounds else ""
+    bounds = {
+        name: getattr(bound, name) for bound in field.metadata for name in ("gt", "ge", "le") if hasattr(bound, name)
+    }
+    lower = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
+    upper = f" to {bounds['le']}" if "le" in bounds else ""
     kind = "a size such as 5M or 2GiB" if key in _SIZES else "a whole number"
     kind = "a rate such as 5M or 1.5MB/s" if key == "limit_rate" else kind
     kind = "a time such as 30s or 5m" if _is_duration(key) else kind
-    return f"{kind}, {least}{most}"
+    return f"{kind}, {lower}{upper}"
 
 
 def check_key(key: str) -> None:
     """Check that a setting exists.
 
     Raises:
-        BadInputError: It does not.
+        BadInputError: the setting does not exist.
     """
     if key not in Settings.model_fields:
-        hint = suggest_word(key, Settings.model_fields) + "`llm hf settings` lists all settings."
-        raise BadInputError(f"Unknown setting {key[:60]!r}", hint=hint)
+        hint = suggest_word(key, Settings.model_fields) + "Run `llm hf settings` to list all settings."
+        raise BadInputError(f"There is no setting {key[:60]!r}", hint=hint)
 
 
 def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's type
@@ -241,14 +240,14 @@ def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting'
         return getattr(Settings.model_validate({key: value}), key)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].lower()
-        hint = f"`llm hf settings {key}` shows the accepted values."
+        hint = f"Run `llm hf settings {key}` to see the values that it accepts."
         raise BadInputError(f"Setting {key!r}: {reason}", hint=hint) from None
 
 
 def _read_file() -> dict[str, Any]:
-    """Read settings.toml without validation."""
+    """Read settings.toml without validating it."""
     path = settings_path()
-    remedy = "Fix the file, or start with a new one: " + shlex.join(["mv", str(path), f"{path}.broken"])
+    remedy = "Fix the file, or move it away: " + shlex.join(["mv", str(path), f"{path}.broken"])
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -268,11 +267,9 @@ def _read_file() -> dict[str, Any]:
 
 
 def _parse_file(stored: Mapping[str, Any]) -> dict[str, Any]:
-    remedy = "Remove it: llm hf settings {} --unset"
+    remedy = "Remove it with: llm hf settings {} --unset"
     return {
-        key: _parse_stored_value(
-            key, value, f"The value is in {settings_path()}.", remedy.format(shlex.quote(key[:60]))
-        )
+        key: _parse_stored_value(key, value, f"It is set in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
         for key, value in stored.items()
     }
 
@@ -281,7 +278,7 @@ def _read_environment() -> dict[str, Any]:
     names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
     return {
         key: _parse_stored_value(
-            key, os.environ[name], f"The environment variable {name} sets it.", f"Change or unset {name}."
+            key, os.environ[name], f"It is set by the environment variable {name}.", f"Change or unset {name}."
         )
         for key, name in names.items()
         if os.environ.get(name)
@@ -289,9 +286,9 @@ def _read_environment() -> dict[str, Any]:
 
 
 def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """Parse a stored value; an error names the place and how to remove the value.
+    """Parse a value from settings.toml or the environment. An error names the place of the value and how to remove it.
 
-    A settings.toml written by hand may contain `"5M"`, where `store` writes 5000000.
+    If a person wrote settings.toml, it may have `"5M"`, while `store` writes 5000000.
     """
     try:
         return parse_value(key, value) if isinstance(value, str) else _validate(key, value)
@@ -300,10 +297,10 @@ def _parse_stored_value(key: str, value: object, where: str, remedy: str) -> Any
 
 
 def load() -> Settings:
-    """Load the settings in force: defaults, then settings.toml, then the environment.
+    """Load the current settings: the defaults, overridden by settings.toml, overridden by the environment.
 
     Raises:
-        BadInputError: A value in settings.toml or in a variable is invalid.
+        BadInputError: settings.toml or an environment variable has a value that its setting does not accept.
     """
     return Settings(**{**_parse_file(_read_file()), **_read_environment()})
 
@@ -318,11 +315,11 @@ def find_source(key: str) -> str:
 def store(key: str, value: object | None) -> None:
     """Write one setting to settings.toml atomically; None restores the default.
 
-    Unknown keys in the file can be removed too, so that a broken file can be repaired with this command.
+    Any key can be removed, even an invalid one, so that a broken file can be repaired key by key.
 
     Raises:
-        BadInputError: The setting does not exist, or its value or another value in the file is invalid.
-        NotWritableError: The file cannot be written.
+        BadInputError: the setting does not exist, it does not accept the value, or settings.toml is invalid.
+        NotWritableError: settings.toml can't be written.
     """
     stored = _read_file()
     if value is not None:
@@ -351,5 +348,5 @@ def _write(stored: Mapping[str, Any]) -> None:
 
 
 def split_list(text: str) -> frozenset[str]:
-    """Split a comma-separated setting into its members, in lower case."""
+    """Return the items of a comma-separated setting in lower case."""
     return frozenset(part.lower() for part in re.split(r"[,\s]+", text) if part)

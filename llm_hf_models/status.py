@@ -1,4 +1,4 @@
-"""The state of this installation: memory, disk, engines, token, versions and settings."""
+"""Collect the state of this installation: memory, disk, engines, token, versions and settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llm_hf_models.types import EngineView, SettingView, Status, TokenStatus
 
 
 def _check_token(context: Context) -> TokenStatus:
-    """Return the result of `whoami`, with an error as text: the status must always be available."""
+    """Return the result of `whoami`; an error is reported in `problem`, so that the rest of the status is shown."""
     source = None
     try:
         token = context.token()
@@ -33,7 +33,7 @@ def _check_token(context: Context) -> TokenStatus:
 
 
 def collect_status(context: Context) -> Status:
-    """Collect memory, disk, cache, engines, endpoint and token."""
+    """Collect the status of memory, disk, cache, engines, endpoint and token."""
     cache = context.cache_dir()
     disk = _measure_disk(cache)
     models, engines, problem = _read_library(context)
@@ -57,7 +57,7 @@ def collect_status(context: Context) -> Status:
 
 
 def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
-    """Read models and engines; if the library cannot be read, return none and the reason."""
+    """Return the local models, the running engines, and the error if the library can't be read."""
     try:
         with context.open_library() as db:
             return (
@@ -70,49 +70,52 @@ def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView,
 
 
 def make_engine_view(row: EngineRow) -> EngineView:
-    """Return an engine's record without its key."""
+    """Return an engine's row without its API key."""
     return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
 
 
 def _measure_disk(folder: Path) -> shutil._ntuple_diskusage:
-    """Measure the disk of the nearest existing folder."""
-    for place in (folder, *folder.parents):
+    """Return the disk usage of the folder, or of its nearest parent that exists."""
+    for path in (folder, *folder.parents):
         with suppress(OSError):
-            return shutil.disk_usage(place)
+            return shutil.disk_usage(path)
     return shutil.disk_usage(".")
 
 
 def _sum_file_sizes(folder: Path) -> int:
-    """Sum the bytes that the files below occupy: each file once, without the holes of unfinished files."""
+    """Return the disk space of all files in a folder, in bytes.
+
+    A file with several links is counted once, and the unwritten parts of a sparse file are not counted.
+    """
     sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                found = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - twice as fast, and there may be many
-                if stat.S_ISREG(found.st_mode):
-                    taken = getattr(found, "st_blocks", None)  # of 512 bytes; not on Windows
-                    on_disk = found.st_size if taken is None else min(found.st_size, taken * 512)
-                    sizes[found.st_dev, found.st_ino] = on_disk
+                info = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - twice as fast as Path, for many files
+                if stat.S_ISREG(info.st_mode):
+                    blocks = getattr(info, "st_blocks", None)  # of 512 bytes; missing on Windows
+                    on_disk = info.st_size if blocks is None else min(info.st_size, blocks * 512)
+                    sizes[info.st_dev, info.st_ino] = on_disk
     return sum(sizes.values())
 
 
 def _list_versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in ("llm-hf-models", "llm", "huggingface_hub", "xllamacpp"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
 def list_settings() -> tuple[SettingView, ...]:
-    """Return every setting with its current value."""
-    now = settings.load()
+    """Return all settings with their current values."""
+    current = settings.load()
     return tuple(
         SettingView(
             key,
-            getattr(now, key),
+            getattr(current, key),
             field.default,
             settings.find_source(key),
             field.description or "",
@@ -126,21 +129,21 @@ def get_setting(key: str) -> SettingView:
     """Return one setting with its current value.
 
     Raises:
-        BadInputError: The setting does not exist.
+        BadInputError: the setting does not exist.
     """
     settings.check_key(key)
     return next(view for view in list_settings() if view.key == key)
 
 
 def set_setting(key: str, value: str | None) -> SettingView:
-    """Store one setting, as people write it; None restores the default.
+    """Parse and store one setting's value; None restores the default.
 
-    An unknown key in settings.toml can be removed too. It has no default.
+    With None, an unknown key can be removed from settings.toml too.
 
     Raises:
-        BadInputError: The setting does not exist, or it does not accept the value.
+        BadInputError: the setting does not exist or does not accept the value.
     """
     settings.store(key, None if value is None else settings.parse_value(key, value))
     if key not in Settings.model_fields:
-        return SettingView(key, "", "", "default", "Unknown setting; removed from settings.toml.")
+        return SettingView(key, "", "", "default", "Unknown setting, removed from settings.toml.")
     return get_setting(key)

@@ -1,4 +1,4 @@
-"""Result types of the account, the status, the policy and the clean-up. Holds no logic."""
+"""Define the result types of account, status, policy and cleanup."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from llm_hf_models.system.machine import MachineMemory
 
 @dataclass(frozen=True)
 class TokenStatus:
-    """The source and the owner of the token in use. Never contains the token."""
+    """The source and owner of the token in use. The token itself is not included."""
 
     source: str | None
     account: Account | None
-    problem: str | None = None  # the reason why there is no token, or why it could not be validated
+    problem: str | None = None  # why there is no token, or why it could not be validated
 
 
 @dataclass(frozen=True)
 class EngineView:
-    """A running engine, without its key. Times in Unix seconds, memory in bytes."""
+    """A running engine, without its API key. Times are in Unix seconds, memory is in bytes."""
 
     model_id: str
     pid: int
@@ -35,12 +35,12 @@ class EngineView:
     memory: int
     tokens_per_second: float | None
     layers: tuple[str, ...]
-    missing: Mapping[str, str]  # inactive confinement layers, each with the reason
+    missing: Mapping[str, str]  # confinement layers that don't apply, each with the reason
 
 
 @dataclass(frozen=True)
 class Status:
-    """An overview of this machine and this installation. Sizes in bytes."""
+    """An overview of this machine and this installation. Sizes are in bytes."""
 
     machine: MachineMemory
     disk_free: int
@@ -55,36 +55,36 @@ class Status:
     offline: bool
     token: TokenStatus
     versions: Mapping[str, str | None]
-    problem: str | None = None  # the reason why the library cannot be read, if so
+    problem: str | None = None  # why the library can't be read; None if it can
 
 
 @dataclass(frozen=True)
 class SettingView:
-    """One setting with its value and its description."""
+    """One setting with its value, default and description."""
 
     key: str
     value: Any
     default: Any
     source: str
     description: str
-    accepts: str = ""  # the accepted values, as text
+    accepts: str = ""  # a description of the accepted values
 
 
 @dataclass(frozen=True)
 class Cleanup:
-    """The leftovers that `gc` removes, or has removed."""
+    """The files and records that `gc` removes or has removed."""
 
     files: tuple[Leftover, ...]
-    download_records: int  # number of old records of finished downloads
-    cached_responses: int  # number of old cached responses of the Hub
+    download_records: int  # old records of finished downloads
+    cached_responses: int  # old responses of the Hub
     freed_bytes: int
     done: bool = False
 
 
 @dataclass(frozen=True)
 class ConsentRequest:
-    """A question that a person answers before an agent acts."""
+    """A question that a person must agree to before an agent may act."""
 
     action: Action
-    target: str  # the exact name that confirms the action in text
+    target: str  # the exact name that confirms the action
     text: str

@@ -1,6 +1,7 @@
-"""What follows from a GGUF header's metadata and tensors: kind, size, memory, tokenizer. Reads and judges nothing.
+"""Derive facts about a model from its GGUF header: kind, size, memory, tokenizer, template.
 
-Key names are those of the GGUF specification (ggml/docs/gguf.md) and of llama.cpp's `src/llama-arch.cpp`.
+This module neither reads files nor validates headers. Key names are those of the GGUF specification
+(ggml/docs/gguf.md) and of llama.cpp's `src/llama-arch.cpp`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
 MAX_NAME_CHARS = 200
 MAX_BASE_MODELS = 16
-MAX_LAYERS = 100_000  # a header may claim any number; what is worked out layer by layer stops here
-KV_ELEMENT_BYTES = 2  # of one number of the KV cache at f16
-GUESSED_FILE_TYPE_FLAG = 1024  # LLAMA_FTYPE_GUESSED, a flag beside the type
+MAX_LAYERS = 100_000  # a header may claim any number; values per layer are computed up to this many layers
+KV_ELEMENT_BYTES = 2  # size of one f16 number in the KV cache
+GUESSED_FILE_TYPE_FLAG = 1024  # LLAMA_FTYPE_GUESSED, a flag bit added to the file type
 
 ENCODER_ARCHITECTURES = frozenset(
     {
@@ -39,10 +40,10 @@ ENCODER_ARCHITECTURES = frozenset(
         "t5encoder",
     }
 )
-_EMBEDDING_POOLINGS = (1, 2, 3)  # llama.cpp's pooling types mean, cls and last; 0 is none and 4 is rank
+_EMBEDDING_POOLINGS = (1, 2, 3)  # llama.cpp's pooling types mean, cls and last (0 is none, 4 is rank)
 _RANK_POOLING = 4
 
-# How often a layer looks back over all tokens, in families whose files don't say it (llama.cpp: set_swa_pattern).
+# Every nth layer attends to all tokens, in families whose files don't have the key (llama.cpp: set_swa_pattern).
 _WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
 _CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
 _TOOLS = re.compile(r"\btools?\b|\btool_calls?\b")
@@ -52,27 +53,27 @@ _REPO_URL = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What follows from a header for choosing, fitting and running a model. JSON-able: the library keeps it."""
+    """Facts from a header for choosing, fitting and running a model. The library stores them as JSON."""
 
     kind: Kind = "other"
     architecture: str | None = None
     name: str | None = None
     parameters: int | None = None
     bits_per_weight: float | None = None
-    quantization: str | None = None  # from general.file_type, else the commonest tensor type
+    quantization: str | None = None  # from general.file_type, otherwise the most common tensor type
     tensor_types: Mapping[str, int] = field(default_factory=dict)  # type name -> number of tensors
     weights_bytes: int | None = None
     block_count: int | None = None
     context_length: int | None = None
     embedding_length: int | None = None
     kv_bytes_per_token: int | None = None  # at f16
-    kv_windowed_bytes_per_token: int = 0  # the part of it that layers keep for the last sliding_window tokens only
+    kv_windowed_bytes_per_token: int = 0  # the part that is kept for the last sliding_window tokens only
     sliding_window: int | None = None  # tokens
     tokenizer: str | None = None
     vocabulary_size: int | None = None
     chat_template: bool = False
-    tools: bool = False  # the template speaks of tools
-    reasoning: bool = False  # the template speaks of thinking
+    tools: bool = False  # the template mentions tools
+    reasoning: bool = False  # the template mentions thinking
     modalities: tuple[str, ...] = ()  # of an mmproj: "image", "audio"
     license: str | None = None
     base_models: tuple[str, ...] = ()
@@ -85,7 +86,12 @@ Metadata = Mapping[str, object]
 
 
 def derive_facts(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFacts:
-    """The facts of one file; or of a whole split, given the first shard's metadata and the tensors of all shards."""
+    """Derive the facts of one file, or of a split model.
+
+    Args:
+        metadata: the file's metadata; for a split model, the first shard's.
+        tensors: the file's tensors; for a split model, the tensors of all shards.
+    """
     architecture = get_text(metadata, "general.architecture")
     template = metadata.get(CHAT_TEMPLATE_KEY)
     template = template if isinstance(template, str) else ""
@@ -106,7 +112,7 @@ def derive_facts(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFact
         context_length=get_count(metadata, f"{architecture}.context_length"),
         embedding_length=get_count(metadata, f"{architecture}.embedding_length"),
         kv_bytes_per_token=sum(size for size, _ in cache) if cache is not None else None,
-        kv_windowed_bytes_per_token=sum(size for size, bounded in cache or () if bounded),
+        kv_windowed_bytes_per_token=sum(size for size, windowed in cache or () if windowed),
         sliding_window=get_count(metadata, f"{architecture}.attention.sliding_window"),
         tokenizer=get_text(metadata, "tokenizer.ggml.model"),
         vocabulary_size=get_vocabulary_size(metadata, architecture),
@@ -123,7 +129,7 @@ def derive_facts(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFact
 
 
 def apply_template(facts: ModelFacts, template: str | None) -> ModelFacts:
-    """The facts of a model whose chat template is another one than its header's; None leaves them as they are."""
+    """Return the facts with a chat template that replaces the header's; None returns them unchanged."""
     if not template:
         return facts
     return replace(
@@ -136,32 +142,36 @@ def apply_template(facts: ModelFacts, template: str | None) -> ModelFacts:
 
 
 def get_count(metadata: Metadata, key: str) -> int | None:
-    """A number that counts something: an integer, not a bool, not negative; None where the header says otherwise."""
+    """Return a metadata value if it is a non-negative integer and not a bool, otherwise None."""
     value = metadata.get(key)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def get_text(metadata: Metadata, key: str) -> str | None:
-    """A short text, cleaned; None where there is none."""
+    """Return a short text with control characters removed; None if the value is empty or not a string."""
     value = metadata.get(key)
     return (clean_text(value, MAX_NAME_CHARS) or None) if isinstance(value, str) else None
 
 
 def get_array_length(value: object) -> int | None:
-    """The length of an array, whether its elements were kept or skipped; None for anything else."""
+    """Return an array's length, whether its elements were kept or skipped; None for any other value."""
     if isinstance(value, ArrayInfo):
         return value.length
     return len(value) if isinstance(value, tuple) else None
 
 
 def get_vocabulary_size(metadata: Metadata, architecture: str | None) -> int | None:
-    """The number of tokens that the tokenizer lists, else the one that the architecture's keys claim."""
+    """Return how many tokens the tokenizer lists, or the architecture's vocab_size if it lists none."""
     tokens = get_array_length(metadata.get("tokenizer.ggml.tokens"))
     return tokens if tokens is not None else get_count(metadata, f"{architecture}.vocab_size")
 
 
 def get_layer_values(metadata: Metadata, key: str, layers: int) -> list[int] | None:
-    """A value for each layer: a list of them in the header, or one number for all; None where neither is there."""
+    """Return one value for each layer, from a list in the header or from one number for all layers.
+
+    Returns:
+        None if the key is missing, or if its list is too short or has a value that is not a count.
+    """
     value = metadata.get(key)
     if isinstance(value, tuple):
         numbers = [number for number in value if isinstance(number, int) and number >= 0]
@@ -171,10 +181,15 @@ def get_layer_values(metadata: Metadata, key: str, layers: int) -> list[int] | N
 
 
 def compute_kv_bytes_per_layer(metadata: Metadata, architecture: str | None) -> list[tuple[int, bool]] | None:
-    """Bytes of KV cache that each token of context takes in each layer at f16, and whether a sliding window bounds it.
+    """Compute the KV cache that each layer needs for one token of context.
 
-    With multi-head latent attention, in files that say so (key_length_mla), a layer keeps one compressed key and no
-    value (llama.cpp: `src/llama-kv-cache.cpp`). Layers without attention, or that share another's keys, keep nothing.
+    With multi-head latent attention (a file with the key key_length_mla), a layer stores one compressed key and no
+    value (llama.cpp: `src/llama-kv-cache.cpp`). A layer stores nothing if it has no attention or shares another
+    layer's keys.
+
+    Returns:
+        For each layer that stores anything: the bytes at f16, and whether a sliding window limits them. None if the
+        header lacks the keys for it.
     """
     layers = get_count(metadata, f"{architecture}.block_count")
     if not layers or layers > MAX_LAYERS:
@@ -183,30 +198,35 @@ def compute_kv_bytes_per_layer(metadata: Metadata, architecture: str | None) -> 
     heads = get_layer_values(metadata, attention + "head_count", layers)
     kv_heads = get_layer_values(metadata, attention + "head_count_kv", layers) or heads
     width = get_count(metadata, f"{architecture}.embedding_length")
-    even = width // max(heads) if heads and max(heads) and width else None
-    key, value = (_use_default(get_count(metadata, attention + name), even) for name in ("key_length", "value_length"))
+    head_width = width // max(heads) if heads and max(heads) and width else None
+    key, value = (
+        _use_default(get_count(metadata, attention + name), head_width) for name in ("key_length", "value_length")
+    )
     if kv_heads is None or key is None or value is None:
         return None
     if get_count(metadata, attention + "key_length_mla"):
         value = 0
-    in_window = [_use_default(get_count(metadata, attention + name), usual) or 0
-                 for name, usual in (("key_length_swa", key), ("value_length_swa", value))]  # fmt: skip
-    windowed = _find_windowed_layers(metadata, architecture, layers)
-    every = get_count(metadata, f"{architecture}.full_attention_interval") or 1
-    own = layers - (get_count(metadata, attention + "shared_kv_layers") or 0)
+    windowed_sizes = [_use_default(get_count(metadata, attention + name), default) or 0
+                      for name, default in (("key_length_swa", key), ("value_length_swa", value))]  # fmt: skip
+    windowed_layers = _find_windowed_layers(metadata, architecture, layers)
+    interval = get_count(metadata, f"{architecture}.full_attention_interval") or 1
+    unshared = layers - (get_count(metadata, attention + "shared_kv_layers") or 0)
     return [
-        (count * (sum(in_window) if bounded else key + value) * KV_ELEMENT_BYTES, bounded)
-        for layer, (count, bounded) in enumerate(zip(kv_heads, windowed, strict=True))
-        if layer < own and layer % every == every - 1
+        (count * (sum(windowed_sizes) if windowed else key + value) * KV_ELEMENT_BYTES, windowed)
+        for layer, (count, windowed) in enumerate(zip(kv_heads, windowed_layers, strict=True))
+        if layer < unshared and layer % interval == interval - 1
     ]
 
 
-def _use_default(number: int | None, other: int | None) -> int | None:
-    return other if number is None else number
+def _use_default(number: int | None, default: int | None) -> int | None:
+    return default if number is None else number
 
 
 def _find_windowed_layers(metadata: Metadata, architecture: str | None, layers: int) -> list[bool]:
-    """Which layers look back over a window only: a flag for each, or a period whose last layer looks back over all."""
+    """Return for each layer whether it attends to a sliding window only.
+
+    The header has a flag for each layer, or a period: the last layer of each period attends to all tokens.
+    """
     if not get_count(metadata, f"{architecture}.attention.sliding_window"):
         return [False] * layers
     pattern = metadata.get(f"{architecture}.attention.sliding_window_pattern")
@@ -236,9 +256,9 @@ def _determine_kind(metadata: Metadata, tensors: Sequence[TensorInfo], architect
 
 def _determine_quantization(metadata: Metadata, tensors: Sequence[TensorInfo]) -> str | None:
     file_type = get_count(metadata, "general.file_type")
-    named = FILE_TYPES.get(file_type & ~GUESSED_FILE_TYPE_FLAG) if file_type is not None else None
-    if named or not tensors:
-        return named
+    name = FILE_TYPES.get(file_type & ~GUESSED_FILE_TYPE_FLAG) if file_type is not None else None
+    if name or not tensors:
+        return name
     elements: Counter[str] = Counter()
     for tensor in tensors:
         elements[tensor.type_name] += tensor.elements

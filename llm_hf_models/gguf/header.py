@@ -1,8 +1,8 @@
-"""Reads a GGUF header from any byte source, strictly and with limits. Does not judge what it means (gguf/validate.py
-does).
+"""Read a GGUF header from any byte source, strictly and within limits.
 
-The format: ggml/docs/gguf.md; what llama.cpp makes of it: `ggml/src/gguf.cpp`. Nothing is allocated because a header
-claims it: bytes are read block by block, and a length is believed once so many bytes have come.
+This module checks the header's structure only; validate.py checks the rest. The format is specified in
+ggml/docs/gguf.md, and llama.cpp reads it in `ggml/src/gguf.cpp`. The reader never allocates memory for a length that
+the header claims: it reads block by block, and accepts a length only after that many bytes have arrived.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from llm_hf_models.system.text import clean_text
 
 BLOCK_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 128 * 1024 * 1024
-DEFAULT_HEADER_SECONDS = 60.0  # where nobody sets another limit
+DEFAULT_HEADER_SECONDS = 60.0  # the limit unless the caller sets another
 MAX_METADATA = 65_536  # keys
 MAX_TENSORS = 65_536
 MAX_KEY_BYTES = 65_535  # the specification's own limit
-MAX_KEPT_STRING_BYTES = 1024 * 1024  # a longer one, chat templates included, stays as a StringInfo
-MAX_KEPT_BYTES = 16 * 1024 * 1024  # of all strings and arrays together; from there on they are skipped
-MAX_ARRAY_STRINGS = 4 * 1024 * 1024  # of all arrays together: bounds the time that skipping them takes
-KEPT_ELEMENTS = 512  # an array up to so long is kept without being asked for
+MAX_KEPT_STRING_BYTES = 1024 * 1024  # a longer string, even a chat template, is replaced by a StringInfo
+MAX_KEPT_BYTES = 16 * 1024 * 1024  # for all strings and arrays together; the rest are skipped
+MAX_ARRAY_STRINGS = 4 * 1024 * 1024  # in all arrays together: limits the time for skipping them
+KEPT_ELEMENTS = 512  # arrays up to this length are always kept
 MAX_ALIGNMENT = 1024 * 1024
 _MAX_SIGNED = 2**63 - 1
-_MIN_METADATA_BYTES = 8 + 1 + 4 + 1  # an empty value of the smallest type under a key of one letter
+_MIN_METADATA_BYTES = 8 + 1 + 4 + 1  # a key of one letter with a value of the smallest type
 _MIN_TENSOR_BYTES = 8 + 4 + 4 + 8
 
 
 class ByteSource(Protocol):
-    """Anything that can be read forward: an open file, a Range reader of a Hub file, a socket's file."""
+    """Any source that can be read forward: an open file, a Range reader of a Hub file, a socket's file object."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -59,10 +59,10 @@ class GgufHeader:
 
     version: int
     byte_order: ByteOrder
-    metadata: Mapping[str, object]  # long arrays that were not asked for stand as ArrayInfo, long strings as StringInfo
+    metadata: Mapping[str, object]  # ArrayInfo replaces long arrays that were not requested, StringInfo long strings
     tensors: tuple[TensorInfo, ...]
     alignment: int
-    header_bytes: int  # up to and including the padding before tensor data
+    header_bytes: int  # up to the tensor data, including the padding
     facts: ModelFacts
     chat_template: str | None = None
     value_types: Mapping[str, str] = field(default_factory=dict)  # key -> `uint32`, `string`, `array of string`
@@ -75,24 +75,24 @@ def read_header(
     arrays: Collection[str] = (),
     seconds: float = DEFAULT_HEADER_SECONDS,
 ) -> GgufHeader:
-    """Reads and checks the header's structure.
+    """Read a header and check its structure.
 
     Args:
-        source: read forward from its current position, never past the header by more than one block.
-        file_bytes: the file's whole size in bytes where it is known: counts and lengths that could not fit are refused.
-        arrays: keys of long arrays whose elements are wanted, as a tuple; others stand as ArrayInfo.
-        seconds: how long it may take. One read that never returns is the source's own affair.
+        source: is read forward from its current position, at most one block past the header.
+        file_bytes: the file's size in bytes, if known. Counts and lengths that exceed it are then refused.
+        arrays: keys of long arrays to read. Other long arrays are skipped and replaced by ArrayInfo.
+        seconds: the time limit. It is checked between reads, so the source must limit the time of a single read.
 
     Raises:
-        InvalidGgufError: not a GGUF header, or one that breaks a rule; `code` names the rule.
-        SlowHeaderError: it took longer than that.
+        InvalidGgufError: the header is not GGUF or breaks a rule; `code` names the rule.
+        SlowHeaderError: reading took longer than `seconds`.
     """
     return _Parser(_BlockReader(source, file_bytes, seconds), file_bytes, frozenset(arrays)).parse()
 
 
 @contextmanager
 def name_file_in_errors(name: str) -> Iterator[None]:
-    """Has an error of reading a header say whose header it is."""
+    """Add the file's name to errors that are raised while its header is read."""
     try:
         yield
     except (InvalidGgufError, SlowHeaderError) as error:
@@ -101,11 +101,11 @@ def name_file_in_errors(name: str) -> Iterator[None]:
 
 
 def make_slow_header_error(seconds: float) -> SlowHeaderError:
-    """The error for a header that took longer than `seconds`; for sources that keep the time too."""
+    """Return the error for a header that took longer than `seconds`. Sources with their own time limit use it too."""
     return SlowHeaderError(
-        f"The header could not be read within {seconds:g} s",
-        cause="Its disk or its host is slow, or it was made to be slow to read.",
-        hint="Try again, or allow more: llm hf settings header_seconds 5m",
+        f"Reading the header took longer than {seconds:g} s",
+        cause="The disk or the host is slow, or the file was made to be slow to read.",
+        hint="Try again, or set a longer limit: llm hf settings header_seconds 5m",
     )
 
 
@@ -114,7 +114,7 @@ def _refuse(code: str, message: str, offset: int) -> NoReturn:
 
 
 class _BlockReader:
-    """Bytes in order, through one block of memory."""
+    """Read bytes in order, through a buffer of one block."""
 
     def __init__(self, source: ByteSource, file_bytes: int | None, seconds: float) -> None:
         self._source = source
@@ -123,20 +123,20 @@ class _BlockReader:
         self.limit = MAX_HEADER_BYTES if file_bytes is None else min(file_bytes, MAX_HEADER_BYTES)
         self.buffer = b""
         self.position = 0  # in the buffer
-        self._before = 0  # bytes that lie before the buffer
+        self._before = 0  # bytes in the file before the buffer
 
     @property
     def offset(self) -> int:
-        """Bytes from the start of the file."""
+        """The position in the file, in bytes."""
         return self._before + self.position
 
     @property
     def bytes_left(self) -> int:
-        """The most that can still come."""
+        """The maximum number of bytes that can follow."""
         return self.limit - self.offset
 
     def ensure_buffered(self, size: int, what: str) -> None:
-        """Has at least `size` bytes in the buffer. `size` is small, or a length that was checked against its limit."""
+        """Read until the buffer has at least `size` bytes, which must be small or checked against a limit."""
         if len(self.buffer) - self.position >= size:
             return
         self.check_length(size, what)
@@ -145,7 +145,7 @@ class _BlockReader:
         self._before += self.position
         self.position = 0
         while have < size:
-            # Once a block: what can be made of one takes milliseconds, and most headers have one or two.
+            # Checked once per block: parsing a block takes milliseconds, and most headers have one or two blocks.
             if time.monotonic() > self._until:
                 raise make_slow_header_error(self._seconds)
             part = self._source.read(BLOCK_BYTES)
@@ -157,12 +157,12 @@ class _BlockReader:
         self.buffer = b"".join(parts)
 
     def check_length(self, size: int, what: str) -> None:
-        """Refuses a length that the rest of the file, or of what a header may take, can't hold."""
+        """Refuse a length beyond the end of the file or beyond the largest allowed header."""
         if size <= self.bytes_left:
             return
         if self._end is not None and size > self._end - self.offset:
-            _refuse("truncated", f"{what} takes {size} bytes, and {self._end - self.offset} are left.", self.offset)
-        _refuse("header-too-large", f"{what} takes {size} bytes: more than a header may have.", self.offset)
+            _refuse("truncated", f"{what} needs {size} bytes, but {self._end - self.offset} are left.", self.offset)
+        _refuse("header-too-large", f"{what} needs {size} bytes, more than a header may have.", self.offset)
 
     def take(self, size: int, what: str) -> bytes:
         self.ensure_buffered(size, what)
@@ -171,7 +171,7 @@ class _BlockReader:
         return self.buffer[start : self.position]
 
     def skip(self, size: int, what: str) -> None:
-        """Passes over bytes without keeping them."""
+        """Skip bytes without keeping them."""
         self.check_length(size, what)
         while size > (have := len(self.buffer) - self.position):
             size -= have
@@ -181,7 +181,7 @@ class _BlockReader:
 
 
 class _Parser:
-    """One reading of one header."""
+    """Parse one header."""
 
     def __init__(self, source: _BlockReader, file_bytes: int | None, arrays: frozenset[str]) -> None:
         self._bytes = source
@@ -195,7 +195,7 @@ class _Parser:
     def parse(self) -> GgufHeader:
         version = self._read_preamble()
         tensor_count = self._read_count("tensors", MAX_TENSORS, _MIN_TENSOR_BYTES)
-        metadata_count = self._read_count("metadata", MAX_METADATA, _MIN_METADATA_BYTES)
+        metadata_count = self._read_count("metadata keys", MAX_METADATA, _MIN_METADATA_BYTES)
         metadata = self._read_metadata(metadata_count)
         alignment = self._get_alignment(metadata)
         tensors = self._read_tensors(tensor_count)
@@ -219,14 +219,14 @@ class _Parser:
     def _read_preamble(self) -> int:
         self._set_byte_order("little")
         if self._bytes.take(4, "the magic") != b"GGUF":
-            _refuse("not-gguf", "This is not a GGUF file: it does not begin with GGUF.", 0)
+            _refuse("not-gguf", "This is not a GGUF file: it does not start with GGUF.", 0)
         raw = self._bytes.take(4, "the version")
         version = int.from_bytes(raw, "little")
         if version & 0xFFFF == 0 and version:
             self._set_byte_order("big")
             version = int.from_bytes(raw, "big")
         if version not in (2, 3):
-            _refuse("version", f"GGUF version {version} is not 2 or 3.", 4)
+            _refuse("version", f"GGUF version {version} is not supported, only 2 and 3.", 4)
         return version
 
     def _set_byte_order(self, order: ByteOrder) -> None:
@@ -242,13 +242,13 @@ class _Parser:
         buffer.position += form.size
         return number
 
-    def _read_count(self, what: str, limit: int, least_bytes: int) -> int:
+    def _read_count(self, what: str, limit: int, min_bytes: int) -> int:
         at = self._bytes.offset
         count = self._read_number(self._u64, f"the number of {what}")
         if count > limit:
-            _refuse("count-too-large", f"The header claims {count} {what}; {limit} are the most that are read.", at)
-        if self._file_bytes is not None and count * least_bytes > self._bytes.bytes_left:
-            _refuse("count-too-large", f"The header claims {count} {what}, more than the file has room for.", at)
+            _refuse("count-too-large", f"The header claims {count} {what}; the limit is {limit}.", at)
+        if self._file_bytes is not None and count * min_bytes > self._bytes.bytes_left:
+            _refuse("count-too-large", f"The header claims {count} {what}, more than the file can hold.", at)
         return count
 
     def _read_metadata(self, count: int) -> dict[str, object]:
@@ -257,30 +257,30 @@ class _Parser:
             at = self._bytes.offset
             key = self._read_name("key", MAX_KEY_BYTES)
             if key in metadata:
-                _refuse("duplicate-key", f"The key {clean_text(key, 80)!r} stands there twice.", at)
+                _refuse("duplicate-key", f"The key {clean_text(key, 80)!r} appears twice.", at)
             metadata[key] = self._read_value(key)
         return metadata
 
     def _read_name(self, what: str, limit: int) -> str:
-        """A key or a tensor's name: text of at least one character and without control characters."""
+        """Read a key or a tensor's name: at least one character, and no control characters."""
         at = self._bytes.offset
         size = self._read_number(self._u64, f"the length of a {what}")
-        words = what.replace("-", " ")
+        label = what.replace("-", " ")
         if not 0 < size <= limit:
-            _refuse(f"{what}-length", f"A {words} of {size} bytes; it must have 1 to {limit}.", at)
+            _refuse(f"{what}-length", f"A {label} has {size} bytes; it must have 1 to {limit}.", at)
         try:
             name = self._bytes.take(size, f"a {what}").decode()
         except UnicodeDecodeError:
-            _refuse(f"{what}-text", f"A {words} is not UTF-8.", at)
+            _refuse(f"{what}-text", f"A {label} is not UTF-8.", at)
         if not name.isprintable():
-            _refuse(f"{what}-text", f"The {words} {clean_text(name, 80)!r} has control characters.", at)
+            _refuse(f"{what}-text", f"The {label} {clean_text(name, 80)!r} has control characters.", at)
         return name
 
     def _read_value(self, key: str) -> object:
         at = self._bytes.offset
         kind = self._read_number(self._u32, "a value's type")
         if kind not in VALUE_TYPES:
-            _refuse("value-type", f"The key {clean_text(key, 80)!r} has a value of the unknown type {kind}.", at)
+            _refuse("value-type", f"The key {clean_text(key, 80)!r} has a value of unknown type {kind}.", at)
         self._value_types[key] = VALUE_TYPES[kind][0]
         if kind == STRING:
             return self._read_string(f"the string {clean_text(key, 80)!r}")
@@ -292,7 +292,7 @@ class _Parser:
         if kind != BOOL:
             return value
         if value > 1:
-            _refuse("bool-value", f"The bool {clean_text(key, 80)!r} is {value}, neither 0 nor 1.", at)
+            _refuse("bool-value", f"The bool {clean_text(key, 80)!r} is {value}, not 0 or 1.", at)
         return bool(value)
 
     def _read_string(self, what: str) -> str | StringInfo:
@@ -308,9 +308,9 @@ class _Parser:
         kind = self._read_number(self._u32, "an array's type")
         name = clean_text(key, 80)
         if kind == ARRAY:
-            _refuse("array-nested", f"The array {name!r} holds arrays.", at)
+            _refuse("array-nested", f"The array {name!r} contains arrays.", at)
         if kind not in VALUE_TYPES:
-            _refuse("value-type", f"The array {name!r} holds values of the unknown type {kind}.", at)
+            _refuse("value-type", f"The array {name!r} contains values of unknown type {kind}.", at)
         self._value_types[key] = f"array of {VALUE_TYPES[kind][0]}"
         length = self._read_number(self._u64, "an array's length")
         what = f"the array {name!r}"
@@ -319,7 +319,7 @@ class _Parser:
         if kind == STRING:
             self._array_strings += length
             if self._array_strings > MAX_ARRAY_STRINGS:
-                _refuse("count-too-large", f"The arrays hold more than {MAX_ARRAY_STRINGS} strings.", at)
+                _refuse("count-too-large", f"The arrays contain more than {MAX_ARRAY_STRINGS} strings.", at)
         if (length <= KEPT_ELEMENTS or key in self._arrays) and self._kept + length * width <= MAX_KEPT_BYTES:
             return self._read_elements(kind, length, key, what)
         if kind == STRING:
@@ -339,7 +339,7 @@ class _Parser:
         return struct.unpack(f"{form.format[0]}{length}{form.format[1:]}", raw)
 
     def _skip_strings(self, count: int, what: str) -> None:
-        """Passes over strings by their lengths: the one loop that runs a million times, hence its plain form."""
+        """Skip strings by their lengths. The loop is written for speed, since it may run a million times."""
         source = self._bytes
         unpack = self._u64.unpack_from
         while count:
@@ -350,10 +350,10 @@ class _Parser:
                 (size,) = unpack(buffer, position)
                 position += 8 + size
                 count -= 1
-            # Only the last string can reach past the buffer.
-            beyond = max(0, position - len(buffer))
-            source.position = position - beyond
-            source.skip(beyond, what)
+            # Only the last string can extend past the buffer.
+            excess = max(0, position - len(buffer))
+            source.position = position - excess
+            source.skip(excess, what)
 
     def _get_alignment(self, metadata: Mapping[str, object]) -> int:
         value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -369,7 +369,7 @@ class _Parser:
             at = self._bytes.offset
             name = self._read_name("tensor-name", MAX_TENSOR_NAME_BYTES)
             if name in tensors:
-                _refuse("duplicate-tensor", f"The tensor {clean_text(name, 80)!r} stands there twice.", at)
+                _refuse("duplicate-tensor", f"The tensor {clean_text(name, 80)!r} appears twice.", at)
             shape = self._read_shape(name)
             tensors[name] = TensorInfo(
                 name,
@@ -384,7 +384,7 @@ class _Parser:
         what = f"The tensor {clean_text(name, 80)!r}"
         dimensions = self._read_number(self._u32, "a tensor's dimensions")
         if dimensions > MAX_DIMENSIONS:
-            _refuse("tensor-dimensions", f"{what} has {dimensions} dimensions; {MAX_DIMENSIONS} are the most.", at)
+            _refuse("tensor-dimensions", f"{what} has {dimensions} dimensions; the limit is {MAX_DIMENSIONS}.", at)
         shape = tuple(self._read_number(self._u64, "a tensor's shape") for _ in range(dimensions))
         elements = 1
         for size in shape:

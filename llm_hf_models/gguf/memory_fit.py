@@ -1,18 +1,21 @@
-"""Whether a model fits this machine's memory: weights + KV cache + overhead. Loads nothing.
+"""Estimate whether a model fits this machine's memory: weights + KV cache + overhead. No model is loaded.
 
-How much llama.cpp takes was measured on its server (xllamacpp 2026.10, CPU, flash attention on, batches of 512) with
-SmolLM2-135M-Instruct Q4_1, resident set less the interpreter's 34 MB, in MB:
+llama.cpp's use of memory was measured on its server (xllamacpp 2026.10, CPU, flash attention on, batches of 512) with
+SmolLM2-135M-Instruct Q4_1. The figures are the resident set minus the interpreter's 34 MB, in MB:
 
     context        weights    KV cache    compute    the rest    after a prompt of half the context
         512           98.4        11.8       15.9        15.8         + 8
       2,048           98.4        47.2     (17.4)       14.1        + 17
       8,192           98.4       188.7       23.7         7.8        + 20
 
-(In brackets: interpolated.) The KV cache is kv_bytes_per_token x context to the byte. The compute buffer, as
-llama.cpp's own log gives it, grows with the attention mask (two bytes for each token of the context and each of the
-batch) from what one layer's activations take (13 floats for each dimension of the embedding and each token of the
-batch; 16 are counted here, since larger models have wider feed-forward layers). Without flash attention it would be
-far more.
+The figure in brackets is interpolated. The KV cache is exactly kv_bytes_per_token x context. The compute buffer, as
+llama.cpp's log reports it, is the sum of two parts:
+
+- one layer's activations: 13 floats for each dimension of the embedding and each token of the batch (the estimate
+  uses 16, since larger models have wider feed-forward layers);
+- the attention mask: two bytes for each pair of a token of the context and a token of the batch.
+
+Without flash attention the compute buffer would be far larger.
 """
 
 from __future__ import annotations
@@ -24,47 +27,47 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.system.units import format_size
 
 CONTEXT_STEP = 256  # llama.cpp pads a context to this
-MIN_CONTEXT = 512  # tokens; with less, a question and its answer have no room
-DEFAULT_CONTEXT = 4096  # tokens, where neither the caller nor the header says
+MIN_CONTEXT = 512  # tokens; less has no room for a question and its answer
+DEFAULT_CONTEXT = 4096  # tokens, if neither the caller nor the header gives a context
 BATCH_TOKENS = 512
-SLOTS = 4  # prompts that one engine answers at a time
+SLOTS = 4  # prompts that one engine processes at the same time
 MASK_BYTES = 2
 ACTIVATION_BYTES = 16 * 4  # for each dimension of the embedding and each token of the batch
-PROCESS_BYTES = 80_000_000  # interpreter, server, prompt's own state: 34 + 8 + 20 were measured
+PROCESS_BYTES = 80_000_000  # interpreter, server and state of a prompt: 34 + 8 + 20 MB were measured
 VOCABULARY_BYTES = 320  # for each token of the vocabulary: 15.8 MB at 49,152
-PROJECTOR_BYTES = 200_000_000  # an allowance for a picture's activations; not measured
+PROJECTOR_BYTES = 200_000_000  # allowance for an image's activations; not measured
 
-# For a header that was not read. KV bytes per token of well-known models at f16 beside their weights at four bits:
+# Used if the header was not read. Known models, with KV bytes per token at f16 and weights at four bits:
 # SmolLM2-135M 23 kB, 0.1 GB; Qwen3-0.6B 115 kB, 0.4 GB; Llama-3.1-8B 131 kB, 4.9 GB; Llama-3.3-70B 328 kB, 42 GB.
 _KV_PER_SMALL_WEIGHT = 250e-6
-_KV_LEAST = 100_000
+_KV_BASE_BYTES = 100_000
 _KV_PER_WEIGHT = 8e-6
-_EMBEDDING_OF_UNKNOWN = 4096
+_DEFAULT_EMBEDDING = 4096
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The verdict, and the figures it rests on (bytes)."""
+    """Whether a model fits, with the needed and available memory in bytes."""
 
-    fits: bool  # with a useful context, if not with all of the context that was asked for
+    fits: bool  # with the requested context, or with a smaller one of at least MIN_CONTEXT
     needed: int  # at `context`
     available: int
-    context: int  # tokens that were asked for, or the largest that fits where those did not
+    context: int  # tokens: the requested context, or the largest that fits
     reason: str  # "needs 5.2 GB of 7.1 GB at 8192 tokens"
-    reduced: bool = False  # `context` is less than was asked for
+    reduced: bool = False  # `context` is smaller than requested
 
 
 def estimate_kv_bytes_per_token(weights_bytes: int, facts: ModelFacts | None) -> int:
-    """Bytes that one token of context takes: from the header, or estimated from the size of the weights."""
+    """Return the bytes of KV cache per token of context, estimated from the weights' size without a header."""
     if facts is not None and facts.kv_bytes_per_token is not None:
         return facts.kv_bytes_per_token
-    return int(min(weights_bytes * _KV_PER_SMALL_WEIGHT, _KV_LEAST + weights_bytes * _KV_PER_WEIGHT))
+    return int(min(weights_bytes * _KV_PER_SMALL_WEIGHT, _KV_BASE_BYTES + weights_bytes * _KV_PER_WEIGHT))
 
 
 def estimate_context_bytes(weights_bytes: int, facts: ModelFacts | None, tokens: int) -> int:
-    """What a context of so many tokens takes: the KV cache, and the attention mask.
+    """Return the bytes that a context of `tokens` tokens needs for the KV cache and the attention mask.
 
-    A layer with a sliding window keeps that window for each slot, and a batch more, however long the context is
+    A layer with a sliding window keeps one window per slot plus one batch, however long the context is
     (llama.cpp, src/llama-kv-cache-iswa.cpp).
     """
     per_token = estimate_kv_bytes_per_token(weights_bytes, facts)
@@ -76,8 +79,8 @@ def estimate_context_bytes(weights_bytes: int, facts: ModelFacts | None, tokens:
 
 
 def estimate_overhead_bytes(facts: ModelFacts | None) -> int:
-    """What the engine takes beside weights and what grows with the context. Bytes."""
-    embedding = (facts and facts.embedding_length) or _EMBEDDING_OF_UNKNOWN
+    """Return the bytes that the engine needs in addition to the weights and the context."""
+    embedding = (facts and facts.embedding_length) or _DEFAULT_EMBEDDING
     vocabulary = (facts and facts.vocabulary_size) or 0
     return PROCESS_BYTES + BATCH_TOKENS * embedding * ACTIVATION_BYTES + vocabulary * VOCABULARY_BYTES
 
@@ -85,44 +88,45 @@ def estimate_overhead_bytes(facts: ModelFacts | None) -> int:
 def assess_fit(
     weights_bytes: int, facts: ModelFacts | None, *, context: int, available: int, mmproj_bytes: int = 0
 ) -> Fit:
-    """Weighs one model against `available` bytes.
+    """Estimate whether one model fits into `available` bytes of memory.
 
     Args:
-        weights_bytes: size of all its weight files.
-        facts: from its header; None estimates the KV cache from the size.
-        context: tokens asked for, never more than the model's own; 0 is the model's own.
-        available: bytes that it may take.
-        mmproj_bytes: size of its projector, if any.
+        weights_bytes: size of all weight files.
+        facts: from the model's header; with None, the KV cache is estimated from `weights_bytes`.
+        context: requested context in tokens, limited to the model's own maximum; 0 requests that maximum.
+        available: bytes of memory that the model may use.
+        mmproj_bytes: size of the projector, if any.
     """
-    own = (facts and facts.context_length) or 0
-    asked = min(context, own) if context and own else context or own or DEFAULT_CONTEXT
+    maximum = (facts and facts.context_length) or 0
+    requested = min(context, maximum) if context and maximum else context or maximum or DEFAULT_CONTEXT
     fixed = weights_bytes + estimate_overhead_bytes(facts)
     if mmproj_bytes:
         fixed += mmproj_bytes + PROJECTOR_BYTES
 
-    def needed(tokens: int) -> int:
+    def estimate_needed(tokens: int) -> int:
         return fixed + estimate_context_bytes(weights_bytes, facts, tokens)
 
-    if needed(asked) <= available:
-        return _make_fit(True, needed(asked), available, asked)
-    least = min(asked, MIN_CONTEXT)
-    if needed(least) > available:
-        return _make_fit(False, needed(least), available, least)
-    steps = range(asked // CONTEXT_STEP + 1)
+    if estimate_needed(requested) <= available:
+        return _make_fit(True, estimate_needed(requested), available, requested)
+    smallest = min(requested, MIN_CONTEXT)
+    if estimate_needed(smallest) > available:
+        return _make_fit(False, estimate_needed(smallest), available, smallest)
+    steps = range(requested // CONTEXT_STEP + 1)
     largest = max(
-        least, (bisect_right(steps, available, key=lambda step: needed(step * CONTEXT_STEP)) - 1) * CONTEXT_STEP
+        smallest,
+        (bisect_right(steps, available, key=lambda step: estimate_needed(step * CONTEXT_STEP)) - 1) * CONTEXT_STEP,
     )
-    return _make_fit(True, needed(largest), available, largest, instead_of=asked)
+    return _make_fit(True, estimate_needed(largest), available, largest, requested=requested)
 
 
 def pad_context(context: int) -> int:
-    """The context that llama.cpp makes of one that it is asked for."""
+    """Return the context that llama.cpp allocates: the requested one rounded up to a multiple of CONTEXT_STEP."""
     return -(-context // CONTEXT_STEP) * CONTEXT_STEP
 
 
-def _make_fit(fits: bool, needed: int, available: int, context: int, instead_of: int = 0) -> Fit:
+def _make_fit(fits: bool, needed: int, available: int, context: int, requested: int = 0) -> Fit:
     verb = "needs" if fits else "needs at least"
     reason = f"{verb} {format_size(needed)} of {format_size(available)} at {context} tokens"
-    if instead_of:
-        reason += f", the most that fits of {instead_of}"
-    return Fit(fits, needed, available, context, reason, reduced=instead_of > 0)
+    if requested:
+        reason += f" (reduced from {requested} to fit)"
+    return Fit(fits, needed, available, context, reason, reduced=requested > 0)

@@ -1,8 +1,9 @@
-"""Which tensors each family of models can't be loaded without. Judges no file (gguf/semantics.py does).
+"""List the tensors that each model family needs to load. The module semantics.py checks files against this list.
 
-What llama.cpp's loaders create without TENSOR_NOT_REQUIRED (`src/models/*.cpp`, load_arch_tensors); names are those of
-`src/llama-arch.cpp`. Tests load a tiny model of each family, and the same without each of these tensors. A family that
-is not listed is not judged, nor are tensors that are optional, tied or recomputed: biases, output.weight, rope factors.
+A tensor is listed if llama.cpp's loader creates it without TENSOR_NOT_REQUIRED (`src/models/*.cpp`,
+load_arch_tensors). Names are those of `src/llama-arch.cpp`. Tests load a tiny model of each family, then the same model
+without each of these tensors. Tensors that are optional, tied or recomputed (biases, output.weight, rope factors) are
+not listed, and families that are not listed are not checked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from llm_hf_models.gguf.facts import get_count
 
-KeyReader = Callable[[str], int]  # a number among the architecture's own keys, 0 where there is none
+KeyReader = Callable[[str], int]  # reads a count from the architecture's own keys, 0 if it is missing
 
 
 def _is_always_required(_keys: KeyReader, _block: int) -> bool:
@@ -21,23 +22,23 @@ def _is_always_required(_keys: KeyReader, _block: int) -> bool:
 
 @dataclass(frozen=True)
 class RequiredTensors:
-    """Tensors that are needed together."""
+    """Tensors that are required together."""
 
     names: tuple[str, ...]
-    when: Callable[[KeyReader, int], bool] = _is_always_required  # of which models, and of which of their blocks
-    unless: str = ""  # the tensor that holds all of them in one
+    when: Callable[[KeyReader, int], bool] = _is_always_required  # whether a block of a model requires them
+    unless: str = ""  # a tensor that replaces all of them
 
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """What every model of a family has: once, and in each block."""
+    """The tensors of every model of a family: once per model, and in each block."""
 
     model_tensors: tuple[str, ...]
     block_tensors: tuple[RequiredTensors, ...]
 
 
-def _make_names(stems: str, ending: str = ".weight") -> tuple[str, ...]:
-    return tuple(stem + ending for stem in stems.split())
+def _make_names(stems: str, suffix: str = ".weight") -> tuple[str, ...]:
+    return tuple(stem + suffix for stem in stems.split())
 
 
 def _make_weight_and_bias_names(stems: str) -> tuple[str, ...]:
@@ -124,7 +125,7 @@ _DEEPSEEK2 = ModelFamily(
     _EMBEDDED,
     (
         _require_weights("attn_norm attn_kv_a_norm attn_kv_a_mqa attn_output ffn_norm"),
-        # Whether queries are compressed the header says too, but llama.cpp listens for some sizes only.
+        # The header also says whether queries are compressed, but llama.cpp uses that for some sizes only.
         RequiredTensors(_make_names("attn_q"), unless="attn_q_a.weight"),
         RequiredTensors(_make_names("attn_q_a_norm attn_q_b"), unless="attn_q.weight"),
         RequiredTensors(_make_names("attn_k_b attn_v_b"), when=_has_compressed_keys),
@@ -222,26 +223,27 @@ FAMILIES: Mapping[str, ModelFamily] = {
 def find_missing_tensors(
     architecture: str, metadata: Mapping[str, object], names: Collection[str], blocks: int
 ) -> Iterator[str]:
-    """The tensors without which llama.cpp refuses the model, and that are not there.
+    """Yield the names of missing tensors without which llama.cpp refuses the model.
 
     Args:
-        architecture: a family that is not listed lacks nothing.
-        metadata: the header's.
-        names: of all tensors there are.
-        blocks: how many the header claims.
+        architecture: the model's family; nothing is yielded for a family that is not in FAMILIES.
+        metadata: the header's metadata.
+        names: the names of all tensors in the model.
+        blocks: the number of blocks that the header claims.
     """
     family = FAMILIES.get(architecture)
     if family is None:
         return
 
-    def key(name: str) -> int:
+    def read_count(name: str) -> int:
         return get_count(metadata, f"{architecture}.{name}") or 0
 
-    ahead = key("nextn_predict_layers")  # blocks that only guess ahead come last, and may stand in another file
-    if ahead and "blk.0.attn_norm.weight" not in names:
+    # Blocks for multi-token prediction come last. A file may also hold these blocks alone.
+    prediction_blocks = read_count("nextn_predict_layers")
+    if prediction_blocks and "blk.0.attn_norm.weight" not in names:
         return
     yield from (name for name in family.model_tensors if name not in names)
-    for block in range(max(0, blocks - ahead)):
-        for needed in family.block_tensors:
-            if needed.when(key, block) and f"blk.{block}.{needed.unless}" not in names:
-                yield from (full for name in needed.names if (full := f"blk.{block}.{name}") not in names)
+    for block in range(max(0, blocks - prediction_blocks)):
+        for required in family.block_tensors:
+            if required.when(read_count, block) and f"blk.{block}.{required.unless}" not in names:
+                yield from (full for name in required.names if (full := f"blk.{block}.{name}") not in names)

@@ -1,4 +1,4 @@
-"""Every rule a GGUF file is held to: its code, why it matters, and the finding that names it. Checks nothing itself."""
+"""List the validator's rules: a code for each, and why the rule matters. Findings refer to a rule by its code."""
 
 from __future__ import annotations
 
@@ -13,100 +13,102 @@ Severity = Literal["error", "warning", "note"]
 Part = Literal["structure", "meaning", "template"]
 
 STRUCTURE_RULES = {
-    "not-gguf": "Without the magic GGUF it is some other file, whatever its name says.",
-    "version": "Versions 2 and 3 are what llama.cpp reads; another is damage or a format that nobody here knows.",
+    "not-gguf": "A file without the magic bytes GGUF is in another format, whatever its name is.",
+    "version": "llama.cpp reads versions 2 and 3. Any other version is damage or an unknown format.",
     "byte-order": "llama.cpp reads only files in the byte order of its machine.",
-    "truncated": "A file that ends before what its header announces was cut short, in a download or on purpose.",
-    "header-too-large": "A length beyond every real header is how a reader is made to exhaust memory.",
-    "count-too-large": "Readers allocate by counts: one beyond the file's room exhausts them (CVE-2024-21836, -23605).",
+    "truncated": "A file that ends before its announced content was truncated, in a download or on purpose.",
+    "header-too-large": "A length far beyond that of real headers can exhaust a reader's memory.",
+    "count-too-large": "A count larger than the file makes readers allocate too much memory (CVE-2024-21836, -23605).",
     "key-length": "An empty key aborts llama.cpp, and a huge one overflowed its buffers (CVE-2024-21802, -23496).",
     "key-text": "A key that is not plain text reads differently in different programs.",
-    "duplicate-key": "Of two values for one key, each program believes another.",
-    "value-type": "A value of an unknown type can't be skipped: everything after it would be misread.",
+    "duplicate-key": "If a key has two values, one program uses the first and another uses the second.",
+    "value-type": "A value of unknown type can't be skipped, so everything after it would be misread.",
     "bool-value": "A bool other than 0 and 1 is undefined behaviour in C++.",
-    "array-nested": "llama.cpp reads no arrays of arrays, and nesting is how a reader's stack is exhausted.",
-    "alignment": "Tensor data begins at multiples of it; 0, or anything but a power of two, breaks address arithmetic.",
-    "duplicate-tensor": "Of two tensors with one name, one is never checked and may be the one that is used.",
-    "tensor-name-length": "llama.cpp keeps 63 bytes of a name; an empty one can't be found.",
+    "array-nested": "llama.cpp does not read arrays of arrays, and nesting can exhaust a reader's stack.",
+    "alignment": "Tensor data starts at multiples of it. Only a power of two works in address arithmetic.",
+    "duplicate-tensor": "If two tensors have one name, the program may use the one that was not checked.",
+    "tensor-name-length": "llama.cpp keeps 63 bytes of a name, and can't look up an empty one.",
     "tensor-name-text": "A tensor's name with control characters reads differently in different programs.",
     "tensor-dimensions": "ggml has room for four dimensions; more were written past its array (CVE-2024-21825).",
     "tensor-shape": "A 0 divides by zero; a product beyond 63 bits wraps to a small allocation (CVE-2025-53630).",
-    "tensor-type": "A type that ggml does not know, or has dropped, has no size: nothing after it can be placed.",
-    "tensor-block": "Rows of a quantized tensor divide into whole blocks; otherwise reads run past the row.",
+    "tensor-type": "If ggml does not know a type or has removed it, the size of the tensor is unknown.",
+    "tensor-block": "A row that is not a whole number of blocks makes ggml read past its end.",
     "tensor-too-large": "Sizes that overflow 63 bits wrap to small allocations (CVE-2026-27940, CVE-2026-33298).",
-    "tensor-offset": "Tensors lie one after another, aligned; another offset overlaps or hides data.",
-    "tensor-past-end": "The header places a tensor beyond the file's end: cut short, or made to read foreign memory.",
-    "data-unpadded": "The last tensor is not padded as the format asks; some readers take the file for cut short.",
-    "trailing-bytes": "Bytes after the last tensor belong to nothing that the header names.",
-    "string-not-utf8": "Text that is not UTF-8 shows differently in different programs.",
-    "string-too-long": "Metadata strings beyond a megabyte are not read; nothing real needs them.",
+    "tensor-offset": "Tensors follow one another, aligned. Any other offset overlaps or hides data.",
+    "tensor-past-end": "A tensor past the end of the file means a truncated file, or an attempt to read other memory.",
+    "data-unpadded": "The format requires padding after the last tensor; some readers report the file as truncated.",
+    "trailing-bytes": "The header does not describe the bytes after the last tensor.",
+    "string-not-utf8": "Text that is not UTF-8 is displayed differently in different programs.",
+    "string-too-long": "Metadata strings over a megabyte are not read; real models don't have them.",
 }
 
 SEMANTIC_RULES = {
-    "architecture": "Without general.architecture nothing knows how to run the weights.",
-    "key-type": "llama.cpp refuses a key whose value is of another type than it expects.",
-    "block-count": "llama.cpp takes 1 to 512 blocks; a huge number makes it allocate or loop until it is killed.",
-    "context-length": "0 tokens of context divide by zero; more than 31 bits overflow.",
-    "embedding-length": "The width of every layer; 0 or a huge one makes every size wrong.",
-    "head-count": "Query heads are shared out evenly to key heads; otherwise attention reads past its tensors.",
-    "layer-array-length": "An array with one value for each layer must have as many as there are blocks.",
-    "rope-sections": "llama.cpp takes exactly four; files made for other programs have three, and don't load.",
-    "experts": "More experts used than there are reads past the router's output.",
-    "number-not-finite": "NaN or infinity in a parameter turns every output to nonsense.",
-    "tokenizer": "A model that reads text lists its tokens; without them nothing can be typed to it.",
-    "token-array-type": "llama.cpp reads these arrays as one exact type, and others as garbage.",
-    "token-arrays-differ": "Scores and types stand beside tokens one by one; a shorter array is read past its end.",
-    "token-id-range": "A special token outside the vocabulary is ignored by llama.cpp, or read past the end by others.",
-    "vocabulary-shape": "The embedding has one row for each token; otherwise llama.cpp refuses it or reads past it.",
-    "tensor-missing": "A tensor that this architecture can't run without is not there.",
-    "block-out-of-range": "A tensor of a block beyond block_count is never used, and llama.cpp may refuse it.",
-    "no-tensors": "There are no weights in it.",
-    "split-keys": "A shard's number lies below their count; llama.cpp refuses another.",
-    "split-part": "This is one shard of several: what needs the others was not checked.",
-    "shards-disagree": "Shards of one model agree on their count, come in order and share no tensor.",
+    "architecture": "Without general.architecture, no program can run the weights.",
+    "key-type": "llama.cpp refuses a key if its value has an unexpected type.",
+    "block-count": "llama.cpp accepts 1 to 512 blocks. A huge number makes it allocate or loop until it is killed.",
+    "context-length": "A context of 0 tokens divides by zero; more than 31 bits overflow.",
+    "embedding-length": "This is the width of every layer; 0 or a huge value makes every size wrong.",
+    "head-count": "Each key head serves the same number of query heads; otherwise attention reads past its tensors.",
+    "layer-array-length": "An array with one value per layer must have as many values as there are blocks.",
+    "rope-sections": "llama.cpp needs exactly four values. Files made for other programs have three, and don't load.",
+    "experts": "If a model uses more experts than it has, it reads past the router's output.",
+    "number-not-finite": "NaN or infinity in a parameter makes all output meaningless.",
+    "tokenizer": "A model that reads text must list its tokens; without them it can't process a prompt.",
+    "token-array-type": "llama.cpp reads these arrays as one fixed type; values of another type become garbage.",
+    "token-arrays-differ": "Each token has a score and a type. llama.cpp reads past the end of a shorter array.",
+    "token-id-range": "llama.cpp ignores a special token outside the vocabulary; other programs may read past the end.",
+    "vocabulary-shape": "The embedding needs one row per token; otherwise llama.cpp refuses it or reads past its end.",
+    "tensor-missing": "Models of this architecture can't run without this tensor.",
+    "block-out-of-range": "A tensor in a block beyond block_count is never used, and llama.cpp may refuse it.",
+    "no-tensors": "The file contains no weights.",
+    "split-keys": "llama.cpp refuses a shard number that is not below the number of shards.",
+    "split-part": "This is one of several shards. Checks that need the other shards were skipped.",
+    "shards-disagree": "The shards of a model must have the same count, be in order and share no tensor.",
     "more-findings": "Only the first findings are listed.",
 }
 
 TEMPLATE_RULES = {
-    "template-type": "A chat template is one string; another type slips past programs that look for text.",
-    "template-too-large": "Real templates have a few thousand characters; a huge one exhausts what parses it.",
-    "template-nesting": "Deep nesting overflows the stack of llama.cpp's template engine, and ends the process.",
-    "template-syntax": "Jinja can't parse it. llama.cpp has an engine of its own, which may or may not.",
-    "template-dunder": "Names with double underscores reach Python's internals: the way out of a template.",
-    "template-include": "A template that loads others reads files that are not part of the model.",
-    "template-danger-call": "A chat template has no business with the operating system or with evaluating code.",
-    "template-unknown-call": "It calls what is outside the set that chat templates use.",
-    "template-loop-bounds": "A loop of constant, huge length never ends, for every single prompt.",
-    "template-huge-constant": "Repetition or powers of constants build values that fill the memory.",
-    "template-content-trigger": "It adds text when a message holds certain words: hidden instructions work like this.",
-    "template-date-trigger": "It adds text depending on the date: what was tested today may differ tomorrow.",
-    "template-rewrites-content": "It replaces words in messages: the model is not told what was typed.",
-    "template-invisible-characters": "Characters that are not shown can hide instructions from a reader.",
-    "template-url": "An address in a template may end up in every prompt.",
+    "template-type": "A chat template is a string; programs that look for text overlook another type.",
+    "template-too-large": "Real templates have a few thousand characters; a huge one exhausts the parser.",
+    "template-nesting": "Deep nesting overflows the stack of llama.cpp's template engine and crashes the process.",
+    "template-syntax": "Jinja can't parse the template. llama.cpp has its own parser, which may accept it.",
+    "template-dunder": "Names with double underscores give access to Python's internals, outside the template.",
+    "template-include": "A template that loads other templates reads files outside the model.",
+    "template-danger-call": "A chat template has no reason to call the operating system or to evaluate code.",
+    "template-unknown-call": "The template calls a function that chat templates do not normally use.",
+    "template-loop-bounds": "A loop with a huge constant length runs almost forever, for every prompt.",
+    "template-huge-constant": "Repeating constants or raising them to a power can fill the memory.",
+    "template-content-trigger": "The template adds text if a message has certain words, as hidden instructions do.",
+    "template-date-trigger": "The template adds text depending on the date, so it may behave differently tomorrow.",
+    "template-rewrites-content": "The template replaces words in messages, so the model receives another text.",
+    "template-invisible-characters": "Invisible characters can hide instructions from a reader.",
+    "template-url": "A URL in a template may appear in every prompt.",
 }
 DOCUMENTED_RULES: Mapping[str, str] = MappingProxyType({**STRUCTURE_RULES, **SEMANTIC_RULES, **TEMPLATE_RULES})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the validator has to say."""
+    """One result of the validator: a rule that a file breaks, or a note about it."""
 
     code: str  # a documented rule, such as `tensor-past-end`
     severity: Severity
     part: Part
-    message: str  # what, cleaned of control characters
+    message: str  # without control characters
     where: str | None = None  # a metadata key, a tensor's name, a line of the template
     why: str | None = None  # why it matters
 
 
 def make_finding(code: str, severity: Severity, message: str, where: str | None = None) -> Finding:
-    """A finding under a documented rule, with its part and its reason filled in.
+    """Return a finding for a documented rule, with the rule's part and reason.
+
+    Control characters are removed from `message` and `where`.
 
     Args:
         code: a key of DOCUMENTED_RULES.
-        severity: `error` where the file must not be run, `warning` where a person should look, `note` otherwise.
-        message: one sentence; what it quotes is cleaned here.
-        where: a metadata key, a tensor's name or a template's line; cleaned here.
+        severity: `error` if the file must not be run, `warning` if a person should look at it, otherwise `note`.
+        message: one sentence; its subject is the file, or the key or tensor in `where`.
+        where: a metadata key, a tensor's name or a line of the template.
     """
     part: Part = "structure" if code in STRUCTURE_RULES else "meaning" if code in SEMANTIC_RULES else "template"
     place = clean_text(where, 100) if where is not None else None

@@ -1,7 +1,8 @@
-"""Judges what a GGUF header says of its model: shapes, counts, tokenizer, blocks. Its bytes were judged before.
+"""Check that a parsed GGUF header describes a model that llama.cpp can load: shapes, counts, tokenizer, blocks.
 
-What llama.cpp refuses or can't survive is an error, what it works around a warning. Limits are those of llama.cpp's
-`src/llama-hparams.h` (LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS) and `src/llama-model-loader.cpp` (exact value types).
+A value that llama.cpp refuses or crashes on is an error; one that it works around is a warning. Limits are those of
+llama.cpp's `src/llama-hparams.h` (LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS) and `src/llama-model-loader.cpp` (exact value
+types).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ROPE_SECTIONS = 4
 _BLOCK_NUMBER = re.compile(r"blk\.(\d{1,9})\.")
 _TOKENS = "tokenizer.ggml.tokens"
 
-# Beside each token: the value type that llama.cpp reads it as, whatever the header says.
+# Arrays with one value per token. llama.cpp reads them as this type without checking the type in the header.
 _TOKEN_ARRAYS = {"tokenizer.ggml.scores": "array of float32", "tokenizer.ggml.token_type": "array of int32"}
 
 _KEY_TYPES = {
@@ -38,7 +39,7 @@ _ARCHITECTURE_KEY_TYPES = ("block_count", "context_length", "embedding_length")
 
 
 def check_semantics(header: GgufHeader) -> Iterator[Finding]:
-    """Everything there is to say about one file's meaning; for a split, of the first shard with all shards' tensors."""
+    """Yield all findings about a header; for a split model, about the first shard's with the tensors of all shards."""
     yield from _check_key_types(header)
     yield from _check_numbers(header)
     yield from _check_split_keys(header)
@@ -47,7 +48,7 @@ def check_semantics(header: GgufHeader) -> Iterator[Finding]:
         return
     architecture = header.facts.architecture
     if architecture is None:
-        yield make_finding("architecture", "error", "It does not say its architecture.", "general.architecture")
+        yield make_finding("architecture", "error", "The file does not name its architecture.", "general.architecture")
         return
     if header.metadata.get("general.type") not in (None, "model"):
         return
@@ -58,17 +59,17 @@ def check_semantics(header: GgufHeader) -> Iterator[Finding]:
 
 
 def is_later_shard(header: GgufHeader) -> bool:
-    """Whether a file is a shard after the first: those carry no metadata but split.*."""
+    """Return whether a file is a shard after the first. Such shards have split.* as their only metadata."""
     return (header.facts.split_index or 0) > 0
 
 
 def _check_key_types(header: GgufHeader) -> Iterator[Finding]:
-    wanted = dict(_KEY_TYPES)
-    wanted.update({f"{header.facts.architecture}.{name}": "uint32" for name in _ARCHITECTURE_KEY_TYPES})
-    for key, expected in wanted.items():
-        found = header.value_types.get(key)
-        if found is not None and found != expected:
-            yield make_finding("key-type", "error", f"It is of the type {found}, not {expected}.", key)
+    expected_types = dict(_KEY_TYPES)
+    expected_types.update({f"{header.facts.architecture}.{name}": "uint32" for name in _ARCHITECTURE_KEY_TYPES})
+    for key, expected in expected_types.items():
+        actual = header.value_types.get(key)
+        if actual is not None and actual != expected:
+            yield make_finding("key-type", "error", f"Its type is {actual}, not {expected}.", key)
 
 
 def _check_numbers(header: GgufHeader) -> Iterator[Finding]:
@@ -82,10 +83,10 @@ def _check_split_keys(header: GgufHeader) -> Iterator[Finding]:
     if count is None and number is None:
         return
     if not count or number is None or number >= count:
-        yield make_finding("split-keys", "error", f"It says that it is shard {number} (from 0) of {count}.", "split.no")
+        yield make_finding("split-keys", "error", f"Its split.no is {number}, but split.count is {count}.", "split.no")
     elif count > 1 and (total := get_count(header.metadata, "split.tensors.count")) != len(header.tensors):
         yield make_finding(
-            "split-part", "note", f"It is shard {number + 1} of {count}, of {total} tensors.", "split.count"
+            "split-part", "note", f"It is shard {number + 1} of {count} of a model with {total} tensors.", "split.count"
         )
 
 
@@ -95,14 +96,14 @@ def _check_sizes(header: GgufHeader, architecture: str) -> Iterator[Finding]:
         ("context_length", "context-length", MAX_CONTEXT),
         ("embedding_length", "embedding-length", MAX_EMBEDDING),
     )
-    # Weights of other programs, such as image models, have keys of their own and are not for llama.cpp anyway.
+    # Files for other programs, such as image models, have their own keys, and llama.cpp does not load them anyway.
     severity: Severity = "warning" if header.facts.kind == "other" else "error"
     for name, code, limit in limits:
         key = f"{architecture}.{name}"
         value = header.metadata.get(key)
         if not isinstance(value, int) or not 0 < value <= limit:
             text = "missing" if value is None else repr(value)
-            yield make_finding(code, severity, f"It is {text}; 1 to {limit} make sense.", key)
+            yield make_finding(code, severity, f"It is {text}; it must be 1 to {limit}.", key)
     experts = get_count(header.metadata, f"{architecture}.expert_count") or 0
     used = get_count(header.metadata, f"{architecture}.expert_used_count") or 0
     if experts > MAX_EXPERTS or used > experts or (experts and not used):
@@ -127,7 +128,7 @@ def _check_attention(header: GgufHeader, architecture: str) -> Iterator[Finding]
     kv_heads = get_layer_values(header.metadata, prefix + "attention.head_count_kv", blocks)
     for query, key in zip(heads or (), kv_heads or heads or (), strict=False):
         if query > MAX_HEADS or key > query or (key and query % key):
-            message = f"{query} heads can't be shared out to {key}."
+            message = f"{query} query heads can't be divided among {key} key heads."
             yield make_finding("head-count", "error", message, prefix + "attention.head_count_kv")
             return
 
@@ -143,17 +144,17 @@ def _check_tokenizer(header: GgufHeader) -> Iterator[Finding]:
         return
     merges = "tokenizer.ggml.merges"
     if model == "gpt2" and types.get(merges) != "array of string":
-        yield make_finding("tokenizer", "error", "A gpt2 tokenizer lists its merges.", merges)
+        yield make_finding("tokenizer", "error", "A gpt2 tokenizer must list its merges.", merges)
     yield from _check_token_arrays(header, tokens)
     yield from _check_special_tokens(header, tokens)
 
 
 def _check_token_arrays(header: GgufHeader, tokens: int) -> Iterator[Finding]:
     for key, expected in {_TOKENS: "array of string", **_TOKEN_ARRAYS}.items():
-        found = header.value_types.get(key, expected)
+        actual = header.value_types.get(key, expected)
         length = get_array_length(header.metadata.get(key))
-        if found != expected:
-            yield make_finding("token-array-type", "error", f"It is of the type {found}, not {expected}.", key)
+        if actual != expected:
+            yield make_finding("token-array-type", "error", f"Its type is {actual}, not {expected}.", key)
         elif length is not None and length != tokens:
             yield make_finding("token-arrays-differ", "error", f"It has {length} values for {tokens} tokens.", key)
 
@@ -170,9 +171,9 @@ def _check_special_tokens(header: GgufHeader, tokens: int) -> Iterator[Finding]:
 def _check_tensors(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     facts = header.facts
     if (facts.split_count or 1) > 1 and get_count(header.metadata, "split.tensors.count") != len(header.tensors):
-        return  # one shard of several: the others may hold what is missing
+        return  # the missing tensors may be in the other shards
     if not header.tensors:
-        yield make_finding("no-tensors", "warning", "It has no tensors.")
+        yield make_finding("no-tensors", "warning", "The file has no tensors.")
         return
     yield from _check_vocabulary_shape(header, architecture)
     blocks = facts.block_count or 0
@@ -182,21 +183,21 @@ def _check_tensors(header: GgufHeader, architecture: str) -> Iterator[Finding]:
 
 def _check_vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     tokens = get_array_length(header.metadata.get(_TOKENS))
-    wanted = (header.facts.embedding_length or 0, tokens)
+    expected = (header.facts.embedding_length or 0, tokens)
     severity: Severity = "error" if architecture in required_tensors.FAMILIES else "warning"
     for tensor in header.tensors:
-        if tokens and tensor.name == "token_embd.weight" and tensor.shape != wanted:
-            message = f"Its shape is {tensor.shape}; the header asks for {wanted}."
+        if tokens and tensor.name == "token_embd.weight" and tensor.shape != expected:
+            message = f"Its shape is {tensor.shape}; the header requires {expected}."
             yield make_finding("vocabulary-shape", severity, message, tensor.name)
 
 
 def _check_blocks(header: GgufHeader, architecture: str, blocks: int) -> Iterator[Finding]:
     names = {tensor.name for tensor in header.tensors}
-    # Where no block is special, llama.cpp counts tensors and refuses one too many.
+    # For the listed families, llama.cpp counts the tensors and refuses an extra one.
     severity: Severity = "error" if architecture in required_tensors.FAMILIES else "warning"
     for tensor in header.tensors:
         block = _BLOCK_NUMBER.match(tensor.name)
         if block and int(block[1]) >= blocks:
-            yield make_finding("block-out-of-range", severity, f"There are {blocks} blocks.", tensor.name)
+            yield make_finding("block-out-of-range", severity, f"The model has only {blocks} blocks.", tensor.name)
     for name in required_tensors.find_missing_tensors(architecture, header.metadata, names, blocks):
-        yield make_finding("tensor-missing", "error", f"An architecture such as {architecture} needs it.", name)
+        yield make_finding("tensor-missing", "error", f"Models of the architecture {architecture} require it.", name)

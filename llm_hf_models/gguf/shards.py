@@ -1,4 +1,4 @@
-"""Which files on the disk make up one model: a GGUF alone, or all shards of its split; what lies beside. Opens none."""
+"""Find the files of a model on disk: a single GGUF or all its shards, and its projector. No file is opened."""
 
 from __future__ import annotations
 
@@ -22,49 +22,55 @@ class _FileSize:
 
 
 def find_shards(path: Path) -> list[Path]:
-    """The file, or every shard of the split that it belongs to, in order.
+    """Return the file, or all shards of the split model that it belongs to, in order.
 
     Raises:
-        MissingFileError, BadInputError: there is no such file, or it is something else.
-        InvalidGgufError: it is one shard, and not all others are beside it.
+        MissingFileError: the file does not exist.
+        BadInputError: the path is not a file.
+        InvalidGgufError: the file is a shard, and other shards are missing from its folder.
     """
     path = make_absolute(path)
     if not path.is_file():
         raise make_not_a_file_error(path, str(path))
-    beside = _list_gguf_files(path.parent)
-    for variant in variants.group_variants(beside):
+    siblings = _list_gguf_files(path.parent)
+    for variant in variants.group_variants(siblings):
         if path.name in variant.files:
             return [path.parent / name for name in variant.files]
-    if any(path.name.startswith(split.name) for split in variants.find_incomplete_splits(beside)):
+    if any(path.name.startswith(split.name) for split in variants.find_incomplete_splits(siblings)):
         raise InvalidGgufError(
-            f"{path.name} is one shard of a split model, and not all of them are beside it", code="split-incomplete"
+            f"{path.name} is one shard of a split model, but its folder lacks other shards", code="split-incomplete"
         )
     return [path]
 
 
 def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
-    """The error for what is no file: what it is instead, under the name that a person gave it."""
+    """Return the error for a path that is not a file. The message names the kind of path instead, such as a folder.
+
+    Args:
+        path: the path that is not a file.
+        name: the path as the person wrote it.
+    """
     name = clean_text(name, MAX_NAME_CHARS)
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # a name that no file can have, too
+    except (OSError, ValueError):  # also raised for a name that no file can have
         return MissingFileError(f"There is no file {name}")
     if stat.S_ISDIR(mode):
-        inside = sorted(file.path for file in _list_gguf_files(path))
-        hint = f"Name a file, such as {path / inside[0]}" if inside else "No GGUF file lies in it."
+        models = sorted(file.path for file in _list_gguf_files(path))
+        hint = f"Name a file, such as {path / models[0]}" if models else "It contains no GGUF file."
         return BadInputError(f"{name} is a folder, not a file", hint=hint)
-    kind = next((kind for holds, kind in _KINDS.items() if holds(mode)), "something else")
+    kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(mode)), "something else")
     return BadInputError(f"{name} is {kind}, not a file")
 
 
 def find_projector(path: Path) -> Path | None:
-    """The projector in a model's folder that is surely its own; None where there is none, or it may be another's."""
+    """Return the projector in a model's folder if it can only belong to this model, otherwise None."""
     found = variants.find_certain_projector(_list_gguf_files(path.parent), path.name)
     return path.parent / found if found else None
 
 
 def is_only_model(path: Path) -> bool:
-    """Whether a model's folder holds no other model, so that what else lies there is about this one."""
+    """Return whether a model's folder has no other model. If so, the folder's other files belong to this model."""
     models = variants.group_variants(_list_gguf_files(path.parent))
     return len(models) == 1 and path.name in models[0].files
 

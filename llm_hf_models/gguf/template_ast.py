@@ -1,7 +1,7 @@
-"""A chat template's parsed tree, and ways to look at it without running it. Judges nothing (gguf/template_audit.py
-does).
+"""Parse a chat template into Jinja's syntax tree, and search the tree without running it.
 
-A hostile tree must not exhaust us: every walk has a stack of its own, and ends at a depth and a size.
+The module template_audit.py uses these functions to check templates. A hostile tree must not exhaust the stack or the
+time: every walk keeps its own stack and stops at a limit of depth and size.
 """
 
 from __future__ import annotations
@@ -12,47 +12,47 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jinja2 import Environment, nodes
 
-MAX_TREE_DEPTH = 300  # of the parsed tree, long chains of operators included
-MAX_TREE_NODES = 50_000  # real ones have some 5,000
+MAX_TREE_DEPTH = 300  # levels; long chains of operators count too
+MAX_TREE_NODES = 50_000  # real templates have about 5,000
 
 
 class TemplateTooComplexError(Exception):
-    """The tree is deeper or larger than any engine should be given."""
+    """The template's tree is too deep or too large to give to an engine."""
 
 
 def make_environment() -> Environment:
-    """Jinja as chat templates know it; for its parser alone."""
+    """Return a Jinja environment with the extensions that chat templates use. Only its parser is used."""
     from jinja2 import Environment, nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser
 
     class Generation(Extension):
-        """`{% generation %}` marks the assistant's text, as transformers has it."""
+        """The tag `{% generation %}` of transformers, which marks the assistant's text."""
 
-        tags = {"generation"}  # noqa: RUF012 - jinja2's own way to declare it
+        tags = {"generation"}  # noqa: RUF012 - jinja2 requires a class attribute
 
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return nodes.Scope(body, lineno=line)
 
-    # Only its parser is used: no template is compiled, so nothing in one can escape into HTML or run.
+    # Only the parser is used. No template is compiled, so none can run or write unescaped HTML.
     return Environment(  # noqa: S701
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", Generation]
     )
 
 
 def find_numbers(tree: nodes.Node) -> list[float]:
-    """The sizes of all constant numbers in an expression, infinity brought down to something that can be counted."""
+    """Return the absolute values of all constant numbers in an expression, limited to 1e18."""
     values = [getattr(part, "value", None) for part, _ in walk_tree(tree)]
     return [min(abs(v), 1e18) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
 
 
 def walk_tree(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
-    """Every node with the number of times that constant loops around it (its own included) repeat it.
+    """Yield every node, and how often the constant loops around it repeat it (including the node's own loop).
 
     Raises:
-        TooDeepError: it goes on for too long.
+        TemplateTooComplexError: the tree is deeper or larger than the limits.
     """
     from jinja2 import nodes
 
@@ -63,7 +63,7 @@ def walk_tree(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
         seen += 1
         if depth > MAX_TREE_DEPTH or seen > MAX_TREE_NODES:
             raise TemplateTooComplexError(
-                f"Its parsed tree is over {MAX_TREE_DEPTH} levels deep or {MAX_TREE_NODES} nodes large."
+                f"Its syntax tree has over {MAX_TREE_DEPTH} levels or {MAX_TREE_NODES} nodes."
             )
         if isinstance(node, nodes.For):
             steps *= _count_loop_steps(node.iter)
@@ -72,7 +72,7 @@ def walk_tree(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
 
 
 def _count_loop_steps(iterated: nodes.Node) -> int:
-    """How often a loop over `range(constants)` runs; 1 for a loop over anything else, which messages bound."""
+    """Return how often a loop over `range(constants)` runs; 1 for other loops, which the messages limit."""
     from jinja2 import nodes
 
     if not (
@@ -83,7 +83,7 @@ def _count_loop_steps(iterated: nodes.Node) -> int:
 
 
 def find_names(parts: list[nodes.Node]) -> set[str]:
-    """The variables that are read: `name`, and `name.attribute`, as namespaces have it."""
+    """Return the variables that are read: `name`, and `name.attribute` for attributes of namespaces."""
     from jinja2 import nodes
 
     found = set()
@@ -97,7 +97,7 @@ def find_names(parts: list[nodes.Node]) -> set[str]:
 
 
 def find_targets(target: nodes.Node) -> list[str]:
-    """The variables that an assignment or a loop sets, written the same way."""
+    """Return the variables that an assignment or a loop sets, as `name` or `name.attribute`."""
     from jinja2 import nodes
 
     names = [node.name for node, _ in walk_tree(target) if isinstance(node, nodes.Name)]
@@ -105,7 +105,7 @@ def find_targets(target: nodes.Node) -> list[str]:
 
 
 def has_content_access(node: nodes.Node) -> bool:
-    """Whether an expression reads the text of a message."""
+    """Return whether an expression reads the content of a message."""
     from jinja2 import nodes
 
     for part, _ in walk_tree(node):
@@ -117,7 +117,7 @@ def has_content_access(node: nodes.Node) -> bool:
 
 
 def find_literal_text(printed: list[nodes.Node]) -> Iterator[str]:
-    """The text that branches print of their own: template data, and string constants that hold more than one word."""
+    """Yield the literal text that branches print: template data, and string constants of more than one word."""
     from jinja2 import nodes
 
     for node in printed:

@@ -1,7 +1,8 @@
-"""Judges a chat template by its parsed tree, which is walked and never run. Knows nothing of the file around it.
+"""Check a chat template's syntax tree for dangerous or suspicious constructs. The template is never run.
 
-It finds what reaches outside a template (code, files), what exhausts the engine (depth, loops, sizes) and what steers a
-model behind a person's back. It can't prove a template harmless: a person reads `llm hf inspect --template`.
+The audit finds access to code and files outside the template, depth, loops and sizes that exhaust the engine, and
+conditions that steer a model without the person's knowledge. It can't prove that a template is harmless, so a person
+can read the template with `llm hf inspect --template`.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from llm_hf_models.gguf.template_ast import (
 if TYPE_CHECKING:
     from jinja2 import nodes
 
-MAX_TEMPLATE_CHARS = 128 * 1024  # the largest real ones have some 30,000
+MAX_TEMPLATE_CHARS = 128 * 1024  # the largest real templates have about 30,000
 MAX_NESTING = 64  # of brackets and of blocks
-MAX_WORK = 300_000  # nodes looked at in all: conditions within conditions are looked at again
-MAX_LOOP_STEPS = 100_000  # of nested loops over constant ranges, multiplied
-MAX_CONSTANT = 1_000_000  # the largest sensible result of an operation on constants
+MAX_WORK = 300_000  # node visits in total; nodes in nested conditions are visited several times
+MAX_LOOP_STEPS = 100_000  # product of nested loops over constant ranges
+MAX_CONSTANT = 1_000_000  # the largest plausible result of an operation on constants
 MAX_FINDINGS = 50
-MAX_PASSES = 8  # over assignments, in the order they run: more only loops within loops would need
+MAX_PASSES = 8  # over the assignments, in order; only loops within loops could need more
 MAX_EXPONENT = 16
 MIN_STEERING_WORDS = 3
 
@@ -53,12 +54,12 @@ _METHODS = frozenset(
     | {"upper", "values", "isalnum", "isnumeric", "isupper", "islower", "zfill", "partition", "rpartition", "copy"}
 )
 
-# An unclosed quote runs to the end: a pattern that failed there instead would be tried again from each later quote.
+# An unclosed quote matches to the end. If the pattern failed there, it would be tried again from each later quote.
 _QUOTED = re.compile(r"""'(?:\\.|[^'\\])*\\?(?:'|\Z)|"(?:\\.|[^"\\])*\\?(?:"|\Z)""", re.DOTALL)
 _TAGS = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{\{.*|\{%.*", re.DOTALL)
 _BLOCK = re.compile(r"\{%[-+]?\s*(end)?(if|for|macro|call|filter|block|with|generation|autoescape)\b")
 
-# Other words between double underscores, such as a media marker, are somebody's token.
+# Only Python's internals: other words between double underscores are tokens, such as media markers.
 _INTERNALS = re.compile(
     r"__(class|mro|bases?|subclasses|globals|builtins|init|import|dict|getattr(ibute)?|reduce(_ex)?|code|closure|self"
     r"|module|new|call|func|wrapped|loader|spec|file)__"
@@ -69,27 +70,27 @@ _URL = re.compile(r"https?://[^\s\"'<>{}]+")
 
 
 def audit_template(template: str, key: str) -> list[Finding]:
-    """Everything there is to say about one template.
+    """Return all findings about one template.
 
     Args:
-        template: its text.
-        key: the metadata key that it stands under, for the findings' `where`.
+        template: the template's text.
+        key: the template's metadata key, for the findings' `where`.
     """
     if len(template) > MAX_TEMPLATE_CHARS:
         return [make_finding("template-too-large", "error", f"The template has {len(template)} characters.", key)]
-    found = list(_check_plain_text(template, key))
+    findings = list(_check_plain_text(template, key))
     depth = _measure_nesting(template)
     if depth > MAX_NESTING:
-        return [*found, make_finding("template-nesting", "error", f"It nests {depth} levels deep.", key)]
+        return [*findings, make_finding("template-nesting", "error", f"It is nested {depth} levels deep.", key)]
     tree = _parse(template, key)
     if isinstance(tree, Finding):
-        return [*found, tree]
-    walk = _TreeAuditor(key)
+        return [*findings, tree]
+    auditor = _TreeAuditor(key)
     try:
-        walk.visit(tree)
+        auditor.visit(tree)
     except TemplateTooComplexError as error:
-        return [*found, make_finding("template-nesting", "error", str(error), key)]
-    unique = dict.fromkeys([*found, *walk.findings])
+        return [*findings, make_finding("template-nesting", "error", str(error), key)]
+    unique = dict.fromkeys([*findings, *auditor.findings])
     return list(unique)[:MAX_FINDINGS]
 
 
@@ -99,11 +100,14 @@ def _check_plain_text(template: str, key: str) -> Iterator[Finding]:
         names = ", ".join(f"U+{ord(c):04X}" for c in hidden[:5])
         yield make_finding("template-invisible-characters", "warning", f"It has invisible characters: {names}.", key)
     for url in sorted(set(_URL.findall(template)))[:3]:
-        yield make_finding("template-url", "note", f"It has the address {url}.", key)
+        yield make_finding("template-url", "note", f"It contains the URL {url}.", key)
 
 
 def _measure_nesting(template: str) -> int:
-    """The deepest nesting of brackets in any tag, or of blocks, found without parsing: a parser may overflow on it."""
+    """Return the deepest nesting of brackets in a tag, or of blocks.
+
+    This is measured before parsing, since deep nesting may overflow a parser's stack.
+    """
     deepest = 0
     for tag in _TAGS.finditer(template):
         depth = 0
@@ -126,24 +130,24 @@ def _parse(template: str, key: str) -> nodes.Template | Finding:
     try:
         return make_environment().parse(template)
     except TemplateSyntaxError as error:
-        message = f"What its tags do was not judged, since Jinja says: {error.message}"
+        message = f"Its tags were not checked, since Jinja can't parse them: {error.message}"
         return make_finding("template-syntax", "warning", message, f"{key}, line {error.lineno}")
     except RecursionError:
-        return make_finding("template-nesting", "error", "It nests deeper than a parser can follow.", key)
-    except (ValueError, OverflowError):  # an integer of more digits than Python reads
+        return make_finding("template-nesting", "error", "It is nested too deeply to be parsed.", key)
+    except (ValueError, OverflowError):  # an integer with more digits than Python converts
         return make_finding(
-            "template-syntax", "warning", "It holds a number that can't be read. What its tags do was not judged.", key
+            "template-syntax", "warning", "It contains a number that is too long, so its tags were not checked.", key
         )
 
 
 class _TreeAuditor:
-    """One walk over a tree, with a stack of its own: a hostile tree must not exhaust ours."""
+    """Collect the findings about one tree. Walks keep their own stack, since a hostile tree could exhaust Python's."""
 
     def __init__(self, key: str) -> None:
         self._key = key
         self.findings: list[Finding] = []
         self._macros: set[str] = set()
-        self._tainted: set[str] = set()  # variables that hold what messages say
+        self._tainted: set[str] = set()  # variables with text from messages
         self._work = 0
 
     def visit(self, tree: nodes.Template) -> None:
@@ -168,10 +172,10 @@ class _TreeAuditor:
             nodes.FromImport: self._check_include,
             nodes.Extends: self._check_include,
         }
-        everything = list(walk_tree(tree))
-        self._macros = {node.name for node, _ in everything if isinstance(node, nodes.Macro)}
-        self._find_tainted_names([node for node, _ in everything])
-        for node, steps in everything:
+        visited = list(walk_tree(tree))
+        self._macros = {node.name for node, _ in visited if isinstance(node, nodes.Macro)}
+        self._find_tainted_names([node for node, _ in visited])
+        for node, steps in visited:
             check = checks.get(type(node))
             if check is not None:
                 check(node, steps)
@@ -181,12 +185,12 @@ class _TreeAuditor:
             where = f"{self._key}, line {node.lineno}"
             self.findings.append(make_finding(code, severity, message, where))  # type: ignore[arg-type]
 
-    def _find_tainted_names(self, everything: list[nodes.Node]) -> None:
-        """Finds the variables that hold what messages say, through assignments and loops, until no more are found."""
+    def _find_tainted_names(self, visited: list[nodes.Node]) -> None:
+        """Find the variables with text from messages by following assignments and loops."""
         from jinja2 import nodes
 
         flows: list[tuple[list[str], list[nodes.Node]]] = []
-        for node in everything:
+        for node in visited:
             if isinstance(node, nodes.Assign):
                 flows.append((find_targets(node.target), [node.node]))
             elif isinstance(node, nodes.AssignBlock):
@@ -214,24 +218,26 @@ class _TreeAuditor:
     def _check_constant(self, node: nodes.Node, _: int) -> None:
         value = getattr(node, "value", None)
         if isinstance(value, str) and _INTERNALS.search(value):
-            self._add_finding("template-dunder", "error", f"It holds the name {value[:60]!r}.", node)
+            self._add_finding("template-dunder", "error", f"It contains the name {value[:60]!r}.", node)
         if max(find_numbers(node), default=0) > MAX_CONSTANT:
-            self._add_finding("template-huge-constant", "warning", "It holds a huge number.", node)
+            self._add_finding("template-huge-constant", "warning", "It contains a huge number.", node)
 
     def _check_name(self, node: nodes.Node, _: int) -> None:
         name = getattr(node, "name", "")
         if name == "lipsum" or name.startswith("__"):
-            self._add_finding("template-dunder", "error", f"It uses {name!r}, a way to Python's internals.", node)
+            self._add_finding(
+                "template-dunder", "error", f"It uses {name!r}, which gives access to Python's internals.", node
+            )
 
     def _check_joined_text(self, node: nodes.Node, _: int) -> None:
-        """A name of Python's internals put together from pieces that are innocent by themselves."""
+        """Find names of Python's internals that are joined from pieces which are harmless by themselves."""
         values = [getattr(part, "value", None) for part, _ in walk_tree(node)]
         self._work += len(values)
         if self._work > MAX_WORK:
-            raise TemplateTooComplexError("Its expressions nest too much to be judged.")
+            raise TemplateTooComplexError("Its expressions are nested too deeply to be checked.")
         pieces = [value for value in values if isinstance(value, str)]
         if _INTERNALS.search("".join(pieces)) and not any(_INTERNALS.search(piece) for piece in pieces):
-            self._add_finding("template-dunder", "error", "It puts together a name with double underscores.", node)
+            self._add_finding("template-dunder", "error", "It joins strings to a name with double underscores.", node)
 
     def _check_call(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
@@ -242,7 +248,7 @@ class _TreeAuditor:
         elif isinstance(callee, nodes.Getattr):
             name, known = callee.attr, callee.attr in _METHODS
         else:
-            name, known = "what an expression yields", False
+            name, known = "the result of an expression", False
         if name in _DANGEROUS and name not in self._macros:
             self._add_finding("template-danger-call", "error", f"It calls {name!r}.", node)
         elif not known:
@@ -253,7 +259,7 @@ class _TreeAuditor:
     def _check_filter(self, node: nodes.Node, _: int) -> None:
         name, target = getattr(node, "name", ""), getattr(node, "node", None)
         if name == "attr":
-            self._add_finding("template-dunder", "error", "It reaches attributes by the filter `attr`.", node)
+            self._add_finding("template-dunder", "error", "It reads attributes with the filter `attr`.", node)
         if name == "replace" and target is not None and self._is_from_messages(target):
             self._check_replacement(node)
 
@@ -267,31 +273,31 @@ class _TreeAuditor:
             )
 
     def _check_condition(self, node: nodes.Node, _: int) -> None:
-        """An `if` on what a message says, or on the date, whose branches hold sentences of their own."""
+        """Find an `if` that depends on a message's content or on the date, and whose branches add sentences."""
         from jinja2 import nodes
 
-        test: nodes.Node = getattr(node, "test")  # noqa: B009 - If and CondExpr share no class that has it
+        test: nodes.Node = getattr(node, "test")  # noqa: B009 - If and CondExpr have no common class with this attribute
         branches = [child for child in node.iter_child_nodes() if child is not test]
         printed = [part for branch in branches for part, _ in walk_tree(branch)]
-        inside = [part for part, _ in walk_tree(test)]
-        self._work += len(printed) + len(inside)
+        condition = [part for part, _ in walk_tree(test)]
+        self._work += len(printed) + len(condition)
         if self._work > MAX_WORK:
-            raise TemplateTooComplexError("Its conditions nest too much to be judged.")
+            raise TemplateTooComplexError("Its conditions are nested too deeply to be checked.")
         if len(_WORD.findall(" ".join(find_literal_text(printed)))) < MIN_STEERING_WORDS:
             return
-        if any(isinstance(part, nodes.Name) and part.name in ("strftime_now", "now") for part in inside):
+        if any(isinstance(part, nodes.Name) and part.name in ("strftime_now", "now") for part in condition):
             self._add_finding("template-date-trigger", "warning", "It adds text depending on the date.", node)
         triggers = [
             part.value
-            for part in inside
+            for part in condition
             if isinstance(part, nodes.Const)
             and isinstance(part.value, str)
             and _WORD_LIKE.fullmatch(part.value.strip())
         ]
         triggers = [text for text in triggers if text not in _STRUCTURAL]
-        if triggers and any(self._is_content_comparison(part) for part in inside):
+        if triggers and any(self._is_content_comparison(part) for part in condition):
             self._add_finding(
-                "template-content-trigger", "warning", f"It adds text if a message has {triggers[0][:40]!r}.", node
+                "template-content-trigger", "warning", f"It adds text if a message contains {triggers[0][:40]!r}.", node
             )
 
     def _is_content_comparison(self, node: nodes.Node) -> bool:
@@ -303,7 +309,7 @@ class _TreeAuditor:
 
     def _check_loop(self, node: nodes.Node, steps: int) -> None:
         if steps > MAX_LOOP_STEPS:
-            self._add_finding("template-loop-bounds", "error", f"It loops {steps} times whatever it is given.", node)
+            self._add_finding("template-loop-bounds", "error", f"It always loops {steps} times.", node)
 
     def _check_arithmetic(self, node: nodes.Node, _: int) -> None:
         from jinja2 import nodes
@@ -312,13 +318,13 @@ class _TreeAuditor:
         power = isinstance(node, nodes.Pow)
         huge = max(sizes, default=0) > MAX_EXPONENT if power else math.prod(sizes) > MAX_CONSTANT
         if huge:
-            self._add_finding("template-huge-constant", "error", "It multiplies constants to a huge one.", node)
+            self._add_finding("template-huge-constant", "error", "It computes a huge value from constants.", node)
 
     def _check_include(self, node: nodes.Node, _: int) -> None:
         self._add_finding("template-include", "error", "It loads another template.", node)
 
 
-# What role names and types are compared with, on objects that also carry content.
+# Role names and types: templates compare these strings with fields of objects that also have content.
 _STRUCTURAL = frozenset(
     {"system", "user", "assistant", "tool", "developer", "function", "ipython", "model", "human", "gpt", "critic"}
     | {"role", "content", "text", "image", "audio", "video", "image_url", "type", "name", "arguments", "parameters"}

@@ -1,7 +1,8 @@
-"""The words of the GGUF format: value types, tensor types with their block sizes, file types. Reads and judges nothing.
+"""Define the types of the GGUF format: value types, tensor types with their block sizes, file types.
 
-The tensor types are ggml's (`ggml/src/ggml.c`, type_traits), the file types llama.cpp's (`include/llama.h`). Tests
-hold them equal to the `gguf` package's constants and to the engine's own; the package itself would bring numpy.
+The tensor types are those of ggml (`ggml/src/ggml.c`, type_traits), the file types those of llama.cpp
+(`include/llama.h`). Tests compare both with the constants of the `gguf` package and of the engine. The `gguf` package
+is not a dependency, since it requires numpy.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 ByteOrder = Literal["little", "big"]
-DEFAULT_ALIGNMENT = 32  # bytes, where general.alignment is absent
+DEFAULT_ALIGNMENT = 32  # bytes, if general.alignment is missing
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
-MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME, less its closing zero
+MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME minus the terminating zero
 STRING, ARRAY, BOOL = 8, 9, 7
 
-# id -> (name, struct format); a string and an array have none.
+# id -> (name, struct format). Strings and arrays have no struct format.
 VALUE_TYPES: dict[int, tuple[str, str]] = {
     0: ("uint8", "B"),
     1: ("int8", "b"),
@@ -36,7 +37,7 @@ VALUE_TYPES: dict[int, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class TensorType:
-    """How a tensor's numbers are stored: `block` of them together take `size` bytes."""
+    """How a tensor's numbers are stored: a block of `block` numbers takes `size` bytes."""
 
     name: str
     block: int
@@ -51,7 +52,7 @@ TENSOR_TYPES: dict[int, TensorType] = {
     6: TensorType("Q5_0", 32, 22),
     7: TensorType("Q5_1", 32, 24),
     8: TensorType("Q8_0", 32, 34),
-    9: TensorType("Q8_1", 32, 36),  # the gguf package says 40; ggml, which reads it, says 36
+    9: TensorType("Q8_1", 32, 36),  # 40 in the gguf package, 36 in ggml, which reads it
     10: TensorType("Q2_K", 256, 84),
     11: TensorType("Q3_K", 256, 110),
     12: TensorType("Q4_K", 256, 144),
@@ -81,7 +82,7 @@ TENSOR_TYPES: dict[int, TensorType] = {
     42: TensorType("Q2_0", 64, 18),
 }
 
-# Types that llama.cpp once wrote and reads no more.
+# Types that earlier versions of llama.cpp wrote and that it no longer reads.
 REMOVED_TENSOR_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})
 
 FILE_TYPES: dict[int, str] = {
@@ -125,7 +126,7 @@ FILE_TYPES: dict[int, str] = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor's entry in the header. `offset` counts from the start of the tensor data, in bytes."""
+    """One tensor's entry in the header. `offset` is in bytes from the start of the tensor data."""
 
     name: str
     shape: tuple[int, ...]
@@ -134,7 +135,7 @@ class TensorInfo:
 
     @property
     def type_name(self) -> str:
-        """`Q4_K`, or `type 99` for one that isn't known."""
+        """The type's name, such as `Q4_K`, or `type 99` if it is unknown."""
         known = TENSOR_TYPES.get(self.type_id)
         return known.name if known else f"type {self.type_id}"
 
@@ -144,17 +145,17 @@ class TensorInfo:
 
     @property
     def size(self) -> int | None:
-        """Bytes of its data; None where the type isn't known or its rows don't divide into blocks."""
+        """Bytes of the tensor's data; None if the type is unknown or a row is not a whole number of blocks."""
         known = TENSOR_TYPES.get(self.type_id)
-        first = self.shape[0] if self.shape else 1
-        if known is None or first % known.block:
+        row = self.shape[0] if self.shape else 1
+        if known is None or row % known.block:
             return None
         return self.elements // known.block * known.size
 
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """An array that was skipped by length: what a header says without its elements."""
+    """An array whose elements were skipped: their type and their number."""
 
     type_name: str
     length: int
@@ -162,6 +163,6 @@ class ArrayInfo:
 
 @dataclass(frozen=True)
 class StringInfo:
-    """A string too long to keep: its length in bytes."""
+    """A string that was too long to keep: its length in bytes."""
 
     length: int

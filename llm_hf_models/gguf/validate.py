@@ -1,11 +1,11 @@
-"""Judges a GGUF file: structure, meaning, chat template; each finding has a code. Never runs anything in the file."""
+"""Validate a GGUF file: structure, meaning and chat template. Each finding has a code. Nothing in the file is run."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from llm_hf_models.errors import InvalidGgufError
@@ -18,15 +18,15 @@ from llm_hf_models.system.text import clean_text
 
 MAX_FINDINGS = 200  # a hostile file can break a rule in each of its tensors
 _MAX_SIGNED = 2**63 - 1
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a byte that is no UTF-8 was read as
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # replaces bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """All findings on one file, or on all shards of one model."""
+    """All findings about one file, or about all shards of one model."""
 
     findings: tuple[Finding, ...]
-    header: GgufHeader | None  # of the (first) file, None where it could not be read
+    header: GgufHeader | None  # of the first file; None if it could not be read
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -38,15 +38,15 @@ class ValidationReport:
 
 
 def check_file(path: Path, *, seconds: float = DEFAULT_HEADER_SECONDS) -> ValidationReport:
-    """Checks one GGUF file on disk. A broken file is a report with errors, not an exception.
+    """Check one GGUF file on disk. A broken file results in a report with errors, not in an exception.
 
     Args:
         path: the file.
-        seconds: how long reading its header may take.
+        seconds: the time limit for reading the header.
 
     Raises:
         OSError: the file can't be opened or read.
-        SlowHeaderError: its header took longer.
+        SlowHeaderError: reading the header took longer than `seconds`.
     """
     header, size, broken = _read_header(path, seconds)
     if header is None:
@@ -55,40 +55,45 @@ def check_file(path: Path, *, seconds: float = DEFAULT_HEADER_SECONDS) -> Valida
 
 
 def check_shards(paths: Sequence[Path], *, seconds: float = DEFAULT_HEADER_SECONDS) -> ValidationReport:
-    """Checks each shard, and that they belong together (split.*).
+    """Check each shard of a model, and check that the shards belong together (split.*).
 
     Args:
-        paths: all shards of one model, in order. One file that is no shard is checked as `check_file` does.
-        seconds: how long reading each header may take.
+        paths: all shards of one model, in order. A single file is checked by `check_file`.
+        seconds: the time limit for reading each header.
 
     Raises:
         OSError: a file can't be opened or read.
-        SlowHeaderError: a header took longer.
+        SlowHeaderError: reading a header took longer than `seconds`.
     """
     if len(paths) == 1:
         return check_file(paths[0], seconds=seconds)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     headers: list[GgufHeader] = []
     for path in paths:
         header, size, broken = _read_header(path, seconds)
-        findings = broken if header is None else [*_check_structure(header, size)]
+        in_shard = broken if header is None else [*_check_structure(header, size)]
         name = clean_text(path.name, 200)
-        found += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in findings)
+        findings += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in in_shard)
         if header is not None:
             headers.append(header)
     if len(headers) < len(paths) or not headers:
-        return ValidationReport(_limit_findings(found), headers[0] if headers else None)
-    whole = _merge_headers(headers)
-    found += _check_shards_agree(headers)
-    found += semantics.check_semantics(whole)
-    found += _check_templates(whole)
-    return ValidationReport(_limit_findings(found), whole)
+        return ValidationReport(_limit_findings(findings), headers[0] if headers else None)
+    merged = _merge_headers(headers)
+    findings += _check_shards_agree(headers)
+    findings += semantics.check_semantics(merged)
+    findings += _check_templates(merged)
+    return ValidationReport(_limit_findings(findings), merged)
 
 
 def check_header(header: GgufHeader, *, file_bytes: int | None) -> ValidationReport:
-    """Checks a header that was read elsewhere, such as over the network. `file_bytes` is the whole file's size."""
-    found = _chain(_check_structure(header, file_bytes), semantics.check_semantics(header), _check_templates(header))
-    return ValidationReport(_limit_findings(found), header)
+    """Check a header that was already read, such as over the network.
+
+    Args:
+        header: the parsed header.
+        file_bytes: the size of the whole file in bytes; None skips the checks that need it.
+    """
+    findings = chain(_check_structure(header, file_bytes), semantics.check_semantics(header), _check_templates(header))
+    return ValidationReport(_limit_findings(findings), header)
 
 
 def _read_header(path: Path, seconds: float) -> tuple[GgufHeader | None, int, list[Finding]]:
@@ -102,22 +107,17 @@ def _read_header(path: Path, seconds: float) -> tuple[GgufHeader | None, int, li
             return None, size, [make_finding(error.code, "error", error.message, where)]
 
 
-def _chain(*parts: Iterable[Finding]) -> Iterator[Finding]:
-    for part in parts:
-        yield from part
-
-
-def _limit_findings(found: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The first findings, errors before the rest, with a note where there are more."""
-    kept = list(islice(found, MAX_FINDINGS + 1))
+def _limit_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the first findings with errors first, and a note if there are more."""
+    kept = list(islice(findings, MAX_FINDINGS + 1))
     if len(kept) > MAX_FINDINGS:
-        kept[MAX_FINDINGS] = make_finding("more-findings", "note", f"There are more than these {MAX_FINDINGS}.")
+        kept[MAX_FINDINGS] = make_finding("more-findings", "note", f"There are more than {MAX_FINDINGS} findings.")
     return tuple(sorted(kept, key=lambda f: ("error", "warning", "note").index(f.severity)))
 
 
 def _check_structure(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
     if header.byte_order != sys.byteorder:
-        yield make_finding("byte-order", "error", f"It is written {header.byte_order}-endian.")
+        yield make_finding("byte-order", "error", f"The file is {header.byte_order}-endian.")
     yield from _check_strings(header)
     misplaced = False
     expected = 0
@@ -127,7 +127,7 @@ def _check_structure(header: GgufHeader, file_bytes: int | None) -> Iterator[Fin
             yield problem
             misplaced = True
         if tensor.size is None or (problem is not None and problem.code == "tensor-too-large"):
-            return  # where the others lie can't be told
+            return  # the offsets of the next tensors can't be computed
         expected = _align(tensor.offset + tensor.size, header.alignment)
     if not misplaced:
         yield from _check_data_size(header, file_bytes)
@@ -138,37 +138,43 @@ def _align(offset: int, alignment: int) -> int:
 
 
 def _check_tensor(tensor: TensorInfo, expected: int, alignment: int) -> Finding | None:
-    """What is wrong with one tensor, given the offset at which the one before it ends."""
+    """Return a finding if one tensor is invalid.
+
+    Args:
+        tensor: the tensor's entry.
+        expected: the offset at which the tensor before it ends, in bytes.
+        alignment: of tensor data, in bytes.
+    """
     known = TENSOR_TYPES.get(tensor.type_id)
     if known is None:
-        state = "no longer read" if tensor.type_id in REMOVED_TENSOR_TYPES else "unknown"
+        state = "no longer supported" if tensor.type_id in REMOVED_TENSOR_TYPES else "unknown"
         return make_finding("tensor-type", "error", f"Its type {tensor.type_id} is {state}.", tensor.name)
     if tensor.size is None:
         message = (
             f"Rows of {tensor.shape[0] if tensor.shape else 1} don't divide into {known.name} blocks of {known.block}."
         )
         return make_finding("tensor-block", "error", message, tensor.name)
-    # ggml works with the bytes before it divides by the block: that product must not overflow either.
+    # ggml multiplies by the bytes per block before it divides by the block size: that product must not overflow either.
     if tensor.elements * known.size > _MAX_SIGNED or _align(tensor.offset + tensor.size, alignment) > _MAX_SIGNED:
         return make_finding("tensor-too-large", "error", f"Its {tensor.size} bytes overflow.", tensor.name)
     if tensor.offset != expected:
-        message = f"It lies at {tensor.offset}; the tensor before it ends at {expected}."
+        message = f"It starts at {tensor.offset}, but the tensor before it ends at {expected}."
         return make_finding("tensor-offset", "error", message, tensor.name)
     return None
 
 
 def _check_data_size(header: GgufHeader, file_bytes: int | None) -> Iterator[Finding]:
-    """Whether the file holds all tensor data, and nothing else."""
+    """Check that the file contains all tensor data and nothing after it."""
     if file_bytes is None or not header.tensors:
         return
-    there = file_bytes - header.header_bytes
+    present = file_bytes - header.header_bytes
     ends = [tensor.offset + (tensor.size or 0) for tensor in header.tensors]
     end = max(ends)
-    if end > there:
-        first = next(tensor for tensor, at in zip(header.tensors, ends, strict=True) if at > there)
-        message = f"The tensor data takes {end} bytes, and the file has {max(there, 0)}."
+    if end > present:
+        first = next(tensor for tensor, tensor_end in zip(header.tensors, ends, strict=True) if tensor_end > present)
+        message = f"The tensor data needs {end} bytes, but the file has {max(present, 0)}."
         yield make_finding("tensor-past-end", "error", message, first.name)
-    elif spare := there - _align(end, header.alignment):
+    elif spare := present - _align(end, header.alignment):
         code, verb = ("trailing-bytes", "follow") if spare > 0 else ("data-unpadded", "are missing after")
         yield make_finding(code, "warning", f"{abs(spare)} bytes {verb} the last tensor.")
 
@@ -194,11 +200,11 @@ def _check_templates(header: GgufHeader) -> Iterator[Finding]:
         elif isinstance(value, str):
             yield from template_audit.audit_template(value, key)
         else:
-            yield make_finding("template-type", "error", f"It is of the type {header.value_types.get(key)}.", key)
+            yield make_finding("template-type", "error", f"Its type is {header.value_types.get(key)}, not string.", key)
 
 
 def _merge_headers(headers: Sequence[GgufHeader]) -> GgufHeader:
-    """The model as a whole: the first shard's metadata with the tensors of all."""
+    """Return a header of the whole model: the first shard's metadata, and the tensors of all shards."""
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     return replace(headers[0], tensors=tensors, facts=derive_facts(headers[0].metadata, tensors))
 
@@ -209,14 +215,14 @@ def _check_shards_agree(headers: Sequence[GgufHeader]) -> Iterator[Finding]:
     for number, header in enumerate(headers):
         facts = header.facts
         if facts.split_count != count or facts.split_index != number:
-            message = f"It says shard {facts.split_index} of {facts.split_count}; it stands as {number} of {count}."
+            message = f"Its keys give shard {facts.split_index} of {facts.split_count}, but it is {number} of {count}."
             yield make_finding("shards-disagree", "error", message, f"shard {number + 1}")
-        twice = names.intersection(tensor.name for tensor in header.tensors)
-        for name in sorted(twice):
-            yield make_finding("duplicate-tensor", "error", f"Shard {number + 1} has it again.", name)
+        duplicates = names.intersection(tensor.name for tensor in header.tensors)
+        for name in sorted(duplicates):
+            yield make_finding("duplicate-tensor", "error", f"Shard {number + 1} contains it again.", name)
         names.update(tensor.name for tensor in header.tensors)
     total = get_count(headers[0].metadata, "split.tensors.count")
-    have = sum(len(header.tensors) for header in headers)
-    if total != have:
-        message = f"The shards hold {have} tensors; the first says {total}."
+    actual = sum(len(header.tensors) for header in headers)
+    if total != actual:
+        message = f"The shards contain {actual} tensors, but split.tensors.count is {total}."
         yield make_finding("shards-disagree", "error", message, "split.tensors.count")

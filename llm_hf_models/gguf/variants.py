@@ -1,4 +1,4 @@
-"""From a repo's file names to its variants, and choosing one of them. Reads no file and no network."""
+"""Group a repo's files into variants by their names, and choose one variant. No file or network is read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from llm_hf_models.gguf.filenames import (
 from llm_hf_models.system.text import clean_text
 
 MAX_LABEL_CHARS = 120
-MAX_LISTED = 40  # labels in an error's hint
+MAX_LISTED = 40  # maximum number of labels in an error's hint
 
 
 class SizedFile(Protocol):
-    """What grouping needs to know of a file; `hub.HubFile` is one."""
+    """A file with a path and a size in bytes, such as `hub.types.HubFile`."""
 
     @property
     def path(self) -> str: ...
@@ -36,9 +36,9 @@ class SizedFile(Protocol):
 
 @dataclass(frozen=True)
 class Variant:
-    """One quantization of one repo: its shards in order and, if any, its mmproj. Paths are inside the repo."""
+    """One quantization of one repo: its shards in order and its mmproj, if any. Paths are relative to the repo."""
 
-    quant: str  # `Q4_K_M`, `UD-Q4_K_XL`, `F16`; the file's stem where no quantization is in its name
+    quant: str  # `Q4_K_M`, `UD-Q4_K_XL`, `F16`; the file's stem if its name has no quantization
     files: tuple[str, ...]
     size: int  # bytes of the weights, without the mmproj
     mmproj: str | None = None
@@ -55,7 +55,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class VariantChoice:
-    """The variant that a plain pull takes, and why, in words for a person."""
+    """The variant that a pull without a quantization chooses, and the reason as text for a person."""
 
     variant: Variant
     reason: str
@@ -63,26 +63,26 @@ class VariantChoice:
 
 @dataclass(frozen=True)
 class IncompleteSplit:
-    """A split model that can't be pulled, and why: shards are missing, or it was cut in a form that nothing loads."""
+    """A split model that can't be pulled, because shards are missing or it was cut by bytes."""
 
     name: str  # the path up to the part's number
-    files: tuple[str, ...]  # the parts that are there
+    files: tuple[str, ...]  # the parts that exist
     reason: str
 
 
-# Best quality first, as llama.cpp's quantize tool measures the types (`tools/quantize/README.md`: bits per weight and
-# perplexity); a legacy type stands below the K-quant that is better at its size. Families that converters add (`_L`,
-# `_XL`: embeddings and output kept at more bits) stand above their plain sister.
+# Best quality first, as measured by llama.cpp's quantize tool (`tools/quantize/README.md`: bits per weight and
+# perplexity). A legacy type comes after the K-quant that is better at its size. The types `_L` and `_XL` of converters
+# (embeddings and output at more bits) come before the plain type.
 _QUALITY = """
     F64 F32 BF16 F16 Q8_K_XL Q8_0
     Q6_K_XL Q6_K_L Q6_K Q5_K_XL Q5_K_L Q5_K_M Q5_K_S Q5_1 Q5_0
     Q4_K_XL Q4_K_L Q4_K_M Q4_K_S NVFP4 MXFP4 IQ4_NL IQ4_XS Q4_1 Q4_0
     Q3_K_XL Q3_K_L Q3_K_M IQ3_M IQ3_S Q3_K_S IQ3_XS IQ3_XXS
     Q2_K_XL Q2_K_L Q2_K IQ2_M Q2_K_S IQ2_S IQ2_XS IQ2_XXS TQ2_0 IQ1_M IQ1_S TQ1_0 Q1_0
-""".split()  # noqa: SIM905 - rows by bits read better than forty quoted lines
+""".split()  # noqa: SIM905 - rows by bits are easier to read than forty quoted lines
 _QUALITY_RANK = {name: rank for rank, name in enumerate(_QUALITY)}
 
-# Names that are short for one of these: quantize's own (`Q4_K` is `Q4_K_M`), and converters' habits.
+# Short names for one of these types: those of the quantize tool (`Q4_K` is `Q4_K_M`) and those of converters.
 _SHORT_FOR = {
     "Q3_K": "Q3_K_M",
     "Q4_K": "Q4_K_M",
@@ -95,53 +95,56 @@ _SHORT_FOR = {
     "Q8": "Q8_0",
 }
 
-# What a plain pull takes: the first row of which a variant fits.
+# A pull without a quantization chooses the first row for which a variant fits.
 _PREFERENCE: tuple[tuple[str, str], ...] = (
-    ("Q4_K_M", "the usual balance of size and quality, and llama.cpp's own first choice"),
-    ("Q4_K_XL", "Q4_K_M's kin with its most sensitive tensors at more bits"),
-    ("Q4_K_L", "Q4_K_M's kin with embeddings and output at more bits"),
-    ("Q4_K_S", "Q4_K_M's slightly smaller kin"),
+    ("Q4_K_M", "the usual balance of size and quality, and llama.cpp's default"),
+    ("Q4_K_XL", "like Q4_K_M, with its most sensitive tensors at more bits"),
+    ("Q4_K_L", "like Q4_K_M, with embeddings and output at more bits"),
+    ("Q4_K_S", "slightly smaller than Q4_K_M"),
     ("Q5_K_M", "the next K-quant above Q4_K_M"),
-    ("Q5_K_XL", "the next K-quants above Q4_K_M"),
-    ("Q5_K_L", "the next K-quants above Q4_K_M"),
-    ("Q5_K_S", "the next K-quants above Q4_K_M"),
+    ("Q5_K_XL", "a K-quant one step above Q4_K_M"),
+    ("Q5_K_L", "a K-quant one step above Q4_K_M"),
+    ("Q5_K_S", "a K-quant one step above Q4_K_M"),
     ("Q6_K", "nearly the quality of the full weights"),
     ("Q6_K_XL", "nearly the quality of the full weights"),
     ("Q6_K_L", "nearly the quality of the full weights"),
-    ("MXFP4", "four-bit floats, which models such as gpt-oss were trained in"),
+    ("MXFP4", "four-bit floats, used to train models such as gpt-oss"),
     ("NVFP4", "four-bit floats with finer scales"),
     ("Q8_0", "practically the quality of the full weights"),
     ("Q8_K_XL", "practically the quality of the full weights"),
-    ("IQ4_NL", "close to Q4_K_S at its size"),
+    ("IQ4_NL", "close to Q4_K_S in quality and size"),
     ("IQ4_XS", "close to Q4_K_S, smaller, slower on some processors"),
-    ("Q4_1", "an older four-bit type, larger than its quality"),
+    ("Q4_1", "an older four-bit type, large for its quality"),
     ("Q4_0", "an older four-bit type, fast on most processors"),
     ("Q5_1", "an older five-bit type"),
     ("Q5_0", "an older five-bit type"),
-    ("Q3_K_XL", "visibly below four bits, still sound"),
-    ("Q3_K_L", "visibly below four bits, still sound"),
-    ("Q3_K_M", "visibly below four bits, still sound"),
-    ("IQ3_M", "visibly below four bits, still sound"),
-    ("IQ3_S", "visibly below four bits, still sound"),
+    ("Q3_K_XL", "lower quality than four bits, still usable"),
+    ("Q3_K_L", "lower quality than four bits, still usable"),
+    ("Q3_K_M", "lower quality than four bits, still usable"),
+    ("IQ3_M", "lower quality than four bits, still usable"),
+    ("IQ3_S", "lower quality than four bits, still usable"),
     ("F16", "the full weights"),
     ("BF16", "the full weights"),
     ("F32", "the full weights at twice the size they need"),
     ("F64", "the full weights at four times the size they need"),
-    ("", "its name tells no quantization"),
-    *((name, "quality suffers below three and a half bits") for name in _QUALITY[_QUALITY.index("Q3_K_S") :]),
+    ("", "the file name has no quantization"),
+    *((name, "low quality, below three and a half bits") for name in _QUALITY[_QUALITY.index("Q3_K_S") :]),
 )
 _PREFERENCE_RANK = {name: rank for rank, (name, _) in enumerate(_PREFERENCE)}
-_UNSUPPORTED_REASON = "a type that llama.cpp may not load (unknown, or one that it has dropped), and there is no other"
-_GENERIC_BASES = {"", "model", "ggml-model"}  # bases that say nothing of which model a projector is for
+_UNSUPPORTED_REASON = "the only type available, but llama.cpp may not support it"
+_GENERIC_BASES = {"", "model", "ggml-model"}  # base names that don't identify a model
 _PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
 
 
 def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
-    """The variants among a repo's files, best quality first, each with a label that no other has.
+    """Group a repo's files into variants, best quality first, each with a unique label.
 
-    Incomplete splits are left out; see `incomplete_splits`. So is what is no model by its name: projectors (they are
-    paired with variants), importance matrices, LoRA adapters, control vectors, vocabularies, and draft models where
-    the repo holds another.
+    These files are left out:
+
+    - incomplete splits; see `find_incomplete_splits`;
+    - files that are not models by their names: projectors (each variant refers to its own), importance matrices, LoRA
+      adapters, control vectors, vocabularies;
+    - draft models, if the repo has another model.
 
     Args:
         files: all files of a repo, in any order; sizes in bytes.
@@ -152,18 +155,18 @@ def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
     splits = [parts for parts in splits if not is_draft(parts[0])] or splits
     projectors = [name for name in names if is_projector(name) and name.count <= 1]
     bases = {parts[0].base.casefold() for parts in splits}
-    found = []
+    grouped = []
     for label, parts in _assign_labels(splits):
         size = sum(sizes[part.path] for part in parts)
         variant = Variant(label, tuple(part.path for part in parts), size)
         if projector := _choose_projector(parts[0], projectors, bases):
             variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
-        found.append((parts[0], variant))
-    return [variant for _, variant in sorted(found, key=lambda pair: _make_quality_key(*pair))]
+        grouped.append((parts[0], variant))
+    return [variant for _, variant in sorted(grouped, key=lambda pair: _make_quality_key(*pair))]
 
 
 def find_incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
-    """The split models that `group` leaves out, each with its reason: missing shards, or parts cut by bytes."""
+    """Return the split models that `group_variants` leaves out, each with the reason."""
     paths = sorted({file.path for file in files})
     broken = [
         IncompleteSplit(parts[0].path.rpartition("-of-")[0][:-6], tuple(part.path for part in parts), reason)
@@ -174,7 +177,7 @@ def find_incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
     for path in paths:
         if whole := find_whole_file(path):
             cut.setdefault(whole, []).append(path)
-    reason = "cut by bytes, which llama.cpp can't load: its parts would have to be joined into one file first"
+    reason = "cut by bytes, which llama.cpp can't load until the parts are joined into one file"
     return broken + [IncompleteSplit(name, tuple(parts), reason) for name, parts in cut.items()]
 
 
@@ -183,7 +186,7 @@ def _parse_names(paths: Iterable[str]) -> list[GgufName]:
 
 
 def _group_shards(names: Iterable[GgufName]) -> list[list[GgufName]]:
-    """The model files, those of one split together and in order."""
+    """Group the model files: the shards of one split together and in order, other files alone."""
     splits: dict[tuple[str, str, int], dict[int, GgufName]] = {}
     for name in names:
         if is_model(name):
@@ -192,22 +195,22 @@ def _group_shards(names: Iterable[GgufName]) -> list[list[GgufName]]:
 
 
 def _explain_incomplete_split(parts: Sequence[GgufName]) -> str | None:
-    """Why these shards are no whole model."""
-    there, count = {part.index for part in parts}, parts[0].count
+    """Return why these shards are not a complete model, or None if they are."""
+    present, count = {part.index for part in parts}, parts[0].count
     if count == 0:
         return None
-    if wrong := sorted(index for index in there if not 1 <= index <= count):
-        return f"there can't be a shard {wrong[0]} of {count}"
-    if len(there) == count:
+    if invalid := sorted(index for index in present if not 1 <= index <= count):
+        return f"shard number {invalid[0]} of {count} is invalid"
+    if len(present) == count:
         return None
-    first = next(index for index in range(1, count + 1) if index not in there)
-    if len(there) == count - 1:
+    first = next(index for index in range(1, count + 1) if index not in present)
+    if len(present) == count - 1:
         return f"shard {first:05} of {count} is missing"
-    return f"{count - len(there)} of {count} shards are missing, the first of them {first:05}"
+    return f"{count - len(present)} of {count} shards are missing, the first is {first:05}"
 
 
 def _assign_labels(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName]]]:
-    """Each split with a label that no other has, in any case of letters: short where that is clear, else longer."""
+    """Return each split with a label that is unique when case is ignored. Labels are as short as that allows."""
     choices = [_list_label_candidates(parts[0]) for parts in splits]
     levels = [0] * len(choices)
     for longest in range(1, 4):
@@ -228,7 +231,7 @@ def _assign_labels(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[Ggu
 
 
 def _list_label_candidates(name: GgufName) -> tuple[str, str, str, str]:
-    """Labels for one model from the shortest to the clearest, each fit to be typed after the colon of a ref."""
+    """Return labels for one model from the shortest to the clearest. All are valid after the colon of a model ref."""
     quant = f"UD-{name.type}" if name.dynamic else name.type or name.stem
     marked = f"{name.marks}-{quant}" if name.marks and name.type else quant
     clear = f"{name.base}-{marked}" if name.base and name.type else marked
@@ -242,52 +245,54 @@ def _sanitize_label(label: str) -> str:
 
 
 def _choose_projector(name: GgufName, projectors: Sequence[GgufName], bases: set[str]) -> GgufName | None:
-    """The projector that belongs to a model: nearest folder above it first, as llama.cpp looks, then by type.
+    """Return a model's projector: the one in the nearest parent folder, as llama.cpp chooses it, then by type.
 
-    One that carries the name of another model of the repo is that one's.
+    A projector whose name includes the base name of another model belongs to that model.
     """
 
-    def is_ours(projector: GgufName) -> bool:
-        named = [base for base in bases if base not in _GENERIC_BASES and base in projector.stem.casefold()]
-        return not named or max(named, key=len) == name.base.casefold()
+    def can_belong(projector: GgufName) -> bool:
+        matches = [base for base in bases if base not in _GENERIC_BASES and base in projector.stem.casefold()]
+        return not matches or max(matches, key=len) == name.base.casefold()
 
-    def key(projector: GgufName) -> tuple[bool, int, int, str]:
-        above = not projector.folder or f"{name.folder}/".startswith(f"{projector.folder}/")
-        depth = projector.folder.count("/") + 1 if above and projector.folder else 0
+    def make_key(projector: GgufName) -> tuple[bool, int, int, str]:
+        is_above = not projector.folder or f"{name.folder}/".startswith(f"{projector.folder}/")
+        depth = projector.folder.count("/") + 1 if is_above and projector.folder else 0
         order = (*_PROJECTOR_ORDER, projector.type).index(projector.type)
-        return (not above, -depth, order, projector.path)
+        return (not is_above, -depth, order, projector.path)
 
-    return min(filter(is_ours, projectors), key=key, default=None)
+    return min(filter(can_belong, projectors), key=make_key, default=None)
 
 
 def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None:
-    """The projector among files of unknown origin (a folder, not a repo) that can only be this model's: one that
-    carries its name, or any where no other model is.
+    """Return the projector in a folder that can only belong to one model, otherwise None.
+
+    Unlike a repo's files, the files in a folder may come from anywhere. So the projector's name must include the
+    model's, or the folder must have no other model.
 
     Args:
-        files: what lies in the folder.
+        files: the files in the folder.
         model: the path of the model, or of one of its shards.
     """
     names = _parse_names(file.path for file in files)
-    ours = next((name for name in names if name.path == model), None)
-    if ours is None:
+    model_name = next((name for name in names if name.path == model), None)
+    if model_name is None:
         return None
     bases = {parts[0].base.casefold() for parts in _group_shards(names)}
-    base = ours.base.casefold()
-    alone = bases <= {base}
+    base = model_name.base.casefold()
+    is_only_model = bases <= {base}
     projectors = [
         name
         for name in names
         if is_projector(name)
         and name.count <= 1
-        and (alone or (base not in _GENERIC_BASES and base in name.stem.casefold()))
+        and (is_only_model or (base not in _GENERIC_BASES and base in name.stem.casefold()))
     ]
-    found = _choose_projector(ours, projectors, bases)
-    return found.path if found else None
+    projector = _choose_projector(model_name, projectors, bases)
+    return projector.path if projector else None
 
 
-def _rank_type(table: Mapping[str, int], kind: str) -> int:
-    return table.get(_SHORT_FOR.get(kind, kind), len(table))
+def _rank_type(table: Mapping[str, int], quant_type: str) -> int:
+    return table.get(_SHORT_FOR.get(quant_type, quant_type), len(table))
 
 
 def _make_quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int, str]:
@@ -295,9 +300,9 @@ def _make_quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int,
 
 
 def _rank_preference(variant: Variant) -> tuple[int, bool, int]:
-    """For choosing: the kind, then the plain one before unsloth's, then the larger (of several models in one repo)."""
-    kind, dynamic = find_quant_type(variant.quant)
-    return (_rank_type(_PREFERENCE_RANK, kind), dynamic, -variant.size)
+    """Return the sort key for choosing: by type, then plain before unsloth's, then the larger of several models."""
+    quant_type, dynamic = find_quant_type(variant.quant)
+    return (_rank_type(_PREFERENCE_RANK, quant_type), dynamic, -variant.size)
 
 
 def _is_unsupported(variant: Variant) -> bool:
@@ -305,48 +310,48 @@ def _is_unsupported(variant: Variant) -> bool:
 
 
 def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> VariantChoice:
-    """The best variant that fits: Q4_K_M and its K-quant kin when several do; the smallest when none does.
+    """Choose the most preferred variant that fits, Q4_K_M and similar K-quants first; the smallest if none fits.
 
     Args:
-        variants: what `group` found.
-        fits: whether this machine can run one.
+        variants: the result of `group_variants`.
+        fits: returns whether this machine can run a variant.
 
     Returns:
-        the variant, and the reason in words (`Q4_K_M: the usual balance …`); sizes are the caller's to add.
+        The variant, and the reason as text without sizes (`Q4_K_M: the usual balance …`).
 
     Raises:
-        NoGgufError: there is nothing to choose from.
+        NoGgufError: `variants` is empty.
     """
     if not variants:
-        raise NoGgufError("There is no GGUF model among the files")
+        raise NoGgufError("The files contain no GGUF model")
     ordered = sorted(variants, key=_rank_preference)
     candidates = [variant for variant in ordered if not _is_unsupported(variant)] or ordered
     for variant in candidates:
         if fits(variant):
             return VariantChoice(variant, f"{variant.quant}: {_explain_choice(variant, ordered)}")
     smallest = min(candidates, key=lambda variant: variant.size)
-    return VariantChoice(smallest, f"{smallest.quant}: none fits this machine's memory, and this is the smallest")
+    return VariantChoice(smallest, f"{smallest.quant}: no variant fits this machine's memory; this is the smallest")
 
 
 def _explain_choice(variant: Variant, ordered: Sequence[Variant]) -> str:
     reason = _UNSUPPORTED_REASON if _is_unsupported(variant) else _PREFERENCE[_rank_preference(variant)[0]][1]
     if len(ordered) == 1:
-        return reason if _is_unsupported(variant) else "the only variant there is"
+        return reason if _is_unsupported(variant) else "the only variant"
     first = ordered[0]
     if variant != first and not _is_unsupported(first):
         reason += f" ({first.quant} doesn't fit)"
     same = sum(find_quant_type(other.quant) == find_quant_type(variant.quant) for other in ordered) - 1
-    return f"{reason}; {same} more of that kind" if same else reason
+    return f"{reason}; {same} more of this type" if same else reason
 
 
 def find_variant(variants: Sequence[Variant], quant: str) -> Variant:
-    """The variant that a person named, whatever the case and separators they wrote it with.
+    """Return the variant with this label, ignoring case and separators.
 
-    An exact label wins, then the same letters and digits (`q4km`), then the only one of that type (`Q4_K_M` for
-    `i1-Q4_K_M`), then the only one that begins so (`Q6` for `Q6_K`).
+    The rules are tried in this order: the exact label, the same letters and digits (`q4km`), the only variant of the
+    type (`Q4_K_M` for `i1-Q4_K_M`), the only variant whose label starts with the text (`Q6` for `Q6_K`).
 
     Raises:
-        QuantNotFoundError: none or several match; the hint lists those there are.
+        QuantNotFoundError: no variant or several variants match; the hint lists the variants.
     """
     wanted, plain = quant.strip().casefold(), _keep_letters_and_digits(quant)
     rules: tuple[Callable[[Variant], bool], ...] = (
@@ -361,9 +366,9 @@ def find_variant(variants: Sequence[Variant], quant: str) -> Variant:
             return found[0]
         if found:
             raise QuantNotFoundError(
-                f"{clean_text(quant, 80)!r} names {len(found)} variants", hint=f"Name one of: {_list_labels(found)}"
+                f"{clean_text(quant, 80)!r} matches {len(found)} variants", hint=f"Name one of: {_list_labels(found)}"
             )
-    hint = f"There are: {_list_labels(variants)}" if variants else None
+    hint = f"Available variants: {_list_labels(variants)}" if variants else None
     raise QuantNotFoundError(f"There is no variant {clean_text(quant, 80)!r}", hint=hint)
 
 

@@ -546,7 +546,7 @@ def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_
     shards = tiny_split(tmp_path, 3)
     assert len(json_of("import", shards[1], "-q")["model"]["files"]) == 3
     shards[0].unlink()
-    assert "not all of them are beside it" in run("import", shards[1], code=1).stderr
+    assert "its folder lacks other shards" in run("import", shards[1], code=1).stderr
 
 
 # Imports

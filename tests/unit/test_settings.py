@@ -235,12 +235,12 @@ def test_a_wrong_variable_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_agents_may_do_is_named_by_known_actions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BadInputError, match="unknown action 'delet'") as caught:
+    with pytest.raises(BadInputError, match="there is no action 'delet'") as caught:
         settings.parse_value("agent_yes_to", "large, delet")
     assert "Did you mean 'delete'?" in str(caught.value.hint)
     assert settings.parse_value("agent_yes_to", "Large,delete") == "Large,delete"
     monkeypatch.setenv("LLM_HF_AGENT_YES_TO", "everything")
-    with pytest.raises(BadInputError, match="unknown action 'everything'"):
+    with pytest.raises(BadInputError, match="there is no action 'everything'"):
         settings.load()
 
 

@@ -218,7 +218,7 @@ def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, t
     hub.add_repo("owner/half-GGUF", {**shards, Q4: tiny_chat(tmp_path / Q4)})
     said = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
     assert "shard 00002 of 3 is missing" in said
-    assert "There are: Q4_K_M" in said
+    assert "Available variants: Q4_K_M" in said
     assert run("pull", "owner/half-GGUF", "-q").stdout == "hf/owner/half-GGUF:Q4_K_M\n"
 
 

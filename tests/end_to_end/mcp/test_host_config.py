@@ -43,7 +43,7 @@ async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> Non
     ("flags", "said"),
     [
         (("--max-download", "lots"), "argument --max-download: 'lots' is"),
-        (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no 'everything'"),
+        (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no action 'everything'"),
         (("--bogus",), "unrecognized arguments: --bogus"),
         (("--help",), "can't serve"),
     ],

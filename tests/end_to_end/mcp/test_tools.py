@@ -314,7 +314,7 @@ async def test_files_that_were_never_proven_run_only_with_consent(tmp_path: Path
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
     async with stdio_host() as client:
         words = await refusal(client, "run_prompt", name="mine", prompt="Hello")
-        assert "never proven" in words
+        assert "never verified" in words
         proof = await client.call_tool("verify_model", {"name": "mine"})
         assert "digest not proven" in text_of(proof)
         assert "never compared with the Hub" in text_of(proof)

@@ -343,7 +343,7 @@ CLAIMS_MUCH = {
 @pytest.mark.parametrize("name", CLAIMS_MUCH)
 def test_a_source_that_is_slow_without_end_is_given_up_in_time(name: str) -> None:
     started = time.monotonic()
-    with pytest.raises(SlowHeaderError, match=r"within 0\.02 s") as caught:
+    with pytest.raises(SlowHeaderError, match=r"longer than 0\.02 s") as caught:
         read_header(Endless(CLAIMS_MUCH[name]), seconds=0.02)  # a fast machine reads a megabyte so in 0.2
     assert time.monotonic() - started < 5
     assert "header_seconds" in (caught.value.hint or "")

@@ -45,7 +45,7 @@ def test_where_the_context_does_not_fit_the_largest_that_does_is_named() -> None
     assert fit.reduced
     assert MIN_CONTEXT <= fit.context < 131_072
     assert fit.context % CONTEXT_STEP == 0
-    assert "the most that fits of 131072" in fit.reason
+    assert "reduced from 131072 to fit" in fit.reason
     assert not assess_fit(5 * GB, llama, context=fit.context, available=7 * GB).reduced
     assert assess_fit(5 * GB, llama, context=fit.context + CONTEXT_STEP, available=7 * GB).reduced
 
@@ -108,7 +108,7 @@ def test_a_verdict_agrees_with_its_figures(
 
 
 def _whole(fit: Fit) -> Fit:
-    return replace(fit, reduced=False, reason=fit.reason.partition(",")[0])
+    return replace(fit, reduced=False, reason=fit.reason.partition(" (")[0])
 
 
 @given(BYTES, FACTS, st.integers(1, 2**20), BYTES, BYTES)

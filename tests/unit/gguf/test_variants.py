@@ -81,9 +81,9 @@ def test_shards_are_one_variant_in_order_with_their_sizes_added() -> None:
             "shard 00002 of 3 is missing",
         ),
         (["a/m-00002-of-00002.gguf"], "a/m", "shard 00001 of 2 is missing"),
-        (["m-00002-of-00003.gguf"], "m", "2 of 3 shards are missing, the first of them 00001"),
-        (["m-00004-of-00002.gguf"], "m", "there can't be a shard 4 of 2"),
-        (["m-00000-of-00001.gguf"], "m", "there can't be a shard 0 of 1"),
+        (["m-00002-of-00003.gguf"], "m", "2 of 3 shards are missing, the first is 00001"),
+        (["m-00004-of-00002.gguf"], "m", "shard number 4 of 2 is invalid"),
+        (["m-00000-of-00001.gguf"], "m", "shard number 0 of 1 is invalid"),
         (["m.Q8_0.gguf-split-a", "m.Q8_0.gguf-split-b"], "m.Q8_0.gguf", "cut by bytes"),
         (["m.Q8_0.gguf.part1of2", "m.Q8_0.gguf.part2of2"], "m.Q8_0.gguf", "cut by bytes"),
         (["m.gguf-part-a"], "m.gguf", "cut by bytes"),
@@ -236,7 +236,7 @@ def test_when_none_fits_the_smallest_is_named_and_the_reason_says_so() -> None:
         [Variant("Q8_0", ("a",), 8), Variant("IQ1_S", ("b",), 2), Variant("Q4_K_M", ("c",), 5)], lambda _: False
     )
     assert choice.variant.quant == "IQ1_S"
-    assert "none fits" in choice.reason
+    assert "no variant fits" in choice.reason
 
 
 def test_of_several_models_in_one_repo_the_largest_that_fits_is_taken_and_the_others_are_told() -> None:
@@ -247,11 +247,11 @@ def test_of_several_models_in_one_repo_the_largest_that_fits_is_taken_and_the_ot
     ]
     choice = choose_best(there, lambda variant: variant.size < 20)
     assert choice.variant.quant == "g-12b-Q4_K_M"
-    assert "2 more of that kind" in choice.reason
+    assert "2 more of this type" in choice.reason
 
 
 def test_a_type_that_llama_cpp_dropped_is_never_presented_as_a_good_choice() -> None:
-    assert "may not load" in choose_best(variants("Q4_0_8_8"), lambda _: True).reason
+    assert "may not support" in choose_best(variants("Q4_0_8_8"), lambda _: True).reason
 
 
 def test_choosing_from_nothing_is_an_error() -> None:
@@ -349,4 +349,4 @@ def test_what_is_chosen_fits_whenever_one_that_can_be_loaded_does(paths: list[st
     choice = choose_best(found, fitting.__contains__)
     assert choice.variant in found
     if choice.variant not in fitting:
-        assert "none fits" in choice.reason
+        assert "no variant fits" in choice.reason
