@@ -253,9 +253,9 @@ def _read_file() -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise BadInputError(f"Cannot read {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
+        raise BadInputError(f"Can't read {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
     except UnicodeDecodeError as error:
-        raise BadInputError(f"Cannot read {path}", cause=str(error), hint=remedy) from None
+        raise BadInputError(f"Can't read {path}", cause=str(error), hint=remedy) from None
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -344,7 +344,7 @@ def _write(stored: Mapping[str, Any]) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise NotWritableError(f"Cannot write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
+        raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
 
 
 def split_list(text: str) -> frozenset[str]:

@@ -29,7 +29,7 @@ def _check_token(context: Context) -> TokenStatus:
         source = token.source if token else None
         return whoami(context)
     except HfModelsError as error:
-        return TokenStatus(source, None, f"could not be validated: {error.message}" if source else error.message)
+        return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
 
 
 def collect_status(context: Context) -> Status:
