@@ -297,7 +297,7 @@ def _build_request(
 
 
 def _build_headers(endpoint: Endpoint) -> dict[str, str]:
-    # A kept-alive connection would occupy one of the engine's threads after the request is done.
+    # A persistent connection would occupy one of the engine's threads after the request is done.
     headers = {"Connection": "close"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"

@@ -120,13 +120,13 @@ def make_base_folder() -> Path:
 
 
 def _ensure_private(path: Path) -> None:
-    """Raise an error if another user owns the folder, as can happen in a shared temporary folder."""
+    """Raise an error if another user created the folder, as can happen in a shared temporary folder."""
     status = path.lstat()
     if sys.platform == "win32":
         return
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise EngineStartError(
-            f"{path} belongs to another user",
+            f"{path} is not a folder that you own",
             cause="Engines listen only in a folder that no other user can open.",
             hint="Remove it, or set XDG_RUNTIME_DIR to a folder that you own.",
         )

@@ -111,7 +111,7 @@ def run_load_test(
         sandbox: Whether to confine the child. The result lists the active layers.
 
     Raises:
-        BadInputError: The file is an mmproj, which can't be loaded alone, or there is no file.
+        BadInputError: The file is an mmproj, which can't be loaded alone, or `paths` is empty.
         MissingFileError: A file is missing.
         EngineStartError, NotWritableError: The test could not be started.
     """

@@ -197,7 +197,7 @@ def _require_single_thread() -> None:
     except OSError:
         return
     if threads > 1:
-        raise LayerError(f"it applies to one thread, but this process has {threads}")
+        raise LayerError(f"this process has {threads} threads, but the layer applies to only one")
 
 
 def _can_read_without_capabilities(paths: Iterable[Path]) -> bool:

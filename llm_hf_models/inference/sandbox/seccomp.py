@@ -149,7 +149,7 @@ def install_filter(allowed: Confinement, active: Sequence[Layer]) -> None:
     """Install the filter on all threads of this process.
 
     Raises:
-        LayerError: There is no table of calls for this architecture.
+        LayerError: The tables of calls don't include this architecture.
         OSError: The kernel refuses the filter.
     """
     architecture = ARCHITECTURES.get(os.uname().machine)

@@ -408,7 +408,7 @@ def test_a_link_in_the_socket_folders_place_is_refused(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     (home.runtime / "llm-hf").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EngineStartError, match="not yours"):
+    with pytest.raises(EngineStartError, match="not a folder that you own"):
         ensure(spec, db)
 
 
