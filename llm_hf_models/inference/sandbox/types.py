@@ -18,7 +18,7 @@ class Confinement:
 
     read_paths: Sequence[Path] = ()  # files or folders, in addition to the interpreter and its libraries
     write_dirs: Sequence[Path] = ()  # folders in which it can create and remove its socket; it can't write files
-    # Limit of heap, stacks and copied weights; mapped files don't count, as they are in the page cache. 0 sets no limit.
+    # Heap, stacks and copied weights; mapped files don't count, as they are in the page cache. 0 sets no limit.
     max_memory_bytes: int = 0
     max_cpu_seconds: int = 0  # from now on, of all threads together; 0 sets no limit
     max_open_files: int = 256

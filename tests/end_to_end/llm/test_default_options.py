@@ -214,7 +214,7 @@ def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Pat
 def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:
     (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
     run("set", "tiny", "template", str(tmp_path / "odd.jinja"))
-    assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["last_words"]
+    assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["engine_log"]
     for how in ((), ("--async",)):
         assert "llm hf set hf/tiny/chat:F16 --unset template" in run_llm("-m", "tiny", "hello", *how).stderr
     run("set", "tiny", "--unset", "template")
