@@ -114,7 +114,7 @@ class Endpoint:
     def can_grow_context(self) -> bool:
         """Whether the engine can be restarted with a larger context.
 
-        This is so if it got the context that was requested and its model supports a larger one.
+        True if the engine got the requested context and its model supports a larger one.
         """
         if self.control is None or self.context is None:
             return False
@@ -216,7 +216,7 @@ def _renew_if_running(row: EngineRow, keep_alive: float) -> bool:
     )
 
 
-def _build_endpoint(row: EngineRow, keeper: EngineControl) -> Endpoint:
+def _build_endpoint(row: EngineRow, control: EngineControl) -> Endpoint:
     local = not row.address.startswith("http://")
     return Endpoint(
         base_url="http://engine" if local else row.address,
@@ -226,7 +226,7 @@ def _build_endpoint(row: EngineRow, keeper: EngineControl) -> Endpoint:
         fingerprint=row.fingerprint,
         context=row.context,
         log=get_engine_folder(row).log,
-        control=keeper,
+        control=control,
     )
 
 

@@ -103,7 +103,7 @@ def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if should_use_binary(task):
         from llm_hf_models.inference.llama_server import LlamaServer
 
-        before = time.monotonic()
+        started = time.monotonic()
         server: Any = LlamaServer(task)
         layers, missing = server.layers, server.missing
     else:
@@ -111,11 +111,11 @@ def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
         confined = confine(task, gpu=has_gpu(xllamacpp))
         layers, missing = confined.layers, confined.missing
-        before = time.monotonic()
+        started = time.monotonic()
         server = xllamacpp.Server(build_parameters(xllamacpp, task))
     ready = {
         "address": task["socket"] or server.listening_address,
-        "load_seconds": time.monotonic() - before,
+        "load_seconds": time.monotonic() - started,
         "layers": layers,
         "missing": missing,
         "memory": measure_peak_memory(),

@@ -100,7 +100,7 @@ class ModelOptions(BaseModel):
         None, ge=0, le=1, description="Minimum probability of a token, relative to the likeliest token."
     )
     repeat_penalty: Number | None = Field(
-        None, ge=0, le=10, description="Penalty that divides the odds of repeated tokens; 1 is none."
+        None, ge=0, le=10, description="Penalty that divides the odds of repeated tokens; 1 turns it off."
     )
     presence_penalty: Number | None = Field(
         None, ge=-2, le=2, description="Penalty for tokens that occurred before; negative values favor them."

@@ -120,7 +120,7 @@ def enter_user_namespace(allowed: Confinement, _active: Sequence[Layer]) -> None
     _lower_limit(resource.RLIMIT_NPROC, MAX_THREADS)
 
 
-def enter_network_namespace(_wanted: Confinement, active: Sequence[Layer]) -> None:
+def enter_network_namespace(_allowed: Confinement, active: Sequence[Layer]) -> None:
     """Enter a new network namespace, in which no interface is up, then drop all capabilities."""
     try:
         _require_single_thread()
