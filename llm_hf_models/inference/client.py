@@ -194,7 +194,7 @@ def _open_response(
         except httpx2.HTTPError as error:
             endpoint, reconnected = _recover_endpoint(endpoint, error, reconnected=reconnected)
         else:
-            raise _build_refused_error(endpoint, content, response, body)
+            raise _build_request_error(endpoint, content, response, body)
 
 
 async def _open_response_async(
@@ -218,7 +218,7 @@ async def _open_response_async(
         except httpx2.HTTPError as error:
             endpoint, reconnected = await asyncio.to_thread(_recover_endpoint, endpoint, error, reconnected=reconnected)
         else:
-            raise _build_refused_error(endpoint, content, response, body)
+            raise _build_request_error(endpoint, content, response, body)
 
 
 def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, reconnected: bool) -> tuple[Endpoint, bool]:
@@ -309,7 +309,7 @@ def _is_stream(response: Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
-def _build_refused_error(
+def _build_request_error(
     endpoint: Endpoint, content: RequestContent, response: Response, body: bytes
 ) -> EngineRequestError:
     """Return the error for an error response. It includes the URL if the server is remote."""

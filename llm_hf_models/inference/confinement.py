@@ -49,7 +49,7 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
     if not task["sandbox"]:
         return LayerSummary([], [SANDBOX_OFF])
     program = program or Program()
-    wanted = sandbox_types.Confinement(
+    allowed = sandbox_types.Confinement(
         read_paths=[*map(Path, (*task["read_paths"], task["folder"])), *program.read_paths],
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
@@ -58,7 +58,7 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
         allow_gpu=gpu,
         exec_paths=program.exec_paths,
     )
-    report = sandbox_confine.confine(wanted, without=program.without)
+    report = sandbox_confine.confine(allowed, without=program.without)
     return LayerSummary(
         format_layers(report.layers, gpu=gpu, exec_allowed=bool(program.exec_paths)), list(report.missing)
     )

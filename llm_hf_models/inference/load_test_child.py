@@ -89,7 +89,7 @@ def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.Confinement
     """Confine this process to the model's files, unless the task turns the sandbox off."""
     if not task["sandbox"]:
         return sandbox_confine.ConfinementReport((), ())
-    wanted = sandbox_types.Confinement(
+    allowed = sandbox_types.Confinement(
         read_paths=[Path(path) for path in task["read_paths"]],
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
@@ -97,7 +97,7 @@ def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.Confinement
         allow_unix_server=True,
         allow_gpu=engine_child.has_gpu(xllamacpp),
     )
-    return sandbox_confine.confine(wanted)
+    return sandbox_confine.confine(allowed)
 
 
 def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - the bindings carry no types

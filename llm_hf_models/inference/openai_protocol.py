@@ -255,7 +255,7 @@ class ResponseParser:
     def _parse_chunk(self, data: bytes) -> Iterator[Piece]:
         chunk = _parse_json(_Chunk, data)
         if chunk.error is not None:
-            raise build_refused_error(chunk.error, can_grow_context=self._can_grow_context)
+            raise build_request_error(chunk.error, can_grow_context=self._can_grow_context)
         self._last = _Chunk(
             usage=chunk.usage or self._last.usage,
             timings=chunk.timings or self._last.timings,
@@ -374,19 +374,19 @@ def build_response_error(
         message = _extract_message(error) or (
             "" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace"))
         )
-        refused = EngineRequestError(
+        request_error = EngineRequestError(
             f"{url} returned HTTP {status}",
             cause=message[:MAX_ERROR_CHARS] or None,
             hint="Check the address and the model's name, which `llm hf show NAME` prints.",
         )
     else:
         error = error if error is not None else {"message": data.decode("utf-8", "replace")}
-        refused = _explain_error(error, status, can_grow_context=can_grow_context)
-    refused.status = status
-    return refused
+        request_error = _explain_error(error, status, can_grow_context=can_grow_context)
+    request_error.status = status
+    return request_error
 
 
-def build_refused_error(
+def build_request_error(
     error: object, status: int | None = None, *, can_grow_context: bool = False
 ) -> EngineRequestError:
     """Return the exception for an `error` value in a response.
@@ -396,10 +396,10 @@ def build_refused_error(
         status: The HTTP status. If None, the error's own `code` is used.
         can_grow_context: Whether the engine can be restarted with a larger context.
     """
-    refused = _explain_error(error, status, can_grow_context=can_grow_context)
+    request_error = _explain_error(error, status, can_grow_context=can_grow_context)
     code = error.get("code") if isinstance(error, dict) else None
-    refused.status = status or (code if isinstance(code, int) else None)
-    return refused
+    request_error.status = status or (code if isinstance(code, int) else None)
+    return request_error
 
 
 def _explain_error(error: object, status: int | None, *, can_grow_context: bool) -> EngineRequestError:

@@ -83,5 +83,5 @@ def _get_steps() -> dict[Layer, Step]:
     return dict.fromkeys(("rlimits", "seatbelt"), _raise_unsupported)
 
 
-def _raise_unsupported(_allowed: Confinement, _held: Sequence[Layer]) -> None:
+def _raise_unsupported(_allowed: Confinement, _active: Sequence[Layer]) -> None:
     raise LayerError(f"{sys.platform} offers no way for a running process to confine itself")
