@@ -1,4 +1,4 @@
-"""One turn over an endpoint in OpenAI's protocol: request, stream, usage; sync and async. Knows nothing of llm."""
+"""HTTP client for one request to an endpoint in OpenAI's protocol, sync and async. Does not depend on llm."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 CONNECT_SECONDS = 10.0
-READ_TIMEOUT_SECONDS = 300.0  # llama.cpp reports after every batch and token; it says nothing to who waits in line
-UNSTREAMED_TIMEOUT_SECONDS = 1800.0  # for an answer that comes only when it is whole
+READ_TIMEOUT_SECONDS = 300.0  # llama.cpp sends data after every batch and token, but nothing to queued requests
+UNSTREAMED_TIMEOUT_SECONDS = 1800.0  # for a response that arrives in one piece
 MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 
-# A turn, texts to embed, or a ready request.
+# A turn, a list of texts to embed, or the complete JSON body of a request.
 RequestContent: TypeAlias = Turn | list[str] | Mapping[str, Any]
 C = TypeVar("C")
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -44,58 +44,61 @@ _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 def stream_completion(
     endpoint: Endpoint, turn: Turn, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
 ) -> Generator[Piece | Finish, None, None]:
-    """Streams one answer; the last item is the Finish. Closing the iterator stops the engine's work on it.
+    """Stream one completion; the last item is the Finish. Closing the iterator cancels the request.
 
     Args:
-        endpoint: who is asked.
-        turn: what is asked.
-        read_timeout_seconds: how long it may say nothing while it is not others' turn.
+        endpoint: The server to send the request to.
+        turn: The messages and options to send.
+        read_timeout_seconds: How long the server may send nothing. Time spent queued behind other requests to a
+            local engine does not count.
 
     Raises:
-        EngineRefusedError: it answered with an error: a wrong option, a prompt larger than the context.
-        EngineLostError: it died or stopped answering.
-        EngineStartError, ModelTooLargeError: it was gone, and did not start anew.
+        EngineRequestError: The server returned an error, such as an invalid option or a prompt larger than the
+            context.
+        EngineLostError: The connection failed, broke or timed out.
+        EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
     import httpx2
 
     with ExitStack() as stack:
         endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout_seconds)
-        reader = ResponseParser(stream=_is_stream(response), may_grow=endpoint.can_grow_context)
+        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
         try:
             for data in response.iter_bytes():
-                yield from reader.feed(data)
+                yield from parser.feed(data)
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        yield from reader.end()
+        yield from parser.end()
 
 
 async def stream_completion_async(
     endpoint: Endpoint, turn: Turn, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
 ) -> AsyncGenerator[Piece | Finish, None]:
-    """The same for asyncio. Close it (`aclose`) to stop the engine's work before the end."""
+    """Stream one completion with asyncio, as `stream_completion` does. Call `aclose` to cancel the request."""
     import httpx2
 
     async with AsyncExitStack() as stack:
         endpoint, response = await _open_response_async(
             stack, endpoint, get_request_path(turn), turn, read_timeout_seconds
         )
-        reader = ResponseParser(stream=_is_stream(response), may_grow=endpoint.can_grow_context)
+        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
         try:
             async for data in response.aiter_bytes():
-                for piece in reader.feed(data):
+                for piece in parser.feed(data):
                     yield piece
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        for last in reader.end():
+        for last in parser.end():
             yield last
 
 
 def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
-    """One vector for each text.
+    """Return one embedding vector for each text.
 
     Raises:
-        EngineRefusedError, EngineLostError
-        EngineStartError, ModelTooLargeError: the engine was gone, and did not start anew.
+        EngineRequestError: The server returned an error.
+        EngineLostError: The connection failed, broke or timed out, or the response is not OpenAI's protocol.
+        EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
     import httpx2
 
@@ -110,28 +113,28 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
 
 
 async def send_request(stack: AsyncExitStack, endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Response:
-    """Sends a ready request and waits for the answer to begin. Closing the stack stops the engine's work on it.
+    """Send a complete request body and wait for the response's headers. Closing the stack cancels the request.
 
     Args:
-        stack: what closes the connection.
-        endpoint: who is asked.
-        path: below the base URL.
-        body: the request's JSON, with the model's name.
+        stack: Closes the connection when it exits.
+        endpoint: The server to send the request to.
+        path: The path below the endpoint's base URL.
+        body: The request's JSON, including the model's name.
 
     Raises:
-        EngineRefusedError: it answered with an error.
-        EngineLostError: it died or did not answer.
-        EngineStartError, ModelTooLargeError: it was gone, and did not start anew.
+        EngineRequestError: The server returned an error.
+        EngineLostError: The connection failed, broke or timed out.
+        EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
-    silence = READ_TIMEOUT_SECONDS if body.get("stream") else UNSTREAMED_TIMEOUT_SECONDS
-    return (await _open_response_async(stack, endpoint, path, body, silence))[1]
+    read_timeout = READ_TIMEOUT_SECONDS if body.get("stream") else UNSTREAMED_TIMEOUT_SECONDS
+    return (await _open_response_async(stack, endpoint, path, body, read_timeout))[1]
 
 
 async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
-    """The bytes of an answer that was passed on, as they come.
+    """Yield the bytes of a response from `send_request` as they arrive.
 
     Raises:
-        EngineLostError: they broke off.
+        EngineLostError: The connection broke or timed out.
     """
     import httpx2
 
@@ -143,15 +146,15 @@ async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator
 
 
 def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedModel]:
-    """The models that a server says it has.
+    """Return the models in a server's `/v1/models` list.
 
     Args:
-        endpoint: who is asked.
-        seconds: how long each step of it may take.
+        endpoint: The server to send the request to.
+        seconds: Time limit for connecting, and for each read and write.
 
     Raises:
-        EngineRefusedError: it answered with an error.
-        EngineLostError: it did not answer, or not in OpenAI's protocol.
+        EngineRequestError: The server returned an error.
+        EngineLostError: The server did not respond, or its response is not OpenAI's protocol.
     """
     import httpx2
 
@@ -170,69 +173,86 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
 
 
 def _open_response(
-    stack: ExitStack, endpoint: Endpoint, path: str, asked: RequestContent, silence: float
+    stack: ExitStack, endpoint: Endpoint, path: str, content: RequestContent, read_timeout: float
 ) -> tuple[Endpoint, Response]:
-    """Sends a request and waits for the response to begin; what can be done about an engine that is gone, is done."""
+    """Send a request and wait for the response's headers; restart a local engine that has ended.
+
+    Returns:
+        The endpoint that responded, which is a new one after a restart, and its response.
+    """
     import httpx2
 
-    renewed, timeout = False, httpx2.Timeout(silence, connect=CONNECT_SECONDS)
+    reconnected, timeout = False, httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS)
     while True:
         client = stack.enter_context(_create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout))
         try:
-            response = client.send(_build_request(client, endpoint, path, asked), stream=True)
+            response = client.send(_build_request(client, endpoint, path, content), stream=True)
             stack.callback(response.close)
             if response.is_success:
                 return endpoint, response
             body = next(response.iter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            endpoint, renewed = _recover_endpoint(endpoint, error, renewed=renewed)
+            endpoint, reconnected = _recover_endpoint(endpoint, error, reconnected=reconnected)
         else:
-            raise _build_refused_error(endpoint, asked, response, body)
+            raise _build_request_error(endpoint, content, response, body)
 
 
 async def _open_response_async(
-    stack: AsyncExitStack, endpoint: Endpoint, path: str, asked: RequestContent, silence: float
+    stack: AsyncExitStack, endpoint: Endpoint, path: str, content: RequestContent, read_timeout: float
 ) -> tuple[Endpoint, Response]:
-    """The same for asyncio."""
+    """Send a request with asyncio, as `_open_response` does."""
     import asyncio
 
     import httpx2
 
-    renewed, timeout = False, httpx2.Timeout(silence, connect=CONNECT_SECONDS)
+    reconnected, timeout = False, httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS)
     while True:
-        made = _create_client(httpx2.AsyncClient, httpx2.AsyncHTTPTransport, endpoint, timeout)
-        client = await stack.enter_async_context(made)
+        new_client = _create_client(httpx2.AsyncClient, httpx2.AsyncHTTPTransport, endpoint, timeout)
+        client = await stack.enter_async_context(new_client)
         try:
-            response = await client.send(_build_request(client, endpoint, path, asked), stream=True)
+            response = await client.send(_build_request(client, endpoint, path, content), stream=True)
             stack.push_async_callback(response.aclose)
             if response.is_success:
                 return endpoint, response
             body = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            endpoint, renewed = await asyncio.to_thread(_recover_endpoint, endpoint, error, renewed=renewed)
+            endpoint, reconnected = await asyncio.to_thread(_recover_endpoint, endpoint, error, reconnected=reconnected)
         else:
-            raise _build_refused_error(endpoint, asked, response, body)
+            raise _build_request_error(endpoint, content, response, body)
 
 
-def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, renewed: bool) -> tuple[Endpoint, bool]:
-    """Whom to ask again after a request that brought not a byte, and whether that one is new; else raises."""
+def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, reconnected: bool) -> tuple[Endpoint, bool]:
+    """Find the endpoint to retry a request on after it failed without receiving a byte.
+
+    Args:
+        endpoint: The endpoint that failed.
+        error: The request's error.
+        reconnected: Whether this request has reconnected to an engine before. It does so only once.
+
+    Returns:
+        The endpoint to retry on, and the new value of `reconnected`.
+
+    Raises:
+        EngineLostError: The request can't be retried.
+        EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
+    """
     import httpx2
 
-    keeper = endpoint.control
-    if keeper is not None and isinstance(error, httpx2.ReadTimeout) and keeper.is_working():
-        return endpoint, renewed  # with others' requests: ours waits in line once more
-    if keeper is not None and not isinstance(error, httpx2.TimeoutException) and not renewed:
-        return keeper.reconnect(), True
+    control = endpoint.control
+    if control is not None and isinstance(error, httpx2.ReadTimeout) and control.is_working():
+        return endpoint, reconnected  # busy with other requests: queue this one again
+    if control is not None and not isinstance(error, httpx2.TimeoutException) and not reconnected:
+        return control.reconnect(), True
     raise _handle_lost_connection(endpoint, error)
 
 
 def _create_client(
     kind: Callable[..., C], transport: Callable[..., Any], endpoint: Endpoint, timeout: httpx2.Timeout
 ) -> C:
-    """A client of httpx2's.
+    """Create an httpx2 client for an endpoint.
 
     Raises:
-        TlsError: the certificates that the environment names can't be read.
+        TlsError: The certificate file named in the environment can't be read.
     """
     try:
         return kind(**_build_client_options(endpoint, transport), timeout=timeout)
@@ -243,7 +263,7 @@ def _create_client(
 
 
 def _build_client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
-    """How to connect: a proxy is never told of this machine's own sockets, and a redirect never gets the key."""
+    """Return a client's options. Local connections bypass the proxy, and redirects never receive the key."""
     import httpx2
 
     address = urlsplit(endpoint.base_url)
@@ -253,7 +273,7 @@ def _build_client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> 
     }
     if endpoint.socket is not None or address.hostname in _LOOPBACK_HOSTS:
         uds = str(endpoint.socket) if endpoint.socket is not None else None
-        # Certificates take long to read, and are for https alone.
+        # Loading certificates is slow, and only https needs them.
         options |= {
             "trust_env": False,
             "transport": transport(
@@ -264,20 +284,20 @@ def _build_client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> 
 
 
 def _build_request(
-    client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, asked: RequestContent
+    client: httpx2.Client | httpx2.AsyncClient, endpoint: Endpoint, path: str, content: RequestContent
 ) -> httpx2.Request:
-    if isinstance(asked, Turn):
-        body = build_request_body(asked, model=endpoint.model, local_engine=endpoint.fingerprint is not None)
-    elif isinstance(asked, Mapping):
-        body = dict(asked)
+    if isinstance(content, Turn):
+        body = build_request_body(content, model=endpoint.model, local_engine=endpoint.fingerprint is not None)
+    elif isinstance(content, Mapping):
+        body = dict(content)
     else:
-        body = build_embeddings_body(asked, model=endpoint.model)
+        body = build_embeddings_body(content, model=endpoint.model)
     url = f"{endpoint.base_url.rstrip('/')}{path}"
     return client.build_request("POST", url, json=body, headers=_build_headers(endpoint))
 
 
 def _build_headers(endpoint: Endpoint) -> dict[str, str]:
-    # A kept connection would hold one of the engine's threads after its work is done.
+    # A persistent connection would occupy one of the engine's threads after the request is done.
     headers = {"Connection": "close"}
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
@@ -285,43 +305,45 @@ def _build_headers(endpoint: Endpoint) -> dict[str, str]:
 
 
 def _is_stream(response: Response) -> bool:
-    """Whether it streams, by what the server says it sends: some answer in one piece whatever was asked."""
+    """Return whether the response is a stream. Some servers respond in one piece even if a stream was requested."""
     return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
-def _build_refused_error(
-    endpoint: Endpoint, asked: RequestContent, response: Response, body: bytes
+def _build_request_error(
+    endpoint: Endpoint, content: RequestContent, response: Response, body: bytes
 ) -> EngineRequestError:
-    """The error for a response that is one; of somebody else's server it says the address that was asked."""
+    """Return the error for an error response. It includes the URL if the server is remote."""
     url = str(response.url) if endpoint.fingerprint is None else None
-    ours = not isinstance(asked, Mapping)  # a ready request's asker has no options of ours
-    return build_response_error(response.status_code, body, url, may_grow=ours and endpoint.can_grow_context)
+    has_options = not isinstance(content, Mapping)  # the sender of a complete request body can't use `-o context`
+    return build_response_error(
+        response.status_code, body, url, can_grow_context=has_options and endpoint.can_grow_context
+    )
 
 
 def _handle_lost_connection(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:
-    """The error for a connection that could not be made, broke, or fell silent. A hanging engine is ended."""
+    """Return the error for a connection that failed, broke or timed out. If it timed out, stop the local engine."""
     import httpx2
 
-    lost = _build_lost_error(endpoint, error)
+    lost_error = _build_lost_error(endpoint, error)
     if endpoint.control is not None and isinstance(error, httpx2.TimeoutException):
         endpoint.control.stop()
-    return lost
+    return lost_error
 
 
 def _build_lost_error(endpoint: Endpoint, error: Exception) -> EngineLostError:
-    """The error for a connection that could not be made, or broke; with the engine's own last words."""
+    """Return the error for a connection that failed or broke. Its cause is taken from a local engine's log."""
     if endpoint.fingerprint is None:
-        why = str(error) or type(error).__name__
-        message, hint = f"No answer from {endpoint.base_url}", "Is that server up?"
+        reason = str(error) or type(error).__name__
+        message, hint = f"No response from {endpoint.base_url}", "Check that the server is running."
         if _is_tls_error(error):
-            message = f"{endpoint.base_url} could not agree on a secure connection"
-            hint = "Check its address; SSL_CERT_FILE names the certificates of authorities of your own."
-        return EngineLostError(message, cause=why, hint=hint)
-    words = EngineFolder(endpoint.log.parent).read_log_errors() if endpoint.log else ""
+            message = f"TLS connection to {endpoint.base_url} failed"
+            hint = "Check its address. Set SSL_CERT_FILE if it uses a private certificate authority."
+        return EngineLostError(message, cause=reason, hint=hint)
+    log_errors = EngineFolder(endpoint.log.parent).read_log_errors() if endpoint.log else ""
     return EngineLostError(
-        f"The engine of {endpoint.model} was lost",
-        cause=words or str(error) or type(error).__name__,
-        hint="Ask again: a new one is started.",
+        f"The connection to the engine of {endpoint.model} was lost",
+        cause=log_errors or str(error) or type(error).__name__,
+        hint="Run the prompt again to start a new engine.",
     )
 
 

@@ -1,6 +1,6 @@
-"""Closes to an engine what it won't need: to engine_child itself, or to a llama-server in the moment before it starts.
+"""Confines an engine: engine_child itself, or a forked process just before llama-server replaces it.
 
-Starts nothing, and imports nothing of this package but the sandbox.
+Starts no process, and imports only the sandbox from this package.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from llm_hf_models.inference.sandbox import types as sandbox_types
 from llm_hf_models.inference.sandbox.types import Layer
 
 MAX_OPEN_FILES = 256
-SANDBOX_OFF = "any layer", "the sandbox is switched off (LLM_HF_SANDBOX, or the setting `sandbox`)"
+SANDBOX_OFF = "any layer", "the sandbox is turned off (LLM_HF_SANDBOX, or the setting `sandbox`)"
 _PT_INTERP = 3  # elf(5)
 
 
 @dataclass(frozen=True)
 class Program:
-    """A program that takes a confined process's place: what it needs to start, and the layers that it can't have."""
+    """A program that replaces a confined process: the paths it needs to start, and the layers it can't start under."""
 
     exec_paths: tuple[Path, ...] = ()
     read_paths: tuple[Path, ...] = ()
@@ -32,24 +32,24 @@ class Program:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """The layers that hold as people read them (`llm hf ps`), and each other one with the reason."""
+    """The active layers as `llm hf ps` shows them, and each missing layer with the reason."""
 
     layers: list[str]
     missing: list[tuple[str, str]]
 
 
 def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) -> LayerSummary:
-    """Confines this process, for good, to what serving one task takes.
+    """Confine this process permanently to the files and system calls that one task needs.
 
     Args:
-        task: as engine_child reads it.
-        gpu: leave the devices of GPUs open.
-        program: what will take this process's place, if anything.
+        task: The task that engine_child reads from stdin.
+        gpu: Keep GPU devices accessible.
+        program: The program that will replace this process, if any.
     """
     if not task["sandbox"]:
         return LayerSummary([], [SANDBOX_OFF])
     program = program or Program()
-    wanted = sandbox_types.Confinement(
+    allowed = sandbox_types.Confinement(
         read_paths=[*map(Path, (*task["read_paths"], task["folder"])), *program.read_paths],
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
@@ -58,32 +58,40 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
         allow_gpu=gpu,
         exec_paths=program.exec_paths,
     )
-    report = sandbox_confine.confine(wanted, without=program.without)
-    return LayerSummary(format_layers(report.layers, gpu=gpu, starts=bool(program.exec_paths)), list(report.missing))
+    report = sandbox_confine.confine(allowed, without=program.without)
+    return LayerSummary(
+        format_layers(report.layers, gpu=gpu, exec_allowed=bool(program.exec_paths)), list(report.missing)
+    )
 
 
-def format_layers(layers: Sequence[str], *, gpu: bool, starts: bool = False) -> list[str]:
-    """The layers as people read them: with a GPU, what closes files leaves its devices open; `starts`: exec is open."""
-    but = {"seccomp": "exec"} if starts else {}
-    but |= dict.fromkeys(("landlock", "seatbelt"), "GPU devices") if gpu else {}
-    return [f"{layer} but for {but[layer]}" if layer in but else layer for layer in layers]
+def format_layers(layers: Sequence[str], *, gpu: bool, exec_allowed: bool = False) -> list[str]:
+    """Return the layers' names for display, each with its exception, such as `landlock except GPU devices`.
+
+    Args:
+        layers: The active layers.
+        gpu: Whether GPU devices are accessible.
+        exec_allowed: Whether the process may replace itself with a program.
+    """
+    exceptions = {"seccomp": "exec"} if exec_allowed else {}
+    exceptions |= dict.fromkeys(("landlock", "seatbelt"), "GPU devices") if gpu else {}
+    return [f"{layer} except {exceptions[layer]}" if layer in exceptions else layer for layer in layers]
 
 
 def inspect_program(binary: Path) -> Program:
-    """What a program needs to start in a confined process's place.
+    """Return the paths a program needs to replace a confined process, and the layers it can't start under.
 
-    Limits and namespaces stay with a process whatever it runs. Landlock and the system call filter stay too, but have
-    to leave exec open: to this program and its loader alone, which is all that one in machine code needs. A script
-    starts other programs, so these two are left out.
+    Resource limits and namespaces stay with a process when it runs another program. Landlock and the system call
+    filter stay too, so they must allow exec. For machine code, exec is allowed for this program and its loader only.
+    A script has to start other programs, so Landlock and the system call filter are left out for it.
     """
     binary = binary.resolve()
     if sys.platform == "darwin":
-        return Program(without={"seatbelt": "its profile lets no other program start"})
+        return Program(without={"seatbelt": "its profile doesn't allow another program to start"})
     loader = _find_loader(binary)
     if loader is None:
-        why = f"{binary.name} is a script, which has to start other programs"
-        return Program(without={"landlock": why, "seccomp": why})
-    # Its libraries lie beside it or in ../lib; not where that would be somebody's home.
+        reason = f"{binary.name} is a script, which has to start other programs"
+        return Program(without={"landlock": reason, "seccomp": reason})
+    # Its libraries are in its own folder or in ../lib. A folder that contains the home directory stays closed.
     folders = [binary.parent, binary.parent.parent / "lib"]
     home = Path.home().resolve()
     return Program(
@@ -92,7 +100,7 @@ def inspect_program(binary: Path) -> Program:
 
 
 def _find_loader(binary: Path) -> Path | None:
-    """The loader that a program in machine code names; the program itself where it needs none, None for a script.
+    """Return the loader that an ELF program names, the program itself if it needs none, or None for a script.
 
     Format: elf(5), the header and the program headers of ELF64.
     """

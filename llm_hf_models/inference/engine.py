@@ -1,6 +1,4 @@
-"""Parent side of the llama.cpp process: start, find, reuse, stop; its endpoint. Speaks no chat (inference/client.py
-does).
-"""
+"""Starts, finds, reuses and stops llama.cpp engines, and describes their endpoints. `client` sends the requests."""
 
 from __future__ import annotations
 
@@ -40,82 +38,89 @@ from llm_hf_models.system.processes import get_start_time
 if TYPE_CHECKING:
     from llm_hf_models.gguf.memory_fit import Fit
 
-PARALLEL_REQUESTS = 4  # requests answered at once; they share the context
+PARALLEL_REQUESTS = 4  # processed at the same time; they share the context
 
-# Tokens read between two looks at whether the client is still there: benchmarks/threads.py weighs it against speed.
+# llama.cpp checks after each batch whether the client has disconnected. benchmarks/threads.py compares this delay
+# with speed.
 BATCH_TOKENS = 128
-GPU_BATCH_TOKENS = 512  # a GPU reads so many at once, and soon enough
-IMAGE_BATCH_TOKENS = 512  # llama.cpp's own: some models look at all tokens of an image at once, and it must fit
-MEMORY_SLACK_BYTES = 2**30  # for what is not weighed: copied weights are, at twice their size
-HTTP_THREADS = 32  # one for each open connection, waiting ones too
-PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would outgrow every estimate
+GPU_BATCH_TOKENS = 512  # fast enough on a GPU
+IMAGE_BATCH_TOKENS = 512  # llama.cpp's default: some models need all tokens of an image in one batch
+MEMORY_SLACK_BYTES = 2**30  # for memory outside the estimate; weights that are copied are covered by doubling it
+HTTP_THREADS = 32  # one for each open connection, including queued ones
+PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would exceed every estimate
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What an engine is started with; equal specs share one engine."""
+    """The model and options of an engine. Equal specs share one engine."""
 
     model_id: str
     model_path: Path  # the first shard
     shard_paths: tuple[Path, ...] = ()
     mmproj_path: Path | None = None
     facts: ModelFacts = field(default_factory=ModelFacts)
-    context: int = 0  # tokens asked for; 0 is the model's own
+    context: int = 0  # requested tokens; 0 is the model's maximum
     gpu_layers: int = -1
-    threads: int = 0  # 0 chooses
-    chat_template: str | None = None  # instead of the header's
+    threads: int = 0  # 0 selects a number for this machine
+    chat_template: str | None = None  # replaces the header's
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """Every weight file, the first shard first."""
+        """All weight files, starting with the first shard."""
         return (self.model_path, *(path for path in self.shard_paths if path != self.model_path))
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Every file that the engine reads."""
+        """All files that the engine reads."""
         return (*self.weight_files, self.mmproj_path) if self.mmproj_path else self.weight_files
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of files (path, size, mtime), context, threads, offload and template: two alike are one engine.
+        """A short hash of the files (path, size, mtime), context, GPU layers, threads, kind and template.
+
+        Specs with the same fingerprint share one engine.
 
         Raises:
-            MissingFileError: a file of the model is gone.
+            MissingFileError: A file of the model is missing.
         """
         parts: list[object] = [self.context, self.gpu_layers, self.threads, self.facts.kind, self.chat_template]
         for path in self.files:
             try:
-                found = path.stat()
+                status = path.stat()
             except OSError:
                 raise MissingFileError(
-                    f"{path.name} of {self.model_id} is gone", hint=f"llm hf pull {self.model_id.removeprefix('hf/')}"
+                    f"{path.name} of {self.model_id} is missing",
+                    hint=f"llm hf pull {self.model_id.removeprefix('hf/')}",
                 ) from None
-            parts += [str(path), found.st_size, found.st_mtime_ns]
+            parts += [str(path), status.st_size, status.st_mtime_ns]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers in OpenAI's protocol: an engine of ours, or a server elsewhere."""
+    """The address of a model's server in OpenAI's protocol: a local engine or a remote endpoint."""
 
-    base_url: str  # `http://engine` with `socket`, else a real address; without /v1
+    base_url: str  # `http://engine` if there is a `socket`, else a real address; without /v1
     socket: Path | None = None
     key: str | None = field(default=None, repr=False)
-    model: str | None = None  # the name to send, where the server wants one
-    fingerprint: str | None = None  # of our engine; None elsewhere
-    context: int | None = None
-    load_seconds: float | None = None  # how long starting took, None when it was warm
-    log: Path | None = None  # of our engine: where its last words are
-    control: EngineControl | None = field(default=None, repr=False, compare=False)  # of our engine
+    model: str | None = None  # the name to send, if the server needs one
+    fingerprint: str | None = None  # of a local engine; None for a remote endpoint
+    context: int | None = None  # tokens
+    load_seconds: float | None = None  # None if the engine was running already
+    log: Path | None = None  # of a local engine
+    control: EngineControl | None = field(default=None, repr=False, compare=False)  # of a local engine
 
     @property
     def can_grow_context(self) -> bool:
-        """Whether a larger context can be asked for: it has what was asked for, and its model was made for more."""
+        """Whether the engine can be restarted with a larger context.
+
+        True if the engine got the requested context and its model supports a larger one.
+        """
         if self.control is None or self.context is None:
             return False
         spec = self.control.spec
-        most = spec.facts.context_length
-        return most is None or (spec.context or most) <= self.context < most
+        maximum = spec.facts.context_length
+        return maximum is None or (spec.context or maximum) <= self.context < maximum
 
 
 Notice = Callable[[str], None]
@@ -123,7 +128,10 @@ Notice = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EngineControl:
-    """What a client may do about an engine of ours that does not answer. Opens the library anew: maybe in a thread."""
+    """Lets a client check, restart or stop a local engine that does not respond.
+
+    Each method opens the library itself, since it may run in another thread.
+    """
 
     spec: EngineSpec
     library: Path
@@ -133,81 +141,82 @@ class EngineControl:
     row: EngineRow
 
     def reconnect(self) -> Endpoint:
-        """The same engine if it is there after all, else a new one.
+        """Return an endpoint for the same engine if it still runs, else start a new one.
 
-        Raises:
-            As ensure.
+        Raises the same errors as `ensure_engine`.
         """
         with Database(self.library) as db:
             return ensure_engine(self.spec, db, self.settings, keep_alive=self.keep_alive, notice=self.notice)
 
     def is_working(self) -> bool:
-        """Whether it works on requests, as it says itself: silence can mean that it is others' turn."""
+        """Return whether the engine reports requests in progress. If so, a silent request may be queued."""
         return bool(count_busy_slots(self.row))
 
     def stop(self) -> None:
-        """Ends it, since it hangs."""
+        """Stop the engine."""
         with Database(self.library) as db:
             stop_engine(db, self.row)
 
 
 def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
-    """The endpoint of a running engine for this spec: the warm one, or a new one, started once however many ask.
+    """Return the endpoint of an engine for this spec, starting one if none is running.
+
+    Concurrent callers with the same spec get the same engine.
 
     Args:
-        spec: what to run.
-        db: where engines are recorded.
-        settings: limits, sandbox, start-up time.
-        keep_alive: seconds it stays warm when idle.
-        notice: told, once each, what a person should know: a smaller context than asked, an engine evicted.
+        spec: The model and options to run.
+        db: The library that records engines.
+        settings: Memory reserve, sandbox, time limit for starting.
+        keep_alive: How long an idle engine stays running, in seconds.
+        notice: Called with each message for the user, such as a reduced context or a stopped idle engine.
 
     Raises:
-        ModelTooLargeError: it doesn't fit even with the smallest useful context; said before loading.
-        EngineStartError: it did not start; the cause holds its last words.
-        MissingFileError: a file of the model is gone.
-        NotWritableError: the folder of its socket can't be made.
+        ModelTooLargeError: The model does not fit even with the smallest useful context. Nothing was loaded.
+        EngineStartError: The engine did not start; the cause holds the errors from its log.
+        MissingFileError: A file of the model is missing.
+        NotWritableError: The folder for the engine's socket can't be created.
     """
     fingerprint = _compute_fingerprint(spec, settings)
 
-    def endpoint(row: EngineRow) -> Endpoint:
+    def build_endpoint(row: EngineRow) -> Endpoint:
         return _build_endpoint(row, EngineControl(spec, db.path, settings, keep_alive, notice, row))
 
     row = db.get_engine(fingerprint)
     if row is not None and _renew_if_running(row, keep_alive):
-        return endpoint(row)
+        return build_endpoint(row)
     import filelock
 
     try:
-        # One start at a time, of whatever model: two that weigh the same free memory would both find that they fit.
+        # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
         with filelock.FileLock(make_base_folder() / "start.lock", timeout=2 * settings.engine_start_seconds):
             row = db.get_engine(fingerprint)
             if row is not None and _renew_if_running(row, keep_alive):
-                return endpoint(row)
+                return build_endpoint(row)
             row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
     except filelock.Timeout:
         raise EngineStartError(
-            "Another engine has been starting for too long",
-            hint="`llm hf ps` shows engines, `llm hf stop --all` ends them.",
+            "Timed out waiting for another engine to start",
+            hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
         ) from None
-    return replace(endpoint(row), load_seconds=load_seconds)
+    return replace(build_endpoint(row), load_seconds=load_seconds)
 
 
 def _compute_fingerprint(spec: EngineSpec, settings: Settings) -> str:
-    """The library's key: an unconfined engine is never taken for a confined one, nor one program for another."""
+    """Return the engine's key in the library. It differs by engine program, and by whether the sandbox is on."""
     return spec.fingerprint + f"-{settings.engine}" + ("" if settings.sandbox else "-unconfined")
 
 
 def _renew_if_running(row: EngineRow, keep_alive: float) -> bool:
-    """Whether the engine answers; if so it knows that a request is about to come."""
+    """Renew the engine's lease and return whether it is running. The lease keeps it running for the next request."""
     if not row.address.startswith("http://"):
         return get_engine_folder(row).renew_lease(keep_alive) and is_listening(row.address)
-    # A port may be somebody else's by now, and would be told the key: ask the system who runs.
+    # Another program may have taken the port and would receive the key: check that the engine's process still runs.
     return (
         find_process(row) is not None and get_engine_folder(row).renew_lease(keep_alive) and is_listening(row.address)
     )
 
 
-def _build_endpoint(row: EngineRow, keeper: EngineControl) -> Endpoint:
+def _build_endpoint(row: EngineRow, control: EngineControl) -> Endpoint:
     local = not row.address.startswith("http://")
     return Endpoint(
         base_url="http://engine" if local else row.address,
@@ -217,27 +226,27 @@ def _build_endpoint(row: EngineRow, keeper: EngineControl) -> Endpoint:
         fingerprint=row.fingerprint,
         context=row.context,
         log=get_engine_folder(row).log,
-        control=keeper,
+        control=control,
     )
 
 
 def _start_and_record(
     spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notice: Notice
 ) -> tuple[EngineRow, float]:
-    """Starts a new engine and records it. Returns its row, and how long loading took in seconds."""
+    """Start an engine and record it. Return its row, and the load time in seconds."""
     from llm_hf_models.inference import launcher
 
     for row in list_running_engines(db):
         if row.fingerprint == fingerprint:
-            stop_engine(db, row)  # it is there, and did not answer
+            stop_engine(db, row)  # it runs, but does not respond
     remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
-    verdict = _make_room(spec, db, settings, notice)
-    place = create_engine_folder()
+    estimate = _make_room(spec, db, settings, notice)
+    folder = create_engine_folder()
     try:
-        place.lease.touch(mode=0o600)
-        place.renew_lease(keep_alive)
-        task = _build_task(spec, settings, place, verdict, keep_alive)
-        started = launcher.start_engine(task, place, seconds=settings.engine_start_seconds)
+        folder.lease.touch(mode=0o600)
+        folder.renew_lease(keep_alive)
+        task = _build_task(spec, settings, folder, estimate, keep_alive)
+        started = launcher.start_engine(task, folder, seconds=settings.engine_start_seconds)
         row = EngineRow(
             fingerprint=fingerprint,
             model_id=spec.model_id,
@@ -245,38 +254,38 @@ def _start_and_record(
             pid_started=get_start_time(started.pid),
             address=started.address,
             key=task["key"],
-            context=verdict.context,
+            context=estimate.context,
             started=time.time(),
             last_used=time.time(),
             keep_alive=keep_alive,
             memory=started.memory,
             layers=started.layers,
             missing=dict(started.missing),
-            log=str(place.log),
+            log=str(folder.log),
         )
         db.save_engine(row)
     except BaseException:
-        place.remove()  # an engine without its folder leaves
+        folder.remove()  # an engine exits when its folder is gone
         raise
     return row, started.load_seconds
 
 
 def _build_task(
-    spec: EngineSpec, settings: Settings, place: EngineFolder, verdict: Fit, keep_alive: float
+    spec: EngineSpec, settings: Settings, folder: EngineFolder, estimate: Fit, keep_alive: float
 ) -> dict[str, Any]:
-    """What engine_child is told."""
+    """Return the task that engine_child reads from stdin."""
     return {
         "name": spec.model_id,
         "model": str(spec.model_path.absolute()),
         "mmproj": str(spec.mmproj_path.absolute()) if spec.mmproj_path else None,
         "read_paths": [str(path.resolve()) for path in spec.files],
-        "folder": str(place.path),
-        "socket": str(place.socket) if sys.platform != "win32" else None,
-        "lease": str(place.lease),
+        "folder": str(folder.path),
+        "socket": str(folder.socket) if sys.platform != "win32" else None,
+        "lease": str(folder.lease),
         "key": secrets.token_urlsafe(32),
         "keep_alive": keep_alive,
-        "context": verdict.context,
-        "batch": (batch := _choose_batch_size(spec, verdict.context)),
+        "context": estimate.context,
+        "batch": (batch := _choose_batch_size(spec, estimate.context)),
         "gpu_batch": max(batch, GPU_BATCH_TOKENS),
         "parallel": PARALLEL_REQUESTS,
         "embedding": spec.facts.kind == "embedding",
@@ -288,52 +297,55 @@ def _build_task(
         "cache_mib": PROMPT_CACHE_MIB,
         "http_threads": HTTP_THREADS,
         "sandbox": settings.sandbox,
-        "max_memory": 2 * verdict.needed + MEMORY_SLACK_BYTES,
+        "max_memory": 2 * estimate.needed + MEMORY_SLACK_BYTES,
     }
 
 
 def _find_llama_server(settings: Settings) -> str | None:
-    """The path of a llama-server that may serve.
+    """Return the path of a llama-server that the settings allow, None if there is none.
 
     Raises:
-        EngineStartError: it was asked for, and can't.
+        EngineStartError: The settings require llama-server, but there is none.
     """
-    found = shutil.which("llama-server") if settings.engine != "xllamacpp" and sys.platform != "win32" else None
-    if found is None and settings.engine == "llama-server":
+    path = shutil.which("llama-server") if settings.engine != "xllamacpp" and sys.platform != "win32" else None
+    if path is None and settings.engine == "llama-server":
         raise EngineStartError(
             "There is no llama-server on PATH",
-            cause="On Windows it can't be used yet." if sys.platform == "win32" else None,
-            hint="Install llama.cpp (brew, conda-forge, or its releases), or `llm hf settings engine auto`.",
+            cause="It is not supported on Windows yet." if sys.platform == "win32" else None,
+            hint="Install llama.cpp (brew, conda-forge, or its releases), or run `llm hf settings engine auto`.",
         )
-    return found
+    return path
 
 
 def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notice) -> Fit:
-    """Weighs the model, at the context that will run; where it doesn't fit, the idle engines used longest ago go first.
+    """Estimate the model's memory, and stop idle engines, least recently used first, if that makes it fit better.
+
+    Returns:
+        The estimate, with the context that the engine will use.
 
     Raises:
-        ModelTooLargeError: it doesn't fit even so.
+        ModelTooLargeError: The model does not fit even without the idle engines.
     """
     from llm_hf_models.gguf import memory_fit
 
-    verdict = _estimate_fit(spec, settings)
-    if verdict.reduced or not verdict.fits:
+    estimate = _estimate_fit(spec, settings)
+    if estimate.reduced or not estimate.fits:
         idle = [row for row in reversed(list_running_engines(db)) if count_busy_slots(row) == 0]
         best = _estimate_fit(spec, settings, freed=sum(row.memory for row in idle))
-        while idle and _is_better(best, verdict):
+        while idle and _is_better(best, estimate):
             row = idle.pop(0)
             stop_engine(db, row)
-            notice(f"Stopped the idle engine of {row.model_id} to make room for {spec.model_id}")
-            verdict = _estimate_fit(spec, settings)
-    if not verdict.fits:
+            notice(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
+            estimate = _estimate_fit(spec, settings)
+    if not estimate.fits:
         raise ModelTooLargeError(
-            f"{spec.model_id} does not fit this machine's free memory",
-            cause=f"It {verdict.reason}.",
-            hint="Close other programs, `llm hf stop --all`, or pull a smaller quantization.",
+            f"{spec.model_id} does not fit in this machine's free memory",
+            cause=f"It {estimate.reason}.",
+            hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
-    if verdict.reduced:
-        notice(f"Context of {verdict.context} tokens: it {verdict.reason}")
-    return replace(verdict, context=memory_fit.pad_context(verdict.context))
+    if estimate.reduced:
+        notice(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+    return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 
 def _is_better(one: Fit, other: Fit) -> bool:
@@ -341,7 +353,7 @@ def _is_better(one: Fit, other: Fit) -> bool:
 
 
 def _estimate_fit(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fit:
-    """Weighs the model against what is free now, and what stopping others would free (bytes)."""
+    """Estimate whether the model fits into the memory that is free now, plus `freed` bytes."""
     from llm_hf_models.gguf import memory_fit
 
     free = read_memory().free_memory + freed
@@ -350,14 +362,14 @@ def _estimate_fit(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fi
         sum(path.stat().st_size for path in spec.weight_files),
         spec.facts,
         context=spec.context,
-        # A small machine keeps a quarter, since the reserve may be all it has.
+        # On a small machine the reserve may exceed the free memory, so at most a quarter is kept.
         available=free - min(settings.memory_reserve, free // 4) - activations * (spec.facts.embedding_length or 0),
         mmproj_bytes=spec.mmproj_path.stat().st_size if spec.mmproj_path else 0,
     )
 
 
 def _choose_batch_size(spec: EngineSpec, context: int) -> int:
-    """Tokens read at once: a text is embedded whole, or refused."""
+    """Return the tokens per batch. An embedding model needs the whole text in one batch."""
     if spec.facts.kind == "embedding":
         return context or spec.facts.context_length or BATCH_TOKENS
     return IMAGE_BATCH_TOKENS if spec.mmproj_path else BATCH_TOKENS

@@ -1,7 +1,7 @@
-"""The process that imports llama.cpp's bindings and serves one model on a unix socket until idle for long enough.
+"""The engine process: loads one model with llama.cpp's bindings and serves it on a unix socket until it is idle.
 
-Stands apart: imports nothing of this package but what confinement needs, reads its whole task from stdin (the key must
-not stand in argv), answers one line of JSON on stdout when it is ready, and talks to nobody but through its socket.
+It imports only confinement from this package. It reads its task from stdin, so that the key does not appear in argv,
+and writes one line of JSON to stdout when it is ready. All other communication goes through the socket.
 """
 
 from __future__ import annotations
@@ -18,76 +18,76 @@ from typing import Any, NoReturn
 
 from llm_hf_models.inference.confinement import MAX_OPEN_FILES, confine
 
-# A client that was given the address has this long to send its request, even where keep_alive is 0.
+# A client that has the address gets this long to send its request, even if keep_alive is 0.
 GRACE_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 1.0
 MIN_PAUSE_SECONDS = 0.05
-LINGER_SECONDS = 0.5  # between the last work and the exit: bytes on their way arrive
+LINGER_SECONDS = 0.5  # after the last work, so that bytes in transit arrive before the exit
 MAX_LOG_BYTES = 256 * 1024
 
 
 @dataclass
 class IdleTimer:
-    """Decides when an engine has been idle long enough. Knows no clock: times are given, in seconds.
+    """Decides when an engine has been idle long enough. All times are arguments, in seconds of a monotonic clock.
 
-    The lease file holds the keep_alive that was last asked for; writing it also says "a request is about to come".
+    The lease file holds the most recently requested keep_alive. A client writes it before it sends a request.
     """
 
     keep_alive: float
-    idle_since: float  # of the last sign of life
-    lease_mtime_ns: int = 0  # mtime of the lease that was last seen, in nanoseconds
-    activity: float = 0.0  # counter of work done that was last seen
-    served: bool = False  # whether a request has come since the lease was last written
+    idle_since: float  # time of the last request or lease
+    lease_mtime_ns: int = 0  # of the most recently read lease
+    activity: float = 0.0  # the most recently read counter of completed work
+    served: bool = False  # whether a request has arrived since the lease was last written
 
-    def record_lease(self, now: float, lease: int, keep_alive: float) -> None:
-        """Takes note of the lease file as it stands."""
-        if lease != self.lease_mtime_ns:
-            self.lease_mtime_ns, self.keep_alive, self.idle_since, self.served = lease, keep_alive, now, False
+    def record_lease(self, now: float, lease_mtime_ns: int, keep_alive: float) -> None:
+        """Restart the timer if the lease file was written again."""
+        if lease_mtime_ns != self.lease_mtime_ns:
+            self.lease_mtime_ns, self.keep_alive, self.idle_since, self.served = lease_mtime_ns, keep_alive, now, False
 
     def record_work(self, now: float, activity: float, *, busy: bool) -> None:
-        """Takes note of the server's counters."""
+        """Restart the timer if the server is busy or has worked since the last call."""
         if busy or activity != self.activity:
             self.activity, self.idle_since, self.served = activity, now, True
 
     def get_seconds_left(self, now: float) -> float:
-        """Seconds until it should leave; infinite when it should stay."""
+        """Return the seconds until the engine should exit; infinite if it should keep running."""
         if self.keep_alive < 0:
             return float("inf")
-        patience = self.keep_alive if self.served else max(self.keep_alive, GRACE_SECONDS)
-        return self.idle_since + patience - now
+        allowed = self.keep_alive if self.served else max(self.keep_alive, GRACE_SECONDS)
+        return self.idle_since + allowed - now
 
 
 def main() -> NoReturn:
-    """Reads the task, confines itself, loads, says ready, serves, leaves."""
+    """Read the task, confine this process, load the model, report readiness, serve and exit."""
     task = json.load(sys.stdin)
-    answer = os.dup(1)
-    os.dup2(2, 1)  # what llama.cpp prints goes to the log, never between our lines
+    report = os.dup(1)
+    os.dup2(2, 1)  # llama.cpp's output goes to the log, never into the report
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         server, ready = start_server(task)
-        doors = count_open_sockets(server)  # those it listens on
+        listeners = count_open_sockets(server)  # no client is connected yet
     except (ImportError, RuntimeError, OSError, MemoryError) as error:
         shut_down(task)
-        # The usual way out: llama.cpp writes the last of its log when it is torn down.
+        # A regular exit: llama.cpp writes the end of its log during teardown.
         sys.exit(str(error) if isinstance(error, RuntimeError) and str(error) else f"{type(error).__name__}: {error}")
     status = 1
     try:
-        os.write(answer, json.dumps(ready).encode() + b"\n")
-        os.close(answer)
-        serve(server, task, doors)
+        os.write(report, json.dumps(ready).encode() + b"\n")
+        os.close(report)
+        serve(server, task, listeners)
         status = 0
     except SystemExit:
         status = 0
     except (RuntimeError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - the log
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)  # noqa: T201 - stderr is the log
     finally:
         shut_down(task)
-        os._exit(status)  # the server can't be stopped, and its destructors wait for it
+        os._exit(status)  # a regular exit would hang: the server can't be stopped, and its destructors wait for it
 
 
 def shut_down(task: dict[str, Any]) -> None:
-    """Takes away the address, and ends the llama-server if there is one: this session is ours."""
+    """Remove the address and terminate the llama-server, if any. Its process group is this process's own."""
     remove_address(task)
     if task["binary"] and hasattr(os, "killpg"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -95,11 +95,15 @@ def shut_down(task: dict[str, Any]) -> None:
 
 
 def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Imports the bindings, confines this process, loads the model. Returns the server and what to tell the parent."""
+    """Import the bindings, confine this process and load the model.
+
+    Returns:
+        The server, and the report for the parent process.
+    """
     if should_use_binary(task):
         from llm_hf_models.inference.llama_server import LlamaServer
 
-        before = time.monotonic()
+        started = time.monotonic()
         server: Any = LlamaServer(task)
         layers, missing = server.layers, server.missing
     else:
@@ -107,11 +111,11 @@ def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
         confined = confine(task, gpu=has_gpu(xllamacpp))
         layers, missing = confined.layers, confined.missing
-        before = time.monotonic()
+        started = time.monotonic()
         server = xllamacpp.Server(build_parameters(xllamacpp, task))
     ready = {
         "address": task["socket"] or server.listening_address,
-        "load_seconds": time.monotonic() - before,
+        "load_seconds": time.monotonic() - started,
         "layers": layers,
         "missing": missing,
         "memory": measure_peak_memory(),
@@ -120,7 +124,10 @@ def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def should_use_binary(task: dict[str, Any]) -> bool:
-    """Whether a llama-server takes the bindings' place: asked for, or alone there, or alone with a GPU."""
+    """Return whether to run llama-server instead of the bindings.
+
+    It runs if the settings require it, if the bindings are not installed, or if only llama-server can use a GPU.
+    """
     if task["engine"] != "auto" or not task["binary"]:
         return bool(task["engine"] == "llama-server")
     try:
@@ -133,14 +140,14 @@ def should_use_binary(task: dict[str, Any]) -> bool:
 
 
 def has_gpu(xllamacpp: Any) -> bool:  # noqa: ANN401 - the bindings carry no types
-    """Whether the bindings were built for a GPU that is there."""
+    """Return whether the bindings support a GPU of this machine."""
     kinds = xllamacpp.ggml_backend_dev_type
     gpus = {kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU}
     return any(device["type"] in gpus for device in xllamacpp.get_device_info())
 
 
 def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN401 - the bindings carry no types
-    """The bindings' parameters for one task."""
+    """Return the bindings' parameters for one task."""
     params = xllamacpp.CommonParams()
     params.model.path = task["model"]
     if task["mmproj"]:
@@ -150,9 +157,9 @@ def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN4
     params.port = 0
     params.api_keys = [task["key"]]
     params.n_ctx = task["context"]
-    params.fit_params = False  # the parent has weighed it, and said so
+    params.fit_params = False  # the parent process has estimated the memory and chosen the context
     params.n_parallel = task["parallel"]
-    params.kv_unified = True  # each request may use the whole context, not a fixed share of it
+    params.kv_unified = True  # each request can use the whole context, not a fixed share of it
     params.n_batch = params.n_ubatch = task["gpu_batch" if has_gpu(xllamacpp) else "batch"]
     params.n_gpu_layers = task["gpu_layers"]
     for cpu in (params.cpuparams, params.cpuparams_batch):
@@ -167,49 +174,63 @@ def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN4
     params.endpoint_metrics = True
     params.ui = False
     params.offline = True
-    params.verbosity = 1  # errors: its last words, when it comes to that
+    params.verbosity = 1  # errors only, for the message if the engine fails
     return params
 
 
 def measure_peak_memory() -> int:
-    """The most memory this process has held, in bytes; 0 where the system does not tell."""
+    """Return this process's peak resident memory in bytes, or 0 on Windows."""
     if sys.platform == "win32":
         return 0
     import resource
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-def serve(server: Any, task: dict[str, Any], doors: int) -> None:  # noqa: ANN401 - the bindings carry no types
-    """Stays until idle for long enough; the server answers in threads of its own. `doors`: sockets it listens on."""
-    watch = IdleTimer(keep_alive=task["keep_alive"], idle_since=time.monotonic())
-    while update_timer(server, watch, task, doors) and (left := watch.get_seconds_left(time.monotonic())) > 0:
-        pause = MIN_PAUSE_SECONDS if watch.keep_alive == 0 else left / 2
+def serve(server: Any, task: dict[str, Any], listeners: int) -> None:  # noqa: ANN401 - the bindings carry no types
+    """Wait until the engine has been idle for long enough. The server handles requests in its own threads.
+
+    Args:
+        server: The bindings' Server or a LlamaServer.
+        task: The task that was read from stdin.
+        listeners: The number of sockets that the server listens on.
+    """
+    timer = IdleTimer(keep_alive=task["keep_alive"], idle_since=time.monotonic())
+    while update_timer(server, timer, task, listeners) and (left := timer.get_seconds_left(time.monotonic())) > 0:
+        pause = MIN_PAUSE_SECONDS if timer.keep_alive == 0 else left / 2
         time.sleep(min(MAX_PAUSE_SECONDS, max(MIN_PAUSE_SECONDS, pause)))
-    remove_address(task)  # nobody new comes in; whoever got in before is served to the end
+    remove_address(task)  # no new client can connect; connected clients are served to the end
     time.sleep(LINGER_SECONDS)
-    while count_open_sockets(server) > doors or read_activity(server)[0]:
+    while count_open_sockets(server) > listeners or read_activity(server)[0]:
         time.sleep(MIN_PAUSE_SECONDS)
 
 
-def update_timer(server: Any, watch: IdleTimer, task: dict[str, Any], doors: int) -> bool:  # noqa: ANN401 - the bindings carry no types
-    """One look at the lease and the counters. False when the lease is gone: nobody can find this engine any more."""
+def update_timer(server: Any, timer: IdleTimer, task: dict[str, Any], listeners: int) -> bool:  # noqa: ANN401 - the bindings carry no types
+    """Record the lease and the server's counters in the timer.
+
+    Returns:
+        False if the lease file is gone, so that no client can find this engine any more.
+    """
     try:
         lease = Path(task["lease"])
-        stamp, text = lease.stat().st_mtime_ns, lease.read_text(encoding="ascii")
-        watch.record_lease(time.monotonic(), stamp, float(text))
+        mtime_ns, text = lease.stat().st_mtime_ns, lease.read_text(encoding="ascii")
+        timer.record_lease(time.monotonic(), mtime_ns, float(text))
     except (OSError, ValueError):
         return False
-    talking = count_open_sockets(server) > doors  # before a llama-server is asked, which opens one
+    connected = count_open_sockets(server) > listeners  # before read_activity, which opens a socket to llama-server
     working, activity = read_activity(server)
-    watch.record_work(time.monotonic(), activity, busy=working or talking)
+    timer.record_work(time.monotonic(), activity, busy=working or connected)
     truncate_log()
     return True
 
 
 def read_activity(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bindings carry no types
-    """Whether requests are worked on or wait, and a counter that grows with all work (llama.cpp's own metrics)."""
+    """Read llama.cpp's metrics.
+
+    Returns:
+        Whether requests are in progress or queued, and a counter that grows with all completed work.
+    """
     counts: dict[str, float] = {}
     for line in server.handle_metrics().splitlines():
         name, _, value = line.partition(" ")
@@ -220,12 +241,12 @@ def read_activity(server: Any) -> tuple[bool, float]:  # noqa: ANN401 - the bind
 
 
 def count_open_sockets(server: Any) -> int:  # noqa: ANN401 - the bindings carry no types
-    """How many sockets the server holds: a client that reads slowly is still there when the work is done.
+    """Return the number of sockets the server holds. A client that reads slowly stays connected after the work is done.
 
-    (Not so on Windows, nor for a llama-server on macOS: there, lingering must do.)
+    Windows, and llama-server on macOS, don't report sockets. There only LINGER_SECONDS protects slow clients.
     """
-    if hasattr(server, "open_sockets"):  # a llama-server
-        return int(server.open_sockets())
+    if hasattr(server, "count_open_sockets"):  # a LlamaServer
+        return int(server.count_open_sockets())
     count = 0
     for number in range(3, MAX_OPEN_FILES):
         try:
@@ -236,16 +257,19 @@ def count_open_sockets(server: Any) -> int:  # noqa: ANN401 - the bindings carry
 
 
 def truncate_log() -> None:
-    """Empties the log when it has grown too long."""
+    """Empty the log if it is larger than MAX_LOG_BYTES."""
     try:
         if os.fstat(2).st_size > MAX_LOG_BYTES:
             os.ftruncate(2, 0)
     except OSError:
-        pass  # not a file: nothing to shorten
+        pass  # stderr is not a file
 
 
 def remove_address(task: dict[str, Any]) -> None:
-    """Takes away what clients find this engine by; what the sandbox doesn't let go, the parent sweeps."""
+    """Remove the socket and the lease, so that no client finds this engine.
+
+    If the sandbox refuses, the next engine that starts removes them.
+    """
     for path in (task["socket"], task["lease"]):
         if path:
             try:

@@ -1,4 +1,4 @@
-"""Where engines stand: a private folder for each, with its socket, lease and log. Knows no processes and no library."""
+"""The private folder of each engine, with its socket, lease and log. Does not use processes or the library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from llm_hf_models.errors import EngineStartError, NotWritableError
 from llm_hf_models.system.text import clean_text
 
-# sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, the closing NUL included (unix(7), unix(4)).
+# sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, including the final NUL (unix(7), unix(4)).
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 CONNECT_SECONDS = 2.0
 LEASE_CHARS = 16
@@ -24,13 +24,13 @@ LOG_TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class EngineFolder:
-    """One engine's folder."""
+    """The folder of one engine."""
 
     path: Path
 
     @property
     def socket(self) -> Path:
-        return self.path / "e.sock"  # llama.cpp takes a host name for a path by this ending
+        return self.path / "e.sock"  # llama.cpp treats a host name that ends in .sock as a path
 
     @property
     def lease(self) -> Path:
@@ -41,12 +41,15 @@ class EngineFolder:
         return self.path / "log"
 
     def renew_lease(self, keep_alive: float) -> bool:
-        """Tells the engine that a request is about to come, and how long to stay after it (seconds).
+        """Announce a request to the engine, and set how long it stays running when idle.
 
-        One write of a fixed length over the old one: the engine never reads half of it.
+        A single write of fixed length replaces the old value, so the engine never reads an incomplete one.
+
+        Args:
+            keep_alive: Seconds.
 
         Returns:
-            False when the engine has left.
+            False if the engine has exited.
         """
         try:
             lease = os.open(self.lease, os.O_WRONLY)
@@ -59,16 +62,16 @@ class EngineFolder:
         return True
 
     def read_lease(self) -> tuple[float, float] | None:
-        """When a request was last announced (Unix seconds) and the keep_alive given then; None when it has left."""
+        """Return the time of the last lease in Unix seconds and its keep_alive; None if the engine has exited."""
         try:
             return self.lease.stat().st_mtime, float(self.lease.read_text(encoding="ascii"))
         except (OSError, ValueError):
             return None
 
     def read_log_errors(self, lines: int = 4) -> str:
-        """The first errors of the last stretch of the log, fit to be shown; empty where there are none.
+        """Return the first lines of the end of the log, cleaned for display; empty if there are none.
 
-        llama.cpp's first error says what is wrong, those after it only who heard of it.
+        llama.cpp's first error names the problem. The ones after it only repeat that it failed.
         """
         try:
             with self.log.open("rb") as log:
@@ -76,26 +79,28 @@ class EngineFolder:
                 text = log.read().decode("utf-8", "replace")
         except OSError:
             return ""
-        found = [line.strip() for line in text.splitlines() if line.strip()]
-        return "\n".join(clean_text(_strip_timestamp(line)) for line in found[:lines])
+        stripped = [line.strip() for line in text.splitlines() if line.strip()]
+        return "\n".join(clean_text(_strip_timestamp(line)) for line in stripped[:lines])
 
     def remove(self) -> None:
-        """Removes the folder and what is in it."""
+        """Remove the folder and its files."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _strip_timestamp(line: str) -> str:
-    """llama.cpp's lines begin with `0.00.037.990 E `: time and level."""
+    """Remove the time and level, such as `0.00.037.990 E `, from a line of llama.cpp's log."""
     head, _, rest = line.partition(" ")
     return rest[2:] if rest[1:2] == " " and head.replace(".", "").isdigit() else line
 
 
 def make_base_folder() -> Path:
-    """The folder of all engines of this user, made private: in XDG_RUNTIME_DIR, else in the temporary folder.
+    """Return the private folder of this user's engines, creating it if needed.
+
+    It is in XDG_RUNTIME_DIR, or in the temporary folder if that is not set.
 
     Raises:
-        NotWritableError: it can't be made.
-        EngineStartError: it belongs to somebody else.
+        NotWritableError: The folder can't be created.
+        EngineStartError: The folder belongs to another user.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if runtime and os.access(runtime, os.W_OK | os.X_OK):
@@ -107,49 +112,52 @@ def make_base_folder() -> Path:
         _ensure_private(path)
     except OSError as error:
         raise NotWritableError(
-            f"Can't make the engines' folder {path}", cause=error.strerror, hint="Set TMPDIR to a folder of yours."
+            f"Can't create the engines' folder {path}",
+            cause=error.strerror,
+            hint="Set TMPDIR to a folder that you can write to.",
         ) from None
     return path
 
 
 def _ensure_private(path: Path) -> None:
-    """In a shared temporary folder anyone may have made it first."""
-    found = path.lstat()
+    """Raise an error if another user created the folder, as can happen in a shared temporary folder."""
+    status = path.lstat()
     if sys.platform == "win32":
         return
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise EngineStartError(
-            f"{path} is not yours",
+            f"{path} is not a folder that you own",
             cause="Engines listen only in a folder that no other user can open.",
-            hint="Remove it, or set XDG_RUNTIME_DIR to a folder of yours.",
+            hint="Remove it, or set XDG_RUNTIME_DIR to a folder that you own.",
         )
-    if stat.S_IMODE(found.st_mode) != 0o700:  # noqa: PLR2004 - octal as everyone reads it
+    if stat.S_IMODE(status.st_mode) != 0o700:  # noqa: PLR2004 - the usual notation of a mode
         path.chmod(0o700)
 
 
 def create_engine_folder() -> EngineFolder:
-    """A new private folder under a short random name, with a lease not yet written.
+    """Create a private folder with a short random name. The caller writes the lease.
 
     Raises:
-        NotWritableError, EngineStartError: as base_dir; or the socket's path would be too long for the system.
+        NotWritableError: The folder can't be created.
+        EngineStartError: The base folder belongs to another user, or the socket's path is too long for the system.
     """
-    made = EngineFolder(make_base_folder() / secrets.token_hex(4))
-    length = len(os.fsencode(made.socket))
+    folder = EngineFolder(make_base_folder() / secrets.token_hex(4))
+    length = len(os.fsencode(folder.socket))
     if sys.platform != "win32" and length > MAX_SOCKET_PATH_BYTES:
         raise EngineStartError(
-            f"The engine's socket {made.socket} has too long a path",
-            cause=f"It has {length} bytes; this system takes {MAX_SOCKET_PATH_BYTES}.",
+            f"The path of the engine's socket {folder.socket} is too long",
+            cause=f"It has {length} bytes; this system allows {MAX_SOCKET_PATH_BYTES}.",
             hint="Set XDG_RUNTIME_DIR or TMPDIR to a shorter path.",
         )
     try:
-        made.path.mkdir(mode=0o700)
+        folder.path.mkdir(mode=0o700)
     except OSError as error:
-        raise NotWritableError(f"Can't make {made.path}", cause=error.strerror) from None
-    return made
+        raise NotWritableError(f"Can't create {folder.path}", cause=error.strerror) from None
+    return folder
 
 
 def is_listening(address: str) -> bool:
-    """Whether something listens at a unix socket's path or `http://host:port`. Sends nothing."""
+    """Return whether a process listens at a unix socket's path or `http://host:port`. Sends no data."""
     try:
         if address.startswith("http://"):
             host, _, port = address.removeprefix("http://").rpartition(":")
@@ -164,10 +172,13 @@ def is_listening(address: str) -> bool:
 
 
 def remove_stale_folders(keep: set[Path]) -> None:
-    """Removes the folders of engines that are gone. Only under the start lock: a folder being filled looks the same.
+    """Remove the folders of engines that no longer run.
+
+    Call it only while holding the start lock, because the folder of an engine that is starting looks stale.
 
     Args:
-        keep: folders that the library knows to be in use; others are asked, since another library may own them.
+        keep: Folders of engines that the library lists as running. Another library may use the other folders, so
+            each of them is removed only if no process listens on its socket.
     """
     for path in make_base_folder().iterdir():
         if path.is_dir() and path not in keep and not is_listening(str(EngineFolder(path).socket)):

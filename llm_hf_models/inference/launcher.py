@@ -1,6 +1,4 @@
-"""Starts one engine process and waits until it serves, or says why not. Finds and shares nothing (inference/engine.py
-does).
-"""
+"""Starts one engine process and waits until it is ready or has failed. `engine` finds and shares engines."""
 
 from __future__ import annotations
 
@@ -21,11 +19,12 @@ from llm_hf_models.system.text import clean_text
 
 KILL_SECONDS = 5.0
 
-# llama.cpp's threads meet hundreds of times for each token. Those that wait by spinning starve each other when another
-# process wants a core, those that sleep at once are slow alone: libgomp's spins before sleep (benchmarks/threads.py).
+# libgomp's number of spins before a waiting thread sleeps. llama.cpp's threads synchronize hundreds of times per token.
+# Threads that only spin slow each other down when another process needs a core. Threads that sleep at once are slow
+# even on an idle machine. Measured with benchmarks/threads.py.
 SPIN_COUNT = "2000"
 
-# What an engine may need of our environment. Tokens and other programs' secrets are not among it.
+# Environment variables that an engine may need. Tokens and other programs' secrets are not passed on.
 _ENVIRONMENT = {
     "PATH", "HOME", "LANG", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "SYSTEMDRIVE", "USERPROFILE", "VIRTUAL_ENV",
     "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LD_PRELOAD", "APPDATA", "LOCALAPPDATA",
@@ -38,56 +37,57 @@ _ENVIRONMENT_PREFIXES = (
 
 @dataclass(frozen=True)
 class StartedEngine:
-    """What a new engine said of itself. Memory in bytes."""
+    """The report of an engine that is ready. Memory is in bytes."""
 
     pid: int
     address: str
     load_seconds: float
     memory: int
     layers: tuple[str, ...]
-    missing: tuple[tuple[str, str], ...]  # layers that don't hold, each with the reason
+    missing: tuple[tuple[str, str], ...]  # inactive layers, each with the reason
 
 
 def build_child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that an engine is given."""
-    kept = {k: v for k, v in environment.items() if k.upper() in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
-    return {"GOMP_SPINCOUNT": SPIN_COUNT, **kept}
+    """Return the environment variables to pass to an engine."""
+    passed = {k: v for k, v in environment.items() if k.upper() in _ENVIRONMENT or k.startswith(_ENVIRONMENT_PREFIXES)}
+    return {"GOMP_SPINCOUNT": SPIN_COUNT, **passed}
 
 
-def start_child(module: str, place: EngineFolder) -> subprocess.Popen[bytes]:
-    """Starts one of our modules as a process that hears and speaks through pipes.
+def start_child(module: str, folder: EngineFolder) -> subprocess.Popen[bytes]:
+    """Start a module of this package as a process with pipes for stdin and stdout.
 
     Args:
-        module: its bare name.
-        place: its folder; the working directory too, so that nothing where the user stands is imported.
+        module: The module's name without its package.
+        folder: The folder for its log. It is also the working directory, so that the process imports nothing from the
+            user's current directory.
     """
-    with place.log.open("ab") as log:
+    with folder.log.open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", f"llm_hf_models.inference.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            cwd=place.path,
+            cwd=folder.path,
             env=build_child_environment(os.environ),
-            start_new_session=True,  # Ctrl-C in the terminal that started it is not meant for it
+            start_new_session=True,  # Ctrl-C in the terminal must not reach it
             creationflags=getattr(subprocess, "DETACHED_PROCESS", 0)
             | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
 
 
-def start_engine(task: Mapping[str, Any], place: EngineFolder, *, seconds: float) -> StartedEngine:
-    """Starts the process for one task and waits until it serves.
+def start_engine(task: Mapping[str, Any], folder: EngineFolder, *, seconds: float) -> StartedEngine:
+    """Start the process for one task and wait until it is ready.
 
     Args:
-        task: as engine_child reads it.
-        place: its folder.
-        seconds: how long it may take.
+        task: The task that engine_child reads from stdin.
+        folder: The engine's folder.
+        seconds: Time limit for starting.
 
     Raises:
-        EngineStartError: it ended, or took too long; the cause holds its own last words.
+        EngineStartError: The process ended or exceeded the time limit; the cause holds the errors from its log.
     """
-    process = start_child("engine_child", place)
-    began = time.monotonic()
+    process = start_child("engine_child", folder)
+    started = time.monotonic()
     try:
         ready = _wait_until_ready(process, json.dumps(task).encode(), seconds)
     except BaseException:
@@ -95,8 +95,8 @@ def start_engine(task: Mapping[str, Any], place: EngineFolder, *, seconds: float
         process.wait()
         raise
     if ready is None:
-        raise _build_start_error(process, place, f"{seconds:g} s" if time.monotonic() - began >= seconds else None)
-    # Somebody must take its exit status, or it stays a zombie for as long as we live.
+        raise _build_start_error(process, folder, f"{seconds:g} s" if time.monotonic() - started >= seconds else None)
+    # Without a thread that waits for its exit, the process would stay a zombie as long as this process runs.
     threading.Thread(target=process.wait, daemon=True, name=f"engine-{process.pid}").start()
     return StartedEngine(
         pid=process.pid,
@@ -104,12 +104,12 @@ def start_engine(task: Mapping[str, Any], place: EngineFolder, *, seconds: float
         load_seconds=ready["load_seconds"],
         memory=ready["memory"],
         layers=tuple(ready["layers"]),
-        missing=tuple((layer, why) for layer, why in ready["missing"]),
+        missing=tuple((layer, reason) for layer, reason in ready["missing"]),
     )
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], task: bytes, seconds: float) -> dict[str, Any] | None:
-    """Hands the task over and reads the one line that comes back; None when none came in time."""
+    """Send the task and return the process's report, or None if the process ended without one or timed out."""
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
     timer = threading.Timer(seconds, _kill, [process])
@@ -128,27 +128,29 @@ def _wait_until_ready(process: subprocess.Popen[bytes], task: bytes, seconds: fl
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends it and what it started (a llama-server): they are a session of their own."""
+    """Kill the process and its llama-server, if any. Both are in the process's own session."""
     if sys.platform == "win32":
         process.kill()
     elif process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _build_start_error(process: subprocess.Popen[bytes], place: EngineFolder, too_long: str | None) -> EngineStartError:
-    """The error for a process that ended before it was ready. `too_long`: how long it was given, if it took longer."""
+def _build_start_error(
+    process: subprocess.Popen[bytes], folder: EngineFolder, time_limit: str | None
+) -> EngineStartError:
+    """Return the error for a process that ended before it was ready. `time_limit` is set if it was exceeded."""
     try:
         code = process.wait(timeout=KILL_SECONDS)
     except subprocess.TimeoutExpired:
         _kill(process)
         code = process.wait()
-    words = place.read_log_errors()
-    if too_long:
-        why = f"It took longer than {too_long} and was ended."
+    log_errors = folder.read_log_errors()
+    if time_limit:
+        reason = f"It took longer than {time_limit} and was stopped."
     elif code == -getattr(signal, "SIGKILL", 9):
-        why = "It was killed, as happens when memory runs out."
+        reason = "It was killed, possibly because memory ran out."
     elif code < 0:
-        why = f"It crashed ({clean_text(signal.strsignal(-code) or str(-code))})."
+        reason = f"It crashed ({clean_text(signal.strsignal(-code) or str(-code))})."
     else:
-        why = "" if words else f"It ended with status {code} and said nothing."
-    return EngineStartError("The engine did not start", cause="\n".join(part for part in (why, words) if part))
+        reason = "" if log_errors else f"It exited with status {code} and logged nothing."
+    return EngineStartError("The engine did not start", cause="\n".join(part for part in (reason, log_errors) if part))

@@ -1,7 +1,7 @@
-"""A `llama-server` from PATH in the place of the bindings: runs inside engine_child, which watches over it and ends it.
+"""Runs a `llama-server` from PATH instead of the bindings. engine_child starts, monitors and stops it.
 
-It is confined in the moment before it takes a forked process's place; engine_confine says which layers survive that.
-Its key goes through the environment (LLAMA_API_KEY), never argv. Options: llama.cpp's tools/server/README.md.
+The forked process is confined just before it executes llama-server; `confinement` lists the layers that stay active.
+The key is passed in the environment (LLAMA_API_KEY), never in argv. Options: llama.cpp's tools/server/README.md.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from typing import Any
 from llm_hf_models.inference.confinement import confine, inspect_program
 
 REQUEST_TIMEOUT_SECONDS = 5.0
-HELP_TIMEOUT_SECONDS = 30.0  # a driver of a GPU may take its time to wake
+HELP_TIMEOUT_SECONDS = 30.0  # a GPU driver may be slow to start
 PAUSE_SECONDS = 0.05
-ERROR_VERBOSITY = 1  # --log-verbosity: its last words, when it comes to that
+ERROR_VERBOSITY = 1  # --log-verbosity: errors only, for the message if the engine fails
 
-# Options that came last: a llama-server that knows them knows the others.
+# The newest of the options used: a llama-server that has them also has the others.
 REQUIRED_OPTIONS = (
     "--kv-unified",
     "--jinja",
@@ -37,19 +37,19 @@ REQUIRED_OPTIONS = (
     "--log-verbosity",
 )
 
-# `  CUDA0: NVIDIA … (24111 MiB, 23000 MiB free)`; `  (none)` where there is none. BLAS computes on the processor.
+# `  CUDA0: NVIDIA … (24111 MiB, 23000 MiB free)`, or `  (none)`. BLAS devices compute on the CPU.
 _GPU_LINE = re.compile(r"^ +(?!BLAS\d*:|CPU\d*:)[^\s:()]+: ", re.MULTILINE)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class LlamaServer:
-    """One running `llama-server`, with what engine_child needs of the bindings' Server."""
+    """One running `llama-server`, with the part of the bindings' Server interface that engine_child uses."""
 
     def __init__(self, task: dict[str, Any]) -> None:
-        """Starts it and waits until it has loaded.
+        """Start llama-server and wait until it has loaded the model.
 
         Raises:
-            RuntimeError: it is too old, or ended before it was ready; its own words are in the log.
+            RuntimeError: llama-server is too old, or ended before it was ready. Its errors are in the log.
         """
         self._socket, self._key = task["socket"], task["key"]
         check_version(task["binary"])
@@ -59,26 +59,30 @@ class LlamaServer:
         self.listening_address = self._socket
         while self._get("/health")[0] != http.client.OK:
             if self._process.poll() is not None:
-                # Some versions lose their last words on the way out.
-                advice = "" if os.fstat(2).st_size else f" and said nothing; try: {task['binary']} -m {task['model']}"
-                raise RuntimeError(f"llama-server {_describe_exit(self._process.returncode)}{advice}")
+                # Some versions exit before they write their errors.
+                hint = "" if os.fstat(2).st_size else f" and logged nothing; try: {task['binary']} -m {task['model']}"
+                raise RuntimeError(f"llama-server {_describe_exit(self._process.returncode)}{hint}")
             time.sleep(PAUSE_SECONDS)
-        time.sleep(PAUSE_SECONDS)  # it closes its end of what we asked, and open_sockets counts what it listens on
+        # Let it close the connection of the last request, so that count_open_sockets counts only listeners.
+        time.sleep(PAUSE_SECONDS)
 
     def _start(self, task: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
-        """Forks, confines the fork and has the program take its place. Returns the layers that hold, and the others.
+        """Fork, confine the forked process and execute llama-server in it.
+
+        Returns:
+            The active layers, and each missing layer with the reason.
 
         Raises:
-            RuntimeError: it can't be started.
+            RuntimeError: llama-server can't be started.
         """
         gpu, program = has_gpu(task["binary"]), inspect_program(Path(task["binary"]))
-        reads, writes = os.pipe()
+        read_end, write_end = os.pipe()
 
-        def last_thing() -> None:
+        def confine_before_exec() -> None:
             if sys.platform == "linux":
                 _exit_with_parent()
             confined = confine(task, gpu=gpu, program=program)
-            os.write(writes, json.dumps([confined.layers, confined.missing]).encode())
+            os.write(write_end, json.dumps([confined.layers, confined.missing]).encode())
 
         try:
             self._process = subprocess.Popen(
@@ -87,19 +91,19 @@ class LlamaServer:
                 stdout=2,
                 stderr=2,
                 env={**os.environ, "LLAMA_API_KEY": self._key},
-                preexec_fn=last_thing,  # noqa: PLW1509 - this process has one thread
+                preexec_fn=confine_before_exec,  # noqa: PLW1509 - this process has one thread
             )
         except (OSError, subprocess.SubprocessError) as error:
-            os.close(reads)
+            os.close(read_end)
             raise RuntimeError(f"{task['binary']} can't be started: {error}") from None
         finally:
-            os.close(writes)
-        with os.fdopen(reads, encoding="utf-8") as said:
-            layers, missing = json.load(said)
-        return layers, [(layer, why) for layer, why in missing]
+            os.close(write_end)
+        with os.fdopen(read_end, encoding="utf-8") as report:
+            layers, missing = json.load(report)
+        return layers, [(layer, reason) for layer, reason in missing]
 
-    def open_sockets(self) -> int:
-        """How many sockets it holds; 0 where the system does not tell (all but Linux)."""
+    def count_open_sockets(self) -> int:
+        """Return the number of sockets that llama-server holds, or 0 on systems other than Linux."""
         count = 0
         try:
             for number in os.listdir(f"/proc/{self._process.pid}/fd"):  # noqa: PTH208 - no paths are wanted
@@ -109,23 +113,23 @@ class LlamaServer:
         return count
 
     def handle_metrics(self) -> str:
-        """Its counters, in the bindings' form.
+        """Return llama-server's metrics in the format of the bindings.
 
         Raises:
-            RuntimeError: it has ended.
+            RuntimeError: llama-server does not respond.
         """
         status, text = self._get("/metrics")
         if status != http.client.OK:
-            raise RuntimeError(f"llama-server does not answer (status {status})")
+            raise RuntimeError(f"llama-server does not respond (status {status})")
         return text
 
     def _get(self, path: str) -> tuple[int, str]:
-        """Status and text of one answer; status 0 where there was none."""
+        """Return the status and text of a response; status 0 if there is none."""
         connection = _UnixConnection(self._socket)
         try:
             connection.request("GET", path, headers={"Authorization": f"Bearer {self._key}"})
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            response = connection.getresponse()
+            return response.status, response.read().decode()
         except (OSError, http.client.HTTPException):
             return 0, ""
         finally:
@@ -144,24 +148,24 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def check_version(binary: str) -> None:
-    """Whether it knows every option that we give it.
+    """Raise an error if the program lacks an option that the engine needs.
 
     Raises:
-        RuntimeError: it does not, or can't be run.
+        RuntimeError: The program lacks an option, or can't be run.
     """
     try:
-        said = _read_output(binary, "--help")
+        help_text = _read_output(binary, "--help")
     except OSError as error:
         raise RuntimeError(f"{binary} can't be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{binary} did not say within {HELP_TIMEOUT_SECONDS:g} s which options it knows") from None
-    missing = [option for option in REQUIRED_OPTIONS if option not in said]
+        raise RuntimeError(f"{binary} --help timed out after {HELP_TIMEOUT_SECONDS:g} s") from None
+    missing = [option for option in REQUIRED_OPTIONS if option not in help_text]
     if missing:
-        raise RuntimeError(f"{binary} is too old, or no llama-server: it does not know {', '.join(missing)}")
+        raise RuntimeError(f"{binary} is too old, or is not a llama-server: it lacks {', '.join(missing)}")
 
 
 def has_gpu(binary: str) -> bool:
-    """Whether it names a device other than the processor (`--list-devices`: a heading, then one indented line each)."""
+    """Return whether `--list-devices` lists a device other than the CPU: a heading, then one indented line each."""
     try:
         return _GPU_LINE.search(_read_output(binary, "--list-devices")) is not None
     except (OSError, subprocess.TimeoutExpired):
@@ -185,7 +189,7 @@ def _describe_exit(status: int) -> str:
 
 
 def build_arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
-    """One task as llama-server's options."""
+    """Return llama-server's options for one task."""
     batch = task["gpu_batch" if gpu else "batch"]
     values = {
         "--model": task["model"],
@@ -215,12 +219,12 @@ def build_arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
 
 
 def _get_template_path(task: dict[str, Any]) -> Path:
-    """Where it reads a template that is not the header's: a command line can be too short for one."""
+    """Return the path of the file for a custom chat template, which may be too long for a command line."""
     return Path(task["folder"]) / "template.jinja"
 
 
 def _exit_with_parent() -> None:
-    """Linux: a kill -9 of engine_child ends this one too."""
+    """On Linux, have the kernel kill this process when engine_child ends, even by kill -9."""
     import ctypes
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,7 @@
-"""Loads a GGUF file for real, in a confined child, lets it say a few words, and reports. Judges no file by reading it.
+"""Load test: loads a GGUF file with llama.cpp in a confined child process and runs the model on a short input.
 
-The child is load_child. Whatever it does (abort, loop, eat memory, lie), this process goes on and ends with a verdict.
+The child is load_test_child. It may abort, hang, exhaust its memory or send a false report. This process still returns
+a verdict.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import clean_text
 
 BASE_SECONDS = 60.0
-LOAD_BYTES_PER_SECOND = 50_000_000  # what a slow disk and a slow core manage, tensor checks included
-CONTEXT_TOKENS = 512  # tokens: enough for a template's preamble and a few words
+LOAD_BYTES_PER_SECOND = 50_000_000  # of a slow disk and a slow CPU, including tensor checks
+CONTEXT_TOKENS = 512  # enough for a template's preamble and a short answer
 GENERATED_TOKENS = 16
 MEMORY_SLACK_BYTES = 2**30
-STACK_BYTES = 8 * 2**20  # of each thread; checking tensors, llama.cpp starts one for each
+STACK_BYTES = 8 * 2**20  # of each thread; llama.cpp starts one for each tensor that it checks
 KILL_SECONDS = 5.0
 MAX_REPORT_BYTES = 64 * 1024
 MAX_OUTPUT_CHARS = 200
 
 _OUT_OF_MEMORY_MESSAGES = (
     "bad_alloc", "failed to allocate", "unable to allocate", "cannot allocate", "out of memory",
-    "resource temporarily unavailable",  # a thread whose stack found no room
+    "resource temporarily unavailable",  # no memory for a thread's stack
 )  # fmt: skip
 
 
@@ -56,7 +57,7 @@ class _LoadedLine(BaseModel):
 
 
 class _AnsweredLine(BaseModel):
-    nonsense: str  # why the output is not sane; empty if it is
+    nonsense: str  # why the output is invalid; empty if it is valid
     output: str
     tokens_per_second: float | None
     peak_memory: int
@@ -68,7 +69,7 @@ class _FailedLine(BaseModel):
 
 
 class _ChildReport(BaseModel):
-    """The child's lines put together: each key but the first comes from a process that may be anyone's by then."""
+    """The child's lines combined. All except `confined` are untrusted: by then the file may control the process."""
 
     confined: _ConfinedLine | None = None
     loaded: _LoadedLine | None = None
@@ -78,12 +79,12 @@ class _ChildReport(BaseModel):
 
 @dataclass
 class _ChildExit:
-    """How the process ended."""
+    """The exit of the child process, its report and its log."""
 
     status: int
     timed_out: bool
     report: _ChildReport = field(default_factory=_ChildReport)
-    last_words: str = ""
+    log_errors: str = ""
 
 
 def run_load_test(
@@ -97,36 +98,34 @@ def run_load_test(
     template: str | None = None,
     sandbox: bool = True,
 ) -> LoadResult:
-    """Loads a model with tensor checks on, and has it generate a few tokens, or embed or rank a sentence.
+    """Load a model with tensor checks, then generate a few tokens, or embed or rank a sentence.
 
     Args:
-        paths: the file, or the shards with the first one first.
-        facts: of its header; they choose what is asked of it and how much memory it may take.
-        seconds: the longest it may take; 0 chooses by the file's size.
-        max_memory_bytes: of private memory; 0 chooses by the file's size and the machine's.
-        tokens: how many to generate.
-        threads: to compute with; 0 chooses.
-        template: a chat template instead of the header's.
-        sandbox: confine the child. The result names the layers that held.
+        paths: The file, or all shards in order.
+        facts: Facts from the header. They determine the kind of input and the memory limit.
+        seconds: Time limit; 0 derives it from the file's size.
+        max_memory_bytes: Limit of private memory; 0 derives it from the file's size and the machine's memory.
+        tokens: The number of tokens to generate.
+        threads: The number of threads; 0 selects a number for this machine.
+        template: A chat template that replaces the header's.
+        sandbox: Whether to confine the child. The result lists the active layers.
 
     Raises:
-        BadInputError: an mmproj, which nothing loads alone, or nothing at all.
-        MissingFileError: a file is gone.
-        EngineStartError, NotWritableError: the test did not take place.
+        BadInputError: The file is an mmproj, which can't be loaded alone, or `paths` is empty.
+        MissingFileError: A file is missing.
+        EngineStartError, NotWritableError: The test could not be started.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if facts.kind == "mmproj" or not files:
-        raise BadInputError(
-            "A projector can't be loaded alone", hint="Test the model that it belongs to: llm hf test REF"
-        )
+        raise BadInputError("A projector can't be loaded alone", hint="Test its model instead: llm hf test REF")
     for path in files:
         if not path.is_file():
-            raise MissingFileError(f"{path.name} is gone")
+            raise MissingFileError(f"{path.name} is missing")
     size = sum(path.stat().st_size for path in files)
     limit = seconds or BASE_SECONDS + size / LOAD_BYTES_PER_SECOND
-    place = _create_folder()
+    folder = _create_folder()
     try:
-        task = _build_task(files, facts, place, threads)
+        task = _build_task(files, facts, folder, threads)
         task |= {
             "tokens": tokens,
             "template": template,
@@ -134,32 +133,35 @@ def run_load_test(
             "max_memory": max_memory_bytes or _compute_memory_limit(size, facts),
         }
         task["max_cpu"] = int(limit * task["threads"]) + 1
-        return _build_result(_run_child(task, place, limit), limit)
+        return _build_result(_run_child(task, folder, limit), limit)
     finally:
-        place.remove()
+        folder.remove()
 
 
 def _create_folder() -> EngineFolder:
-    """A private folder for socket and log; not among the engines', whose sweep would take it for a dead one."""
+    """Create a private folder for the socket and log.
+
+    It is not in the engines' base folder, where it would be removed as the folder of an engine that has ended.
+    """
     try:
-        place = EngineFolder(Path(tempfile.mkdtemp(prefix="llm-hf-")))
+        folder = EngineFolder(Path(tempfile.mkdtemp(prefix="llm-hf-")))
     except OSError as error:
-        raise NotWritableError("Can't make a temporary folder", cause=error.strerror, hint="Set TMPDIR.") from None
-    if sys.platform != "win32" and len(os.fsencode(place.socket)) > MAX_SOCKET_PATH_BYTES:
-        place.remove()
-        raise NotWritableError(f"{place.path} has too long a path for a socket", hint="Set TMPDIR to a shorter path.")
-    return place
+        raise NotWritableError("Can't create a temporary folder", cause=error.strerror, hint="Set TMPDIR.") from None
+    if sys.platform != "win32" and len(os.fsencode(folder.socket)) > MAX_SOCKET_PATH_BYTES:
+        folder.remove()
+        raise NotWritableError(f"The path {folder.path} is too long for a socket", hint="Set TMPDIR to a shorter path.")
+    return folder
 
 
-def _build_task(files: Sequence[Path], facts: ModelFacts, place: EngineFolder, threads: int) -> dict[str, Any]:
-    """The part of what load_child is told that no limit changes."""
+def _build_task(files: Sequence[Path], facts: ModelFacts, folder: EngineFolder, threads: int) -> dict[str, Any]:
+    """Return the part of load_test_child's task that does not depend on limits."""
     from llm_hf_models.system.machine import default_threads
 
     return {
         "model": str(files[0].absolute()),
         "read_paths": [str(path.resolve()) for path in files],
-        "folder": str(place.path),
-        "socket": str(place.socket) if sys.platform != "win32" else None,
+        "folder": str(folder.path),
+        "socket": str(folder.socket) if sys.platform != "win32" else None,
         "key": secrets.token_urlsafe(32),
         "kind": facts.kind,
         "context": CONTEXT_TOKENS,
@@ -168,20 +170,23 @@ def _build_task(files: Sequence[Path], facts: ModelFacts, place: EngineFolder, t
 
 
 def _compute_memory_limit(size: int, facts: ModelFacts) -> int:
-    """The limit of private memory: twice what the model should need, at most all there is, and stacks to check with."""
+    """Return the limit of private memory in bytes.
+
+    It is twice the estimate, at most the machine's memory, plus the stacks of the threads that check tensors.
+    """
     total = read_memory().total_memory
     needed = memory_fit.assess_fit(size, facts, context=CONTEXT_TOKENS, available=total).needed
     return min(2 * needed + MEMORY_SLACK_BYTES, total) + sum(facts.tensor_types.values()) * STACK_BYTES
 
 
-def _run_child(task: dict[str, Any], place: EngineFolder, seconds: float) -> _ChildExit:
-    """Runs the child to its end, by itself or by ours, and reads what it said."""
-    process = start_child("load_test_child", place)
+def _run_child(task: dict[str, Any], folder: EngineFolder, seconds: float) -> _ChildExit:
+    """Run the child until it exits or exceeds the time limit, and read its report."""
+    process = start_child("load_test_child", folder)
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
-    said: list[bytes] = []
-    # It reads so much and no more: a child that floods us blocks, and runs out of time.
-    reader = threading.Thread(target=_read_report, args=(process.stdout, said), daemon=True)
+    received: list[bytes] = []
+    # The thread reads at most MAX_REPORT_BYTES: a child that writes more blocks until it times out.
+    reader = threading.Thread(target=_read_report, args=(process.stdout, received), daemon=True)
     reader.start()
     timed_out = False
     try:
@@ -193,11 +198,11 @@ def _run_child(task: dict[str, Any], place: EngineFolder, seconds: float) -> _Ch
         process.kill()
         status = process.wait()
     reader.join(KILL_SECONDS)
-    return _ChildExit(status, timed_out, _parse_report(b"".join(said)), place.read_log_errors())
+    return _ChildExit(status, timed_out, _parse_report(b"".join(received)), folder.read_log_errors())
 
 
-def _read_report(pipe: IO[bytes], said: list[bytes]) -> None:
-    said.append(pipe.read(MAX_REPORT_BYTES))
+def _read_report(pipe: IO[bytes], received: list[bytes]) -> None:
+    received.append(pipe.read(MAX_REPORT_BYTES))
 
 
 def _send_task(pipe: IO[bytes], task: bytes) -> None:
@@ -205,13 +210,13 @@ def _send_task(pipe: IO[bytes], task: bytes) -> None:
         with pipe:
             pipe.write(task)
     except BrokenPipeError:
-        return  # it died at once; its status says more
+        return  # the child has already exited; its status explains more
 
 
-def _parse_report(said: bytes) -> _ChildReport:
-    """The child's lines as one value. What comes later never replaces what came before, and nonsense ends it."""
+def _parse_report(data: bytes) -> _ChildReport:
+    """Combine the child's lines. A later line never replaces an earlier value, and an invalid line ends the report."""
     report = _ChildReport()
-    for line in said.splitlines():
+    for line in data.splitlines():
         try:
             new = _ChildReport.model_validate_json(line)
         except ValidationError:
@@ -221,44 +226,44 @@ def _parse_report(said: bytes) -> _ChildReport:
     return report
 
 
-def _build_result(ended: _ChildExit, seconds: float) -> LoadResult:
-    report = ended.report
+def _build_result(child: _ChildExit, seconds: float) -> LoadResult:
+    report = child.report
     if report.confined is None:
         raise EngineStartError(
             "The load test did not start",
-            cause=clean_text(report.failed.error) if report.failed else ended.last_words or None,
+            cause=clean_text(report.failed.error) if report.failed else child.log_errors or None,
             hint="pip install --force-reinstall xllamacpp",
         )
-    verdict, why = _determine_verdict(ended, seconds)
+    verdict, reason = _determine_verdict(child, seconds)
     answered = report.answered if verdict in ("loads", "answers nonsense") else None
     peaks = [part.peak_memory for part in (report.answered, report.loaded) if part]
     return LoadResult(
         verdict=verdict,
-        reason=why,
+        reason=reason,
         load_seconds=report.loaded.load_seconds if report.loaded else None,
         peak_memory=peaks[0] if peaks else None,
         tokens_per_second=answered.tokens_per_second if answered else None,
         output=clean_text(answered.output, MAX_OUTPUT_CHARS) if answered else "",
         layers=report.confined.layers,
         missing=report.confined.missing,
-        engine_log=ended.last_words,
+        engine_log=child.log_errors,
     )
 
 
-def _determine_verdict(ended: _ChildExit, seconds: float) -> tuple[Verdict, str]:
-    """The verdict and one sentence. The process's own end comes first: that is what it can't lie about."""
-    report, words = ended.report, ended.last_words.lower()
+def _determine_verdict(child: _ChildExit, seconds: float) -> tuple[Verdict, str]:
+    """Return the verdict and a sentence that explains it. The exit status is judged first, as it can't be faked."""
+    report, log_errors = child.report, child.log_errors.lower()
     failed = report.failed.error if report.failed else ""
     stage = "loading" if report.loaded is None else "answering"
-    if ended.timed_out or ended.status == -getattr(signal, "SIGXCPU", 24):
+    if child.timed_out or child.status == -getattr(signal, "SIGXCPU", 24):
         return "times out", f"It was still {stage} after {round(seconds, 1):g} s."
-    if ended.status == 0 and report.answered and not failed:
+    if child.status == 0 and report.answered and not failed:
         nonsense = clean_text(report.answered.nonsense)
         return ("answers nonsense", nonsense) if nonsense else ("loads", "")
-    starved = any(word in words + failed.lower() for word in _OUT_OF_MEMORY_MESSAGES)
-    if starved or ended.status == -getattr(signal, "SIGKILL", 9) or (report.failed and report.failed.memory):
+    out_of_memory = any(text in log_errors + failed.lower() for text in _OUT_OF_MEMORY_MESSAGES)
+    if out_of_memory or child.status == -getattr(signal, "SIGKILL", 9) or (report.failed and report.failed.memory):
         return "exhausts memory", f"Memory ran out while {stage}."
-    if ended.status < 0:
-        name = clean_text(signal.strsignal(-ended.status) or str(-ended.status))
-        return "aborts", f"llama.cpp ended the process while {stage} ({name})."
-    return "fails", clean_text(failed) or f"It ended with status {ended.status} while {stage}."
+    if child.status < 0:
+        name = clean_text(signal.strsignal(-child.status) or str(-child.status))
+        return "aborts", f"llama.cpp aborted while {stage} ({name})."
+    return "fails", clean_text(failed) or f"The child exited with status {child.status} while {stage}."

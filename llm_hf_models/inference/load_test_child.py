@@ -1,7 +1,7 @@
-"""The process in which load_test loads a model: confines itself, loads, asks for a few words, says how it went.
+"""The child process of load_test: confines itself, loads a model, runs it on a short input and reports the result.
 
-Reads its task from stdin, answers lines of JSON on stdout, and talks to nobody else. The bindings' server listens all
-the same, on a socket in a private folder: it has no way not to.
+It reads its task from stdin and writes lines of JSON to stdout. The bindings' server can't be prevented from listening,
+so it listens on a socket in a private folder.
 """
 
 from __future__ import annotations
@@ -21,45 +21,47 @@ from llm_hf_models.inference.sandbox import types as sandbox_types
 
 SAMPLE_PROMPT = "Say hello in one short sentence."
 SAMPLE_TEXT = "The sky is blue, and the sea"
-MIN_REPEATED_TOKENS = 8  # from so many on, one token over and over is no language
+MIN_REPEATED_TOKENS = 8  # a shorter output may repeat one token and still be language
 
 
 def main() -> NoReturn:
-    """Reads the task, confines itself, loads, asks, leaves."""
+    """Read the task, confine this process, load the model, run it, report and exit."""
     sys.excepthook = report_and_exit
     task = json.load(sys.stdin)
-    answer = os.dup(1)
-    os.dup2(2, 1)  # what llama.cpp prints goes to the log, never between our lines
+    report_file = os.dup(1)
+    os.dup2(2, 1)  # llama.cpp's output goes to the log, never into the report
 
-    def say(**line: object) -> None:
-        os.write(answer, json.dumps(line).encode() + b"\n")
+    def write_line(**line: object) -> None:
+        os.write(report_file, json.dumps(line).encode() + b"\n")
 
     import xllamacpp
 
     params = build_parameters(task, xllamacpp)
     report = confine(task, xllamacpp)
-    say(confined={"layers": report.layers, "missing": report.missing})
+    write_line(confined={"layers": report.layers, "missing": report.missing})
     server = None
     try:
-        before = time.monotonic()
+        started = time.monotonic()
         server = xllamacpp.Server(params)
-        say(loaded={"load_seconds": time.monotonic() - before, "peak_memory": measure_peak_memory()})
-        say(answered={**run_model(server, task), "peak_memory": measure_peak_memory()})
+        write_line(loaded={"load_seconds": time.monotonic() - started, "peak_memory": measure_peak_memory()})
+        write_line(answered={**run_model(server, task), "peak_memory": measure_peak_memory()})
     except (RuntimeError, OSError, MemoryError) as error:
-        say(failed={"error": f"{type(error).__name__}: {error}"[:2000], "memory": isinstance(error, MemoryError)})
+        write_line(
+            failed={"error": f"{type(error).__name__}: {error}"[:2000], "memory": isinstance(error, MemoryError)}
+        )
     if server is None:
-        sys.exit(0)  # the usual way out: llama.cpp writes the last of its log when it is torn down
-    os._exit(0)  # the server can't be stopped, and its destructors wait for it
+        sys.exit(0)  # a regular exit: llama.cpp writes the end of its log during teardown
+    os._exit(0)  # a regular exit would hang: the server can't be stopped, and its destructors wait for it
 
 
 def report_and_exit(kind: type[BaseException], error: BaseException, _where: object) -> NoReturn:
-    """What was not foreseen, in one line: for the parent, and without waiting for the server's destructors."""
+    """Log an unexpected exception in one line and exit without waiting for the server's destructors."""
     os.write(2, "".join(traceback.format_exception_only(kind, error)).encode("utf-8", "replace"))
     os._exit(1)
 
 
 def build_parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN401 - the bindings carry no types
-    """The bindings' parameters: tensors checked, and nothing that loading and a few words don't need."""
+    """Return the bindings' parameters: tensors are checked, and everything optional is turned off."""
     params = xllamacpp.CommonParams()
     params.model.path = task["model"]
     params.check_tensors = True
@@ -69,25 +71,25 @@ def build_parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN4
     params.n_threads_http = params.n_parallel = 1
     params.n_ctx = params.n_batch = params.n_ubatch = task["context"]
     params.fit_params = params.ui = False
-    params.n_gpu_layers = 0  # whether a file is sound does not depend on where it is computed
+    params.n_gpu_layers = 0  # a file's validity does not depend on the device
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = task["threads"]
     params.cache_ram_mib = 0
     params.use_jinja = params.offline = True
     if task["template"]:
         params.chat_template = task["template"]
-    params.verbosity = 1  # errors: its last words, when it comes to that
+    params.verbosity = 1  # errors only, for the message if loading fails
     params.embedding = task["kind"] in ("embedding", "reranker")
     if task["kind"] == "reranker":
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     return params
 
 
-def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.ConfinementReport:  # noqa: ANN401 - no types there
-    """Closes everything but the model, unless the task says not to."""
+def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.ConfinementReport:  # noqa: ANN401 - the bindings carry no types
+    """Confine this process to the model's files, unless the task turns the sandbox off."""
     if not task["sandbox"]:
         return sandbox_confine.ConfinementReport((), ())
-    wanted = sandbox_types.Confinement(
+    allowed = sandbox_types.Confinement(
         read_paths=[Path(path) for path in task["read_paths"]],
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
@@ -95,26 +97,36 @@ def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.Confinement
         allow_unix_server=True,
         allow_gpu=engine_child.has_gpu(xllamacpp),
     )
-    return sandbox_confine.confine(wanted)
+    return sandbox_confine.confine(allowed)
 
 
 def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - the bindings carry no types
-    """Has the model do what it is for. Returns what it said, how fast, and what is wrong with it ("" if nothing is)."""
+    """Run the model once: chat, complete, embed or rank, by its kind.
+
+    Returns:
+        The fields of the report's `answered` line: the output, the speed, and the problem found ("" if none).
+    """
     if task["kind"] == "embedding":
-        found = raise_on_error(server.handle_embeddings({"input": SAMPLE_TEXT}))
-        return {"nonsense": find_number_problem(found["data"][0]["embedding"]), "output": "", "tokens_per_second": None}
+        response = raise_on_error(server.handle_embeddings({"input": SAMPLE_TEXT}))
+        return {
+            "nonsense": find_number_problem(response["data"][0]["embedding"]),
+            "output": "",
+            "tokens_per_second": None,
+        }
     if task["kind"] == "reranker":
-        found = raise_on_error(server.handle_rerank({"query": SAMPLE_TEXT, "documents": [SAMPLE_TEXT, SAMPLE_PROMPT]}))
-        scores = [result["relevance_score"] for result in found["results"]]
+        response = raise_on_error(
+            server.handle_rerank({"query": SAMPLE_TEXT, "documents": [SAMPLE_TEXT, SAMPLE_PROMPT]})
+        )
+        scores = [result["relevance_score"] for result in response["results"]]
         return {"nonsense": find_number_problem(scores), "output": "", "tokens_per_second": None}
     options = {"max_tokens": task["tokens"], "temperature": 0, "logprobs": True, "top_logprobs": 1}
     if task["kind"] == "chat":
         request = {"messages": [{"role": "user", "content": SAMPLE_PROMPT}], **options}
-        found = raise_on_error(server.handle_chat_completions(request))
+        response = raise_on_error(server.handle_chat_completions(request))
     else:
-        found = raise_on_error(server.handle_completions({"prompt": SAMPLE_TEXT, "n_probs": 1, **options}))
-    tokens = (found["choices"][0].get("logprobs") or {}).get("content") or []
-    speed = found.get("timings", {}).get("predicted_per_second")
+        response = raise_on_error(server.handle_completions({"prompt": SAMPLE_TEXT, "n_probs": 1, **options}))
+    tokens = (response["choices"][0].get("logprobs") or {}).get("content") or []
+    speed = response.get("timings", {}).get("predicted_per_second")
     return {
         "nonsense": find_text_problem(tokens),
         "output": "".join(token["token"] for token in tokens),
@@ -122,42 +134,42 @@ def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
     }
 
 
-def raise_on_error(found: dict[str, Any]) -> dict[str, Any]:
-    """The server's answer.
+def raise_on_error(response: dict[str, Any]) -> dict[str, Any]:
+    """Return the server's response.
 
     Raises:
-        RuntimeError: it is an error.
+        RuntimeError: The response is an error.
     """
-    if "error" in found or "code" in found:
-        raise RuntimeError(str(found.get("message") or found.get("error")))
-    return found
+    if "error" in response or "code" in response:
+        raise RuntimeError(str(response.get("message") or response.get("error")))
+    return response
 
 
 def find_text_problem(tokens: list[dict[str, Any]]) -> str:
-    """Why tokens with their probabilities are no answer; empty when they are one."""
+    """Return the problem with generated tokens and their probabilities; empty if there is none."""
     if not "".join(token["token"] for token in tokens).strip():
-        return "It said nothing."
+        return "The model generated no text."
     if not all(is_finite(token["logprob"]) for token in tokens):
-        return "Its probabilities are not numbers."
+        return "The model's probabilities are not finite numbers."
     if len(tokens) >= MIN_REPEATED_TOKENS and len({token["id"] for token in tokens}) == 1:
-        return "It said the same token again and again."
+        return "The model generated the same token repeatedly."
     return ""
 
 
 def find_number_problem(numbers: list[Any]) -> str:
-    """Why an embedding or scores are none; empty when they are."""
+    """Return the problem with an embedding or with scores; empty if there is none."""
     if not numbers or not all(is_finite(number) for number in numbers):
-        return "Its output holds what is not a number."
-    return "" if any(numbers) else "Its output is all zeros."
+        return "The model's output contains values that are not finite numbers."
+    return "" if any(numbers) else "The model's output is all zeros."
 
 
 def is_finite(number: object) -> bool:
-    """Whether it is a number that can be reckoned with: JSON's null stands for what is not."""
+    """Return whether a JSON value is a finite number. llama.cpp writes NaN and infinity as null."""
     return isinstance(number, (int, float)) and math.isfinite(number)
 
 
 def measure_peak_memory() -> int:
-    """The most resident memory so far, in bytes. On Linux rusage would begin with the parent's, from before exec."""
+    """Return the peak resident memory in bytes. On Linux, rusage would include the parent's memory from before exec."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

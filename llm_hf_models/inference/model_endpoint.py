@@ -1,4 +1,4 @@
-"""From a local model to an endpoint that answers: its options, whether it may run, its engine. Asks it nothing."""
+"""Prepares a model for a prompt: its options, a check of its files, and its engine or remote endpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from llm_hf_models.paths import user_dir
 
 
 def record_use(model_id: str, endpoint: Endpoint, db: Database, tokens_per_second: float | None = None) -> None:
-    """Notes in the library that a model, and its engine, were used now."""
+    """Record in the library that a model and its engine were used now."""
     with db.transaction():
         db.touch_model(model_id)
         if endpoint.fingerprint is not None:
@@ -34,10 +34,10 @@ def record_use(model_id: str, endpoint: Endpoint, db: Database, tokens_per_secon
 
 
 def list_defaults(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A model's defaults, layer by layer: where from, and which. A later layer goes before an earlier one.
+    """Yield the origin and the options of each layer of a model's defaults. A later layer overrides an earlier one.
 
     Raises:
-        BadInputError: what is kept is unknown or out of range.
+        BadInputError: A stored option is unknown or out of range.
     """
     yield "generation_config.json", inference_options.convert_sampling(model.hub.get("generation_config") or {})
     yield "header", inference_options.convert_sampling(model.facts.sampling)
@@ -45,13 +45,15 @@ def list_defaults(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
-    """What holds for one prompt: its own options, then the person's for this model, then what its makers recommend.
+    """Combine the options for one prompt.
+
+    The prompt's own options take precedence, then those stored for the model, then those that its makers recommend.
 
     Returns:
         The options by name, and the model's own system prompt.
 
     Raises:
-        BadInputError: one of them is unknown, out of range, or not for this model.
+        BadInputError: An option is unknown, out of range, or not supported by this model.
     """
     options: dict[str, Any] = {}
     for _, layer in list_defaults(model):
@@ -64,118 +66,126 @@ def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> t
 
 
 def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
-    """Whether options that are valid in themselves go with this model.
+    """Raise an error if the model does not support an option, even though its value is in range.
 
     Raises:
-        BadInputError: one does not.
+        BadInputError: An option is not supported by this model.
     """
     if options.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
-        raise BadInputError("Option 'think': this model's chat template has no reasoning")
-    most = model.facts.context_length
-    if most and options.get("context", 0) > most:
-        raise BadInputError(f"Option 'context': {model.model_id} was made for at most {most} tokens")
+        raise BadInputError("Option 'think': this model's chat template does not support reasoning")
+    maximum = model.facts.context_length
+    if maximum and options.get("context", 0) > maximum:
+        raise BadInputError(f"Option 'context': {model.model_id} supports at most {maximum} tokens")
 
 
 def ensure_endpoint(
     model: LocalModel, options: Mapping[str, Any], db: Database, notice: Notice, *, key: str | None = None
 ) -> Endpoint:
-    """Where a model answers, its engine started if need be.
+    """Return a model's endpoint, starting its engine if needed.
 
     Args:
-        model: which.
-        options: all that hold for this prompt.
-        db: where engines are recorded.
-        notice: told what a person should know.
-        key: for a server elsewhere, instead of the one that is kept for it.
+        model: The local model, or a model on a remote endpoint.
+        options: All options of this prompt.
+        db: The library that records engines.
+        notice: Called with each message for the user.
+        key: The key for a remote endpoint, instead of the stored one.
 
     Raises:
-        MissingFileError, FileChangedError: its files are not what was pulled.
-        BadInputError: it is served elsewhere, with a key that is not set.
-        EngineError: the engine can't be started.
+        MissingFileError, FileChangedError: A file of the model is missing or has changed.
+        BadInputError: The model's remote endpoint needs a key that is not set.
+        EngineError: The engine can't be started.
     """
     if model.endpoint is not None:
         return build_remote_endpoint(model, key)
     _check_files_unchanged(model)
-    now = settings.load()
+    current = settings.load()
     spec = _build_spec(
         model,
-        context=options.get("context", now.context),
+        context=options.get("context", current.context),
         threads=options.get("threads", 0),
-        gpu_layers=options.get("gpu_layers", now.gpu_layers),
+        gpu_layers=options.get("gpu_layers", current.gpu_layers),
     )
     try:
-        return engine.ensure_engine(spec, db, now, keep_alive=options.get("keep_alive", now.keep_alive), notice=notice)
+        return engine.ensure_engine(
+            spec, db, current, keep_alive=options.get("keep_alive", current.keep_alive), notice=notice
+        )
     except EngineStartError as error:
         if spec.chat_template and error.hint is None:
-            error.hint = f"It has a template of your own, which goes with: llm hf set {model.model_id} --unset template"
+            error.hint = f"It uses a custom template. To remove it: llm hf set {model.model_id} --unset template"
         raise
 
 
 def build_remote_endpoint(model: LocalModel, key: str | None = None) -> Endpoint:
-    """Where a model that is served elsewhere answers; `key` goes before the one that is kept for it.
+    """Return the endpoint of a model that runs on a remote endpoint.
+
+    Args:
+        model: The model.
+        key: The key to send, instead of the stored one.
 
     Raises:
-        BadInputError: it wants a key that is not set.
+        BadInputError: The endpoint needs a key that is not set.
     """
     base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
     return Endpoint(base_url, key=key or _find_stored_key(model), model=model.options.get(ENDPOINT_MODEL))
 
 
 def _find_stored_key(model: LocalModel) -> str | None:
-    """The key for a server elsewhere: of a variable, or among llm's keys. None where it wants none."""
+    """Return a remote endpoint's key from an environment variable or llm's keys, or None if it needs none."""
     variable, name = model.options.get(ENDPOINT_KEY_ENV), model.options.get(ENDPOINT_KEY_NAME)
     if variable is None and name is None:
         return None
-    found = os.environ.get(variable) if variable else read_llm_keys().get(name or "")
-    if not found:
+    key = os.environ.get(variable) if variable else read_llm_keys().get(name or "")
+    if not key:
         raise BadInputError(
             f"The key of {model.model_id} at {model.endpoint} is not set",
-            hint=f"Put it into the environment variable {variable}." if variable else f"llm keys set {name}",
+            hint=f"Set the environment variable {variable}." if variable else f"llm keys set {name}",
         )
-    return found
+    return key
 
 
 def read_llm_keys() -> dict[str, str]:
-    """The keys that `llm keys set` keeps, by name. They are llm's: read only, and shown to nobody.
+    """Return the keys set by `llm keys set`, by name. They belong to llm: never change or show them.
 
     Raises:
-        BadInputError: their file can't be read.
+        BadInputError: The keys file can't be read.
     """
     path = user_dir() / "keys.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        keys = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise BadInputError(f"Can't read llm's keys in {path}", cause=type(error).__name__) from None
-    return {name: key for name, key in found.items() if isinstance(key, str)} if isinstance(found, dict) else {}
+    return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
 
 def _check_files_unchanged(model: LocalModel) -> None:
-    """Only the bytes that were recorded: the files are there, untouched since their digest was taken, which was right.
+    """Raise an error if a file is missing or was modified after verification, or if its digest did not match.
 
-    One stat a file, as every prompt passes here.
+    This runs before every prompt, so it makes only one stat call per file.
     """
     ref = model.model_id.removeprefix("hf/")
-    again = f"llm hf pull {ref}" if model.repo else f"Put the file back, or forget it: llm hf rm {model.model_id}"
+    restore = (
+        f"llm hf pull {ref}" if model.repo else f"Restore the file, or remove the model: llm hf rm {model.model_id}"
+    )
     for file in model.files:
         look = file.compare_with_disk()
         if look == "missing":
-            raise MissingFileError(f"{file.path} of {model.model_id} is gone", cause=file.location, hint=again)
+            raise MissingFileError(f"{file.path} of {model.model_id} is missing", cause=file.location, hint=restore)
         if look == "other size":
             raise FileChangedError(
-                f"{file.path} of {model.model_id} has changed, and is not run",
-                cause=f"It no longer has the {file.size} bytes that were recorded.",
-                hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
+                f"{file.path} of {model.model_id} has changed and won't be run",
+                cause=f"Its size is no longer the recorded {file.size} bytes.",
+                hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
             )
         if look == "touched" and not model.has_digest_mismatch:
             raise FileChangedError(
-                f"{file.path} of {model.model_id} was written to since its digest was taken, and is not run",
-                cause="Its size is the same; its bytes may be others.",
-                hint=f"This reads it, and lets it run if it is unchanged: llm hf verify {model.model_id}",
+                f"{file.path} of {model.model_id} was modified after verification and won't be run",
+                cause="Its size is the same, but its content may differ.",
+                hint=f"Check its content: llm hf verify {model.model_id}",
             )
     if model.has_digest_mismatch:
         raise FileChangedError(
-            f"{model.model_id} is quarantined: its bytes are not those that were recorded",
-            hint=f"llm hf verify {model.model_id}, or get it anew: {again}",
+            f"{model.model_id} is quarantined: its content does not match the recorded digest",
+            hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
         )
 
 

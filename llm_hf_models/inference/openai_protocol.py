@@ -1,4 +1,4 @@
-"""OpenAI's protocol as bytes and values: requests, and the pieces of an answer as they arrive. Opens no connection."""
+"""OpenAI's protocol: builds request bodies and parses responses as they arrive. Opens no connections."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from pydantic import BaseModel, ValidationError
 from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.system.text import clean_text
 
-MAX_LINE_BYTES = 16 * 2**20  # one event; a whole answer in one piece stands on one line
+MAX_LINE_BYTES = 16 * 2**20  # of one event; an unstreamed response is a single line
 MAX_ERROR_CHARS = 500
-MODALITIES = ("image", "audio")  # what we can send beside text
+MODALITIES = ("image", "audio")  # input other than text that this package can send
 NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What is asked: messages in OpenAI's form, and the request's other fields as llama.cpp's server names them."""
+    """The content of one request: messages in OpenAI's format, and options named as in llama.cpp's server."""
 
     messages: Sequence[Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)  # temperature, max_tokens, seed, stop …
     tools: Sequence[Mapping[str, Any]] = ()
     response_format: Mapping[str, Any] | None = None
     stream: bool = True
-    raw: bool = False  # complete `prompt` text without a chat template (a base model)
+    raw: bool = False  # complete `prompt` without a chat template, for a base model
     prompt: str = ""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of an answer as it streams."""
+    """One piece of a streamed completion."""
 
     kind: Literal["text", "reasoning", "tool_name", "tool_args"]
     text: str
-    index: int = 0  # of the tool call
+    index: int = 0  # number of the tool call
     call_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Finish:
-    """How a turn ended. Token counts; times in seconds."""
+    """The end of a completion: its finish reason, token counts and speeds."""
 
     reason: str | None  # stop, length, tool_calls
     input_tokens: int | None = None
@@ -56,14 +56,14 @@ class Finish:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model of a server's list. `modalities`: what it takes beside text, as the server says; None says nothing."""
+    """One model in a server's list. `modalities` is its input other than text, None if the server lists none."""
 
     name: str
     modalities: tuple[str, ...] | None = None
     aliases: tuple[str, ...] = ()
 
     def has_name(self, name: str) -> bool:
-        """Whether the server says that it knows it by that name."""
+        """Return whether a request can use this name for the model."""
         return name in (self.name, *self.aliases)
 
 
@@ -81,14 +81,14 @@ class _ToolCall(BaseModel):
 class _Message(BaseModel):
     content: str | None = None
     reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek
-    reasoning: Any = None  # the same as vLLM and OpenRouter say it
+    reasoning: Any = None  # vLLM's and OpenRouter's name for it
     tool_calls: list[_ToolCall] | None = None
 
 
 class _Choice(BaseModel):
-    delta: _Message | None = None  # of a stream
-    message: _Message | None = None  # of an answer in one piece
-    text: str | None = None  # of a raw completion
+    delta: _Message | None = None  # in a stream
+    message: _Message | None = None  # in an unstreamed response
+    text: str | None = None  # in a raw completion
     finish_reason: str | None = None
 
 
@@ -108,7 +108,7 @@ class _Timings(BaseModel):
 
 
 class _Chunk(BaseModel):
-    """One event of a stream, or a whole answer: they differ in `delta` or `message`."""
+    """One event of a stream (its choices have a `delta`) or an unstreamed response (they have a `message`)."""
 
     choices: list[_Choice] = []
     usage: _Usage | None = None
@@ -133,7 +133,7 @@ class _Architecture(BaseModel):
 class _Model(BaseModel):
     id: str
     architecture: Any = None  # llama.cpp and OpenRouter put `input_modalities` here
-    aliases: Any = None  # llama.cpp: further names that a request may use
+    aliases: Any = None  # llama.cpp: other names that a request may use
 
 
 class _Models(BaseModel):
@@ -141,12 +141,19 @@ class _Models(BaseModel):
 
 
 def get_request_path(turn: Turn) -> str:
-    """Where a turn is sent, below the endpoint's base URL."""
+    """Return the path for a turn's request, below the endpoint's base URL."""
     return "/v1/completions" if turn.raw else "/v1/chat/completions"
 
 
 def build_request_body(turn: Turn, *, model: str | None, local_engine: bool) -> dict[str, Any]:
-    """A turn as JSON. `local_engine`: a llama.cpp server of ours, which takes more than OpenAI's protocol has."""
+    """Return the JSON body of a turn's request.
+
+    Args:
+        turn: The messages and options.
+        model: The model's name on the server, None to leave it out.
+        local_engine: Whether the server is a llama.cpp engine that this package started. It takes more fields than
+            OpenAI's protocol has.
+    """
     body: dict[str, Any] = dict(turn.options)
     if turn.raw:
         body["prompt"] = turn.prompt
@@ -155,68 +162,74 @@ def build_request_body(turn: Turn, *, model: str | None, local_engine: bool) -> 
     if model:
         body["model"] = model
     if not local_engine and "repeat_penalty" in body:
-        body["repetition_penalty"] = body["repeat_penalty"]  # its name with vLLM, SGLang and TGI
+        body["repetition_penalty"] = body["repeat_penalty"]  # its name in vLLM, SGLang and TGI
     if turn.tools:
         body["tools"] = list(turn.tools)
     if turn.response_format is not None:
         body["response_format"] = turn.response_format
-    # Ours streams even where one piece is asked for: so it can be cancelled, and its silence means something.
+    # A local engine always streams: the request can be cancelled, and the read timeout detects a stalled engine.
     body["stream"] = turn.stream or local_engine
     if body["stream"]:
         body["stream_options"] = {"include_usage": True}
         if local_engine:
-            # Without something to send, llama.cpp doesn't notice while it reads a prompt that the client has gone.
+            # While llama.cpp processes a prompt, it notices a closed connection only when it sends something.
             body["return_progress"] = True
     return body
 
 
 def build_embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
-    """A request for vectors as JSON."""
+    """Return the JSON body of a request for embeddings."""
     return {"input": list(texts), "encoding_format": "float"} | ({"model": model} if model else {})
 
 
 class ResponseParser:
-    """Turns the bytes of a response into pieces, strictly; knows nothing of connections.
+    """Parses the bytes of a response into pieces, strictly.
 
-    A stream is server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), one JSON value
-    each, ended by `[DONE]`. A server that answers in one piece although a stream was asked for is understood too.
+    A stream consists of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html). Each
+    event is one JSON value, and `[DONE]` ends the stream. An unstreamed response is parsed too, because some servers
+    send one even if a stream was requested.
     """
 
-    def __init__(self, *, stream: bool, may_grow: bool = False) -> None:
-        """`stream` is what the server says it sends; `may_grow` whether a larger context can be asked for."""
-        self._stream, self._may_grow = stream, may_grow
-        self._rest = bytearray()
+    def __init__(self, *, stream: bool, can_grow_context: bool = False) -> None:
+        """Start with no data.
+
+        Args:
+            stream: Whether the response's content type is a stream.
+            can_grow_context: Whether the engine can be restarted with a larger context, for the hint of an error.
+        """
+        self._stream, self._can_grow_context = stream, can_grow_context
+        self._buffer = bytearray()
         self._reason: str | None = None
-        self._last = _Chunk()  # usage, timings and model as they were said last
+        self._last = _Chunk()  # the most recent usage, timings and model
         self._done = False
 
     def feed(self, data: bytes) -> Iterator[Piece]:
-        """The pieces that these bytes complete.
+        """Yield the pieces that these bytes complete.
 
         Raises:
-            EngineRefusedError: the server said an error.
-            EngineLostError: what came is not the protocol.
+            EngineRequestError: The server reported an error.
+            EngineLostError: The response is not OpenAI's protocol.
         """
-        self._rest += data
+        self._buffer += data
         if self._stream:
-            while (end := self._rest.find(b"\n")) >= 0:
-                line = bytes(self._rest[:end])
-                del self._rest[: end + 1]
+            while (end := self._buffer.find(b"\n")) >= 0:
+                line = bytes(self._buffer[:end])
+                del self._buffer[: end + 1]
                 yield from self._parse_line(line.rstrip(b"\r"))
-        if len(self._rest) > MAX_LINE_BYTES:
+        if len(self._buffer) > MAX_LINE_BYTES:
             raise build_protocol_error("an event without an end")
 
     def end(self) -> Iterator[Piece | Finish]:
-        """What is left when the response has ended; the last item is the Finish.
+        """Yield the remaining pieces after the response has ended; the last item is the Finish.
 
         Raises:
-            EngineLostError: it ended in the middle.
+            EngineLostError: The response ended before the completion was finished.
         """
         if not self._stream:
-            yield from self._parse_chunk(bytes(self._rest))
+            yield from self._parse_chunk(bytes(self._buffer))
             self._done = True
         if not self._done and self._reason is None:
-            raise EngineLostError("The answer broke off: the engine closed the connection in the middle")
+            raise EngineLostError("The engine closed the connection before the response was complete")
         usage = self._last.usage or _Usage()
         timings = self._last.timings or _Timings()
         yield Finish(
@@ -232,7 +245,7 @@ class ResponseParser:
     def _parse_line(self, line: bytes) -> Iterator[Piece]:
         field_name, _, value = line.partition(b":")
         if field_name != b"data" or self._done:
-            return  # a blank line, a comment (`: ping`), `event:`, `id:` or `retry:`
+            return  # a blank line, a comment such as `: ping`, `event:`, `id:` or `retry:`
         value = value.strip()
         if value == b"[DONE]":
             self._done = True
@@ -242,7 +255,7 @@ class ResponseParser:
     def _parse_chunk(self, data: bytes) -> Iterator[Piece]:
         chunk = _parse_json(_Chunk, data)
         if chunk.error is not None:
-            raise build_refused_error(chunk.error, may_grow=self._may_grow)
+            raise build_request_error(chunk.error, can_grow_context=self._can_grow_context)
         self._last = _Chunk(
             usage=chunk.usage or self._last.usage,
             timings=chunk.timings or self._last.timings,
@@ -266,53 +279,58 @@ def _extract_pieces(choice: _Choice) -> Iterator[Piece]:
             yield Piece("tool_name", call.function.name, index, call.id)
         arguments = call.function.arguments
         if arguments:
-            whole = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            yield Piece("tool_args", whole, index, call.id)
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            yield Piece("tool_args", text, index, call.id)
 
 
 def parse_embeddings(data: bytes, count: int) -> list[list[float]]:
-    """The vectors of an embeddings response, in the order of the texts.
+    """Return the vectors of an embeddings response, in the order of the texts.
+
+    Args:
+        data: The response's body.
+        count: The number of texts in the request.
 
     Raises:
-        EngineRefusedError: the server said an error.
-        EngineLostError: not as many as there were texts, or not the protocol.
+        EngineLostError: The number of vectors differs from `count`, or the response is not OpenAI's protocol.
     """
-    found = {item.index: item.embedding for item in _parse_json(_Embeddings, data).data}
-    if found.keys() != set(range(count)):
-        raise build_protocol_error(f"{len(found)} vectors for {count} texts")
-    return [found[index] for index in range(count)]
+    vectors = {item.index: item.embedding for item in _parse_json(_Embeddings, data).data}
+    if vectors.keys() != set(range(count)):
+        raise build_protocol_error(f"{len(vectors)} vectors for {count} texts")
+    return [vectors[index] for index in range(count)]
 
 
 def parse_served_models(data: bytes) -> list[ServedModel]:
-    """The models of a server's list, their names fit to be shown.
+    """Return the models of a `/v1/models` response, with control characters removed from their names.
 
     Raises:
-        EngineLostError: not the protocol.
+        EngineLostError: The response is not OpenAI's protocol.
     """
-    found = _parse_json(_Models, data).data
+    models = _parse_json(_Models, data).data
     return [
         ServedModel(
-            clean_text(one.id, MAX_ERROR_CHARS), _parse_modalities(one.architecture), _parse_aliases(one.aliases)
+            clean_text(model.id, MAX_ERROR_CHARS),
+            _parse_modalities(model.architecture),
+            _parse_aliases(model.aliases),
         )
-        for one in found
+        for model in models
     ]
 
 
-def _parse_aliases(said: object) -> tuple[str, ...]:
-    """A model's further names, of what a server put there."""
-    return tuple(name for name in said if isinstance(name, str)) if isinstance(said, list) else ()
+def _parse_aliases(value: object) -> tuple[str, ...]:
+    """Return the strings in a server's `aliases` field; empty if it is not a list."""
+    return tuple(name for name in value if isinstance(name, str)) if isinstance(value, list) else ()
 
 
 def _parse_modalities(architecture: object) -> tuple[str, ...] | None:
-    """What a model takes beside text, of what we can send; None where its server says nothing that we understand."""
+    """Return the input modalities that this package can send, other than text. None if the field can't be parsed."""
     try:
-        said = _Architecture.model_validate(architecture).input_modalities
+        modalities = _Architecture.model_validate(architecture).input_modalities
     except ValidationError:
         return None
-    return tuple(kind for kind in MODALITIES if kind in said) if said else None
+    return tuple(kind for kind in MODALITIES if kind in modalities) if modalities else None
 
 
-def _parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its argument says
+def _parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - an instance of `kind`
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
@@ -321,72 +339,84 @@ def _parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - as its a
         ) from None
 
 
-def build_protocol_error(what: str) -> EngineLostError:
-    """The error for an answer that is not OpenAI's protocol."""
+def build_protocol_error(cause: str) -> EngineLostError:
+    """Return the error for a response that is not OpenAI's protocol."""
     return EngineLostError(
-        "The endpoint's answer is not OpenAI's protocol", cause=what, hint="Check its address: `llm hf list` shows it."
+        "The endpoint's response is not OpenAI's protocol",
+        cause=cause,
+        hint="Check the address, which `llm hf list` shows.",
     )
 
 
 def build_response_error(
-    status: int, data: bytes, url: str | None = None, *, may_grow: bool = False
+    status: int, data: bytes, url: str | None = None, *, can_grow_context: bool = False
 ) -> EngineRequestError:
-    """The error for a response with a status from 300 on.
+    """Return the error for a response with status 300 or higher.
 
     Args:
-        status: it.
-        data: its body.
-        url: what a server elsewhere was asked for.
-        may_grow: whether a larger context can be asked for.
+        status: The HTTP status.
+        data: The response's body.
+        url: The request's URL, if the endpoint is remote.
+        can_grow_context: Whether the engine can be restarted with a larger context.
     """
     try:
         body = json.loads(data)
     except ValueError:
         body = None
-    said = body.get("error") or body.get("detail") or body.get("message") if isinstance(body, dict) else None
+    error = body.get("error") or body.get("detail") or body.get("message") if isinstance(body, dict) else None
     if status in (401, 403):
         return EngineRequestError(
             "The endpoint did not accept the key",
-            cause=_extract_message(said) or f"HTTP {status}",
-            hint="Check it: `llm hf attach` takes it from --key-env VAR, or --key-name NAME of `llm keys`.",
+            cause=_extract_message(error) or f"HTTP {status}",
+            hint="Set the key with `llm hf attach`: --key-env VAR, or --key-name NAME from `llm keys`.",
         )
-    if url is not None and (status == NOT_FOUND or not isinstance(said, (dict, str))):
-        words = _extract_message(said) or (
+    if url is not None and (status == NOT_FOUND or not isinstance(error, (dict, str))):
+        message = _extract_message(error) or (
             "" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace"))
         )
-        found = EngineRequestError(
-            f"{url} answered HTTP {status}",
-            cause=words[:MAX_ERROR_CHARS] or None,
-            hint="Check its address and the model's name there: `llm hf show NAME` has both.",
+        request_error = EngineRequestError(
+            f"{url} returned HTTP {status}",
+            cause=message[:MAX_ERROR_CHARS] or None,
+            hint="Check the address and the model's name, which `llm hf show NAME` prints.",
         )
     else:
-        said = said if said is not None else {"message": data.decode("utf-8", "replace")}
-        found = _explain_error(said, status, may_grow=may_grow)
-    found.status = status
-    return found
+        error = error if error is not None else {"message": data.decode("utf-8", "replace")}
+        request_error = _explain_error(error, status, can_grow_context=can_grow_context)
+    request_error.status = status
+    return request_error
 
 
-def build_refused_error(error: object, status: int | None = None, *, may_grow: bool = False) -> EngineRequestError:
-    """The error for what a server said, in its words where ours don't know better; with its status, or its own code."""
-    found = _explain_error(error, status, may_grow=may_grow)
+def build_request_error(
+    error: object, status: int | None = None, *, can_grow_context: bool = False
+) -> EngineRequestError:
+    """Return the exception for an `error` value in a response.
+
+    Args:
+        error: The JSON value of the response's `error` field.
+        status: The HTTP status. If None, the error's own `code` is used.
+        can_grow_context: Whether the engine can be restarted with a larger context.
+    """
+    request_error = _explain_error(error, status, can_grow_context=can_grow_context)
     code = error.get("code") if isinstance(error, dict) else None
-    found.status = status or (code if isinstance(code, int) else None)
-    return found
+    request_error.status = status or (code if isinstance(code, int) else None)
+    return request_error
 
 
-def _explain_error(error: object, status: int | None, *, may_grow: bool) -> EngineRequestError:
+def _explain_error(error: object, status: int | None, *, can_grow_context: bool) -> EngineRequestError:
+    """Return an exception with the server's message, or with a clearer one for a prompt that exceeds the context."""
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
         return EngineRequestError(
             f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
-            hint=("Ask for a larger one with -o context N, or shorten" if may_grow else "Shorten") + " the prompt.",
+            hint=("Set a larger context with -o context N, or shorten" if can_grow_context else "Shorten")
+            + " the prompt.",
         )
-    words = _extract_message(error)
+    message = _extract_message(error)
     return EngineRequestError(
-        words or "The endpoint refused the request", cause=f"HTTP {status}" if status and not words else None
+        message or "The endpoint refused the request", cause=f"HTTP {status}" if status and not message else None
     )
 
 
 def _extract_message(error: object) -> str:
-    """What a server's `error`, `detail` or `message` says, fit to be shown."""
-    said = error.get("message", "") if isinstance(error, dict) else error
-    return clean_text(said if isinstance(said, str) else json.dumps(said), MAX_ERROR_CHARS) if said else ""
+    """Return the text of a server's `error`, `detail` or `message` value, cleaned for display."""
+    message = error.get("message", "") if isinstance(error, dict) else error
+    return clean_text(message if isinstance(message, str) else json.dumps(message), MAX_ERROR_CHARS) if message else ""

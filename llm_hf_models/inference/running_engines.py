@@ -1,4 +1,4 @@
-"""The engines that run: what the library records of them, held against the system's processes. Starts none."""
+"""Lists and stops running engines: compares the library's records with the system's processes. Starts none."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from llm_hf_models.system.processes import find_running_process, wait_for_exit
 if TYPE_CHECKING:
     import psutil
 
-RESPONSE_TIMEOUT_SECONDS = 5.0  # an engine answers between two batches
+RESPONSE_TIMEOUT_SECONDS = 5.0  # an engine responds only between two batches
 
 
 def get_engine_folder(row: EngineRow) -> EngineFolder:
-    """The folder of a recorded engine."""
+    """Return the folder of a recorded engine."""
     return EngineFolder(Path(row.log or row.address).parent)
 
 
 def count_busy_slots(row: EngineRow) -> int | None:
-    """How many requests an engine works on, as it says itself; None when it doesn't say."""
+    """Return the number of requests an engine reports in progress; None if it does not respond."""
     import httpx2
 
     local = not row.address.startswith("http://")
@@ -34,14 +34,14 @@ def count_busy_slots(row: EngineRow) -> int | None:
         with httpx2.Client(
             transport=transport, base_url=base, timeout=RESPONSE_TIMEOUT_SECONDS, trust_env=False
         ) as client:
-            answer = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
-            return sum(bool(slot["is_processing"]) for slot in answer.json())
+            response = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
+            return sum(bool(slot["is_processing"]) for slot in response.json())
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return None
 
 
 def find_process(row: EngineRow) -> psutil.Process | None:
-    """The row's process if it still runs."""
+    """Return the process of a recorded engine, or None if it has ended."""
     return find_running_process(row.pid, row.pid_started)
 
 
@@ -55,8 +55,8 @@ def _measure_memory(process: psutil.Process) -> int:
 
 
 def list_running_engines(db: Database) -> list[EngineRow]:
-    """The engines that run now, most recently used first; rows and folders of dead ones are removed on the way."""
-    alive = []
+    """Return the running engines, most recently used first. Also remove the rows and folders of engines that ended."""
+    found = []
     for row in db.list_engines():
         lease = get_engine_folder(row).read_lease()
         process = find_process(row)
@@ -66,12 +66,18 @@ def list_running_engines(db: Database) -> list[EngineRow]:
             continue
         announced, keep_alive = lease
         memory = _measure_memory(process) or row.memory
-        alive.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive, memory=memory))
-    return sorted(alive, key=lambda row: row.last_used, reverse=True)
+        found.append(replace(row, last_used=max(row.last_used, announced), keep_alive=keep_alive, memory=memory))
+    return sorted(found, key=lambda row: row.last_used, reverse=True)
 
 
 def stop_engine(db: Database, row: EngineRow, *, seconds: float = 5) -> None:
-    """Ends one engine: politely, then not. Its row and socket go too."""
+    """Terminate one engine, or kill it if it has not ended in time. Also remove its row and folder.
+
+    Args:
+        db: The library that records the engine.
+        row: The engine.
+        seconds: How long to wait for it to end after each signal.
+    """
     import psutil
 
     process = find_process(row)
@@ -87,7 +93,7 @@ def stop_engine(db: Database, row: EngineRow, *, seconds: float = 5) -> None:
 
 
 def stop_model(db: Database, model_id: str) -> int:
-    """Ends every engine of one model. Returns how many there were."""
+    """Stop all engines of one model. Return how many there were."""
     rows = [row for row in list_running_engines(db) if row.model_id == model_id]
     for row in rows:
         stop_engine(db, row)

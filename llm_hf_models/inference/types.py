@@ -10,17 +10,17 @@ Verdict = Literal["loads", "answers nonsense", "fails", "aborts", "times out", "
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What happened. Times in seconds, memory in bytes; None is what the child did not live to tell."""
+    """The result of a load test. Times are in seconds, memory in bytes; None if the child did not report it."""
 
     verdict: Verdict
     reason: str = ""  # one sentence; empty when it loads
     load_seconds: float | None = None
-    peak_memory: int | None = None  # resident, mapped weights included
+    peak_memory: int | None = None  # resident, including mapped weights
     tokens_per_second: float | None = None
-    output: str = ""  # its words, cleaned and cut; empty for embeddings
-    layers: tuple[str, ...] = ()  # which held, as the child said before it looked at the file
-    missing: tuple[tuple[str, str], ...] = ()  # each other layer, and why not
-    engine_log: str = ""  # llama.cpp's own, cleaned
+    output: str = ""  # generated text, cleaned and cut; empty for embeddings
+    layers: tuple[str, ...] = ()  # active layers, reported by the child before it opened the file
+    missing: tuple[tuple[str, str], ...] = ()  # each inactive layer, with the reason
+    engine_log: str = ""  # llama.cpp's errors, cleaned
 
     @property
     def passed(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from llm_hf_models.errors import EngineLostError
-from llm_hf_models.inference.openai_protocol import build_protocol_error, build_refused_error
+from llm_hf_models.inference.openai_protocol import build_protocol_error, build_request_error
 
 _CONCATENATED_FIELDS = ("content", "reasoning_content", "arguments", "text")
 _STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")
@@ -36,7 +36,7 @@ async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:
             continue
         chunk = _parse_event(data)
         if chunk.get("error"):
-            raise build_refused_error(chunk["error"])
+            raise build_request_error(chunk["error"])
         kind = "text_completion" if chunk.get("object") == "text_completion" else kind
         whole |= {key: value for key, value in chunk.items() if key not in _STREAM_ONLY_FIELDS and value is not None}
         for part in chunk.get("choices") or ():

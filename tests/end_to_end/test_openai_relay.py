@@ -445,7 +445,7 @@ def test_ps_shows_the_context_that_runs_where_llama_cpp_makes_more_of_the_one_th
 
 
 def test_a_layer_that_leaves_a_gpu_open_says_so() -> None:
-    assert format_layers(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
+    assert format_layers(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock except GPU devices"]
     assert format_layers(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
 
 

@@ -1,9 +1,8 @@
-"""Confines a child process as far as the system allows, and says truthfully which layers applied. Stands apart: imports
-nothing of ours but its own parts, sandbox_terms, sandbox_linux, sandbox_filter and sandbox_macos.
+"""Confines a child process as far as the system allows, and reports the active layers.
 
-No package carries a layer: of those on the index one loads a libseccomp that need not be there and has stood still for
-years, one is an alpha, others start processes of their own or bring megabytes for what are sixty lines of system calls
-here. Code that runs inside the wall is best read in one sitting.
+It imports only the modules of this package, and no third-party package. Of those on PyPI, one needs a libseccomp that
+may not be installed and has not been maintained for years, one is an alpha version, and others start processes or add
+megabytes for about sixty lines of system calls. Code that runs inside the sandbox should be short enough to review.
 """
 
 from __future__ import annotations
@@ -14,56 +13,59 @@ from dataclasses import dataclass
 
 from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError
 
-# A step closes one layer or raises LayerError; it is told which layers hold already.
+# A step activates one layer or raises LayerError. It receives the layers that are already active.
 Step = Callable[[Confinement, Sequence[Layer]], None]
 
 
 @dataclass(frozen=True)
 class ConfinementReport:
-    """Which layers hold, and why each other one does not."""
+    """The active layers, and each missing layer with the reason."""
 
     layers: tuple[Layer, ...]
     missing: tuple[tuple[Layer, str], ...] = ()
 
     @property
     def is_sandboxed(self) -> bool:
-        """True only when file system and network are both closed.
+        """Whether both the file system and the network are closed.
 
-        A network namespace alone leaves the unix sockets of other programs open (docker's is as good as root).
+        A network namespace alone is not enough: it leaves other programs' unix sockets open, and access to Docker's
+        socket is equivalent to root.
         """
         files = {"landlock", "seatbelt"} & set(self.layers)
         network = {"seccomp", "seatbelt"} & set(self.layers)
         return bool(files and network)
 
 
-def confine(wanted: Confinement, *, without: Mapping[Layer, str] | None = None) -> ConfinementReport:
-    """Confines the calling process, for good. Call it in the child, single-threaded, after imports, before any input.
+def confine(allowed: Confinement, *, without: Mapping[Layer, str] | None = None) -> ConfinementReport:
+    """Confine the calling process permanently.
+
+    Call it in the child process while it has one thread, after all imports and before it reads any untrusted input.
+
+    On Linux (x86-64, arm64) all layers are attempted. On macOS, rlimits and seatbelt are attempted; they follow Apple's
+    documentation and have not been tested on a Mac. Windows has no layers for a running process. A layer that the
+    system refuses is reported as missing, not raised.
 
     Args:
-        wanted: what it may still do.
-        without: layers that would stop it from doing its work, each with the reason.
-
-    On Linux (x86-64, arm64) every layer is tried; on macOS rlimits and seatbelt, written from Apple's documentation
-    and not tried by us on a Mac; on Windows none exists for a process that runs already.
-    A layer that the system refuses is reported, never raised.
+        allowed: The access that the process keeps.
+        without: Layers under which the process could not do its work, each with the reason.
     """
-    held: list[Layer] = []
+    active: list[Layer] = []
     missing: list[tuple[Layer, str]] = []
     for layer, step in _get_steps().items():
         if without and layer in without:
             missing.append((layer, without[layer]))
             continue
         try:
-            step(wanted, tuple(held))
+            step(allowed, tuple(active))
         except (LayerError, OSError) as error:
             missing.append((layer, getattr(error, "strerror", None) or str(error)))
         else:
-            held.append(layer)
-    return ConfinementReport(tuple(held), tuple(missing))
+            active.append(layer)
+    return ConfinementReport(tuple(active), tuple(missing))
 
 
 def _get_steps() -> dict[Layer, Step]:
-    """The layers of this system, in the order in which they must be closed."""
+    """Return the layers of this system, in the order in which they must be activated."""
     if sys.platform == "linux":
         from llm_hf_models.inference.sandbox import linux, seccomp
 
@@ -81,5 +83,5 @@ def _get_steps() -> dict[Layer, Step]:
     return dict.fromkeys(("rlimits", "seatbelt"), _raise_unsupported)
 
 
-def _raise_unsupported(_wanted: Confinement, _held: Sequence[Layer]) -> None:
-    raise LayerError(f"{sys.platform} has no way for a running process to confine itself")
+def _raise_unsupported(_allowed: Confinement, _active: Sequence[Layer]) -> None:
+    raise LayerError(f"{sys.platform} offers no way for a running process to confine itself")

@@ -1,9 +1,11 @@
-"""The system call filter of Linux: a list of what llama.cpp and Python need, made into seccomp-BPF. Only for `sandbox`.
+"""Linux's system call filter: compiles the list of calls that llama.cpp and Python need to a seccomp-BPF program.
 
-What is not listed is refused with EPERM, so fork, exec, ptrace, connect, mount, bpf, io_uring, keyctl, userfaultfd and
-all that nobody thought of are closed. Some listed calls look at their arguments; a filter sees numbers only, never what
-a pointer points at. Formats: seccomp(2), linux/seccomp.h, linux/bpf_common.h; numbers: asm/unistd_64.h (x86-64) and
-asm-generic/unistd.h (arm64).
+Calls that are not listed fail with EPERM. This closes fork, exec, ptrace, connect, mount, bpf, io_uring, keyctl,
+userfaultfd and any call that is not known here. The arguments of some listed calls are checked too. A filter sees only
+the numbers, never the memory that a pointer refers to.
+
+Formats: seccomp(2), linux/seccomp.h, linux/bpf_common.h. Numbers: asm/unistd_64.h (x86-64) and asm-generic/unistd.h
+(arm64).
 """
 
 from __future__ import annotations
@@ -19,28 +21,28 @@ from dataclasses import dataclass
 from llm_hf_models.inference.sandbox.linux import call_libc
 from llm_hf_models.inference.sandbox.types import Confinement, Layer, LayerError
 
-NEWEST_CALL = 469  # calls with higher numbers are younger than this list; x32's, which start at 2^30, are among them
+NEWEST_CALL = 469  # calls with higher numbers are newer than this list, or x32's, which start at 2^30
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _AND, _EQUAL, _GREATER, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # where they stand in struct seccomp_data
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _SET_MODE_FILTER, _TSYNC = 1, 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 
 @dataclass(frozen=True)
 class CpuArchitecture:
-    """What differs between architectures. `column` is where `_CALLS` has its numbers."""
+    """The values that differ between architectures."""
 
     audit: int  # AUDIT_ARCH_*
-    column: int
-    seccomp: int
+    column: int  # index of the numbers in the tables of calls
+    seccomp: int  # number of the call seccomp(2)
 
 
 ARCHITECTURES = {"x86_64": CpuArchitecture(0xC000003E, 0, 317), "aarch64": CpuArchitecture(0xC00000B7, 1, 277)}
 
-# name -> numbers on x86-64 and arm64; None where there is no such call.
+# name -> numbers on x86-64 and arm64; None if the architecture has no such call.
 _BASE_CALLS: dict[str, tuple[int | None, int | None]] = {
-    # threads and locks, the most frequent first: without a kernel that caches verdicts the list is read from the top
+    # threads and locks, the most frequent first: a kernel that does not cache results reads the list from the top
     "futex": (202, 98), "sched_yield": (24, 124), "read": (0, 63), "write": (1, 64), "poll": (7, None),
     "ppoll": (271, 73), "clone": (56, 220), "set_robust_list": (273, 99), "get_robust_list": (274, 100),
     "rseq": (334, 293), "set_tid_address": (218, 96), "gettid": (186, 178), "getpid": (39, 172), "getppid": (110, 173),
@@ -53,7 +55,7 @@ _BASE_CALLS: dict[str, tuple[int | None, int | None]] = {
     "mmap": (9, 222), "munmap": (11, 215), "mremap": (25, 216), "mprotect": (10, 226), "madvise": (28, 233),
     "brk": (12, 214), "mincore": (27, 232), "msync": (26, 227), "mlock": (149, 228), "munlock": (150, 229),
     "mlock2": (325, 284), "mbind": (237, 235), "set_mempolicy": (238, 237), "get_mempolicy": (239, 236),
-    # files that are open, and opening what Landlock lets through
+    # open files, and opening files that Landlock allows
     "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "pwrite64": (18, 68), "preadv": (295, 69),
     "pwritev": (296, 70), "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23),
     "dup2": (33, None), "dup3": (292, 24), "fcntl": (72, 25), "ioctl": (16, 29), "ftruncate": (77, 46),
@@ -73,7 +75,7 @@ _BASE_CALLS: dict[str, tuple[int | None, int | None]] = {
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "rt_sigpending": (127, 136),
     "rt_sigtimedwait": (128, 137), "rt_sigsuspend": (130, 133), "sigaltstack": (131, 132), "tgkill": (234, 131),
     "kill": (62, 129),
-    # who and where am I
+    # information about the process and the system
     "uname": (63, 160), "sysinfo": (99, 179), "getuid": (102, 174), "geteuid": (107, 175), "getgid": (104, 176),
     "getegid": (108, 177), "getgroups": (115, 158), "getresuid": (118, 148), "getresgid": (120, 150),
     "getpgrp": (111, None), "getpgid": (121, 155), "getsid": (124, 156), "getrlimit": (97, 163),
@@ -87,14 +89,14 @@ _SERVER_CALLS: dict[str, tuple[int | None, int | None]] = {
     "shutdown": (48, 210), "recvfrom": (45, 207), "recvmsg": (47, 212), "sendto": (44, 206),
 }  # fmt: skip
 _REMOVE_CALLS: dict[str, tuple[int | None, int | None]] = {"unlink": (87, None), "unlinkat": (263, 35)}
-_EXEC_CALLS: dict[str, tuple[int | None, int | None]] = {"execve": (59, 221)}  # of what Landlock lets through
+_EXEC_CALLS: dict[str, tuple[int | None, int | None]] = {"execve": (59, 221)}  # of files that Landlock allows
 
-_GPU_CALLS: dict[str, tuple[int | None, int | None]] = {  # what drivers are known to call besides; not tried by us
+_GPU_CALLS: dict[str, tuple[int | None, int | None]] = {  # additional calls of GPU drivers; not tested
     "memfd_create": (319, 279), "mlockall": (151, 230), "sched_getattr": (315, 275), "timerfd_create": (283, 85),
     "timerfd_settime": (286, 86), "kcmp": (312, 272), "umask": (95, 166), "flock": (73, 32),
 }  # fmt: skip
 
-# Their flags stand in memory, where no filter looks: "no such call" makes a C library fall back to an older one.
+# Their flags are in memory, which a filter can't read. ENOSYS makes the C library use an older call instead.
 _UNIMPLEMENTED_CALLS: dict[str, tuple[int | None, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}
 _CLONE_THREAD = 0x00010000
 _SHARED_ANONYMOUS = 0x21  # MAP_SHARED | MAP_ANONYMOUS
@@ -104,9 +106,9 @@ _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE = 1, 1, 0xF
 # FIONCLEX, FIOCLEX, FIONBIO, FIONREAD, TCGETS, TIOCGWINSZ, TCGETS2
 _IOCTLS = (0x5450, 0x5451, 0x5421, 0x541B, 0x5401, 0x5413, 0x802C542A)
 
-# TIOCSTI, TIOCLINUX: type into our terminal; FIOSETOWN, SIOCSPGRP: have the kernel send signals to others
+# TIOCSTI, TIOCLINUX type into the terminal; FIOSETOWN, SIOCSPGRP make the kernel send signals to other processes
 _BAD_IOCTLS = (0x5412, 0x541C, 0x8901, 0x8902)
-_BAD_FCNTLS = (8, 15, 10, 1024, 1026)  # F_SETOWN, F_SETOWN_EX, F_SETSIG: signals too; F_SETLEASE, F_NOTIFY
+_BAD_FCNTLS = (8, 15, 10, 1024, 1026)  # F_SETOWN, F_SETOWN_EX, F_SETSIG (also signals); F_SETLEASE, F_NOTIFY
 
 # PR_{SET,GET}_NAME, _GET_DUMPABLE, _GET_SECCOMP, _CAPBSET_READ, _SET_TIMERSLACK, _GET_NO_NEW_PRIVS, _SET_VMA
 _PRCTLS = (15, 16, 3, 21, 23, 29, 39, 0x53564D41)
@@ -114,9 +116,9 @@ _PRCTLS = (15, 16, 3, 21, 23, 29, 39, 0x53564D41)
 
 @dataclass(frozen=True)
 class ArgumentCheck:
-    """One look at an argument: `argument & mask` must be one of `values`, or, with `refused`, none of them.
+    """A check of one argument: `argument & mask` must be one of `values`, or none of them if `deny` is set.
 
-    The lower 32 bits are looked at, which is all that the kernel reads of an int; `upper` looks at the others.
+    It compares the lower 32 bits, which is all that the kernel reads of an int; with `upper`, the other 32 bits.
     """
 
     argument: int
@@ -126,81 +128,84 @@ class ArgumentCheck:
     upper: bool = False
 
     def build_instructions(self) -> list[bytes]:
-        """Falls through when the argument passes, else returns EPERM."""
-        found = [_encode_instruction(_LOAD, _ARGUMENTS + 8 * self.argument + 4 * self.upper)]
+        """Return instructions that continue if the argument passes, and otherwise return EPERM."""
+        code = [_encode_instruction(_LOAD, _ARGUMENTS + 8 * self.argument + 4 * self.upper)]
         if self.mask != 0xFFFFFFFF:  # noqa: PLR2004 - all bits
-            found.append(_encode_instruction(_AND, self.mask))
+            code.append(_encode_instruction(_AND, self.mask))
         refusal = _return_errno(errno.EPERM)
         if self.deny:
-            return found + [
+            return code + [
                 line for value in self.values for line in (_encode_instruction(_EQUAL, value, 0, 1), refusal)
             ]
         left = len(self.values)
         return [
-            *found,
+            *code,
             *(_encode_instruction(_EQUAL, value, left - at) for at, value in enumerate(self.values)),
             refusal,
         ]
 
 
-def install_filter(wanted: Confinement, held: Sequence[Layer]) -> None:
-    """Puts the filter on all threads of this process.
+def install_filter(allowed: Confinement, active: Sequence[Layer]) -> None:
+    """Install the filter on all threads of this process.
 
     Raises:
-        LayerError: this architecture has no table here.
-        OSError: the kernel refuses.
+        LayerError: The tables of calls don't include this architecture.
+        OSError: The kernel refuses the filter.
     """
-    machine = ARCHITECTURES.get(os.uname().machine)
-    if machine is None or struct.calcsize("P") != 8 or sys.byteorder != "little":  # noqa: PLR2004 - a 64-bit Python
-        raise LayerError(f"the system calls of {os.uname().machine} are not listed here")
-    code = ctypes.create_string_buffer(build_program(wanted, machine, removes="landlock" in held))
+    architecture = ARCHITECTURES.get(os.uname().machine)
+    if architecture is None or struct.calcsize("P") != 8 or sys.byteorder != "little":  # noqa: PLR2004 - a 64-bit Python
+        raise LayerError(f"there is no list of system calls for {os.uname().machine}")
+    code = ctypes.create_string_buffer(build_program(allowed, architecture, removes="landlock" in active))
     instructions = (len(code) - 1) // 8  # the buffer ends with a zero byte
     header = struct.pack("@HP", instructions, ctypes.addressof(code))
     call_libc("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    thread = call_libc("syscall", machine.seccomp, _SET_MODE_FILTER, _TSYNC, header)
+    thread = call_libc("syscall", architecture.seccomp, _SET_MODE_FILTER, _TSYNC, header)
     if thread:
-        raise LayerError(f"thread {thread} could not be brought under the filter")
+        raise LayerError(f"the filter could not be installed on thread {thread}")
 
 
-def build_program(wanted: Confinement, machine: CpuArchitecture, *, removes: bool) -> bytes:
-    """The filter's instructions, 8 bytes each.
+def build_program(allowed: Confinement, architecture: CpuArchitecture, *, removes: bool) -> bytes:
+    """Return the filter's instructions, 8 bytes each.
 
     Args:
-        wanted: what may be done besides the everyday.
-        machine: whose numbers to use.
-        removes: allow unlink, which only Landlock confines to `write_dirs`.
+        allowed: The access that the process keeps in addition to the base calls.
+        architecture: The architecture whose numbers to use.
+        removes: Whether to allow unlink. Only Landlock restricts it to `write_dirs`.
     """
     lines = [
         _encode_instruction(_LOAD, _ARCHITECTURE),
-        _encode_instruction(_EQUAL, machine.audit, 1),
-        _encode_instruction(_RETURN, _KILL_PROCESS),  # 32-bit calls from a 64-bit process: nobody honest makes them
+        _encode_instruction(_EQUAL, architecture.audit, 1),
+        _encode_instruction(_RETURN, _KILL_PROCESS),  # 32-bit calls, which no regular 64-bit process makes
         _encode_instruction(_LOAD, _NUMBER),
         _encode_instruction(_GREATER, NEWEST_CALL, 0, 1),
         _return_errno(errno.ENOSYS),
     ]
-    checks = _build_argument_checks(wanted)
-    for name, numbers in list_allowed_calls(wanted, removes=removes).items():
+    checks = _build_argument_checks(allowed)
+    for name, numbers in list_allowed_calls(allowed, removes=removes).items():
         lines += _match_call(
-            numbers[machine.column], [*_flatten(checks.get(name, ())), _encode_instruction(_RETURN, _ALLOW)]
+            numbers[architecture.column], [*_flatten(checks.get(name, ())), _encode_instruction(_RETURN, _ALLOW)]
         )
     for numbers in _UNIMPLEMENTED_CALLS.values():
-        lines += _match_call(numbers[machine.column], [_return_errno(errno.ENOSYS)])
+        lines += _match_call(numbers[architecture.column], [_return_errno(errno.ENOSYS)])
     return b"".join([*lines, _return_errno(errno.EPERM)])
 
 
-def list_allowed_calls(wanted: Confinement, *, removes: bool) -> Mapping[str, tuple[int | None, int | None]]:
-    """The calls that may be made at all, some with checks, and their numbers on x86-64 and arm64."""
+def list_allowed_calls(allowed: Confinement, *, removes: bool) -> Mapping[str, tuple[int | None, int | None]]:
+    """Return the allowed calls, including those with argument checks, and their numbers on x86-64 and arm64."""
     return {
         **_BASE_CALLS,
-        **(_SERVER_CALLS if wanted.allow_unix_server else {}),
-        **(_REMOVE_CALLS if removes and wanted.write_dirs else {}),
-        **(_EXEC_CALLS if wanted.exec_paths else {}),
-        **(_GPU_CALLS if wanted.allow_gpu else {}),
+        **(_SERVER_CALLS if allowed.allow_unix_server else {}),
+        **(_REMOVE_CALLS if removes and allowed.write_dirs else {}),
+        **(_EXEC_CALLS if allowed.exec_paths else {}),
+        **(_GPU_CALLS if allowed.allow_gpu else {}),
     }
 
 
-def _build_argument_checks(wanted: Confinement) -> dict[str, tuple[ArgumentCheck, ...]]:
-    """What the arguments of some calls must be. `sched_setaffinity` is free: thread pools set it for their threads."""
+def _build_argument_checks(allowed: Confinement) -> dict[str, tuple[ArgumentCheck, ...]]:
+    """Return the argument checks by call.
+
+    `sched_setaffinity` is not checked, because thread pools set the affinity of their threads.
+    """
     me = os.getpid()
     common = {
         "clone": (ArgumentCheck(0, (0,), mask=_CLONE_THREAD, deny=True),),  # a thread, never a process
@@ -211,16 +216,16 @@ def _build_argument_checks(wanted: Confinement) -> dict[str, tuple[ArgumentCheck
         "fcntl": (ArgumentCheck(1, _BAD_FCNTLS, deny=True),),
         "prctl": (ArgumentCheck(0, _PRCTLS),),
         "socket": (ArgumentCheck(0, (_AF_UNIX,)), ArgumentCheck(1, (_SOCK_STREAM,), mask=_SOCK_TYPE)),
-        "sendto": (ArgumentCheck(4, (0,)), ArgumentCheck(4, (0,), upper=True)),  # an answer, not a letter to an address
+        "sendto": (ArgumentCheck(4, (0,)), ArgumentCheck(4, (0,), upper=True)),  # no destination address
     }
-    if wanted.allow_gpu:  # devices are opened for writing, and drivers have ioctls of their own
+    if allowed.allow_gpu:  # drivers open devices for writing and use their own ioctls
         return {**common, "ioctl": (ArgumentCheck(1, _BAD_IOCTLS, deny=True),)}
     return {
         **common,
         "ioctl": (ArgumentCheck(1, _IOCTLS),),
         "mmap": (
             ArgumentCheck(3, (_SHARED_ANONYMOUS,), mask=_SHARED_ANONYMOUS, deny=True),
-        ),  # no limit counts such memory
+        ),  # not counted by any resource limit
         "open": (ArgumentCheck(1, (0,), mask=_WRITE_FLAGS),),
         "openat": (ArgumentCheck(2, (0,), mask=_WRITE_FLAGS),),
     }
@@ -231,7 +236,10 @@ def _flatten(checks: Sequence[ArgumentCheck]) -> list[bytes]:
 
 
 def _match_call(number: int | None, body: list[bytes]) -> list[bytes]:
-    """`body`, for one call, with the call's number loaded. A body always returns, and so may load something else."""
+    """Return instructions that run `body` for one call and skip it for others.
+
+    The call's number is loaded before. `body` always returns, so it may load other values.
+    """
     return [] if number is None else [_encode_instruction(_EQUAL, number, 0, len(body)), *body]
 
 

@@ -278,7 +278,7 @@ def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db:
     running_engines.stop_model(db, spec.model_id)
     ensure(spec, db, sandbox=False)
     assert row_of(db).layers == ()
-    assert "switched off" in row_of(db).missing["any layer"]
+    assert "turned off" in row_of(db).missing["any layer"]
 
 
 def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: Database) -> None:
@@ -386,7 +386,7 @@ def test_a_socket_path_too_long_for_the_system_is_said(
     deep = home.runtime / ("d" * 100)
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-    with pytest.raises(EngineStartError, match="too long a path"):
+    with pytest.raises(EngineStartError, match="is too long"):
         ensure(spec, db)
 
 
@@ -408,7 +408,7 @@ def test_a_link_in_the_socket_folders_place_is_refused(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     (home.runtime / "llm-hf").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(EngineStartError, match="not yours"):
+    with pytest.raises(EngineStartError, match="not a folder that you own"):
         ensure(spec, db)
 
 
@@ -473,7 +473,7 @@ def test_an_idle_engine_makes_room_and_it_is_said(
     endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
     assert row_of(db).model_id == "hf/tiny/next"
     assert not psutil.pid_exists(idle.pid)
-    assert notices == ["Stopped the idle engine of hf/tiny/chat:F16 to make room for hf/tiny/next"]
+    assert notices == ["Stopped the idle engine of hf/tiny/chat:F16 to free memory for hf/tiny/next"]
     assert endpoint.context == 2048
 
 
@@ -492,7 +492,7 @@ def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
     assert endpoint.context is not None
     assert 512 <= endpoint.context < 2048
     assert len(notices) == 1
-    assert f"Context of {endpoint.context} tokens" in notices[0]
+    assert f"Context reduced to {endpoint.context} tokens" in notices[0]
     assert next(stream)
     stream.close()
 

@@ -192,7 +192,7 @@ def test_it_is_confined_by_layers_that_hold_and_its_key_is_in_no_command_line(
             "rlimits", "user-namespace", "network-namespace", "landlock", "seccomp"
         }  # fmt: skip
         status = Path(f"/proc/{server_of(row).pid}/status").read_text()
-        assert ("Seccomp:\t2" in status) == ("seccomp but for exec" in row.layers)
+        assert ("Seccomp:\t2" in status) == ("seccomp except exec" in row.layers)
         network = Path(f"/proc/{server_of(row).pid}/ns/net").readlink()
         assert (network != Path("/proc/self/ns/net").readlink()) == ("network-namespace" in row.layers)
     with pytest.raises(EngineRequestError, match="did not accept the key"):
@@ -287,7 +287,7 @@ def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: 
     with pytest.raises(EngineStartError) as caught:
         ensure(spec_of(broken_files(tmp_path)[name]), db)
     # Some versions lose their last words on the way out, and that is told too.
-    assert re.search("failed to load model|llama_model_load|said nothing; try: .*llama-server -m", str(caught.value))
+    assert re.search("failed to load model|llama_model_load|logged nothing; try: .*llama-server -m", str(caught.value))
     assert "Traceback" not in str(caught.value)
 
 

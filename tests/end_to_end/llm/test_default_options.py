@@ -74,7 +74,7 @@ def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
         (("temprature", "1"), "Option 'temprature' of hf/tiny/chat:F16: there is no such option"),
         (("temperature", "hot"), "Option 'temperature' of hf/tiny/chat:F16"),
         (("top_p", "2"), "Option 'top_p'"),
-        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 was made for at most 4096 tokens"),
+        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4096 tokens"),
         (("think", "on"), "Option 'think'"),
         (("keep_alive", "soon"), "Option 'keep_alive'"),
         (("temperature",), "'temperature' has no VALUE"),
@@ -113,8 +113,8 @@ def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_wh
 def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
     assert "'temperature' of hf/tiny/embed:F32" in run("set", "vectors", "temperature", "1", code=2).stderr
     run("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
-    for key, kind in (("context", "a model that is served elsewhere"), ("temperature", "an embedding model")):
-        assert f"'{key}' of hf/remote/far: it means nothing to {kind}\n" in run("set", "far", key, "1", code=2).stderr
+    for key, kind in (("context", "a model on a remote endpoint"), ("temperature", "an embedding model")):
+        assert f"'{key}' of hf/remote/far: not supported by {kind}\n" in run("set", "far", key, "1", code=2).stderr
     run("set", "vectors", "keep_alive", "-1")
     assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
 
@@ -274,7 +274,7 @@ def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.Mon
         assert KEY not in run("show", "big").stdout + run("show", "big", "--json").stdout
     listed = run("list")
     assert "remote, down" in listed.stdout
-    assert "hf/remote/big is down: No answer from" in listed.stderr
+    assert "hf/remote/big is down: No response from" in listed.stderr
     run("rm", "-y", "big")
     assert "hf/remote/big" not in run("list", "--json").stdout
     assert run_llm("-m", "big", "hello").exit_code != 0
@@ -319,7 +319,7 @@ def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None
     with pytest.raises(EngineLostError, match=r"127\.0\.0\.1:9"):
         Library().attach("down", "http://127.0.0.1:9")
     done = run("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
-    assert "It does not answer now: No answer from http://127.0.0.1:9" in done.stderr
+    assert "It does not answer now: No response from http://127.0.0.1:9" in done.stderr
 
 
 def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +331,7 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("kept", "remedy"),
     [
-        ({"key_env": "BIG_KEY"}, "Put it into the environment variable BIG_KEY."),
+        ({"key_env": "BIG_KEY"}, "Set the environment variable BIG_KEY."),
         ({"key_name": "big"}, "llm keys set big"),
     ],
     ids=["of a variable", "among llm's"],

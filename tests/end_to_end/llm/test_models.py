@@ -433,7 +433,7 @@ def test_a_missing_file_says_how_to_bring_it_back(shelf: Shelf) -> None:
     for command in (["-m", "gone", "hello"], ["-m", "gone", "hello", "--async"]):
         result = run_llm(*command)
         assert result.exit_code == 1
-        assert "gone.gguf of hf/tiny/gone:F16 is gone" in result.stderr
+        assert "gone.gguf of hf/tiny/gone:F16 is missing" in result.stderr
         assert "llm hf pull tiny/gone:F16" in result.stderr
     chat = run_llm("chat", "-m", "gone", stdin="hello\nquit\n")
     assert chat.exit_code == 1
@@ -447,7 +447,7 @@ def test_bytes_that_are_not_those_recorded_are_not_run(shelf: Shelf) -> None:
     with path.open("ab") as file:
         file.write(b"more")
     shelf.add("hf/tiny/differs:F16", path, checks=(Check("digest", "differs", time.time()),))
-    for name, words in (("differs", "quarantined"), ("grown", "has changed, and is not run")):
+    for name, words in (("differs", "quarantined"), ("grown", "has changed and won't be run")):
         with pytest.raises(llm.ModelError, match=words) as caught:
             llm.get_model(f"hf/tiny/{name}:F16").prompt("hello").text()
         assert isinstance(caught.value, click.ClickException)
@@ -464,7 +464,7 @@ def test_a_file_that_was_written_to_runs_again_once_it_is_proven_unchanged_and_n
     for words in (("-m", "Written", "hello"), ("-m", "Written", "hello", "--async")):
         refused = run_llm(*words)
         assert refused.exit_code == 1
-        assert "was written to since its digest was taken, and is not run" in refused.stderr
+        assert "was modified after verification and won't be run" in refused.stderr
         assert f"llm hf verify {name}" in refused.stderr
     assert f"{name} is unverified: llm hf verify {name}" in run("list").stderr
     tested = run("test", "Written", code=1).stdout

@@ -215,7 +215,7 @@ def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> No
     with far_away(Far([BLIND])) as url:
         run("attach", "eye", "--endpoint", url, "--model", "nobody")
         done = run_llm("-m", "eye", "hello")
-    assert f"{url}/v1/chat/completions answered HTTP 404" in done.stderr
+    assert f"{url}/v1/chat/completions returned HTTP 404" in done.stderr
     assert "The model `nobody` does not exist." in done.stderr
 
 
@@ -240,11 +240,11 @@ def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_autho
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     with far_away(Far([BLIND]), tls=_certificate(tmp_path / "cert.pem")) as url:
         refused = run("attach", "eye", "--endpoint", url, code=1)
-        assert f"{url} could not agree on a secure connection" in refused.stderr
+        assert f"TLS connection to {url} failed" in refused.stderr
         assert "certificate verify failed" in refused.stderr
         assert "SSL_CERT_FILE" in refused.stderr
         plain = run("attach", "eye", "--endpoint", url.replace("https", "http"), code=1)
-        assert "No answer from" in plain.stderr
+        assert "No response from" in plain.stderr
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         run("attach", "eye", "--endpoint", url)
         for how in ((), ("--async",)):
@@ -301,4 +301,4 @@ async def test_agents_are_told_the_same_of_a_model_elsewhere() -> None:
 def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
     with far_away(Far([BLIND])) as url:
         refused = run("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
-    assert "could not agree on a secure connection" in refused.stderr
+    assert "TLS connection to" in refused.stderr

@@ -21,7 +21,7 @@ HELLO = ({"role": "user", "content": "hi"},)
 
 ENDS_ODDLY = {
     "html": (sends(b"<html>hello</html>", kind="text/html"), EngineLostError, "not OpenAI"),
-    "no end": (sends(delta(content="hal")), EngineLostError, "broke off"),
+    "no end": (sends(delta(content="hal")), EngineLostError, "before the response was complete"),
     "bad json": (sends(b"data: {nonsense\n\n"), EngineLostError, "not OpenAI"),
     "error event": (sends(delta(content="a") + event(error={"message": "out of slots"})), EngineRequestError, "slots"),
     "500": (sends(b"oh no\x1b[31m", status=500, kind="text/plain"), EngineRequestError, "oh no"),

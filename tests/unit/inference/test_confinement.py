@@ -102,7 +102,7 @@ def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_r
 def test_what_stays_open_is_said_with_the_layers_name(tmp_path: Path) -> None:
     told = task(tmp_path)
     wanted = inspect_program(program("cat"))
-    assert "seccomp but for exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
+    assert "seccomp except exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
 
 
 def test_a_sandbox_that_is_off_closes_nothing_and_says_so(tmp_path: Path) -> None:
