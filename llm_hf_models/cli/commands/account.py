@@ -48,9 +48,9 @@ def logout(as_json: bool) -> None:
 @json_option
 @click.pass_context
 def whoami(ctx: click.Context, as_json: bool) -> None:
-    """Show the account of the active token, never the token itself.
+    """Show the account of the active token.
 
-    Also shows the token's scopes and source. Exits with code 1 if there is no token or the Hub rejects it.
+    Also shows the token's scopes and source, but never the token itself. Exits with code 1 if there is no token or the Hub rejects it.
     """
     status = open_library().whoami()
     output.print_json(status) if as_json else output.emit(local_views.render_account(status, output.get_width()))

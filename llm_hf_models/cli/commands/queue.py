@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -40,15 +40,15 @@ NO_LIMIT = -1
     is_flag=False,
     flag_value=ALL,
     metavar="[ID]",
-    help="Show progress until all downloads, or download ID, end.",
+    help="Watch all active downloads, or only ID, until they end.",
 )
 @json_option
 @click.pass_context
 def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, as_json: bool) -> None:
     """List, watch and clear downloads.
 
-    Every pull of the CLI, of an agent or of a script is listed here, even after its process has ended. With --watch
-    and --json, prints one line of JSON for each change.
+    Lists every pull by the CLI, an agent or a script, even after its process has ended. With --watch and --json, prints
+    one line of JSON for each change.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -178,9 +178,13 @@ def _apply_action(library: Library, action: _Action, number: int, *, skip_missin
         raise
 
 
+def _join_with_or(words: Sequence[str]) -> str:
+    return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
 def _make_command(action: _Action) -> click.Command:
     @click.argument("given", metavar="[ID]...", type=int, nargs=-1)
-    @click.option("everything", "--all", is_flag=True, help=f"All downloads that are {' or '.join(action.states)}.")
+    @click.option("everything", "--all", is_flag=True, help=f"All {_join_with_or(action.states)} downloads.")
     @json_option
     def run(given: tuple[int, ...], everything: bool, as_json: bool) -> None:
         require_one_of(given or None, everything, "ID")
