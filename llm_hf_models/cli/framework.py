@@ -1,4 +1,4 @@
-"""Provide what all commands need: the lazy command group, the service, prompts and interrupt handling."""
+"""Provide the lazy command group, the service, prompts and interrupt handling for all commands."""
 
 from __future__ import annotations
 

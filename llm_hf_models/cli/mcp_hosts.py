@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Host:
-    """A program that uses MCP servers. `path` is its configuration file; None if there is no known file."""
+    """A program that uses MCP servers. `path` is its configuration file; None if the file is unknown."""
 
     key: str
     title: str

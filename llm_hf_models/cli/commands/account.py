@@ -50,7 +50,8 @@ def logout(as_json: bool) -> None:
 def whoami(ctx: click.Context, as_json: bool) -> None:
     """Show the account of the active token.
 
-    Also shows the token's scopes and source, but never the token itself. Exits with code 1 if there is no token or the Hub rejects it.
+    Also shows the token's scopes and source, but never the token itself. Exits with code 1 without a token or if the
+    Hub rejects it.
     """
     status = open_library().whoami()
     output.print_json(status) if as_json else output.emit(local_views.render_account(status, output.get_width()))
