@@ -119,7 +119,7 @@ def pull(
         return
     if plan.replaces and not yes:
         confirm(
-            f"Replace {', '.join(plan.replaces)}, which differs?",
+            f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
             refused="Nothing was replaced",
             hint="-y replaces without asking.",
         )

@@ -251,9 +251,7 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
 
 def test_a_model_is_used_by_the_command_of_its_kind() -> None:
     assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Prompt it: llm -m n 'hello'"
-    assert (
-        cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed text: llm embed -m hf/o/n:Q8_0 -c 'hello'"
-    )
+    assert cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed text: llm embed -m hf/o/n:Q8_0 -c 'hello'"
 
 
 @pytest.mark.parametrize(
