@@ -13,8 +13,8 @@ from llm_hf_models.cli.output import is_terminal
 
 
 @contextmanager
-def call_on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
-    """Call `act` from a thread when the user presses `key`. Yield whether a terminal can deliver keys.
+def call_on_key(key: str, callback: Callable[[], None]) -> Iterator[bool]:
+    """Call `callback` from a thread when the user presses `key`. Yield whether a terminal can deliver keys.
 
     Meanwhile the terminal is in cbreak mode, in which Ctrl-C still interrupts. Its mode is restored afterwards.
     """
@@ -27,7 +27,7 @@ def call_on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     wake_reading, wake_writing = os.pipe()
-    listener = threading.Thread(target=_listen, args=(terminal, wake_reading, key, act), name="key", daemon=True)
+    listener = threading.Thread(target=_listen, args=(terminal, wake_reading, key, callback), name="key", daemon=True)
     tty.setcbreak(terminal)
     try:
         listener.start()
@@ -65,7 +65,7 @@ def _can_read_keys() -> bool:
     return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
 
 
-def _listen(terminal: int, wake: int, key: str, act: Callable[[], None]) -> None:
+def _listen(terminal: int, wake: int, key: str, callback: Callable[[], None]) -> None:
     import select
 
     while True:
@@ -76,5 +76,5 @@ def _listen(terminal: int, wake: int, key: str, act: Callable[[], None]) -> None
         if not pressed:
             return
         if pressed.decode(errors="replace").lower() == key:
-            act()
+            callback()
             return

@@ -1,4 +1,4 @@
-"""Render downloads as text. `limit` is the maximum width in columns; None means no limit."""
+"""Render downloads as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PENDING_REQUESTS = {"pause": "pausing", "cancel": "cancelling", "background": "
 _STATES_AFTER = {"pause": ("paused",), "resume": ACTIVE_STATES, "cancel": ("cancelled",), "retry": ACTIVE_STATES}
 
 
-def render_downloads(rows: Sequence[DownloadView], limit: int | None) -> str:
+def render_downloads(rows: Sequence[DownloadView], max_width: int | None) -> str:
     """Return a table of downloads."""
     columns = [
         Column("ID", right=True),
@@ -47,7 +47,7 @@ def render_downloads(rows: Sequence[DownloadView], limit: int | None) -> str:
         Column("UPDATED", 5, right=True),
         Column("ERROR", 4, min_width=16, wrap=True),
     ]
-    return format_table(columns, [_make_row(row) for row in rows], max_width=limit)
+    return format_table(columns, [_make_row(row) for row in rows], max_width=max_width)
 
 
 def _make_row(row: DownloadView) -> list[str]:
@@ -94,21 +94,21 @@ def render_request(row: DownloadView, verb: str) -> str:
     return clean_text(f"Requested to {verb} download {row.id} ({row.ref}).")
 
 
-def render_log(notes: Sequence[DownloadNote], limit: int | None) -> str:
+def render_log(notes: Sequence[DownloadNote], max_width: int | None) -> str:
     """Return a table of a download's log entries."""
     rows = [[cli_format.format_time(note.at), note.kind, note.message] for note in notes]
     return format_table(
-        [Column("TIME", 1), Column("EVENT"), Column("DETAILS", min_width=20, wrap=True)], rows, max_width=limit
+        [Column("TIME", 1), Column("EVENT"), Column("DETAILS", min_width=20, wrap=True)], rows, max_width=max_width
     )
 
 
-def render_cleanup(found: Cleanup, limit: int | None) -> str:
+def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     """Return a table of leftovers with the reason for each, and the space that removing them frees."""
     lines = []
     if found.files:
         columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON", 1), Column("PATH", min_width=24)]
         rows = [[_LEFTOVER_NAMES[file.kind], format_size(file.size), file.reason, file.path] for file in found.files]
-        lines.append(format_table(columns, rows, max_width=limit))
+        lines.append(format_table(columns, rows, max_width=max_width))
     if found.download_records:
         lines.append(f"{found.download_records} old download {'record' if found.download_records == 1 else 'records'}")
     if found.cached_responses:

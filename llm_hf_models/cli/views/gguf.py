@@ -1,4 +1,4 @@
-"""Render GGUF headers, checks and load tests as text. `limit` is the maximum width in columns; None means no limit."""
+"""Render GGUF headers, checks and load tests as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llm_hf_models.models.types import CheckReport, Inspection, LoadTestReport, TensorView
 
 
-def render_inspection(found: Inspection, limit: int | None) -> str:
+def render_inspection(found: Inspection, max_width: int | None) -> str:
     """Return a summary of a GGUF header: facts about the model, then about the file."""
     facts = found.facts
     types = sorted(facts.tensor_types.items(), key=lambda pair: -pair[1])
@@ -44,24 +44,24 @@ def render_inspection(found: Inspection, limit: int | None) -> str:
             ("Header", f"GGUF {found.version}, {found.byte_order}-endian, {format_size(found.header_bytes)}"),
             ("Downloaded", format_size(found.fetched_bytes) if found.fetched_bytes else None),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 
-def render_metadata(pairs: Mapping[str, Any], limit: int | None) -> str:
+def render_metadata(pairs: Mapping[str, Any], max_width: int | None) -> str:
     """Return a table of metadata. Texts are shown as they are, other values as JSON."""
     rows = [[key, value if isinstance(value, str) else json.dumps(to_json(value))] for key, value in pairs.items()]
-    return format_table([Column("KEY"), Column("VALUE", 1, min_width=20)], rows, max_width=limit)
+    return format_table([Column("KEY"), Column("VALUE", 1, min_width=20)], rows, max_width=max_width)
 
 
-def render_tensors(tensors: Sequence[TensorView], limit: int | None) -> str:
+def render_tensors(tensors: Sequence[TensorView], max_width: int | None) -> str:
     """Return a table of tensors."""
     columns = [Column("TENSOR", min_width=20), Column("SHAPE", 1), Column("TYPE"), Column("OFFSET", 2, right=True)]
     rows = [[one.name, " x ".join(map(str, one.shape)), one.type, str(one.offset)] for one in tensors]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
-def render_check(report: CheckReport, limit: int | None) -> str:
+def render_check(report: CheckReport, max_width: int | None) -> str:
     """Return a table of findings and a summary."""
     columns = [
         Column("SEVERITY"),
@@ -77,11 +77,11 @@ def render_check(report: CheckReport, limit: int | None) -> str:
         "your own (llm hf set), checked too; the file's template is not used" if report.own_template else None
     )
     pairs = [("File", report.source), ("Chat template", own_template), ("Result", f"{count}.{scope}")]
-    summary = format_fields(pairs, max_width=limit)
-    return f"{format_table(columns, rows, max_width=limit)}\n\n{summary}" if rows else summary
+    summary = format_fields(pairs, max_width=max_width)
+    return f"{format_table(columns, rows, max_width=max_width)}\n\n{summary}" if rows else summary
 
 
-def render_load_test(report: LoadTestReport, limit: int | None) -> str:
+def render_load_test(report: LoadTestReport, max_width: int | None) -> str:
     """Return the verdict of a load test, its measurements and the active sandbox layers."""
     result = report.result
     speed = f"{result.tokens_per_second:.1f} tokens/s" if result.tokens_per_second else None
@@ -98,7 +98,7 @@ def render_load_test(report: LoadTestReport, limit: int | None) -> str:
             ("Inactive layers", "; ".join(f"{layer}: {reason}" for layer, reason in result.missing)),
             ("Last log lines", result.engine_log),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 

@@ -1,4 +1,4 @@
-"""Render search results, repos and pulls as text. `limit` is the maximum width in columns; None means no limit."""
+"""Render search results, repos and pulls as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OMITTED_TAG_PREFIXES = ("license:", "region:", "base_model:", "gguf")
 
 
-def render_search(page: SearchPage, limit: int | None) -> str:
+def render_search(page: SearchPage, max_width: int | None) -> str:
     """Return a table of the repos that a search found."""
     columns = [
         Column("ID", min_width=24),
@@ -39,7 +39,7 @@ def render_search(page: SearchPage, limit: int | None) -> str:
         Column("AUTHOR", 12),
         Column("TAGS", 11, min_width=12),
     ]
-    return format_table(columns, [_make_search_row(row) for row in page.results], max_width=limit)
+    return format_table(columns, [_make_search_row(row) for row in page.results], max_width=max_width)
 
 
 def _make_search_row(row: SearchResult) -> list[str]:
@@ -83,7 +83,7 @@ def render_freshness(fresh: Freshness) -> str | None:
     return f"Showing cached data from {age} ago. Use --refresh for new data."
 
 
-def render_info(found: ModelInfo, limit: int | None) -> str:
+def render_info(found: ModelInfo, max_width: int | None) -> str:
     """Return all about one repo: its facts, its variants, and the variant that a plain pull chooses."""
     facts = format_fields(
         [
@@ -112,18 +112,18 @@ def render_info(found: ModelInfo, limit: int | None) -> str:
             ("Commit", cli_format.join_if_present(found.commit, f"({found.revision})" if found.revision else "")),
             ("Tags", ", ".join(found.tags)),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
     parts = [facts]
     if found.variants:
-        parts.append(_render_variants(found.variants, limit))
+        parts.append(_render_variants(found.variants, max_width))
     if found.choice_reason:
         parts.append(f"A plain pull chooses {clean_text(found.choice_reason)}")
     parts += [f"Note: {clean_text(line)}" for line in found.notes]
     return "\n\n".join(parts)
 
 
-def _render_variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
+def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> str:
     columns = [
         Column("QUANT"),
         Column("BITS", 4, right=True),
@@ -148,14 +148,14 @@ def _render_variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
         for variant in variants
     ]
     return format_table(
-        columns, rows, max_width=limit, bold=[at for at, variant in enumerate(variants) if variant.chosen]
+        columns, rows, max_width=max_width, bold=[at for at, variant in enumerate(variants) if variant.chosen]
     )
 
 
-def render_repo_files(found: ModelInfo, limit: int | None) -> str:
+def render_repo_files(found: ModelInfo, max_width: int | None) -> str:
     """Return a table of a repo's files."""
     columns = [Column("FILE", min_width=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
-    return format_table(columns, [_make_file_row(file) for file in found.files], max_width=limit)
+    return format_table(columns, [_make_file_row(file) for file in found.files], max_width=max_width)
 
 
 def _make_file_row(file: HubFile) -> list[str]:
@@ -166,7 +166,7 @@ def _make_file_row(file: HubFile) -> list[str]:
 # A pull
 
 
-def render_plan(planned: PullPlan, limit: int | None) -> str:
+def render_plan(planned: PullPlan, max_width: int | None) -> str:
     """Return the plan of a pull, for `--dry-run`."""
     columns = [Column("FILE", min_width=24), Column("SIZE", right=True), Column("STATE", 1)]
     rows = [[file.path, format_size(file.size), _describe_state(file)] for file in planned.files]
@@ -187,9 +187,9 @@ def render_plan(planned: PullPlan, limit: int | None) -> str:
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
             ("Download", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
-    return f"{facts}\n\n{format_table(columns, rows, max_width=limit)}"
+    return f"{facts}\n\n{format_table(columns, rows, max_width=max_width)}"
 
 
 def _describe_state(file: PlannedFile) -> str:

@@ -1,4 +1,4 @@
-"""Render local models, engines, account and settings. `limit` is the maximum width in columns; None means no limit."""
+"""Render local models, engines, account and settings. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], limit: int | None) -> str:
+def render_local_models(models: Sequence[LocalModelView], max_width: int | None) -> str:
     """Return a table of local models."""
     columns = [
         Column("ID", min_width=24),
@@ -44,7 +44,7 @@ def render_local_models(models: Sequence[LocalModelView], limit: int | None) -> 
         ]
         for model in models
     ]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
 def _format_revision(model: LocalModelView) -> str:
@@ -59,13 +59,13 @@ def render_repairs(models: Sequence[LocalModelView]) -> str:
     return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 
-def render_aliases(models: Sequence[LocalModelView], limit: int | None) -> str:
+def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
     """Return a table of aliases."""
     rows = [[alias, model.model_id] for model in models for alias in model.aliases]
-    return format_table([Column("ALIAS"), Column("MODEL", min_width=24)], sorted(rows), max_width=limit)
+    return format_table([Column("ALIAS"), Column("MODEL", min_width=24)], sorted(rows), max_width=max_width)
 
 
-def render_local_model(model: LocalModelView, limit: int | None) -> str:
+def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     """Return a local model's facts, its checks with their dates, and its files. Checks never become one verdict."""
     facts = model.facts
     summary = format_fields(
@@ -92,7 +92,7 @@ def render_local_model(model: LocalModelView, limit: int | None) -> str:
             ("Last used", cli_format.format_date(model.last_used) or "never"),
             *((f"{_format_check_title(check)}", _format_check(check)) for check in _select_newest(model.checks)),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
     columns = [
         Column("FILE"),
@@ -101,9 +101,9 @@ def render_local_model(model: LocalModelView, limit: int | None) -> str:
         Column("LOCATION", 3, min_width=30, wrap=True),
     ]
     rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
-    parts = [format_table(columns, rows, max_width=limit)] if rows else []
+    parts = [format_table(columns, rows, max_width=max_width)] if rows else []
     if model.defaults:
-        parts.append(running_views.render_defaults(model.defaults, limit))
+        parts.append(running_views.render_defaults(model.defaults, max_width))
     return "\n\n".join([summary, *parts])
 
 
@@ -178,7 +178,7 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
 
 
-def render_engines(running: Sequence[EngineView], limit: int | None) -> str:
+def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
     """Return a table of running engines."""
     columns = [
         Column("MODEL", min_width=24),
@@ -205,7 +205,7 @@ def render_engines(running: Sequence[EngineView], limit: int | None) -> str:
         ]
         for engine in running
     ]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
 def render_missing_layers(running: Sequence[EngineView]) -> str:
@@ -236,9 +236,9 @@ def render_logout(places: Sequence[str]) -> str:
     return f"Removed the token from the {' and the '.join(places)}." if places else "No token was stored."
 
 
-def render_account(status: TokenStatus, limit: int | None) -> str:
+def render_account(status: TokenStatus, max_width: int | None) -> str:
     """Return the account of the active token."""
-    return format_fields(_list_account_fields(status), max_width=limit)
+    return format_fields(_list_account_fields(status), max_width=max_width)
 
 
 def _list_account_fields(status: TokenStatus) -> list[tuple[str, str | None]]:
@@ -260,7 +260,7 @@ def _list_account_fields(status: TokenStatus) -> list[tuple[str, str | None]]:
     ]
 
 
-def render_status(now: Status, limit: int | None) -> str:
+def render_status(now: Status, max_width: int | None) -> str:
     """Return an overview of this machine."""
     memory = f"{format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}"
     running = ", ".join(f"{engine.model_id} ({format_size(engine.memory)})" for engine in now.engines)
@@ -276,7 +276,7 @@ def render_status(now: Status, limit: int | None) -> str:
             ("Token", _describe_token(now.token)),
             ("Versions", ", ".join(f"{name} {version or '(not installed)'}" for name, version in now.versions.items())),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 
@@ -286,7 +286,7 @@ def _describe_token(token: TokenStatus) -> str:
     return ", ".join(part for part in (token.source and f"from the {token.source}", token.problem) if part) or "none"
 
 
-def render_settings(every: Sequence[SettingView], limit: int | None) -> str:
+def render_settings(every: Sequence[SettingView], max_width: int | None) -> str:
     """Return a table of settings."""
     columns = [
         Column("KEY"),
@@ -295,10 +295,10 @@ def render_settings(every: Sequence[SettingView], limit: int | None) -> str:
         Column("DESCRIPTION", 2, min_width=30, wrap=True),
     ]
     rows = [[one.key, cli_format.format_setting(one.value), one.source, one.description] for one in every]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
-def render_setting(one: SettingView, limit: int | None) -> str:
+def render_setting(one: SettingView, max_width: int | None) -> str:
     """Return one setting with its source, default and description."""
     return format_fields(
         [
@@ -308,7 +308,7 @@ def render_setting(one: SettingView, limit: int | None) -> str:
             ("Values", one.accepts),
             ("Description", one.description),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 

@@ -1,4 +1,4 @@
-"""Render default options, remote endpoints and the relay as text. `limit` is in columns; None means no limit."""
+"""Render default options, remote endpoints and the relay as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class _HealthText(NamedTuple):
     attach_prefix: str
 
 
-_BY_HEALTH = {
+_HEALTH_TEXTS = {
     True: _HealthText("up", "is up, but", ""),
     False: _HealthText("down", "is down", "The server does not respond now: "),
     None: _HealthText("no key", "was not checked", "The server was not checked: "),
 }
 
 
-def render_defaults(found: Sequence[ModelDefault], limit: int | None) -> str:
+def render_defaults(found: Sequence[ModelDefault], max_width: int | None) -> str:
     """Return a table of the model's default options."""
     columns = [Column("OPTION"), Column("DEFAULT", min_width=16), Column("SOURCE", 1)]
-    return format_table(columns, [[one.key, _format_value(one), one.source] for one in found], max_width=limit)
+    return format_table(columns, [[one.key, _format_value(one), one.source] for one in found], max_width=max_width)
 
 
 def _format_value(one: ModelDefault) -> str:
@@ -59,12 +59,12 @@ def format_state(model: LocalModelView) -> str:
     """Return a model's state for a table, with its health if it is on a remote endpoint."""
     if model.health is None:
         return model.state
-    return f"{model.state}, {_BY_HEALTH[model.health.up].state}"
+    return f"{model.state}, {_HEALTH_TEXTS[model.health.up].state}"
 
 
 def format_problem(health: EndpointHealth) -> str:
     """Return a sentence about the problem of a remote endpoint."""
-    return f"{health.model_id} {_BY_HEALTH[health.up].problem_prefix}: {health.problem}"
+    return f"{health.model_id} {_HEALTH_TEXTS[health.up].problem_prefix}: {health.problem}"
 
 
 def render_attached(model: LocalModelView) -> str:
@@ -72,7 +72,7 @@ def render_attached(model: LocalModelView) -> str:
     takes = f", takes {' and '.join(('text', *model.facts.modalities))}" if model.facts.modalities else ""
     lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}{takes}"]
     if model.health is not None and model.health.problem:
-        lines.append(_BY_HEALTH[model.health.up].attach_prefix + model.health.problem)
+        lines.append(_HEALTH_TEXTS[model.health.up].attach_prefix + model.health.problem)
     if model.key_in_the_clear:
         lines.append("The API key is sent unencrypted. Use https outside a trusted network.")
     return "\n".join([*map(clean_text, lines), cli_format.suggest_usage(model.model_id, model.aliases, model.kind)])
