@@ -17,7 +17,7 @@ import llm
 if TYPE_CHECKING:
     from llm_hf_models.library.registered_models import RegisteredModel
 
-HELP = "Open models from the Hugging Face Hub, on this machine."
+HELP = "Pull models from the Hugging Face Hub and run them on this machine."
 
 
 class LazyGroup(click.Group):

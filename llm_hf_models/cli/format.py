@@ -1,4 +1,4 @@
-"""Figures and names as short words for tables; empty where there is nothing to say. Lays nothing out."""
+"""Format single values, such as sizes, dates and names, for tables. An unknown value becomes an empty string."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ SHORT_COMMIT = 12
 
 
 def format_bytes(size: int | None) -> str:
-    """Bytes with a unit."""
+    """Return a number of bytes with its unit."""
     return "" if size is None else format_size(size)
 
 
 def format_parameters(count: int | None) -> str:
-    """A number of parameters: `7.2B`."""
+    """Return a number of parameters, such as `7.2B`."""
     return format_count(count) if count else ""
 
 
 def format_number(number: int | None) -> str:
-    """A number with its thousands set apart."""
+    """Return a number with thousands separators."""
     return "" if number is None else f"{number:,}"
 
 
 def format_tokens(count: int | None) -> str:
-    """A context length."""
+    """Return a context length with its unit."""
     return f"{count} tokens" if count else ""
 
 
 def format_yes_no(value: bool | None) -> str:
-    """Yes, no or nothing."""
+    """Return `yes` or `no`, or an empty string for None."""
     return "" if value is None else "yes" if value else "no"
 
 
 def join_if_present(first: str | None, second: str) -> str:
-    """Both, or nothing where there is no first."""
+    """Return both texts, or an empty string if the first one is missing."""
     return f"{first} {second}".rstrip() if first else ""
 
 
 def format_date(when: datetime | float | None) -> str:
-    """`2026-03-01 14:05` in this machine's time zone."""
+    """Return a time to the minute in the local time zone, such as `2026-03-01 14:05`."""
     if not when:
         return ""
     moment = when if isinstance(when, datetime) else datetime.fromtimestamp(when, timezone.utc)
@@ -55,12 +55,12 @@ def format_date(when: datetime | float | None) -> str:
 
 
 def format_time(when: float) -> str:
-    """`2026-03-01 14:05:31`: a moment among others, to the second."""
+    """Return a time to the second in the local time zone, such as `2026-03-01 14:05:31`."""
     return datetime.fromtimestamp(when, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def format_age(then: float | datetime | None) -> str:
-    """How long ago, in one figure: `5 min`, `3 d`, `4 months`, `2 years`. Empty for never."""
+    """Return the time since `then` as one figure: `5 min`, `3 d`, `4 months`, `2 years`. None means never."""
     if then is None:
         return ""
     seconds = max(0.0, time.time() - (then.timestamp() if isinstance(then, datetime) else then))
@@ -73,32 +73,32 @@ def format_age(then: float | datetime | None) -> str:
 
 
 def format_elapsed(seconds: float) -> str:
-    """How long something took."""
+    """Return a duration, or `under a second`."""
     return format_duration(seconds) if seconds >= 1 else "under a second"
 
 
-def describe_template(there: bool | None, facts: ModelFacts | None) -> str | None:
-    """Whether there is a chat template, and what it speaks of; None where that isn't known."""
-    if not there:
-        return None if there is None else "none"
-    spoken_of = {"tools": facts and facts.tools, "reasoning": facts and facts.reasoning}
-    more = [word for word, holds in spoken_of.items() if holds]
-    return "yes" + (f", with {' and '.join(more)}" if more else "")
+def describe_template(has_template: bool | None, facts: ModelFacts | None) -> str | None:
+    """Return whether a chat template exists and which features it supports; None if that is unknown."""
+    if not has_template:
+        return None if has_template is None else "none"
+    features = {"tools": facts and facts.tools, "reasoning": facts and facts.reasoning}
+    supported = [name for name, is_supported in features.items() if is_supported]
+    return "yes" + (f", with {' and '.join(supported)}" if supported else "")
 
 
 def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
-    """The command that uses a model: in it its shortest name, of those that llm doesn't give to another one."""
+    """Return the command that uses a model, with its shortest alias that llm doesn't use for another model."""
     taken = llm_plugin_names.list_taken_names(kind) if aliases else {}
     name = min((alias for alias in aliases if alias not in taken), key=len, default=model_id)
     if kind == "embedding":
-        return f"Embed with it: llm embed -m {name} -c 'hello'"
+        return f"Embed text: llm embed -m {name} -c 'hello'"
     if kind == "reranker":
-        return "It is a reranker: llm has no command for one."
-    return f"Talk to it: llm -m {name} 'hello'"
+        return "This model is a reranker; llm has no command for rerankers."
+    return f"Prompt it: llm -m {name} 'hello'"
 
 
 def format_setting(value: object) -> str:
-    """A setting's value as a person would write it."""
+    """Return a setting's value in the form that a user types."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float) and value.is_integer():
@@ -107,22 +107,29 @@ def format_setting(value: object) -> str:
 
 
 def summarize_scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Each scanner's word, a line for all files of which the very same was said. As the library keeps them (JSON)."""
-    same: dict[str, list[str]] = {}
+    """Return one line for each distinct set of scanner verdicts, with the file or number of files it applies to.
+
+    Args:
+        files: scan results in the JSON form that the library stores.
+    """
+    paths_by_verdict: dict[str, list[str]] = {}
     for file in files:
-        said = ", ".join(f"{word['scanner']} {word['status']}" for word in file["scanners"])
-        same.setdefault(said or file["status"], []).append(file["path"])
-    return [f"{paths[0] if len(paths) == 1 else f'{len(paths)} files'}: {said}" for said, paths in same.items()]
+        verdict = ", ".join(f"{scan['scanner']} {scan['status']}" for scan in file["scanners"])
+        paths_by_verdict.setdefault(verdict or file["status"], []).append(file["path"])
+    return [
+        f"{paths[0] if len(paths) == 1 else f'{len(paths)} files'}: {verdict}"
+        for verdict, paths in paths_by_verdict.items()
+    ]
 
 
 def format_server_url(server_address: tuple[Any, ...]) -> str:
-    """Where a server of ours answers."""
+    """Return the URL of a local server."""
     host, port = server_address[:2]
     return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"
 
 
 def explain_wildcard_host(url: str) -> list[str]:
-    """What other machines must know of an address that stands for all of this machine's."""
+    """Return a note for users of other machines if the server listens on all interfaces."""
     host = url.removeprefix("http://").rpartition(":")[0]
-    everywhere = host in ("0.0.0.0", "[::]")  # noqa: S104 - what was bound is told, nothing is bound
-    return [f"On another machine write this machine's name or address for {host}."] if everywhere else []
+    is_wildcard = host in ("0.0.0.0", "[::]")  # noqa: S104 - the address is only compared
+    return [f"From another machine, use this machine's name or address instead of {host}."] if is_wildcard else []

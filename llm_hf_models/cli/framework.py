@@ -1,4 +1,4 @@
-"""The framework of the commands: the lazy group, the service, questions to the person and interrupts."""
+"""Provide the lazy command group, the service, prompts and interrupt handling for all commands."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from llm_hf_models.system.text import clean_text
 if TYPE_CHECKING:
     from llm_hf_models.service import Library
 
-SLOW_SECONDS = 1.0  # before a person is told whom we wait for
-NO_TERMINAL_HINT = "LLM_HF_PASSPHRASE in the environment gives it where nobody can type; HF_TOKEN needs none."
+SLOW_SECONDS = 1.0  # before the user sees which host the command is waiting for
+NO_TERMINAL_HINT = "Without a terminal, set LLM_HF_PASSPHRASE, or HF_TOKEN, which needs no passphrase."
 
 
 class LazyCommands(MutableMapping[str, click.Command]):
-    """Commands that are imported when they are asked for: one must not cost what all of them do."""
+    """Commands by name, each imported on first use, so that one command doesn't load the modules of all."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
-        """`places` is name -> `module:attribute`."""
+        """Take a mapping of command names to `module:attribute`."""
         self._places = dict(places)
         self._loaded: dict[str, click.Command] = {}
 
@@ -55,10 +55,10 @@ class LazyCommands(MutableMapping[str, click.Command]):
 
 
 class HfGroup(click.Group):
-    """A group whose commands stand in sections, and whose errors become lines and an exit code."""
+    """A group that lists its commands in sections and turns errors into messages and an exit code."""
 
     def __init__(self, *, sections: Mapping[str, str], **attributes: object) -> None:
-        """`sections` is title -> where its commands stand, `module:command`, in the order of the help."""
+        """Take section titles with their commands, `module:command` separated by spaces, in the order of the help."""
         places = {
             place.partition(":")[2].rstrip("_"): place for members in sections.values() for place in members.split()
         }
@@ -69,11 +69,11 @@ class HfGroup(click.Group):
         }
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """In the order of the sections."""
+        """Return the commands in the order of the sections."""
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Each section with its commands; all summaries start in the same column."""
+        """Write each section with its commands. All summaries start in the same column."""
         names = max(len(name) for name in self.commands)
         for title, members in self.sections.items():
             with formatter.section(title):
@@ -83,7 +83,7 @@ class HfGroup(click.Group):
                 formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Runs a command; what we raise on purpose never becomes a traceback, anything else is a bug and does."""
+        """Run a command and print an HfModelsError without a traceback. Any other exception is a bug and propagates."""
         try:
             return super().invoke(ctx)
         except (HfModelsError, KeyboardInterrupt) as error:
@@ -91,11 +91,11 @@ class HfGroup(click.Group):
 
 
 def open_library() -> Library:
-    """The one that does the work. Imported here, so that help and mistyped options cost nothing."""
+    """Return the service. It is imported on first use, so that help and usage errors stay fast."""
     from llm_hf_models.llm_plugin import names as llm_plugin_names
     from llm_hf_models.service import Library
 
-    # One command needs the token more than once, a person types the passphrase once.
+    # A command may need the token several times; the user types the passphrase once.
     return Library(
         requested_by="cli",
         ask_passphrase=functools.cache(ask_passphrase),
@@ -106,18 +106,18 @@ def open_library() -> Library:
 
 
 class WaitingNotice:
-    """Says once to a person at a terminal whom a command waits for, when an answer is not there within a second."""
+    """Show once on a terminal which host the command is waiting for, if a response takes over a second."""
 
     def __init__(self) -> None:
-        """Nobody is told where stderr is no terminal, or the command is to be quiet."""
+        """Disable the notice if stderr is not a terminal or the command is quiet."""
         context = click.get_current_context(silent=True)
         quiet = context is not None and context.params.get("quiet")
         self._is_due = output.is_terminal(sys.stderr) and not quiet
-        self._lock = threading.Lock()  # several questions may be on their way
+        self._lock = threading.Lock()  # several requests may be open at once
 
     @contextmanager
     def show_if_slow(self, host: str) -> Iterator[None]:
-        """Around a question to that host."""
+        """Show the notice if the enclosed request to this host is slow."""
         if not self._is_due:
             yield
             return
@@ -128,7 +128,7 @@ class WaitingNotice:
             yield
         finally:
             timer.cancel()
-            timer.join()  # the answer comes after the words, never amid them
+            timer.join()  # the notice is complete before any other output
 
     def _show(self, host: str) -> None:
         with self._lock:
@@ -138,21 +138,21 @@ class WaitingNotice:
 
 
 def ask_passphrase() -> str | None:
-    """The passphrase of the encrypted token file, not shown while it is typed; None, and a note, where nobody does."""
+    """Ask for the passphrase of the encrypted token file. Return None, with a note, if nobody types it."""
     try:
-        return ask_hidden("Passphrase of the token file", otherwise=NO_TERMINAL_HINT)
+        return ask_hidden("Passphrase of the token file", hint=NO_TERMINAL_HINT)
     except BadInputError as error:
-        output.note(f"{error.message}. Going on without that token. {error.hint}")
+        output.note(f"{error.message}. Continuing without the stored token. {error.hint}")
         return None
 
 
-def ask_hidden(question: str, *, otherwise: str, twice: bool = False) -> str:
-    """What a person types without its being shown.
+def ask_hidden(question: str, *, hint: str, twice: bool = False) -> str:
+    """Return a secret that the user types; the terminal doesn't echo it.
 
     Args:
-        question: what they are asked for.
-        otherwise: what can be done instead, where nobody is there to type it unseen.
-        twice: ask again, so that it is what they meant.
+        question: the prompt.
+        hint: how to supply the secret without a terminal.
+        twice: prompt a second time to catch typing errors.
 
     Raises:
         BadInputError: nobody typed it.
@@ -161,25 +161,26 @@ def ask_hidden(question: str, *, otherwise: str, twice: bool = False) -> str:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", GetPassWarning)  # raised where it would be shown: there is no terminal
+            warnings.simplefilter("error", GetPassWarning)  # raised if getpass can't turn off the echo
             answer: str = click.prompt(f"{question} (not shown)", hide_input=True, confirmation_prompt=twice, err=True)
     except (click.Abort, GetPassWarning) as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # to click it is the same as nobody being there
+        if isinstance(error.__context__, KeyboardInterrupt):  # click raises Abort for Ctrl-C too
             raise KeyboardInterrupt from None
-        raise BadInputError(f"{question}: nobody typed it", hint=otherwise) from None
+        raise BadInputError(f"{question}: nobody typed it", hint=hint) from None
     return answer
 
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that work ends where it can be continued; the second ends it at once.
+    """Yield an event that the first Ctrl-C sets, so that work stops at a point where it can be resumed.
 
-    So does the first SIGTERM, by which the process ends all the same once that is done.
+    The second Ctrl-C raises KeyboardInterrupt. The first SIGTERM sets the event too and ends the process once the
+    enclosed code has finished.
     """
     stop = threading.Event()
     terminated = False
 
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def request_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         nonlocal terminated
         terminated |= number == signal.SIGTERM
         if stop.is_set():
@@ -190,8 +191,8 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
         yield stop
         return
     ignored = signal.getsignal(signal.SIGTERM) in (signal.SIG_IGN, None)
-    heard = [signal.SIGINT] if ignored else [signal.SIGINT, signal.SIGTERM]
-    before = {number: signal.signal(number, ask_to_stop) for number in heard}
+    signals = [signal.SIGINT] if ignored else [signal.SIGINT, signal.SIGTERM]
+    before = {number: signal.signal(number, request_stop) for number in signals}
     try:
         yield stop
     finally:
@@ -202,5 +203,5 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
 
 
 def examples(*lines: str) -> str:
-    r"""An epilog with commands to copy, each on its line (`\b` keeps click from wrapping them)."""
+    r"""Return an epilog that lists example commands, one per line (`\b` keeps click from wrapping them)."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

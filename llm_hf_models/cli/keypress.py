@@ -1,4 +1,4 @@
-"""One key that a person may press while a command works. Not for anything that is typed; does nothing on Windows."""
+"""Call a function when the user presses one key while a command runs. Not supported on Windows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llm_hf_models.cli.output import is_terminal
 
 
 @contextmanager
-def call_on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
-    """Calls `act`, from a thread, when that key is pressed; gives whether anybody could press it.
+def call_on_key(key: str, callback: Callable[[], None]) -> Iterator[bool]:
+    """Call `callback` from a thread when the user presses `key`. Yield whether a terminal can deliver keys.
 
-    The terminal hands over single keys meanwhile, Ctrl-C stays what it is, and afterwards all is as before.
+    Meanwhile the terminal is in cbreak mode, in which Ctrl-C still interrupts. Its mode is restored afterwards.
     """
     if not _can_read_keys():
         yield False
@@ -27,7 +27,7 @@ def call_on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     wake_reading, wake_writing = os.pipe()
-    listener = threading.Thread(target=_listen, args=(terminal, wake_reading, key, act), name="key", daemon=True)
+    listener = threading.Thread(target=_listen, args=(terminal, wake_reading, key, callback), name="key", daemon=True)
     tty.setcbreak(terminal)
     try:
         listener.start()
@@ -42,16 +42,16 @@ def call_on_key(key: str, act: Callable[[], None]) -> Iterator[bool]:
 
 @contextmanager
 def _reapply_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
-    """Shells set the terminal for themselves when a job is stopped, and leave it so when it goes on."""
+    """Set the terminal's mode again after Ctrl-Z and `fg`: shells change the mode when a job stops."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread hears signals
+        yield  # only the main thread receives signals
         return
 
-    def goes_on(_signal: int, _frame: object) -> None:
+    def handle_continue(_signal: int, _frame: object) -> None:
         if _can_read_keys():
             set_terminal()
 
-    before = signal.signal(signal.SIGCONT, goes_on)
+    before = signal.signal(signal.SIGCONT, handle_continue)
     try:
         yield
     finally:
@@ -59,13 +59,13 @@ def _reapply_after_ctrl_z(set_terminal: Callable[[], object]) -> Iterator[None]:
 
 
 def _can_read_keys() -> bool:
-    """A job in a shell's background may not touch the terminal: the system would stop it."""
+    """Return whether this process can read keys. The system stops a background job that uses the terminal."""
     if sys.platform == "win32" or not is_terminal(sys.stdin) or not is_terminal(sys.stderr):
         return False
     return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
 
 
-def _listen(terminal: int, wake: int, key: str, act: Callable[[], None]) -> None:
+def _listen(terminal: int, wake: int, key: str, callback: Callable[[], None]) -> None:
     import select
 
     while True:
@@ -76,5 +76,5 @@ def _listen(terminal: int, wake: int, key: str, act: Callable[[], None]) -> None
         if not pressed:
             return
         if pressed.decode(errors="replace").lower() == key:
-            act()
+            callback()
             return

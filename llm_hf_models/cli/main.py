@@ -1,4 +1,4 @@
-"""`llm hf`: the group of all commands. The commands are in commands/."""
+"""Define `llm hf`, the group of all commands. The commands themselves are in `commands/`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from llm_hf_models.cli.framework import HfGroup, examples
 
 hf = HfGroup(
     name="hf",
-    sections={  # module:command, each imported when it is asked for
-        "Find and fetch": "find:search find:info find:inspect find:check pull:pull pull:test",
-        "The queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),
+    sections={  # module:command; a module is imported when one of its commands is used
+        "Find and pull": "find:search find:info find:inspect find:check pull:pull pull:test",
+        "Download queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),
         "On this machine": (
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
             "this_machine:rm this_machine:import_ this_machine:gc"
@@ -18,6 +18,6 @@ hf = HfGroup(
         "This installation": "installation:status installation:settings installation:mirror installation:mcp",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Open models from the Hugging Face Hub, on this machine.",
+    help="Pull models from the Hugging Face Hub and run them on this machine.",
     epilog=examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
 )

@@ -1,6 +1,6 @@
-"""The configuration that lets an MCP host start `llm-hf-mcp`: what it is, where it goes, written without losing a byte.
+"""Build and install the configuration with which an MCP host starts `llm-hf-mcp`.
 
-Knows hosts' files, and nothing of the server but its command, which it has judge its options.
+This module knows the format and place of each host's file. The server checks its own options (`--check`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from llm_hf_models.system.text import strip_user
 SERVER_NAME = "hf-models"
 SERVER_COMMAND = "llm-hf-mcp"
 
-# Hosts start servers without a shell's environment: what says where models are goes along. Never a token or a password.
+# Hosts start servers without the shell's environment, so these variables are copied into the configuration. They locate
+# models and the Hub. None of them holds a token; a password in HF_ENDPOINT is removed.
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
 PASSED_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", ENDPOINT_VARIABLE, "HF_HUB_OFFLINE")
 HOST_KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
@@ -35,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Host:
-    """A program that uses MCP servers. `path` None: it has no file that we could write."""
+    """A program that uses MCP servers. `path` is its configuration file; None if the file is unknown."""
 
     key: str
     title: str
@@ -46,15 +47,15 @@ class Host:
 
 @dataclass(frozen=True)
 class ConfigChange:
-    """What writing a host's file would do."""
+    """A planned change of a host's file."""
 
     path: Path
-    before: str | None  # None where there is no file yet
+    before: str | None  # None if the file doesn't exist yet
     after: str
 
     @property
     def is_needed(self) -> bool:
-        """Whether anything would change."""
+        """Whether the file would change."""
         return self.before != self.after
 
     @property
@@ -66,14 +67,16 @@ class ConfigChange:
 
 
 def list_hosts() -> dict[str, Host]:
-    """The hosts whose files are known, by key."""
-    here = Path.cwd()
+    """Return the supported hosts by key."""
+    project = Path.cwd()
     known = (
         Host("json", "any host", None),
         Host("claude-desktop", "Claude Desktop", _find_app_config_folder() / "Claude" / "claude_desktop_config.json"),
-        Host("claude-code", "Claude Code (this project)", here / ".mcp.json", needs_type=True),
+        Host("claude-code", "Claude Code (this project)", project / ".mcp.json", needs_type=True),
         Host("cursor", "Cursor", Path.home() / ".cursor" / "mcp.json"),
-        Host("vscode", "VS Code (this workspace)", here / ".vscode" / "mcp.json", section="servers", needs_type=True),
+        Host(
+            "vscode", "VS Code (this workspace)", project / ".vscode" / "mcp.json", section="servers", needs_type=True
+        ),
     )
     return {host.key: host for host in known}
 
@@ -87,10 +90,10 @@ def _find_app_config_folder() -> Path:
 
 
 def check_options(flags: Sequence[str]) -> None:
-    """Has the server itself say whether it can use these options.
+    """Run the server with `--check` to verify its options.
 
     Raises:
-        BadInputError: it can't, or they only have it print something.
+        BadInputError: the server rejects them, or they make it print something instead of serving.
     """
     if not flags:
         return
@@ -104,64 +107,66 @@ def check_options(flags: Sequence[str]) -> None:
             timeout=CHECK_SECONDS,
         )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise BadInputError(f"{SERVER_COMMAND} could not be asked about these options", cause=str(error)) from None
+        raise BadInputError(f"{SERVER_COMMAND} could not check these options", cause=str(error)) from None
     if done.returncode or done.stdout:
-        why = done.stderr.strip().splitlines()[-1:] or ["They print something, and don't serve."]
-        hint = f"`{SERVER_COMMAND} --help` lists them."
-        raise BadInputError(f"{SERVER_COMMAND} can't serve with these options", cause=why[0], hint=hint)
+        cause = done.stderr.strip().splitlines()[-1:] or ["These options print text instead of serving."]
+        hint = f"See `{SERVER_COMMAND} --help`."
+        raise BadInputError(f"{SERVER_COMMAND} can't serve with these options", cause=cause[0], hint=hint)
 
 
 def _find_command() -> list[str]:
-    beside = shutil.which(SERVER_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(SERVER_COMMAND)
-    return [beside] if beside else [sys.executable, "-m", "llm_hf_mcp"]
+    path = shutil.which(SERVER_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(SERVER_COMMAND)
+    return [path] if path else [sys.executable, "-m", "llm_hf_mcp"]
 
 
 def build_entry(host: Host, flags: Sequence[str] = ()) -> Json:
-    """How that host starts the server: by its full path, since a host's PATH is not the shell's."""
+    """Return the entry that starts the server, by its full path, because a host's PATH differs from the shell's."""
     command = _find_command()
     variables = {name: os.environ[name] for name in PASSED_VARIABLES if os.environ.get(name)}
     variables |= {ENDPOINT_VARIABLE: strip_user(variables[ENDPOINT_VARIABLE])} if ENDPOINT_VARIABLE in variables else {}
-    made: Json = {"type": "stdio"} if host.needs_type else {}
-    made |= {"command": command[0], "args": [*command[1:], *flags]}
-    return {**made, "env": variables} if variables else made
+    entry: Json = {"type": "stdio"} if host.needs_type else {}
+    entry |= {"command": command[0], "args": [*command[1:], *flags]}
+    return {**entry, "env": variables} if variables else entry
 
 
 def has_endpoint_password() -> bool:
-    """Whether the address of the Hub has a user or a password in it: an entry has it without."""
+    """Return whether HF_ENDPOINT contains a user name or password, which an entry omits."""
     address = os.environ.get(ENDPOINT_VARIABLE, "")
     return strip_user(address) != address
 
 
 def build_snippet(host: Host, flags: Sequence[str] = ()) -> Json:
-    """What that host's file has to hold."""
+    """Return the JSON that the host's file must contain."""
     return {host.section: {SERVER_NAME: build_entry(host, flags)}}
 
 
 def plan_change(host: Host, flags: Sequence[str] = ()) -> ConfigChange:
-    """What it takes to make a host's file start the server; everything else in it stays.
+    """Plan the change that adds the server to a host's file. The rest of the file stays as it is.
 
     Raises:
-        BadInputError: that host has no file, or it is not one that can be changed without losing something.
+        BadInputError: the host has no known file, or the file can't be changed without losing content.
     """
     if host.path is None:
-        raise BadInputError("That has no file to write", hint=f"Name a host: {', '.join(HOST_KEYS[1:])}")
-    path = host.path.resolve()  # a link stays a link
+        raise BadInputError(
+            "No host was named, so there is no file to write", hint=f"Name a host: {', '.join(HOST_KEYS[1:])}"
+        )
+    path = host.path.resolve()  # write to the target of a symbolic link
     before = _read(path)
-    whole = _parse_config(path, before) if before and before.strip() else {}
-    section = whole.setdefault(host.section, {})
+    config = _parse_config(path, before) if before and before.strip() else {}
+    section = config.setdefault(host.section, {})
     if not isinstance(section, dict):
-        raise _make_error(path, f"Its {host.section!r} is not an object.")
-    wanted = build_entry(host, flags)
-    if section.get(SERVER_NAME) == wanted and before is not None:
+        raise _make_error(path, f"{host.section!r} in the file is not an object.")
+    entry = build_entry(host, flags)
+    if section.get(SERVER_NAME) == entry and before is not None:
         return ConfigChange(path, before, before)
-    section[SERVER_NAME] = wanted
-    return ConfigChange(path, before, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    section[SERVER_NAME] = entry
+    return ConfigChange(path, before, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> str | None:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise _make_error(path, "It is too large for a configuration.")
+            raise _make_error(path, "The file is too large for a configuration.")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
@@ -171,38 +176,40 @@ def _read(path: Path) -> str | None:
 
 def _parse_config(path: Path, text: str) -> Json:
     try:
-        whole = json.loads(text)
+        config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise _make_error(path, f"It is no plain JSON ({error}); comments would be lost.") from None
-    if not isinstance(whole, dict):
-        raise _make_error(path, "It holds no object.")
-    return whole
+        raise _make_error(path, f"The file is not plain JSON ({error}); comments would be lost.") from None
+    if not isinstance(config, dict):
+        raise _make_error(path, "The file doesn't contain a JSON object.")
+    return config
 
 
-def _make_error(path: Path, why: str) -> BadInputError:
+def _make_error(path: Path, cause: str) -> BadInputError:
     return BadInputError(
-        f"{path} was not changed", cause=why, hint="Without --install the lines to add by hand are printed."
+        f"{path} was not changed",
+        cause=cause,
+        hint="Run the command without --install and add the printed lines by hand.",
     )
 
 
-def write_change(wanted: ConfigChange) -> Path | None:
-    """Writes the file, whole or not at all, and keeps what was there beside it.
+def write_change(change: ConfigChange) -> Path | None:
+    """Write the file atomically and keep a backup in the same folder.
 
     Returns:
-        The backup; None where there was no file.
+        The backup's path, or None if there was no file before.
 
     Raises:
-        NotWritableError: it could not be written; nothing has changed.
-        BadInputError: somebody else has changed it meanwhile.
+        NotWritableError: the file could not be written and has not changed.
+        BadInputError: another program has changed the file since the plan was made.
     """
-    path, backup = wanted.path, None
+    path, backup = change.path, None
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if _read(path) != wanted.before:
-            raise BadInputError(f"{path} has changed meanwhile", hint="Run the same command again.")
-        partial.write_text(wanted.after, encoding="utf-8")
-        if wanted.before is not None:
+        if _read(path) != change.before:
+            raise BadInputError(f"{path} was changed by another program", hint="Run the same command again.")
+        partial.write_text(change.after, encoding="utf-8")
+        if change.before is not None:
             shutil.copymode(path, partial)
             backup = _choose_backup_path(path)
             shutil.copy2(path, backup)

@@ -1,4 +1,4 @@
-"""How anything reaches a person or a script: JSON, tables, text, errors. Not for what values mean."""
+"""Write JSON, tables, text and errors to stdout and stderr. The views decide which values to show."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ GAP = "  "
 MAX_ERROR_CHARS = 4000
 MAX_CARD_CHARS = 200_000
 MIN_TEXT_WIDTH = 20
-NOTIFY_SECONDS = 20.0  # after so long a person looks elsewhere
+NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another window
 MAX_NOTICE_CHARS = 200
-CLOSED_PIPE_EXIT = 141  # what a shell reports for a program that SIGPIPE ended
+CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """The value on stdout, as JSON; what stdout's encoding may not have, or nobody can see, is escaped.
+    """Print a value as JSON on stdout. Hidden characters and those that stdout can't encode are escaped.
 
     Args:
-        value: what `to_json` knows.
-        indent: spaces; None puts all on one line.
+        value: a value that `to_json` converts.
+        indent: spaces per level; None prints a single line.
     """
-    plain = not _get_encoding(sys.stdout).lower().startswith("utf")
-    text = json.dumps(to_json(value), indent=indent, ensure_ascii=plain, allow_nan=False)
-    # A name from outside may hold what turns a terminal's text around; escaped it is the same name.
+    ascii_only = not _get_encoding(sys.stdout).lower().startswith("utf")
+    text = json.dumps(to_json(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    # A foreign name may contain characters that reverse a terminal's text. Escaped, the JSON value is the same.
     emit(text if text.isascii() else "".join(map(_escape_hidden, text)))
 
 
@@ -46,15 +46,15 @@ def _escape_hidden(char: str) -> str:
     return json.dumps(char)[1:-1] if char != "\n" and is_hidden(char) else char
 
 
-# The two streams
+# stdout and stderr
 
 
 def emit(text: str) -> None:
-    """Data: to stdout. A reader that has gone ends the command quietly.
+    """Print data on stdout.
 
     Raises:
-        StorageError: it can't be written, to a file on a full disk, say.
-        click.exceptions.Exit: nobody reads it any more.
+        StorageError: stdout can't be written, for example because it is a file on a full disk.
+        click.exceptions.Exit: the reader has closed the pipe.
     """
     try:
         click.echo(_replace_unencodable(text, sys.stdout), color=has_colour(sys.stdout))
@@ -63,29 +63,29 @@ def emit(text: str) -> None:
         raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None
     except OSError as error:
         _discard_stdout()
-        raise StorageError("What was asked for can't be written to standard output", cause=error.strerror) from None
+        raise StorageError("Can't write to standard output", cause=error.strerror) from None
 
 
 def _discard_stdout() -> None:
-    """Python flushes stdout once more when it exits: into nothing, rather than into a traceback."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
-        os.dup2(nowhere.fileno(), 1)
+    """Redirect stdout to the null device, because Python flushes it at exit and would print a traceback."""
+    with open(os.devnull, "w", encoding="utf-8") as null:  # noqa: PTH123
+        os.dup2(null.fileno(), 1)
 
 
 def note(text: str) -> None:
-    """Words for a person: to stderr. Where they can't be written, the work they are about goes on all the same."""
+    """Print a note for the user on stderr. If stderr can't be written, ignore that."""
     with suppress(OSError):
         click.echo(_replace_unencodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
 
 
 def notify(text: str, seconds: float) -> None:
-    """Calls a person back to a terminal where something has ended that took long: a bell, and the words as OSC 9.
+    """Notify the user that long work has ended, with a bell and a desktop notification (OSC 9).
 
-    OSC 9 is iTerm2's; terminals that show no notification ignore it. Nothing is sent where stderr is no terminal.
+    OSC 9 comes from iTerm2; terminals without notifications ignore it. Nothing is sent if stderr is not a terminal.
 
     Args:
-        text: what has ended.
-        seconds: how long it took.
+        text: the notification.
+        seconds: duration of the work.
     """
     if seconds >= NOTIFY_SECONDS and is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
         sys.stderr.write(f"\x1b]9;{_replace_unencodable(clean_text(text, MAX_NOTICE_CHARS), sys.stderr)}\x07\x07")
@@ -93,7 +93,7 @@ def notify(text: str, seconds: float) -> None:
 
 
 def _replace_unencodable(text: str, stream: TextIO | None) -> str:
-    """The text with `?` for what this stream's encoding has not: a name in Chinese must not end a command."""
+    """Replace characters that the stream can't encode with `?`, so that a Chinese name doesn't end a command."""
     encoding = _get_encoding(stream)
     return text.encode(encoding, "replace").decode(encoding)
 
@@ -103,24 +103,24 @@ def _get_encoding(stream: TextIO | None) -> str:
 
 
 def has_colour(stream: TextIO | None) -> bool:
-    """Whether colour may go there: a terminal that has it, and nobody who declined (https://no-color.org)."""
+    """Return whether the stream is a terminal with colour and the user has not set NO_COLOR (https://no-color.org)."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at this stream now; None is what Python has where it was started without one."""
+    """Return whether the stream is a terminal. It is None if Python was started without it."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
 def get_width() -> int | None:
-    """Columns that text may take: COLUMNS or the terminal's. None where stdout is no terminal: nothing is cut there."""
+    """Return the width in columns (COLUMNS or the terminal's), or None (no limit) if stdout is not a terminal."""
     if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdecimal():
         return shutil.get_terminal_size().columns
     return None
 
 
 def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
-    """What went wrong, why and what to do on stderr, a line each; an interruption is one. Gives the exit code."""
+    """Print message, cause and hint on separate lines of stderr, an interruption on one line. Return the exit code."""
     if isinstance(error, KeyboardInterrupt):
         note(INTERRUPTED)
         return InterruptedByUserError.exit_code
@@ -145,9 +145,9 @@ def _clean_lines(text: str) -> str:
 class Column:
     """One column of a table.
 
-    `rank` says how soon it gives way on a narrow terminal: the highest goes first, 0 stays. A column with `least` is
-    cut down to that many cells before one is dropped whose rank is the same or lower; with `wrap` its text goes on
-    below instead of being cut.
+    On a narrow terminal, the column with the highest `rank` is dropped first; rank 0 always stays. A column with
+    `min_width` is narrowed, to that many cells at least, if that makes enough room. With `wrap`, its text then
+    continues on the next line instead of being cut.
     """
 
     title: str
@@ -160,13 +160,13 @@ class Column:
 def format_table(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], *, max_width: int | None, bold: Collection[int] = ()
 ) -> str:
-    """Rows under their titles, aligned with spaces. Columns that may give way are left out where they are empty.
+    """Return rows below their titles, aligned with spaces. Empty columns with a rank above 0 are left out.
 
     Args:
-        columns: titles and what may give way.
-        rows: cells in the order of `columns`, one line each.
-        max_width: cells that a line may take; None is no limit.
-        bold: indices of rows to stress.
+        columns: titles and widths.
+        rows: cells in the order of `columns`, each a single line.
+        max_width: maximum width in terminal cells; None means no limit.
+        bold: indices of rows in bold.
     """
     cells = [[clean_text(cell, MAX_ERROR_CHARS) for cell in row] for row in rows]
     natural = [max([count_cells(row[at]) for row in cells], default=0) for at in range(len(columns))]
@@ -181,7 +181,7 @@ def format_table(
 
 
 def _wrap_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> list[list[str]]:
-    """A row as one or more lines of cells: what is too long goes on below where its column wraps."""
+    """Return a row as one or more lines of cells. Long text continues below if its column wraps."""
     parts = [
         (columns[at].wrap and textwrap.wrap(cell, size)) or [cell]
         for cell, (at, size) in zip(row, widths.items(), strict=True)
@@ -189,13 +189,13 @@ def _wrap_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int
     return [[cell[line] if line < len(cell) else "" for cell in parts] for line in range(max(map(len, parts)))]
 
 
-def _fit_widths(columns: Sequence[Column], widths: dict[int, int], limit: int | None) -> dict[int, int]:
-    """Widths that fit into the limit, the least important columns dropped or cut first."""
-    if limit is None:
+def _fit_widths(columns: Sequence[Column], widths: dict[int, int], max_width: int | None) -> dict[int, int]:
+    """Return column widths that fit, after narrowing or dropping the columns with the highest rank."""
+    if max_width is None:
         return widths
     widths = dict(widths)
     for at in sorted(widths, key=lambda at: -columns[at].rank):
-        surplus = sum(widths.values()) + len(GAP) * (len(widths) - 1) - limit
+        surplus = sum(widths.values()) + len(GAP) * (len(widths) - 1) - max_width
         if surplus <= 0:
             break
         room = widths[at] - columns[at].min_width
@@ -218,7 +218,7 @@ def _format_line(cells: Sequence[str], columns: Sequence[Column], widths: Mappin
 
 
 def count_cells(text: str) -> int:
-    """Terminal cells that a text takes: wide characters take two, combining ones none (Unicode annex 11)."""
+    """Return a text's width in terminal cells: two for wide characters, none for combining ones (Unicode annex 11)."""
     if text.isascii():
         return len(text)
     return sum(
@@ -235,7 +235,7 @@ def _cut_cell(text: str, size: int) -> str:
 
 
 def format_fields(pairs: Sequence[tuple[str, str | None]], *, max_width: int | None) -> str:
-    """Labelled facts under each other; what is None or empty is left out, what is long goes on under itself."""
+    """Return labelled facts, one below the other. Empty values are left out; long values continue below."""
     shown = [(label, value) for label, value in pairs if value]
     label_width = max([count_cells(label) for label, _ in shown], default=0)
     lines = []
@@ -249,15 +249,15 @@ def format_fields(pairs: Sequence[tuple[str, str | None]], *, max_width: int | N
     return "\n".join(lines)
 
 
-def _wrap_text(text: str, head: str, limit: int | None) -> Iterable[tuple[int, str]]:
-    if limit is None:
+def _wrap_text(text: str, head: str, max_width: int | None) -> Iterable[tuple[int, str]]:
+    if max_width is None:
         return [(0, text)]
-    room = max(MIN_TEXT_WIDTH, limit - len(head))
+    room = max(MIN_TEXT_WIDTH, max_width - len(head))
     return enumerate(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
 
 
 def render_markdown(text: str, *, max_width: int | None) -> str:
-    """A model card, made harmless: laid out for `max_width` columns, or as its own Markdown where there is no limit."""
+    """Return a model card without control characters, laid out for a terminal, or as Markdown without a width."""
     cleaned = clean_text(text, MAX_CARD_CHARS, keep_lines=True).strip()
     if max_width is None:
         return cleaned
@@ -265,9 +265,9 @@ def render_markdown(text: str, *, max_width: int | None) -> str:
     from rich.markdown import Markdown
 
     colour = has_colour(sys.stdout)
-    # With a height given too, rich doesn't read COLUMNS, whose nonsense it would not survive.
+    # With a height too, rich doesn't read COLUMNS, on whose invalid values it would fail.
     console = Console(width=max_width, height=1, force_terminal=colour, no_color=not colour, highlight=False)
     with console.capture() as capture:
-        # Links are written out: a person sees where they lead.
+        # Links are written out, so that the user sees their targets.
         console.print(Markdown(cleaned, hyperlinks=False))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -1,4 +1,4 @@
-"""Types and options that the commands share."""
+"""Define the options, parameter types and confirmation prompts that several commands share."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def ask_new_passphrase() -> str:
-    """A passphrase to encrypt the token with, typed twice."""
-    question = "There is no keychain here. Passphrase to encrypt the token with"
-    return ask_hidden(question, otherwise=NO_TERMINAL_HINT, twice=True)
+    """Ask twice for a new passphrase that encrypts the token."""
+    question = "No keychain found. Passphrase to encrypt the token"
+    return ask_hidden(question, hint=NO_TERMINAL_HINT, twice=True)
 
 
 def confirm(question: str, *, refused: str, hint: str) -> None:
-    """Asks a person; ends the command where they don't agree.
+    """Ask the user to confirm, and end the command unless they agree.
 
     Args:
-        question: what they are asked.
-        refused: what then holds, such as `Nothing was removed`.
-        hint: how to do without being asked.
+        question: the prompt.
+        refused: the message if the user refuses, such as `Nothing was removed`.
+        hint: how to skip the prompt.
 
     Raises:
         BadInputError: nobody answered.
-        InterruptedByUserError: they pressed Ctrl-C.
-        click.exceptions.Exit: they said no.
+        InterruptedByUserError: the user pressed Ctrl-C.
+        click.exceptions.Exit: the user answered no.
     """
     try:
         agreed = _ask_yes_no(question)
@@ -53,32 +53,32 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
 
 
 def _ask_yes_no(question: str) -> bool | None:
-    """What a person answered; None where nobody did, or nobody could: Python has no stdin where that was closed."""
+    """Return the user's answer, or None if there is none. `sys.stdin` is None if the process started without stdin."""
     try:
         return click.confirm(question, err=True) if sys.stdin else None
     except (click.Abort, UnicodeDecodeError) as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # to click it is the same as nobody being there
+        if isinstance(error.__context__, KeyboardInterrupt):  # click raises Abort for Ctrl-C too
             raise KeyboardInterrupt from None
         return None
 
 
 def confirm_removal(question: str) -> None:
-    """The same before something is removed."""
+    """Ask the user to confirm a removal, and end the command unless they agree."""
     confirm(question, refused="Nothing was removed", hint="-y removes without asking.")
 
 
-# What options take
+# Parameter types
 
 
 class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
-    """A number that a person writes with a unit."""
+    """A number with a unit, such as `5M`."""
 
     def __init__(self, name: str, parse: Callable[[str], int]) -> None:
         self.name = name
         self._parse = parse
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes or a count."""
+        """Return the number of bytes, or the count."""
         if isinstance(value, int):
             return value
         try:
@@ -93,14 +93,14 @@ COUNT = _NumberWithUnit("count", units.parse_count)
 
 
 class _CompletableName(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
-    """A name of something that is known here, which a shell can complete."""
+    """A name that the shell can complete from the library."""
 
     def list_completions(self) -> list[CompletionItem]:
-        """Every such name."""
+        """Return all names, in the form that click completes."""
         raise NotImplementedError
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Names that start with what was typed; none where the library can't be read."""
+        """Return the names that start with `incomplete`, or none if the library can't be read."""
         try:
             return [item for item in self.list_completions() if item.value.casefold().startswith(incomplete.casefold())]
         except HfModelsError:
@@ -108,12 +108,12 @@ class _CompletableName(click.ParamType):  # type: ignore[type-arg]  # no generic
 
 
 class LocalName(_CompletableName):
-    """The name of a model on this machine: an id, an alias or a repo."""
+    """The name of a local model: its id, an alias or its repo."""
 
     name = "name"
 
     def list_completions(self) -> list[CompletionItem]:
-        """Ids and aliases."""
+        """Return all model ids and aliases."""
         return [CompletionItem(name) for model in open_library().list() for name in (*model.aliases, model.model_id)]
 
 
@@ -123,19 +123,19 @@ class SettingKey(_CompletableName):
     name = "key"
 
     def list_completions(self) -> list[CompletionItem]:
-        """Each with what it does."""
+        """Return all settings with their descriptions."""
         return [CompletionItem(one.key, help=one.description) for one in open_library().settings()]
 
 
 class _NonEmptyPath(click.Path):
-    """A path to what may be there or not; the empty one, as of a variable that is not set, is none."""
+    """A path that need not exist. An empty path, such as that of an unset shell variable, is refused."""
 
-    empty_message = ""  # what is said of it
+    empty_message = ""
 
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
-        """Its path."""
+        """Return the path, or fail if it is empty."""
         if not os.fspath(value):
             self.fail(self.empty_message, param, ctx)
         return super().convert(value, param, ctx)
@@ -144,42 +144,44 @@ class _NonEmptyPath(click.Path):
 class Folder(_NonEmptyPath):
     """A folder."""
 
-    empty_message = "An empty name is no folder; this one's is `.`."
+    empty_message = "The folder's name is empty. Write `.` for the current folder."
 
 
 class File(_NonEmptyPath):
     """A file."""
 
-    empty_message = "An empty name is no file."
+    empty_message = "The file's name is empty."
 
 
 def json_option(command: F) -> F:
-    """`--json`: the service's own value instead of text."""
+    """Add `--json`, which prints the service's result as JSON."""
     return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
 
 
 def quiet_option(command: F) -> F:
-    """`-q`: no progress and no notes."""
-    return click.option("-q", "--quiet", is_flag=True, help="Show no progress and no notes.")(command)
+    """Add `-q`, which hides progress and notes."""
+    return click.option("-q", "--quiet", is_flag=True, help="Hide progress and notes.")(command)
 
 
 def aliases_option(command: F) -> F:
-    """`-a NAME`, as often as wanted."""
+    """Add `-a NAME`, which can be repeated."""
     return click.option(
-        "aliases", "-a", "--alias", multiple=True, metavar="NAME", help="Another name for the model; repeatable."
+        "aliases", "-a", "--alias", multiple=True, metavar="NAME", help="Additional name for the model; repeatable."
     )(command)
 
 
 def refresh_option(command: F) -> F:
-    """`--refresh`: ask the Hub whatever the metadata cache holds."""
-    return click.option("--refresh", is_flag=True, help="Ask the Hub even where a recent answer is kept.")(command)
+    """Add `--refresh`, which bypasses the metadata cache."""
+    return click.option("--refresh", is_flag=True, help="Request new data from the Hub instead of using the cache.")(
+        command
+    )
 
 
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
-    """Checks that one thing or `--all` was given, and not both.
+    """Check that the user gave either an argument or `--all`.
 
     Raises:
-        click.UsageError: neither or both were.
+        click.UsageError: the user gave neither or both.
     """
     if (given is None) != everything:
         raise click.UsageError(f"Give either {what} or --all.")

@@ -1,4 +1,4 @@
-"""What a person sees of bytes on their way: bars on a terminal, a line now and then elsewhere. Moves none of them."""
+"""Show the progress of transfers and hashing: bars on a terminal, occasional lines otherwise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOTAL = "total"
 
 
 class PendingFile(Protocol):
-    """A file that is on its way; `pull.PlannedFile` is one."""
+    """A file to transfer, such as a `PlannedFile`."""
 
     @property
     def path(self) -> str: ...
@@ -42,10 +42,10 @@ class PendingFile(Protocol):
 
 
 def show_progress(files: Sequence[PendingFile] = (), *, quiet: bool = False) -> AbstractContextManager[Progress]:
-    """Progress for a transfer or a re-hash, on stderr: bars, lines, or nothing when quiet.
+    """Return a context manager that shows the progress of a transfer or re-hash on stderr.
 
     Args:
-        files: those that will move, where that is known: several get a total.
+        files: the files to transfer, if known; several files get a total.
         quiet: show nothing.
     """
     if quiet:
@@ -59,24 +59,25 @@ def _ignore_event(_event: Event) -> None:
 
 @dataclass
 class _FileState:
-    """What was last said of one file."""
+    """Time and bytes of the last line about one file and of the start of its transfer."""
 
-    at: float
-    done: int
-    began: float
-    first: int
-    words: str | None = None
-    spoken: bool = False
+    line_at: float
+    line_bytes: int
+    started_at: float
+    start_bytes: int
+    last_message: str | None = None
+    has_line: bool = False
 
 
 class ProgressLines:
-    """Plain lines: when a file starts, at most one every few seconds and every tenth of it, and when it is done.
+    """Plain lines: one when a file starts, one when it is done, and a few between them.
 
-    A file that is only hashed again, which no `started` announces, is spoken of once that takes long.
+    A progress line needs LINE_SECONDS and LINE_SHARE of the file since the one before. A file that is only hashed
+    again has no `started` event and gets a line only if hashing takes long.
     """
 
     def __init__(self, write: Callable[[str], None] = output.note, clock: Callable[[], float] = time.monotonic) -> None:
-        """`write` shows one line; `clock` tells seconds."""
+        """Take functions that print a line and return the time in seconds."""
         self._write = write
         self._clock = clock
         self._files: dict[str, _FileState] = {}
@@ -91,10 +92,10 @@ class ProgressLines:
         pass
 
     def show(self, event: Event) -> None:
-        """One event of one file, from any thread."""
+        """Show one event of one file. Any thread may call this."""
         with self._lock:
-            told = self._files.get(event.file)
-            if told is None or event.kind == "started":
+            state = self._files.get(event.file)
+            if state is None or event.kind == "started":
                 now = self._clock()
                 self._files[event.file] = _FileState(now, event.done, now, event.done)
                 if event.kind == "started":
@@ -103,28 +104,28 @@ class ProgressLines:
                     return
             self._report(event, self._files[event.file])
 
-    def _report(self, event: Event, told: _FileState) -> None:
+    def _report(self, event: Event, state: _FileState) -> None:
         now = self._clock()
         if event.kind == "done":
-            if told.spoken:
-                self._write_line(event, _describe_end(event, told, now))
+            if state.has_line:
+                self._write_line(event, _describe_end(event, state, now))
             del self._files[event.file]
         elif event.kind == "verifying":
-            if told.words != event.kind:
-                self._write_line(event, "checking the digest")
-                told.words = event.kind
+            if state.last_message != event.kind:
+                self._write_line(event, "verifying the digest")
+                state.last_message = event.kind
         elif event.kind != "progress":
-            words = _describe_problem(event)
-            if words != told.words:
-                self._write_line(event, words)
-            told.words = words
-        elif now - told.at >= LINE_SECONDS and event.done - told.done >= event.total * LINE_SHARE:
-            self._write_line(event, _describe_progress(event, told, now))
-            told.at, told.done, told.words = now, event.done, None
+            text = _describe_problem(event)
+            if text != state.last_message:
+                self._write_line(event, text)
+            state.last_message = text
+        elif now - state.line_at >= LINE_SECONDS and event.done - state.line_bytes >= event.total * LINE_SHARE:
+            self._write_line(event, _describe_progress(event, state, now))
+            state.line_at, state.line_bytes, state.last_message = now, event.done, None
 
-    def _write_line(self, event: Event, words: str) -> None:
-        self._files[event.file].spoken = True
-        self._write(f"{clean_text(event.file)}: {words}")
+    def _write_line(self, event: Event, text: str) -> None:
+        self._files[event.file].has_line = True
+        self._write(f"{clean_text(event.file)}: {text}")
 
 
 def _describe_start(event: Event) -> str:
@@ -133,17 +134,19 @@ def _describe_start(event: Event) -> str:
     return format_size(event.total)
 
 
-def _describe_progress(event: Event, told: _FileState, now: float) -> str:
-    speed = (event.done - told.first) / max(now - told.began, 0.001)
+def _describe_progress(event: Event, state: _FileState, now: float) -> str:
+    speed = (event.done - state.start_bytes) / max(now - state.started_at, 0.001)
     left = format_duration((event.total - event.done) / speed) if speed else "unknown time"
     return f"{_format_percent(event)} of {format_size(event.total)}, {format_size(speed)}/s, {left} left"
 
 
-def _describe_end(event: Event, told: _FileState, now: float) -> str:
-    moved, seconds = event.total - told.first, now - told.began
+def _describe_end(event: Event, state: _FileState, now: float) -> str:
+    moved, seconds = event.total - state.start_bytes, now - state.started_at
     if moved <= 0 or seconds <= 0:
         return f"done, {format_size(event.total)}"
-    part = f"{format_size(event.total)}, the last {format_size(moved)} of it" if told.first else format_size(moved)
+    part = (
+        f"{format_size(event.total)}, the last {format_size(moved)} of it" if state.start_bytes else format_size(moved)
+    )
     return f"done, {part} in {cli_format.format_elapsed(seconds)} ({format_size(moved / seconds)}/s)"
 
 
@@ -156,10 +159,10 @@ def _format_percent(event: Event) -> str:
 
 
 class ProgressBars:
-    """A bar for each file with bytes, speed and time left, and one for the total where there are several."""
+    """A bar for each file with bytes, speed and remaining time, and a total if there are several files."""
 
     def __init__(self, files: Sequence[PendingFile] = (), console: Console | None = None) -> None:
-        """`console` None is stderr."""
+        """Take the files to transfer and a console; None is stderr."""
         self._files = files
         self._console = console
         self._tasks: dict[str, TaskID] = {}
@@ -184,39 +187,39 @@ class ProgressBars:
             self._bars.stop()
 
     def show(self, event: Event) -> None:
-        """One event of one file, from any thread."""
+        """Show one event of one file. Any thread may call this."""
         bars = self._bars
         if bars is None:
             return
         with self._lock:
             if event.file not in self._tasks:
-                # What was here before is no speed: the bar starts from it.
+                # Bytes from an earlier run don't count as speed, so the bar starts after them.
                 self._tasks[event.file] = bars.add_task(
                     self._make_label(event.file), total=event.total, completed=event.done
                 )
             task = self._tasks[event.file]
             note = event.kind if event.kind not in ("started", "progress", "done") else ""
             bars.update(task, completed=event.done, total=event.total, note=note, visible=not self._should_hide(event))
-            if event.file in self._done:  # one that is only hashed again is no part of the total
+            if event.file in self._done:  # a file that is only hashed again is not in the total
                 self._done[event.file] = event.done
             if self._total is not None:
                 bars.update(self._total, completed=sum(self._done.values()))
             self._print_problem(bars, event)
 
     def _make_label(self, path: str) -> str:
-        """A name that leaves two thirds of the line to the bar and its figures."""
+        """Return a name that leaves two thirds of the line for the bar and its figures."""
         return _shorten_name(path, min(MAX_NAME_CELLS, self._bars.console.width // 3)) if self._bars else path
 
     def _should_hide(self, event: Event) -> bool:
-        """Of several files those that are done go; the total has them."""
+        """Return whether to hide the bar: a finished file is part of the total."""
         return event.kind == "done" and self._total is not None
 
     def _print_problem(self, bars: RichProgress, event: Event) -> None:
         if event.kind in ("stalled", "retrying", "waiting") and event.message:
-            words = f"{self._make_label(event.file)}: {_describe_problem(event)}"
-            if words != self._last_problem:
-                bars.console.print(words, markup=False, highlight=False)
-            self._last_problem = words
+            text = f"{self._make_label(event.file)}: {_describe_problem(event)}"
+            if text != self._last_problem:
+                bars.console.print(text, markup=False, highlight=False)
+            self._last_problem = text
 
 
 def _make_console() -> Console:
@@ -226,7 +229,7 @@ def _make_console() -> Console:
 
 
 def _shorten_name(path: str, cells: int) -> str:
-    """The file's own name; a long one loses its middle, since quantization and shard stand at its end."""
+    """Return the file's name. A long one loses its middle, because it ends with the quantization and shard."""
     name = clean_text(path.rpartition("/")[2])
     if len(name) <= cells:
         return name
@@ -243,7 +246,7 @@ def _make_bars(console: Console) -> RichProgress:
     narrow = console.width < NARROW_CELLS
 
     class Figures(ProgressColumn):
-        """Bytes, speed and time left, in the words of `units`."""
+        """Bytes, speed and remaining time, formatted as everywhere else."""
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
@@ -264,7 +267,7 @@ def _make_bars(console: Console) -> RichProgress:
 
 
 def _estimate_seconds_left(task: Task) -> float | None:
-    """Seconds to go, as far as the speed of the last half minute tells."""
+    """Return the remaining seconds at the speed of the last half minute, or None if unknown."""
     if task.finished or not task.speed or task.total is None:
         return None
     return (task.total - task.completed) / task.speed

@@ -142,7 +142,7 @@ def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
         done = run(*words, "--refresh")
         assert REPO in done.stdout
         assert said in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
-        assert "this is the Hub's answer of" in done.stderr
+        assert "Showing cached data from" in done.stderr
     for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
         *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
         assert said in error
@@ -187,7 +187,7 @@ def test_offline_a_repo_is_shown_with_its_card_and_a_pull_of_what_is_here_is_ins
     asked = len(repo.requests)
     assert "Tiny" in run("info", REPO, "--card").stdout
     done = run("pull", REPO)
-    assert "is here already. Offline mode is on" in done.stderr
+    assert "is already on this machine. Offline mode is on" in done.stderr
     assert "Offline mode is on" in run("pull", f"{REPO}:Q8_0", code=1).stderr
     assert len(repo.requests) == asked
 
@@ -318,7 +318,7 @@ def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path:
     run("import", path, "-q")
     verified = run("verify", "mine", code=1)
     assert "mine.Q8_0.gguf: unchanged since it was imported; never compared with the Hub" in verified.stdout
-    assert f"Prove it: llm hf import {path} --repo owner/name" in verified.stdout
+    assert f"Verify it: llm hf import {path} --repo owner/name" in verified.stdout
     assert (found := json_of("verify", "mine", code=1))["matches"] is False
     assert found["unchanged"] is True
     assert (Library().verify("mine").matches, Library().verify("mine").unchanged) == (False, True)
@@ -394,7 +394,7 @@ def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer
     run_process("hf", "download", REPO, Q8)
     sent = repo.sent(Q8, side="storage")
     done = run("pull", f"{REPO}:Q8_0")
-    assert "Nothing had to be fetched." in done.stderr
+    assert "Nothing to download." in done.stderr
     assert repo.sent(Q8, side="storage") - sent < Q8_BYTES  # the header alone
     run("pull", f"{REPO}:Q4_K_M", "-q")
     assert REPO in run_process("hf", "cache", "ls", "--no-truncate").stdout
@@ -498,7 +498,7 @@ def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubSer
     sent = repo.sent(Q4, side="storage")
     assert "to copy from the cache" in run("pull", REPO, "--to", tmp_path / "there", "--dry-run").stdout
     done = run("pull", REPO, "--to", tmp_path / "there")
-    assert "Copied from the cache; nothing had to be fetched." in done.stderr
+    assert "Copied from the cache; nothing to download." in done.stderr
     assert (tmp_path / "there" / Q4).read_bytes() == whole
     assert repo.sent(Q4, side="storage") == sent
 
@@ -512,7 +512,7 @@ def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm
     assert cached(home) == []
     sent = repo.sent(Q4, side="storage")
     assert json_of("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
-    assert "Nothing had to be fetched." in run("pull", REPO, "--to", there).stderr
+    assert "Nothing to download." in run("pull", REPO, "--to", there).stderr
     assert repo.sent(Q4, side="storage") == sent
     (there / "mine.txt").write_text("mine")
     size = (there / Q4).stat().st_size

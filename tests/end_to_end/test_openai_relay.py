@@ -401,7 +401,7 @@ def test_the_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str
         assert process.stdout
         assert process.stderr
         url = process.stdout.readline().strip()
-        assert process.stderr.readline() == f"Serves {CHAT}, {EMBED} in OpenAI's protocol.\n"
+        assert process.stderr.readline() == f"Serving {CHAT}, {EMBED} through an OpenAI-compatible API.\n"
         assert process.stderr.readline() == f"OPENAI_BASE_URL={url}/v1\n"
         key = given or process.stderr.readline().strip().removeprefix("OPENAI_API_KEY=")
         with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=SECONDS) as client:
@@ -410,7 +410,7 @@ def test_the_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(SECONDS) == 0
-    assert rest == "Ctrl-C ends it.\nStopped.\n"
+    assert rest == "Press Ctrl-C to stop.\nStopped.\n"
 
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])

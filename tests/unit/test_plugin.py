@@ -34,7 +34,7 @@ def test_the_lazy_group_is_the_real_one_once_called() -> None:
     context = click.Context(lazy, info_name="hf")
     assert lazy.list_commands(context) == cli_main.hf.list_commands(context)
     assert lazy.get_command(context, "pull") is cli_main.hf.commands["pull"]
-    assert "Find and fetch" in run_llm("hf", "--help").output
+    assert "Find and pull" in run_llm("hf", "--help").output
     assert run_llm("hf", "nonsense").exit_code == 2
 
 

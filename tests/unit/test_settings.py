@@ -290,7 +290,7 @@ def test_every_setting_is_described_and_takes_its_own_default() -> None:
 def test_the_command_that_a_wrong_value_is_answered_with_says_what_would_do(key: str, wrong: str, takes: str) -> None:
     refused = run("settings", key, wrong, code=2).stderr
     (named,) = re.findall(r"`llm hf (settings \w+)`", refused)
-    assert re.search(rf"^Takes +{re.escape(takes)}$", run(*named.split()).stdout, re.MULTILINE)
+    assert re.search(rf"^Values +{re.escape(takes)}$", run(*named.split()).stdout, re.MULTILINE)
 
 
 def test_every_setting_says_what_it_takes() -> None:

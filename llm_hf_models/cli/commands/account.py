@@ -15,20 +15,20 @@ MAX_TOKEN_BYTES = 4096
 
 
 @click.command(epilog=examples("llm hf login", "pass show hub-token | llm hf login --token-stdin"))
-@click.option("--token-stdin", is_flag=True, help="Read the token from standard input instead of asking.")
+@click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
 @json_option
 def login(token_stdin: bool, as_json: bool) -> None:
-    """Keep a Hub token.
+    """Store a Hub token.
 
-    First the Hub is asked whose it is. Then it goes into the operating system's keychain, or where there is none into
-    a file encrypted under a passphrase that is asked for and never stored; LLM_HF_PASSPHRASE in the environment gives
-    it where nobody can type it. HF_TOKEN in the environment goes before it.
+    Checks the token with the Hub, then stores it in the operating system's keychain. Without a keychain, stores it in
+    a file that is encrypted with a passphrase. The passphrase is never stored; LLM_HF_PASSPHRASE supplies it if nobody
+    can type it. HF_TOKEN in the environment takes precedence over a stored token.
     """
     if token_stdin:
-        given = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
-        token = given.decode("utf-8", "replace")
+        data = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
+        token = data.decode("utf-8", "replace")
     else:
-        token = ask_hidden("Hub token", otherwise="--token-stdin reads it from standard input.")
+        token = ask_hidden("Hub token", hint="--token-stdin reads it from standard input.")
     status = open_library().login(token, ask_passphrase=ask_new_passphrase)
     output.print_json(status) if as_json else output.note(local_views.render_login(status))
 
@@ -36,9 +36,9 @@ def login(token_stdin: bool, as_json: bool) -> None:
 @click.command(epilog=examples("llm hf logout"))
 @json_option
 def logout(as_json: bool) -> None:
-    """Forget the token that `login` kept.
+    """Remove the token that `login` stored.
 
-    A token in the environment or of the hf command is not touched.
+    Tokens in the environment and the hf command's token are kept.
     """
     places = open_library().logout()
     output.print_json({"removed_from": places}) if as_json else output.note(local_views.render_logout(places))
@@ -48,10 +48,10 @@ def logout(as_json: bool) -> None:
 @json_option
 @click.pass_context
 def whoami(ctx: click.Context, as_json: bool) -> None:
-    """Show whose token is in force, never the token.
+    """Show the account of the active token.
 
-    Says what it may do and where it came from.
-    Ends with exit code 1 when there is none or the Hub doesn't accept it.
+    Also shows the token's scopes and source, but never the token itself. Exits with code 1 without a token or if the
+    Hub rejects it.
     """
     status = open_library().whoami()
     output.print_json(status) if as_json else output.emit(local_views.render_account(status, output.get_width()))

@@ -27,14 +27,15 @@ NAME_OR_FILE = LocalName()
     )
 )
 @click.argument("name", metavar="REF|FILE", type=NAME_OR_FILE)
-@click.option("--metadata", is_flag=True, help="Show every key of the header.")
-@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--metadata", is_flag=True, help="Show all metadata keys of the header.")
+@click.option("--tensors", is_flag=True, help="List all tensors.")
 @click.option("--template", is_flag=True, help="Show the chat template.")
 @json_option
 def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: bool) -> None:
     """Show the header of a GGUF file.
 
-    REF|FILE is a file, the name of a model on this machine, or a ref on the Hub, of which only the header is fetched.
+    REF|FILE is a file, the name of a model on this machine, or a model on the Hub. From the Hub, only the header is
+    downloaded.
     """
     found = open_library().inspect(name, metadata=metadata, tensors=tensors, template=template)
     if as_json:
@@ -46,7 +47,7 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
     if found.tensors is not None:
         output.emit("\n" + gguf_views.render_tensors(found.tensors, output.get_width()))
     if template:
-        output.emit("\n" + (found.chat_template or "There is no chat template."))
+        output.emit("\n" + (found.chat_template or "The model has no chat template."))
 
 
 @click.command(
@@ -58,8 +59,8 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
 def check(ctx: click.Context, name: str, as_json: bool) -> None:
     """Check a GGUF file against the rules of its format.
 
-    Structure, meaning and chat template are read, nothing is run. Of a file that is still on the Hub only the header
-    is seen. Ends with exit code 1 when there are errors.
+    Checks the structure, the metadata and the chat template without running anything. For a model on the Hub, checks
+    only the header. Exits with code 1 if there are errors.
     """
     report = open_library().check(name)
     output.print_json(report) if as_json else output.emit(gguf_views.render_check(report, output.get_width()))
@@ -84,14 +85,14 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.option("tags", "--tag", metavar="TAG", multiple=True, help="Only repos with this tag; repeatable.")
 @click.option("--min-params", type=COUNT, help="At least this many parameters, such as 500M.")
 @click.option("--max-params", type=COUNT, help="At most this many parameters, such as 8B.")
-@click.option("--gated/--no-gated", default=None, help="Only repos that ask for access, or none of them.")
-@click.option("--fits", is_flag=True, help="Only what fits this machine's memory.")
+@click.option("--gated/--no-gated", default=None, help="Only gated repos, or only repos that are not gated.")
+@click.option("--fits", is_flag=True, help="Only models that fit this machine's memory.")
 @click.option(
     "--sort",
     type=click.Choice(["trending", "downloads", "likes", "created", "updated"]),
     default="trending",
     show_default=True,
-    help="What comes first.",
+    help="Sort order.",
 )
 @click.option(
     "--limit",
@@ -99,19 +100,19 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     metavar="N",
     default=20,
     show_default=True,
-    help="At most so many rows.",
+    help="Maximum number of results.",
 )
 @refresh_option
 @json_option
 def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_json: bool, **filters: object) -> None:
     """Find models on the Hub.
 
-    Words of QUERY are looked for in repo names. Without any, the list is what the options leave.
+    Lists repos whose name contains the words of QUERY. Without QUERY, only the options filter the list.
     """
     from llm_hf_models.hub.types import SearchFilters
 
-    narrowed = SearchFilters(library=None if library == "any" else library, **filters)  # type: ignore[arg-type]
-    page = open_library().search(" ".join(query), narrowed, fits=fits, refresh=refresh)
+    search_filters = SearchFilters(library=None if library == "any" else library, **filters)  # type: ignore[arg-type]
+    page = open_library().search(" ".join(query), search_filters, fits=fits, refresh=refresh)
     if as_json:
         output.print_json(page)
     elif page.results:
@@ -121,9 +122,9 @@ def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_j
         output.note(hub_views.render_no_results(page))
 
 
-def _note_freshness(words: str | None) -> None:
-    if words:
-        output.note(click.style(words, dim=True))
+def _note_freshness(text: str | None) -> None:
+    if text:
+        output.note(click.style(text, dim=True))
 
 
 @click.command(
@@ -134,16 +135,16 @@ def _note_freshness(words: str | None) -> None:
     )
 )
 @click.argument("ref")
-@click.option("--revision", metavar="REVISION", help="Branch, tag or commit; the default branch otherwise.")
-@click.option("--files", is_flag=True, help="List every file of the repo.")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit instead of the default branch.")
+@click.option("--files", is_flag=True, help="List all files of the repo.")
 @click.option("--card", is_flag=True, help="Show the model card.")
 @refresh_option
 @json_option
 def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool, as_json: bool) -> None:
-    """Show one model of the Hub, and which variants fit.
+    """Show a model on the Hub and which variants fit.
 
-    The variant that a plain pull takes stands out. REF is owner/name, with @REVISION if you like, or
-    the address of its page.
+    The variant that a plain pull downloads is shown in bold. REF is owner/name, optionally with @REVISION, or the URL
+    of the model's page.
     """
     found = open_library().info(ref, revision=revision, card=card, refresh=refresh)
     if as_json:
@@ -152,9 +153,8 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
     output.emit(hub_views.render_info(found, output.get_width()))
     if files:
         output.emit("\n" + hub_views.render_repo_files(found, output.get_width()))
-    if card and found.card is not None:  # else a note says why
-        output.emit(
-            "\n"
-            + (output.render_markdown(found.card, max_width=output.get_width()) if found.card else "There is no card.")
-        )
+    if card and found.card is not None:  # without a card, the notes give the reason
+        width = output.get_width()
+        text = output.render_markdown(found.card, max_width=width) if found.card else "The repo has no model card."
+        output.emit("\n" + text)
     _note_freshness(hub_views.render_freshness(found.freshness))

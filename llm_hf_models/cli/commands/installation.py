@@ -13,14 +13,16 @@ from llm_hf_models.cli.framework import examples, open_library
 from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option
 from llm_hf_models.cli.views import local as local_views
 
+PASSWORD_LEFT_OUT = (
+    f"The user name and password in {mcp_hosts.ENDPOINT_VARIABLE} are left out, because hosts' files are often shared. "
+    "If the endpoint needs them, set the variable in the host's environment."
+)
+
 
 @click.command(epilog=examples("llm hf status", "llm hf status --json"))
 @json_option
 def status(as_json: bool) -> None:
-    """Show this machine at a glance.
-
-    Memory, disk, cache, library, engines, endpoint, token and versions.
-    """
+    """Show memory, disk, cache, engines, token and versions."""
     now = open_library().status()
     output.print_json(now) if as_json else output.emit(local_views.render_status(now, output.get_width()))
 
@@ -36,13 +38,13 @@ def status(as_json: bool) -> None:
 )
 @click.argument("key", type=SettingKey(), required=False)
 @click.argument("value", required=False)
-@click.option("--unset", is_flag=True, help="Go back to the default.")
+@click.option("--unset", is_flag=True, help="Restore the default.")
 @json_option
 def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> None:
     """List the settings, show one, or change it.
 
-    Sizes take units (5M, 2GiB), times too (30s, 5m), switches on and off. LLM_HF_KEY in the environment goes before
-    what is stored here.
+    Sizes take units (5M, 2GiB), and so do times (30s, 5m). Switches are on or off. The environment variable LLM_HF_KEY,
+    such as LLM_HF_CONTEXT, overrides the stored value of KEY.
     """
     if unset and (key is None or value is not None):
         raise click.UsageError("--unset takes one KEY and no VALUE.")
@@ -64,16 +66,21 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
 )
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), metavar="PORT", default=8642, show_default=True, help="0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=8642,
+    show_default=True,
+    help="Port to listen on; 0 chooses a free one.",
 )
-@click.option("allowed", "--allow", multiple=True, metavar="REPO", help="Serve this gated or private repo too.")
+@click.option(
+    "allowed", "--allow", multiple=True, metavar="REPO", help="Also serve this gated or private repo; repeatable."
+)
 def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
     """Serve this machine's models to other machines.
 
-    It answers as the Hub does, read-only.
-
-    Prints the address and runs until Ctrl-C. Any Hub client pulls from it with HF_ENDPOINT. Gated and private repos
-    are served only when named.
+    Works like a read-only Hub: any Hub client can pull from it with HF_ENDPOINT. Prints the address and runs until
+    Ctrl-C. Gated and private repos are served only if named with --allow.
     """
     with open_library().mirror(host, port, allow=allowed) as server:
         address = cli_format.format_server_url(server.server_address)
@@ -83,13 +90,6 @@ def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
             server.serve_forever()
         except KeyboardInterrupt:
             output.note("Stopped.")
-
-
-PASSWORD_LEFT_OUT = (
-    f"{mcp_hosts.ENDPOINT_VARIABLE} has a user or a password in it, which is left out: "
-    "files of hosts are read and shared. "
-    "Where that server wants it, give it to the host's own environment."
-)
 
 
 @click.command(
@@ -102,13 +102,13 @@ PASSWORD_LEFT_OUT = (
 )
 @click.argument("host", type=click.Choice(mcp_hosts.HOST_KEYS), default="json")
 @click.argument("flags", nargs=-1, metavar="[-- SERVER OPTIONS]")
-@click.option("--install", is_flag=True, help="Write it into the host's file: shows a diff, asks, keeps a backup.")
-@click.option("-y", "--yes", is_flag=True, help="With --install: don't ask.")
+@click.option("--install", is_flag=True, help="Write it to the host's file after showing a diff; keeps a backup.")
+@click.option("-y", "--yes", is_flag=True, help="With --install: don't ask for confirmation.")
 def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
-    """Connect an agent's host to this machine's models.
+    """Configure an MCP host to use this machine's models.
 
-    Prints the configuration with which that host starts llm-hf-mcp, the MCP server. What agents may do is set by
-    `llm hf settings agent_...`, or by options for the server after `--`.
+    Prints the configuration that starts llm-hf-mcp, the MCP server. The `agent_...` settings limit agents; see
+    `llm hf settings`. Options for the server follow `--`.
     """
     mcp_hosts.check_options(flags)
     if mcp_hosts.has_endpoint_password():
@@ -119,17 +119,17 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
         return
     output.emit(json.dumps(mcp_hosts.build_snippet(chosen, flags), indent=2))
     if chosen.path is not None:
-        again = shlex.join(["llm", "hf", "mcp", host, "--install", *(("--", *flags) if flags else ())])
-        output.note(f"For {chosen.title} this goes into {chosen.path}. To write it there: {again}")
+        command = shlex.join(["llm", "hf", "mcp", host, "--install", *(("--", *flags) if flags else ())])
+        output.note(f"For {chosen.title}, add this to {chosen.path}. To write it there: {command}")
 
 
 def _install(change: mcp_hosts.ConfigChange, title: str, *, yes: bool) -> None:
     if not change.is_needed:
-        output.note(f"{change.path} has it already.")
+        output.note(f"{change.path} already contains this.")
         return
     output.note(change.diff)
     if not yes:
         confirm(f"Write this to {change.path}?", refused="Nothing was written", hint="-y writes without asking.")
     backup = mcp_hosts.write_change(change)
-    kept = f" What was there is kept as {backup}." if backup else ""
+    kept = f" The previous file is kept as {backup}." if backup else ""
     output.note(f"Written.{kept} Restart {title} to use it.")

@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.types import PullPlan, PullResult
     from llm_hf_models.service import Library
 
+BACKGROUND_KEY = "b"
+
 
 @click.command(epilog=examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
 @click.argument("name", metavar="NAME|FILE", type=NAME_OR_FILE)
 @json_option
 @click.pass_context
 def test(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Load a model in a sandbox and have it say a few words.
+    """Load a model in a sandbox and generate a few tokens.
 
-    It runs in a confined child with a time limit, tensor checks on. The verdict and the layers that held are kept with
-    the model. Ends with exit code 1 unless it loads, talks sense and is what was recorded.
+    The model runs in a confined child process with a time limit and with tensor checks. The verdict and the sandbox
+    layers are recorded with the model. Exits with code 1 unless the model loads, generates sensible text and matches
+    its recorded digest.
     """
     report = open_library().test(name)
     output.print_json(report) if as_json else output.emit(gguf_views.render_load_test(report, output.get_width()))
     ctx.exit(0 if report.passed else 1)
-
-
-BACKGROUND_KEY = "b"
 
 
 @click.command(
@@ -58,24 +58,26 @@ BACKGROUND_KEY = "b"
     )
 )
 @click.argument("ref")
-@click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin; the default branch otherwise.")
+@click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin instead of the default branch.")
 @aliases_option
-@click.option("--no-mmproj", is_flag=True, help="Leave the vision projector, where there is one.")
+@click.option("--no-mmproj", is_flag=True, help="Skip the vision projector (mmproj).")
 @click.option(
     "--to",
     metavar="DIR",
     type=Folder(file_okay=False, path_type=Path),
-    help="Put the files here, not in the cache.",
+    help="Store the files in this folder instead of the cache.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what would be fetched, and fetch nothing.")
-@click.option("--background", is_flag=True, help="Queue it for the worker; prints the id of the download.")
-@click.option("--on-done", metavar="COMMAND", help="With --background: run this, here, when it is done.")
-@click.option("--connections", type=click.IntRange(1, 64), metavar="N", help="Open at most so many connections.")
-@click.option("--limit-rate", type=RATE, help="Bytes per second at most, such as 5M.")
-@click.option("--allow-unsafe", is_flag=True, help="Pull even what the Hub's scanners report; noted in the record.")
-@click.option("--allow-invalid", is_flag=True, help="Keep even a file that breaks the GGUF rules, unregistered.")
-@click.option("-y", "--yes", is_flag=True, help="With --to: replace files of other content without asking.")
-@click.option("--test", is_flag=True, help="Load it in a sandbox when it is here; exit code 1 unless that goes well.")
+@click.option("--dry-run", is_flag=True, help="Show the plan without downloading anything.")
+@click.option("--background", is_flag=True, help="Download in the background and print the download's id.")
+@click.option("--on-done", metavar="COMMAND", help="With --background: run this in the current folder afterwards.")
+@click.option("--connections", type=click.IntRange(1, 64), metavar="N", help="Maximum number of connections.")
+@click.option("--limit-rate", type=RATE, help="Maximum speed in bytes per second, such as 5M.")
+@click.option(
+    "--allow-unsafe", is_flag=True, help="Pull even if a Hub scanner reports a file as unsafe; this is recorded."
+)
+@click.option("--allow-invalid", is_flag=True, help="Keep a file that breaks the GGUF rules, without registering it.")
+@click.option("-y", "--yes", is_flag=True, help="With --to: overwrite files that differ without asking.")
+@click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
 @quiet_option
 @json_option
 @click.pass_context
@@ -94,21 +96,22 @@ def pull(
     as_json: bool,
     **options: object,
 ) -> None:
-    """Fetch a model, check it, make it ready for `llm -m`.
+    """Download a model, verify it and register it with llm.
 
-    One variant is fetched: all shards of one quantization, and its vision projector where there is one.
+    Downloads one variant: all shards of one quantization and, if present, its vision projector (mmproj).
 
-    REF is owner/name, owner/name:QUANT, owner/name:FILE, owner/name@REVISION:QUANT or the address of a page on the
-    Hub. Without a quantization it is the best one that fits this machine's memory.
+    REF is owner/name, owner/name:QUANT, owner/name:FILE, owner/name@REVISION:QUANT or the URL of a page on the Hub.
+    Without QUANT, the best quantization that fits this machine's memory is chosen.
 
-    Prints the model's id, and with --background the download's. An interrupted pull continues when it is run again.
+    Prints the model's id, or the download's id with --background. To continue an interrupted pull, run the same command
+    again.
     """
     from llm_hf_models.downloads.types import PullOptions
 
     if on_done and not background:
-        raise click.UsageError("--on-done goes with --background.")
+        raise click.UsageError("--on-done requires --background.")
     if test and background:
-        raise click.UsageError("--test goes with a pull in the foreground.")
+        raise click.UsageError("--test and --background exclude each other.")
     library = open_library()
     plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
     if dry_run:
@@ -116,21 +119,21 @@ def pull(
         return
     if plan.replaces and not yes:
         confirm(
-            f"Replace {', '.join(plan.replaces)}, of other content?",
+            f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
             refused="Nothing was replaced",
             hint="-y replaces without asking.",
         )
     if not quiet:
         output.note(hub_views.render_choice(plan))
     result = None if background else _pull_in_foreground(library, plan, quiet=quiet)
-    if result is None:  # asked for at once, or with a key
+    if result is None:  # by --background or by pressing the key
         _enqueue_pull(library, plan, on_done, quiet=quiet, as_json=as_json)
         if test and plan.model_id and not quiet:
-            output.note(f"It is not tested then: llm hf test {plan.model_id}")
+            output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
         return
     if not quiet:
         output.note(hub_views.render_pull_result(result))
-        output.notify(f"{result.model_id or ref} is here", result.seconds)
+        output.notify(f"{result.model_id or ref} is ready", result.seconds)
     output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
     if test and result.model_id:
         report = library.test(result.model_id)
@@ -146,17 +149,17 @@ def _enqueue_pull(library: Library, plan: PullPlan, on_done: str | None, *, quie
 
 
 def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | None:
-    """Pulls in the foreground; None when the person sent it to the background."""
+    """Pull in the foreground. Return None if the user moves the download to the background."""
     from llm_hf_models.cli import progress
 
     moving = [file for file in plan.files if not file.local]
-    sent = threading.Event()
+    moved_to_background = threading.Event()
     with stop_on_interrupt() as stop:
 
-        def to_background() -> None:
-            sent.set()
+        def move_to_background() -> None:
+            moved_to_background.set()
             try:
-                # At once in the row, where it waits for a worker if the terminal goes now.
+                # Record it now: if the terminal closes next, the download waits for a worker.
                 with suppress(HfModelsError):
                     library.continue_in_background(plan)
             finally:
@@ -164,13 +167,13 @@ def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> Pul
 
         try:
             with (
-                call_on_key(BACKGROUND_KEY, to_background) as heard,
+                call_on_key(BACKGROUND_KEY, move_to_background) as can_press_key,
                 progress.show_progress(moving, quiet=quiet) as show,
             ):
-                if heard and moving and not quiet:
-                    output.note(f"Press {BACKGROUND_KEY} to let it go on in the background.")
+                if can_press_key and moving and not quiet:
+                    output.note(f"Press {BACKGROUND_KEY} to continue in the background.")
                 return library.pull(plan, progress=show, stop=stop)
         except InterruptedByUserError:
-            if sent.is_set():
+            if moved_to_background.is_set():
                 return None
             raise

@@ -1,10 +1,10 @@
-"""The commands of the queue: downloads, pause, resume, cancel, retry, limit."""
+"""Commands of the download queue: downloads, pause, resume, cancel, retry and limit."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,16 +31,24 @@ NO_LIMIT = -1
     invoke_without_command=True,
     epilog=examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
 )
-@click.option("finished", "--all", is_flag=True, help="List those that are over too.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="At most so many.")
-@click.option("--watch", is_flag=False, flag_value=ALL, metavar="[ID]", help="Show live bars until they are over.")
+@click.option("finished", "--all", is_flag=True, help="Include downloads that have ended.")
+@click.option(
+    "--limit", type=click.IntRange(1), metavar="N", default=100, show_default=True, help="Maximum number of results."
+)
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=ALL,
+    metavar="[ID]",
+    help="Watch all active downloads, or only ID, until they end.",
+)
 @json_option
 @click.pass_context
 def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, as_json: bool) -> None:
-    """List downloads, follow them, clear them away.
+    """List, watch and clear downloads.
 
-    Every pull has a row here, whoever asked for it, and it outlives the process that carries it out. With --watch,
-    --json prints a line for each change of a row.
+    Lists every pull by the CLI, an agent or a script, even after its process has ended. With --watch and --json, prints
+    one line of JSON for each change.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -48,17 +56,17 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
     if watch is not None:
         numbers = _select_ids(library, watch)
         try:
-            ended_well = _watch_as_json(library, numbers) if as_json else _watch(library, numbers)
+            succeeded = _watch_as_json(library, numbers) if as_json else _watch(library, numbers)
         except KeyboardInterrupt:
-            raise InterruptedByUserError("No longer watched: what was under way goes on") from None
-        ctx.exit(0 if ended_well else 1)
+            raise InterruptedByUserError("Stopped watching. The downloads continue") from None
+        ctx.exit(0 if succeeded else 1)
     rows = library.downloads(include_finished=finished, limit=limit)
     if as_json:
         output.print_json(rows)
     elif rows:
         output.emit(downloads_views.render_downloads(rows, output.get_width()))
     else:
-        output.note("No download is under way." + ("" if finished else " `llm hf downloads --all` lists those before."))
+        output.note("No download is active." + ("" if finished else " List ended ones: llm hf downloads --all"))
 
 
 def _select_ids(library: Library, watch: str) -> list[int]:
@@ -70,35 +78,35 @@ def _select_ids(library: Library, watch: str) -> list[int]:
 
 
 def _watch(library: Library, numbers: list[int]) -> bool:
-    """Shows downloads until they rest; whether none of them came to grief."""
+    """Show the progress of downloads until they end or pause. Return whether all are free of errors."""
     from llm_hf_models.cli import progress
 
     if not numbers:
-        output.note("No download is under way.")
+        output.note("No download is active.")
         return True
-    began = time.monotonic()
+    started = time.monotonic()
     with progress.show_progress() as show:
         rows = _follow(library, numbers, lambda row: show(downloads_views.make_event(row)))
     for row in rows:
         output.note(downloads_views.render_outcome(row))
-    output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - began)
+    output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - started)
     return not any(row.error for row in rows)
 
 
 def _watch_as_json(library: Library, numbers: list[int]) -> bool:
-    """The same as lines of JSON, for programs: a row whenever it has changed."""
+    """Print a line of JSON for each change of a download. Return whether all are free of errors."""
     return not any(row.error for row in _follow(library, numbers, lambda row: output.print_json(row, indent=None)))
 
 
-def _follow(library: Library, numbers: list[int], tell: Callable[[DownloadView], None]) -> list[DownloadView]:
-    """Tells of downloads, whenever one has changed, until none of them moves, or could: returns how they stand then.
+def _follow(library: Library, numbers: list[int], report: Callable[[DownloadView], None]) -> list[DownloadView]:
+    """Report each change of these downloads until none of them is running or can start. Return their final state.
 
-    One whose row is cleared away meanwhile no longer counts, unless it is the last.
+    A download that another process removes meanwhile is skipped, unless it is the last one.
     """
     pause = threading.Event()
     last: dict[int, DownloadView] = {}
     while True:
-        told = dict(last)
+        previous = dict(last)
         for number in numbers:
             try:
                 last[number] = library.get_download(number)
@@ -107,10 +115,10 @@ def _follow(library: Library, numbers: list[int], tell: Callable[[DownloadView],
                     raise
         numbers, rows = list(last), list(last.values())
         for row in rows:
-            before = told.get(row.id)
+            before = previous.get(row.id)
             if before is None or replace(before, updated=row.updated) != row:
-                tell(row)
-        # One that waits has an error where no worker can start.
+                report(row)
+        # A queued download has an error if no worker can start.
         if not any(row.state in RUNNING_STATES or (row.state == "queued" and not row.error) for row in rows):
             return rows
         pause.wait(WATCH_SECONDS)
@@ -119,92 +127,94 @@ def _follow(library: Library, numbers: list[int], tell: Callable[[DownloadView],
 @downloads.command("clear", epilog=examples("llm hf downloads clear"))
 @json_option
 def clear(as_json: bool) -> None:
-    """Remove the rows of downloads that are over.
+    """Remove downloads that have ended from the list.
 
-    What cancelled ones may have left goes with them, and what failed ones left in a folder (--to); no other file is
-    touched. Where that can't be removed now, the row stays.
+    Also deletes partial files of cancelled downloads, and those that failed downloads left in a folder (--to). No other
+    file is touched. If a partial file can't be deleted, its download stays in the list.
     """
     count = open_library().clear_downloads()
-    output.print_json({"removed": count}) if as_json else output.note(f"Removed {count} {_name_rows(count)}.")
-
-
-def _name_rows(count: int) -> str:
-    return "row" if count == 1 else "rows"
+    output.print_json({"removed": count}) if as_json else output.note(
+        f"Removed {count} {'download' if count == 1 else 'downloads'} from the list."
+    )
 
 
 @downloads.command("log", epilog=examples("llm hf downloads log 3"))
 @click.argument("number", metavar="ID", type=int)
 @json_option
 def log(number: int, as_json: bool) -> None:
-    """Show what happened to a download, oldest first."""
+    """Show the log of a download, oldest entry first."""
     notes = open_library().get_download_log(number)
     output.print_json(notes) if as_json else output.emit(downloads_views.render_log(notes, output.get_width()))
 
 
 @dataclass(frozen=True)
 class _Action:
-    """One thing that can be asked of downloads, and which of them `--all` means."""
+    """A command that changes downloads, and the states in which `--all` applies it."""
 
     name: str
     summary: str
     details: str
     states: tuple[str, ...]
     apply: Callable[[Library, int], DownloadView]
-    reverts: RequestedAction | None = None  # `--all` means those too that have been asked to do this and did not yet
+    reverts: RequestedAction | None = None  # `--all` includes downloads with this pending request
 
 
-def _select_all(library: Library, verb: _Action) -> list[int]:
+def _select_all(library: Library, action: _Action) -> list[int]:
     rows = library.downloads(include_finished=True, limit=NO_LIMIT)
     return [
         row.id
         for row in rows
-        if row.state in verb.states or (row.requested_action and row.requested_action == verb.reverts)
+        if row.state in action.states or (row.requested_action and row.requested_action == action.reverts)
     ]
 
 
-def _apply_action(library: Library, verb: _Action, number: int, *, passing_over: bool) -> DownloadView | None:
-    """What asking did. Of all of them one may have ended, or have gone, since they were listed: it is passed over."""
+def _apply_action(library: Library, action: _Action, number: int, *, skip_missing: bool) -> DownloadView | None:
+    """Apply the action to one download. Return None if it has ended or was removed since `--all` listed it."""
     try:
-        return verb.apply(library, number)
+        return action.apply(library, number)
     except (BadInputError, NotFoundError):
-        if passing_over:
+        if skip_missing:
             return None
         raise
 
 
-def _make_command(verb: _Action) -> click.Command:
+def _join_with_or(words: Sequence[str]) -> str:
+    return " or ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
+def _make_command(action: _Action) -> click.Command:
     @click.argument("given", metavar="[ID]...", type=int, nargs=-1)
-    @click.option("everything", "--all", is_flag=True, help=f"Every download that is {' or '.join(verb.states)}.")
+    @click.option("everything", "--all", is_flag=True, help=f"All {_join_with_or(action.states)} downloads.")
     @json_option
     def run(given: tuple[int, ...], everything: bool, as_json: bool) -> None:
         require_one_of(given or None, everything, "ID")
         library = open_library()
-        numbers = _select_all(library, verb) if everything else list(dict.fromkeys(given))
+        numbers = _select_all(library, action) if everything else list(dict.fromkeys(given))
         rows: list[DownloadView] = []
         try:
             for number in numbers:
-                row = _apply_action(library, verb, number, passing_over=everything)
+                row = _apply_action(library, action, number, skip_missing=everything)
                 if row is None:
                     continue
                 rows.append(row)
                 if not as_json:
-                    output.note(downloads_views.render_request(row, verb.name))
-        finally:  # what was done before one was refused is told all the same
+                    output.note(downloads_views.render_request(row, action.name))
+        finally:  # report the downloads before one that fails
             if as_json and (rows or everything):
                 output.print_json(rows if everything or len(given) > 1 else rows[0])
         if not rows and not as_json:
-            output.note(f"There is no download to {verb.name}.")
+            output.note(f"No download to {action.name}.")
 
-    run.__doc__ = f"{verb.summary}\n\n{verb.details}"
-    epilog = examples(f"llm hf {verb.name} 3", f"llm hf {verb.name} 4 5", f"llm hf {verb.name} --all")
-    return click.command(verb.name, epilog=epilog)(run)
+    run.__doc__ = f"{action.summary}\n\n{action.details}"
+    epilog = examples(f"llm hf {action.name} 3", f"llm hf {action.name} 4 5", f"llm hf {action.name} --all")
+    return click.command(action.name, epilog=epilog)(run)
 
 
 pause = _make_command(
     _Action(
         "pause",
-        "Pause a download and keep what arrived.",
-        "Whoever carries it out, another terminal's pull or the worker, stops at its next sign of life.",
+        "Pause a download and keep its partial files.",
+        "The process that runs it, such as the worker or a pull in another terminal, stops at its next heartbeat.",
         ACTIVE_STATES,
         lambda library, number: library.pause(number),
     )
@@ -213,8 +223,8 @@ pause = _make_command(
 resume = _make_command(
     _Action(
         "resume",
-        "Let a paused download go on in the background.",
-        "Nothing that arrived is fetched again.",
+        "Resume a paused download in the background.",
+        "Data that is already on disk is not downloaded again.",
         ("paused",),
         lambda library, number: library.resume(number),
         reverts="pause",
@@ -224,8 +234,8 @@ resume = _make_command(
 cancel = _make_command(
     _Action(
         "cancel",
-        "End a download for good.",
-        "What arrived of it goes, but for what another download needs. A retry starts it again.",
+        "Cancel a download and delete its partial files.",
+        "Files that another download needs are kept. `llm hf retry` starts a cancelled download again.",
         (*ACTIVE_STATES, "paused", "failed"),
         lambda library, number: library.cancel(number),
     )
@@ -234,8 +244,8 @@ cancel = _make_command(
 retry = _make_command(
     _Action(
         "retry",
-        "Try a failed or cancelled download again.",
-        "It goes on in the background, from what arrived where it has failed.",
+        "Retry a failed or cancelled download.",
+        "It runs in the background. A failed download continues from its partial files.",
         ("failed",),
         lambda library, number: library.retry(number),
     )
@@ -246,10 +256,10 @@ retry = _make_command(
 @click.argument("rate", type=RATE, required=False)
 @json_option
 def limit(rate: int | None, as_json: bool) -> None:
-    """Limit the speed of all downloads together.
+    """Limit the total speed of all downloads.
 
-    RATE is in bytes per second, such as 5M; `off` lifts the limit. Running downloads follow at once. Without RATE,
-    shows the limit.
+    RATE is in bytes per second, such as 5M; `off` removes the limit. Running downloads apply it at once. Without RATE,
+    shows the current limit.
     """
     library = open_library()
     now = library.get_setting("limit_rate") if rate is None else library.set_setting("limit_rate", str(rate))

@@ -1,4 +1,4 @@
-"""Commands about running models."""
+"""Commands about running models: set, ps, stop, serve and attach."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import click
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import output
-from llm_hf_models.cli.commands.this_machine import NAME
 from llm_hf_models.cli.framework import examples, open_library
 from llm_hf_models.cli.params import (
     LOOPBACK,
@@ -24,25 +23,29 @@ from llm_hf_models.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+NAME = LocalName()
+MAX_TEMPLATE_BYTES = 512 * 1024
+KEY_VARIABLE = "LLM_HF_SERVE_KEY"
+
 
 @click.command(epilog=examples("llm hf ps", "llm hf ps --json"))
 @json_option
 def ps(as_json: bool) -> None:
-    """List the engines that run now."""
+    """List the running engines."""
     engines = open_library().list_engines()
     if as_json:
         output.print_json(engines)
     elif engines:
         output.emit(local_views.render_engines(engines, output.get_width()))
-        if why := local_views.render_missing_layers(engines):
-            output.note(why)
+        if missing_layers := local_views.render_missing_layers(engines):
+            output.note(missing_layers)
     else:
         output.note("No engine is running. The next prompt starts one.")
 
 
 @click.command(epilog=examples("llm hf stop Qwen3-0.6B", "llm hf stop --all"))
 @click.argument("name", type=NAME, required=False)
-@click.option("everything", "--all", is_flag=True, help="Every engine.")
+@click.option("everything", "--all", is_flag=True, help="Stop all engines.")
 @json_option
 def stop(name: str | None, everything: bool, as_json: bool) -> None:
     """Stop the engine of a model.
@@ -54,11 +57,6 @@ def stop(name: str | None, everything: bool, as_json: bool) -> None:
     output.print_json({"stopped": count}) if as_json else output.note(local_views.render_stopped(count))
 
 
-NAME = LocalName()
-MAX_TEMPLATE_BYTES = 512 * 1024
-KEY_VARIABLE = "LLM_HF_SERVE_KEY"
-
-
 @click.command(
     "set",
     context_settings={"ignore_unknown_options": True},  # so that -1 is a value
@@ -67,19 +65,19 @@ KEY_VARIABLE = "LLM_HF_SERVE_KEY"
         "llm hf set Qwen3-0.6B system 'Answer in one sentence.'",
         "llm hf set Qwen3-0.6B template chatml.jinja keep_alive 30m",
         "llm hf set Qwen3-0.6B --unset temperature",
-        "llm hf set Qwen3-0.6B            # shows what holds, and where it comes from",
+        "llm hf set Qwen3-0.6B            # shows all defaults",
     ),
 )
 @click.argument("name", type=NAME, metavar="REF")
 @click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...")
-@click.option("unset", "--unset", multiple=True, metavar="KEY", help="Go back on this option; repeatable.")
+@click.option("unset", "--unset", multiple=True, metavar="KEY", help="Remove the default of this option; repeatable.")
 @json_option
 def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: bool) -> None:
-    """Keep options for a model.
+    """Set a model's default options.
 
-    They hold for every prompt that doesn't give its own with -o: temperature, top_p, context, keep_alive and whatever
-    else `llm models --options` lists, `system` for prompts without a system prompt, and `template`, a file with a
-    chat template to use instead of the model's own.
+    Defaults apply to each prompt that doesn't override them with -o. KEY is an option that `llm models --options`
+    lists, such as temperature or context. It can also be `system` for a default system prompt, or `template` for a
+    file with a chat template that replaces the model's own.
     """
     library = open_library()
     model = library.set_options(name, _parse_options(pairs), unset) if pairs or unset else library.show(name)
@@ -93,8 +91,8 @@ def _parse_options(pairs: Sequence[str]) -> dict[str, str]:
     if len(pairs) % 2:
         raise click.UsageError(f"{pairs[-1][:60]!r} has no VALUE: write KEY VALUE [KEY VALUE]...")
     keys = pairs[::2]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise click.UsageError(f"{twice[:60]!r} is given twice.")
+    if repeated := next((key for key in keys if keys.count(key) > 1), None):
+        raise click.UsageError(f"{repeated[:60]!r} is given twice.")
     options = dict(zip(keys, pairs[1::2], strict=True))
     if "template" in options:
         options["template"] = _read_template(Path(options["template"]))
@@ -122,17 +120,15 @@ def _read_template(path: Path) -> str:
     )
 )
 @click.argument("name")
+@click.option("--endpoint", required=True, metavar="URL", help="URL of the server, such as vLLM, TGI or llama-server.")
+@click.option("--key-env", metavar="VAR", help="Environment variable that holds the API key; the key is not stored.")
+@click.option("--key-name", metavar="NAME", help="Name of the API key in llm's keys (`llm keys set NAME`).")
+@click.option("model", "--model", metavar="ID", help="The model's id on the server; required if it serves several.")
 @click.option(
-    "--endpoint", required=True, metavar="URL", help="Where it is served: vLLM, TGI, llama-server and others."
+    "--kind", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True, help="Kind of model."
 )
-@click.option("--key-env", metavar="VAR", help="The environment variable that holds its key; the key is never stored.")
-@click.option("--key-name", metavar="NAME", help="Or its name among llm's own keys (`llm keys set NAME`).")
-@click.option("model", "--model", metavar="ID", help="What the server calls it, where it serves several.")
-@click.option(
-    "--kind", type=click.Choice(["chat", "embedding"]), default="chat", show_default=True, help="What it is for."
-)
-@click.option("--images", is_flag=True, help="It takes images; needed where the server doesn't say so by itself.")
-@click.option("--audio", is_flag=True, help="It takes sound; the same.")
+@click.option("--images", is_flag=True, help="The model accepts images; needed if the server doesn't report it.")
+@click.option("--audio", is_flag=True, help="The model accepts audio; needed if the server doesn't report it.")
 @json_option
 def attach(
     name: str,
@@ -145,12 +141,12 @@ def attach(
     audio: bool,
     as_json: bool,
 ) -> None:
-    """Use a model that is served elsewhere as NAME.
+    """Use a model on a remote endpoint as NAME.
 
-    Any server in OpenAI's protocol will do. From then on `llm -m NAME` goes there: tools, schemas, streaming, images
-    and embeddings alike. `llm hf list` shows whether it answers, `llm hf rm NAME` forgets it.
+    Any OpenAI-compatible server works. `llm -m NAME` then uses it, with tools, schemas, streaming, images and
+    embeddings. `llm hf list` shows whether the server responds, `llm hf rm NAME` removes it.
     """
-    modalities = [one for one, given in (("image", images), ("audio", audio)) if given]
+    modalities = [modality for modality, is_given in (("image", images), ("audio", audio)) if is_given]
     found = open_library().attach(
         name, endpoint, key_env=key_env, key_name=key_name, model=model, kind=kind, modalities=modalities
     )
@@ -167,16 +163,21 @@ def attach(
 @click.argument("names", type=NAME, nargs=-1, required=True, metavar="REF...")
 @click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), metavar="PORT", default=8643, show_default=True, help="0 takes a free one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=8643,
+    show_default=True,
+    help="Port to listen on; 0 chooses a free one.",
 )
 @click.option(
-    "--key", envvar=KEY_VARIABLE, metavar="KEY", help=f"What clients must know; {KEY_VARIABLE} hides it from `ps`."
+    "--key", envvar=KEY_VARIABLE, metavar="KEY", help=f"Key that clients must send; {KEY_VARIABLE} hides it from `ps`."
 )
 def serve(names: tuple[str, ...], host: str, port: int, key: str | None) -> None:
-    """Serve models to other programs in OpenAI's protocol.
+    """Serve models through an OpenAI-compatible API.
 
-    Prints the address, and a key unless one is given, and runs until Ctrl-C. Each request goes to its model's engine,
-    which starts when it is needed and leaves when it is idle, as for `llm -m`. What `llm hf set` keeps holds here too.
+    Prints the address, and a new key unless --key is given. Runs until Ctrl-C. Each model's engine starts on demand and
+    stops when idle, as with `llm -m`. Defaults from `llm hf set` apply too.
     """
     with open_library().serve(names, host, port, key=key, notify=output.note) as server:
         address = cli_format.format_server_url(server.server_address)

@@ -1,4 +1,4 @@
-"""Commands about the models on this machine."""
+"""Commands about the models on this machine: list, show, path, alias, verify, rm, import and gc."""
 
 from __future__ import annotations
 
@@ -18,40 +18,38 @@ from llm_hf_models.cli.params import (
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
-NOTHING_TO_REMOVE = "Nothing is dead."
+NAME = LocalName()
+NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
+NO_ALIAS = "No model has an alias. Add one: llm hf alias NAME ALIAS"
+NO_FILES = "Nothing to verify: no model has files on this machine."
+NOTHING_TO_REMOVE = "Nothing to remove."
 
 
 @click.command(epilog=examples("llm hf gc --dry-run", "llm hf gc -y"))
-@click.option("--dry-run", is_flag=True, help="Show what would go, and remove nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@click.option("--dry-run", is_flag=True, help="List the leftovers without removing them.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 @json_option
 def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove what is dead: leftovers of downloads, old rows.
+    """Remove leftover downloads and old records.
 
-    That is partial files that no open download and no living process needs (other tools' after a day), downloads that
-    have long been over, old answers of the Hub, folders of engines that have left. Never a model, and nothing of a
-    download that is paused.
+    Removes partial files that no open download or running process needs (those of other tools after a day), old
+    records of downloads, old responses of the Hub and folders of stopped engines. Never removes a model or the files of
+    a paused download.
     """
     library = open_library()
     found = library.plan_gc()
-    something = bool(found.files or found.download_records or found.cached_responses)
-    if something and not dry_run:
+    has_leftovers = bool(found.files or found.download_records or found.cached_responses)
+    if has_leftovers and not dry_run:
         if not yes:
             output.note(downloads_views.render_cleanup(found, output.get_width()))
-            confirm_removal("Remove all this?")
+            confirm_removal("Remove all of these?")
         found = library.gc()
     if as_json:
         output.print_json(found)
-    elif something:
+    elif has_leftovers:
         output.emit(downloads_views.render_cleanup(found, output.get_width()))
     else:
         output.note(NOTHING_TO_REMOVE)
-
-
-NAME = LocalName()
-NO_MODEL = "No model is here yet. Find one: llm hf search QUERY; fetch it: llm hf pull owner/name"
-NO_ALIAS = "No model has an alias. Give one: llm hf alias NAME ALIAS"
-NO_FILES = "There is nothing to verify: no model has files on this machine."
 
 
 @click.command("list", epilog=examples("llm hf list", "llm hf list --json"))
@@ -59,7 +57,7 @@ NO_FILES = "There is nothing to verify: no model has files on this machine."
 def list_(as_json: bool) -> None:
     """List the models on this machine and their state.
 
-    Those that are served elsewhere are asked whether they answer, for two seconds at most.
+    Also checks whether remote endpoints respond, for up to two seconds.
     """
     models = open_library().list(health=True)
     if as_json:
@@ -76,7 +74,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name", type=NAME)
 @json_option
 def show(name: str, as_json: bool) -> None:
-    """Show one model on this machine and what was checked.
+    """Show a model on this machine, its files and checks.
 
     NAME is an id, an alias or a repo.
     """
@@ -86,12 +84,14 @@ def show(name: str, as_json: bool) -> None:
 
 @click.command(epilog=examples("llm hf path Qwen3-0.6B", 'llama-cli -m "$(llm hf path Qwen3-0.6B)"'))
 @click.argument("name", type=NAME)
-@click.option("everything", "--all", is_flag=True, help="Every file, a line each: further shards, the mmproj.")
+@click.option(
+    "everything", "--all", is_flag=True, help="Print all files, one per line, including shards and the mmproj."
+)
 @json_option
 def path(name: str, everything: bool, as_json: bool) -> None:
-    """Print where a model's file is.
+    """Print the path of a model's file.
 
-    Of a split model it is the first shard.
+    For a split model, prints the path of the first shard.
     """
     paths = open_library().path(name)
     shown = paths if everything else paths[:1]
@@ -105,12 +105,12 @@ def path(name: str, everything: bool, as_json: bool) -> None:
 )
 @click.argument("name", type=NAME, required=False)
 @click.argument("aliases", nargs=-1, metavar="[ALIAS]...")
-@click.option("removed", "--remove", multiple=True, metavar="ALIAS", help="Take this name away; repeatable.")
+@click.option("removed", "--remove", multiple=True, metavar="ALIAS", help="Remove this alias; repeatable.")
 @json_option
 def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], as_json: bool) -> None:
-    """Give a model further names, or take them away.
+    """Add, remove or list aliases.
 
-    Without arguments, lists all names.
+    Without arguments, lists all aliases.
     """
     library = open_library()
     if name is not None and not aliases:
@@ -130,15 +130,15 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
 
 @click.command(epilog=examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
 @click.argument("name", type=NAME, required=False)
-@click.option("everything", "--all", is_flag=True, help="Every model on this machine.")
+@click.option("everything", "--all", is_flag=True, help="Verify all models on this machine.")
 @quiet_option
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, as_json: bool) -> None:
-    """Hash a model's files again and compare.
+    """Verify that a model's files match their digests.
 
-    What they must be is what the Hub recorded at the pinned commit.
-    Ends with exit code 1 when anything is not proven to match.
+    Hashes the files again and compares them with the Hub's digests at the pinned commit. Exits with code 1 unless
+    every file matches.
     """
     from llm_hf_models.cli import progress
 
@@ -160,13 +160,13 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
 
 @click.command(epilog=examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small"))
 @click.argument("name", type=NAME)
-@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 @json_option
 def rm(name: str, yes: bool, as_json: bool) -> None:
     """Remove a model from this machine.
 
-    Frees what nothing else uses and says how much. A file that something else uses,
-    or that was imported in place, stays.
+    Deletes the model's files and shows the freed space. Files that are used elsewhere or were imported in place are
+    kept.
     """
     library = open_library()
     planned = library.plan_removal(name)
@@ -186,10 +186,10 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
     ),
 )
 @click.argument("file", type=File())
-@click.option("--repo", metavar="REF", help="The repo it came from; the digest is compared with it.")
-@click.option("--copy", is_flag=True, help="Keep a copy, so that the file itself may go.")
-@click.option("--mmproj", type=File(), help="Its projector, for images or sound.")
-@click.option("--no-mmproj", is_flag=True, help="Leave a projector that lies beside it.")
+@click.option("--repo", metavar="REF", help="Repo of origin; the file's digest is compared with the Hub's.")
+@click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
+@click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
+@click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
 @aliases_option
 @quiet_option
 @json_option
@@ -203,12 +203,11 @@ def import_(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Register a GGUF file that is on the disk already.
+    """Register a GGUF file that is already on disk.
 
-    Of a split model any shard will do; the others are looked for beside it. So is its
-    projector (mmproj), taken where it can be no other model's: it has the model's
-    name, or there is no other model. A generation_config.json beside it gives its
-    sampling defaults.
+    For a split model, name any shard; the others must be in the same folder. A projector (mmproj) in that folder is
+    used if it has the model's name or if the folder contains no other model. A generation_config.json in that folder
+    supplies sampling defaults.
     """
     from llm_hf_models.cli import progress
 

@@ -1,4 +1,4 @@
-"""The queue as text for a person. `limit` is in columns, None is no limit."""
+"""Render downloads as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _LEFTOVER_NAMES = {
     "incomplete": "partial file",
     "note": "note",
     "ref": "ref",
-    "copy": "half a copy",
-    "engine": "engine's folder",
+    "copy": "partial copy",
+    "engine": "engine folder",
 }
-_PENDING_REQUESTS = {"pause": "pausing", "cancel": "cancelling", "background": "going to the background"}
+_PENDING_REQUESTS = {"pause": "pausing", "cancel": "cancelling", "background": "moving to background"}
 _STATES_AFTER = {"pause": ("paused",), "resume": ACTIVE_STATES, "cancel": ("cancelled",), "retry": ACTIVE_STATES}
 
 
-def render_downloads(rows: Sequence[DownloadView], limit: int | None) -> str:
-    """A row for each download."""
+def render_downloads(rows: Sequence[DownloadView], max_width: int | None) -> str:
+    """Return a table of downloads."""
     columns = [
         Column("ID", right=True),
         Column("REF", min_width=24),
@@ -42,12 +42,12 @@ def render_downloads(rows: Sequence[DownloadView], limit: int | None) -> str:
         Column("SIZE", 2, right=True),
         Column("SPEED", 3, right=True),
         Column("LEFT", 1, right=True),
-        Column("TRIES", 8, right=True),
-        Column("ASKED BY", 7),
+        Column("ATTEMPTS", 8, right=True),
+        Column("BY", 7),
         Column("UPDATED", 5, right=True),
         Column("ERROR", 4, min_width=16, wrap=True),
     ]
-    return format_table(columns, [_make_row(row) for row in rows], max_width=limit)
+    return format_table(columns, [_make_row(row) for row in rows], max_width=max_width)
 
 
 def _make_row(row: DownloadView) -> list[str]:
@@ -62,14 +62,14 @@ def _make_row(row: DownloadView) -> list[str]:
         f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else "",
         "" if row.seconds_left is None else format_duration(row.seconds_left),
         str(row.attempts),
-        row.requested_by + (", in the background" if row.background else ""),
+        row.requested_by + (" (background)" if row.background else ""),
         cli_format.format_age(row.updated),
         row.error or "",
     ]
 
 
 def make_event(row: DownloadView) -> Event:
-    """A download as one moving thing, for bars and lines."""
+    """Return the progress of a whole download as one event, as for a single file."""
     from llm_hf_models.transfer.types import Event
 
     kind = "waiting" if row.error and row.state == "running" else _EVENT_KINDS.get(row.state, "progress")
@@ -83,44 +83,41 @@ def make_event(row: DownloadView) -> Event:
 
 
 def render_outcome(row: DownloadView) -> str:
-    """How a download stands."""
+    """Return a sentence about a download's state."""
     return clean_text(f"Download {row.id} ({row.ref}) is {row.state}" + (f": {row.error}" if row.error else "."))
 
 
 def render_request(row: DownloadView, verb: str) -> str:
-    """What asking did: at once, or as soon as whoever carries the download out hears of it."""
+    """Return the new state if the request has taken effect. Otherwise return that it was made."""
     if row.state in _STATES_AFTER[verb]:
         return render_outcome(row)
-    return clean_text(f"Download {row.id} ({row.ref}) has been asked to {verb}.")
+    return clean_text(f"Requested to {verb} download {row.id} ({row.ref}).")
 
 
-def render_log(notes: Sequence[DownloadNote], limit: int | None) -> str:
-    """A row for each thing that happened."""
+def render_log(notes: Sequence[DownloadNote], max_width: int | None) -> str:
+    """Return a table of a download's log entries."""
     rows = [[cli_format.format_time(note.at), note.kind, note.message] for note in notes]
     return format_table(
-        [Column("WHEN", 1), Column("WHAT"), Column("WHY", min_width=20, wrap=True)], rows, max_width=limit
+        [Column("TIME", 1), Column("EVENT"), Column("DETAILS", min_width=20, wrap=True)], rows, max_width=max_width
     )
 
 
-def render_cleanup(found: Cleanup, limit: int | None) -> str:
-    """What goes (or went), why, and how much room that makes."""
+def render_cleanup(found: Cleanup, max_width: int | None) -> str:
+    """Return a table of leftovers with the reason for each, and the space that removing them frees."""
     lines = []
     if found.files:
-        columns = [Column("WHAT"), Column("SIZE", right=True), Column("WHY", 1), Column("PATH", min_width=24)]
+        columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON", 1), Column("PATH", min_width=24)]
         rows = [[_LEFTOVER_NAMES[file.kind], format_size(file.size), file.reason, file.path] for file in found.files]
-        lines.append(format_table(columns, rows, max_width=limit))
+        lines.append(format_table(columns, rows, max_width=max_width))
     if found.download_records:
-        lines.append(
-            f"{found.download_records} "
-            f"{'download that is' if found.download_records == 1 else 'downloads that are'} long over"
-        )
+        lines.append(f"{found.download_records} old download {'record' if found.download_records == 1 else 'records'}")
     if found.cached_responses:
         lines.append(
-            f"{found.cached_responses} old {'answer' if found.cached_responses == 1 else 'answers'} of the Hub"
+            f"{found.cached_responses} old {'response' if found.cached_responses == 1 else 'responses'} of the Hub"
         )
-    return "\n".join([*lines, f"{'Freed' if found.done else 'Frees'} {format_size(found.freed_bytes)}."])
+    return "\n".join([*lines, f"{'Freed' if found.done else 'Would free'} {format_size(found.freed_bytes)}."])
 
 
 def render_queued(row: DownloadView) -> str:
-    """Where to look for a download that goes on in the background."""
-    return f"Download {row.id} goes on in the background: llm hf downloads --watch {row.id}"
+    """Return the command that shows a background download."""
+    return f"Download {row.id} continues in the background. Watch it: llm hf downloads --watch {row.id}"

@@ -1,4 +1,4 @@
-"""What stands in a GGUF file, as text for a person. `limit` is in columns, None is no limit."""
+"""Render GGUF headers, checks and load tests as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from llm_hf_models.models.types import CheckReport, Inspection, LoadTestReport, TensorView
 
 
-def render_inspection(found: Inspection, limit: int | None) -> str:
-    """The summary: what the header says of the model, then of the file."""
+def render_inspection(found: Inspection, max_width: int | None) -> str:
+    """Return a summary of a GGUF header: facts about the model, then about the file."""
     facts = found.facts
     types = sorted(facts.tensor_types.items(), key=lambda pair: -pair[1])
     shard = f"{facts.split_index + 1} of {facts.split_count}" if facts.split_index is not None else None
@@ -33,7 +33,7 @@ def render_inspection(found: Inspection, limit: int | None) -> str:
             ("Tensors", f"{found.tensor_count}: " + ", ".join(f"{count} {name}" for name, count in types)),
             ("Blocks", str(facts.block_count) if facts.block_count else None),
             ("Context", cli_format.format_tokens(facts.context_length)),
-            ("KV cache", f"{format_size(facts.kv_bytes_per_token)} a token" if facts.kv_bytes_per_token else None),
+            ("KV cache", f"{format_size(facts.kv_bytes_per_token)} per token" if facts.kv_bytes_per_token else None),
             ("Tokenizer", cli_format.join_if_present(facts.tokenizer, f"({facts.vocabulary_size} tokens)")),
             ("Chat template", cli_format.describe_template(facts.chat_template, facts)),
             ("Input", ", ".join(facts.modalities)),
@@ -42,63 +42,65 @@ def render_inspection(found: Inspection, limit: int | None) -> str:
             ("Base model", ", ".join(facts.base_models)),
             ("Shard", shard),
             ("Header", f"GGUF {found.version}, {found.byte_order}-endian, {format_size(found.header_bytes)}"),
-            ("Fetched", format_size(found.fetched_bytes) if found.fetched_bytes else None),
+            ("Downloaded", format_size(found.fetched_bytes) if found.fetched_bytes else None),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 
-def render_metadata(pairs: Mapping[str, Any], limit: int | None) -> str:
-    """A row for each key; texts as they are, anything else as JSON."""
+def render_metadata(pairs: Mapping[str, Any], max_width: int | None) -> str:
+    """Return a table of metadata. Texts are shown as they are, other values as JSON."""
     rows = [[key, value if isinstance(value, str) else json.dumps(to_json(value))] for key, value in pairs.items()]
-    return format_table([Column("KEY"), Column("VALUE", 1, min_width=20)], rows, max_width=limit)
+    return format_table([Column("KEY"), Column("VALUE", 1, min_width=20)], rows, max_width=max_width)
 
 
-def render_tensors(every: Sequence[TensorView], limit: int | None) -> str:
-    """A row for each tensor."""
+def render_tensors(tensors: Sequence[TensorView], max_width: int | None) -> str:
+    """Return a table of tensors."""
     columns = [Column("TENSOR", min_width=20), Column("SHAPE", 1), Column("TYPE"), Column("OFFSET", 2, right=True)]
-    rows = [[one.name, " x ".join(map(str, one.shape)), one.type, str(one.offset)] for one in every]
-    return format_table(columns, rows, max_width=limit)
+    rows = [[one.name, " x ".join(map(str, one.shape)), one.type, str(one.offset)] for one in tensors]
+    return format_table(columns, rows, max_width=max_width)
 
 
-def render_check(report: CheckReport, limit: int | None) -> str:
-    """A row for each finding, and what they come to."""
+def render_check(report: CheckReport, max_width: int | None) -> str:
+    """Return a table of findings and a summary."""
     columns = [
         Column("SEVERITY"),
         Column("CODE"),
-        Column("WHERE", 3, min_width=12),
-        Column("WHAT", min_width=20, wrap=True),
+        Column("LOCATION", 3, min_width=12),
+        Column("FINDING", min_width=20, wrap=True),
         Column("WHY IT MATTERS", 2, min_width=24, wrap=True),
     ]
     rows = [[one.severity, one.code, one.where or "", one.message, one.why or ""] for one in report.findings]
-    seen = "" if report.complete else " Only the header was seen: the file is still on the Hub."
+    scope = "" if report.complete else " Only the header was checked, because the file is on the Hub."
     count = f"{_format_count(report.errors, 'error')}, {_format_count(report.warnings, 'warning')}"
-    own = "your own (llm hf set), which was checked too; the file's is not used" if report.own_template else None
-    told = [("File", report.source), ("Chat template", own), ("Found", f"{count}.{seen}")]
-    summary = format_fields(told, max_width=limit)
-    return f"{format_table(columns, rows, max_width=limit)}\n\n{summary}" if rows else summary
+    own_template = (
+        "your own (llm hf set), checked too; the file's template is not used" if report.own_template else None
+    )
+    pairs = [("File", report.source), ("Chat template", own_template), ("Result", f"{count}.{scope}")]
+    summary = format_fields(pairs, max_width=max_width)
+    return f"{format_table(columns, rows, max_width=max_width)}\n\n{summary}" if rows else summary
 
 
-def render_load_test(report: LoadTestReport, limit: int | None) -> str:
-    """The verdict of a load test, what was measured, and what confined it."""
+def render_load_test(report: LoadTestReport, max_width: int | None) -> str:
+    """Return the verdict of a load test, its measurements and the active sandbox layers."""
     result = report.result
     speed = f"{result.tokens_per_second:.1f} tokens/s" if result.tokens_per_second else None
     return format_fields(
         [
             ("Model", report.source),
             ("Verdict", result.verdict + (f": {result.reason}" if result.reason else "")),
-            ("Bytes", report.doubt),
+            ("Files", report.doubt),
             ("Loaded in", f"{result.load_seconds:.2f} s" if result.load_seconds is not None else None),
             ("Peak memory", cli_format.format_bytes(result.peak_memory)),
             ("Speed", speed),
             ("Output", result.output),
             ("Confined by", ", ".join(result.layers) or ("nothing" if report.ran else None)),
-            ("Did not hold", "; ".join(f"{layer}: {why}" for layer, why in result.missing)),
-            ("Last words", result.engine_log),
+            ("Inactive layers", "; ".join(f"{layer}: {reason}" for layer, reason in result.missing)),
+            ("Last log lines", result.engine_log),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 
-def _format_count(count: int, what: str) -> str:
-    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"
+def _format_count(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What the Hub answers and what a pull does, as text for a person. `limit` is in columns, None is no limit."""
+"""Render search results, repos and pulls as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from llm_hf_models.models.types import Freshness, ModelInfo, SearchPage, SearchResult, VariantInfo
 
 
-# Tags that say what another column says already.
+# Prefixes of tags whose content is in another column.
 OMITTED_TAG_PREFIXES = ("license:", "region:", "base_model:", "gguf")
 
 
-def render_search(page: SearchPage, limit: int | None) -> str:
-    """A row for each repo that was found."""
+def render_search(page: SearchPage, max_width: int | None) -> str:
+    """Return a table of the repos that a search found."""
     columns = [
         Column("ID", min_width=24),
         Column("PARAMS", 2, right=True),
@@ -31,7 +31,7 @@ def render_search(page: SearchPage, limit: int | None) -> str:
         Column("DOWNLOADS", 4, right=True),
         Column("LIKES", 6, right=True),
         Column("UPDATED", 5, right=True),
-        Column("HERE", 1),
+        Column("LOCAL", 1),
         Column("FITS", 7),
         Column("GATED", 8),
         Column("LICENCE", 9, min_width=8),
@@ -39,7 +39,7 @@ def render_search(page: SearchPage, limit: int | None) -> str:
         Column("AUTHOR", 12),
         Column("TAGS", 11, min_width=12),
     ]
-    return format_table(columns, [_make_search_row(row) for row in page.results], max_width=limit)
+    return format_table(columns, [_make_search_row(row) for row in page.results], max_width=max_width)
 
 
 def _make_search_row(row: SearchResult) -> list[str]:
@@ -66,25 +66,25 @@ def _describe_gating(repo: RepoSummary) -> str:
 
 
 def render_no_results(page: SearchPage) -> str:
-    """What to loosen when a search found nothing."""
+    """Return advice on how to change a search without results."""
     advice = "".join(f"\n  {line}" for line in page.suggestions)
-    return "Nothing was found." + (f" To find more:{advice}" if advice else "")
+    return "No results." + (f" To find more:{advice}" if advice else "")
 
 
 def render_freshness(fresh: Freshness) -> str | None:
-    """The age of an answer that comes from the metadata cache; None for a fresh one."""
+    """Return a sentence about the age of data from the metadata cache, or None for fresh data."""
     if fresh.source == "hub":
         return None
     age = format_duration(fresh.age)
     if fresh.stale:
         if fresh.problem:
-            return f"{clean_text(fresh.problem)}: this is the Hub's answer of {age} ago."
-        return f"The Hub can't be reached: this is its answer of {age} ago."
-    return f"This is the Hub's answer of {age} ago; --refresh asks again."
+            return f"{clean_text(fresh.problem)}. Showing cached data from {age} ago."
+        return f"The Hub is unreachable. Showing cached data from {age} ago."
+    return f"Showing cached data from {age} ago. Use --refresh for new data."
 
 
-def render_info(found: ModelInfo, limit: int | None) -> str:
-    """One repo in full: facts, then variants, then what a plain pull takes and why."""
+def render_info(found: ModelInfo, max_width: int | None) -> str:
+    """Return all about one repo: its facts, its variants, and the variant that a plain pull chooses."""
     facts = format_fields(
         [
             ("Model", found.id),
@@ -99,7 +99,7 @@ def render_info(found: ModelInfo, limit: int | None) -> str:
             ("Base model", ", ".join(found.base_models)),
             ("Gated", _describe_gating(found) or "no"),
             ("Access", found.access),
-            ("Hub scan", found.scan or "not reported for the repo; a pull asks of each file that it takes"),
+            ("Hub scan", found.scan or "not reported for the repo; a pull checks each file"),
             ("Downloads", cli_format.join_if_present(cli_format.format_number(found.downloads), "in 30 days")),
             ("Likes", cli_format.format_number(found.likes)),
             ("Created", cli_format.format_date(found.created)),
@@ -112,27 +112,27 @@ def render_info(found: ModelInfo, limit: int | None) -> str:
             ("Commit", cli_format.join_if_present(found.commit, f"({found.revision})" if found.revision else "")),
             ("Tags", ", ".join(found.tags)),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
     parts = [facts]
     if found.variants:
-        parts.append(_render_variants(found.variants, limit))
+        parts.append(_render_variants(found.variants, max_width))
     if found.choice_reason:
-        parts.append(f"A plain pull takes {clean_text(found.choice_reason)}")
+        parts.append(f"A plain pull chooses {clean_text(found.choice_reason)}")
     parts += [f"Note: {clean_text(line)}" for line in found.notes]
     return "\n\n".join(parts)
 
 
-def _render_variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
+def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> str:
     columns = [
         Column("QUANT"),
         Column("BITS", 4, right=True),
         Column("SIZE", right=True),
         Column("SHARDS", 5, right=True),
         Column("MMPROJ", 3, right=True),
-        Column("HERE", 1),
+        Column("LOCAL", 1),
         Column("FITS", 2),
-        Column("WHY", 6, min_width=20, wrap=True),
+        Column("REASON", 6, min_width=20, wrap=True),
     ]
     rows = [
         [
@@ -148,14 +148,14 @@ def _render_variants(variants: Sequence[VariantInfo], limit: int | None) -> str:
         for variant in variants
     ]
     return format_table(
-        columns, rows, max_width=limit, bold=[at for at, variant in enumerate(variants) if variant.chosen]
+        columns, rows, max_width=max_width, bold=[at for at, variant in enumerate(variants) if variant.chosen]
     )
 
 
-def render_repo_files(found: ModelInfo, limit: int | None) -> str:
-    """Every file of a repo."""
+def render_repo_files(found: ModelInfo, max_width: int | None) -> str:
+    """Return a table of a repo's files."""
     columns = [Column("FILE", min_width=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
-    return format_table(columns, [_make_file_row(file) for file in found.files], max_width=limit)
+    return format_table(columns, [_make_file_row(file) for file in found.files], max_width=max_width)
 
 
 def _make_file_row(file: HubFile) -> list[str]:
@@ -166,13 +166,13 @@ def _make_file_row(file: HubFile) -> list[str]:
 # A pull
 
 
-def render_plan(planned: PullPlan, limit: int | None) -> str:
-    """What a pull would do, for `--dry-run`."""
+def render_plan(planned: PullPlan, max_width: int | None) -> str:
+    """Return the plan of a pull, for `--dry-run`."""
     columns = [Column("FILE", min_width=24), Column("SIZE", right=True), Column("STATE", 1)]
     rows = [[file.path, format_size(file.size), _describe_state(file)] for file in planned.files]
     facts = format_fields(
         [
-            ("Model", planned.model_id or "none: files only"),
+            ("Model", planned.model_id or "none (files only)"),
             ("Repo", planned.repo),
             ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
             ("Quantization", _format_reason(planned.quant, planned.reason)),
@@ -185,55 +185,55 @@ def render_plan(planned: PullPlan, limit: int | None) -> str:
                 "\n".join([planned.scan or "not reported", *cli_format.summarize_scans(map(asdict, planned.scans))]),
             ),
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
-            ("Fetches", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
+            ("Download", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
-    return f"{facts}\n\n{format_table(columns, rows, max_width=limit)}"
+    return f"{facts}\n\n{format_table(columns, rows, max_width=max_width)}"
 
 
 def _describe_state(file: PlannedFile) -> str:
     if file.local:
-        return "here"
+        return "on disk"
     if file.copy:
         return "to copy from the cache"
-    return f"{format_size(file.partial)} here" if file.partial else "to fetch"
+    return f"{format_size(file.partial)} on disk" if file.partial else "to download"
 
 
 def render_choice(planned: PullPlan) -> str:
-    """What is about to be fetched, why that, and whether it fits."""
+    """Return the chosen variant, the reason for it and all warnings, before a pull starts."""
     stale = render_freshness(planned.freshness) if planned.freshness.stale else None
     if planned.already_complete:
-        return f"{planned.model_id} is here already." + (f" {stale}" if stale else "")
+        return f"{planned.model_id} is already on this machine." + (f" {stale}" if stale else "")
     lines = [f"{planned.repo}, {_format_reason(planned.quant, planned.reason)}" if planned.quant else planned.ref]
     lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
-        lines.append(f"Warning: it does not fit this machine's memory: {planned.fit.reason}")
-    lines += [f"Warning: the Hub's scanners: {line}" for line in planned.scan_warnings]
+        lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
+    lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
               if finding.severity != "note"]  # fmt: skip
     return "\n".join(map(clean_text, lines))
 
 
 def _format_reason(quant: str | None, reason: str) -> str:
-    """The reason, which names its quantization where that was chosen, and not where it was asked for."""
+    """Return quantization and reason. A reason for an automatic choice already starts with the quantization."""
     if not quant:
         return ""
     return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
 
 def render_pull_result(result: PullResult) -> str:
-    """What was fetched, how fast, and the command to use it."""
+    """Return a pull's downloaded bytes and speed, and the command to use the model."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
     if result.fetched_bytes:
         speed = format_size(result.fetched_bytes / max(result.seconds, 0.001))
         moved = f"{format_size(result.fetched_bytes)} in {cli_format.format_elapsed(result.seconds)}"
-        lines.append(f"Fetched {moved} ({speed}/s), digests match the Hub's.")
+        lines.append(f"Downloaded {moved} ({speed}/s). Digests match the Hub's.")
     if result.other_process_bytes:
-        lines.append(f"Another process fetched {format_size(result.other_process_bytes)}, digests match the Hub's.")
+        lines.append(f"Another process downloaded {format_size(result.other_process_bytes)}. Digests match the Hub's.")
     if not (result.fetched_bytes or result.other_process_bytes or result.plan.already_complete):
         copied = any(file.copy for file in result.plan.files)
-        lines.append("Copied from the cache; nothing had to be fetched." if copied else "Nothing had to be fetched.")
+        lines.append("Copied from the cache; nothing to download." if copied else "Nothing to download.")
     if result.model_id:
         facts = result.plan.facts
         lines.append(

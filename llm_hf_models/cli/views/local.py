@@ -1,4 +1,4 @@
-"""What is on this machine, as text for a person. `limit` is in columns, None is no limit."""
+"""Render local models, engines, account and settings. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], limit: int | None) -> str:
-    """A row for each local model."""
+def render_local_models(models: Sequence[LocalModelView], max_width: int | None) -> str:
+    """Return a table of local models."""
     columns = [
         Column("ID", min_width=24),
         Column("ALIASES", 3, min_width=12),
@@ -44,7 +44,7 @@ def render_local_models(models: Sequence[LocalModelView], limit: int | None) -> 
         ]
         for model in models
     ]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
 def _format_revision(model: LocalModelView) -> str:
@@ -53,31 +53,30 @@ def _format_revision(model: LocalModelView) -> str:
 
 
 def render_repairs(models: Sequence[LocalModelView]) -> str:
-    """What to do about each model that is not ready, a line each; empty where all are."""
+    """Return a line with the remedy for each model that is not ready, or an empty string."""
     lines = [f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix]
-    asked = [model.health for model in models if model.health and model.health.problem]
-    lines += [running_views.format_problem(health) for health in asked]
+    lines += [running_views.format_problem(model.health) for model in models if model.health and model.health.problem]
     return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 
-def render_aliases(models: Sequence[LocalModelView], limit: int | None) -> str:
-    """A row for each alias."""
+def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
+    """Return a table of aliases."""
     rows = [[alias, model.model_id] for model in models for alias in model.aliases]
-    return format_table([Column("ALIAS"), Column("MODEL", min_width=24)], sorted(rows), max_width=limit)
+    return format_table([Column("ALIAS"), Column("MODEL", min_width=24)], sorted(rows), max_width=max_width)
 
 
-def render_local_model(model: LocalModelView, limit: int | None) -> str:
-    """One local model: what it is, each fact with its date, its files. Never a sum of the facts."""
+def render_local_model(model: LocalModelView, max_width: int | None) -> str:
+    """Return a local model's facts, its checks with their dates, and its files. Checks never become one verdict."""
     facts = model.facts
-    told = format_fields(
+    summary = format_fields(
         [
             ("Model", model.model_id),
             ("Aliases", ", ".join(model.aliases)),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
-            ("Called there", model.endpoint_model),
-            ("Key from", _describe_key_source(model)),
+            ("Remote model", model.endpoint_model),
+            ("API key", _describe_key_source(model)),
             ("Repo", model.repo),
             ("Commit", cli_format.join_if_present(model.commit, f"({model.revision})" if model.revision else "")),
             ("Quantization", model.quant),
@@ -93,7 +92,7 @@ def render_local_model(model: LocalModelView, limit: int | None) -> str:
             ("Last used", cli_format.format_date(model.last_used) or "never"),
             *((f"{_format_check_title(check)}", _format_check(check)) for check in _select_newest(model.checks)),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
     columns = [
         Column("FILE"),
@@ -102,14 +101,14 @@ def render_local_model(model: LocalModelView, limit: int | None) -> str:
         Column("LOCATION", 3, min_width=30, wrap=True),
     ]
     rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
-    parts = [format_table(columns, rows, max_width=limit)] if rows else []
+    parts = [format_table(columns, rows, max_width=max_width)] if rows else []
     if model.defaults:
-        parts.append(running_views.render_defaults(model.defaults, limit))
-    return "\n\n".join([told, *parts])
+        parts.append(running_views.render_defaults(model.defaults, max_width))
+    return "\n\n".join([summary, *parts])
 
 
 def _describe_template(model: LocalModelView) -> str | None:
-    """Whether there is one, and what it can do; of a server elsewhere nobody knows."""
+    """Return a description of the chat template. None for a remote endpoint, whose template is unknown."""
     if model.endpoint or model.kind not in ("chat", "base"):
         return None
     return cli_format.describe_template(model.facts.chat_template, model.facts)
@@ -147,45 +146,45 @@ def _format_check(check: Check) -> str:
     if detail.get("doubt"):
         findings.append(f"\n{detail['doubt']}")
     if detail.get("unsafe"):
-        findings.append(f"\npulled all the same (--allow-unsafe): {', '.join(detail['unsafe'])}")
+        findings.append(f"\npulled despite the scan (--allow-unsafe): {', '.join(detail['unsafe'])}")
     return f"{check.result}{source}, {cli_format.format_date(check.at)}" + "".join(findings)
 
 
 def render_verification(done: Verification) -> str:
-    """A line for each file, and what to do where one is not as recorded."""
+    """Return a line for each file, and the remedy if a file doesn't match its record."""
     lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
     if done.scan is not None:
         lines.append(f"{done.model_id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
     if done.fix:
-        lines.append(f"{'Prove' if done.unchanged else 'Mend'} it: {done.fix}")
+        lines.append(f"{'Verify' if done.unchanged else 'Repair'} it: {done.fix}")
     return "\n".join(map(clean_text, lines))
 
 
 def render_removal(removed: Removal) -> str:
-    """What goes (or went), what is freed, what stays."""
+    """Return the files that a removal deletes and keeps, and the space it frees."""
     lines = [f"{'Removed' if removed.done else 'Would remove'} {removed.model_id}"]
     lines += [f"  {path}" for path in removed.files]
     lines += [f"  kept: {path}" for path in removed.kept]
-    lines.append(f"{'Freed' if removed.done else 'Frees'} {format_size(removed.freed_bytes)}.")
+    lines.append(f"{'Freed' if removed.done else 'Would free'} {format_size(removed.freed_bytes)}.")
     return "\n".join(lines)
 
 
-def render_import(done: ImportResult, asked: Sequence[str] = ()) -> str:
-    """What a file on the disk has become, and how to use it by the name that was asked for, if one was."""
+def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> str:
+    """Return the model that an import registered, and the command to use it by its requested alias, if any."""
     model = done.model
-    talk = cli_format.suggest_usage(model.model_id, asked or model.aliases, model.kind)
+    usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
-    along = f" With {projector}: it takes {' and '.join(model.facts.modalities)}." if projector else ""
-    return f"Registered {model.model_id}. Digest: {done.digest}.{along}\n{talk}"
+    inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
+    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
 
 
-def render_engines(running: Sequence[EngineView], limit: int | None) -> str:
-    """A row for each engine."""
+def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
+    """Return a table of running engines."""
     columns = [
         Column("MODEL", min_width=24),
         Column("MEMORY", 1, right=True),
         Column("CONTEXT", 5, right=True),
-        Column("SINCE", 3, right=True),
+        Column("UPTIME", 3, right=True),
         Column("IDLE", 2, right=True),
         Column("SPEED", 4, right=True),
         Column("PID", 6, right=True),
@@ -206,20 +205,20 @@ def render_engines(running: Sequence[EngineView], limit: int | None) -> str:
         ]
         for engine in running
     ]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
 def render_missing_layers(running: Sequence[EngineView]) -> str:
-    """Why layers are missing, a line for each; empty where none is."""
+    """Return a line with the reason for each missing sandbox layer, or an empty string."""
     return "\n".join(
-        clean_text(f"{engine.model_id} (PID {engine.pid}) without {layer}: {why}")
+        clean_text(f"{engine.model_id} (PID {engine.pid}) runs without {layer}: {reason}")
         for engine in running
-        for layer, why in engine.missing.items()
+        for layer, reason in engine.missing.items()
     )
 
 
 def render_stopped(count: int) -> str:
-    """How many engines were stopped."""
+    """Return the number of stopped engines as a sentence."""
     return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."
 
 
@@ -227,40 +226,42 @@ def render_stopped(count: int) -> str:
 
 
 def render_login(status: TokenStatus) -> str:
-    """Whose token was kept, and where."""
+    """Return the account of the stored token and the place where it is stored."""
     name = status.account.name if status.account else "unknown"
-    return f"Logged in as {clean_text(name)}. The token is kept in the {status.source}."
+    return f"Logged in as {clean_text(name)}. The token is stored in the {status.source}."
 
 
 def render_logout(places: Sequence[str]) -> str:
-    """Where a token was removed from."""
-    return f"Removed the token from the {' and the '.join(places)}." if places else "There was no token of ours."
+    """Return the places that a token was removed from."""
+    return f"Removed the token from the {' and the '.join(places)}." if places else "No token was stored."
 
 
-def render_account(status: TokenStatus, limit: int | None) -> str:
-    """Whose token is in force."""
-    return format_fields(_list_account_fields(status), max_width=limit)
+def render_account(status: TokenStatus, max_width: int | None) -> str:
+    """Return the account of the active token."""
+    return format_fields(_list_account_fields(status), max_width=max_width)
 
 
 def _list_account_fields(status: TokenStatus) -> list[tuple[str, str | None]]:
-    who = status.account
+    account = status.account
     return [
-        ("Name", who.name if who else None),
-        ("Organisations", ", ".join(who.organisations) if who else None),
+        ("Name", account.name if account else None),
+        ("Organisations", ", ".join(account.organisations) if account else None),
         (
             "Token",
-            cli_format.join_if_present(who.token_kind or "", f"({who.token_name})" if who.token_name else "")
-            if who
+            cli_format.join_if_present(
+                account.token_kind or "", f"({account.token_name})" if account.token_name else ""
+            )
+            if account
             else None,
         ),
-        ("Scopes", ", ".join(who.scopes) if who else None),
-        ("Token from", status.source),
+        ("Scopes", ", ".join(account.scopes) if account else None),
+        ("Token source", status.source),
         ("Problem", status.problem),
     ]
 
 
-def render_status(now: Status, limit: int | None) -> str:
-    """This machine at a glance."""
+def render_status(now: Status, max_width: int | None) -> str:
+    """Return an overview of this machine."""
     memory = f"{format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}"
     running = ", ".join(f"{engine.model_id} ({format_size(engine.memory)})" for engine in now.engines)
     count = f"{now.models} {'model' if now.models == 1 else 'models'}"
@@ -275,7 +276,7 @@ def render_status(now: Status, limit: int | None) -> str:
             ("Token", _describe_token(now.token)),
             ("Versions", ", ".join(f"{name} {version or '(not installed)'}" for name, version in now.versions.items())),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 
@@ -285,39 +286,39 @@ def _describe_token(token: TokenStatus) -> str:
     return ", ".join(part for part in (token.source and f"from the {token.source}", token.problem) if part) or "none"
 
 
-def render_settings(every: Sequence[SettingView], limit: int | None) -> str:
-    """A row for each setting."""
+def render_settings(every: Sequence[SettingView], max_width: int | None) -> str:
+    """Return a table of settings."""
     columns = [
         Column("KEY"),
         Column("VALUE", right=True),
-        Column("FROM", 1),
-        Column("WHAT IT DOES", 2, min_width=30, wrap=True),
+        Column("SOURCE", 1),
+        Column("DESCRIPTION", 2, min_width=30, wrap=True),
     ]
     rows = [[one.key, cli_format.format_setting(one.value), one.source, one.description] for one in every]
-    return format_table(columns, rows, max_width=limit)
+    return format_table(columns, rows, max_width=max_width)
 
 
-def render_setting(one: SettingView, limit: int | None) -> str:
-    """One setting."""
+def render_setting(one: SettingView, max_width: int | None) -> str:
+    """Return one setting with its source, default and description."""
     return format_fields(
         [
             (one.key, cli_format.format_setting(one.value)),
-            ("From", one.source),
+            ("Source", one.source),
             ("Default", cli_format.format_setting(one.default)),
-            ("Takes", one.accepts),
-            ("What it does", one.description),
+            ("Values", one.accepts),
+            ("Description", one.description),
         ],
-        max_width=limit,
+        max_width=max_width,
     )
 
 
 def render_mirror(url: str, *, open_to_others: bool) -> str:
-    """How to pull from a mirror, and who can."""
+    """Return how to pull from a mirror, with a warning if other machines can reach it."""
     lines = [
         f"Pull from it: HF_ENDPOINT={url} llm hf search",
         *cli_format.explain_wildcard_host(url),
-        "Ctrl-C ends it.",
+        "Press Ctrl-C to stop.",
     ]
     if open_to_others:
-        lines.insert(0, "Whoever can reach this address can read the models it serves.")
+        lines.insert(0, "Anyone who can reach this address can read the models it serves.")
     return "\n".join(lines)

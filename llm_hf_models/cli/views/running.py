@@ -1,4 +1,4 @@
-"""How models run, as text: defaults, servers elsewhere, the relay. `limit` is in columns, None is no limit."""
+"""Render default options, remote endpoints and the relay as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ SHOWN_CHARS = 60
 
 
 class _HealthText(NamedTuple):
-    """How the health of a server elsewhere is said: in a row, before its problem, and when it is attached."""
+    """Texts for the health of a remote endpoint: in a table, before its problem, and after attaching it."""
 
     state: str
     problem_prefix: str
     attach_prefix: str
 
 
-_BY_HEALTH = {
+_HEALTH_TEXTS = {
     True: _HealthText("up", "is up, but", ""),
-    False: _HealthText("down", "is down", "It does not answer now: "),
-    None: _HealthText("no key", "was not asked", "It was not asked: "),
+    False: _HealthText("down", "is down", "The server does not respond now: "),
+    None: _HealthText("no key", "was not checked", "The server was not checked: "),
 }
 
 
-def render_defaults(found: Sequence[ModelDefault], limit: int | None) -> str:
-    """A row for each option that a prompt needn't give."""
-    columns = [Column("OPTION"), Column("DEFAULT", min_width=16), Column("FROM", 1)]
-    return format_table(columns, [[one.key, _format_value(one), one.source] for one in found], max_width=limit)
+def render_defaults(found: Sequence[ModelDefault], max_width: int | None) -> str:
+    """Return a table of the model's default options."""
+    columns = [Column("OPTION"), Column("DEFAULT", min_width=16), Column("SOURCE", 1)]
+    return format_table(columns, [[one.key, _format_value(one), one.source] for one in found], max_width=max_width)
 
 
 def _format_value(one: ModelDefault) -> str:
@@ -51,43 +51,43 @@ def _format_value(one: ModelDefault) -> str:
     return cli_format.format_setting(one.value) if isinstance(one.value, bool) else _format_number_or_json(one.value)
 
 
-def _format_number_or_json(value: Any) -> str:  # noqa: ANN401 - whatever an option holds
+def _format_number_or_json(value: Any) -> str:  # noqa: ANN401 - an option's value has any JSON type
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
 def format_state(model: LocalModelView) -> str:
-    """A model's state for a row; of one that is served elsewhere, whether it answers."""
+    """Return a model's state for a table, with its health if it is on a remote endpoint."""
     if model.health is None:
         return model.state
-    return f"{model.state}, {_BY_HEALTH[model.health.up].state}"
+    return f"{model.state}, {_HEALTH_TEXTS[model.health.up].state}"
 
 
 def format_problem(health: EndpointHealth) -> str:
-    """What is wrong with a server elsewhere."""
-    return f"{health.model_id} {_BY_HEALTH[health.up].problem_prefix}: {health.problem}"
+    """Return a sentence about the problem of a remote endpoint."""
+    return f"{health.model_id} {_HEALTH_TEXTS[health.up].problem_prefix}: {health.problem}"
 
 
 def render_attached(model: LocalModelView) -> str:
-    """What a server elsewhere is called now, and how to use it."""
+    """Return the new name of a remote endpoint and the command to use it."""
     takes = f", takes {' and '.join(('text', *model.facts.modalities))}" if model.facts.modalities else ""
     lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}{takes}"]
     if model.health is not None and model.health.problem:
-        lines.append(_BY_HEALTH[model.health.up].attach_prefix + model.health.problem)
+        lines.append(_HEALTH_TEXTS[model.health.up].attach_prefix + model.health.problem)
     if model.key_in_the_clear:
-        lines.append("Its key goes over the network unencrypted: use https where others can listen.")
+        lines.append("The API key is sent unencrypted. Use https outside a trusted network.")
     return "\n".join([*map(clean_text, lines), cli_format.suggest_usage(model.model_id, model.aliases, model.kind)])
 
 
 def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_others: bool) -> str:
-    """How to use a relay, its key once if it was made here."""
+    """Return how to use the OpenAI relay, with its key if the relay generated it."""
     names = sorted(set(server.names.values()))
     lines = [
-        f"Serves {', '.join(names)} in OpenAI's protocol.",
+        f"Serving {', '.join(names)} through an OpenAI-compatible API.",
         f"OPENAI_BASE_URL={url}/v1",
         *cli_format.explain_wildcard_host(url),
     ]
     if not key_given:
         lines.append(f"OPENAI_API_KEY={server.key}")
     if open_to_others:
-        lines.append("Whoever can reach this address and knows the key can use these models; nothing is encrypted.")
-    return "\n".join([*lines, "Ctrl-C ends it."])
+        lines.append("Anyone who can reach this address and knows the key can use these models. Nothing is encrypted.")
+    return "\n".join([*lines, "Press Ctrl-C to stop."])

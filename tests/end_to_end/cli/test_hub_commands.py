@@ -94,7 +94,7 @@ def test_two_revisions_of_a_variant_that_are_here_are_told_apart() -> None:
 def test_a_search_that_finds_nothing_says_what_to_loosen_and_is_no_failure() -> None:
     done = run("search", "no", "such", "--author", "nobody", "--license", "mit")
     assert done.stdout == ""
-    for said in ("Nothing was found.", "--license", "--author", "fewer words"):
+    for said in ("No results.", "--license", "--author", "fewer words"):
         assert said in done.stderr
     assert json_of("search", "nosuch")["results"] == []
 
@@ -103,7 +103,7 @@ def test_a_repeated_search_comes_from_the_cache_and_says_so(repo: HubServer) -> 
     run("search", "tiny")
     asked = repo.count("/api/models")
     again = run("search", "tiny")
-    assert "--refresh asks again" in again.stderr
+    assert "Use --refresh for new data" in again.stderr
     assert repo.count("/api/models") == asked
     assert "--refresh" not in run("search", "tiny", "--refresh").stderr
     assert repo.count("/api/models") > asked
@@ -114,7 +114,7 @@ def test_info_shows_variants_files_and_card() -> None:
     text = run("info", REPO).stdout
     assert re.search(r"Q8_0 .*\d MB", text)
     assert re.search(r"Q4_K_M .*\d kB", text)
-    assert "A plain pull takes Q4_K_M" in text
+    assert "A plain pull chooses Q4_K_M" in text
     assert "README.md" not in text
     assert "README.md" in run("info", REPO, "--files").stdout
     assert "A *card*" in run("info", REPO, "--card").stdout
@@ -132,7 +132,7 @@ def test_a_card_is_laid_out_where_a_width_is_known(monkeypatch: pytest.MonkeyPat
 
 def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(repo: HubServer) -> None:
     repo.report(repo.list_repos()[0], Q4, "unsafe", avScan="unsafe")
-    assert "not reported for the repo; a pull asks of each file" in run("info", REPO).stdout
+    assert "not reported for the repo; a pull checks each file" in run("info", REPO).stdout
     assert "as unsafe" in run("pull", REPO, code=1).stderr
 
 
@@ -143,7 +143,7 @@ def test_pull_prints_the_id_for_scripts_and_the_rest_for_people(repo: HubServer)
     done = run("pull", REPO)
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert repo.sent(Q4, side="storage") > 0
-    for said in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "digests match the Hub's", "llm -m tiny 'hello'"):
+    for said in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "Digests match the Hub's", "llm -m tiny 'hello'"):
         assert said in done.stderr
     assert json_of("list")[0]["state"] == "ready"
 
@@ -153,7 +153,7 @@ def test_a_second_pull_is_instant_and_says_so(repo: HubServer) -> None:
     sent = repo.sent(side="storage")
     done = run("pull", REPO)
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
-    assert "is here already" in done.stderr
+    assert "is already on this machine" in done.stderr
     assert repo.sent(side="storage") == sent
 
 
@@ -172,7 +172,7 @@ def test_pull_takes_aliases_and_offers_the_one_that_was_asked_for() -> None:
 
 def test_a_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
     text = run("pull", REPO, "--dry-run").stdout
-    for said in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
+    for said in (f"hf/{REPO}:Q4_K_M", Q4, "to download", "Fits", "Folder", "Aliases"):
         assert said in text
     plan = json_of("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
@@ -190,7 +190,7 @@ def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Pa
 
 @pytest.mark.usefixtures("repo")
 def test_an_empty_folder_name_is_refused() -> None:
-    assert "An empty name is no folder" in run("pull", f"{REPO}:README.md", "--to", "", code=2).stderr
+    assert "The folder's name is empty" in run("pull", f"{REPO}:README.md", "--to", "", code=2).stderr
 
 
 def test_every_shard_of_a_split_model_comes_along(hub: HubServer, tmp_path: Path) -> None:
@@ -677,7 +677,7 @@ def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_t
     repo.forget_requests()
     for words in (("search", "tiny"), ("info", REPO), ("pull", REPO)):
         done = run(*words, stdin="")
-        assert done.stderr.count("nobody typed it. Going on without that token.") == 1, words
+        assert done.stderr.count("nobody typed it. Continuing without the stored token.") == 1, words
         assert "LLM_HF_PASSPHRASE" in done.stderr
     assert not any("authorization" in request.headers for request in repo.requests)
     said = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]
@@ -726,7 +726,7 @@ def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
     done = run("login", "--token-stdin", stdin="hf_wrong\n", code=1)
     assert done.stderr.startswith("Error: ")
     assert "hf_wrong" not in done.output
-    assert "There was no token of ours." in run("logout").stderr
+    assert "No token was stored." in run("logout").stderr
 
 
 def test_whoami_says_where_the_token_comes_from(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -811,8 +811,8 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert f"HF_ENDPOINT={address}" in said
-    assert "Whoever can reach this address" in said
-    assert "write this machine's name or address for 0.0.0.0" in said
+    assert "Anyone who can reach this address" in said
+    assert "use this machine's name or address instead of 0.0.0.0" in said
     assert said.startswith("Not on this machine (yet): o/typo. `llm hf list` shows what is.\n")
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0

@@ -179,7 +179,7 @@ def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
         assert first.end() == "well"
     assert joined.fetched_bytes == 0
     assert 0 < joined.other_process_bytes <= plan.total_bytes
-    assert hub_views.render_pull_result(joined).startswith("Another process fetched ")
+    assert hub_views.render_pull_result(joined).startswith("Another process downloaded ")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
@@ -211,7 +211,7 @@ def test_a_key_sends_a_pull_to_the_background_and_nothing_is_called_interrupted(
             said += block
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert b"goes on in the background" in said
+    assert b"continues in the background" in said
     assert f"llm hf test {MODEL}".encode() in said
     hub.clear()
     row = the_row()

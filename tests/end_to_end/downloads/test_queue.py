@@ -564,7 +564,7 @@ def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_n
         while b"tiny" not in said:
             said += os.read(screen, 1000)
         os.write(screen, b"\x03")
-        while b"No longer watched" not in said:
+        while b"Stopped watching" not in said:
             said += os.read(screen, 1000)
     hub.clear()
     assert followed(library, row.id)[-1].kind == "done"

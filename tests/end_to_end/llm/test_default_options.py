@@ -173,7 +173,7 @@ def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: P
     assert "with another chat template than prompts use now: llm hf test hf/tiny/chat:F16" in run("show", "tiny").stdout
     checked = run("check", "tiny").stdout
     assert re.search(r"^warning +template-invisible-characters +llm hf set template ", checked, re.MULTILINE)
-    assert "your own (llm hf set), which was checked too; the file's is not used" in checked
+    assert "your own (llm hf set), checked too; the file's template is not used" in checked
     run("test", "tiny")
     assert "another chat template" not in run("show", "tiny").stdout
     run("set", "tiny", "--unset", "template")
@@ -319,7 +319,7 @@ def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None
     with pytest.raises(EngineLostError, match=r"127\.0\.0\.1:9"):
         Library().attach("down", "http://127.0.0.1:9")
     done = run("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
-    assert "It does not answer now: No response from http://127.0.0.1:9" in done.stderr
+    assert "The server does not respond now: No response from http://127.0.0.1:9" in done.stderr
 
 
 def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
     keys.write_text("{}")
     listed = run("list")
     assert "remote, no key" in listed.stdout
-    told = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
+    told = f"hf/remote/big was not checked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
     assert listed.stderr == told
     assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
 

@@ -142,7 +142,7 @@ def empty(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_projector_that_lies_beside_a_single_model_is_imported_with_it(tmp_path: Path) -> None:
     model, projector = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
     done = run("import", model, "--copy")
-    assert "With mmproj-F16.gguf: it takes image" in done.stderr
+    assert "The projector mmproj-F16.gguf adds image" in done.stderr
     projector.unlink()
     kept = [Path(line) for line in run_llm("hf", "path", "see", "--all").stdout.splitlines()]
     assert [path.name for path in kept] == [model.name, projector.name]

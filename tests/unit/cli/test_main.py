@@ -107,7 +107,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["search", "--limit", "0"], "0 is not in the range"),
         (["search", "--sort", "fame"], "'fame' is not one of"),
         (["pull", "o/n", "--limit-rate", "fast"], "'fast' is not a rate. Use a value such as 5M or 1.5MB/s"),
-        (["pull", "o/n", "--on-done", "true"], "--on-done goes with --background."),
+        (["pull", "o/n", "--on-done", "true"], "--on-done requires --background."),
         (["search", "--min-params", "9" * 30], f"'{'9' * 30}' is too large.\n"),
         (["pull", "o/n", "--limit-rate", "0.5"], "'0.5' is less than one byte per second."),
         (["limit", "0.9"], "'0.9' is less than one byte per second. `off` means no limit."),
@@ -250,12 +250,12 @@ def test_an_empty_library_says_how_to_begin() -> None:
     assert "The next prompt starts one." in run("ps", code=None).stderr
     assert run("ps", "--json", code=None).stdout == "[]\n"
     assert run("stop", "--all", code=None).stderr == "No engine was running.\n"
-    assert "No download is under way." in run("downloads", code=None).stderr
+    assert "No download is active." in run("downloads", code=None).stderr
     assert run("downloads", "--json", code=None).stdout == "[]\n"
-    assert run("pause", "--all", code=None).stderr == "There is no download to pause.\n"
+    assert run("pause", "--all", code=None).stderr == "No download to pause.\n"
     verified = run("verify", "--all", code=None)
     assert (verified.exit_code, verified.stdout) == (0, "")
-    assert "There is nothing to verify" in verified.stderr
+    assert "Nothing to verify" in verified.stderr
     assert run("verify", "--all", "-q", code=None).stderr == ""
     assert run("verify", "--all", "--json", code=None).stdout == "[]\n"
     assert run("alias", code=None).stdout == ""

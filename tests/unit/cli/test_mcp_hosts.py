@@ -45,7 +45,7 @@ def test_a_password_in_the_hubs_address_is_left_out_and_that_is_said(
         env = json.loads(text)["mcpServers"]["hf-models"]["env"]
         assert env["HF_ENDPOINT"] == "https://mirror.example/hub"
         assert "s3cret" not in text + said
-        assert "HF_ENDPOINT has a user or a password in it, which is left out" in said
+        assert "The user name and password in HF_ENDPOINT are left out" in said
 
 
 @pytest.mark.parametrize("host", [key for key in mcp_hosts.HOST_KEYS if key != "json"])
@@ -66,7 +66,7 @@ def test_installing_keeps_all_that_was_there(host: str) -> None:
     assert json.loads(backup.read_text("utf-8")) == before
     assert '+    "hf-models": {' in said
     assert str(backup) in said
-    assert "has it already" in run("mcp", host, "--install", stdin="y\n").output
+    assert "already contains this" in run("mcp", host, "--install", stdin="y\n").output
     assert len(list(path.parent.glob("*.bak"))) == 1
 
 

@@ -178,15 +178,15 @@ def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
 
 def test_an_empty_search_says_what_to_loosen() -> None:
     words = hub_views.render_no_results(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
-    assert words == "Nothing was found. To find more:\n  drop --fits\n  use fewer words"
+    assert words == "No results. To find more:\n  drop --fits\n  use fewer words"
 
 
 @pytest.mark.parametrize(
     ("fresh", "words"),
     [
         (Freshness("hub"), None),
-        (Freshness("cache", 200), "This is the Hub's answer of 3 min 20 s ago; --refresh asks again."),
-        (Freshness("cache", 200, stale=True), "The Hub can't be reached: this is its answer of 3 min 20 s ago."),
+        (Freshness("cache", 200), "Showing cached data from 3 min 20 s ago. Use --refresh for new data."),
+        (Freshness("cache", 200, stale=True), "The Hub is unreachable. Showing cached data from 3 min 20 s ago."),
     ],
 )
 def test_an_answer_from_the_cache_says_its_age(fresh: Freshness, words: str | None) -> None:
@@ -209,7 +209,7 @@ def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
     text = re.sub(r"\x1b\[\d+m", "", hub_views.render_info(found, 100))
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)
     assert re.search(r"Q4_K_M +4\.2 GB +9 B +yes +yes +needs 5\.2 GB", text)
-    assert "A plain pull takes Q4_K_M: the best that fits" in text
+    assert "A plain pull chooses Q4_K_M: the best that fits" in text
     for said in ("yes, with tools", "40960 tokens", "auto", "Ask for access on the page.", "no issue reported", "mit"):
         assert said in text
 
@@ -250,10 +250,8 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
 
 
 def test_a_model_is_used_by_the_command_of_its_kind() -> None:
-    assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
-    assert (
-        cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
-    )
+    assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Prompt it: llm -m n 'hello'"
+    assert cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed text: llm embed -m hf/o/n:Q8_0 -c 'hello'"
 
 
 @pytest.mark.parametrize(
@@ -360,7 +358,7 @@ def test_a_full_disk_under_stdout_is_one_clear_error() -> None:
     done = settings_written_to(">/dev/full")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Error: What was asked for can't be written to standard output",
+        "Error: Can't write to standard output",
         "No space left on device",
     ]
 
@@ -439,7 +437,7 @@ def test_lines_come_when_a_file_starts_now_and_then_and_when_it_is_done() -> Non
     assert said[0] == "m.gguf: 1 kB"
     assert said[1] == "m.gguf: 10 % of 1 kB, 9 B/s, 1 min 39 s left"
     assert [line.split()[1] for line in said[1:-2]] == [f"{share}" for share in range(10, 100, 10)]
-    assert said[-2] == "m.gguf: checking the digest"
+    assert said[-2] == "m.gguf: verifying the digest"
     assert said[-1] == "m.gguf: done, 1 kB in 1 min 40 s (10 B/s)"
 
 

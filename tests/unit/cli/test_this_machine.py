@@ -285,7 +285,7 @@ def test_the_home_of_nobody_is_a_file_that_is_not_there(command: str) -> None:
 
 @pytest.mark.parametrize("words", [("",), ("model.gguf", "--mmproj", "")])
 def test_an_empty_name_is_no_file_to_import(words: tuple[str, ...]) -> None:
-    assert "An empty name is no file." in run("import", *words, code=2).stderr
+    assert "The file's name is empty." in run("import", *words, code=2).stderr
 
 
 def test_a_header_that_cannot_be_read_is_named(tmp_path: Path) -> None:

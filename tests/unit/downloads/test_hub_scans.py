@@ -87,7 +87,7 @@ def test_a_word_that_is_neither_good_nor_bad_is_read_before_the_pull(hub: HubSer
     hub.report(repo, FILE, "suspicious", virusTotalScan="suspicious: 2/76 engines detect it.")
     done = run("pull", REPO, code=None)
     assert done.exit_code == 0
-    assert f"Warning: the Hub's scanners: {FILE}: VirusTotal suspicious (2/76 engines detect it.)" in done.output
+    assert f"Warning: Hub scan: {FILE}: VirusTotal suspicious (2/76 engines detect it.)" in done.output
     assert kept().result == "suspicious"
 
 

@@ -219,7 +219,7 @@ def test_the_partial_of_huggingface_hub_stays_where_its_lock_cant_be_asked(home:
     dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # no file that could be locked
     shown = run("gc", "--dry-run", code=None)
-    assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
+    assert (shown.stdout, shown.stderr) == ("", "Nothing to remove.\n"), shown
     assert dead.exists()
 
 
@@ -288,4 +288,4 @@ def test_the_command_asks_shows_and_removes(home: Home) -> None:
     assert [file["path"] for file in found["files"]] == [str(dead)]
     assert found["done"] is True
     after = run("gc", code=None)
-    assert (after.stdout, after.stderr) == ("", "Nothing is dead.\n")
+    assert (after.stdout, after.stderr) == ("", "Nothing to remove.\n")
