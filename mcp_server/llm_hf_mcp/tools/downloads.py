@@ -35,7 +35,7 @@ async def get_downloads(
     """
     service = open_library(ctx)
     if id is None:
-        rows, after = select_page(await call(service.downloads, every=finished, limit=MAX_ROWS), cursor, limit=limit)
+        rows, after = select_page(await call(service.downloads, include_finished=finished, limit=MAX_ROWS), cursor, limit=limit)
         found = GetDownloadsResult(rows, after)
     else:
         row = await call(service.get_download, id)

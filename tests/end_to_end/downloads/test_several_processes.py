@@ -460,7 +460,7 @@ def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch
     library, stop = Library(), threading.Event()
     plan = library.plan(REPO)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 3600)
-    for wait in ("FIGURES_WAIT_SECONDS", "LEAVING_WAIT_SECONDS"):
+    for wait in ("PROGRESS_WAIT_SECONDS", "EXIT_WAIT_SECONDS"):
         monkeypatch.setattr(downloads_running, wait, 0.05)
     hub.fault(Stall(after=MB), on=FILE, side="storage", times=None)
     with ThreadPoolExecutor() as pool, closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
@@ -624,7 +624,7 @@ def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
 def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().downloads()
     monkeypatch.setattr(sys, "argv", ["worker"])
-    calls = busy_at(monkeypatch, "next_download", 2)
+    calls = busy_at(monkeypatch, "find_next_download", 2)
     worker.main()
     assert calls == [4], "a round and a look, and both again"
 

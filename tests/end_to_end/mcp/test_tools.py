@@ -218,11 +218,11 @@ async def test_what_others_wrote_is_cleaned_and_labelled() -> None:
 @in_a_loop
 async def test_a_call_that_a_host_would_not_wait_for_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().pull(f"{REPO}:Q8_0")
-    monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 0.0)
     async with Client(server.build_server()) as client:
         assert "list_models(name='tiny')" in await refusal(client, "verify_model", name="tiny")
         assert "fewer max_tokens" in await refusal(client, "run_prompt", name="tiny", prompt="Hello")
-        monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 60.0)
+        monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 60.0)
         proof = await call(client, "verify_model", name="tiny", load=False)
     assert proof["digest"]["matches"]
     assert proof["load_test"] is None

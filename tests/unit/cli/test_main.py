@@ -162,9 +162,9 @@ def test_settings_are_listed_shown_changed_and_unset() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["settings", "colour"], "Unknown setting 'colour'"),
-        (["settings", "colour", "blue"], "Unknown setting 'colour'"),
-        (["settings", "--colour", "--unset"], "Unknown setting '--colour'"),
+        (["settings", "colour"], "There is no setting 'colour'"),
+        (["settings", "colour", "blue"], "There is no setting 'colour'"),
+        (["settings", "--colour", "--unset"], "There is no setting '--colour'"),
         (["settings", "engine", "steam"], "Setting 'engine'"),
     ],
 )

@@ -56,7 +56,7 @@ def test_names_of_embedding_models_are_apart_from_those_of_others(gguf: Path, tm
 @pytest.mark.usefixtures("hub")
 def test_nobody_is_told_to_talk_to_a_name_that_llm_gives_to_another() -> None:
     done = run("pull", REPO)
-    (name,) = [line.split()[5] for line in done.stderr.splitlines() if line.startswith("Prompt it: llm -m ")]
+    (name,) = [line.split()[4] for line in done.stderr.splitlines() if line.startswith("Prompt it: llm -m ")]
     assert llm.get_model(name).model_id == f"hf/{REPO}:Q8_0"
 
 
