@@ -296,12 +296,12 @@ class RelayHandler(BaseHttpHandler):
         """Send one chunk (RFC 9112, section 7.1). An empty chunk ends the response."""
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def send_error_response(self, error_response: HttpResponseError) -> None:
+    def send_error_response(self, error: HttpResponseError) -> None:
         """Send an error in OpenAI's format. A client that has disconnected is ignored."""
-        body = json.dumps(_build_error_body(error_response)).encode()
-        headers = {"Content-Type": "application/json; charset=utf-8", **error_response.headers}
+        body = json.dumps(_build_error_body(error)).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8", **error.headers}
         try:
-            self.send_bytes(error_response.status, body, headers)
+            self.send_bytes(error.status, body, headers)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
@@ -394,7 +394,7 @@ def _convert_error(error: HfModelsError) -> HttpResponseError:
     return HttpResponseError(status, code, str(error))
 
 
-def _build_error_body(error_response: HttpResponseError) -> dict[str, Any]:
-    kind = "invalid_request_error" if error_response.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    message = clean_text(error_response.message, MAX_ERROR_CHARS, keep_lines=True)
-    return {"error": {"message": message, "type": kind, "code": error_response.code, "param": None}}
+def _build_error_body(error: HttpResponseError) -> dict[str, Any]:
+    kind = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    message = clean_text(error.message, MAX_ERROR_CHARS, keep_lines=True)
+    return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}
