@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 class HubMirrorServer(BaseHttpServer):
     """An HTTP server that serves a catalog."""
 
-    def __init__(self, address: tuple[str, int], handler: type[HubMirrorHandler], catalogue: Catalog) -> None:
-        self.catalogue = catalogue
+    def __init__(self, address: tuple[str, int], handler: type[HubMirrorHandler], catalog: Catalog) -> None:
+        self.catalog = catalog
         super().__init__(address, handler)
 
 
-def make_server(catalogue: Catalog, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
+def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
     """Return a server for the Hub's protocol: search, info, tree, paths-info, resolve with Range and ETag.
 
     Call `serve_forever()` on it; `server_address` has the port. A mirror has no accounts: it ignores tokens and
@@ -42,7 +42,7 @@ def make_server(catalogue: Catalog, host: str = "127.0.0.1", port: int = 0) -> T
         NotWritableError: The server can't listen on the address.
     """
     with translate_bind_errors(host, port):
-        return HubMirrorServer((host, port), HubMirrorHandler, catalogue)
+        return HubMirrorServer((host, port), HubMirrorHandler, catalog)
 
 
 class HubMirrorHandler(BaseHttpHandler):
@@ -121,11 +121,11 @@ class HubMirrorHandler(BaseHttpHandler):
         Raises:
             HttpResponseError: This client may know of the repo but not read it.
         """
-        return [served for served in self.server.catalogue.list_repos() if served.id == str(repo)]
+        return [served for served in self.server.catalog.list_repos() if served.id == str(repo)]
 
     def list_repos(self) -> Sequence[ServedRepo]:
         """Return the repos that a search by this client may find."""
-        return self.server.catalogue.list_repos()
+        return self.server.catalog.list_repos()
 
     def _find_repo(self, owner: str, name: str, revision: str | None = None) -> ServedRepo:
         commits: list[ServedRepo] = []

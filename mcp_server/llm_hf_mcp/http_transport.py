@@ -165,7 +165,7 @@ def _print_address(options: HttpOptions, port: int) -> None:
     if options.token is None:
         lines.append("No token is required (--no-auth): every program on this machine has access.")
     elif os.environ.get(TOKEN_VARIABLE):
-        lines.append(f"Authorization: Bearer … (the token in {TOKEN_VARIABLE})")
+        lines.append(f"Clients must send the token in {TOKEN_VARIABLE}: Authorization: Bearer …")
     else:
         lines.append(f"Authorization: Bearer {options.token}")
     print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - for the user who started the server

@@ -22,7 +22,7 @@ def test_help_names_the_group_and_imports_none_of_it() -> None:
         "assert not {'huggingface_hub', 'keyring', 'rich', 'jinja2', 'psutil', 'xllamacpp'} & set(sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Open models from the Hugging Face Hub, on this machine." in said
+    assert "Find, download and run open models from the Hugging Face Hub." in said
     assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
 
 

@@ -25,7 +25,7 @@ class Shelf:
     def __init__(self) -> None:
         self.all: list[ServedRepo] = []
 
-    def repos(self) -> list[ServedRepo]:
+    def list_repos(self) -> list[ServedRepo]:
         return self.all
 
 

@@ -76,7 +76,7 @@ async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
 
     async with stdio_host(era=era) as client:
         (row,) = (await call(client, "search_models", query="tiny", fits=True))["results"]
-        assert (row["id"], row["fits"], row["here"]) == (REPO, True, [])
+        assert (row["id"], row["fits"], row["local_models"]) == (REPO, True, [])
         model = await call(client, "get_model", repo=REPO)
         assert {variant["quant"]: variant["chosen"] for variant in model["variants"]} == {"Q8_0": False, "Q4_K_M": True}
         assert (await call(client, "inspect_gguf", model=f"{REPO}:Q4_K_M"))["facts"]["architecture"] == "llama"
@@ -218,11 +218,11 @@ async def test_what_others_wrote_is_cleaned_and_labelled() -> None:
 @in_a_loop
 async def test_a_call_that_a_host_would_not_wait_for_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().pull(f"{REPO}:Q8_0")
-    monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 0.0)
     async with Client(server.build_server()) as client:
         assert "list_models(name='tiny')" in await refusal(client, "verify_model", name="tiny")
         assert "fewer max_tokens" in await refusal(client, "run_prompt", name="tiny", prompt="Hello")
-        monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 60.0)
+        monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 60.0)
         proof = await call(client, "verify_model", name="tiny", load=False)
     assert proof["digest"]["matches"]
     assert proof["load_test"] is None
@@ -427,7 +427,7 @@ def test_a_server_that_was_started_in_a_terminal_says_what_it_is_and_ends_at_ctr
             assert b'"id":1' in running.stdout.readline()  # it reads now
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 130
-            assert running.stderr.read().decode().startswith("llm-hf-mcp speaks MCP over stdin and stdout")
+            assert running.stderr.read().decode().startswith("llm-hf-mcp uses stdin and stdout for MCP")
         finally:
             running.kill()
             os.close(keyboard)

@@ -265,7 +265,7 @@ class _Just:
     def __init__(self, *repos: ServedRepo) -> None:
         self._repos = repos
 
-    def repos(self) -> tuple[ServedRepo, ...]:
+    def list_repos(self) -> tuple[ServedRepo, ...]:
         return self._repos
 
 
