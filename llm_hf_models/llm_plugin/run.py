@@ -92,7 +92,7 @@ class PromptRun:
         response.set_resolved_model(_describe_resolved_model(self.model, end))
         response.response_json = self._build_response_json(end)
         whole_json = self.expects_json or self.calls
-        if end.reason == "length" and not whole_json and self._ended_before_max_tokens(end):
+        if end.reason == "length" and not whole_json and self._is_below_max_tokens(end):
             more = " Allow more with -o context N." if self.endpoint.can_grow_context else ""
             _show_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
         for call in self.calls.values():
@@ -101,12 +101,12 @@ class PromptRun:
         if self.expects_json and not self.calls:
             self._parse_json("".join(self.text), "The response")
 
-    def _ended_before_max_tokens(self, end: Finish) -> bool:
-        """Return whether the response ended before it reached max_tokens."""
+    def _is_below_max_tokens(self, end: Finish) -> bool:
+        """Return whether the response is shorter than max_tokens."""
         return self.max_tokens is None or (end.output_tokens or 0) < self.max_tokens
 
     def _describe_limit(self, end: Finish) -> str:
-        if not self._ended_before_max_tokens(end):
+        if not self._is_below_max_tokens(end):
             return f"max_tokens is {self.max_tokens}"
         return (
             f"the context of {self.endpoint.context} tokens is full" if self.endpoint.context else "the server's limit"

@@ -108,7 +108,7 @@ class ServedRepo:
         total = (self.gguf or {}).get("total")
         return total if isinstance(total, int) else None
 
-    def file(self, path: str) -> ServedFile | None:
+    def find_file(self, path: str) -> ServedFile | None:
         """Return the file at a path, or None."""
         return next((file for file in self.files if file.path == path), None)
 

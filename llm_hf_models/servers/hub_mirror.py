@@ -1,7 +1,7 @@
 """Serve a catalog in the Hub's protocol, read-only. Any Hub client can pull from it with HF_ENDPOINT.
 
 Names in a request are parsed by hub.refs and then looked up in the catalog. No part of a request becomes a path.
-Protocol: what huggingface_hub sends and reads (hf_api.py, file_download.py, utils/_http.py).
+The protocol is the one of huggingface_hub (hf_api.py, file_download.py, utils/_http.py).
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def find_file(repo: ServedRepo, path: str) -> ServedFile:
     """
     file = None
     with suppress(BadRefError):
-        file = repo.file(RepoFile(path).path)
+        file = repo.find_file(RepoFile(path).path)
     if file is None:
         raise _make_entry_not_found_error(repo)
     return file

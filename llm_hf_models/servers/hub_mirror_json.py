@@ -240,7 +240,7 @@ def build_paths_info(repo: ServedRepo, paths: Iterable[str], *, expand: bool) ->
     """Return the entries at the given paths. Paths that do not exist are omitted, as on the Hub."""
     entries = []
     for path in paths:
-        if file := repo.file(path):
+        if file := repo.find_file(path):
             entries.append(build_file_entry(repo, file, expand=expand))
         elif any(file.path.startswith(f"{path}/") for file in repo.files):
             entries.append(_build_folder_entry(repo, path, expand=expand))

@@ -195,6 +195,6 @@ async def download_model(
     else:
         row = await call(service.enqueue, plan, agreed=agreed)
         row = await wait_for_download(ctx, service, row, wait_seconds)
-        here = row.state == "done" and plan.model_id is not None
-        now = DownloadModelResult(row, await call(service.show, str(plan.model_id)) if here else None)
+        is_complete = row.state == "done" and plan.model_id is not None
+        now = DownloadModelResult(row, await call(service.show, str(plan.model_id)) if is_complete else None)
     return build_result(now, rendering.format_pull(now))
