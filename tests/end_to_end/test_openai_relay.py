@@ -382,7 +382,7 @@ def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_eng
         with FileLock(make_base_folder() / "start.lock"):  # as if another model were being loaded
             with leaving(url, {"messages": HELLO}):
                 wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
-            wait_until(lambda: "the client has gone" in caplog.text)
+            wait_until(lambda: "The client disconnected" in caplog.text)
         asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
         assert asked.json()["choices"][0]["message"]["content"] == "Late."
 
