@@ -1,9 +1,9 @@
-"""What looking at the queue costs over `llm --version`: `python benchmarks/downloads.py`. Needs no network.
+"""Measure the CPU time of listing downloads, compared with `llm --version`: `python benchmarks/downloads.py`.
 
-The library holds 100 downloads that are not over, one of which runs, and 10,000 that are, each with a plan of real
-length, and ten models. Each figure is CPU time of fresh processes from where llm and its plugins are imported, as
-`llm --version` too has them: whole processes scatter by more than what is measured here. The run fails where
-`llm hf downloads` misses the target.
+The library has 100 unfinished downloads (one of them running) and 10,000 finished ones, each with a plan of realistic
+length, and ten models. Each figure is the CPU time of fresh processes after llm and its plugins are imported, because
+the times of whole processes vary by more than the differences measured. The exit code is 1 if `llm hf downloads`
+misses the target. No network is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import LocalModel
 
-WAITING, OVER, MODELS = 100, 10_000, 10
+UNFINISHED, FINISHED, MODELS = 100, 10_000, 10
 PLAN_CHARS = 4_000
 TARGET_MS = 50
 COMMANDS = (["--version"], ["hf", "downloads"], ["hf", "downloads", "--all"], ["hf", "list"])
@@ -38,11 +38,11 @@ print("cpu", (time.process_time() - begin) * 1000, file=sys.stderr)
 
 
 def fill(home: Path) -> None:
-    """A library as it is after years of use."""
+    """Create a library as it is after years of use."""
     plan = json.dumps({"padding": "x" * PLAN_CHARS})
     with Database(home / "hf/library.db") as db, db.transaction():
-        for number in range(OVER + WAITING):
-            state = "done" if number < OVER else "paused"
+        for number in range(FINISHED + UNFINISHED):
+            state = "done" if number < FINISHED else "paused"
             name = f"owner/model-{number % 100}-GGUF"
             row = db.open_download(Download(0, f"{name}:Q4_K_M", state, name, "c" * 40, "Q4_K_M", 10**9, plan=plan))
         db.claim_download(row.id, make_owner_name(), stale_seconds=0)
@@ -52,8 +52,8 @@ def fill(home: Path) -> None:
 
 
 def cpu_ms(home: Path, command: list[str]) -> float:
-    """CPU milliseconds that a command takes in a fresh process, once llm and its plugins are there."""
-    # Bytecode of its own, as an installed package has it: an environment may forbid to write any.
+    """Return the CPU milliseconds of a command in a fresh process, after llm and its plugins are imported."""
+    # Let the process write bytecode, as for an installed package; the environment may disable that.
     own = {"LLM_USER_PATH": str(home), "HF_HOME": str(home / "huggingface"), "PYTHONPYCACHEPREFIX": str(home / "pyc")}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
     done = subprocess.run(
@@ -70,7 +70,7 @@ def main() -> None:
         home = Path(folder)
         fill(home)
         for command in COMMANDS:
-            cpu_ms(home, command)  # compiles what it imports
+            cpu_ms(home, command)  # compiles the imported modules
         every = {" ".join(command): [cpu_ms(home, command) for _ in range(runs)] for command in COMMANDS}
     base = statistics.median(every["--version"])
     more = {name: statistics.median(figures) - base for name, figures in every.items()}

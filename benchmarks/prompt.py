@@ -1,15 +1,16 @@
-"""What a prompt costs through `llm -m`, cold and warm, in time and memory: beside llama.cpp's bare server asked by
-llm's own class for hosted models, and beside llm-gguf where that is installed.
+"""Measure the time and memory of a prompt with `llm -m`, with a stopped (cold) and a running (warm) engine.
+
+The comparison is llama.cpp's own server, used through llm's class for OpenAI models, and llm-gguf if installed.
 
     python benchmarks/prompt.py [MODEL.gguf] [--runs 7] [--tokens 64]      # without a model: SmolLM2-135M
 
-Whole processes are timed from start to end; "generation" is what the bare server needs for the same prompt and length.
-The bare server is xllamacpp.Server in a process of its own, asked over loopback: once with its own defaults, and
-once with our engine's threads and batch, so that what our code costs stands apart from what those choices cost. Each
-row is the median of several rounds in which the contestants take turns. On a busy machine the defaults, which spin,
-fall far behind: look at the load that is printed first. Memory is the peak of the asking process alone, with numpy out
-of sight, which users don't have and sqlite-utils would import. llm-gguf can't be told when to stop: what is compared
-is the time until its first word stands on the terminal.
+Whole processes are timed from start to end; "generation" is the bare server's time for the same prompt and length.
+The bare server is xllamacpp.Server in its own process, used over loopback. It runs once with its own defaults, and
+once with our engine's threads and batch, to separate the cost of our code from the effect of those settings. Each
+row is the median of several rounds in which the contestants take turns. On a busy machine the defaults are much
+slower, because their threads spin: check the load that is printed first. Memory is the peak of the `llm` process
+alone. numpy is hidden from it, because sqlite-utils would import it and users don't have it. llm-gguf has no length
+limit, so its time until the first word is compared.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ if len(sys.argv) > 3:
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
-os._exit(0)  # it can't be stopped
+os._exit(0)  # the server has no stop method
 """
-ASKING = """
+LLM_COMMAND = """
 import sys
 sys.modules["numpy"] = None
 from llm.cli import cli
@@ -68,7 +69,7 @@ print(peak, file=sys.stderr)
 Timing = tuple[float, float, float]  # seconds to the first token and to the end, tokens per second in between
 
 
-def stamped(pieces: Iterator[object], tokens: int) -> Timing:
+def time_pieces(pieces: Iterator[object], tokens: int) -> Timing:
     begin = time.perf_counter()
     next(pieces)
     first = time.perf_counter()
@@ -78,12 +79,12 @@ def stamped(pieces: Iterator[object], tokens: int) -> Timing:
     return first - begin, end - begin, (tokens - 1) / (end - first)
 
 
-def bare_pieces(address: str, tokens: int) -> Iterator[str]:
-    """One answer of the bare server, piece by piece, through the standard library alone."""
+def stream_bare(address: str, tokens: int) -> Iterator[str]:
+    """Yield the chunks of one response of the bare server, with only the standard library."""
     connection = http.client.HTTPConnection(address.removeprefix("http://"))
     messages = [{"role": "user", "content": PROMPT}]
-    asked = {"messages": messages, "stream": True, "max_tokens": tokens, "temperature": 0}
-    connection.request("POST", "/v1/chat/completions", json.dumps(asked), {"Content-Type": "application/json"})
+    request = {"messages": messages, "stream": True, "max_tokens": tokens, "temperature": 0}
+    connection.request("POST", "/v1/chat/completions", json.dumps(request), {"Content-Type": "application/json"})
     for line in connection.getresponse():
         if line.startswith(b"data: {"):
             choices = json.loads(line[6:])["choices"]
@@ -93,7 +94,7 @@ def bare_pieces(address: str, tokens: int) -> Iterator[str]:
 
 
 @contextmanager
-def bare_server(model: Path, *, like_ours: bool) -> Iterator[str]:
+def run_bare_server(model: Path, *, like_ours: bool) -> Iterator[str]:
     from llm_hf_models.inference import engine, launcher
     from llm_hf_models.system import machine
 
@@ -111,44 +112,44 @@ def bare_server(model: Path, *, like_ours: bool) -> Iterator[str]:
         process.stdin.close()
 
 
-def our_pieces(tokens: int) -> Iterator[object]:
-    """The same answer through llm's Python API."""
+def stream_ours(tokens: int) -> Iterator[object]:
+    """Return the chunks of the same response through llm's Python API."""
     import llm
 
     return iter(llm.get_model(MODEL_ID).prompt(PROMPT, temperature=0, max_tokens=tokens, context=CONTEXT))
 
 
-def wall(*arguments: str) -> float:
+def time_command(*arguments: str) -> float:
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-m", "llm", *arguments], stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - begin
 
 
-def until_first_word(*arguments: str) -> float:
-    """Seconds from the start of a process until something stands on its standard output."""
+def time_first_word(*arguments: str) -> float:
+    """Return the seconds from the start of a process until its first output."""
     begin = time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-m", "llm", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout
         if not process.stdout.read(1):
-            sys.exit(f"llm {' '.join(arguments)} said nothing")
+            sys.exit(f"llm {' '.join(arguments)} printed nothing")
         seconds = time.perf_counter() - begin
         process.kill()
     return seconds
 
 
-def peak_memory(*arguments: str) -> float:
-    """The most memory that an `llm` process holds, in bytes."""
-    done = subprocess.run([sys.executable, "-c", ASKING, *arguments], capture_output=True, text=True, check=True)
+def measure_peak_memory(*arguments: str) -> float:
+    """Return the peak memory of an `llm` process, in bytes."""
+    done = subprocess.run([sys.executable, "-c", LLM_COMMAND, *arguments], capture_output=True, text=True, check=True)
     return float(done.stderr.splitlines()[-1])
 
 
-def as_hosted(address: str) -> None:
-    """Tells llm of the bare server, as of a hosted model: asked by llm's own class for OpenAI's."""
-    said = {"model_id": HOSTED, "model_name": HOSTED, "api_base": f"{address}/v1"}
+def register_hosted(address: str) -> None:
+    """Register the bare server with llm as an OpenAI-compatible model."""
+    model = {"model_id": HOSTED, "model_name": HOSTED, "api_base": f"{address}/v1"}
     home = Path(os.environ["LLM_USER_PATH"])
-    (home / "extra-openai-models.yaml").write_text(json.dumps([said]))  # JSON is YAML
+    (home / "extra-openai-models.yaml").write_text(json.dumps([model]))  # JSON is YAML
 
 
 def register(model: Path) -> None:
@@ -173,16 +174,16 @@ def stop_engines() -> None:
         running_engines.stop_model(db, MODEL_ID)
 
 
-def llm_gguf(model: Path) -> bool:
-    """Registers the model with llm-gguf. False where that is not installed."""
+def register_llm_gguf(model: Path) -> bool:
+    """Register the model with llm-gguf. Return False if llm-gguf is not installed."""
     if importlib.util.find_spec("llm_gguf") is None:
         return False
-    wall("gguf", "register-model", "benchmark", str(model.absolute()))
+    time_command("gguf", "register-model", "benchmark", str(model.absolute()))
     return True
 
 
-def rounds(runs: int, contestants: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Each contestant's median seconds; they take turns."""
+def run_rounds(runs: int, contestants: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Return the median seconds of each contestant. The contestants take turns."""
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(runs):
         for name, race in contestants.items():
@@ -190,30 +191,30 @@ def rounds(runs: int, contestants: dict[str, Callable[[], float]]) -> dict[str, 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def table(title: str, rows: list[tuple[str, float, str]], unit: str) -> None:
+def print_table(title: str, rows: list[tuple[str, float, str]], unit: str) -> None:
     print(f"\n{title}")
     for name, value, remark in rows:
         print(f"  {name:<34}{value:>9.1f} {unit:<9} {remark}")
 
 
-def processes(model: Path, address: str, runs: int, tokens: int) -> None:
+def compare_processes(model: Path, address: str, runs: int, tokens: int) -> None:
     limits = ("-o", "temperature", "0", "-o", "max_tokens", str(tokens))
     prompt = ("-m", MODEL_ID, PROMPT, *limits, "-o", "context", str(CONTEXT))
     hosted = ("-m", HOSTED, PROMPT, *limits)
-    as_hosted(address)
+    register_hosted(address)
 
     def cold() -> float:
         stop_engines()
-        return wall(*prompt)
+        return time_command(*prompt)
 
-    found = rounds(
+    found = run_rounds(
         runs,
         {
             "cold": cold,
-            "warm": lambda: wall(*prompt),
-            "hosted": lambda: wall(*hosted),
-            "version": lambda: wall("--version"),
-            "generation": lambda: stamped(bare_pieces(address, tokens), tokens)[1],
+            "warm": lambda: time_command(*prompt),
+            "hosted": lambda: time_command(*hosted),
+            "version": lambda: time_command("--version"),
+            "generation": lambda: time_pieces(stream_bare(address, tokens), tokens)[1],
         },
     )
     ideal = found["version"] + found["generation"]
@@ -221,63 +222,63 @@ def processes(model: Path, address: str, runs: int, tokens: int) -> None:
         ("llm --version", found["version"] * 1000, ""),
         ("generation by the bare server", found["generation"] * 1000, f"{tokens} tokens"),
         ("llm -m, warm", found["warm"] * 1000, f"{found['warm'] / ideal:.2f} x (llm --version + generation)"),
-        ("llm -m, cold", found["cold"] * 1000, "the engine started and the model loaded"),
-        ("llm -m, the bare server as hosted", found["hosted"] * 1000, "by llm's own class for OpenAI's"),
+        ("llm -m, cold", found["cold"] * 1000, "starts the engine and loads the model"),
+        ("llm -m, the bare server as hosted", found["hosted"] * 1000, "through llm's class for OpenAI models"),
     ]
-    table("Whole processes", rows, "ms")
-    first_words(model, prompt, hosted, runs)
-    memory(prompt, hosted, runs)
+    print_table("Whole processes", rows, "ms")
+    compare_first_words(model, prompt, hosted, runs)
+    compare_memory(prompt, hosted, runs)
 
 
-def first_words(model: Path, prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) -> None:
+def compare_first_words(model: Path, prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) -> None:
     def cold() -> float:
         stop_engines()
-        return until_first_word(*prompt)
+        return time_first_word(*prompt)
 
     contestants: dict[str, Callable[[], float]] = {
         "llm -m, cold": cold,
-        "llm -m, warm": lambda: until_first_word(*prompt),
-        "llm -m, the bare server as hosted": lambda: until_first_word(*hosted),
+        "llm -m, warm": lambda: time_first_word(*prompt),
+        "llm -m, the bare server as hosted": lambda: time_first_word(*hosted),
     }
-    if llm_gguf(model):
-        contestants["llm -m with llm-gguf"] = lambda: until_first_word("-m", "gguf/benchmark", PROMPT)
-    found = rounds(runs, contestants)
+    if register_llm_gguf(model):
+        contestants["llm -m with llm-gguf"] = lambda: time_first_word("-m", "gguf/benchmark", PROMPT)
+    found = run_rounds(runs, contestants)
     rows = [
         (name, value * 1000, f"ours, cold, takes {found['llm -m, cold'] / value:.2f} x" if "gguf" in name else "")
         for name, value in found.items()
     ]
-    table("From the command to its first word", rows, "ms")
+    print_table("From the start of the command to its first word", rows, "ms")
 
 
-def memory(prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) -> None:
+def compare_memory(prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) -> None:
     contestants = {
-        "llm --version": lambda: peak_memory("--version"),
-        "llm -m, warm": lambda: peak_memory(*prompt),
-        "llm -m, the bare server as hosted": lambda: peak_memory(*hosted),
+        "llm --version": lambda: measure_peak_memory("--version"),
+        "llm -m, warm": lambda: measure_peak_memory(*prompt),
+        "llm -m, the bare server as hosted": lambda: measure_peak_memory(*hosted),
     }
-    found = rounds(runs, contestants)
+    found = run_rounds(runs, contestants)
     least = found["llm --version"]
     rows = [(name, value / 1e6, f"{(value - least) / 1e6:+.1f} MB") for name, value in found.items()]
-    table("Memory of the asking process at its peak", rows, "MB")
+    print_table("Peak memory of the llm process", rows, "MB")
 
 
-def answers(like_ours: str, defaults: str, runs: int, tokens: int) -> None:
+def compare_responses(like_ours: str, defaults: str, runs: int, tokens: int) -> None:
     contestants = {
-        "ours": lambda: our_pieces(tokens),
-        "bare server, our threads and batch": lambda: bare_pieces(like_ours, tokens),
-        "bare server, its defaults": lambda: bare_pieces(defaults, tokens),
+        "ours": lambda: stream_ours(tokens),
+        "bare server, our threads and batch": lambda: stream_bare(like_ours, tokens),
+        "bare server, its defaults": lambda: stream_bare(defaults, tokens),
     }
     found: dict[str, list[Timing]] = {name: [] for name in contestants}
     for _ in range(runs + 1):  # the first round warms all of them up
         for name, pieces in contestants.items():
-            found[name].append(stamped(pieces(), tokens))
+            found[name].append(time_pieces(pieces(), tokens))
     first, speed = (
         {name: statistics.median(one[index] for one in each[1:]) for name, each in found.items()} for index in (0, 2)
     )
     later = [(name, value * 1000, f"ours {(first['ours'] - value) * 1000:+.1f} ms") for name, value in first.items()]
-    table("First token of a warm answer, in one process", later, "ms")
+    print_table("First token of a warm response, in one process", later, "ms")
     ratios = [(name, value, f"ours {speed['ours'] / value:.2f} x") for name, value in speed.items()]
-    table("Speed after it", ratios, "tokens/s")
+    print_table("Speed after the first token", ratios, "tokens/s")
 
 
 def main() -> None:
@@ -292,10 +293,10 @@ def main() -> None:
         register(model)
         print(f"{model.name}, {given.runs} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         try:
-            with bare_server(model, like_ours=True) as like_ours:
-                processes(model, like_ours, given.runs, given.tokens)
-                with bare_server(model, like_ours=False) as defaults:
-                    answers(like_ours, defaults, given.runs, given.tokens)
+            with run_bare_server(model, like_ours=True) as like_ours:
+                compare_processes(model, like_ours, given.runs, given.tokens)
+                with run_bare_server(model, like_ours=False) as defaults:
+                    compare_responses(like_ours, defaults, given.runs, given.tokens)
         finally:
             stop_engines()
 

@@ -1,23 +1,24 @@
-"""How fast and how heavy a pull is, beside curl and others in the same run, and what a resume costs.
+"""Measure the time, CPU and memory of a pull, compared with curl and other tools, and the cost of a resume.
 
-    python -m benchmarks.pull                     # 2 GiB on tmpfs and on disk, then throttled, then resumed: minutes
+    python -m benchmarks.pull                     # 2 GiB on tmpfs and on disk, then throttled, resumed; takes minutes
     python -m benchmarks.pull --quick             # the same with 256 MiB
     python -m benchmarks.pull --size 1GiB --runs 5 --only speed
-    python -m benchmarks.pull --quick --tls       # all of them over TLS; omm-model takes part only here
+    python -m benchmarks.pull --quick --tls       # all of them over TLS, which omm-model needs
 
-One server on loopback serves all, and the tools take turns, since a machine's mood changes. Two tables for each place:
+One server on loopback serves all tools. The tools take turns, because the speed of a machine changes over time. There
+are two tables for each place:
 
-- the transfer alone: our `fetch`, digest checked, and curl, which checks none, given one and the same link. Ours is
-  timed inside its process once it is imported; from curl's wall and CPU a run with a tiny file is taken off.
-- whole programs: `llm hf pull`, `hf download` and, where installed, omm-model and llm-gguf. From each a run with a tiny
-  file is taken off, which leaves what the bytes cost.
+- the transfer alone: our `download_file`, which verifies the digest, and curl, which does not, with the same link. Our
+  time is measured inside the process, after its imports. For curl, the wall and CPU time of a tiny file is subtracted.
+- whole programs: `llm hf pull`, `hf download` and, if installed, omm-model and llm-gguf. For each, the time of a tiny
+  file is subtracted, which leaves the cost of the bytes.
 
-On disk, each tool's files are synced before its clock stops, and what that costs is added to its CPU. CPU seconds are
-the client's own, all threads together. Ratios are medians of the ratios to curl's (or hf's) run of the same turn. The
-order changes from turn to turn, and the first turn is thrown away. In a virtual machine the first touch of a page costs
-more than all else, and free pages may go back to the host at any moment: so memory for the file is kept at hand in
-pieces too small for that. The load average is printed: on a busy machine wall times tell more about the others.
-Throttled connections are paced by the clock and answer after 50 ms.
+On disk, the clock stops after a tool's files are synced, and the CPU time of the sync is added. CPU seconds are those
+of the client, for all threads together. Ratios are medians of the ratios to curl's (or hf's) run in the same turn. The
+order alternates between turns, and the first turn is discarded. In a virtual machine, the first access to a page is the
+largest cost, and the host may take free pages back at any time. So memory for the file is reserved in pieces too small
+for the host to take back. The load average is printed, because on a busy machine wall times depend on the other
+processes. Throttled connections have a fixed rate and a latency of 50 ms.
 """
 
 from __future__ import annotations
@@ -76,20 +77,20 @@ print(json.dumps([time.monotonic() - began, cpu() - before]))
 
 @dataclass(frozen=True)
 class Run:
-    """One transfer: seconds of wall and CPU, and bytes of memory at the peak."""
+    """One transfer: wall and CPU seconds, and peak memory in bytes."""
 
     wall: float
     cpu: float
     memory: int
 
     def without(self, start_up: Run) -> Run:
-        """What is left when the run of a tiny file is taken off."""
+        """Return the run with the times of a tiny file's run subtracted."""
         return Run(self.wall - start_up.wall, self.cpu - start_up.cpu, self.memory)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A file at the end of a link."""
+    """A file with its link."""
 
     url: str
     size: int
@@ -98,7 +99,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Server:
-    """The server's process, seen from here."""
+    """The server process, as seen by the benchmark."""
 
     endpoint: str
     file: Served
@@ -107,7 +108,7 @@ class Server:
     pipe: Connection
 
     def sent(self) -> int:
-        """How many bytes left the storage host since this was asked last."""
+        """Return the number of bytes that the storage host has sent since the last call."""
         self.pipe.send("sent")
         return int(self.pipe.recv())
 
@@ -116,11 +117,11 @@ Tool = Callable[[Server, Served, Path], Run]
 
 
 def serve(pipe: Connection, folder: Path, tls: bool) -> None:
-    """The server's process: a Hub, and a host with throttled connections."""
+    """Run the server process: a Hub, and a host with throttled connections."""
     from tests.support.hub_server import HubServer
     from tests.support.storage_server import StorageServer
 
-    pieces = keep_at_hand(2 * (folder / FILE).stat().st_size)
+    pieces = reserve_memory(2 * (folder / FILE).stat().st_size)
     with (folder / FILE).open("rb") as file:
         slow = StorageServer(
             file.read(MAX_THROTTLED_BYTES), rate=THROTTLED_BYTES_PER_SECOND, latency=THROTTLED_LATENCY_SECONDS
@@ -136,11 +137,11 @@ def serve(pipe: Connection, folder: Path, tls: bool) -> None:
     pieces.close()
 
 
-def keep_at_hand(size: int) -> mmap.mmap:
-    """Touches memory and lets all go but one page of each `PIECE_PAGES`, while the result lives.
+def reserve_memory(size: int) -> mmap.mmap:
+    """Touch memory, then free all of it except one page of each `PIECE_PAGES`, until the result is closed.
 
-    The free pieces between them are the first that the system hands out, and a host takes back whole 2 MiB only (Linux,
-    mm/page_reporting.c: its order is that of a huge page).
+    The kernel hands out the free pieces between these pages first, and a host takes back only whole 2 MiB (Linux,
+    mm/page_reporting.c: the order is that of a huge page).
     """
     piece = PIECE_PAGES * mmap.PAGESIZE
     memory = mmap.mmap(-1, size - size % piece + piece, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -151,8 +152,10 @@ def keep_at_hand(size: int) -> mmap.mmap:
     return memory
 
 
-def measured(command: list[str], environment: Mapping[str, str] | None = None, *, status: int = 0) -> tuple[Run, str]:
-    """Runs a command to its end, which must be `status`."""
+def run_command(
+    command: list[str], environment: Mapping[str, str] | None = None, *, status: int = 0
+) -> tuple[Run, str]:
+    """Run a command, which must exit with `status`, and return its figures and its output."""
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     output = process.stdout.read() if process.stdout else ""
@@ -164,29 +167,32 @@ def measured(command: list[str], environment: Mapping[str, str] | None = None, *
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024), output
 
 
-def fetched(file: Served, place: Path, *, connections: int = CONNECTIONS, kill_at: int = NEVER) -> Run:
-    """Our transfer of one link."""
+def run_transfer(file: Served, place: Path, *, connections: int = CONNECTIONS, kill_at: int = NEVER) -> Run:
+    """Download one link with our transfer."""
     place.mkdir(parents=True, exist_ok=True)
     arguments = [file.url, file.size, file.sha256, place / "file.part", connections, kill_at]
     status = 0 if kill_at == NEVER else -signal.SIGKILL
-    run, output = measured([sys.executable, "-c", FETCH, *map(str, arguments)], status=status)
+    run, output = run_command([sys.executable, "-c", FETCH, *map(str, arguments)], status=status)
     wall, cpu = json.loads(output) if output else (run.wall, run.cpu)
     return Run(wall, cpu, run.memory)
 
 
-def ours(_server: Server, file: Served, place: Path) -> Run:
-    return fetched(file, place)
+def run_ours(_server: Server, file: Served, place: Path) -> Run:
+    return run_transfer(file, place)
 
 
-def curl(server: Server, file: Served, place: Path) -> Run:
+def run_curl(server: Server, file: Served, place: Path) -> Run:
     place.mkdir(parents=True, exist_ok=True)
-    start_up, _ = measured(["curl", "-sfL", "-o", str(place / "tiny"), server.tiny.url])
-    run, _ = measured(["curl", "-sfL", "-o", str(place / "file"), file.url])
+    start_up, _ = run_command(["curl", "-sfL", "-o", str(place / "tiny"), server.tiny.url])
+    run, _ = run_command(["curl", "-sfL", "-o", str(place / "file"), file.url])
     return run.without(start_up)
 
 
-def program(*command: str, home: str = "HF_HOME") -> Tool:
-    """A whole program; `{url}` and `{path}` in its command name the file, `home` the folder where it keeps all."""
+def build_tool(*command: str, home: str = "HF_HOME") -> Tool:
+    """Return a tool that runs a whole program.
+
+    `{url}` and `{path}` in the command stand for the file; `home` names the variable of the program's data folder.
+    """
 
     def run(server: Server, file: Served, place: Path) -> Run:
         places = {"HF_HOME": place, "LLM_USER_PATH": place / "llm", "HOME": place} | {home: place}
@@ -195,39 +201,39 @@ def program(*command: str, home: str = "HF_HOME") -> Tool:
         runs = []
         for path, which in ((TINY, server.tiny), (FILE, file)):
             filled = [part.format(url=which.url, path=path, place=place) for part in command]
-            runs.append(measured(filled, environment)[0])
+            runs.append(run_command(filled, environment)[0])
         return runs[1].without(runs[0])
 
     return run
 
 
-def beside(name: str) -> str:
-    """A program of this Python's environment."""
+def find_program(name: str) -> str:
+    """Return the path of a program in this Python's environment."""
     return str(Path(sys.executable).with_name(name))
 
 
-def programs(*, tls: bool) -> dict[str, Tool]:
-    """Those that are installed."""
+def find_programs(*, tls: bool) -> dict[str, Tool]:
+    """Return the installed programs."""
     found = {
-        "hf download": program(beside("hf"), "download", REPO, "{path}", "--quiet"),
-        "llm hf pull": program(beside("llm"), "hf", "pull", f"{REPO}:{{path}}", "--quiet"),
+        "hf download": build_tool(find_program("hf"), "download", REPO, "{path}", "--quiet"),
+        "llm hf pull": build_tool(find_program("llm"), "hf", "pull", f"{REPO}:{{path}}", "--quiet"),
     }
     if (omm := shutil.which("omm")) and tls:
-        # Its command knows the Hub's own host alone: so what its install calls is called, by its own interpreter: the
-        # downloader, which checks no digest, then the digest of what came. It wants TLS.
+        # Its command only supports the Hub's own host. So its interpreter runs the functions that its install command
+        # calls: the downloader, which checks no digest, then the hash of the file. It requires TLS.
         fetch = "import sys; from pathlib import Path; from omm.downloader import download_file; "
         fetch += "path = Path(sys.argv[2]); download_file(sys.argv[1], path)"
         check = "; from omm.hashutil import sha256_file; sha256_file(path)"
         python = str(Path(omm).resolve().with_name("python"))
         for name, code in (("omm-model", fetch + check), ("no digest", fetch)):
-            found[name] = program(python, "-c", code, "{url}", "{place}/{path}")
+            found[name] = build_tool(python, "-c", code, "{url}", "{place}/{path}")
     if importlib.util.find_spec("llm_gguf"):
-        found["llm-gguf"] = program(beside("llm"), "gguf", "download-model", "{url}")
+        found["llm-gguf"] = build_tool(find_program("llm"), "gguf", "download-model", "{url}")
     return found
 
 
-def synced(run: Run, folder: Path) -> Run:
-    """The run, and what it costs to bring its files to the disk."""
+def add_sync(run: Run, folder: Path) -> Run:
+    """Sync a run's files to disk, and return the run with the cost of the sync added."""
     began, cpu_before = time.monotonic(), time.process_time()
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -236,21 +242,23 @@ def synced(run: Run, folder: Path) -> Run:
     return Run(run.wall + time.monotonic() - began, run.cpu + time.process_time() - cpu_before, run.memory)
 
 
-def turns(server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool) -> dict[str, list[Run]]:
-    """Each tool's runs, after one more that is thrown away; every second turn goes the other way round."""
+def run_turns(
+    server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool
+) -> dict[str, list[Run]]:
+    """Return each tool's runs without the first one. Every second turn has the reverse order."""
     found: dict[str, list[Run]] = {name: [] for name in tools}
     for turn in range(count + 1):
         for name, tool in list(tools.items())[:: 1 if turn % 2 else -1]:
             folder = place / "target"
             run = tool(server, server.file, folder)
-            found[name].append(synced(run, folder) if disk else run)
+            found[name].append(add_sync(run, folder) if disk else run)
             shutil.rmtree(folder)
     return {name: runs[1:] for name, runs in found.items()}
 
 
 def compare(server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool) -> None:
-    """A table of medians; ratios to the first tool's run of the same turn."""
-    found = turns(server, place, count, tools, disk=disk)
+    """Print a table of medians, with ratios to the first tool's run in the same turn."""
+    found = run_turns(server, place, count, tools, disk=disk)
     base = next(iter(tools))
     print(f"{'':14}  wall s  x {base:11}   CPU s  x {base:11}  peak memory")
     for name, all_runs in found.items():
@@ -262,23 +270,23 @@ def compare(server: Server, place: Path, count: int, tools: Mapping[str, Tool], 
         print(f"{name:14} {wall:7.2f}  {wall_ratio:13.2f} {cpu:7.2f}  {cpu_ratio:13.2f}  {memory}", flush=True)
 
 
-def throttled(server: Server, place: Path) -> None:
-    """Slow connections, against N connections' ideal."""
+def measure_throttled(server: Server, place: Path) -> None:
+    """Measure throttled connections, compared with the ideal time of N connections."""
     file = server.throttled
     for connections in (4, 8):
-        run = fetched(file, place / "target", connections=connections)
+        run = run_transfer(file, place / "target", connections=connections)
         ideal = file.size / (THROTTLED_BYTES_PER_SECOND * connections)
         share = f"{ideal / run.wall:.2f} of the ideal"
         print(f"{connections} connections: {run.wall:.1f} s, {share}, {format_size(run.memory)}", flush=True)
         shutil.rmtree(place / "target")
 
 
-def resumed(server: Server, place: Path) -> None:
-    """Killed (-9) at half, then continued by another process: how much comes again."""
+def measure_resume(server: Server, place: Path) -> None:
+    """Kill a transfer (-9) halfway, continue it in another process, and print how many bytes are sent again."""
     server.sent()
-    fetched(server.file, place / "target", kill_at=server.file.size // 2)
+    run_transfer(server.file, place / "target", kill_at=server.file.size // 2)
     first = server.sent()
-    run = fetched(server.file, place / "target")
+    run = run_transfer(server.file, place / "target")
     second = server.sent()
     shutil.rmtree(place / "target")
     share, total = second / server.file.size, (first + second) / server.file.size
@@ -286,20 +294,20 @@ def resumed(server: Server, place: Path) -> None:
 
 
 def report(server: Server, memory: Path, disk: Path, runs: int, only: str | None) -> None:
-    """All tables that were asked for."""
+    """Print the requested tables."""
     if only in (None, "speed"):
         for name, place, on_disk in (("tmpfs", memory, False), ("disk, synced", disk, True)):
             load = os.getloadavg()[0]
             print(f"\n{name}: the transfer alone (load {load:.1f})")
-            compare(server, place, runs, {"curl": curl, "llm-hf-models": ours}, disk=on_disk)
-            print(f"\n{name}: whole programs, a tiny file's run taken off (load {os.getloadavg()[0]:.1f})")
-            compare(server, place, runs, programs(tls=server.file.url.startswith("https:")), disk=on_disk)
+            compare(server, place, runs, {"curl": run_curl, "llm-hf-models": run_ours}, disk=on_disk)
+            print(f"\n{name}: whole programs, a tiny file's run subtracted (load {os.getloadavg()[0]:.1f})")
+            compare(server, place, runs, find_programs(tls=server.file.url.startswith("https:")), disk=on_disk)
     if only in (None, "throttled"):
         print(f"\n50 ms of latency, 10 MB/s per connection, {format_size(server.throttled.size)}")
-        throttled(server, memory)
+        measure_throttled(server, memory)
     if only in (None, "resume"):
         print()
-        resumed(server, memory)
+        measure_resume(server, memory)
 
 
 def main() -> None:
@@ -322,12 +330,12 @@ def main() -> None:
                     file.write(os.urandom(1 << 20))
                 file.truncate(size)
         process.start()
-        there.close()  # so that a server that can't begin ends this one too
+        there.close()  # so that recv fails if the server can't start
         try:
-            certificates, *told = here.recv()
+            certificates, *fields = here.recv()
         except EOFError:
-            raise SystemExit("The server could not begin; what it said stands above") from None
-        server = Server(*told, here)  # type: ignore[call-arg]  # `serve` tells them all
+            raise SystemExit("The server could not start; its error is above") from None
+        server = Server(*fields, here)  # type: ignore[call-arg]  # `serve` sends all fields
         if options.tls:
             os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), certificates)
         print(f"{format_size(server.file.size)}, {os.cpu_count()} cores, medians of {options.runs}", flush=True)

@@ -1,8 +1,8 @@
-"""What the plugin adds to every `llm` command: `python benchmarks/startup.py`. Needs no network and no model.
+"""Measure the time that the plugin adds to every `llm` command: `python benchmarks/startup.py`.
 
-Each figure of the first table is of a fresh process that has imported llm already: CPU time of importing the plugin
-and running its hooks, the median of several. The second table runs whole `llm` commands with and without the plugin,
-in turns; those scatter by tens of milliseconds, which is why the first table is the one that counts.
+The first table has the CPU time of importing the plugin and running its hooks, in fresh processes that have imported
+llm already (medians). The second table runs whole `llm` commands alternately with and without the plugin. Those times
+vary by tens of milliseconds, so the target applies to the first table. No network and no model are needed.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ print((commands - begin) * 1000, (end - begin) * 1000)
 """
 
 
-def filled(home: Path, models: int) -> Path:
-    """An llm home whose library has so many models, one in ten of them for embeddings."""
+def create_home(home: Path, models: int) -> Path:
+    """Create an llm home whose library has `models` models, one in ten of them for embeddings."""
     folder = home / str(models)
     if models:
         with Database(folder / "hf/library.db") as db:
@@ -57,40 +57,43 @@ def filled(home: Path, models: int) -> Path:
     return folder
 
 
-def environment(user: Path, plugins: str) -> dict[str, str]:
+def build_environment(user: Path, plugins: str) -> dict[str, str]:
     return {**os.environ, "LLM_USER_PATH": str(user), "LLM_LOAD_PLUGINS": plugins}
 
 
-def hooks(user: Path, models: int, runs: int) -> tuple[float, float]:
-    """Median CPU milliseconds: of import and commands (every command), and of the model hooks too (`llm models`)."""
+def measure_hooks(user: Path, models: int, runs: int) -> tuple[float, float]:
+    """Return the median CPU milliseconds of importing with the commands hook, and with all hooks."""
     code = HOOKS.replace("EXPECTED", str(models))
-    said = [
+    outputs = [
         subprocess.run(
-            [sys.executable, "-c", code], env=environment(user, ""), capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], env=build_environment(user, ""), capture_output=True, text=True, check=True
         ).stdout
         for _ in range(runs)
     ]
-    pairs = [tuple(map(float, text.split())) for text in said]
+    pairs = [tuple(map(float, text.split())) for text in outputs]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
-def process(user: Path, plugins: str, command: list[str]) -> tuple[float, float]:
-    """CPU and wall milliseconds of one whole process."""
+def measure_process(user: Path, plugins: str, command: list[str]) -> tuple[float, float]:
+    """Return the CPU and wall milliseconds of one whole process."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "llm", *command], env=environment(user, plugins), stdout=subprocess.DEVNULL, check=True
+        [sys.executable, "-m", "llm", *command],
+        env=build_environment(user, plugins),
+        stdout=subprocess.DEVNULL,
+        check=True,
     )
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu * 1000, wall * 1000
 
 
-def paired(user: Path, command: list[str], runs: int) -> tuple[float, float, float]:
-    """Median CPU without and with the plugin, and the median of the differences of neighbours."""
+def measure_pairs(user: Path, command: list[str], runs: int) -> tuple[float, float, float]:
+    """Return the median CPU time without and with the plugin, and the median difference of consecutive runs."""
     without, with_plugin = [], []
     for _ in range(runs):
-        without.append(process(user, "", command)[0])
-        with_plugin.append(process(user, "llm-hf-models", command)[0])
+        without.append(measure_process(user, "", command)[0])
+        with_plugin.append(measure_process(user, "llm-hf-models", command)[0])
     differences = [b - a for a, b in zip(without, with_plugin, strict=True)]
     return statistics.median(without), statistics.median(with_plugin), statistics.median(differences)
 
@@ -102,11 +105,11 @@ def main() -> None:
     runs, pairs = (arguments := parser.parse_args()).runs, arguments.pairs
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        homes = {models: filled(Path(folder), models) for models in MODELS}
+        homes = {models: create_home(Path(folder), models) for models in MODELS}
         print(f"CPU ms that import and hooks add, median of {runs} fresh processes (target: {TARGET_MS})")
         print(f"{'models':>8}{'every command':>16}{'llm models':>14}")
         for models, home in homes.items():
-            every, listed = hooks(home, models, runs)
+            every, listed = measure_hooks(home, models, runs)
             worst = max(worst, listed)
             print(f"{models:>8}{every:>16.1f}{listed:>14.1f}")
         if pairs:
@@ -114,7 +117,7 @@ def main() -> None:
             print(f"{'models':>8}  {'command':<14}{'without':>10}{'with':>10}{'difference':>12}")
             for models, home in homes.items():
                 for command in (["--version"], ["models"]):
-                    without, with_plugin, difference = paired(home, command, pairs)
+                    without, with_plugin, difference = measure_pairs(home, command, pairs)
                     print(
                         f"{models:>8}  {'llm ' + command[0]:<14}{without:>10.0f}{with_plugin:>10.0f}{difference:>12.1f}"
                     )

@@ -1,8 +1,8 @@
-"""How many threads, how long they spin, and how long a batch: tokens per second alone and beside busy neighbours.
+"""Compare numbers of threads, spin counts and batch sizes: tokens per second on an idle and on a busy machine.
 
     python benchmarks/threads.py [MODEL.gguf] [--tokens 32] [--repeats 3] [--only threads|spins|batch]      # SmolLM2
 
-engine.default_threads, engine.BATCH and engine_process.SPINS stand on these figures.
+These figures determine machine.default_threads, engine.BATCH_TOKENS and launcher.SPIN_COUNT.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ CORES = psutil.cpu_count(logical=False) or 1
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run the engine."""
+    """One configuration of the engine."""
 
     threads: int
-    spins: str = launcher.SPIN_COUNT  # GOMP_SPINCOUNT: how long a thread looks for its next work before it sleeps
+    spins: str = launcher.SPIN_COUNT  # GOMP_SPINCOUNT: how long a thread spins for its next work before it sleeps
     batch: int = engine.BATCH_TOKENS
 
 
 @contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Processes that want all they can get of a core each."""
+def run_busy_processes(count: int) -> Iterator[None]:
+    """Run processes that each use a full core."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -56,7 +56,7 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[float, float]]:
-    """Prompt and generation speed (tokens per second, medians), alone and beside a neighbour on every core."""
+    """Return prompt and generation speeds (median tokens per second), with 0, 1 and CORES busy processes."""
     os.environ["GOMP_SPINCOUNT"] = case.spins
     engine.BATCH_TOKENS = case.batch
     spec = engine.EngineSpec("benchmark", model, facts=ModelFacts(kind="chat"), context=2048, threads=case.threads)
@@ -67,7 +67,7 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
     with Database(paths.library_path()) as db:
         endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=print)
         for count in (0, 1, CORES):
-            with neighbours(count):
+            with run_busy_processes(count):
                 ends = [list(inference_client.stream_completion(endpoint, turn))[-1] for _ in range(repeats)]
             speeds.append(
                 (
@@ -83,8 +83,8 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
     return speeds
 
 
-def cases(only: str | None) -> list[Case]:
-    """What is compared: counts of threads, ways of waiting, lengths of a batch."""
+def list_cases(only: str | None) -> list[Case]:
+    """Return the compared cases: numbers of threads, spin counts, batch sizes."""
     usual = machine.default_threads()
     groups = {
         "threads": [Case(n) for n in sorted({1, usual, CORES, CORES + 1})],
@@ -95,7 +95,7 @@ def cases(only: str | None) -> list[Case]:
 
 
 def main() -> None:
-    """Prints one line for each case."""
+    """Print one line for each case."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     arguments.add_argument("model", type=Path, nargs="?")
     arguments.add_argument("--tokens", type=int, default=32)
@@ -107,7 +107,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(LLM_USER_PATH=folder, XDG_RUNTIME_DIR=folder)
         model = args.model or real_weights.smollm2(Path(folder))
-        for case in cases(args.only):
+        for case in list_cases(args.only):
             speeds = measure(model, case, args.tokens, args.repeats)
             columns = " | ".join(f"{prompt:6.1f}/{answer:6.1f}" for prompt, answer in speeds)
             print(f"{case.threads:7} {case.spins:>8} {case.batch:5} | {columns}", flush=True)

@@ -1,7 +1,7 @@
-"""llm's hooks, lazy: nothing heavy is imported until it is used, and no hook ever raises.
+"""llm's plugin hooks. They are lazy (heavy modules are imported on first use), and they never raise.
 
-Every `llm` command imports this module, so it imports nothing that llm hasn't. What is wrong with the library is for
-`llm hf list` to explain: `llm` goes on working with its other models.
+Every `llm` command imports this module, so it imports only modules that llm has already imported. If the library is
+broken, `llm` keeps working with its other models, and `llm hf list` explains the problem.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import llm
 if TYPE_CHECKING:
     from llm_hf_models.library.registered_models import RegisteredModel
 
-HELP = "Pull models from the Hugging Face Hub and run them on this machine."
+HELP = "Find, download and run open models from the Hugging Face Hub."
 
 
 class LazyGroup(click.Group):
-    """`llm hf`, which knows only its name and its one line of help until it is called."""
+    """The `llm hf` command group, which loads its subcommands on first use."""
 
     def _load(self) -> click.Group:
         try:
@@ -41,27 +41,27 @@ class LazyGroup(click.Group):
         parent: click.Context | None = None,
         **extra: Any,  # noqa: ANN401 - click's own
     ) -> click.Context:
-        """Hands over to the real group: from here on the context's command is that one."""
+        """Return the context of the loaded group, which runs the command."""
         return self._load().make_context(info_name, args, parent=parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """For those who walk the commands without calling them."""
+        """Return the names of the subcommands, for tools that list commands without running them."""
         return self._load().list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The same for one of them."""
+        """Return one subcommand, for tools that inspect commands without running them."""
         return self._load().get_command(ctx, cmd_name)
 
 
 @llm.hookimpl
 def register_commands(cli: click.Group) -> None:
-    """Adds `llm hf`."""
+    """Add `llm hf`."""
     cli.add_command(LazyGroup("hf", help=HELP), "hf")
 
 
-@llm.hookimpl(trylast=True)  # after the others: an alias that one of them has is theirs
+@llm.hookimpl(trylast=True)  # after other plugins, which keep the aliases that they claim
 def register_models(register: Callable[..., None], model_aliases: list[Any]) -> None:
-    """Registers the library's chat and base models."""
+    """Register the library's chat and base models."""
     try:
         found = _list_models(("chat", "base"))
         if found:
@@ -72,13 +72,13 @@ def register_models(register: Callable[..., None], model_aliases: list[Any]) -> 
             for model in found:
                 free = [alias for alias in model.aliases if alias not in taken]
                 register(*create_models(model), aliases=free)
-    except Exception as error:  # noqa: BLE001 - whatever it is, `llm models` goes on
+    except Exception as error:  # noqa: BLE001 - `llm models` must work even if this fails
         _report_error(error)
 
 
-@llm.hookimpl(tryfirst=True)  # before the others: llm lets the last one have an alias that two claim
+@llm.hookimpl(tryfirst=True)  # before other plugins: if two claim an alias, llm gives it to the last one
 def register_embedding_models(register: Callable[..., None]) -> None:
-    """Registers the library's embedding models."""
+    """Register the library's embedding models."""
     try:
         found = _list_models(("embedding",))
         if found:
@@ -86,7 +86,7 @@ def register_embedding_models(register: Callable[..., None]) -> None:
 
             for model in found:
                 register(HfEmbeddingModel(model), aliases=model.aliases)
-    except Exception as error:  # noqa: BLE001 - whatever it is, `llm embed-models` goes on
+    except Exception as error:  # noqa: BLE001 - `llm embed-models` must work even if this fails
         _report_error(error)
 
 
@@ -100,15 +100,17 @@ def _list_models(kinds: tuple[str, ...]) -> list[RegisteredModel]:
 
 
 def _report_unreadable_library() -> None:
-    _report_once("llm-hf-models: its library can't be read, so its models are missing here: `llm hf list` says why")
+    _report_once(
+        "llm-hf-models: the library can't be read, so its models are not listed. Run `llm hf list` for details."
+    )
 
 
 _reported: set[str] = set()
 
 
 def _report_error(error: Exception) -> None:
-    """A broken installation is said, once, where it spoils no output."""
-    _report_once(f"llm-hf-models: its models can't be offered: {type(error).__name__}: {error}")
+    """Report a broken installation once, on stderr, so that it does not mix with output."""
+    _report_once(f"llm-hf-models: the models could not be registered: {type(error).__name__}: {error}")
 
 
 def _report_once(text: str) -> None:

@@ -18,6 +18,6 @@ hf = HfGroup(
         "This installation": "installation:status installation:settings installation:mirror installation:mcp",
     },
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Pull models from the Hugging Face Hub and run them on this machine.",
+    help="Find, download and run open models from the Hugging Face Hub.",
     epilog=examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
 )

@@ -1,4 +1,4 @@
-"""Attachments: which types a model takes, and one of them as a part of a message. Decodes none of them."""
+"""Attachments: the types that a model accepts, and their form in a message. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import llm
 
 
-# What llama.cpp decodes (tools/mtmd), by the names that llm gives to types. WebP it leaves to ffmpeg, a program that a
-# confined engine can't start; servers elsewhere may know better.
+# The types that llama.cpp decodes (tools/mtmd), under llm's names. llama.cpp passes WebP to ffmpeg, a program that a
+# confined engine can't start. A remote server may support it.
 _IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/bmp"})
 _REMOTE_IMAGE_TYPES = frozenset({"image/webp"})
 
@@ -24,11 +24,11 @@ _AUDIO_FORMATS = {
 
 
 def list_accepted_types(modalities: Collection[str], *, remote: bool) -> frozenset[str]:
-    """The types that a model takes.
+    """Return the MIME types that a model accepts.
 
     Args:
-        modalities: of its mmproj, or as its server says: `image`, `audio`.
-        remote: it is served by somebody else.
+        modalities: `image` and `audio`, as the model's mmproj or its server reports them.
+        remote: Whether the model runs on a remote endpoint.
     """
     images = _IMAGE_TYPES if "image" in modalities else frozenset()
     images |= _REMOTE_IMAGE_TYPES if images and remote else frozenset()
@@ -36,10 +36,12 @@ def list_accepted_types(modalities: Collection[str], *, remote: bool) -> frozens
 
 
 def build_message_part(attachment: llm.Attachment, types: Collection[str]) -> dict[str, Any]:
-    """A part of a message in OpenAI's form, with the bytes in it: the engine reaches no network and no other file.
+    """Return an attachment as a message part in OpenAI's format.
+
+    The part contains the bytes, because the engine can't read other files or use the network.
 
     Raises:
-        BadInputError: it can't be read, or is of a type that isn't among `types`.
+        BadInputError: The attachment can't be read, or its type is not in `types`.
     """
     import base64
 
@@ -52,13 +54,13 @@ def build_message_part(attachment: llm.Attachment, types: Collection[str]) -> di
         kind: str | None = attachment.resolve_type()  # type: ignore[no-untyped-call]
         if kind is None or kind not in types:
             raise BadInputError(
-                f"This model takes no attachments of type {clean_text(kind or 'unknown')}",
-                cause=f"It takes {', '.join(sorted(types))}." if types else "It takes text alone.",
+                f"This model does not accept attachments of type {clean_text(kind or 'unknown')}",
+                cause=f"It accepts {', '.join(sorted(types))}." if types else "It accepts text only.",
             )
         content: bytes = attachment.content_bytes()  # type: ignore[no-untyped-call]
     except (OSError, httpx2.HTTPError) as error:
-        where = clean_text(str(attachment.path or attachment.url or "given as bytes"))
-        raise BadInputError(f"Can't read the attachment {where}", cause=clean_text(str(error))) from None
+        name = clean_text(str(attachment.path or attachment.url or "given as bytes"))
+        raise BadInputError(f"Can't read the attachment {name}", cause=clean_text(str(error))) from None
     data = base64.b64encode(content).decode("ascii")
     if kind in _AUDIO_FORMATS:
         return {"type": "input_audio", "input_audio": {"data": data, "format": _AUDIO_FORMATS[kind]}}

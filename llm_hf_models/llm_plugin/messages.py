@@ -1,4 +1,4 @@
-"""A prompt of llm as a Turn in OpenAI's protocol: messages, attachments, tools, schema. Runs nothing."""
+"""Convert a prompt of llm to a Turn in OpenAI's protocol: messages, attachments, tools, schema."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ def build_turn(
     system: str | None,
     types: Collection[str],
 ) -> Turn:
-    """What to ask for.
+    """Return the request to send to the engine.
 
     Args:
-        prompt: llm's.
-        options: all that hold for this prompt, by name.
-        stream: piece by piece.
-        raw: the model has no chat template and completes text.
-        system: the system prompt where the prompt brings none.
-        types: the types of attachments that the model takes.
+        prompt: The prompt from llm.
+        options: All options that apply to this prompt, by name.
+        stream: Whether the engine streams the response.
+        raw: Whether the model has no chat template and completes text.
+        system: The system prompt to use if the prompt has none.
+        types: The MIME types of attachments that the model accepts.
 
     Raises:
-        BadInputError: an attachment of another type or one that can't be read; options that exclude each other.
+        BadInputError: An attachment has another type or can't be read, or two options exclude each other.
     """
     fields = build_request_fields(options)
-    wanted = _build_response_format(prompt.schema, options)
-    if wanted is not None and "grammar" in fields:
+    response_format = _build_response_format(prompt.schema, options)
+    if response_format is not None and "grammar" in fields:
         raise BadInputError(
-            "Option 'grammar' and a schema or 'json_object' exclude each other", hint="Use one of them."
+            "Option 'grammar' can't be combined with a schema or 'json_object'", hint="Use one of them."
         )
     if raw:
-        # The completion endpoint has no response_format: llama.cpp reads the schema itself there.
-        fields |= {"json_schema": prompt.schema or {"type": "object"}} if wanted is not None else {}
+        # llama.cpp's completion endpoint has no response_format; it reads the schema from json_schema.
+        fields |= {"json_schema": prompt.schema or {"type": "object"}} if response_format is not None else {}
         return Turn((), fields, stream=stream, raw=True, prompt=_build_plain_prompt(prompt.messages, system))
     return Turn(
         convert_messages(prompt.messages, system=system, types=types),
         fields,
         tools=[_convert_tool(tool) for tool in prompt.tools if isinstance(tool, llm.Tool)],
-        response_format=wanted,
+        response_format=response_format,
         stream=stream,
     )
 
@@ -74,7 +74,7 @@ def _join_text(parts: Iterable[Part]) -> str:
 
 
 def _build_plain_prompt(messages: Iterable[Message], system: str | None) -> str:
-    """What a model without a chat template goes on from."""
+    """Return the text that a model without a chat template completes."""
     texts = [_join_text(message.parts) for message in messages]
     if system and not any(message.role == "system" for message in messages):
         texts.insert(0, system)
@@ -82,10 +82,10 @@ def _build_plain_prompt(messages: Iterable[Message], system: str | None) -> str:
 
 
 def convert_messages(messages: Sequence[Message], *, system: str | None, types: Collection[str]) -> list[Json]:
-    """Messages of llm in OpenAI's form.
+    """Return llm's messages in OpenAI's format.
 
-    Many chat templates allow a system message at the head only, and only one: all that there are stand there.
-    `system` stands in for them where there are none.
+    Many chat templates allow only one system message, at the start. So all system messages are joined into that one.
+    `system` is used if the messages contain none.
     """
     systems = list(dict.fromkeys(_join_text(message.parts) for message in messages if message.role == "system"))
     head = "\n\n".join(text for text in systems if text) or system
@@ -106,7 +106,7 @@ def _convert_assistant_message(message: Message) -> Json:
     found: Json = {"role": "assistant", "content": _join_text(message.parts)}
     reasoning = "".join(part.text for part in message.parts if isinstance(part, ReasoningPart))
     if reasoning:
-        found["reasoning_content"] = reasoning  # templates show it to the model while a chain of tool calls lasts
+        found["reasoning_content"] = reasoning  # templates include it during a chain of tool calls
     calls = [part for part in message.parts if isinstance(part, ToolCallPart) and not part.server_executed]
     if calls:
         found["tool_calls"] = [
@@ -125,12 +125,12 @@ def _convert_tool_results(message: Message, types: Collection[str]) -> Iterator[
     for result in results:
         yield {"role": "tool", "tool_call_id": result.tool_call_id, "name": result.name, "content": result.output}
     attachments: list[Part] = [AttachmentPart(attachment) for result in results for attachment in result.attachments]
-    if attachments:  # a tool message holds text alone
+    if attachments:  # a tool message can contain only text
         yield {"role": "user", "content": _build_content(attachments, types)}
 
 
 def _build_content(parts: Sequence[Part], types: Collection[str]) -> str | list[Json]:
-    """A string where there is only text: every template takes that."""
+    """Return message content: a string if there is only text, because every template accepts a string."""
     attachments = [part.attachment for part in parts if isinstance(part, AttachmentPart) and part.attachment]
     if not attachments:
         return _join_text(parts)

@@ -1,6 +1,6 @@
-"""The models of the library as llm's own classes: sync, async and embedding, over one core. Prints and parses nothing.
+"""The library's models as llm's model classes: sync, async and embedding.
 
-Imported by `llm models` too, so what only a prompt needs is imported when there is one.
+`llm models` imports this module too, so modules that only a prompt needs are imported when a prompt runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ EMBEDDING_BATCH = 32  # texts in one request
 
 
 class ModelFailure(llm.ModelError, click.ClickException):
-    """One of our errors as `llm` and `llm chat` show it: message, cause and hint. `__cause__` is the error itself."""
+    """An HfModelsError in the form that `llm` and `llm chat` print: message, cause and hint.
+
+    `__cause__` is the original error.
+    """
 
     def __init__(self, error: HfModelsError) -> None:
         click.ClickException.__init__(self, str(error))
@@ -48,20 +51,20 @@ def _create_options_class() -> type[llm.Options]:
     from llm_hf_models.inference.options import ModelOptions
 
     class Options(ModelOptions, llm.Options):
-        """The options of a model that runs here."""
+        """The options of a local model."""
 
     return Options
 
 
 class _LazyOptions:
-    """Stands for the class of options until somebody wants it: `llm models` doesn't, and making it takes a while."""
+    """Create the options class on first access: creating it is slow, and `llm models` does not need it."""
 
     def __get__(self, instance: object, owner: type) -> type[llm.Options]:
         return _create_options_class()
 
 
 class _BaseHfModel:
-    """What the sync and the async model have in common."""
+    """The code that the sync and the async models share."""
 
     can_stream = True
     supports_schema = True
@@ -79,8 +82,8 @@ class _BaseHfModel:
         return f"{kind}: {self.model_id}"
 
 
-class HfModel(_BaseHfModel, llm.Model):  # type: ignore[misc]  # Options is made late
-    """A chat or base model that runs here."""
+class HfModel(_BaseHfModel, llm.Model):  # type: ignore[misc]  # Options is created lazily
+    """A local chat or base model."""
 
     def execute(
         self,
@@ -89,16 +92,16 @@ class HfModel(_BaseHfModel, llm.Model):  # type: ignore[misc]  # Options is made
         response: Response,
         conversation: Conversation | None = None,  # noqa: ARG002 - llm's signature
     ) -> Iterator[StreamEvent]:
-        """One turn. Closing the generator stops the engine's work on it; the engine stays warm.
+        """Run one turn. Closing the generator cancels the request; the engine keeps running.
 
         Raises:
-            ModelFailure: every error of ours.
+            ModelFailure: Any HfModelsError occurred.
         """
         yield from _stream_response(self.model_id, prompt, response, stream=stream)
 
 
-class AsyncHfModel(_BaseHfModel, llm.AsyncModel):  # type: ignore[misc]  # Options is made late
-    """The same for asyncio."""
+class AsyncHfModel(_BaseHfModel, llm.AsyncModel):  # type: ignore[misc]  # Options is created lazily
+    """A local chat or base model, for asyncio."""
 
     async def execute(
         self,
@@ -107,10 +110,10 @@ class AsyncHfModel(_BaseHfModel, llm.AsyncModel):  # type: ignore[misc]  # Optio
         response: AsyncResponse,
         conversation: AsyncConversation | None = None,  # noqa: ARG002
     ) -> AsyncGenerator[StreamEvent, None]:
-        """One turn. Loading a model takes its time in a thread, so that the loop goes on.
+        """Run one turn. The model is loaded in a thread, so that the event loop is not blocked.
 
         Raises:
-            ModelFailure: every error of ours.
+            ModelFailure: Any HfModelsError occurred.
         """
         async with aclosing(_stream_response_async(self.model_id, prompt, response, stream=stream)) as events:
             async for event in events:
@@ -118,15 +121,18 @@ class AsyncHfModel(_BaseHfModel, llm.AsyncModel):  # type: ignore[misc]  # Optio
 
 
 class _KeyMixin:
-    """What is served elsewhere takes `--key`, as a key or as the name of one of llm's; else the one that it keeps."""
+    """Accept `--key` for a remote endpoint: a key, or the name of a key stored in llm.
+
+    Without `--key`, the endpoint's stored key is used.
+    """
 
     def get_key(self, explicit_key: str | None = None) -> str | None:
-        """The key that was given for this prompt."""
+        """Return the key given for this prompt."""
         return llm.get_key(input=explicit_key) if explicit_key else None
 
 
-class RemoteModel(_KeyMixin, _BaseHfModel, llm.KeyModel):  # type: ignore[misc]  # Options is made late
-    """A model that is served elsewhere."""
+class RemoteModel(_KeyMixin, _BaseHfModel, llm.KeyModel):  # type: ignore[misc]  # Options is created lazily
+    """A model on a remote endpoint."""
 
     def execute(
         self,
@@ -136,12 +142,12 @@ class RemoteModel(_KeyMixin, _BaseHfModel, llm.KeyModel):  # type: ignore[misc] 
         conversation: Conversation | None = None,  # noqa: ARG002
         key: str | None = None,
     ) -> Iterator[StreamEvent]:
-        """One turn; as HfModel's."""
+        """Run one turn, as HfModel.execute does."""
         yield from _stream_response(self.model_id, prompt, response, stream=stream, key=key)
 
 
-class AsyncRemoteModel(_KeyMixin, _BaseHfModel, llm.AsyncKeyModel):  # type: ignore[misc]  # Options is made late
-    """The same for asyncio."""
+class AsyncRemoteModel(_KeyMixin, _BaseHfModel, llm.AsyncKeyModel):  # type: ignore[misc]  # Options is created lazily
+    """A model on a remote endpoint, for asyncio."""
 
     async def execute(
         self,
@@ -151,14 +157,14 @@ class AsyncRemoteModel(_KeyMixin, _BaseHfModel, llm.AsyncKeyModel):  # type: ign
         conversation: AsyncConversation | None = None,  # noqa: ARG002
         key: str | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """One turn; as AsyncHfModel's."""
+        """Run one turn, as AsyncHfModel.execute does."""
         async with aclosing(_stream_response_async(self.model_id, prompt, response, stream=stream, key=key)) as events:
             async for event in events:
                 yield event
 
 
 def create_models(model: RegisteredModel) -> tuple[_BaseHfModel, _BaseHfModel]:
-    """One model of the library as the two that llm wants: sync and async."""
+    """Return the sync and the async model that llm registers for one model of the library."""
     if model.model_id.startswith(REMOTE_PREFIX):
         return RemoteModel(model), AsyncRemoteModel(model)
     return HfModel(model), AsyncHfModel(model)
@@ -167,12 +173,12 @@ def create_models(model: RegisteredModel) -> tuple[_BaseHfModel, _BaseHfModel]:
 def _stream_response(
     model_id: str, prompt: llm.Prompt, response: Response, *, stream: bool, key: str | None = None
 ) -> Iterator[StreamEvent]:
-    from llm_hf_models.inference import client as inference_client
-    from llm_hf_models.llm_plugin import run as llm_plugin_run
+    from llm_hf_models.inference import client
+    from llm_hf_models.llm_plugin import run as prompt_run
 
-    with _translate_errors(), llm_plugin_run.open_library() as db:
-        run = llm_plugin_run.prepare(model_id, prompt, db, stream=stream, key=key)
-        with closing(inference_client.stream_completion(run.endpoint, run.turn)) as items:
+    with _translate_errors(), prompt_run.open_library() as db:
+        run = prompt_run.prepare(model_id, prompt, db, stream=stream, key=key)
+        with closing(client.stream_completion(run.endpoint, run.turn)) as items:
             for item in items:
                 yield from run.process_item(item)
         run.finish(response, db)
@@ -183,20 +189,20 @@ async def _stream_response_async(
 ) -> AsyncGenerator[StreamEvent, None]:
     import asyncio
 
-    from llm_hf_models.inference import client as inference_client
-    from llm_hf_models.llm_plugin import run as llm_plugin_run
+    from llm_hf_models.inference import client
+    from llm_hf_models.llm_plugin import run as prompt_run
 
     def prepare() -> PromptRun:
-        with llm_plugin_run.open_library() as db:
-            return llm_plugin_run.prepare(model_id, prompt, db, stream=stream, key=key)
+        with prompt_run.open_library() as db:
+            return prompt_run.prepare(model_id, prompt, db, stream=stream, key=key)
 
     def finish() -> None:
-        with llm_plugin_run.open_library() as db:
+        with prompt_run.open_library() as db:
             run.finish(response, db)
 
     with _translate_errors():
         run = await asyncio.to_thread(prepare)
-        async with aclosing(inference_client.stream_completion_async(run.endpoint, run.turn)) as items:
+        async with aclosing(client.stream_completion_async(run.endpoint, run.turn)) as items:
             async for item in items:
                 for event in run.process_item(item):
                     yield event
@@ -215,20 +221,21 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
         return f"Hugging Face: {self.model_id}"
 
     def embed_batch(self, items: Iterable[str | bytes], *, key: str | None = None) -> Iterator[list[float]]:
-        """A vector for each text, as they are asked for.
+        """Yield a vector for each text, embedding one batch at a time.
 
         Raises:
-            ModelFailure: every error of ours.
+            ModelFailure: Any HfModelsError occurred.
         """
-        from llm_hf_models.inference import client as inference_client
-        from llm_hf_models.inference import model_endpoint
-        from llm_hf_models.llm_plugin import run as llm_plugin_run
+        from llm_hf_models.inference import client, model_endpoint
+        from llm_hf_models.llm_plugin import run as prompt_run
 
         texts = iter(items)
-        with _translate_errors(), llm_plugin_run.open_library() as db:
+        with _translate_errors(), prompt_run.open_library() as db:
             endpoint = None
             while batch := list(islice(texts, EMBEDDING_BATCH)):
-                endpoint = endpoint or llm_plugin_run.start_embedding_endpoint(self.model_id, db, key=key)
-                vectors = inference_client.embed(endpoint, [str(text) for text in batch])
-                model_endpoint.record_use(self.model_id, endpoint, db)  # now: llm takes one vector and leaves
+                endpoint = endpoint or prompt_run.start_embedding_endpoint(self.model_id, db, key=key)
+                vectors = client.embed(endpoint, [str(text) for text in batch])
+                model_endpoint.record_use(
+                    self.model_id, endpoint, db
+                )  # not after the loop: llm may stop after one vector
                 yield from vectors

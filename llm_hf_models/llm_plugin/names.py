@@ -1,6 +1,7 @@
-"""The names that llm gives to models of other plugins: a face, since it has to ask llm.
+"""The model names that other llm plugins have registered.
 
-`python -m llm_hf_models.llm_plugin.names KIND` prints them as JSON, for who may not import llm (models/names.py).
+`python -m llm_hf_models.llm_plugin.names KIND` prints them as JSON, for modules that may not import llm
+(models/names.py).
 """
 
 from __future__ import annotations
@@ -14,28 +15,31 @@ OWN_MODULE = "llm_hf_models.llm_plugin.models"
 
 
 def list_taken_names(kind: str) -> dict[str, str]:
-    """Every id and alias that is another plugin's, and whose; of embedding models or of all others.
+    """Return each id and alias of other plugins' models, mapped to the model's description.
 
-    Where llm can't tell (another plugin fails, or its aliases.json is broken) there are none.
+    The result is empty if llm can't list its models, because another plugin fails or aliases.json is broken.
+
+    Args:
+        kind: `embedding` for embedding models, anything else for the other models.
     """
     import llm
 
     try:
-        asked = llm.get_embedding_models_with_aliases if kind == "embedding" else llm.get_models_with_aliases
-        return {name: str(model) for name, model in find_other_plugins_names(asked()).items()}
-    except Exception:  # noqa: BLE001 - whatever another plugin does, a name can still be given
+        list_models = llm.get_embedding_models_with_aliases if kind == "embedding" else llm.get_models_with_aliases
+        return {name: str(model) for name, model in find_other_plugins_names(list_models()).items()}
+    except Exception:  # noqa: BLE001 - another plugin may raise anything, and pulls must still work
         return {}
 
 
 def find_other_plugins_names(registered: Iterable[Any]) -> dict[str, Any]:
-    """The same of what plugins have registered with llm: each name with its model."""
+    """Return each id and alias of the registered models that are not from this plugin, mapped to the model."""
     found: dict[str, Any] = {}
-    for one in registered:
-        model = one.model or one.async_model
+    for entry in registered:
+        model = entry.model or entry.async_model
         if type(model).__module__ != OWN_MODULE:
-            found |= dict.fromkeys((model.model_id, *one.aliases), model)
+            found |= dict.fromkeys((model.model_id, *entry.aliases), model)
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(list_taken_names(sys.argv[1])))  # noqa: T201 - read by free_names
+    print(json.dumps(list_taken_names(sys.argv[1])))  # noqa: T201 - models/names.py reads it

@@ -1,7 +1,7 @@
-"""One prompt of llm to one local model, and what came of it.
+"""Run one prompt of llm on one model of the library.
 
-Between llm's classes (llm_plugin/models.py) and the turn itself (inference/client.py); inference/model_endpoint.py
-says what it runs on.
+llm's model classes (llm_plugin/models.py) call this module. It chooses the endpoint with inference/model_endpoint.py,
+and inference/client.py sends the request.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _shown_notices: set[str] = set()
 
 
 def open_library() -> Database:
-    """The library, opened; a context manager.
+    """Open the library as a context manager.
 
     Raises:
-        LibraryError: it can't be used; the message says why.
+        LibraryError: The library can't be used.
     """
     return Database(paths.library_path())
 
@@ -49,19 +49,19 @@ class _ToolCall:
 
 @dataclass
 class PromptRun:
-    """A prompt on its way: what was asked of whom, and the answer as it comes."""
+    """A running prompt: the request, its endpoint, and the response received so far."""
 
     model: LocalModel
     endpoint: Endpoint
     turn: Turn
-    max_tokens: int | None  # max_tokens
+    max_tokens: int | None
     expects_json: bool
     text: list[str] = field(default_factory=list)
     calls: dict[int, _ToolCall] = field(default_factory=dict)
     end: Finish | None = None
 
     def process_item(self, item: Piece | Finish) -> Iterator[StreamEvent]:
-        """What llm is told of a piece."""
+        """Record one item of the response, and yield the events that llm shows for it."""
         if isinstance(item, Finish):
             self.end = item
         elif item.kind in ("text", "reasoning"):
@@ -80,10 +80,10 @@ class PromptRun:
                 yield StreamEvent("tool_call_args", item.text, tool_call_id=call.call_id)
 
     def finish(self, response: Response | AsyncResponse, db: Database) -> None:
-        """Notes what the answer took, in llm's response and in the library, and checks that it is whole.
+        """Record the usage in llm's response and in the library, and check that the response is complete.
 
         Raises:
-            EngineRefusedError: JSON was asked for, or a tool called, and what came isn't whole JSON.
+            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON.
         """
         end = self.end or Finish(None)
         record_use(self.model.model_id, self.endpoint, db, end.tokens_per_second)
@@ -92,43 +92,43 @@ class PromptRun:
         response.set_resolved_model(_describe_resolved_model(self.model, end))
         response.response_json = self._build_response_json(end)
         whole_json = self.expects_json or self.calls
-        if end.reason == "length" and not whole_json and self._ended_before_max_tokens(end):
+        if end.reason == "length" and not whole_json and self._is_below_max_tokens(end):
             more = " Allow more with -o context N." if self.endpoint.can_grow_context else ""
-            _show_notice(f"The answer was cut: {self._describe_limit(end)}.{more}")
+            _show_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
         for call in self.calls.values():
             arguments = self._parse_json(call.arguments or "{}", f"The call of tool {call.name}")
             response.add_tool_call(llm.ToolCall(call.name, arguments, call.call_id))
         if self.expects_json and not self.calls:
-            self._parse_json("".join(self.text), "The answer")
+            self._parse_json("".join(self.text), "The response")
 
-    def _ended_before_max_tokens(self, end: Finish) -> bool:
-        """Whether it was not max_tokens that ended the answer."""
+    def _is_below_max_tokens(self, end: Finish) -> bool:
+        """Return whether the response is shorter than max_tokens."""
         return self.max_tokens is None or (end.output_tokens or 0) < self.max_tokens
 
     def _describe_limit(self, end: Finish) -> str:
-        if not self._ended_before_max_tokens(end):
+        if not self._is_below_max_tokens(end):
             return f"max_tokens is {self.max_tokens}"
         return (
             f"the context of {self.endpoint.context} tokens is full" if self.endpoint.context else "the server's limit"
         )
 
-    def _parse_json(self, text: str, what: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+    def _parse_json(self, text: str, subject: str) -> Any:  # noqa: ANN401 - any JSON value
         try:
             return json.loads(text)
         except ValueError as error:
             if self.end is not None and self.end.reason == "length":
                 raise EngineRequestError(
-                    f"{what} was cut before its JSON was complete",
+                    f"{subject} was cut off before its JSON was complete",
                     cause=f"It has {self.end.output_tokens} tokens: {self._describe_limit(self.end)}.",
                     hint="Allow more with -o max_tokens N"
                     + (" or -o context N." if self.endpoint.can_grow_context else "."),
                 ) from None
             raise EngineRequestError(
-                f"{what} is not valid JSON", cause=f"{error}; it begins {text[:_SHOWN_CHARS]!r}"
+                f"{subject} is not valid JSON", cause=f"{error}; it begins {text[:_SHOWN_CHARS]!r}"
             ) from None
 
     def _build_response_json(self, end: Finish) -> dict[str, Any]:
-        """What llm keeps as the response's JSON."""
+        """Return the JSON that llm logs for the response."""
         timings = {
             "load_seconds": self.endpoint.load_seconds,
             "prompt_per_second": end.prompt_per_second,
@@ -146,12 +146,19 @@ class PromptRun:
 
 
 def prepare(model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, key: str | None = None) -> PromptRun:
-    """All that a turn needs, up to a running engine; `key` is for a server elsewhere, instead of the one it keeps.
+    """Prepare a prompt: resolve its options, build the request and start the engine if it is not running.
+
+    Args:
+        model_id: The model's id in the library.
+        prompt: The prompt from llm.
+        db: The open library.
+        stream: Whether the engine streams the response.
+        key: The API key for a remote endpoint; None uses the stored key.
 
     Raises:
-        MissingFileError, FileChangedError: the model's files are not what was pulled.
-        BadInputError: an option, or an attachment, that doesn't go.
-        EngineError: the engine can't be started.
+        MissingFileError, FileChangedError: The model's files are missing or differ from the pulled ones.
+        BadInputError: An option or an attachment is not accepted.
+        EngineError: The engine can't be started.
     """
     model = db.get_model(model_id)
     options, system = resolve_options(model, prompt.options)
@@ -164,17 +171,22 @@ def prepare(model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, ke
 
 
 def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:
-    """Where an embedding model answers, started if need be; `key` as for `prepare`.
+    """Return the endpoint of an embedding model, starting its engine if it is not running.
+
+    `key` has the same meaning as for `prepare`.
 
     Raises:
-        MissingFileError, FileChangedError, EngineError
+        MissingFileError, FileChangedError, EngineError: As for `prepare`.
     """
     model = db.get_model(model_id)
     return ensure_endpoint(model, resolve_options(model, ())[0], db, _show_notice, key=key)
 
 
 def _describe_resolved_model(model: LocalModel, end: Finish) -> str:
-    """Which bytes answered: repo, commit and the first file's digest; elsewhere, what the server calls its model."""
+    """Return the exact identity of the model: repo, commit and the first file's digest.
+
+    For a remote endpoint, return the name that the server reports for its model.
+    """
     if model.endpoint is not None:
         return end.model or model.model_id
     name = f"{model.repo}@{model.commit}" if model.repo and model.commit else model.model_id.removeprefix("hf/")
@@ -183,7 +195,7 @@ def _describe_resolved_model(model: LocalModel, end: Finish) -> str:
 
 
 def _show_notice(text: str) -> None:
-    """What a person should know, once in each process."""
+    """Print a notice to stderr, once per process."""
     if text not in _shown_notices:
         _shown_notices.add(text)
         click.echo(text, err=True)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 answers of a mirror: JSON with ETags, pages, refusals, a file's bytes by range. Knows no repo
-(servers/hub_mirror.py).
+"""The HTTP/1.1 server of the mirror and the relay: JSON with ETags, pages, error responses, files by range.
 
-Ranges and conditions follow RFC 9110 (sections 13 and 14): single ranges only, others get the whole file.
+Ranges and conditions follow RFC 9110 (sections 13 and 14). Only single ranges are served; a request for several
+ranges returns the whole file.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.system.text import clean_text
 
 T = TypeVar("T")
-IDLE_SECONDS = 60  # a connection on which nothing moves for this long is closed
+IDLE_SECONDS = 60  # an idle connection is closed after this time
 MAX_BODY_BYTES = 1 << 20
 MAX_FIELDS = 10_000
 LISTEN_BACKLOG = 128
-HOST_HINT = "--host 127.0.0.1 is for this machine alone, --host 0.0.0.0 for every network that it is in."
+HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks."
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
 
 
 class HttpResponseError(Exception):
-    """An answer other than what was asked for, in the Hub's form: a status, its X-Error-Code and a sentence."""
+    """Raised to send an error response: a status, an error code and a message."""
 
     def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -46,45 +46,45 @@ class HttpResponseError(Exception):
 
 @contextmanager
 def translate_bind_errors(host: str, port: int) -> Iterator[None]:
-    """Around the making of a server: an address that can't be listened on, in our words."""
-    if not host:  # to the system it is every address there is: nobody should get that from an empty variable
+    """Translate the errors of opening a listening socket into HfModelsErrors."""
+    if not host:  # the system would listen on every address, which an empty variable must not cause
         raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
     try:
-        host.encode("idna")  # as a socket does, which then speaks of a TypeError
+        host.encode("idna")  # a socket does this too, but raises TypeError
         yield
     except (OSError, OverflowError, UnicodeError) as error:
         taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise NotWritableError(
             f"Can't listen on {host[:100]} port {port}",
             cause=str(error)[:200],
-            hint="`--port 0` takes a free port." if taken else HOST_HINT,
+            hint="Use --port 0 for a free port." if taken else HOST_HINT,
         ) from None
 
 
 class BaseHttpServer(ThreadingHTTPServer):
-    """Listens, and gives each connection a thread."""
+    """An HTTP server with one thread per connection."""
 
     daemon_threads = True
     request_queue_size = LISTEN_BACKLOG
-    allow_reuse_port = False  # newer Pythons would let a second server take every other connection
+    allow_reuse_port = False  # with it, a second server could take half of the connections
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHttpHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """Takes the address; HTTPServer's own also asks the DNS for this machine's name, which can take seconds."""
+        """Bind the socket. HTTPServer would also look up this host's name in the DNS, which can take seconds."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        """A client that resets its connection, between two requests too, is no error of ours to tell."""
+        """Ignore clients that reset their connection, and report any other error."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
 
 class BaseHttpHandler(BaseHTTPRequestHandler):
-    """One connection. A subclass says in `respond` what is answered; the `send_…` methods say how."""
+    """The handler of one connection. A subclass implements `respond` with the `send_…` methods."""
 
     protocol_version = "HTTP/1.1"
     server_version = "llm-hf-models"
@@ -93,43 +93,43 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
     timeout = IDLE_SECONDS
 
     def do_GET(self) -> None:
-        """Answers; a connection that broke in the middle of a body is not used again."""
+        """Respond to one request; close the connection if its state is unknown afterwards."""
         unread = self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers
         if unread and self.command != "POST":
             self.close_connection = True
         try:
             self.respond()
-        except HttpResponseError as refused:
-            self.send_error_response(refused)
+        except HttpResponseError as error:
+            self.send_error_response(error)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
     do_HEAD = do_POST = do_GET  # noqa: N815
 
     def respond(self) -> None:
-        """Answers one request.
+        """Respond to one request.
 
         Raises:
-            RefusedError: the answer is a refusal.
+            HttpResponseError: The request gets an error response.
         """
         raise NotImplementedError
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-        """Requests go to the log, headers never."""
+        """Log a request. Headers are never logged."""
         _log.info(format, *args)
 
-    # What was asked
+    # Requests
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """The request's query."""
+        """The parsed query string of the request."""
         return parse_qs(urlsplit(self.path).query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
 
     def parse_query_number(self, name: str, default: int) -> int:
-        """A whole number from the query.
+        """Return a whole number from the query.
 
         Raises:
-            RefusedError: it is none.
+            HttpResponseError: The value is not a whole number.
         """
         text = self.query.get(name, [str(default)])[0]
         if not re.fullmatch(r"[0-9]{1,9}", text):
@@ -137,16 +137,16 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         return int(text)
 
     def read_form(self) -> dict[str, list[str]]:
-        """The fields of a POST, sent as a form or as JSON.
+        """Read the fields of a POST body, which is a form or a JSON object.
 
         Raises:
-            RefusedError: too large, or neither.
+            HttpResponseError: The body is too large, has no length, or is neither a form nor a JSON object.
         """
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             raise HttpResponseError(
-                413 if length else 411, None, f"A body has at most {MAX_BODY_BYTES} bytes, and a length"
+                413 if length else 411, None, f"The body needs a Content-Length of at most {MAX_BODY_BYTES} bytes"
             )
         body = self.rfile.read(int(length))
         try:
@@ -158,10 +158,10 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         except (ValueError, AttributeError, RecursionError):
             raise HttpResponseError(400, None, "The body is neither a form nor a JSON object") from None
 
-    # Answers
+    # Responses
 
     def send_bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """A whole answer; to a HEAD without its body."""
+        """Send a complete response, without the body if the request is a HEAD."""
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -170,7 +170,7 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
-        """A JSON answer with a weak ETag, or 304 to whoever has it already."""
+        """Send JSON with a weak ETag, or 304 if the client has this version already."""
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         etag = f'W/"{hashlib.sha1(body, usedforsecurity=False).hexdigest()}"'
         every = {"ETag": etag, "Vary": "Authorization", **(headers or {})}
@@ -179,34 +179,34 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         else:
             self.send_bytes(200, body, {"Content-Type": "application/json; charset=utf-8", **every})
 
-    def send_page(self, items: Sequence[T], size: int, shown: Callable[[Sequence[T]], list[dict[str, Any]]]) -> None:
-        """One page of a list, with a Link to the next one, as the Hub pages."""
+    def send_page(self, items: Sequence[T], size: int, to_rows: Callable[[Sequence[T]], list[dict[str, Any]]]) -> None:
+        """Send one page of a list, with a Link header to the next page, as the Hub does."""
         start = self.parse_query_number("cursor", 0)
         headers = {}
         if size and start + size < len(items):
             following = urlencode({**self.query, "cursor": [str(start + size)]}, doseq=True)
             headers["Link"] = f'<{self._build_origin()}{urlsplit(self.path).path}?{following}>; rel="next"'
-        self.send_json(shown(items[start : start + size]), headers)
+        self.send_json(to_rows(items[start : start + size]), headers)
 
-    def send_error_response(self, refused: HttpResponseError) -> None:
-        """The Hub's form of a refusal: X-Error-Code, X-Error-Message and a JSON body."""
-        message = clean_text(refused.message, 300).encode("ascii", "replace").decode()
-        codes = {"X-Error-Code": refused.code} if refused.code else {}
+    def send_error_response(self, error: HttpResponseError) -> None:
+        """Send an error in the Hub's format: X-Error-Code, X-Error-Message and a JSON body."""
+        message = clean_text(error.message, 300).encode("ascii", "replace").decode()
+        codes = {"X-Error-Code": error.code} if error.code else {}
         body = json.dumps({"error": message}).encode()
         headers = {"Content-Type": "application/json; charset=utf-8", "X-Error-Message": message, **codes}
-        self.send_bytes(refused.status, body, {**headers, **refused.headers})
+        self.send_bytes(error.status, body, {**headers, **error.headers})
 
     def send_file(self, path: Path, size: int, etag: str, headers: Mapping[str, str]) -> None:
-        """A file's bytes: all of them, or the range that was asked for. Memory stays the same whatever the size.
+        """Send a file, or the requested range of it. The memory used does not depend on the file's size.
 
         Args:
-            path: the file.
-            size: how long it must be, in bytes.
-            etag: what names its bytes.
-            headers: more of them.
+            path: The file on disk.
+            size: The size that the file must have, in bytes.
+            etag: The ETag, without quotes.
+            headers: Further response headers.
 
         Raises:
-            RefusedError: it is not there at that length, or the range lies outside.
+            HttpResponseError: The file is missing, its size differs, or the range is outside the file.
         """
         quoted = f'"{etag}"'
         every = {"ETag": quoted, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream",
@@ -227,12 +227,12 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
                 self.send_range(file, start, length)
 
     def send_range(self, file: BinaryIO, start: int, length: int) -> None:
-        """Part of a file onto the connection: by the system itself where it can."""
+        """Send part of a file, with the sendfile system call if the platform has it."""
         if self.connection.sendfile(file, start, length) < length:
-            self.close_connection = True  # it shrank meanwhile: the client sees a truncated answer, not a wrong one
+            self.close_connection = True  # the file shrank: the client sees a truncated response, not a wrong one
 
     def _parse_range(self, size: int, quoted_etag: str, headers: Mapping[str, str]) -> tuple[int, int] | None:
-        """Start and length of the range that was asked for; None is the whole file."""
+        """Return the start and length of the requested range, or None for the whole file."""
         match = _RANGE.fullmatch(self.headers.get("Range", "").replace(" ", ""))
         condition = self.headers.get("If-Range")
         if not match or not any(match.groups()) or self.command != "GET" or condition not in (None, quoted_etag):
@@ -244,7 +244,7 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
             return None
         if start >= end:
             raise HttpResponseError(
-                416, None, "The range lies outside the file", {**headers, "Content-Range": f"bytes */{size}"}
+                416, None, "The range is outside the file", {**headers, "Content-Range": f"bytes */{size}"}
             )
         return start, end - start
 
@@ -260,7 +260,7 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _build_origin(self) -> str:
-        """How the client reaches this server, for absolute links."""
+        """Return the URL by which the client reaches this server, for absolute links."""
         host = self.headers.get("Host", "")
         if not _HOST.fullmatch(host):
             address, port = self.connection.getsockname()[:2]
@@ -270,7 +270,7 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
 
 def _open_unchanged(path: Path, size: int, headers: Mapping[str, str]) -> BinaryIO:
     kept = {name: value for name, value in headers.items() if name == "X-Repo-Commit"}
-    gone = HttpResponseError(404, "EntryNotFound", "The file is no longer there as it was recorded", kept)
+    gone = HttpResponseError(404, "EntryNotFound", "The file is missing or was modified", kept)
     try:
         file = path.open("rb")
     except OSError:

@@ -1,7 +1,7 @@
-"""The Hub's protocol over a catalogue, read-only: any Hub client pulls from it with HF_ENDPOINT. Knows no library.
+"""Serve a catalog in the Hub's protocol, read-only. Any Hub client can pull from it with HF_ENDPOINT.
 
-Names in a request are parsed by refs and then looked up in the catalogue: nothing from outside becomes a path.
-Protocol: what huggingface_hub sends and reads (hf_api.py, file_download.py, utils/_http.py).
+Names in a request are parsed by hub.refs and then looked up in the catalog. No part of a request becomes a path.
+The protocol is the one of huggingface_hub (hf_api.py, file_download.py, utils/_http.py).
 """
 
 from __future__ import annotations
@@ -19,42 +19,45 @@ from llm_hf_models.servers.catalog import Catalog, ServedFile, ServedRepo
 from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, HttpResponseError, translate_bind_errors
 from llm_hf_models.system.text import clean_text
 
-GREETING = b"A read-only mirror in the Hugging Face Hub's protocol. Point HF_ENDPOINT here.\n"
-PAGE_NOT_FOUND = HttpResponseError(404, None, "This Hub has no such page")
+GREETING = b"A read-only mirror of the Hugging Face Hub. Set HF_ENDPOINT to this address.\n"
+PAGE_NOT_FOUND = HttpResponseError(404, None, "Page not found")
 _log = logging.getLogger(__name__)
 
 
 class HubMirrorServer(BaseHttpServer):
-    """A server with a catalogue to serve."""
+    """An HTTP server that serves a catalog."""
 
-    def __init__(self, address: tuple[str, int], handler: type[HubMirrorHandler], catalogue: Catalog) -> None:
-        self.catalogue = catalogue
+    def __init__(self, address: tuple[str, int], handler: type[HubMirrorHandler], catalog: Catalog) -> None:
+        self.catalog = catalog
         super().__init__(address, handler)
 
 
-def make_server(catalogue: Catalog, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
-    """A server that answers the Hub's protocol: search, info, tree, paths-info, resolve with Range and ETag.
+def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> ThreadingHTTPServer:
+    """Return a server for the Hub's protocol: search, info, tree, paths-info, resolve with Range and ETag.
 
-    Call `serve_forever()` on it; `server_address` tells the port that was taken. A mirror has no accounts: it never
-    looks at a token, and refuses `whoami`.
+    Call `serve_forever()` on it; `server_address` has the port. A mirror has no accounts: it ignores tokens and
+    rejects `whoami`.
 
     Raises:
-        NotWritableError: the address can't be listened on.
+        NotWritableError: The server can't listen on the address.
     """
     with translate_bind_errors(host, port):
-        return HubMirrorServer((host, port), HubMirrorHandler, catalogue)
+        return HubMirrorServer((host, port), HubMirrorHandler, catalog)
 
 
 class HubMirrorHandler(BaseHttpHandler):
-    """One connection to a mirror. Another Hub may differ in `commits_of`, `listed`, `send_account`, `send_served`."""
+    """The handler of one connection to a mirror.
+
+    A subclass can change `find_commits`, `list_repos`, `send_account` and `send_repo_file`.
+    """
 
     server: HubMirrorServer
 
     def respond(self) -> None:
-        """Answers one request.
+        """Respond to one request.
 
         Raises:
-            RefusedError: the answer is a refusal.
+            HttpResponseError: The request gets an error response.
         """
         try:
             parts = [unquote(part, errors="strict") for part in urlsplit(self.path).path.split("/")[1:]]
@@ -64,8 +67,8 @@ class HubMirrorHandler(BaseHttpHandler):
         except ValueError:
             raise HttpResponseError(400, None, "The request is malformed") from None
         except HfModelsError:
-            _log.exception("the catalogue failed")
-            raise HttpResponseError(500, None, "The catalogue could not be read") from None
+            _log.exception("The catalog could not be read")
+            raise HttpResponseError(500, None, "The catalog could not be read") from None
 
     def _dispatch(self, parts: list[str]) -> None:
         match (self.command, *parts):
@@ -78,8 +81,8 @@ class HubMirrorHandler(BaseHttpHandler):
                     )
                 )
             case ("POST", *_):
-                self.close_connection = True  # its body stays unread
-                raise HttpResponseError(405, None, "This Hub is read-only", {"Allow": "GET, HEAD"})
+                self.close_connection = True  # its body is not read
+                raise HttpResponseError(405, None, "This mirror is read-only", {"Allow": "GET, HEAD"})
             case (_, "" | "health" as page):
                 self.send_bytes(200, b"ok\n" if page else GREETING, {"Content-Type": "text/plain; charset=utf-8"})
             case (_, "api", "whoami-v2"):
@@ -88,16 +91,16 @@ class HubMirrorHandler(BaseHttpHandler):
                 size = min(self.parse_query_number("limit", hub_mirror_json.PAGE_SIZE), hub_mirror_json.PAGE_SIZE)
                 found = hub_mirror_json.search(self.list_repos(), self.query)
                 self.send_page(found, size, lambda page: hub_mirror_json.build_models(page, self.query))
-            case (_, "api", "models", owner, name, *what):
-                self._send_repo_details(owner, name, what)
+            case (_, "api", "models", owner, name, *route):
+                self._send_repo_details(owner, name, route)
             case (_, owner, name, "resolve" | "raw", revision, *path):
                 repo = self._find_repo(owner, name, revision)
                 self.send_repo_file(repo, find_file(repo, "/".join(path)))
             case _:
                 raise PAGE_NOT_FOUND
 
-    def _send_repo_details(self, owner: str, name: str, what: list[str]) -> None:
-        match what:
+    def _send_repo_details(self, owner: str, name: str, route: list[str]) -> None:
+        match route:
             case []:
                 self.send_json(hub_mirror_json.build_model(self._find_repo(owner, name), self.query))
             case ["revision", revision]:
@@ -110,19 +113,19 @@ class HubMirrorHandler(BaseHttpHandler):
             case _:
                 raise PAGE_NOT_FOUND
 
-    # What this client may know of
+    # Repos that this client may access
 
     def find_commits(self, repo: RepoId) -> list[ServedRepo]:
-        """Every served commit of a repo, the newest first; empty where there is none for this client.
+        """Return the served commits of a repo, newest first; none if this client may not know of the repo.
 
         Raises:
-            RefusedError: this client is told why not.
+            HttpResponseError: This client may know of the repo but not read it.
         """
-        return [served for served in self.server.catalogue.list_repos() if served.id == str(repo)]
+        return [served for served in self.server.catalog.list_repos() if served.id == str(repo)]
 
     def list_repos(self) -> Sequence[ServedRepo]:
-        """Every repo that a search by this client may find."""
-        return self.server.catalogue.list_repos()
+        """Return the repos that a search by this client may find."""
+        return self.server.catalog.list_repos()
 
     def _find_repo(self, owner: str, name: str, revision: str | None = None) -> ServedRepo:
         commits: list[ServedRepo] = []
@@ -139,17 +142,17 @@ class HubMirrorHandler(BaseHttpHandler):
                     return repo
         raise HttpResponseError(404, "RevisionNotFound", f"Invalid rev id: {clean_text(revision, 80)}")
 
-    # Answers
+    # Responses
 
     def make_repo_not_found_error(self) -> HttpResponseError:
-        """The answer to an unknown repo, and to one that this client may not know of."""
+        """Return the error for a repo that does not exist, or that this client may not know of."""
         return HttpResponseError(404, "RepoNotFound", "Repository not found")
 
     def send_account(self) -> None:
-        """Whose token it is.
+        """Send the account that the token belongs to.
 
         Raises:
-            RefusedError: nobody's.
+            HttpResponseError: Always, because a mirror has no accounts.
         """
         raise HttpResponseError(401, None, "A mirror has no accounts and needs no token")
 
@@ -165,25 +168,25 @@ class HubMirrorHandler(BaseHttpHandler):
         self.send_page(entries, size, list)
 
     def send_repo_file(self, repo: ServedRepo, file: ServedFile) -> None:
-        """One file of a repo."""
+        """Send one file of a repo."""
         self.send_file(file.location, file.size, file.etag, build_file_headers(repo, file))
 
 
 def build_file_headers(repo: ServedRepo, file: ServedFile) -> dict[str, str]:
-    """What `resolve` says of a file beside its bytes."""
+    """Return the headers that `resolve` sends with a file."""
     linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)} if file.sha256 else {}
     return {"X-Repo-Commit": repo.commit, **linked}
 
 
 def find_file(repo: ServedRepo, path: str) -> ServedFile:
-    """The file at that path.
+    """Return the file at a path.
 
     Raises:
-        RefusedError: there is none.
+        HttpResponseError: The repo has no such file.
     """
     file = None
     with suppress(BadRefError):
-        file = repo.file(RepoFile(path).path)
+        file = repo.find_file(RepoFile(path).path)
     if file is None:
         raise _make_entry_not_found_error(repo)
     return file

@@ -1,6 +1,6 @@
-"""The Hub's JSON, made from served repos: lists, one repo, trees. No HTTP here (servers/hub_mirror.py).
+"""Build the Hub's JSON from served repos: lists, one repo, trees. servers/hub_mirror.py sends it.
 
-Shapes: what huggingface_hub reads (hf_api.py: ModelInfo, RepoFile, RepoFolder, list_models), and the Hub's API pages.
+The formats follow huggingface_hub (hf_api.py: ModelInfo, RepoFile, RepoFolder, list_models) and the Hub's API pages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 PAGE_SIZE = 1000
 TREE_PAGE_SIZE, EXPANDED_TREE_PAGE_SIZE = 1000, 50
 
-# What a list shows of a repo unless `expand` or `full` asks otherwise, and what one repo shows.
+# The properties in a list, unless the request has `expand` or `full`, and the properties of a single repo.
 _LIST_PROPERTIES = (
     "private", "likes", "trendingScore", "downloads", "tags", "pipeline_tag", "library_name", "createdAt", "modelId",
 )  # fmt: skip
@@ -45,7 +45,7 @@ def _get_first(query: Query, name: str) -> str | None:
 
 
 def is_true(query: Query, name: str) -> bool:
-    """Whether a query's switch is on, as huggingface_hub writes it."""
+    """Return whether a flag in a query is on, in the form that huggingface_hub sends."""
     return (_get_first(query, name) or "").lower() in ("true", "1")
 
 
@@ -92,7 +92,8 @@ _PROPERTIES: dict[str, Callable[[ServedRepo], object]] = {
 }
 _CONSTANT_PROPERTIES: dict[str, object] = {"config": {}, "disabled": False, "spaces": []}
 
-# What the Hub knows and a mirror doesn't: asked for, it is left out, as the Hub leaves out what a repo doesn't have.
+# Properties that a mirror doesn't have. A request for them is valid; the response omits them, as the Hub omits missing
+# properties.
 _UNSUPPORTED_PROPERTIES = frozenset({
     "childrenModelCount", "evalResults", "inference", "inferenceProviderMapping", "mask_token", "model-index",
     "resourceGroup", "safetensors", "securityRepoStatus", "transformersInfo", "widgetData", "xetEnabled",
@@ -111,15 +112,15 @@ def _parse_expand(query: Query) -> list[str] | None:
     names = [name for value in (*query.get("expand", ()), *query.get("expand[]", ())) for name in value.split(",")]
     for name in names:
         if name not in {*_PROPERTIES, *_CONSTANT_PROPERTIES, *_UNSUPPORTED_PROPERTIES}:
-            raise BadInputError(f"expand: there is no property {name[:60]!r}")
+            raise BadInputError(f"expand: unknown property {name[:60]!r}")
     return names or None
 
 
 def build_model(repo: ServedRepo, query: Query) -> Json:
-    """One repo, as `/api/models/owner/name` answers.
+    """Return one repo, as `/api/models/owner/name` does.
 
     Raises:
-        BadInputError: `expand` names what there isn't.
+        BadInputError: `expand` names an unknown property.
     """
     names = _parse_expand(query)
     answer = _select_properties(repo, _MODEL_PROPERTIES if names is None else names)
@@ -139,7 +140,7 @@ def _build_sibling(file: ServedFile) -> Json:
 
 
 def build_refs(commits: Sequence[ServedRepo]) -> Json:
-    """The branches of a repo."""
+    """Return the branches of a repo."""
     branches = [
         {"name": name, "ref": f"refs/heads/{name}", "targetCommit": repo.commit}
         for repo in commits
@@ -152,17 +153,17 @@ def build_refs(commits: Sequence[ServedRepo]) -> Json:
 
 
 def search(repos: Iterable[ServedRepo], query: Query) -> list[ServedRepo]:
-    """The repos that a query asks for, in its order, one commit of each.
+    """Return the repos that match a query, sorted, with one commit of each.
 
     Raises:
-        BadInputError: a filter that can't be read.
+        BadInputError: A filter or the sort order is not valid.
     """
     unique = {repo.id: repo for repo in reversed(list(repos))}
     sort = _get_first(query, "sort") or "trendingScore"
     if sort not in _SORTS:
-        raise BadInputError(f"sort: there is no order {sort[:60]!r}")
-    wanted = _build_matcher(query)
-    found = [repo for repo in unique.values() if wanted(repo)]
+        raise BadInputError(f"sort: unknown order {sort[:60]!r}")
+    matches = _build_matcher(query)
+    found = [repo for repo in unique.values() if matches(repo)]
     return sorted(found, key=lambda repo: (-_SORTS[sort](repo), repo.id))
 
 
@@ -171,9 +172,9 @@ def _build_matcher(query: Query) -> Callable[[ServedRepo], bool]:
     tags = {tag.lower() for value in query.get("filter", ()) for tag in value.split(",") if tag}
     author, task, gated = (_get_first(query, name) for name in ("author", "pipeline_tag", "gated"))
     least, most = _parse_parameter_range(_get_first(query, "num_parameters"))
-    apps = bool(query.get("apps"))  # every app that a mirror's files suit runs GGUF
+    apps = bool(query.get("apps"))  # the apps that can use a mirror's files run GGUF
 
-    def wanted(repo: ServedRepo) -> bool:
+    def matches(repo: ServedRepo) -> bool:
         return (
             all(word in repo.id.lower() for word in words)
             and tags <= {tag.lower() for tag in repo.all_tags}
@@ -185,7 +186,7 @@ def _build_matcher(query: Query) -> Callable[[ServedRepo], bool]:
             and (most is None or (repo.parameters is not None and repo.parameters <= most))
         )
 
-    return wanted
+    return matches
 
 
 def _parse_parameter_range(text: str | None) -> tuple[int | None, int | None]:
@@ -193,17 +194,17 @@ def _parse_parameter_range(text: str | None) -> tuple[int | None, int | None]:
     for part in (text or "").split(","):
         name, colon, value = part.partition(":")
         if part and (name not in ("min", "max") or not colon):
-            raise BadInputError("num_parameters is written like min:6B,max:128B")
+            raise BadInputError("num_parameters must have the form min:6B,max:128B")
         if part:
             bounds[name] = parse_count(value)
     return bounds.get("min"), bounds.get("max")
 
 
 def build_models(found: Sequence[ServedRepo], query: Query) -> list[Json]:
-    """The rows of a list.
+    """Return the rows of a list.
 
     Raises:
-        BadInputError: `expand` names what there isn't.
+        BadInputError: `expand` names an unknown property.
     """
     names = _parse_expand(query)
     if names is None:
@@ -217,7 +218,7 @@ def build_models(found: Sequence[ServedRepo], query: Query) -> list[Json]:
 
 
 def build_tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None:
-    """What is in a folder of a repo, folders included, sorted by path; None where there is no such folder."""
+    """Return the files and folders in a folder of a repo, sorted by path; None if the folder does not exist."""
     start = f"{folder}/" if folder else ""
     inside = [file for file in repo.files if file.path.startswith(start)]
     if folder and not inside:
@@ -236,10 +237,10 @@ def build_tree(repo: ServedRepo, folder: str, query: Query) -> list[Json] | None
 
 
 def build_paths_info(repo: ServedRepo, paths: Iterable[str], *, expand: bool) -> list[Json]:
-    """The entries at those paths; a path that isn't there is left out, as the Hub does."""
+    """Return the entries at the given paths. Paths that do not exist are omitted, as on the Hub."""
     entries = []
     for path in paths:
-        if file := repo.file(path):
+        if file := repo.find_file(path):
             entries.append(build_file_entry(repo, file, expand=expand))
         elif any(file.path.startswith(f"{path}/") for file in repo.files):
             entries.append(_build_folder_entry(repo, path, expand=expand))
@@ -247,15 +248,15 @@ def build_paths_info(repo: ServedRepo, paths: Iterable[str], *, expand: bool) ->
 
 
 def build_file_entry(repo: ServedRepo, file: ServedFile, *, expand: bool) -> Json:
-    """One file in a tree; with its commit and its scan where `expand` asks."""
+    """Return the entry of one file in a tree, with its commit and its scan if `expand` is set."""
     entry: Json = {"type": "file", "oid": file.blob_id, "size": file.size, "path": file.path}
     if file.lfs_pointer is not None:
         entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.lfs_pointer)}
     if expand:
         entry["lastCommit"] = _build_last_commit(repo)
         if file.scan is not None:
-            words = {name: {"status": status, "message": message} for name, status, message in file.scanners}
-            entry["securityFileStatus"] = {"status": file.scan, "avScan": None, "pickleImportScan": None, **words}
+            scanners = {name: {"status": status, "message": message} for name, status, message in file.scanners}
+            entry["securityFileStatus"] = {"status": file.scan, "avScan": None, "pickleImportScan": None, **scanners}
     return entry
 
 

@@ -1,4 +1,4 @@
-"""This machine's library as a mirror serves it: which models, under which repo and commit."""
+"""The library as a catalog for the mirror: which models are served, under which repo and commit."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 
 @dataclass(frozen=True)
 class LibraryCatalog:
-    """The library's models whose bytes are proven or were hashed here; gated and private repos only when named.
+    """The library's models with known digests. Gated and private repos are served only if named in `allow`.
 
-    Read anew for each request, so that a pull or a removal shows at once.
+    The library is read for each request, so that a pull or a removal takes effect at once.
     """
 
     context: Context
     allow: frozenset[RepoId] = frozenset()
 
     def list_repos(self) -> Sequence[ServedRepo]:
-        """One entry for each repo and commit, newest first."""
+        """Return one entry for each repo and commit, newest first."""
         with self.context.open_library() as db:
-            every = db.list_models()
-        closed = {get_served_repo(model) for model in every if model.hub.get("gated") or model.hub.get("private")}
-        closed -= {str(repo) for repo in self.allow}
-        models = [model for model in every if get_served_repo(model) not in closed and _is_servable(model)]
+            every_model = db.list_models()
+        restricted = {
+            get_served_repo(model) for model in every_model if model.hub.get("gated") or model.hub.get("private")
+        }
+        restricted -= {str(repo) for repo in self.allow}
+        models = [model for model in every_model if get_served_repo(model) not in restricted and _is_servable(model)]
         grouped: dict[tuple[str, str], list[LocalModel]] = {}
         for model in models:
             grouped.setdefault((get_served_repo(model), get_served_commit(model)), []).append(model)
@@ -41,26 +43,26 @@ class LibraryCatalog:
         return served
 
     def list_missing_repos(self) -> list[str]:
-        """Repos that were named and of which no model is in the library now."""
+        """Return the repos in `allow` that have no model in the library."""
         with self.context.open_library() as db:
-            here = {get_served_repo(model) for model in db.list_models()}
-        return sorted({str(repo) for repo in self.allow} - here)
+            present = {get_served_repo(model) for model in db.list_models()}
+        return sorted({str(repo) for repo in self.allow} - present)
 
 
 def _is_servable(model: LocalModel) -> bool:
-    """Whether its files are here, and their digests known."""
+    """Return whether the model's files are present and their digests known."""
     if model.endpoint or model.state in ("missing", "changed"):
         return False
     return all(file.sha256 or file.git_sha1 for file in model.files)
 
 
 def get_served_repo(model: LocalModel) -> str:
-    """The repo that a model is served as: its own, or `local/STEM` for an import without one."""
+    """Return the repo that a model is served as: its own, or `local/STEM` for an import without a repo."""
     return model.repo or model.model_id.removeprefix("hf/").partition(":")[0]
 
 
 def get_served_commit(model: LocalModel) -> str:
-    """Its commit on the Hub, or a stand-in made from its files' digests where that is not known."""
+    """Return the model's commit on the Hub, or if it is unknown, a substitute made from the files' digests."""
     if model.commit:
         return model.commit
     digests = sorted(f"{file.path} {file.sha256 or file.git_sha1}" for file in model.files)

@@ -1,7 +1,7 @@
-"""An address in OpenAI's protocol over the library's models: each request goes to its model's engine. Computes nothing.
+"""Serve the library's models in OpenAI's protocol. Each request is forwarded to the engine of its model.
 
-The relay is not confined and reads no model file; the engines behind it are, as ever. Protocol: OpenAI's API reference
-(models, chat/completions, completions, embeddings) and what llama.cpp's server adds to it.
+The relay reads no model files and is not confined; the engines are confined as always. The protocol is OpenAI's API
+reference (models, chat/completions, completions, embeddings) with the additions of llama.cpp's server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
-from llm_hf_models.inference import client as inference_client
+from llm_hf_models.inference import client
 from llm_hf_models.inference.engine import Endpoint, Notice
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.options import build_request_fields
@@ -36,32 +36,30 @@ from llm_hf_models.system.text import clean_text
 if TYPE_CHECKING:
     from httpx2 import Response
 
-MAX_BODY_BYTES = 256 * 2**20  # attachments come in it, as base64
+MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
 MAX_ERROR_CHARS = 500
 ROUTES = {"chat/completions", "completions", "embeddings"}
 _PROGRESS = b'"prompt_progress"'
-_ENGINE_AUTH_STATUSES = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-)  # us, by the engine: no business of the client's
+# An engine rejected the relay's key; the client gets a gateway error instead.
+_ENGINE_AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ERROR_STATUSES = range(400, 600)
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RelayedRequest:
-    """A request as it is passed on, and what of the answer the client wants."""
+    """A request as it is sent to the engine, and the form in which the client wants the response."""
 
     path: str
     body: Mapping[str, Any]
-    wants_stream: bool  # whether the client wants pieces
+    wants_stream: bool  # whether the client requested a stream
     drop_progress: bool = False
 
     def with_disconnect_detection(self) -> RelayedRequest:
-        """The same, so that llama.cpp notices when we close the connection.
+        """Return a copy with which llama.cpp detects that the relay closed the connection.
 
-        It notices only when it has something to send: pieces of an answer, or how far it has read a prompt.
+        llama.cpp detects this only while it sends: chunks of a response, or the progress of reading the prompt.
         """
         added: dict[str, Any] = {"stream": True, "return_progress": True}
         if not self.wants_stream:
@@ -71,12 +69,12 @@ class RelayedRequest:
 
 
 class RelayServer(BaseHttpServer):
-    """Listens for clients that know the key, on behalf of some models."""
+    """An HTTP server for some models, for clients that send its key."""
 
     def __init__(
         self, address: tuple[str, int], context: Context, names: Mapping[str, str], key: str, notice: Notice
     ) -> None:
-        """`names` is what a client may call a model -> its id in the library."""
+        """Create the server. `names` maps each name that clients may use to the model's id in the library."""
         self.context, self.names, self.key, self.notice = context, names, key, notice
         super().__init__(address, RelayHandler)
 
@@ -84,44 +82,44 @@ class RelayServer(BaseHttpServer):
 def make_server(
     context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notice: Notice
 ) -> RelayServer:
-    """A relay; call `serve_forever()` on it. `server_address` tells the port that was taken, `key` the key.
+    """Return a relay. Call `serve_forever()` on it; `server_address` has the port, `key` the key.
 
     Args:
-        context: the library.
-        models: the names of those to serve; a client may use these and the models' ids.
-        host: the address to listen on.
-        port: 0 takes a free one.
-        key: what clients have to know; None makes one.
-        notice: told what a person should know: an engine that was evicted, a smaller context.
+        context: The context of the library.
+        models: The names of the models to serve. Clients may use these names and the models' ids.
+        host: The address to listen on.
+        port: The port; 0 chooses a free one.
+        key: The key that clients must send; None generates one.
+        notice: Called with messages for the user, such as an evicted engine or a smaller context.
 
     Raises:
-        UnknownModelError, AmbiguousNameError: no such model, or several.
-        BadInputError: a model of a kind that can't be served, or a key that no header can carry.
-        NotWritableError: the address can't be listened on.
+        UnknownModelError, AmbiguousNameError: A name matches no model, or several.
+        BadInputError: A model can't be served because of its kind, or the key can't be sent in a header.
+        NotWritableError: The server can't listen on the address.
     """
     if key is not None and not re.fullmatch(r"[!-~]{8,512}", key):
-        raise BadInputError("That can't be a key", hint="Use 8 to 512 printable ASCII characters without spaces.")
+        raise BadInputError("The key is not valid", hint="Use 8 to 512 printable ASCII characters without spaces.")
     names: dict[str, str] = {}
     with context.open_library() as db:
         for name in models:
             model = db.find_model(name)
             if model.facts.kind not in ("chat", "base", "embedding"):
-                raise BadInputError(f"{model.model_id} can't be served: it is a {model.facts.kind}")
+                raise BadInputError(f"{model.model_id} is a {model.facts.kind} and can't be served")
             names |= {model.model_id: model.model_id, name: model.model_id}
     with translate_bind_errors(host, port):
         return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notice)
 
 
 class RelayHandler(BaseHttpHandler):
-    """One connection of a client."""
+    """The handler of one connection of a client."""
 
     server: RelayServer
 
     def respond(self) -> None:
-        """Answers one request.
+        """Respond to one request.
 
         Raises:
-            RefusedError: the answer is a refusal.
+            HttpResponseError: The request gets an error response.
         """
         path = unquote(urlsplit(self.path).path).strip("/")
         if path == "health" and self.command == "GET":
@@ -137,8 +135,8 @@ class RelayHandler(BaseHttpHandler):
             elif self.command != "POST" and route.startswith("models/"):
                 self.send_json(self._describe_model(self._find_model(route.removeprefix("models/"))))
             else:
-                self.close_connection = True  # a body may stay unread
-                raise HttpResponseError(404, "not_found", f"There is no {self.command} /{clean_text(path, 80)} here")
+                self.close_connection = True  # the request may have a body that is not read
+                raise HttpResponseError(404, "not_found", f"There is no {self.command} /{clean_text(path, 80)}")
         except HfModelsError as error:
             raise _convert_error(error) from None
 
@@ -155,41 +153,41 @@ class RelayHandler(BaseHttpHandler):
             self.close_connection = True
             status = 413 if length else 411
             raise HttpResponseError(
-                status, "invalid_request", f"A body has at most {MAX_BODY_BYTES} bytes, and a length"
+                status, "invalid_request", f"The body needs a Content-Length of at most {MAX_BODY_BYTES} bytes"
             )
         try:
             body = json.loads(self.rfile.read(int(length)))
         except (ValueError, RecursionError):
             body = None
         if not isinstance(body, dict):
-            raise HttpResponseError(400, "invalid_request", "The body is no JSON object")
+            raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
         return body
 
     # Models
 
     def _list_models(self) -> list[LocalModel]:
-        """Those of the models that are still in the library."""
+        """Return the served models that are still in the library."""
         wanted = set(self.server.names.values())
         with self.server.context.open_library() as db:
             return [model for model in db.list_models() if model.model_id in wanted]
 
     def _find_model(self, name: object) -> LocalModel:
-        """The model that a client names; where only one is served, it needs no name.
+        """Return the model with a name. The name may be empty if only one model is served.
 
         Raises:
-            RefusedError: it is not among those that are served.
-            UnknownModelError: it has gone from the library.
+            HttpResponseError: The model is not served.
+            UnknownModelError: The model is no longer in the library.
         """
         ids = set(self.server.names.values())
         found = next(iter(ids)) if name in (None, "") and len(ids) == 1 else None
         found = found or (self.server.names.get(name) if isinstance(name, str) else None)
         if found is None:
-            raise HttpResponseError(404, "model_not_found", f"No model {clean_text(str(name), 120)!r} is served here")
+            raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
         with self.server.context.open_library() as db:
             return db.get_model(found)
 
     def _describe_model(self, model: LocalModel) -> dict[str, Any]:
-        """What a client is told of a model; `aliases` and `architecture` as llama.cpp's own server says them."""
+        """Return the JSON of one model; `aliases` and `architecture` have the format of llama.cpp's server."""
         owner = (model.repo or "local").partition("/")[0]
         takes = {"input_modalities": ["text", *model.facts.modalities]}
         names = {name for name, model_id in self.server.names.items() if model_id == model.model_id}
@@ -204,20 +202,20 @@ class RelayHandler(BaseHttpHandler):
 
     # Requests
 
-    def _relay_request(self, route: str, asked: dict[str, Any]) -> None:
-        """Passes a request on to its model's engine, started if need be, and what comes back to the client."""
-        model = self._find_model(asked.get("model"))
+    def _relay_request(self, route: str, request: dict[str, Any]) -> None:
+        """Forward a request to its model's engine, and the response to the client. Start the engine if needed."""
+        model = self._find_model(request.get("model"))
         _check_kind(route, model)
-        # A loop of its own, and one that can watch a socket on every system.
+        # One loop per request, of the kind that can watch a socket on every platform.
         loop = asyncio.SelectorEventLoop()
         try:
-            loop.run_until_complete(self._run_until_disconnect(self._relay_to_engine(model, route, asked)))
+            loop.run_until_complete(self._run_until_disconnect(self._relay_to_engine(model, route, request)))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
-    async def _relay_to_engine(self, model: LocalModel, route: str, asked: dict[str, Any]) -> None:
+    async def _relay_to_engine(self, model: LocalModel, route: str, request: dict[str, Any]) -> None:
         options, system = resolve_options(model, ())
 
         def find() -> Endpoint:
@@ -225,18 +223,18 @@ class RelayHandler(BaseHttpHandler):
                 return ensure_endpoint(model, options, db, self.server.notice)
 
         endpoint = await _run_in_thread(find)
-        body = _add_defaults(route, asked, build_request_fields(options), system) | {"model": endpoint.model}
-        passing = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
+        body = _add_defaults(route, request, build_request_fields(options), system) | {"model": endpoint.model}
+        relayed = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
         if endpoint.fingerprint is not None and route != "embeddings":
-            passing = passing.with_disconnect_detection()
+            relayed = relayed.with_disconnect_detection()
         try:
-            await self._forward(endpoint, passing)
+            await self._forward(endpoint, relayed)
         finally:
             with self.server.context.open_library() as db:
                 record_use(model.model_id, endpoint, db)
 
     async def _run_until_disconnect(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
-        """Carries work out, and breaks it off as soon as the client has gone."""
+        """Await a coroutine, and cancel it when the client disconnects."""
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
 
@@ -247,7 +245,7 @@ class RelayHandler(BaseHttpHandler):
                 return
             except OSError:
                 gone = True
-            loop.remove_reader(self.connection)  # bytes of a next request wait for their turn
+            loop.remove_reader(self.connection)  # these are bytes of the next request
             if gone:
                 self.close_connection = True
                 task.cancel()
@@ -256,25 +254,25 @@ class RelayHandler(BaseHttpHandler):
         try:
             await task
         except asyncio.CancelledError:
-            _log.info("the client has gone")
+            _log.info("The client disconnected")
         finally:
             loop.remove_reader(self.connection)
 
-    async def _forward(self, endpoint: Endpoint, passing: RelayedRequest) -> None:
-        """Sends a request on, and the answer back as it comes.
+    async def _forward(self, endpoint: Endpoint, relayed: RelayedRequest) -> None:
+        """Send a request to the engine, and forward the response as it arrives.
 
         Raises:
-            HfModelsError: before the first byte of the answer was sent on.
+            HfModelsError: The request failed before any byte of the response was forwarded.
         """
         async with AsyncExitStack() as stack:
-            answer = await inference_client.send_request(stack, endpoint, passing.path, passing.body)
-            events = str(answer.headers.get("content-type", "")).startswith("text/event-stream")
-            if not events or not passing.wants_stream:
-                pieces = inference_client.stream_bytes(endpoint, answer)
+            response = await client.send_request(stack, endpoint, relayed.path, relayed.body)
+            events = str(response.headers.get("content-type", "")).startswith("text/event-stream")
+            if not events or not relayed.wants_stream:
+                chunks = client.stream_bytes(endpoint, response)
                 if events:
-                    whole = json.dumps(await assemble_response(_split_events(pieces)), ensure_ascii=False).encode()
+                    whole = json.dumps(await assemble_response(_split_events(chunks)), ensure_ascii=False).encode()
                 else:
-                    whole = b"".join([piece async for piece in pieces])
+                    whole = b"".join([chunk async for chunk in chunks])
                 self.send_bytes(HTTPStatus.OK, whole, {"Content-Type": "application/json"})
                 return
             self.send_response(HTTPStatus.OK)
@@ -282,12 +280,12 @@ class RelayHandler(BaseHttpHandler):
             self.send_header("Cache-Control", "no-cache")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            await self._send_events(endpoint, answer, drop_progress=passing.drop_progress)
+            await self._send_events(endpoint, response, drop_progress=relayed.drop_progress)
 
-    async def _send_events(self, endpoint: Endpoint, answer: Response, *, drop_progress: bool) -> None:
-        """The events of a stream as chunks; one that breaks off ends with an event that says so."""
+    async def _send_events(self, endpoint: Endpoint, response: Response, *, drop_progress: bool) -> None:
+        """Send the events of a stream as chunks. If the stream breaks off, the last event reports the error."""
         try:
-            async for event in _split_events(inference_client.stream_bytes(endpoint, answer)):
+            async for event in _split_events(client.stream_bytes(endpoint, response)):
                 if not (drop_progress and _PROGRESS in event and _is_progress(event)):
                     self._send_chunk(event)
         except HfModelsError as error:
@@ -295,24 +293,25 @@ class RelayHandler(BaseHttpHandler):
         self._send_chunk(b"")
 
     def _send_chunk(self, data: bytes) -> None:
-        """RFC 9112, 7.1; an empty one ends the answer."""
+        """Send one chunk (RFC 9112, section 7.1). An empty chunk ends the response."""
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
-    def send_error_response(self, refused: HttpResponseError) -> None:
-        """OpenAI's form of a refusal; a client that didn't wait for it misses nothing."""
-        body = json.dumps(_build_error_body(refused)).encode()
-        headers = {"Content-Type": "application/json; charset=utf-8", **refused.headers}
+    def send_error_response(self, error: HttpResponseError) -> None:
+        """Send an error in OpenAI's format. A client that has disconnected is ignored."""
+        body = json.dumps(_build_error_body(error)).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8", **error.headers}
         try:
-            self.send_bytes(refused.status, body, headers)
+            self.send_bytes(error.status, body, headers)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
 
-async def _run_in_thread(work: Callable[[], _Found]) -> _Found:
-    """Carries out what blocks. Whoever stops waiting leaves it behind: a model that was being loaded is then there for
-    the next who asks, or leaves when it is idle.
+async def _run_in_thread(work: Callable[[], _Result]) -> _Result:
+    """Run a blocking function in a thread. If the caller is cancelled, the function still runs to its end.
+
+    So a model that was loading is ready for the next request, or its engine exits when idle.
     """
-    future: Future[_Found] = Future()
+    future: Future[_Result] = Future()
 
     def carry_out() -> None:
         if not future.set_running_or_notify_cancel():
@@ -327,26 +326,26 @@ async def _run_in_thread(work: Callable[[], _Found]) -> _Found:
 
 
 def _check_kind(route: str, model: LocalModel) -> None:
-    """Before an engine is started: a model either embeds or answers prompts. A server elsewhere knows by itself.
+    """Check that a model's kind fits the route, before its engine starts. A remote endpoint checks this itself.
 
     Raises:
-        BadInputError: this one was made for the other.
+        BadInputError: An embedding model got a prompt, or another model a request for embeddings.
     """
     embeds = model.facts.kind == "embedding"
     if model.endpoint is None and embeds != (route == "embeddings"):
         raise BadInputError(
-            f"{model.model_id} is {'an' if embeds else 'a'} {model.facts.kind} model, and "
-            + ("answers no prompts" if embeds else "makes no embeddings"),
-            hint="GET /v1/models lists what is served here.",
+            f"{model.model_id} is {'an' if embeds else 'a'} {model.facts.kind} model and can't "
+            + ("be prompted" if embeds else "embed text"),
+            hint="GET /v1/models lists the served models.",
         )
 
 
-def _add_defaults(route: str, asked: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
-    """A client's request with the model's own defaults where it doesn't say otherwise."""
+def _add_defaults(route: str, request: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
+    """Return a client's request, with the model's default options for fields that it does not set."""
     if route == "embeddings":
-        return dict(asked)
-    body = {**fields, **{key: value for key, value in asked.items() if value is not None}}
-    messages = asked.get("messages")
+        return dict(request)
+    body = {**fields, **{key: value for key, value in request.items() if value is not None}}
+    messages = request.get("messages")
     if route == "chat/completions" and system and isinstance(messages, list):
         roles = [message.get("role") for message in messages if isinstance(message, dict)]
         if "system" not in roles and "developer" not in roles:
@@ -354,11 +353,11 @@ def _add_defaults(route: str, asked: dict[str, Any], fields: Mapping[str, Any], 
     return body
 
 
-async def _split_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Whole events, each with the blank line that ends it, whatever pieces the bytes came in."""
+async def _split_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield complete server-sent events, each with its final blank line, from chunks of any size."""
     rest = bytearray()
-    async for piece in pieces:
-        rest += piece.replace(b"\r\n", b"\n")
+    async for chunk in chunks:
+        rest += chunk.replace(b"\r\n", b"\n")
         while (end := rest.find(b"\n\n")) >= 0:
             yield bytes(rest[: end + 2])
             del rest[: end + 2]
@@ -367,7 +366,7 @@ async def _split_events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def _is_progress(event: bytes) -> bool:
-    """Whether an event says only how far a prompt was read."""
+    """Return whether an event reports only the progress of reading the prompt."""
     try:
         chunk = json.loads(event.strip().removeprefix(b"data:"))
     except ValueError:
@@ -376,10 +375,14 @@ def _is_progress(event: bytes) -> bool:
 
 
 def _convert_error(error: HfModelsError) -> HttpResponseError:
-    """One of our errors as an answer; a refusal of the engine's keeps its status where that is about the request."""
+    """Return an HfModelsError as an error response. The engine's status is kept if it concerns the request."""
     if isinstance(error, EngineRequestError):
-        said = error.status or 0
-        status = said if said in _ERROR_STATUSES and said not in _ENGINE_AUTH_STATUSES else HTTPStatus.BAD_GATEWAY
+        reported = error.status or 0
+        status = (
+            reported
+            if reported in _ERROR_STATUSES and reported not in _ENGINE_AUTH_STATUSES
+            else HTTPStatus.BAD_GATEWAY
+        )
         code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "engine_error"
         return HttpResponseError(status, code, str(error))
     statuses: Sequence[tuple[type[HfModelsError], int, str]] = (
@@ -391,7 +394,7 @@ def _convert_error(error: HfModelsError) -> HttpResponseError:
     return HttpResponseError(status, code, str(error))
 
 
-def _build_error_body(refused: HttpResponseError) -> dict[str, Any]:
-    kind = "invalid_request_error" if refused.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    message = clean_text(refused.message, MAX_ERROR_CHARS, keep_lines=True)
-    return {"error": {"message": message, "type": kind, "code": refused.code, "param": None}}
+def _build_error_body(error: HttpResponseError) -> dict[str, Any]:
+    kind = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    message = clean_text(error.message, MAX_ERROR_CHARS, keep_lines=True)
+    return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}

@@ -1,7 +1,7 @@
-"""A stream's events put together into the answer in one piece that a client asked for. Opens no connection.
+"""Assemble the events of a stream into one response, for clients that did not request a stream.
 
-An engine of ours is always asked to stream: only then does it notice that the client has gone. Chunks and whole answers
-are OpenAI's (chat.completion.chunk, chat.completion, text_completion), with what llama.cpp adds to them.
+Requests to a local engine always stream, because only then does the engine detect that the client disconnected. Chunks
+and responses are OpenAI's (chat.completion.chunk, chat.completion, text_completion) with llama.cpp's additions.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")
 
 
 async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:
-    """The whole answer.
+    """Return the complete response.
 
     Args:
-        events: server-sent events, each whole.
+        events: Complete server-sent events.
 
     Raises:
-        EngineRefusedError: the engine said an error.
-        EngineLostError: the stream ended early, or is not the protocol.
+        EngineRequestError: The engine reported an error.
+        EngineLostError: The stream ended early, or does not follow the protocol.
     """
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
@@ -42,7 +42,7 @@ async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:
         for part in chunk.get("choices") or ():
             _add_chunk(choices.setdefault(part.get("index") or 0, {}), part)
     if not choices or any(choice.get("finish_reason") is None for choice in choices.values()):
-        raise EngineLostError("The answer broke off: the engine closed the connection in the middle")
+        raise EngineLostError("The engine closed the connection before the response was complete")
     return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
 
 
@@ -52,12 +52,12 @@ def _parse_event(data: bytes) -> dict[str, Any]:
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
-        raise build_protocol_error("an event that is no JSON object")
+        raise build_protocol_error("an event that is not a JSON object")
     return chunk
 
 
 def _add_chunk(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """One chunk's part of a choice."""
+    """Add one chunk's part of a choice to the choice."""
     choice.setdefault("index", part.get("index") or 0)
     choice["finish_reason"] = part.get("finish_reason") or choice.get("finish_reason")
     if "text" in part:

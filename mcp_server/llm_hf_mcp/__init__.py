@@ -1,1 +1,1 @@
-"""The MCP server: agents find, fetch, prove, keep and run open models on this machine. Decides nothing itself."""
+"""The MCP server, with which agents find, download, verify, manage and run open models."""

@@ -1,6 +1,6 @@
-"""What a tool answers: structure for programs, text for models, pages of bounded size, errors with the next step.
+"""Build tool results: JSON for programs, text for models, pages of limited size, errors with the next step.
 
-The structure is the service's value as `llm hf … --json` prints it; where that is a list, it stands in a field.
+The JSON is the service's value as `llm hf … --json` prints it. A list is put in a field.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from llm_hf_models.errors import (
 from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.text import clean_text
 
-MAX_PAGE_CHARS = 8000  # of a page of rows as JSON, so that a whole answer stays below 10,000
+MAX_PAGE_CHARS = 8000  # for the rows of one page as JSON, so that a result has fewer than 10,000 characters
 MAX_TEXT_CHARS = 6000
 MAX_ERROR_CHARS = 2000
-NO_TOKENS = "No tool takes or shows a token."
+NO_TOKENS = "No tool accepts or shows a token."
 
 T = TypeVar("T")
 
-# What a hint tells a person to type, as what an agent calls.
+# The tool that corresponds to each `llm hf` command in a hint.
 _TOOL_FOR = {
     "search": "search_models",
     "info": "get_model",
@@ -54,20 +54,20 @@ _TOOL_FOR = {
     "alias": "organise",
     "status": "status",
 }
-# What an agent does instead of what the hint says.
+# The next step for an agent, if the hint is only for a user at a terminal.
 _NEXT_STEP = {
-    UnsafeFileError: "choose another quantization or repo; only the person can fetch such a file, outside this server.",
-    RepoNotFoundError: "search_models finds its exact name; if it is private, ask the person to run `llm hf login`.",
-    InvalidGgufError: "choose another quantization or repo; nothing here mends such a file.",
+    UnsafeFileError: "choose another quantization or repo. Only the user can download this file, outside this server.",
+    RepoNotFoundError: "find the exact name with search_models. If it is private, ask the user to run `llm hf login`.",
+    InvalidGgufError: "choose another quantization or repo. No tool can repair this file.",
 }
 _COMMAND = re.compile(r"`?\bllm hf ([a-z]+)\b((?: [^`\s;,]*[^`\s.;,])*)`?")
 
 
 async def call(function: Callable[..., T], *arguments: object, **named: object) -> T:
-    """Runs a verb of the service in a thread; a call that is given up goes on there and is not waited for.
+    """Call a method of the service in a thread. If the call is cancelled, the thread continues in the background.
 
     Raises:
-        ToolError: for every error of ours.
+        ToolError: The method raised an HfModelsError.
     """
     with translate_errors():
         return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
@@ -75,7 +75,7 @@ async def call(function: Callable[..., T], *arguments: object, **named: object) 
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turns errors of ours into what a model reads."""
+    """Translate HfModelsErrors into ToolErrors, with a text for models."""
     try:
         yield
     except HfModelsError as error:
@@ -83,7 +83,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def format_error(error: HfModelsError) -> str:
-    """Message, cause, and the next step as an agent can take it."""
+    """Return the message, the cause, and a next step that an agent can take."""
     message = error.message if error.message.endswith(("?", "!")) else error.message.rstrip(".") + "."
     parts = [message, error.cause, _suggest_next_step(error)]
     return clean_text("\n".join(part for part in parts if part), MAX_ERROR_CHARS, keep_lines=True)
@@ -93,20 +93,20 @@ def _suggest_next_step(error: HfModelsError) -> str | None:
     if isinstance(error, TokenMissingError | TokenInvalidError):
         hint = (error.hint or "").rstrip(".")
         command = replace_commands(hint)
-        return f"Next: {command if command != hint else f'ask the person to mend it. {hint}'}. {NO_TOKENS}"
+        return f"Next: {command if command != hint else f'ask the user to fix it. {hint}'}. {NO_TOKENS}"
     if isinstance(error, GatedRepoError):
-        return f"Next: a person must accept the licence first. {error.hint or ''}"
+        return f"Next: ask the user to accept the licence first. {error.hint or ''}"
     if known := next((step for kind, step in _NEXT_STEP.items() if isinstance(error, kind)), None):
         return f"Next: {known}"
     if isinstance(error, ConsentError):
         return error.hint
     if isinstance(error, PolicyError):
-        return f"Next: only the operator of this server can change that ({error.hint}). Choose something else."
+        return f"Next: choose another model. Only the operator of this server can change the policy ({error.hint})."
     return f"Next: {replace_commands(error.hint)}" if error.hint else None
 
 
 def replace_commands(hint: str) -> str:
-    """A person's commands in it as the tools that an agent has for them."""
+    """Return a hint with its `llm hf` commands replaced by the tools that correspond to them."""
     return _COMMAND.sub(_replace_command, hint)
 
 
@@ -114,7 +114,7 @@ def _replace_command(match: re.Match[str]) -> str:
     verb, words = match[1], match[2].split()
     tool = _TOOL_FOR.get(verb)
     if tool is None:
-        return f"ask the person to run `{' '.join(['llm hf', verb, *words])}`"
+        return f"ask the user to run `{' '.join(['llm hf', verb, *words])}`"
     if verb == "alias" and words[:1] == ["--remove"]:
         return f"{tool}(name={words[-1]!r}, remove=[{words[-1]!r}])"
     named = " ".join(takewhile(lambda word: not word.startswith("-"), words))
@@ -124,7 +124,7 @@ def _replace_command(match: re.Match[str]) -> str:
 
 
 def build_result(value: object, text: str) -> CallToolResult:
-    """A value of the service, and what a model should read of it."""
+    """Return a tool result with a value of the service as JSON, and a text for models."""
     return CallToolResult(
         content=[TextContent(type="text", text=clean_text(text, MAX_TEXT_CHARS, keep_lines=True))],
         structured_content=to_json(value),
@@ -137,10 +137,18 @@ def build_result(value: object, text: str) -> CallToolResult:
 def select_page(
     items: Sequence[T], cursor: str | None, *, limit: int, room: int = MAX_PAGE_CHARS
 ) -> tuple[tuple[T, ...], str | None]:
-    """The rows from a cursor on that fit into one answer, at least one; and the cursor of the next, if there are more.
+    """Return one page of rows, and the cursor of the next page or None.
+
+    A page has at least one row, and otherwise as many as its limits allow.
+
+    Args:
+        items: All rows.
+        cursor: The cursor of the page; None for the first page.
+        limit: Maximum number of rows.
+        room: Maximum number of characters of the rows as JSON.
 
     Raises:
-        ToolError: a cursor that no answer gave.
+        ToolError: The cursor is not valid.
     """
     start, used = decode_cursor(cursor), 0
     taken: list[T] = []
@@ -154,22 +162,22 @@ def select_page(
 
 
 def encode_cursor(offset: int) -> str:
-    """A cursor, opaque to who gets it."""
+    """Return an opaque cursor for a number of rows."""
     return base64.urlsafe_b64encode(f"after:{offset}".encode()).decode()
 
 
 def decode_cursor(cursor: str | None) -> int:
-    """How many rows came before.
+    """Return the number of rows before a cursor.
 
     Raises:
-        ToolError: a cursor that no answer gave.
+        ToolError: The cursor is not valid.
     """
     if not cursor:
         return 0
     try:
-        word, _, number = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
+        prefix, _, number = base64.urlsafe_b64decode(cursor.encode()).decode().partition(":")
     except (binascii.Error, ValueError):
-        word, number = "", ""
-    if word != "after" or not number.isascii() or not number.isdigit() or len(number) > 6:  # noqa: PLR2004
-        raise ToolError("That is no cursor of this tool. Leave it out to start with the first page.")
+        prefix, number = "", ""
+    if prefix != "after" or not number.isascii() or not number.isdigit() or len(number) > 6:  # noqa: PLR2004
+        raise ToolError("The cursor is not valid. Omit it for the first page.")
     return int(number)

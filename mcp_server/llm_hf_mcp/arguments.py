@@ -1,6 +1,6 @@
-"""What an agent gives a tool: what the tool does not know is refused, and what is wrong is said in words. Runs nothing.
+"""Check the arguments of tool calls: refuse unknown arguments, and report errors in plain English.
 
-The SDK ignores arguments that a tool has not, and shows pydantic's own report of those that don't fit.
+The SDK ignores unknown arguments, and reports invalid values with pydantic's own messages.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from pydantic_core import ErrorDetails
 
 from llm_hf_models.system.text import clean_text, suggest_word
 
-MAX_ERRORS = 5  # of what is wrong
+MAX_ERRORS = 5  # in one message
 MAX_NAME_CHARS = 60
-_UNKNOWN = "extra_forbidden"  # as pydantic calls it
+_UNKNOWN = "extra_forbidden"  # pydantic's error type
 
 
 def forbid_extra_arguments(tool: Tool) -> Tool:
-    """The tool, whose schema says that it takes its own arguments and no others."""
+    """Change a tool's schema to forbid unknown arguments, and return the tool."""
     tool.parameters = {**tool.parameters, "additionalProperties": False}
     return tool
 
 
 def check_arguments(tool: Tool, arguments: dict[str, Any]) -> None:
-    """Checks what an agent gives a tool.
+    """Check the arguments of a tool call.
 
     Raises:
-        ToolError: an argument is missing, unknown or not what the tool takes.
+        ToolError: An argument is missing, unknown or not valid.
     """
     if wrong := list(_find_errors(tool, arguments)):
         raise ToolError(_format_errors(tool, wrong[:MAX_ERRORS]))
@@ -47,21 +47,21 @@ def _find_errors(tool: Tool, arguments: dict[str, Any]) -> Iterator[ErrorDetails
 
 
 def _format_errors(tool: Tool, errors: Sequence[ErrorDetails]) -> str:
-    """What is wrong with the arguments; where that is a name, also which there are."""
+    """Return a message for the errors. If an argument is missing or unknown, it also lists the tool's arguments."""
     text = f"{tool.name}: {'; '.join(map(_format_error, errors))}."
     if not any(error["type"] in ("missing", _UNKNOWN) for error in errors):
         return text
     known, needed = tool.parameters["properties"], tool.parameters.get("required", ())
     guesses = [suggest_word(_get_argument_name(error), known) for error in errors if error["type"] == _UNKNOWN]
-    takes = ", ".join(f"{name} (needed)" if name in needed else name for name in known)
-    return f"{text} {''.join(guesses)}It takes {takes}."
+    accepted = ", ".join(f"{name} (required)" if name in needed else name for name in known)
+    return f"{text} {''.join(guesses)}It accepts {accepted}."
 
 
 def _format_error(error: ErrorDetails) -> str:
     if error["type"] == "missing":
-        return f"the argument {_get_argument_name(error)!r} is missing"
+        return f"missing argument {_get_argument_name(error)!r}"
     if error["type"] == _UNKNOWN:
-        return f"there is no argument {_get_argument_name(error)!r}"
+        return f"unknown argument {_get_argument_name(error)!r}"
     return f"{_get_argument_name(error)}: {clean_text(error['msg'])}"
 
 

@@ -1,7 +1,7 @@
-"""Asking the person before an agent spends much, deletes, or uses their token. What is asked: llm_hf_models/policy.py.
+"""Ask the user before an agent downloads much, deletes, or uses their token. llm_hf_models/policy.py has the rules.
 
-A host that can ask shows a form (elicitation, in both eras of the protocol); with one that can't, the agent confirms
-in words with the exact name, which its person sees in the call.
+A host that supports elicitation shows a form (in both versions of the protocol). With other hosts, the agent confirms
+by passing the exact name, which the user sees in the tool call.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from llm_hf_models.types import ConsentRequest
 
 T = TypeVar("T")
 
-ELICITS_IN_RESULT_SINCE = (
-    "2026-07-28"  # since then a question is part of the answer, before it was a request of its own
-)
+# The first protocol version in which an elicitation is part of the result, not a request of its own.
+ELICITS_IN_RESULT_SINCE = "2026-07-28"
 
 
 class Agreement(BaseModel):
-    """The form that the person sees."""
+    """The form that the user sees."""
 
-    agree: bool = Field(description="Go on with it")
+    agree: bool = Field(description="Go ahead")
 
 
 AGREED = Agreement(agree=True)
@@ -41,66 +40,66 @@ AGREED = Agreement(agree=True)
 
 @dataclass(frozen=True)
 class PendingAction:
-    """What an agent wants to do, before a person has been asked: the verb, and what it is done to."""
+    """An action that may need the user's agreement: its verb and its subject."""
 
     verb: str
     subject: PullPlan | Removal | LocalModelView
 
     @property
     def log_name(self) -> str:
-        """As the log names it."""
+        """The subject's name in the log."""
         return self.subject.ref if isinstance(self.subject, PullPlan) else self.subject.model_id
 
 
 async def call_and_log_failure(
-    ctx: Context[Any, Any], what: str, about: str, function: Callable[..., T], *arguments: object
+    ctx: Context[Any, Any], verb: str, log_name: str, function: Callable[..., T], *arguments: object
 ) -> T:
-    """What precedes a change, such as a plan or a question; where it refuses or fails, that is noted.
+    """Call a function that precedes a change, such as making a action, and log it if it fails or is refused.
 
     Raises:
-        ToolError: for every error of ours.
+        ToolError: The function raised an HfModelsError.
     """
     service = open_library(ctx)
 
     def attempt() -> T:
-        with service.attempt(what, about):
+        with service.attempt(verb, log_name):
             return function(*arguments)
 
     return await call(attempt)
 
 
 async def request_agreement(
-    ctx: Context[Any, Any], plan: PendingAction, confirm: str | None
+    ctx: Context[Any, Any], action: PendingAction, confirm: str | None
 ) -> Elicit[Agreement] | Agreement:
-    """The person's agreement: not needed, given in words, or to be asked for.
+    """Return the user's agreement, if it is given or not needed; otherwise return the form to show.
 
     Raises:
-        ToolError: nobody can be asked; it says what to do.
+        ToolError: The host can't show a form, or `confirm` is not the expected name. The error has the next step.
     """
 
-    def asked() -> Elicit[Agreement] | Agreement:
-        return _resolve_agreement(open_library(ctx).questions(plan.subject), confirm, ctx)
+    def resolve() -> Elicit[Agreement] | Agreement:
+        return _resolve_agreement(open_library(ctx).questions(action.subject), confirm, ctx)
 
-    return await call_and_log_failure(ctx, plan.verb, plan.log_name, asked)
+    return await call_and_log_failure(ctx, action.verb, action.log_name, resolve)
 
 
 async def get_agreed_actions(
-    ctx: Context[Any, Any], plan: PendingAction, outcome: ElicitationResult[Agreement]
+    ctx: Context[Any, Any], action: PendingAction, outcome: ElicitationResult[Agreement]
 ) -> frozenset[str]:
-    """The actions that the person agreed to.
+    """Return the actions that the user agreed to.
 
     Raises:
-        ToolError: they did not.
+        ToolError: The user did not agree.
     """
 
-    def agreed() -> frozenset[str]:
+    def read_outcome() -> frozenset[str]:
         if isinstance(outcome, AcceptedElicitation) and outcome.data.agree:
-            return frozenset(question.action for question in open_library(ctx).questions(plan.subject))
+            return frozenset(question.action for question in open_library(ctx).questions(action.subject))
         raise ConsentError(
-            "The person did not agree, so nothing was done", hint="Don't ask again unless they bring it up."
+            "The user did not agree, so nothing was changed", hint="Don't ask again unless the user brings it up."
         )
 
-    return await call_and_log_failure(ctx, plan.verb, plan.log_name, agreed)
+    return await call_and_log_failure(ctx, action.verb, action.log_name, read_outcome)
 
 
 def _resolve_agreement(
@@ -112,21 +111,21 @@ def _resolve_agreement(
     if confirm:
         raise ConsentError(
             f"{clean_text(confirm, 100)!r} does not confirm this: {text}",
-            hint=f"Next: if the person agrees, call again with confirm={questions[0].target!r}.",
+            hint=f"Next: if the user agrees, call again with confirm={questions[0].target!r}.",
         )
     if can_elicit(ctx):
         return Elicit(text, Agreement)
     raise ConsentError(
-        f"A person has to agree first: {text}",
-        hint=f"Next: ask them, and only if they agree call again with confirm={questions[0].target!r}.",
+        f"The user must agree first: {text}",
+        hint=f"Next: ask the user. Only if they agree, call again with confirm={questions[0].target!r}.",
     )
 
 
 def can_elicit(ctx: Context[Any, Any]) -> bool:
-    """Whether this host can show the person a form."""
+    """Return whether the host can show a form to the user."""
     capabilities = ctx.client_capabilities
-    asked = capabilities.elicitation if capabilities is not None else None
-    if asked is None or (asked.form is None and asked.url is not None):
+    elicitation = capabilities.elicitation if capabilities is not None else None
+    if elicitation is None or (elicitation.form is None and elicitation.url is not None):
         return False
     modern = ctx.protocol_version is not None and is_version_at_least(ctx.protocol_version, ELICITS_IN_RESULT_SINCE)
     return modern or ctx.session.can_send_request

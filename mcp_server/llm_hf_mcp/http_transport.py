@@ -1,7 +1,7 @@
-"""Streamable HTTP: who may connect, and the loop that serves them. Speaks to no host by itself (server.py does).
+"""Serve MCP over Streamable HTTP: check the options, authorize requests, and run the server (server.py).
 
-Connections since 2026-07-28 keep nothing here, so any of several workers with the same token may answer any of their
-requests; older ones have sessions, and stay with the worker that has theirs.
+Since protocol version 2026-07-28 connections have no state in the server, so any of several workers with the same
+token can handle any request. Older versions have sessions, which stay with one worker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PATH = "/mcp"
-TOKEN_VARIABLE = "LLM_HF_MCP_TOKEN"  # noqa: S105 - its name
+TOKEN_VARIABLE = "LLM_HF_MCP_TOKEN"  # noqa: S105 - a name, not a token
 MIN_TOKEN_CHARS = 20
 TOKEN_BYTES = 32
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -38,7 +38,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 @dataclass(frozen=True)
 class HttpOptions:
-    """How to listen. `token` None: nobody has to show one."""
+    """The address and the access rules of the server. If `token` is None, clients need no token."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -50,31 +50,38 @@ class HttpOptions:
 def build_options(
     host: str, port: int, *, auth: bool, allowed_hosts: Sequence[str] = (), allowed_origins: Sequence[str] = ()
 ) -> HttpOptions:
-    """What was asked for, checked.
+    """Return checked options.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 chooses a free one.
+        auth: Whether clients must send a token.
+        allowed_hosts: Further names that requests may have in the Host header.
+        allowed_origins: Origins from which browsers may send requests.
 
     Raises:
-        BadInputError: it would let strangers in.
+        BadInputError: The token is not valid, or the options would give other machines access without one.
     """
     given = os.environ.get(TOKEN_VARIABLE) or None
     if given is not None and (len(given) < MIN_TOKEN_CHARS or not given.isascii() or not given.isprintable()):
         raise BadInputError(
-            f"{TOKEN_VARIABLE} is no good token: at least {MIN_TOKEN_CHARS} printable characters are needed",
-            hint="python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one.",
+            f"{TOKEN_VARIABLE} must have at least {MIN_TOKEN_CHARS} printable ASCII characters",
+            hint="Generate one: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
         )
     if not is_loopback(host):
         if not auth:
-            raise BadInputError("--no-auth is for this machine alone", hint=f"{host} can be reached by others.")
+            raise BadInputError("--no-auth needs a loopback address", hint=f"Other machines can reach {host}.")
         if not allowed_hosts or not allowed_origins or given is None:
             raise BadInputError(
-                f"{host} can be reached by others: that needs --allowed-host, --allowed-origin and a token",
-                hint=f"Set {TOKEN_VARIABLE}, and name the address by which clients reach this server.",
+                f"Listening on {host} needs --allowed-host, --allowed-origin and a token",
+                hint=f"Other machines can reach {host}. Set {TOKEN_VARIABLE} and pass the name that clients use.",
             )
     token = (given or secrets.token_urlsafe(TOKEN_BYTES)) if auth else None
     return HttpOptions(host, port, token, tuple(allowed_hosts), tuple(allowed_origins))
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address."""
+    """Return whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -84,81 +91,81 @@ def is_loopback(host: str) -> bool:
 
 
 class BearerTokenMiddleware:
-    """Lets in who shows the token; compares in constant time, and before anything is read or kept."""
+    """Reject requests without the token. Tokens are compared in constant time, before the request is read."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
         self._digest = _compute_digest(f"Bearer {token}".encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Forward an authorized request to the app, or respond with 401."""
         if scope["type"] == "http" and not self._is_authorized(scope):
             refused = Response(
-                "A bearer token is needed", 401, headers={"WWW-Authenticate": 'Bearer realm="llm-hf-mcp"'}
+                "A bearer token is required", 401, headers={"WWW-Authenticate": 'Bearer realm="llm-hf-mcp"'}
             )
             await refused(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        shown = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(shown) == 1 and hmac.compare_digest(_compute_digest(shown[0]), self._digest)
+        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(tokens) == 1 and hmac.compare_digest(_compute_digest(tokens[0]), self._digest)
 
 
 def _compute_digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
 
-def build_app(asked: HttpOptions) -> ASGIApp:
-    """The whole server as an ASGI application."""
+def build_app(options: HttpOptions) -> ASGIApp:
+    """Return the server as an ASGI application."""
     security = None
-    if asked.token is not None:
-        # From the token, so that workers who share it can go on with each other's questions.
-        key = hmac.new(asked.token.encode(), b"llm-hf-mcp request state", "sha256").hexdigest()
+    if options.token is not None:
+        # Derived from the token, so that workers with the same token can continue each other's requests.
+        key = hmac.new(options.token.encode(), b"llm-hf-mcp request state", "sha256").hexdigest()
         security = RequestStateSecurity(keys=[key])
     server = build_server(request_state_security=security)
     hosts = [name for own in LOOPBACK for name in (own, f"{own}:*")]
     app = server.streamable_http_app(
         streamable_http_path=PATH,
         transport_security=TransportSecuritySettings(
-            allowed_hosts=[*hosts, *(name for one in asked.allowed_hosts for name in (one, f"{one}:*"))],
-            allowed_origins=[*(f"http://{name}" for name in hosts), *asked.allowed_origins],
+            allowed_hosts=[*hosts, *(name for one in options.allowed_hosts for name in (one, f"{one}:*"))],
+            allowed_origins=[*(f"http://{name}" for name in hosts), *options.allowed_origins],
         ),
-        host=asked.host,
+        host=options.host,
     )
-    return app if asked.token is None else BearerTokenMiddleware(app, asked.token)
+    return app if options.token is None else BearerTokenMiddleware(app, options.token)
 
 
-def serve(asked: HttpOptions) -> None:
-    """Serves until it is interrupted.
+def serve(options: HttpOptions) -> None:
+    """Serve until interrupted.
 
     Raises:
-        NotWritableError: the address can't be listened on.
+        NotWritableError: The server can't listen on the address.
     """
     import uvicorn
 
-    family = socket.AF_INET6 if ":" in asked.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((asked.host, asked.port))
+        listener.bind((options.host, options.port))
         listener.listen()
     except (OSError, OverflowError) as error:
-        raise NotWritableError(f"Can't listen on {asked.host} port {asked.port}", cause=str(error)) from None
-    config = uvicorn.Config(build_app(asked), log_level="warning", access_log=False, server_header=False)
-    _print_address(asked, listener.getsockname()[1])  # who is told may connect: it listens already
+        raise NotWritableError(f"Can't listen on {options.host} port {options.port}", cause=str(error)) from None
+    config = uvicorn.Config(build_app(options), log_level="warning", access_log=False, server_header=False)
+    _print_address(options, listener.getsockname()[1])  # printed now, because clients can connect already
     with listener, suppress(KeyboardInterrupt):
         asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
-def _print_address(asked: HttpOptions, port: int) -> None:
-    host = f"[{asked.host}]" if ":" in asked.host else asked.host
+def _print_address(options: HttpOptions, port: int) -> None:
+    host = f"[{options.host}]" if ":" in options.host else options.host
     lines = [f"http://{host}:{port}{PATH}"]
-    if asked.token is None:
-        lines.append("Anybody on this machine may use it: --no-auth.")
+    if options.token is None:
+        lines.append("No token is required (--no-auth): every program on this machine has access.")
     elif os.environ.get(TOKEN_VARIABLE):
-        lines.append(f"Clients send the token of {TOKEN_VARIABLE}: Authorization: Bearer …")
+        lines.append(f"Clients must send the token in {TOKEN_VARIABLE}: Authorization: Bearer …")
     else:
-        lines.append(f"Authorization: Bearer {asked.token}")
-    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - to the person who started it
+        lines.append(f"Authorization: Bearer {options.token}")
+    print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201 - for the user who started the server

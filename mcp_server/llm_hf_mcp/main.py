@@ -1,4 +1,4 @@
-"""`llm-hf-mcp`: the command line of the server. Settings are llm hf's; the flags here hold for this process alone."""
+"""The command line of the MCP server, `llm-hf-mcp`. Its flags override the settings of `llm hf` for this process."""
 
 from __future__ import annotations
 
@@ -12,77 +12,87 @@ from collections.abc import Sequence
 DEFAULT_PORT = 8765
 INTERRUPTED = 130  # the exit code after Ctrl-C
 TERMINAL_NOTICE = """\
-llm-hf-mcp speaks MCP over stdin and stdout: a host starts it. `llm hf mcp` prints the configuration for one.
-Ctrl-C ends it.
+llm-hf-mcp uses stdin and stdout for MCP. It is usually started by a host: `llm hf mcp` prints the configuration.
+Press Ctrl-C to stop it.
 """
-# Flags that are settings of this process, and of the worker that it starts: flag, setting, what it takes, help.
+# Flags that override settings for this process and its download worker: flag, setting, metavar, help.
 _SETTINGS = (
-    ("--read-only", "agent_read_only", None, "offer only tools that change nothing"),
-    ("--allow-delete", "agent_allow_delete", None, "offer delete_model (the person is still asked)"),
+    ("--read-only", "agent_read_only", None, "offer only the tools that change nothing"),
+    ("--allow-delete", "agent_allow_delete", None, "offer delete_model (it still asks the user)"),
     (
         "--ask-above",
         "agent_ask_above_bytes",
         "SIZE",
-        "ask before a download larger than this, such as 5GB; 0 never asks",
+        "ask the user before downloads larger than SIZE, such as 5GB; 0 never asks",
     ),
-    ("--max-download", "max_download_bytes", "SIZE", "refuse a download larger than this"),
-    ("--max-total", "agent_max_total_bytes", "SIZE", "refuse a download that makes the library larger than this"),
-    ("--disk-reserve", "disk_reserve", "SIZE", "bytes that downloads leave free on the disk"),
-    ("--allow-owners", "allowed_owners", "NAMES", "download from these owners only (comma-separated)"),
-    ("--allow-licenses", "allowed_licenses", "NAMES", "download these licences only (comma-separated)"),
-    ("--downloads", "concurrent_downloads", "N", "downloads that run at the same time at most"),
-    ("--max-prompt-tokens", "agent_max_prompt_tokens", "N", "length of an answer to run_prompt at most"),
-    ("--yes-to", "agent_yes_to", "ACTIONS", "don't ask before: any of delete, large, token, unverified"),
+    ("--max-download", "max_download_bytes", "SIZE", "refuse downloads larger than SIZE"),
+    ("--max-total", "agent_max_total_bytes", "SIZE", "refuse downloads that make the library larger than SIZE"),
+    ("--disk-reserve", "disk_reserve", "SIZE", "disk space that downloads leave free"),
+    ("--allow-owners", "allowed_owners", "NAMES", "download only from these owners (comma-separated)"),
+    ("--allow-licenses", "allowed_licenses", "NAMES", "download only models with these licences (comma-separated)"),
+    ("--downloads", "concurrent_downloads", "N", "maximum number of concurrent downloads"),
+    ("--max-prompt-tokens", "agent_max_prompt_tokens", "N", "maximum length of a run_prompt response, in tokens"),
+    (
+        "--yes-to",
+        "agent_yes_to",
+        "ACTIONS",
+        "actions that need no agreement: delete, large, token, unverified (comma-separated)",
+    ),
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
         prog="llm-hf-mcp",
-        description="MCP server: open models from the Hugging Face Hub on this machine. Speaks over stdin and stdout.",
+        description="MCP server for open models from the Hugging Face Hub. It uses stdin and stdout by default.",
         epilog="`llm hf mcp` prints the configuration for your host.",
     )
-    made.add_argument(
+    parser.add_argument(
         "--http",
         nargs="?",
         type=int,
         const=DEFAULT_PORT,
         metavar="PORT",
-        help=f"serve Streamable HTTP instead, at /mcp on this port ({DEFAULT_PORT}; 0 takes a free one)",
+        help=f"serve Streamable HTTP at /mcp on PORT instead (default {DEFAULT_PORT}; 0 for a free port)",
     )
-    made.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="with --http: the address to listen on")
-    made.add_argument("--no-auth", action="store_true", help="with --http on this machine alone: ask for no token")
-    made.add_argument(
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="with --http: the address to listen on (default 127.0.0.1)",
+    )
+    parser.add_argument("--no-auth", action="store_true", help="with --http on a loopback address: require no token")
+    parser.add_argument(
         "--allowed-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="with --http: a Host that requests may be for, beside this machine's; repeatable",
+        help="with --http: accept requests with this Host header too; repeatable",
     )
-    made.add_argument(
+    parser.add_argument(
         "--allowed-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="with --http: an Origin that browsers may come from; repeatable",
+        help="with --http: accept browser requests with this Origin header; repeatable",
     )
-    rules = made.add_argument_group("what agents may do (else as `llm hf settings` says)")
-    for flag, setting, takes, words in _SETTINGS:
-        if takes is None:
-            rules.add_argument(flag, dest=setting, action="store_const", const="on", help=words)
+    rules = parser.add_argument_group("limits for agents (each overrides a setting of `llm hf settings`)")
+    for flag, setting, metavar, help_text in _SETTINGS:
+        if metavar is None:
+            rules.add_argument(flag, dest=setting, action="store_const", const="on", help=help_text)
         else:
-            rules.add_argument(flag, dest=setting, metavar=takes, help=words)
-    made.add_argument("--check", action="store_true", help="only see whether these options can be used, and end")
-    return made
+            rules.add_argument(flag, dest=setting, metavar=metavar, help=help_text)
+    parser.add_argument("--check", action="store_true", help="check these options and exit")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serves until the host closes the connection."""
+    """Serve until the host closes the connection."""
     given = _parse_arguments(arguments)
     if given.check:
         return
-    gc.disable()  # nothing that is imported goes again: looking for garbage meanwhile is a tenth of the start
+    gc.disable()  # imported modules stay in memory: collecting garbage meanwhile takes a tenth of the start time
     from llm_hf_models.errors import HfModelsError
 
     try:
@@ -95,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, its settings put into the environment; ends the process where they can't be used."""
-    made = build_parser()
-    given = made.parse_args(arguments)
+    """Parse the command line and export its settings to the environment; exit if one is not valid."""
+    parser = build_parser()
+    given = parser.parse_args(arguments)
     from llm_hf_models.errors import BadInputError
     from llm_hf_models.service import Library
 
@@ -107,7 +117,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
             try:
                 Library.check_setting(setting, value)
             except BadInputError as error:
-                made.error(f"argument {flag}: {error.message}. {error.hint or ''}".rstrip())
+                parser.error(f"argument {flag}: {error.message}. {error.hint or ''}".rstrip())
             os.environ[f"LLM_HF_{setting.upper()}"] = value
     return given
 
@@ -130,7 +140,7 @@ def _serve(given: argparse.Namespace) -> None:
 
 
 def _serve_stdio() -> None:
-    # The SDK reads stdin in a thread that nothing wakes: without this, Ctrl-C would wait for the host to close it.
+    # The SDK reads stdin in a thread that can't be interrupted: without this, Ctrl-C would wait until stdin is closed.
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if sys.stdin is not None and sys.stdin.isatty():
         sys.stderr.write(TERMINAL_NOTICE)

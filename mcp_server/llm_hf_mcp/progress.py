@@ -1,4 +1,4 @@
-"""Waiting within one call, no longer than hosts do, with progress that only grows. Changes nothing."""
+"""Wait within one tool call, no longer than hosts allow, and report progress."""
 
 from __future__ import annotations
 
@@ -17,62 +17,62 @@ from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.service import Library
 from llm_hf_models.transfer.types import Event
 
-CALL_SECONDS = 50.0  # hosts give up on a call after about a minute
+CALL_SECONDS = 50.0  # hosts cancel a call after about a minute
 POLL_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
 async def wait_for_download(ctx: Context, service: Library, row: DownloadView, seconds: float) -> DownloadView:
-    """The download once it is over or paused, or as it is after so many seconds."""
-    deadline, told_bytes = anyio.current_time() + seconds, -1
+    """Wait until a download is finished or paused, for at most `seconds`, and return its state."""
+    deadline, reported_bytes = anyio.current_time() + seconds, -1
     while row.state in ACTIVE_STATES and anyio.current_time() < deadline:
-        if row.done_bytes > told_bytes:
-            told_bytes = row.done_bytes
+        if row.done_bytes > reported_bytes:
+            reported_bytes = row.done_bytes
             await ctx.report_progress(row.done_bytes, row.total_bytes, rendering.format_download(row))
         await anyio.sleep(min(POLL_SECONDS, max(0.0, deadline - anyio.current_time())))
         row = await call(service.get_download, row.id)
-    if seconds and row.done_bytes > told_bytes:
+    if seconds and row.done_bytes > reported_bytes:
         await ctx.report_progress(row.done_bytes, row.total_bytes, rendering.format_download(row))
     return row
 
 
 @dataclass
 class HashingProgress:
-    """How far the hashing of a model's files is, as its events tell. Bytes."""
+    """The progress of hashing a model's files, in bytes."""
 
     total: int
     _done: dict[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
-        """Of all files together."""
+        """The bytes hashed so far, of all files."""
         return sum(self._done.values())
 
     def record_event(self, event: Event) -> None:
-        """An event, from any thread."""
+        """Record an event. Can be called from any thread."""
         self._done[event.file] = event.done
 
 
 async def report_hashing(ctx: Context, hashing: HashingProgress, work: Callable[[], Awaitable[T]]) -> T:
-    """What `work` comes to, with the progress of the hashing that it does."""
-    refused: ToolError | None = None
+    """Await `work`, report the progress of its hashing meanwhile, and return its result."""
+    failure: ToolError | None = None
 
-    async def tell() -> None:
-        told = -1
+    async def report() -> None:
+        reported = -1
         while True:
-            if hashing.done > told:
-                told = hashing.done
-                await ctx.report_progress(told, hashing.total, "hashing")
+            if hashing.done > reported:
+                reported = hashing.done
+                await ctx.report_progress(reported, hashing.total, "hashing")
             await anyio.sleep(POLL_SECONDS)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tell)
+        tasks.start_soon(report)
         try:
             result = await work()
-        except ToolError as error:  # which would leave the group as a group of one
-            refused = error
+        except ToolError as error:  # inside the task group it would become an exception group
+            failure = error
         tasks.cancel_scope.cancel()
-    if refused is not None:
-        raise refused
+    if failure is not None:
+        raise failure
     return result

@@ -1,4 +1,4 @@
-"""Ready prompts for a host's menu, and completions for their arguments and for resource addresses."""
+"""Prompts for a host's menu, and completions for their arguments and for the URIs of resources."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ LICENSES = ("apache-2.0", "mit", "llama3.1", "gemma", "bsd-3-clause", "cc-by-4.0
 
 
 def choose_a_model(
-    task: Annotated[str, Field(description="What it is for, in words")],
-    memory: Annotated[str, Field(description="Memory it may take, such as 8GB; empty is this machine's")] = "",
-    licence: Annotated[str, Field(description="Licence it must have, such as apache-2.0; empty is any")] = "",
+    task: Annotated[str, Field(description="What the model is for, in plain words")],
+    memory: Annotated[str, Field(description="Memory limit, such as 8GB (default: this machine's memory)")] = "",
+    licence: Annotated[str, Field(description="Required licence, such as apache-2.0 (default: any)")] = "",
 ) -> str:
     """Choose an open model for a task that fits this machine."""
-    wanted = [f"Help me choose an open model that runs on this machine. It is for: {_clean_argument(task)}."]
+    lines = [f"Help me choose an open model that runs on this machine. I need it for: {_clean_argument(task)}."]
     if memory:
-        wanted.append(f"It may take {_clean_argument(memory)} of memory at most.")
+        lines.append(f"It may use at most {_clean_argument(memory)} of memory.")
     if licence:
-        wanted.append(f"Its licence must be {_clean_argument(licence)}.")
-    wanted.append(
-        "Look at status and list_models first. Then search_models with fits=true, compare two or three candidates with "
-        "get_model (quantizations that fit, licence, access, scans, how many use it), and recommend one with reasons. "
-        "Download nothing before I agree."
+        lines.append(f"Its licence must be {_clean_argument(licence)}.")
+    lines.append(
+        "Call status and list_models first. Then call search_models with fits=true, compare two or three candidates "
+        "with get_model (quantizations that fit, licence, access, scans, downloads), and recommend one with reasons. "
+        "Don't download anything before I agree."
     )
-    return "\n".join(wanted)
+    return "\n".join(lines)
 
 
 def set_up_local_model(
-    model: Annotated[str, Field(description="owner/name, with :QUANT if a certain one is wanted")],
+    model: Annotated[str, Field(description="owner/name, or owner/name:QUANT for a specific quantization")],
 ) -> str:
-    """Download a model, prove it, and show that it works."""
+    """Download a model, verify it, and show that it works."""
     return (
-        f"Set up the model {_clean_argument(model)} on this machine: get_model to see what would be "
-        "fetched and if it fits, "
-        "download_model, get_downloads with wait_seconds until it is done, verify_model, and one short run_prompt. "
-        "Then tell me its names, its size, what was checked, and the command `llm -m NAME` to talk to it."
+        f"Set up the model {_clean_argument(model)} on this machine: get_model to see its "
+        "size and whether it fits, download_model, get_downloads with wait_seconds until it is done, verify_model, and "
+        "run_prompt with one short prompt. Then report its names, its size, the results of the checks, and the command "
+        "to prompt it: `llm -m NAME`."
     )
 
 
@@ -60,7 +60,7 @@ def _clean_argument(text: str) -> str:
 
 
 def register_prompts(server: MCPServer[Any]) -> None:
-    """Registers prompts and completions."""
+    """Register the prompts and completions."""
     server.prompt(name="choose-a-model", title="Choose a model")(choose_a_model)
     server.prompt(name="set-up-local-model", title="Set up a local model")(set_up_local_model)
     server.completion()(complete)  # type: ignore[no-untyped-call]  # the SDK's
@@ -69,15 +69,15 @@ def register_prompts(server: MCPServer[Any]) -> None:
 async def complete(
     ref: PromptReference | ResourceTemplateReference, argument: CompletionArgument, context: CompletionContext | None
 ) -> Completion:
-    """Values that go on from what was typed: repos, owners, quantizations, local names, ids of downloads."""
+    """Return values that complete an argument: repos, owners, quantizations, local names, download ids."""
     about = ref.uri if isinstance(ref, ResourceTemplateReference) else ref.name
     given = (context.arguments if context else None) or {}
-    found = _COMPLETERS.get((about, argument.name), _suggest_nothing)
+    suggest = _COMPLETERS.get((about, argument.name), _suggest_nothing)
     typed = clean_text(argument.value, MAX_ARGUMENT_CHARS)
     try:
-        values = await anyio.to_thread.run_sync(lambda: list(found(typed, given)), abandon_on_cancel=True)
+        values = await anyio.to_thread.run_sync(lambda: list(suggest(typed, given)), abandon_on_cancel=True)
     except HfModelsError:
-        values = []  # a completion is a help, and the call itself will say what is wrong
+        values = []  # completions are optional, and the call itself reports the error
     return Completion(values=values[:MAX_VALUES], total=len(values), has_more=len(values) > MAX_VALUES)
 
 

@@ -1,4 +1,4 @@
-"""What tools answer beyond the service's own nouns: a list in a field, with the cursor of its next page."""
+"""Result types of tools, if the service's types are not enough: lists with the cursor of the next page."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from llm_hf_models.models.types import CheckReport, LoadTestReport, LocalModelVi
 
 @dataclass(frozen=True)
 class SearchModelsResult(SearchPage):
-    """`llm hf search --json`, a page of it."""
+    """One page of `llm hf search --json`."""
 
     next_cursor: str | None = None
 
 
 @dataclass(frozen=True)
 class GetModelResult(ModelInfo):
-    """`llm hf info --json`; files only where asked for, variants by pages."""
+    """The output of `llm hf info --json`, with files only on request and one page of variants."""
 
     next_cursor: str | None = None
 
 
 @dataclass(frozen=True)
 class GetDownloadsResult:
-    """`llm hf downloads --json`, a page of it; of a single one also the end of `llm hf downloads log ID --json`."""
+    """One page of `llm hf downloads --json`.
+
+    For a single download, `log` has the end of `llm hf downloads log ID --json`.
+    """
 
     downloads: tuple[DownloadView, ...]
     next_cursor: str | None = None
@@ -34,7 +37,7 @@ class GetDownloadsResult:
 
 @dataclass(frozen=True)
 class ListModelsResult:
-    """`llm hf list --json`, a page of it."""
+    """One page of `llm hf list --json`."""
 
     models: tuple[LocalModelView, ...]
     next_cursor: str | None = None
@@ -42,7 +45,10 @@ class ListModelsResult:
 
 @dataclass(frozen=True)
 class DownloadModelResult:
-    """A download as it is now, and the local model once it is here. No download: nothing had to be fetched."""
+    """The state of a download, and the local model once it is complete.
+
+    `download` is None if the model was already on this machine.
+    """
 
     download: DownloadView | None
     model: LocalModelView | None = None
@@ -50,16 +56,16 @@ class DownloadModelResult:
 
 @dataclass(frozen=True)
 class VerifyModelResult:
-    """Three facts, each by itself: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
+    """Three separate facts: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
 
     digest: Verification
-    structure: CheckReport | None  # None where a file is missing
-    load_test: LoadTestReport | None = None  # None where it was not asked for, or a digest is not the recorded one
+    structure: CheckReport | None  # None if a file is missing
+    load_test: LoadTestReport | None = None  # None if not requested, or if a digest does not match
 
 
 @dataclass(frozen=True)
 class OrganiseResult:
-    """The names of a local model, as `llm hf alias --json` has them: alias to model."""
+    """The names of a local model, as in `llm hf alias --json`: each alias with its model."""
 
     model_id: str
     aliases: dict[str, str]

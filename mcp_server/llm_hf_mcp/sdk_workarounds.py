@@ -1,8 +1,8 @@
-"""What mcp 2.3 has no public way to do, in one place. Nothing else here touches what the SDK keeps to itself.
+"""Workarounds for gaps in the public API of mcp 2.3. Only this module uses private attributes of the SDK.
 
-`MCPServer` serves a closed list of methods; `resources/subscribe`, its opposite and `logging/setLevel` are left to the
-server below it, which it doesn't hand out, and a handler there learns of its session, not of the connection that
-outlives the request. (`Extension` may not bind the protocol's own methods, and middleware announces no capability.)
+`MCPServer` serves a fixed list of methods. `resources/subscribe`, `resources/unsubscribe` and `logging/setLevel` need
+its low-level server, which is private. A handler there gets the session, not the connection, which outlives the
+request. (`Extension` can't add methods of the protocol, and middleware can't announce capabilities.)
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ P = TypeVar("P", bound=RequestParams)
 def register_method(
     server: MCPServer[Any], method: str, params: type[P], handler: Callable[[Connection, P], Awaitable[None]]
 ) -> None:
-    """Serves a method of the protocol that is answered with nothing, and announces its capability.
+    """Register a method of the protocol that returns an empty result, and announce its capability.
 
     Args:
-        server: which.
-        method: as the protocol names it.
-        params: what comes with it.
-        handler: given the connection it came over, which lives until the client goes.
+        server: The server that gets the method.
+        method: The method's name in the protocol.
+        params: The type of the method's parameters.
+        handler: Called with the client's connection, which stays open until the client disconnects.
     """
 
     async def handle(ctx: ServerRequestContext[Any, Any], given: P) -> EmptyResult:

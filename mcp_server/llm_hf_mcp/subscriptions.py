@@ -1,8 +1,8 @@
-"""Tells clients, in both eras, when a download or the library has changed, whichever process changed it.
+"""Notify clients when a download or the library has changed, whichever process changed it.
 
-Until 2025-11-25 a client subscribes to addresses on its session, and may ask for log messages; since 2026-07-28 it
-holds a listening request open. An update says no more than "read it again", so one too many does no harm and one too
-few would.
+Up to protocol version 2025-11-25, a client subscribes to URIs on its session, and may request log messages. Since
+2026-07-28, it keeps a streaming request open. A notification only means "read this again", so an extra one is
+harmless, but a missing one is not.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from llm_hf_models.library.download_records import ACTIVE_STATES, DownloadNote
 POLL_SECONDS = 1.0
 MAX_ROWS = 200
 MAX_URI_CHARS = 2000
-MAX_SUBSCRIPTIONS = 1000  # of one connection
+MAX_SUBSCRIPTIONS = 1000  # per connection
 LOGGER = "downloads"
-LEVELS: tuple[LoggingLevel, ...] = get_args(LoggingLevel)  # the least severe first
+LEVELS: tuple[LoggingLevel, ...] = get_args(LoggingLevel)  # least severe first
 LEVEL_BY_KIND: dict[str, LoggingLevel] = {
     "progress": "debug", "verifying": "debug", "started": "info", "queued": "info", "done": "notice",
     "paused": "notice", "cancelled": "notice", "stalled": "warning", "retrying": "warning", "waiting": "warning",
@@ -52,115 +52,120 @@ LEVEL_BY_KIND: dict[str, LoggingLevel] = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there was to see: each address with what it showed, and each download with its log."""
+    """The state of all resources at one time: a value for each URI, and each download with its log."""
 
-    at: float = math.inf  # Unix seconds; what happened to downloads before is no news
-    shown: dict[str, object] = field(default_factory=dict)
+    at: float = math.inf  # Unix seconds; earlier log entries of downloads are not sent
+    states: dict[str, object] = field(default_factory=dict)
     downloads: dict[int, tuple[DownloadView, tuple[DownloadNote, ...]]] = field(default_factory=dict)
 
 
 @dataclass
 class ClientSubscriptions:
-    """What one connection of the old era wants to be told."""
+    """The subscriptions of one connection with an old protocol version."""
 
     uris: set[str] = field(default_factory=set)
-    level: LoggingLevel | None = None  # None: it asked for no log
+    level: LoggingLevel | None = None  # None: the client did not request log messages
 
 
 class ResourceWatcher(InMemorySubscriptionBus):
-    """The bus of the new era, and the subscribers of the old one; looks only while somebody listens."""
+    """Watch the library while clients are subscribed, and notify them of changes.
 
-    def __init__(self, look_seconds: float = POLL_SECONDS) -> None:
+    It is the SDK's bus for streams of the new protocol version, and holds the subscriptions of old versions.
+    """
+
+    def __init__(self, poll_seconds: float = POLL_SECONDS) -> None:
         super().__init__()
-        self._look_seconds = look_seconds
-        self._listening = 0
-        self._wishes: dict[Connection, ClientSubscriptions] = {}
-        self._seen = Snapshot()
+        self._poll_seconds = poll_seconds
+        self._stream_count = 0
+        self._clients: dict[Connection, ClientSubscriptions] = {}
+        self._snapshot = Snapshot()
 
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
-        """A stream of the new era."""
+        """Add a stream of the new protocol version, and return a function that removes it."""
         leave = super().subscribe(listener)
         self._resend_last_change()
-        self._listening += 1
+        self._stream_count += 1
         left = False
 
         def unsubscribe() -> None:
             nonlocal left
             if not left:
-                left, self._listening = True, self._listening - 1
+                left, self._stream_count = True, self._stream_count - 1
             leave()
 
         return unsubscribe
 
     def _resend_last_change(self) -> None:
-        """Who has just come may have missed the last change of whatever it listens to: that is told once more."""
-        self._seen = replace(self._seen, shown={})
+        """Notify all clients again, because a new client may have missed the last change."""
+        self._snapshot = replace(self._snapshot, states={})
 
     def _get_subscriptions(self, connection: Connection) -> ClientSubscriptions:
-        if connection not in self._wishes:
-            self._wishes[connection] = ClientSubscriptions()
-            connection.exit_stack.callback(self._wishes.pop, connection, None)
-        return self._wishes[connection]
+        if connection not in self._clients:
+            self._clients[connection] = ClientSubscriptions()
+            connection.exit_stack.callback(self._clients.pop, connection, None)
+        return self._clients[connection]
 
-    async def add(self, connection: Connection, asked: SubscribeRequestParams) -> None:
-        """A subscription of the old era; it ends with its connection.
+    async def add(self, connection: Connection, params: SubscribeRequestParams) -> None:
+        """Subscribe a connection with an old protocol version to a URI, until the connection closes.
 
         Raises:
-            MCPError: too long, or too many.
+            MCPError: The URI is too long, or the connection has too many subscriptions.
         """
-        uri, uris = str(asked.uri), self._get_subscriptions(connection).uris
+        uri, uris = str(params.uri), self._get_subscriptions(connection).uris
         if len(uri) > MAX_URI_CHARS:
-            raise MCPError(INVALID_PARAMS, "No resource here has so long an address")
+            raise MCPError(INVALID_PARAMS, f"A resource URI has at most {MAX_URI_CHARS} characters")
         if len(uris) >= MAX_SUBSCRIPTIONS:
-            raise MCPError(INVALID_PARAMS, f"No more than {MAX_SUBSCRIPTIONS} subscriptions on one connection")
+            raise MCPError(INVALID_PARAMS, f"A connection has at most {MAX_SUBSCRIPTIONS} subscriptions")
         uris.add(uri)
         self._resend_last_change()
 
-    async def drop(self, connection: Connection, asked: UnsubscribeRequestParams) -> None:
-        """Ends a subscription of the old era."""
-        self._get_subscriptions(connection).uris.discard(str(asked.uri))
+    async def drop(self, connection: Connection, params: UnsubscribeRequestParams) -> None:
+        """Unsubscribe a connection with an old protocol version from a URI."""
+        self._get_subscriptions(connection).uris.discard(str(params.uri))
 
-    async def set_log_level(self, connection: Connection, asked: SetLevelRequestParams) -> None:
-        """From how severe on a connection of the old era hears what happens to downloads, wherever they run."""
-        self._get_subscriptions(connection).level = asked.level
-        self._seen = replace(self._seen, at=min(self._seen.at, time.time()))
+    async def set_log_level(self, connection: Connection, params: SetLevelRequestParams) -> None:
+        """Set the least severe level at which a connection gets log messages about downloads."""
+        self._get_subscriptions(connection).level = params.level
+        self._snapshot = replace(self._snapshot, at=min(self._snapshot.at, time.time()))
 
     async def run(self) -> None:
-        """Looks, compares and tells, for as long as the server lives."""
+        """Take snapshots, compare them and notify clients, until cancelled."""
         while True:
-            if self._listening or any(each.uris or each.level for each in self._wishes.values()):
+            if self._stream_count or any(client.uris or client.level for client in self._clients.values()):
                 try:
-                    now = await anyio.to_thread.run_sync(_take_snapshot, self._seen, abandon_on_cancel=True)
+                    now = await anyio.to_thread.run_sync(_take_snapshot, self._snapshot, abandon_on_cancel=True)
                 except HfModelsError:
-                    now = self._seen  # a library that is busy now is readable later
-                before, self._seen = self._seen, now
+                    now = self._snapshot  # the library is busy; the next snapshot may succeed
+                before, self._snapshot = self._snapshot, now
                 await self._notify(before, now)
             else:
-                self._seen = Snapshot()  # what happens while nobody listens is nobody's news
-            await anyio.sleep(self._look_seconds)
+                self._snapshot = Snapshot()  # changes without subscribers are not sent later
+            await anyio.sleep(self._poll_seconds)
 
     async def _notify(self, before: Snapshot, now: Snapshot) -> None:
-        changed = {uri for uri in before.shown.keys() | now.shown.keys() if before.shown.get(uri) != now.shown.get(uri)}
+        changed = {
+            uri for uri in before.states.keys() | now.states.keys() if before.states.get(uri) != now.states.get(uri)
+        }
         for uri in sorted(changed):
             await self.publish(ResourceUpdated(uri))
-        for connection, wishes in list(self._wishes.items()):
-            for uri in sorted(changed & wishes.uris):
+        for connection, subscriptions in list(self._clients.items()):
+            for uri in sorted(changed & subscriptions.uris):
                 await connection.send_resource_updated(uri)
-            for level, told in _find_new_events(before, now):
-                if wishes.level is not None and LEVELS.index(level) >= LEVELS.index(wishes.level):
-                    await _send_log(connection, level, told)
-        if before.shown and LIBRARY in changed:
+            for level, message in _find_new_events(before, now):
+                if subscriptions.level is not None and LEVELS.index(level) >= LEVELS.index(subscriptions.level):
+                    await _send_log(connection, level, message)
+        if before.states and LIBRARY in changed:
             await self.publish(ResourcesListChanged())
 
 
-async def _send_log(connection: Connection, level: LoggingLevel, told: str) -> None:
-    with warnings.catch_warnings():  # deprecated since 2026-07-28, and this goes to clients of before alone
+async def _send_log(connection: Connection, level: LoggingLevel, message: str) -> None:
+    with warnings.catch_warnings():  # deprecated since 2026-07-28, but only older clients use it
         warnings.simplefilter("ignore", MCPDeprecationWarning)
-        await connection.log(level, told, LOGGER)
+        await connection.log(level, message, LOGGER)
 
 
 def _find_new_events(before: Snapshot, now: Snapshot) -> Iterable[tuple[LoggingLevel, str]]:
-    """What has happened to downloads since."""
+    """Yield the log entries of downloads that were added between two snapshots, with their levels."""
     for number, (row, log) in now.downloads.items():
         known = before.downloads[number][1] if number in before.downloads else ()
         for note in log:
@@ -174,38 +179,38 @@ def _take_snapshot(before: Snapshot) -> Snapshot:
     downloads = {
         row.id: (row, _read_log(row, before)) for row in service.downloads(include_finished=True, limit=MAX_ROWS)
     }
-    shown: dict[str, object] = {
+    states: dict[str, object] = {
         build_download_uri(number): (row.state, row.done_bytes, row.error, len(log))
         for number, (row, log) in downloads.items()
     }
     models = {model.model_id: (model.aliases, model.state, len(model.checks)) for model in service.list()}
-    shown |= {build_model_uri(name): what for name, what in models.items()}
-    return Snapshot(at, {**shown, LIBRARY: models}, downloads)
+    states |= {build_model_uri(name): state for name, state in models.items()}
+    return Snapshot(at, {**states, LIBRARY: models}, downloads)
 
 
 def _read_log(row: DownloadView, before: Snapshot) -> tuple[DownloadNote, ...]:
-    """Read only where something may have been added: there may be many downloads that are long over."""
+    """Return a download's log, read only if entries may have been added: most downloads finished long ago."""
     old = before.downloads.get(row.id)
     if row.state not in ACTIVE_STATES and (old[0] == row if old else row.updated < before.at):
         return old[1] if old else ()
     return open_library().get_download_log(row.id)
 
 
-def register_methods(server: MCPServer[Any], watch: ResourceWatcher) -> None:
-    """Serves what only the old era has."""
-    sdk_workarounds.register_method(server, "resources/subscribe", SubscribeRequestParams, watch.add)
-    sdk_workarounds.register_method(server, "resources/unsubscribe", UnsubscribeRequestParams, watch.drop)
-    sdk_workarounds.register_method(server, "logging/setLevel", SetLevelRequestParams, watch.set_log_level)
+def register_methods(server: MCPServer[Any], watcher: ResourceWatcher) -> None:
+    """Register the methods of old protocol versions."""
+    sdk_workarounds.register_method(server, "resources/subscribe", SubscribeRequestParams, watcher.add)
+    sdk_workarounds.register_method(server, "resources/unsubscribe", UnsubscribeRequestParams, watcher.drop)
+    sdk_workarounds.register_method(server, "logging/setLevel", SetLevelRequestParams, watcher.set_log_level)
 
 
-def build_lifespan(watch: ResourceWatcher) -> Callable[[MCPServer[Any]], Any]:
-    """Runs the watch beside the server."""
+def build_lifespan(watcher: ResourceWatcher) -> Callable[[MCPServer[Any]], Any]:
+    """Return a lifespan that runs the watcher while the server runs."""
 
     @asynccontextmanager
-    async def beside(server: MCPServer[Any]) -> AsyncIterator[dict[str, Any]]:  # noqa: ARG001
+    async def run_watcher(server: MCPServer[Any]) -> AsyncIterator[dict[str, Any]]:  # noqa: ARG001
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch.run)
+            tasks.start_soon(watcher.run)
             yield {}
             tasks.cancel_scope.cancel()
 
-    return beside
+    return run_watcher

@@ -22,7 +22,7 @@ def test_help_names_the_group_and_imports_none_of_it() -> None:
         "assert not {'huggingface_hub', 'keyring', 'rich', 'jinja2', 'psutil', 'xllamacpp'} & set(sys.modules)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Pull models from the Hugging Face Hub and run them on this machine." in said
+    assert "Find, download and run open models from the Hugging Face Hub." in said
     assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
 
 
@@ -39,7 +39,7 @@ def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_name
     asked = run_llm("-m", "v", "hello")
     assert asked.exit_code == 1
     assert "Unknown model: v" in asked.stderr
-    assert asked.stderr.count("`llm hf list` says why") == 1
+    assert asked.stderr.count("Run `llm hf list` for details") == 1
     why = run_llm("hf", "list")
     assert why.exit_code == 1
     assert str(paths.library_path()) in why.stderr

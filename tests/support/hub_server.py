@@ -563,7 +563,7 @@ class _Storage(_OfHub):
         self.hub.check_link(self.path)
         owner, name, commit, path = unquote(urlsplit(self.path).path).split("/", 4)[1:]
         for repo in self.hub.list_repos():
-            if (repo.id, repo.commit) == (f"{owner}/{name}", commit) and (file := repo.file(path)):
+            if (repo.id, repo.commit) == (f"{owner}/{name}", commit) and (file := repo.find_file(path)):
                 own_etag = hashlib.sha1(file.etag.encode()).hexdigest()[:32] + "-2"
                 self.send_file(file.location, file.size, own_etag, {})
                 return

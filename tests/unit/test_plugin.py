@@ -137,7 +137,7 @@ def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkey
     first, second = run_llm("models"), run_llm("embed-models")
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "OpenAI" in first.stdout
-    assert first.stderr.count("llm-hf-models: its models can't be offered") == 1
+    assert first.stderr.count("llm-hf-models: the models could not be registered") == 1
     assert second.stderr == ""
 
 

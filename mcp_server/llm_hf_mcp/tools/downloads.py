@@ -1,4 +1,4 @@
-"""The tools about downloads: get_downloads, control_download."""
+"""The tools for downloads: get_downloads, control_download."""
 
 from __future__ import annotations
 
@@ -16,26 +16,28 @@ from llm_hf_mcp.results import GetDownloadsResult
 from llm_hf_mcp.tools.hub import Cursor, Wait
 
 MAX_ROWS = 1000
-MAX_NOTES = 20  # the newest of a log
-Id = Annotated[int, Field(ge=1, le=2**53, description="The id that download_model gave")]
+MAX_NOTES = 20  # newest entries of a log
+Id = Annotated[int, Field(ge=1, le=2**53, description="The id that download_model returned")]
 
 
 async def get_downloads(
     ctx: Context,
-    id: Annotated[int | None, Field(ge=1, le=2**53, description="Only this download")] = None,  # noqa: A002
-    finished: Annotated[bool, Field(description="Also those that are over")] = False,
+    id: Annotated[int | None, Field(ge=1, le=2**53, description="Show only the download with this id")] = None,  # noqa: A002
+    finished: Annotated[bool, Field(description="Include finished downloads")] = False,
     wait_seconds: Wait = 0,
-    limit: Annotated[int, Field(ge=1, le=50, description="Rows on a page at most")] = 20,
+    limit: Annotated[int, Field(ge=1, le=50, description="Maximum number of rows per page")] = 20,
     cursor: Cursor = None,
 ) -> CallToolResult:
-    """Tells how downloads stand: all that are not over, or one by its id with its log, also those of the person.
+    """Show unfinished downloads, including the user's own, or one download by its id with its log.
 
-    With an id and wait_seconds it answers once that download is over or the time is up, with progress meanwhile. Use
-    that instead of asking again and again.
+    With `id` and `wait_seconds`, it returns when that download has finished or the time is up, and reports progress
+    meanwhile. Use this instead of repeated calls.
     """
     service = open_library(ctx)
     if id is None:
-        rows, after = select_page(await call(service.downloads, include_finished=finished, limit=MAX_ROWS), cursor, limit=limit)
+        rows, after = select_page(
+            await call(service.downloads, include_finished=finished, limit=MAX_ROWS), cursor, limit=limit
+        )
         found = GetDownloadsResult(rows, after)
     else:
         row = await call(service.get_download, id)
@@ -49,10 +51,10 @@ async def control_download(
     id: Id,  # noqa: A002
     action: Literal["pause", "resume", "cancel", "retry"],
 ) -> CallToolResult:
-    """Pauses, resumes, cancels or retries one download. What has arrived is kept until it is cancelled for good.
+    """Pause, resume, cancel or retry one download. Downloaded data is kept until the download is cancelled.
 
-    `resume` goes with a paused one, `retry` with a failed or cancelled one. Don't cancel what the person started
-    unless they ask for it.
+    Use `resume` for a paused download, `retry` for a failed or cancelled one. Don't cancel a download that the user
+    started, unless the user wants that.
     """
     service = open_library(ctx)
     verbs = {"pause": service.pause, "resume": service.resume, "cancel": service.cancel, "retry": service.retry}

@@ -115,7 +115,7 @@ def test_a_picture_that_a_tool_brings_to_a_model_without_eyes_is_an_error_that_s
     )
     result = run_llm("-m", "tiny", "--functions", look, "weather?")
     assert result.exit_code == 1
-    assert "This model takes no attachments of type image/png" in result.stderr
+    assert "This model does not accept attachments of type image/png" in result.stderr
 
 
 def test_code_is_extracted_and_usage_shown_and_the_whole_record_printed(shelf: Shelf) -> None:

@@ -170,7 +170,9 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
 def test_an_answer_that_fills_the_context_says_that_it_was_cut() -> None:
     result = run_llm("-m", "endless", "go", "-o", "context", "256")
     assert result.exit_code == 0
-    assert "The answer was cut: the context of 256 tokens is full. Allow more with -o context N.\n" in result.stderr
+    assert (
+        "The response was cut off: the context of 256 tokens is full. Allow more with -o context N.\n" in result.stderr
+    )
 
 
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
@@ -205,7 +207,7 @@ def test_a_schema_holds_for_a_model_that_would_say_something_else() -> None:
 def test_json_cut_by_max_tokens_is_an_error_that_says_so() -> None:
     result = run_llm("-m", "dog", "--schema", "name,", "a dog", "-o", "max_tokens", "1")
     assert result.exit_code == 1
-    assert "cut before its JSON was complete" in result.stderr
+    assert "cut off before its JSON was complete" in result.stderr
     assert "max_tokens is 1" in result.stderr
 
 
@@ -309,7 +311,7 @@ def test_an_attachment_that_the_model_cannot_take_is_refused_before_anything_is_
     picture = llm.Attachment(type="image/png", content=PNG)
     result = run_llm("-m", "tiny", "what?", "--at", __file__, "image/png")
     assert "does not support attachments" in result.stderr
-    with elsewhere(shelf) as far, pytest.raises(llm.ModelError, match="no attachments of type image/png"):
+    with elsewhere(shelf) as far, pytest.raises(llm.ModelError, match="does not accept attachments of type image/png"):
         llm.get_model("far").prompt(messages=[llm.user("what?", picture)]).text()
     with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
         gone = llm.Attachment(type="image/png", path="/nowhere/gone.png")
@@ -534,7 +536,7 @@ def test_a_refusal_of_the_engine_is_a_clear_error() -> None:
 
 def test_a_grammar_and_a_schema_exclude_each_other() -> None:
     result = run_llm("-m", "tiny", "--schema", "name,", "-o", "grammar", 'root ::= "yes"', "hello")
-    assert "'grammar' and a schema" in result.stderr
+    assert "'grammar' can't be combined with a schema" in result.stderr
 
 
 def test_a_library_that_is_damaged_later_is_a_clear_error() -> None:

@@ -120,7 +120,7 @@ def test_a_json_object_is_one_or_it_is_said_that_it_was_cut(seed: int) -> None:
         assert isinstance(json.loads(result.stdout), dict)
     else:
         assert result.stdout.lstrip().startswith("{")
-        assert "cut before its JSON was complete" in result.stderr
+        assert "cut off before its JSON was complete" in result.stderr
 
 
 # How it is loaded

@@ -265,7 +265,7 @@ def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
         full = run_llm("-m", "eye", "hello").stderr
         cut = run_llm("-m", "eye", "a dog", "--schema", "name,", "-o", "max_tokens", "3").stderr
     assert "The prompt has 9 tokens; the context holds 8" in full
-    assert "cut before its JSON was complete" in cut
+    assert "cut off before its JSON was complete" in cut
     assert "-o max_tokens N" in cut
     assert "-o context" not in full + cut
 

@@ -142,12 +142,12 @@ async def test_wrong_types_and_sizes_are_said_and_the_server_goes_on(era: Era) -
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
 async def test_an_argument_that_a_tool_has_not_or_misses_is_said_with_those_there_are(era: Era) -> None:
-    takes = "It takes name (needed), add, remove."
+    takes = "It accepts name (required), add, remove."
     async with stdio_host(era=era) as client:
         said = await refusal(client, "organise", name="x", add_aliases=["y"])
-        assert said == f"organise: there is no argument 'add_aliases'. {takes}"
+        assert said == f"organise: unknown argument 'add_aliases'. {takes}"
         said = await refusal(client, "organise", nam="x")
-        wrong = "the argument 'name' is missing; there is no argument 'nam'"
+        wrong = "missing argument 'name'; unknown argument 'nam'"
         assert said == f"organise: {wrong}. Did you mean 'name'? {takes}"
         said = await refusal(client, "get_downloads", wait_seconds=46)
         assert said == "get_downloads: wait_seconds: Input should be less than or equal to 45."

@@ -108,7 +108,7 @@ def test_a_body_over_the_limit_is_refused_and_the_server_goes_on() -> None:
             "--no-auth",
             2,
         ),
-        ((), "short", "no good token", 2),
+        ((), "short", "must have at least 20", 2),
         (("--host", "203.0.113.7", "--allowed-host", "m", "--allowed-origin", "http://m"), TOKEN, "Can't listen", 1),
     ],
 )

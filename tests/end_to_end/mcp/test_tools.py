@@ -130,7 +130,7 @@ async def test_a_file_that_the_hub_calls_unsafe_is_refused_without_a_flag_that_n
         words = await refusal(client, "download_model", ref=f"{REPO}:Q4_K_M")
     assert f"report {Q4} as unsafe" in words
     assert words.splitlines()[-1] == (
-        "Next: choose another quantization or repo; only the person can fetch such a file, outside this server."
+        "Next: choose another quantization or repo. Only the user can download this file, outside this server."
     )
 
 
@@ -178,7 +178,7 @@ async def test_a_download_is_paused_resumed_cancelled_and_retried(hub: HubServer
         hub.wait_until(lambda: hub.sent(Q8, side="storage") >= BIG_BYTES // 4)
         asked = await client.call_tool("control_download", {"id": number, "action": "pause"})
         assert (asked.structured_content or {})["requested_action"] == "pause"
-        assert "asked to pause" in text_of(asked)
+        assert "pause requested" in text_of(asked)
         (row,) = (await call(client, "get_downloads", id=number, wait_seconds=30))["downloads"]
         assert row["state"] == "paused"
         assert "nothing to retry" in await refusal(client, "control_download", id=number, action="retry")
@@ -291,11 +291,11 @@ async def test_a_gated_repo_asks_before_the_persons_token_is_used(
     async with stdio_host(era=era) as client:
         words = await refusal(client, "download_model", ref="owner/closed-GGUF")
         assert "llm hf login" in words
-        assert "No tool takes" in words
+        assert "No tool accepts" in words
     tokens.store_token(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
     async with stdio_host(era=era) as client:
         words = await refusal(client, "download_model", ref="owner/closed-GGUF")
-        assert "ask the person to mend it. The token that is kept encrypted needs its passphrase" in words
+        assert "ask the user to fix it. The token that is kept encrypted needs its passphrase" in words
         assert "LLM_HF_PASSPHRASE" in words
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_stranger"))
     async with stdio_host(era=era) as client:
@@ -316,7 +316,7 @@ async def test_files_that_were_never_proven_run_only_with_consent(tmp_path: Path
         words = await refusal(client, "run_prompt", name="mine", prompt="Hello")
         assert "never verified" in words
         proof = await client.call_tool("verify_model", {"name": "mine"})
-        assert "digest not proven" in text_of(proof)
+        assert "digest not verified" in text_of(proof)
         assert "never compared with the Hub" in text_of(proof)
         found: Any = proof.structured_content
         assert (found["digest"]["matches"], found["load_test"]["result"]["verdict"]) == (False, "loads")
@@ -427,7 +427,7 @@ def test_a_server_that_was_started_in_a_terminal_says_what_it_is_and_ends_at_ctr
             assert b'"id":1' in running.stdout.readline()  # it reads now
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 130
-            assert running.stderr.read().decode().startswith("llm-hf-mcp speaks MCP over stdin and stdout")
+            assert running.stderr.read().decode().startswith("llm-hf-mcp uses stdin and stdout for MCP")
         finally:
             running.kill()
             os.close(keyboard)

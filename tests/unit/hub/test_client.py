@@ -178,7 +178,7 @@ def test_a_large_file_is_located_on_the_storage_host_in_one_request(server: HubS
     server.add_token(TOKEN)
     served = server.list_repos()[0]
     location = ask_of(server, TOKEN).locate(REPO, RepoFile("sub dir/tiny #2.gguf"), served.commit)
-    file = served.file("sub dir/tiny #2.gguf")
+    file = served.find_file("sub dir/tiny #2.gguf")
     assert file is not None
     assert location.url.startswith(server.storage_endpoint)
     assert (location.size, location.etag, location.commit) == (5, file.sha256, served.commit)

@@ -89,7 +89,7 @@ def test_expanded_rows_hold_what_was_asked_and_no_more(api: HfApi) -> None:
 
 
 def test_an_unknown_property_is_a_bad_request(api: HfApi) -> None:
-    with pytest.raises(HfHubHTTPError, match="no property 'secrets'"):
+    with pytest.raises(HfHubHTTPError, match="unknown property 'secrets'"):
         list(api.list_models(expand=["secrets"]))  # type: ignore[list-item]
 
 
