@@ -1,8 +1,8 @@
-"""What the plugin adds to every `llm` command: `python benchmarks/startup.py`. Needs no network and no model.
+"""Measure the time that the plugin adds to every `llm` command: `python benchmarks/startup.py`.
 
-Each figure of the first table is of a fresh process that has imported llm already: CPU time of importing the plugin
-and running its hooks, the median of several. The second table runs whole `llm` commands with and without the plugin,
-in turns; those scatter by tens of milliseconds, which is why the first table is the one that counts.
+It needs no network and no model. The first table shows the CPU time of importing the plugin and running its hooks, in
+fresh processes that have imported llm already. The second table times whole `llm` commands, alternately with and
+without the plugin. Those times vary by tens of milliseconds, so only the first table has a target.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ print((commands - begin) * 1000, (end - begin) * 1000)
 """
 
 
-def filled(home: Path, models: int) -> Path:
-    """An llm home whose library has so many models, one in ten of them for embeddings."""
+def create_user_folder(home: Path, models: int) -> Path:
+    """Create a user folder of llm whose library holds this number of models. One in ten is an embedding model."""
     folder = home / str(models)
     if models:
         with Database(folder / "hf/library.db") as db:
@@ -57,69 +57,79 @@ def filled(home: Path, models: int) -> Path:
     return folder
 
 
-def environment(user: Path, plugins: str) -> dict[str, str]:
+def build_environment(user: Path, plugins: str) -> dict[str, str]:
+    """Return the environment of an `llm` process that loads only these plugins."""
     return {**os.environ, "LLM_USER_PATH": str(user), "LLM_LOAD_PLUGINS": plugins}
 
 
-def hooks(user: Path, models: int, runs: int) -> tuple[float, float]:
-    """Median CPU milliseconds: of import and commands (every command), and of the model hooks too (`llm models`)."""
+def measure_hooks(user: Path, models: int, runs: int) -> tuple[float, float]:
+    """Return the median CPU milliseconds of import and command hook, and the same with the model hooks.
+
+    Every command needs the former, `llm models` also the model hooks.
+    """
     code = HOOKS.replace("EXPECTED", str(models))
-    said = [
+    outputs = [
         subprocess.run(
-            [sys.executable, "-c", code], env=environment(user, ""), capture_output=True, text=True, check=True
+            [sys.executable, "-c", code], env=build_environment(user, ""), capture_output=True, text=True, check=True
         ).stdout
         for _ in range(runs)
     ]
-    pairs = [tuple(map(float, text.split())) for text in said]
+    pairs = [tuple(map(float, text.split())) for text in outputs]
     return statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
 
 
-def process(user: Path, plugins: str, command: list[str]) -> tuple[float, float]:
-    """CPU and wall milliseconds of one whole process."""
+def run_command(user: Path, plugins: str, command: list[str]) -> tuple[float, float]:
+    """Run an `llm` command. Return the CPU and wall milliseconds of its process."""
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "llm", *command], env=environment(user, plugins), stdout=subprocess.DEVNULL, check=True
+        [sys.executable, "-m", "llm", *command],
+        env=build_environment(user, plugins),
+        stdout=subprocess.DEVNULL,
+        check=True,
     )
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return cpu * 1000, wall * 1000
 
 
-def paired(user: Path, command: list[str], runs: int) -> tuple[float, float, float]:
-    """Median CPU without and with the plugin, and the median of the differences of neighbours."""
+def compare_command(user: Path, command: list[str], runs: int) -> tuple[float, float, float]:
+    """Return the median CPU milliseconds without and with the plugin, and the median difference of the pairs."""
     without, with_plugin = [], []
     for _ in range(runs):
-        without.append(process(user, "", command)[0])
-        with_plugin.append(process(user, "llm-hf-models", command)[0])
+        without.append(run_command(user, "", command)[0])
+        with_plugin.append(run_command(user, "llm-hf-models", command)[0])
     differences = [b - a for a, b in zip(without, with_plugin, strict=True)]
     return statistics.median(without), statistics.median(with_plugin), statistics.median(differences)
 
 
 def main() -> None:
+    """Print the tables. Exit with code 1 if the plugin takes longer than the target."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--pairs", type=int, default=5, help="whole-process pairs per row; 0 leaves them out")
+    parser.add_argument("--runs", type=int, default=9, help="processes per median (default 9)")
+    parser.add_argument(
+        "--pairs", type=int, default=5, help="pairs of whole processes per row (default 5; 0 skips them)"
+    )
     runs, pairs = (arguments := parser.parse_args()).runs, arguments.pairs
     worst = 0.0
     with tempfile.TemporaryDirectory() as folder:
-        homes = {models: filled(Path(folder), models) for models in MODELS}
-        print(f"CPU ms that import and hooks add, median of {runs} fresh processes (target: {TARGET_MS})")
+        homes = {models: create_user_folder(Path(folder), models) for models in MODELS}
+        print(f"CPU ms added by import and hooks, median of {runs} fresh processes (target: {TARGET_MS})")
         print(f"{'models':>8}{'every command':>16}{'llm models':>14}")
         for models, home in homes.items():
-            every, listed = hooks(home, models, runs)
-            worst = max(worst, listed)
-            print(f"{models:>8}{every:>16.1f}{listed:>14.1f}")
+            every_command, llm_models = measure_hooks(home, models, runs)
+            worst = max(worst, llm_models)
+            print(f"{models:>8}{every_command:>16.1f}{llm_models:>14.1f}")
         if pairs:
             print(f"\nCPU ms of whole processes, median of {pairs} pairs")
             print(f"{'models':>8}  {'command':<14}{'without':>10}{'with':>10}{'difference':>12}")
             for models, home in homes.items():
                 for command in (["--version"], ["models"]):
-                    without, with_plugin, difference = paired(home, command, pairs)
+                    without, with_plugin, difference = compare_command(home, command, pairs)
                     print(
                         f"{models:>8}  {'llm ' + command[0]:<14}{without:>10.0f}{with_plugin:>10.0f}{difference:>12.1f}"
                     )
     if worst > TARGET_MS:
-        sys.exit(f"{worst:.1f} ms is more than {TARGET_MS} ms")
+        sys.exit(f"The plugin adds {worst:.1f} ms. The target is {TARGET_MS} ms.")
 
 
 if __name__ == "__main__":
