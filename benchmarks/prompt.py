@@ -3,15 +3,15 @@
     python benchmarks/prompt.py [MODEL.gguf] [--runs 7] [--tokens 64]      # without a model: SmolLM2-135M
 
 The plain server is xllamacpp.Server in its own process, called over loopback. It runs with its own defaults, and also
-with the threads and batch size of llm-hf-models, to separate the cost of our code from the effect of these values. llm
-calls the plain server through its class for OpenAI models. llm-gguf takes part if it is installed.
+with the threads and batch size of llm-hf-models, to separate the cost of the code from the effect of these settings.
+llm calls the plain server through its class for OpenAI models. llm-gguf takes part if it is installed.
 
 Whole processes are timed from start to end. "Generation" is the time of the plain server for the same prompt and
 length. Each row is the median of several rounds in which the contestants take turns. The plain server's default
 threads spin while they wait, so it is much slower on a busy machine: check the load in the first line of the output.
-Memory is the peak of the `llm` process. It can't import numpy, which sqlite-utils would load if it is installed, but
-users usually don't have. llm-gguf has no limit for the length of a response, so only the time until its first output
-is compared.
+Memory is the peak of the `llm` process. numpy is hidden from it: sqlite-utils would import numpy here, but most users
+don't have it installed. llm-gguf can't limit the length of a response, so only the time until its first output is
+compared.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ except OSError:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak, file=sys.stderr)
 """
-Timing = tuple[
-    float, float, float
-]  # seconds until the first token and until the end, then tokens per second in between
+# Seconds until the first token, seconds until the end, tokens per second between the two.
+Timing = tuple[float, float, float]
 
 
 def time_pieces(pieces: Iterator[object], tokens: int) -> Timing:
@@ -98,17 +97,17 @@ def stream_plain_server(address: str, tokens: int) -> Iterator[str]:
 
 
 @contextmanager
-def run_plain_server(model: Path, *, like_ours: bool) -> Iterator[str]:
+def run_plain_server(model: Path, *, same_settings: bool) -> Iterator[str]:
     """Run the plain server and yield its address.
 
-    With `like_ours`, it has the threads, spin count and batch size of llm-hf-models instead of its own defaults.
+    With `same_settings`, it has the threads, spin count and batch size of llm-hf-models instead of its own defaults.
     """
     from llm_hf_models.inference import engine, launcher
     from llm_hf_models.system import machine
 
     command = [sys.executable, "-c", PLAIN_SERVER, str(model), str(CONTEXT)]
     environment = dict(os.environ)
-    if like_ours:
+    if same_settings:
         command += [str(machine.default_threads()), str(engine.BATCH_TOKENS)]
         environment["GOMP_SPINCOUNT"] = launcher.SPIN_COUNT
     with subprocess.Popen(
@@ -280,15 +279,15 @@ def compare_memory(prompt: tuple[str, ...], hosted: tuple[str, ...], runs: int) 
     print_table("Peak memory of the llm process", rows, "MB")
 
 
-def compare_responses(like_ours: str, defaults: str, runs: int, tokens: int) -> None:
+def compare_responses(same_settings: str, defaults: str, runs: int, tokens: int) -> None:
     """Print times and speeds of responses in this process, from the plain servers and through llm's Python API.
 
-    `like_ours` and `defaults` are the addresses of two plain servers: one with the threads and batch size of
+    `same_settings` and `defaults` are the addresses of two plain servers: one with the threads and batch size of
     llm-hf-models, one with its own defaults.
     """
     contestants = {
         "llm-hf-models": lambda: stream_llm(tokens),
-        "plain server, same threads and batch": lambda: stream_plain_server(like_ours, tokens),
+        "plain server, same threads and batch": lambda: stream_plain_server(same_settings, tokens),
         "plain server, its defaults": lambda: stream_plain_server(defaults, tokens),
     }
     timings: dict[str, list[Timing]] = {name: [] for name in contestants}
@@ -319,10 +318,10 @@ def main() -> None:
         register_model(model)
         print(f"{model.name}, {given.runs} rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
         try:
-            with run_plain_server(model, like_ours=True) as like_ours:
-                compare_processes(model, like_ours, given.runs, given.tokens)
-                with run_plain_server(model, like_ours=False) as defaults:
-                    compare_responses(like_ours, defaults, given.runs, given.tokens)
+            with run_plain_server(model, same_settings=True) as same_settings:
+                compare_processes(model, same_settings, given.runs, given.tokens)
+                with run_plain_server(model, same_settings=False) as defaults:
+                    compare_responses(same_settings, defaults, given.runs, given.tokens)
         finally:
             stop_engines()
 
