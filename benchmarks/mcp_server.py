@@ -1,9 +1,8 @@
-"""Compare the MCP server with a minimal server of the same SDK, idle and under load.
+"""Compare llm-hf-mcp with a minimal server of the same SDK, idle and under load: `python benchmarks/mcp_server.py`.
 
-Run `python benchmarks/mcp_server.py`.
-
-The start time is from launching the process to its first `tools/list` response, over stdio; the servers take turns. The
-load is twenty concurrent searches while four downloads run, on a Hub with a latency of half a second.
+The start time runs from launching the process to its first `tools/list` response over stdio; the two servers take
+turns. The load is twenty concurrent searches while four downloads run. The Hub of this benchmark takes half a second
+for each response.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Throttle
 
-BARE = """
+MINIMAL = """
 from mcp.server.mcpserver import MCPServer
-server = MCPServer("bare", log_level="WARNING")
+server = MCPServer("minimal", log_level="WARNING")
 @server.tool()
 def hello(name: str) -> str:
-    "Says hello."
+    "Return the name."
     return name
 server.run("stdio")
 """
-OURS, BARE_SERVER = [sys.executable, "-m", "llm_hf_mcp"], [sys.executable, "-c", BARE]
-MAX_RATIO, MAX_IDLE_MB, MAX_SLOWER = 1.3, 120, 2.0
-SEARCHES, DOWNLOADS, LATENCY = 20, 4, 0.5
+LLM_HF_MCP, MINIMAL_SERVER = [sys.executable, "-m", "llm_hf_mcp"], [sys.executable, "-c", MINIMAL]
+MAX_CPU_RATIO, MAX_IDLE_MB, MAX_SLOWDOWN = 1.3, 120, 2.0
+SEARCHES, DOWNLOADS, LATENCY_SECONDS = 20, 4, 0.5
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bench", "version": "0"}}
 
 
@@ -59,29 +58,31 @@ def measure_start(command: list[str]) -> tuple[float, float, float]:
                 server.stdin.write('{"jsonrpc": "2.0", "method": "notifications/initialized"}\n')
         seconds, process = time.perf_counter() - begin, psutil.Process(server.pid)
         cpu = process.cpu_times()
-        found = seconds, cpu.user + cpu.system, process.memory_info().rss / 1e6
+        measured = seconds, cpu.user + cpu.system, process.memory_info().rss / 1e6
         server.stdin.close()
-    return found
+    return measured
 
 
 def compare_starts(runs: int) -> bool:
-    """Print the table of starts, and return whether llm-hf-mcp is within its limits."""
-    taken = {name: [] for name in ("bare SDK server", "llm-hf-mcp")}
+    """Print a table of the start times. Return whether llm-hf-mcp meets its limits."""
+    results = {name: [] for name in ("minimal server", "llm-hf-mcp")}
     for _ in range(runs):
-        taken["bare SDK server"].append(measure_start(BARE_SERVER))
-        taken["llm-hf-mcp"].append(measure_start(OURS))
+        results["minimal server"].append(measure_start(MINIMAL_SERVER))
+        results["llm-hf-mcp"].append(measure_start(LLM_HF_MCP))
     print(f"{'':18}{'first tools/list':>18}{'CPU':>10}{'idle':>10}")
-    medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in taken.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in results.items()
+    }
     for name, (seconds, cpu, memory) in medians.items():
         print(f"{name:18}{seconds:>16.2f} s{cpu:>8.2f} s{memory:>7.0f} MB")
-    ratio = medians["llm-hf-mcp"][1] / medians["bare SDK server"][1]
-    print(f"CPU ratio {ratio:.2f} (at most {MAX_RATIO}), idle at most {MAX_IDLE_MB} MB\n")
-    return ratio <= MAX_RATIO and medians["llm-hf-mcp"][2] < MAX_IDLE_MB
+    ratio = medians["llm-hf-mcp"][1] / medians["minimal server"][1]
+    print(f"CPU ratio {ratio:.2f} (limit {MAX_CPU_RATIO}); limit of idle memory: {MAX_IDLE_MB} MB\n")
+    return ratio <= MAX_CPU_RATIO and medians["llm-hf-mcp"][2] < MAX_IDLE_MB
 
 
-async def measure_under_load(hub: HubServer) -> bool:
-    """Measure single searches, then twenty concurrent ones during four downloads."""
-    command = StdioServerParameters(command=OURS[0], args=OURS[1:], env=dict(os.environ))
+async def measure_load(hub: HubServer) -> bool:
+    """Time single searches, then concurrent searches while downloads run. Return whether the slowdown is acceptable."""
+    command = StdioServerParameters(command=LLM_HF_MCP[0], args=LLM_HF_MCP[1:], env=dict(os.environ))
     async with Client(command) as client:
         number = 0
 
@@ -94,39 +95,40 @@ async def measure_under_load(hub: HubServer) -> bool:
             return time.perf_counter() - begin
 
         await search()
-        alone = statistics.median([await search() for _ in range(5)])
+        one_search = statistics.median([await search() for _ in range(5)])
         hub.fault(Throttle(500_000), on="big", side="storage", times=None)
-        for at in range(DOWNLOADS):
-            result = await client.call_tool("download_model", {"ref": f"owner/big-{at}-GGUF"})
+        for index in range(DOWNLOADS):
+            result = await client.call_tool("download_model", {"ref": f"owner/big-{index}-GGUF"})
             assert not result.is_error, result
-        together = statistics.median(await asyncio.gather(*(search() for _ in range(SEARCHES))))
-        for at in range(DOWNLOADS):
-            await client.call_tool("control_download", {"id": at + 1, "action": "cancel"})
-        for at in range(DOWNLOADS):
-            await client.call_tool("get_downloads", {"id": at + 1, "wait_seconds": 30})
-    slower = together / alone
-    print(f"one search {alone:.2f} s; {SEARCHES} at once during {DOWNLOADS} downloads: median {together:.2f} s")
-    print(f"{slower:.2f} x (at most {MAX_SLOWER})")
-    return slower < MAX_SLOWER
+        many_searches = statistics.median(await asyncio.gather(*(search() for _ in range(SEARCHES))))
+        for index in range(DOWNLOADS):
+            await client.call_tool("control_download", {"id": index + 1, "action": "cancel"})
+        for index in range(DOWNLOADS):
+            await client.call_tool("get_downloads", {"id": index + 1, "wait_seconds": 30})
+    slowdown = many_searches / one_search
+    print(f"one search: {one_search:.2f} s")
+    print(f"{SEARCHES} concurrent searches while {DOWNLOADS} downloads run: median {many_searches:.2f} s")
+    print(f"{slowdown:.2f} x (limit {MAX_SLOWDOWN})")
+    return slowdown < MAX_SLOWDOWN
 
 
 def main() -> None:
-    """Print the tables, and exit with 1 if a limit is exceeded."""
+    """Print the tables. Exit with code 1 if a limit is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=7, help="runs per median (default 7)")
     runs = parser.parse_args().runs
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, HubServer(latency=LATENCY) as hub:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, HubServer(latency=LATENCY_SECONDS) as hub:
         os.environ.update(
             LLM_USER_PATH=f"{folder}/llm", HF_HOME=f"{folder}/hf", HF_ENDPOINT=hub.endpoint,
             LLM_HF_CONCURRENT_DOWNLOADS=str(DOWNLOADS),
         )  # fmt: skip
         weights = tiny_chat(Path(folder) / "big-Q4_K_M.gguf", weights_bytes=8_000_000)
-        for at in range(DOWNLOADS):
-            other = tiny_chat(Path(folder) / f"big-{at}-Q4_K_M.gguf", weights_bytes=8_000_000, seed=at)
-            hub.add_repo(f"owner/big-{at}-GGUF", {other.name: other})
+        for index in range(DOWNLOADS):
+            big = tiny_chat(Path(folder) / f"big-{index}-Q4_K_M.gguf", weights_bytes=8_000_000, seed=index)
+            hub.add_repo(f"owner/big-{index}-GGUF", {big.name: big})
         hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": weights})
-        good = [compare_starts(runs), asyncio.run(measure_under_load(hub))]
-    sys.exit(0 if all(good) else 1)
+        within_limits = [compare_starts(runs), asyncio.run(measure_load(hub))]
+    sys.exit(0 if all(within_limits) else 1)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Compare numbers of threads, spin counts and batch sizes: tokens per second on an idle and on a busy machine.
+"""Compare thread counts, spin counts and batch sizes of the engine, on an idle machine and next to busy processes.
 
-    python benchmarks/threads.py [MODEL.gguf] [--tokens 32] [--repeats 3] [--only threads|spins|batch]      # SmolLM2
+    python benchmarks/threads.py [MODEL.gguf] [--tokens 32] [--repeats 3] [--only threads|spins|batch]
 
-These figures determine machine.default_threads, engine.BATCH_TOKENS and launcher.SPIN_COUNT.
+Without a model, it uses SmolLM2. The figures are in tokens per second. They are the reason for the values of
+machine.default_threads, engine.BATCH_TOKENS and launcher.SPIN_COUNT.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ CORES = psutil.cpu_count(logical=False) or 1
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of the engine."""
+    """A configuration of the engine."""
 
     threads: int
-    spins: str = launcher.SPIN_COUNT  # GOMP_SPINCOUNT: how long a thread spins for its next work before it sleeps
+    spins: str = launcher.SPIN_COUNT  # GOMP_SPINCOUNT: how often an idle thread checks for work before it sleeps
     batch: int = engine.BATCH_TOKENS
 
 
 @contextmanager
 def run_busy_processes(count: int) -> Iterator[None]:
-    """Run processes that each use a full core."""
+    """Run processes that each keep a core fully busy."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -56,7 +57,7 @@ def run_busy_processes(count: int) -> Iterator[None]:
 
 
 def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[float, float]]:
-    """Return prompt and generation speeds (median tokens per second), with 0, 1 and CORES busy processes."""
+    """Return the median prompt and generation speeds (tokens per second), next to no, one and CORES busy processes."""
     os.environ["GOMP_SPINCOUNT"] = case.spins
     engine.BATCH_TOKENS = case.batch
     spec = engine.EngineSpec("benchmark", model, facts=ModelFacts(kind="chat"), context=2048, threads=case.threads)
@@ -68,15 +69,12 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
         endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=print)
         for count in (0, 1, CORES):
             with run_busy_processes(count):
-                ends = [list(inference_client.stream_completion(endpoint, turn))[-1] for _ in range(repeats)]
+                last_events = [list(inference_client.stream_completion(endpoint, turn))[-1] for _ in range(repeats)]
+            finishes = [event for event in last_events if isinstance(event, openai_protocol.Finish)]
             speeds.append(
                 (
-                    statistics.median(
-                        end.prompt_per_second or 0 for end in ends if isinstance(end, openai_protocol.Finish)
-                    ),
-                    statistics.median(
-                        end.tokens_per_second or 0 for end in ends if isinstance(end, openai_protocol.Finish)
-                    ),
+                    statistics.median(finish.prompt_per_second or 0 for finish in finishes),
+                    statistics.median(finish.tokens_per_second or 0 for finish in finishes),
                 )
             )
         running_engines.stop_model(db, "benchmark")
@@ -84,32 +82,32 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
 
 
 def list_cases(only: str | None) -> list[Case]:
-    """Return the compared cases: numbers of threads, spin counts, batch sizes."""
-    usual = machine.default_threads()
+    """Return the configurations to compare, or only those of one group."""
+    default_threads = machine.default_threads()
     groups = {
-        "threads": [Case(n) for n in sorted({1, usual, CORES, CORES + 1})],
+        "threads": [Case(n) for n in sorted({1, default_threads, CORES, CORES + 1})],
         "spins": [Case(CORES, spins) for spins in ("0", "1000", "10000", "100000", "300000", "infinite")],
-        "batch": [Case(usual, batch=batch) for batch in (32, 64, 128, 256, 512)],
+        "batch": [Case(default_threads, batch=batch) for batch in (32, 64, 128, 256, 512)],
     }
     return [case for name, group in groups.items() if only in (None, name) for case in group]
 
 
 def main() -> None:
     """Print one line for each case."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("model", type=Path, nargs="?")
-    arguments.add_argument("--tokens", type=int, default=32)
-    arguments.add_argument("--repeats", type=int, default=3)
-    arguments.add_argument("--only", choices=("threads", "spins", "batch"))
-    args = arguments.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="a GGUF file (default: SmolLM2)")
+    parser.add_argument("--tokens", type=int, default=32, help="tokens to generate per run (default 32)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs per median (default 3)")
+    parser.add_argument("--only", choices=("threads", "spins", "batch"), help="run only one group of cases")
+    args = parser.parse_args()
     print(f"{CORES} physical cores; prompt / generated tokens per second")
-    print(f"{'threads':>7} {'spins':>8} {'batch':>5} | {'alone':>13} | {'1 neighbour':>13} | {CORES} neighbours")
+    print(f"{'threads':>7} {'spins':>8} {'batch':>5} | {'idle machine':>13} | {'1 busy':>13} | {CORES} busy processes")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(LLM_USER_PATH=folder, XDG_RUNTIME_DIR=folder)
         model = args.model or real_weights.smollm2(Path(folder))
         for case in list_cases(args.only):
             speeds = measure(model, case, args.tokens, args.repeats)
-            columns = " | ".join(f"{prompt:6.1f}/{answer:6.1f}" for prompt, answer in speeds)
+            columns = " | ".join(f"{prompt:6.1f}/{generation:6.1f}" for prompt, generation in speeds)
             print(f"{case.threads:7} {case.spins:>8} {case.batch:5} | {columns}", flush=True)
 
 
