@@ -1,6 +1,6 @@
 """Compare time, CPU and memory of a pull with curl, `hf download` and other tools, and measure a resumed download.
 
-    python -m benchmarks.pull                     # 2 GiB on tmpfs and on disk, then throttled, resumed; takes minutes
+    python -m benchmarks.pull                     # 2 GiB on tmpfs and on disk, then throttled, then resumed: minutes
     python -m benchmarks.pull --quick             # the same with 256 MiB
     python -m benchmarks.pull --size 1GiB --runs 5 --only speed
     python -m benchmarks.pull --quick --tls       # all of them over TLS; only here, omm-model takes part
