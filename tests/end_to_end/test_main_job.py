@@ -347,7 +347,7 @@ def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
         repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
         pull.send_signal(signal.SIGINT)
         _, said = pull.communicate(timeout=30)
-    assert said.decode().startswith("Interrupted; what has arrived is kept")
+    assert said.decode().startswith("Interrupted; the downloaded part is kept")
     assert "llm hf resume " in said.decode()
     repo.clear()
     found = json_of("pull", f"{REPO}:Q8_0", "-q")
@@ -448,7 +448,7 @@ def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune
     other = tiny_chat(tmp_path / "new" / Q4, answer="Something new.")
     repo.add_repo(REPO, {Q4: other})
     done = run("pull", REPO)
-    assert "its earlier files" in done.stderr
+    assert "the model's previous files" in done.stderr
     assert json_of("list")[0]["commit"] != old
     run_process("hf", "cache", "prune", "-y")
     assert [path.parent.name for path in cached(home)] == [json_of("list")[0]["commit"]]
@@ -536,7 +536,7 @@ def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_pat
 def test_a_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
     files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
     hub.add_repo("owner/see-GGUF", files)
-    assert "--no-mmproj fetches the model without it" in run("pull", "owner/see-GGUF", code=1).stderr
+    assert "To pull the model without it, add --no-mmproj" in run("pull", "owner/see-GGUF", code=1).stderr
     assert json_of("list") == []
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
 
@@ -618,7 +618,7 @@ def test_a_full_disk_is_told_before_and_during_and_the_pull_continues_later(
         monkeypatch.setenv("HF_HUB_CACHE", str(small / "hub"))
         monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
         said = run("pull", f"{REPO}:Q8_0", code=1).stderr
-        assert "more room is needed" in said
+        assert "Not enough disk space" in said
         subprocess.run(["mount", "-o", "remount,size=5m", small], check=True)
         plan = Library().plan(f"{REPO}:Q8_0")
         (small / "ballast").write_bytes(b"x" * 3_000_000)  # somebody else was quicker

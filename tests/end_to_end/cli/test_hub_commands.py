@@ -544,7 +544,7 @@ def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     said = run("downloads", "--watch", number, code=1).stderr
-    assert "no worker has begun it: ImportError: a broken wheel" in said
+    assert "no worker has started it: ImportError: a broken wheel" in said
     assert str(log_path()) in said
     assert log_path().read_text().count("ImportError: a broken wheel") <= 3
     monkeypatch.delenv("PYTHONPATH")
@@ -619,11 +619,11 @@ def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not
 
 def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
     rows_in("failed", "cancelled", "paused", "done")
-    assert "`llm hf retry 1` lets it go on." in run("resume", "1", code=2).stderr
-    assert "`llm hf retry 2` lets it go on." in run("resume", "2", code=2).stderr
-    assert "`llm hf resume 3` lets it go on." in run("retry", "3", code=2).stderr
+    assert "Continue it with `llm hf retry 1`." in run("resume", "1", code=2).stderr
+    assert "Continue it with `llm hf retry 2`." in run("resume", "2", code=2).stderr
+    assert "Continue it with `llm hf resume 3`." in run("retry", "3", code=2).stderr
     for verb, states in ("resume", "paused"), ("retry", "failed or cancelled"):
-        assert f"That goes with one that is {states}." in run(verb, "4", code=2).stderr
+        assert f"Only a download that is {states} can be changed this way." in run(verb, "4", code=2).stderr
 
 
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
@@ -813,7 +813,7 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
     assert f"HF_ENDPOINT={address}" in said
     assert "Whoever can reach this address" in said
     assert "write this machine's name or address for 0.0.0.0" in said
-    assert said.startswith("Not on this machine (yet): o/typo. `llm hf list` shows what is.\n")
+    assert said.startswith("Not on this machine: o/typo. List local models with `llm hf list`.\n")
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0
 
