@@ -31,8 +31,8 @@ from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import repo_info, variant_choice
 from llm_hf_models.models.names import make_short_names
-from llm_hf_models.models.repo_info import _add_sampling, collect_repo_facts
-from llm_hf_models.models.variant_choice import _ALLOW_INVALID_HINT, refuse_invalid
+from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
+from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
@@ -241,7 +241,7 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
         facts, findings = preview.facts, preview.findings
     except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
-            error.hint = _ALLOW_INVALID_HINT
+            error.hint = ALLOW_INVALID_HINT
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
@@ -250,7 +250,7 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
-        hub=plan.hub if plan.already_complete else _add_sampling(context, hub, repo, details, plan.hub or {}),
+        hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
         fit=variant_choice.assess_fit(variant, facts, context, memory),
         aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )

@@ -153,22 +153,22 @@ def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
 )
 def test_a_bad_moment_at_the_first_question_of_a_pull_is_ridden_out_and_said(repo: HubServer, weather: Any) -> None:
     repo.fault(weather, side="hub", on="/api/models")
-    assert "asking again in" in run("pull", f"{REPO}:Q4_K_M").stderr
+    assert "retrying in" in run("pull", f"{REPO}:Q4_K_M").stderr
 
 
 def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer) -> None:
     repo.fault(Status(429, {"Retry-After": "1"}), side="hub", on="/api/models")
     done = run("pull", f"{REPO}:Q4_K_M")
-    assert "too many requests from here: asking again in 1 s" in done.stderr
+    assert "too many requests from here: retrying in 1 s" in done.stderr
     repo.clear()
     repo.fault(Status(429, {"Retry-After": "1"}), side="storage", on=Q8)
     done = run("pull", f"{REPO}:Q8_0")
-    assert "asking again in 1 s" in done.stderr
+    assert "retrying in 1 s" in done.stderr
     assert done.stdout == f"hf/{REPO}:Q8_0\n"
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
+    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "retrying")]
 )
 def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
     repo.fault(weather, side="storage", on=Q4)

@@ -213,7 +213,7 @@ def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, t
     shards = {first.name: first, last.name: last}
     hub.add_repo("owner/broken-GGUF", shards)
     said = run("pull", "owner/broken-GGUF", code=1).stderr
-    assert "owner/broken-GGUF has no whole GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
+    assert "owner/broken-GGUF has no complete GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
     assert "Note: tiny-Q8_0: shard 00002 of 3 is missing" in run("info", "owner/broken-GGUF").stdout
     hub.add_repo("owner/half-GGUF", {**shards, Q4: tiny_chat(tmp_path / Q4)})
     said = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
@@ -233,17 +233,17 @@ def test_a_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> N
 @pytest.mark.usefixtures("repo")
 def test_two_revisions_that_differ_are_refused() -> None:
     said = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
-    assert "Two revisions are given: v1.0 in the ref, and main" in said
-    assert "Two revisions" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
+    assert "The model ref names revision v1.0, but --revision is main" in said
+    assert "names revision v1.0" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
     assert run("pull", f"{REPO}@main:Q8_0", "--revision", "main", "-q").stdout == f"hf/{REPO}@main:Q8_0\n"
 
 
 def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServer) -> None:
-    note = f"evil.example is not asked: {REPO} is looked for on 127.0.0.1."
+    note = f"Using 127.0.0.1 instead of evil.example for {REPO}."
     for words in (("pull", "--dry-run"), ("info",), ("inspect",)):
         assert note in run(*words, f"https://evil.example/{REPO}").stderr, words
         for host in ("https://huggingface.co", "https://hf.co", repo.endpoint):
-            assert "is not asked" not in run(*words, f"{host}/{REPO}").stderr
+            assert "Using 127.0.0.1 instead of" not in run(*words, f"{host}/{REPO}").stderr
 
 
 def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
@@ -478,8 +478,8 @@ def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("named", "why"),
     [
-        ("Q4_K_M", f"{Q8} is not what {REPO}:Q4_K_M names\nIt is the Q8_0 of {REPO}.\n"),
-        (Q4, f"{Q8} is not what {REPO}:{Q4} names\nIt is the Q8_0 of {REPO}.\n"),
+        ("Q4_K_M", f"{Q8} is not the file that {REPO}:Q4_K_M names\nIt is the Q8_0 of {REPO}.\n"),
+        (Q4, f"{Q8} is not the file that {REPO}:{Q4} names\nIt is the Q8_0 of {REPO}.\n"),
         ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
     ],
 )

@@ -302,7 +302,7 @@ def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_o
     library = Library()
     plan = library.plan(REPO)
     hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
-    with pytest.raises(TimedOutError, match="run it again to go on, or llm hf resume 1"):
+    with pytest.raises(TimedOutError, match="run the pull again to continue it, or: llm hf resume 1"):
         library.pull(plan)
     (row,) = library.downloads()
     assert (row.state, row.error) == ("paused", "127.0.0.1 went silent: timed out")

@@ -152,7 +152,7 @@ async def test_a_load_test_with_another_chat_template_is_told_with_its_doubt(tmp
     library.set_options("tiny", {"template": "{{ messages[0].content }}"})
     async with stdio_host() as client:
         told = text_of(await client.call_tool("list_models", {"name": "tiny"}))
-    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in told
+    assert "with another chat template than the current one: verify_model('hf/local/tiny:Q8_0')" in told
 
 
 @pytest.mark.parametrize("era", ERAS)
