@@ -37,7 +37,7 @@ from llm_hf_models.types import Cleanup
 
 
 def plan_cleanup(context: Context) -> Cleanup:
-    """Return what `clean_up` would remove now. This changes nothing."""
+    """Return the leftovers that `clean_up` would remove now. This changes nothing."""
     history = compute_history_cutoff(context)
     with context.open_library() as db:
         rows = sort_rows(db, history)

@@ -1,4 +1,4 @@
-"""Provide what every method of the service needs: the current settings, the Hub client with its token, the library."""
+"""Provide the current settings, the Hub client with its token, and the library to every method of the service."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Library:
 
     Args:
         requested_by: The interface of the caller, stored with each download: `cli`, `mcp` or `python`.
-        ask_passphrase: Returns the passphrase of the encrypted token file, or None if there is no user to ask. With
+        ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
             None instead of a callable, that file is not used.
         agent: The name of the agent that uses the library, if any. Then the `agent_…` settings apply, and its changes
             are logged.

@@ -2,7 +2,7 @@
 
 This module uses neither SQLite nor the terminal.
 
-In the cache, a file has three names in turn. It is `<etag>.part` while it is downloaded, with a journal beside it. It
+In the cache, a file has three names in turn. It is `<etag>.part` while it is downloaded, together with its journal. It
 becomes `<etag>.whole` once its digest is verified. Both are in the work folder of this package. When all files of the
 variant are verified, each becomes `blobs/<etag>` in the repo's folder. The snapshot's links follow, and the refs come
 last. Each step is one rename, so a killed process leaves a state from which the next call continues.

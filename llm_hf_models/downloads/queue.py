@@ -64,7 +64,7 @@ def continue_in_background(context: Context, plan: PullPlan) -> None:
 
 
 def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
-    """Queue a plan for the worker, and start a worker if none is running. The same pull never gets a second row."""
+    """Queue a plan for the worker, and start a worker if none is running. Reuse the row of an unfinished pull."""
     from llm_hf_models.downloads.records import open_row
 
     command, send_token = _add_working_folder(on_done) if on_done else None, _prepare_token_handoff(context)
@@ -86,7 +86,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
 def _prepare_token_handoff(context: Context) -> Callable[[int], None]:
     """Return a function that sends the caller's token for a download to the running worker, if there is one.
 
-    Call it before the row is visible to the worker, which may claim the download at once.
+    Call the returned function before the worker can see the row, because it may claim the download at once.
     """
     from llm_hf_models.downloads import token_handoff  # imported late: listing downloads does not need it
 
@@ -114,7 +114,7 @@ def _ensure_worker(context: Context, *, pass_token: bool = True) -> None:
 def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> None:
     """Start a worker if background downloads are abandoned, for example after a crash or a reboot.
 
-    The user is not asked for a passphrase.
+    This does not prompt for a passphrase.
     """
     abandoned = [row for row in rows if row.background and _is_abandoned(context, row)]
     if abandoned:
@@ -127,7 +127,7 @@ def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> Non
 
 
 def _record_worker_failure(context: Context, rows: Iterable[Download]) -> None:
-    """Store in the rows why no worker is running, if its log says so.
+    """Store in the rows why no worker is running, if its log gives a reason.
 
     Writing a row also gives the next worker the usual time to claim it before it counts as abandoned again.
     """
@@ -175,7 +175,7 @@ def get_download(context: Context, download_id: int) -> DownloadView:
     """Return one download.
 
     Raises:
-        NotFoundError: There is no download with that id.
+        NotFoundError: No download has that id.
     """
     with context.open_downloads() as db:
         _settle_abandoned(context, db)

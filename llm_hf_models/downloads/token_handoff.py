@@ -56,7 +56,7 @@ def find_token_for_worker(context: Context) -> HandedToken | None:
 
 
 def _hash_token_file() -> str | None:
-    """Return the sha256 of the encrypted token file, or None if there is no such file."""
+    """Return the sha256 of the encrypted token file, or None if the file does not exist."""
     try:
         return hashlib.sha256(tokens.encrypted_token_path().read_bytes()).hexdigest()
     except OSError:

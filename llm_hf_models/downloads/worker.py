@@ -91,7 +91,7 @@ def ensure_running(context: Context, *, pass_token: bool) -> None:
     Args:
         context: The context with the token that the worker may need. The worker inherits the environment, and finds
             settings and library by it.
-        pass_token: Whether to pass the token to a new worker. The user may be asked for its passphrase.
+        pass_token: Whether to pass the token to a new worker. This may prompt for its passphrase.
 
     Raises:
         StorageError: The lock file can't be opened.

@@ -36,7 +36,7 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
         unset: The options to reset to their defaults.
 
     Raises:
-        UnknownModelError: There is no such model.
+        UnknownModelError: The model does not exist.
         BadInputError: An option is unknown, out of range, not for this model, not set, or both set and unset.
     """
     if both := sorted(set(values) & set(unset)):

@@ -277,7 +277,7 @@ def _read_sampling(path: Path) -> dict[str, dict[str, float]]:
         with config.open("rb") as file:
             sampling = extract_sampling(json.loads(file.read(MAX_CONFIG_BYTES)))
     except (OSError, ValueError, RecursionError):
-        return {}  # there is no such file, or it can't be parsed
+        return {}  # the file does not exist or can't be parsed
     return {"generation_config": sampling} if sampling else {}
 
 

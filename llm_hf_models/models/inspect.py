@@ -48,7 +48,7 @@ def resolve_source(context: Context, text: str) -> GgufSource:
     """Find the GGUF that `text` names: a file on disk, a local model, or a model ref on the Hub, in that order.
 
     Raises:
-        UnknownModelError: There is no such model.
+        UnknownModelError: The model does not exist.
         BadRefError: The text is not a valid model ref.
         MissingFileError: The file does not exist.
         AmbiguousNameError: Several local models have that name.

@@ -95,10 +95,10 @@ def request_with_retry(
 ) -> T:
     """Send a request up to three times, and notify the user of each wait.
 
-    The wait is the time that the Hub asks for, else `retry_seconds`, doubled with each attempt.
+    The wait is the Hub's Retry-After time, else `retry_seconds`, doubled with each attempt.
 
     Raises:
-        NetworkError: The last attempt failed. The first failure is raised at once if there is no user to notify, if
+        NetworkError: The last attempt failed. The first failure is raised at once if no user can be notified, if
             the wait would exceed `network_wait_seconds`, or if the machine is offline or does not trust the server.
     """
     now = context.settings()

@@ -33,7 +33,7 @@ def prompt(
     Setting `stop` ends the engine's work on the prompt.
 
     Raises:
-        UnknownModelError: There is no such model.
+        UnknownModelError: The model does not exist.
         BadInputError: The prompt or an option is invalid, or the model can't be prompted.
         EngineError: The engine failed.
         MissingFileError: A file of the model no longer exists.

@@ -151,7 +151,7 @@ def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetail
     """
     variants = gguf_variants.group_variants(details.files)
     if ref.file is not None:
-        details.get_file(ref.file)  # raises a clear error if there is no such file
+        details.get_file(ref.file)  # raises a clear error if the file does not exist
         return next((v for v in variants if ref.file.path in v.files), None), "the requested file"
     if not variants:
         raise no_gguf_error(hub, details)
