@@ -20,7 +20,7 @@ from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 
 UNSAFE = frozenset({"unsafe", "malicious"})
 NO_VERDICT = frozenset({"unscanned", "error", "no word", ""})
-NO_WARNING = frozenset({"safe", "queued"}) | NO_VERDICT  # any other status, known or not, is shown before a pull
+NO_WARNING = frozenset({"safe", "queued"}) | NO_VERDICT  # any other word, known or not, is shown before a pull
 
 
 class ScanRequest:
