@@ -187,7 +187,9 @@ def get_download(context: Context, download_id: int) -> DownloadView:
 def _get_row(db: DownloadTables, download_id: int) -> Download:
     row = db.get_download(download_id)
     if row is None:
-        raise NotFoundError(f"There is no download {download_id}", hint="`llm hf downloads --all` lists them.")
+        raise NotFoundError(
+            f"There is no download {download_id}", hint="List all downloads with `llm hf downloads --all`."
+        )
     return row
 
 

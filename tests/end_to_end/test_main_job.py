@@ -331,7 +331,7 @@ def test_what_a_repo_calls_gguf_and_is_none_is_refused_before_it_is_fetched(
     hub: HubServer, home: Home, content: bytes
 ) -> None:
     hub.add_repo("owner/odd-GGUF", {"odd-Q8_0.gguf": content * 10})
-    assert "--allow-invalid keeps the file" in run("pull", "owner/odd-GGUF", code=1).stderr
+    assert "add --allow-invalid" in run("pull", "owner/odd-GGUF", code=1).stderr
     done = run("pull", "owner/odd-GGUF", "--allow-invalid")
     assert "not registered" in done.stderr
     assert len(cached(home)) == 1
