@@ -1,4 +1,4 @@
-"""What every verb of the service needs: settings as they are now, the Hub with the token in force, the open library."""
+"""Provide the current settings, the Hub client with its token, and the library to every method of the service."""
 
 from __future__ import annotations
 
@@ -17,72 +17,86 @@ if TYPE_CHECKING:
     from llm_hf_models.hub.client import Hub
     from llm_hf_models.library.database import Database
 
-STALE_HEARTBEATS = 4  # an owner is taken for dead after so many missed signs of life
+STALE_HEARTBEATS = 4  # the owner of a download counts as ended after this number of missed heartbeats
 
 
 @dataclass(frozen=True)
 class Context:
-    """Reads settings and the environment when asked, never before."""
+    """The settings, token, Hub and library of one caller. They are read on each call and never kept.
+
+    Attributes:
+        requested_by: The interface that the caller uses: `cli`, `mcp`, `python` or `worker`.
+        ask_passphrase: Asks the user for the passphrase of the encrypted token file.
+        agent: The name of the MCP host whose agent is the caller, or None for a person.
+        notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
+        during_request: A context manager that is entered during each request to the Hub, given the Hub's host.
+        planned_cache: The cache of a download that was planned in another environment; None for this environment's.
+        planned_endpoint: The Hub of such a download.
+        list_taken_names: Returns the names of other plugins' models in llm; None starts llm to find them.
+    """
 
     requested_by: str = "python"
     ask_passphrase: Callable[[], str | None] | None = None
-    agent: str | None = None  # which agent asks, by its host's name; None is a person
-    notify: Callable[[str], None] | None = None  # tells a person of a wait; None: nobody is there, so nobody waits
-    during_request: Callable[[str], AbstractContextManager[object]] = nullcontext  # given the host that is being asked
-    planned_cache: Path | None = None  # of a download that was planned in another environment; None is this one's
+    agent: str | None = None
+    notify: Callable[[str], None] | None = None
+    during_request: Callable[[str], AbstractContextManager[object]] = nullcontext
+    planned_cache: Path | None = None
     planned_endpoint: str | None = None
-    list_taken_names: Callable[[str], Mapping[str, str]] | None = None  # others' names in llm; None: free_names asks
+    list_taken_names: Callable[[str], Mapping[str, str]] | None = None
 
     def settings(self) -> Settings:
-        """The settings in force now."""
+        """Return the current settings."""
         return settings.load()
 
     def stale_seconds(self) -> float:
-        """Owners of downloads whose last sign of life is older than that are dead."""
+        """Return the age in seconds at which the last heartbeat of a download's owner is stale."""
         return STALE_HEARTBEATS * self.settings().heartbeat_seconds
 
     def command_log(self) -> Path | None:
-        """Where what a download's own command says is kept; None is where errors go."""
+        """Return the log file for the output of a download's command, or None for standard error."""
         return None
 
     def open_library(self) -> Database:
-        """The library, opened; a context manager."""
+        """Open the library. The result is a context manager."""
         from llm_hf_models.library.database import Database
 
         return Database(paths.library_path())
 
     def open_downloads(self) -> DownloadTables:
-        """The part of the library that is about downloads, for who needs no other: it is there at once."""
+        """Open only the tables of downloads, which is faster to import."""
         return DownloadTables(paths.library_path())
 
     def cache_dir(self) -> Path:
-        """The Hugging Face cache."""
+        """Return the folder of the Hugging Face cache."""
         return self.planned_cache or settings.cache_dir()
 
     def endpoint(self) -> str:
-        """The Hub's address."""
+        """Return the address of the Hub."""
         return self.planned_endpoint or settings.endpoint()
 
     @property
     def withholds_token(self) -> bool:
-        """Whether only a stored plan names this Hub: whoever gave this process a token didn't give it for that one."""
+        """Return True if the token must not be sent, because only a stored plan names this Hub.
+
+        The token of this process belongs to the Hub that its environment names.
+        """
         return self.endpoint() != settings.endpoint()
 
     def token(self) -> tokens.Token | None:
-        """The token in force for this Hub, if any."""
-        return None if self.withholds_token else self._found_token()
+        """Return the token for this Hub, if any."""
+        return None if self.withholds_token else self._find_token()
 
-    def _found_token(self) -> tokens.Token | None:
+    def _find_token(self) -> tokens.Token | None:
         from llm_hf_models.hub import tokens
 
         return tokens.find_token(self.ask_passphrase)
 
     def hub(self) -> Hub:
-        """The Hub, with the token in force."""
+        """Return a client of the Hub with the token for it."""
         return self.hub_with(self.token())
 
     def hub_with(self, token: tokens.Token | None) -> Hub:
-        """The Hub, with this token."""
+        """Return a client of the Hub with the given token."""
         from llm_hf_models.hub import tokens
         from llm_hf_models.hub.client import Hub
 

@@ -1,4 +1,7 @@
-"""The application: one method per verb. CLI, MCP and Python call only this; the verbs stand in their modules."""
+"""Define the application: one method per verb, which the CLI, the MCP server and Python code call.
+
+Each method imports the modules that it needs, so that listing downloads does not take as long to import as a pull.
+"""
 
 from __future__ import annotations
 
@@ -35,28 +38,29 @@ if TYPE_CHECKING:
 
 
 def _ignore_event(event: Event) -> None:
-    """Progress for whoever asks for none."""
+    """Ignore a progress event."""
 
 
 def _ignore_notice(notice: str) -> None:
-    """Notices for whoever asks for none."""
+    """Ignore a notice."""
 
 
 class Library:
-    """What is on this machine, and the Hub it comes from: every verb of the product, with typed results.
+    """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
-    Reads settings and the environment when a verb is called, keeps nothing open between verbs, and may be used from
-    several threads. Every error is an `errors.HfModelsError`.
+    Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library
+    may be used from several threads. Every error is an `errors.HfModelsError`.
 
     Args:
-        requested_by: who is told of in the record of downloads: `cli`, `mcp` or `python`.
-        ask_passphrase: asks a person for the passphrase of the encrypted token file, and gives None where nobody is
-            there; None in its place leaves that file alone.
-        agent: which agent uses it, if one does: then the `agent_…` settings hold, and what it changes is noted.
-        notify: tells a person why a question to the Hub waits (HTTP 429); None does not wait.
-        list_taken_names: names of other plugins' models in llm, by a kind of model; None asks llm in a process of its
-        own.
-        during_request: stands around each question to the Hub's API, given the Hub's host.
+        requested_by: The interface of the caller, stored with each download: `cli`, `mcp` or `python`.
+        ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
+            None instead of a callable, that file is not used.
+        agent: The name of the agent that uses the library, if any. Then the `agent_…` settings apply, and its changes
+            are logged.
+        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
+        list_taken_names: Returns the names of other plugins' models in llm, for a kind of model. With None, llm is
+            started in another process to list them.
+        during_request: A context manager that is entered during each request to the Hub's API, given the Hub's host.
     """
 
     def __init__(
@@ -78,13 +82,13 @@ class Library:
     def search(
         self, query: str = "", filters: SearchFilters | None = None, *, fits: bool = False, refresh: bool = False
     ) -> SearchPage:
-        """Models on the Hub.
+        """Search for models on the Hub.
 
         Args:
-            query: words of the repo's name.
-            filters: what to narrow by; GGUF repos, trending first, twenty of them by default.
-            fits: only what fits this machine's memory.
-            refresh: ask the Hub even where a fresh answer is kept.
+            query: Words of the repo's name.
+            filters: How to narrow and sort the results; by default the twenty most trending GGUF repos.
+            fits: Return only models that fit into this machine's memory.
+            refresh: Send a request to the Hub even if a fresh response is cached.
         """
         from llm_hf_models.hub import types as hub_types
         from llm_hf_models.models import search
@@ -92,7 +96,10 @@ class Library:
         return search.search(self._context, query, filters or hub_types.SearchFilters(), fits=fits, refresh=refresh)
 
     def info(self, ref: str, *, revision: str | None = None, card: bool = False, refresh: bool = False) -> ModelInfo:
-        """One repo in full: variants weighed against this machine, facts, licence, access, scans; its card if asked."""
+        """Return the details of one repo: its variants and their memory fit, facts, licence, access and scans.
+
+        With `card`, the result also contains the model card.
+        """
         from llm_hf_models.models import repo_info
 
         return repo_info.fetch_model_info(self._context, ref, revision=revision, card=card, refresh=refresh)
@@ -100,19 +107,19 @@ class Library:
     def inspect(
         self, name: str, *, metadata: bool = False, tensors: bool = False, template: bool = False
     ) -> Inspection:
-        """The header of a GGUF: a file, a local model, or one that is still on the Hub (only its header is fetched)."""
+        """Read the header of a GGUF file: on disk, of a local model, or on the Hub without downloading the file."""
         from llm_hf_models.models import inspect as models_inspect
 
         return models_inspect.inspect(self._context, name, metadata=metadata, tensors=tensors, template=template)
 
     def check(self, name: str) -> CheckReport:
-        """What the validator says of a GGUF: a file, a local model, or the header of one that is still on the Hub."""
+        """Validate a GGUF file: on disk, of a local model, or the header of one on the Hub."""
         from llm_hf_models.models import inspect as models_inspect
 
         return models_inspect.check(self._context, name)
 
     def test(self, name: str) -> LoadTestReport:
-        """Loads a local model or a GGUF file in a sandboxed child, has it say a few words, and records the outcome."""
+        """Load a local model or a GGUF file in a sandboxed child, generate a few tokens, and record the result."""
         from llm_hf_models.models import load_test
 
         with self._enforce_policy("test", name):
@@ -121,7 +128,7 @@ class Library:
     # Pulling
 
     def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
-        """What a pull of `ref` would do; a policy, a full disk and a bad header refuse here."""
+        """Plan a pull of `ref`. Raise an error if a policy, the disk space or an invalid header prevents it."""
         from llm_hf_models.downloads import plan as downloads_plan
         from llm_hf_models.downloads import types as downloads_types
 
@@ -136,20 +143,20 @@ class Library:
         stop: threading.Event | None = None,
         agreed: Collection[str] = (),
     ) -> PullResult:
-        """Fetches one variant, proves it and registers it. Continues what an earlier pull left.
+        """Download one variant, verify it and register it. Continue an earlier pull that was interrupted.
 
         Args:
-            ref: what to pull, or a plan that was shown before.
-            options: how; not with a plan, which has its own.
-            progress: called with events, from any thread.
-            stop: when set, ends the pull with InterruptedByUserError and keeps what arrived.
-            agreed: of an agent: the actions that a person agreed to (see `questions`).
+            ref: The model ref to pull, or a plan that was shown before.
+            options: The options of the pull. A plan has its own.
+            progress: Called with events, from any thread.
+            stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept.
+            agreed: For an agent, the actions that a person agreed to (see `questions`).
         """
         from llm_hf_models.downloads import pull
         from llm_hf_models.downloads import types as downloads_types
 
         if isinstance(ref, downloads_types.PullPlan) and options is not None:
-            raise BadInputError("A plan has its options already")
+            raise BadInputError("A plan already has its options")
         with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
         with self._enforce_policy("pull", plan.ref, plan, agreed):
@@ -165,18 +172,18 @@ class Library:
         progress: Progress = _ignore_event,
         stop: threading.Event | None = None,
     ) -> Path:
-        """Fetches any one file of a repo, checked against its digest.
+        """Download any one file of a repo, and verify its digest.
 
         Args:
-            repo: `owner/name`.
-            file: its path in the repo.
-            path: a folder to put it in; None keeps it in the Hugging Face cache.
-            revision: branch, tag or commit.
-            progress: as in `pull`.
-            stop: as in `pull`.
+            repo: The repo, `owner/name`.
+            file: The path of the file in the repo.
+            path: The folder for the file; None stores it in the Hugging Face cache.
+            revision: A branch, tag or commit.
+            progress: As in `pull`.
+            stop: As in `pull`.
 
         Returns:
-            Where the file is.
+            The path of the file on this machine.
         """
         from llm_hf_models.downloads import pull
         from llm_hf_models.downloads import types as downloads_types
@@ -202,135 +209,137 @@ class Library:
         on_done: str | None = None,
         agreed: Collection[str] = (),
     ) -> DownloadView:
-        """Pulls in the background: queues a plan, and sees to it that a worker carries it out.
+        """Pull in the background: queue a plan, and start a worker if none is running.
 
         Args:
-            ref: what to pull, or a plan that was shown before.
-            options: how; not with a plan, which has its own.
-            on_done: a command line to run when it is done, with LLM_HF_MODEL in its environment; not for agents.
-            agreed: as in `pull`.
+            ref: The model ref to pull, or a plan that was shown before.
+            options: The options of the pull. A plan has its own.
+            on_done: A command line to run when the download is done, with LLM_HF_MODEL in its environment. Agents may
+                not use it.
+            agreed: As in `pull`.
         """
         from llm_hf_models.downloads import queue as downloads_queue
 
         with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
             if on_done and self._context.agent is not None:
-                raise PolicyError("An agent can't have a command run")
+                raise PolicyError("Agents may not run a command after a download")
         with self._enforce_policy("download", plan.ref, plan, agreed):
             return downloads_queue.enqueue(self._context, plan, on_done=on_done)
 
     def downloads(self, *, include_finished: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
-        """Downloads, newest first, `limit` at most (-1: all): those not over; with `include_finished`, the finished
-        ones too.
-        """
+        """List at most `limit` downloads (-1: all), newest first; finished ones only with `include_finished`."""
         from llm_hf_models.downloads import queue as downloads_queue
 
         return downloads_queue.list_downloads(self._context, include_finished=include_finished, limit=limit)
 
-    def get_download(self, number: int) -> DownloadView:
-        """One download by its id."""
+    def get_download(self, download_id: int) -> DownloadView:
+        """Return one download by its id."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.get_download(self._context, number)
+        return downloads_queue.get_download(self._context, download_id)
 
-    def get_download_log(self, number: int) -> tuple[DownloadNote, ...]:
-        """What happened to a download, oldest first."""
+    def get_download_log(self, download_id: int) -> tuple[DownloadNote, ...]:
+        """Return the log of a download, oldest entry first."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.read_log(self._context, number)
+        return downloads_queue.read_log(self._context, download_id)
 
-    def pause(self, number: int) -> DownloadView:
-        """Stops a download and keeps what arrived."""
+    def pause(self, download_id: int) -> DownloadView:
+        """Pause a download and keep the downloaded bytes."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("pause", number):
-            return downloads_queue.pause(self._context, number)
+        with self._enforce_policy("pause", download_id):
+            return downloads_queue.pause(self._context, download_id)
 
-    def resume(self, number: int) -> DownloadView:
-        """Lets a paused download go on, in the background."""
+    def resume(self, download_id: int) -> DownloadView:
+        """Continue a paused download in the background."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("resume", number):
-            return downloads_queue.resume(self._context, number)
+        with self._enforce_policy("resume", download_id):
+            return downloads_queue.resume(self._context, download_id)
 
-    def cancel(self, number: int) -> DownloadView:
-        """Ends a download for good."""
+    def cancel(self, download_id: int) -> DownloadView:
+        """Cancel a download and remove its files."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("cancel", number):
-            return downloads_queue.cancel(self._context, number)
+        with self._enforce_policy("cancel", download_id):
+            return downloads_queue.cancel(self._context, download_id)
 
-    def retry(self, number: int) -> DownloadView:
-        """Tries a failed or cancelled download again, in the background."""
+    def retry(self, download_id: int) -> DownloadView:
+        """Try a failed or cancelled download again, in the background."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("retry", number):
-            return downloads_queue.retry(self._context, number)
+        with self._enforce_policy("retry", download_id):
+            return downloads_queue.retry(self._context, download_id)
 
-    def send_to_background(self, number: int) -> DownloadView:
-        """Hands a running foreground pull to the worker."""
+    def send_to_background(self, download_id: int) -> DownloadView:
+        """Stop a running foreground pull and let the worker continue it."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("to_background", number):
-            return downloads_queue.send_to_background(self._context, number)
+        with self._enforce_policy("to_background", download_id):
+            return downloads_queue.send_to_background(self._context, download_id)
 
     def continue_in_background(self, plan: PullPlan) -> None:
-        """Makes a pull that runs one of the background: it goes on when its process ends. `enqueue` brings a worker."""
+        """Mark a running pull as a background download, which a worker continues when its process ends.
+
+        This does not start the worker; `enqueue` does.
+        """
         from llm_hf_models.downloads import queue as downloads_queue
 
         with self._enforce_policy("to_background", plan.ref):
             downloads_queue.continue_in_background(self._context, plan)
 
     def clear_downloads(self) -> int:
-        """Removes the rows of downloads that are over. Returns how many."""
+        """Remove the rows of finished downloads. Return the number of removed rows."""
         from llm_hf_models.downloads import queue as downloads_queue
 
         with self._enforce_policy("clear downloads", ""):
             return downloads_queue.clear(self._context)
 
-    def follow(self, number: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
-        """Events of a download, whichever process carries it out, until it is over or paused."""
+    def follow(self, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
+        """Yield the events of a download until it has finished or is paused, whichever process carries it out."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.follow(self._context, number, stop=stop)
+        return downloads_queue.follow(self._context, download_id, stop=stop)
 
     # The library
 
     def list(self, *, health: bool = False) -> tuple[LocalModelView, ...]:
-        """What is on this machine, newest first; with `health`, those served elsewhere are asked if they answer."""
+        """List the local models, newest first. With `health`, check whether the servers of remote models respond."""
         from llm_hf_models.models import local_models
 
         with self._context.open_library() as db:
             models = db.list_models()
-        found = {}
-        if health and (asked := [model for model in models if model.endpoint]):
-            from llm_hf_models.models import remote_endpoints  # late: other lists need no engine and no network
+        states = {}
+        if health and (remote := [model for model in models if model.endpoint]):
+            from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
 
-            found = remote_endpoints.check_health(asked)
-        return tuple(local_models.make_view(model, found.get(model.model_id)) for model in models)
+            states = remote_endpoints.check_health(remote)
+        return tuple(local_models.make_view(model, states.get(model.model_id)) for model in models)
 
     def show(self, name: str) -> LocalModelView:
-        """One local model, by id, alias or repo, with every fact that was established about it."""
+        """Return one local model, by id, alias or repo, with every fact that is known about it."""
         from llm_hf_models.models import local_models
 
         with self._context.open_library() as db:
             return local_models.make_full_view(db.find_model(name))
 
     def path(self, name: str) -> tuple[str, ...]:
-        """Where a local model's files are: its shards in order, then its mmproj."""
+        """Return the paths of a local model's files: its shards in order, then its mmproj."""
         with self._context.open_library() as db:
             model = db.find_model(name)
         model.refuse_if_remote()
         return tuple(file.location for file in model.files)
 
     def plan_removal(self, name: str) -> Removal:
-        """What `remove` would remove and free."""
+        """Return the files that `remove` would remove, and the space it would free."""
         from llm_hf_models.models import local_files
 
         return local_files.remove(self._context, name, dry_run=True)
 
     def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
-        """Forgets a local model and frees what nothing else uses; `agreed` as in `pull`."""
+        """Remove a local model and the files that nothing else uses. `agreed` is as in `pull`."""
         from llm_hf_models.models import local_files
 
         with self.attempt("delete", name):
@@ -339,14 +348,14 @@ class Library:
             return local_files.remove(self._context, plan.model_id, dry_run=False)
 
     def verify(self, name: str, *, progress: Progress = _ignore_event) -> Verification:
-        """Re-hashes a local model's files against their recorded digests, and records the outcome."""
+        """Compare the digests of a local model's files with the recorded ones, and record the result."""
         from llm_hf_models.models import local_files
 
         with self._enforce_policy("verify", name):
             return local_files.verify(self._context, name, progress)
 
     def add_alias(self, name: str, alias: str) -> LocalModelView:
-        """Gives a local model one more name."""
+        """Add an alias to a local model."""
         from llm_hf_models.hub import refs
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
@@ -358,7 +367,7 @@ class Library:
             return local_models.make_view(db.get_model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
-        """Takes a name away."""
+        """Remove an alias."""
         with self._enforce_policy("remove alias", alias), self._context.open_library() as db:
             db.remove_alias(alias)
 
@@ -373,16 +382,17 @@ class Library:
         aliases: Sequence[str] = (),
         progress: Progress = _ignore_event,
     ) -> ImportResult:
-        """Registers a GGUF that is on the disk already; a generation_config.json that lies beside it counts.
+        """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.
 
         Args:
-            file: the file; any shard of a split model stands for all.
-            repo: where it came from; its digest is checked against that repo when it can be reached.
-            copy: keep a copy of our own instead of using it where it is.
-            mmproj: its projector; where none is named, one that lies beside it and can be no other model's.
-            with_mmproj: False takes none.
-            aliases: names for it.
-            progress: told of hashing.
+            file: The file. Any shard of a split model stands for all its shards.
+            repo: The repo that the file is from. Its digest is compared with that repo if the Hub can be reached.
+            copy: Store a copy of the file instead of using it where it is.
+            mmproj: The model's projector. Without it, a projector in the same folder is used if it can't belong to
+                another model.
+            with_mmproj: False registers the model without a projector.
+            aliases: The aliases of the model.
+            progress: Called with the progress of hashing.
         """
         from llm_hf_models.models import import_file as models_import_file
 
@@ -408,79 +418,84 @@ class Library:
         stop: threading.Event | None = None,
         agreed: Collection[str] = (),
     ) -> PromptResult:
-        """One short prompt to a local model, answered in one piece.
+        """Send one short prompt to a local model, and return the complete response.
 
         Args:
-            name: its id, an alias or its repo.
-            text: what it is asked.
-            system: a system prompt instead of the model's own.
-            options: as `llm -o` takes them: max_tokens, temperature, seed …
-            stop: ends it with InterruptedByUserError when set.
-            agreed: as in `pull`.
+            name: The model's id, an alias, or its repo.
+            text: The prompt.
+            system: A system prompt that replaces the model's own.
+            options: The options that `llm -o` accepts, such as max_tokens, temperature and seed.
+            stop: Ends the prompt with InterruptedByUserError when set.
+            agreed: As in `pull`.
         """
         from llm_hf_models import policy
         from llm_hf_models.models import prompt as models_prompt
 
-        given = dict(options or {})
+        values = dict(options or {})
         with self.attempt("prompt", name):
             model = self.show(name)
-            limit = policy.limit_prompt_tokens(self._context, given.get("max_tokens"))
-        given = given if limit is None else {**given, "max_tokens": limit}
+            limit = policy.limit_prompt_tokens(self._context, values.get("max_tokens"))
+        values = values if limit is None else {**values, "max_tokens": limit}
         with self._enforce_policy("prompt", model.model_id, model, agreed):
             return models_prompt.prompt(
-                self._context, model.model_id, text, system=system, options=given, stop=stop or threading.Event()
+                self._context, model.model_id, text, system=system, options=values, stop=stop or threading.Event()
             )
 
     # Agents
 
     def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
-        """What a person should agree to before an agent carries this out; its action is what `agreed` takes."""
+        """List the consent that an agent needs from a person before it may carry this out.
+
+        The `action` of each item is the value to pass in `agreed`.
+        """
         from llm_hf_models import policy
 
         return policy.list_consent_requests(self._context, subject)
 
-    def attempt(self, what: str, about: object) -> AbstractContextManager[None]:
-        """Around what an agent does on the way to a change (a plan, a question): what refuses it there is noted."""
+    def attempt(self, action: str, target: object) -> AbstractContextManager[None]:
+        """Return a context manager for the steps before an agent's change, such as planning. It logs their failure."""
         from llm_hf_models import policy
 
-        return nullcontext() if self._context.agent is None else policy.log_failed_attempt(self._context, what, about)
+        return (
+            nullcontext() if self._context.agent is None else policy.log_failed_attempt(self._context, action, target)
+        )
 
     def is_read_only_for_agents(self) -> bool:
-        """Whether agents may change nothing."""
+        """Return True if agents may not change anything."""
         from llm_hf_models import policy
 
         return policy.is_read_only(self._context)
 
     def can_agents_delete(self) -> bool:
-        """Whether agents may delete models."""
+        """Return True if agents may delete models."""
         from llm_hf_models import policy
 
         return policy.can_delete(self._context)
 
     def _enforce_policy(
         self,
-        what: str,
-        about: object,
+        action: str,
+        target: object,
         subject: PullPlan | Removal | LocalModelView | None = None,
         agreed: Collection[str] = (),
     ) -> AbstractContextManager[None]:
-        """Around whatever changes something: an agent is held to its policy, people have none."""
+        """Return a context manager for a change. It applies the policy for agents; a person has none."""
         from llm_hf_models import policy
 
         if self._context.agent is None:
             return nullcontext()
-        return policy.guard_change(self._context, what, about, subject, agreed)
+        return policy.guard_change(self._context, action, target, subject, agreed)
 
     # Cleaning up
 
     def plan_gc(self) -> Cleanup:
-        """What `gc` would remove now: leftovers of downloads, old rows and answers. Never a model."""
+        """Return the leftover files, old rows and old responses that `gc` would remove now. It never removes models."""
         from llm_hf_models import cleanup
 
         return cleanup.plan_cleanup(self._context)
 
     def gc(self) -> Cleanup:
-        """Removes what is dead; what has come alive since a plan was shown stays."""
+        """Remove leftover files, old rows and old responses. Files that came into use since the plan are kept."""
         from llm_hf_models import cleanup
 
         with self._enforce_policy("gc", ""):
@@ -489,12 +504,13 @@ class Library:
     # How models run
 
     def set_options(self, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModelView:
-        """Keeps options for a model: they hold where a prompt doesn't give its own.
+        """Store default options of a model. A prompt's own options win over them.
 
         Args:
-            name: which model.
-            values: by name, typed or as text: temperature, context, system …; `template` is the template itself.
-            unset: options to go back on.
+            name: The model.
+            values: The options by name, typed or as text, such as temperature, context and system. The value of
+                `template` is the template itself.
+            unset: The options to reset to their defaults.
         """
         from llm_hf_models.models import default_options, local_models
 
@@ -512,21 +528,21 @@ class Library:
         kind: Literal["chat", "embedding"] = "chat",
         modalities: Collection[str] = (),
     ) -> LocalModelView:
-        """Registers a model that is served elsewhere in OpenAI's protocol.
+        """Register a model that a server offers in OpenAI's protocol.
 
         Args:
-            name: what to call it here.
-            endpoint: the server's address, with or without /v1.
-            key_env: the environment variable that holds the key; the key itself is never kept.
-            key_name: or its name among llm's own keys (`llm keys set NAME`).
-            model: what the server calls it; None asks a server that has a single one.
-            kind: what it is for.
-            modalities: what it takes beside text (image, audio), where the server doesn't say it by itself.
+            name: The name of the model in this library.
+            endpoint: The address of the server, with or without /v1.
+            key_env: The environment variable that contains the API key. The key itself is never stored.
+            key_name: Alternatively, the name of the key among llm's keys (`llm keys set NAME`).
+            model: The server's name for the model. With None, the server must offer exactly one model.
+            kind: The kind of model.
+            modalities: The input that the model accepts besides text (image, audio), if the server does not report it.
         """
         from llm_hf_models.models import local_models, remote_endpoints
 
         with self._enforce_policy("attach", name):
-            found = remote_endpoints.attach(
+            attached = remote_endpoints.attach(
                 self._context,
                 name,
                 endpoint,
@@ -536,12 +552,12 @@ class Library:
                 kind=kind,
                 modalities=modalities,
             )
-        return local_models.make_full_view(found, remote_endpoints.check_health([found])[found.model_id])
+        return local_models.make_full_view(attached, remote_endpoints.check_health([attached])[attached.model_id])
 
     # Engines
 
     def list_engines(self) -> tuple[EngineView, ...]:
-        """The llama.cpp processes that run now."""
+        """List the running llama.cpp processes."""
         from llm_hf_models import status as status_module
         from llm_hf_models.inference import running_engines
 
@@ -549,7 +565,7 @@ class Library:
             return tuple(status_module.make_engine_view(row) for row in running_engines.list_running_engines(db))
 
     def stop_engines(self, name: str | None = None) -> int:
-        """Ends the engines of one local model, or all. Returns how many there were."""
+        """Stop the engines of one local model, or all engines. Return the number of stopped engines."""
         from llm_hf_models.inference import running_engines
 
         with self._enforce_policy("stop engines", name or "all"), self._context.open_library() as db:
@@ -563,45 +579,45 @@ class Library:
     # The account and the machine
 
     def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus:
-        """Validates a token with the Hub, then keeps it in the keychain, or encrypted where there is none."""
+        """Validate a token with the Hub, and store it in the keychain, or in an encrypted file without a keychain."""
         from llm_hf_models import account
 
         with self._enforce_policy("login", ""):
             return account.login(self._context, token, ask_passphrase)
 
     def logout(self) -> tuple[str, ...]:
-        """Removes the token that `login` kept. Returns where it was."""
+        """Remove the token that `login` stored. Return the places it was removed from."""
         from llm_hf_models import account
 
         with self._enforce_policy("logout", ""):
             return account.logout()
 
     def whoami(self) -> TokenStatus:
-        """Whose token is in force and where it came from; never the token."""
+        """Return the owner and the source of the current token, never the token itself."""
         from llm_hf_models import account
 
         return account.whoami(self._context)
 
     def status(self) -> Status:
-        """Memory, disk, cache, engines, endpoint, token."""
+        """Return the state of this machine: memory, disk, cache, engines, endpoint and token."""
         from llm_hf_models import status as status_module
 
         return status_module.collect_status(self._context)
 
     def settings(self) -> tuple[SettingView, ...]:
-        """Every setting with its value, default, source and what it does."""
+        """List every setting with its value, default, source and description."""
         from llm_hf_models import status as status_module
 
         return status_module.list_settings()
 
     def get_setting(self, key: str) -> SettingView:
-        """One of them."""
+        """Return one setting."""
         from llm_hf_models import status as status_module
 
         return status_module.get_setting(key)
 
     def set_setting(self, key: str, value: str | None) -> SettingView:
-        """Stores one setting from a person's words; None goes back to the default."""
+        """Parse and store the value of one setting. None resets it to the default."""
         from llm_hf_models import status as status_module
 
         with self._enforce_policy("set", key):
@@ -609,7 +625,7 @@ class Library:
 
     @staticmethod
     def check_setting(key: str, value: str) -> None:
-        """Refuses a value that a setting does not take; stores nothing."""
+        """Raise an error if a setting does not accept a value. Nothing is stored."""
         from llm_hf_models import settings
 
         settings.parse_value(key, value)
@@ -625,37 +641,37 @@ class Library:
         key: str | None = None,
         notify: Callable[[str], None] = _ignore_notice,
     ) -> RelayServer:
-        """A server of some models in OpenAI's protocol; call `serve_forever()` on it.
+        """Create a server that offers some models in OpenAI's protocol. Call `serve_forever()` to run it.
 
         Args:
-            names: which models.
-            host: the address to listen on.
-            port: 0 takes a free one; `server_address` tells which.
-            key: what clients must know; None makes one: `key` tells it.
-            notify: told what a person should know: an engine that was evicted, a smaller context.
+            names: The models.
+            host: The address to listen on.
+            port: The port; 0 chooses a free one, which `server_address` contains.
+            key: The API key that clients must send. With None, a random key is generated (see its `key` attribute).
+            notify: Shows a message to the user, such as an evicted engine or a smaller context.
 
         Raises:
-            NotWritableError: the address can't be listened on.
+            NotWritableError: The server can't listen on that address.
         """
         from llm_hf_models.servers import openai_relay
 
         return openai_relay.make_server(self._context, names, host, port, key=key, notice=notify)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
-        """A server of this library in the Hub's protocol, read-only; call `serve_forever()` on it.
+        """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
         Args:
-            host: the address to listen on.
-            port: 0 takes a free one; `server_address` tells which.
-            allow: gated and private repos to serve too; others of that kind are not shown.
+            host: The address to listen on.
+            port: The port; 0 chooses a free one, which `server_address` contains.
+            allow: The gated and private repos to serve. Other gated and private repos are hidden.
 
         Raises:
-            NotWritableError: the address can't be listened on.
+            NotWritableError: The server can't listen on that address.
         """
         from llm_hf_models.hub import refs
         from llm_hf_models.servers import hub_mirror, library_catalog
 
-        served = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
-        if self._context.notify and (absent := served.list_missing_repos()):
-            self._context.notify(f"Not on this machine (yet): {', '.join(absent)}. `llm hf list` shows what is.")
-        return hub_mirror.make_server(served, host, port)
+        catalog = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        if self._context.notify and (missing := catalog.list_missing_repos()):
+            self._context.notify(f"Not on this machine: {', '.join(missing)}. List local models with `llm hf list`.")
+        return hub_mirror.make_server(catalog, host, port)

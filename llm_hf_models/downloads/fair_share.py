@@ -1,4 +1,4 @@
-"""What one download may take of what all share, over all processes: connections, and bytes per second."""
+"""Divide connections and bandwidth among the running downloads of all processes."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.transfer.types import TransferLimits
 
-REFRESH_SECONDS = 1.0  # how often a running download looks again who else runs
-FOREGROUND_WEIGHT = 8  # times the rate of a download in the background, while both run
+REFRESH_SECONDS = 1.0  # how often a download rereads the settings and the list of running downloads
+FOREGROUND_WEIGHT = 8  # a foreground download may use 8 times the rate of a background one
 
 
 @dataclass(frozen=True)
 class Share:
-    """`connections` may be none; `rate` is between 0 and 1, of the limit for all."""
+    """One download's part of the limits that all downloads share.
+
+    `connections` may be 0. `rate` is a fraction between 0 and 1 of the rate limit for all downloads.
+    """
 
     connections: int
     rate: float
 
 
 def compute_share(download_id: int | None, running: Sequence[Download], connections: int) -> Share:
-    """The share of one download.
+    """Compute the share of one download.
 
-    Each has one connection while they last: those in the foreground come first, then those that were asked for first.
-    What is left goes to those in the foreground, or to all alike where there are none.
+    Every download gets one connection, as long as there are enough. Foreground downloads come first, then the
+    downloads that were requested first. The remaining connections go to the foreground downloads, or are divided
+    evenly if there are none.
 
     Args:
-        download_id: which; one that is not among `running` is in the foreground, and the last there.
-        running: the downloads that processes carry out now.
-        connections: how many there are for all.
+        download_id: The download. If it is not among `running`, it counts as the last one in the foreground.
+        running: The downloads that any process is carrying out now.
+        connections: The number of connections for all downloads together.
     """
-    everyone = {(row.background, row.id) for row in running}
-    own = next((key for key in everyone if key[1] == download_id), (False, math.inf))
-    served = sorted(everyone | {own})[:connections]
+    all_keys = {(row.background, row.id) for row in running}
+    own = next((key for key in all_keys if key[1] == download_id), (False, math.inf))
+    served = sorted(all_keys | {own})[:connections]
     if own not in served:
         return Share(0, 0.0)
     preferred = [key for key in served if not key[0]] or served
@@ -53,22 +57,22 @@ def compute_share(download_id: int | None, running: Sequence[Download], connecti
 
 
 class FairShare:
-    """The share of one download as it is now: asked for all the time, and looked for once a second."""
+    """The current share of one download, recomputed at most once a second."""
 
-    def __init__(self, context: Context, number: int | None, own_rate: int | None) -> None:
-        """`own_rate`: bytes per second that the download itself is held to; None is no limit."""
-        self._context, self._number, self._own_rate = context, number, own_rate or 0
+    def __init__(self, context: Context, download_id: int | None, own_rate: int | None) -> None:
+        """`own_rate` is the download's own limit in bytes per second; None means no limit."""
+        self._context, self._download_id, self._own_rate = context, download_id, own_rate or 0
         self._running: Sequence[Download] = ()
         self._rate, self._connections, self._until = 0, 1, 0.0
         self._lock = threading.Lock()
 
     def bytes_per_second(self) -> int:
-        """Its own limit, and its share of the limit for all together; 0 is none."""
+        """Return the lower of the download's own limit and its share of the limit for all; 0 means no limit."""
         self._refresh()
         return self._rate
 
     def connections(self) -> int:
-        """Its share of the connections."""
+        """Return the number of connections that the download may use."""
         self._refresh()
         return self._connections
 
@@ -76,14 +80,14 @@ class FairShare:
         with self._lock:
             if time.monotonic() < self._until:
                 return
-            # A busy library, settings that a person is just writing: no transfer ends for that, all stays as it was.
+            # A locked database or a half-written settings file must not end a transfer: the last share stays valid.
             with suppress(HfModelsError), self._context.open_downloads() as db:
                 stale = self._context.stale_seconds()
                 rows = db.list_downloads(states=("running",), limit=-1, with_plans=False)
                 self._running = [row for row in rows if row.is_owner_running(stale_seconds=stale)]
             with suppress(HfModelsError):
                 now = self._context.settings()
-                share = compute_share(self._number, self._running, now.connections)
+                share = compute_share(self._download_id, self._running, now.connections)
                 limit = max(1, int(now.limit_rate * share.rate)) if now.limit_rate else 0
                 self._rate = min(self._own_rate or limit, limit or self._own_rate)
                 self._connections = share.connections
@@ -91,17 +95,17 @@ class FairShare:
 
 
 def make_transfer_limits(
-    context: Context, number: int | None, connections: int | None = None, limit_rate: int | None = None
+    context: Context, download_id: int | None, connections: int | None = None, limit_rate: int | None = None
 ) -> TransferLimits:
-    """How the download of that number behaves, from settings and what was asked for this one."""
+    """Return the limits of one download, from the settings and from its own `connections` and `limit_rate`."""
     from llm_hf_models.transfer.types import TransferLimits
 
     now = context.settings()
-    shares = FairShare(context, number, limit_rate)
+    share = FairShare(context, download_id, limit_rate)
     return TransferLimits(
         connections=connections or now.connections,
-        connections_now=None if connections else shares.connections,
-        bytes_per_second=shares.bytes_per_second,
+        connections_now=None if connections else share.connections,
+        bytes_per_second=share.bytes_per_second,
         connect_seconds=now.connect_seconds,
         stall_seconds=now.stall_seconds,
         network_wait_seconds=now.network_wait_seconds,

@@ -1,9 +1,11 @@
-"""One variant into the Hugging Face cache, checked and complete. Knows no SQLite and no terminal.
+"""Download one variant into the Hugging Face cache, or into a plain folder, and verify it.
 
-A file goes through three names: `<etag>.part` while it is fetched (with its journal), `<etag>.whole` once its digest is
-right, both in our own folder of the cache, and `blobs/<etag>` in the repo's when all files of the variant have got that
-far; then follow the snapshot's links, and last the refs. Each step is one rename, so a kill leaves a state that the
-next call continues from.
+This module uses neither SQLite nor the terminal.
+
+In the cache, a file has three names in turn. It is `<etag>.part` while it is downloaded, together with its journal. It
+becomes `<etag>.whole` once its digest is verified. Both are in the work folder of this package. When all files of the
+variant are verified, each becomes `blobs/<etag>` in the repo's folder. The snapshot's links follow, and the refs come
+last. Each step is one rename, so a killed process leaves a state from which the next call continues.
 """
 
 from __future__ import annotations
@@ -32,28 +34,29 @@ from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
 
 MAX_FILES_AT_ONCE = 4
-STOP_CHECK_SECONDS = 0.1  # how soon a stop reaches the files
+STOP_CHECK_SECONDS = 0.1  # how often the stop event is checked
 SHA256_CHARS = 64
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-MAX_ROUNDS = 5  # how often another tool may prune the cache under us before that is an error
+MAX_ROUNDS = 5  # attempts to complete a snapshot while another tool removes files from the cache
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that is whole and checked on this machine."""
+    """A complete and verified file on this machine."""
 
     path: str  # inside the repo
-    location: Path  # where to open it
+    location: Path  # on this machine
     size: int
     sha256: str | None
     git_sha1: str | None
-    fetched: bool  # False where it was here already
+    fetched: bool  # False if the file was already on this machine
 
 
 def find_local_files(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
-    """Which of the files need no fetching, by path: in this snapshot, or as a blob of this or another repo.
+    """Return the files that the cache already contains, by path: in this snapshot or as a blob of any repo.
 
-    They are told by name and size alone, at once; `download` checks the digest of those that it did not fetch itself.
+    Only names and sizes are compared, which is fast. `fetch_into_cache` verifies the digest of every file that it did
+    not download itself.
     """
     found: dict[str, Path] = {}
     for file in files:
@@ -63,31 +66,31 @@ def find_local_files(cache_dir: Path, repo: RepoId, commit: str, files: Sequence
 
 
 def _find_candidates(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Iterator[Path]:
-    """Where files of the right name and size stand, the nearest first."""
-    places = [cache_path(cache_dir, repo, commit, file.path)]
+    """Yield cached files with the right name and size: from the snapshot, then this repo, then other repos."""
+    candidates = [cache_path(cache_dir, repo, commit, file.path)]
     if file.etag:
-        places.append(cache_layout.repo_folder(cache_dir, repo) / "blobs" / file.etag)
+        candidates.append(cache_layout.repo_folder(cache_dir, repo) / "blobs" / file.etag)
     if file.sha256:
-        places += cache_layout.find_blobs(cache_dir, file.sha256, file.size)
-    yield from (place for place in places if cache_layout.has_size(place, file.size))
+        candidates += cache_layout.find_blobs(cache_dir, file.sha256, file.size)
+    yield from (candidate for candidate in candidates if cache_layout.has_size(candidate, file.size))
 
 
 def count_partial_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
-    """How many bytes of each file (by path) an interrupted download has on the disk already."""
+    """Return the number of bytes of each file, by path, that an interrupted download left on the disk."""
     folder = cache_layout.cache_work_folder(cache_dir)
-    return {file.path: have for file in files if (have := _count_partial(folder, file))}
+    return {file.path: count for file in files if (count := _count_partial(folder, file))}
 
 
 def find_files_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
-    """As `already_here`, of a plain folder (`--to DIR`)."""
-    places = {file.path: folder / RepoFile(file.path).path for file in files}
-    return {file.path: places[file.path] for file in files if cache_layout.has_size(places[file.path], file.size)}
+    """Return the files that a plain folder (`--to DIR`) already contains, compared by name and size only."""
+    locations = {file.path: folder / RepoFile(file.path).path for file in files}
+    return {file.path: locations[file.path] for file in files if cache_layout.has_size(locations[file.path], file.size)}
 
 
 def count_partial_bytes_in(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
-    """As `pending_bytes`, of a plain folder (`--to DIR`)."""
+    """Do the same as `count_partial_bytes` for a plain folder (`--to DIR`)."""
     work = cache_layout.target_work_folder(folder)
-    return {file.path: have for file in files if (have := _count_partial(work, file))}
+    return {file.path: count for file in files if (count := _count_partial(work, file))}
 
 
 def _count_partial(folder: Path, file: HubFile) -> int:
@@ -112,21 +115,22 @@ def fetch_into_cache(
     progress: Progress,
     stop: threading.Event,
 ) -> list[StoredFile]:
-    """Fetches what is not here yet; the snapshot's links and refs appear only when every file is checked.
+    """Download the missing files of a variant. The snapshot's links and refs appear once every file is verified.
 
     Args:
-        hub: where from.
-        repo: what.
-        commit: what, pinned.
-        files: all files of the variant, with sizes and digests.
-        cache_dir: the Hugging Face cache.
-        revision: branch or tag whose ref to write beside ours (`refs/main` for None).
-        limits: as in `transfer.fetch`, `connections` for all files together.
-        progress: as in `transfer.fetch`.
-        stop: as in `transfer.fetch`.
+        hub: The Hub to download from.
+        repo: The repo to download from.
+        commit: The pinned commit.
+        files: All files of the variant, with sizes and digests.
+        cache_dir: The Hugging Face cache.
+        revision: The branch or tag whose ref is written in addition to the package's own (`refs/main` for None).
+        limits: As in `transfer.download_file`. `connections` holds for all files together.
+        progress: As in `transfer.download_file`.
+        stop: As in `transfer.download_file`.
 
     Raises:
-        as `transfer.fetch`.
+        HfModelsError: Any error of `transfer.download_file`.
+        StorageError: Another tool keeps removing the files from the cache.
     """
     folder = cache_layout.cache_work_folder(cache_dir)
     job = _FetchJob(hub, repo, commit, folder, limits, progress, stop)
@@ -142,16 +146,14 @@ def fetch_into_cache(
                     _publish(job, blobs, file, cache_path(cache_dir, repo, commit, file.path))
                 cache_layout.write_refs(cache_dir, repo, commit, revision)
             except FileNotFoundError:
-                continue  # another tool removed the folder under us: what it took is fetched again
+                continue  # another tool removed the folder in the meantime: download the removed files again
             if all(cache_layout.has_size(cache_path(cache_dir, repo, commit, f.path), f.size) for f in files):
                 return [
                     _make_stored_file(file, cache_path(cache_dir, repo, commit, file.path), fetched) for file in files
                 ]
     except OSError as error:
         raise translate_disk_error(error, cache_dir, 0, limits.disk_reserve) from None
-    raise StorageError(
-        f"{repo} keeps disappearing from {cache_dir}", hint="Another tool prunes the cache: stop it, then pull again."
-    )
+    raise StorageError(f"Another tool keeps removing {repo} from {cache_dir}", hint="Stop that tool, then pull again.")
 
 
 def fetch_into_folder(
@@ -166,41 +168,41 @@ def fetch_into_folder(
     progress: Progress,
     stop: threading.Event,
 ) -> list[StoredFile]:
-    """The same into a plain folder (`--to DIR`), files under their paths in the repo.
+    """Download a variant into a plain folder (`--to DIR`), each file under its path in the repo.
 
-    A file that stands there with the right digest is left alone; another one of its name is replaced once the right one
-    is whole. What the cache has, in this or another repo, is copied from there and not fetched.
+    A file with the right digest stays untouched. A file with the same name and other content is replaced once the
+    right one is complete. A file that the cache contains, in this or another repo, is copied from there.
 
     Raises:
-        as `transfer.fetch`.
+        HfModelsError: Any error of `transfer.download_file`.
     """
     work = cache_layout.target_work_folder(folder)
     job = _FetchJob(hub, repo, commit, work, limits, progress, stop)
     files = [job.resolve_etag(file) for file in files]
     job.sources = find_local_files(cache_dir, repo, commit, files)
-    places = {file.path: folder / RepoFile(file.path).path for file in files}
+    locations = {file.path: folder / RepoFile(file.path).path for file in files}
     try:
-        missing = [file for file in files if not job.verify_file(file, places[file.path])]
-        fetched = job.fetch_all(missing, lambda file: job.verify_file(file, places[file.path]))
-        first: dict[str, Path] = {}  # two paths may hold the same bytes, which come once
+        missing = [file for file in files if not job.verify_file(file, locations[file.path])]
+        fetched = job.fetch_all(missing, lambda file: job.verify_file(file, locations[file.path]))
+        first: dict[str, Path] = {}  # two paths may have the same content, which is downloaded once
         for file in missing:
-            place = places[file.path]
-            place.parent.mkdir(parents=True, exist_ok=True)
+            location = locations[file.path]
+            location.parent.mkdir(parents=True, exist_ok=True)
             if file.etag in first:
-                if cache_layout.try_hard_link(first[file.etag], place):
+                if cache_layout.try_hard_link(first[file.etag], location):
                     continue
                 job.sources[file.path] = first[file.etag]
                 fetched |= job.fetch_all([file], lambda _: False)
-            job.move_verified(file, place)
-            first[file.etag] = place
+            job.move_verified(file, location)
+            first[file.etag] = location
         _remove_work_folder(work)
     except OSError as error:
         raise translate_disk_error(error, folder, 0, limits.disk_reserve) from None
-    return [_make_stored_file(file, places[file.path], fetched) for file in files]
+    return [_make_stored_file(file, locations[file.path], fetched) for file in files]
 
 
 def _remove_work_folder(work: Path) -> None:
-    """Takes our folder away from a plain one, unless another download still uses it."""
+    """Remove the work folder from a plain folder, unless another download still uses it."""
     if not any(work.glob("*.part")) and not any(work.glob("*.whole")):
         for note in work.glob("*.checked"):
             note.unlink(missing_ok=True)
@@ -215,18 +217,20 @@ def _make_stored_file(file: HubFile, location: Path, fetched: set[str]) -> Store
 
 
 def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
-    """Whether the file is in this repo's part of the cache, or can be taken over from another's once all are here.
+    """Return True if the cache contains the file, in this repo or as a blob of another that can be linked.
 
-    Not before: other tools call a repo damaged that has blobs and no snapshot.
+    A file of another repo is linked into the work folder only, and into this repo once all files are complete: other
+    tools report a repo that has blobs and no snapshot as damaged. A file that can't be linked becomes a source for
+    `_FetchJob.fetch_all`, which copies it and verifies the copy.
     """
-    places = _find_candidates(cache_dir, job.repo, job.commit, file)
-    place = next((place for place in places if job.verify_file(file, place)), None)
-    if place is None:
+    candidates = _find_candidates(cache_dir, job.repo, job.commit, file)
+    found = next((candidate for candidate in candidates if job.verify_file(file, candidate)), None)
+    if found is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
     own = (blob, cache_path(cache_dir, job.repo, job.commit, file.path))
-    if place not in own and not cache_layout.try_hard_link(place, job.folder / f"{file.etag}.whole"):
-        job.sources[file.path] = place  # where it is copied from, and proven once more
+    if found not in own and not cache_layout.try_hard_link(found, job.folder / f"{file.etag}.whole"):
+        job.sources[file.path] = found
         return False
     return True
 
@@ -243,7 +247,7 @@ def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
 
 
 class _FetchJob:
-    """What is the same for all files of one download."""
+    """The state that all files of one download share."""
 
     def __init__(
         self,
@@ -258,105 +262,114 @@ class _FetchJob:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = RateLimiter(self._limit_rate)
-        self._refused: set[tuple[str, str, str]] = set()  # files that turned out to be others, and are not hashed again
-        self._at_once = 1  # files
+        self._mismatched: set[tuple[str, str, str]] = set()  # files with another digest, which are not hashed again
+        self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
-        self._partials: list[Path] = []  # of what this call fetches, or another process meanwhile
-        self.sources: dict[str, Path] = {}  # where bytes of the right size and name can be copied from, by path
+        self._partials: list[Path] = []  # partial files that this call or another process downloads
+        self.sources: dict[str, Path] = {}  # local files with the right name and size to copy from, by path
 
     def _limit_rate(self) -> int:
-        """The limit, divided among the processes that fetch files of this same download side by side.
+        """Return the rate limit divided by the number of processes that download files of this same variant.
 
-        Their connections are not: each cut costs what is on its way, and such a process may end any moment.
+        Connections are not divided: each closed connection loses the bytes in flight, and such a process may end at
+        any moment.
         """
         rate = self._limits.bytes_per_second()
         return max(1, rate // max(1, count_owning_processes(self._partials))) if rate else 0
 
     def _count_connections(self) -> int:
-        """How many connections all files together may have now."""
+        """Return the number of connections that all files together may use now."""
         now = self._limits.connections_now
         return min(self._limits.connections, now()) if now else self._limits.connections
 
     def _share_connections(self, file: HubFile) -> int:
-        """How many of them one file may have; none where there are fewer than files, until another one is here."""
-        coming = [other.etag for task, other in list(self._tasks.items()) if not task.done()][: self._at_once]
-        if file.etag not in coming:  # its task was only just begun
-            return -(-self._count_connections() // self._at_once)
-        each, left = divmod(self._count_connections(), len(coming))
-        return each + (coming.index(file.etag) < left)
+        """Return the number of connections that one file may use now.
+
+        It is 0 for some files while there are fewer connections than files.
+        """
+        active = [other.etag for task, other in list(self._tasks.items()) if not task.done()][: self._files_at_once]
+        if file.etag not in active:  # its task has only just started
+            return -(-self._count_connections() // self._files_at_once)
+        each, left = divmod(self._count_connections(), len(active))
+        return each + (active.index(file.etag) < left)
 
     def resolve_etag(self, file: HubFile) -> HubFile:
-        """The file with a name for its blob; the Hub is asked for it only where it told no digest."""
+        """Return the file with a digest, which names its blob. Request it from the Hub only if it is missing."""
         etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
         if not _DIGEST.fullmatch(etag):
-            raise HubUnavailableError(f"The Hub tells no digest of {file.path}", cause="Nothing could prove that file.")
+            raise HubUnavailableError(
+                f"The Hub reports no digest for {file.path}", cause="Without a digest the file can't be verified."
+            )
         if file.etag:
             return file
         return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
 
-    def verify_file(self, file: HubFile, place: Path) -> bool:
-        """Whether the file at `place` is the right one: by our own note, else by its digest, which takes a while."""
-        if not cache_layout.has_size(place, file.size):
+    def verify_file(self, file: HubFile, location: Path) -> bool:
+        """Return True if the content at `location` is right: by an earlier verification, else by hashing it."""
+        if not cache_layout.has_size(location, file.size):
             return False
-        if cache_layout.is_verified(self.folder, file.etag, place):
+        if cache_layout.is_verified(self.folder, file.etag, location):
             return True
-        this = (file.etag, str(place.resolve()), cache_layout.read_file_stamp(place))
-        if this in self._refused:
+        key = (file.etag, str(location.resolve()), cache_layout.read_file_stamp(location))
+        if key in self._mismatched:
             return False
-        digests = compute_digests(place, self._report_hashing(file))
+        digests = compute_digests(location, self._report_hashing(file))
         if digests.get_same_kind(file.etag) != file.etag:
-            self._refused.add(this)
+            self._mismatched.add(key)
             return False
-        cache_layout.mark_verified(self.folder, file.etag, place)
+        cache_layout.mark_verified(self.folder, file.etag, location)
         return True
 
     def _report_hashing(self, file: HubFile) -> Callable[[int], None]:
-        """Reports how far a digest is, ten times a second at most."""
-        told_at = time.monotonic()
+        """Return a callable that reports the progress of hashing, at most ten times a second."""
+        reported_at = time.monotonic()
         self._progress(Event("verifying", file.path, 0, file.size))
 
-        def tell(done: int) -> None:
-            nonlocal told_at
+        def report(done: int) -> None:
+            nonlocal reported_at
             if self._stop.is_set():
-                raise InterruptedByUserError(f"Stopped while {file.path} was checked")
-            if time.monotonic() - told_at >= TICK_SECONDS or done == file.size:
-                told_at = time.monotonic()
+                raise InterruptedByUserError(f"Stopped while verifying {file.path}")
+            if time.monotonic() - reported_at >= TICK_SECONDS or done == file.size:
+                reported_at = time.monotonic()
                 self._progress(Event("verifying", file.path, done, file.size))
 
-        return tell
+        return report
 
-    def move_verified(self, file: HubFile, place: Path) -> None:
-        """Gives a checked file its final name.
+    def move_verified(self, file: HubFile, location: Path) -> None:
+        """Rename a verified file to its final name.
 
         Raises:
-            OSError: FileNotFoundError where neither the checked file nor its final name is there (any more).
+            FileNotFoundError: Neither the verified file nor its final name exists.
         """
         whole = self.folder / f"{file.etag}.whole"
         try:
-            if place.exists() and whole.samefile(place):
-                whole.unlink()  # another process linked it from there: to rename one name to the other does nothing
+            if location.exists() and whole.samefile(location):
+                whole.unlink()  # another process hard-linked it; renaming one link to the other would do nothing
             else:
-                whole.replace(place)
-        except FileNotFoundError:  # another process was quicker
-            if not cache_layout.has_size(place, file.size):
+                whole.replace(location)
+        except FileNotFoundError:  # another process has moved it already
+            if not cache_layout.has_size(location, file.size):
                 raise
-        sync_folder(place.parent)
-        cache_layout.mark_verified(self.folder, file.etag, place)
+        sync_folder(location.parent)
+        cache_layout.mark_verified(self.folder, file.etag, location)
         self._remove_lock_files(file)
 
     def _remove_lock_files(self, file: HubFile) -> None:
-        """Removes the lock of a file that is finished, and what processes that were killed left of theirs."""
+        """Remove the lock of a finished file, and the owner files and journals that killed processes left."""
         for pattern in ("part.lock", "part.owner.*", "part.journal*"):
             for path in self.folder.glob(f"{file.etag}.{pattern}"):
-                with contextlib.suppress(OSError):  # Windows refuses while another process waits there
+                with contextlib.suppress(OSError):  # Windows refuses while another process waits for the lock
                     path.unlink()
 
-    def fetch_all(self, files: Sequence[HubFile], here: Callable[[HubFile], bool]) -> set[str]:
-        """Brings each file to `<etag>.whole`, several at once. Returns the paths of those that this call fetched.
+    def fetch_all(self, files: Sequence[HubFile], is_finished: Callable[[HubFile], bool]) -> set[str]:
+        """Download or copy each file to `<etag>.whole`, several files at once.
 
         Args:
-            files: those that are not here, as far as known.
-            here: whether another process has finished one meanwhile.
+            files: The missing files.
+            is_finished: Returns True if another process has finished the file in the meantime.
+
+        Returns:
+            The paths of the files that this call downloaded.
         """
         if not files:
             return set()
@@ -365,11 +378,11 @@ class _FetchJob:
         self._partials = [self.folder / f"{file.etag}.part" for file in unique]
         needed = sum(file.size - _count_partial(self.folder, file) for file in unique)
         require_space(self.folder, needed, self._limits.disk_reserve)
-        self._tasks, self._at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._count_connections()))
+        self._tasks, self._files_at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._count_connections()))
         halt = threading.Event()
-        with ThreadPoolExecutor(self._at_once, thread_name_prefix="file") as pool:
+        with ThreadPoolExecutor(self._files_at_once, thread_name_prefix="file") as pool:
             try:
-                tasks = {pool.submit(self._fetch_file, file, here, halt): file for file in unique}
+                tasks = {pool.submit(self._fetch_file, file, is_finished, halt): file for file in unique}
                 self._tasks, pending = tasks, set(tasks)
                 while pending:
                     done, pending = wait(pending, timeout=STOP_CHECK_SECONDS)
@@ -382,16 +395,16 @@ class _FetchJob:
             raise error
         return {file.path for task, file in tasks.items() if task.result()}
 
-    def _fetch_file(self, file: HubFile, here: Callable[[HubFile], bool], halt: threading.Event) -> bool:
-        """Whether the file was fetched by this call, and not by another one meanwhile."""
+    def _fetch_file(self, file: HubFile, is_finished: Callable[[HubFile], bool], halt: threading.Event) -> bool:
+        """Download one file. Return False if another process has completed it in the meantime."""
         partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
 
-        def came_otherwise() -> bool:
-            if cache_layout.has_size(whole, file.size) or here(file):
+        def complete_without_download() -> bool:
+            if cache_layout.has_size(whole, file.size) or is_finished(file):
                 self._progress(Event("done", file.path, file.size, file.size, by_others=True))
-                # Waiting brought the lock back that the other one had removed. It goes while it is held: who waits for
-                # it then finds that it has no name any more, and makes another one.
-                with contextlib.suppress(OSError):  # Windows refuses: `gc` finds it
+                # Waiting for the lock created its file again, which the other process had removed. Remove it while this
+                # process holds the lock: a waiting process then notices that the file is gone, and creates a new one.
+                with contextlib.suppress(OSError):  # Windows refuses; `gc` removes the file later
                     partial.with_name(f"{partial.name}.lock").unlink()
                 return True
             if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
@@ -408,28 +421,28 @@ class _FetchJob:
             stop=halt,
             pace=self._pace,
             final_path=whole,
-            is_already_present=came_otherwise,
+            is_already_present=complete_without_download,
         )
 
     def _copy(self, file: HubFile, source: Path, whole: Path, halt: threading.Event) -> bool:
-        """Whether `whole` could be made a copy of `source` that proves to be the file."""
+        """Copy `source` to `whole`. Return False if its digest is wrong or it has been removed."""
 
-        def watch(done: int) -> None:
+        def report(done: int) -> None:
             if halt.is_set():
-                raise InterruptedByUserError(f"Stopped while {file.path} was copied")
+                raise InterruptedByUserError(f"Stopped while copying {file.path}")
             self._progress(Event("progress", file.path, done, file.size))
 
         self._progress(Event("started", file.path, 0, file.size))
-        aside = whole.with_suffix(".part.copy")
+        unverified = whole.with_suffix(".part.copy")
         try:
-            digests = copy_with_digests(source, aside, watch)
+            digests = copy_with_digests(source, unverified, report)
             if digests.get_same_kind(file.etag) != file.etag:
                 return False
-            aside.replace(whole)
-        except FileNotFoundError:  # another tool prunes the cache
+            unverified.replace(whole)
+        except FileNotFoundError:  # another tool has removed it from the cache
             return False
         finally:
-            aside.unlink(missing_ok=True)
+            unverified.unlink(missing_ok=True)
         sync_folder(self.folder)
         self._progress(Event("done", file.path, file.size, file.size))
         return True

@@ -1,7 +1,7 @@
-"""What the Hub's scanners say of a pull's files: asked beside other questions, worded, refused, kept. Scans nothing.
+"""Fetch the reports of the Hub's scanners on the files of a pull, describe them, and refuse unsafe files.
 
-Each scanner's word is kept as it was reported, with its date; none of them, and no sum of them, means that a file is
-safe: what was not scanned, or not yet, is said as such.
+This module scans nothing itself. The library stores each scanner's report unchanged, with its date. No report and no
+combination of reports means that a file is safe, so unscanned files are described as such.
 """
 
 from __future__ import annotations
@@ -24,28 +24,31 @@ NO_WARNING = frozenset({"safe", "queued"}) | NO_VERDICT  # any other word, known
 
 
 class ScanRequest:
-    """The scanners' words on some files, asked for in a thread of its own: a pull has other things to ask meanwhile."""
+    """A request for the scan reports on some files. It runs in its own thread while a pull sends other requests."""
 
     def __init__(self, hub: Hub, repo: RepoId, commit: str, paths: Sequence[str]) -> None:
         self.paths = tuple(paths)
         self._hub, self._repo, self._commit = hub, repo, commit
-        self._answer: Future[tuple[FileScan, ...]] = Future()
+        self._response: Future[tuple[FileScan, ...]] = Future()
         threading.Thread(target=self._send, name="hub scan", daemon=True).start()
 
     def _send(self) -> None:
         try:
-            self._answer.set_result(self._hub.fetch_scans(self._repo, self._commit, self.paths))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the answer is waited for
-            self._answer.set_exception(error)
+            self._response.set_result(self._hub.fetch_scans(self._repo, self._commit, self.paths))
+        except BaseException as error:  # noqa: BLE001 - wait_for_scans raises it
+            self._response.set_exception(error)
 
     def wait_for_scans(self, paths: Sequence[str]) -> tuple[tuple[FileScan, ...], str | None]:
-        """The words on `paths`, asked again where those are others than was thought; or none, and why there are none.
+        """Wait for the reports on `paths`, which are requested again if they were not part of the first request.
 
-        A Hub that can't tell, such as a mirror of another kind, keeps nobody from a pull: digests are checked anyway.
+        A Hub without reports, such as a mirror, must not prevent a pull: digests are verified in any case.
+
+        Returns:
+            The reports, and None; or no reports, and the reason.
         """
         try:
             if set(paths) <= set(self.paths):
-                return tuple(scan for scan in self._answer.result() if scan.path in paths), None
+                return tuple(scan for scan in self._response.result() if scan.path in paths), None
             return self._hub.fetch_scans(self._repo, self._commit, paths), None
         except HfModelsError as error:
             return (), error.message
@@ -54,28 +57,28 @@ class ScanRequest:
 def refuse_unsafe(
     details: RepoDetails, files: Sequence[HubFile], scans: Sequence[FileScan], *, allowed: bool
 ) -> tuple[str, ...]:
-    """The files that a scanner calls unsafe.
+    """Return the files that a scanner reports as unsafe.
 
     Args:
-        details: of the repo, which name files with issues too.
-        files: that are to be fetched.
-        scans: each scanner's word on them, as far as it is known.
-        allowed: a person wants them all the same.
+        details: The details of the repo, which also list files with issues.
+        files: The files to download.
+        scans: The scanners' reports on them, as far as they are known.
+        allowed: True if the user allowed unsafe files.
 
     Raises:
-        UnsafeFileError: there are some, and they were not allowed.
+        UnsafeFileError: A scanner reports a file as unsafe, and unsafe files are not allowed.
     """
-    wanted = {file.path for file in files}
-    found = {path: f"{path}: {level}" for path, level in details.files_with_issues if level.lower() in UNSAFE}
-    found |= {scan.path: line for scan in scans if (line := _describe_alarm(scan))}
-    named = sorted(wanted & set(found))
-    if named and not allowed:
+    paths = {file.path for file in files}
+    reports = {path: f"{path}: {level}" for path, level in details.files_with_issues if level.lower() in UNSAFE}
+    reports |= {scan.path: line for scan in scans if (line := _describe_alarm(scan))}
+    unsafe = sorted(paths & set(reports))
+    if unsafe and not allowed:
         raise UnsafeFileError(
-            f"The Hub's scanners report {', '.join(named)} as unsafe",
-            cause="\n".join([*(found[path] for path in named), f"See {_build_page_url(details)}"]),
-            hint="If you know better: --allow-unsafe (it is noted in the record).",
+            f"The Hub's scanners report {', '.join(unsafe)} as unsafe",
+            cause="\n".join([*(reports[path] for path in unsafe), f"See {_build_page_url(details)}"]),
+            hint="To pull it anyway, add --allow-unsafe (the library records it).",
         )
-    return tuple(named)
+    return tuple(unsafe)
 
 
 def _build_page_url(details: RepoDetails) -> str:
@@ -83,52 +86,56 @@ def _build_page_url(details: RepoDetails) -> str:
 
 
 def _describe_alarm(scan: FileScan) -> str:
-    """Who calls a file unsafe, and why; empty where nobody does."""
+    """Describe the reports of a file as unsafe; empty if there are none."""
     return _describe_reports(scan, lambda status: status in UNSAFE)
 
 
 def list_warnings(scans: Sequence[FileScan]) -> tuple[str, ...]:
-    """What a person should read before a pull: every word that is not calm, whoever said it."""
+    """List the reports that a person should read before a pull: all that are not known to be harmless."""
     return tuple(line for scan in scans if (line := _describe_reports(scan, lambda status: status not in NO_WARNING)))
 
 
 def _describe_reports(scan: FileScan, matters: Callable[[str], bool]) -> str:
-    """The words on one file that matter; the Hub's own where it is the only one; empty where none does."""
-    words = [f"{word.scanner} {word.status}" + (f" ({word.message})" if word.message else "")
-             for word in scan.scanners if matters(word.status.lower())]  # fmt: skip
-    if not words and matters(scan.status.lower()):
-        words = [scan.status]
-    return f"{scan.path}: {', '.join(words)}" if words else ""
+    """Describe the scanners' reports that matter, else the Hub's own status if that matters; empty if none does."""
+    reports = [f"{result.scanner} {result.status}" + (f" ({result.message})" if result.message else "")
+               for result in scan.scanners if matters(result.status.lower())]  # fmt: skip
+    if not reports and matters(scan.status.lower()):
+        reports = [scan.status]
+    return f"{scan.path}: {', '.join(reports)}" if reports else ""
 
 
 def summarize_scans(scans: Sequence[FileScan]) -> str | None:
-    """All words in a few: the gravest where there is one, else how far the scanners have come. None without any."""
+    """Summarize all reports in a few words: the warnings, worst first, else whether the scans are finished.
+
+    Returns:
+        The summary, or None without reports.
+    """
     if not scans:
         return None
-    words = {status.lower() for scan in scans for status in (scan.status, *_list_statuses(scan))}
-    if grave := sorted(words - NO_WARNING, key=lambda word: (word not in UNSAFE, word)):
-        return ", ".join(grave)
-    if "queued" in words:
+    statuses = {status.lower() for scan in scans for status in (scan.status, *_list_statuses(scan))}
+    if warnings := sorted(statuses - NO_WARNING, key=lambda status: (status not in UNSAFE, status)):
+        return ", ".join(warnings)
+    if "queued" in statuses:
         return "not finished"
-    return "not scanned" if words <= NO_VERDICT else "no issue reported"
+    return "not scanned" if statuses <= NO_VERDICT else "no issue reported"
 
 
 def _list_statuses(scan: FileScan) -> tuple[str, ...]:
-    return tuple(word.status for word in scan.scanners)
+    return tuple(result.status for result in scan.scanners)
 
 
 def build_record(
     scans: Sequence[FileScan], *, unsafe: Sequence[str], allowed: bool, problem: str | None
 ) -> dict[str, Any]:
-    """What the library keeps of it, beside the result and the date.
+    """Build the details that the library stores with the result and the date of the scan.
 
     Args:
-        scans: each scanner's word.
-        unsafe: the files that were pulled all the same.
-        allowed: whether `--allow-unsafe` was given.
-        problem: why the scanners could not be asked.
+        scans: The scanners' reports.
+        unsafe: The files that were pulled although a scanner reports them as unsafe.
+        allowed: Whether `--allow-unsafe` was given.
+        problem: Why the reports could not be fetched.
     """
-    kept: dict[str, Any] = {"files": [asdict(scan) for scan in scans]} if scans else {}
+    details: dict[str, Any] = {"files": [asdict(scan) for scan in scans]} if scans else {}
     if allowed:
-        kept |= {"allowed_unsafe": True, "unsafe": list(unsafe)}
-    return {**kept, "problem": problem} if problem else kept
+        details |= {"allowed_unsafe": True, "unsafe": list(unsafe)}
+    return {**details, "problem": problem} if problem else details

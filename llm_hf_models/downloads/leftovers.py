@@ -1,4 +1,8 @@
-"""Leftover files of downloads that have ended: find and remove them."""
+"""Find and remove the leftover files of downloads that have finished.
+
+A process that removes a partial file becomes its owner first (transfer/ownership.py), as a download does, and then
+reads the rows again. A pull that starts in the meantime keeps its bytes, or waits.
+"""
 
 from __future__ import annotations
 
@@ -19,109 +23,125 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES, UNFINISHED_STATES, Download
 from llm_hf_models.transfer.ownership import acquire_ownership
 
-NO_LIMIT = -1  # SQLite's word for no limit
+NO_LIMIT = -1  # SQLite's value for no limit
 
-# A digest and what its download is about; the lock and the owner's name are not leftovers by themselves.
+# The name of a file that belongs to a download: the digest, then `part` or `whole`, and maybe more.
 _LEFTOVER_NAME = re.compile(r"(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.(?P<part>part|whole)(?P<more>\..+)?")
 
 
 @dataclass(frozen=True)
-class _SortedRows:
-    """Which downloads are open, and which are over; rows that go in this very cleanup are over."""
+class SortedRows:
+    """Unfinished and finished downloads. Rows that this cleanup removes count as finished."""
 
     open: tuple[Download, ...]
     finished: tuple[Download, ...]
 
     def needs(self, partial: Path) -> bool:
+        """Return True if an unfinished download may use this partial file."""
         return any(_may_belong_to(row, partial) for row in self.open)
 
     def is_left_by_finished(self, partial: Path, written: float) -> bool:
-        """Whether one that is over left it; what was written since is another library's, which shares the cache."""
+        """Return True if a finished download left this partial file.
+
+        A file written after that download finished belongs to another library that shares the cache.
+
+        Args:
+            partial: The partial file.
+            written: The time of its last change, in Unix seconds.
+        """
         return any(row.updated >= written and _may_belong_to(row, partial) for row in self.finished)
 
 
-def remove_leftovers(context: Context, over: Iterable[Download]) -> list[int]:
-    """Removes what arrived of downloads that a person ended for good, but for what others need. `gc` finds the rest.
+def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int]:
+    """Remove the partial files of cancelled downloads, except files that other downloads need.
 
     Returns:
-        The ids of those of which something stays that no other download here needs: only their rows tell of it.
+        The ids of downloads with files that no other download needs and that could not be removed. `gc` can find
+        those files only by their rows.
     """
-    history, left = _compute_history_cutoff(context), []
+    history, remaining = compute_history_cutoff(context), []
     with context.open_library() as db:
-        for row in over:
+        for row in finished:
             partials = _list_partials(context, row)
             with contextlib.suppress(NotWritableError, LibraryBusyError):
-                db.update_download(row.id)  # it is over now: what was written until now is its own
+                db.update_download(row.id)  # set its time to now: all bytes written so far belong to it
             for partial in partials:
-                if _list_leftover_paths(partial):
+                if list_leftover_paths(partial):
                     with contextlib.suppress(OSError, NotWritableError):
-                        _remove_partial(context, db, history, partial)
-            stay = [partial for partial in partials if _list_leftover_paths(partial)]
-            if not stay:
+                        remove_partial(context, db, history, partial)
+            kept = [partial for partial in partials if list_leftover_paths(partial)]
+            if not kept:
                 with contextlib.suppress(NotWritableError, LibraryBusyError):
                     _reset_done_bytes(db, row.id)
-            elif not all(map(_sort_rows(db, history).needs, stay)):
-                left.append(row.id)
-    return left
+            elif not all(map(sort_rows(db, history).needs, kept)):
+                remaining.append(row.id)
+    return remaining
 
 
-def _reset_done_bytes(db: Database, number: int) -> None:
+def _reset_done_bytes(db: Database, download_id: int) -> None:
     with db.transaction():
-        row = db.get_download(number)
-        if row is not None and row.state == "cancelled":  # nobody has begun it again meanwhile
-            db.update_download(number, done_bytes=0)
+        row = db.get_download(download_id)
+        if row is not None and row.state == "cancelled":  # no process has started it again in the meantime
+            db.update_download(download_id, done_bytes=0)
 
 
 def _list_partials(context: Context, row: Download) -> Sequence[Path]:
-    found = load_plan_if_readable(row)
-    if found is None:  # of another version
+    plan = load_plan_if_readable(row)
+    if plan is None:
         return ()
-    folder = _choose_work_folder(context.cache_dir(), found)
-    return [_build_partial_path(folder, file.etag) for file in found.files if file.etag]
+    folder = choose_work_folder(context.cache_dir(), plan)
+    return [build_partial_path(folder, file.etag) for file in plan.files if file.etag]
 
 
-def _compute_history_cutoff(context: Context) -> float:
+def compute_history_cutoff(context: Context) -> float:
+    """Return the time in Unix seconds before which finished downloads and cached responses are removed."""
     return time.time() - context.settings().history_seconds
 
 
-def _sort_rows(db: Database, history: float) -> _SortedRows:
-    everything = db.list_downloads(limit=NO_LIMIT)
-    goes = {row.id for row in everything if row.state in FINISHED_STATES and row.updated < history}
-    is_open = tuple(row for row in everything if row.state in UNFINISHED_STATES and row.id not in goes)
-    return _SortedRows(is_open, tuple(row for row in everything if row not in is_open))
+def sort_rows(db: Database, history: float) -> SortedRows:
+    """Read all rows and sort them into unfinished and finished ones. Rows older than `history` count as finished."""
+    rows = db.list_downloads(limit=NO_LIMIT)
+    expired = {row.id for row in rows if row.state in FINISHED_STATES and row.updated < history}
+    is_open = tuple(row for row in rows if row.state in UNFINISHED_STATES and row.id not in expired)
+    return SortedRows(is_open, tuple(row for row in rows if row not in is_open))
 
 
-def _choose_work_folder(cache: Path, found: PullPlan) -> Path:
-    """Of a pull into a plain folder (`--to`), or into the cache of the environment that it was planned in."""
-    if found.options.to:
-        return cache_layout.target_work_folder(Path(found.folder))
-    return cache_layout.cache_work_folder(Path(found.cache_dir) if found.cache_dir else cache)
+def choose_work_folder(cache: Path, plan: PullPlan) -> Path:
+    """Return the folder with the partial files of a pull, inside its target folder (`--to`) or its cache.
+
+    `cache` is used for plans of older versions, which do not name their cache.
+    """
+    if plan.options.to:
+        return cache_layout.target_work_folder(Path(plan.folder))
+    return cache_layout.cache_work_folder(Path(plan.cache_dir) if plan.cache_dir else cache)
 
 
 def _may_belong_to(row: Download, partial: Path) -> bool:
-    """Whether a download works, or has worked, on this partial: the same bytes for another folder are its own.
+    """Return True if a download uses this partial file, or has used it.
 
-    One of another version, which can't be read or doesn't tell its cache, may work in any folder.
+    The partial file must be in the download's own work folder. If another version stored a plan that can't be read or
+    does not name its cache, any folder may be its work folder.
     """
     if partial.stem not in row.plan:
         return False
-    found = load_plan_if_readable(row)
-    if found is None or not (found.options.to or found.cache_dir):
+    plan = load_plan_if_readable(row)
+    if plan is None or not (plan.options.to or plan.cache_dir):
         return True
-    return _is_same_folder(_choose_work_folder(Path(found.cache_dir or ""), found), partial.parent)
+    return _is_same_folder(choose_work_folder(Path(plan.cache_dir or ""), plan), partial.parent)
 
 
 def _is_same_folder(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one folder, whatever links they take. In doubt they do: what is wanted must stay."""
+    """Return True if two paths lead to the same folder, or if unknown: no file that may be needed is removed."""
     try:
         return one == other or one.samefile(other)
-    except (FileNotFoundError, NotADirectoryError):  # what stands in one of them is not in the other
+    except (FileNotFoundError, NotADirectoryError):  # one of them does not exist
         return False
     except OSError:
         return True
 
 
-def _group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
+def group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
+    """Return the files of downloads in a work folder, by the digest in their names."""
     found: dict[str, list[Path]] = {}
     for path in folder.glob("*"):
         if name := _LEFTOVER_NAME.fullmatch(path.name):
@@ -129,45 +149,48 @@ def _group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
     return found
 
 
-def _build_partial_path(folder: Path, etag: str) -> Path:
+def build_partial_path(folder: Path, etag: str) -> Path:
+    """Return the path of the partial file with that digest."""
     return folder / f"{etag}.part"
 
 
-def _compute_age(path: Path) -> float:
-    """Seconds since it was last written; 0 for what has gone meanwhile, which is no business of ours then."""
+def compute_age(path: Path) -> float:
+    """Return the seconds since a file was last changed, or 0 if it no longer exists."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def _remove_partial(context: Context, db: Database, history: float, partial: Path) -> bool:
-    lived = threading.Event()
+def remove_partial(context: Context, db: Database, history: float, partial: Path) -> bool:
+    """Remove the files of a partial, unless a download needs or owns it. Return True if they were removed."""
+    owned_by_other = threading.Event()
     try:
-        # Asked for once: a living owner means that it is no business of ours.
-        with acquire_ownership(partial, lived, lived.set):
-            rows = _sort_rows(db, history)
+        # Don't wait for another owner: setting the stop event ends the attempt at once.
+        with acquire_ownership(partial, owned_by_other, owned_by_other.set):
+            rows = sort_rows(db, history)
             if rows.needs(partial):
                 return False
-            age = _find_youngest_age(_list_leftover_paths(partial))
+            age = find_youngest_age(list_leftover_paths(partial))
             if not rows.is_left_by_finished(partial, time.time() - age) and age < context.settings().orphan_seconds:
                 return False
-            for path in _list_leftover_paths(partial):
+            for path in list_leftover_paths(partial):
                 path.unlink(missing_ok=True)
     except InterruptedByUserError:
         return False
     partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # a plain folder's; the cache's stays, it holds the notes
-        if partial.parent.parent.name != ".locks":
+    with contextlib.suppress(OSError):  # the folder is not empty
+        if partial.parent.parent.name != ".locks":  # the cache's work folder stays: it has the verification marks
             partial.parent.rmdir()
     return True
 
 
-def _list_leftover_paths(partial: Path) -> Sequence[Path]:
-    """All that a download left under a digest, without what holds it for us now."""
-    ours = {f"{partial.name}.lock", f"{partial.name}.owner"}
-    return [path for path in _group_by_digest(partial.parent).get(partial.stem, ()) if path.name not in ours]
+def list_leftover_paths(partial: Path) -> Sequence[Path]:
+    """Return all files of a partial except its lock and its owner file, which this process may hold now."""
+    held = {f"{partial.name}.lock", f"{partial.name}.owner"}
+    return [path for path in group_by_digest(partial.parent).get(partial.stem, ()) if path.name not in held]
 
 
-def _find_youngest_age(paths: Sequence[Path]) -> float:
-    return min(map(_compute_age, paths), default=float("inf"))
+def find_youngest_age(paths: Sequence[Path]) -> float:
+    """Return the seconds since the latest change of any of the files; infinite without files."""
+    return min(map(compute_age, paths), default=float("inf"))

@@ -1,4 +1,4 @@
-"""What a pull would do, before it does anything: which files, which variant and why, and every reason to refuse."""
+"""Plan a pull before it starts: choose the variant and its files, and check every reason to refuse the pull."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import repo_info, variant_choice
 from llm_hf_models.models.names import make_short_names
-from llm_hf_models.models.repo_info import _add_sampling, collect_repo_facts
-from llm_hf_models.models.variant_choice import _ALLOW_INVALID_HINT, refuse_invalid
+from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
+from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
@@ -40,19 +40,27 @@ from llm_hf_models.system.units import format_size
 
 
 def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
-    """What a pull of `text` would do; refuses here what could be known to fail later.
+    """Plan a pull of the model ref `text`. Raise an error now if the pull is known to fail later.
 
     Raises:
-        BadRefError, NotFoundError, AccessError, NetworkError, PolicyError, DiskFullError, InvalidGgufError,
-        NameTakenError
+        BadRefError: The model ref is malformed.
+        NotFoundError: The repo, revision, file or quantization does not exist.
+        AccessError: The Hub refused access.
+        NetworkError: The Hub could not be reached.
+        PolicyError: A setting forbids this pull.
+        UnsafeFileError: A scanner reports a file as unsafe.
+        InvalidGgufError: The header breaks the rules of the GGUF format.
+        NameTakenError: Another model has a requested alias.
+        DiskFullError: There is not enough disk space.
     """
     ref = repo_info.pin_revision(ModelRef.parse(text), options.revision)
     details, freshness = repo_info.fetch_details(context, ref, refresh=True)
     hub = context.hub()
+    # The scan reports are requested for the variant that will probably be chosen, while its header is read.
     guessed: tuple[Variant | None, str] = (
         (None, "") if options.file_only else variant_choice.guess_variant(context, hub, ref, details)
     )
-    question = (
+    scan_request = (
         None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
     )
     variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
@@ -89,8 +97,8 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
-    if question is not None and not plan.already_complete:
-        plan = _add_scans(plan, details, question)
+    if scan_request is not None and not plan.already_complete:
+        plan = _add_scans(plan, details, scan_request)
     _refuse_full_disk(context, plan)
     return plan
 
@@ -99,23 +107,23 @@ def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     if variant is not None:
         return tuple(variant.all_files)
     if ref.file is None:
-        raise FileNotFoundInRepoError(f"{ref} names no file")
+        raise FileNotFoundInRepoError(f"{ref} does not name a file")
     return (ref.file.path,)
 
 
-def _add_scans(plan: PullPlan, details: RepoDetails, question: hub_scans.ScanRequest) -> PullPlan:
-    """The plan with each scanner's word, which came while headers were read.
+def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest) -> PullPlan:
+    """Return the plan with the scanners' reports.
 
     Raises:
-        UnsafeFileError: a scanner calls a file unsafe.
+        UnsafeFileError: A scanner reports a file as unsafe.
     """
-    said, problem = question.wait_for_scans([file.path for file in plan.files])
-    unsafe = hub_scans.refuse_unsafe(details, plan.files, said, allowed=plan.options.allow_unsafe)
+    scans, problem = request.wait_for_scans([file.path for file in plan.files])
+    unsafe = hub_scans.refuse_unsafe(details, plan.files, scans, allowed=plan.options.allow_unsafe)
     return replace(
         plan,
-        scans=said,
-        scan=hub_scans.summarize_scans(said) or plan.scan,
-        scan_warnings=hub_scans.list_warnings(said),
+        scans=scans,
+        scan=hub_scans.summarize_scans(scans) or plan.scan,
+        scan_warnings=hub_scans.list_warnings(scans),
         scan_problem=problem,
         unsafe=unsafe,
     )
@@ -131,20 +139,20 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
     owners, licenses = settings.split_list(now.allowed_owners), settings.split_list(now.allowed_licenses)
     if owners and details.author.lower() not in owners:
         raise PolicyError(
-            f"Pulling from {details.author} is not allowed here",
-            cause=f"The setting allowed_owners names {now.allowed_owners}.",
+            f"Pulling from {details.author} is not allowed",
+            cause=f"The setting allowed_owners allows only {now.allowed_owners}.",
             hint="llm hf settings allowed_owners",
         )
     if licenses and (details.license or "").lower() not in licenses:
         raise PolicyError(
-            f"The licence of {details.id} ({details.license or 'none stated'}) is not allowed here",
-            cause=f"The setting allowed_licenses names {now.allowed_licenses}.",
+            f"The licence of {details.id} ({details.license or 'none stated'}) is not allowed",
+            cause=f"The setting allowed_licenses allows only {now.allowed_licenses}.",
             hint="llm hf settings allowed_licenses",
         )
     total = sum(file.size for file in files)
     if now.max_download_bytes and total > now.max_download_bytes:
         raise PolicyError(
-            f"This pull is {format_size(total)}, more than is allowed here",
+            f"The pull has {format_size(total)}, more than max_download_bytes allows",
             cause=f"The setting max_download_bytes is {format_size(now.max_download_bytes)}.",
             hint="llm hf settings max_download_bytes",
         )
@@ -153,20 +161,20 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
 def _plan_files(
     context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
 ) -> tuple[PlannedFile, ...]:
-    with context.open_library() as db:  # what `verify` found to differ has the right size, and comes again
+    with context.open_library() as db:  # files that failed `verify` have the right size, but are downloaded again
         broken = {file.location for model in db.list_models() if model.state == "changed" for file in model.files}
     cached = fetch_variant.find_local_files(context.cache_dir(), repo, commit, files)
-    cached = {path: place for path, place in cached.items() if str(place) not in broken}
+    cached = {path: location for path, location in cached.items() if str(location) not in broken}
     if options.to is None:
-        here, partial, copy = cached, fetch_variant.count_partial_bytes(context.cache_dir(), files), set[str]()
+        local, partial, copy = cached, fetch_variant.count_partial_bytes(context.cache_dir(), files), set[str]()
     else:
         folder = make_absolute(options.to)
-        here, partial = _find_verified_files(folder, files), fetch_variant.count_partial_bytes_in(folder, files)
-        copy = cached.keys() - here.keys()
+        local, partial = _find_verified_files(folder, files), fetch_variant.count_partial_bytes_in(folder, files)
+        copy = cached.keys() - local.keys()
     return tuple(
         PlannedFile(
             **vars(file),
-            local=file.path in here,
+            local=file.path in local,
             partial=0 if file.path in copy else partial.get(file.path, 0),
             copy=file.path in copy,
         )
@@ -175,12 +183,15 @@ def _plan_files(
 
 
 def _find_verified_files(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
-    """Which of the files stand in a plain folder: by their digests, since a person's own may have their names."""
+    """Return the files that a plain folder already contains, by path.
+
+    Their digests are compared, because the user's own files may have the same names.
+    """
     etags, found = {file.path: file.etag for file in files}, {}
-    for path, place in fetch_variant.find_files_in(folder, files).items():
+    for path, location in fetch_variant.find_files_in(folder, files).items():
         with suppress(OSError):
-            if not etags[path] or compute_digests(place).get_same_kind(etags[path]) == etags[path]:
-                found[path] = place
+            if not etags[path] or compute_digests(location).get_same_kind(etags[path]) == etags[path]:
+                found[path] = location
     return found
 
 
@@ -188,8 +199,8 @@ def _find_replaced(files: Sequence[PlannedFile], options: PullOptions) -> tuple[
     if options.to is None:
         return ()
     folder = make_absolute(options.to)
-    places = [folder / RepoFile(file.path).path for file in files if not file.local]
-    return tuple(str(place) for place in places if place.is_symlink() or place.exists())
+    locations = [folder / RepoFile(file.path).path for file in files if not file.local]
+    return tuple(str(location) for location in locations if location.is_symlink() or location.exists())
 
 
 def _choose_folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
@@ -216,39 +227,48 @@ def _is_complete(
 
 
 def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
-    """The plan with the header judged, the model weighed and its names settled."""
+    """Return the plan with the model's facts, findings, memory fit and aliases.
+
+    Raises:
+        InvalidGgufError: The header is invalid, and the options don't allow that.
+        NameTakenError: Another model has a requested alias.
+    """
     repo = RepoId.parse(plan.repo)
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
         preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
         facts, findings = preview.facts, preview.findings
-    except InvalidGgufError as error:  # it has no header that can be read
+    except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
-            error.hint = _ALLOW_INVALID_HINT
+            error.hint = ALLOW_INVALID_HINT
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
-    room = variant_choice.get_memory_for_models(context)
+    memory = variant_choice.get_memory_for_models(context)
     return replace(
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
-        hub=plan.hub if plan.already_complete else _add_sampling(context, hub, repo, details, plan.hub or {}),
-        fit=variant_choice.assess_fit(variant, facts, context, room),
+        hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
+        fit=variant_choice.assess_fit(variant, facts, context, memory),
         aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
 
 
 def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:
-    """The aliases asked for, then the short ones that are free."""
+    """Return the requested aliases, then the short names that no other model has.
+
+    Raises:
+        NameTakenError: Another model has a requested alias.
+    """
     models_names.refuse_taken_names(context, plan.options.aliases, kind)
     with context.open_library() as db:
         taken = {alias.casefold(): model.model_id for model in db.list_models() for alias in model.aliases}
     for alias in map(parse_alias, plan.options.aliases):
         if taken.get(alias.casefold(), plan.model_id) != plan.model_id:
             raise NameTakenError(
-                f"{alias!r} already names {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
+                f"{alias!r} is already an alias of {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
             )
     short = make_short_names(plan.repo, variant.quant) if plan.revision is None else ()
     free = [name for name in short if taken.get(name.casefold(), plan.model_id) == plan.model_id]
@@ -266,17 +286,17 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
     missing = needed + promised + reserve - free if needed else 0
     if missing > 0:
         raise DiskFullError(
-            f"{format_size(missing)} more room is needed in {folder} for this pull",
+            f"Not enough disk space in {folder}: {format_size(missing)} short",
             missing_bytes=missing,
-            cause=f"It {'fetches' if needed == plan.fetch_bytes else 'copies and fetches'} {format_size(needed)},"
-            + (f" other downloads still need {format_size(promised)}," if promised else "")
-            + f" {format_size(free)} are free, and {format_size(reserve)} are kept in reserve (setting disk_reserve).",
-            hint="`llm hf gc` frees what is dead, `llm hf list` shows what could go with `llm hf rm`.",
+            cause=f"The pull needs {format_size(needed)},"
+            + (f" other downloads need {format_size(promised)}," if promised else "")
+            + f" {format_size(free)} are free, and {format_size(reserve)} are reserved (setting disk_reserve).",
+            hint="Remove leftovers with `llm hf gc`, or models with `llm hf rm` (`llm hf list` shows their sizes).",
         )
 
 
 def _count_promised_bytes(context: Context, plan: PullPlan) -> int:
-    """Bytes that other downloads, which move or wait for their turn, will still write to the same disk."""
+    """Return the bytes that other running and queued downloads will still write to the same disk."""
     with context.open_library() as db:
         rows = db.list_downloads(states=ACTIVE_STATES, limit=-1)
     stale = context.stale_seconds()
@@ -284,7 +304,7 @@ def _count_promised_bytes(context: Context, plan: PullPlan) -> int:
         row
         for row in rows
         if (row.ref, row.commit) != (plan.ref, plan.commit)
-        # A worker goes on with a background download whose process died; nobody does with a foreground one.
+        # If the process of a download has ended, a worker continues it only if it is a background download.
         and (row.state == "queued" or row.background or row.is_owner_running(stale_seconds=stale))
     ]
     folder = Path(plan.folder)

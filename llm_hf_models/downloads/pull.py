@@ -1,4 +1,4 @@
-"""One pull carried out: the bytes, the proof, the entry in the library. Planned before (downloads/plan.py)."""
+"""Carry out a planned pull: download the files, verify them, and register the model. See downloads/plan.py."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ from llm_hf_models.transfer.types import Event, Progress, TransferLimits
 
 
 def pull(context: Context, plan: PullPlan, *, progress: Progress, stop: threading.Event) -> PullResult:
-    """Carries a plan out, here and now. What arrived stays when it is interrupted; nothing unproven is registered.
+    """Carry out a plan in this process.
+
+    If the pull is interrupted, the downloaded bytes are kept. Only a verified model is registered.
 
     Raises:
-        as `download.download`, and InvalidGgufError where the whole file breaks the format's rules.
+        HfModelsError: Any error of `fetch_variant.fetch_into_cache`.
+        InvalidGgufError: The complete file breaks the rules of the GGUF format.
     """
     if plan.already_complete and plan.model_id:
         return _add_aliases_only(context, plan)
@@ -42,11 +45,10 @@ def pull(context: Context, plan: PullPlan, *, progress: Progress, stop: threadin
 
 
 def run_download(context: Context, row: Download, *, progress: Progress, stop: threading.Event) -> PullResult:
-    """Carries out the download of a row, unless another process does: then this one joins it.
+    """Carry out the download of a row, or join another process that is carrying it out.
 
-    Two processes that pull the same thing each have a part in it: transfer/download_file.py lets one of them move
-    each file, and
-    the others see its progress and find the file finished.
+    Processes that pull the same variant share the work. transfer/download_file.py lets one of them download each
+    file. The others see its progress and find the file complete.
     """
     plan = load_plan(row)
     context = derive_context(context, plan)
@@ -56,10 +58,10 @@ def run_download(context: Context, row: Download, *, progress: Progress, stop: t
 
 
 def run_queued_download(context: Context, row: Download) -> None:
-    """Carries out a row that waits, for a worker. One that was paused or taken meanwhile is left alone."""
+    """Carry out a queued row in a worker, unless it has been paused or claimed in the meantime."""
     plan, stop = load_plan(row), threading.Event()
     context = derive_context(context, plan)
-    running = RunningDownload(context, row, plan.files, make_owner_name(), stop, as_found=True)
+    running = RunningDownload(context, row, plan.files, make_owner_name(), stop, only_if_active=True)
     with _remove_files_if_cancelled(context, row, running), running:
         if running.owned:
             try:
@@ -69,26 +71,26 @@ def run_queued_download(context: Context, row: Download) -> None:
 
 
 def _explain_refusal(context: Context, row: Download, error: HfModelsError) -> HfModelsError:
-    """A refusal of the Hub in words that help where the worker keeps its token back, or has no passphrase for it."""
+    """Explain the Hub's refusal if the worker may not send its token to this Hub, or can't decrypt it."""
     from llm_hf_models.hub import tokens
 
-    again = f"llm hf pull {shlex.quote(row.ref)}"
+    pull_again = f"llm hf pull {shlex.quote(row.ref)}"
     if context.withholds_token:
         return TokenMissingError(
-            f"{error.message}, and the worker sends its token to no Hub but the one that it was started for",
-            hint=f"This uses the token: HF_ENDPOINT={shlex.quote(context.endpoint())} {again}",
+            f"{error.message}, and the worker may send its token only to the Hub it was started for",
+            hint=f"Use the token for this Hub: HF_ENDPOINT={shlex.quote(context.endpoint())} {pull_again}",
         )
     if not tokens.is_locked(context.token()):
         return error
     return TokenMissingError(
-        f"{error.message}, and the worker has no passphrase for the token that is kept encrypted",
-        hint=f"This asks for it, and goes on from what arrived: {again}",
+        f"{error.message}, and the worker has no passphrase for the encrypted token",
+        hint=f"Enter the passphrase and continue the download: {pull_again}",
     )
 
 
 @contextmanager
 def _remove_files_if_cancelled(context: Context, row: Download, running: RunningDownload) -> Iterator[None]:
-    """Removes what arrived of a download that its person cancelled on the way."""
+    """Remove the files of a download that was cancelled while it was running."""
     try:
         yield
     finally:
@@ -96,28 +98,28 @@ def _remove_files_if_cancelled(context: Context, row: Download, running: Running
             remove_leftovers(context, [row])
 
 
-def remove_cancelled_files(context: Context, numbers: Sequence[int]) -> list[int]:
-    """Removes what arrived of downloads that are cancelled, each in the cache that it was planned for.
+def remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> list[int]:
+    """Remove the files of cancelled downloads, each from the cache that it was planned for.
 
     Returns:
-        The ids of those of which something could not be removed.
+        The ids of the downloads with files that could not be removed.
     """
-    left = []
+    remaining = []
     with context.open_downloads() as db:
-        rows = [row for number in numbers if (row := db.get_download(number)) is not None]
+        rows = [row for download_id in download_ids if (row := db.get_download(download_id)) is not None]
     for row in rows:
         plan = load_plan_if_readable(row)
         if plan is not None:
-            left += remove_leftovers(derive_context(context, plan), [row])
-    return left
+            remaining += remove_leftovers(derive_context(context, plan), [row])
+    return remaining
 
 
 class ByteCounter:
-    """Counts the bytes of each file that arrive while this process looks on: its own, and those of others."""
+    """A progress callable that counts the bytes of each file that this process and other processes download."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._lock = progress, threading.Lock()
-        self._at: dict[str, int] = {}
+        self._done: dict[str, int] = {}
         self.own_bytes: dict[str, int] = {}
         self.other_bytes: dict[str, int] = {}
 
@@ -128,12 +130,12 @@ class ByteCounter:
         self._progress(event)
 
     def _count(self, event: Event) -> None:
-        before = self._at.get(event.file, event.done)
-        if event.kind != "started":  # what came before that is nobody's here
-            counted = self.other_bytes if event.by_others else self.own_bytes
-            counted[event.file] = counted.get(event.file, 0) + max(0, event.done - before)
-        # Others seem to be back at nothing for the moment in which they finish.
-        self._at[event.file] = max(before, event.done) if event.by_others else event.done
+        before = self._done.get(event.file, event.done)
+        if event.kind != "started":  # bytes from before the start count for neither
+            counts = self.other_bytes if event.by_others else self.own_bytes
+            counts[event.file] = counts.get(event.file, 0) + max(0, event.done - before)
+        # For a moment, a file that another process is just finishing seems to have no bytes.
+        self._done[event.file] = max(before, event.done) if event.by_others else event.done
 
 
 def _fetch_and_register(
@@ -141,13 +143,13 @@ def _fetch_and_register(
 ) -> PullResult:
     before = _find_registered(context, plan)
     if plan.already_complete and before is not None and before.state == "ready":
-        # Queued all the same: so that there is a download to follow, and its own command runs.
+        # Nothing to download, but a queued pull has a row that callers follow, and maybe a command to run.
         result = _add_aliases_only(context, plan)
         running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
         return replace(result, download_id=row.id)
-    started, arrivals = time.monotonic(), ByteCounter(running.wrap_progress(progress))
-    moving = {file.path for file in plan.files if not file.local and not file.copy}
-    stored = _fetch_files(context, row, plan, arrivals, stop)
+    started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
+    to_download = {file.path for file in plan.files if not file.local and not file.copy}
+    stored = _fetch_files(context, row, plan, counter, stop)
     running.mark_verifying()
     model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
     before = _find_registered(context, plan)
@@ -160,35 +162,40 @@ def _fetch_and_register(
         model_id=model.model_id if model else None,
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
-        fetched_bytes=sum(arrivals.own_bytes.get(file.path, 0) for file in stored if file.fetched),
-        other_process_bytes=sum(arrivals.other_bytes.get(file.path, 0) for file in stored if file.path in moving),
+        fetched_bytes=sum(counter.own_bytes.get(file.path, 0) for file in stored if file.fetched),
+        other_process_bytes=sum(counter.other_bytes.get(file.path, 0) for file in stored if file.path in to_download),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
     )
 
 
 def _find_registered(context: Context, plan: PullPlan) -> LocalModel | None:
-    """What the library has under the same id, of an earlier pull."""
+    """Return the model that an earlier pull registered under the same id, if any."""
     with context.open_library() as db, suppress(UnknownModelError):
         return db.get_model(str(plan.model_id))
     return None
 
 
 def _release_old_files(context: Context, before: LocalModel, model: LocalModel) -> list[str]:
-    """Says what becomes of the files that an entry had before: they stay, and we hold them no longer."""
-    ours = {file.location for file in model.files}
-    left = [file for file in before.files if file.location not in ours and Path(file.location).exists()]
-    if not left or before.place == "in place":
+    """Stop protecting the files of the model's previous version from being pruned.
+
+    Returns:
+        Warnings that name the previous files, which are not removed.
+    """
+    current = {file.location for file in model.files}
+    old = [file for file in before.files if file.location not in current and Path(file.location).exists()]
+    if not old or before.place == "in place":
         return []
+    size = format_size(sum(file.size for file in old))
     if before.place != "cache" or before.repo is None or before.commit is None:
-        return [f"its earlier files ({format_size(sum(file.size for file in left))}) stay: {left[0].location}"]
+        return [f"the model's previous files ({size}) are not removed: {old[0].location}"]
     with context.open_library() as db:
         others = {(other.repo, other.commit) for other in db.list_models() if other.place == "cache"}
     if (before.repo, before.commit) not in others:
         cache_layout.remove_own_ref(
-            cache_layout.infer_cache_dir(left[0].location, left[0].path), RepoId.parse(before.repo), before.commit
+            cache_layout.infer_cache_dir(old[0].location, old[0].path), RepoId.parse(before.repo), before.commit
         )
-    return [f"its earlier files ({format_size(sum(file.size for file in left))}) stay in the cache: `hf cache ls`"]
+    return [f"the model's previous files ({size}) remain in the cache: `hf cache ls` lists them"]
 
 
 def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
@@ -218,7 +225,7 @@ def _fetch_files(
             progress=progress,
             stop=stop,
         )
-    handed = _fetch_with_xet(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
+    by_xet = _fetch_with_xet(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
     stored = fetch_variant.fetch_into_cache(
         hub,
         repo,
@@ -230,13 +237,16 @@ def _fetch_files(
         progress=progress,
         stop=stop,
     )
-    return [replace(file, fetched=file.fetched or file.path in handed) for file in stored]
+    return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
 
 
 def _fetch_with_xet(
     context: Context, plan: PullPlan, limits: TransferLimits, progress: Progress, stop: threading.Event
 ) -> set[str]:
-    """Has huggingface_hub fill its cache first: what it brought is proven and linked as whatever was there before."""
+    """Let huggingface_hub download the missing files into the cache.
+
+    `fetch_into_cache` then verifies and links them like any file that was already in the cache.
+    """
     token = context.token()
     return xet_child.fetch_files(
         context.endpoint(),
@@ -255,7 +265,11 @@ def _fetch_with_xet(
 def _validate_model(
     plan: PullPlan, stored: Sequence[fetch_variant.StoredFile], seconds: float
 ) -> tuple[LocalModel | None, list[str]]:
-    """The model to register, from files whose digests are checked, and what a person should be told."""
+    """Validate the GGUF files, whose digests are verified already.
+
+    Returns:
+        The model to register, or None if nothing is to be registered; and the warnings to show.
+    """
     if plan.model_id is None or plan.quant is None:
         return None, []
     by_path = {file.path: file for file in stored}
@@ -266,7 +280,7 @@ def _validate_model(
         refuse_invalid(plan.ref, report.findings)
     projector = check_shards([by_path[plan.mmproj].location], seconds=seconds) if plan.mmproj else None
     if projector is not None and projector.errors:
-        refuse_invalid(str(plan.mmproj), projector.findings, "--no-mmproj fetches the model without it.")
+        refuse_invalid(str(plan.mmproj), projector.findings, "To pull the model without it, add --no-mmproj.")
     facts = report.header.facts if report.header else ModelFacts()
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)

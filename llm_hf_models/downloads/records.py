@@ -1,4 +1,4 @@
-"""The row of a pull: opened with its plan, found again, read back. Carries nothing out (downloads/pull.py)."""
+"""Create, find and read the rows of pulls, with their plans. See downloads/pull.py for carrying them out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _PLAN_ADAPTER: TypeAdapter[PullPlan] = TypeAdapter(PullPlan)
 def open_row(
     context: Context, db: DownloadTables, plan: PullPlan, *, background: bool, on_done: str | None = None
 ) -> Download:
-    """The row of this pull: the open one that an earlier attempt left, or a new one, queued."""
-    with db.transaction():  # of two that ask at once, one finds the other's row
+    """Return the unfinished row that an earlier attempt at this pull left, or a new row in the state queued."""
+    with db.transaction():  # if two processes do this at once, the second finds the row of the first
         row = find_open_row(context, db, plan)
         if row is not None:
             return _update_open_row(context, db, row, plan, background=background, on_done=on_done)
@@ -44,7 +44,7 @@ def open_row(
 
 
 def find_open_row(context: Context, db: DownloadTables, plan: PullPlan) -> Download | None:
-    """The row of a pull that is not over."""
+    """Return the unfinished row of a pull, if there is one."""
     return next(
         (row for row in db.list_downloads(states=UNFINISHED_STATES, limit=-1) if _has_same_target(context, row, plan)),
         None,
@@ -54,9 +54,10 @@ def find_open_row(context: Context, db: DownloadTables, plan: PullPlan) -> Downl
 def _update_open_row(
     context: Context, db: DownloadTables, row: Download, plan: PullPlan, *, background: bool, on_done: str | None
 ) -> Download:
-    """The open row with the newer plan. What somebody carries out now stays his: also what was asked of him before.
+    """Replace the plan of an unfinished row by a newer one.
 
-    One that waits in the background stays that of a worker, too, for when who pulls it now leaves.
+    A row that a process is carrying out stays in the foreground or background, and keeps the aliases of its plan. A
+    row that is queued in the background also stays there, so that a worker continues it when this pull ends.
     """
     background = row.background and (background or row.state == "queued")
     if row.is_owner_running(stale_seconds=context.stale_seconds()):
@@ -72,33 +73,33 @@ def _serialize_plan(plan: PullPlan) -> str:
 
 
 def _has_same_target(context: Context, row: Download, plan: PullPlan) -> bool:
-    """Whether a row is of the pull that a plan plans: the same bytes to the same place, and no end in sight."""
+    """Return True if a row downloads the same files to the same folder as a plan, and is not being cancelled."""
     if (row.ref, row.commit, row.quant) != (plan.ref, plan.commit, plan.quant) or row.wanted == "cancel":
         return False
-    kept = load_plan_if_readable(row)
-    if kept is None:
+    stored_plan = load_plan_if_readable(row)
+    if stored_plan is None:
         return False
-    if not is_for_cache(derive_context(context, plan), kept):
+    if not is_for_cache(derive_context(context, plan), stored_plan):
         return False
-    return (kept.options.to, kept.mmproj) == (plan.options.to, plan.mmproj)
+    return (stored_plan.options.to, stored_plan.mmproj) == (plan.options.to, plan.mmproj)
 
 
 def is_for_cache(context: Context, plan: PullPlan) -> bool:
-    """Whether a plan is for the cache of this context."""
+    """Return True if a plan was made for the cache of this context."""
     return derive_context(context, plan).cache_dir().absolute() == context.cache_dir().absolute()
 
 
 def derive_context(context: Context, plan: PullPlan) -> Context:
-    """The context to carry a plan out in: the cache and the Hub are those of the environment that it was made in."""
+    """Return the context for carrying out a plan, with the cache and the Hub that the plan was made for."""
     cache = Path(plan.cache_dir) if plan.cache_dir else None
     return replace(context, planned_cache=cache, planned_endpoint=plan.endpoint)
 
 
 def load_plan(row: Download) -> PullPlan:
-    """The pinned plan that a row keeps.
+    """Return the plan that is stored in a row.
 
     Raises:
-        LibraryError: another version kept it, in a form that this one can't read.
+        LibraryError: Another version of this package stored it in a form that this version can't read.
     """
     try:
         return _PLAN_ADAPTER.validate_json(row.plan)
@@ -110,7 +111,7 @@ def load_plan(row: Download) -> PullPlan:
 
 
 def load_plan_if_readable(row: Download) -> PullPlan | None:
-    """The same; None where another version kept it."""
+    """Return the plan that is stored in a row, or None if this version can't read it."""
     try:
         return load_plan(row)
     except LibraryError:

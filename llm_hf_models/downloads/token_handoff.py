@@ -1,8 +1,7 @@
-"""Tokens on their way to a worker, from who asks for a download: through pipes, and never on a command line, in
-another's environment or on the disk.
+"""Pass the caller's token to the worker through a pipe, and never in a command line, environment variable or file.
 
-A worker that starts gets one on its standard input. To one that runs they come through a pipe with a name, each with
-the number of its download (Unix alone: elsewhere a running worker has what it was started with).
+A new worker reads a token from its standard input. A running worker reads tokens from a named pipe, each with the id
+of its download. Named pipes exist only on Unix: on Windows a running worker has only the token it was started with.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub import tokens
 
-MAX_LINE_BYTES = 4096  # what a pipe takes whole or not at all (PIPE_BUF on Linux; POSIX has 512 at least)
+MAX_LINE_BYTES = 4096  # maximum size of an atomic write to a pipe (PIPE_BUF on Linux; POSIX guarantees 512)
 HAS_NAMED_PIPES = hasattr(os, "mkfifo")
 
 
 @dataclass(frozen=True)
 class HandedToken:
-    """A token that a worker could not find by itself."""
+    """A token that a worker can't find by itself."""
 
     value: str = field(repr=False)
     source: Literal["environment", "encrypted file"]
-    endpoint: str  # the Hub that it is for
-    file_digest: str | None = None  # of the encrypted file that it came from: a login or a logout since then ends it
+    endpoint: str  # the Hub that the token is for
+    file_digest: str | None = None  # of the encrypted file; after a login or logout it differs, and the token is void
 
     def choose_token(self, found: tokens.Token | None) -> tokens.Token | None:
-        """What a worker uses that found `found` itself."""
+        """Return the token to use, given the one that the worker has found itself."""
         if self.source == "environment":
             return tokens.Token(self.value, "environment")
         newer = found is not None and found.source in ("keychain", "encrypted file")
@@ -45,10 +44,10 @@ class HandedToken:
 
 
 def find_token_for_worker(context: Context) -> HandedToken | None:
-    """The token of who asks, where a worker could not read it by itself. It may ask for the passphrase."""
+    """Return the caller's token if a worker could not find it by itself. This may ask for the passphrase."""
     try:
         token = context.token()
-    except HfModelsError:  # no passphrase, or a wrong one: what needs no token goes on, the others say why not
+    except HfModelsError:  # no passphrase or a wrong one: downloads that need a token will report the error
         return None
     if token is None or token.source not in ("environment", "encrypted file"):
         return None
@@ -57,20 +56,20 @@ def find_token_for_worker(context: Context) -> HandedToken | None:
 
 
 def _hash_token_file() -> str | None:
-    """Tells one content of the encrypted token file from another; None where there is none."""
+    """Return the sha256 of the encrypted token file, or None if the file does not exist."""
     try:
         return hashlib.sha256(tokens.encrypted_token_path().read_bytes()).hexdigest()
     except OSError:
         return None
 
 
-def dump_token(handed: HandedToken) -> str:
-    """As text for a pipe."""
-    return json.dumps(asdict(handed))
+def dump_token(token: HandedToken) -> str:
+    """Serialize a token for a pipe."""
+    return json.dumps(asdict(token))
 
 
 def load_token(text: str | bytes) -> HandedToken:
-    """From such text."""
+    """Parse a token that `dump_token` serialized."""
     return HandedToken(**json.loads(text))
 
 
@@ -79,25 +78,25 @@ def _pipe_path() -> Path:
 
 
 def has_listening_worker() -> bool:
-    """Whether a worker may listen for tokens."""
+    """Return True if a running worker may be reading tokens from the named pipe."""
     return HAS_NAMED_PIPES and _pipe_path().exists()
 
 
-def send_token(number: int, handed: HandedToken) -> None:
-    """Gives the worker that runs, if one does, the token for a download; call it before the worker can claim that."""
-    line = f"{number} {dump_token(handed)}\n".encode()
-    with contextlib.suppress(OSError):  # nobody listens
+def send_token(download_id: int, token: HandedToken) -> None:
+    """Send the token for a download to the running worker, if any. Call it before the worker can claim the row."""
+    line = f"{download_id} {dump_token(token)}\n".encode()
+    with contextlib.suppress(OSError):  # no worker is running
         pipe = os.open(_pipe_path(), os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         try:
-            told = os.fstat(pipe)
-            if stat.S_ISFIFO(told.st_mode) and told.st_uid == os.getuid() and len(line) <= MAX_LINE_BYTES:
+            info = os.fstat(pipe)
+            if stat.S_ISFIFO(info.st_mode) and info.st_uid == os.getuid() and len(line) <= MAX_LINE_BYTES:
                 os.write(pipe, line)
         finally:
             os.close(pipe)
 
 
 class TokenInbox:
-    """The worker's end: a context manager. What was handed stays known after it, for the worker's next round."""
+    """The worker's end of the named pipe, a context manager. After exit it still has the tokens it has received."""
 
     def __init__(self) -> None:
         self._tokens: dict[int, HandedToken] = {}
@@ -106,10 +105,10 @@ class TokenInbox:
 
     def __enter__(self) -> Self:
         if HAS_NAMED_PIPES:
-            with contextlib.suppress(OSError):  # a file system without pipes
-                _pipe_path().unlink(missing_ok=True)  # of a worker that was killed
+            with contextlib.suppress(OSError):  # the file system may not support pipes
+                _pipe_path().unlink(missing_ok=True)  # left by a worker that was killed
                 os.mkfifo(_pipe_path(), 0o600)
-                # For writing too: else it would be at its end whenever nobody writes.
+                # Open it for writing too: otherwise reading returns end-of-file while no process writes to it.
                 self._pipe = os.open(_pipe_path(), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
         return self
 
@@ -121,19 +120,19 @@ class TokenInbox:
             os.close(self._pipe)
             self._pipe = None
 
-    def get_token(self, number: int) -> HandedToken | None:
-        """What was handed last for a download."""
+    def get_token(self, download_id: int) -> HandedToken | None:
+        """Return the latest token received for a download."""
         self._read()
-        return self._tokens.get(number)
+        return self._tokens.get(download_id)
 
     def _read(self) -> None:
         while self._pipe is not None:
             try:
                 self._rest += os.read(self._pipe, 1 << 16)
-            except OSError:  # empty
+            except OSError:  # the pipe is empty
                 break
         *lines, self._rest = self._rest.split(b"\n")
         for line in lines:
-            with contextlib.suppress(ValueError, TypeError):  # of another version
-                number, _, text = line.partition(b" ")
-                self._tokens[int(number)] = load_token(text)
+            with contextlib.suppress(ValueError, TypeError):  # another version of this package sent it
+                download_id, _, text = line.partition(b" ")
+                self._tokens[int(download_id)] = load_token(text)

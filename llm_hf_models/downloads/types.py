@@ -1,4 +1,4 @@
-"""Types of plans, pulls and downloads that the service returns. Holds no logic."""
+"""Define the types of plans, pulls and downloads that the service returns. Contains no logic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "
 
 @dataclass(frozen=True)
 class Leftover:
-    """One thing on the disk that nothing needs any more. `size` in bytes on the disk."""
+    """A file or folder that no download, model or engine needs any more. `size` is in bytes on the disk."""
 
     kind: LeftoverKind
     path: str
@@ -32,12 +32,15 @@ class Leftover:
 
 @dataclass(frozen=True)
 class DownloadView:
-    """A download as the faces show it. Bytes, Unix seconds; without its plan and its owner."""
+    """A download as the CLI and the MCP server show it, without its plan and its owner.
+
+    Sizes are in bytes, times in Unix seconds.
+    """
 
     id: int
     ref: str
     state: DownloadState
-    requested_action: RequestedAction | None  # and has not done yet
+    requested_action: RequestedAction | None  # requested, and not carried out yet
     repo: str
     commit: str
     quant: str | None
@@ -55,7 +58,7 @@ class DownloadView:
 
 @dataclass(frozen=True)
 class DownloadEvent:
-    """What happened to a download that this or another process carries out."""
+    """Something that happened to a download, in this or another process."""
 
     kind: str  # queued, started, progress, stalled, retrying, waiting, verifying, done, failed, paused, cancelled
     download: DownloadView
@@ -64,22 +67,25 @@ class DownloadEvent:
 
 @dataclass(frozen=True)
 class PullResult:
-    """What a pull did."""
+    """The outcome of a pull."""
 
     plan: PullPlan
-    download_id: int | None  # None where there was nothing to fetch
+    download_id: int | None  # None if there was nothing to download
     model_id: str | None
     aliases: tuple[str, ...]
     files: tuple[str, ...]  # absolute paths
     fetched_bytes: int
     seconds: float
-    other_process_bytes: int = 0  # that another process fetched meanwhile
+    other_process_bytes: int = 0  # downloaded by other processes during this pull
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PullOptions:
-    """What a person may ask of a pull. `connections` and `limit_rate` (bytes per second) None are the settings'."""
+    """The options of a pull.
+
+    `limit_rate` is in bytes per second. If `connections` or `limit_rate` is None, the setting of that name applies.
+    """
 
     revision: str | None = None
     mmproj: bool = True
@@ -89,49 +95,50 @@ class PullOptions:
     allow_invalid: bool = False
     connections: int | None = None
     limit_rate: int | None = None
-    file_only: bool = False  # the file that is named and nothing else, as a file: no model is registered
+    file_only: bool = False  # download only the named file, and register no model
 
 
 @dataclass(frozen=True)
 class PlannedFile(HubFile):
     """A file that a pull needs. Sizes in bytes."""
 
-    local: bool = False  # whole and on this machine already
-    partial: int = 0  # bytes of it on this machine from an interrupted pull
-    copy: bool = False  # whole in the cache, and copied from there into another folder
+    local: bool = False  # already complete on this machine
+    partial: int = 0  # bytes that an interrupted pull left on this machine
+    copy: bool = False  # complete in the cache, and to be copied from there into another folder
 
 
 @dataclass(frozen=True)
 class PullPlan:
-    """What a pull would do. Nothing has been fetched but metadata and a header."""
+    """Everything that a pull would do. Only metadata and a header have been downloaded for it."""
 
     ref: str
     repo: str
     revision: str | None
     commit: str
-    model_id: str | None  # None for a file that is no model
+    model_id: str | None  # None for a file that is not a model
     quant: str | None
-    reason: str  # why this variant
+    reason: str  # why this variant was chosen
     files: tuple[PlannedFile, ...]
     weights: tuple[str, ...]  # paths of the model's shards, in order
     mmproj: str | None
     total_bytes: int
     fetch_bytes: int
-    folder: str  # where the files will stand
+    folder: str  # the folder that will contain the files
     options: PullOptions
-    replaces: tuple[str, ...] = ()  # files of other content that stand where its own will (`--to DIR`)
+    replaces: tuple[str, ...] = ()  # existing files with other content that the pull will overwrite (`--to DIR`)
     aliases: tuple[str, ...] = ()
     fit: Fit | None = None
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
-    scan: str | None = None  # what the Hub's scanners report, in a few words
-    scans: tuple[FileScan, ...] = ()  # each scanner's word on each file
-    scan_warnings: tuple[str, ...] = ()  # what of it a person should read
-    scan_problem: str | None = None  # why the scanners could not be asked
-    unsafe: tuple[str, ...] = ()  # files that they call unsafe, and that are wanted all the same
-    hub: Mapping[str, Any] | None = None  # what the Hub said of the repo
-    freshness: Freshness = field(default_factory=Freshness)  # stale: the Hub could not be asked for its newest commit
-    already_complete: bool = False  # registered and whole: a pull is instant
-    # Where it was planned, whatever the environment of who carries it out names; None in plans of older versions.
+    scan: str | None = None  # a summary of the Hub's scan reports
+    scans: tuple[FileScan, ...] = ()  # each scanner's report on each file
+    scan_warnings: tuple[str, ...] = ()  # reports that a person should read before the pull
+    scan_problem: str | None = None  # why the reports could not be fetched
+    unsafe: tuple[str, ...] = ()  # files that a scanner reports as unsafe, pulled because of `--allow-unsafe`
+    hub: Mapping[str, Any] | None = None  # the Hub's metadata of the repo
+    freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched
+    already_complete: bool = False  # registered and complete, so that the pull has nothing to download
+    # The cache and the Hub that the plan was made for. They win over the environment of the process that carries the
+    # plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None

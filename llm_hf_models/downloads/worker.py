@@ -1,7 +1,8 @@
-"""The process that carries out queued downloads. One for each library; outlives the terminal and the agent.
+"""Run the worker, a process that carries out queued downloads.
 
-Started by `ensure`, it leaves when the queue is empty. Nobody can ask it for a passphrase, and its environment is that
-of who started it: so who asks hands it the token (downloads/token_handoff.py).
+There is one worker for each library. `ensure_running` starts it, it keeps running when the terminal or the agent ends,
+and it exits when the queue is empty. It can't ask for a passphrase, and it has the environment of the process that
+started it. Therefore each process that queues a download passes its token on (downloads/token_handoff.py).
 """
 
 from __future__ import annotations
@@ -31,30 +32,30 @@ if TYPE_CHECKING:
     from llm_hf_models.hub.tokens import Token
 
 IDLE_SECONDS = 0.5
-TOKEN_ON_STDIN = "--token-follows"  # noqa: S105 - on standard input
-LOCK_SECONDS = 2.0  # `ensure` holds the lock for a moment too, to see whether it is free
+TOKEN_ON_STDIN = "--token-follows"  # noqa: S105 - an option, not a token
+LOCK_SECONDS = 2.0  # `is_running` holds the lock for a moment too
 MAX_LOG_BYTES = 1_000_000
-MAX_QUOTED_CHARS = 200  # characters of it that a row quotes
+MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 
-# What a session of its own is called on Windows: CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS.
+# On Windows, CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS start a separate session.
 DETACHED = 0x208 if sys.platform == "win32" else 0
 
 
 def lock_path() -> Path:
-    """Held by the worker while it lives."""
+    """Return the path of the lock that the worker holds while it runs."""
     return paths.data_dir() / "worker.lock"
 
 
 def log_path() -> Path:
-    """Where the worker writes what no row can hold."""
+    """Return the path of the worker's log, which has the errors that belong to no row."""
     return paths.data_dir() / "worker.log"
 
 
 def is_running() -> bool:
-    """Whether there is one; one that only just starts doesn't count yet.
+    """Return True if a worker is running. A worker that has only just been started does not count yet.
 
     Raises:
-        StorageError: nobody can tell.
+        StorageError: The lock file can't be opened.
     """
     lock = FileLock(lock_path())
     try:
@@ -68,49 +69,56 @@ def is_running() -> bool:
 
 
 def read_last_error(since: float) -> str | None:
-    """What the last worker ended with, if its log was written after that time (Unix seconds), and where that stands."""
+    """Return the last line of the worker's log and the log's path, or None if the log is older than `since`.
+
+    Args:
+        since: A time in Unix seconds.
+    """
     path = log_path()
     try:
         lines = path.read_text("utf-8", "replace").split("\n") if path.stat().st_mtime >= since else []
     except OSError:
         return None
-    said = [line for line in lines if line.strip()]
-    return f"{clean_text(said[-1], MAX_QUOTED_CHARS)} ({path})" if said else None
+    messages = [line for line in lines if line.strip()]
+    return f"{clean_text(messages[-1], MAX_QUOTED_CHARS)} ({path})" if messages else None
 
 
-def ensure_running(context: Context, *, ask: bool) -> None:
-    """Starts a worker unless one lives. Call it after the row is queued: a worker looks once more before it leaves.
+def ensure_running(context: Context, *, pass_token: bool) -> None:
+    """Start a worker unless one is running.
+
+    Call this after the row is queued: a worker checks the queue once more before it exits.
 
     Args:
-        context: whose token it may need; settings and library are found by the environment, which it inherits.
-        ask: a person may be asked for the passphrase of the encrypted token file, for a worker that starts now.
+        context: The context with the token that the worker may need. The worker inherits the environment, and finds
+            settings and library by it.
+        pass_token: Whether to pass the token to a new worker. This may prompt for its passphrase.
 
     Raises:
-        StorageError: nobody can tell whether one lives.
+        StorageError: The lock file can't be opened.
     """
     if is_running():
         return
-    handed = token_handoff.find_token_for_worker(context) if ask else None
+    token = token_handoff.find_token_for_worker(context) if pass_token else None
     with log_path().open("ab") as log:
         if log.tell() > MAX_LOG_BYTES:
             log.truncate(0)
         child = subprocess.Popen(
-            [sys.executable, "-m", "llm_hf_models.downloads.worker", *([TOKEN_ON_STDIN] if handed else [])],
-            stdin=subprocess.PIPE if handed else subprocess.DEVNULL,
+            [sys.executable, "-m", "llm_hf_models.downloads.worker", *([TOKEN_ON_STDIN] if token else [])],
+            stdin=subprocess.PIPE if token else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=paths.data_dir(),
-            env={**os.environ, **_list_folders()},
-            start_new_session=True,  # closing a terminal does not end it
+            env={**os.environ, **_make_folder_variables()},
+            start_new_session=True,  # closing the terminal does not end it
             creationflags=DETACHED,
         )
-    if handed and child.stdin is not None:
+    if token and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(token_handoff.dump_token(handed).encode())
+            child.stdin.write(token_handoff.dump_token(token).encode())
 
 
-def _list_folders() -> dict[str, str]:
-    """Where this process keeps things, for one that works in another folder: as written, they may be relative."""
+def _make_folder_variables() -> dict[str, str]:
+    """Return environment variables with absolute paths of this process's folders: the worker runs in another folder."""
     folders = {
         "LLM_USER_PATH": paths.user_dir(),
         "HF_HOME": settings.hf_home(),
@@ -121,34 +129,36 @@ def _list_folders() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WorkerContext(Context):
-    """The context of a process that nobody can be asked in. `handed` is a token of who asked."""
+    """The context of the worker, which can't ask for a passphrase. `handed_token` is from the caller, if any."""
 
-    handed: HandedToken | None = None
+    handed_token: HandedToken | None = None
 
     def command_log(self) -> Path | None:
-        """A file of its own: the worker's log tells what became of the worker."""
+        """Return a separate log file for the output of commands, so that the worker's log has only its own errors."""
         return paths.data_dir() / "on_done.log"
 
     @property
     def withholds_token(self) -> bool:
-        """As in any context, but for the token that was handed for this very Hub."""
-        return not self._is_for_this_hub and super().withholds_token
+        """Return False if the handed token is for this Hub; otherwise decide as any other context."""
+        return not self._has_token_for_this_hub and super().withholds_token
 
     @property
-    def _is_for_this_hub(self) -> bool:
-        return self.handed is not None and self.handed.endpoint == self.endpoint()
+    def _has_token_for_this_hub(self) -> bool:
+        return self.handed_token is not None and self.handed_token.endpoint == self.endpoint()
 
     def token(self) -> Token | None:
-        """The handed one, where none has been found since that comes before it; else what this process finds."""
-        own = None if super().withholds_token else self._found_token()
-        return self.handed.choose_token(own) if self.handed is not None and self._is_for_this_hub else own
+        """Return the handed token if it is valid and for this Hub, else the token that this process finds itself."""
+        own = None if super().withholds_token else self._find_token()
+        if self.handed_token is not None and self._has_token_for_this_hub:
+            return self.handed_token.choose_token(own)
+        return own
 
 
 class Worker:
     """Claims queued downloads and carries them out in threads, as many at a time as the settings allow.
 
-    A background download that runs and is not this worker's own was a dead one's: it is waited for until its signs
-    of life are old enough to take it over.
+    A running background download that this worker has not started belonged to a worker that has ended. This worker
+    waits until the heartbeat of that download is stale, and takes it over then.
     """
 
     def __init__(self, context: WorkerContext, inbox: TokenInbox) -> None:
@@ -157,25 +167,25 @@ class Worker:
         self._changed = threading.Event()
 
     def run(self) -> None:
-        """Works until nothing is queued and nothing runs."""
+        """Run until no download is queued or running."""
         while True:
-            self._threads = {number: thread for number, thread in self._threads.items() if thread.is_alive()}
+            self._threads = {row_id: thread for row_id, thread in self._threads.items() if thread.is_alive()}
             try:
-                row, live = self._read_queue()
-                at_once = self._context.settings().concurrent_downloads
-            except HfModelsError as error:  # one by which what runs need not end
+                row, running_rows = self._read_queue()
+                max_downloads = self._context.settings().concurrent_downloads
+            except HfModelsError as error:  # it must not end the running downloads
                 if not self._threads and not isinstance(error, LibraryBusyError):
                     raise
                 self._changed.wait(IDLE_SECONDS)
                 continue
-            abandoned = any(other.background and other.id not in self._threads for other in live)
-            if row is None and not self._threads and not abandoned:
+            has_abandoned = any(other.background and other.id not in self._threads for other in running_rows)
+            if row is None and not self._threads and not has_abandoned:
                 return
             stale = self._context.stale_seconds()
-            busy = sum(other.is_owner_running(stale_seconds=stale) for other in live)
-            # A thread that was started and has not claimed its row yet is not counted as busy: one at a time.
-            waits = busy >= at_once or len(self._threads) > busy
-            if row is None or row.id in self._threads or waits:
+            active = sum(other.is_owner_running(stale_seconds=stale) for other in running_rows)
+            # A new thread that has not claimed its row yet does not count as active: start one thread at a time.
+            must_wait = active >= max_downloads or len(self._threads) > active
+            if row is None or row.id in self._threads or must_wait:
                 self._changed.wait(IDLE_SECONDS)
                 self._changed.clear()
             else:
@@ -185,39 +195,40 @@ class Worker:
                 self._threads[row.id].start()
 
     def _read_queue(self) -> tuple[Download | None, list[Download]]:
-        """The row to claim next, and those that run now in any process, or did when it died."""
+        """Return the row to claim next, and the running rows of all processes, including processes that have ended."""
         stale = self._context.stale_seconds()
         with self._context.open_library() as db:
             cancelled = db.pause_abandoned(stale_seconds=stale)
-            found = db.find_next_download(stale_seconds=stale), db.list_downloads(states=RUNNING_STATES)
+            next_row = db.find_next_download(stale_seconds=stale)
+            running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
-            from llm_hf_models.downloads.pull import remove_cancelled_files  # late, as below
+            from llm_hf_models.downloads.pull import remove_cancelled_files  # imported late, as below
 
             remove_cancelled_files(self._context, cancelled)
-        return found
+        return next_row, running_rows
 
     def _run_download(self, row: Download) -> None:
-        from llm_hf_models.downloads.pull import (
-            run_queued_download,  # late: who only starts a worker should not wait for it
-        )
+        # Imported late: a process that only starts a worker does not need it.
+        from llm_hf_models.downloads.pull import run_queued_download
 
         try:
-            handed = self._inbox.get_token(row.id) or self._context.handed
-            run_queued_download(replace(self._context, handed=handed), row)
+            token = self._inbox.get_token(row.id) or self._context.handed_token
+            run_queued_download(replace(self._context, handed_token=token), row)
         except HfModelsError as error:
             try:
                 if isinstance(error, LibraryBusyError):
                     raise
                 self._fail_unclaimed(row, error)
-            except HfModelsError:  # a library on a full disk takes not even that
-                time.sleep(IDLE_SECONDS)  # and then it is tried again: now and then, not all the time
+            except HfModelsError:  # for example, the disk with the library is full
+                time.sleep(IDLE_SECONDS)  # the row is tried again after this pause
                 return
         self._changed.set()
 
     def _fail_unclaimed(self, row: Download, error: HfModelsError) -> None:
-        """A row that could not even be begun fails, rather than being begun for ever; others say it themselves.
+        """Mark a row as failed if its download could not even start, so that the worker does not retry it forever.
 
-        One that waited, or a dead one's: both as they were when they were looked at.
+        The row is left alone if it has changed since the worker read it. A download that has started stores its own
+        errors.
         """
         stale = self._context.stale_seconds()
         with self._context.open_library() as db, db.transaction():
@@ -230,9 +241,9 @@ class Worker:
 
 
 def main() -> None:
-    """The worker process: holds the lock while there is work, and looks once more after letting it go."""
-    handed = token_handoff.load_token(sys.stdin.read()) if TOKEN_ON_STDIN in sys.argv else None
-    context, inbox = WorkerContext("worker", handed=handed), TokenInbox()
+    """Run the worker process. It holds the lock while there is work, and checks the queue again after releasing it."""
+    token = token_handoff.load_token(sys.stdin.read()) if TOKEN_ON_STDIN in sys.argv else None
+    context, inbox = WorkerContext("worker", handed_token=token), TokenInbox()
     while True:
         try:
             with FileLock(lock_path(), timeout=LOCK_SECONDS), inbox:
@@ -248,7 +259,7 @@ def _has_queued_downloads(context: Context) -> bool:
         with context.open_downloads() as db:
             return db.find_next_download(stale_seconds=context.stale_seconds()) is not None
     except LibraryBusyError:
-        return True  # nobody knows: one more round, which waits until it can be told
+        return True  # unknown: the next round waits for the database
 
 
 if __name__ == "__main__":

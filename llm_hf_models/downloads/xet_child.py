@@ -1,8 +1,8 @@
-"""Files that huggingface_hub fetches instead of us (`transport = "xet"`). Proves nothing: downloads/fetch_variant.py
-does, afterwards.
+"""Let huggingface_hub download files into its cache (`transport = "xet"`). downloads/fetch_variant.py verifies them.
 
-Each file has a process of its own: huggingface_hub can't be told to stop, and hf_xet works in threads that no
-exception reaches. The task, with the token, goes through a pipe; what it says on its standard output is how it ended.
+Each file has a child process, because huggingface_hub has no way to stop a download, and hf_xet works in threads that
+no exception reaches. The child reads its task, with the token, from standard input, and writes an error to standard
+output.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POLL_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class FetchTask:
-    """What the process is told."""
+    """The task of a child process: one file to download."""
 
     endpoint: str
     repo: str
@@ -60,31 +60,32 @@ def fetch_files(
     progress: Progress,
     stop: threading.Event,
 ) -> set[str]:
-    """Lets huggingface_hub bring what is missing into its cache, one file after the other.
+    """Download the missing files with huggingface_hub, one after the other.
 
     Args:
-        endpoint: the Hub's address.
-        token: what it is asked with.
-        repo: what.
-        commit: what, pinned.
-        files: all files of the variant.
-        cache_dir: the Hugging Face cache.
-        metadata_seconds: how long the Hub may take to answer.
-        limits: only two count: `network_wait_seconds`, so long it may bring no byte, and `disk_reserve`.
-        progress: told of each file.
-        stop: when set, ends at once; huggingface_hub starts such a file over.
+        endpoint: The address of the Hub.
+        token: The token for the Hub, if any.
+        repo: The repo to download from.
+        commit: The pinned commit.
+        files: All files of the variant.
+        cache_dir: The Hugging Face cache.
+        metadata_seconds: Timeout of a metadata request.
+        limits: Only `network_wait_seconds`, the maximum time without a new byte, and `disk_reserve` apply.
+        progress: Called with the events of each file.
+        stop: Ends the download at once when set. huggingface_hub starts an interrupted file again from the beginning.
 
     Returns:
-        The paths of the files that it brought.
+        The paths of the files that huggingface_hub downloaded.
 
     Raises:
-        NetworkError, AccessError and below, as the Hub's errors are translated.
-        DiskFullError: they don't fit.
-        InterruptedByUserError: `stop` was set.
+        NetworkError: The Hub could not be reached, or a download failed.
+        AccessError: The Hub refused access.
+        DiskFullError: The files don't fit on the disk.
+        InterruptedByUserError: The stop event was set.
     """
-    here = find_local_files(cache_dir, repo, commit, files)
-    missing = [file for file in files if file.path not in here]
-    # A plan asked too, but may have waited in the queue since.
+    local = find_local_files(cache_dir, repo, commit, files)
+    missing = [file for file in files if file.path not in local]
+    # The plan checked the disk space too, but may have been in the queue since then.
     require_space(cache_dir, sum(file.size for file in missing), limits.disk_reserve)
     for file in missing:
         task = FetchTask(endpoint, str(repo), commit, file.path, str(cache_dir), metadata_seconds, token)
@@ -99,32 +100,32 @@ def _fetch_file(
     task: FetchTask, file: HubFile, blobs: Path, limits: TransferLimits, progress: Progress, stop: threading.Event
 ) -> None:
     with (
-        tempfile.TemporaryFile() as words,
+        tempfile.TemporaryFile() as stderr,
         _remove_partials_on_failure(blobs, file.etag),
-        _start_child(task, words) as child,
+        _start_child(task, stderr) as child,
     ):
-        done, moved = 0, time.monotonic()
+        done, last_progress = 0, time.monotonic()
         while child.poll() is None:
             stop.wait(POLL_SECONDS)
             if stop.is_set():
-                raise InterruptedByUserError(f"Stopped while huggingface_hub fetched {file.path}")
+                raise InterruptedByUserError(f"Stopped while huggingface_hub was downloading {file.path}")
             now = max(map(count_bytes_on_disk, blobs.glob(f"{file.etag}.*incomplete")), default=done)
             if now > done:
-                done, moved = now, time.monotonic()
+                done, last_progress = now, time.monotonic()
                 progress(Event("progress", file.path, min(done, file.size), file.size))
-            elif time.monotonic() - moved > limits.network_wait_seconds:
-                raise TimedOutError(f"huggingface_hub brought no byte of {file.path} for a long time")
+            elif time.monotonic() - last_progress > limits.network_wait_seconds:
+                raise TimedOutError(f"The download of {file.path} by huggingface_hub stalled")
         if child.returncode:
-            raise _read_error(child, words, file.path)
+            raise _read_error(child, stderr, file.path)
 
 
 @contextlib.contextmanager
-def _start_child(task: FetchTask, words: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
+def _start_child(task: FetchTask, stderr: IO[bytes]) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "llm_hf_models.downloads.xet_child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=words,
+        stderr=stderr,
         text=True,
         env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
     ) as child:
@@ -139,42 +140,45 @@ def _start_child(task: FetchTask, words: IO[bytes]) -> Iterator[subprocess.Popen
 
 @contextlib.contextmanager
 def _remove_partials_on_failure(blobs: Path, etag: str) -> Iterator[None]:
-    """huggingface_hub's partials have random names: after a kill nobody would continue ours. `gc` finds what stays."""
+    """Remove the partial file of a failed download. Its random name means that huggingface_hub never continues it.
+
+    `gc` removes the partial files that remain after a kill.
+    """
     before = set(blobs.glob(f"{etag}.*incomplete"))
     try:
         yield
     except BaseException:
         for path in set(blobs.glob(f"{etag}.*incomplete")) - before:
             with contextlib.suppress(OSError):
-                cache_files.remove_incomplete(path)  # unless another process, which began meanwhile, fetches it
+                cache_files.remove_incomplete(path)  # this skips a file that another process is downloading now
         raise
 
 
-def _read_error(child: subprocess.Popen[str], words: IO[bytes], path: str) -> HfModelsError:
-    """What ended it: the error that it told, else its last words."""
+def _read_error(child: subprocess.Popen[str], stderr: IO[bytes], path: str) -> HfModelsError:
+    """Return the error that the child wrote to standard output, else an error with the last line of its stderr."""
     try:
-        told = json.loads(child.stdout.read() if child.stdout else "")
-        kind = getattr(errors, told.pop("kind"))
-        return cast("HfModelsError", kind(**told))
+        fields = json.loads(child.stdout.read() if child.stdout else "")
+        kind = getattr(errors, fields.pop("kind"))
+        return cast("HfModelsError", kind(**fields))
     except (ValueError, AttributeError):
-        words.seek(0)
-        last = words.read().decode("utf-8", "replace").strip().splitlines()[-1:]
+        stderr.seek(0)
+        last = stderr.read().decode("utf-8", "replace").strip().splitlines()[-1:]
         return NetworkError(
-            f"huggingface_hub could not fetch {path}",
-            cause=clean_text(" ".join(last), 300) or f"Its process ended with {child.returncode}.",
-            hint="`llm hf settings transport http` fetches it without huggingface_hub.",
+            f"huggingface_hub could not download {path}",
+            cause=clean_text(" ".join(last), 300) or f"Its process exited with code {child.returncode}.",
+            hint="To download it without huggingface_hub: llm hf settings transport http",
         )
 
 
 def main() -> int:
-    """The process: one file."""
+    """Download one file, in the child process."""
     task = FetchTask(**json.load(sys.stdin))
     hub = Hub(task.endpoint, token=task.token, timeout=task.metadata_seconds)
     try:
         hub.download(RepoId.parse(task.repo), RepoFile(task.path), task.commit, Path(task.cache_dir))
     except HfModelsError as error:
-        told = {"kind": type(error).__name__, "message": error.message, "cause": error.cause, "hint": error.hint}
-        sys.stdout.write(json.dumps(told))
+        fields = {"kind": type(error).__name__, "message": error.message, "cause": error.cause, "hint": error.hint}
+        sys.stdout.write(json.dumps(fields))
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Registering a GGUF that is on the disk already: in place, or as a copy of our own. Fetches nothing but metadata."""
+"""Register a GGUF file that is already on this machine, in place or as a copy. Only metadata is downloaded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ MAX_CONFIG_BYTES = 2**20
 
 @dataclass(frozen=True)
 class _ClaimedOrigin:
-    """Where a file is said to come from, and what the Hub says of that; `problem` is why it says nothing."""
+    """The repo that a file is from according to the user, with its details; `problem` is why there are none."""
 
     ref: ModelRef | None
     details: RepoDetails | None
@@ -63,7 +63,7 @@ class _ClaimedOrigin:
 
 @dataclass(frozen=True)
 class _Files:
-    """What makes up one model: the shards of its weights in order, then its projector."""
+    """The files of one model: the shards of its weights in order, then its projector."""
 
     weights: Sequence[Path]
     projector: Path | None = None
@@ -72,10 +72,10 @@ class _Files:
     def all(self) -> list[Path]:
         return [*self.weights, *([self.projector] if self.projector else [])]
 
-    def replace_paths(self, places: Sequence[Path]) -> _Files:
-        """The same files where they will stand."""
+    def replace_paths(self, locations: Sequence[Path]) -> _Files:
+        """Return the same files at other locations."""
         count = len(self.weights)
-        return _Files(places[:count], places[count] if self.projector else None)
+        return _Files(locations[:count], locations[count] if self.projector else None)
 
 
 def import_file(
@@ -89,24 +89,27 @@ def import_file(
     aliases: Sequence[str],
     progress: Progress,
 ) -> ImportResult:
-    """Registers a GGUF (all shards of a split one, and its projector) that is on the disk already.
+    """Register a GGUF on this machine, with all its shards and its projector.
 
     Args:
-        context: the library.
-        path: the file, or any of its shards.
-        repo: where it is said to come from.
-        copy: keep a copy of our own.
-        mmproj: its projector; None takes one that lies beside it and can be no other model's.
-        with_mmproj: False takes none.
-        aliases: names for it.
-        progress: told of hashing.
+        context: The context with the library.
+        path: The file, or any of its shards.
+        repo: The repo that the file is from, if the user names one.
+        copy: Store a copy of the files instead of using them in place.
+        mmproj: The model's projector. With None, a projector in the same folder is used if it can't belong to
+            another model.
+        with_mmproj: False registers the model without a projector.
+        aliases: The aliases of the model.
+        progress: Called with the progress of hashing.
 
     Raises:
-        MissingFileError, InvalidGgufError, StorageError
-        BadInputError: the model is a projector, or the projector none.
-        DigestMismatchError, QuantNotFoundError: the repo that it is said to come from has no such file, or it is not
-            the one of the repo that was named.
-        NameTakenError: an alias, or the id, is another model's, here or in llm.
+        MissingFileError: A file can't be read.
+        InvalidGgufError: A file breaks the rules of the GGUF format.
+        StorageError: The copy failed.
+        BadInputError: The model is a projector, or the projector is not one.
+        DigestMismatchError: The named repo does not have the file, or the model ref names another of its files.
+        QuantNotFoundError: The named repo does not have the quantization.
+        NameTakenError: Another model, in the library or in llm, has an alias or the id.
     """
     names = [parse_alias(alias) for alias in aliases]
     ref = ModelRef.parse(repo) if repo else None
@@ -114,53 +117,56 @@ def import_file(
     try:
         given = _find_files(path, mmproj, with_mmproj=with_mmproj)
         models_names.refuse_taken_names(context, names, _check_files(given, seconds)[0].kind)
-        with _prepare_places(given.all, copy=copy) as places:
-            facts, checks = _check_files(given.replace_paths(places), seconds)
-            digests = [hash_with_progress(place, place.name, progress) for place in places]
+        with _prepare_locations(given.all, copy=copy) as locations:
+            facts, checks = _check_files(given.replace_paths(locations), seconds)
+            digests = [hash_with_progress(location, location.name, progress) for location in locations]
             origin = _look_up_origin(context, ref)
-            found = _build_model(given, places, digests, origin, facts, copy=copy)
-            found = replace(found, checks=(*_make_digest_check(origin.details), *checks))
-            undecided = with_mmproj and given.projector is None
+            model = _build_model(given, locations, digests, origin, facts, copy=copy)
+            model = replace(model, checks=(*_make_digest_check(origin.details), *checks))
+            may_have_known_projector = with_mmproj and given.projector is None
             with context.open_library() as db, db.transaction():
-                registered = _register_model(db, _add_known_projector(db, found) if undecided else found, names)
+                if may_have_known_projector:
+                    model = _add_known_projector(db, model)
+                registered = _register_model(db, model, names)
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
-    said = (
+    digest_result = (
         f"matches {origin.details.id}@{origin.details.commit}" if origin.details else f"not checked: {origin.problem}"
     )
-    return ImportResult(make_view(registered), said)
+    return ImportResult(make_view(registered), digest_result)
 
 
-# Which files
+# Files
 
 
 def _find_files(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files:
-    """The files of the model that a person means by one of them.
+    """Find all files of the model, given one of them.
 
     Raises:
-        MissingFileError, InvalidGgufError: as shards_beside.
-        BadInputError: the projector is called like the model: copies stand in one folder.
+        MissingFileError: A file or shard does not exist.
+        InvalidGgufError: A file is not a GGUF file.
+        BadInputError: The projector has the same file name as the model, so that they can't be copied to one folder.
     """
     weights = find_shards(path)
     if mmproj is None:
         return _Files(weights, find_projector(weights[0]) if with_mmproj else None)
     (projector,) = find_shards(mmproj)[:1]
     if projector.name in {weight.name for weight in weights}:
-        raise BadInputError(f"Model and projector are both called {projector.name}", hint="Rename one of them.")
+        raise BadInputError(f"Model and projector have the same name {projector.name}", hint="Rename one of them.")
     return _Files(weights, projector)
 
 
 def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check, ...]]:
-    """The facts of a model, its projector's modalities among them, and that its structure is valid.
+    """Validate the files. Return the model's facts, including its projector's modalities, and the structure check.
 
     Raises:
-        InvalidGgufError: it is not.
-        BadInputError: the model is a projector, or the projector none.
+        InvalidGgufError: A file is invalid.
+        BadInputError: The model is a projector, or the projector is not one.
     """
     name = files.weights[0].name
     report = check_shards(files.weights, seconds=seconds)
-    everything = f"All that is wrong with it: {shlex.join(['llm', 'hf', 'check', str(files.weights[0])])}"
-    refuse_invalid(name, report.findings, everything)
+    hint = f"To list all errors: {shlex.join(['llm', 'hf', 'check', str(files.weights[0])])}"
+    refuse_invalid(name, report.findings, hint)
     facts = report.header.facts if report.header else ModelFacts()
     if facts.kind == "mmproj":
         raise BadInputError(
@@ -169,9 +175,11 @@ def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check
     findings = [*report.findings]
     if files.projector is not None:
         projector = check_shards([files.projector], seconds=seconds)
-        refuse_invalid(files.projector.name, projector.findings, "--no-mmproj imports the model without it.")
+        refuse_invalid(files.projector.name, projector.findings, "To import the model without it, add --no-mmproj.")
         if projector.header is None or projector.header.facts.kind != "mmproj":
-            raise BadInputError(f"{files.projector.name} is no projector", hint="Projectors are often called mmproj-….")
+            raise BadInputError(
+                f"{files.projector.name} is not a vision projector", hint="Look for a file named mmproj-….gguf."
+            )
         facts = replace(facts, modalities=projector.header.facts.modalities)
         findings += projector.findings
     return facts, (Check("structure", "valid", time.time(), {"findings": [vars(finding) for finding in findings]}),)
@@ -181,8 +189,8 @@ def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check
 
 
 @contextmanager
-def _prepare_places(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
-    """Where the files will stand: where they are, or copied to a folder of their own that goes if this fails."""
+def _prepare_locations(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
+    """Yield the final locations of the files: in place, or copied to a new folder, which is removed on failure."""
     if not copy:
         yield paths
         return
@@ -199,7 +207,7 @@ def _prepare_places(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[P
 
 def _copy_files(paths: Sequence[Path], folder: Path) -> None:
     for path in paths:
-        path.open("rb").close()  # what can't be read is no fault of the folder's
+        path.open("rb").close()  # raise the error of an unreadable file here, not as an error of the target folder
     needed = sum(path.stat().st_size for path in paths)
     try:
         require_space(folder, needed, settings.load().disk_reserve)
@@ -207,13 +215,13 @@ def _copy_files(paths: Sequence[Path], folder: Path) -> None:
         for path in paths:
             shutil.copyfile(path, folder / path.name)
     except DiskFullError as error:
-        error.hint = "Nothing was copied. Free some space, or import it in place (without --copy)."
+        error.hint = "Nothing was copied. Free some disk space, or import the file in place (without --copy)."
         raise
     except OSError as error:
         raise translate_disk_error(error, folder, needed, 0) from None
 
 
-# What it is
+# The model
 
 
 def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
@@ -227,7 +235,7 @@ def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
 
 def _build_model(
     given: _Files,
-    places: Sequence[Path],
+    locations: Sequence[Path],
     digests: Sequence[FileDigests],
     origin: _ClaimedOrigin,
     facts: ModelFacts,
@@ -245,12 +253,12 @@ def _build_model(
         commit=details.commit if details else None,
         quant=quant,
         files=tuple(
-            LocalFile(name, role, place.stat().st_size, str(place), digest.sha256, None, place.stat().st_mtime_ns)
-            for name, role, place, digest in zip(names, _list_roles(given), places, digests, strict=True)
+            LocalFile(name, role, path.stat().st_size, str(path), digest.sha256, None, path.stat().st_mtime_ns)
+            for name, role, path, digest in zip(names, _list_roles(given), locations, digests, strict=True)
         ),
         facts=facts,
         place="folder" if copy else "in place",
-        # A mirror must know what is gated.
+        # The facts include `gated`, which a mirror needs.
         hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
     )
 
@@ -261,42 +269,45 @@ def _list_roles(files: _Files) -> list[FileRole]:
 
 
 def _read_sampling(path: Path) -> dict[str, dict[str, float]]:
-    """The sampling that a generation_config.json beside a model recommends, if it can only be this model's."""
+    """Return the sampling from a generation_config.json in the model's folder, if no other model is there."""
     config = path.parent / GENERATION_CONFIG
     if not is_only_model(path):
         return {}
     try:
         with config.open("rb") as file:
-            found = extract_sampling(json.loads(file.read(MAX_CONFIG_BYTES)))
+            sampling = extract_sampling(json.loads(file.read(MAX_CONFIG_BYTES)))
     except (OSError, ValueError, RecursionError):
-        return {}  # none, or a recommendation that can't be read
-    return {"generation_config": found} if found else {}
+        return {}  # the file does not exist or can't be parsed
+    return {"generation_config": sampling} if sampling else {}
 
 
-def _find_repo_paths(details: RepoDetails, given: _Files, found: Sequence[FileDigests]) -> list[str]:
-    """Under which paths the repo has these very bytes."""
+def _find_repo_paths(details: RepoDetails, given: _Files, digests: Sequence[FileDigests]) -> list[str]:
+    """Return the paths of the files in the repo, found by their digests."""
     by_digest = {file.sha256: file.path for file in details.files if file.sha256}
-    for path, digest in zip(given.all, found, strict=True):
+    for path, digest in zip(given.all, digests, strict=True):
         if digest.sha256 not in by_digest:
-            near = next((file for file in details.files if RepoFile(file.path).name == path.name), None)
-            theirs = (
-                f"its {near.path} has sha256 {near.sha256}" if near else f"it has no file called {path.name} either"
+            namesake = next((file for file in details.files if RepoFile(file.path).name == path.name), None)
+            in_repo = (
+                f"{namesake.path} in the repo has {namesake.sha256}"
+                if namesake
+                else f"the repo has no file named {path.name}"
             )
             raise DigestMismatchError(
                 f"{path.name} is not a file of {details.id}",
-                cause=f"Here sha256 is {digest.sha256}; at commit {details.commit[:12]} {theirs}.",
-                hint="--no-mmproj imports the model without it."
+                cause=f"Its sha256 is {digest.sha256}; at commit {details.commit[:12]} {in_repo}.",
+                hint="To import the model without it, add --no-mmproj."
                 if path == given.projector
-                else f"Without --repo it is kept as an import of unknown origin; or: llm hf pull {details.id}",
+                else f"Import it without --repo as a file of unknown origin, or: llm hf pull {details.id}",
             )
-    return [by_digest[digest.sha256] for digest in found]
+    return [by_digest[digest.sha256] for digest in digests]
 
 
 def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOrigin) -> str:
-    """What a pull from the repo would call it; else what its name says, then who imports it, then its header.
+    """Return the quantization that a pull from the repo would use, else that of the file name, the ref or the header.
 
     Raises:
-        DigestMismatchError, QuantNotFoundError: it is not the one of the repo that was named.
+        DigestMismatchError: The model ref names another file of the repo.
+        QuantNotFoundError: The repo does not have the quantization of the model ref.
     """
 
     @dataclass(frozen=True)
@@ -305,10 +316,10 @@ def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOr
         size: int
 
     ref, details = origin.ref, origin.details
-    named = parse_name(names[0])
+    parsed = parse_name(names[0])
     if details is not None:
         variants = gguf_variants.group_variants(details.files)
-    elif named is not None and named.type:
+    elif parsed is not None and parsed.type:
         variants = gguf_variants.group_variants([Sized(name, 1) for name in names])
     else:
         variants = []
@@ -321,7 +332,7 @@ def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOr
 
 
 def _refuse_other_variant(ref: ModelRef, variants: Sequence[Variant], found: Variant) -> None:
-    """Refuses a variant that is not the one, of all that there are, which a ref names."""
+    """Raise an error if the model ref names another variant of the repo than the one that was found."""
     name = found.files[0]
     try:
         quant = gguf_variants.find_variant(variants, ref.quant).quant if ref.quant else found.quant
@@ -330,14 +341,14 @@ def _refuse_other_variant(ref: ModelRef, variants: Sequence[Variant], found: Var
         raise
     if quant != found.quant or (ref.file is not None and ref.file.path not in found.files):
         raise DigestMismatchError(
-            f"{name} is not what {ref} names",
+            f"{name} is not the file that {ref} names",
             cause=f"It is the {found.quant} of {ref.repo}.",
-            hint=f"--repo {replace(ref, quant=found.quant, file=None)} says so.",
+            hint=f"Use --repo {replace(ref, quant=found.quant, file=None)}.",
         )
 
 
 def _make_stem(path: Path) -> str:
-    """A file's name as part of a model id, and of a repo's name where a mirror serves it."""
+    """Return a file's name as a part of a model id, and of a repo's name on a mirror."""
     name = parse_name(path.name)
     stem = (name.base or name.stem) if name else path.name
     safe = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", stem)))
@@ -350,61 +361,67 @@ def _make_digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
     return (Check("digest", "matches", time.time(), {"repo": details.id, "commit": details.commit}),)
 
 
-# The entry
+# Registering
 
 
-def _register_model(db: Database, found: LocalModel, aliases: Sequence[str]) -> LocalModel:
-    """The entry, under an id that is no other model's. What we keep ourselves already stays where it is."""
-    model = _choose_entry(db, found)
+def _register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) -> LocalModel:
+    """Register the model under an id that no other model has. Keep existing copies of the same files."""
+    model = _choose_entry(db, imported)
     names = make_short_names(model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0], model.quant)
     registered = db.register(replace(model, aliases=names if model.revision is None else ()))
     for alias in aliases:
-        db.add_alias(alias, registered.model_id)  # says whose it is where it is taken
-    if registered.files != found.files:
-        for file in found.files:
-            if found.place == "folder":  # a second copy, which nobody needs
+        db.add_alias(alias, registered.model_id)  # raises an error that names the other model if it is taken
+    if registered.files != imported.files:
+        for file in imported.files:
+            if imported.place == "folder":  # a second copy of files that the library already has
                 Path(file.location).unlink()
     return db.get_model(registered.model_id)
 
 
-def _add_known_projector(db: Database, found: LocalModel) -> LocalModel:
-    """The entry with the projector that it was imported with before: a second import without a word on it keeps it."""
-    there = _find_model(db, found.model_id)
-    if there is None or there.place != found.place or _get_digests(there) != _get_digests(found):
-        return found
-    known = [file for file in there.files if file.role == "mmproj" and Path(file.location).is_file()]
+def _add_known_projector(db: Database, imported: LocalModel) -> LocalModel:
+    """Add the projector of an earlier import of the same model, so that a second import keeps it."""
+    existing = _find_model(db, imported.model_id)
+    if existing is None or existing.place != imported.place or _get_digests(existing) != _get_digests(imported):
+        return imported
+    known = [file for file in existing.files if file.role == "mmproj" and Path(file.location).is_file()]
     if not known:
-        return found
-    facts = replace(found.facts, modalities=there.facts.modalities)
-    return replace(found, files=(*found.files, *known), facts=facts)
+        return imported
+    facts = replace(imported.facts, modalities=existing.facts.modalities)
+    return replace(imported, files=(*imported.files, *known), facts=facts)
 
 
-def _choose_entry(db: Database, found: LocalModel) -> LocalModel:
-    base, _, quant = found.model_id.rpartition(":")
+def _choose_entry(db: Database, imported: LocalModel) -> LocalModel:
+    """Return the model to register: the imported one, maybe with another id, or the existing one with the same files.
+
+    Raises:
+        NameTakenError: Another model has the id, which the repo determines.
+    """
+    base, _, quant = imported.model_id.rpartition(":")
     number = 1
-    while (there := _find_model(db, found.model_id)) is not None:
-        gone = there.state == "missing" or _get_locations(there) == _get_locations(found)
-        if gone or (_get_digests(there) == _get_digests(found) and there.place == "in place"):
-            return found
-        if _get_digests(there) == _get_digests(found):
-            return _add_origin(there, found)
-        if found.repo is not None:
+    while (existing := _find_model(db, imported.model_id)) is not None:
+        is_replaceable = existing.state == "missing" or _get_locations(existing) == _get_locations(imported)
+        if is_replaceable or (_get_digests(existing) == _get_digests(imported) and existing.place == "in place"):
+            return imported
+        if _get_digests(existing) == _get_digests(imported):
+            return _add_origin(existing, imported)
+        if imported.repo is not None:
+            location = existing.files[0].location if existing.files else existing.endpoint
             raise NameTakenError(
-                f"{found.model_id} is another file: {there.files[0].location if there.files else there.endpoint}",
-                hint=f"llm hf rm {found.model_id}",
+                f"{imported.model_id} is already the id of another file: {location}",
+                hint=f"llm hf rm {imported.model_id}",
             )
         number += 1
-        found = replace(found, model_id=f"{base}-{number}:{quant}")
-    return found
+        imported = replace(imported, model_id=f"{base}-{number}:{quant}")
+    return imported
 
 
-def _add_origin(there: LocalModel, found: LocalModel) -> LocalModel:
-    """The entry that is there, with the origin that it lacked and that was proven now."""
-    if there.commit is not None or found.commit is None:
-        return there
-    # Not its own facts: those are of the chat template that a person may have set.
-    checks = (*found.checks, *there.checks)
-    return replace(there, commit=found.commit, hub=found.hub, facts=found.facts, checks=checks)
+def _add_origin(existing: LocalModel, imported: LocalModel) -> LocalModel:
+    """Return the existing model, with the verified origin if it had none."""
+    if existing.commit is not None or imported.commit is None:
+        return existing
+    # Don't keep the existing facts: they may be those of a chat template that the user has set.
+    checks = (*imported.checks, *existing.checks)
+    return replace(existing, commit=imported.commit, hub=imported.hub, facts=imported.facts, checks=checks)
 
 
 def _find_model(db: Database, model_id: str) -> LocalModel | None:

@@ -1,4 +1,4 @@
-"""Looking into a GGUF file, here or still on the Hub: its header, and what the validator says of it. Runs nothing."""
+"""Read the header of a GGUF file, on this machine or on the Hub, and validate it. No model is loaded."""
 
 from __future__ import annotations
 
@@ -27,29 +27,32 @@ from llm_hf_models.paths import expand_home
 from llm_hf_models.system.text import clean_text
 
 MAX_VALUE_CHARS = 2000
-OWN_TEMPLATE_SOURCE = "llm hf set template"  # where a finding about it is
+OWN_TEMPLATE_SOURCE = "llm hf set template"  # the place of findings in the user's own template
 MAX_TEMPLATE_CHARS = 200_000
 
 
 @dataclass(frozen=True)
 class GgufSource:
-    """A GGUF that was named: files on this machine (all shards), or one on the Hub."""
+    """A GGUF that the user named: files on this machine (all shards), or one on the Hub."""
 
     name: str
     paths: tuple[Path, ...] = ()
     ref: ModelRef | None = None
-    model: LocalModel | None = None  # whose files they are
+    model: LocalModel | None = None  # the local model with these files
 
 
 _INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
 
 
 def resolve_source(context: Context, text: str) -> GgufSource:
-    """What a person means: a file on the disk, a local model's name, or a ref on the Hub, in that order.
+    """Find the GGUF that `text` names: a file on disk, a local model, or a model ref on the Hub, in that order.
 
     Raises:
-        UnknownModelError, BadRefError, MissingFileError, AmbiguousNameError
-        BadInputError: it is served elsewhere, or a folder or the like.
+        UnknownModelError: The model does not exist.
+        BadRefError: The text is not a valid model ref.
+        MissingFileError: The file does not exist.
+        AmbiguousNameError: Several local models have that name.
+        BadInputError: It is a remote model, or not a regular file.
     """
     path = Path(expand_home(text)) if text and context.agent is None else None  # an agent names models, never files
     if path and _is_file(path):
@@ -61,16 +64,18 @@ def resolve_source(context: Context, text: str) -> GgufSource:
             return _resolve_ref(text, path, error)
     model.refuse_if_remote()
     weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
-    gone = [str(weight) for weight in weights if not weight.exists()]
-    if gone:
-        raise MissingFileError(f"{gone[0]} is gone", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}")
+    missing = [str(weight) for weight in weights if not weight.exists()]
+    if missing:
+        raise MissingFileError(
+            f"{missing[0]} no longer exists", hint=f"llm hf pull {model.model_id.removeprefix('hf/')}"
+        )
     return GgufSource(model.model_id, weights, model=model)
 
 
 def _resolve_ref(text: str, path: Path | None, unknown: UnknownModelError) -> GgufSource:
-    """The ref that a person means; of what is none, the error that fits what it looks like."""
+    """Parse `text` as a model ref. If that fails, raise the error that fits the form of the text."""
     if path and text.endswith(".gguf") and ":" not in path.name and path.parent != Path() and _is_present(path.parent):
-        raise MissingFileError(f"There is no file {clean_text(text, 200)}", hint="A repo of that name: hf://owner/name")
+        raise MissingFileError(f"There is no file {clean_text(text, 200)}", hint="To name a repo: hf://owner/name")
     try:
         return GgufSource(text, ref=ModelRef.parse(text))
     except BadRefError:
@@ -78,13 +83,13 @@ def _resolve_ref(text: str, path: Path | None, unknown: UnknownModelError) -> Gg
             raise make_not_a_file_error(path, text) from None
         if text.endswith(".gguf") or "\\" in text or text.startswith((".", "~", "/")):
             raise MissingFileError(f"There is no file {clean_text(text, 200)}") from None
-        if text and "/" not in text:  # nor would it be a repo's
+        if text and "/" not in text:  # it can't be the name of a repo either
             raise unknown from None
         raise
 
 
 def _is_file(path: Path) -> bool:
-    with suppress(OSError):  # a name that no file can have, or a folder that may not be looked into
+    with suppress(OSError):  # an invalid file name, or a folder without read permission
         return path.is_file()
     return False
 
@@ -96,21 +101,21 @@ def _is_present(path: Path) -> bool:
 
 
 def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, template: bool) -> Inspection:
-    """The header of a GGUF, of the first shard where there are several."""
+    """Read the header of a GGUF: of the first shard if there are several."""
     source = resolve_source(context, text)
     if source.ref is not None:
-        whole = _inspect_remote(context, source.ref)
+        full = _inspect_remote(context, source.ref)
     else:
         path = source.paths[0]
         with _translate_read_errors(path), path.open("rb") as opened, name_file_in_errors(str(path)):
             size, seconds = path.stat().st_size, context.settings().header_seconds
             header = read_header(opened, file_bytes=size, seconds=seconds)
-        whole = _build_inspection(source.name, str(path), header, 0)
+        full = _build_inspection(source.name, str(path), header, 0)
     return replace(
-        whole,
-        metadata=whole.metadata if metadata else None,
-        tensors=whole.tensors if tensors else None,
-        chat_template=whole.chat_template if template else None,
+        full,
+        metadata=full.metadata if metadata else None,
+        tensors=full.tensors if tensors else None,
+        chat_template=full.chat_template if template else None,
     )
 
 
@@ -144,23 +149,23 @@ def _build_inspection(source: str, file: str, header: GgufHeader, fetched: int) 
 def _inspect_remote(context: Context, ref: ModelRef) -> Inspection:
     details, hub, path = _find_remote_file(context, ref)
 
-    def ask() -> Inspection:
+    def read() -> Inspection:
         header, fetched = variant_choice.read_remote_header(context, hub, ref.repo, details, path)
         return _build_inspection(str(ref), path, header, fetched)
 
     etag = details.get_file(RepoFile(path)).etag
-    kept = metadata_cache.cache_by_digest(
+    inspection = metadata_cache.cache_by_digest(
         context,
         f"inspection:{etag}" if etag else None,
-        ask,
-        lambda found: _INSPECTION.dump_json(found).decode(),
+        read,
+        lambda inspection: _INSPECTION.dump_json(inspection).decode(),
         _INSPECTION.validate_json,
     )
-    return replace(kept, source=str(ref), file=path)
+    return replace(inspection, source=str(ref), file=path)
 
 
 def check(context: Context, text: str) -> CheckReport:
-    """What the validator says: of whole files on this machine, of the header where the file is still on the Hub."""
+    """Validate complete files on this machine, or the header of a file on the Hub."""
     source = resolve_source(context, text)
     if source.ref is None:
         with _translate_read_errors(source.paths[0]):
@@ -169,19 +174,19 @@ def check(context: Context, text: str) -> CheckReport:
         details, hub, path = _find_remote_file(context, source.ref)
         header, _ = variant_choice.read_remote_header(context, hub, source.ref.repo, details, path)
         report, complete = check_header(header, file_bytes=details.get_file(RepoFile(path)).size), False
-    own = source.model.user_template if source.model else None
-    if own is not None:
-        report = replace(report, findings=(*report.findings, *audit_template(own, OWN_TEMPLATE_SOURCE)))
-    return replace(build_report(source.name, report, complete=complete), own_template=own is not None)
+    own_template = source.model.user_template if source.model else None
+    if own_template is not None:
+        report = replace(report, findings=(*report.findings, *audit_template(own_template, OWN_TEMPLATE_SOURCE)))
+    return replace(build_report(source.name, report, complete=complete), own_template=own_template is not None)
 
 
 def build_report(name: str, report: ValidationReport, *, complete: bool) -> CheckReport:
-    """A report for showing."""
+    """Build the report that the CLI and the MCP server show."""
     return CheckReport(name, len(report.errors), len(report.warnings), report.findings, complete)
 
 
 def _find_remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub, str]:
-    """The repo, the Hub, and the path of the GGUF that a ref means: of the first shard where there are several."""
+    """Return the repo's details, the Hub, and the path of the GGUF, or of its first shard, that a model ref names."""
     details, _ = repo_info.fetch_details(context, ref)
     hub = context.hub()
     variant, _ = variant_choice.pick_variant(context, hub, ref, details)
@@ -198,8 +203,8 @@ def _make_tensor_view(tensor: TensorInfo) -> TensorView:
     return TensorView(clean_text(tensor.name, 200), tensor.shape, name, tensor.offset)
 
 
-def _clean_value(value: object) -> Any:  # noqa: ANN401 - whatever JSON has
-    """A metadata value fit for JSON and eyes: long texts cut, skipped arrays and texts by what is known of them."""
+def _clean_value(value: object) -> Any:  # noqa: ANN401 - any JSON value
+    """Prepare a metadata value for JSON and display: shorten long texts, and describe skipped arrays and texts."""
     if isinstance(value, str):
         return clean_text(value, MAX_VALUE_CHARS, keep_lines=True)
     if isinstance(value, tuple):

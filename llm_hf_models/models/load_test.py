@@ -1,4 +1,4 @@
-"""The load test of a model that is here: run in a sandboxed child, reported, and recorded as one more fact about it."""
+"""Run the load test of a local model in a sandboxed child, and record the result with the model."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from llm_hf_models.models.types import LoadTestReport
 
 
 def run_load_test(context: Context, text: str) -> LoadTestReport:
-    """Loads a local model or a GGUF file in a confined child.
+    """Load a local model or a GGUF file in a confined child, and record the result.
 
     Raises:
-        UnknownModelError: it is not on this machine.
-        BadInputError, MissingFileError, EngineStartError, NotWritableError: the test did not take place.
+        UnknownModelError: The model is not on this machine.
+        BadInputError: The model is not a file on this machine.
+        MissingFileError: A file no longer exists.
+        EngineStartError: The child could not be started.
+        NotWritableError: A folder for the child could not be created.
     """
     source = resolve_source(context, text)
     if source.ref is not None:
         raise UnknownModelError(
-            f"{source.ref} is not on this machine, and only what is here can be loaded",
+            f"{source.ref} is not on this machine, so it can't be loaded",
             hint=f"llm hf pull {source.ref} --test",
         )
     header = check_shards(source.paths, seconds=context.settings().header_seconds).header
     if header is None:
-        result = LoadResult("fails", "It is no GGUF file that can be read: `llm hf check` says why.")
+        result = LoadResult("fails", "It is not a readable GGUF file: `llm hf check` explains why.")
     else:
         template = source.model.user_template if source.model else None
         facts = apply_template(header.facts, template)
@@ -47,7 +50,7 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
 
 def _find_doubt(model: LocalModel) -> str | None:
     if model.state == "changed":
-        return f"not those that were recorded: llm hf verify {model.model_id}"
+        return f"not the recorded ones: llm hf verify {model.model_id}"
     if any(file.compare_with_disk() == "touched" for file in model.files):
-        return f"written to since their digest was taken: llm hf verify {model.model_id}"
+        return f"modified after verification: llm hf verify {model.model_id}"
     return None

@@ -1,4 +1,4 @@
-"""What is done to the files of local models: they are removed, or hashed again. Fetches nothing."""
+"""Remove and verify the files of local models."""
 
 from __future__ import annotations
 
@@ -21,33 +21,32 @@ UNCHANGED = "unchanged since it was imported; never compared with the Hub"
 
 
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
-    """Forgets a model and frees what nothing else uses; a person's own file in place is never touched."""
+    """Remove a model and the files that nothing else uses. A file that the user imported in place is never touched."""
     with context.open_library() as db:
         model = db.find_model(name)
         shared = db.list_used_locations(exclude_model=model.model_id)
-        ours = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
-        kept = tuple(file.location for file in model.files if file.location not in ours)
+        removable = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
+        kept = tuple(file.location for file in model.files if file.location not in removable)
         if not dry_run:
             running_engines.stop_model(db, model.model_id)
-            db.remove_model(
-                model.model_id
-            )  # first the record: a kill here leaves files that a pull adopts, never a lie
+            # Remove the record first: after a kill, a pull adopts the files, and no record names missing files.
+            db.remove_model(model.model_id)
         try:
-            freed = _free_files(model, ours, dry_run=dry_run)
+            freed = _free_files(model, removable, dry_run=dry_run)
         except StorageError:
             if not dry_run:
-                db.register(model)  # what could not be removed must not be forgotten
+                db.register(model)  # the files could not be removed, so keep the record
             raise
-    return Removal(model.model_id, tuple(ours), freed, kept, done=not dry_run)
+    return Removal(model.model_id, tuple(removable), freed, kept, done=not dry_run)
 
 
 def _free_files(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
     if model.place != "cache":
         return _free_in_folder(locations, dry_run=dry_run)
-    from llm_hf_models.hub.cache_files import delete_cached_files, scan_cache  # late: a list of models needs no Hub
+    from llm_hf_models.hub.cache_files import delete_cached_files, scan_cache  # imported late: only needed here
 
     freed = 0
-    # HF_HUB_CACHE may have been another when it was pulled.
+    # HF_HUB_CACHE may have had another value at the time of the pull.
     for cache in {cache_layout.infer_cache_dir(file.location, file.path) for file in model.files}:
         files = [file for file in scan_cache(cache) if str(file.location) in locations]
         freed += delete_cached_files(cache, files, dry_run=dry_run)
@@ -69,36 +68,36 @@ def _free_in_folder(locations: Sequence[str], *, dry_run: bool) -> int:
 
 
 def verify(context: Context, name: str, progress: Progress) -> Verification:
-    """Re-hashes every file against its recorded digest, and records the outcome."""
+    """Compare the digest of every file with the recorded one, and record the result."""
     with context.open_library() as db:
         model = db.find_model(name)
         model.refuse_if_remote()
-        same = MATCHES if model.commit else UNCHANGED  # without a commit the digest is only what it had when imported
-        written = _read_write_times(model)  # before they are read: what is written meanwhile counts as touched
+        same = MATCHES if model.commit else UNCHANGED  # without a commit, the digest is from the import, not the Hub
+        mtimes = _read_mtimes(model)  # read before hashing, so that a file changed meanwhile counts as touched
         files = tuple((file.path, _compare(file, progress) or same) for file in model.files)
         unchanged = all(result == same for _, result in files)
         matches = unchanged and same == MATCHES
         outcome = same if unchanged else "differs" if _has_difference(files) else "not proven"
         _forget_verified(model, dict(files))
-        right = [file.location for file, (_, result) in zip(model.files, files, strict=True) if result == same]
-        db.record_verified_mtimes(model.model_id, {place: written[place] for place in right})
+        verified = [file.location for file, (_, result) in zip(model.files, files, strict=True) if result == same]
+        db.record_verified_mtimes(model.model_id, {location: mtimes[location] for location in verified})
         db.add_check(
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
         )  # fmt: skip
-        fixed = make_view(db.get_model(model.model_id))
+        view = make_view(db.get_model(model.model_id))
     return Verification(
-        model.model_id, matches, unchanged, files, None if matches else fixed.fix, model.latest_check("scan")
+        model.model_id, matches, unchanged, files, None if matches else view.fix, model.latest_check("scan")
     )
 
 
-def _read_write_times(model: LocalModel) -> dict[str, int]:
-    places = [file.location for file in model.files if Path(file.location).exists()]
-    return {place: Path(place).stat().st_mtime_ns for place in places}
+def _read_mtimes(model: LocalModel) -> dict[str, int]:
+    locations = [file.location for file in model.files if Path(file.location).exists()]
+    return {location: Path(location).stat().st_mtime_ns for location in locations}
 
 
 def _forget_verified(model: LocalModel, results: Mapping[str, str]) -> None:
-    """Forgets that files which differ were once proven: a pull would believe it."""
+    """Remove the verification marks of files that differ, because a pull trusts these marks."""
     for file in model.files if model.place == "cache" else ():
         if results[file.path].startswith("differs"):
             etag = file.sha256 or file.git_sha1
@@ -112,7 +111,7 @@ def _has_difference(files: Sequence[tuple[str, str]]) -> bool:
 
 
 def _compare(file: LocalFile, progress: Progress) -> str | None:
-    """Why a file is not the one that was recorded; None where it is."""
+    """Return why a file is not the recorded one, or None if it is."""
     if not Path(file.location).exists():
         return "missing"
     recorded = file.sha256 or file.git_sha1
@@ -126,13 +125,13 @@ def _compare(file: LocalFile, progress: Progress) -> str | None:
 
 
 def hash_with_progress(path: Path, name: str, progress: Progress) -> FileDigests:
-    """Both digests of a file, with progress.
+    """Compute both digests of a file, and report progress.
 
     Raises:
-        OSError: it can't be read.
+        OSError: The file can't be read.
     """
     size = path.stat().st_size
     progress(Event("verifying", name, 0, size))
-    found = compute_digests(path, lambda done: progress(Event("progress", name, done, size)))
+    digests = compute_digests(path, lambda done: progress(Event("progress", name, done, size)))
     progress(Event("done", name, size, size))
-    return found
+    return digests

@@ -1,4 +1,4 @@
-"""What is on this machine, as the faces show it: each local model, its state, what mends it. Reads no file."""
+"""Build the views of local models that the CLI and the MCP server show, from their records only."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from llm_hf_models.models.types import LocalModelView
 
 
 def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
-    """The same with every default that holds for it."""
-    from llm_hf_models.models.default_options import (
-        list_effective_defaults,  # late: a list of models needs none of what an engine does
-    )
+    """Build the view of a local model, including every default that applies to it."""
+    # Imported late: a list of models does not need the modules for engines.
+    from llm_hf_models.models.default_options import list_effective_defaults
 
     return replace(make_view(model, health), defaults=list_effective_defaults(model))
 
 
 def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
-    """A local model with its state now, and what to do about that."""
+    """Build the view of a local model, with its current state and the command that repairs it."""
     state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
         model_id=model.model_id,
@@ -58,15 +57,15 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
 
 
 def _add_doubt(check: Check, model: LocalModel) -> Check:
-    """A fact, with a doubt where what prompts load is no longer what was tested."""
+    """Return a check, with a doubt if the load test used another chat template than prompts use now."""
     if check.kind != "load_test" or check.detail.get("template") == model.template_digest:
         return check
-    doubt = f"with another chat template than prompts use now: llm hf test {model.model_id}"
+    doubt = f"with another chat template than the current one: llm hf test {model.model_id}"
     return replace(check, detail={**check.detail, "doubt": check.detail.get("doubt") or doubt})
 
 
 def _is_key_in_the_clear(model: LocalModel) -> bool:
-    """Whether a key goes over a network without TLS."""
+    """Return True if the API key is sent over a network without TLS."""
     if ENDPOINT_KEY_ENV not in model.options and ENDPOINT_KEY_NAME not in model.options:
         return False
     import ipaddress
@@ -82,7 +81,7 @@ def _is_key_in_the_clear(model: LocalModel) -> bool:
 
 
 def suggest_fix(model: LocalModel) -> str:
-    """The command that brings a model's files back, or proves them."""
+    """Return the command that restores or verifies a model's files."""
     if model.state == "unverified":
         if model.commit is not None or any(file.compare_with_disk() == "touched" for file in model.files):
             return f"llm hf verify {model.model_id}"
@@ -93,5 +92,5 @@ def suggest_fix(model: LocalModel) -> str:
 
 
 def format_pull_ref(model: LocalModel) -> str:
-    """The ref that pulls this very model again."""
+    """Return the model ref that pulls this model again."""
     return model.model_id.removeprefix("hf/")

@@ -1,4 +1,4 @@
-"""Responses of the Hub that are kept in the library, and how requests to the Hub are repeated."""
+"""Cache the Hub's responses in the library, and retry requests to the Hub."""
 
 from __future__ import annotations
 
@@ -28,129 +28,137 @@ if TYPE_CHECKING:
     from llm_hf_models.library.database import Database
     from llm_hf_models.library.records import CachedMetadata
 
-MAX_ATTEMPTS = 3  # at a question that a moment later may be answered
+MAX_ATTEMPTS = 3  # attempts at a request that fails with a transient error
 T = TypeVar("T")
 
 
 def fetch_with_cache(
     context: Context,
     key: dict[str, object],
-    ask: Callable[[Hub, str | None], T],
+    send: Callable[[Hub, str | None], T],
     dump: Callable[[T], str],
     load: Callable[[str], T],
     *,
     refresh: bool = False,
 ) -> tuple[T, Freshness]:
-    """An answer of the Hub, from the metadata cache within its lifetime, and from there at any age without network.
+    """Return a response of the Hub, from the metadata cache if it is fresh or if the Hub can't be reached.
 
-    What is older is asked for again by its ETag: an answer that still stands is not sent twice.
+    An expired response is requested again with its ETag, so that the Hub does not send an unchanged one twice.
 
     Args:
-        context: settings, the token and the library.
-        key: what was asked; the endpoint, and whose token was used, are part of it too.
-        ask: asks the Hub, given the ETag of what is kept; raises NotChangedError where that still stands.
-        dump: the answer as text to keep.
-        load: the answer from that text.
-        refresh: ask even if a fresh answer is kept.
+        context: The context with the settings, the token and the library.
+        key: The request. The endpoint and a hash of the token become part of the key.
+        send: Sends the request, given the ETag of the cached response. Raises NotModifiedError if that is still valid.
+        dump: Serializes the response.
+        load: Parses a serialized response.
+        refresh: Send the request even if the cached response is fresh.
+
+    Returns:
+        The response and its freshness.
 
     Raises:
-        NetworkError: the Hub can't be reached and nothing is kept.
+        NetworkError: The Hub can't be reached, and no response is cached.
     """
     token = context.token()
     hub = context.hub_with(token)
     name = json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
     with context.open_library() as db:
-        kept, old = _load_cached(db, name, load)
-        if kept and old is not None and not refresh and _is_fresh(context, kept):
-            return old, _make_freshness(kept)
+        cached, old = _load_cached(db, name, load)
+        if cached and old is not None and not refresh and _is_fresh(context, cached):
+            return old, _make_freshness(cached)
         try:
-            if kept and old is not None:
-                answer = ask(hub, kept.etag)
+            if cached and old is not None:
+                response = send(hub, cached.etag)
             else:
-                answer = request_with_retry(context, lambda: ask(hub, None), again=_is_transient)
+                response = request_with_retry(context, lambda: send(hub, None), should_retry=_is_transient)
         except NotModifiedError:
-            if kept is None or old is None:
-                raise HubUnavailableError("The Hub answered 304 to what was not asked so") from None
-            db.save_metadata(name, kept.body, kept.etag)
+            if cached is None or old is None:
+                raise HubUnavailableError("The Hub answered an unconditional request with 304") from None
+            db.save_metadata(name, cached.body, cached.etag)
             return old, Freshness()
         except NetworkError as error:
-            if kept is None or old is None:
+            if cached is None or old is None:
                 raise _add_offline_hint(error) from None
-            return old, _make_freshness(kept, problem=error.message)
-        db.save_metadata(name, dump(answer), hub.last_etag)
-    return answer, Freshness()
+            return old, _make_freshness(cached, problem=error.message)
+        db.save_metadata(name, dump(response), hub.last_etag)
+    return response, Freshness()
 
 
-def _is_fresh(context: Context, kept: CachedMetadata) -> bool:
-    return 0 <= time.time() - kept.fetched < context.settings().metadata_lifetime_seconds
+def _is_fresh(context: Context, cached: CachedMetadata) -> bool:
+    return 0 <= time.time() - cached.fetched < context.settings().metadata_lifetime_seconds
 
 
 def request_with_retry(
     context: Context,
-    ask: Callable[[], T],
-    again: Callable[[NetworkError], bool] = lambda _error: True,
+    send: Callable[[], T],
+    should_retry: Callable[[NetworkError], bool] = lambda _error: True,
 ) -> T:
-    """Asks up to three times, and says why it waits: as long as the Hub tells, else a moment.
+    """Send a request up to three times, and notify the user of each wait.
+
+    The wait is the Hub's Retry-After time, else `retry_seconds`, doubled with each attempt.
 
     Raises:
-        whatever `ask` raises; at once where nobody is there to be told, where `network_wait_seconds` would not do,
-        and without a network or trust, which a moment does not bring.
+        NetworkError: The last attempt failed. The first failure is raised at once if no user can be notified, if
+            the wait would exceed `network_wait_seconds`, or if the machine is offline or does not trust the server.
     """
     now = context.settings()
     for attempt in range(1, MAX_ATTEMPTS):
         try:
-            return ask()
+            return send()
         except NetworkError as error:
-            told = error.retry_after if isinstance(error, RateLimitedError) else None
-            wait = now.retry_seconds * 2 ** (attempt - 1) if told is None else told
+            retry_after = error.retry_after if isinstance(error, RateLimitedError) else None
+            wait = now.retry_seconds * 2 ** (attempt - 1) if retry_after is None else retry_after
             lasting = isinstance(error, (OfflineError, TlsError))
-            if context.notify is None or lasting or wait > now.network_wait_seconds or not again(error):
+            if context.notify is None or lasting or wait > now.network_wait_seconds or not should_retry(error):
                 raise
-            context.notify(f"{error.message}: asking again in {format_duration(wait)}")
+            context.notify(f"{error.message}: retrying in {format_duration(wait)}")
             threading.Event().wait(wait)
-    return ask()
+    return send()
 
 
 def cache_by_digest(
-    context: Context, key: str | None, ask: Callable[[], T], dump: Callable[[T], str], load: Callable[[str], T]
+    context: Context, key: str | None, compute: Callable[[], T], dump: Callable[[T], str], load: Callable[[str], T]
 ) -> T:
-    """What follows from a file's bytes, kept for good under their digest; `key` None asks each time."""
+    """Return a value that depends only on a file's content, cached forever under a key with the file's digest.
+
+    With `key` None, the value is computed each time.
+    """
     with context.open_library() as db:
         old = _load_cached(db, key, load)[1] if key else None
         if old is not None:
             return old
-        found = ask()
+        value = compute()
         if key:
-            db.save_metadata(key, dump(found))
-    return found
+            db.save_metadata(key, dump(value))
+    return value
 
 
 def _load_cached(db: Database, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:
-    """What is kept under a key, and what it says; nothing where another version of us kept it in another form."""
-    kept = db.get_metadata(key)
-    if kept is None:
+    """Return a cached response and its parsed value, or None twice if another version stored it in another form."""
+    cached = db.get_metadata(key)
+    if cached is None:
         return None, None
     try:
-        return kept, load(kept.body)
-    except ValueError:  # pydantic's is one
+        return cached, load(cached.body)
+    except ValueError:  # pydantic's ValidationError is a ValueError
         return None, None
 
 
 def _hash_token(token: tokens.Token | None) -> str | None:
-    """Tells answers to one token from those to another; the token can't be had back from it."""
+    """Return a short hash that separates the responses to different tokens. It does not reveal the token."""
     return hashlib.sha256(token.value.encode()).hexdigest()[:16] if token else None
 
 
-def _make_freshness(kept: CachedMetadata, *, problem: str | None = None) -> Freshness:
-    return Freshness("cache", max(0.0, time.time() - kept.fetched), problem is not None, problem)
+def _make_freshness(cached: CachedMetadata, *, problem: str | None = None) -> Freshness:
+    return Freshness("cache", max(0.0, time.time() - cached.fetched), problem is not None, problem)
 
 
 def _is_transient(error: NetworkError) -> bool:
-    """Whether the next answer may be another, and comes soon: after a 5xx, a 429, a connection that broke."""
+    """Return True if a retry may soon succeed: after a 5xx or 429 response, or a broken connection."""
     return isinstance(error, (HubServerError, RateLimitedError)) or type(error) is NetworkError
 
 
 def _add_offline_hint(error: NetworkError) -> NetworkError:
     if isinstance(error, OfflineError) and not error.hint:
-        error.hint = "What is on this machine still works: `llm hf list`, `llm -m MODEL 'prompt'`."
+        error.hint = "Local models still work: `llm hf list`, `llm -m MODEL 'prompt'`."
     return error

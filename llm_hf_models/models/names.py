@@ -1,4 +1,4 @@
-"""Whether llm has a name for another plugin's model already. Asks llm through a face, or in a process of its own."""
+"""Check that names of models are free in llm, and make short names for models."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from llm_hf_models.errors import (
     NameTakenError,
 )
 
-LLM_NAMES_SECONDS = 30.0  # llm loads all its plugins for this
+LLM_NAMES_SECONDS = 30.0  # timeout for listing the names, for which llm loads all its plugins
 
 
 def refuse_taken_names(context: Context, names: Iterable[str], kind: str) -> None:
-    """Refuses names that would not lead here: llm leaves a name to the plugin that has it already.
+    """Raise an error for names that another plugin's model has in llm, because llm would use that model.
 
     Args:
-        context: knows how llm is asked.
-        names: what somebody wants to call a model.
-        kind: of that model; llm names embedding models apart from all others.
+        context: The context, whose `list_taken_names` is used if it has one.
+        names: The names for a model.
+        kind: The kind of that model. In llm, embedding models have their own names.
 
     Raises:
-        NameTakenError: one of them is another plugin's.
+        NameTakenError: A model of another plugin has one of the names.
     """
-    wanted = list(names)
-    taken = (context.list_taken_names or _list_names_in_llm)(kind) if wanted else {}
-    for name in wanted:
+    requested = list(names)
+    taken = (context.list_taken_names or _list_names_in_llm)(kind) if requested else {}
+    for name in requested:
         if name in taken:
+            command = f"llm {'embed-models' if kind == 'embedding' else 'models'}"
             raise NameTakenError(
-                f"{name!r} is another model's name in llm already",
-                cause=f"It is {taken[name]}: prompts would go there.",
-                hint=f"Choose another name; `llm {'embed-models' if kind == 'embedding' else 'models'}` lists all.",
+                f"Another model in llm already has the name {name!r}",
+                cause=f"The model is {taken[name]}, and llm would send prompts to it.",
+                hint=f"Choose another name. List the taken names with `{command}`.",
             )
 
 
 def _list_names_in_llm(kind: str) -> Mapping[str, str]:
-    """What llm says in a process of its own, for who may not import it; nothing where it doesn't answer."""
+    """List the names in llm, in another process because this one may not import llm; empty if that fails."""
     command = [sys.executable, "-m", "llm_hf_models.llm_plugin.names", kind]
     with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
-        said = subprocess.run(
+        output = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LLM_NAMES_SECONDS, check=True
         ).stdout
-        found = json.loads(said.splitlines()[-1])  # a plugin may have printed before
-        return found if isinstance(found, dict) else {}
+        taken = json.loads(output.splitlines()[-1])  # other plugins may print lines before it
+        return taken if isinstance(taken, dict) else {}
     return {}
 
 
 def make_short_names(repo: str, quant: str) -> tuple[str, str]:
-    """`Qwen3-0.6B` and `Qwen3-0.6B:Q4_K_M` for unsloth/Qwen3-0.6B-GGUF."""
+    """Return the short names of a model: `Qwen3-0.6B` and `Qwen3-0.6B:Q4_K_M` for unsloth/Qwen3-0.6B-GGUF."""
     name = repo.rpartition("/")[2]
     for ending in ("-gguf", "_gguf", ".gguf"):
         if name.lower().endswith(ending) and len(name) > len(ending):

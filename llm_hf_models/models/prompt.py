@@ -1,6 +1,4 @@
-"""A short prompt to a local model, answered in one piece: the proof that it works. Conversations:
-llm_plugin/models.py.
-"""
+"""Send one short prompt to a local model and return the complete response (conversations: llm_plugin/models.py)."""
 
 from __future__ import annotations
 
@@ -30,39 +28,45 @@ def prompt(
     options: Mapping[str, Any],
     stop: threading.Event,
 ) -> PromptResult:
-    """One turn, started and loaded as llm would. Setting `stop` ends the engine's work on it.
+    """Send one prompt to a model, with an engine that is started as llm would start it.
+
+    Setting `stop` ends the engine's work on the prompt.
 
     Raises:
-        UnknownModelError, BadInputError, EngineError
-        MissingFileError, FileChangedError: the model's files are not what was pulled.
+        UnknownModelError: The model does not exist.
+        BadInputError: The prompt or an option is invalid, or the model can't be prompted.
+        EngineError: The engine failed.
+        MissingFileError: A file of the model no longer exists.
+        FileChangedError: A file of the model was modified after verification.
         InterruptedByUserError: `stop` was set.
     """
     if not text.strip() or len(text) > MAX_PROMPT_CHARS:
-        raise BadInputError(f"A prompt has 1 to {MAX_PROMPT_CHARS:,} characters")
+        raise BadInputError(f"A prompt must have 1 to {MAX_PROMPT_CHARS:,} characters")
     notes: list[str] = []
     with context.open_library() as db:
         model = db.find_model(name)
         if model.facts.kind in ("embedding", "reranker") and not model.endpoint:
-            raise BadInputError(f"{model.model_id} is no model to talk to: it is of the kind {model.facts.kind}")
-        merged, own_system = resolve_options(model, validate_options(options, "this prompt").items())
+            article = "an" if model.facts.kind == "embedding" else "a"
+            raise BadInputError(f"{model.model_id} is {article} {model.facts.kind} model and can't be prompted")
+        merged, default_system = resolve_options(model, validate_options(options, "this prompt").items())
         endpoint = ensure_endpoint(model, merged, db, notes.append)
-        said: dict[str, list[str]] = {"text": [], "reasoning": []}
+        output: dict[str, list[str]] = {"text": [], "reasoning": []}
         end = Finish(None)
         with closing(
-            inference_client.stream_completion(endpoint, _build_turn(model, text, system or own_system, merged))
+            inference_client.stream_completion(endpoint, _build_turn(model, text, system or default_system, merged))
         ) as items:
             for item in items:
                 if stop.is_set():
                     raise InterruptedByUserError("The prompt was stopped")
                 if isinstance(item, Finish):
                     end = item
-                elif item.kind in said:
-                    said[item.kind].append(item.text)
+                elif item.kind in output:
+                    output[item.kind].append(item.text)
         record_use(model.model_id, endpoint, db, end.tokens_per_second)
     return PromptResult(
         model_id=model.model_id,
-        text="".join(said["text"]),
-        reasoning="".join(said["reasoning"]),
+        text="".join(output["text"]),
+        reasoning="".join(output["reasoning"]),
         finish_reason=end.reason,
         input_tokens=end.input_tokens,
         output_tokens=end.output_tokens,

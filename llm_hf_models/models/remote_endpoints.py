@@ -1,4 +1,4 @@
-"""Models served by another server: register them and check that they answer."""
+"""Register models that another server offers, and check that these servers respond."""
 
 from __future__ import annotations
 
@@ -28,8 +28,6 @@ from llm_hf_models.library.registered_models import REMOTE_PREFIX
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models.default_options import ATTACH_SECONDS, HEALTH_SECONDS, MAX_LISTED_MODELS
 
-# Servers elsewhere
-
 
 def attach(
     context: Context,
@@ -42,31 +40,30 @@ def attach(
     kind: Literal["chat", "embedding"],
     modalities: Collection[str],
 ) -> LocalModel:
-    """Registers a model that is served elsewhere in OpenAI's protocol; of the same name, in the place of an older one.
+    """Register a model that another server offers in OpenAI's protocol. It replaces an older one with the same name.
 
-    The server is asked for its models: one that serves a single one needs no `model`, and some servers say what theirs
-    take beside text.
+    The server lists its models: with a single one, `model` is not needed. Some servers also report the modalities.
 
     Args:
-        context: the library.
-        name: what to call it here.
-        url: the server's address, with or without /v1.
-        key_env: the environment variable that holds the key.
-        key_name: the name of the key among llm's.
-        model: what the server calls it.
-        kind: what it is for.
-        modalities: what it takes beside text, whatever the server says: image, audio.
+        context: The context with the library.
+        name: The name of the model in this library.
+        url: The address of the server, with or without /v1.
+        key_env: The environment variable that contains the API key.
+        key_name: The name of the API key among llm's keys.
+        model: The server's name for the model.
+        kind: The kind of model.
+        modalities: The input that the model accepts besides text, in addition to what the server reports: image, audio.
 
     Raises:
-        BadInputError: no such name or address, a key that is not set, a server with several models.
-        NameTakenError: the name is another model's, here or in llm.
-        EngineError: the server does not answer, and `model` is not given.
+        BadInputError: The name or address is invalid, the key is not set, or the server has several models.
+        NameTakenError: Another model, in the library or in llm, has the name.
+        EngineError: The server does not respond, and `model` is not given.
     """
     alias = parse_alias(name)
     if kind == "embedding" and modalities:
-        raise BadInputError("An embedding model takes text alone")
+        raise BadInputError("An embedding model accepts only text")
     models_names.refuse_taken_names(context, [alias], kind)
-    found = LocalModel(
+    local_model = LocalModel(
         model_id=f"{REMOTE_PREFIX}{alias}",
         repo=None,
         revision=None,
@@ -77,107 +74,107 @@ def attach(
         endpoint=_check_url(url),
         options=_build_key_options(key_env, key_name),
     )
-    served = _find_served_model(found, alias, model)
+    served = _find_served_model(local_model, alias, model)
     if kind == "chat":
-        takes = _sort_modalities({*modalities, *(served.modalities or ())})
-        found = replace(found, facts=replace(found.facts, modalities=takes))
+        accepted = _sort_modalities({*modalities, *(served.modalities or ())})
+        local_model = replace(local_model, facts=replace(local_model.facts, modalities=accepted))
     with context.open_library() as db, db.transaction():
-        own = db.register(found).user_options
-        db.add_alias(alias, found.model_id)
-        db.set_options(found.model_id, {**own, **found.options, ENDPOINT_MODEL: served.name})
-        return db.get_model(found.model_id)
+        user_options = db.register(local_model).user_options
+        db.add_alias(alias, local_model.model_id)
+        db.set_options(local_model.model_id, {**user_options, **local_model.options, ENDPOINT_MODEL: served.name})
+        return db.get_model(local_model.model_id)
 
 
 def _sort_modalities(modalities: Collection[str]) -> tuple[str, ...]:
-    """Those of them that can be sent."""
-    return tuple(one for one in MODALITIES if one in modalities)
+    """Return the supported modalities, in their usual order."""
+    return tuple(modality for modality in MODALITIES if modality in modalities)
 
 
 def _build_key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
-    """Where the key will be found.
+    """Return the option that names the place of the API key.
 
     Raises:
-        BadInputError: in two places, or llm keeps no key of that name.
+        BadInputError: Two places are given, or llm has no key of that name.
     """
     if key_env and key_name:
-        raise BadInputError("A key comes from the environment or from llm's keys, not from both")
+        raise BadInputError("Options for an environment variable and an llm key can't be combined")
     if key_name and key_name not in read_llm_keys():
-        # Not repeated: it may be the key itself, by mistake.
+        # The message does not repeat the name, because the user may have given the key itself by mistake.
         raise BadInputError(
-            "llm keeps no key of that name", hint="`llm keys` lists them, `llm keys set NAME` adds one."
+            "llm has no key of that name", hint="List the keys with `llm keys`, or add one with `llm keys set NAME`."
         )
     return {ENDPOINT_KEY_ENV: key_env} if key_env else {ENDPOINT_KEY_NAME: key_name} if key_name else {}
 
 
 def _check_url(url: str) -> str:
-    """The base address, without a trailing slash.
+    """Return the base address without a trailing slash.
 
     Raises:
-        BadInputError: it is none.
+        BadInputError: The address is invalid.
     """
     try:
         parts = urlsplit(url.strip())
-        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        plain = not (parts.username or parts.password or parts.query or parts.fragment)
+        is_complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_plain = not (parts.username or parts.password or parts.query or parts.fragment)
     except ValueError:
-        whole = plain = False
-    if not whole or not plain:
+        is_complete = is_plain = False
+    if not is_complete or not is_plain:
         raise BadInputError(
-            f"{url[:100]!r} is no server's address",
-            hint="Write it like http://gpu-box:8000/v1; a key goes into the environment (--key-env VAR).",
+            f"{url[:100]!r} is not the address of a server",
+            hint="Use an address such as http://gpu-box:8000/v1. Put an API key into the environment (--key-env VAR).",
         )
     return url.strip().rstrip("/")
 
 
 def _find_served_model(model: LocalModel, alias: str, name: str | None) -> ServedModel:
-    """Which of a server's models it is, by name or because there is no other."""
+    """Return the server's model with that name, or its only model."""
     try:
         endpoint = build_remote_endpoint(model)
-        found = inference_client.list_served_models(endpoint, seconds=ATTACH_SECONDS)
+        served = inference_client.list_served_models(endpoint, seconds=ATTACH_SECONDS)
     except (EngineError, BadInputError):
         if name is None:
             raise
-        return ServedModel(name)  # it may come up later, or keep its list to itself
+        return ServedModel(name)  # the server may start later, or not support listing its models
     if name is not None:
-        known = next((one for one in found if one.has_name(name)), ServedModel(name))
+        known = next((candidate for candidate in served if candidate.has_name(name)), ServedModel(name))
         return replace(known, name=name)
-    if len(found) == 1:
-        return found[0]
-    names = [one.name for one in found]
+    if len(served) == 1:
+        return served[0]
+    names = [candidate.name for candidate in served]
     listed = ", ".join(names[:MAX_LISTED_MODELS]) + (" …" if len(names) > MAX_LISTED_MODELS else "")
     raise BadInputError(
         f"{endpoint.base_url} serves {len(names)} models",
         cause=listed or None,
-        hint=f"Say which: {_format_attach_command(model, alias)} --model ID",
+        hint=f"Choose one: {_format_attach_command(model, alias)} --model ID",
     )
 
 
 def _format_attach_command(model: LocalModel, alias: str) -> str:
-    """The command line that attaches a model as it was asked for, all but the server's name for it."""
-    words = ["llm", "hf", "attach", alias, "--endpoint", str(model.endpoint)]
+    """Format the command line that attaches the model, without the option `--model`."""
+    command = ["llm", "hf", "attach", alias, "--endpoint", str(model.endpoint)]
     for option, key in (("--key-env", ENDPOINT_KEY_ENV), ("--key-name", ENDPOINT_KEY_NAME)):
-        words += [option, str(model.options[key])] if key in model.options else []
-    words += ["--kind", "embedding"] if model.facts.kind == "embedding" else []
-    words += [{"image": "--images", "audio": "--audio"}[one] for one in model.facts.modalities]
-    return shlex.join(words)
+        command += [option, str(model.options[key])] if key in model.options else []
+    command += ["--kind", "embedding"] if model.facts.kind == "embedding" else []
+    command += [{"image": "--images", "audio": "--audio"}[modality] for modality in model.facts.modalities]
+    return shlex.join(command)
 
 
 def check_health(models: Iterable[LocalModel], *, seconds: float = HEALTH_SECONDS) -> dict[str, EndpointHealth]:
-    """The health of those models that are served elsewhere, by id; all are asked at once, for `seconds` at most."""
-    asked = [model for model in models if model.endpoint is not None]
-    found = {model.model_id: EndpointHealth(model.model_id, up=False, problem="no answer in time") for model in asked}
+    """Check all remote models at once, for at most `seconds`. Return their health by model id."""
+    remote = [model for model in models if model.endpoint is not None]
+    health = {model.model_id: EndpointHealth(model.model_id, up=False, problem="timed out") for model in remote}
 
-    def ask(model: LocalModel) -> None:
-        found[model.model_id] = _check_endpoint_health(model, seconds)
+    def check(model: LocalModel) -> None:
+        health[model.model_id] = _check_endpoint_health(model, seconds)
 
-    # Daemons: a server that dribbles its answer must not hold up the end of the command.
-    threads = [threading.Thread(target=ask, args=(model,), daemon=True) for model in asked]
-    until = time.monotonic() + seconds
+    # Daemon threads, so that a server with a slow response does not delay the end of the command.
+    threads = [threading.Thread(target=check, args=(model,), daemon=True) for model in remote]
+    deadline = time.monotonic() + seconds
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
-    return dict(found)
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return dict(health)
 
 
 def _check_endpoint_health(model: LocalModel, seconds: float) -> EndpointHealth:
@@ -186,13 +183,13 @@ def _check_endpoint_health(model: LocalModel, seconds: float) -> EndpointHealth:
     except BadInputError as error:
         return EndpointHealth(model.model_id, up=None, problem=f"{_format_problem(error)}. {error.hint or ''}".rstrip())
     try:
-        found = inference_client.list_served_models(endpoint, seconds=seconds)
+        served = inference_client.list_served_models(endpoint, seconds=seconds)
     except (EngineError, BadInputError) as error:
         return EndpointHealth(model.model_id, up=False, problem=_format_problem(error))
-    wanted = model.options.get(ENDPOINT_MODEL)
-    if wanted and found and not any(one.has_name(wanted) for one in found):
-        # It may serve it all the same: some servers take more names than they list, or any.
-        return EndpointHealth(model.model_id, up=True, problem=f"{model.endpoint} lists no model {wanted!r}")
+    name = model.options.get(ENDPOINT_MODEL)
+    if name and served and not any(candidate.has_name(name) for candidate in served):
+        # The server may still offer it: some servers accept more names than they list, or any name.
+        return EndpointHealth(model.model_id, up=True, problem=f"{model.endpoint} does not list the model {name!r}")
     return EndpointHealth(model.model_id, up=True)
 
 

@@ -1,4 +1,4 @@
-"""Information about one repo on the Hub: variants, facts, licence, access, scans."""
+"""Collect information about one repo on the Hub: variants, facts, licence, access, scans."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def collect_repo_facts(details: RepoDetails) -> dict[str, Any]:
-    """What is kept with a local model of its repo."""
-    kept = ("task", "tags", "license", "gated", "private", "likes", "downloads", "parameters", "base_models")
-    return {name: getattr(details, name) for name in kept}
+    """Return the repo's metadata that the library stores with a local model."""
+    names = ("task", "tags", "license", "gated", "private", "likes", "downloads", "parameters", "base_models")
+    return {name: getattr(details, name) for name in names}
 
 
-def _add_sampling(
-    context: Context, hub: Hub, repo: RepoId, details: RepoDetails, said: Mapping[str, Any]
+def add_sampling(
+    context: Context, hub: Hub, repo: RepoId, details: RepoDetails, repo_facts: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """What the Hub said of the repo, with the sampling that its generation_config.json recommends if it has one."""
+    """Return the repo's metadata with the sampling options from its generation_config.json, if it has that file."""
     file = next((file for file in details.files if file.path == GENERATION_CONFIG), None)
     if file is None:
-        return said
+        return repo_facts
     text = metadata_cache.cache_by_digest(
         context,
         f"generation:{file.etag}" if file.etag else None,
@@ -59,55 +59,57 @@ def _add_sampling(
         str,
     )
     try:
-        return {**said, "generation_config": extract_sampling(json.loads(text))}
+        return {**repo_facts, "generation_config": extract_sampling(json.loads(text))}
     except (ValueError, RecursionError):
-        return said  # a recommendation that can't be read is none
+        return repo_facts  # ignore a file that can't be parsed
 
 
 _DETAILS: TypeAdapter[RepoDetails] = TypeAdapter(RepoDetails)
 
 
 def fetch_details(context: Context, ref: ModelRef, *, refresh: bool = False) -> tuple[RepoDetails, Freshness]:
-    """One repo at the commit that the ref's revision names, from the Hub or the metadata cache."""
+    """Return the details of one repo at the commit of the ref's revision, from the Hub or the metadata cache."""
     _warn_about_host(context, ref)
     return metadata_cache.fetch_with_cache(
         context,
         {"details": str(ref.repo), "revision": ref.revision},
         lambda hub, etag: hub.fetch_details(ref.repo, ref.revision, known_etag=etag),
-        lambda answer: _DETAILS.dump_json(answer).decode(),
+        lambda details: _DETAILS.dump_json(details).decode(),
         _DETAILS.validate_json,
         refresh=refresh,
     )
 
 
 def _warn_about_host(context: Context, ref: ModelRef) -> None:
-    """Where an address was given whose host is another than the Hub that is asked."""
-    asked = urlsplit(validate_endpoint(settings.endpoint())).hostname
-    if context.notify and ref.host not in (None, asked, *HUB_HOSTS):
-        context.notify(f"{ref.host} is not asked: {ref.repo} is looked for on {asked}. HF_ENDPOINT names another Hub.")
+    """Notify the user if the model ref is a URL of another host than the configured Hub."""
+    host = urlsplit(validate_endpoint(settings.endpoint())).hostname
+    if context.notify and ref.host not in (None, host, *HUB_HOSTS):
+        context.notify(f"Using {host} instead of {ref.host} for {ref.repo}. Set HF_ENDPOINT to use another Hub.")
 
 
 def pin_revision(ref: ModelRef, revision: str | None) -> ModelRef:
-    """The ref, pinned to a revision that was given beside it.
+    """Return the model ref with a revision that was given separately.
 
     Raises:
-        BadInputError: it names another one itself.
+        BadInputError: The model ref already names another revision.
     """
     if not revision:
         return ref
     if ref.revision not in (None, revision):
-        raise BadInputError(f"Two revisions are given: {ref.revision} in the ref, and {clean_text(revision, 80)}")
+        raise BadInputError(
+            f"The model ref names revision {ref.revision}, but --revision is {clean_text(revision, 80)}"
+        )
     return replace(ref, revision=parse_revision(revision))
 
 
 def fetch_model_info(context: Context, text: str, *, revision: str | None, card: bool, refresh: bool) -> ModelInfo:
-    """One repo in full: its variants weighed, its header's facts, its access, what scanners said."""
+    """Return the details of one repo: its variants and their memory fit, header facts, access and scan reports."""
     ref = pin_revision(ModelRef.parse(text), revision)
     details, freshness = fetch_details(context, ref, refresh=refresh)
     hub, notes = context.hub(), []
     variants = gguf_variants.group_variants(details.files)
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
-    room = get_memory_for_models(context)
+    memory = get_memory_for_models(context)
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)
@@ -117,13 +119,13 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         except HfModelsError as error:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
-    weighed = _weigh(context, details, variants, choice.variant if choice else None, facts, room)
+    variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts, memory)
     base = {name: value for name, value in vars(details).items() if name in RepoSummary.__dataclass_fields__}
     return ModelInfo(
         **base,
         revision=ref.revision,
         commit=details.commit,
-        variants=weighed,
+        variants=variant_infos,
         choice_reason=choice.reason if choice else None,
         facts=facts,
         chat_template=facts.chat_template if facts else details.chat_template,
@@ -139,7 +141,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
 
 
 def _fetch_card(context: Context, hub: Hub, details: RepoDetails, notes: list[str]) -> str | None:
-    """The model card at that commit; None, and a note, where it can't be had."""
+    """Return the model card at that commit, or None and add a note if it can't be read."""
     try:
         return metadata_cache.cache_by_digest(
             context,
@@ -153,24 +155,24 @@ def _fetch_card(context: Context, hub: Hub, details: RepoDetails, notes: list[st
         return None
 
 
-def _weigh(
+def _assess_variants(
     context: Context,
     details: RepoDetails,
     variants: Sequence[Variant],
     chosen: Variant | None,
     facts: ModelFacts | None,
-    room: int,
+    memory: int,
 ) -> tuple[VariantInfo, ...]:
     with context.open_library() as db:
-        here = {model.quant: model.model_id for model in db.list_models() if model.repo == details.id}
+        local_models = {model.quant: model.model_id for model in db.list_models() if model.repo == details.id}
     parameters = (facts and facts.parameters) or details.parameters
     return tuple(
         VariantInfo(
             **vars(variant),
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
-            fit=assess_fit(variant, facts, context, room),
+            fit=assess_fit(variant, facts, context, memory),
             chosen=variant == chosen,
-            local_model=here.get(variant.quant),
+            local_model=local_models.get(variant.quant),
         )
         for variant in variants
     )
@@ -179,12 +181,13 @@ def _weigh(
 def _explain_access(details: RepoDetails) -> str | None:
     if not details.gated:
         return None
-    how = "at once" if details.gated == "auto" else "once its owners agree"
-    return f"Ask for access on {settings.get_display_endpoint()}/{details.id} (granted {how}), then `llm hf login`."
+    how = "automatically" if details.gated == "auto" else "by its owners"
+    page = f"{settings.get_display_endpoint()}/{details.id}"
+    return f"Request access on {page} (granted {how}), then log in with `llm hf login`."
 
 
 def summarize_scan(details: RepoDetails, paths: Sequence[str] | None = None) -> str | None:
-    """What the Hub's scanners reported, in their words: of the whole repo, or of some of its files."""
+    """Summarize the Hub's scan reports, in the Hub's words, for the whole repo or for some of its files."""
     issues = [(path, level) for path, level in details.files_with_issues if paths is None or path in paths]
     levels = {file.path: file.scan for file in details.files if file.scan and (paths is None or file.path in paths)}
     if issues:

@@ -13,55 +13,55 @@ from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.types import SearchPage, SearchResult
 from llm_hf_models.models.variant_choice import get_memory_for_models
 
-# What a pull would take, Q4_K_M, weighs 4.85 bits a parameter (llama.cpp, tools/quantize/README.md): for rows
-# of a search, where only the number of parameters is known.
+# A search knows only the number of parameters of a repo. A pull usually chooses Q4_K_M, which has 4.85 bits per
+# weight (llama.cpp, tools/quantize/README.md).
 ASSUMED_BITS_PER_WEIGHT = 4.85
-FITS_PAGES = 5  # `fits` is decided here, so more rows are asked for than are shown
+FITS_PAGES = 5  # `fits` is decided on this machine, so more rows are requested than are shown
 MAX_ROWS = 500
 _SUMMARIES: TypeAdapter[list[RepoSummary]] = TypeAdapter(list[RepoSummary])
 
 
 def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, refresh: bool) -> SearchPage:
-    """One page of repos, with which of them fit and which are here."""
-    asked = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
+    """Return one page of repos, each with its estimated memory fit and the local models from it."""
+    hub_filters = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
     rows, freshness = metadata_cache.fetch_with_cache(
         context,
-        {"search": query, **asdict(asked)},
-        lambda hub, etag: hub.search(query, asked, known_etag=etag),
-        lambda answer: _SUMMARIES.dump_json(answer).decode(),
+        {"search": query, **asdict(hub_filters)},
+        lambda hub, etag: hub.search(query, hub_filters, known_etag=etag),
+        lambda rows: _SUMMARIES.dump_json(rows).decode(),
         _SUMMARIES.validate_json,
         refresh=refresh,
     )
-    here = _group_local_models(context)
-    room = get_memory_for_models(context)
+    local_models = _group_local_models(context)
+    memory = get_memory_for_models(context)
     results = [
-        SearchResult(**vars(row), local_models=tuple(here.get(row.id, ())), fits=_estimate_fit(row, room))
+        SearchResult(**vars(row), local_models=tuple(local_models.get(row.id, ())), fits=_estimate_fit(row, memory))
         for row in rows
     ]
     if fits:
         results = [result for result in results if result.fits]
-    loosen = () if results else _suggest_changes(query, filters, fits=fits)
-    return SearchPage(tuple(results[: filters.limit]), freshness, loosen)
+    suggestions = () if results else _suggest_changes(query, filters, fits=fits)
+    return SearchPage(tuple(results[: filters.limit]), freshness, suggestions)
 
 
-def _estimate_fit(row: RepoSummary, room: int) -> bool | None:
+def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
     if row.parameters is None:
         return None
     weights = int(row.parameters * ASSUMED_BITS_PER_WEIGHT / 8)
-    return fitting.assess_fit(weights, None, context=0, available=room).fits
+    return fitting.assess_fit(weights, None, context=0, available=memory).fits
 
 
 def _group_local_models(context: Context) -> dict[str, list[str]]:
-    here: dict[str, list[str]] = {}
+    by_repo: dict[str, list[str]] = {}
     with context.open_library() as db:
         for model in db.list_models():
             if model.repo and model.state != "missing":
-                here.setdefault(model.repo, []).append(model.model_id)
-    return here
+                by_repo.setdefault(model.repo, []).append(model.model_id)
+    return by_repo
 
 
 def _suggest_changes(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:
-    """Options to drop, narrowest first."""
+    """Suggest filters to drop, the narrowest first."""
     candidates = (
         (fits, "drop --fits"),
         (filters.min_params is not None or filters.max_params is not None, "widen --min-params/--max-params"),
@@ -72,6 +72,6 @@ def _suggest_changes(query: str, filters: SearchFilters, *, fits: bool) -> tuple
         (filters.gated is not None, "drop --gated/--no-gated"),
         (filters.author, "drop --author"),
         (len(query.split()) > 1, "use fewer words"),
-        (filters.library is not None, "--library any (models without GGUF files too)"),
+        (filters.library is not None, "--library any (includes models without GGUF files)"),
     )
-    return tuple(advice for asked, advice in candidates if asked)
+    return tuple(suggestion for is_set, suggestion in candidates if is_set)

@@ -1,4 +1,4 @@
-"""Result types of the verbs about models. Holds no logic."""
+"""Define the result types of the service's methods about models. Contains no logic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from llm_hf_models.library.records import (
 
 @dataclass(frozen=True)
 class ImportResult:
-    """A file that was already on the disk and is now a local model."""
+    """The outcome of an import: the local model, and the result of comparing its digest with the Hub."""
 
     model: LocalModelView
     digest: str  # "matches owner/name@commit" | "not checked: …"
@@ -31,7 +31,7 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class TensorView:
-    """One tensor of the header."""
+    """One tensor in a GGUF header."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,14 +41,14 @@ class TensorView:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A header as the faces show it. Sizes in bytes; what was not asked for is None."""
+    """A GGUF header as the CLI and the MCP server show it. Sizes are in bytes. Parts not requested are None."""
 
     source: str
     file: str
     version: int
     byte_order: str
     header_bytes: int
-    fetched_bytes: int  # from the Hub for this; 0 for a file that is here
+    fetched_bytes: int  # downloaded from the Hub to read the header; 0 for a local file
     alignment: int
     tensor_count: int
     facts: ModelFacts
@@ -59,19 +59,19 @@ class Inspection:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the validator has to say of a file."""
+    """The validator's report on a file."""
 
     source: str
     errors: int
     warnings: int
     findings: tuple[Finding, ...]
-    complete: bool  # False where only the header could be seen
-    own_template: bool = False  # prompts use a chat template of the person's own, whose findings are among these
+    complete: bool  # False if only the header was validated
+    own_template: bool = False  # the findings include those of the user's own chat template, which prompts use
 
 
 @dataclass(frozen=True)
 class LocalModelView:
-    """A local model as the faces show it. Times in Unix seconds, sizes in bytes."""
+    """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
 
     model_id: str
     aliases: tuple[str, ...]
@@ -90,18 +90,21 @@ class LocalModelView:
     last_used: float | None
     hub: Mapping[str, Any]
     endpoint: str | None = None
-    endpoint_model: str | None = None  # what it is called there
-    key_env: str | None = None  # the environment variable that holds the key for it
-    key_name: str | None = None  # or the key's name among llm's
-    key_in_the_clear: bool = False  # whether that key goes over a network without TLS
-    health: EndpointHealth | None = None  # of one served elsewhere, where it was asked for
-    defaults: tuple[ModelDefault, ...] = ()  # of one model that is shown alone
-    fix: str | None = None  # the command that mends a state that is not ready
+    endpoint_model: str | None = None  # the server's name for the model
+    key_env: str | None = None  # the environment variable that contains the API key
+    key_name: str | None = None  # or the name of the API key among llm's keys
+    key_in_the_clear: bool = False  # True if the API key is sent over a network without TLS
+    health: EndpointHealth | None = None  # of a remote model, if requested
+    defaults: tuple[ModelDefault, ...] = ()  # empty in lists of models
+    fix: str | None = None  # the command that repairs a model that is not ready
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What `rm` removes, or would. Bytes; `kept` are files that something else uses or that are not ours to remove."""
+    """The files that `rm` removes, or would remove. Sizes are in bytes.
+
+    `kept` are files that another model uses, or that the user imported in place.
+    """
 
     model_id: str
     files: tuple[str, ...]
@@ -112,56 +115,56 @@ class Removal:
 
 @dataclass(frozen=True)
 class Verification:
-    """Re-hashed files of one model.
+    """The result of hashing the files of one model again.
 
     Each file's result is MATCHES, UNCHANGED, "differs: …", "missing", "not readable: …" or "no digest recorded".
     """
 
     model_id: str
-    matches: bool  # every file is what the Hub recorded at the pinned commit
-    unchanged: bool  # every file is what was recorded here, whether or not the Hub was ever asked
+    matches: bool  # every file has the Hub's digest at the pinned commit
+    unchanged: bool  # every file has its recorded digest, whether or not it was ever compared with the Hub
     files: tuple[tuple[str, str], ...]  # (path, result)
     fix: str | None = None
-    scan: Check | None = None  # what the Hub's scanners had said when it was pulled
+    scan: Check | None = None  # the scan reports from the time of the pull
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """Where an answer came from: the Hub just now, or the metadata cache. `age` in seconds."""
+    """The source of a response: the Hub just now, or the metadata cache. `age` is in seconds."""
 
     source: Literal["hub", "cache"] = "hub"
     age: float = 0.0
-    stale: bool = False  # older than it should be, and shown because the Hub gave none now
-    problem: str | None = None  # why it gave none
+    stale: bool = False  # expired, and used because the Hub did not respond
+    problem: str | None = None  # why the Hub did not respond
 
 
 @dataclass(frozen=True)
 class PromptResult:
-    """What a model said. Tokens are counted by its engine; `notes` say what was done to make it run."""
+    """A model's response to a prompt. The engine counts the tokens. `notes` list adjustments made to run the model."""
 
     model_id: str
     text: str
     reasoning: str
-    finish_reason: str | None  # stop; length: it was cut at max_tokens
+    finish_reason: str | None  # "stop", or "length" if the text was cut at max_tokens
     input_tokens: int | None
     output_tokens: int | None
     tokens_per_second: float | None
-    load_seconds: float | None  # None where it was warm
+    load_seconds: float | None  # None if the model was already loaded
     context: int | None
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SearchResult(RepoSummary):
-    """A row of a search, with what this machine knows of it."""
+    """One repo in the results of a search, compared with this machine."""
 
-    local_models: tuple[str, ...] = ()  # ids of local models of that repo
-    fits: bool | None = None  # estimated from its parameters; None where the Hub doesn't say
+    local_models: tuple[str, ...] = ()  # the ids of local models from that repo
+    fits: bool | None = None  # estimated from the number of parameters; None if the Hub does not report it
 
 
 @dataclass(frozen=True)
 class SearchPage:
-    """What a search found. `loosen` suggests what to drop when it found nothing."""
+    """The results of a search. If there are none, `suggestions` lists filters to drop."""
 
     results: tuple[SearchResult, ...]
     freshness: Freshness
@@ -170,45 +173,45 @@ class SearchPage:
 
 @dataclass(frozen=True)
 class VariantInfo(Variant):
-    """A variant, weighed against this machine."""
+    """A variant, with its memory fit on this machine."""
 
     bits_per_weight: float | None = None
     fit: Fit | None = None
-    chosen: bool = False  # a plain pull would take this one
-    local_model: str | None = None  # id of the local model
+    chosen: bool = False  # True if a pull without a quantization chooses this variant
+    local_model: str | None = None  # the id of the local model with this variant
 
 
 @dataclass(frozen=True)
 class ModelInfo(RepoSummary):
-    """One repo in full."""
+    """The details of one repo."""
 
     revision: str | None = None
     commit: str = ""
     variants: tuple[VariantInfo, ...] = ()
     choice_reason: str | None = None
-    facts: ModelFacts | None = None  # from the header of the chosen variant where it was read
+    facts: ModelFacts | None = None  # from the header of the chosen variant, if it could be read
     chat_template: bool | None = None
     base_models: tuple[str, ...] = ()
     library: str | None = None
     access: str | None = None  # how to get access to a gated repo
-    scan: str | None = None  # the Hub's scanners, as reported
+    scan: str | None = None  # the Hub's scan reports, unchanged
     files: tuple[HubFile, ...] = ()
     card: str | None = None
-    notes: tuple[str, ...] = ()  # what could not be found out, and why
+    notes: tuple[str, ...] = ()  # missing information, with the reasons
     freshness: Freshness = field(default_factory=Freshness)
 
 
 @dataclass(frozen=True)
 class LoadTestReport:
-    """What came of loading a model and having it say a few words."""
+    """The result of a load test, which loads a model and generates a few tokens."""
 
     source: str
     result: LoadResult
-    recorded: bool  # with a local model; a mere file has no record
-    ran: bool = True  # False where its header can't be read: then nothing was loaded
-    doubt: str | None = None  # why these are not, or may not be, the bytes that were recorded
+    recorded: bool  # True for a local model; the test of a plain file is not recorded
+    ran: bool = True  # False if the header can't be read, so that nothing was loaded
+    doubt: str | None = None  # why the tested bytes are not, or may not be, the recorded ones
 
     @property
     def passed(self) -> bool:
-        """Whether it loads, and is what it is recorded as."""
+        """True if the model loads and its bytes are the recorded ones."""
         return self.result.passed and self.doubt is None

@@ -1,4 +1,4 @@
-"""The choice of one variant of a repo, and the remote header that informs it."""
+"""Choose one variant of a repo, with the help of its header on the Hub."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.system.machine import read_memory
 
-_ALLOW_INVALID_HINT = "--allow-invalid keeps the file all the same, unregistered."
+ALLOW_INVALID_HINT = "To keep the file without registering it, add --allow-invalid."
 
 
-def refuse_invalid(what: str, findings: Sequence[Finding], hint: str = _ALLOW_INVALID_HINT) -> None:
-    """Raises InvalidGgufError with the first errors among findings, and what to do, where there are any."""
+def refuse_invalid(name: str, findings: Sequence[Finding], hint: str = ALLOW_INVALID_HINT) -> None:
+    """Raise InvalidGgufError with the first errors among the findings, if there are any."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         lines = [f"{finding.code}: {finding.message}" for finding in errors[:5]]
         raise InvalidGgufError(
-            f"{what} breaks the rules of the GGUF format",
+            f"{name} breaks the rules of the GGUF format",
             code=errors[0].code,
             cause="\n".join(lines),
             hint=f"Nothing was registered. {hint}",
@@ -47,33 +47,37 @@ def refuse_invalid(what: str, findings: Sequence[Finding], hint: str = _ALLOW_IN
 
 
 def get_memory_for_models(context: Context) -> int:
-    """Bytes that one model may take on this machine: all its memory less the reserve."""
+    """Return the bytes that one model may use on this machine: all its memory minus the reserve."""
     return max(0, read_memory().total_memory - context.settings().memory_reserve)
 
 
-def assess_fit(variant: Variant, facts: ModelFacts | None, context: Context, room: int) -> Fit:
-    """One variant weighed at the context length that settings ask for."""
+def assess_fit(variant: Variant, facts: ModelFacts | None, context: Context, memory: int) -> Fit:
+    """Estimate the memory fit of one variant at the context length from the settings."""
     return fitting.assess_fit(
-        variant.size, facts, context=context.settings().context, available=room, mmproj_bytes=variant.mmproj_size
+        variant.size, facts, context=context.settings().context, available=memory, mmproj_bytes=variant.mmproj_size
     )
 
 
 def choose_variant(
     context: Context, variants: Sequence[Variant], facts: ModelFacts | None
 ) -> gguf_variants.VariantChoice:
-    """What a plain pull takes on this machine: one that fits with the context asked for, if any does."""
-    room = get_memory_for_models(context)
-    fits = {variant: assess_fit(variant, facts, context, room) for variant in variants}
-    whole = any(fit.fits and not fit.reduced for fit in fits.values())
+    """Choose the variant for a pull without a quantization: one that fits with the full context, if there is one."""
+    memory = get_memory_for_models(context)
+    fits = {variant: assess_fit(variant, facts, context, memory) for variant in variants}
+    any_with_full_context = any(fit.fits and not fit.reduced for fit in fits.values())
     return gguf_variants.choose_best(
-        variants, lambda variant: fits[variant].fits and not (whole and fits[variant].reduced)
+        variants, lambda variant: fits[variant].fits and not (any_with_full_context and fits[variant].reduced)
     )
 
 
 def read_remote_header(
     context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str
 ) -> tuple[GgufHeader, int]:
-    """The header of a GGUF file that is still on the Hub, by Range requests; and how many bytes were fetched for it."""
+    """Read the header of a GGUF file on the Hub by range requests.
+
+    Returns:
+        The header, and the number of bytes downloaded for it.
+    """
     file, name = details.get_file(RepoFile(path)), RepoFile(path)
     now = context.settings()
 
@@ -93,7 +97,7 @@ def read_remote_header(
 
 @dataclass(frozen=True)
 class VariantPreview:
-    """What the header of a variant says, before the variant is fetched."""
+    """The facts and findings from a variant's header, before the variant is downloaded."""
 
     facts: ModelFacts
     findings: tuple[Finding, ...]
@@ -103,52 +107,56 @@ _PREVIEW: TypeAdapter[VariantPreview] = TypeAdapter(VariantPreview)
 
 
 def fetch_preview(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> VariantPreview:
-    """A variant's facts and findings, from the metadata cache by digest, else from its header on the Hub."""
+    """Return a variant's facts and findings, from the metadata cache by digest, else from its header on the Hub."""
     file = details.get_file(RepoFile(variant.files[0]))
 
-    def ask() -> VariantPreview:
+    def read() -> VariantPreview:
         header, _ = read_remote_header(context, hub, repo, details, file.path)
         return VariantPreview(header.facts, check_header(header, file_bytes=file.size).findings)
 
+    # Another version of this package may find other things, so the version is part of the key.
+    key = f"preview:{get_package_version()}:{file.size}:{file.etag}" if file.etag else None
     return metadata_cache.cache_by_digest(
         context,
-        f"preview:{get_package_version()}:{file.size}:{file.etag}"
-        if file.etag
-        else None,  # another version may judge otherwise
-        ask,
+        key,
+        read,
         lambda preview: _PREVIEW.dump_json(preview).decode(),
         _PREVIEW.validate_json,
     )
 
 
 def fetch_facts(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
-    """A variant's facts alone."""
+    """Return only the facts of a variant."""
     return fetch_preview(context, hub, repo, details, variant).facts
 
 
 def pick_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
-    """The variant that a ref means, and why it; None for a single file that is no model.
+    """Return the variant that a model ref names and the reason for it; None for a single file that is not a model.
 
     Raises:
-        FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
+        FileNotFoundInRepoError: The repo does not have the file.
+        QuantNotFoundError: The repo does not have the quantization.
+        NoGgufError: The repo has no GGUF model.
     """
     return settle_variant(context, hub, ref, details, guess_variant(context, hub, ref, details))
 
 
 def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
-    """The same before any header was read: what was not asked for by name may yet be found not to fit.
+    """Do the same as `pick_variant` without reading a header, so the variant may later turn out not to fit.
 
     Raises:
-        FileNotFoundInRepoError, QuantNotFoundError, NoGgufError
+        FileNotFoundInRepoError: The repo does not have the file.
+        QuantNotFoundError: The repo does not have the quantization.
+        NoGgufError: The repo has no GGUF model.
     """
     variants = gguf_variants.group_variants(details.files)
     if ref.file is not None:
-        details.get_file(ref.file)  # a clear error where there is no such file
-        return next((v for v in variants if ref.file.path in v.files), None), "the file that was asked for"
+        details.get_file(ref.file)  # raises a clear error if the file does not exist
+        return next((v for v in variants if ref.file.path in v.files), None), "the requested file"
     if not variants:
         raise no_gguf_error(hub, details)
     if ref.quant is not None:
-        return _find_named(variants, ref.quant, details), "the quantization that was asked for"
+        return _find_named(variants, ref.quant, details), "the requested quantization"
     choice = choose_variant(context, variants, None)
     return choice.variant, choice.reason
 
@@ -162,18 +170,18 @@ def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -
 
 
 def list_incomplete(details: RepoDetails) -> list[str]:
-    """The models of a repo that are not whole, each with what it lacks."""
+    """List the incomplete models of a repo, each with its missing parts."""
     return [f"{split.name}: {split.reason}" for split in gguf_variants.find_incomplete_splits(details.files)]
 
 
 def settle_variant(
     context: Context, hub: Hub, ref: ModelRef, details: RepoDetails, guessed: tuple[Variant | None, str]
 ) -> tuple[Variant | None, str]:
-    """What `guess` found, weighed anew with the header of that variant where nothing was asked for by name."""
+    """Choose again with the header of the guessed variant, unless the model ref names a file or a quantization."""
     variant, reason = guessed
     if variant is None or ref.file is not None or ref.quant is not None:
         return guessed
-    with suppress(InvalidGgufError):  # whether it may be pulled is not judged here
+    with suppress(InvalidGgufError):  # the caller decides whether an invalid file may be pulled
         facts = fetch_facts(context, hub, ref.repo, details, variant)
         choice = choose_variant(context, gguf_variants.group_variants(details.files), facts)
         variant, reason = choice.variant, choice.reason
@@ -181,22 +189,25 @@ def settle_variant(
 
 
 def no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
-    """The answer to a pull from a repo without a GGUF model: what one lacks, else conversions of it, best first."""
-    if lacks := list_incomplete(details):
-        hint = f"`llm hf info {details.id} --files` lists its files; any of them can be pulled by its name."
-        return NoGgufError(f"{details.id} has no whole GGUF model", cause="\n".join(lacks), hint=hint)
+    """Return the error for a repo without a complete GGUF model.
+
+    It lists the missing parts of incomplete models, else the GGUF conversions of the repo on the Hub, best first.
+    """
+    if incomplete := list_incomplete(details):
+        hint = f"List its files with `llm hf info {details.id} --files`, and pull one by its name."
+        return NoGgufError(f"{details.id} has no complete GGUF model", cause="\n".join(incomplete), hint=hint)
     try:
-        found = hub.find_conversions(RepoId.parse(details.id))
+        conversions = hub.find_conversions(RepoId.parse(details.id))
     except HfModelsError:
-        found = []
-    if not found:
+        conversions = []
+    if not conversions:
         return NoGgufError(
-            f"{details.id} has no GGUF files, and the Hub knows no GGUF conversion of it",
-            hint=f"Look for one by name: llm hf search {details.id.partition('/')[2]}",
+            f"{details.id} has no GGUF files, and the Hub lists no GGUF conversion of it",
+            hint=f"Search for one by name: llm hf search {details.id.partition('/')[2]}",
         )
-    listed = "\n".join(f"  {row.id}  ({row.downloads or 0} downloads a month)" for row in found)
+    listed = "\n".join(f"  {row.id}  ({row.downloads or 0} downloads a month)" for row in conversions)
     return NoGgufError(
         f"{details.id} has no GGUF files",
         cause=f"GGUF conversions of it on the Hub:\n{listed}",
-        hint=f"llm hf pull {found[0].id}",
+        hint=f"llm hf pull {conversions[0].id}",
     )

@@ -54,7 +54,7 @@ class PendingAction:
 async def call_and_log_failure(
     ctx: Context[Any, Any], verb: str, log_name: str, function: Callable[..., T], *arguments: object
 ) -> T:
-    """Call a function that precedes a change, such as making a action, and log it if it fails or is refused.
+    """Call a function that precedes a change, such as planning a download, and log it if it fails or is refused.
 
     Raises:
         ToolError: The function raised an HfModelsError.

@@ -108,7 +108,7 @@ def get_version() -> str:
 
 
 class HfModelsServer(MCPServer[Any]):
-    """The SDK's server, which also lists local models and downloads as resources, and explains error arguments."""
+    """The SDK's server, which also lists local models and downloads as resources, and reports invalid arguments."""
 
     def __init__(self, *args: Any, tools: Sequence[Tool], **more: Any) -> None:  # noqa: ANN401 - the SDK's own arguments
         super().__init__(*args, tools=list(tools), **more)
@@ -129,7 +129,7 @@ class HfModelsServer(MCPServer[Any]):
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
     ) -> GetPromptResult | InputRequiredResult:
-        """Return a prompt, as the SDK does. Report error arguments, which the SDK reports as an internal error.
+        """Return a prompt, as the SDK does. Report invalid arguments, which the SDK reports as an internal error.
 
         Raises:
             MCPError: The prompt does not exist, or its arguments are not valid.

@@ -11,7 +11,7 @@ from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
 
 THEIRS = "gpt-4o-mini"  # a name that llm itself brings
-OWNER = f"It is OpenAI Chat: {THEIRS}"
+OWNER = f"The model is OpenAI Chat: {THEIRS}"
 REPO = "owner/gpt-4o-mini-GGUF"  # a pull would name it like theirs
 
 

@@ -213,7 +213,7 @@ def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, t
     shards = {first.name: first, last.name: last}
     hub.add_repo("owner/broken-GGUF", shards)
     said = run("pull", "owner/broken-GGUF", code=1).stderr
-    assert "owner/broken-GGUF has no whole GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
+    assert "owner/broken-GGUF has no complete GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
     assert "Note: tiny-Q8_0: shard 00002 of 3 is missing" in run("info", "owner/broken-GGUF").stdout
     hub.add_repo("owner/half-GGUF", {**shards, Q4: tiny_chat(tmp_path / Q4)})
     said = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
@@ -233,17 +233,17 @@ def test_a_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> N
 @pytest.mark.usefixtures("repo")
 def test_two_revisions_that_differ_are_refused() -> None:
     said = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
-    assert "Two revisions are given: v1.0 in the ref, and main" in said
-    assert "Two revisions" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
+    assert "The model ref names revision v1.0, but --revision is main" in said
+    assert "names revision v1.0" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
     assert run("pull", f"{REPO}@main:Q8_0", "--revision", "main", "-q").stdout == f"hf/{REPO}@main:Q8_0\n"
 
 
 def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServer) -> None:
-    note = f"evil.example is not asked: {REPO} is looked for on 127.0.0.1."
+    note = f"Using 127.0.0.1 instead of evil.example for {REPO}."
     for words in (("pull", "--dry-run"), ("info",), ("inspect",)):
         assert note in run(*words, f"https://evil.example/{REPO}").stderr, words
         for host in ("https://huggingface.co", "https://hf.co", repo.endpoint):
-            assert "is not asked" not in run(*words, f"{host}/{REPO}").stderr
+            assert "Using 127.0.0.1 instead of" not in run(*words, f"{host}/{REPO}").stderr
 
 
 def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
@@ -478,8 +478,8 @@ def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("named", "why"),
     [
-        ("Q4_K_M", f"{Q8} is not what {REPO}:Q4_K_M names\nIt is the Q8_0 of {REPO}.\n"),
-        (Q4, f"{Q8} is not what {REPO}:{Q4} names\nIt is the Q8_0 of {REPO}.\n"),
+        ("Q4_K_M", f"{Q8} is not the file that {REPO}:Q4_K_M names\nIt is the Q8_0 of {REPO}.\n"),
+        (Q4, f"{Q8} is not the file that {REPO}:{Q4} names\nIt is the Q8_0 of {REPO}.\n"),
         ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
     ],
 )
@@ -544,7 +544,7 @@ def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     said = run("downloads", "--watch", number, code=1).stderr
-    assert "no worker has begun it: ImportError: a broken wheel" in said
+    assert "no worker has started it: ImportError: a broken wheel" in said
     assert str(log_path()) in said
     assert log_path().read_text().count("ImportError: a broken wheel") <= 3
     monkeypatch.delenv("PYTHONPATH")
@@ -619,11 +619,11 @@ def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not
 
 def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
     rows_in("failed", "cancelled", "paused", "done")
-    assert "`llm hf retry 1` lets it go on." in run("resume", "1", code=2).stderr
-    assert "`llm hf retry 2` lets it go on." in run("resume", "2", code=2).stderr
-    assert "`llm hf resume 3` lets it go on." in run("retry", "3", code=2).stderr
+    assert "Continue it with `llm hf retry 1`." in run("resume", "1", code=2).stderr
+    assert "Continue it with `llm hf retry 2`." in run("resume", "2", code=2).stderr
+    assert "Continue it with `llm hf resume 3`." in run("retry", "3", code=2).stderr
     for verb, states in ("resume", "paused"), ("retry", "failed or cancelled"):
-        assert f"That goes with one that is {states}." in run(verb, "4", code=2).stderr
+        assert f"Only a download that is {states} can be changed this way." in run(verb, "4", code=2).stderr
 
 
 def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
@@ -813,7 +813,8 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
     assert f"HF_ENDPOINT={address}" in said
     assert "Anyone who can reach this address" in said
     assert "use this machine's name or address instead of 0.0.0.0" in said
-    assert said.startswith("Not on this machine (yet): o/typo. `llm hf list` shows what is.\n")
+    assert said.startswith("Not on this machine: o/typo. List local models with `llm hf list`.
+")
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0
 

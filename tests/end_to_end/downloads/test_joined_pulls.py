@@ -125,7 +125,7 @@ def test_when_the_one_that_carries_it_out_is_interrupted_the_other_takes_over_it
 ) -> None:
     first, second = two
     first.press_ctrl_c()
-    assert first.end() == "Interrupted; what has arrived is kept"
+    assert first.end() == "Interrupted; the downloaded part is kept"
     wait_until(taken_over)
     hub.clear()
     assert second.end() == "well"
@@ -148,7 +148,7 @@ def test_when_the_one_that_carries_it_out_is_killed_the_other_takes_over_its_row
 def test_who_joined_and_leaves_says_that_the_other_goes_on(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
     first, second = two
     second.press_ctrl_c()
-    assert second.end() == "Left: another process goes on with it"
+    assert second.end() == "Another process continues the download"
     hub.clear()
     assert first.end() == "well"
     assert (the_row().state, the_row().attempts) == ("done", 1)
@@ -164,7 +164,7 @@ def test_an_interrupted_pull_that_was_asked_for_in_the_background_meanwhile_goes
         hub.wait_until(lambda: weights_sent(hub) >= 50_000)
         row = library.enqueue(plan)
         pulling.press_ctrl_c()
-        assert pulling.end() == "Goes on in the background"
+        assert pulling.end() == "The download continues in the background"
     hub.clear()
     wait_for_state(library, row.id, "done")
 
@@ -233,7 +233,7 @@ def test_a_pull_of_what_waits_in_the_background_leaves_it_waiting_there_when_it_
             hub.wait_until(lambda: weights_sent(hub) >= 50_000)
             assert the_row().state == "running"
             pulling.press_ctrl_c()
-            assert pulling.end() == "Goes on in the background"
+            assert pulling.end() == "The download continues in the background"
         assert (the_row().state, the_row().background) == ("queued", True)
         hub.clear()
     library.enqueue(plan)

@@ -39,7 +39,7 @@ def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_ro
         assert Library().gc().files == (), "no row names it, and yet its owner lives"
         assert partials(cache_work_folder(home.cache))
         process.kill()
-    assert [file.reason for file in Library().gc().files] == ["no download here names it"]
+    assert [file.reason for file in Library().gc().files] == ["no download needs it"]
     assert partials(cache_work_folder(home.cache)) == []
 
 

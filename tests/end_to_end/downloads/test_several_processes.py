@@ -232,7 +232,7 @@ def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hu
         other = db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
         with pytest.raises(DiskFullError) as caught:
             library.plan(REPO)
-        assert "other downloads still need" in str(caught.value.cause)
+        assert "other downloads need" in str(caught.value.cause)
         assert caught.value.missing_bytes > 10**17
         db.update_download(other.id, state="paused")
         assert library.plan(REPO).fetch_bytes
@@ -302,7 +302,7 @@ def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_o
     library = Library()
     plan = library.plan(REPO)
     hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
-    with pytest.raises(TimedOutError, match="run it again to go on, or llm hf resume 1"):
+    with pytest.raises(TimedOutError, match="run the pull again to continue it, or: llm hf resume 1"):
         library.pull(plan)
     (row,) = library.downloads()
     assert (row.state, row.error) == ("paused", "127.0.0.1 stopped sending data: timed out")
@@ -468,7 +468,7 @@ def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch
         wait_until(lambda: any(row.state == "running" for row in library.downloads()))
         other.execute("begin immediate")
         stop.set()
-        with pytest.raises(InterruptedByUserError, match="what has arrived is kept"):
+        with pytest.raises(InterruptedByUserError, match="the downloaded part is kept"):
             pulling.result(60)
         other.execute("rollback")
 

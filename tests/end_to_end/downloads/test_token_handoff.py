@@ -89,7 +89,7 @@ def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(h
     row = Library().enqueue(planned(hub))
     assert followed(Library(), row.id)[-1].kind == "failed"
     said = str(Library().get_download(row.id).error)
-    assert "no passphrase for the token" in said
+    assert "no passphrase for the encrypted token" in said
     assert said.endswith(f"llm hf pull {REPO}")
     result = Library(ask_passphrase=lambda: PASSPHRASE).pull(REPO)
     assert (result.download_id, Library().get_download(row.id).state) == (row.id, "done")

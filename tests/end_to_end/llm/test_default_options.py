@@ -170,7 +170,7 @@ def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: P
     run("test", "tiny")
     assert "another chat template" not in run("show", "tiny").stdout
     run("set", "tiny", "template", str(tmp_path / "own.jinja"))
-    assert "with another chat template than prompts use now: llm hf test hf/tiny/chat:F16" in run("show", "tiny").stdout
+    assert "with another chat template than the current one: llm hf test hf/tiny/chat:F16" in run("show", "tiny").stdout
     checked = run("check", "tiny").stdout
     assert re.search(r"^warning +template-invisible-characters +llm hf set template ", checked, re.MULTILINE)
     assert "your own (llm hf set), checked too; the file's template is not used" in checked
@@ -312,7 +312,7 @@ def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pyte
 )
 def test_what_is_no_address_is_not_attached(url: str) -> None:
     done = run("attach", "big", "--endpoint", url, "--model", "x", code=2)
-    assert "is no server's address" in done.stderr
+    assert "is not the address of a server" in done.stderr
 
 
 def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None:
@@ -364,7 +364,7 @@ def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeyp
         done = run("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
         assert said("-m", "big", "hello") == '{"name": "Rex"}'
         listed = run("list")
-    assert "lists no model" not in done.stderr + listed.stderr
+    assert "does not list the model" not in done.stderr + listed.stderr
     assert "remote, up" in listed.stdout
 
 

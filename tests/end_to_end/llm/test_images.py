@@ -178,7 +178,7 @@ def test_a_second_import_keeps_the_projector_of_the_first_unless_it_is_declined(
 def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path: Path) -> None:
     model, other = ggufs.tiny_chat(tmp_path / "a.F16.gguf"), ggufs.tiny_chat(tmp_path / "b.F16.gguf")
     projector = ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
-    assert "b.F16.gguf is no projector" in run("import", model, "--mmproj", other, code=2).stderr
+    assert "b.F16.gguf is not a vision projector" in run("import", model, "--mmproj", other, code=2).stderr
     assert "There is no file" in run("import", model, "--mmproj", tmp_path / "nowhere.gguf", code=1).stderr
     (tmp_path / "far").mkdir()
     twin = projector.rename(tmp_path / "far" / model.name)

@@ -471,10 +471,10 @@ def test_a_file_that_was_written_to_runs_again_once_it_is_proven_unchanged_and_n
     assert f"{name} is unverified: llm hf verify {name}" in run("list").stderr
     tested = run("test", "Written", code=1).stdout
     assert re.search(r"^Verdict +loads$", tested, re.MULTILINE)
-    assert f"written to since their digest was taken: llm hf verify {name}" in tested
+    assert f"modified after verification: llm hf verify {name}" in tested
     run("verify", "Written", code=1)
     assert f"{name} is changed: " in run("list").stderr
-    assert "not those that were recorded" in run("test", "Written", code=1).stdout
+    assert "not the recorded ones" in run("test", "Written", code=1).stdout
     assert "is quarantined" in run_llm("-m", "Written", "hello").stderr
     path.write_bytes(content)
     run("verify", "Written", code=1)

@@ -228,10 +228,10 @@ def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said() -> None:
         done = run("attach", "eye", "--endpoint", url, "--model", "nobody")
         assert said("-m", "eye", "hello") == "I see."
         listed = run("list")
-    assert "lists no model 'nobody'" in done.stderr
+    assert "does not list the model 'nobody'" in done.stderr
     assert "remote, up" in listed.stdout
     assert "hf/remote/eye is up, but: " in listed.stderr
-    assert "lists no model 'nobody'" in listed.stderr
+    assert "does not list the model 'nobody'" in listed.stderr
 
 
 def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_authority_is_taken(

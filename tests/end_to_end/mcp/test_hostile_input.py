@@ -91,7 +91,7 @@ async def test_a_file_beside_the_server_is_not_opened_by_a_relative_path(
     tiny_chat(folder / "private")
     monkeypatch.chdir(tmp_path)
     async with stdio_host() as client:
-        assert "no repo owner/private" in await refusal(client, "inspect_gguf", model="owner/private")
+        assert "no public repo owner/private" in await refusal(client, "inspect_gguf", model="owner/private")
 
 
 @pytest.mark.parametrize("era", ERAS)

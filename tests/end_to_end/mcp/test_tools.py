@@ -110,7 +110,7 @@ async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
 async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
     async with stdio_host() as client:
         words = await refusal(client, "download_model", ref=f"{REPO}:zzz.bin")
-        assert words.endswith(f"Next: get_model('{REPO}', files=true) lists them.")
+        assert words.endswith(f"Next: List its files with get_model('{REPO}', files=true).")
         await call(client, "download_model", ref=f"{REPO}:Q4_K_M", aliases=["v1.5"], wait_seconds=45)
         await call(client, "download_model", ref=f"{REPO}:Q8_0", wait_seconds=45)
         for words in (
@@ -152,7 +152,7 @@ async def test_a_load_test_with_another_chat_template_is_told_with_its_doubt(tmp
     library.set_options("tiny", {"template": "{{ messages[0].content }}"})
     async with stdio_host() as client:
         told = text_of(await client.call_tool("list_models", {"name": "tiny"}))
-    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in told
+    assert "with another chat template than the current one: verify_model('hf/local/tiny:Q8_0')" in told
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -295,7 +295,7 @@ async def test_a_gated_repo_asks_before_the_persons_token_is_used(
     tokens.store_token(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
     async with stdio_host(era=era) as client:
         words = await refusal(client, "download_model", ref="owner/closed-GGUF")
-        assert "ask the user to fix it. The token that is kept encrypted needs its passphrase" in words
+        assert "ask the user to fix it. The stored token is encrypted" in words
         assert "LLM_HF_PASSPHRASE" in words
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_stranger"))
     async with stdio_host(era=era) as client:

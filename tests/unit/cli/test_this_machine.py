@@ -77,7 +77,7 @@ def test_what_is_no_gguf_is_refused_and_not_registered(tmp_path: Path, content: 
 def test_a_projector_that_breaks_the_rules_may_be_left(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
     (tmp_path / "mmproj-F16.gguf").write_bytes(b"GGUF")
-    assert "--no-mmproj imports the model without it" in run("import", path, code=1).stderr
+    assert "To import the model without it, add --no-mmproj" in run("import", path, code=1).stderr
     run("import", path, "--no-mmproj")
 
 

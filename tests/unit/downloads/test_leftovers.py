@@ -132,14 +132,14 @@ def test_what_another_library_that_shares_the_cache_fetches_now_stays(home: Home
     aged(partial, seconds=-1)
     assert Library().gc().files == (), "its paused download is in the other library"
     aged(partial, seconds=time.time() - began + 60)
-    assert gone(partial) == "its download is over"
+    assert gone(partial) == "its download has finished"
 
 
 def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer, home: Home) -> None:
     cancelled(hub)
     planned = Library().plan_gc()
     (dead,) = planned.files
-    assert (dead.kind, dead.reason) == ("partial", "its download is over")
+    assert (dead.kind, dead.reason) == ("partial", "its download has finished")
     assert partials(cache_work_folder(home.cache)), "a plan removes nothing"
     done = Library().gc()
     assert done.files == planned.files
@@ -183,7 +183,7 @@ def test_a_partial_that_no_download_here_names_waits_a_day_since_another_library
     old = aged(cache_work_folder(home.cache) / f"{OTHER}.part")
     young = aged(cache_work_folder(home.cache) / f"{'8' * 64}.part", seconds=DAY / 2)
     aged(old.with_name(f"{old.name}.journal"))
-    assert gone(old) == "no download here names it"
+    assert gone(old) == "no download needs it"
     assert young.exists()
     assert partials(cache_work_folder(home.cache)) == [young.name]
 
@@ -209,7 +209,7 @@ def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fet
     lock = home.cache / ".locks/models--a--b" / f"{'3' * 64}.lock"
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
-        assert gone(dead) == "huggingface_hub was broken off"
+        assert gone(dead) == "huggingface_hub was interrupted"
         assert held.exists()
     assert young.exists()
     assert gone(held)
@@ -272,13 +272,13 @@ def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> N
     aged(folder / "log")
     assert Library().plan_gc().files == (), "it was made just now"
     os.utime(folder, (time.time() - 2 * DAY,) * 2)
-    assert gone(folder) == "its engine has left"
+    assert gone(folder) == "its engine has ended"
 
 
 def test_the_command_asks_shows_and_removes(home: Home) -> None:
     dead = aged(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
     shown = run("gc", "--dry-run", code=None)
-    assert "no download here names it" in shown.stdout
+    assert "no download needs it" in shown.stdout
     assert run("gc", code=None, stdin="n\n").exit_code == 1
     assert dead.exists()
     nobody = run("gc", code=None, stdin="")

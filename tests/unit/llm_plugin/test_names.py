@@ -29,7 +29,7 @@ def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf
         ("pull", REPO, "-a", THEIRS, "--background"),
     ):
         done = run(*words, code=2)
-        assert f"{THEIRS!r} is another model's name in llm already" in done.stderr, words
+        assert f"Another model in llm already has the name {THEIRS!r}" in done.stderr, words
         assert OWNER in done.stderr
     assert [model["model_id"] for model in json_of("list")] == ["hf/local/walrus:Q8_0"]
     assert THEIRS not in json_of("alias")
