@@ -182,7 +182,7 @@ def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path:
     assert "There is no file" in run("import", model, "--mmproj", tmp_path / "nowhere.gguf", code=1).stderr
     (tmp_path / "far").mkdir()
     twin = projector.rename(tmp_path / "far" / model.name)
-    assert "both called a.F16.gguf" in run("import", model, "--mmproj", twin, "--copy", code=2).stderr
+    assert "have the same name a.F16.gguf" in run("import", model, "--mmproj", twin, "--copy", code=2).stderr
     twin.write_bytes(twin.read_bytes()[:200])
     broken = twin.rename(tmp_path / "mmproj.gguf")
     assert "breaks the rules" in run("import", model, "--mmproj", broken, code=1).stderr
