@@ -813,8 +813,7 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
     assert f"HF_ENDPOINT={address}" in said
     assert "Anyone who can reach this address" in said
     assert "use this machine's name or address instead of 0.0.0.0" in said
-    assert said.startswith("Not on this machine: o/typo. List local models with `llm hf list`.
-")
+    assert said.startswith("Not on this machine: o/typo. List local models with `llm hf list`.\n")
     assert said.endswith("Stopped.\n")
     assert mirror.returncode == 0
 
