@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.types import PullOptions
+    from llm_hf_models.downloads.plan_types import PullOptions
     from llm_hf_models.hub.types import SearchFilters
     from llm_hf_models.service import Library
 
 __all__ = ["Library", "PullOptions", "SearchFilters"]
 
-_MODULES = {"Library": "service", "PullOptions": "downloads.types", "SearchFilters": "hub.types"}
+_MODULES = {"Library": "service", "PullOptions": "downloads.plan_types", "SearchFilters": "hub.types"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llm_hf_models import paths, settings
 from llm_hf_models.context import Context
-from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.system.text import clean_text

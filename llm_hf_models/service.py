@@ -17,19 +17,17 @@ from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyE
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
 
-    from llm_hf_models.downloads.types import DownloadEvent, DownloadView, PullOptions, PullPlan, PullResult
+    from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
+    from llm_hf_models.downloads.types import DownloadEvent, DownloadView
     from llm_hf_models.hub.types import SearchFilters
     from llm_hf_models.library.download_records import DownloadNote
+    from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
     from llm_hf_models.models.types import (
-        CheckReport,
         ImportResult,
-        Inspection,
         LoadTestReport,
         LocalModelView,
-        ModelInfo,
         PromptResult,
         Removal,
-        SearchPage,
         Verification,
     )
     from llm_hf_models.servers.openai_relay import RelayServer
@@ -130,9 +128,9 @@ class Library:
     def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
         """Plan a pull of `ref`. Raise an error if a policy, the disk space or an invalid header prevents it."""
         from llm_hf_models.downloads import plan as downloads_plan
-        from llm_hf_models.downloads import types as downloads_types
+        from llm_hf_models.downloads import plan_types
 
-        return downloads_plan.plan_pull(self._context, ref, options or downloads_types.PullOptions())
+        return downloads_plan.plan_pull(self._context, ref, options or plan_types.PullOptions())
 
     def pull(
         self,
@@ -152,10 +150,9 @@ class Library:
             stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept.
             agreed: For an agent, the actions that a person agreed to (see `questions`).
         """
-        from llm_hf_models.downloads import pull
-        from llm_hf_models.downloads import types as downloads_types
+        from llm_hf_models.downloads import plan_types, pull
 
-        if isinstance(ref, downloads_types.PullPlan) and options is not None:
+        if isinstance(ref, plan_types.PullPlan) and options is not None:
             raise BadInputError("A plan already has its options")
         with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
@@ -185,12 +182,11 @@ class Library:
         Returns:
             The path of the file on this machine.
         """
-        from llm_hf_models.downloads import pull
-        from llm_hf_models.downloads import types as downloads_types
+        from llm_hf_models.downloads import plan_types, pull
         from llm_hf_models.hub import refs
 
         ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
-        options = downloads_types.PullOptions(revision=revision, to=Path(path) if path else None, file_only=True)
+        options = plan_types.PullOptions(revision=revision, to=Path(path) if path else None, file_only=True)
         plan = self.plan(str(ref), options)
         with self._enforce_policy("fetch", plan.ref, plan):
             result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
-from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import InterruptedByUserError, LibraryBusyError, NotWritableError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.database import Database

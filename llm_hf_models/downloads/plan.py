@@ -11,7 +11,7 @@ from pathlib import Path
 from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import fetch_variant, hub_scans
-from llm_hf_models.downloads.types import PlannedFile, PullOptions, PullPlan
+from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
 from llm_hf_models.errors import (
     DiskFullError,
     FileNotFoundInRepoError,

@@ -13,9 +13,9 @@ from pathlib import Path
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import fair_share, fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.leftovers import remove_leftovers
+from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
 from llm_hf_models.downloads.running import RunningDownload, make_owner_name
-from llm_hf_models.downloads.types import PullPlan, PullResult
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.validate import ValidationReport, check_shards

@@ -32,7 +32,7 @@ from llm_hf_models.library.downloads import LOST_OWNER_ERRORS, DownloadTables
 from llm_hf_models.system.units import MAX_NUMBER
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.types import PullPlan
+    from llm_hf_models.downloads.plan_types import PullPlan
 
 KEY_WAIT_SECONDS = 1.0  # maximum wait for a locked database after a key was pressed
 WORKER_START_SECONDS = 3.0  # a new worker claims a row within this time

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import LibraryError
 from llm_hf_models.library.download_records import UNFINISHED_STATES, Download
 from llm_hf_models.library.downloads import DownloadTables

@@ -40,7 +40,7 @@ from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.processes import get_own_name, has_ended
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.types import PlannedFile
+    from llm_hf_models.downloads.plan_types import PlannedFile
     from llm_hf_models.library.downloads import DownloadTables
     from llm_hf_models.library.records import LocalModel
     from llm_hf_models.transfer.types import Event, Progress

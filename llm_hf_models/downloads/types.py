@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.gguf.memory_fit import Fit
-from llm_hf_models.gguf.rules import Finding
-from llm_hf_models.hub.types import FileScan, HubFile
 from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
-from llm_hf_models.models.types import Freshness
 
 LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
 
@@ -63,82 +56,3 @@ class DownloadEvent:
     kind: str  # queued, started, progress, stalled, retrying, waiting, verifying, done, failed, paused, cancelled
     download: DownloadView
     message: str = ""
-
-
-@dataclass(frozen=True)
-class PullResult:
-    """The outcome of a pull."""
-
-    plan: PullPlan
-    download_id: int | None  # None if there was nothing to download
-    model_id: str | None
-    aliases: tuple[str, ...]
-    files: tuple[str, ...]  # absolute paths
-    fetched_bytes: int
-    seconds: float
-    other_process_bytes: int = 0  # downloaded by other processes during this pull
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PullOptions:
-    """The options of a pull.
-
-    `limit_rate` is in bytes per second. If `connections` or `limit_rate` is None, the setting of that name applies.
-    """
-
-    revision: str | None = None
-    mmproj: bool = True
-    to: Path | None = None
-    aliases: tuple[str, ...] = ()
-    allow_unsafe: bool = False
-    allow_invalid: bool = False
-    connections: int | None = None
-    limit_rate: int | None = None
-    file_only: bool = False  # download only the named file, and register no model
-
-
-@dataclass(frozen=True)
-class PlannedFile(HubFile):
-    """A file that a pull needs. Sizes in bytes."""
-
-    local: bool = False  # already complete on this machine
-    partial: int = 0  # bytes that an interrupted pull left on this machine
-    copy: bool = False  # complete in the cache, and to be copied from there into another folder
-
-
-@dataclass(frozen=True)
-class PullPlan:
-    """Everything that a pull would do. Only metadata and a header have been downloaded for it."""
-
-    ref: str
-    repo: str
-    revision: str | None
-    commit: str
-    model_id: str | None  # None for a file that is not a model
-    quant: str | None
-    reason: str  # why this variant was chosen
-    files: tuple[PlannedFile, ...]
-    weights: tuple[str, ...]  # paths of the model's shards, in order
-    mmproj: str | None
-    total_bytes: int
-    fetch_bytes: int
-    folder: str  # the folder that will contain the files
-    options: PullOptions
-    replaces: tuple[str, ...] = ()  # existing files with other content that the pull will overwrite (`--to DIR`)
-    aliases: tuple[str, ...] = ()
-    fit: Fit | None = None
-    facts: ModelFacts | None = None
-    findings: tuple[Finding, ...] = ()
-    scan: str | None = None  # a summary of the Hub's scan reports
-    scans: tuple[FileScan, ...] = ()  # each scanner's report on each file
-    scan_warnings: tuple[str, ...] = ()  # reports that a person should read before the pull
-    scan_problem: str | None = None  # why the reports could not be fetched
-    unsafe: tuple[str, ...] = ()  # files that a scanner reports as unsafe, pulled because of `--allow-unsafe`
-    hub: Mapping[str, Any] | None = None  # the Hub's metadata of the repo
-    freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched
-    already_complete: bool = False  # registered and complete, so that the pull has nothing to download
-    # The cache and the Hub that the plan was made for. They win over the environment of the process that carries the
-    # plan out. None in plans of older versions.
-    cache_dir: str | None = None
-    endpoint: str | None = None

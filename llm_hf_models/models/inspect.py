@@ -22,7 +22,7 @@ from llm_hf_models.hub.refs import ModelRef, RepoFile
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, repo_info, variant_choice
-from llm_hf_models.models.types import CheckReport, Inspection, TensorView
+from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
 from llm_hf_models.paths import expand_home
 from llm_hf_models.system.text import clean_text
 

@@ -24,7 +24,8 @@ from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_
 from llm_hf_models.hub.types import RepoDetails, RepoSummary
 from llm_hf_models.inference.options import extract_sampling
 from llm_hf_models.models import metadata_cache
-from llm_hf_models.models.types import Freshness, ModelInfo, VariantInfo
+from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
+from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,

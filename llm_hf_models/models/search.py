@@ -10,7 +10,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.hub.types import RepoSummary, SearchFilters
 from llm_hf_models.models import metadata_cache
-from llm_hf_models.models.types import SearchPage, SearchResult
+from llm_hf_models.models.repo_types import SearchPage, SearchResult
 from llm_hf_models.models.variant_choice import get_memory_for_models
 
 # A search knows only the number of parameters of a repo. A pull usually chooses Q4_K_M, which has 4.85 bits per

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from llm_hf_mcp.answers import call
 from llm_hf_mcp.library_access import open_library
-from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.system.text import clean_text

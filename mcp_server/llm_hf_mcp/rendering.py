@@ -25,16 +25,8 @@ if TYPE_CHECKING:
     )
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.library.download_records import DownloadNote
-    from llm_hf_models.models.types import (
-        Inspection,
-        LoadTestReport,
-        LocalModelView,
-        PromptResult,
-        Removal,
-        SearchResult,
-        VariantInfo,
-        Verification,
-    )
+    from llm_hf_models.models.repo_types import Inspection, SearchResult, VariantInfo
+    from llm_hf_models.models.types import LoadTestReport, LocalModelView, PromptResult, Removal, Verification
     from llm_hf_models.types import Status
 
 MAX_ITEMS = 20

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
-from llm_hf_models.models.types import CheckReport, LoadTestReport, LocalModelView, ModelInfo, SearchPage, Verification
+from llm_hf_models.models.repo_types import CheckReport, ModelInfo, SearchPage
+from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
 
 
 @dataclass(frozen=True)

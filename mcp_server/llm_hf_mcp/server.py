@@ -22,6 +22,7 @@ from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
 from llm_hf_models import service, types
 from llm_hf_models.downloads import types as downloads_types
+from llm_hf_models.models import repo_types
 from llm_hf_models.models import types as models_types
 from llm_hf_models.system.json_values import build_schema
 from llm_hf_models.system.text import clean_text
@@ -69,7 +70,7 @@ TOOLS = (
         tools_hub.search_models, "Search models on the Hub", results.SearchModelsResult, writes=False, uses_hub=True
     ),
     ToolSpec(tools_hub.get_model, "Show a model on the Hub", results.GetModelResult, writes=False, uses_hub=True),
-    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", models_types.Inspection, writes=False, uses_hub=True),
+    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", repo_types.Inspection, writes=False, uses_hub=True),
     ToolSpec(tools_hub.download_model, "Download a model", results.DownloadModelResult, uses_hub=True),
     ToolSpec(tools_downloads.get_downloads, "Show downloads", results.GetDownloadsResult, writes=False),
     ToolSpec(tools_downloads.control_download, "Control a download", downloads_types.DownloadView, uses_hub=True),

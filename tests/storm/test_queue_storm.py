@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
 from tests.support.downloads import find_workers

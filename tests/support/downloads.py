@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.downloads.types import DownloadEvent, DownloadView, PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.types import DownloadEvent, DownloadView
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
 from tests.support.waiting import wait_until

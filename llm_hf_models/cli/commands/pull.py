@@ -27,7 +27,7 @@ from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.types import PullPlan, PullResult
+    from llm_hf_models.downloads.plan_types import PullPlan, PullResult
     from llm_hf_models.service import Library
 
 BACKGROUND_KEY = "b"
@@ -106,7 +106,7 @@ def pull(
     Prints the model's id, or the download's id with --background. To continue an interrupted pull, run the same command
     again.
     """
-    from llm_hf_models.downloads.types import PullOptions
+    from llm_hf_models.downloads.plan_types import PullOptions
 
     if on_done and not background:
         raise click.UsageError("--on-done requires --background.")

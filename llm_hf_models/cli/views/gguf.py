@@ -12,7 +12,8 @@ from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import CheckReport, Inspection, LoadTestReport, TensorView
+    from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
+    from llm_hf_models.models.types import LoadTestReport
 
 
 def render_inspection(found: Inspection, max_width: int | None) -> str:

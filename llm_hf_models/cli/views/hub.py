@@ -12,10 +12,11 @@ from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.types import PlannedFile, PullPlan, PullResult
+    from llm_hf_models.downloads.plan_types import PlannedFile, PullPlan, PullResult
     from llm_hf_models.gguf.memory_fit import Fit
     from llm_hf_models.hub.types import HubFile, RepoSummary
-    from llm_hf_models.models.types import Freshness, ModelInfo, SearchPage, SearchResult, VariantInfo
+    from llm_hf_models.models.repo_types import ModelInfo, SearchPage, SearchResult, VariantInfo
+    from llm_hf_models.models.types import Freshness
 
 
 # Prefixes of tags whose content is in another column.

@@ -17,7 +17,7 @@ from llm_hf_mcp.consent import Agreement, PendingAction, call_and_log_failure, g
 from llm_hf_mcp.library_access import open_library
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import DownloadModelResult, GetModelResult, SearchModelsResult
-from llm_hf_models.downloads.types import PullOptions, PullPlan
+from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
 from llm_hf_models.hub.types import SearchFilters
 from llm_hf_models.system.units import parse_count
 

@@ -22,9 +22,9 @@ from llm_hf_models import Library, PullOptions, context
 from llm_hf_models.downloads import fair_share, worker
 from llm_hf_models.downloads import records as downloads_records
 from llm_hf_models.downloads import running as downloads_running
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import open_row
 from llm_hf_models.downloads.token_handoff import TokenInbox
-from llm_hf_models.downloads.types import PullPlan
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
 from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.library import sqlite_file

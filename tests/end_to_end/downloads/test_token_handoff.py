@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from llm_hf_models import Library
 from llm_hf_models.downloads import token_handoff
-from llm_hf_models.downloads.types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.worker import lock_path
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.hub import tokens

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.downloads.types import PullOptions
+from llm_hf_models.downloads.plan_types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.default_options import HEALTH_SECONDS

@@ -34,7 +34,8 @@ from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.hub.tokens import Token
 from llm_hf_models.hub.types import Location
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.models.types import Freshness, LocalModelView, ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.models.repo_types import ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.models.types import Freshness, LocalModelView
 from llm_hf_models.system import json_values
 from llm_hf_models.system.text import is_hidden
 from llm_hf_models.transfer.types import Event

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models import Library
-from llm_hf_models.downloads.types import PullOptions, PullPlan
+from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
 from llm_hf_models.errors import HubUnavailableError, UnsafeFileError
 from llm_hf_models.hub import responses
 from llm_hf_models.hub.client import PATHS_PER_REQUEST, Hub

@@ -1,0 +1,101 @@
+"""Result types of search, repo information and inspection. Holds no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.memory_fit import Fit
+from llm_hf_models.gguf.rules import Finding
+from llm_hf_models.gguf.variants import Variant
+from llm_hf_models.hub.types import HubFile, RepoSummary
+from llm_hf_models.models.types import Freshness
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """One tensor in a GGUF header."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A GGUF header as the CLI and the MCP server show it. Sizes are in bytes. Parts not requested are None."""
+
+    source: str
+    file: str
+    version: int
+    byte_order: str
+    header_bytes: int
+    fetched_bytes: int  # downloaded from the Hub to read the header; 0 for a local file
+    alignment: int
+    tensor_count: int
+    facts: ModelFacts
+    metadata: Mapping[str, Any] | None = None
+    tensors: tuple[TensorView, ...] | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """The validator's report on a file."""
+
+    source: str
+    errors: int
+    warnings: int
+    findings: tuple[Finding, ...]
+    complete: bool  # False if only the header was validated
+    own_template: bool = False  # the findings include those of the user's own chat template, which prompts use
+
+
+@dataclass(frozen=True)
+class SearchResult(RepoSummary):
+    """One repo in the results of a search, compared with this machine."""
+
+    local_models: tuple[str, ...] = ()  # the ids of local models from that repo
+    fits: bool | None = None  # estimated from the number of parameters; None if the Hub does not report it
+
+
+@dataclass(frozen=True)
+class SearchPage:
+    """The results of a search. If there are none, `suggestions` lists filters to drop."""
+
+    results: tuple[SearchResult, ...]
+    freshness: Freshness
+    suggestions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VariantInfo(Variant):
+    """A variant, with its memory fit on this machine."""
+
+    bits_per_weight: float | None = None
+    fit: Fit | None = None
+    chosen: bool = False  # True if a pull without a quantization chooses this variant
+    local_model: str | None = None  # the id of the local model with this variant
+
+
+@dataclass(frozen=True)
+class ModelInfo(RepoSummary):
+    """The details of one repo."""
+
+    revision: str | None = None
+    commit: str = ""
+    variants: tuple[VariantInfo, ...] = ()
+    choice_reason: str | None = None
+    facts: ModelFacts | None = None  # from the header of the chosen variant, if it could be read
+    chat_template: bool | None = None
+    base_models: tuple[str, ...] = ()
+    library: str | None = None
+    access: str | None = None  # how to get access to a gated repo
+    scan: str | None = None  # the Hub's scan reports, unchanged
+    files: tuple[HubFile, ...] = ()
+    card: str | None = None
+    notes: tuple[str, ...] = ()  # missing information, with the reasons
+    freshness: Freshness = field(default_factory=Freshness)
