@@ -1,4 +1,4 @@
-"""What every test stands on: a home of its own, and no way to the network but loopback."""
+"""Fixtures for every test: a home of its own, and no network except loopback."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-# A suite in a shell's background ignores Ctrl-C, and every process that it starts would do so too.
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What a developer's machine may have set and a test must not see; LLM_* and LLM_HF_* go as a whole.
+# Variables that a developer may have set and that tests must not see. LLM_* and LLM_HF_* are removed too.
 _FOREIGN = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
@@ -45,7 +45,7 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class Home:
-    """One test's own folders. The environment points to them, child processes inherit it."""
+    """The folders of one test. The environment points to them, and child processes inherit it."""
 
     root: Path
     llm: Path  # LLM_USER_PATH
@@ -54,7 +54,7 @@ class Home:
     runtime: Path  # XDG_RUNTIME_DIR: short, since a unix socket's path has at most 107 bytes
 
 
-def _variables(home: Home) -> dict[str, str]:
+def _make_environment(home: Home) -> dict[str, str]:
     return {
         "HOME": str(home.root),
         "USERPROFILE": str(home.root),
@@ -64,40 +64,40 @@ def _variables(home: Home) -> dict[str, str]:
         "HF_HUB_CACHE": str(home.cache),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "XDG_RUNTIME_DIR": str(home.runtime),
-        # No keychain unless a test brings one: the developer's own must never be asked.
+        # No keychain unless a test sets one up, so that the developer's own is never read.
         "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
     }
 
 
-def _foreign() -> list[str]:
+def _list_foreign_variables() -> list[str]:
     named = {name.casefold() for name in _FOREIGN}
     return [name for name in os.environ if name.casefold() in named or name.startswith("LLM_")]
 
 
-def _home(root: Path, runtime: Path) -> Home:
+def _make_home(root: Path, runtime: Path) -> Home:
     home = Home(root, root / "llm", root / "huggingface", root / "huggingface/hub", runtime)
     home.llm.mkdir()
     home.cache.mkdir(parents=True)
     return home
 
 
-def _short_folder() -> Path:
+def _make_short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp" if os.name == "posix" else None))
 
 
-_session_folder = _short_folder()
+_session_folder = _make_short_folder()
 
 
 def pytest_configure() -> None:
-    # A busy machine is no finding: how long one example takes is for benchmarks.
+    # A slow machine is not a failure: the time of one example belongs in the benchmarks.
     hypothesis.settings.register_profile("busy", deadline=None)
     hypothesis.settings.load_profile("busy")
-    # huggingface_hub freezes paths from the environment when it is imported, which collecting tests may do.
-    for name in _foreign():
+    # huggingface_hub reads paths from the environment at import, which may happen while tests are collected.
+    for name in _list_foreign_variables():
         del os.environ[name]
     session = _session_folder / "session"
     session.mkdir()
-    os.environ.update(_variables(_home(session, _session_folder)))
+    os.environ.update(_make_environment(_make_home(session, _session_folder)))
 
 
 def pytest_unconfigure() -> None:
@@ -106,14 +106,14 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A fresh machine: empty llm and Hugging Face folders, no token, no settings. Every test has one."""
+    """Provide a new machine: empty llm and Hugging Face folders, no token, no settings."""
     root = tmp_path / "home"
     root.mkdir()
-    runtime = _short_folder()
-    home = _home(root, runtime)
-    for name in _foreign():
+    runtime = _make_short_folder()
+    home = _make_home(root, runtime)
+    for name in _list_foreign_variables():
         monkeypatch.delenv(name)
-    for name, value in _variables(home).items():
+    for name, value in _make_environment(home).items():
         monkeypatch.setenv(name, value)
     yield home
     shutil.rmtree(runtime, ignore_errors=True)
@@ -129,10 +129,10 @@ def _is_loopback(address: Any) -> bool:
         return False
 
 
-def _loopback_only(connect: Callable[..., Any]) -> Callable[..., Any]:
+def _restrict_to_loopback(connect: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: socket.socket, address: Any) -> Any:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address):
-            raise ConnectionRefusedError(f"tests reach no network but loopback, and this one asked for {address}")
+            raise ConnectionRefusedError(f"tests may only use loopback, but this one connected to {address}")
         return connect(self, address)
 
     return guarded
@@ -140,6 +140,6 @@ def _loopback_only(connect: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections of this process to anything but loopback are refused. (Child processes are on their honour.)"""
-    monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
-    monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
+    """Refuse connections of this process to anything except loopback. (Child processes are not checked.)"""
+    monkeypatch.setattr(socket.socket, "connect", _restrict_to_loopback(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", _restrict_to_loopback(socket.socket.connect_ex))

@@ -1,4 +1,4 @@
-"""The Hub's client over connections that take their time, and with other certificates."""
+"""The Hub's client over slow connections and with other certificates."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 from llm_hf_models.errors import TimedOutError
 from llm_hf_models.hub.refs import RepoId
 from tests.support import hub_repos
-from tests.support.hub_repos import ask_of
+from tests.support.hub_repos import make_client
 from tests.support.hub_server import HubServer, Throttle
 
 server = hub_repos.server
 
-# Weather
+# Network errors
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.usefixtures("home")
-def test_a_bundle_from_the_environment_vouches_for_the_hub_too(variable: str) -> None:
+def test_certificates_from_the_environment_are_used_for_the_hub(variable: str) -> None:
     code = "from llm_hf_models import Library; print(Library().search('tiny').results[0].id)"
     with HubServer(tls=True) as hub:
         hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": b"GGUF"})
@@ -35,8 +35,8 @@ def test_a_bundle_from_the_environment_vouches_for_the_hub_too(variable: str) ->
     assert done.stdout.strip() == "owner/tiny-GGUF", done.stderr
 
 
-def test_an_answer_that_drips_is_given_up(server: HubServer) -> None:
+def test_dripping_response_times_out(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 500_000}, lfs=["README.md"])
     server.fault(Throttle(200_000), side="storage")
     with pytest.raises(TimedOutError, match="too slowly"):
-        ask_of(server, timeout=0.5).fetch_card(RepoId("acme", "long"), "main")
+        make_client(server, timeout=0.5).fetch_card(RepoId("acme", "long"), "main")

@@ -1,4 +1,4 @@
-"""The main job from end to end through the commands, in good weather and bad: what no other test covers yet."""
+"""The main job from end to end through the commands, with and without network errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_hf_models import Library
 from llm_hf_models.errors import NotFoundError
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.support.commands import SCRIPTS, json_of, run, run_process
+from tests.support.commands import SCRIPTS, run, run_json, run_process
 from tests.support.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
 from tests.support.hub_server import (
     Fault,
@@ -31,28 +31,28 @@ from tests.support.hub_server import (
     Stall,
     Status,
     Truncate,
-    hub_in_force,
+    run_hub,
 )
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
-Q8_BYTES = 4_000_000  # far more than its header, so that weather this far in meets the weights alone
+Q8_BYTES = 4_000_000  # far more than its header, so that a fault after this many bytes hits only the weights
 HALF = Q8_BYTES // 2
 AS_ROOT = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount, or be somebody else"
+    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount or change the user"
 )
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that the environment points to."""
-    with hub_in_force(monkeypatch, retry_seconds="0.01") as hub:
+    """Provide a Hub that the environment points to."""
+    with run_hub(monkeypatch, retry_seconds="0.01") as hub:
         yield hub
 
 
 @pytest.fixture
 def repo(hub: HubServer, tmp_path: Path) -> HubServer:
-    """The same, holding a repo of two quantizations."""
+    """Provide the Hub with a repo of two quantizations."""
     hub.add_repo(
         REPO,
         {Q8: tiny_chat(tmp_path / Q8, weights_bytes=Q8_BYTES), Q4: tiny_chat(tmp_path / Q4), "README.md": "# Tiny\n"},
@@ -61,54 +61,54 @@ def repo(hub: HubServer, tmp_path: Path) -> HubServer:
     return hub
 
 
-def questions(hub: HubServer) -> list[Request]:
-    """What the Hub was asked, without the storage host."""
+def list_hub_requests(hub: HubServer) -> list[Request]:
+    """Return the requests to the Hub, without those to the storage host."""
     return [request for request in hub.requests if request.side == "hub"]
 
 
-def cached(home: Home) -> list[Path]:
+def list_cached(home: Home) -> list[Path]:
     return [path for path in home.cache.rglob("*.gguf") if path.is_file()]
 
 
 # Quality bars
 
 
-def test_search_takes_one_request_and_a_repeat_of_it_is_not_sent_again(repo: HubServer) -> None:
+def test_search_takes_one_request_and_a_repeat_takes_none(repo: HubServer) -> None:
     for number in range(3):
         repo.add_repo(f"owner/other{number}-GGUF", {"README.md": "# Other"})
     run("search", "--library", "any")
-    assert len(questions(repo)) == 1
+    assert len(list_hub_requests(repo)) == 1
     repo.forget_requests()
     run("search", "--library", "any", "--refresh")
-    assert [request.status for request in questions(repo)] == [304]
+    assert [request.status for request in list_hub_requests(repo)] == [304]
     repo.add_repo("owner/new-GGUF", {"README.md": "# New"})
     assert "owner/new-GGUF" in run("search", "--library", "any", "--refresh").stdout
 
 
-def test_info_takes_one_request_and_one_look_at_a_header(repo: HubServer) -> None:
+def test_info_takes_one_request_and_one_header_read(repo: HubServer) -> None:
     run("info", REPO)
-    assert [request.method for request in questions(repo)] == ["GET", "HEAD"]
+    assert [request.method for request in list_hub_requests(repo)] == ["GET", "HEAD"]
     repo.forget_requests()
     run("info", REPO, "--refresh")
-    assert [(request.method, request.status) for request in questions(repo)] == [("GET", 304)]
+    assert [(request.method, request.status) for request in list_hub_requests(repo)] == [("GET", 304)]
 
 
-def test_a_pull_reads_the_header_once(repo: HubServer) -> None:
+def test_pull_reads_the_header_once(repo: HubServer) -> None:
     run("pull", REPO, "--dry-run")
     assert repo.count(Q4, side="storage") == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no figures of a child's work")
-def test_a_search_takes_one_question_and_little_more_work_than_llm_itself(repo: HubServer) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no CPU times of child processes")
+def test_search_takes_one_request_and_little_more_cpu_than_llm(repo: HubServer) -> None:
     # On a machine where `llm --version` takes 1 s, that is 2 s with a Hub that answers in 300 ms.
-    own = min(_work_of("llm", "--version") for _ in range(3))
-    searches = [_work_of("llm", "hf", "search", f"tiny{number}") for number in range(3)]
+    own = min(_measure_cpu("llm", "--version") for _ in range(3))
+    searches = [_measure_cpu("llm", "hf", "search", f"tiny{number}") for number in range(3)]
     assert len(repo.requests) == len(searches)
     assert min(searches) < 1.7 * own
 
 
-def _work_of(*words: str) -> float:
-    """Seconds that the processors worked for a command: what else this machine does is not its own."""
+def _measure_cpu(*words: str) -> float:
+    """Return the CPU seconds of a command, which do not depend on other work of this machine."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -117,11 +117,11 @@ def _work_of(*words: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-# Bad weather at a question
+# Network errors during a request
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"),
+    ("fault", "output"),
     [
         (Stall(), "did not respond within 0.5 s"),
         (Status(503), "returned a server error (HTTP 503)"),
@@ -131,32 +131,30 @@ def _work_of(*words: str) -> float:
     ],
     ids=["silence", "503", "429", "web page", "reset"],
 )
-def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch, weather: Any, said: str
+def test_cached_results_are_shown_with_age_and_reason_if_the_hub_fails(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch, fault: Any, output: str
 ) -> None:
     monkeypatch.setenv("LLM_HF_METADATA_SECONDS", "0.5")
     run("search", "tiny")
     run("info", REPO)
-    repo.fault(weather, side="hub", times=None)
+    repo.fault(fault, side="hub", times=None)
     for words in (("search", "tiny"), ("info", REPO)):
         done = run(*words, "--refresh")
         assert REPO in done.stdout
-        assert said in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
+        assert output in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
         assert "Showing cached data from" in done.stderr
     for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
         *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
-        assert said in error
+        assert output in error
 
 
-@pytest.mark.parametrize(
-    "weather", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"]
-)
-def test_a_bad_moment_at_the_first_question_of_a_pull_is_ridden_out_and_said(repo: HubServer, weather: Any) -> None:
-    repo.fault(weather, side="hub", on="/api/models")
+@pytest.mark.parametrize("fault", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"])
+def test_transient_error_at_the_start_of_a_pull_is_retried_and_reported(repo: HubServer, fault: Any) -> None:
+    repo.fault(fault, side="hub", on="/api/models")
     assert "retrying in" in run("pull", f"{REPO}:Q4_K_M").stderr
 
 
-def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer) -> None:
+def test_rate_limit_is_waited_out_and_reported(repo: HubServer) -> None:
     repo.fault(Status(429, {"Retry-After": "1"}), side="hub", on="/api/models")
     done = run("pull", f"{REPO}:Q4_K_M")
     assert re.search(r"Rate limited by \S+: retrying in 1 s", done.stderr)
@@ -168,33 +166,31 @@ def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"),
+    ("fault", "output"),
     [(Status(503), "HTTP 503"), (Reset(), "was interrupted"), (Truncate(after=100), "retrying")],
 )
-def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
-    repo.fault(weather, side="storage", on=Q4)
+def test_one_failed_header_request_does_not_end_a_pull(repo: HubServer, fault: Fault, output: str) -> None:
+    repo.fault(fault, side="storage", on=Q4)
     done = run("pull", REPO)
-    assert said in done.stderr
+    assert output in done.stderr
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
 
 
-def test_offline_a_repo_is_shown_with_its_card_and_a_pull_of_what_is_here_is_instant(
+def test_offline_info_shows_the_card_and_an_installed_pull_is_instant(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("pull", REPO, "-q")
     run("info", REPO, "--card")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    asked = len(repo.requests)
+    requested = len(repo.requests)
     assert "Tiny" in run("info", REPO, "--card").stdout
     done = run("pull", REPO)
     assert "is already on this machine. Offline mode is on" in done.stderr
     assert "Offline mode is on" in run("pull", f"{REPO}:Q8_0", code=1).stderr
-    assert len(repo.requests) == asked
+    assert len(repo.requests) == requested
 
 
-def test_a_card_that_was_never_read_is_missed_and_the_rest_is_shown(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unread_card_is_reported_and_the_rest_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("info", REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert repo.requests
@@ -203,7 +199,7 @@ def test_a_card_that_was_never_read_is_missed_and_the_rest_is_shown(
     assert "There is no card" not in done.stdout
 
 
-def test_what_one_token_saw_is_not_shown_to_another(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_results_of_one_token_are_hidden_from_another(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     private = repo.add_repo("owner/private-GGUF", {Q4: repo.list_repos()[0].files[1].location}, private=True)
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_ann", access={private.id}))
     run("info", private.id)
@@ -211,7 +207,7 @@ def test_what_one_token_saw_is_not_shown_to_another(repo: HubServer, monkeypatch
     assert "or the token has no access" in run("info", private.id, code=1).stderr
 
 
-def test_answers_that_another_version_kept_are_asked_for_again(repo: HubServer) -> None:
+def test_cached_results_of_another_version_are_requested_again(repo: HubServer) -> None:
     import sqlite3
 
     run("info", REPO)
@@ -226,7 +222,7 @@ def test_answers_that_another_version_kept_are_asked_for_again(repo: HubServer) 
 # Tokens
 
 
-def test_each_trouble_with_a_token_has_its_own_words(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_token_error_has_its_own_message(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     file = repo.list_repos()[0].files[1].location
     repo.add_repo("owner/gated-GGUF", {Q4: file}, gated="auto")
     repo.add_repo("owner/private-GGUF", {Q4: file}, private=True)
@@ -242,7 +238,7 @@ def test_each_trouble_with_a_token_has_its_own_words(repo: HubServer, monkeypatc
         assert run("pull", f"owner/{name}-GGUF", "-q").stdout == f"hf/owner/{name}-GGUF:Q4_K_M\n"
 
 
-def test_status_says_where_a_token_comes_from_that_could_not_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_shows_the_source_of_an_unchecked_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     text = run("status").stdout
@@ -250,43 +246,41 @@ def test_status_says_where_a_token_comes_from_that_could_not_be_checked(monkeypa
     assert "hf_x" not in text
 
 
-# Proof
+# Verification
 
 
-def test_bytes_that_changed_without_a_trace_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
+def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
-    (path,) = cached(home)
+    (path,) = list_cached(home)
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.resolve().write_bytes(content)
-    os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk does that rots
+    os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a failing disk does
     assert "differs" in run("verify", "tiny", code=1).stdout
     sent = repo.sent(Q8, side="storage")
-    assert json_of("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
+    assert run_json("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
     run("pull", f"{REPO}:Q8_0", "-q")
     assert repo.sent(Q8, side="storage") - sent >= before.st_size
     assert "matches" in run("verify", "tiny").stdout
 
 
-def test_bytes_that_never_match_are_refused_and_nothing_is_kept(repo: HubServer, home: Home) -> None:
+def test_bytes_that_never_match_are_refused_and_removed(repo: HubServer, home: Home) -> None:
     run("pull", f"{REPO}:Q8_0", "--dry-run")
     repo.fault(FlipBit(at=Q8_BYTES - 1), on=Q8, side="storage", times=None)
-    said = run("pull", f"{REPO}:Q8_0", code=1).stderr
-    assert "has the wrong digest: expected" in said
-    assert cached(home) == []
-    assert json_of("list") == []
+    output = run("pull", f"{REPO}:Q8_0", code=1).stderr
+    assert "has the wrong digest: expected" in output
+    assert list_cached(home) == []
+    assert run_json("list") == []
 
 
-def test_what_was_imported_offline_is_not_said_to_match_the_repo_that_was_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_import_does_not_claim_to_match_its_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run("import", tiny_chat(tmp_path / "mine.Q8_0.gguf"), "--repo", "owner/mine-GGUF", "-q")
     assert "never compared with the Hub" in run("verify", "--all", code=1).stdout
 
 
-def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files_name_says_another(
+def test_offline_import_keeps_its_variant_unless_the_filename_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -296,7 +290,7 @@ def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files
     assert "other.Q8_0.gguf is Q8_0." in run("import", path, "--repo", "owner/other-GGUF:Q4_K_M", code=1).stderr
 
 
-def test_a_model_whose_origin_is_proven_later_keeps_its_own_facts_under_a_persons_template(
+def test_model_verified_later_keeps_its_facts_under_a_custom_template(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny_base(tmp_path / "base.F16.gguf")
@@ -308,38 +302,36 @@ def test_a_model_whose_origin_is_proven_later_keeps_its_own_facts_under_a_person
     monkeypatch.delenv("HF_HUB_OFFLINE")
     run("import", path, "--repo", "owner/base-GGUF", "--copy", "-q")
     run("set", "base", "--unset", "template")
-    shown = json_of("show", "base")
+    shown = run_json("show", "base")
     assert shown["commit"]
     assert (shown["kind"], shown["facts"]["chat_template"]) == ("base", False)
 
 
-def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path: Path) -> None:
+def test_verify_does_not_vouch_for_an_import_of_unknown_origin(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "mine.Q8_0.gguf")
     run("import", path, "-q")
     verified = run("verify", "mine", code=1)
     assert "mine.Q8_0.gguf: unchanged since it was imported; never compared with the Hub" in verified.stdout
     assert f"Verify it: llm hf import {path} --repo owner/name" in verified.stdout
-    assert (found := json_of("verify", "mine", code=1))["matches"] is False
+    assert (found := run_json("verify", "mine", code=1))["matches"] is False
     assert found["unchanged"] is True
     assert (Library().verify("mine").matches, Library().verify("mine").unchanged) == (False, True)
-    shown = json_of("show", "mine")
+    shown = run_json("show", "mine")
     assert shown["state"] == "unverified"
     assert shown["fix"] == f"llm hf import {path} --repo owner/name"
 
 
 @pytest.mark.parametrize("content", [b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\n", b"GGUF"])
-def test_what_a_repo_calls_gguf_and_is_none_is_refused_before_it_is_fetched(
-    hub: HubServer, home: Home, content: bytes
-) -> None:
+def test_invalid_gguf_is_refused_before_the_download(hub: HubServer, home: Home, content: bytes) -> None:
     hub.add_repo("owner/odd-GGUF", {"odd-Q8_0.gguf": content * 10})
     assert "add --allow-invalid" in run("pull", "owner/odd-GGUF", code=1).stderr
     done = run("pull", "owner/odd-GGUF", "--allow-invalid")
     assert "not registered" in done.stderr
-    assert len(cached(home)) == 1
-    assert json_of("list") == []
+    assert len(list_cached(home)) == 1
+    assert run_json("list") == []
 
 
-def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
+def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
     run("pull", f"{REPO}:Q8_0", "--dry-run")
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen(
@@ -347,18 +339,18 @@ def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
     ) as pull:
         repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
         pull.send_signal(signal.SIGINT)
-        _, said = pull.communicate(timeout=30)
-    assert said.decode().startswith("Interrupted; the downloaded part is kept")
-    assert "llm hf resume " in said.decode()
+        _, output = pull.communicate(timeout=30)
+    assert output.decode().startswith("Interrupted; the downloaded part is kept")
+    assert "llm hf resume " in output.decode()
     repo.clear()
-    found = json_of("pull", f"{REPO}:Q8_0", "-q")
+    found = run_json("pull", f"{REPO}:Q8_0", "-q")
     assert 0 < found["fetched_bytes"] == found["plan"]["fetch_bytes"] < found["plan"]["total_bytes"]
 
 
 # The library
 
 
-def test_a_damaged_library_stops_our_commands_and_not_llm(home: Home) -> None:
+def test_damaged_library_stops_our_commands_but_not_llm(home: Home) -> None:
     library_path().parent.mkdir(parents=True, exist_ok=True)
     library_path().write_bytes(b"this is no database, and never was one" * 100)
     assert "is damaged" in run("list", code=1).stderr
@@ -367,7 +359,7 @@ def test_a_damaged_library_stops_our_commands_and_not_llm(home: Home) -> None:
     assert home.llm.is_dir()
 
 
-def test_a_newer_library_says_what_to_update_and_llm_goes_on() -> None:
+def test_newer_library_error_names_the_update_and_llm_works() -> None:
     import sqlite3
 
     run("list")
@@ -378,7 +370,7 @@ def test_a_newer_library_says_what_to_update_and_llm_goes_on() -> None:
     assert "gpt-4o" in run_process("llm", "models").stdout
 
 
-def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubServer, home: Home) -> None:
+def test_pruned_model_is_reported_and_the_named_command_restores_it(repo: HubServer, home: Home) -> None:
     run("pull", REPO, "-q")
     shutil.rmtree(home.cache)
     assert "missing" in run("list").stdout
@@ -386,11 +378,11 @@ def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubS
     done = run_process("llm", "-m", "tiny", "hello", code=1)
     assert f"llm hf pull {REPO}:Q4_K_M" in done.stderr
     run("pull", f"{REPO}:Q4_K_M", "-q")
-    assert json_of("list")[0]["state"] == "ready"
+    assert run_json("list")[0]["state"] == "ready"
     assert repo.requests
 
 
-def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer, home: Home) -> None:
+def test_models_are_shared_with_the_hf_command_both_ways(repo: HubServer, home: Home) -> None:
     run_process("hf", "download", REPO, Q8)
     sent = repo.sent(Q8, side="storage")
     done = run("pull", f"{REPO}:Q8_0")
@@ -400,25 +392,25 @@ def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer
     assert REPO in run_process("hf", "cache", "ls", "--no-truncate").stdout
     run_process("hf", "cache", "verify", REPO)
     run_process("hf", "cache", "prune", "-y")
-    assert [model["state"] for model in json_of("list")] == ["ready", "ready"]
-    freed = json_of("rm", f"{REPO}:Q4_K_M", "-y")
+    assert [model["state"] for model in run_json("list")] == ["ready", "ready"]
+    freed = run_json("rm", f"{REPO}:Q4_K_M", "-y")
     assert freed["freed_bytes"] == next(file.size for file in repo.list_repos()[0].files if file.path == Q4)
-    assert [path.name for path in cached(home)] == [Q8]
+    assert [path.name for path in list_cached(home)] == [Q8]
     run_process("hf", "cache", "verify", REPO)
 
 
-def test_rm_frees_what_stands_in_the_cache_of_its_pull(
+def test_rm_frees_files_in_the_cache_of_the_pull(
     repo: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run("pull", REPO, "-q")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
     assert repo.requests
-    assert json_of("rm", "tiny", "-y")["freed_bytes"] > 0
-    assert cached(home) == []
+    assert run_json("rm", "tiny", "-y")["freed_bytes"] > 0
+    assert list_cached(home) == []
 
 
 @AS_ROOT
-def test_what_cannot_be_removed_is_not_forgotten(repo: HubServer, tmp_path: Path) -> None:
+def test_model_that_can_not_be_removed_stays_registered(repo: HubServer, tmp_path: Path) -> None:
     run("pull", REPO, "--to", tmp_path / "there", "-q")
     assert repo.requests
     subprocess.run(["chattr", "+i", str(tmp_path / "there")], check=False, capture_output=True)
@@ -426,7 +418,7 @@ def test_what_cannot_be_removed_is_not_forgotten(repo: HubServer, tmp_path: Path
         if os.access(tmp_path / "there", os.W_OK) and _can_make(tmp_path / "there" / "probe"):
             pytest.skip("this file system has no immutable folders")
         assert "Can't remove" in run("rm", "tiny", "-y", code=1).stderr
-        assert json_of("list")[0]["state"] == "ready"
+        assert run_json("list")[0]["state"] == "ready"
     finally:
         subprocess.run(["chattr", "-i", str(tmp_path / "there")], check=False, capture_output=True)
 
@@ -440,9 +432,7 @@ def _can_make(path: Path) -> bool:
     return True
 
 
-def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune(
-    repo: HubServer, home: Home, tmp_path: Path
-) -> None:
+def test_new_commit_replaces_the_old_one_which_can_be_pruned(repo: HubServer, home: Home, tmp_path: Path) -> None:
     old = repo.list_repos()[0].commit
     run("pull", REPO, "-q")
     (tmp_path / "new").mkdir()
@@ -450,49 +440,49 @@ def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune
     repo.add_repo(REPO, {Q4: other})
     done = run("pull", REPO)
     assert "the model's previous files" in done.stderr
-    assert json_of("list")[0]["commit"] != old
+    assert run_json("list")[0]["commit"] != old
     run_process("hf", "cache", "prune", "-y")
-    assert [path.parent.name for path in cached(home)] == [json_of("list")[0]["commit"]]
-    assert json_of("list")[0]["state"] == "ready"
+    assert [path.parent.name for path in list_cached(home)] == [run_json("list")[0]["commit"]]
+    assert run_json("list")[0]["state"] == "ready"
 
 
-def test_a_revision_has_an_id_of_its_own_beside_the_default_one(repo: HubServer) -> None:
+def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
     commit = repo.list_repos()[0].commit
     run("pull", REPO, "-q")
     for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
         assert done.stdout == f"hf/{REPO}@{commit}:Q4_K_M\n"
-    assert len(json_of("list")) == 2
-    json_of("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
-    assert json_of("list")[0]["state"] == "ready"  # its file was the other one's too
+    assert len(run_json("list")) == 2
+    run_json("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
+    assert run_json("list")[0]["state"] == "ready"  # its file was the other one's too
 
 
-# Elsewhere than in the cache
+# Outside the cache
 
 
-def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: HubServer, tmp_path: Path) -> None:
+def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, tmp_path: Path) -> None:
     mine = tmp_path / "README.md"
-    mine.write_text("# Mine\n")  # as long as the one on the Hub: only its content tells
+    mine.write_text("# Mine\n")  # as long as the one on the Hub: only the content differs
     wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
-    assert json_of(*wanted, "--dry-run")["replaces"] == [str(mine)]
+    assert run_json(*wanted, "--dry-run")["replaces"] == [str(mine)]
     assert "Replaces" in run(*wanted, "--dry-run").stdout
     assert "Nothing was replaced: nobody answered" in run(*wanted, code=2).stderr
     assert "-y replaces without asking" in run(*wanted, "--background", code=2).stderr
     assert "Nothing was replaced." in run(*wanted, code=1, stdin="n\n").stderr
     assert mine.read_text() == "# Mine\n"
-    assert json_of("downloads", "--all") == []
+    assert run_json("downloads", "--all") == []
     run(*wanted, stdin="y\n")
     assert mine.read_text() == "# Tiny\n"
     mine.write_text("# Mine, and longer\n")
     run(*wanted, "-y")
     assert mine.read_text() == "# Tiny\n"
     sent = repo.sent("README.md")
-    plan = json_of(*wanted, "--dry-run")
+    plan = run_json(*wanted, "--dry-run")
     assert (plan["replaces"], plan["files"][0]["local"]) == ([], True)
     run(*wanted)
     assert repo.sent("README.md") == sent
 
 
-def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubServer, tmp_path: Path) -> None:
+def test_cached_files_are_copied_into_a_folder(repo: HubServer, tmp_path: Path) -> None:
     run("pull", REPO, "-q")
     whole = Path(run("path", "tiny").stdout.strip()).read_bytes()
     sent = repo.sent(Q4, side="storage")
@@ -503,24 +493,22 @@ def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubSer
     assert repo.sent(Q4, side="storage") == sent
 
 
-def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm(
-    repo: HubServer, home: Home, tmp_path: Path
-) -> None:
+def test_pull_to_a_folder_is_complete_and_removed_by_rm(repo: HubServer, home: Home, tmp_path: Path) -> None:
     there = tmp_path / "there"
     run("pull", REPO, "--to", there, "-q")
     assert run("path", "tiny").stdout == f"{there / Q4}\n"
-    assert cached(home) == []
+    assert list_cached(home) == []
     sent = repo.sent(Q4, side="storage")
-    assert json_of("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
+    assert run_json("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
     assert "Nothing to download." in run("pull", REPO, "--to", there).stderr
     assert repo.sent(Q4, side="storage") == sent
     (there / "mine.txt").write_text("mine")
     size = (there / Q4).stat().st_size
-    assert json_of("rm", "tiny", "-y")["freed_bytes"] == size
+    assert run_json("rm", "tiny", "-y")["freed_bytes"] == size
     assert [path.name for path in there.iterdir()] == ["mine.txt"]
 
 
-def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_path: Path) -> None:
+def test_projector_is_pulled_unless_declined(hub: HubServer, tmp_path: Path) -> None:
     files = {
         "see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"),
         "mmproj-F16.gguf": tiny_mmproj(tmp_path / "m.gguf"),
@@ -530,21 +518,21 @@ def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_pat
     assert len(run("path", "see", "--all").stdout.splitlines()) == 1
     run("pull", "owner/see-GGUF", "-q")
     assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == list(files)
-    assert json_of("show", "see")["facts"]["modalities"]
-    assert json_of("verify", "see")["matches"]
+    assert run_json("show", "see")["facts"]["modalities"]
+    assert run_json("verify", "see")["matches"]
 
 
-def test_a_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
+def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
     files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
     hub.add_repo("owner/see-GGUF", files)
     assert "To pull the model without it, add --no-mmproj" in run("pull", "owner/see-GGUF", code=1).stderr
-    assert json_of("list") == []
+    assert run_json("list") == []
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
 
 
-def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_path: Path) -> None:
+def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
-    assert len(json_of("import", shards[1], "-q")["model"]["files"]) == 3
+    assert len(run_json("import", shards[1], "-q")["model"]["files"]) == 3
     shards[0].unlink()
     assert "its folder lacks other shards" in run("import", shards[1], code=1).stderr
 
@@ -552,46 +540,46 @@ def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_
 # Imports
 
 
-def test_two_files_of_one_name_are_two_models_and_neither_copy_is_lost(tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_two_models_with_two_copies(tmp_path: Path) -> None:
     ids = []
     for folder, answer in (("one", "One."), ("two", "Two.")):
         (tmp_path / folder).mkdir()
         path = tiny_chat(tmp_path / folder / "model.Q8_0.gguf", answer=answer)
         ids.append(run("import", path, "--copy", "-q").stdout.strip())
     assert ids == ["hf/local/model:Q8_0", "hf/local/model-2:Q8_0"]
-    assert all(done["unchanged"] for done in json_of("verify", "--all", code=1))
+    assert all(done["unchanged"] for done in run_json("verify", "--all", code=1))
 
 
-def test_a_second_import_of_the_same_bytes_keeps_the_copy_that_is_there(tmp_path: Path, home: Home) -> None:
+def test_second_import_of_the_same_bytes_keeps_the_existing_copy(tmp_path: Path, home: Home) -> None:
     path = tiny_chat(tmp_path / "model.Q8_0.gguf")
     for _ in range(2):
         run("import", path, "--copy", "-q")
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
     assert len(list(home.llm.rglob("*.gguf"))) == 1
 
 
-def test_a_copy_that_is_refused_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home) -> None:
+def test_refused_copy_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home) -> None:
     run("import", tiny_chat(tmp_path / "a.Q8_0.gguf", answer="A."), "-a", "walrus", "-q")
     other = tiny_chat(tmp_path / "other.gguf", answer="Not that one.")
     run("import", other, "--copy", "-a", "walrus", code=2)
     run("import", other, "--copy", "--repo", REPO, code=1)
     assert repo.requests
     assert list(home.llm.rglob("*.gguf")) == []
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
 
 
-def test_an_import_named_like_another_file_of_its_repo_does_not_take_a_pulls_place(
+def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
     repo: HubServer, tmp_path: Path, home: Home
 ) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     assert repo.requests
     run("import", tmp_path / Q8, "--repo", REPO, "-q")
-    (model,) = json_of("list")
+    (model,) = run_json("list")
     assert Path(model["files"][0]["location"]).is_relative_to(home.cache)
-    assert json_of("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
+    assert run_json("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
 
 
-def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
+def test_imported_gated_repo_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
     from llm_hf_models.context import Context
     from llm_hf_models.hub.refs import RepoId
     from llm_hf_models.servers.library_catalog import LibraryCatalog
@@ -608,47 +596,47 @@ def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubSer
 
 @AS_ROOT
 @pytest.mark.usefixtures("repo")
-def test_a_full_disk_is_told_before_and_during_and_the_pull_continues_later(
+def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=False).returncode:
-        pytest.skip("this machine lets nobody mount")
+        pytest.skip("mounting is not allowed")
     try:
         monkeypatch.setenv("HF_HUB_CACHE", str(small / "hub"))
         monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
-        said = run("pull", f"{REPO}:Q8_0", code=1).stderr
-        assert "Not enough disk space" in said
+        output = run("pull", f"{REPO}:Q8_0", code=1).stderr
+        assert "Not enough disk space" in output
         subprocess.run(["mount", "-o", "remount,size=5m", small], check=True)
         plan = Library().plan(f"{REPO}:Q8_0")
-        (small / "ballast").write_bytes(b"x" * 3_000_000)  # somebody else was quicker
+        (small / "ballast").write_bytes(b"x" * 3_000_000)  # another process was faster
         from llm_hf_models.errors import DiskFullError
 
         with pytest.raises(DiskFullError):
             Library().pull(plan)
         (small / "ballast").unlink()
         assert run("pull", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q8_0\n"
-        assert json_of("verify", "tiny")["matches"]
+        assert run_json("verify", "tiny")["matches"]
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
-def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
+def test_missing_permissions_give_clear_errors(repo: HubServer, tmp_path: Path) -> None:
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
-        pytest.skip("root may read and write everything, and nothing here takes that away")
+        pytest.skip("root may read and write everything")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     assert repo.requests == []
-    said = run_process(
+    output = run_process(
         "llm", "hf", "pull", REPO, code=1, unprivileged=True, environment={"HF_HUB_CACHE": str(closed / "hub")}
     ).stderr
-    assert "Error: Can't write in" in said
-    said = run_process(
+    assert "Error: Can't write in" in output
+    output = run_process(
         "llm", "hf", "list", code=1, unprivileged=True, environment={"LLM_USER_PATH": str(closed / "llm")}
     ).stderr
-    assert "Error: Can't open the library" in said
+    assert "Error: Can't open the library" in output
     secret = tiny_chat(tmp_path / "secret.Q8_0.gguf")
     secret.chmod(0)
     assert "is not readable" in run_process("llm", "hf", "import", secret, code=2, unprivileged=True).stderr
@@ -659,25 +647,23 @@ def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -
 
 @AS_ROOT
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="root may read and write everything")
-def test_a_folder_that_sudo_left_to_another_is_named_with_the_command_that_gives_it_back(
-    repo: HubServer, home: Home
-) -> None:
+def test_folder_owned_by_root_after_sudo_is_named_with_the_fix(repo: HubServer, home: Home) -> None:
     run("status")
     ours = home.llm / "hf"
     ours.chmod(0o700)
     os.chown(ours, 65534, 65534)
     mended = f"sudo chown -R $(id -un) {ours}"
     for words in (("pull", REPO), ("search", "tiny"), ("info", REPO), ("whoami",), ("logout",)):
-        said = run_process("llm", "hf", *words, code=1, unprivileged=True).stderr
-        assert mended in said, words
+        output = run_process("llm", "hf", *words, code=1, unprivileged=True).stderr
+        assert mended in output, words
     assert "Can't read" in run_process("llm", "hf", "status", unprivileged=True).stdout
     assert repo.requests == []
 
 
-# The queue, where others are at it too
+# The queue, used by others too
 
 
-def test_a_row_of_another_version_stands_in_no_pulls_way(repo: HubServer) -> None:
+def test_row_of_another_version_does_not_block_a_pull(repo: HubServer) -> None:
     import sqlite3
 
     repo.fault(Status(403), on=Q8, side="storage", times=None)
@@ -698,22 +684,22 @@ def test_a_row_of_another_version_stands_in_no_pulls_way(repo: HubServer) -> Non
 
 
 @pytest.mark.parametrize("words", [("search", "tiny"), ("info", REPO), ("pull", REPO)])
-def test_ctrl_c_at_a_question_is_one_line(repo: HubServer, words: tuple[str, ...]) -> None:
+def test_ctrl_c_during_a_request_prints_one_line(repo: HubServer, words: tuple[str, ...]) -> None:
     repo.fault(Stall(), side="hub", times=None)
     with subprocess.Popen(
         [str(SCRIPTS / "llm"), "hf", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as asking:
         repo.wait_until(lambda: len(repo.requests) == 1)
         asking.send_signal(signal.SIGINT)
-        out, said = asking.communicate(timeout=30)
+        out, output = asking.communicate(timeout=30)
     assert (asking.returncode, out) == (130, "")
-    assert said == "Interrupted; run the same command to continue.\n"
+    assert output == "Interrupted; run the same command to continue.\n"
 
 
 # Python
 
 
-def test_a_single_file_is_fetched_alone_and_registers_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_single_file_is_pulled_alone_and_registers_nothing(hub: HubServer, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
     fetched = Library().download_file("owner/split-GGUF", shards[1].name, tmp_path / "there")
@@ -724,7 +710,7 @@ def test_a_single_file_is_fetched_alone_and_registers_nothing(hub: HubServer, tm
         Library().download_file("owner/split-GGUF", "none.gguf")
 
 
-def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Path) -> None:
+def test_library_class_has_the_verbs_of_the_commands(repo: HubServer, tmp_path: Path) -> None:
     library = Library()
     assert [row.id for row in library.search("tiny").results] == [REPO]
     assert {variant.quant for variant in library.info(REPO).variants} == {"Q8_0", "Q4_K_M"}
@@ -742,7 +728,7 @@ def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Pat
     assert repo.requests
 
 
-def test_a_pulled_model_answers_in_llm_and_its_tokens_are_logged(repo: HubServer) -> None:
+def test_pulled_model_answers_in_llm_and_its_tokens_are_logged(repo: HubServer) -> None:
     run_process("llm", "hf", "pull", REPO, "-q")
     assert repo.requests
     try:

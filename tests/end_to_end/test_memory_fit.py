@@ -1,4 +1,4 @@
-"""The memory estimate held against what llama.cpp takes of a real model."""
+"""The memory estimate, compared with the memory that llama.cpp uses for a real model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import Home
 from tests.support import real_weights
 
 GB = 1_000_000_000
-# A server of its own, a prompt of half the context, and what the kernel says that it took.
+# A server of its own, a prompt of half the context, and the memory that the kernel reports.
 SERVE = """
 import http.client, json, os, socket, sys
 import psutil, xllamacpp
@@ -38,7 +38,7 @@ os._exit(0)
 @pytest.mark.weights
 @pytest.mark.skipif(sys.platform == "win32", reason="a unix socket")
 @pytest.mark.parametrize("context", [512, 2048])
-def test_llama_cpp_takes_no_more_than_we_say_and_not_much_less(context: int, tmp_path: Path, home: Home) -> None:
+def test_llama_cpp_stays_close_below_the_memory_estimate(context: int, tmp_path: Path, home: Home) -> None:
     model = real_weights.smollm2(tmp_path)
     with model.open("rb") as source:
         facts = read_header(source).facts

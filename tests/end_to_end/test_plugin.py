@@ -11,35 +11,42 @@ import pytest
 
 from llm_hf_models import paths, plugin
 from tests.support.commands import run_llm
-from tests.support.damaged_libraries import a_folder, a_table_less, garbage, newer, not_json, register
+from tests.support.damaged_libraries import (
+    drop_a_table,
+    register_model,
+    replace_with_a_folder,
+    set_newer_version,
+    store_invalid_json,
+    write_garbage,
+)
 
 
-def test_help_names_the_group_and_imports_none_of_it() -> None:
+def test_help_names_the_group_without_importing_it() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from llm.cli import cli\n"
         "print(CliRunner().invoke(cli, ['--help']).output)\n"
         "print(sorted(name for name in sys.modules if name.startswith('llm_hf_models')))\n"
         "assert not {'huggingface_hub', 'keyring', 'rich', 'jinja2', 'psutil', 'xllamacpp'} & set(sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Find, download and run open models from the Hugging Face Hub." in said
-    assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Find, download and run open models from the Hugging Face Hub." in output
+    assert output.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
 
 
-DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
+DAMAGES = [write_garbage, set_newer_version, store_invalid_json, drop_a_table, replace_with_a_folder]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
-def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_names_says_why(
+def test_unreadable_library_is_reported_in_one_line_and_list_explains_it(
     damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "_reported", set())
-    register("some/model:F16", aliases=("v",))
+    register_model("some/model:F16", aliases=("v",))
     damage(paths.library_path())
-    asked = run_llm("-m", "v", "hello")
-    assert asked.exit_code == 1
-    assert "Unknown model: v" in asked.stderr
-    assert asked.stderr.count("Run `llm hf list` for details") == 1
+    requested = run_llm("-m", "v", "hello")
+    assert requested.exit_code == 1
+    assert "Unknown model: v" in requested.stderr
+    assert requested.stderr.count("Run `llm hf list` for details") == 1
     why = run_llm("hf", "list")
     assert why.exit_code == 1
     assert str(paths.library_path()) in why.stderr

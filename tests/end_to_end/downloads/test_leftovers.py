@@ -1,4 +1,4 @@
-"""`llm hf gc` beside processes that download."""
+"""`llm hf gc` while other processes download."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.hub_server import HubServer, Stall
-from tests.support.interrupted_pulls import FILE, REPO, partials
+from tests.support.interrupted_pulls import FILE, REPO, list_partials
 
 hub = interrupted_pulls.hub
 
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
 
 
-def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_row(
+def test_gc_keeps_a_running_download_that_has_no_row(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
-    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # it does not look at its row again
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # it does not read its row again
     hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
         hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
-        hub.wait_until(lambda: bool(partials(cache_work_folder(home.cache))))
+        hub.wait_until(lambda: bool(list_partials(cache_work_folder(home.cache))))
         assert Library().gc().files == ()
         (row,) = Library().downloads()
         with Database(library_path()) as db:
             db.update_download(row.id, state="cancelled")
-            assert Library().gc().files == (), "its download is over, they say, and yet its owner lives"
+            assert Library().gc().files == (), "its row is cancelled, but its owner is running"
             db.clear_downloads(["cancelled"])
-        assert Library().gc().files == (), "no row names it, and yet its owner lives"
-        assert partials(cache_work_folder(home.cache))
+        assert Library().gc().files == (), "it has no row, but its owner is running"
+        assert list_partials(cache_work_folder(home.cache))
         process.kill()
     assert [file.reason for file in Library().gc().files] == ["no download needs it"]
-    assert partials(cache_work_folder(home.cache)) == []
+    assert list_partials(cache_work_folder(home.cache)) == []
 
 
-def test_a_real_pull_by_huggingface_hub_survives_a_cleanup_without_patience(
+def test_pull_by_huggingface_hub_survives_a_cleanup_without_delay(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")

@@ -1,4 +1,4 @@
-"""The queue: rows that outlive processes, a worker that carries them out, and what people ask of it."""
+"""The queue: rows that outlive processes, the worker that carries them out, and the commands that change them."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from tests.support.downloads import (
     REPO,
     STALL_AFTER,
     WAIT_SECONDS,
-    begun,
+    count_weights_sent,
     find_workers,
-    followed,
-    planned,
-    stalled,
+    follow_to_end,
+    is_stalled,
+    plan_download,
+    start_stalled_download,
     wait_for_state,
-    weights_sent,
 )
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Reset, Stall, Throttle
@@ -59,11 +59,11 @@ hub = downloads.hub
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_background_pull_is_carried_out_by_a_worker() -> None:
+def test_worker_carries_out_a_background_pull() -> None:
     library = Library()
     row = library.enqueue(REPO)
     assert row.state in ("queued", "running")
-    kinds = [event.kind for event in followed(library, row.id)]
+    kinds = [event.kind for event in follow_to_end(library, row.id)]
     assert kinds[0] == "queued"
     assert kinds[-1] == "done"
     assert "started" in kinds
@@ -72,35 +72,31 @@ def test_a_background_pull_is_carried_out_by_a_worker() -> None:
     assert (done.done_bytes, done.error) == (done.total_bytes, None)
 
 
-def test_a_worker_finds_folders_that_are_named_from_where_one_stands(
-    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_resolves_relative_folders(hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home.root)
     for name in ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE"):
         if name in os.environ:
             monkeypatch.setenv(name, os.path.relpath(os.environ[name]))
     assert not Path(os.environ["LLM_USER_PATH"]).is_absolute()
     library = Library()
-    row = library.enqueue(planned(library, hub))
-    assert followed(library, row.id)[-1].kind == "done"
+    row = library.enqueue(plan_download(library, hub))
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.show(MODEL).state == "ready"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in a lock's place counts as held")
+@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in place of the lock counts as locked")
 @pytest.mark.usefixtures("hub")
-def test_a_worker_whose_lock_cant_be_asked_for_is_an_error_that_names_the_folder(home: Home) -> None:
+def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
     lock_path().mkdir(parents=True)
     with pytest.raises(StorageError) as caught:
         Library().enqueue(REPO)
     assert str(home.llm) in caught.value.message
 
 
-def test_a_library_that_is_locked_for_long_is_read_all_the_same(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_library_locked_for_long_can_be_read(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     with Context().open_library() as db:
-        row = open_row(Context(), db, planned(library, hub), background=False)
+        row = open_row(Context(), db, plan_download(library, hub), background=False)
         db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
@@ -110,130 +106,128 @@ def test_a_library_that_is_locked_for_long_is_read_all_the_same(
         other.execute("rollback")
 
 
-def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
+def test_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
     first = library.enqueue(plan)
     second = library.enqueue(plan)
     hub.clear()
     assert second.id == first.id
-    assert followed(library, first.id)[-1].kind == "done"
+    assert follow_to_end(library, first.id)[-1].kind == "done"
 
 
-def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_too(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_options_of_a_repeated_pull_apply_to_the_running_download(hub: HubServer, tmp_path: Path) -> None:
     library = Library()
     plans = [library.plan(REPO, PullOptions(aliases=(alias,))) for alias in ("walrus", "narwhal")]
     hub.forget_requests()
-    row = begun(library, hub, plans[0])
+    row = start_stalled_download(library, hub, plans[0])
     assert library.enqueue(plans[1], on_done=f"touch {tmp_path / 'rang'}").id == row.id
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
-    wait_until((tmp_path / "rang").exists, message="the command runs")
+    wait_until((tmp_path / "rang").exists, message="the command did not run")
 
 
-def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_again(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "4")
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     silence = Stall(after=50_000)
     for fault in (silence, Reset(after=60_000)):
         hub.fault(fault, on=FILE, side="storage", times=1)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     hub.fault(Reset(after=0), on=FILE, times=None)
     silence.release.set()
-    wait_until(lambda: bool(library.get_download(row.id).error), message="the trouble is told")
+    wait_until(lambda: bool(library.get_download(row.id).error), message="the error was not recorded")
     tries = hub.count(FILE)
-    for told in iter(lambda: library.get_download(row.id), None):  # it stays there until the next try
-        assert told.state == "running"
-        assert told.error or hub.count(FILE) > tries
+    for reported in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
+        assert reported.state == "running"
+        assert reported.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
             break
-    wait_until(lambda: bool(library.get_download(row.id).error), message="the next trouble is told")
-    told = library.get_download(row.id)
-    assert "next try in" in str(told.error)
-    assert "next try in" in downloads_views.render_downloads([told], None)
-    assert downloads_views.make_event(told).kind == "waiting"
+    wait_until(lambda: bool(library.get_download(row.id).error), message="the next error was not recorded")
+    reported = library.get_download(row.id)
+    assert "next try in" in str(reported.error)
+    assert "next try in" in downloads_views.render_downloads([reported], None)
+    assert downloads_views.make_event(reported).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    wait_until(lambda: library.get_download(row.id).error is None, message="it goes on")
+    wait_until(lambda: library.get_download(row.id).error is None, message="the download did not continue")
     hub.clear()
-    assert followed(library, row.id)[-1].download.error is None
+    assert follow_to_end(library, row.id)[-1].download.error is None
 
 
-def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
+def test_download_of_a_killed_worker_waits_and_the_log_says_why(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     library = Library()
     hub.add_repo("acme/small-GGUF", {"small-Q4_0.gguf": tiny_chat(tmp_path / "small-Q4_0.gguf", seed=2)})
-    plan, short = planned(library, hub), library.plan("acme/small-GGUF")
-    assert followed(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
-    wait_until((tmp_path / "said").exists, message="the command runs")
+    plan, short = plan_download(library, hub), library.plan("acme/small-GGUF")
+    assert follow_to_end(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
+    wait_until((tmp_path / "said").exists, message="the command did not run")
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
-    row = begun(library, hub, plan)
-    os.kill(_worker_pid(), signal.SIGKILL)
-    wait_until(lambda: library.get_download(row.id).state == "queued", message="it waits")
+    row = start_stalled_download(library, hub, plan)
+    os.kill(_find_worker_pid(), signal.SIGKILL)
+    wait_until(lambda: library.get_download(row.id).state == "queued", message="the download was not queued again")
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
-    told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
-    assert "its own words" not in str(told)
+    assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
+    reported = [(note.kind, note.message) for note in library.get_download_log(row.id)]
+    assert (
+        reported.count(("queued", "its process ended")) == reported.count(("started", "after its process ended")) == 1
+    )
+    assert "its own words" not in str(reported)
     assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
 
 
-def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the_worker(hub: HubServer) -> None:
+def test_joined_pull_that_leaves_does_not_stop_the_worker(hub: HubServer) -> None:
     library, stop = Library(), threading.Event()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     stop.set()
     with pytest.raises(InterruptedByUserError):
         library.pull(plan, stop=stop)
     assert library.get_download(row.id).background
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
 
 
-def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubServer) -> None:
+def test_paused_download_keeps_its_bytes_and_resumes(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
     size = row.total_bytes
-    hub.wait_until(lambda: weights_sent(hub) > size // 2)
+    hub.wait_until(lambda: count_weights_sent(hub) > size // 2)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     hub.clear()
     library.resume(row.id)
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.show(MODEL).state == "ready"
     assert library.get_download(row.id).attempts == 2
 
 
-def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
+def test_bytes_from_an_earlier_run_do_not_count_as_speed(hub: HubServer) -> None:
     library, rate = Library(), 400_000
     plan = library.plan(REPO, PullOptions(connections=1))
     hub.forget_requests()
     hub.fault(Throttle(rate), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) > row.total_bytes // 2)
+    hub.wait_until(lambda: count_weights_sent(hub) > row.total_bytes // 2)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     library.resume(row.id)
-    events = followed(library, row.id)
+    events = follow_to_end(library, row.id)
     assert events[-1].kind == "done"
     assert max(event.download.bytes_per_second or 0 for event in events) < 2 * rate
 
 
-def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashing_a_file_does_not_count_as_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 1e-9)
     library, context = Library(), Context()
-    library.pull(planned(library, hub))
+    library.pull(plan_download(library, hub))
     plan = library.plan(REPO)
     with context.open_library() as db:
         row = open_row(context, db, replace(plan, already_complete=False), background=False)
@@ -259,7 +253,7 @@ def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pyt
         ("done* 100", 0, 0),
     ],
 )
-def test_what_this_process_fetched_is_told_from_what_others_did(events: str, ours: int, others: int) -> None:
+def test_bytes_of_this_process_are_counted_apart_from_others(events: str, ours: int, others: int) -> None:
     arrivals = ByteCounter(lambda _event: None)
     for kind, done in (event.split() for event in events.split(", ")):
         by_others = kind.endswith("*")
@@ -267,123 +261,122 @@ def test_what_this_process_fetched_is_told_from_what_others_did(events: str, our
     assert (arrivals.own_bytes.get(FILE, 0), arrivals.other_bytes.get(FILE, 0)) == (ours, others)
 
 
-def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) -> None:
+def test_key_pressed_at_the_end_of_a_pull_starts_no_download(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     library.pull(plan)
     library.continue_in_background(plan)
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_a_download_that_goes_on_already_is_resumed_as_often_as_anybody_likes(hub: HubServer) -> None:
+def test_running_download_can_be_resumed_repeatedly(hub: HubServer) -> None:
     library = Library()
-    row = begun(library, hub, planned(library, hub))
+    row = start_stalled_download(library, hub, plan_download(library, hub))
     assert library.resume(row.id).state == library.retry(row.id).state == "running"
 
 
-def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_again(hub: HubServer, home: Home) -> None:
+def test_cancelled_download_leaves_nothing_and_can_be_retried(hub: HubServer, home: Home) -> None:
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     library.cancel(row.id)
     wait_for_state(library, row.id, "cancelled")
     assert library.get_download(row.id).error is None
     with pytest.raises(BadInputError, match="nothing to pause"):
         library.pause(row.id)
-    wait_until(lambda: list(cache_work_folder(home.cache).iterdir()) == [], message="the worker removes what arrived")
+    wait_until(
+        lambda: list(cache_work_folder(home.cache).iterdir()) == [],
+        message="the worker did not remove the partial files",
+    )
     assert library.get_download(row.id).done_bytes == 0
     hub.clear()
     library.retry(row.id)
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
 
 
-def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_another_one_needs(
-    hub: HubServer, home: Home
-) -> None:
+def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(hub: HubServer, home: Home) -> None:
     library = Library()
     hub.add_repo("tests/copy-GGUF", {FILE: hub.list_repos()[0].files[0].location})  # the same bytes
-    plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
+    plans = [plan_download(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
     rows = []
     for plan in plans:
-        rows.append(begun(library, hub, plan).id)
+        rows.append(start_stalled_download(library, hub, plan).id)
         library.pause(rows[-1])
         wait_for_state(library, rows[-1], "paused")
         hub.clear()
     first, second = rows
     assert library.cancel(first).state == "cancelled"
-    assert list(cache_work_folder(home.cache).glob("*.part")), "the other download goes on with it"
+    assert list(cache_work_folder(home.cache).glob("*.part")), "the other download still needs it"
     assert library.cancel(second).state == "cancelled"
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubServer, home: Home) -> None:
+def test_clearing_cancelled_downloads_removes_their_leftovers(hub: HubServer, home: Home) -> None:
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
-    with Database(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
+    with Database(library_path()) as db:  # a worker killed between the row and its files leaves this
         db.update_download(row.id, state="cancelled")
     assert list(cache_work_folder(home.cache).glob("*.part"))
     assert library.clear_downloads() == 1
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new_one(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it hears of its end only later
+def test_pull_during_a_cancel_is_a_new_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it notices its end only later
     library = Library()
-    plan = planned(library, hub)
-    first = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    first = start_stalled_download(library, hub, plan)
     library.cancel(first.id)
     second = library.enqueue(plan)
     hub.clear()
     assert second.id != first.id
-    assert followed(library, second.id)[-1].kind == "done"
+    assert follow_to_end(library, second.id)[-1].kind == "done"
 
 
-def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_pause_can_be_undone(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "5")
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     library.pause(row.id)
     library.resume(row.id)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.get_download(row.id).attempts == 1
 
 
 @contextmanager
-def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
-    """A foreground pull, stopped as by a machine that sleeps, or is too busy to let it beat, once its row is paused."""
+def make_pull_stale(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
+    """Stop a foreground pull (as a suspended or busy machine does) and wait until its row is paused."""
     library = Library()
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: stalled(hub))
+        hub.wait_until(lambda: is_stalled(hub))
         process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: library.downloads()[0].state == "paused", message="it seems dead")
+        wait_until(lambda: library.downloads()[0].state == "paused", message="the pull was not marked as stale")
         yield library, process
 
 
-def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
+    with make_pull_stale(hub) as (library, process):
         process.send_signal(signal.SIGCONT)
-        wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
+        wait_until(lambda: library.downloads()[0].state == "running", message="the pull did not continue")
         hub.clear()
         assert process.wait(WAIT_SECONDS) == 0
     (row,) = library.downloads(include_finished=True)
     assert (row.state, row.attempts) == ("done", 1)
-    told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    seemed_dead = told.index(("paused", "its process stopped responding"))
-    assert ("started", "") in told[seemed_dead:]
+    reported = [(note.kind, note.message) for note in library.get_download_log(row.id)]
+    seemed_dead = reported.index(("paused", "its process stopped responding"))
+    assert ("started", "") in reported[seemed_dead:]
 
 
-def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_one(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
+    with make_pull_stale(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
-        with Database(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
+        with Database(library_path()) as db:  # as earlier versions did, which did not check the owner of the files
             assert db.clear_downloads(["cancelled"]) == 1
         process.send_signal(signal.SIGCONT)
         hub.clear()
@@ -392,30 +385,28 @@ def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_o
     assert library.show(MODEL).state == "ready"
 
 
-def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_over_was_cleared_away(
-    hub: HubServer, home: Home
-) -> None:
-    with seeming_dead(hub) as (library, process):
+def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(hub: HubServer, home: Home) -> None:
+    with make_pull_stale(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
-        assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
+        assert library.clear_downloads() == 0, "its files are locked, and only its row lists them"
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
     assert list(cache_work_folder(home.cache).iterdir()) == []
     assert library.clear_downloads() == 1
 
 
-def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+def test_stale_pull_that_was_paused_stays_paused(hub: HubServer) -> None:
+    with make_pull_stale(hub) as (library, process):
         library.pause(library.downloads()[0].id)
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
     assert [row.state for row in library.downloads(include_finished=True)] == ["paused"]
 
 
-def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+def test_stale_pull_joins_the_process_that_took_its_row(hub: HubServer) -> None:
+    with make_pull_stale(hub) as (library, process):
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
-            wait_until(lambda: library.downloads()[0].attempts == 2, message="another one takes its row over")
+            wait_until(lambda: library.downloads()[0].attempts == 2, message="no other pull took the row over")
             process.send_signal(signal.SIGCONT)
             hub.clear()
             assert other.wait(WAIT_SECONDS) == 0
@@ -423,34 +414,34 @@ def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_o
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub: HubServer) -> None:
+def test_queued_downloads_continue_after_a_reboot(hub: HubServer) -> None:
     library, context = Library(), Context("cli")
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     with context.open_downloads() as db:  # queued, and no worker was ever started for it
         row = open_row(context, db, plan, background=True)
-    wait_until(lambda: library.downloads(include_finished=True)[0].state == "done", message="a worker came")
+    wait_until(lambda: library.downloads(include_finished=True)[0].state == "done", message="no worker carried it out")
     assert library.get_download(row.id).attempts == 1
 
 
-def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer) -> None:
+def test_killed_worker_is_replaced_and_its_download_continues(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
-    os.kill(_worker_pid(), signal.SIGKILL)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
+    os.kill(_find_worker_pid(), signal.SIGKILL)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
+    assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
     assert library.show(MODEL).state == "ready"
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
+def test_request_to_a_worker_that_was_killed_is_carried_out(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
-    pid = _worker_pid()
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
+    pid = _find_worker_pid()
     os.kill(pid, signal.SIGSTOP)
     assert getattr(library, verb)(row.id).state == "running"
     os.kill(pid, signal.SIGKILL)
@@ -460,7 +451,7 @@ def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
     assert bool(list(cache_work_folder(home.cache).glob("*.part"))) == (verb == "pause")
 
 
-def _worker_pid() -> int:
+def _find_worker_pid() -> int:
     (process,) = find_workers()
     return process.pid
 
@@ -472,10 +463,10 @@ Library().pull(sys.argv[1])
 """
 
 
-def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_when_asked(hub: HubServer) -> None:
+def test_foreground_pull_whose_process_is_killed_is_paused(hub: HubServer) -> None:
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: stalled(hub))
+        hub.wait_until(lambda: is_stalled(hub))
         process.kill()
     library = Library()
     (row,) = library.downloads()
@@ -487,17 +478,17 @@ def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_w
     assert library.show(MODEL).state == "ready"
 
 
-def test_an_interrupted_pull_says_so_and_its_row_is_paused(hub: HubServer) -> None:
+def test_interrupted_pull_reports_it_and_its_row_is_paused(hub: HubServer) -> None:
     library, stop = Library(), threading.Event()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    threading.Thread(target=lambda: (hub.wait_until(lambda: weights_sent(hub) >= 50_000), stop.set())).start()
+    threading.Thread(target=lambda: (hub.wait_until(lambda: count_weights_sent(hub) >= 50_000), stop.set())).start()
     with pytest.raises(InterruptedByUserError):
         library.pull(plan, stop=stop)
     assert [row.state for row in library.downloads()] == ["paused"]
 
 
-def test_no_more_downloads_run_at_once_than_the_setting_allows(
+def test_setting_limits_the_number_of_running_downloads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_CONCURRENT_DOWNLOADS", "1")
@@ -506,14 +497,14 @@ def test_no_more_downloads_run_at_once_than_the_setting_allows(
     library = Library()
     rows = [library.enqueue(f"tests/model{number}") for number in range(3)]
     for row in rows:
-        assert followed(library, row.id)[-1].kind == "done"
+        assert follow_to_end(library, row.id)[-1].kind == "done"
     logs = [{note.kind: note.at for note in library.get_download_log(row.id)} for row in rows]
     for before, after in pairwise(sorted(logs, key=lambda log: log["started"])):
         assert after["started"] >= before["done"]
 
 
 @pytest.mark.usefixtures("hub")
-def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_knows_the_model(
+def test_when_done_command_runs_in_its_folder_with_the_model_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "it's here"
@@ -523,11 +514,11 @@ def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_know
     monkeypatch.chdir(here)
     library = Library()
     row = library.enqueue(REPO, on_done='echo "$LLM_HF_MODEL" > note')
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
     assert note.read_text().strip() == MODEL
 
 
-def last_note_of_a_pull_with(command: str, ref: str) -> str:
+def pull_and_read_last_note(command: str, ref: str) -> str:
     library = Library()
     with Context().open_downloads() as db:
         row = open_row(Context(), db, library.plan(ref), background=False, on_done=command)
@@ -536,45 +527,47 @@ def last_note_of_a_pull_with(command: str, ref: str) -> str:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_command_that_cant_be_run_is_told_in_the_log_and_ends_no_pull() -> None:
-    assert last_note_of_a_pull_with("x" * 10_000_000, REPO) == "command"
+def test_failing_when_done_command_is_logged_and_ends_no_pull() -> None:
+    assert pull_and_read_last_note("x" * 10_000_000, REPO) == "command"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX named pipes")
 @pytest.mark.usefixtures("hub")
-def test_a_command_runs_where_there_is_no_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", None)  # as in a program that has windows
+def test_when_done_command_runs_without_a_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program with windows
     note = tmp_path / "note"
     os.mkfifo(note)
-    assert last_note_of_a_pull_with(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
+    assert pull_and_read_last_note(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
     assert note.read_text() == "done\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
-def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_no_worker(hub: HubServer) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pseudo-terminals")
+def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     pull = f"from llm_hf_models import Library; Library().enqueue({REPO!r}); input()"
-    with terminal([sys.executable, "-c", pull]):
-        wait_until(lambda: weights_sent(hub) >= 50_000, message="a worker, started from that terminal")
+    with run_in_terminal([sys.executable, "-c", pull]):
+        wait_until(
+            lambda: count_weights_sent(hub) >= 50_000, message="the worker started from that terminal sent nothing"
+        )
     (row,) = library.downloads()
-    with terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
-        said = b""
-        while b"tiny" not in said:
-            said += os.read(screen, 1000)
+    with run_in_terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
+        output = b""
+        while b"tiny" not in output:
+            output += os.read(screen, 1000)
         os.write(screen, b"\x03")
-        while b"Stopped watching" not in said:
-            said += os.read(screen, 1000)
+        while b"Stopped watching" not in output:
+            output += os.read(screen, 1000)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.get_download(row.id).attempts == 1
     assert plan.total_bytes == library.show(MODEL).size
 
 
 @contextmanager
-def terminal(command: list[str]) -> Iterator[int]:
-    """A command in a terminal of its own, which then closes: all that still belongs to it is hung up."""
+def run_in_terminal(command: list[str]) -> Iterator[int]:
+    """Run a command in a terminal of its own, which then closes and hangs up all its processes."""
     import pty
 
     child, screen = pty.fork()
@@ -587,7 +580,7 @@ def terminal(command: list[str]) -> Iterator[int]:
         os.waitpid(child, 0)
 
 
-def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
+def test_clearing_a_row_ends_no_watch_of_other_rows() -> None:
     with Database(library_path()) as db:
         first, second = (db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
         watch = [sys.executable, "-m", "llm", "hf", "downloads", "--watch", "--json"]
@@ -601,12 +594,12 @@ def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
         assert watching.returncode == 0
 
 
-def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:
+def test_failed_download_has_its_reason_in_row_and_log(hub: HubServer) -> None:
     library = Library()
     plan = library.plan(REPO)
     hub.remove_repo(REPO)
     row = library.enqueue(plan)
-    assert followed(library, row.id)[-1].kind == "failed"
+    assert follow_to_end(library, row.id)[-1].kind == "failed"
     failed = library.get_download(row.id)
     assert failed.state == "failed"
     assert failed.error
@@ -625,23 +618,23 @@ def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
         library.get_download(99)
 
 
-def test_as_many_downloads_as_anybody_can_count_are_listed() -> None:
+def test_any_number_of_downloads_can_be_listed() -> None:
     with Database(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
     for limit in (10**30, -1, -(10**30)):
         assert [view.id for view in Library().downloads(include_finished=True, limit=limit)] == [row.id]
 
 
-def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: HubServer) -> None:
+def test_parallel_pulls_of_one_model_fetch_each_file_once(hub: HubServer) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) for _ in range(4)]
     assert [process.wait(WAIT_SECONDS) for process in processes] == [0] * 4
     library = Library()
     assert library.show(MODEL).state == "ready"
     looks = sum(request.sent for request in hub.matching(FILE, side="storage") if request.sent <= 262_144)
-    assert weights_sent(hub) - looks == library.show(MODEL).size
+    assert count_weights_sent(hub) - looks == library.show(MODEL).size
 
 
-def test_a_limit_for_all_downloads_together_holds_while_they_run(
+def test_limit_for_all_downloads_holds_while_they_run(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny_chat(tmp_path / "big.gguf", seed=3, weights_bytes=4_000_000)

@@ -1,4 +1,4 @@
-"""The queue over several processes: limits that hold for all of them, room, events, one transfer per file."""
+"""The queue over several processes: shared limits, disk space, events, one transfer per file."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from tests.support.waiting import wait_until
 
 hub = downloads.hub
 MB = 1_000_000
-LOOK_BYTES = 262_144  # what a look at a header takes at most
+LOOK_BYTES = 262_144  # how many bytes reading a header takes at most
 TOLERANCE = 0.05
 WINDOW_SECONDS = 4.0
-SETTLING_SECONDS = 2.5  # within which every process has heard of a new limit, or of a new download
+SETTLING_SECONDS = 2.5  # within which every process has noticed a new limit or a new download
 
-# Pulls, and tells when how many bytes had arrived.
+# Pulls, and prints the time and the number of bytes of each event.
 WATCHED = """
 import sys, time
 from llm_hf_models import Library, PullOptions
@@ -62,8 +62,8 @@ Library().pull(sys.argv[1], PullOptions(limit_rate=rate),
 # Limits
 
 
-class Watched:
-    """A pull in a process of its own, and what it has told so far."""
+class WatchedPull:
+    """A pull in a process of its own, with the events it has printed so far."""
 
     def __init__(self, stack: ExitStack, ref: str, rate: int = 0) -> None:
         self._process = stack.enter_context(
@@ -73,7 +73,7 @@ class Watched:
         self._told: list[tuple[float, int]] = []
 
     def reach(self, moment: float) -> float:
-        """Reads on until the pull has told of that moment (Unix seconds)."""
+        """Read events until the pull has reached that moment (Unix seconds)."""
         assert self._process.stdout
         while not self._told or self._told[-1][0] < moment:
             at, done, kind = self._process.stdout.readline().split()
@@ -82,50 +82,48 @@ class Watched:
         return self._told[-1][0]
 
     def at(self, moment: float) -> float:
-        """How many bytes it had then."""
+        """Return how many bytes it had at that moment."""
         after = next(index for index, (at, _) in enumerate(self._told) if at >= moment)
         (t1, n1), (t2, n2) = self._told[after - 1], self._told[after]
         return n1 + (n2 - n1) * (moment - t1) / (t2 - t1)
 
 
-def rate_of(pulls: list[Watched], begin: float) -> float:
-    """Bytes per second of all of them together, over a window from `begin`."""
+def measure_rate(pulls: list[WatchedPull], begin: float) -> float:
+    """Return the bytes per second of all pulls together, over a window from `begin`."""
     end = begin + WINDOW_SECONDS
     for pull in pulls:
         pull.reach(end)
     return sum(pull.at(end) - pull.at(begin) for pull in pulls) / WINDOW_SECONDS
 
 
-def test_one_limit_holds_for_all_processes_together_and_a_new_one_is_heard_while_they_run(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_changed_limit_applies_to_all_running_processes(hub: HubServer, tmp_path: Path) -> None:
     for number in range(3):
         path = tiny_chat(tmp_path / f"{number}.gguf", seed=number, weights_bytes=24 * MB)
         hub.add_repo(f"tests/big{number}", {FILE: path})
     library = Library()
-    library.set_setting("limit_rate", "300K")  # none is done before the last one has begun
+    library.set_setting("limit_rate", "300K")  # none ends before the last one has started
     with ExitStack() as stack:
-        pulls = [Watched(stack, f"tests/big{number}") for number in range(3)]
+        pulls = [WatchedPull(stack, f"tests/big{number}") for number in range(3)]
         for pull in pulls:
             pull.reach(0)
         library.set_setting("limit_rate", "3M")
         begin = time.time() + SETTLING_SECONDS
-        assert rate_of(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
+        assert measure_rate(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
         library.set_setting("limit_rate", "6M")
         begin += WINDOW_SECONDS + SETTLING_SECONDS
-        assert rate_of(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
+        assert measure_rate(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
 
 
-def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> None:
+def test_download_keeps_its_own_limit(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("tests/big", {FILE: tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=12 * MB)})
     with ExitStack() as stack:
-        pull = Watched(stack, "tests/big", rate=1 * MB)
+        pull = WatchedPull(stack, "tests/big", rate=1 * MB)
         begin = pull.reach(0) + 1
-        assert rate_of([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
+        assert measure_rate([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
 
 
 def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
-    """A download that runs; how many connections it may have, and how many bytes per second."""
+    """Start a download; return a function for its number of connections and its bytes per second."""
     with Database(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
     limits = fair_share.make_transfer_limits(context.Context(), row.id)
@@ -134,7 +132,7 @@ def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]
     return lambda: (connections_now(), limits.bytes_per_second())
 
 
-def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_downloads_share_connections_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     Library().set_setting("limit_rate", "1200")
     first = begin_download()
@@ -145,16 +143,18 @@ def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monke
     assert (first(), second(), third()) == ((3, 400), (3, 400), (2, 400))
     with Database(library_path()) as db:
         db.update_download(2, heartbeat=0.0)
-        assert (first(), third()) == ((4, 600), (4, 600)), "one was killed"
+        assert (first(), third()) == ((4, 600), (4, 600)), "after one was killed"
         db.update_download(2, heartbeat=time.time())
     Library().set_setting("connections", "2")
-    assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
+    assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), (
+        "never more than exist, for any number of downloads"
+    )
     assert fair_share.make_transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
-        "who names a number has it"
+        "an explicit number applies"
     )
 
 
-def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreground_downloads_come_before_background_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     Library().set_setting("limit_rate", "900")
     behind = begin_download(background=True)
@@ -165,9 +165,7 @@ def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.
     assert (ahead(), behind()) == ((1, 900), (0, 1))
 
 
-def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_foreground(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_background_download_yields_the_only_connection(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("tests/big", {"big-Q4_K_M.gguf": tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=24 * MB)})
     library = Library()
     library.set_setting("connections", "1")
@@ -181,12 +179,12 @@ def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_f
         wait_until(lambda: any("all connections" in note.message for note in library.get_download_log(behind.id)))
         hub.clear()
         assert ahead.result(60).model_id
-    told = [event for event in library.follow(behind.id) if event.kind != "progress"]
-    assert told[-1].kind == "done"
-    assert sum("all connections" in event.message for event in told) == 1
+    reported = [event for event in library.follow(behind.id) if event.kind != "progress"]
+    assert reported[-1].kind == "done"
+    assert sum("all connections" in event.message for event in reported) == 1
 
 
-def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_and_waits_for_it(
+def test_download_without_a_connection_waits_for_the_other_process(
     hub: HubServer,
 ) -> None:
     hub.add_repo("tests/same", {FILE: hub.list_repos()[0].files[0].location})
@@ -205,7 +203,7 @@ def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_
     assert [event.kind for event in library.follow(behind.id)][-1] == "done"
 
 
-def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_settings_end_no_running_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     library = Library()
     plan = library.plan(REPO)
@@ -214,17 +212,17 @@ def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, mo
     with ThreadPoolExecutor(1) as pool:
         pulling = pool.submit(library.pull, plan)
         hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB // 4)
-        settings_path().write_text("connections = ", "utf-8")  # a person is writing
+        settings_path().write_text("connections = ", "utf-8")  # a user is editing the file
         hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB)
         settings_path().write_text("connections = 2", "utf-8")
         hub.clear()
         assert pulling.result(60).model_id
 
 
-# Room
+# Disk space
 
 
-def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hub: HubServer, home: Home) -> None:
+def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home: Home) -> None:
     assert hub
     library = Library()
     with Database(library_path()) as db:
@@ -237,7 +235,7 @@ def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hu
         db.update_download(other.id, state="paused")
         assert library.plan(REPO).fetch_bytes
         db.update_download(other.id, state="running", heartbeat=0.0)
-        assert library.plan(REPO).fetch_bytes, "it was killed"
+        assert library.plan(REPO).fetch_bytes, "the row of a killed pull"
         db.update_download(other.id, heartbeat=time.time(), plan=json.dumps({"folder": "/dev/another/disk"}))
         assert library.plan(REPO).fetch_bytes
 
@@ -268,13 +266,11 @@ print(library.pull(sys.argv[1]).model_id)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
-def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_what_arrived(
-    hub: HubServer, home: Home
-) -> None:
+def test_full_disk_pauses_the_download_which_then_resumes(hub: HubServer, home: Home) -> None:
     inside = 'mount -t tmpfs -o size=12m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(home.cache)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no mounts here")
+        pytest.skip("mounting is not allowed")
     plan_bytes = hub.sent(FILE)
     Library().set_setting("limit_rate", "4M")
     done = subprocess.run(
@@ -288,15 +284,13 @@ def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_wha
     assert int(missing) > 0
     assert "Not enough disk space" in words
     assert model == f"hf/{REPO}:Q4_K_M"
-    assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
+    assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "received bytes were not fetched again"
 
 
-# A network that is gone for longer than a download waits
+# A network that is lost for longer than a download waits
 
 
-def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_on_when_asked(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_host_pauses_the_download_which_then_resumes(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.2")
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.5")
     library = Library()
@@ -311,7 +305,7 @@ def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_o
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_goes_on_when_asked(
+def test_failing_host_pauses_the_download_which_then_resumes(
     hub: HubServer,
 ) -> None:
     library = Library()
@@ -325,9 +319,7 @@ def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_go
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_pauses_the_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.2")
     library = Library()
     with HubServer() as gone:
@@ -344,7 +336,7 @@ def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
 # Events
 
 
-def test_events_of_a_download_in_another_process_tell_of_its_weather(
+def test_followed_download_of_another_process_reports_network_errors(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.5")
@@ -369,7 +361,7 @@ def test_events_of_a_download_in_another_process_tell_of_its_weather(
     assert kinds["retrying"].download.id == row.id
 
 
-def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) -> None:
+def test_two_followers_in_different_threads_see_the_same_end(hub: HubServer) -> None:
     assert hub
     library = Library()
     row = library.enqueue(REPO)
@@ -386,7 +378,7 @@ def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) 
     assert ends == ["done", "done"]
 
 
-def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_library_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 0)
     monkeypatch.setenv("LLM_HF_LIMIT_RATE", "100M")
@@ -406,7 +398,7 @@ def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkey
     assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
 
 
-def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_pull_waits_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     finish, tries = downloads_running.RunningDownload._finish, []
@@ -428,7 +420,9 @@ def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, m
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_pull_that_waits_for_the_library_can_be_interrupted(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert hub
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     library, stop = Library(), threading.Event()
@@ -445,7 +439,7 @@ def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypat
     assert library.pull(REPO).fetched_bytes == 0
 
 
-def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(hub: HubServer) -> None:
+def test_pull_killed_before_it_claims_its_row_is_paused(hub: HubServer) -> None:
     assert hub
     library, here = Library(), worker.WorkerContext("worker")
     with here.open_downloads() as db:
@@ -456,7 +450,7 @@ def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(h
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pull_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library, stop = Library(), threading.Event()
     plan = library.plan(REPO)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 3600)
@@ -473,7 +467,7 @@ def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch
         other.execute("rollback")
 
 
-def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
+def test_delayed_heartbeat_is_sent_and_requests_are_noticed(
     hub: HubServer,
 ) -> None:
     library, stop = Library(), threading.Event()
@@ -484,9 +478,7 @@ def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_h
         wait_until(lambda: db.list_downloads(states=("running",)) != [])
         (row,) = db.list_downloads()
         db.execute("create trigger no before update of heartbeat on downloads begin select raise(abort, 'no'); end")
-        wait_until(
-            lambda: time.time() - db.list_downloads()[0].heartbeat > 1
-        )  # ten times as long as from one to the next
+        wait_until(lambda: time.time() - db.list_downloads()[0].heartbeat > 1)  # ten times the heartbeat interval
         last = db.list_downloads()[0].heartbeat
         db.execute("drop trigger no")
         wait_until(lambda: db.list_downloads()[0].heartbeat > last)
@@ -496,7 +488,7 @@ def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_h
     assert library.get_download(row.id).state == "paused"
 
 
-def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(hub: HubServer) -> None:
+def test_failed_write_of_the_checking_state_does_not_end_a_pull(hub: HubServer) -> None:
     assert hub
     with Database(library_path()) as db:
         says = "create trigger no before update of state on downloads when new.state = 'verifying'"
@@ -504,7 +496,7 @@ def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(h
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
 
 
-def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_of_progress_does_not_end_a_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 0)
     with Database(library_path()) as db:
@@ -513,7 +505,7 @@ def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkey
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
 
 
-def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
+def test_pull_cancelled_while_it_is_being_paused_is_cancelled(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
@@ -534,8 +526,8 @@ def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
-    """Has the library be busy at one call of a question to it; returns what counts the calls."""
+def make_library_busy(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
+    """Make the library busy at one call of a method; return the list that counts the calls."""
     calls, ask = [0], getattr(DownloadTables, name)
 
     def asked(db: DownloadTables, *args: Any, **kwargs: Any) -> Any:
@@ -548,21 +540,17 @@ def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
     return calls
 
 
-def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_retries_a_claim_on_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     library, here = Library(), worker.WorkerContext("worker")
     with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=True)
-    calls = busy_at(monkeypatch, "claim_download", 1)
+    calls = make_library_busy(monkeypatch, "claim_download", 1)
     worker.Worker(here, TokenInbox()).run()
     assert (library.get_download(row.id).state, calls) == ("done", [2])
 
 
-def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_all_the_time(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_with_a_locked_library_retries_at_intervals(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
     library, here = Library(), worker.WorkerContext("worker")
@@ -585,10 +573,8 @@ def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_a
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "verifying"])
-def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
-    monkeypatch: pytest.MonkeyPatch, state: Any
-) -> None:
-    """Also where a worker of that version died over it."""
+def test_plan_of_another_version_fails_once(monkeypatch: pytest.MonkeyPatch, state: Any) -> None:
+    """This also covers a worker of that version that crashed on it."""
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.05")
     here = worker.WorkerContext("worker")
     with here.open_downloads() as db:
@@ -601,9 +587,7 @@ def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
     assert [note.kind for note in Library().get_download_log(row.id)] == ["failed"]
 
 
-def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_worker_takes_a_pull_while_it_is_being_enqueued(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     claims = []
 
@@ -621,10 +605,10 @@ def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
     assert [event.kind for event in Library().follow(row.id)][-1] == "done"
 
 
-def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_with_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().downloads()
     monkeypatch.setattr(sys, "argv", ["worker"])
-    calls = busy_at(monkeypatch, "find_next_download", 2)
+    calls = make_library_busy(monkeypatch, "find_next_download", 2)
     worker.main()
     assert calls == [4], "a round and a look, and both again"
 
@@ -634,8 +618,8 @@ def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeyp
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
 
 
-def killed_halfway(hub: HubServer) -> None:
-    """A foreground pull that some bytes had reached when it was killed."""
+def kill_halfway(hub: HubServer) -> None:
+    """Kill a foreground pull after it has received some bytes."""
     hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=None)
     before = hub.sent(FILE, side="storage")
     with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
@@ -644,35 +628,31 @@ def killed_halfway(hub: HubServer) -> None:
     hub.clear()
 
 
-def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last sign of life stays fresh for long
-    killed_halfway(hub)
+def test_pull_that_finishes_for_a_killed_one_closes_its_row(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last heartbeat stays fresh for long
+    kill_halfway(hub)
     result = Library().pull(REPO)
     (row,) = Library().downloads(include_finished=True)
     assert (row.id, row.state) == (result.download_id, "done")
 
 
-def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_with_a_reused_pid_is_not_the_killed_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
-    killed_halfway(hub)
+    kill_halfway(hub)
     with Database(library_path()) as db:
         (row,) = db.list_downloads()
         rest = str(row.owner).partition("/")[2]
-        db.update_download(row.id, owner=f"1/{rest}")  # the system's first process began long before any test
+        db.update_download(row.id, owner=f"1/{rest}")  # the system's first process started long before any test
     Library().pull(REPO)
     assert Library().get_download(row.id).state == "done"
 
 
-def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_the_background_too(
+def test_worker_continues_a_killed_foreground_pull_that_was_enqueued(
     hub: HubServer,
 ) -> None:
     library = Library()
     plan = library.plan(REPO)
-    killed_halfway(hub)
+    kill_halfway(hub)
     row = library.enqueue(plan)
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
@@ -680,9 +660,7 @@ def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_th
 # One transfer per file
 
 
-def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file_once(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_ten_processes_with_several_variants_fetch_each_file_once(hub: HubServer, tmp_path: Path) -> None:
     shared = tiny_chat(tmp_path / "q8.gguf", seed=8, weights_bytes=3 * MB)
     files = {"m-Q4_K_M.gguf": tiny_chat(tmp_path / "q4.gguf", seed=4, weights_bytes=2 * MB), "m-Q8_0.gguf": shared}
     hub.add_repo("tests/many", files)
@@ -694,15 +672,15 @@ def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file
     sizes = sum(path.stat().st_size for path in files.values())
     assert moved == sizes
     assert {model.state for model in Library().list()} == {"ready"}
-    assert Library().gc().freed_bytes == 0, "at most locks of those who waited are left"
+    assert Library().gc().freed_bytes == 0, "at most locks of waiting processes remain"
     assert Library().plan_gc().files == ()
 
 
 # Environments
 
 
-def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
-    """A pull of this plan that its person interrupted once it had brought something; its id."""
+def pause_halfway(hub: HubServer, plan: PullPlan) -> int:
+    """Interrupt a pull of this plan after some bytes; return its id."""
     stop = threading.Event()
     hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
     with pytest.raises(InterruptedByUserError):
@@ -711,12 +689,12 @@ def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
     return Library().downloads()[0].id
 
 
-def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_for(
+def test_download_keeps_its_planned_cache_and_hub(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     library = Library()
-    number = paused_halfway(hub, library.plan(REPO))
+    number = pause_halfway(hub, library.plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     with HubServer() as other:
         monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
@@ -726,22 +704,22 @@ def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_fo
     assert all(path.startswith(str(tmp_path / "big")) for path in library.path(f"hf/{REPO}:Q4_K_M"))
 
 
-def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_for(
+def test_cancelled_download_leaves_nothing_in_its_planned_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
-    number = paused_halfway(hub, Library().plan(REPO))
+    number = pause_halfway(hub, Library().plan(REPO))
     assert list(cache_work_folder(tmp_path / "big").glob("*.part"))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     assert Library().cancel(number).state == "cancelled"
     assert list(cache_work_folder(tmp_path / "big").iterdir()) == []
 
 
-def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
+def test_clearing_failed_downloads_empties_their_other_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
-    number = paused_halfway(hub, Library().plan(REPO))
+    number = pause_halfway(hub, Library().plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     with Database(library_path()) as db:
         db.update_download(number, state="failed")
@@ -749,11 +727,9 @@ def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
     assert not list(cache_work_folder(tmp_path / "big").glob("*.part"))
 
 
-def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_clearing_failed_downloads_empties_their_own_folder(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    number = paused_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
+    number = pause_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
     with Database(library_path()) as db:
         db.update_download(number, state="failed")
     assert [path for path in folder.rglob("*.part") if path.is_file()]
@@ -761,24 +737,24 @@ def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
-def test_pulls_of_the_same_into_two_caches_are_two_downloads(
+def test_pulls_into_two_caches_are_two_downloads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library()
-    first = paused_halfway(hub, library.plan(REPO))
+    first = pause_halfway(hub, library.plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     assert library.pull(REPO).download_id != first
     assert library.get_download(first).state == "paused"
 
 
-def test_a_worker_keeps_its_token_from_a_hub_that_only_the_row_names_and_says_so(
+def test_worker_sends_no_token_to_a_hub_that_only_the_row_names(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gated = "tests/gated-GGUF"
     hub.add_repo(gated, {FILE: tmp_path / FILE}, gated="manual")
     monkeypatch.setenv("HF_TOKEN", hub.add_token(access=[gated]))
     library = Library()
-    number = paused_halfway(hub, library.plan(gated))
+    number = pause_halfway(hub, library.plan(gated))
     hub.expire_links()
     hub.forget_requests()
     with HubServer() as other:

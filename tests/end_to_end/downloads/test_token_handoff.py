@@ -1,4 +1,4 @@
-"""A token that is kept encrypted, and a worker that nobody can ask for its passphrase."""
+"""An encrypted token, and a worker that can't ask for the passphrase."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llm_hf_models.downloads.worker import lock_path
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.hub import tokens
 from tests.conftest import Home
-from tests.support.downloads import FILE, find_workers, followed, wait_for_state, weights_sent
+from tests.support.downloads import FILE, count_weights_sent, find_workers, follow_to_end, wait_for_state
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
 from tests.support.waiting import wait_until
@@ -31,7 +31,7 @@ PASSPHRASE = "walrus"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub with a gated model, and its token kept under a passphrase, since there is no keychain."""
+    """Provide a Hub with a gated model, and its token, encrypted because there is no keychain."""
     with HubServer() as server:
         path = tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)
         server.add_repo(REPO, {FILE: path}, gated="manual")
@@ -42,20 +42,20 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def planned(hub: HubServer) -> PullPlan:
-    """A person's plan, with the look at the header left out of the record."""
+def make_plan(hub: HubServer) -> PullPlan:
+    """Return the plan of a user, and forget the requests for the header."""
     plan = Library(ask_passphrase=lambda: PASSPHRASE).plan(REPO)
     hub.forget_requests()
     return plan
 
 
-def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubServer) -> None:
+def test_pull_sent_to_the_background_passes_its_token_on(hub: HubServer) -> None:
     library, stop = Library(ask_passphrase=lambda: PASSPHRASE), threading.Event()
-    plan = planned(hub)
+    plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
 
     def press_the_key() -> None:
-        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
         library.continue_in_background(plan)
         stop.set()
 
@@ -66,46 +66,46 @@ def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubSer
     presses.join()
     hub.clear()
     row = library.enqueue(plan)
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
-def test_who_starts_a_worker_hands_it_the_token_and_nobody_else_can_read_it(hub: HubServer, home: Home) -> None:
-    plan = planned(hub)
+@pytest.mark.skipif(sys.platform == "win32", reason="reads another process")
+def test_new_worker_gets_the_token_that_nobody_else_can_read(hub: HubServer, home: Home) -> None:
+    plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     (process,) = find_workers()
     assert TOKEN not in " ".join(process.cmdline())
     assert TOKEN not in " ".join(process.environ().values())
     written = [path for path in home.root.rglob("*") if path.is_file()]
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(hub: HubServer) -> None:
-    row = Library().enqueue(planned(hub))
-    assert followed(Library(), row.id)[-1].kind == "failed"
-    said = str(Library().get_download(row.id).error)
-    assert "no passphrase for the encrypted token" in said
-    assert said.endswith(f"llm hf pull {REPO}")
+def test_worker_without_the_passphrase_names_the_command_in_the_row(hub: HubServer) -> None:
+    row = Library().enqueue(make_plan(hub))
+    assert follow_to_end(Library(), row.id)[-1].kind == "failed"
+    output = str(Library().get_download(row.id).error)
+    assert "no passphrase for the encrypted token" in output
+    assert output.endswith(f"llm hf pull {REPO}")
     result = Library(ask_passphrase=lambda: PASSPHRASE).pull(REPO)
     assert (result.download_id, Library().get_download(row.id).state) == (row.id, "done")
 
 
-def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) -> None:
-    row = Library().enqueue(planned(hub))
+def test_retry_passes_the_token_to_its_new_worker(hub: HubServer) -> None:
+    row = Library().enqueue(make_plan(hub))
     wait_for_state(Library(), row.id, "failed")
-    wait_until(lambda: not find_workers(), message="the worker leaves")
+    wait_until(lambda: not find_workers(), message="the worker did not exit")
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
-def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
+@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="needs named pipes")
+def test_running_worker_uses_the_token_of_the_next_request(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens.remove_stored_token()
@@ -116,14 +116,14 @@ def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
     wait_for_state(Library(), first.id, "running")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     row = Library().enqueue(REPO)
-    assert followed(Library(), row.id)[-1].kind == "done", Library().get_download(row.id)
+    assert follow_to_end(Library(), row.id)[-1].kind == "done", Library().get_download(row.id)
     assert len(find_workers()) == 1
     assert not [path for path in home.root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     Library().cancel(first.id)
 
 
-@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
-def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
+@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="needs named pipes")
+def test_token_is_written_only_to_our_own_pipe(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub
@@ -133,7 +133,7 @@ def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
     os.mkfifo(elsewhere)
     listener = os.open(elsewhere, os.O_RDWR | os.O_NONBLOCK)
     for lay in (pipe.touch, lambda: pipe.symlink_to(elsewhere)):
-        with FileLock(lock_path()):  # a worker lives, it seems
+        with FileLock(lock_path()):  # a worker seems to be running
             lay()
             Library().enqueue(plan)
             assert pipe.read_bytes() == b"" if pipe.is_file() else not select.select([listener], [], [], 0)[0]
@@ -141,17 +141,17 @@ def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
     os.close(listener)
 
 
-def test_a_token_that_was_forgotten_since_is_not_used_any_more(hub: HubServer) -> None:
-    plan = planned(hub)
+def test_forgotten_token_is_not_used_again(hub: HubServer) -> None:
+    plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     tokens.remove_stored_token()
     hub.clear()
     hub.expire_links()
     library.resume(row.id)
-    assert followed(library, row.id)[-1].kind == "failed"
+    assert follow_to_end(library, row.id)[-1].kind == "failed"
     assert "gated" in str(library.get_download(row.id).error)

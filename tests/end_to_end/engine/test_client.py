@@ -23,8 +23,8 @@ from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol, running_engines
 from llm_hf_models.library.database import Database
 from tests.support import ggufs
-from tests.support.engines import gone_while_it_reads
-from tests.support.openai_server import text_of
+from tests.support.engines import leave_during_prompt_processing
+from tests.support.openai_server import join_text
 from tests.support.waiting import wait_until
 
 WEATHER = {
@@ -59,18 +59,18 @@ def start(db: Database) -> Start:
     return started
 
 
-def finish_of(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> openai_protocol.Finish:
+def get_finish(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> openai_protocol.Finish:
     assert isinstance(items[-1], openai_protocol.Finish)
     assert not [item for item in items[:-1] if isinstance(item, openai_protocol.Finish)]
     return items[-1]
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
+def test_answer_consists_of_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, stream=stream)))
-    finish = finish_of(items)
-    assert text_of(items) == ggufs.ANSWER
+    finish = get_finish(items)
+    assert join_text(items) == ggufs.ANSWER
     assert finish.reason == "stop"
     assert finish.model == "hf/tiny/tiny:F16"
     assert finish.input_tokens
@@ -80,13 +80,13 @@ def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: St
     assert finish.prompt_per_second
 
 
-def test_a_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
+def test_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))
-    assert finish_of(list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
+    assert get_finish(list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
 
 
-def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path: Path) -> None:
+def test_async_answers_are_equal_and_run_in_parallel(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
     async def one() -> list[openai_protocol.Piece | openai_protocol.Finish]:
@@ -96,44 +96,44 @@ def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path:
         return list(await asyncio.gather(one(), one(), one()))
 
     for items in asyncio.run(three()):
-        assert text_of(items) == ggufs.ANSWER
-        assert finish_of(items).reason == "stop"
+        assert join_text(items) == ggufs.ANSWER
+        assert get_finish(items).reason == "stop"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
+def test_tool_call_has_a_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tools.gguf", tool_call=CALL))
     items = list(
         inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream))
     )
-    assert text_of(items, "tool_name") == "weather"
-    assert json.loads(text_of(items, "tool_args")) == {"town": "Riga"}
+    assert join_text(items, "tool_name") == "weather"
+    assert json.loads(join_text(items, "tool_args")) == {"town": "Riga"}
     assert next(item.call_id for item in items if isinstance(item, openai_protocol.Piece) and item.kind == "tool_name")
-    assert finish_of(items).reason == "tool_calls"
+    assert get_finish(items).reason == "tool_calls"
 
 
-def test_a_base_model_completes_text_raw(start: Start, tmp_path: Path) -> None:
+def test_base_model_completes_raw_text(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_base(tmp_path / "base.gguf"), kind="base")
     items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn((), raw=True, prompt="Once upon")))
-    assert text_of(items).strip() == ggufs.ANSWER
-    assert finish_of(items).output_tokens
+    assert join_text(items).strip() == ggufs.ANSWER
+    assert get_finish(items).output_tokens
 
 
-def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
+def test_answer_follows_a_schema(start: Start, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    asked = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
+    requested = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     items = list(
         inference_client.stream_completion(
-            endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=asked)
+            endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=requested)
         )
     )
-    if finish_of(items).reason == "stop":
-        assert isinstance(json.loads(text_of(items))["n"], int)
-    assert text_of(items).lstrip().startswith("{")
+    if get_finish(items).reason == "stop":
+        assert isinstance(json.loads(join_text(items))["n"], int)
+    assert join_text(items).lstrip().startswith("{")
 
 
-def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path: Path) -> None:
+def test_prompt_larger_than_the_context_reports_both_sizes(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"), context=512)
     with pytest.raises(EngineRequestError, match=r"has \d+ tokens; the context holds 512") as caught:
         list(
@@ -144,7 +144,7 @@ def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path
     assert "-o context" in str(caught.value.hint)
 
 
-def test_a_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
+def test_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     with pytest.raises(EngineRequestError, match="temperature"):
         list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, {"temperature": "hot"})))
@@ -158,7 +158,7 @@ def is_working(endpoint: engine.Endpoint) -> bool:
 
 
 def wait_until_idle(endpoint: engine.Endpoint) -> None:
-    wait_until(lambda: not is_working(endpoint), 20, message="the engine went on working for nobody")
+    wait_until(lambda: not is_working(endpoint), 20, message="the engine continued without a client")
 
 
 @pytest.fixture
@@ -167,13 +167,13 @@ def endless(start: Start, tmp_path: Path) -> engine.Endpoint:
     return start(path, context=131072, own=131072)
 
 
-def test_closing_an_answer_stops_the_work_and_leaves_the_engine_warm(endless: engine.Endpoint) -> None:
+def test_closing_an_answer_stops_the_work_and_keeps_the_engine(endless: engine.Endpoint) -> None:
     stream = inference_client.stream_completion(endless, openai_protocol.Turn(HELLO))
     assert isinstance(next(stream), openai_protocol.Piece)
     assert is_working(endless)
     stream.close()
     wait_until_idle(endless)
-    assert text_of(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert join_text(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
 
 
 def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> None:
@@ -187,17 +187,17 @@ def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> Non
     wait_until_idle(endless)
 
 
-def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: Start, tmp_path: Path) -> None:
+def test_client_that_leaves_stops_prompt_processing(start: Start, tmp_path: Path) -> None:
     path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
     endpoint = start(path, context=65536, own=131072)
-    gone_while_it_reads(endpoint, lambda: is_working(endpoint))
+    leave_during_prompt_processing(endpoint, lambda: is_working(endpoint))
     began = time.monotonic()
     wait_until_idle(endpoint)
     stopped_after = time.monotonic() - began
     assert stopped_after < 10
 
 
-def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path) -> None:
+def test_embeddings_have_the_order_of_their_texts(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
     one, other, again = inference_client.embed(endpoint, ["the cat", "blue sky", "the cat"])
     assert len(one) == ggufs.WIDTH
@@ -206,13 +206,13 @@ def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path
     assert inference_client.embed(endpoint, []) == []
 
 
-def test_a_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
+def test_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
     with pytest.raises(EngineRequestError):
         inference_client.embed(endpoint, ["cat " * 2000])
 
 
-def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
+def test_engine_that_crashes_repeatedly_is_restarted_once(
     start: Start, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_ensure, started = engine.ensure_engine, []
@@ -233,7 +233,7 @@ def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
     assert len(started) == 2
 
 
-def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
+def test_hung_engine_is_ended_and_replaced(
     endless: engine.Endpoint, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running_engines, "RESPONSE_TIMEOUT_SECONDS", 0.5)
@@ -242,11 +242,11 @@ def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
     with pytest.raises(EngineLostError, match="was lost"):
         list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO), read_timeout_seconds=0.5))
     assert running_engines.list_running_engines(db) == []
-    assert text_of(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert join_text(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
     assert [row.pid for row in running_engines.list_running_engines(db)] != [hung.pid]
 
 
-def test_a_prompt_that_waits_in_line_is_not_taken_for_a_hang(endless: engine.Endpoint) -> None:
+def test_queued_prompt_is_not_treated_as_a_hang(endless: engine.Endpoint) -> None:
     before = [
         inference_client.stream_completion(endless, openai_protocol.Turn(HELLO))
         for _ in range(engine.PARALLEL_REQUESTS)
@@ -268,4 +268,4 @@ def test_a_prompt_that_waits_in_line_is_not_taken_for_a_hang(endless: engine.End
     for stream in before:
         stream.close()
     thread.join(30)
-    assert finish_of(answered).output_tokens == 3
+    assert get_finish(answered).output_tokens == 3

@@ -1,4 +1,4 @@
-"""Engines are real processes on real tiny models here; every test leaves none behind."""
+"""Engines as real processes on real tiny models. Every test leaves none behind."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.engines import (
     CHAT,
-    broken_files,
-    endless_spec,
     ensure,
-    leaving_nothing,
-    row_of,
-    say,
-    spec_of,
+    get_engine_row,
+    make_endless_spec,
+    make_spec,
+    open_clean_library,
+    prompt_engine,
     wait_for_exit,
+    write_broken_files,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak of unix sockets")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs unix sockets")
 
 
 @pytest.fixture
 def db(home: Home) -> Iterator[Database]:
-    with leaving_nothing(home) as opened:
+    with open_clean_library(home) as opened:
         yield opened
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> engine.EngineSpec:
-    return spec_of(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    return make_spec(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
 
 @pytest.fixture
 def endless(tmp_path: Path) -> engine.EngineSpec:
-    return endless_spec(tmp_path)
+    return make_endless_spec(tmp_path)
 
 
 CLIENT = """
@@ -89,70 +89,68 @@ with Database(paths.library_path()) as db:
 """
 
 
-def client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
-    """Another process that asks for the same engine, as another `llm` would."""
+def start_client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
+    """Start another process that needs the same engine, as another `llm` would."""
     command = [sys.executable, "-c", CLIENT, str(spec.model_path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def result(process: subprocess.Popen[str]) -> dict[str, object]:
+def read_result(process: subprocess.Popen[str]) -> dict[str, object]:
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     return dict(json.loads(out))
 
 
 @pytest.mark.usefixtures("db")
-def test_the_next_process_finds_the_engine_warm(spec: engine.EngineSpec) -> None:
-    first, second = result(client(spec)), result(client(spec))
+def test_next_process_finds_the_engine_running(spec: engine.EngineSpec) -> None:
+    first, second = read_result(start_client(spec)), read_result(start_client(spec))
     assert first["answer"] == second["answer"] == ggufs.ANSWER
     assert (first["cold"], second["cold"]) == (True, False)
     assert first["pid"] == second["pid"]
 
 
-def test_a_warm_engine_is_found_without_importing_anything(spec: engine.EngineSpec, db: Database) -> None:
+def test_running_engine_is_found_without_imports(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    assert result(client(spec))["imported"] == []
+    assert read_result(start_client(spec))["imported"] == []
 
 
 @pytest.mark.usefixtures("db")
-def test_five_processes_at_once_start_one_engine(spec: engine.EngineSpec) -> None:
-    results = [result(process) for process in [client(spec) for _ in range(5)]]
+def test_five_parallel_processes_start_one_engine(spec: engine.EngineSpec) -> None:
+    results = [read_result(process) for process in [start_client(spec) for _ in range(5)]]
     assert {found["answer"] for found in results} == {ggufs.ANSWER}
     assert len({found["pid"] for found in results}) == 1
     assert [found["cold"] for found in results].count(True) == 1
 
 
 @pytest.mark.usefixtures("db")
-def test_an_engine_outlives_who_started_it_in_a_session_of_its_own(spec: engine.EngineSpec) -> None:
-    pid = int(str(result(client(spec))["pid"]))
+def test_engine_outlives_its_starter_in_its_own_session(spec: engine.EngineSpec) -> None:
+    pid = int(str(read_result(start_client(spec))["pid"]))
     assert psutil.pid_exists(pid)
     assert os.getsid(pid) == pid
 
 
-def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: Database) -> None:
+def test_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    killed = row_of(db)
+    killed = get_engine_row(db)
     os.kill(killed.pid, signal.SIGKILL)
     wait_for_exit(killed.pid)
-    assert say(ensure(spec, db)) == ggufs.ANSWER
-    assert row_of(db).pid != killed.pid
+    assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER
+    assert get_engine_row(db).pid != killed.pid
     assert not Path(killed.address).exists()
 
 
-def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_engine_lost_before_the_request_is_restarted_once(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
-    lost = row_of(db).pid
+    lost = get_engine_row(db).pid
     os.kill(lost, signal.SIGKILL)
     wait_for_exit(lost)
-    assert say(endpoint) == ggufs.ANSWER
-    assert row_of(db).pid != lost
+    assert prompt_engine(endpoint) == ggufs.ANSWER
+    assert get_engine_row(db).pid != lost
 
 
-def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineSpec, db: Database) -> None:
+def test_ended_engines_are_noticed_and_their_folders_removed(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    row = row_of(db)
+    row = get_engine_row(db)
     os.kill(row.pid, signal.SIGKILL)
     wait_for_exit(row.pid)
     assert running_engines.list_running_engines(db) == []
@@ -160,44 +158,42 @@ def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineS
     assert not Path(row.address).parent.exists()
 
 
-def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_alone(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_process_with_a_reused_pid_is_left_alone(spec: engine.EngineSpec, db: Database) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         ensure(spec, db)
-        row = row_of(db)
+        row = get_engine_row(db)
         impostor = replace(row, fingerprint="other", pid=stranger.pid, pid_started=row.pid_started - 3600)
         running_engines.stop_engine(db, impostor)
         assert stranger.poll() is None
         stranger.communicate(b"\n")
 
 
-def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine.EngineSpec, db: Database) -> None:
+def test_idle_engine_exits_and_removes_its_socket(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0.3)
-    row = row_of(db)
-    assert say(endpoint) == ggufs.ANSWER
+    row = get_engine_row(db)
+    assert prompt_engine(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     assert not Path(row.address).exists()
     assert running_engines.list_running_engines(db) == []
 
 
-def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: Database) -> None:
+def test_keep_alive_zero_ends_the_engine_after_its_last_answer(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0)
-    pid = row_of(db).pid
-    assert say(endpoint) == ggufs.ANSWER
+    pid = get_engine_row(db).pid
+    assert prompt_engine(endpoint) == ggufs.ANSWER
     wait_for_exit(pid)
 
 
-def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineSpec, db: Database) -> None:
-    say(ensure(spec, db, keep_alive=-1))
-    pid = row_of(db).pid
-    say(ensure(spec, db, keep_alive=0))
+def test_keep_alive_of_a_later_prompt_replaces_the_earlier_one(spec: engine.EngineSpec, db: Database) -> None:
+    prompt_engine(ensure(spec, db, keep_alive=-1))
+    pid = get_engine_row(db).pid
+    prompt_engine(ensure(spec, db, keep_alive=0))
     wait_for_exit(pid)
 
 
-def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: Database) -> None:
+def test_running_answer_keeps_the_engine_running(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
-    pid = row_of(db).pid
+    pid = get_engine_row(db).pid
     stream = inference_client.stream_completion(
         endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800})
     )
@@ -207,11 +203,9 @@ def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpe
     wait_for_exit(pid)
 
 
-def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_to_leave(
-    endless: engine.EngineSpec, db: Database
-) -> None:
+def test_slow_client_gets_its_whole_answer_from_an_exiting_engine(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
-    row = row_of(db)
+    row = get_engine_row(db)
     stream = inference_client.stream_completion(
         endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000})
     )
@@ -224,22 +218,22 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_t
     wait_for_exit(row.pid)
 
 
-def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: Database) -> None:
+def test_engine_exits_when_its_folder_is_removed(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db, keep_alive=-1)
-    row = row_of(db)
+    row = get_engine_row(db)
     engine_folder.EngineFolder(Path(row.address).parent).remove()
     wait_for_exit(row.pid)
 
 
-def test_patience_counts_from_the_last_sign_of_life() -> None:
+def test_keep_alive_counts_from_the_last_activity() -> None:
     watch = IdleTimer(keep_alive=5, idle_since=0)
     watch.record_lease(0, 1, 5)
-    assert watch.get_seconds_left(0) == GRACE_SECONDS  # a request is about to come
+    assert watch.get_seconds_left(0) == GRACE_SECONDS  # a request is about to start
     watch.record_work(3, 10, busy=True)
     assert watch.get_seconds_left(3) == 5
-    watch.record_work(6, 12, busy=False)  # it ended between two looks
+    watch.record_work(6, 12, busy=False)  # it ended between two checks
     assert watch.get_seconds_left(10) == 1
-    watch.record_lease(10, 2, 0)  # keep_alive 0 still waits for the request it was written for
+    watch.record_lease(10, 2, 0)  # keep_alive 0 still waits for the request it was set for
     assert watch.get_seconds_left(10) == GRACE_SECONDS
     watch.record_work(12, 13, busy=False)
     assert watch.get_seconds_left(12) == 0
@@ -247,9 +241,7 @@ def test_patience_counts_from_the_last_sign_of_life() -> None:
     assert watch.get_seconds_left(10**9) == float("inf")
 
 
-def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_each_context_has_its_engine_and_is_capped_by_the_model(spec: engine.EngineSpec, db: Database) -> None:
     small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
     assert (small.context, large.context) == (1024, 4096)
     assert len(running_engines.list_running_engines(db)) == 2
@@ -258,74 +250,74 @@ def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
 
 def test_split_models_load_from_their_first_shard(tmp_path: Path, db: Database) -> None:
     shards = ggufs.tiny_split(tmp_path, 3)
-    assert say(ensure(spec_of(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
+    assert prompt_engine(ensure(make_spec(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
 
 
-def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
+def test_unconfined_engine_is_never_used_as_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
     confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
     assert confined.socket != open_.socket
 
 
-def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: Database, tmp_path: Path) -> None:
+def test_row_lists_the_layers_that_confine_its_engine(spec: engine.EngineSpec, db: Database, tmp_path: Path) -> None:
     confine = (
         "from llm_hf_models.inference.sandbox.confine import *; "
         "print(*confine(Confinement(allow_unix_server=True)).layers)"
     )
     held = subprocess.run([sys.executable, "-c", confine], capture_output=True, text=True, check=True, cwd=tmp_path)
     ensure(spec, db)
-    assert row_of(db).layers == tuple(held.stdout.split())
-    assert not set(row_of(db).layers) & set(row_of(db).missing)
+    assert get_engine_row(db).layers == tuple(held.stdout.split())
+    assert not set(get_engine_row(db).layers) & set(get_engine_row(db).missing)
     running_engines.stop_model(db, spec.model_id)
     ensure(spec, db, sandbox=False)
-    assert row_of(db).layers == ()
-    assert "turned off" in row_of(db).missing["any layer"]
+    assert get_engine_row(db).layers == ()
+    assert "turned off" in get_engine_row(db).missing["any layer"]
 
 
-def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: Database) -> None:
+def test_folders_and_logs_are_private_and_no_command_line_has_the_key(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     assert endpoint.socket is not None
     for folder in (endpoint.socket.parent, endpoint.socket.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    row = row_of(db)
+    row = get_engine_row(db)
     assert len(row.key) >= 32
     assert row.key not in " ".join(psutil.Process(row.pid).cmdline())
     assert row.key not in repr(endpoint) + repr(row)
 
 
-def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     ensure(spec, db)
     environment = launcher.build_child_environment(os.environ)
     assert not [name for name, value in environment.items() if "secret" in value]
-    assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
+    assert "secret" not in " ".join(psutil.Process(get_engine_row(db).pid).environ().values())
 
 
-def test_nothing_is_imported_from_where_the_user_stands(
+def test_nothing_is_imported_from_the_current_folder(
     spec: engine.EngineSpec, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
-    assert say(ensure(spec, db)) == ggufs.ANSWER
+    assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER
 
 
-def test_a_wrong_key_is_refused(spec: engine.EngineSpec, db: Database) -> None:
+def test_wrong_key_is_refused(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = replace(ensure(spec, db), key="wrong")
     with pytest.raises(EngineRequestError, match="did not accept the key"):
-        say(endpoint)
+        prompt_engine(endpoint)
 
 
 @pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
-def test_a_broken_file_is_a_clear_error_with_the_engines_words(name: str, tmp_path: Path, db: Database) -> None:
+def test_broken_file_error_quotes_the_engine(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
-        ensure(spec_of(broken_files(tmp_path)[name]), db)
+        ensure(make_spec(write_broken_files(tmp_path)[name]), db)
     assert "failed to load model" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert db.list_engines() == []
 
 
-def patched(path: Path, key: bytes, value: int) -> Path:
-    """The same model with another number under a key of its header: the value stands after the key and its type."""
+def patch_header(path: Path, key: bytes, value: int) -> Path:
+    """Write the same model with another number under a key of its header: the value follows the key and its type."""
     content = bytearray(path.read_bytes())
     begin = content.index(key) + len(key) + 4
     content[begin : begin + 4] = value.to_bytes(4, "little")
@@ -342,12 +334,10 @@ def patched(path: Path, key: bytes, value: int) -> Path:
         ("embedding_length", 2**32 - 1, "hyperparameters"),
     ],
 )
-def test_a_hostile_header_takes_only_the_engine_down(
-    key: str, value: int, words: str, tmp_path: Path, db: Database
-) -> None:
-    path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
+def test_hostile_header_crashes_only_the_engine(key: str, value: int, words: str, tmp_path: Path, db: Database) -> None:
+    path = patch_header(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
     with pytest.raises((EngineStartError, EngineLostError), match=words):
-        say(ensure(spec_of(path), db))
+        prompt_engine(ensure(make_spec(path), db))
 
 
 ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
@@ -362,25 +352,25 @@ ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
     ],
     ids=["loop", "depth", "syntax"],
 )
-def test_a_hostile_template_takes_only_the_engine_down(template: str, words: str, tmp_path: Path, db: Database) -> None:
+def test_hostile_template_crashes_only_the_engine(template: str, words: str, tmp_path: Path, db: Database) -> None:
     path = ggufs.tiny_chat(tmp_path / "hostile.gguf", template=template)
     with pytest.raises(EngineStartError, match=words):
-        ensure(spec_of(path), db, engine_start_seconds=3)
+        ensure(make_spec(path), db, engine_start_seconds=3)
 
 
-def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Database) -> None:
+def test_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Database) -> None:
     with pytest.raises(EngineStartError, match="longer than"):
         ensure(spec, db, engine_start_seconds=0.001)
     assert running_engines.list_running_engines(db) == []
 
 
-def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: Database) -> None:
+def test_missing_model_file_gives_a_clear_error(spec: engine.EngineSpec, db: Database) -> None:
     spec.model_path.unlink()
     with pytest.raises(MissingFileError, match=r"tiny\.gguf"):
         ensure(spec, db)
 
 
-def test_a_socket_path_too_long_for_the_system_is_said(
+def test_socket_path_that_is_too_long_gives_a_clear_error(
     spec: engine.EngineSpec, db: Database, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = home.runtime / ("d" * 100)
@@ -390,20 +380,22 @@ def test_a_socket_path_too_long_for_the_system_is_said(
         ensure(spec, db)
 
 
-@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root writes everywhere")
-def test_a_socket_folder_that_is_not_writable_is_said(spec: engine.EngineSpec, db: Database, home: Home) -> None:
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write everywhere")
+def test_unwritable_socket_folder_gives_a_clear_error(spec: engine.EngineSpec, db: Database, home: Home) -> None:
     (home.runtime / "llm-hf").mkdir(mode=0o500)
     with pytest.raises(NotWritableError):
         ensure(spec, db)
 
 
-def test_a_file_in_the_socket_folders_place_is_said(spec: engine.EngineSpec, db: Database, home: Home) -> None:
+def test_file_in_place_of_the_socket_folder_gives_a_clear_error(
+    spec: engine.EngineSpec, db: Database, home: Home
+) -> None:
     (home.runtime / "llm-hf").write_text("")
     with pytest.raises((NotWritableError, EngineStartError), match="llm-hf"):
         ensure(spec, db)
 
 
-def test_a_link_in_the_socket_folders_place_is_refused(
+def test_link_in_place_of_the_socket_folder_is_refused(
     spec: engine.EngineSpec, db: Database, home: Home, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -412,23 +404,23 @@ def test_a_link_in_the_socket_folders_place_is_refused(
         ensure(spec, db)
 
 
-def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(spec: engine.EngineSpec, db: Database) -> None:
-    alive = ensure(spec, db)
-    foreign = row_of(db)
+def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.EngineSpec, db: Database) -> None:
+    running = ensure(spec, db)
+    foreign = get_engine_row(db)
     db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
     left = engine_folder.create_engine_folder()
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(left.socket))
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(left.socket))
     ensure(replace(spec, context=512), db)
     assert not left.path.exists()
-    assert alive.socket is not None
-    assert engine_folder.is_listening(str(alive.socket))
+    assert running.socket is not None
+    assert engine_folder.is_listening(str(running.socket))
     running_engines.stop_engine(db, foreign)
 
 
-def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: Database) -> None:
+def test_stopping_a_hung_engine_frees_its_socket(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    row = row_of(db)
+    row = get_engine_row(db)
     os.kill(row.pid, signal.SIGSTOP)
     running_engines.stop_engine(db, row, seconds=0.2)
     assert not psutil.pid_exists(row.pid) or psutil.Process(row.pid).status() == psutil.STATUS_ZOMBIE
@@ -436,22 +428,20 @@ def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.Eng
     assert running_engines.list_running_engines(db) == []
 
 
-def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
-    endless: engine.EngineSpec, db: Database
-) -> None:
+def test_engine_crash_during_an_answer_is_reported_and_recovered(endless: engine.EngineSpec, db: Database) -> None:
     stream = inference_client.stream_completion(
         ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
     )
     next(stream)
-    os.kill(row_of(db).pid, signal.SIGKILL)
+    os.kill(get_engine_row(db).pid, signal.SIGKILL)
     with pytest.raises(EngineLostError):
         list(stream)
-    assert say(ensure(endless, db), max_tokens=3)
+    assert prompt_engine(ensure(endless, db), max_tokens=3)
 
 
 @pytest.fixture
 def small_machine(db: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """A machine whose free memory is what it has less what the engines hold."""
+    """Provide a machine whose free memory is its total minus the memory of the engines."""
 
     def has(memory: int) -> None:
         def machine() -> MachineMemory:
@@ -462,22 +452,22 @@ def small_machine(db: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
     return has
 
 
-def test_an_idle_engine_makes_room_and_it_is_said(
+def test_idle_engine_is_ended_for_memory_and_it_is_reported(
     spec: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
     ensure(spec, db)
-    idle = row_of(db)
+    idle = get_engine_row(db)
     small_machine(2 * 10**9)
     facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.estimate_overhead_bytes(CHAT) - 10**7) // 2048)
     notices: list[str] = []
     endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
-    assert row_of(db).model_id == "hf/tiny/next"
+    assert get_engine_row(db).model_id == "hf/tiny/next"
     assert not psutil.pid_exists(idle.pid)
     assert notices == ["Stopped the idle engine of hf/tiny/chat:F16 to free memory for hf/tiny/next"]
     assert endpoint.context == 2048
 
 
-def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
+def test_busy_engine_is_kept_and_the_context_shrinks_instead(
     endless: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
     stream = inference_client.stream_completion(
@@ -497,23 +487,21 @@ def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
     stream.close()
 
 
-def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_model_too_large_for_memory_is_refused_and_ends_no_engine(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     with pytest.raises(ModelTooLargeError, match="does not fit"):
         ensure(replace(spec, facts=replace(CHAT, kv_bytes_per_token=10**12), context=2048), db)
-    assert row_of(db).model_id == spec.model_id
+    assert get_engine_row(db).model_id == spec.model_id
 
 
-def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: Database) -> None:
+def test_engine_hides_its_slots_from_others(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
     with httpx2.Client(transport=transport, base_url="http://engine") as anyone:
         assert {anyone.get(path).status_code for path in ("/slots", "/props", "/metrics")} == {401}
 
 
-# A stand-in with llama-server's own options, on the bindings: what is proven is how it is found, started and ended.
+# A stand-in with llama-server's own options, on the bindings. It tests how a server is found, started and ended.
 LLAMA_SERVER = """#!{python}
 import argparse, os, sys, time
 flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
@@ -548,35 +536,35 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return put
 
 
-def test_a_llama_server_on_path_takes_the_bindings_place(
+def test_llama_server_on_path_replaces_the_bindings(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     binary = on_path(LLAMA_SERVER.format(python=sys.executable))
     endpoint = ensure(spec, db, engine="llama-server", keep_alive=0)
-    row = row_of(db)
+    row = get_engine_row(db)
     (server,) = psutil.Process(row.pid).children()
     assert str(binary) in server.cmdline()
     assert row.key not in " ".join(server.cmdline())
     assert not {"landlock", "seccomp"} & set(row.layers)
     assert "script" in row.missing["landlock"]
-    assert say(endpoint) == ggufs.ANSWER
+    assert prompt_engine(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     wait_for_exit(server.pid)
 
 
-def test_a_llama_server_ends_with_a_watcher_that_is_killed(
+def test_llama_server_ends_with_its_killed_watcher(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     if sys.platform != "linux":
-        pytest.skip("only Linux ends it then")
+        pytest.skip("only Linux ends it in this case")
     on_path(LLAMA_SERVER.format(python=sys.executable))
     ensure(spec, db, engine="llama-server")
-    (server,) = psutil.Process(row_of(db).pid).children()
-    os.kill(row_of(db).pid, signal.SIGKILL)
+    (server,) = psutil.Process(get_engine_row(db).pid).children()
+    os.kill(get_engine_row(db).pid, signal.SIGKILL)
     wait_for_exit(server.pid)
 
 
-def test_a_llama_server_that_is_missing_or_too_old_is_said(
+def test_missing_or_old_llama_server_gives_a_clear_error(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     with pytest.raises(EngineStartError, match="no llama-server on PATH"):
@@ -586,9 +574,7 @@ def test_a_llama_server_that_is_missing_or_too_old_is_said(
         ensure(spec, db, engine="llama-server")
 
 
-def test_a_llama_server_that_fails_says_its_own_words(
-    tmp_path: Path, db: Database, on_path: Callable[[str], Path]
-) -> None:
+def test_failing_llama_server_error_quotes_it(tmp_path: Path, db: Database, on_path: Callable[[str], Path]) -> None:
     on_path(LLAMA_SERVER.format(python=sys.executable))
     with pytest.raises(EngineStartError, match="invalid magic"):
-        ensure(spec_of(broken_files(tmp_path)["garbage"]), db, engine="llama-server")
+        ensure(make_spec(write_broken_files(tmp_path)["garbage"]), db, engine="llama-server")

@@ -1,4 +1,4 @@
-"""What a person arranges for a model: kept options and where defaults come from, a template, servers elsewhere."""
+"""Settings of a model: stored options and the sources of defaults, a template, remote endpoints."""
 
 from __future__ import annotations
 
@@ -23,44 +23,44 @@ from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run, run_llm
 from tests.support.hub_server import HubServer
-from tests.support.model_options import defaults
-from tests.support.relays import KEY, serving
-from tests.support.tiny_library import FUNCTION, Shelf, logged, said, tiny_shelf
+from tests.support.model_options import read_defaults
+from tests.support.relays import KEY, run_relay
+from tests.support.tiny_library import FUNCTION, TinyLibrary, get_output, open_tiny_library, read_last_log
 
 RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- endfor %}{{- '<|im_start|>assistant\n' }}"
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with tiny_shelf(tmp_path_factory) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_tiny_library(tmp_path_factory) as shelf:
         yield shelf
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    tiny_library.use_as_home(monkeypatch)
     yield
-    shelf.tidy()
+    tiny_library.reset()
 
 
 # Options
 
 
-def test_what_is_set_holds_for_prompts_until_they_say_otherwise() -> None:
+def test_stored_options_apply_to_prompts_without_their_own() -> None:
     run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
-    said("-m", "tiny", "hello")
-    assert (logged()["output_tokens"], logged()["response_json"]["context"]) == (2, 1024)
-    said("-m", "tiny", "hello", "-o", "max_tokens", "4")
-    assert logged()["output_tokens"] == 4
+    get_output("-m", "tiny", "hello")
+    assert (read_last_log()["output_tokens"], read_last_log()["response_json"]["context"]) == (2, 1024)
+    get_output("-m", "tiny", "hello", "-o", "max_tokens", "4")
+    assert read_last_log()["output_tokens"] == 4
     run("set", "tiny", "--unset", "max_tokens", "--unset", "context")
-    assert said("-m", "tiny", "hello") == ggufs.ANSWER
+    assert get_output("-m", "tiny", "hello") == ggufs.ANSWER
 
 
-def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
+def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
     def input_tokens(*words: str) -> int:
-        said("-m", "tiny", "hello", *words)
-        return int(logged()["input_tokens"])
+        get_output("-m", "tiny", "hello", *words)
+        return int(read_last_log()["input_tokens"])
 
     without, own = input_tokens(), input_tokens("-s", "Be brief.")
     run("set", "tiny", "system", "You are a walrus, and you know it very well.")
@@ -83,15 +83,17 @@ def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
         (("endpoint_model", "x"), "Option 'endpoint_model'"),
     ],
 )
-def test_a_wrong_option_names_itself_and_nothing_is_kept(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+def test_wrong_option_is_named_and_nothing_is_stored(
+    words: tuple[str, ...], said_why: str, tiny_library: TinyLibrary
+) -> None:
     assert said_why in run("set", "tiny", *words, code=2).stderr
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
-def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
+def test_one_wrong_option_among_good_ones_stores_none(tiny_library: TinyLibrary) -> None:
     run("set", "tiny", "seed", "7", "top_k", "many", code=2)
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
@@ -103,25 +105,25 @@ def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
         (("seed", "9"), "'seed' is given twice"),
     ],
 )
-def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+def test_contradictory_options_change_nothing(words: tuple[str, ...], said_why: str, tiny_library: TinyLibrary) -> None:
     run("set", "tiny", "seed", "7", "top_k", "5")
     assert said_why in run("set", "tiny", "seed", "8", *words, code=2).stderr
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {"seed": 7, "top_k": 5}
 
 
-def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
+def test_options_that_the_model_does_not_use_are_not_stored() -> None:
     assert "'temperature' of hf/tiny/embed:F32" in run("set", "vectors", "temperature", "1", code=2).stderr
     run("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
     for key, kind in (("context", "a model on a remote endpoint"), ("temperature", "an embedding model")):
         assert f"'{key}' of hf/remote/far: not supported by {kind}\n" in run("set", "far", key, "1", code=2).stderr
     run("set", "vectors", "keep_alive", "-1")
-    assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
+    assert read_defaults("vectors")["keep_alive"] == (-1, "llm hf set")
 
 
-def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_names_the_source_of_each_default(tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = {"temp": 0.1, "top_k": 11.0}
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         dog = db.find_model("dog")
         facts = {**vars(dog.facts), "sampling": sampling}
         config = {"temperature": 0.9, "top_p": 0.8, "repetition_penalty": 1.1}
@@ -130,13 +132,13 @@ def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pyte
         )
     monkeypatch.setenv("LLM_HF_KEEP_ALIVE", "7m")
     run("set", "dog", "top_k", "22", "stop", "END")
-    found = defaults("dog")
+    found = read_defaults("dog")
     assert found["top_k"] == (22, "llm hf set")
     assert found["stop"] == ("END", "llm hf set")
     assert found["temperature"] == (0.1, "header")
     assert found["top_p"] == (0.8, "generation_config.json")
     assert found["repeat_penalty"] == (1.1, "generation_config.json")
-    assert found["context"] == (4096, "header")  # the setting asks for more than the model has
+    assert found["context"] == (4096, "header")  # the setting wants more than the model has
     assert found["keep_alive"] == (420, "setting (environment)")
     assert found["gpu_layers"] == (-1, "setting (default)")
     assert found["threads"] == (machine.default_threads(), "this machine")
@@ -148,24 +150,24 @@ def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pyte
     assert "keep_alive" in run("set", "dog").stdout
 
 
-def test_a_chat_template_of_ones_own_is_what_the_engine_uses(tmp_path: Path) -> None:
+def test_engine_uses_a_custom_chat_template(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
-    said("-m", "tiny", "hello")
-    before = logged()["input_tokens"]
+    get_output("-m", "tiny", "hello")
+    before = read_last_log()["input_tokens"]
     run("set", "tiny", "template", str(tmp_path / "shout.jinja"))
-    (tmp_path / "shout.jinja").unlink()  # what is kept is the template, not the path
-    assert said("-m", "tiny", "hello") == ggufs.ANSWER
-    assert logged()["input_tokens"] < before
+    (tmp_path / "shout.jinja").unlink()  # the template is stored, not the path
+    assert get_output("-m", "tiny", "hello") == ggufs.ANSWER
+    assert read_last_log()["input_tokens"] < before
     assert f"{len(SHOUTING)} characters" in run("show", "tiny").stdout
     refused = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?")
     assert refused.exit_code != 0
     assert "does not support tools" in refused.output
     run("set", "tiny", "--unset", "template")
-    said("-m", "tiny", "hello")
-    assert logged()["input_tokens"] == before
+    get_output("-m", "tiny", "hello")
+    assert read_last_log()["input_tokens"] == before
 
 
-def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: Path) -> None:
+def test_show_and_check_describe_the_template_in_use(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text(SHOUTING + "{# \u200b #}")
     run("test", "tiny")
     assert "another chat template" not in run("show", "tiny").stdout
@@ -182,36 +184,36 @@ def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: P
     assert "your own" not in run("check", "tiny").stdout
 
 
-def test_a_base_model_with_a_template_is_one_to_talk_to(tmp_path: Path) -> None:
+def test_base_model_with_a_template_becomes_a_chat_model(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
     run("set", "base", "template", str(tmp_path / "shout.jinja"))
-    said("-m", "base", "hello")
-    said("-c", "and then?")
+    get_output("-m", "base", "hello")
+    get_output("-c", "and then?")
     assert json.loads(run("show", "base", "--json").stdout)["kind"] == "chat"
     run("set", "base", "--unset", "template")
     assert "does not support conversations" in run_llm("-c", "and then?").stderr
 
 
-def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf: Shelf) -> None:
+def test_template_that_would_hang_the_engine_is_not_stored(tmp_path: Path, tiny_library: TinyLibrary) -> None:
     (tmp_path / "bad.jinja").write_text(
         "{% for a in range(1000000) %}{% for b in range(1000000) %}x{% endfor %}{% endfor %}"
     )
     assert "Option 'template'" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
 @pytest.mark.parametrize("template", ["{% for", "{{ x", "{% if 1 %}hello", "{% endfor %}"])
-def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Path, shelf: Shelf) -> None:
+def test_unreadable_template_is_not_stored(template: str, tmp_path: Path, tiny_library: TinyLibrary) -> None:
     (tmp_path / "bad.jinja").write_text(template)
     assert (
         "Option 'template' can't be read" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
     )
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
-def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:
+def test_template_refused_by_the_engine_is_reported_by_test_and_prompt(tmp_path: Path) -> None:
     (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
     run("set", "tiny", "template", str(tmp_path / "odd.jinja"))
     assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["engine_log"]
@@ -230,7 +232,7 @@ def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_pr
         ('{"temperature": NaN, "top_k": true, "top_p": "x"}', {}),
     ],
 )
-def test_a_pull_keeps_what_the_repos_generation_config_recommends(
+def test_pull_stores_the_options_of_generation_config(
     config: object, kept: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = config if isinstance(config, str) else json.dumps(config)
@@ -245,17 +247,19 @@ def test_a_pull_keeps_what_the_repos_generation_config_recommends(
             one.key: one.value for one in library.show(str(done.model_id)).defaults if one.source != "this machine"
         }
         assert {key: found[key] for key in ("temperature", "top_p", "top_k") if key in found} == kept
-        asked = [request for request in hub.requests if re.search("/resolve/.*/generation_config.json", request.path)]
-        assert len(asked) == 1
+        requested = [
+            request for request in hub.requests if re.search("/resolve/.*/generation_config.json", request.path)
+        ]
+        assert len(requested) == 1
         assert library.plan("acme/tiny-GGUF").already_complete
 
 
-# Servers elsewhere
+# Remote endpoints
 
 
-def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("tiny", "dog", "vectors") as (_, url):
+    with run_relay("tiny", "dog", "vectors") as (_, url):
         run("attach", "big", "--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--model", "hf/tiny/chat:F16")
         run("attach", "pets", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "hf/tiny/dog:F16")
         done = run(
@@ -263,11 +267,11 @@ def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.Mon
         )
         assert "llm embed -m far" in done.stderr
         for how in ((), ("--no-stream",), ("--async",)):
-            assert said("-m", "big", "hello", *how) == ggufs.ANSWER
-            assert said("-m", "big", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
-            assert json.loads(said("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
-        assert logged()["resolved_model"] == "hf/tiny/dog:F16"
-        assert len(json.loads(said("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
+            assert get_output("-m", "big", "hello", *how) == ggufs.ANSWER
+            assert get_output("-m", "big", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
+            assert json.loads(get_output("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
+        assert read_last_log()["resolved_model"] == "hf/tiny/dog:F16"
+        assert len(json.loads(get_output("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
         rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)}
         assert rows["hf/remote/big"]["health"] == {"model_id": "hf/remote/big", "up": True, "problem": None}
         assert "remote, up" in run("list").stdout
@@ -280,18 +284,18 @@ def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.Mon
     assert run_llm("-m", "big", "hello").exit_code != 0
 
 
-def test_a_server_with_one_model_needs_no_name_and_one_with_two_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_with_one_model_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("dog") as (_, url):
+    with run_relay("dog") as (_, url):
         found = Library().attach("one", url, key_env="BIG_KEY")
         assert (found.endpoint_model, found.key_env, found.options) == ("hf/tiny/dog:F16", "BIG_KEY", {})
-    with serving("dog", "tiny") as (_, url), pytest.raises(BadInputError, match="serves 2 models") as caught:
+    with run_relay("dog", "tiny") as (_, url), pytest.raises(BadInputError, match="serves 2 models") as caught:
         Library().attach("two", url, key_env="BIG_KEY")
     assert "hf/tiny/chat:F16" in str(caught.value.cause)
     assert "--model ID" in str(caught.value.hint)
 
 
-def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attaching_again_moves_the_name_and_keeps_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     library = Library()
     library.attach("big", "http://127.0.0.1:9", model="old", key_env="BIG_KEY")
@@ -310,19 +314,19 @@ def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pyte
     "url",
     ["", "gpu-box:8000", "ftp://x/", "http://", "http://u:p@x/", "http://x/?key=1", "http://x:99999", "http://[::"],
 )
-def test_what_is_no_address_is_not_attached(url: str) -> None:
+def test_invalid_address_is_not_attached(url: str) -> None:
     done = run("attach", "big", "--endpoint", url, "--model", "x", code=2)
     assert "is not the address of a server" in done.stderr
 
 
-def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None:
+def test_endpoint_that_is_down_can_be_attached_only_with_a_model_name() -> None:
     with pytest.raises(EngineLostError, match=r"127\.0\.0\.1:9"):
         Library().attach("down", "http://127.0.0.1:9")
     done = run("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     assert "The server does not respond now: No response from http://127.0.0.1:9" in done.stderr
 
 
-def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", key_env="BIG_KEY")
     assert "BIG_KEY" in run_llm("-m", "big", "hello").stderr
@@ -336,43 +340,43 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     ],
     ids=["of a variable", "among llm's"],
 )
-def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
-    kept: dict[str, str], remedy: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+def test_model_with_a_missing_key_is_not_reported_as_down(
+    kept: dict[str, str], remedy: str, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = shelf.user / "keys.json"
+    keys = tiny_library.user / "keys.json"
     keys.write_text('{"big": "k"}')
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", **kept)  # type: ignore[arg-type]
     keys.write_text("{}")
     listed = run("list")
     assert "remote, no key" in listed.stdout
-    told = f"hf/remote/big was not checked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
-    assert listed.stderr == told
+    reported = f"hf/remote/big was not checked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
+    assert listed.stderr == reported
     assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
 
 
-def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
+def test_key_sent_without_encryption_is_reported() -> None:
     library = Library()
     assert library.attach("a", "http://192.0.2.1:1", model="x", key_env="PATH").key_in_the_clear
     assert not library.attach("b", "https://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
     assert not library.attach("c", "http://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
 
 
-def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relay_lists_every_name_that_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("dog", "tiny") as (_, url):
+    with run_relay("dog", "tiny") as (_, url):
         done = run("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
-        assert said("-m", "big", "hello") == '{"name": "Rex"}'
+        assert get_output("-m", "big", "hello") == '{"name": "Rex"}'
         listed = run("list")
     assert "does not list the model" not in done.stderr + listed.stderr
     assert "remote, up" in listed.stdout
 
 
-def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_one_that_was_given(
+def test_suggested_attach_command_repeats_the_given_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("dog", "tiny") as (_, url):
+    with run_relay("dog", "tiny") as (_, url):
         for words in (
             ("--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--images"),
             ("--endpoint", url, "--key-env", "BIG_KEY", "--kind", "embedding"),
@@ -381,7 +385,7 @@ def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_o
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 
-def test_a_server_that_never_answers_holds_the_list_up_for_its_time_only() -> None:
+def test_silent_endpoint_delays_the_list_only_up_to_its_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         for name in ("one", "two", "three"):
@@ -402,7 +406,7 @@ def test_a_server_that_never_answers_holds_the_list_up_for_its_time_only() -> No
         (500, b"", "500"),
     ],
 )
-def test_a_server_that_answers_oddly_is_down_and_says_why(status: int, body: bytes, problem: str) -> None:
+def test_endpoint_with_an_invalid_response_is_down_with_a_reason(status: int, body: bytes, problem: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)

@@ -1,4 +1,4 @@
-"""What `llm hf mcp` prints starts the MCP server."""
+"""The configuration printed by `llm hf mcp` starts the MCP server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mcp.client.stdio import StdioServerParameters
 from llm_hf_models.cli import mcp_hosts
 from tests.conftest import Home
 from tests.support.commands import run
-from tests.support.mcp_hosts import in_a_loop
+from tests.support.mcp_hosts import run_async
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("host", mcp_hosts.HOST_KEYS)
-@in_a_loop
-async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
+@run_async
+async def test_printed_configuration_of_each_host_starts_the_server(host: str) -> None:
     printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)
     (servers,) = printed.values()
     (entry,) = servers.values()
@@ -40,7 +40,7 @@ async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "output"),
     [
         (("--max-download", "lots"), "argument --max-download: 'lots' is"),
         (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no action 'everything'"),
@@ -48,17 +48,17 @@ async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> Non
         (("--help",), "can't serve"),
     ],
 )
-def test_options_that_the_server_can_not_use_are_neither_printed_nor_written(
-    flags: tuple[str, ...], said: str, home: Home
+def test_invalid_server_options_are_neither_printed_nor_written(
+    flags: tuple[str, ...], output: str, home: Home
 ) -> None:
     for words in (("cursor", "--install", "-y"), ("json",)):
         done = run("mcp", *words, "--", *flags, code=2)
-        assert said in done.stderr
+        assert output in done.stderr
         assert done.stdout == ""
     assert not (home.root / ".cursor").exists()
     if flags != ("--help",):
         started = subprocess.run(
             [sys.executable, "-m", "llm_hf_mcp", *flags], capture_output=True, text=True, check=False, timeout=60
         )
-        assert (started.returncode, said in started.stderr) == (2, True)
+        assert (started.returncode, output in started.stderr) == (2, True)
         assert "LLM_HF_" not in started.stderr

@@ -1,7 +1,7 @@
-"""llm itself as the MCP server's host: a model on this machine calls our tools and brings another model here.
+"""llm itself as the MCP server's host: a local model calls our tools and pulls another model.
 
-Slow: it fetches llm-mcp-client, llm's plugin for MCP servers, from the package index (make storm). The plugin stands
-in a folder of its own, since wherever it is installed every `llm` command imports it.
+Slow: it fetches llm-mcp-client, llm's plugin for MCP servers, from the package index (make storm). The plugin is
+installed in a folder of its own, because every `llm` command of its environment imports it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
-from tests.support.mcp_hosts import served
+from tests.support.mcp_hosts import serve_http
 from tests.support.mcp_hub import REPO
 
 hub = mcp_hub.hub
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.storm, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with llm's MCP client in it."""
+    """Provide a folder with llm's MCP client."""
     folder = tmp_path_factory.mktemp("llm-mcp-client")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CLIENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -44,18 +44,19 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["legacy", "stateless"])
-def test_a_local_model_downloads_another_through_llm(
+def test_local_model_downloads_another_through_llm(
     mode: str,
     plugin: Path,
     hub: HubServer,
     home: Home,
     tmp_path: Path,
 ) -> None:
-    # Its tokens are bytes: the descriptions of twelve tools are a few thousand for a real model, and many more for it.
+    # Its tokens are bytes: twelve tool descriptions are a few thousand tokens for a real model and many more for this
+    # one.
     weights = tiny_chat(tmp_path / "it.gguf", tool_call=TOOL_CALL, tool_answer="It is here.", context=32_768)
     hub.add_repo(ASSISTANT, {"assistant-Q4_K_M.gguf": weights})
     Library().pull(ASSISTANT)
-    with served("--no-auth") as server:
+    with serve_http("--no-auth") as server:
         toolbox = f'MCP(server="{server.url}", mode="{mode}")'
         path = os.pathsep.join(filter(None, (str(plugin), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The MCP server through clients that are not ours: TypeScript's of both generations, the Inspector, the conformance
+"""The MCP server through third-party clients: both generations of TypeScript's, the Inspector, the conformance
 suite. Slow: it fetches them from the npm registry (make storm)."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.mcp_conformance import NOT_PASSED, PARTLY, SUITE
-from tests.support.mcp_hosts import served
+from tests.support.mcp_hosts import serve_http
 from tests.support.mcp_hub import REPO
 
 hub = mcp_hub.hub
@@ -29,7 +29,7 @@ PACKAGES = (
     "@modelcontextprotocol/client@2.4.0",
     "@modelcontextprotocol/inspector@2.12.0",
     SUITE,
-    "node@22",  # the conformance suite needs a newer one than many machines have
+    "node@22",  # the conformance suite needs a newer version than many machines have
 )
 SCRIPT = """
 const asked = [];
@@ -62,10 +62,10 @@ pytestmark = [pytest.mark.storm, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the packages, and a Node that runs them all."""
+    """Provide a folder with the packages, and a Node that runs them all."""
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("there is no npm here")
+        pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text("{}", encoding="utf-8")
     done = subprocess.run(
@@ -76,7 +76,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ran(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_node(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [str(node / "node_modules/node/bin/node"), *words]
     done = subprocess.run(command, cwd=node, capture_output=True, text=True, timeout=250, check=False)
     assert done.stdout, done.stderr[-2000:]
@@ -85,20 +85,18 @@ def ran(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("imports", [FIRST, SECOND], ids=["1.x", "2.x"])
 @pytest.mark.usefixtures("pulled")
-def test_typescript_clients_call_tools_and_ask_their_person(node: Path, imports: str) -> None:
+def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: str) -> None:
     (node / "host.mjs").write_text(imports + SCRIPT, encoding="utf-8")
-    told: dict[str, Any] = json.loads(ran(node, "host.mjs", sys.executable).stdout)
-    assert told["tools"] == 12
-    assert told["gone"]["done"]
-    assert len(told["asked"]) == 1
+    reported: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
+    assert reported["tools"] == 12
+    assert reported["gone"]["done"]
+    assert len(reported["asked"]) == 1
     assert Library().list() == ()
 
 
 @pytest.mark.usefixtures("pulled")
-def test_the_inspector_lists_and_calls_tools_and_finds_no_schema_that_some_client_could_not_take(
-    node: Path, home: Home
-) -> None:
-    # It hands a server next to nothing of its own environment.
+def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home: Home) -> None:
+    # It passes a server almost nothing of its own environment.
     inspector = ("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js", "--cli")
     inspector += (
         "--connect-timeout",
@@ -108,24 +106,22 @@ def test_the_inspector_lists_and_calls_tools_and_finds_no_schema_that_some_clien
         *(["-e", f"PYTHONPATH={os.environ['PYTHONPATH']}"] if os.environ.get("PYTHONPATH") else []),
     )
     server = (sys.executable, "-m", "llm_hf_mcp", "--allow-delete")
-    listed = ran(node, *inspector, "--method", "tools/list", "--strict", *server)
+    listed = run_node(node, *inspector, "--method", "tools/list", "--strict", *server)
     assert (listed.returncode, listed.stderr) == (0, "")
     assert len(json.loads(listed.stdout)["tools"]) == 12
-    called = ran(node, *inspector, "--method", "tools/call", "--tool-name", "list_models", *server)
+    called = run_node(node, *inspector, "--method", "tools/call", "--tool-name", "list_models", *server)
     assert json.loads(called.stdout)["structuredContent"]["models"][0]["repo"] == REPO
 
 
 @pytest.mark.parametrize("revision", NOT_PASSED)
-def test_the_conformance_suite_passes_but_for_what_needs_its_own_example_server(
-    revision: str, node: Path, tmp_path: Path
-) -> None:
+def test_conformance_suite_passes_except_for_its_own_example_server(revision: str, node: Path, tmp_path: Path) -> None:
     suite = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
-    with served("--no-auth") as server:
-        said = ran(
+    with serve_http("--no-auth") as server:
+        output = run_node(
             node, suite, "server", "--url", server.url, "--requirements", revision, "-o", str(tmp_path / "out")
         ).stdout
-    results = dict(re.findall(r"^[✓✗] ([\w-]+): \d+ passed, (\d+) failed$", said, re.MULTILINE))
-    assert len(results) >= 33, said[-2000:]
+    results = dict(re.findall(r"^[✓✗] ([\w-]+): \d+ passed, (\d+) failed$", output, re.MULTILINE))
+    assert len(results) >= 33, output[-2000:]
     assert {name for name, failed in results.items() if failed != "0"} == NOT_PASSED[revision].keys()
     for name in PARTLY.keys() & results.keys():
         (checks,) = (tmp_path / "out").glob(f"server-{name}-*/checks.json")

@@ -1,4 +1,4 @@
-"""Transfers that take seconds or several processes: limits, full disks, owners that die."""
+"""Transfers that take seconds or several processes: limits, full disks, killed owners."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import Fault, Request, StorageServer
-from tests.support.transfers import MB, made_content, names, pull
+from tests.support.transfers import MB, list_names, make_content, pull
 
 server = transfers.server
 partial = transfers.partial
 
 
-# Proof
+# Verification
 
 
-def test_what_is_fetched_once_more_has_its_own_weather(partial: Path) -> None:
-    with StorageServer(made_content(2 * MB), ranges=False, rate=2 * MB) as server:
+def test_second_fetch_has_its_own_retries(partial: Path) -> None:
+    with StorageServer(make_content(2 * MB), ranges=False, rate=2 * MB) as server:
         server.faults += [Fault(), Fault(flip=5), Fault(after=3 * MB // 2)]
         pull(server, partial, limits=TransferLimits(retry_seconds=0.02, network_wait_seconds=0.5))
         assert partial.read_bytes() == server.content
 
 
-def test_a_part_without_a_byte_is_weather_and_not_asked_for_without_end(partial: Path) -> None:
-    with StorageServer(made_content(6 * MB)) as server:
+def test_part_without_bytes_is_retried_a_limited_number_of_times(partial: Path) -> None:
+    with StorageServer(make_content(6 * MB)) as server:
         size = len(server.content)
         server.always = Fault(raw=f"HTTP/1.0 206 X\r\nContent-Range: bytes 0-{size - 1}/{size}\r\n\r\n".encode())
         limits = TransferLimits(connections=1, retry_seconds=0.1, network_wait_seconds=1)
@@ -50,10 +50,10 @@ def test_a_part_without_a_byte_is_weather_and_not_asked_for_without_end(partial:
         assert len(server.requests) < 20
 
 
-# Weather
+# Network errors
 
 
-def test_waiting_as_told_by_429_is_said(server: StorageServer, partial: Path) -> None:
+def test_wait_requested_by_status_429_is_reported(server: StorageServer, partial: Path) -> None:
     server.faults.append(Fault(status=429, headers=(("Retry-After", "1"),)))
     began = time.monotonic()
     events = pull(server, partial)
@@ -61,7 +61,7 @@ def test_waiting_as_told_by_429_is_said(server: StorageServer, partial: Path) ->
     assert any(event.kind == "waiting" and "1 s" in (event.message or "") for event in events)
 
 
-# Room and rate
+# Disk space and rate
 
 
 FULL_DISK = """
@@ -98,11 +98,11 @@ print("whole", partial.stat().st_size)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
-def test_a_disk_that_fills_up_midway_pauses_and_continues(server: StorageServer, tmp_path: Path) -> None:
+def test_full_disk_pauses_the_transfer_which_then_resumes(server: StorageServer, tmp_path: Path) -> None:
     inside = 'mount -t tmpfs -o size=8m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no mounts here")
+        pytest.skip("mounting is not allowed")
     server.rate = 4 * MB
     arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path)]
     done = subprocess.run(
@@ -149,14 +149,12 @@ print("whole", partial.stat().st_size)
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("left", [80 * MB, 110 * MB], ids=["into the reserve", "almost"])
-def test_a_disk_that_others_fill_midway_pauses_the_pull_before_the_reserve_is_gone(
-    tmp_path: Path, ranges: bool, left: int
-) -> None:
+def test_transfer_pauses_before_others_fill_the_reserved_space(tmp_path: Path, ranges: bool, left: int) -> None:
     inside = 'mount -t tmpfs -o size=260m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no mounts here")
-    with StorageServer(made_content(140 * MB), ranges=ranges, rate=30 * MB) as server:
+        pytest.skip("mounting is not allowed")
+    with StorageServer(make_content(140 * MB), ranges=ranges, rate=30 * MB) as server:
         arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path), str(left)]
         done = subprocess.run(
             [*unshare, sys.executable, "-c", OTHERS_FILL, *arguments],
@@ -175,7 +173,7 @@ def test_a_disk_that_others_fill_midway_pauses_the_pull_before_the_reserve_is_go
             assert server.sent <= len(server.content) * 1.02 + 4 * MB
 
 
-def test_the_rate_limit_holds_and_can_be_lifted_while_running(server: StorageServer, partial: Path) -> None:
+def test_rate_limit_holds_and_can_be_lifted_during_a_transfer(server: StorageServer, partial: Path) -> None:
     rate = [2 * MB]
     marks: list[tuple[float, int]] = []
 
@@ -193,7 +191,7 @@ def test_the_rate_limit_holds_and_can_be_lifted_while_running(server: StorageSer
 
 
 def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
-    with StorageServer(made_content(24 * MB), rate=2 * MB) as server:
+    with StorageServer(make_content(24 * MB), rate=2 * MB) as server:
         began = time.monotonic()
         pull(server, partial, limits=TransferLimits(connections=8))
         assert partial.read_bytes() == server.content
@@ -201,10 +199,10 @@ def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
         assert time.monotonic() - began < 6  # one connection would take twelve seconds
 
 
-def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_after_them(partial: Path) -> None:
+def test_connections_are_lent_to_other_downloads_and_taken_back(partial: Path) -> None:
     share = [8]
     seen: dict[str, list[int]] = {"alone": [], "beside another": [], "alone again": []}
-    with StorageServer(made_content(32 * MB), rate=2 * MB) as server:
+    with StorageServer(make_content(32 * MB), rate=2 * MB) as server:
 
         def watch(event: Event) -> None:
             phase = list(seen)[(event.done > 8 * MB) + (event.done > 16 * MB)]
@@ -216,11 +214,11 @@ def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_
         assert max(seen["alone"]) > 2
         assert seen["beside another"][-1] <= 2
         assert max(seen["alone again"]) > 2
-        assert server.sent < 1.5 * len(server.content), "what the others had begun is not fetched whole again"
+        assert server.sent < 1.5 * len(server.content), "started pieces are not fetched again as a whole"
 
 
 class StrictServer(StorageServer):
-    """Calls a range without a byte unsatisfiable, as nginx does."""
+    """A server that refuses an empty range as unsatisfiable, as nginx does."""
 
     def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:
         first, last = request.range or (0, None)
@@ -228,19 +226,17 @@ class StrictServer(StorageServer):
         return super()._answer(connection, request, Fault(status=416) if unsatisfiable else fault)
 
 
-def test_nothing_is_asked_for_by_a_connection_whose_rest_was_taken_over_while_it_waited(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_whose_rest_was_taken_over_requests_nothing(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
     asked_again, answer = threading.Event(), threading.Event()
     stood: list[int] = []
 
     def watch(event: Event) -> None:
         stood.append(event.done)
-        if asked_again.is_set() and stood[-15:].count(event.done) == 15:  # all that the other connection had is here
+        if asked_again.is_set() and stood[-15:].count(event.done) == 15:  # the other connection has finished
             answer.set()
 
-    with StrictServer(made_content(3 * MB), rate=2 * MB) as server:
+    with StrictServer(make_content(3 * MB), rate=2 * MB) as server:
         server.faults += [Fault(), Fault(status=403)]
 
         def locate() -> Location:
@@ -255,32 +251,31 @@ def test_nothing_is_asked_for_by_a_connection_whose_rest_was_taken_over_while_it
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-def test_a_wait_for_other_downloads_is_said_once_and_is_no_wait_for_the_network(partial: Path, ranges: bool) -> None:
+def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges: bool) -> None:
     events: list[tuple[float, str]] = []
 
     def watch(event: Event) -> None:
         events.append((time.monotonic(), event.kind))
 
     def share() -> int:
-        """None until it was said, and for a while after; without ranges, one until it starts over."""
+        """Return no connection until the wait was reported, and for a while after; without ranges, one until the
+        restart."""
         held = [at for at, kind in events if kind == "waiting"]
         if held:
             return int(time.monotonic() - held[0] > 2 * limits.network_wait_seconds)
         return int(not ranges and [kind for _, kind in events].count("started") < 2)
 
     limits = TransferLimits(4, share, network_wait_seconds=0.4, retry_seconds=0.02)
-    with StorageServer(made_content(MB), ranges=ranges) as server:
+    with StorageServer(make_content(MB), ranges=ranges) as server:
         server.faults += [Fault(refuse=True)] if ranges else [Fault(), Fault(refuse=True)]
         pull(server, partial, limits=limits, progress=watch)
         assert partial.read_bytes() == server.content
         assert [kind for _, kind in events if kind in ("waiting", "retrying")] == ["waiting", "retrying"]
 
 
-def test_a_whole_file_does_not_wait_for_a_connection_that_never_brought_anything(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_file_does_not_wait_for_an_idle_connection(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
-    with StorageServer(made_content(5 * MB), rate=4 * MB) as server:
+    with StorageServer(make_content(5 * MB), rate=4 * MB) as server:
         server.faults += [Fault(), Fault(silent=True)]
         events = pull(server, partial, limits=TransferLimits(connections=2, stall_seconds=15))
         assert partial.read_bytes() == server.content
@@ -288,38 +283,38 @@ def test_a_whole_file_does_not_wait_for_a_connection_that_never_brought_anything
 
 
 @pytest.mark.parametrize("status", [403, 429], ids=["like an expired link", "too many"])
-def test_more_connections_than_a_server_takes_are_given_up(partial: Path, status: int) -> None:
-    with StorageServer(made_content(16 * MB), rate=2 * MB, most=2, beyond=status) as server:
+def test_too_many_connections_for_a_server_are_reduced(partial: Path, status: int) -> None:
+    with StorageServer(make_content(16 * MB), rate=2 * MB, most=2, beyond=status) as server:
         pull(server, partial, limits=TransferLimits(connections=8, retry_seconds=0.05))
         assert partial.read_bytes() == server.content
         assert len(server.requests) < 40  # a few of each that was refused, and then no more
 
 
-@pytest.mark.parametrize("told", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "1"])
-def test_a_host_that_asks_for_a_moment_for_ever_is_not_asked_for_ever(partial: Path, told: str) -> None:
-    with StorageServer(made_content(MB)) as server:
-        server.always = Fault(status=429, headers=(("Retry-After", told),))
+@pytest.mark.parametrize("reported", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "1"])
+def test_endless_retry_after_is_given_up(partial: Path, reported: str) -> None:
+    with StorageServer(make_content(MB)) as server:
+        server.always = Fault(status=429, headers=(("Retry-After", reported),))
         with pytest.raises(RateLimitedError):
             pull(server, partial, limits=TransferLimits(retry_seconds=0.1, network_wait_seconds=2))
         assert len(server.requests) < 20
 
 
-def test_bytes_that_the_disk_could_not_take_are_not_trusted(
+def test_bytes_of_a_failed_disk_write_are_not_trusted(
     server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system tells of them once: here while the last bytes arrive, when nobody would look any more."""
+    """The system reports it once: here while the last bytes arrive, when nothing checks any more."""
     monkeypatch.setattr(fetch_threads, "CHECKPOINT_BYTES", MB)
-    server.rate = 8 * MB  # else all may be there before the first checkpoint
-    told = threading.Event()
+    server.rate = 8 * MB  # otherwise all bytes may arrive before the first checkpoint
+    reported = threading.Event()
     sync = os.fdatasync
 
     def refuse(fd: int) -> None:
-        if told.is_set() or threading.current_thread().name != "sync":
+        if reported.is_set() or threading.current_thread().name != "sync":
             return sync(fd)
-        told.set()
+        reported.set()
         while any(thread.name == "connection" for thread in threading.enumerate()):
             threading.Event().wait(0.01)
-        threading.Event().wait(0.3)  # until the end is called; were it later, this would pass without proof
+        threading.Event().wait(0.3)  # until the end is called; if it came later, this test would prove nothing
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fdatasync", refuse)
@@ -354,31 +349,31 @@ download_file(lambda: Location(url, {}, size, sha256, "c" * 40),
 """
 
 
-def child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: int = 0) -> subprocess.Popen[str]:
-    """A process that pulls, and kills itself (-9) when that many bytes are there."""
+def start_child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: int = 0) -> subprocess.Popen[str]:
+    """Start a process that pulls, and that kills itself (-9) after that many bytes."""
     arguments = [server.url, server.sha256, len(server.content), partial, kill_at, rate]
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def test_a_kill_costs_at_most_a_segments_tail_per_connection(server: StorageServer, partial: Path) -> None:
+def test_kill_costs_at_most_the_unrecorded_tail_per_connection(server: StorageServer, partial: Path) -> None:
     server.rate = 8 * MB
     for kill_at in (MB, 3 * MB, 5 * MB):
-        process = child(server, partial, kill_at=kill_at)
+        process = start_child(server, partial, kill_at=kill_at)
         process.communicate(timeout=30)
         assert process.returncode == -signal.SIGKILL
     server.rate = 0
     pull(server, partial)
     assert partial.read_bytes() == server.content
-    # Per kill: what was read and not recorded yet, and what stood in the sockets' buffers.
+    # Per kill: bytes that were read and not yet recorded, and bytes in the sockets' buffers.
     assert server.sent <= len(server.content) * 1.02 + 3 * 4 * MB
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
 
 
 def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer, partial: Path) -> None:
-    server.rate = MB / 4  # slow enough for all to be there before it is whole
-    processes = [child(server, partial) for _ in range(2)]
+    server.rate = MB / 4  # slow enough that all processes start before it is complete
+    processes = [start_child(server, partial) for _ in range(2)]
     threads = [threading.Thread(target=pull, args=(server, partial)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -388,15 +383,13 @@ def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer
     assert [process.returncode for process in processes] == [0, 0], output
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02
-    for out, _ in output:  # those who waited saw the owner's progress
+    for out, _ in output:  # waiting processes saw the owner's progress
         done = {int(line.split()[1]) for line in out.splitlines() if line.startswith("progress")}
         assert any(0 < at < len(server.content) for at in done)
 
 
 @pytest.mark.parametrize("step", ["os.link", "pathlib.Path.write_text"])
-def test_a_claim_that_was_killed_halfway_holds_nobody_up(
-    partial: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_claim_that_was_killed_halfway_blocks_nobody(partial: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     class Killed(BaseException):
         pass
 
@@ -411,9 +404,9 @@ def test_a_claim_that_was_killed_halfway_holds_nobody_up(
     assert not is_owned(partial)
 
 
-def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial: Path) -> None:
+def test_killed_owner_is_replaced_within_seconds(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
-    first = child(server, partial, kill_at=3 * MB)
+    first = start_child(server, partial, kill_at=3 * MB)
     assert first.stdout is not None
     while not first.stdout.readline().startswith("progress"):
         pass
@@ -424,7 +417,7 @@ def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial:
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
 
 
-# The same where there is no flock: what follows is the machine's, before anything of ours is imported.
+# The same without flock: the heartbeat decides. This runs before any module of ours is imported.
 WITHOUT_FLOCK = """
 import errno, fcntl, os, platform
 def flock(descriptor, operation):
@@ -434,10 +427,10 @@ platform.node = lambda: HOST
 """
 
 
-def elsewhere(
+def start_remote_child(
     server: StorageServer, partial: Path, host: str, *, kill_at: int = 10**12, word: str = "ENOSYS"
 ) -> subprocess.Popen[str]:
-    """As `child`, on a machine of another name that shares the folder, whose file system knows no flock."""
+    """Like `child`, on a machine of another name that shares the folder, whose file system has no flock."""
     code = WITHOUT_FLOCK.replace("HOST", repr(host)).replace("WORD", word) + CHILD
     arguments = [server.url, server.sha256, len(server.content), partial, kill_at, 0]
     return subprocess.Popen(
@@ -445,44 +438,40 @@ def elsewhere(
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows never has flock")
 @pytest.mark.parametrize("word", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
-def test_without_flock_the_heartbeat_keeps_other_machines_from_the_file(
-    server: StorageServer, partial: Path, word: str
-) -> None:
+def test_heartbeat_protects_the_file_without_flock(server: StorageServer, partial: Path, word: str) -> None:
     server.rate = MB
-    processes = [elsewhere(server, partial, host, word=word) for host in ("one", "two", "two")]
+    processes = [start_remote_child(server, partial, host, word=word) for host in ("one", "two", "two")]
     output = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], output
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
-def test_without_flock_a_machine_that_died_is_followed_once_its_heartbeat_is_old(
-    server: StorageServer, partial: Path
-) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows never has flock")
+def test_stale_heartbeat_is_replaced_without_flock(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
-    first = elsewhere(server, partial, "one", kill_at=3 * MB)
+    first = start_remote_child(server, partial, "one", kill_at=3 * MB)
     first.communicate(timeout=30)
     assert first.returncode == -signal.SIGKILL
-    second = elsewhere(server, partial, "two")
+    second = start_remote_child(server, partial, "two")
     output = second.communicate(timeout=60)
     assert second.returncode == 0, output
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
 
 
-each_way = transfers.each_way
+both_ways = transfers.both_ways
 
 
-# Room and rate
+# Disk space and rate
 
 
 class LateServer(StorageServer):
-    """Its first answer trickles until there is a second one, which begins once the first one's connection is left."""
+    """A server whose first response trickles until a second one starts, after the first connection was left."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -496,27 +485,25 @@ class LateServer(StorageServer):
             return
         done = len(body) // 8
         super()._send(connection, body[:done])
-        while not self.asked_again.wait(0.02):  # the wire is this slow
+        while not self.asked_again.wait(0.02):  # as slow as a real network
             super()._send(connection, body[done : done + 1000])
             done += 1000
-        super()._send(connection, memoryview(bytes(len(body[done : done + 1000]))))  # right ones would hide a write
+        super()._send(connection, memoryview(bytes(len(body[done : done + 1000]))))  # correct bytes would hide a write
         connection.recv(1)
         self.left.set()
 
 
-@pytest.mark.usefixtures("each_way")
-def test_bytes_that_come_after_another_connection_took_them_over_are_no_harm(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("both_ways")
+def test_late_bytes_of_a_replaced_connection_do_no_harm(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
-    with LateServer(made_content(MB)) as server:
+    with LateServer(make_content(MB)) as server:
         events = pull(server, partial, limits=TransferLimits(connections=2))
         assert partial.read_bytes() == server.content
         assert "retrying" not in {event.kind for event in events}
-        assert server.sent < 1.1 * MB, "what is right is not fetched again"
+        assert server.sent < 1.1 * MB, "correct bytes are not fetched again"
 
 
-def test_a_stream_that_cant_be_continued_is_not_cut_for_other_downloads(partial: Path) -> None:
+def test_stream_that_can_not_be_resumed_is_not_interrupted(partial: Path) -> None:
     share = [1]
 
     def watch(event: Event) -> None:
@@ -526,7 +513,7 @@ def test_a_stream_that_cant_be_continued_is_not_cut_for_other_downloads(partial:
             share[0] = 1
 
     limits = TransferLimits(connections=4, connections_now=lambda: share[0])
-    with StorageServer(made_content(6 * MB), ranges=False, rate=8 * MB) as server:
+    with StorageServer(make_content(6 * MB), ranges=False, rate=8 * MB) as server:
         events = pull(server, partial, limits=limits, progress=watch)
         assert partial.read_bytes() == server.content
         assert share == [0]

@@ -1,4 +1,4 @@
-"""A key pressed while a command works, in a real terminal."""
+"""A key pressed while a command runs, in a real terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+pytest.importorskip("pty", reason="needs POSIX pseudo-terminals")
 
 import pty
 
@@ -25,35 +25,35 @@ print("pressed" if came else "not pressed", "as before" if termios.tcgetattr(0) 
 """
 
 
-def in_terminal(code: str, typed: bytes) -> str:
-    """Runs code with a terminal as its own, types when it is ready, and gives what stood there."""
+def run_in_terminal(code: str, typed: bytes) -> str:
+    """Run code in a terminal of its own, type when it is ready, and return its output."""
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])
-    said = b""
+    output = b""
     while True:
         try:
             block = os.read(terminal, 1024)
-        except OSError:  # how Linux reports that the other side has closed
+        except OSError:  # Linux reports the closed other side as this error
             break
         if not block:
             break
-        if b"ready" not in said and b"ready" in said + block:
+        if b"ready" not in output and b"ready" in output + block:
             os.write(terminal, typed)
-        said += block
+        output += block
     os.close(terminal)
     os.waitpid(child, 0)
-    return said.decode()
+    return output.decode()
 
 
-def test_the_key_acts_and_the_terminal_is_as_it_was() -> None:
-    said = in_terminal(CHILD.format(wait=30), b"xyB")
-    assert "ready True" in said
-    assert "pressed as before" in said
+def test_key_runs_its_action_and_the_terminal_is_restored() -> None:
+    output = run_in_terminal(CHILD.format(wait=30), b"xyB")
+    assert "ready True" in output
+    assert "pressed as before" in output
 
 
-def test_the_key_is_still_heard_after_ctrl_z_and_fg() -> None:
-    """As a shell does it: it sets the terminal for itself meanwhile, and leaves it so."""
+def test_key_still_works_after_ctrl_z_and_fg() -> None:
+    """A shell does this: it changes the terminal for itself meanwhile, and leaves it so."""
     code = CHILD.format(wait=30).replace(
         '    print("ready"',
         """    import os, signal
@@ -61,13 +61,13 @@ def test_the_key_is_still_heard_after_ctrl_z_and_fg() -> None:
     os.kill(os.getpid(), signal.SIGCONT)
     print("ready\"""",
     )
-    assert "pressed as before" in in_terminal(code, b"b")
+    assert "pressed as before" in run_in_terminal(code, b"b")
 
 
 def test_another_key_does_nothing() -> None:
-    assert "not pressed as before" in in_terminal(CHILD.format(wait=0.2), b"x")
+    assert "not pressed as before" in run_in_terminal(CHILD.format(wait=0.2), b"x")
 
 
-def test_where_nobody_types_there_is_no_key() -> None:
-    with call_on_key("b", lambda: None) as heard:
-        assert not heard
+def test_no_key_is_watched_without_a_terminal() -> None:
+    with call_on_key("b", lambda: None) as received:
+        assert not received

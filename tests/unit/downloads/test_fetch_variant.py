@@ -1,4 +1,4 @@
-"""Variants into the Hugging Face cache, from the tests' Hub, and what other tools then say of that cache."""
+"""Variants in the Hugging Face cache, from the stand-in Hub, in the cache's own layout."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from llm_hf_models.servers.catalog import ServedRepo
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.conftest import Home
 from tests.support import cache_pulls
-from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull
+from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, list_files, list_leftovers, pull
 from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
 
 hub = cache_pulls.hub
 repo = cache_pulls.repo
 
 
-def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_variant_has_the_layout_of_the_cache(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     stored = pull(hub, repo, home.cache)
     assert_whole(stored)
     folder = repo_folder(home.cache, REPO)
@@ -48,10 +48,10 @@ def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedR
         assert not file.location.readlink().is_absolute()
     assert (folder / "refs" / "main").read_text() == repo.commit
     assert (folder / "refs" / "llm-hf" / repo.commit).read_text() == repo.commit
-    assert leftovers(home.cache) == []
+    assert list_leftovers(home.cache) == []
 
 
-def test_a_second_pull_asks_nobody(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_second_pull_sends_no_request(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     hub.forget_requests()
     stored = pull(hub, repo, home.cache)
@@ -59,7 +59,7 @@ def test_a_second_pull_asks_nobody(hub: HubServer, repo: ServedRepo, home: Home)
     assert not any(file.fetched for file in stored)
 
 
-def test_the_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
     hub.forget_requests()
@@ -71,12 +71,12 @@ def test_the_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRep
     assert_whole(stored)
 
 
-def test_a_pull_that_is_stopped_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_stopped_pull_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     name, content = next(iter(SHARDS.items()))
     other = hub.add_repo("other/copy-GGUF", {name: content})
     pull(hub, other, home.cache)
     hub.fault(Throttle(2 * MB), side="storage", times=None)
-    stop, watch = stopping_at(MB)
+    stop, watch = make_stop(MB)
     with pytest.raises(InterruptedByUserError):
         pull(hub, repo, home.cache, progress=watch, stop=stop)
     assert not repo_folder(home.cache, REPO).exists()
@@ -92,8 +92,8 @@ def test_two_paths_with_the_same_bytes_are_fetched_once(hub: HubServer, home: Ho
     assert_whole(into, content={"a.gguf": content, "b/c.gguf": content})
 
 
-def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
-    """The system refuses what `Path.<name>` asks for, where the last argument ends so."""
+def refuse_path_call(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
+    """Make `Path.<name>` fail if its last argument has this ending."""
     real = getattr(Path, name)
 
     def refused(self: Path, *arguments: Any, **options: Any) -> Any:
@@ -104,10 +104,10 @@ def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: s
     monkeypatch.setattr(Path, name, refused)
 
 
-def test_without_symlinks_the_files_themselves_stand_in_the_snapshot(
+def test_snapshot_has_real_files_without_symlinks(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing("symlink_to", errno.EPERM, monkeypatch)
+    refuse_path_call("symlink_to", errno.EPERM, monkeypatch)
     stored = pull(hub, repo, home.cache)
     assert_whole(stored)
     assert not any(file.location.is_symlink() for file in stored)
@@ -116,12 +116,12 @@ def test_without_symlinks_the_files_themselves_stand_in_the_snapshot(
     assert hub.requests == []
 
 
-def test_a_file_that_cant_be_named_without_symlinks_is_kept_for_the_next_pull(
+def test_file_that_can_not_be_moved_is_kept_for_the_next_pull(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold what was just written
-        refusing("symlink_to", errno.EPERM, scanned)
-        refusing("replace", errno.EACCES, scanned, ending=".gguf")
+    with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold a new file
+        refuse_path_call("symlink_to", errno.EPERM, scanned)
+        refuse_path_call("replace", errno.EACCES, scanned, ending=".gguf")
         with pytest.raises(NotWritableError):
             pull(hub, repo, home.cache)
     hub.forget_requests()
@@ -129,27 +129,27 @@ def test_a_file_that_cant_be_named_without_symlinks_is_kept_for_the_next_pull(
     assert hub.sent(side="storage") == 0
 
 
-def test_a_disk_that_has_no_room_for_a_link_takes_no_blob_from_other_snapshots(
+def test_full_disk_during_linking_takes_no_blob_from_other_snapshots(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = pull(hub, repo, home.cache)
     newer = hub.add_repo(str(REPO), {**FILES, "README.md": "# Tiny, better described\n"})
     with monkeypatch.context() as full:
-        refusing("symlink_to", errno.ENOSPC, full)
+        refuse_path_call("symlink_to", errno.ENOSPC, full)
         with pytest.raises(DiskFullError):
             pull(hub, newer, home.cache)
     assert_whole(before)
 
 
-def test_without_hard_links_a_blob_of_another_repo_is_copied_and_proven_again(
+def test_blob_is_copied_and_verified_without_hard_links(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing_links(monkeypatch)
+    refuse_links(monkeypatch)
     rotten = next(file for file in pull(hub, repo, home.cache) if file.path in SHARDS)
     blob = rotten.location.resolve()
     before = blob.stat()
     blob.write_bytes(bytes(rotten.size))
-    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as power loss leaves what was not on the disk yet
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as power loss leaves unsynced bytes
     other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
     hub.forget_requests()
     stored = pull(hub, other, home.cache)
@@ -158,20 +158,20 @@ def test_without_hard_links_a_blob_of_another_repo_is_copied_and_proven_again(
     assert hub.sent(side="storage") == rotten.size
 
 
-def test_without_hard_links_a_copy_needs_room(
+def test_copy_needs_disk_space_without_hard_links(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing_links(monkeypatch)
+    refuse_links(monkeypatch)
     pull(hub, repo, home.cache)
     other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
     with pytest.raises(DiskFullError):
         pull(hub, other, home.cache, limits=TransferLimits(disk_reserve=shutil.disk_usage(home.root).free))
 
 
-def test_without_hard_links_two_paths_with_the_same_bytes_are_fetched_once(
+def test_duplicate_paths_are_fetched_once_without_hard_links(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing_links(monkeypatch)
+    refuse_links(monkeypatch)
     content = {"a.gguf": random.Random(9).randbytes(MB), "b/c.gguf": random.Random(9).randbytes(MB)}
     stored = pull_to(hub, hub.add_repo("owner/twins", dict(content)), tmp_path / "plain", tmp_path / "no cache")
     assert_whole(stored, content=content)
@@ -179,14 +179,14 @@ def test_without_hard_links_two_paths_with_the_same_bytes_are_fetched_once(
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-def refusing_links(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: Any, **_options: Any) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refused)
 
 
-def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
+def make_stop(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     stop, seen = threading.Event(), {}
 
     def watch(event: Event) -> None:
@@ -197,15 +197,13 @@ def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     return stop, watch
 
 
-def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
-    hub: HubServer, repo: ServedRepo, home: Home
-) -> None:
+def test_files_appear_after_all_are_verified_and_a_stop_resumes(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Throttle(2 * MB), side="storage", times=None)
-    stop, watch = stopping_at(3 * MB)
+    stop, watch = make_stop(3 * MB)
     with pytest.raises(InterruptedByUserError):
         pull(hub, repo, home.cache, progress=watch, stop=stop)
     assert not repo_folder(home.cache, REPO).exists()
-    pending = count_partial_bytes(home.cache, files_of(repo))
+    pending = count_partial_bytes(home.cache, list_files(repo))
     assert 3 * MB <= sum(pending.values()) < sum(map(len, SHARDS.values()))
     hub.clear()
     before = hub.sent(side="storage")
@@ -213,10 +211,10 @@ def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
     # Blocks that were being sent at the stop are counted late.
     slack = 8 * BLOCK_BYTES
     assert hub.sent(side="storage") - before <= sum(map(len, SHARDS.values())) - sum(pending.values()) + slack
-    assert count_partial_bytes(home.cache, files_of(repo)) == {}
+    assert count_partial_bytes(home.cache, list_files(repo)) == {}
 
 
-def test_a_file_that_never_proves_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_file_that_never_verifies_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(FlipBit(5), on="00002-of", side="storage", times=None)
     with pytest.raises(DigestMismatchError):
         pull(hub, repo, home.cache)
@@ -225,8 +223,8 @@ def test_a_file_that_never_proves_leaves_no_trace_of_the_variant(hub: HubServer,
     assert_whole(pull(hub, repo, home.cache))
 
 
-def test_a_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRepo, home: Home) -> None:
-    files = files_of(repo)
+def test_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    files = list_files(repo)
     hub.change_file(repo, next(iter(SHARDS)), b"something else")
     with pytest.raises(FileChangedError):
         fetch_into_cache(
@@ -243,14 +241,14 @@ def test_a_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRep
     assert not repo_folder(home.cache, REPO).exists()
 
 
-def test_links_that_expire_and_hosts_that_stumble_are_no_trouble(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_expired_links_and_failing_hosts_are_tolerated(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Reset(after=1000), side="storage", times=3)
     hub.fault(Status(503), side="hub", times=2)
     hub.fault(Status(403), side="storage", times=1)
     assert_whole(pull(hub, repo, home.cache))
 
 
-def test_a_full_disk_is_seen_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_disk_space_is_checked_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     free = shutil.disk_usage(home.root).free
     limits = TransferLimits(disk_reserve=free - 5 * MB)  # enough for each shard, not for all
     with pytest.raises(DiskFullError) as caught:
@@ -260,9 +258,7 @@ def test_a_full_disk_is_seen_for_all_files_together(hub: HubServer, repo: Served
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cant_be_written_is_an_error_that_names_it(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path
-) -> None:
+def test_unwritable_folder_is_named(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o500)
     with pytest.raises(NotWritableError) as caught:
@@ -270,7 +266,7 @@ def test_a_folder_that_cant_be_written_is_an_error_that_names_it(
     assert str(cache) in caught.value.message
 
 
-def test_a_cache_that_is_a_file_is_an_error_that_names_it(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
+def test_cache_path_that_is_a_file_is_named(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.write_text("no folder")
     with pytest.raises(errors.StorageError) as caught:
@@ -280,14 +276,12 @@ def test_a_cache_that_is_a_file_is_an_error_that_names_it(hub: HubServer, repo: 
 
 def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list[StoredFile]:
     return fetch_into_folder(
-        Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), folder, cache_dir=cache,
+        Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, list_files(repo), folder, cache_dir=cache,
         limits=LIMITS, progress=lambda _: None, stop=threading.Event(),
     )  # fmt: skip
 
 
-def test_a_plain_folder_gets_the_same_files_and_nothing_else(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
-) -> None:
+def test_plain_folder_gets_only_the_files(hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home) -> None:
     folder = tmp_path / "plain"
     for fetched in (True, False):
         stored = pull_to(hub, repo, folder, home.cache)
@@ -297,7 +291,7 @@ def test_a_plain_folder_gets_the_same_files_and_nothing_else(
     assert not (folder / ".llm-hf").exists()
 
 
-def test_a_file_with_the_wrong_content_in_a_plain_folder_is_replaced(
+def test_file_with_wrong_content_in_a_plain_folder_is_replaced(
     hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
 ) -> None:
     path = tmp_path / next(iter(SHARDS))
@@ -306,9 +300,7 @@ def test_a_file_with_the_wrong_content_in_a_plain_folder_is_replaced(
     assert_whole(pull_to(hub, repo, tmp_path, home.cache))
 
 
-def test_what_the_cache_has_is_copied_into_a_plain_folder_also_from_another_repo(
-    hub: HubServer, tmp_path: Path, home: Home
-) -> None:
+def test_cached_files_of_any_repo_are_copied_into_a_plain_folder(hub: HubServer, tmp_path: Path, home: Home) -> None:
     first, *others = SHARDS
     pull(hub, hub.add_repo("other/half-GGUF", {"a/renamed.gguf": SHARDS[first]}), home.cache)
     pull(hub, hub.add_repo(str(REPO), {path: SHARDS[path] for path in others}), home.cache)  # an older revision of it
@@ -322,9 +314,7 @@ def test_what_the_cache_has_is_copied_into_a_plain_folder_also_from_another_repo
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
-) -> None:
+def test_damaged_blob_is_fetched_and_not_copied(hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home) -> None:
     damaged = pull(hub, repo, home.cache)[0].location.resolve()
     damaged.write_bytes(bytes(damaged.stat().st_size))
     stored = pull_to(hub, repo, tmp_path / "plain", home.cache)
@@ -333,8 +323,8 @@ def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no symlinks, and so no second name")
-def test_a_second_name_of_a_finished_file_does_not_stay_behind(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="without symlinks there is no second name")
+def test_second_name_of_a_finished_file_is_removed(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     file, *_ = pull(hub, repo, home.cache)
     blob = file.location.resolve()
     whole = cache_work_folder(home.cache) / f"{blob.name}.whole"

@@ -1,4 +1,4 @@
-"""A program that takes a confined process's place: real ones, started as a llama-server is."""
+"""Programs that replace a confined process: real ones, started as a llama-server is."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from llm_hf_models.inference.llama_server import has_gpu
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's layers")
 
 
-def program(name: str) -> Path:
+def find_program(name: str) -> Path:
     found = shutil.which(name)
     assert found
     return Path(found)
 
 
-def task(folder: Path, **changes: Any) -> dict[str, Any]:
+def make_task(folder: Path, **changes: Any) -> dict[str, Any]:
     (folder / "model").write_text("weights")
     (folder / "secret").write_text("token")
     (folder / "own").mkdir()
@@ -37,8 +37,8 @@ def task(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Runs a program as engine_binary does: in the place of a fork that has confined itself."""
+def run_confined(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run a program as engine_binary does: in a fork that has confined itself."""
     wanted = inspect_program(binary)
     return subprocess.run(
         [binary, *map(str, arguments)],
@@ -49,26 +49,26 @@ def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subproces
     )
 
 
-def test_a_program_that_was_started_confined_reads_its_model_and_nothing_else(tmp_path: Path) -> None:
-    told = task(tmp_path)
-    cat = program("cat")
-    assert started(cat, tmp_path / "model", told=told).stdout == "weights"
-    refused = started(cat, tmp_path / "secret", told=told)
+def test_confined_program_reads_only_its_model(tmp_path: Path) -> None:
+    reported = make_task(tmp_path)
+    cat = find_program("cat")
+    assert run_confined(cat, tmp_path / "model", told=reported).stdout == "weights"
+    refused = run_confined(cat, tmp_path / "secret", told=reported)
     assert (refused.stdout, refused.returncode) == ("", 1)
-    assert started(cat, tmp_path / "secret", told={**told, "sandbox": False}).stdout == "token"
+    assert run_confined(cat, tmp_path / "secret", told={**reported, "sandbox": False}).stdout == "token"
 
 
-def test_a_program_that_was_started_confined_starts_no_other(tmp_path: Path) -> None:
-    told = task(tmp_path)
-    env, cat = program("env"), program("cat")
-    assert started(env, cat, tmp_path / "model", told={**told, "sandbox": False}).stdout == "weights"
-    refused = started(env, cat, tmp_path / "model", told=told)
+def test_confined_program_starts_no_other(tmp_path: Path) -> None:
+    reported = make_task(tmp_path)
+    env, cat = find_program("env"), find_program("cat")
+    assert run_confined(env, cat, tmp_path / "model", told={**reported, "sandbox": False}).stdout == "weights"
+    refused = run_confined(env, cat, tmp_path / "model", told=reported)
     assert refused.returncode == 126
     assert "ermission denied" in refused.stderr
 
 
-def in_a_fork(work: Callable[[], str]) -> str:
-    """What some work says that can't be undone."""
+def run_in_fork(work: Callable[[], str]) -> str:
+    """Return the output of work that can't be undone."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -77,43 +77,43 @@ def in_a_fork(work: Callable[[], str]) -> str:
         finally:
             os._exit(0)
     os.close(writes)
-    with os.fdopen(reads) as said:
-        text = said.read()
+    with os.fdopen(reads) as output:
+        text = output.read()
     os.waitpid(child, 0)
     return text
 
 
-def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_rest(tmp_path: Path) -> None:
+def test_script_lists_the_layers_it_can_not_have_with_reasons(tmp_path: Path) -> None:
     script = tmp_path / "llama-server"
     script.write_text("#!/bin/sh\nexec cat\n")
     wanted = inspect_program(script)
-    told = task(tmp_path)
+    reported = make_task(tmp_path)
 
     def work() -> str:
-        done = confine(told, gpu=False, program=wanted)
+        done = confine(reported, gpu=False, program=wanted)
         return "\n".join([*done.layers, "--", *(f"{layer}: {why}" for layer, why in done.missing)])
 
-    held, _, missing = in_a_fork(work).partition("\n--\n")
+    held, _, missing = run_in_fork(work).partition("\n--\n")
     assert not {"landlock", "seccomp"} & set(held.split("\n"))
     assert "landlock: llama-server is a script, which has to start other programs" in missing
     assert "seccomp: llama-server is a script, which has to start other programs" in missing
 
 
-def test_what_stays_open_is_said_with_the_layers_name(tmp_path: Path) -> None:
-    told = task(tmp_path)
-    wanted = inspect_program(program("cat"))
-    assert "seccomp except exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
+def test_layer_name_mentions_what_is_left_open(tmp_path: Path) -> None:
+    reported = make_task(tmp_path)
+    wanted = inspect_program(find_program("cat"))
+    assert "seccomp except exec" in run_in_fork(lambda: "\n".join(confine(reported, gpu=False, program=wanted).layers))
 
 
-def test_a_sandbox_that_is_off_closes_nothing_and_says_so(tmp_path: Path) -> None:
-    done = confine(task(tmp_path, sandbox=False), gpu=False, program=Program())
+def test_disabled_sandbox_applies_no_layer_and_says_so(tmp_path: Path) -> None:
+    done = confine(make_task(tmp_path, sandbox=False), gpu=False, program=Program())
     assert (done.layers, done.missing) == ([], [SANDBOX_OFF])
 
 
-def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_in_a_home_folder_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, opens in ((tmp_path, False), (tmp_path / "llama.cpp/bin", True)):
         place.mkdir(parents=True, exist_ok=True)
-        binary = Path(shutil.copy(program("cat"), place / "llama-server"))
+        binary = Path(shutil.copy(find_program("cat"), place / "llama-server"))
         monkeypatch.setenv("HOME", str(tmp_path))
         paths = inspect_program(binary).read_paths
         assert binary in paths
@@ -134,8 +134,8 @@ def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: 
     ],
     ids=["none", "nothing", "cuda", "vulkan", "blas", "too-old"],
 )  # fmt: skip
-def test_a_llama_server_has_a_gpu_when_it_names_one(tmp_path: Path, listed: str, gpu: bool) -> None:
+def test_llama_server_has_a_gpu_if_it_lists_one(tmp_path: Path, listed: str, gpu: bool) -> None:
     (tmp_path / "listed").write_text(listed)
-    (tmp_path / "llama-server").write_text(f"#!/bin/sh\n{program('cat')} {tmp_path / 'listed'}\n")
+    (tmp_path / "llama-server").write_text(f"#!/bin/sh\n{find_program('cat')} {tmp_path / 'listed'}\n")
     (tmp_path / "llama-server").chmod(0o755)
     assert has_gpu(str(tmp_path / "llama-server")) is gpu

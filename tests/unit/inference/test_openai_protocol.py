@@ -10,38 +10,40 @@ from hypothesis import strategies as st
 from llm_hf_models.errors import EngineError
 from llm_hf_models.inference import openai_protocol
 from llm_hf_models.inference.openai_protocol import ResponseParser
-from tests.support.openai_server import END, delta, text_of
+from tests.support.openai_server import END, format_delta, join_text
 
-# A server elsewhere: real HTTP on loopback, saying what a test tells it to.
+# Real HTTP on loopback; a test chooses the response.
 
 
 STREAM = (
     b": ping\n\n"
-    + delta(role="assistant", content=None)
-    + delta(content="He")
-    + delta(content="llo \u00e9")
-    + delta(tool_calls=[{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}])
-    + delta(tool_calls=[{"index": 1, "function": {"arguments": '{"a":'}}])
-    + delta(tool_calls=[{"index": 1, "function": {"arguments": "1}"}}])
+    + format_delta(role="assistant", content=None)
+    + format_delta(content="He")
+    + format_delta(content="llo \u00e9")
+    + format_delta(
+        tool_calls=[{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    )
+    + format_delta(tool_calls=[{"index": 1, "function": {"arguments": '{"a":'}}])
+    + format_delta(tool_calls=[{"index": 1, "function": {"arguments": "1}"}}])
     + END
 )
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
-def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
+def test_stream_is_parsed_equally_however_it_is_split(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     reader = ResponseParser(stream=True)
     items: list[openai_protocol.Piece | openai_protocol.Finish] = []
     for begin, end in pairwise(edges):
         items += reader.feed(STREAM[begin:end])
     items += reader.end()
-    assert text_of(items) == "Hello é"
-    assert text_of(items, "tool_args") == '{"a":1}'
+    assert join_text(items) == "Hello é"
+    assert join_text(items, "tool_args") == '{"a":1}'
     assert {item.index for item in items if isinstance(item, openai_protocol.Piece) and item.kind != "text"} == {1}
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_hostile_bytes_are_an_answer_or_an_error_of_ours(data: bytes, stream: bool) -> None:
+def test_hostile_bytes_give_an_answer_or_one_of_our_errors(data: bytes, stream: bool) -> None:
     reader = ResponseParser(stream=stream)
     try:
         items = [*reader.feed(b"data: " + data + b"\n" if stream else data), *reader.end()]

@@ -1,4 +1,4 @@
-"""Names that llm has for other plugins' models: nothing of ours is called so, and nobody is sent there."""
+"""Names that llm has for other plugins' models: our models and hints never use them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Home
 from tests.support import taken_names
-from tests.support.commands import json_of, run
+from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_embedding
 from tests.support.taken_names import OWNER, REPO, THEIRS
 
@@ -19,7 +19,7 @@ gguf = taken_names.gguf
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf: Path) -> None:
+def test_name_of_another_plugin_is_refused_by_every_command(gguf: Path) -> None:
     run("import", gguf, "-q")
     for words in (
         ("alias", "walrus", THEIRS),
@@ -31,11 +31,11 @@ def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf
         done = run(*words, code=2)
         assert f"Another model in llm already has the name {THEIRS!r}" in done.stderr, words
         assert OWNER in done.stderr
-    assert [model["model_id"] for model in json_of("list")] == ["hf/local/walrus:Q8_0"]
-    assert THEIRS not in json_of("alias")
+    assert [model["model_id"] for model in run_json("list")] == ["hf/local/walrus:Q8_0"]
+    assert THEIRS not in run_json("alias")
 
 
-def test_a_name_that_a_person_gave_to_anothers_model_is_refused_and_one_of_ours_is_not(gguf: Path, home: Home) -> None:
+def test_name_given_to_a_foreign_model_is_refused_and_our_own_is_not(gguf: Path, home: Home) -> None:
     run("import", gguf, "-q")
     given = {"quick": THEIRS, "mine": "hf/local/walrus:Q8_0"}
     (home.llm / "aliases.json").write_text(json.dumps(given), encoding="utf-8")
@@ -43,24 +43,24 @@ def test_a_name_that_a_person_gave_to_anothers_model_is_refused_and_one_of_ours_
     run("alias", "walrus", "mine")
 
 
-def test_names_of_embedding_models_are_apart_from_those_of_others(gguf: Path, tmp_path: Path) -> None:
+def test_names_of_embedding_models_are_a_separate_set(gguf: Path, tmp_path: Path) -> None:
     run("import", gguf, "-q")
     run("import", tiny_embedding(tmp_path / "emb.gguf"), "-q")
     assert "text-embedding-3-small" in run("alias", "emb", "3-small", code=2).stderr
     run("alias", "emb", "4o-mini")
     run("alias", "walrus", "3-small")
-    assert llm.get_embedding_model("4o-mini").model_id == json_of("show", "emb")["model_id"]
+    assert llm.get_embedding_model("4o-mini").model_id == run_json("show", "emb")["model_id"]
     assert llm.get_model("3-small").model_id == "hf/local/walrus:Q8_0"
 
 
 @pytest.mark.usefixtures("hub")
-def test_nobody_is_told_to_talk_to_a_name_that_llm_gives_to_another() -> None:
+def test_suggested_names_never_belong_to_another_plugin() -> None:
     done = run("pull", REPO)
     (name,) = [line.split()[4] for line in done.stderr.splitlines() if line.startswith("Prompt it: llm -m ")]
     assert llm.get_model(name).model_id == f"hf/{REPO}:Q8_0"
 
 
-def test_where_another_plugin_fails_names_are_given_all_the_same(gguf: Path, home: Home) -> None:
+def test_names_work_if_another_plugin_fails(gguf: Path, home: Home) -> None:
     (home.llm / "aliases.json").write_text("{", encoding="utf-8")
     assert "llm -m walrus 'hello'" in run("import", gguf).stderr
     run("alias", "walrus", "seal")

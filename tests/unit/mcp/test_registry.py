@@ -1,4 +1,4 @@
-"""server.json, with which the MCP registry lists the server: it is well-formed, it is ours, and what it says starts."""
+"""server.json, the server's entry in the MCP registry: it is valid, it is ours, and its command starts the server."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-VALIDATOR = "skillsaw==0.22.0"  # a package that carries the registry's schemas as they were published
+VALIDATOR = "skillsaw==0.22.0"  # a package with the registry's published schemas
 
 
-def listing() -> dict[str, Any]:
+def read_listing() -> dict[str, Any]:
     listed: dict[str, Any] = json.loads((ROOT / "server.json").read_text("utf-8"))
     return listed
 
 
-def project() -> dict[str, Any]:
+def read_project() -> dict[str, Any]:
     table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     return table
 
 
-def test_the_listing_speaks_of_this_version_in_the_registrys_form() -> None:
-    listed, (package,) = listing(), listing()["packages"]
-    assert listed["version"] == package["version"] == project()["version"]
+def test_listing_has_this_version_and_the_form_of_the_registry() -> None:
+    listed, (package,) = read_listing(), read_listing()["packages"]
+    assert listed["version"] == package["version"] == read_project()["version"]
     assert re.fullmatch(r"[a-z0-9.-]+/[a-z0-9._-]+", listed["name"])
     assert 1 <= len(listed["description"]) <= 100
     assert 1 <= len(listed["title"]) <= 100
@@ -43,26 +43,26 @@ def test_the_listing_speaks_of_this_version_in_the_registrys_form() -> None:
     assert [each["name"] for each in package["environmentVariables"] if each.get("isSecret")] == ["HF_TOKEN"]
 
 
-def test_clients_that_start_the_package_by_its_name_start_the_server() -> None:
-    """They run `uvx IDENTIFIER`, with nothing between that could name another command."""
-    (package,) = listing()["packages"]
-    assert package["identifier"] == project()["name"]
+def test_clients_that_start_the_package_by_name_start_the_server() -> None:
+    """They run `uvx IDENTIFIER`, so no other command can be named."""
+    (package,) = read_listing()["packages"]
+    assert package["identifier"] == read_project()["name"]
     assert not {"runtimeArguments", "packageArguments"} & package.keys()
-    scripts = project()["scripts"]
+    scripts = read_project()["scripts"]
     assert scripts[package["identifier"]] == scripts["llm-hf-mcp"] == "llm_hf_mcp.main:main"
 
 
-def test_the_readme_proves_to_the_registry_whose_listing_it_is() -> None:
-    readme = (ROOT / project()["readme"]).read_text("utf-8")
-    assert f"<!-- mcp-name: {listing()['name']} -->" in readme.splitlines()
+def test_readme_has_the_ownership_mark_of_the_registry() -> None:
+    readme = (ROOT / read_project()["readme"]).read_text("utf-8")
+    assert f"<!-- mcp-name: {read_listing()['name']} -->" in readme.splitlines()
 
 
 @pytest.mark.storm
-def test_the_registrys_own_schema_finds_nothing_wrong(tmp_path: Path) -> None:
+def test_schema_of_the_registry_finds_nothing_wrong(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), VALIDATOR]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"the package index can't be reached: {done.stderr[-200:]}")
     schemas = [json.loads(path.read_text("utf-8")) for path in tmp_path.rglob("mcp_registry/*/server.schema.json")]
-    (schema,) = [each for each in schemas if each["$id"] == listing()["$schema"]]
-    jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker()).validate(listing())
+    (schema,) = [each for each in schemas if each["$id"] == read_listing()["$schema"]]
+    jsonschema.Draft7Validator(schema, format_checker=jsonschema.FormatChecker()).validate(read_listing())

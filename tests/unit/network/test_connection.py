@@ -1,4 +1,4 @@
-"""The way to the storage host: redirects, certificates, proxies, IPv6; and who gets to see the token."""
+"""Connections to the storage host: redirects, certificates, proxies, IPv6; and which host receives the token."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def pull(server: StorageServer, partial: Path) -> None:
     assert partial.read_bytes() == CONTENT
 
 
-def authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS context for 127.0.0.1, and the bundle that vouches for it."""
+def make_authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Return a server's TLS context for 127.0.0.1, and the bundle that verifies it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.timezone.utc)
@@ -61,7 +61,7 @@ def authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
     return context, bundle
 
 
-def test_a_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path) -> None:
+def test_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path) -> None:
     with StorageServer(CONTENT, token="hf_secret") as hub, StorageServer(CONTENT) as storage:
         hub.redirect_to = storage.url
         pull(hub, tmp_path / "part")
@@ -70,21 +70,21 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path
         assert not any("authorization" in request.headers for request in storage.requests)
 
 
-def test_the_token_goes_along_on_its_own_host(tmp_path: Path) -> None:
+def test_token_is_sent_on_its_own_host(tmp_path: Path) -> None:
     with StorageServer(CONTENT, token="hf_secret") as hub:
         pull(hub, tmp_path / "part")
         assert all(request.headers["authorization"] == "Bearer hf_secret" for request in hub.requests)
 
 
 class GuardedServer(StorageServer):
-    """A mirror whose address holds user and password."""
+    """A mirror whose address contains user and password."""
 
     @property
     def url(self) -> str:
         return super().url.replace("://", "://ann:s%2Fcret@")
 
 
-def test_a_password_in_the_address_is_used_there_and_nowhere_else(tmp_path: Path) -> None:
+def test_password_in_the_address_is_used_only_there(tmp_path: Path) -> None:
     with GuardedServer(CONTENT, token="hf_secret") as hub, StorageServer(CONTENT) as storage:
         pull(hub, tmp_path / "part")
         hub.redirect_to = storage.url
@@ -95,8 +95,8 @@ def test_a_password_in_the_address_is_used_there_and_nowhere_else(tmp_path: Path
         assert not any("authorization" in request.headers for request in storage.requests)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_and_not_retried(tmp_path: Path) -> None:
-    context, _ = authority(tmp_path)
+def test_unknown_certificate_is_refused_and_not_retried(tmp_path: Path) -> None:
+    context, _ = make_authority(tmp_path)
     with StorageServer(CONTENT, tls=context) as server:
         with pytest.raises(TlsError) as caught:
             pull(server, tmp_path / "part")
@@ -113,7 +113,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_and_not_retried(tmp_pa
         ("100%25 [a]{b}|c\\d^`", "100%25%20[a]%7Bb%7D%7Cc%5Cd%5E%60"),
     ],
 )
-def test_a_redirect_to_an_address_that_is_not_escaped_is_followed(tmp_path: Path, name: str, escaped: str) -> None:
+def test_redirect_to_an_unescaped_address_is_followed(tmp_path: Path, name: str, escaped: str) -> None:
     with StorageServer(CONTENT) as server, StorageServer(CONTENT) as first:
         first.redirect_to = server.url.replace("?", f"?name={name}&")
         pull(first, tmp_path / "part")
@@ -121,10 +121,10 @@ def test_a_redirect_to_an_address_that_is_not_escaped_is_followed(tmp_path: Path
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_bundle_from_the_environment_is_honoured(
+def test_certificates_from_the_environment_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(variable, str(bundle))
@@ -133,16 +133,16 @@ def test_a_bundle_from_the_environment_is_honoured(
         pull(server, tmp_path / "part")
 
 
-def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, _ = authority(tmp_path)
+def test_missing_certificate_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _ = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with StorageServer(CONTENT, tls=context) as server, pytest.raises(TlsError) as caught:
         pull(server, tmp_path / "part")
     assert "missing.pem" in caught.value.message
 
 
-def test_encryption_is_never_left_by_a_redirect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, bundle = authority(tmp_path)
+def test_redirect_never_leaves_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context) as server, StorageServer(CONTENT) as plain:
         server.redirect_to = plain.url
@@ -151,7 +151,7 @@ def test_encryption_is_never_left_by_a_redirect(tmp_path: Path, monkeypatch: pyt
         assert plain.requests == []
 
 
-def test_a_host_that_does_not_speak_tls_is_an_error_at_once(tmp_path: Path) -> None:
+def test_host_without_tls_is_an_error_at_once(tmp_path: Path) -> None:
     def answer() -> None:
         connection, _ = listener.accept()
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -174,18 +174,18 @@ def test_a_host_that_does_not_speak_tls_is_an_error_at_once(tmp_path: Path) -> N
         thread.join()
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_ipv6_works(tmp_path: Path) -> None:
     try:
         server = StorageServer(CONTENT, host="::1")
     except OSError:
-        pytest.skip("no IPv6 loopback here")
+        pytest.skip("needs an IPv6 loopback")
     with server:
         pull(server, tmp_path / "part")
 
 
 class Proxy:
-    """A real HTTP proxy: forwards absolute addresses and tunnels CONNECT, for those who know the password."""
+    """A real HTTP proxy with a password: forwards absolute addresses and tunnels CONNECT."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -252,20 +252,20 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     proxy.close()
 
 
-def test_a_proxy_with_a_password_is_used(tmp_path: Path, proxy: Proxy) -> None:
+def test_proxy_with_a_password_is_used(tmp_path: Path, proxy: Proxy) -> None:
     with StorageServer(CONTENT) as server:
         pull(server, tmp_path / "part")
         assert proxy.lines[0] == f"GET {server.url} HTTP/1.1"
 
 
-def test_a_password_in_the_address_is_not_shown_to_a_proxy_as_part_of_it(tmp_path: Path, proxy: Proxy) -> None:
+def test_password_in_the_address_is_not_shown_to_a_proxy(tmp_path: Path, proxy: Proxy) -> None:
     with GuardedServer(CONTENT) as server:
         pull(server, tmp_path / "part")
         assert not any("@" in line for line in proxy.lines)
 
 
 def test_https_is_tunnelled_through_a_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context) as server:
         pull(server, tmp_path / "part")
@@ -273,16 +273,16 @@ def test_https_is_tunnelled_through_a_proxy(tmp_path: Path, proxy: Proxy, monkey
         assert not any("proxy-authorization" in request.headers for request in server.requests)
 
 
-def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_skips_the_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with StorageServer(CONTENT) as server:
         pull(server, tmp_path / "part")
     assert proxy.lines == []
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 @pytest.mark.parametrize("written", ["::1", "[::1]"])
-def test_no_proxy_knows_ipv6_both_ways(
+def test_no_proxy_accepts_both_forms_of_ipv6(
     tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     monkeypatch.setenv("no_proxy", written)
@@ -301,14 +301,14 @@ def test_no_proxy_knows_ipv6_both_ways(
         ("http_proxy", "http://ann:s3cret@127.0.0.1:many", False),
     ],
 )
-def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
+def test_unsupported_proxy_is_refused_at_once_with_its_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, address: str, secure: bool
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv(variable, address)
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context if secure else None) as server:
         with pytest.raises(BadInputError) as caught:
@@ -318,7 +318,7 @@ def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
         assert server.requests == []
 
 
-def test_a_proxy_that_cant_be_reached_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_proxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
@@ -331,12 +331,12 @@ def test_a_proxy_that_cant_be_reached_is_said_to_be_one(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_a_proxy_that_wants_another_password_is_an_error_that_says_so(
+def test_proxy_that_refuses_the_password_gives_a_clear_error(
     tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, secure: bool
 ) -> None:
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, f"http://ann:wrong@127.0.0.1:{proxy.port}")
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context if secure else None) as server:
         with pytest.raises(ProxyRefusedError) as caught:

@@ -1,4 +1,4 @@
-"""The transfer against a server that misbehaves, over real sockets and files, and with processes that are killed."""
+"""The transfer against a faulty server, over real sockets and files."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import COMMIT, Fault, StorageServer
-from tests.support.transfers import LIMITS, MB, WEATHER, interrupted, made_content, names, pull, stop_at
+from tests.support.transfers import LIMITS, MB, WEATHER, interrupt_transfer, list_names, make_content, make_stop, pull
 
 server = transfers.server
 partial = transfers.partial
-each_way = transfers.each_way
+both_ways = transfers.both_ways
 
 
-def test_the_file_is_whole_and_nothing_but_it_is_left(server: StorageServer, partial: Path) -> None:
+def test_transfer_leaves_only_the_whole_file(server: StorageServer, partial: Path) -> None:
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
     assert [event.kind for event in events if event.kind not in ("progress", "verifying")] == ["started", "done"]
     assert (events[-1].done, events[-1].total) == (len(server.content), len(server.content))
 
 
-def test_an_empty_file_is_proven_without_a_request(partial: Path) -> None:
+def test_empty_file_is_verified_without_a_request(partial: Path) -> None:
     with StorageServer(b"") as server:
         pull(server, partial)
         assert partial.read_bytes() == b""
         assert server.requests == []
 
 
-def test_a_small_file_is_proven_by_its_git_blob_id(partial: Path) -> None:
+def test_small_file_is_verified_by_its_git_blob_id(partial: Path) -> None:
     content = b"# a card\n"
     sha1 = hashlib.sha1(b"blob 9\0" + content, usedforsecurity=False).hexdigest()
     with StorageServer(content) as server:
@@ -70,8 +70,8 @@ def test_a_small_file_is_proven_by_its_git_blob_id(partial: Path) -> None:
     assert partial.read_bytes() == content
 
 
-def test_a_stopped_transfer_goes_on_where_it_was(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, len(server.content) // 2)
+def test_stopped_transfer_resumes(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, len(server.content) // 2)
     server.sent = 0
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
@@ -79,9 +79,9 @@ def test_a_stopped_transfer_goes_on_where_it_was(server: StorageServer, partial:
     assert server.sent <= len(server.content) * 0.51
 
 
-def test_a_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: Path) -> None:
+def test_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: Path) -> None:
     server.always = Fault(after=1000, end="stall")
-    stop, watch = stop_at(1000)
+    stop, watch = make_stop(1000)
     limits = TransferLimits(connections=1, stall_seconds=60)
     began = time.monotonic()
     with pytest.raises(InterruptedByUserError):
@@ -89,27 +89,25 @@ def test_a_stop_ends_a_silent_connection_at_once(server: StorageServer, partial:
     assert time.monotonic() - began < 5
 
 
-def test_bytes_of_another_file_are_not_built_on(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
-    with StorageServer(made_content(len(server.content), seed=2)) as other:
+def test_bytes_of_another_file_are_not_reused(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, MB)
+    with StorageServer(make_content(len(server.content), seed=2)) as other:
         pull(other, partial)
         assert partial.read_bytes() == other.content
         assert other.sent >= len(other.content)
 
 
-# Proof
+# Verification
 
 
-def test_a_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partial: Path) -> None:
+def test_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partial: Path) -> None:
     server.faults.append(Fault(flip=77))
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
     assert [event.kind for event in events].count("retrying") == 1
 
 
-def test_wrong_bytes_twice_are_an_error_that_names_both_digests_and_keeps_nothing(
-    server: StorageServer, partial: Path
-) -> None:
+def test_bytes_wrong_twice_give_an_error_with_both_digests(server: StorageServer, partial: Path) -> None:
     wrong = bytearray(server.content)
     wrong[77] ^= 1
     server.always = Fault(flip=77)
@@ -117,11 +115,11 @@ def test_wrong_bytes_twice_are_an_error_that_names_both_digests_and_keeps_nothin
         pull(server, partial)
     assert server.sha256 in caught.value.message
     assert hashlib.sha256(wrong).hexdigest() in caught.value.message
-    assert names(partial) == set()
+    assert list_names(partial) == set()
 
 
-def test_a_partial_that_rotted_on_the_disk_is_fetched_again(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+def test_partial_damaged_on_disk_is_fetched_again(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, MB)
     done = read_journal(journal_path(partial))
     assert done is not None
     first = next(iter(done.done))[0]
@@ -132,14 +130,14 @@ def test_a_partial_that_rotted_on_the_disk_is_fetched_again(server: StorageServe
     assert partial.read_bytes() == server.content
 
 
-def test_a_whole_file_that_lost_its_journal_is_proven_without_fetching(server: StorageServer, partial: Path) -> None:
+def test_whole_file_without_a_journal_is_verified_without_a_fetch(server: StorageServer, partial: Path) -> None:
     partial.parent.mkdir()
     partial.write_bytes(server.content)
     pull(server, partial)
     assert server.requests == []
 
 
-def test_a_sparse_file_that_lost_its_journal_is_not_taken_for_the_file(server: StorageServer, partial: Path) -> None:
+def test_sparse_file_without_a_journal_is_not_accepted(server: StorageServer, partial: Path) -> None:
     partial.parent.mkdir()
     with partial.open("wb") as file:
         file.truncate(len(server.content))
@@ -153,16 +151,16 @@ def test_a_sparse_file_that_lost_its_journal_is_not_taken_for_the_file(server: S
 def test_bytes_from_the_wrong_place_are_never_accepted(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.content = server.content[: 2 * MB]
     server.sha256 = hashlib.sha256(server.content).hexdigest()
-    interrupted(server, partial, 1)
+    interrupt_transfer(server, partial, 1)
     server.faults.append(fault)
     pull(server, partial)
     assert partial.read_bytes() == server.content
 
 
-def test_a_file_changed_upstream_is_never_spliced(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+def test_file_changed_upstream_is_never_mixed(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, MB)
     old, before = server.expected, server.content
-    server.content = made_content(len(server.content), seed=2)
+    server.content = make_content(len(server.content), seed=2)
     server.sha256 = hashlib.sha256(server.content).hexdigest()
     server.etag = '"storage-2"'
     with pytest.raises(FileChangedError):
@@ -179,10 +177,8 @@ def test_another_size_in_content_range_is_a_changed_file(server: StorageServer, 
         pull(server, partial)
 
 
-def test_a_new_etag_of_the_storage_host_for_the_same_bytes_is_no_reason_to_start_over(
-    server: StorageServer, partial: Path
-) -> None:
-    interrupted(server, partial, 3 * MB)
+def test_new_etag_for_the_same_bytes_does_not_restart(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, 3 * MB)
     server.etag = '"storage-2"'
     server.requests.clear()
     pull(server, partial)
@@ -190,7 +186,7 @@ def test_a_new_etag_of_the_storage_host_for_the_same_bytes_is_no_reason_to_start
     assert all(request.range and request.range[0] >= MB for request in server.requests)
 
 
-def test_a_server_without_ranges_is_read_in_one_stream(server: StorageServer, partial: Path) -> None:
+def test_server_without_ranges_is_read_in_one_stream(server: StorageServer, partial: Path) -> None:
     server.ranges = False
     pull(server, partial)
     assert partial.read_bytes() == server.content
@@ -198,23 +194,23 @@ def test_a_server_without_ranges_is_read_in_one_stream(server: StorageServer, pa
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-def test_a_body_in_chunks_is_read_to_its_end(server: StorageServer, partial: Path, ranges: bool) -> None:
+def test_chunked_body_is_read_to_its_end(server: StorageServer, partial: Path, ranges: bool) -> None:
     server.chunked, server.ranges = True, ranges
     pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.02, network_wait_seconds=2))
     assert partial.read_bytes() == server.content
     assert len(server.requests) == (1 if ranges else 2)
 
 
-def test_a_whole_file_in_answer_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+def test_whole_file_in_response_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, MB)
     server.ranges = False
     server.faults.append(Fault(after=2 * MB))
     pull(server, partial)
     assert partial.read_bytes() == server.content
 
 
-def test_one_server_of_many_that_ignores_ranges_is_no_reason_to_start_over(partial: Path) -> None:
-    with StorageServer(made_content(6 * MB), etag='W/"none to compare with"') as server:
+def test_one_response_that_ignores_a_range_does_not_restart(partial: Path) -> None:
+    with StorageServer(make_content(6 * MB), etag='W/"none to compare with"') as server:
         server.faults.extend([Fault(after=3 * MB), Fault(ignore_range=True)])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
         assert partial.read_bytes() == server.content
@@ -229,28 +225,28 @@ CHUNKED_PAGE = Fault(
 
 @pytest.mark.parametrize("page", [Fault(status=200), CHUNKED_PAGE], ids=["of another length", "of no told length"])
 @pytest.mark.parametrize("etag", ['"storage-1"', 'W/"weak"'])
-def test_a_page_that_is_not_the_file_is_weather(partial: Path, etag: str, page: Fault) -> None:
-    """What a network that wants a login first answers to everything."""
-    with StorageServer(made_content(6 * MB), etag=etag) as server:
+def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page: Fault) -> None:
+    """The page of a network that requires a login first."""
+    with StorageServer(make_content(6 * MB), etag=etag) as server:
         server.faults.extend([Fault(after=3 * MB), page, page])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
         assert partial.read_bytes() == server.content
         assert all(request.range and request.range[0] > 0 for request in server.requests[1:])
 
 
-# Weather
+# Network errors
 
 
-@pytest.mark.usefixtures("each_way")
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("fault", WEATHER.values(), ids=WEATHER)
-def test_weather_passes(server: StorageServer, partial: Path, fault: Fault) -> None:
+def test_transient_errors_are_retried(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.faults.append(fault)
     pull(server, partial)
     assert partial.read_bytes() == server.content
 
 
-def test_a_link_that_moves_is_never_given_up(partial: Path) -> None:
-    with StorageServer(made_content(60_000)) as server:
+def test_link_that_moves_is_never_given_up(partial: Path) -> None:
+    with StorageServer(make_content(60_000)) as server:
         server.always = Fault(after=1000)  # sixty resets in a row, each after a few bytes more
         limits = TransferLimits(connections=1, retry_seconds=0.001, network_wait_seconds=2)
         pull(server, partial, limits=limits)
@@ -258,7 +254,7 @@ def test_a_link_that_moves_is_never_given_up(partial: Path) -> None:
         assert len(server.requests) >= 60
 
 
-def test_a_wait_that_is_too_long_is_an_error_that_says_how_long(server: StorageServer, partial: Path) -> None:
+def test_wait_that_is_too_long_is_an_error_with_its_length(server: StorageServer, partial: Path) -> None:
     server.always = Fault(status=429, headers=(("Retry-After", "3600"),))
     with pytest.raises(RateLimitedError) as caught:
         pull(server, partial)
@@ -266,8 +262,8 @@ def test_a_wait_that_is_too_long_is_an_error_that_says_how_long(server: StorageS
     assert "network_wait_seconds" in str(caught.value)
 
 
-def test_an_expired_link_is_asked_for_again(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+def test_expired_link_is_renewed(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, MB)
     location = server.locate()
     server.expire()
     links = [location]
@@ -285,7 +281,7 @@ def test_an_expired_link_is_asked_for_again(server: StorageServer, partial: Path
 @pytest.mark.parametrize(
     ("status", "kind", "most"), [(404, FileNotFoundInRepoError, 1), (401, AccessError, 3), (403, AccessError, 3)]
 )
-def test_a_refusal_is_not_retried(
+def test_refusal_is_not_retried(
     server: StorageServer, partial: Path, status: int, kind: type[HfModelsError], most: int
 ) -> None:
     server.always = Fault(status=status)
@@ -294,14 +290,14 @@ def test_a_refusal_is_not_retried(
     assert len(server.requests) <= most
 
 
-def test_a_server_that_only_fails_is_given_up(server: StorageServer, partial: Path) -> None:
+def test_server_that_only_fails_is_given_up(server: StorageServer, partial: Path) -> None:
     server.always = Fault(status=500)
     limits = TransferLimits(connections=4, retry_seconds=0.001)
     with pytest.raises(HubUnavailableError):
         pull(server, partial, limits=limits)
 
 
-def test_a_network_that_goes_away_is_waited_for(server: StorageServer, partial: Path) -> None:
+def test_lost_network_is_waited_for(server: StorageServer, partial: Path) -> None:
     server.rate = 2 * MB
     gone = threading.Event()
 
@@ -309,29 +305,29 @@ def test_a_network_that_goes_away_is_waited_for(server: StorageServer, partial: 
         if event.kind == "waiting" and gone.is_set():
             server.rate = 0
             gone.clear()
-            server.back()
+            server.reconnect()
         elif event.done >= MB and not gone.is_set() and server.rate:
             gone.set()
-            server.away()
+            server.disconnect()
 
     events = pull(server, partial, progress=watch)
     assert partial.read_bytes() == server.content
     assert any(event.kind == "waiting" for event in events)
 
 
-def test_a_network_that_stays_away_is_given_up_and_what_came_is_kept(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
-    server.away()
+def test_network_that_stays_lost_is_given_up_and_the_bytes_kept(server: StorageServer, partial: Path) -> None:
+    interrupt_transfer(server, partial, MB)
+    server.disconnect()
     limits = TransferLimits(network_wait_seconds=0.5, retry_seconds=0.02, connect_seconds=1)
     with pytest.raises(OfflineError):
         pull(server, partial, limits=limits)
     state = read_journal(journal_path(partial))
     assert state is not None
     assert state.done.total >= MB
-    server.back()
+    server.reconnect()
 
 
-def test_a_host_without_an_address_is_waited_for(server: StorageServer, partial: Path) -> None:
+def test_host_without_an_address_is_waited_for(server: StorageServer, partial: Path) -> None:
     links = [Location("http://no-such-host.invalid/x", {}, len(server.content), server.sha256, COMMIT)]
     limits = TransferLimits(network_wait_seconds=0.3, retry_seconds=0.02)
     with pytest.raises(OfflineError):
@@ -345,7 +341,7 @@ def test_a_host_without_an_address_is_waited_for(server: StorageServer, partial:
         )
 
 
-def test_questions_to_the_hub_have_weather_too(server: StorageServer, partial: Path) -> None:
+def test_requests_to_the_hub_are_retried_too(server: StorageServer, partial: Path) -> None:
     failures = [HubUnavailableError("HTTP 502"), OfflineError("no route"), NetworkError("reset")]
 
     def locate() -> Location:
@@ -357,17 +353,17 @@ def test_questions_to_the_hub_have_weather_too(server: StorageServer, partial: P
     assert partial.read_bytes() == server.content
 
 
-# Room and rate
+# Disk space and rate
 
 
-def test_a_full_disk_is_seen_before_anything_is_fetched(server: StorageServer, partial: Path) -> None:
+def test_full_disk_is_noticed_before_the_first_byte(server: StorageServer, partial: Path) -> None:
     with pytest.raises(DiskFullError) as caught:
         pull(server, partial, limits=TransferLimits(disk_reserve=10**18))
     assert caught.value.missing_bytes > 10**17
     assert server.requests == []
 
 
-def test_a_stop_does_not_wait_for_a_hub_that_does_not_answer(server: StorageServer, partial: Path) -> None:
+def test_stop_does_not_wait_for_a_silent_hub(server: StorageServer, partial: Path) -> None:
     stop, answered = threading.Event(), threading.Event()
 
     def locate() -> Location:
@@ -386,9 +382,7 @@ def test_a_stop_does_not_wait_for_a_hub_that_does_not_answer(server: StorageServ
 # One owner
 
 
-def test_a_file_is_owned_where_the_file_system_has_no_hard_links(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_owned_on_disks_without_hard_links(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -400,13 +394,13 @@ def test_a_file_is_owned_where_the_file_system_has_no_hard_links(
     assert not is_owned(partial)
 
 
-def test_a_finished_file_is_reported_as_such_though_its_owners_name_cant_be_removed(
+def test_finished_file_is_reported_if_its_owner_file_can_not_be_removed(
     server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.unlink
 
     def unlink(path: Path, *arguments: Any, **options: Any) -> None:
-        if path.suffix == ".owner":  # as on Windows while one who waits reads it
+        if path.suffix == ".owner":  # as on Windows while a waiting process reads it
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         real(path, *arguments, **options)
 
@@ -418,4 +412,4 @@ def test_a_finished_file_is_reported_as_such_though_its_owners_name_cant_be_remo
         pass
     partial.unlink()
     pull(server, partial)
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}

@@ -1,4 +1,4 @@
-"""How bytes are shared out among connections, and how many connections there are. Times are given, not waited for."""
+"""How bytes are divided among connections, and how many connections there are. Times are simulated."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from llm_hf_models.transfer.types import Ranges
 MB = 1 << 20
 
 
-def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0) -> float:
-    """Lets `width` watch all its connections bring `rate` bytes per second and keep `cores` busy; the time after."""
+def watch_width(
+    width: ConnectionTuner, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0
+) -> float:
+    """Let `width` observe connections with `rate` bytes per second that keep `cores` busy; return the time after."""
     for step in range(1, int(seconds / 0.05) + 1):
         now = start + step * 0.05
         width.update(now, int(now * rate), width.wanted, cpu=now * cores)
     return now
 
 
-def growing(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> float:
-    """Lets `width` watch connections of which each brings as much, until it wants no more; the seconds that took."""
+def grow_width(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> float:
+    """Let `width` observe connections with `each` bytes per second until it wants no more; return the seconds."""
     now = fetched = cpu = 0.0
     while width.wanted < 8 and now < 5:
         now += 0.05
@@ -86,7 +88,7 @@ def test_pieces_become_smaller_towards_the_end() -> None:
     assert max(sizes[-4:]) < 2 * MIN_SEGMENT_BYTES
 
 
-def test_one_connection_alone_asks_seldom() -> None:
+def test_single_connection_takes_few_pieces() -> None:
     segments = SegmentQueue(2048 * MB, Ranges())
     requests = 0
     while piece := segments.take(1):
@@ -96,7 +98,7 @@ def test_one_connection_alone_asks_seldom() -> None:
     assert requests == 4
 
 
-def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
+def test_rest_that_is_too_small_to_share_is_not_shared() -> None:
     segments = SegmentQueue(MB, Ranges())
     assert segments.has_work
     piece = segments.take(8)
@@ -107,7 +109,7 @@ def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
     assert segments.has_work
 
 
-def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_moves(
+def test_small_rest_is_taken_over_from_a_slow_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transfer_segments, "SPLIT_SECONDS", 0.0)
@@ -125,63 +127,63 @@ def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_m
 
 def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
     width = ConnectionTuner(8, cores=2)
-    assert growing(width, 10e6) < 0.5
+    assert grow_width(width, 10e6) < 0.5
     assert width.wanted == 8
 
 
-def test_fast_connections_are_joined_by_others_too_while_cores_have_nothing_to_do() -> None:
+def test_fast_connections_are_joined_by_others_if_cores_are_idle() -> None:
     width = ConnectionTuner(8, cores=8)
-    growing(width, 250e6, cores_each=0.4)
+    grow_width(width, 250e6, cores_each=0.4)
     assert width.wanted == 4  # a gigabyte a second: no digest is much faster
 
 
-def test_a_machine_that_is_busy_with_one_connection_gets_no_others() -> None:
+def test_machine_busy_with_one_connection_gets_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
-    growing(width, 250e6, cores_each=1.2)
+    grow_width(width, 250e6, cores_each=1.2)
     assert width.wanted == width.planned == 1
 
 
-def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -> None:
+def test_useless_connections_are_removed_and_tried_again_later() -> None:
     width = ConnectionTuner(8, cores=2)
     now = 0.0
     for patience in (5, REPROBE_SECONDS + 5):
         tried = set()
         until = now + patience
         while now < until:
-            now = looked(width, 12e6, seconds=0.1, start=now)
+            now = watch_width(width, 12e6, seconds=0.1, start=now)
             tried.add(width.wanted)
         assert tried == {1, 4}
         assert width.wanted == width.planned == 1
 
 
-def test_a_wire_faster_than_we_are_gets_one_connection() -> None:
+def test_wire_faster_than_the_cpu_gets_one_connection() -> None:
     width = ConnectionTuner(8, cores=2)
     assert width.planned == 8
-    looked(width, 900e6, seconds=1)
+    watch_width(width, 900e6, seconds=1)
     assert width.wanted == width.planned == 1
 
 
-def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
+def test_limit_reached_by_one_connection_adds_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
     for step in range(20):
         width.update(step * 0.05, int(step * 0.05 * 2e6), 1, cpu=0, limit=2_000_000)
     assert width.wanted == width.planned == 1
 
 
-def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_limit_does_not_count_earlier_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "RATE_RECHECK_SECONDS", 0.0)
     rate, stopped = [50_000], threading.Event()
     stopped.set()
     pace = RateLimiter(lambda: rate[0])
     pace.throttle(6 * MB, stopped)
     rate[0] = 10_000_000
-    pace.throttle(1, threading.Event())  # two minutes, were it all owed
+    pace.throttle(1, threading.Event())  # two minutes, if all were counted
 
 
-def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
+def test_server_that_refuses_connections_gets_no_more_requests() -> None:
     width = ConnectionTuner(8, cores=2)
     width.record_refusal(3, 0.0)
-    now = looked(width, 1e6, seconds=REFUSED_SECONDS - 1)
+    now = watch_width(width, 1e6, seconds=REFUSED_SECONDS - 1)
     assert width.wanted == 3
-    now = looked(width, 1e6, seconds=2 * TRIAL_SECONDS, start=now)
+    now = watch_width(width, 1e6, seconds=2 * TRIAL_SECONDS, start=now)
     assert width.wanted == 8, "but perhaps later"

@@ -1,4 +1,4 @@
-"""The seccomp filter, run by an interpreter of its few instructions: for machines that are not here."""
+"""The seccomp filter, run by a small interpreter of its instructions, for other architectures too."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if sys.platform == "linux":
 X32 = 0x40000000
 
 
-# The filter itself, run by an interpreter of the few instructions it is made of: for machines that are not here.
+# The filter itself, run by a small interpreter of its instructions, for other architectures too.
 
 
-def verdict(code: bytes, audit: int, number: int, *arguments: int) -> str:
-    """What a filter answers to one call: "allow", "kill" or the name of an error."""
+def run_filter(code: bytes, audit: int, number: int, *arguments: int) -> str:
+    """Return a filter's result for one call: "allow", "kill" or the name of an error."""
     data = struct.pack("<IIQ6Q", number, audit, 0, *arguments, *[0] * (6 - len(arguments)))
     lines = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
     loaded = at = 0
@@ -63,7 +63,7 @@ DANGEROUS = {  # on x86-64 and arm64
 }  # fmt: skip
 
 
-def _program(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
+def _build_filter(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
     kind = seccomp.ARCHITECTURES[machine]
     wish = Confinement(write_dirs=[Path("/x")], **{"allow_unix_server": True, **wanted})
     return seccomp.build_program(wish, kind, removes=True), kind.audit, kind.column
@@ -71,38 +71,38 @@ def _program(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
 
 @MACHINES
 @pytest.mark.parametrize("gpu", [False, True])
-def test_the_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> None:
-    code, audit, column = _program(machine, allow_gpu=gpu)
+def test_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> None:
+    code, audit, column = _build_filter(machine, allow_gpu=gpu)
     for name, numbers in DANGEROUS.items():
         if numbers[column] is not None and not (gpu and name == "memfd_create"):
-            assert verdict(code, audit, numbers[column]) == "EPERM", name
+            assert run_filter(code, audit, numbers[column]) == "EPERM", name
 
 
 @MACHINES
-def test_the_filter_knows_no_call_younger_than_itself_nor_x32s(machine: str) -> None:
-    code, audit, column = _program(machine)
+def test_filter_refuses_newer_calls_and_the_x32_table(machine: str) -> None:
+    code, audit, column = _build_filter(machine)
     for number in (seccomp.NEWEST_CALL + 1, X32, X32 + 39, X32 + 520, 2**31, 2**32 - 1):
-        assert verdict(code, audit, number) == "ENOSYS"
-    assert verdict(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be seen"
+        assert run_filter(code, audit, number) == "ENOSYS"
+    assert run_filter(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be checked"
 
 
 @MACHINES
-def test_the_filter_kills_what_calls_by_another_machines_numbers(machine: str) -> None:
-    code, audit, _ = _program(machine)
+def test_filter_kills_calls_with_numbers_of_another_architecture(machine: str) -> None:
+    code, audit, _ = _build_filter(machine)
     for other in (0x40000003, 0x40000028, 0xC000003E, 0xC00000B7):  # i386, arm, x86-64, arm64
-        assert (verdict(code, other, 0) == "kill") is (other != audit)
+        assert (run_filter(code, other, 0) == "kill") is (other != audit)
 
 
 @MACHINES
-def test_the_filter_looks_at_arguments(machine: str) -> None:
-    code, audit, column = _program(machine)
+def test_filter_checks_arguments(machine: str) -> None:
+    code, audit, column = _build_filter(machine)
     me, thread = os.getpid(), 0x3D0F00  # the flags of glibc's pthread_create
 
     def asked(name: str, *arguments: int) -> str:
         numbers = seccomp.list_allowed_calls(Confinement(allow_unix_server=True), removes=False)[name]
         number = numbers[column]
         assert number is not None
-        return verdict(code, audit, number, *arguments)
+        return run_filter(code, audit, number, *arguments)
 
     assert asked("clone", thread) == "allow"
     assert asked("clone", 0x1200011) == "EPERM"
@@ -137,7 +137,7 @@ def test_the_filter_looks_at_arguments(machine: str) -> None:
         ("aarch64", "/usr/include/asm-generic/unistd.h"),
     ],
 )
-def test_the_numbers_are_those_of_the_kernels_headers(machine: str, header: str) -> None:
+def test_numbers_match_the_kernel_headers(machine: str, header: str) -> None:
     if not Path(header).exists():
         pytest.skip(f"{header} is not installed")
     text = Path(header).read_text(encoding="ascii")
@@ -151,7 +151,7 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine: str, header: str)
         "openat2": (437, 437),
     }
     column = seccomp.ARCHITECTURES[machine].column
-    newer = {"futex_wake", "futex_wait", "futex_requeue"}  # than many installed headers
+    newer = {"futex_wake", "futex_wait", "futex_requeue"}  # newer than many installed headers
     wrong = {
         name: (numbers[column], known.get(name))
         for name, numbers in listed.items()
