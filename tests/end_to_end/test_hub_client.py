@@ -21,7 +21,7 @@ server = hub_repos.server
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.usefixtures("home")
-def test_a_bundle_from_the_environment_vouches_for_the_hub_too(variable: str) -> None:
+def test_certificates_from_the_environment_are_used_for_the_hub(variable: str) -> None:
     code = "from llm_hf_models import Library; print(Library().search('tiny').results[0].id)"
     with HubServer(tls=True) as hub:
         hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": b"GGUF"})
@@ -35,7 +35,7 @@ def test_a_bundle_from_the_environment_vouches_for_the_hub_too(variable: str) ->
     assert done.stdout.strip() == "owner/tiny-GGUF", done.stderr
 
 
-def test_an_answer_that_drips_is_given_up(server: HubServer) -> None:
+def test_dripping_response_times_out(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 500_000}, lfs=["README.md"])
     server.fault(Throttle(200_000), side="storage")
     with pytest.raises(TimedOutError, match="too slowly"):

@@ -14,7 +14,7 @@ shelf = mirror_repos.shelf
 endpoint = mirror_repos.endpoint
 
 
-def test_the_real_hf_command_downloads_and_verifies(endpoint: str, home: Home) -> None:
+def test_hf_command_downloads_from_the_mirror_and_verifies(endpoint: str, home: Home) -> None:
     hf = partial(run_process, "hf", environment={"HF_ENDPOINT": endpoint})
     assert "acme/tiny-GGUF" in hf("models", "ls", "--search", "tiny", "--format", "json").stdout
     assert COMMIT in hf("models", "info", "acme/tiny-GGUF").stdout

@@ -73,7 +73,7 @@ def cached(home: Home) -> list[Path]:
 # Quality bars
 
 
-def test_search_takes_one_request_and_a_repeat_of_it_is_not_sent_again(repo: HubServer) -> None:
+def test_search_takes_one_request_and_a_repeat_takes_none(repo: HubServer) -> None:
     for number in range(3):
         repo.add_repo(f"owner/other{number}-GGUF", {"README.md": "# Other"})
     run("search", "--library", "any")
@@ -85,7 +85,7 @@ def test_search_takes_one_request_and_a_repeat_of_it_is_not_sent_again(repo: Hub
     assert "owner/new-GGUF" in run("search", "--library", "any", "--refresh").stdout
 
 
-def test_info_takes_one_request_and_one_look_at_a_header(repo: HubServer) -> None:
+def test_info_takes_one_request_and_one_header_read(repo: HubServer) -> None:
     run("info", REPO)
     assert [request.method for request in questions(repo)] == ["GET", "HEAD"]
     repo.forget_requests()
@@ -93,13 +93,13 @@ def test_info_takes_one_request_and_one_look_at_a_header(repo: HubServer) -> Non
     assert [(request.method, request.status) for request in questions(repo)] == [("GET", 304)]
 
 
-def test_a_pull_reads_the_header_once(repo: HubServer) -> None:
+def test_pull_reads_the_header_once(repo: HubServer) -> None:
     run("pull", REPO, "--dry-run")
     assert repo.count(Q4, side="storage") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no figures of a child's work")
-def test_a_search_takes_one_question_and_little_more_work_than_llm_itself(repo: HubServer) -> None:
+def test_search_takes_one_request_and_little_more_cpu_than_llm(repo: HubServer) -> None:
     # On a machine where `llm --version` takes 1 s, that is 2 s with a Hub that answers in 300 ms.
     own = min(_work_of("llm", "--version") for _ in range(3))
     searches = [_work_of("llm", "hf", "search", f"tiny{number}") for number in range(3)]
@@ -131,7 +131,7 @@ def _work_of(*words: str) -> float:
     ],
     ids=["silence", "503", "429", "web page", "reset"],
 )
-def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
+def test_cached_results_are_shown_with_age_and_reason_if_the_hub_fails(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch, weather: Any, said: str
 ) -> None:
     monkeypatch.setenv("LLM_HF_METADATA_SECONDS", "0.5")
@@ -151,12 +151,12 @@ def test_in_bad_weather_what_is_kept_is_shown_with_its_age_and_why(
 @pytest.mark.parametrize(
     "weather", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"]
 )
-def test_a_bad_moment_at_the_first_question_of_a_pull_is_ridden_out_and_said(repo: HubServer, weather: Any) -> None:
+def test_transient_error_at_the_start_of_a_pull_is_retried_and_reported(repo: HubServer, weather: Any) -> None:
     repo.fault(weather, side="hub", on="/api/models")
     assert "asking again in" in run("pull", f"{REPO}:Q4_K_M").stderr
 
 
-def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer) -> None:
+def test_rate_limit_is_waited_out_and_reported(repo: HubServer) -> None:
     repo.fault(Status(429, {"Retry-After": "1"}), side="hub", on="/api/models")
     done = run("pull", f"{REPO}:Q4_K_M")
     assert "too many requests from here: asking again in 1 s" in done.stderr
@@ -170,14 +170,14 @@ def test_too_many_requests_are_waited_out_as_told_and_it_is_said(repo: HubServer
 @pytest.mark.parametrize(
     ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
 )
-def test_one_bad_answer_for_a_header_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
+def test_one_failed_header_request_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
     repo.fault(weather, side="storage", on=Q4)
     done = run("pull", REPO)
     assert said in done.stderr
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
 
 
-def test_offline_a_repo_is_shown_with_its_card_and_a_pull_of_what_is_here_is_instant(
+def test_offline_info_shows_the_card_and_an_installed_pull_is_instant(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("pull", REPO, "-q")
@@ -191,7 +191,7 @@ def test_offline_a_repo_is_shown_with_its_card_and_a_pull_of_what_is_here_is_ins
     assert len(repo.requests) == asked
 
 
-def test_a_card_that_was_never_read_is_missed_and_the_rest_is_shown(
+def test_unread_card_is_reported_and_the_rest_shown(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("info", REPO)
@@ -202,7 +202,7 @@ def test_a_card_that_was_never_read_is_missed_and_the_rest_is_shown(
     assert "There is no card" not in done.stdout
 
 
-def test_what_one_token_saw_is_not_shown_to_another(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_results_of_one_token_are_hidden_from_another(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     private = repo.add_repo("owner/private-GGUF", {Q4: repo.list_repos()[0].files[1].location}, private=True)
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_ann", access={private.id}))
     run("info", private.id)
@@ -210,7 +210,7 @@ def test_what_one_token_saw_is_not_shown_to_another(repo: HubServer, monkeypatch
     assert "There is no repo" in run("info", private.id, code=1).stderr
 
 
-def test_answers_that_another_version_kept_are_asked_for_again(repo: HubServer) -> None:
+def test_cached_results_of_another_version_are_requested_again(repo: HubServer) -> None:
     import sqlite3
 
     run("info", REPO)
@@ -225,7 +225,7 @@ def test_answers_that_another_version_kept_are_asked_for_again(repo: HubServer) 
 # Tokens
 
 
-def test_each_trouble_with_a_token_has_its_own_words(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_token_error_has_its_own_message(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     file = repo.list_repos()[0].files[1].location
     repo.add_repo("owner/gated-GGUF", {Q4: file}, gated="auto")
     repo.add_repo("owner/private-GGUF", {Q4: file}, private=True)
@@ -241,7 +241,7 @@ def test_each_trouble_with_a_token_has_its_own_words(repo: HubServer, monkeypatc
         assert run("pull", f"owner/{name}-GGUF", "-q").stdout == f"hf/owner/{name}-GGUF:Q4_K_M\n"
 
 
-def test_status_says_where_a_token_comes_from_that_could_not_be_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_shows_the_source_of_an_unchecked_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     text = run("status").stdout
@@ -252,7 +252,7 @@ def test_status_says_where_a_token_comes_from_that_could_not_be_checked(monkeypa
 # Proof
 
 
-def test_bytes_that_changed_without_a_trace_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
+def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     (path,) = cached(home)
     before = path.stat()
@@ -268,7 +268,7 @@ def test_bytes_that_changed_without_a_trace_are_fetched_again_after_verify(repo:
     assert "matches" in run("verify", "tiny").stdout
 
 
-def test_bytes_that_never_match_are_refused_and_nothing_is_kept(repo: HubServer, home: Home) -> None:
+def test_bytes_that_never_match_are_refused_and_removed(repo: HubServer, home: Home) -> None:
     run("pull", f"{REPO}:Q8_0", "--dry-run")
     repo.fault(FlipBit(at=Q8_BYTES - 1), on=Q8, side="storage", times=None)
     said = run("pull", f"{REPO}:Q8_0", code=1).stderr
@@ -277,7 +277,7 @@ def test_bytes_that_never_match_are_refused_and_nothing_is_kept(repo: HubServer,
     assert json_of("list") == []
 
 
-def test_what_was_imported_offline_is_not_said_to_match_the_repo_that_was_named(
+def test_offline_import_does_not_claim_to_match_its_repo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -285,7 +285,7 @@ def test_what_was_imported_offline_is_not_said_to_match_the_repo_that_was_named(
     assert "never compared with the Hub" in run("verify", "--all", code=1).stdout
 
 
-def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files_name_says_another(
+def test_offline_import_keeps_its_variant_unless_the_filename_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -295,7 +295,7 @@ def test_the_variant_that_is_named_at_an_import_offline_is_kept_unless_the_files
     assert "other.Q8_0.gguf is Q8_0." in run("import", path, "--repo", "owner/other-GGUF:Q4_K_M", code=1).stderr
 
 
-def test_a_model_whose_origin_is_proven_later_keeps_its_own_facts_under_a_persons_template(
+def test_model_verified_later_keeps_its_facts_under_a_custom_template(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny_base(tmp_path / "base.F16.gguf")
@@ -312,7 +312,7 @@ def test_a_model_whose_origin_is_proven_later_keeps_its_own_facts_under_a_person
     assert (shown["kind"], shown["facts"]["chat_template"]) == ("base", False)
 
 
-def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path: Path) -> None:
+def test_verify_does_not_vouch_for_an_import_of_unknown_origin(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "mine.Q8_0.gguf")
     run("import", path, "-q")
     verified = run("verify", "mine", code=1)
@@ -327,7 +327,7 @@ def test_verifying_an_import_of_unknown_origin_does_not_make_it_proven(tmp_path:
 
 
 @pytest.mark.parametrize("content", [b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\n", b"GGUF"])
-def test_what_a_repo_calls_gguf_and_is_none_is_refused_before_it_is_fetched(
+def test_invalid_gguf_is_refused_before_the_download(
     hub: HubServer, home: Home, content: bytes
 ) -> None:
     hub.add_repo("owner/odd-GGUF", {"odd-Q8_0.gguf": content * 10})
@@ -338,7 +338,7 @@ def test_what_a_repo_calls_gguf_and_is_none_is_refused_before_it_is_fetched(
     assert json_of("list") == []
 
 
-def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
+def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
     run("pull", f"{REPO}:Q8_0", "--dry-run")
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen(
@@ -357,7 +357,7 @@ def test_a_speed_counts_only_what_came_in_this_run(repo: HubServer) -> None:
 # The library
 
 
-def test_a_damaged_library_stops_our_commands_and_not_llm(home: Home) -> None:
+def test_damaged_library_stops_our_commands_but_not_llm(home: Home) -> None:
     library_path().parent.mkdir(parents=True, exist_ok=True)
     library_path().write_bytes(b"this is no database, and never was one" * 100)
     assert "is damaged" in run("list", code=1).stderr
@@ -366,7 +366,7 @@ def test_a_damaged_library_stops_our_commands_and_not_llm(home: Home) -> None:
     assert home.llm.is_dir()
 
 
-def test_a_newer_library_says_what_to_update_and_llm_goes_on() -> None:
+def test_newer_library_error_names_the_update_and_llm_works() -> None:
     import sqlite3
 
     run("list")
@@ -377,7 +377,7 @@ def test_a_newer_library_says_what_to_update_and_llm_goes_on() -> None:
     assert "gpt-4o" in run_process("llm", "models").stdout
 
 
-def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubServer, home: Home) -> None:
+def test_pruned_model_is_reported_and_the_named_command_restores_it(repo: HubServer, home: Home) -> None:
     run("pull", REPO, "-q")
     shutil.rmtree(home.cache)
     assert "missing" in run("list").stdout
@@ -389,7 +389,7 @@ def test_a_pruned_cache_is_told_and_the_command_brings_the_model_back(repo: HubS
     assert repo.requests
 
 
-def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer, home: Home) -> None:
+def test_models_are_shared_with_the_hf_command_both_ways(repo: HubServer, home: Home) -> None:
     run_process("hf", "download", REPO, Q8)
     sent = repo.sent(Q8, side="storage")
     done = run("pull", f"{REPO}:Q8_0")
@@ -406,7 +406,7 @@ def test_what_hf_fetched_is_adopted_and_what_we_fetch_is_hfs_too(repo: HubServer
     run_process("hf", "cache", "verify", REPO)
 
 
-def test_rm_frees_what_stands_in_the_cache_of_its_pull(
+def test_rm_frees_files_in_the_cache_of_the_pull(
     repo: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run("pull", REPO, "-q")
@@ -417,7 +417,7 @@ def test_rm_frees_what_stands_in_the_cache_of_its_pull(
 
 
 @AS_ROOT
-def test_what_cannot_be_removed_is_not_forgotten(repo: HubServer, tmp_path: Path) -> None:
+def test_model_that_can_not_be_removed_stays_registered(repo: HubServer, tmp_path: Path) -> None:
     run("pull", REPO, "--to", tmp_path / "there", "-q")
     assert repo.requests
     subprocess.run(["chattr", "+i", str(tmp_path / "there")], check=False, capture_output=True)
@@ -439,7 +439,7 @@ def _can_make(path: Path) -> bool:
     return True
 
 
-def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune(
+def test_new_commit_replaces_the_old_one_which_can_be_pruned(
     repo: HubServer, home: Home, tmp_path: Path
 ) -> None:
     old = repo.list_repos()[0].commit
@@ -455,7 +455,7 @@ def test_a_new_commit_takes_the_place_of_the_old_one_which_others_may_then_prune
     assert json_of("list")[0]["state"] == "ready"
 
 
-def test_a_revision_has_an_id_of_its_own_beside_the_default_one(repo: HubServer) -> None:
+def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
     commit = repo.list_repos()[0].commit
     run("pull", REPO, "-q")
     for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
@@ -468,7 +468,7 @@ def test_a_revision_has_an_id_of_its_own_beside_the_default_one(repo: HubServer)
 # Elsewhere than in the cache
 
 
-def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: HubServer, tmp_path: Path) -> None:
+def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, tmp_path: Path) -> None:
     mine = tmp_path / "README.md"
     mine.write_text("# Mine\n")  # as long as the one on the Hub: only its content tells
     wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
@@ -491,7 +491,7 @@ def test_a_persons_own_file_is_named_and_replaced_only_where_they_agree(repo: Hu
     assert repo.sent("README.md") == sent
 
 
-def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubServer, tmp_path: Path) -> None:
+def test_cached_files_are_copied_into_a_folder(repo: HubServer, tmp_path: Path) -> None:
     run("pull", REPO, "-q")
     whole = Path(run("path", "tiny").stdout.strip()).read_bytes()
     sent = repo.sent(Q4, side="storage")
@@ -502,7 +502,7 @@ def test_what_the_cache_has_is_copied_into_a_folder_and_not_fetched(repo: HubSer
     assert repo.sent(Q4, side="storage") == sent
 
 
-def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm(
+def test_pull_to_a_folder_is_complete_and_removed_by_rm(
     repo: HubServer, home: Home, tmp_path: Path
 ) -> None:
     there = tmp_path / "there"
@@ -519,7 +519,7 @@ def test_a_pull_to_a_folder_is_whole_there_counts_what_is_there_and_goes_with_rm
     assert [path.name for path in there.iterdir()] == ["mine.txt"]
 
 
-def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_path: Path) -> None:
+def test_projector_is_pulled_unless_declined(hub: HubServer, tmp_path: Path) -> None:
     files = {
         "see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"),
         "mmproj-F16.gguf": tiny_mmproj(tmp_path / "m.gguf"),
@@ -533,7 +533,7 @@ def test_the_projector_comes_along_unless_it_is_declined(hub: HubServer, tmp_pat
     assert json_of("verify", "see")["matches"]
 
 
-def test_a_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
+def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
     files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
     hub.add_repo("owner/see-GGUF", files)
     assert "--no-mmproj fetches the model without it" in run("pull", "owner/see-GGUF", code=1).stderr
@@ -541,7 +541,7 @@ def test_a_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_p
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
 
 
-def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_path: Path) -> None:
+def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
     assert len(json_of("import", shards[1], "-q")["model"]["files"]) == 3
     shards[0].unlink()
@@ -551,7 +551,7 @@ def test_a_split_model_is_imported_by_any_of_its_shards_and_not_without_one(tmp_
 # Imports
 
 
-def test_two_files_of_one_name_are_two_models_and_neither_copy_is_lost(tmp_path: Path) -> None:
+def test_two_files_of_one_name_are_two_models_with_two_copies(tmp_path: Path) -> None:
     ids = []
     for folder, answer in (("one", "One."), ("two", "Two.")):
         (tmp_path / folder).mkdir()
@@ -561,7 +561,7 @@ def test_two_files_of_one_name_are_two_models_and_neither_copy_is_lost(tmp_path:
     assert all(done["unchanged"] for done in json_of("verify", "--all", code=1))
 
 
-def test_a_second_import_of_the_same_bytes_keeps_the_copy_that_is_there(tmp_path: Path, home: Home) -> None:
+def test_second_import_of_the_same_bytes_keeps_the_existing_copy(tmp_path: Path, home: Home) -> None:
     path = tiny_chat(tmp_path / "model.Q8_0.gguf")
     for _ in range(2):
         run("import", path, "--copy", "-q")
@@ -569,7 +569,7 @@ def test_a_second_import_of_the_same_bytes_keeps_the_copy_that_is_there(tmp_path
     assert len(list(home.llm.rglob("*.gguf"))) == 1
 
 
-def test_a_copy_that_is_refused_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home) -> None:
+def test_refused_copy_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home) -> None:
     run("import", tiny_chat(tmp_path / "a.Q8_0.gguf", answer="A."), "-a", "walrus", "-q")
     other = tiny_chat(tmp_path / "other.gguf", answer="Not that one.")
     run("import", other, "--copy", "-a", "walrus", code=2)
@@ -579,7 +579,7 @@ def test_a_copy_that_is_refused_leaves_nothing(repo: HubServer, tmp_path: Path, 
     assert len(json_of("list")) == 1
 
 
-def test_an_import_named_like_another_file_of_its_repo_does_not_take_a_pulls_place(
+def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
     repo: HubServer, tmp_path: Path, home: Home
 ) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
@@ -590,7 +590,7 @@ def test_an_import_named_like_another_file_of_its_repo_does_not_take_a_pulls_pla
     assert json_of("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
 
 
-def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
+def test_imported_gated_repo_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
     from llm_hf_models.context import Context
     from llm_hf_models.hub.refs import RepoId
     from llm_hf_models.servers.library_catalog import LibraryCatalog
@@ -607,7 +607,7 @@ def test_a_gated_repo_that_was_imported_is_mirrored_only_when_named(repo: HubSer
 
 @AS_ROOT
 @pytest.mark.usefixtures("repo")
-def test_a_full_disk_is_told_before_and_during_and_the_pull_continues_later(
+def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = tmp_path / "small"
@@ -634,7 +634,7 @@ def test_a_full_disk_is_told_before_and_during_and_the_pull_continues_later(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
-def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -> None:
+def test_missing_permissions_give_clear_errors(repo: HubServer, tmp_path: Path) -> None:
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         pytest.skip("root may read and write everything, and nothing here takes that away")
     closed = tmp_path / "closed"
@@ -658,7 +658,7 @@ def test_who_may_not_write_or_read_is_told_so(repo: HubServer, tmp_path: Path) -
 
 @AS_ROOT
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="root may read and write everything")
-def test_a_folder_that_sudo_left_to_another_is_named_with_the_command_that_gives_it_back(
+def test_folder_owned_by_root_after_sudo_is_named_with_the_fix(
     repo: HubServer, home: Home
 ) -> None:
     run("status")
@@ -676,7 +676,7 @@ def test_a_folder_that_sudo_left_to_another_is_named_with_the_command_that_gives
 # The queue, where others are at it too
 
 
-def test_a_row_of_another_version_stands_in_no_pulls_way(repo: HubServer) -> None:
+def test_row_of_another_version_does_not_block_a_pull(repo: HubServer) -> None:
     import sqlite3
 
     repo.fault(Status(403), on=Q8, side="storage", times=None)
@@ -697,7 +697,7 @@ def test_a_row_of_another_version_stands_in_no_pulls_way(repo: HubServer) -> Non
 
 
 @pytest.mark.parametrize("words", [("search", "tiny"), ("info", REPO), ("pull", REPO)])
-def test_ctrl_c_at_a_question_is_one_line(repo: HubServer, words: tuple[str, ...]) -> None:
+def test_ctrl_c_during_a_request_prints_one_line(repo: HubServer, words: tuple[str, ...]) -> None:
     repo.fault(Stall(), side="hub", times=None)
     with subprocess.Popen(
         [str(SCRIPTS / "llm"), "hf", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -712,7 +712,7 @@ def test_ctrl_c_at_a_question_is_one_line(repo: HubServer, words: tuple[str, ...
 # Python
 
 
-def test_a_single_file_is_fetched_alone_and_registers_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_single_file_is_pulled_alone_and_registers_nothing(hub: HubServer, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
     fetched = Library().download_file("owner/split-GGUF", shards[1].name, tmp_path / "there")
@@ -723,7 +723,7 @@ def test_a_single_file_is_fetched_alone_and_registers_nothing(hub: HubServer, tm
         Library().download_file("owner/split-GGUF", "none.gguf")
 
 
-def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Path) -> None:
+def test_library_class_has_the_verbs_of_the_commands(repo: HubServer, tmp_path: Path) -> None:
     library = Library()
     assert [row.id for row in library.search("tiny").results] == [REPO]
     assert {variant.quant for variant in library.info(REPO).variants} == {"Q8_0", "Q4_K_M"}
@@ -741,7 +741,7 @@ def test_the_library_has_the_same_verbs_in_python(repo: HubServer, tmp_path: Pat
     assert repo.requests
 
 
-def test_a_pulled_model_answers_in_llm_and_its_tokens_are_logged(repo: HubServer) -> None:
+def test_pulled_model_answers_in_llm_and_its_tokens_are_logged(repo: HubServer) -> None:
     run_process("llm", "hf", "pull", REPO, "-q")
     assert repo.requests
     try:

@@ -38,7 +38,7 @@ os._exit(0)
 @pytest.mark.weights
 @pytest.mark.skipif(sys.platform == "win32", reason="a unix socket")
 @pytest.mark.parametrize("context", [512, 2048])
-def test_llama_cpp_takes_no_more_than_we_say_and_not_much_less(context: int, tmp_path: Path, home: Home) -> None:
+def test_llama_cpp_stays_close_below_the_memory_estimate(context: int, tmp_path: Path, home: Home) -> None:
     model = real_weights.smollm2(tmp_path)
     with model.open("rb") as source:
         facts = read_header(source).facts

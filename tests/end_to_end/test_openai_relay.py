@@ -90,7 +90,7 @@ def busy(shelf: Shelf, model_id: str) -> int:
 # What OpenAI's client gets
 
 
-def test_two_models_answer_by_name_and_the_list_has_both(client: OpenAI) -> None:
+def test_two_models_answer_by_name_and_are_listed(client: OpenAI) -> None:
     assert {CHAT, EMBED} <= {model.id for model in client.models.list()}
     assert client.models.retrieve(CHAT).owned_by == "tiny"
     for name, answer in (("tiny", ggufs.ANSWER), ("seal", "Seal."), (CHAT, ggufs.ANSWER)):
@@ -100,7 +100,7 @@ def test_two_models_answer_by_name_and_the_list_has_both(client: OpenAI) -> None
         assert done.usage.completion_tokens
 
 
-def test_an_answer_streams_in_pieces_that_the_client_understands(client: OpenAI) -> None:
+def test_answer_streams_in_pieces_of_the_protocol(client: OpenAI) -> None:
     stream = client.chat.completions.create(
         model="tiny", messages=HELLO, stream=True, stream_options={"include_usage": True}
     )
@@ -113,7 +113,7 @@ def test_an_answer_streams_in_pieces_that_the_client_understands(client: OpenAI)
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_tool_is_called_and_its_result_read(client: OpenAI, stream: bool) -> None:
+def test_tool_is_called_and_its_result_is_used(client: OpenAI, stream: bool) -> None:
     messages = [{"role": "user", "content": "weather in Riga?"}]
     if stream:
         with client.chat.completions.stream(model="tiny", messages=messages, tools=[WEATHER]) as events:  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ def test_a_tool_is_called_and_its_result_read(client: OpenAI, stream: bool) -> N
     assert after.choices[0].message.content == ggufs.TOOL_ANSWER
 
 
-def test_a_schema_holds(client: OpenAI) -> None:
+def test_answer_follows_a_schema(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"n": {"enum": [7]}}, "required": ["n"], "additionalProperties": False}
     wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
     done = client.chat.completions.create(model="tiny", messages=HELLO, response_format=wanted)
@@ -141,7 +141,7 @@ def test_texts_are_embedded_and_completed(client: OpenAI) -> None:
     assert client.completions.create(model="base", prompt="Once upon").choices[0].text == ggufs.ANSWER
 
 
-def test_async_clients_are_served_side_by_side(url: str) -> None:
+def test_async_clients_are_served_in_parallel(url: str) -> None:
     async def six() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
             asked = [client.chat.completions.create(model=name, messages=HELLO) for name in ("tiny", "seal") * 3]
@@ -150,7 +150,7 @@ def test_async_clients_are_served_side_by_side(url: str) -> None:
     assert asyncio.run(six()) == [ggufs.ANSWER, "Seal."] * 3
 
 
-def test_a_single_model_needs_no_name() -> None:
+def test_single_model_needs_no_name() -> None:
     with serving("seal") as (_, url):
         asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
     assert asked.json()["choices"][0]["message"]["content"] == "Seal."
@@ -164,7 +164,7 @@ def bearer(key: str = KEY) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"Authorization": KEY}, bearer("schlüssel")])
-def test_without_the_key_nothing_is_told(url: str, headers: dict[str, str]) -> None:
+def test_requests_without_the_key_reveal_nothing(url: str, headers: dict[str, str]) -> None:
     sent = {name: value.encode() for name, value in headers.items()}
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/nowhere")):
         answer = httpx2.request(method, url + path, headers=sent)  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def test_without_the_key_nothing_is_told(url: str, headers: dict[str, str]) -> N
     assert httpx2.get(f"{url}/health").json() == {"status": "ok"}
 
 
-def test_a_key_is_made_where_none_is_given() -> None:
+def test_key_is_generated_if_none_is_given() -> None:
     with serving("seal", key=None) as (one, url), serving("seal", key=None) as (other, _):
         assert len(one.key) >= 32
         assert one.key != other.key
@@ -182,7 +182,7 @@ def test_a_key_is_made_where_none_is_given() -> None:
         assert httpx2.get(f"{url}/v1/models", headers=bearer(other.key)).status_code == 401
 
 
-def test_a_model_that_is_not_served_is_not_found(shelf: Shelf) -> None:
+def test_model_that_is_not_served_is_not_found(shelf: Shelf) -> None:
     with serving("seal") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["hf/tiny/seal:F16"]
         for name in ("tiny", CHAT, "no such"):
@@ -195,13 +195,13 @@ def test_a_model_that_is_not_served_is_not_found(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"\xff", b"[" * 100_000, b'{"model": ["tiny"]}'])
-def test_a_body_that_is_no_request_is_refused(url: str, body: bytes) -> None:
+def test_invalid_body_is_refused(url: str, body: bytes) -> None:
     answer = httpx2.post(f"{url}/v1/chat/completions", content=body, headers=bearer())
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_without_a_length_or_with_a_huge_one_is_refused(url: str) -> None:
+def test_body_without_a_length_or_too_large_is_refused(url: str) -> None:
     address = ("127.0.0.1", int(url.rpartition(":")[2]))
     for line, status in (
         ("X: y", b"411"),
@@ -216,7 +216,7 @@ def test_a_body_without_a_length_or_with_a_huge_one_is_refused(url: str) -> None
             assert raw.recv(100).split()[1] == status
 
 
-def test_a_client_that_resets_its_connection_between_two_requests_leaves_no_traceback(
+def test_connection_reset_between_requests_leaves_no_traceback(
     url: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = set(threading.enumerate())
@@ -229,7 +229,7 @@ def test_a_client_that_resets_its_connection_between_two_requests_leaves_no_trac
     assert capfd.readouterr().err == ""
 
 
-def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> None:
+def test_refusal_of_the_engine_is_forwarded(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="the context holds") as too_long:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "word " * 20_000}])
     assert "Shorten the prompt" in too_long.value.message  # and nothing of `-o`: this client has no such option
@@ -238,12 +238,12 @@ def test_the_engines_refusal_reaches_the_client_in_its_words(client: OpenAI) -> 
 
 
 @pytest.mark.parametrize(("name", "kind"), [("tiny", "chat"), ("base", "base")])
-def test_embeddings_of_a_model_that_makes_none_are_refused_with_its_kind(client: OpenAI, name: str, kind: str) -> None:
+def test_embeddings_of_another_kind_of_model_are_refused(client: OpenAI, name: str, kind: str) -> None:
     with pytest.raises(openai.BadRequestError, match=f"is a {kind} model, and makes no embeddings"):
         client.embeddings.create(model=name, input="one")
 
 
-def test_prompts_to_a_model_that_embeds_are_refused_with_its_kind(client: OpenAI) -> None:
+def test_prompts_to_an_embedding_model_are_refused(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="is an embedding model, and answers no prompts"):
         client.chat.completions.create(model="vectors", messages=HELLO)
     with pytest.raises(openai.BadRequestError, match="is an embedding model, and answers no prompts"):
@@ -255,7 +255,7 @@ def test_prompts_to_a_model_that_embeds_are_refused_with_its_kind(client: OpenAI
     [(400, 400), (422, 422), (413, 413), (429, 429), (500, 500), (503, 503), (401, 502), (403, 502), (302, 502)],
 )
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_refusal_keeps_its_status_unless_it_was_us_who_were_not_let_in(
+def test_refusal_keeps_its_status_unless_the_relay_itself_is_refused(
     shelf: Shelf, answer: int, seen: int, stream: bool
 ) -> None:
     def refuse(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
@@ -277,7 +277,7 @@ def test_a_refusal_keeps_its_status_unless_it_was_us_who_were_not_let_in(
         db.remove_model("hf/remote/far")
 
 
-def test_what_cannot_be_served_is_said_before_listening() -> None:
+def test_models_that_can_not_be_served_are_named_before_listening() -> None:
     with pytest.raises(UnknownModelError):
         Library().serve(["walrus"])
     with pytest.raises(BadInputError, match="can't be a key"):
@@ -289,7 +289,7 @@ def test_what_cannot_be_served_is_said_before_listening() -> None:
 # Options, lifecycle, cancelling
 
 
-def test_what_was_set_for_a_model_holds_here_too_and_the_client_goes_before_it(client: OpenAI) -> None:
+def test_stored_options_apply_unless_the_client_sets_its_own(client: OpenAI) -> None:
     library = Library()
     library.set_options("endless", {"max_tokens": "3"})
     try:
@@ -300,7 +300,7 @@ def test_what_was_set_for_a_model_holds_here_too_and_the_client_goes_before_it(c
         library.set_options("endless", {}, ["max_tokens"])
 
 
-def test_a_system_prompt_that_was_set_is_read_unless_the_client_brings_one(client: OpenAI) -> None:
+def test_stored_system_prompt_applies_unless_the_client_sets_its_own(client: OpenAI) -> None:
     def prompt_tokens(*head: Any) -> int:
         usage = client.chat.completions.create(model="tiny", messages=[*head, *HELLO]).usage
         assert usage is not None
@@ -315,7 +315,7 @@ def test_a_system_prompt_that_was_set_is_read_unless_the_client_brings_one(clien
         Library().set_options("tiny", {}, ["system"])
 
 
-def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: Shelf) -> None:
+def test_engine_starts_on_demand_exits_when_idle_and_starts_again(shelf: Shelf) -> None:
     shelf.add("hf/tiny/brief:F16", ggufs.tiny_chat(shelf.files / "brief.gguf"), aliases=("brief",))
     Library().set_options("brief", {"keep_alive": "0.2"})
 
@@ -330,7 +330,7 @@ def test_an_engine_starts_on_demand_leaves_when_idle_and_starts_again(shelf: She
             wait_until(lambda: not engines())
 
 
-def test_an_engine_that_is_killed_is_started_anew_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
+def test_killed_engine_is_restarted_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
     client.chat.completions.create(model="seal", messages=HELLO)
     with shelf.db() as db:
         (row,) = [row for row in running_engines.list_running_engines(db) if row.model_id == "hf/tiny/seal:F16"]
@@ -338,7 +338,7 @@ def test_an_engine_that_is_killed_is_started_anew_for_the_next_request(client: O
     assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
 
 
-def test_an_engine_that_dies_in_the_middle_of_a_stream_is_an_error_and_no_end(client: OpenAI, shelf: Shelf) -> None:
+def test_engine_crash_during_a_stream_is_an_error_and_not_an_end(client: OpenAI, shelf: Shelf) -> None:
     stream = client.chat.completions.create(model="endless", messages=HELLO, stream=True)
     next(stream)
     with shelf.db() as db:
@@ -349,7 +349,7 @@ def test_an_engine_that_dies_in_the_middle_of_a_stream_is_an_error_and_no_end(cl
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_while_it_is_answered_stops_the_work(url: str, shelf: Shelf, stream: bool) -> None:
+def test_client_that_leaves_during_an_answer_stops_the_work(url: str, shelf: Shelf, stream: bool) -> None:
     Library().set_options("endless", {"context": 131072})
     try:
         with leaving(url, {"model": "endless", "messages": HELLO, "stream": stream}):
@@ -360,7 +360,7 @@ def test_a_client_that_goes_while_it_is_answered_stops_the_work(url: str, shelf:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(shelf: Shelf, stream: bool) -> None:
+def test_client_that_leaves_during_prompt_processing_stops_it(shelf: Shelf, stream: bool) -> None:
     path = ggufs.tiny_chat(shelf.files / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
     shelf.add("hf/tiny/slow:F16", path, aliases=("slow",))
     Library().set_options("slow", {"context": 65536})
@@ -373,7 +373,7 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(shelf: Sh
     assert time.monotonic() - left < 10
 
 
-def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_engine_is_there_for_the_next(
+def test_client_that_leaves_during_a_load_is_noticed_and_the_engine_kept(
     shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     shelf.add("hf/tiny/late:F16", ggufs.tiny_chat(shelf.files / "late.gguf", answer="Late."), aliases=("late",))
@@ -392,7 +392,7 @@ def test_a_client_that_goes_while_the_model_loads_is_noticed_at_once_and_the_eng
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
 @pytest.mark.parametrize("given", [None, "chosen-by-a-person"])
-def test_the_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | None) -> None:
+def test_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | None) -> None:
     command = [sys.executable, "-m", "llm", "hf", "serve", "tiny", "vectors", "--port", "0"]
     environment = {**os.environ, **({"LLM_HF_SERVE_KEY": given} if given else {})}
     with subprocess.Popen(
@@ -414,7 +414,7 @@ def test_the_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str
 
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
-def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
+def test_ps_shows_the_layers_of_each_engine_and_stop_ends_it(
     sandbox: str, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
 ) -> None:
     monkeypatch.setenv("LLM_HF_SANDBOX", sandbox)
@@ -437,14 +437,14 @@ def test_ps_shows_what_confines_each_engine_and_stop_ends_it(
     assert list(shelf.runtime.rglob("*.sock")) == []
 
 
-def test_ps_shows_the_context_that_runs_where_llama_cpp_makes_more_of_the_one_that_was_asked_for() -> None:
+def test_ps_shows_the_actual_context_if_llama_cpp_enlarges_it() -> None:
     run_llm("hf", "stop", "--all")
     too_long = run_llm("-m", "tiny", "word " * 5000, "-o", "context", "10")
     (shown,) = json.loads(said("hf", "ps", "--json"))
     assert f"the context holds {shown['context']}\n" in too_long.stderr
 
 
-def test_a_layer_that_leaves_a_gpu_open_says_so() -> None:
+def test_layer_that_leaves_a_gpu_open_says_so() -> None:
     assert format_layers(["rlimits", "landlock"], gpu=True) == ["rlimits", "landlock but for GPU devices"]
     assert format_layers(["rlimits", "landlock"], gpu=False) == ["rlimits", "landlock"]
 

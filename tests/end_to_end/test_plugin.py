@@ -14,7 +14,7 @@ from tests.support.commands import run_llm
 from tests.support.damaged_libraries import a_folder, a_table_less, garbage, newer, not_json, register
 
 
-def test_help_names_the_group_and_imports_none_of_it() -> None:
+def test_help_names_the_group_without_importing_it() -> None:
     code = (
         "import sys; from click.testing import CliRunner; from llm.cli import cli\n"
         "print(CliRunner().invoke(cli, ['--help']).output)\n"
@@ -30,7 +30,7 @@ DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
-def test_a_library_that_cannot_be_read_is_said_in_a_line_and_the_command_it_names_says_why(
+def test_unreadable_library_is_reported_in_one_line_and_list_explains_it(
     damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "_reported", set())

@@ -19,7 +19,7 @@ def read(path: Path) -> GgufHeader:
 
 
 @pytest.mark.weights
-def test_a_real_model_is_read(tmp_path: Path) -> None:
+def test_header_of_a_real_model_is_read(tmp_path: Path) -> None:
     facts = read(real_weights.smollm2(tmp_path)).facts
     assert (facts.kind, facts.quantization, facts.vocabulary_size) == ("chat", "Q4_1", 49152)
     assert facts.parameters == 134_515_008
@@ -28,7 +28,7 @@ def test_a_real_model_is_read(tmp_path: Path) -> None:
 @pytest.mark.weights
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("model", [real_weights.smollm2, real_weights.gemma3])
-def test_a_real_model_passes_without_a_word_is_loaded_and_talks_sense(
+def test_real_model_has_no_findings_loads_and_generates_text(
     tmp_path: Path, model: Callable[[Path], Path]
 ) -> None:
     path = model(tmp_path)

@@ -62,7 +62,7 @@ def named(path: Path) -> list[str | None]:
     return [finding.where for finding in check_file(path).errors if finding.code == "tensor-missing"]
 
 
-def test_a_model_of_exactly_the_tensors_that_its_family_needs_passes_and_is_loaded(tmp_path: Path) -> None:
+def test_model_with_exactly_the_required_tensors_passes_and_loads(tmp_path: Path) -> None:
     paths = [variant.write(tmp_path / f"{number}.gguf") for number, variant in enumerate(VARIANTS.values())]
     verdicts = dict(zip(VARIANTS, gguf_oracle.load(paths), strict=True))
     assert verdicts == dict.fromkeys(VARIANTS, "accepts")
@@ -71,7 +71,7 @@ def test_a_model_of_exactly_the_tensors_that_its_family_needs_passes_and_is_load
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_model_without_one_tensor_that_its_family_needs_is_refused_by_us_and_by_llama_cpp(
+def test_model_without_a_required_tensor_is_refused_by_both(
     tmp_path: Path, name: str
 ) -> None:
     variant = VARIANTS[name]
@@ -96,14 +96,14 @@ def test_a_model_without_one_tensor_that_its_family_needs_is_refused_by_us_and_b
         ("gemma3", "output.weight"),
     ],
 )
-def test_what_is_tied_or_optional_may_be_there_or_not(tmp_path: Path, family: str, tensor: str) -> None:
+def test_tied_and_optional_tensors_may_be_present_or_missing(tmp_path: Path, family: str, tensor: str) -> None:
     path = tmp_path / "m.gguf"
     architectures.tiny(path, family, [*VARIANTS[family].tensors(), tensor])
     assert named(path) == []
     assert gguf_oracle.load([path]) == ["accepts"]
 
 
-def test_blocks_that_only_guess_ahead_are_not_asked_for(tmp_path: Path) -> None:
+def test_blocks_for_speculative_decoding_are_not_required(tmp_path: Path) -> None:
     metadata = {"qwen3.nextn_predict_layers": 1}
     first = [name for name in VARIANTS["qwen3"].tensors() if f"blk.{LAST}." not in name]
     assert list(required_tensors.find_missing_tensors("qwen3", metadata, first, architectures.BLOCKS)) == []

@@ -84,7 +84,7 @@ def changed(name: str, content: bytes) -> tuple[str, bytes]:
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *RENAMED])
-def test_what_a_rule_about_meaning_refuses_llama_cpp_does_not_load(tmp_path: Path, name: str) -> None:
+def test_values_refused_by_a_semantic_rule_do_not_load(tmp_path: Path, name: str) -> None:
     path = ggufs.tiny_chat(tmp_path / "m.gguf")
     code, content = changed(name, path.read_bytes())
     path.write_bytes(content)
@@ -93,7 +93,7 @@ def test_what_a_rule_about_meaning_refuses_llama_cpp_does_not_load(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", WARNED)
-def test_what_is_only_warned_of_llama_cpp_loads(tmp_path: Path, name: str) -> None:
+def test_values_with_a_warning_load(tmp_path: Path, name: str) -> None:
     path = ggufs.tiny_chat(tmp_path / "m.gguf")
     code, content = changed(name, path.read_bytes())
     path.write_bytes(content)
@@ -103,7 +103,7 @@ def test_what_is_only_warned_of_llama_cpp_loads(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["chat", "base", "embedding"])
-def test_what_passes_without_a_word_llama_cpp_loads(tmp_path: Path, kind: str) -> None:
+def test_values_without_a_finding_load(tmp_path: Path, kind: str) -> None:
     path = getattr(ggufs, f"tiny_{kind}")(tmp_path / "m.gguf")
     assert check_file(path).findings == ()
     assert engine_loads(path, tmp_path / "s.sock")

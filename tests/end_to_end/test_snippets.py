@@ -28,7 +28,7 @@ def _hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
         Library().stop_engines()
 
 
-def test_the_library_snippet_finds_pulls_and_verifies_and_the_prompt_snippet_talks_to_it(
+def test_library_and_prompt_snippets_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     runpy.run_path(str(SNIPPETS / "library.py"))
@@ -43,7 +43,7 @@ def test_the_library_snippet_finds_pulls_and_verifies_and_the_prompt_snippet_tal
     assert "Usage(" in printed
 
 
-def test_the_follow_snippet_tells_what_a_worker_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_snippet_prints_the_events_of_a_worker(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(SNIPPETS / "follow.py"))
     kinds = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert kinds[0] == "queued"

@@ -14,7 +14,7 @@ from tests.support.taken_names import THEIRS
 gguf = taken_names.gguf
 
 
-def test_python_refuses_the_same_names(gguf: Path) -> None:
+def test_python_api_refuses_names_of_other_plugins(gguf: Path) -> None:
     library = Library()
     library.import_file(gguf)
     with pytest.raises(NameTakenError, match=THEIRS):

@@ -36,7 +36,7 @@ UNITS += ["{{ a }}", "{% if a %}x{% endif %}", "{% set a = b %}", "{% set b = a.
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_no_template_of_the_largest_size_takes_longer_than_a_few_seconds(unit: str) -> None:
+def test_largest_templates_are_audited_in_a_few_seconds(unit: str) -> None:
     started = time.thread_time()
     for start in ("", "{{ ", "{{ '", "{% if a "):
         audit_template((start + unit * (SIZE // len(unit)))[:SIZE], KEY)

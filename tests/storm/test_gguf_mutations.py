@@ -100,7 +100,7 @@ def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
-def test_mutations_of_real_headers_give_only_our_errors_and_llama_cpp_takes_what_we_take(
+def test_mutated_headers_give_only_our_errors_and_agree_with_llama_cpp(
     bases: list[bytes], tmp_path: Path
 ) -> None:
     verdicts = storm(bases, QUICK_MUTATIONS, SEED, tmp_path)
@@ -111,13 +111,13 @@ def test_mutations_of_real_headers_give_only_our_errors_and_llama_cpp_takes_what
 @pytest.mark.storm
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
-def test_a_hundred_thousand_mutations_hold_too(bases: list[bytes], tmp_path: Path) -> None:
+def test_hundred_thousand_mutations_give_only_our_errors(bases: list[bytes], tmp_path: Path) -> None:
     verdicts = storm(bases, STORM_MUTATIONS, SEED + 1, tmp_path)
     print(dict(verdicts))  # noqa: T201 - README's figure
     assert verdicts["read"] + verdicts["refused"] == STORM_MUTATIONS
 
 
-def test_no_mutation_takes_more_memory_than_a_few_times_its_size(bases: list[bytes]) -> None:
+def test_memory_use_of_a_mutation_is_limited(bases: list[bytes]) -> None:
     worst = 0
     for content in mutations(bases, QUICK_MUTATIONS // 5, SEED + 2):
         tracemalloc.start()

@@ -181,17 +181,17 @@ def record(content: bytes, tmp_path_factory: pytest.TempPathFactory, request: py
     return sorted((Call(**fact) for fact in facts), key=lambda call: call.begin)
 
 
-def test_the_record_has_several_checkpoints_with_bytes_between_them(record: list[Call]) -> None:
+def test_record_has_several_checkpoints_with_bytes_between(record: list[Call]) -> None:
     assert sum(call.text.startswith("s ") for call in record) >= 3
     assert len([call for call in record if call.call == "pwrite"]) > 50
 
 
-def test_a_finished_file_is_on_the_disk_whole_before_its_journal_goes(record: list[Call], content: bytes) -> None:
+def test_finished_file_is_synced_before_its_journal_is_removed(record: list[Call], content: bytes) -> None:
     assert record[-1].call == "whole"
     assert list(cut_at(record[-1].begin - 1, record, content).synced) == [(0, SIZE)]
 
 
-def test_the_journals_own_name_is_on_the_disk_before_the_first_byte(record: list[Call]) -> None:
+def test_name_of_the_journal_is_synced_before_the_first_byte(record: list[Call]) -> None:
     first = next(call for call in record if call.call == "pwrite")
     head = next(call for call in record if call.path.endswith(".journal.new"))
     named = [call for call in record if call.is_sync and call.path == str(Path(first.path).parent)]
@@ -199,7 +199,7 @@ def test_the_journals_own_name_is_on_the_disk_before_the_first_byte(record: list
 
 
 @pytest.mark.parametrize("disk", DISKS)
-def test_after_a_power_cut_a_file_ends_right_and_only_what_was_not_synced_comes_again(
+def test_transfer_after_a_power_cut_refetches_only_unsynced_bytes(
     disk: Disk, record: list[Call], content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     another_boot = tmp_path / "boot_id"

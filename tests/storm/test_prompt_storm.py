@@ -97,7 +97,7 @@ def a_client(until: float, threads: int, path: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", CLIENT, str(until), str(threads), str(path), expected])
 
 
-def test_every_surviving_client_gets_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp_path: Path) -> None:
+def test_surviving_clients_get_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp_path: Path) -> None:
     rng, out = random.Random(SEED), tmp_path / "answers"
     until = time.time() + SECONDS
     threads = [PROMPTS // PROCESSES + (number < PROMPTS % PROCESSES) for number in range(PROCESSES)]

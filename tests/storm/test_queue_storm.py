@@ -86,7 +86,7 @@ class Storm:
         )
 
 
-def test_kill_storm_over_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_survives_random_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random_ = random.Random(SEED)
     killed = rounds = fetched = wanted = 0
     for name, value in {

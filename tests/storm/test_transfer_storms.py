@@ -184,7 +184,7 @@ def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str
 
 
 @pytest.mark.usefixtures("home")
-def test_kill_storm(tmp_path: Path) -> None:
+def test_pulls_survive_random_kills(tmp_path: Path) -> None:
     with ThreadPoolExecutor(LANES) as lanes:
         storms = [lanes.submit(killed_pulls, tmp_path, 20 + lane, -(-KILLS // LANES)) for lane in range(LANES)]
         tally = sum((storm.result() for storm in storms), Tally())
@@ -210,7 +210,7 @@ def limits_for(random_: random.Random) -> TransferLimits:
     )
 
 
-def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faults = [fault for name, fault in WEATHER.items() if name != "429"]
     faults.append(replace(WEATHER["429"], headers=(("Retry-After", "0"),)))
     ends: dict[str, int] = {}
@@ -244,7 +244,7 @@ def test_weather_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"weather storm: {ends}")  # noqa: T201
 
 
-def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupted_bytes_are_never_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accepted, ends = 0, {"refused": 0, "right": 0}
     content = random.Random(7).randbytes(2_000_000)
     for seed in range(CORRUPTIONS):
@@ -291,7 +291,7 @@ def test_corruption_storm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert accepted == 0
 
 
-def test_a_pull_leaves_only_its_notes(home: Home) -> None:
+def test_pull_leaves_only_its_notes(home: Home) -> None:
     with HubServer() as hub:
         repo = hub.add_repo("owner/tiny-GGUF", {"a-Q8_0.gguf": random.Random(1).randbytes(MB)})
         files: list[HubFile] = files_of(repo)

@@ -29,7 +29,7 @@ def refuse(rule: str, breaches: Iterable[object]) -> None:
     assert not told, f"{rule}\n  {told}"
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     refuse(
         "A module's first line says what it is for",
         (
@@ -58,7 +58,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
 
-def test_loading_the_plugin_and_listing_its_models_imports_nothing_heavy(home: Home) -> None:
+def test_loading_the_plugin_imports_nothing_heavy(home: Home) -> None:
     with Database(home.llm / "hf/library.db") as db:
         db.register(a_model())
     answer = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
@@ -75,7 +75,7 @@ def _requirements(lines: Iterable[str], extras: Iterable[str]) -> Iterator[Requi
             yield requirement
 
 
-def test_what_users_install_does_not_bring_numpy() -> None:
+def test_installation_does_not_require_numpy() -> None:
     """It would cost every `llm` command 0.2 s: sqlite-utils imports it where it is present."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     waiting = [(requirement, "llm-hf-models") for requirement in _requirements(project["dependencies"], ())]

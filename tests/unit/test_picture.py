@@ -24,15 +24,15 @@ print("after")
 """
 
 
-def test_a_line_that_was_drawn_again_stands_once() -> None:
+def test_redrawn_line_appears_once() -> None:
     assert screen("one 1 %\r\x1b[2Kone 99 %\nx\x1b[1A\rONE\n\n") == "ONE 99 %\nx\n"
 
 
-def test_colours_stay_and_end_with_their_text() -> None:
+def test_colours_are_kept_and_end_with_their_text() -> None:
     assert screen("\x1b[1m\x1b[32mok\x1b[0m done\n") == "\x1b[0m\x1b[1m\x1b[32mok\x1b[0m done\n"
 
 
-def test_a_real_bar_is_one_line_of_the_screen() -> None:
+def test_progress_bar_is_one_line_of_the_screen() -> None:
     code, shown = in_terminal([sys.executable, "-c", BARS], os.environ)
     assert code == 0
     lines = shown.splitlines()
@@ -42,7 +42,7 @@ def test_a_real_bar_is_one_line_of_the_screen() -> None:
     assert lines[1] == "after"
 
 
-def test_the_picture_is_an_svg_that_fetches_nothing(tmp_path: Path) -> None:
+def test_picture_is_an_svg_without_external_resources(tmp_path: Path) -> None:
     path = tmp_path / "out.svg"
     draw([("llm hf list", "\x1b[1mID\x1b[0m\nhf/o/n:Q8_0\n"), ("llm hf rm n -y", "Freed 5 MB.\n")], path)
     picture = path.read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ def ids(command: str) -> list[str]:
     return [line for line in run_llm(command).output.splitlines() if "hf/" in line]
 
 
-def test_the_lazy_group_is_the_real_one_once_called() -> None:
+def test_lazy_group_becomes_the_real_one_when_called() -> None:
     lazy = cli.commands["hf"]
     assert isinstance(lazy, click.Group)
     assert lazy.help == cli_main.hf.help
@@ -38,7 +38,7 @@ def test_the_lazy_group_is_the_real_one_once_called() -> None:
     assert run_llm("hf", "nonsense").exit_code == 2
 
 
-def test_a_broken_installation_of_the_commands_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_installation_of_the_commands_gives_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llm_hf_models.cli.main", None)
     result = run_llm("hf", "list")
     assert result.exit_code == 1
@@ -46,14 +46,14 @@ def test_a_broken_installation_of_the_commands_is_a_message(monkeypatch: pytest.
     assert run_llm("--help").exit_code == 0
 
 
-def test_models_are_listed_where_their_kind_belongs() -> None:
+def test_models_are_listed_by_their_kind() -> None:
     for kind in ("chat", "base", "embedding", "reranker", "mmproj", "other"):
         register(f"kinds/{kind}:F16", kind=kind)
     assert ids("models") == ["Hugging Face: hf/kinds/chat:F16", "Hugging Face: hf/kinds/base:F16"]
     assert ids("embed-models") == ["Hugging Face: hf/kinds/embedding:F16"]
 
 
-def test_what_a_model_can_do_is_what_its_facts_say() -> None:
+def test_features_of_a_model_follow_from_its_facts() -> None:
     register("can/tools:F16", tools=True, modalities=("image",))
     register("can/hear:F16", modalities=("audio",))
     register("can/complete:F16", kind="base", tools=True)
@@ -68,7 +68,7 @@ def test_what_a_model_can_do_is_what_its_facts_say() -> None:
     assert llm.get_async_model("hf/can/tools:F16").supports_tools
 
 
-def test_an_alias_that_another_plugin_has_stays_with_it() -> None:
+def test_alias_of_another_plugin_stays_with_it() -> None:
     theirs = run_llm("models", "-q", "gpt-4o", "--json")
     taken = json.loads(theirs.output)[0]
     register("ours/model:F16", aliases=(taken["model_id"], *taken["aliases"], "ours"))
@@ -78,13 +78,13 @@ def test_an_alias_that_another_plugin_has_stays_with_it() -> None:
     assert llm.get_model("ours").model_id == "hf/ours/model:F16"
 
 
-def test_an_embedding_alias_that_another_plugin_has_stays_with_it() -> None:
+def test_embedding_alias_of_another_plugin_stays_with_it() -> None:
     register("ours/vectors:F16", kind="embedding", aliases=("3-small", "vectors"))
     assert llm.get_embedding_model("3-small").model_id == "text-embedding-3-small"
     assert llm.get_embedding_model("vectors").model_id == "hf/ours/vectors:F16"
 
 
-def test_options_are_listed_with_types_and_meaning() -> None:
+def test_options_are_listed_with_types_and_descriptions() -> None:
     register("has/options:F16", tools=True)
     text = run_llm("models", "--options", "-m", "hf/has/options:F16").output
     for words in ("temperature: float", "top_k: int", "stop: str", "think: str", "keep_alive: ", "Features:", "tools"):
@@ -97,7 +97,7 @@ DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink], ids=lambda f: f.__name__)
-def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path], None]) -> None:
+def test_unreadable_library_leaves_llm_working(damage: Callable[[Path], None]) -> None:
     register("some/model:F16")
     damage(paths.library_path())
     for command in ("models", "embed-models"):
@@ -107,7 +107,7 @@ def test_a_library_that_cannot_be_read_leaves_llm_working(damage: Callable[[Path
         assert "hf/some" not in result.output
 
 
-def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
+def test_library_without_a_table_suggests_how_to_start_again() -> None:
     register("some/model:F16")
     path = paths.library_path()
     a_table_less(path)
@@ -115,7 +115,7 @@ def test_a_library_with_a_table_less_says_how_to_begin_anew() -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["none", "empty"])
-def test_where_nothing_is_recorded_nothing_is_said(
+def test_empty_library_prints_nothing(
     damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "_reported", set())
@@ -124,13 +124,13 @@ def test_where_nothing_is_recorded_nothing_is_said(
     assert run_llm("models").stderr == ""
 
 
-def test_facts_that_say_nothing_are_no_reason_to_hide_the_model() -> None:
+def test_model_with_empty_facts_is_still_listed() -> None:
     register("some/model:F16")
     changed(paths.library_path(), "update models set facts = '[]'")
     assert ids("models") == ["Hugging Face: hf/some/model:F16"]
 
 
-def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_installation_of_the_models_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     register("some/model:F16")
     register("some/vectors:F16", kind="embedding")
     monkeypatch.setitem(sys.modules, "llm_hf_models.llm_plugin.models", None)
@@ -141,12 +141,12 @@ def test_a_broken_installation_of_the_models_is_said_once_and_llm_goes_on(monkey
     assert second.stderr == ""
 
 
-def test_listing_models_makes_no_library(home: Home) -> None:
+def test_listing_models_creates_no_library(home: Home) -> None:
     run_llm("models")
     assert not (home.llm / "hf").exists()
 
 
-def test_the_hooks_know_the_library_s_format() -> None:
+def test_hooks_use_the_current_library_format() -> None:
     assert len(MIGRATIONS) == registered_models.LIBRARY_FORMAT
     register("some/model:F16", aliases=("One", "two"), tools=True, reasoning=True, modalities=("image", "audio"))
     (found,) = registered_models.read_registered_models(paths.library_path())

@@ -59,7 +59,7 @@ ENVIRONMENTS = [
 ]
 
 
-def test_paths_are_where_llm_and_huggingface_hub_look_in_every_environment(tmp_path: Path) -> None:
+def test_paths_match_those_of_llm_and_huggingface_hub(tmp_path: Path) -> None:
     child = {name: value for name, value in os.environ.items() if name not in PLACES}
     answer = subprocess.run(
         [sys.executable, "-c", ASK],
@@ -75,12 +75,12 @@ def test_paths_are_where_llm_and_huggingface_hub_look_in_every_environment(tmp_p
             assert ours == theirs, f"{name} under {environment}"
 
 
-def test_an_empty_endpoint_is_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_endpoint_is_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "")
     assert settings.endpoint() == settings.DEFAULT_ENDPOINT
 
 
-def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_precedes_the_file_and_the_file_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.load().connections, settings.find_source("connections")) == (8, "default")
     settings.store("connections", 4)
     assert (settings.load().connections, settings.find_source("connections")) == (4, "settings.toml")
@@ -108,7 +108,7 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(monkey
         ("allowed_owners", "Qwen, unsloth", "Qwen, unsloth"),
     ],
 )
-def test_a_persons_words_are_understood_and_come_back_from_every_source(
+def test_readable_values_round_trip_from_every_source(
     key: str, text: str, value: object, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert settings.parse_value(key, text) == value
@@ -143,13 +143,13 @@ def test_a_persons_words_are_understood_and_come_back_from_every_source(
         ("engine", ""),
     ],
 )
-def test_what_a_setting_does_not_take_is_refused_and_changes_nothing(key: str, text: str) -> None:
+def test_invalid_value_is_refused_and_changes_nothing(key: str, text: str) -> None:
     with pytest.raises(BadInputError):
         settings.store(key, settings.parse_value(key, text))
     assert not settings.settings_path().exists()
 
 
-def test_a_bad_variable_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_a_variable_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_CONNECTIONS", "many")
     with pytest.raises(BadInputError, match="connections"):
         settings.load()
@@ -170,7 +170,7 @@ def test_a_bad_variable_names_the_setting(monkeypatch: pytest.MonkeyPatch) -> No
         b"connections = " + b"[" * 5000,
     ],
 )
-def test_a_broken_settings_file_is_one_clear_error_that_a_person_can_act_on(content: bytes, home: Home) -> None:
+def test_broken_settings_file_gives_one_error_with_a_fix(content: bytes, home: Home) -> None:
     (home.llm / "hf").mkdir()
     (home.llm / "hf/settings.toml").write_bytes(content)
     with pytest.raises(BadInputError) as caught:
@@ -180,7 +180,7 @@ def test_a_broken_settings_file_is_one_clear_error_that_a_person_can_act_on(cont
 
 @given(st.binary(max_size=60))
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_in_the_settings_file_are_settings_or_one_clear_error(home: Home, content: bytes) -> None:
+def test_any_bytes_in_the_settings_file_are_parsed_or_refused(home: Home, content: bytes) -> None:
     (home.llm / "hf").mkdir(exist_ok=True)
     (home.llm / "hf/settings.toml").write_bytes(content)
     try:
@@ -197,7 +197,7 @@ def in_file(home: Home, text: str) -> Path:
 
 
 @pytest.mark.parametrize("line", ["gone = 1", "context = 'many'", "context = -1", "stall_seconds = nan", "[context]"])
-def test_what_is_wrong_in_the_file_is_told_with_the_command_that_takes_it_out(home: Home, line: str) -> None:
+def test_wrong_entry_error_names_the_command_that_removes_it(home: Home, line: str) -> None:
     path = in_file(home, f"connections = 3\n{line}\n")
     with pytest.raises(BadInputError) as caught:
         settings.load()
@@ -208,7 +208,7 @@ def test_what_is_wrong_in_the_file_is_told_with_the_command_that_takes_it_out(ho
     assert settings.load().connections == 3
 
 
-def test_several_wrong_settings_can_be_taken_out_one_after_the_other(home: Home) -> None:
+def test_several_wrong_settings_can_be_removed_one_by_one(home: Home) -> None:
     in_file(home, "gone = 1\ncontext = 'many'\nconnections = 3\n")
     settings.store("context", None)
     with pytest.raises(BadInputError, match="gone"):
@@ -217,7 +217,7 @@ def test_several_wrong_settings_can_be_taken_out_one_after_the_other(home: Home)
     assert settings.load().connections == 3
 
 
-def test_a_wrong_value_can_be_replaced_and_nothing_is_stored_beside_one(home: Home) -> None:
+def test_wrong_value_can_be_replaced_and_blocks_other_changes(home: Home) -> None:
     path = in_file(home, "context = 'many'\n")
     with pytest.raises(BadInputError, match="context"):
         settings.store("connections", 3)
@@ -226,7 +226,7 @@ def test_a_wrong_value_can_be_replaced_and_nothing_is_stored_beside_one(home: Ho
     assert settings.load().context == 4096
 
 
-def test_a_wrong_variable_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_CONTEXT", "many")
     with pytest.raises(BadInputError) as caught:
         settings.load()
@@ -234,7 +234,7 @@ def test_a_wrong_variable_is_told_by_its_own_name(monkeypatch: pytest.MonkeyPatc
     assert caught.value.hint == "Change or unset LLM_HF_CONTEXT."
 
 
-def test_what_agents_may_do_is_named_by_known_actions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agent_permissions_are_known_actions(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInputError, match="there is no 'delet'") as caught:
         settings.parse_value("agent_yes_to", "large, delet")
     assert "Did you mean 'delete'?" in str(caught.value.hint)
@@ -244,20 +244,20 @@ def test_what_agents_may_do_is_named_by_known_actions_alone(monkeypatch: pytest.
         settings.load()
 
 
-def test_a_mistyped_setting_gets_the_nearest_one() -> None:
+def test_mistyped_setting_gets_the_nearest_one() -> None:
     with pytest.raises(BadInputError) as caught:
         settings.parse_value("contxt", "4096")
     assert "Did you mean 'context'?" in str(caught.value.hint)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions of a common user")
-def test_a_folder_that_can_not_be_written_is_said_to_be_so(home: Home) -> None:
+def test_unwritable_folder_gives_a_clear_error(home: Home) -> None:
     home.llm.chmod(stat.S_IRUSR | stat.S_IXUSR)
     with pytest.raises(NotWritableError):
         settings.store("connections", 4)
 
 
-def test_a_file_in_the_folders_place_is_said_to_be_so(home: Home) -> None:
+def test_file_in_place_of_the_folder_gives_a_clear_error(home: Home) -> None:
     (home.llm / "hf").write_text("in the way")
     with pytest.raises((NotWritableError, BadInputError)):
         settings.store("connections", 4)
@@ -270,7 +270,7 @@ def test_storing_leaves_no_other_file_behind(home: Home) -> None:
     assert settings.load().connections == 4
 
 
-def test_every_setting_is_described_and_takes_its_own_default() -> None:
+def test_every_setting_is_described_and_accepts_its_default() -> None:
     for key, field in settings.Settings.model_fields.items():
         assert field.description, key
         settings.store(key, getattr(settings.load(), key))
@@ -287,22 +287,22 @@ def test_every_setting_is_described_and_takes_its_own_default() -> None:
         ("keep_alive", "-2", "a time such as 30s or 5m, from -1"),
     ],
 )
-def test_the_command_that_a_wrong_value_is_answered_with_says_what_would_do(key: str, wrong: str, takes: str) -> None:
+def test_suggested_command_shows_a_valid_value(key: str, wrong: str, takes: str) -> None:
     refused = run("settings", key, wrong, code=2).stderr
     (named,) = re.findall(r"`llm hf (settings \w+)`", refused)
     assert re.search(rf"^Takes +{re.escape(takes)}$", run(*named.split()).stdout, re.MULTILINE)
 
 
-def test_every_setting_says_what_it_takes() -> None:
+def test_every_setting_says_which_values_it_accepts() -> None:
     assert [one["key"] for one in json_of("settings") if not one["takes"]] == []
 
 
-def test_a_list_is_split_at_commas_and_spaces_whatever_the_case() -> None:
+def test_list_is_split_at_commas_and_spaces_in_any_case() -> None:
     assert settings.split_list("Qwen, unsloth  ,, ggml-org") == {"qwen", "unsloth", "ggml-org"}
     assert settings.split_list(" ") == frozenset()
 
 
-def test_a_network_that_is_away_for_ten_minutes_is_back_before_a_download_gives_up() -> None:
+def test_ten_minute_network_loss_does_not_end_a_download() -> None:
     given_up = settings.Settings().network_wait_seconds
     # Its silence is noticed late, and what was tried just before it came back is tried again a pause later.
     assert given_up >= 600 + settings.Settings().connect_seconds + MAX_PAUSE_SECONDS

@@ -68,7 +68,7 @@ def cached(home: Home) -> list[Path]:
 
 
 @pytest.mark.usefixtures("repo")
-def test_search_shows_a_row_with_what_is_known() -> None:
+def test_search_shows_a_row_with_the_known_facts() -> None:
     text = run("search", "tiny").stdout
     for said in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
         assert said in text
@@ -77,21 +77,21 @@ def test_search_shows_a_row_with_what_is_known() -> None:
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_search_says_what_is_here_already() -> None:
+def test_search_marks_variants_that_are_installed() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     assert re.search(r"Q8_0", run("search", "tiny").stdout)
     assert json_of("search", "tiny")["results"][0]["here"] == [f"hf/{REPO}:Q8_0"]
 
 
 @pytest.mark.usefixtures("repo")
-def test_two_revisions_of_a_variant_that_are_here_are_told_apart() -> None:
+def test_installed_revisions_of_a_variant_are_listed_separately() -> None:
     run("pull", f"{REPO}:Q4_K_M", "-q")
     run("pull", f"{REPO}@main:Q4_K_M", "-q")
     assert re.search(r" (Q4_K_M, @main:Q4_K_M|@main:Q4_K_M, Q4_K_M) ", run("search", "tiny").stdout)
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_search_that_finds_nothing_says_what_to_loosen_and_is_no_failure() -> None:
+def test_empty_search_suggests_wider_filters_and_exits_with_0() -> None:
     done = run("search", "no", "such", "--author", "nobody", "--license", "mit")
     assert done.stdout == ""
     for said in ("Nothing was found.", "--license", "--author", "fewer words"):
@@ -99,7 +99,7 @@ def test_a_search_that_finds_nothing_says_what_to_loosen_and_is_no_failure() -> 
     assert json_of("search", "nosuch")["results"] == []
 
 
-def test_a_repeated_search_comes_from_the_cache_and_says_so(repo: HubServer) -> None:
+def test_repeated_search_comes_from_the_cache_and_reports_its_age(repo: HubServer) -> None:
     run("search", "tiny")
     asked = repo.count("/api/models")
     again = run("search", "tiny")
@@ -123,14 +123,14 @@ def test_info_shows_variants_files_and_card() -> None:
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_card_is_laid_out_where_a_width_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_card_is_formatted_when_the_width_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     text = run("info", REPO, "--card").stdout
     assert "*card*" not in text
     assert "https://example.org/x" in text
 
 
-def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(repo: HubServer) -> None:
+def test_info_announces_a_scan_when_the_repo_has_no_results(repo: HubServer) -> None:
     repo.report(repo.list_repos()[0], Q4, "unsafe", avScan="unsafe")
     assert "not reported for the repo; a pull asks of each file" in run("info", REPO).stdout
     assert "as unsafe" in run("pull", REPO, code=1).stderr
@@ -139,7 +139,7 @@ def test_info_says_that_a_pull_asks_the_scanners_where_the_repo_says_nothing(rep
 # Pull
 
 
-def test_pull_prints_the_id_for_scripts_and_the_rest_for_people(repo: HubServer) -> None:
+def test_pull_prints_the_id_to_stdout_and_the_rest_to_stderr(repo: HubServer) -> None:
     done = run("pull", REPO)
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert repo.sent(Q4, side="storage") > 0
@@ -148,7 +148,7 @@ def test_pull_prints_the_id_for_scripts_and_the_rest_for_people(repo: HubServer)
     assert json_of("list")[0]["state"] == "ready"
 
 
-def test_a_second_pull_is_instant_and_says_so(repo: HubServer) -> None:
+def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
     run("pull", REPO)
     sent = repo.sent(side="storage")
     done = run("pull", REPO)
@@ -158,19 +158,19 @@ def test_a_second_pull_is_instant_and_says_so(repo: HubServer) -> None:
 
 
 @pytest.mark.usefixtures("repo")
-def test_pull_q_says_nothing_but_the_id() -> None:
+def test_quiet_pull_prints_only_the_id() -> None:
     done = run("pull", f"{REPO}:Q8_0", "-q")
     assert (done.stdout, done.stderr) == (f"hf/{REPO}:Q8_0\n", "")
 
 
 @pytest.mark.usefixtures("repo")
-def test_pull_takes_aliases_and_offers_the_one_that_was_asked_for() -> None:
+def test_pull_sets_aliases_and_suggests_the_requested_one() -> None:
     assert "llm -m walrus 'hello'" in run("pull", f"{REPO}:Q8_0", "-a", "walrus").stderr
     assert json_of("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
     assert "walrus" in run("pull", f"{REPO}:Q4_K_M", "-a", "walrus", code=2).stderr
 
 
-def test_a_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
+def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
     text = run("pull", REPO, "--dry-run").stdout
     for said in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
         assert said in text
@@ -181,7 +181,7 @@ def test_a_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: 
 
 
 @pytest.mark.usefixtures("repo")
-def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Path) -> None:
+def test_pull_writes_any_file_to_a_folder_and_prints_its_path(tmp_path: Path) -> None:
     done = run("pull", f"{REPO}:README.md", "--to", tmp_path / "docs")
     path = Path(done.stdout.strip())
     assert path == tmp_path / "docs" / "README.md"
@@ -189,18 +189,18 @@ def test_any_file_can_be_pulled_to_a_folder_and_its_path_is_printed(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("repo")
-def test_an_empty_folder_name_is_refused() -> None:
+def test_empty_folder_name_is_refused() -> None:
     assert "An empty name is no folder" in run("pull", f"{REPO}:README.md", "--to", "", code=2).stderr
 
 
-def test_every_shard_of_a_split_model_comes_along(hub: HubServer, tmp_path: Path) -> None:
+def test_pull_fetches_every_shard_of_a_split_model(hub: HubServer, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     hub.add_repo("owner/split-GGUF", {shard.name: shard for shard in shards})
     run("pull", "owner/split-GGUF")
     assert len(run("path", "split", "--all").stdout.splitlines()) == 3
 
 
-def test_a_repo_without_gguf_files_names_its_conversions_and_the_command(repo: HubServer) -> None:
+def test_repo_without_gguf_files_lists_its_conversions(repo: HubServer) -> None:
     repo.add_repo("base/tiny", {"model.safetensors": b"x" * 100})
     repo.change_repo(next(one for one in repo.list_repos() if one.id == REPO), base_models=("base/tiny",))
     said = run("pull", "base/tiny", code=1).stderr
@@ -208,7 +208,7 @@ def test_a_repo_without_gguf_files_names_its_conversions_and_the_command(repo: H
     assert f"llm hf pull {REPO}" in said
 
 
-def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, tmp_path: Path) -> None:
+def test_pull_names_the_missing_shard_of_a_split_model(hub: HubServer, tmp_path: Path) -> None:
     first, _, last = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     shards = {first.name: first, last.name: last}
     hub.add_repo("owner/broken-GGUF", shards)
@@ -222,7 +222,7 @@ def test_a_split_model_that_lacks_a_shard_is_said_to_and_which(hub: HubServer, t
     assert run("pull", "owner/half-GGUF", "-q").stdout == "hf/owner/half-GGUF:Q4_K_M\n"
 
 
-def test_a_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> None:
+def test_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> None:
     pages = (f"blob/main/{Q8}", "tree/main/Q8_0", f"resolve/main/{Q8}?download=true")
     for ref in (f"{REPO}:Q8_0", *(f"https://huggingface.co/{REPO}/{page}" for page in pages)):
         assert run("pull", ref, "-q").stdout == f"hf/{REPO}:Q8_0\n"
@@ -231,14 +231,14 @@ def test_a_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> N
 
 
 @pytest.mark.usefixtures("repo")
-def test_two_revisions_that_differ_are_refused() -> None:
+def test_two_different_revisions_are_refused() -> None:
     said = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
     assert "Two revisions are given: v1.0 in the ref, and main" in said
     assert "Two revisions" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
     assert run("pull", f"{REPO}@main:Q8_0", "--revision", "main", "-q").stdout == f"hf/{REPO}@main:Q8_0\n"
 
 
-def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServer) -> None:
+def test_address_of_another_host_is_refused_without_a_request(repo: HubServer) -> None:
     note = f"evil.example is not asked: {REPO} is looked for on 127.0.0.1."
     for words in (("pull", "--dry-run"), ("info",), ("inspect",)):
         assert note in run(*words, f"https://evil.example/{REPO}").stderr, words
@@ -246,7 +246,7 @@ def test_an_address_of_another_host_is_not_asked_and_that_is_said(repo: HubServe
             assert "is not asked" not in run(*words, f"{host}/{REPO}").stderr
 
 
-def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Home) -> None:
+def test_interrupted_pull_prints_one_line_and_can_be_continued(repo: HubServer, home: Home) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen(
         [*HF, "pull", f"{REPO}:Q8_0", "--connections", "1"],
@@ -267,7 +267,7 @@ def test_an_interrupted_pull_is_one_line_and_continues(repo: HubServer, home: Ho
     assert run("verify", "--all").exit_code == 0
 
 
-def test_trouble_on_the_way_is_said_and_overcome(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_reports_transient_errors_and_completes(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.01")
     repo.fault(Reset(after=HALF), on=Q8, side="storage", times=2)
     done = run("pull", f"{REPO}:Q8_0", "--connections", "1")
@@ -288,14 +288,14 @@ def test_trouble_on_the_way_is_said_and_overcome(repo: HubServer, monkeypatch: p
     ],
 )
 @pytest.mark.usefixtures("repo")
-def test_what_the_hub_does_not_have_is_one_clear_error(ref: str, said: str) -> None:
+def test_missing_repo_or_file_gives_one_clear_error(ref: str, said: str) -> None:
     done = run("pull", ref, code=1)
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
     assert said in done.stderr
 
 
-def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: HubServer) -> None:
+def test_unknown_revision_error_lists_the_revisions(repo: HubServer) -> None:
     repo.change_repo(repo.list_repos()[0], revisions=("main", "v1.0"))
     assert "has no revision 'v9'\nThere are: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
     assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
@@ -306,7 +306,7 @@ def test_a_revision_that_there_is_not_is_answered_with_those_there_are(repo: Hub
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 @pytest.mark.parametrize("content", [None, "garbage"])
-def test_certificates_that_cant_be_read_are_named_by_every_command(
+def test_every_command_names_unreadable_certificates(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, content: str | None
 ) -> None:
     bundle = tmp_path / "bundle.pem"
@@ -323,7 +323,7 @@ def test_certificates_that_cant_be_read_are_named_by_every_command(
         assert f"{variable} in the environment names them" in done.stderr
 
 
-def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refused_to_the_token(
+def test_gated_repo_behind_a_redirect_is_not_reported_as_a_refused_token(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo.add_repo("owner/gated-GGUF", {Q4: repo.list_repos()[0].files[0].location}, gated="auto")
@@ -350,7 +350,7 @@ def test_a_gated_repo_behind_a_redirect_to_another_host_is_not_said_to_be_refuse
     assert "not been granted" not in said
 
 
-def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
+def test_error_names_the_proxy_that_requires_a_password(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("info", REPO)
@@ -369,7 +369,7 @@ def test_a_proxy_that_wants_a_password_is_named_and_not_the_hub(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a signal that Windows does not have")
-def test_a_pull_that_is_terminated_leaves_a_download_that_is_paused(repo: HubServer) -> None:
+def test_terminated_pull_leaves_a_paused_download(repo: HubServer) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen([*HF, "pull", f"{REPO}:Q8_0", "-q"], stderr=subprocess.PIPE) as pull:
         repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
@@ -381,7 +381,7 @@ def test_a_pull_that_is_terminated_leaves_a_download_that_is_paused(repo: HubSer
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
-def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificate(
+def test_plain_http_endpoint_is_not_reported_as_a_bad_certificate(
     answer: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -402,7 +402,7 @@ def test_an_endpoint_that_speaks_plain_http_is_not_said_to_have_a_bad_certificat
     assert "certificate" not in said
 
 
-def test_a_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     repo.change_repo(repo.list_repos()[0], gated="manual")
     monkeypatch.setenv("HF_ENDPOINT", repo.endpoint.replace("://", "://ann:s3cret@"))
     repo.add_token(f"Basic {base64.b64encode(b'ann:s3cret').decode()}")
@@ -417,7 +417,7 @@ def test_a_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch:
     assert repo.endpoint in said[0]
 
 
-def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gated_repo_error_says_where_to_request_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     gated = next(one for one in repo.list_repos() if one.id == REPO)
     repo.change_repo(gated, gated="manual")
     said = run("pull", REPO, code=1).stderr
@@ -428,7 +428,7 @@ def test_a_gated_repo_says_where_to_ask_for_access(repo: HubServer, monkeypatch:
     assert "hf_no_access" not in said
 
 
-def test_without_network_what_is_here_still_works(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_commands_work_without_a_network(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("pull", REPO, "-q")
     run("search", "tiny")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -442,7 +442,7 @@ def test_without_network_what_is_here_still_works(repo: HubServer, monkeypatch: 
 # The library, filled from the Hub
 
 
-def test_rm_frees_what_nothing_else_uses(repo: HubServer, home: Home) -> None:
+def test_rm_frees_files_that_no_other_model_uses(repo: HubServer, home: Home) -> None:
     run("pull", REPO, "-q")
     size = sum(path.stat().st_size for path in cached(home))
     found = json_of("rm", "tiny", "-y")
@@ -452,7 +452,7 @@ def test_rm_frees_what_nothing_else_uses(repo: HubServer, home: Home) -> None:
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_name_that_matches_several_says_which() -> None:
+def test_ambiguous_name_lists_the_matching_models() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     run("pull", f"{REPO}:Q4_K_M", "-q")
     said = run("show", REPO, code=2).stderr
@@ -461,13 +461,13 @@ def test_a_name_that_matches_several_says_which() -> None:
 
 
 @pytest.mark.parametrize("command", ["inspect", "check", "pull"])
-def test_a_header_on_the_hub_that_cannot_be_read_is_named(command: str, hub: HubServer) -> None:
+def test_unreadable_header_on_the_hub_is_named(command: str, hub: HubServer) -> None:
     hub.add_repo("owner/odd-GGUF", {Q8: b"no model, whatever its name says"})
     said = run(command, "owner/odd-GGUF", code=1).stderr
     assert f"Error: {Q8} of owner/odd-GGUF: This is not a GGUF file" in said
 
 
-def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
+def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     done = run("import", tmp_path / Q8, "--repo", REPO)
     assert f"Digest: matches {REPO}@" in done.stderr
@@ -483,7 +483,7 @@ def test_an_import_is_checked_against_its_repo(repo: HubServer, tmp_path: Path) 
         ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
     ],
 )
-def test_an_import_is_the_variant_of_the_repo_that_was_named(
+def test_import_registers_the_named_variant_of_the_repo(
     named: str, why: str, repo: HubServer, tmp_path: Path
 ) -> None:
     assert repo.list_repos()
@@ -496,7 +496,7 @@ def test_an_import_is_the_variant_of_the_repo_that_was_named(
 # The queue
 
 
-def test_a_pull_in_the_background_is_queued_watched_and_done(repo: HubServer) -> None:
+def test_background_pull_is_queued_followed_and_finished(repo: HubServer) -> None:
     number = run("pull", f"{REPO}:Q8_0", "--background").stdout.strip()
     assert number.isdigit()
     done = run("downloads", "--watch", number)
@@ -508,7 +508,7 @@ def test_a_pull_in_the_background_is_queued_watched_and_done(repo: HubServer) ->
     assert repo.sent(Q8, side="storage") > 0
 
 
-def test_a_pull_in_the_background_of_what_is_here_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
+def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     before, sent = json_of("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
     rang = tmp_path / "rang"
@@ -524,7 +524,7 @@ def test_a_pull_in_the_background_of_what_is_here_is_a_download_too(repo: HubSer
     assert repo.sent(side="storage") == sent
 
 
-def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: HubServer) -> None:
+def test_watching_a_failed_download_shows_the_reason_and_exits_with_1(repo: HubServer) -> None:
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     said = run("downloads", "--watch", number, code=1).stderr
@@ -534,7 +534,7 @@ def test_who_watches_a_download_that_fails_hears_why_and_gets_exit_code_1(repo: 
     assert json_of("list") == []
 
 
-def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
+def test_worker_that_can_not_start_is_reported_and_not_restarted(
     repo: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repo.list_repos()
@@ -552,7 +552,7 @@ def test_a_worker_that_can_not_start_is_told_of_and_not_started_over_and_over(
     assert (end.kind, end.download.error) == ("done", None)
 
 
-def test_a_download_is_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_can_be_paused_and_resumed(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "--connections", "1", "-q").stdout.strip()
@@ -571,7 +571,7 @@ def rows_in(*states: DownloadState) -> None:
             db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
 
 
-def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_over(
+def test_command_for_all_downloads_skips_one_that_has_just_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows_in("queued", "queued", "queued")
@@ -588,7 +588,7 @@ def test_of_all_downloads_one_that_has_ended_since_they_were_listed_is_passed_ov
     assert "nothing to pause" in run("pause", "2", code=2).stderr
 
 
-def test_a_pause_of_all_that_nobody_has_heard_of_yet_is_taken_back_for_all() -> None:
+def test_pending_pause_of_all_downloads_can_be_undone() -> None:
     rows_in("running", "running", "done")
     with Database(library_path()) as db:
         db.update_download(2, wanted="pause")
@@ -597,7 +597,7 @@ def test_a_pause_of_all_that_nobody_has_heard_of_yet_is_taken_back_for_all() -> 
         assert [row.wanted for row in db.list_downloads()] == [None, None, None]
 
 
-def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_there() -> None:
+def test_command_handles_downloads_up_to_the_first_unknown_one() -> None:
     rows_in("queued", "queued", "queued")
     assert [row["state"] for row in json_of("pause", "2", "3", "2")] == ["paused", "paused"]
     done = run("pause", "1", "99", code=1)
@@ -607,7 +607,7 @@ def test_several_downloads_are_asked_at_once_and_told_of_up_to_one_that_is_not_t
     assert [row["id"] for row in json.loads(done.stdout)] == [1]
 
 
-def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not_be_retried() -> None:
+def test_ending_download_is_shown_as_such_and_can_not_be_retried() -> None:
     rows_in("running")
     assert json_of("cancel", "1")["requested_action"] == "cancel"
     assert "running, cancelling" in run("downloads").stdout
@@ -617,7 +617,7 @@ def test_what_has_been_asked_to_end_and_has_not_yet_is_said_to_be_so_and_can_not
     assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 
-def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
+def test_resume_and_retry_errors_name_the_other_command() -> None:
     rows_in("failed", "cancelled", "paused", "done")
     assert "`llm hf retry 1` lets it go on." in run("resume", "1", code=2).stderr
     assert "`llm hf retry 2` lets it go on." in run("resume", "2", code=2).stderr
@@ -626,7 +626,7 @@ def test_who_takes_resume_for_retry_is_told_the_other_word() -> None:
         assert f"That goes with one that is {states}." in run(verb, "4", code=2).stderr
 
 
-def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
+def test_cancel_all_cancels_every_open_download() -> None:
     rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
     run("cancel", "--all")
     with Database(library_path()) as db:
@@ -635,7 +635,7 @@ def test_all_that_can_be_cancelled_is_cancelled_at_once() -> None:
         ]  # fmt: skip
 
 
-def test_what_is_watched_comes_as_lines_of_json_too(repo: HubServer) -> None:
+def test_watch_can_print_json_lines(repo: HubServer) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage")
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     watching = run("downloads", "--watch", number, "--json")
@@ -653,7 +653,7 @@ def test_what_is_watched_comes_as_lines_of_json_too(repo: HubServer) -> None:
 # The account
 
 
-def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: HubServer, home: Home) -> None:
+def test_token_is_encrypted_shown_to_its_owner_and_forgotten(hub: HubServer, home: Home) -> None:
     token = hub.add_token("hf_secret_of_ann", name="ann", organisations=("walruses",))
     done = run("login", stdin=f"{token}\nopen sesame\nopen sesame\n")
     assert "Logged in as ann." in done.stderr
@@ -668,7 +668,7 @@ def test_a_token_is_kept_encrypted_shown_by_its_owner_alone_and_forgotten(hub: H
     assert run("whoami", code=1).exit_code == 1
 
 
-def test_where_nobody_types_the_passphrase_what_is_public_is_asked_without_the_token(
+def test_public_repos_are_read_without_the_token_if_nobody_types_it(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = repo.add_token("hf_secret_of_ann", access=("owner/gated-GGUF",))
@@ -709,7 +709,7 @@ def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
     assert "Interrupted" in said
 
 
-def test_a_token_of_the_environment_that_is_refused_is_said_to_be_that_one(
+def test_refused_token_error_names_the_environment_variable(
     repo: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repo.requests == []
@@ -721,7 +721,7 @@ def test_a_token_of_the_environment_that_is_refused_is_said_to_be_that_one(
         monkeypatch.delenv(name)
 
 
-def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
+def test_refused_token_is_not_stored(hub: HubServer) -> None:
     assert hub.endpoint
     done = run("login", "--token-stdin", stdin="hf_wrong\n", code=1)
     assert done.stderr.startswith("Error: ")
@@ -729,7 +729,7 @@ def test_a_token_that_the_hub_refuses_is_not_kept(hub: HubServer) -> None:
     assert "There was no token of ours." in run("logout").stderr
 
 
-def test_whoami_says_where_the_token_comes_from(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoami_shows_the_source_of_the_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
         "HF_TOKEN", hub.add_token("hf_env", name="bob", kind="fineGrained", scopes=("repo.content.read",))
     )
@@ -740,7 +740,7 @@ def test_whoami_says_where_the_token_comes_from(hub: HubServer, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("repo")
-def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
+def test_status_shows_a_summary_of_the_machine(hub: HubServer) -> None:
     run("pull", REPO, "-q")
     text = run("status").stdout
     for said in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
@@ -752,7 +752,7 @@ def test_status_shows_the_machine_at_a_glance(hub: HubServer) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
-def test_a_person_is_told_once_that_a_slow_hub_is_waited_for(repo: HubServer) -> None:
+def test_slow_hub_is_announced_once_on_a_terminal(repo: HubServer) -> None:
     stall = Stall()
     repo.fault(stall, on="/api/models")
     ours, theirs = os.openpty()
@@ -768,7 +768,7 @@ def test_a_person_is_told_once_that_a_slow_hub_is_waited_for(repo: HubServer) ->
     assert [row["id"] for row in json.loads(out)["results"]] == [REPO]
 
 
-def test_who_is_no_terminal_is_not_told_of_a_slow_hub(repo: HubServer) -> None:
+def test_slow_hub_is_not_announced_without_a_terminal(repo: HubServer) -> None:
     repo.fault(Delay(1.5), on="/api/models")
     done = subprocess.run([*HF, "search", "tiny"], capture_output=True, text=True, check=False, timeout=60)
     assert REPO in done.stdout
@@ -779,7 +779,7 @@ def test_who_is_no_terminal_is_not_told_of_a_slow_hub(repo: HubServer) -> None:
 @pytest.mark.parametrize(
     ("words", "seconds"), [(("search", "tiny"), 0), (("pull", REPO, "-q"), 1.5)], ids=["at once", "-q"]
 )
-def test_a_person_is_not_told_of_an_answer_that_comes_at_once_nor_when_it_is_to_be_quiet(
+def test_fast_or_quiet_commands_do_not_announce_a_slow_hub(
     words: tuple[str, ...], seconds: float, repo: HubServer
 ) -> None:
     from tests.tools.picture import in_terminal
@@ -819,7 +819,7 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("repo")
-def test_a_model_is_removed_whatever_nonsense_the_endpoint_is(home: Home) -> None:
+def test_model_can_be_removed_with_an_invalid_endpoint(home: Home) -> None:
     run("pull", REPO, "-q")
     done = subprocess.run(
         [*HF, "rm", "-y", REPO], env={**os.environ, "HF_ENDPOINT": "http://[::1"}, capture_output=True, text=True,

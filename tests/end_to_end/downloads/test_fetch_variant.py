@@ -30,7 +30,7 @@ hub = cache_pulls.hub
 repo = cache_pulls.repo
 
 
-def test_the_hf_command_accepts_it(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_hf_command_accepts_the_cache(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     listed = run_hf("cache", "ls", "--format", "json")
     assert [entry["repo_id"] for entry in json.loads(listed.stdout)] == [str(REPO)], listed
@@ -45,7 +45,7 @@ def test_the_hf_command_accepts_it(hub: HubServer, repo: ServedRepo, home: Home)
     assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
 
 
-def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_files_from_snapshot_download_are_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     fetched = run_hf("download", str(REPO), hub=hub)
     assert fetched.returncode == 0, fetched
     before = hub.sent(side="storage")
@@ -58,7 +58,7 @@ def test_what_snapshot_download_fetched_is_used(hub: HubServer, repo: ServedRepo
     assert hashed == {file.path: file.size for file in repo.files}, "and it was seen how far the digest was"
 
 
-def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_damaged_blob_of_another_tool_is_fetched_again(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     assert run_hf("download", str(REPO), hub=hub).returncode == 0
     path = cache_path(home.cache, REPO, repo.commit, next(iter(SHARDS))).resolve()
     damaged = bytearray(path.read_bytes())
@@ -69,7 +69,7 @@ def test_a_damaged_blob_of_another_tool_is_fetched_anew(hub: HubServer, repo: Se
     assert sum(file.fetched for file in stored) == 1
 
 
-def test_a_good_blob_of_another_repo_is_taken_where_ones_own_is_damaged(
+def test_good_blob_of_another_repo_replaces_a_damaged_one(
     hub: HubServer, repo: ServedRepo, home: Home
 ) -> None:
     name, content = next(iter(SHARDS.items()))
@@ -97,7 +97,7 @@ def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: Serve
     assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
 
 
-def test_connections_of_files_that_are_here_go_to_those_that_are_not(
+def test_connections_move_from_finished_files_to_missing_ones(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "MIN_SHARE_BYTES", 1 << 18)
@@ -117,7 +117,7 @@ def test_connections_of_files_that_are_here_go_to_those_that_are_not(
     assert max(seen["alone"]) == LIMITS.connections
 
 
-def test_a_cache_removed_under_us_is_built_again(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_cache_removed_during_a_pull_is_created_again(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     first = pull(hub, repo, home.cache)
     hub.fault(Throttle(4 * MB), side="storage", times=None)
     newer = hub.add_repo(str(REPO), {**FILES, "more-Q8_0.gguf": random.Random(5).randbytes(2 * MB)})
@@ -157,7 +157,7 @@ def child(hub: HubServer, repo: ServedRepo, cache: Path, kill_at: int = 10**12) 
     return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_pull_is_finished_by_the_next(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_next_pull_finishes_a_killed_one(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Throttle(3 * MB), side="storage", times=None)
     for kill_at in (2 * MB, 4 * MB):
         process = child(hub, repo, home.cache, kill_at)
@@ -199,7 +199,7 @@ fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Pat
 """
 
 
-def test_processes_that_fetch_files_of_the_same_download_share_its_limit(hub: HubServer, home: Home) -> None:
+def test_processes_share_the_limit_of_their_download(hub: HubServer, home: Home) -> None:
     content = {f"{name}.gguf": random.Random(name).randbytes(4 * MB) for name in "ab"}
     repo = hub.add_repo(str(REPO), content)
     files = json.dumps([asdict(file) for file in files_of(repo)])

@@ -89,13 +89,13 @@ def taken_over() -> bool:
     return (row.state, row.attempts) == ("running", 2)
 
 
-def test_a_pause_is_heard_by_all_who_pull_the_same_thing(two: tuple[Pulling, Pulling]) -> None:
+def test_pause_ends_every_process_that_pulls_the_same_model(two: tuple[Pulling, Pulling]) -> None:
     Library().pause(the_row().id)
     assert [pulling.end() for pulling in two] == ["Paused", "Paused"]
     assert (the_row().state, the_row().attempts) == ("paused", 1)
 
 
-def test_a_cancelled_download_is_ended_by_all_who_pull_it_and_nothing_is_left(
+def test_cancel_ends_every_process_of_a_download_and_removes_its_files(
     two: tuple[Pulling, Pulling], home: Home
 ) -> None:
     Library().cancel(the_row().id)
@@ -104,7 +104,7 @@ def test_a_cancelled_download_is_ended_by_all_who_pull_it_and_nothing_is_left(
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def test_what_one_brought_who_heard_last_that_a_download_is_cancelled_goes_too(
+def test_files_of_the_last_process_to_notice_a_cancel_are_removed(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned(Library(), hub)
@@ -120,7 +120,7 @@ def test_what_one_brought_who_heard_last_that_a_download_is_cancelled_goes_too(
 
 
 @ctrl_c
-def test_when_the_one_that_carries_it_out_is_interrupted_the_other_takes_over_its_row(
+def test_other_process_takes_over_after_an_interrupt(
     two: tuple[Pulling, Pulling], hub: HubServer
 ) -> None:
     first, second = two
@@ -133,7 +133,7 @@ def test_when_the_one_that_carries_it_out_is_interrupted_the_other_takes_over_it
     assert Library().show(MODEL).state == "ready"
 
 
-def test_when_the_one_that_carries_it_out_is_killed_the_other_takes_over_its_row(
+def test_other_process_takes_over_after_a_kill(
     two: tuple[Pulling, Pulling], hub: HubServer
 ) -> None:
     first, second = two
@@ -145,7 +145,7 @@ def test_when_the_one_that_carries_it_out_is_killed_the_other_takes_over_its_row
 
 
 @ctrl_c
-def test_who_joined_and_leaves_says_that_the_other_goes_on(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
+def test_joined_process_that_leaves_reports_that_the_other_continues(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
     first, second = two
     second.press_ctrl_c()
     assert second.end() == "Left: another process goes on with it"
@@ -155,7 +155,7 @@ def test_who_joined_and_leaves_says_that_the_other_goes_on(two: tuple[Pulling, P
 
 
 @ctrl_c
-def test_an_interrupted_pull_that_was_asked_for_in_the_background_meanwhile_goes_on_there(hub: HubServer) -> None:
+def test_interrupted_pull_continues_in_the_background_if_enqueued(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -169,7 +169,7 @@ def test_an_interrupted_pull_that_was_asked_for_in_the_background_meanwhile_goes
     wait_for_state(library, row.id, "done")
 
 
-def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
+def test_joined_process_reports_that_the_other_fetched_the_model(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
@@ -183,7 +183,7 @@ def test_who_joined_is_told_that_the_other_fetched_it(hub: HubServer) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
-def test_processes_that_pulled_the_same_thing_leave_no_lock_and_nothing_dead(
+def test_joined_processes_leave_no_lock_and_no_leftovers(
     two: tuple[Pulling, Pulling], hub: HubServer, home: Home
 ) -> None:
     with ExitStack() as stack:
@@ -195,7 +195,7 @@ def test_processes_that_pulled_the_same_thing_leave_no_lock_and_nothing_dead(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_key_sends_a_pull_to_the_background_and_nothing_is_called_interrupted(hub: HubServer) -> None:
+def test_key_sends_a_pull_to_the_background_without_an_interruption(hub: HubServer) -> None:
     import pty
 
     planned(Library(), hub)
@@ -222,7 +222,7 @@ def test_a_key_sends_a_pull_to_the_background_and_nothing_is_called_interrupted(
 
 
 @ctrl_c
-def test_a_pull_of_what_waits_in_the_background_leaves_it_waiting_there_when_it_is_interrupted(hub: HubServer) -> None:
+def test_interrupted_pull_of_a_queued_download_leaves_it_queued(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -240,7 +240,7 @@ def test_a_pull_of_what_waits_in_the_background_leaves_it_waiting_there_when_it_
     wait_for_state(library, row.id, "done")
 
 
-def test_a_pull_takes_over_a_download_whose_owner_died_before_the_clock_was_set_back(hub: HubServer) -> None:
+def test_pull_takes_over_from_a_killed_owner_after_the_clock_moved_back(hub: HubServer) -> None:
     planned(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
@@ -268,7 +268,7 @@ def dead(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> DownloadView:
     return the_row()
 
 
-def test_a_download_whose_process_was_killed_is_nobodys_at_once(dead: DownloadView, hub: HubServer) -> None:
+def test_download_of_a_killed_process_is_free_at_once(dead: DownloadView, hub: HubServer) -> None:
     assert (dead.state, dead.error) == ("paused", "its process ended")
     hub.clear()
     Library().pull(REPO)
@@ -276,7 +276,7 @@ def test_a_download_whose_process_was_killed_is_nobodys_at_once(dead: DownloadVi
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
-def test_a_process_that_another_container_may_have_counts_as_alive_while_it_shows_life(
+def test_process_of_another_container_counts_as_running_by_heartbeat(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "1")
@@ -295,7 +295,7 @@ def test_a_process_that_another_container_may_have_counts_as_alive_while_it_show
         wait_until(lambda: the_row().state == "paused")
 
 
-def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
+def test_takeover_from_an_ended_process_is_logged(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
     two[0].process.kill()
     wait_until(lambda: the_row().attempts == 2)
     hub.clear()
@@ -305,7 +305,7 @@ def test_who_takes_over_from_a_dead_process_says_so_in_the_log(two: tuple[Pullin
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there the time of a process's start moves with the clock")
-def test_who_lives_when_the_machines_clock_is_set_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_process_survives_a_change_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     told = (
         "import sys; from llm_hf_models.system.processes import get_own_name; "
         "print(get_own_name(), flush=True); sys.stdin.read()"
@@ -333,7 +333,7 @@ print(get_own_name(), has_ended(get_own_name()), has_ended(get_own_name().replac
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="namespaces are Linux's")
-def test_a_process_whose_proc_tells_of_other_processes_knows_who_has_ended_all_the_same() -> None:
+def test_process_with_a_foreign_proc_folder_detects_ended_processes() -> None:
     within = subprocess.run(
         ["unshare", "-rpf", sys.executable, "-c", WITHOUT_ITS_OWN_PROC], capture_output=True, text=True, check=False
     )

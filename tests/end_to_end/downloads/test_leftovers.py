@@ -21,7 +21,7 @@ hub = interrupted_pulls.hub
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
 
 
-def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_row(
+def test_gc_keeps_a_running_download_that_has_no_row(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
@@ -43,7 +43,7 @@ def test_a_download_that_runs_in_another_process_is_left_alone_even_without_a_ro
     assert partials(cache_work_folder(home.cache)) == []
 
 
-def test_a_real_pull_by_huggingface_hub_survives_a_cleanup_without_patience(
+def test_pull_by_huggingface_hub_survives_a_cleanup_without_delay(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")

@@ -59,7 +59,7 @@ hub = downloads.hub
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_background_pull_is_carried_out_by_a_worker() -> None:
+def test_worker_carries_out_a_background_pull() -> None:
     library = Library()
     row = library.enqueue(REPO)
     assert row.state in ("queued", "running")
@@ -72,7 +72,7 @@ def test_a_background_pull_is_carried_out_by_a_worker() -> None:
     assert (done.done_bytes, done.error) == (done.total_bytes, None)
 
 
-def test_a_worker_finds_folders_that_are_named_from_where_one_stands(
+def test_worker_resolves_relative_folders(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home.root)
@@ -88,14 +88,14 @@ def test_a_worker_finds_folders_that_are_named_from_where_one_stands(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there a folder in a lock's place counts as held")
 @pytest.mark.usefixtures("hub")
-def test_a_worker_whose_lock_cant_be_asked_for_is_an_error_that_names_the_folder(home: Home) -> None:
+def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
     lock_path().mkdir(parents=True)
     with pytest.raises(StorageError) as caught:
         Library().enqueue(REPO)
     assert str(home.llm) in caught.value.message
 
 
-def test_a_library_that_is_locked_for_long_is_read_all_the_same(
+def test_library_locked_for_long_can_be_read(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library()
@@ -110,7 +110,7 @@ def test_a_library_that_is_locked_for_long_is_read_all_the_same(
         other.execute("rollback")
 
 
-def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
+def test_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
@@ -121,7 +121,7 @@ def test_the_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
     assert followed(library, first.id)[-1].kind == "done"
 
 
-def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_too(
+def test_options_of_a_repeated_pull_apply_to_the_running_download(
     hub: HubServer, tmp_path: Path
 ) -> None:
     library = Library()
@@ -135,7 +135,7 @@ def test_what_is_asked_of_a_download_that_a_worker_carries_out_already_is_done_t
     wait_until((tmp_path / "rang").exists, message="the command runs")
 
 
-def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_again(
+def test_row_shows_the_error_until_bytes_move_again(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "4")
@@ -167,7 +167,7 @@ def test_what_keeps_the_bytes_from_moving_stands_in_the_row_until_they_move_agai
     assert followed(library, row.id)[-1].download.error is None
 
 
-def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
+def test_download_of_a_killed_worker_waits_and_the_log_says_why(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     library = Library()
@@ -187,7 +187,7 @@ def test_a_download_whose_worker_was_killed_waits_and_the_log_tells_of_what(
     assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
 
 
-def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the_worker(hub: HubServer) -> None:
+def test_joined_pull_that_leaves_does_not_stop_the_worker(hub: HubServer) -> None:
     library, stop = Library(), threading.Event()
     plan = planned(library, hub)
     row = begun(library, hub, plan)
@@ -199,7 +199,7 @@ def test_a_pull_that_joins_a_background_one_and_leaves_does_not_take_it_from_the
     assert followed(library, row.id)[-1].kind == "done"
 
 
-def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubServer) -> None:
+def test_paused_download_keeps_its_bytes_and_resumes(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
@@ -215,7 +215,7 @@ def test_a_paused_download_keeps_what_arrived_and_goes_on_where_it_was(hub: HubS
     assert library.get_download(row.id).attempts == 2
 
 
-def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
+def test_bytes_from_an_earlier_run_do_not_count_as_speed(hub: HubServer) -> None:
     library, rate = Library(), 400_000
     plan = library.plan(REPO, PullOptions(connections=1))
     hub.forget_requests()
@@ -230,7 +230,7 @@ def test_what_had_arrived_before_counts_as_no_speed(hub: HubServer) -> None:
     assert max(event.download.bytes_per_second or 0 for event in events) < 2 * rate
 
 
-def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hashing_a_file_does_not_count_as_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 1e-9)
     library, context = Library(), Context()
     library.pull(planned(library, hub))
@@ -259,7 +259,7 @@ def test_a_file_that_is_only_hashed_is_no_speed(hub: HubServer, monkeypatch: pyt
         ("done* 100", 0, 0),
     ],
 )
-def test_what_this_process_fetched_is_told_from_what_others_did(events: str, ours: int, others: int) -> None:
+def test_bytes_of_this_process_are_counted_apart_from_others(events: str, ours: int, others: int) -> None:
     arrivals = ByteCounter(lambda _event: None)
     for kind, done in (event.split() for event in events.split(", ")):
         by_others = kind.endswith("*")
@@ -267,7 +267,7 @@ def test_what_this_process_fetched_is_told_from_what_others_did(events: str, our
     assert (arrivals.own_bytes.get(FILE, 0), arrivals.other_bytes.get(FILE, 0)) == (ours, others)
 
 
-def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) -> None:
+def test_key_pressed_at_the_end_of_a_pull_starts_no_download(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     library.pull(plan)
@@ -275,13 +275,13 @@ def test_a_key_that_is_pressed_as_a_pull_ends_begins_no_other(hub: HubServer) ->
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_a_download_that_goes_on_already_is_resumed_as_often_as_anybody_likes(hub: HubServer) -> None:
+def test_running_download_can_be_resumed_repeatedly(hub: HubServer) -> None:
     library = Library()
     row = begun(library, hub, planned(library, hub))
     assert library.resume(row.id).state == library.retry(row.id).state == "running"
 
 
-def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_again(hub: HubServer, home: Home) -> None:
+def test_cancelled_download_leaves_nothing_and_can_be_retried(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
     row = begun(library, hub, plan)
@@ -297,7 +297,7 @@ def test_a_cancelled_download_ends_and_leaves_nothing_and_a_retry_starts_it_agai
     assert followed(library, row.id)[-1].kind == "done"
 
 
-def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_another_one_needs(
+def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(
     hub: HubServer, home: Home
 ) -> None:
     library = Library()
@@ -316,7 +316,7 @@ def test_what_a_paused_download_brought_goes_when_it_is_cancelled_but_for_what_a
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubServer, home: Home) -> None:
+def test_clearing_cancelled_downloads_removes_their_leftovers(hub: HubServer, home: Home) -> None:
     library = Library()
     plan = planned(library, hub)
     row = begun(library, hub, plan)
@@ -329,7 +329,7 @@ def test_cleared_rows_of_cancelled_downloads_take_what_they_left_along(hub: HubS
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new_one(
+def test_pull_during_a_cancel_is_a_new_download(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it hears of its end only later
@@ -343,7 +343,7 @@ def test_a_download_that_is_asked_for_again_while_it_is_being_cancelled_is_a_new
     assert followed(library, second.id)[-1].kind == "done"
 
 
-def test_a_pause_that_was_not_heard_of_yet_can_be_taken_back(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pending_pause_can_be_undone(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "5")
     library = Library()
     plan = planned(library, hub)
@@ -367,7 +367,7 @@ def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[byt
         yield library, process
 
 
-def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: HubServer) -> None:
+def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         process.send_signal(signal.SIGCONT)
         wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
@@ -380,7 +380,7 @@ def test_a_pull_that_was_silent_for_so_long_that_it_seemed_dead_goes_on(hub: Hub
     assert ("started", "") in told[seemed_dead:]
 
 
-def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_one(hub: HubServer) -> None:
+def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         with Database(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
@@ -392,7 +392,7 @@ def test_a_pull_whose_row_is_cleared_away_while_it_is_silent_ends_well_without_o
     assert library.show(MODEL).state == "ready"
 
 
-def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_over_was_cleared_away(
+def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(
     hub: HubServer, home: Home
 ) -> None:
     with seeming_dead(hub) as (library, process):
@@ -404,7 +404,7 @@ def test_a_pull_that_is_cancelled_while_it_is_silent_hears_of_it_though_what_is_
     assert library.clear_downloads() == 1
 
 
-def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(hub: HubServer) -> None:
+def test_stale_pull_that_was_paused_stays_paused(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         library.pause(library.downloads()[0].id)
         process.send_signal(signal.SIGCONT)
@@ -412,7 +412,7 @@ def test_a_pull_that_seemed_dead_and_was_paused_then_stays_so_when_it_wakes_up(h
     assert [row.state for row in library.downloads(include_finished=True)] == ["paused"]
 
 
-def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_one(hub: HubServer) -> None:
+def test_stale_pull_joins_the_process_that_took_its_row(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
             wait_until(lambda: library.downloads()[0].attempts == 2, message="another one takes its row over")
@@ -423,7 +423,7 @@ def test_a_pull_whose_row_another_one_took_over_while_it_was_silent_joins_that_o
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub: HubServer) -> None:
+def test_queued_downloads_continue_after_a_reboot(hub: HubServer) -> None:
     library, context = Library(), Context("cli")
     plan = planned(library, hub)
     with context.open_downloads() as db:  # queued, and no worker was ever started for it
@@ -432,7 +432,7 @@ def test_what_waits_since_the_machine_went_down_goes_on_when_somebody_looks(hub:
     assert library.get_download(row.id).attempts == 1
 
 
-def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer) -> None:
+def test_killed_worker_is_replaced_and_its_download_continues(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     row = begun(library, hub, plan)
@@ -443,7 +443,7 @@ def test_a_killed_worker_is_replaced_and_its_download_goes_on(hub: HubServer) ->
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
-def test_what_was_asked_of_a_worker_that_died_before_it_heard_of_it_comes_about(
+def test_request_to_a_worker_that_was_killed_is_carried_out(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
@@ -472,7 +472,7 @@ Library().pull(sys.argv[1])
 """
 
 
-def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_when_asked(hub: HubServer) -> None:
+def test_foreground_pull_whose_process_is_killed_is_paused(hub: HubServer) -> None:
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
         hub.wait_until(lambda: stalled(hub))
@@ -487,7 +487,7 @@ def test_a_foreground_pull_whose_process_dies_is_shown_as_paused_and_continues_w
     assert library.show(MODEL).state == "ready"
 
 
-def test_an_interrupted_pull_says_so_and_its_row_is_paused(hub: HubServer) -> None:
+def test_interrupted_pull_reports_it_and_its_row_is_paused(hub: HubServer) -> None:
     library, stop = Library(), threading.Event()
     plan = planned(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -497,7 +497,7 @@ def test_an_interrupted_pull_says_so_and_its_row_is_paused(hub: HubServer) -> No
     assert [row.state for row in library.downloads()] == ["paused"]
 
 
-def test_no_more_downloads_run_at_once_than_the_setting_allows(
+def test_setting_limits_the_number_of_running_downloads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_CONCURRENT_DOWNLOADS", "1")
@@ -513,7 +513,7 @@ def test_no_more_downloads_run_at_once_than_the_setting_allows(
 
 
 @pytest.mark.usefixtures("hub")
-def test_when_done_a_command_of_the_persons_own_runs_where_it_was_given_and_knows_the_model(
+def test_when_done_command_runs_in_its_folder_with_the_model_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = tmp_path / "it's here"
@@ -536,13 +536,13 @@ def last_note_of_a_pull_with(command: str, ref: str) -> str:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_command_that_cant_be_run_is_told_in_the_log_and_ends_no_pull() -> None:
+def test_failing_when_done_command_is_logged_and_ends_no_pull() -> None:
     assert last_note_of_a_pull_with("x" * 10_000_000, REPO) == "command"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
 @pytest.mark.usefixtures("hub")
-def test_a_command_runs_where_there_is_no_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_done_command_runs_without_a_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)  # as in a program that has windows
     note = tmp_path / "note"
     os.mkfifo(note)
@@ -551,7 +551,7 @@ def test_a_command_runs_where_there_is_no_standard_error(tmp_path: Path, monkeyp
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
-def test_who_stops_watching_stops_nothing_else_and_a_terminal_that_closes_ends_no_worker(hub: HubServer) -> None:
+def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
     library = Library()
     plan = planned(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -587,7 +587,7 @@ def terminal(command: list[str]) -> Iterator[int]:
         os.waitpid(child, 0)
 
 
-def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
+def test_clearing_a_row_ends_no_watch_of_other_rows() -> None:
     with Database(library_path()) as db:
         first, second = (db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
         watch = [sys.executable, "-m", "llm", "hf", "downloads", "--watch", "--json"]
@@ -601,7 +601,7 @@ def test_a_row_that_is_cleared_away_ends_no_watch_of_others() -> None:
         assert watching.returncode == 0
 
 
-def test_a_failed_download_says_why_in_its_row_and_log(hub: HubServer) -> None:
+def test_failed_download_has_its_reason_in_row_and_log(hub: HubServer) -> None:
     library = Library()
     plan = library.plan(REPO)
     hub.remove_repo(REPO)
@@ -625,14 +625,14 @@ def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
         library.get_download(99)
 
 
-def test_as_many_downloads_as_anybody_can_count_are_listed() -> None:
+def test_any_number_of_downloads_can_be_listed() -> None:
     with Database(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
     for limit in (10**30, -1, -(10**30)):
         assert [view.id for view in Library().downloads(include_finished=True, limit=limit)] == [row.id]
 
 
-def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: HubServer) -> None:
+def test_parallel_pulls_of_one_model_fetch_each_file_once(hub: HubServer) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) for _ in range(4)]
     assert [process.wait(WAIT_SECONDS) for process in processes] == [0] * 4
     library = Library()
@@ -641,7 +641,7 @@ def test_processes_that_pull_the_same_thing_at_once_fetch_each_file_once(hub: Hu
     assert weights_sent(hub) - looks == library.show(MODEL).size
 
 
-def test_a_limit_for_all_downloads_together_holds_while_they_run(
+def test_limit_for_all_downloads_holds_while_they_run(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny_chat(tmp_path / "big.gguf", seed=3, weights_bytes=4_000_000)

@@ -96,7 +96,7 @@ def rate_of(pulls: list[Watched], begin: float) -> float:
     return sum(pull.at(end) - pull.at(begin) for pull in pulls) / WINDOW_SECONDS
 
 
-def test_one_limit_holds_for_all_processes_together_and_a_new_one_is_heard_while_they_run(
+def test_changed_limit_applies_to_all_running_processes(
     hub: HubServer, tmp_path: Path
 ) -> None:
     for number in range(3):
@@ -116,7 +116,7 @@ def test_one_limit_holds_for_all_processes_together_and_a_new_one_is_heard_while
         assert rate_of(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
 
 
-def test_a_download_keeps_its_own_limit_too(hub: HubServer, tmp_path: Path) -> None:
+def test_download_keeps_its_own_limit(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("tests/big", {FILE: tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=12 * MB)})
     with ExitStack() as stack:
         pull = Watched(stack, "tests/big", rate=1 * MB)
@@ -134,7 +134,7 @@ def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]
     return lambda: (connections_now(), limits.bytes_per_second())
 
 
-def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_downloads_share_connections_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     Library().set_setting("limit_rate", "1200")
     first = begin_download()
@@ -154,7 +154,7 @@ def test_downloads_that_run_divide_connections_and_rate_over_all_processes(monke
     )
 
 
-def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreground_downloads_come_before_background_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     Library().set_setting("limit_rate", "900")
     behind = begin_download(background=True)
@@ -165,7 +165,7 @@ def test_what_is_in_the_foreground_comes_before_what_is_not(monkeypatch: pytest.
     assert (ahead(), behind()) == ((1, 900), (0, 1))
 
 
-def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_foreground(
+def test_background_download_yields_the_only_connection(
     hub: HubServer, tmp_path: Path
 ) -> None:
     hub.add_repo("tests/big", {"big-Q4_K_M.gguf": tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=24 * MB)})
@@ -186,7 +186,7 @@ def test_a_download_in_the_background_leaves_the_only_connection_to_one_in_the_f
     assert sum("all connections" in event.message for event in told) == 1
 
 
-def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_and_waits_for_it(
+def test_download_without_a_connection_waits_for_the_other_process(
     hub: HubServer,
 ) -> None:
     hub.add_repo("tests/same", {FILE: hub.list_repos()[0].files[0].location})
@@ -205,7 +205,7 @@ def test_a_download_that_may_have_no_connection_leaves_its_file_to_one_that_may_
     assert [event.kind for event in library.follow(behind.id)][-1] == "done"
 
 
-def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_settings_end_no_running_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
     library = Library()
     plan = library.plan(REPO)
@@ -224,7 +224,7 @@ def test_settings_that_are_broken_for_a_while_end_no_transfer(hub: HubServer, mo
 # Room
 
 
-def test_a_plan_counts_what_other_downloads_will_still_write_to_the_same_disk(hub: HubServer, home: Home) -> None:
+def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home: Home) -> None:
     assert hub
     library = Library()
     with Database(library_path()) as db:
@@ -268,7 +268,7 @@ print(library.pull(sys.argv[1]).model_id)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
-def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_what_arrived(
+def test_full_disk_pauses_the_download_which_then_resumes(
     hub: HubServer, home: Home
 ) -> None:
     inside = 'mount -t tmpfs -o size=12m none "$1" && shift && exec "$@"'
@@ -294,7 +294,7 @@ def test_a_disk_that_fills_up_midway_pauses_the_download_and_it_goes_on_with_wha
 # A network that is gone for longer than a download waits
 
 
-def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_on_when_asked(
+def test_silent_host_pauses_the_download_which_then_resumes(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.2")
@@ -311,7 +311,7 @@ def test_a_download_from_a_host_that_is_silent_for_too_long_is_paused_and_goes_o
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_goes_on_when_asked(
+def test_failing_host_pauses_the_download_which_then_resumes(
     hub: HubServer,
 ) -> None:
     library = Library()
@@ -325,7 +325,7 @@ def test_a_download_from_a_host_that_answers_nothing_but_errors_is_paused_and_go
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
+def test_unreachable_hub_pauses_the_download(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.2")
@@ -344,7 +344,7 @@ def test_a_download_from_a_hub_that_is_not_reached_for_too_long_is_paused(
 # Events
 
 
-def test_events_of_a_download_in_another_process_tell_of_its_weather(
+def test_followed_download_of_another_process_reports_network_errors(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.5")
@@ -369,7 +369,7 @@ def test_events_of_a_download_in_another_process_tell_of_its_weather(
     assert kinds["retrying"].download.id == row.id
 
 
-def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) -> None:
+def test_two_followers_in_different_threads_see_the_same_end(hub: HubServer) -> None:
     assert hub
     library = Library()
     row = library.enqueue(REPO)
@@ -386,7 +386,7 @@ def test_two_who_follow_from_different_threads_see_the_same_end(hub: HubServer) 
     assert ends == ["done", "done"]
 
 
-def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_library_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 0)
     monkeypatch.setenv("LLM_HF_LIMIT_RATE", "100M")
@@ -406,7 +406,7 @@ def test_a_library_that_is_busy_for_long_ends_no_transfer(hub: HubServer, monkey
     assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
 
 
-def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_pull_waits_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     finish, tries = downloads_running.RunningDownload._finish, []
@@ -428,7 +428,7 @@ def test_a_library_that_is_busy_when_all_is_here_is_waited_for(hub: HubServer, m
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_pull_that_waits_for_the_library_can_be_interrupted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     library, stop = Library(), threading.Event()
@@ -445,7 +445,7 @@ def test_a_person_who_interrupts_that_waiting_is_heard(hub: HubServer, monkeypat
     assert library.pull(REPO).fetched_bytes == 0
 
 
-def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(hub: HubServer) -> None:
+def test_pull_killed_before_it_claims_its_row_is_paused(hub: HubServer) -> None:
     assert hub
     library, here = Library(), worker.WorkerContext("worker")
     with here.open_downloads() as db:
@@ -456,7 +456,7 @@ def test_a_pull_that_dies_before_it_can_claim_its_row_is_paused_and_no_workers(h
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_pull_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library, stop = Library(), threading.Event()
     plan = library.plan(REPO)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 3600)
@@ -473,7 +473,7 @@ def test_who_leaves_does_not_wait_for_a_busy_library(hub: HubServer, monkeypatch
         other.execute("rollback")
 
 
-def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_hears_what_is_asked(
+def test_delayed_heartbeat_is_sent_and_requests_are_noticed(
     hub: HubServer,
 ) -> None:
     library, stop = Library(), threading.Event()
@@ -496,7 +496,7 @@ def test_a_pull_that_could_not_say_that_it_lives_says_so_as_soon_as_it_can_and_h
     assert library.get_download(row.id).state == "paused"
 
 
-def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(hub: HubServer) -> None:
+def test_failed_write_of_the_checking_state_does_not_end_a_pull(hub: HubServer) -> None:
     assert hub
     with Database(library_path()) as db:
         says = "create trigger no before update of state on downloads when new.state = 'verifying'"
@@ -504,7 +504,7 @@ def test_a_library_that_does_not_take_that_a_pull_is_being_checked_ends_it_not(h
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
 
 
-def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_of_progress_does_not_end_a_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 0)
     with Database(library_path()) as db:
@@ -513,7 +513,7 @@ def test_a_library_that_takes_no_figures_ends_no_transfer(hub: HubServer, monkey
     assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
 
 
-def test_a_pull_that_is_cancelled_while_it_is_being_paused_is_cancelled(
+def test_pull_cancelled_while_it_is_being_paused_is_cancelled(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
@@ -548,7 +548,7 @@ def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
     return calls
 
 
-def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
+def test_worker_retries_a_claim_on_a_busy_library(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub
@@ -560,7 +560,7 @@ def test_a_worker_tries_again_what_it_could_not_claim_from_a_busy_library(
     assert (library.get_download(row.id).state, calls) == ("done", [2])
 
 
-def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_all_the_time(
+def test_worker_with_a_locked_library_retries_at_intervals(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub
@@ -585,7 +585,7 @@ def test_a_worker_whose_library_takes_nothing_tries_again_now_and_then_and_not_a
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "verifying"])
-def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
+def test_plan_of_another_version_fails_once(
     monkeypatch: pytest.MonkeyPatch, state: Any
 ) -> None:
     """Also where a worker of that version died over it."""
@@ -601,7 +601,7 @@ def test_what_another_version_planned_fails_and_is_not_begun_over_and_over(
     assert [note.kind for note in Library().get_download_log(row.id)] == ["failed"]
 
 
-def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
+def test_no_worker_takes_a_pull_while_it_is_being_enqueued(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub
@@ -621,7 +621,7 @@ def test_no_worker_comes_between_the_row_of_a_pull_and_its_place_in_the_queue(
     assert [event.kind for event in Library().follow(row.id)][-1] == "done"
 
 
-def test_a_worker_that_meets_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_with_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().downloads()
     monkeypatch.setattr(sys, "argv", ["worker"])
     calls = busy_at(monkeypatch, "next_download", 2)
@@ -644,7 +644,7 @@ def killed_halfway(hub: HubServer) -> None:
     hub.clear()
 
 
-def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
+def test_pull_that_finishes_for_a_killed_one_closes_its_row(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last sign of life stays fresh for long
@@ -654,7 +654,7 @@ def test_a_pull_that_finishes_what_a_killed_one_began_ends_that_ones_row(
     assert (row.id, row.state) == (result.download_id, "done")
 
 
-def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
+def test_process_with_a_reused_pid_is_not_the_killed_one(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
@@ -667,7 +667,7 @@ def test_another_process_with_the_number_of_a_killed_one_is_not_taken_for_it(
     assert Library().get_download(row.id).state == "done"
 
 
-def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_the_background_too(
+def test_worker_continues_a_killed_foreground_pull_that_was_enqueued(
     hub: HubServer,
 ) -> None:
     library = Library()
@@ -680,7 +680,7 @@ def test_a_worker_goes_on_with_a_killed_foreground_pull_that_was_asked_for_in_th
 # One transfer per file
 
 
-def test_ten_processes_that_pull_the_same_and_different_variants_fetch_each_file_once(
+def test_ten_processes_with_several_variants_fetch_each_file_once(
     hub: HubServer, tmp_path: Path
 ) -> None:
     shared = tiny_chat(tmp_path / "q8.gguf", seed=8, weights_bytes=3 * MB)
@@ -711,7 +711,7 @@ def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
     return Library().downloads()[0].id
 
 
-def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_for(
+def test_download_keeps_its_planned_cache_and_hub(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
@@ -726,7 +726,7 @@ def test_a_download_goes_on_in_the_cache_and_from_the_hub_that_it_was_planned_fo
     assert all(path.startswith(str(tmp_path / "big")) for path in library.path(f"hf/{REPO}:Q4_K_M"))
 
 
-def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_for(
+def test_cancelled_download_leaves_nothing_in_its_planned_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
@@ -737,7 +737,7 @@ def test_a_cancelled_download_leaves_nothing_in_the_cache_that_it_was_planned_fo
     assert list(cache_work_folder(tmp_path / "big").iterdir()) == []
 
 
-def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
+def test_clearing_failed_downloads_empties_their_other_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
@@ -749,7 +749,7 @@ def test_cleared_rows_of_failed_downloads_leave_nothing_in_another_cache(
     assert not list(cache_work_folder(tmp_path / "big").glob("*.part"))
 
 
-def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own(
+def test_clearing_failed_downloads_empties_their_own_folder(
     hub: HubServer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
@@ -761,7 +761,7 @@ def test_cleared_rows_of_failed_downloads_leave_nothing_in_a_folder_of_their_own
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
-def test_pulls_of_the_same_into_two_caches_are_two_downloads(
+def test_pulls_into_two_caches_are_two_downloads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library()
@@ -771,7 +771,7 @@ def test_pulls_of_the_same_into_two_caches_are_two_downloads(
     assert library.get_download(first).state == "paused"
 
 
-def test_a_worker_keeps_its_token_from_a_hub_that_only_the_row_names_and_says_so(
+def test_worker_sends_no_token_to_a_hub_that_only_the_row_names(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     gated = "tests/gated-GGUF"

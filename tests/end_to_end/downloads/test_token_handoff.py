@@ -49,7 +49,7 @@ def planned(hub: HubServer) -> PullPlan:
     return plan
 
 
-def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubServer) -> None:
+def test_pull_sent_to_the_background_passes_its_token_on(hub: HubServer) -> None:
     library, stop = Library(ask_passphrase=lambda: PASSPHRASE), threading.Event()
     plan = planned(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -70,7 +70,7 @@ def test_a_pull_that_is_sent_to_the_background_takes_its_token_along(hub: HubSer
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
-def test_who_starts_a_worker_hands_it_the_token_and_nobody_else_can_read_it(hub: HubServer, home: Home) -> None:
+def test_new_worker_gets_the_token_that_nobody_else_can_read(hub: HubServer, home: Home) -> None:
     plan = planned(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     library = Library(ask_passphrase=lambda: PASSPHRASE)
@@ -85,7 +85,7 @@ def test_who_starts_a_worker_hands_it_the_token_and_nobody_else_can_read_it(hub:
     assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(hub: HubServer) -> None:
+def test_worker_without_the_passphrase_names_the_command_in_the_row(hub: HubServer) -> None:
     row = Library().enqueue(planned(hub))
     assert followed(Library(), row.id)[-1].kind == "failed"
     said = str(Library().get_download(row.id).error)
@@ -95,7 +95,7 @@ def test_a_worker_without_the_passphrase_says_in_the_row_which_command_goes_on(h
     assert (result.download_id, Library().get_download(row.id).state) == (row.id, "done")
 
 
-def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) -> None:
+def test_retry_passes_the_token_to_its_new_worker(hub: HubServer) -> None:
     row = Library().enqueue(planned(hub))
     wait_for_state(Library(), row.id, "failed")
     wait_until(lambda: not find_workers(), message="the worker leaves")
@@ -105,7 +105,7 @@ def test_a_retry_hands_the_token_to_the_worker_that_it_starts(hub: HubServer) ->
 
 
 @pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
-def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
+def test_running_worker_uses_the_token_of_the_next_request(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens.remove_stored_token()
@@ -123,7 +123,7 @@ def test_a_worker_that_runs_uses_the_token_of_who_asks_next(
 
 
 @pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
-def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
+def test_token_is_written_only_to_our_own_pipe(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert hub
@@ -141,7 +141,7 @@ def test_a_token_is_written_into_nothing_but_a_pipe_of_our_own(
     os.close(listener)
 
 
-def test_a_token_that_was_forgotten_since_is_not_used_any_more(hub: HubServer) -> None:
+def test_forgotten_token_is_not_used_again(hub: HubServer) -> None:
     plan = planned(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     library = Library(ask_passphrase=lambda: PASSPHRASE)

@@ -52,7 +52,7 @@ def agents(hub: HubServer) -> list[str]:
     return [request.headers.get("user-agent", "") for request in whole]
 
 
-def test_huggingface_hub_moves_the_bytes_and_we_prove_and_register_them(hub: HubServer, home: Home) -> None:
+def test_files_moved_by_huggingface_hub_are_verified_and_registered(hub: HubServer, home: Home) -> None:
     events: list[Event] = []
     result = Library().pull(REPO, progress=events.append)
     assert result.model_id == MODEL
@@ -73,7 +73,7 @@ def test_huggingface_hub_moves_the_bytes_and_we_prove_and_register_them(hub: Hub
     assert told.returncode == 0, told.stdout + told.stderr
 
 
-def test_it_moves_them_over_tls_with_the_certificates_that_we_were_told_of(home: Home, tmp_path: Path) -> None:
+def test_huggingface_hub_uses_the_configured_certificates(home: Home, tmp_path: Path) -> None:
     assert home
     with HubServer(tls=True) as hub:
         hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
@@ -91,14 +91,14 @@ def test_it_moves_them_over_tls_with_the_certificates_that_we_were_told_of(home:
         assert "hf_hub/" in agent
 
 
-def test_a_flipped_bit_that_huggingface_hub_lets_through_is_refused_and_fetched_again_by_us(hub: HubServer) -> None:
+def test_flipped_bit_from_huggingface_hub_is_refused_and_refetched(hub: HubServer) -> None:
     plan = Library().plan(REPO)
     hub.fault(FlipBit(at=3_000_000), on=FILE, side="storage", times=1)
     Library().pull(plan)
     assert Library().verify(MODEL).matches
 
 
-def test_a_file_that_stays_wrong_is_never_registered(hub: HubServer) -> None:
+def test_file_that_stays_wrong_is_never_registered(hub: HubServer) -> None:
     plan = Library().plan(REPO)
     hub.fault(FlipBit(at=3_000_000), on=FILE, side="storage", times=None)
     with pytest.raises(DigestMismatchError):
@@ -106,14 +106,14 @@ def test_a_file_that_stays_wrong_is_never_registered(hub: HubServer) -> None:
     assert Library().list() == ()
 
 
-def test_what_is_here_already_is_not_handed_over(hub: HubServer) -> None:
+def test_installed_files_are_not_passed_to_huggingface_hub(hub: HubServer) -> None:
     Library().pull(REPO)
     hub.forget_requests()
     assert Library().pull(REPO).fetched_bytes == 0
     assert hub.count(FILE, side="storage") == 0
 
 
-def test_a_stop_ends_it_at_once_and_leaves_no_partial(hub: HubServer, home: Home) -> None:
+def test_stop_ends_huggingface_hub_at_once_and_leaves_no_partial(hub: HubServer, home: Home) -> None:
     plan = Library().plan(REPO)
     with silent_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
         Library().pull(plan, stop=stop)
@@ -121,7 +121,7 @@ def test_a_stop_ends_it_at_once_and_leaves_no_partial(hub: HubServer, home: Home
     assert [row.state for row in Library().downloads()] == ["paused"]
 
 
-def test_a_stop_leaves_the_partial_of_an_hf_download_that_began_meanwhile(hub: HubServer, home: Home) -> None:
+def test_stop_keeps_the_partial_of_a_concurrent_hf_download(hub: HubServer, home: Home) -> None:
     stop, plan = threading.Event(), Library().plan(REPO)
     folder = f"models--{REPO.replace('/', '--')}"
     theirs = home.cache / folder / "blobs" / f"{plan.files[0].etag}.0011aabb.incomplete"
@@ -144,7 +144,7 @@ def test_a_stop_leaves_the_partial_of_an_hf_download_that_began_meanwhile(hub: H
         assert theirs.exists()
 
 
-def test_a_silence_without_end_is_ended(hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_silence_is_ended(hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Library().plan(REPO)
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "3")
     hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
@@ -153,7 +153,7 @@ def test_a_silence_without_end_is_ended(hub: HubServer, home: Home, monkeypatch:
     assert list(home.cache.glob("**/*.incomplete")) == []
 
 
-def test_a_disk_that_others_filled_since_the_plan_is_seen_before_anything_is_handed_over(
+def test_disk_filled_since_the_plan_is_noticed_before_the_download(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = Library().plan(REPO)
@@ -164,7 +164,7 @@ def test_a_disk_that_others_filled_since_the_plan_is_seen_before_anything_is_han
     assert hub.count(FILE, side="storage") == 0
 
 
-def test_refusals_are_worded_as_with_our_own_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_have_the_same_messages_as_our_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Library().plan(REPO)
     (repo,) = hub.list_repos()
     repo = hub.change_repo(repo, gated="manual")
@@ -177,7 +177,7 @@ def test_refusals_are_worded_as_with_our_own_transfer(hub: HubServer, monkeypatc
         Library().pull(plan)
 
 
-def test_the_token_goes_to_the_hub_and_not_to_the_storage_host(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_goes_to_the_hub_and_not_to_the_storage_host(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_secret"))
     Library().pull(REPO)
     assert any("hf_secret" in request.headers.get("authorization", "") for request in hub.requests)

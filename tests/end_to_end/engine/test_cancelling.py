@@ -96,7 +96,7 @@ def talk(prompt: str, *words: str) -> subprocess.Popen[bytes]:
     ("leaving", "how"),
     [*((leaving, ()) for leaving in LEAVING), ("ctrl-c", ("--async",)), ("ctrl-c", ("--no-stream",))],
 )
-def test_an_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
+def test_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
     before = decodes(warm)
     with talk("go", *how) as talking:
         if "--no-stream" in how:
@@ -111,7 +111,7 @@ def test_an_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm
 
 
 @pytest.mark.parametrize(("leaving", "how"), [("ctrl-c", ()), ("killed", ("--no-stream",))])
-def test_the_reading_of_a_prompt_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
+def test_prompt_processing_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
     before = decodes(warm)
     with talk(LONG, *how) as talking:
         wait_until(lambda: decodes(warm) >= before + 2, SECONDS, poll_seconds=0)
@@ -144,7 +144,7 @@ def test_closing_the_async_generator_ends_the_answer(warm: EngineRow) -> None:
     assert settled(warm) - before <= AT_MOST + 1
 
 
-def test_cancelling_a_task_ends_the_reading_of_its_prompt(warm: EngineRow) -> None:
+def test_cancelling_a_task_ends_prompt_processing(warm: EngineRow) -> None:
     start = decodes(warm)
 
     async def leave() -> int:

@@ -66,7 +66,7 @@ def finish_of(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> op
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
+def test_answer_consists_of_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, stream=stream)))
     finish = finish_of(items)
@@ -80,13 +80,13 @@ def test_an_answer_is_its_pieces_and_a_finish_with_usage(stream: bool, start: St
     assert finish.prompt_per_second
 
 
-def test_a_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
+def test_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))
     assert finish_of(list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
 
 
-def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path: Path) -> None:
+def test_async_answers_are_equal_and_run_in_parallel(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
     async def one() -> list[openai_protocol.Piece | openai_protocol.Finish]:
@@ -101,7 +101,7 @@ def test_async_answers_are_the_same_and_run_side_by_side(start: Start, tmp_path:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
+def test_tool_call_has_a_name_and_arguments(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tools.gguf", tool_call=CALL))
     items = list(
         inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream))
@@ -112,14 +112,14 @@ def test_a_tool_call_arrives_as_name_and_arguments(stream: bool, start: Start, t
     assert finish_of(items).reason == "tool_calls"
 
 
-def test_a_base_model_completes_text_raw(start: Start, tmp_path: Path) -> None:
+def test_base_model_completes_raw_text(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_base(tmp_path / "base.gguf"), kind="base")
     items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn((), raw=True, prompt="Once upon")))
     assert text_of(items).strip() == ggufs.ANSWER
     assert finish_of(items).output_tokens
 
 
-def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
+def test_answer_follows_a_schema(start: Start, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     asked = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
@@ -133,7 +133,7 @@ def test_an_answer_keeps_to_a_schema(start: Start, tmp_path: Path) -> None:
     assert text_of(items).lstrip().startswith("{")
 
 
-def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path: Path) -> None:
+def test_prompt_larger_than_the_context_reports_both_sizes(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"), context=512)
     with pytest.raises(EngineRequestError, match=r"has \d+ tokens; the context holds 512") as caught:
         list(
@@ -144,7 +144,7 @@ def test_a_prompt_larger_than_the_context_says_both_sizes(start: Start, tmp_path
     assert "-o context" in str(caught.value.hint)
 
 
-def test_a_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
+def test_wrong_option_is_named(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     with pytest.raises(EngineRequestError, match="temperature"):
         list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, {"temperature": "hot"})))
@@ -167,7 +167,7 @@ def endless(start: Start, tmp_path: Path) -> engine.Endpoint:
     return start(path, context=131072, own=131072)
 
 
-def test_closing_an_answer_stops_the_work_and_leaves_the_engine_warm(endless: engine.Endpoint) -> None:
+def test_closing_an_answer_stops_the_work_and_keeps_the_engine(endless: engine.Endpoint) -> None:
     stream = inference_client.stream_completion(endless, openai_protocol.Turn(HELLO))
     assert isinstance(next(stream), openai_protocol.Piece)
     assert is_working(endless)
@@ -187,7 +187,7 @@ def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> Non
     wait_until_idle(endless)
 
 
-def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: Start, tmp_path: Path) -> None:
+def test_client_that_leaves_stops_prompt_processing(start: Start, tmp_path: Path) -> None:
     path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
     endpoint = start(path, context=65536, own=131072)
     gone_while_it_reads(endpoint, lambda: is_working(endpoint))
@@ -197,7 +197,7 @@ def test_a_client_that_goes_while_its_prompt_is_read_stops_the_reading(start: St
     assert stopped_after < 10
 
 
-def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path) -> None:
+def test_embeddings_have_the_order_of_their_texts(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
     one, other, again = inference_client.embed(endpoint, ["the cat", "blue sky", "the cat"])
     assert len(one) == ggufs.WIDTH
@@ -206,13 +206,13 @@ def test_embeddings_come_one_for_each_text_in_order(start: Start, tmp_path: Path
     assert inference_client.embed(endpoint, []) == []
 
 
-def test_a_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
+def test_text_too_long_to_embed_is_refused(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_embedding(tmp_path / "embed.gguf"), kind="embedding", context=512, own=512)
     with pytest.raises(EngineRequestError):
         inference_client.embed(endpoint, ["cat " * 2000])
 
 
-def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
+def test_engine_that_crashes_repeatedly_is_restarted_once(
     start: Start, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really_ensure, started = engine.ensure_engine, []
@@ -233,7 +233,7 @@ def test_an_engine_that_keeps_dying_is_started_anew_once_and_not_for_ever(
     assert len(started) == 2
 
 
-def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
+def test_hung_engine_is_ended_and_replaced(
     endless: engine.Endpoint, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running_engines, "RESPONSE_TIMEOUT_SECONDS", 0.5)
@@ -246,7 +246,7 @@ def test_an_engine_that_hangs_is_ended_and_the_next_prompt_finds_a_new_one(
     assert [row.pid for row in running_engines.list_running_engines(db)] != [hung.pid]
 
 
-def test_a_prompt_that_waits_in_line_is_not_taken_for_a_hang(endless: engine.Endpoint) -> None:
+def test_queued_prompt_is_not_treated_as_a_hang(endless: engine.Endpoint) -> None:
     before = [
         inference_client.stream_completion(endless, openai_protocol.Turn(HELLO))
         for _ in range(engine.PARALLEL_REQUESTS)

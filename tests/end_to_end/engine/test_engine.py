@@ -102,20 +102,20 @@ def result(process: subprocess.Popen[str]) -> dict[str, object]:
 
 
 @pytest.mark.usefixtures("db")
-def test_the_next_process_finds_the_engine_warm(spec: engine.EngineSpec) -> None:
+def test_next_process_finds_the_engine_running(spec: engine.EngineSpec) -> None:
     first, second = result(client(spec)), result(client(spec))
     assert first["answer"] == second["answer"] == ggufs.ANSWER
     assert (first["cold"], second["cold"]) == (True, False)
     assert first["pid"] == second["pid"]
 
 
-def test_a_warm_engine_is_found_without_importing_anything(spec: engine.EngineSpec, db: Database) -> None:
+def test_running_engine_is_found_without_imports(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     assert result(client(spec))["imported"] == []
 
 
 @pytest.mark.usefixtures("db")
-def test_five_processes_at_once_start_one_engine(spec: engine.EngineSpec) -> None:
+def test_five_parallel_processes_start_one_engine(spec: engine.EngineSpec) -> None:
     results = [result(process) for process in [client(spec) for _ in range(5)]]
     assert {found["answer"] for found in results} == {ggufs.ANSWER}
     assert len({found["pid"] for found in results}) == 1
@@ -123,13 +123,13 @@ def test_five_processes_at_once_start_one_engine(spec: engine.EngineSpec) -> Non
 
 
 @pytest.mark.usefixtures("db")
-def test_an_engine_outlives_who_started_it_in_a_session_of_its_own(spec: engine.EngineSpec) -> None:
+def test_engine_outlives_its_starter_in_its_own_session(spec: engine.EngineSpec) -> None:
     pid = int(str(result(client(spec))["pid"]))
     assert psutil.pid_exists(pid)
     assert os.getsid(pid) == pid
 
 
-def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: Database) -> None:
+def test_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     killed = row_of(db)
     os.kill(killed.pid, signal.SIGKILL)
@@ -139,7 +139,7 @@ def test_the_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpe
     assert not Path(killed.address).exists()
 
 
-def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
+def test_engine_lost_before_the_request_is_restarted_once(
     spec: engine.EngineSpec, db: Database
 ) -> None:
     endpoint = ensure(spec, db)
@@ -150,7 +150,7 @@ def test_an_engine_lost_between_finding_it_and_asking_is_started_anew_once(
     assert row_of(db).pid != lost
 
 
-def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineSpec, db: Database) -> None:
+def test_ended_engines_are_noticed_and_their_folders_removed(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     row = row_of(db)
     os.kill(row.pid, signal.SIGKILL)
@@ -160,7 +160,7 @@ def test_dead_engines_are_noticed_and_their_folders_cleaned(spec: engine.EngineS
     assert not Path(row.address).parent.exists()
 
 
-def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_alone(
+def test_process_with_a_reused_pid_is_left_alone(
     spec: engine.EngineSpec, db: Database
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
@@ -172,7 +172,7 @@ def test_another_process_with_an_engines_number_is_not_the_engine_and_is_left_al
         stranger.communicate(b"\n")
 
 
-def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine.EngineSpec, db: Database) -> None:
+def test_idle_engine_exits_and_removes_its_socket(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0.3)
     row = row_of(db)
     assert say(endpoint) == ggufs.ANSWER
@@ -181,21 +181,21 @@ def test_an_idle_engine_leaves_by_itself_and_takes_its_socket_along(spec: engine
     assert running_engines.list_running_engines(db) == []
 
 
-def test_keep_alive_zero_ends_the_engine_with_its_last_answer(spec: engine.EngineSpec, db: Database) -> None:
+def test_keep_alive_zero_ends_the_engine_after_its_last_answer(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0)
     pid = row_of(db).pid
     assert say(endpoint) == ggufs.ANSWER
     wait_for_exit(pid)
 
 
-def test_a_later_prompts_keep_alive_replaces_the_one_before(spec: engine.EngineSpec, db: Database) -> None:
+def test_keep_alive_of_a_later_prompt_replaces_the_earlier_one(spec: engine.EngineSpec, db: Database) -> None:
     say(ensure(spec, db, keep_alive=-1))
     pid = row_of(db).pid
     say(ensure(spec, db, keep_alive=0))
     wait_for_exit(pid)
 
 
-def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpec, db: Database) -> None:
+def test_running_answer_keeps_the_engine_running(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     pid = row_of(db).pid
     stream = inference_client.stream_completion(
@@ -207,7 +207,7 @@ def test_a_running_answer_keeps_an_engine_from_leaving(endless: engine.EngineSpe
     wait_for_exit(pid)
 
 
-def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_to_leave(
+def test_slow_client_gets_its_whole_answer_from_an_exiting_engine(
     endless: engine.EngineSpec, db: Database
 ) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
@@ -224,14 +224,14 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_an_engine_about_t
     wait_for_exit(row.pid)
 
 
-def test_an_engine_whose_folder_is_removed_leaves(spec: engine.EngineSpec, db: Database) -> None:
+def test_engine_exits_when_its_folder_is_removed(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db, keep_alive=-1)
     row = row_of(db)
     engine_folder.EngineFolder(Path(row.address).parent).remove()
     wait_for_exit(row.pid)
 
 
-def test_patience_counts_from_the_last_sign_of_life() -> None:
+def test_keep_alive_counts_from_the_last_activity() -> None:
     watch = IdleTimer(keep_alive=5, idle_since=0)
     watch.record_lease(0, 1, 5)
     assert watch.get_seconds_left(0) == GRACE_SECONDS  # a request is about to come
@@ -247,7 +247,7 @@ def test_patience_counts_from_the_last_sign_of_life() -> None:
     assert watch.get_seconds_left(10**9) == float("inf")
 
 
-def test_two_contexts_are_two_engines_and_a_context_beyond_the_models_is_cut(
+def test_each_context_has_its_engine_and_is_capped_by_the_model(
     spec: engine.EngineSpec, db: Database
 ) -> None:
     small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
@@ -261,12 +261,12 @@ def test_split_models_load_from_their_first_shard(tmp_path: Path, db: Database) 
     assert say(ensure(spec_of(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
 
 
-def test_an_unconfined_engine_is_never_taken_for_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
+def test_unconfined_engine_is_never_used_as_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
     confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
     assert confined.socket != open_.socket
 
 
-def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db: Database, tmp_path: Path) -> None:
+def test_row_lists_the_layers_that_confine_its_engine(spec: engine.EngineSpec, db: Database, tmp_path: Path) -> None:
     confine = (
         "from llm_hf_models.inference.sandbox.confine import *; "
         "print(*confine(Confinement(allow_unix_server=True)).layers)"
@@ -281,7 +281,7 @@ def test_a_row_says_which_layers_confine_its_engine(spec: engine.EngineSpec, db:
     assert "switched off" in row_of(db).missing["any layer"]
 
 
-def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: engine.EngineSpec, db: Database) -> None:
+def test_folders_and_logs_are_private_and_no_command_line_has_the_key(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     assert endpoint.socket is not None
     for folder in (endpoint.socket.parent, endpoint.socket.parent.parent):
@@ -292,7 +292,7 @@ def test_folders_and_logs_are_private_and_the_key_is_in_no_command_line(spec: en
     assert row.key not in repr(endpoint) + repr(row)
 
 
-def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     ensure(spec, db)
@@ -301,7 +301,7 @@ def test_an_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monk
     assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
 
 
-def test_nothing_is_imported_from_where_the_user_stands(
+def test_nothing_is_imported_from_the_current_folder(
     spec: engine.EngineSpec, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise SystemExit('planted')")
@@ -309,14 +309,14 @@ def test_nothing_is_imported_from_where_the_user_stands(
     assert say(ensure(spec, db)) == ggufs.ANSWER
 
 
-def test_a_wrong_key_is_refused(spec: engine.EngineSpec, db: Database) -> None:
+def test_wrong_key_is_refused(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = replace(ensure(spec, db), key="wrong")
     with pytest.raises(EngineRequestError, match="did not accept the key"):
         say(endpoint)
 
 
 @pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
-def test_a_broken_file_is_a_clear_error_with_the_engines_words(name: str, tmp_path: Path, db: Database) -> None:
+def test_broken_file_error_quotes_the_engine(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
         ensure(spec_of(broken_files(tmp_path)[name]), db)
     assert "failed to load model" in str(caught.value)
@@ -342,7 +342,7 @@ def patched(path: Path, key: bytes, value: int) -> Path:
         ("embedding_length", 2**32 - 1, "hyperparameters"),
     ],
 )
-def test_a_hostile_header_takes_only_the_engine_down(
+def test_hostile_header_crashes_only_the_engine(
     key: str, value: int, words: str, tmp_path: Path, db: Database
 ) -> None:
     path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
@@ -362,25 +362,25 @@ ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
     ],
     ids=["loop", "depth", "syntax"],
 )
-def test_a_hostile_template_takes_only_the_engine_down(template: str, words: str, tmp_path: Path, db: Database) -> None:
+def test_hostile_template_crashes_only_the_engine(template: str, words: str, tmp_path: Path, db: Database) -> None:
     path = ggufs.tiny_chat(tmp_path / "hostile.gguf", template=template)
     with pytest.raises(EngineStartError, match=words):
         ensure(spec_of(path), db, engine_start_seconds=3)
 
 
-def test_a_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Database) -> None:
+def test_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Database) -> None:
     with pytest.raises(EngineStartError, match="longer than"):
         ensure(spec, db, engine_start_seconds=0.001)
     assert running_engines.list_running_engines(db) == []
 
 
-def test_a_model_whose_file_is_gone_says_so(spec: engine.EngineSpec, db: Database) -> None:
+def test_missing_model_file_gives_a_clear_error(spec: engine.EngineSpec, db: Database) -> None:
     spec.model_path.unlink()
     with pytest.raises(MissingFileError, match=r"tiny\.gguf"):
         ensure(spec, db)
 
 
-def test_a_socket_path_too_long_for_the_system_is_said(
+def test_socket_path_that_is_too_long_gives_a_clear_error(
     spec: engine.EngineSpec, db: Database, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = home.runtime / ("d" * 100)
@@ -391,19 +391,19 @@ def test_a_socket_path_too_long_for_the_system_is_said(
 
 
 @pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root writes everywhere")
-def test_a_socket_folder_that_is_not_writable_is_said(spec: engine.EngineSpec, db: Database, home: Home) -> None:
+def test_unwritable_socket_folder_gives_a_clear_error(spec: engine.EngineSpec, db: Database, home: Home) -> None:
     (home.runtime / "llm-hf").mkdir(mode=0o500)
     with pytest.raises(NotWritableError):
         ensure(spec, db)
 
 
-def test_a_file_in_the_socket_folders_place_is_said(spec: engine.EngineSpec, db: Database, home: Home) -> None:
+def test_file_in_place_of_the_socket_folder_gives_a_clear_error(spec: engine.EngineSpec, db: Database, home: Home) -> None:
     (home.runtime / "llm-hf").write_text("")
     with pytest.raises((NotWritableError, EngineStartError), match="llm-hf"):
         ensure(spec, db)
 
 
-def test_a_link_in_the_socket_folders_place_is_refused(
+def test_link_in_place_of_the_socket_folder_is_refused(
     spec: engine.EngineSpec, db: Database, home: Home, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -412,7 +412,7 @@ def test_a_link_in_the_socket_folders_place_is_refused(
         ensure(spec, db)
 
 
-def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(spec: engine.EngineSpec, db: Database) -> None:
+def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.EngineSpec, db: Database) -> None:
     alive = ensure(spec, db)
     foreign = row_of(db)
     db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
@@ -426,7 +426,7 @@ def test_folders_left_by_the_dead_are_swept_and_those_of_the_living_stay(spec: e
     running_engines.stop_engine(db, foreign)
 
 
-def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.EngineSpec, db: Database) -> None:
+def test_stopping_a_hung_engine_frees_its_socket(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     row = row_of(db)
     os.kill(row.pid, signal.SIGSTOP)
@@ -436,7 +436,7 @@ def test_stopping_an_engine_frees_its_socket_even_when_it_hangs(spec: engine.Eng
     assert running_engines.list_running_engines(db) == []
 
 
-def test_an_engine_that_dies_in_the_middle_is_said_and_the_next_prompt_works(
+def test_engine_crash_during_an_answer_is_reported_and_recovered(
     endless: engine.EngineSpec, db: Database
 ) -> None:
     stream = inference_client.stream_completion(
@@ -462,7 +462,7 @@ def small_machine(db: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
     return has
 
 
-def test_an_idle_engine_makes_room_and_it_is_said(
+def test_idle_engine_is_ended_for_memory_and_it_is_reported(
     spec: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
     ensure(spec, db)
@@ -477,7 +477,7 @@ def test_an_idle_engine_makes_room_and_it_is_said(
     assert endpoint.context == 2048
 
 
-def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
+def test_busy_engine_is_kept_and_the_context_shrinks_instead(
     endless: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
     stream = inference_client.stream_completion(
@@ -497,7 +497,7 @@ def test_a_working_engine_is_not_ended_and_the_context_shrinks_instead(
     stream.close()
 
 
-def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
+def test_model_too_large_for_memory_is_refused_and_ends_no_engine(
     spec: engine.EngineSpec, db: Database
 ) -> None:
     ensure(spec, db)
@@ -506,7 +506,7 @@ def test_a_model_too_large_for_memory_is_refused_before_loading_and_ends_nobody(
     assert row_of(db).model_id == spec.model_id
 
 
-def test_the_engine_closes_its_slots_to_others(spec: engine.EngineSpec, db: Database) -> None:
+def test_engine_hides_its_slots_from_others(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     transport = httpx2.HTTPTransport(uds=str(endpoint.socket))
     with httpx2.Client(transport=transport, base_url="http://engine") as anyone:
@@ -548,7 +548,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     return put
 
 
-def test_a_llama_server_on_path_takes_the_bindings_place(
+def test_llama_server_on_path_replaces_the_bindings(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     binary = on_path(LLAMA_SERVER.format(python=sys.executable))
@@ -564,7 +564,7 @@ def test_a_llama_server_on_path_takes_the_bindings_place(
     wait_for_exit(server.pid)
 
 
-def test_a_llama_server_ends_with_a_watcher_that_is_killed(
+def test_llama_server_ends_with_its_killed_watcher(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     if sys.platform != "linux":
@@ -576,7 +576,7 @@ def test_a_llama_server_ends_with_a_watcher_that_is_killed(
     wait_for_exit(server.pid)
 
 
-def test_a_llama_server_that_is_missing_or_too_old_is_said(
+def test_missing_or_old_llama_server_gives_a_clear_error(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     with pytest.raises(EngineStartError, match="no llama-server on PATH"):
@@ -586,7 +586,7 @@ def test_a_llama_server_that_is_missing_or_too_old_is_said(
         ensure(spec, db, engine="llama-server")
 
 
-def test_a_llama_server_that_fails_says_its_own_words(
+def test_failing_llama_server_error_quotes_it(
     tmp_path: Path, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     on_path(LLAMA_SERVER.format(python=sys.executable))

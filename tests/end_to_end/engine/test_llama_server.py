@@ -103,7 +103,7 @@ def endless(tmp_path: Path) -> engine.EngineSpec:
 
 @pytest.mark.usefixtures("_on_the_shelf")
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
-def test_a_prompt_a_schema_and_a_tool_are_answered(how: tuple[str, ...]) -> None:
+def test_llama_server_answers_a_prompt_a_schema_and_a_tool(how: tuple[str, ...]) -> None:
     assert said("-m", "tiny", "hello", *how) == ggufs.ANSWER
     assert json.loads(said("-m", "dog", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
     assert said("-m", "tiny", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
@@ -123,7 +123,7 @@ def test_conversations_completions_and_embeddings_work() -> None:
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
-def test_options_reach_it() -> None:
+def test_options_reach_llama_server() -> None:
     said("-m", "tiny", "hello", "-o", "max_tokens", "2")
     assert logged()["output_tokens"] == 2
     assert said("-m", "tiny", "hello", "-o", "stop", " tiny") == "Hello from a"
@@ -135,7 +135,7 @@ def test_options_reach_it() -> None:
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
-def test_a_template_of_ones_own_is_what_it_uses(tmp_path: Path) -> None:
+def test_llama_server_uses_a_custom_template(tmp_path: Path) -> None:
     said("-m", "dog", "hello")
     before = logged()["input_tokens"]
     (tmp_path / "shout.jinja").write_text(SHOUTING)
@@ -145,7 +145,7 @@ def test_a_template_of_ones_own_is_what_it_uses(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
-def test_it_sees_images(shelf: Shelf, tmp_path: Path) -> None:
+def test_llama_server_reads_images(shelf: Shelf, tmp_path: Path) -> None:
     model, projector = shelf.files / "see.F16.gguf", shelf.files / "mmproj.gguf"
     Library().import_file(
         ggufs.tiny_chat(model, sees=True), mmproj=ggufs.tiny_mmproj(projector), with_mmproj=True, aliases=["see"]
@@ -155,14 +155,14 @@ def test_it_sees_images(shelf: Shelf, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
-def test_a_prompt_larger_than_the_context_is_refused_in_words() -> None:
+def test_prompt_larger_than_the_context_gives_a_clear_error() -> None:
     refused = run_llm("-m", "tiny", "word " * 2000, "-o", "context", "512")
     assert refused.exit_code != 0
     assert "the context holds 512" in refused.stderr
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
-def test_ps_shows_its_layers_and_stop_ends_it(shelf: Shelf) -> None:
+def test_ps_shows_the_layers_and_stop_ends_llama_server(shelf: Shelf) -> None:
     run_llm("hf", "stop", "--all")
     said("-m", "tiny", "hello")
     (shown,) = json.loads(said("hf", "ps", "--json"))
@@ -180,7 +180,7 @@ def test_ps_shows_its_layers_and_stop_ends_it(shelf: Shelf) -> None:
 # Its process
 
 
-def test_it_is_confined_by_layers_that_hold_and_its_key_is_in_no_command_line(
+def test_llama_server_is_confined_and_hides_its_key(
     spec: engine.EngineSpec, db: Database
 ) -> None:
     endpoint = ensure(spec, db)
@@ -199,13 +199,13 @@ def test_it_is_confined_by_layers_that_hold_and_its_key_is_in_no_command_line(
         say(replace(endpoint, key="wrong"))
 
 
-def test_the_next_prompt_finds_it_warm(spec: engine.EngineSpec, db: Database) -> None:
+def test_next_prompt_finds_llama_server_running(spec: engine.EngineSpec, db: Database) -> None:
     assert ensure(spec, db).load_seconds is not None
     assert ensure(spec, db).load_seconds is None
 
 
 @pytest.mark.parametrize("keep_alive", [0, 0.3])
-def test_it_leaves_when_idle_and_takes_its_server_and_socket_along(
+def test_idle_llama_server_exits_and_removes_its_socket(
     spec: engine.EngineSpec, db: Database, keep_alive: float
 ) -> None:
     endpoint = ensure(spec, db, keep_alive=keep_alive)
@@ -217,7 +217,7 @@ def test_it_leaves_when_idle_and_takes_its_server_and_socket_along(
     assert not Path(row.address).exists()
 
 
-def test_a_client_that_reads_slowly_gets_its_whole_answer_from_one_about_to_leave(
+def test_slow_client_gets_its_whole_answer_from_an_exiting_server(
     endless: engine.EngineSpec, db: Database
 ) -> None:
     stream = inference_client.stream_completion(
@@ -235,7 +235,7 @@ def test_a_client_that_reads_slowly_gets_its_whole_answer_from_one_about_to_leav
 
 
 @pytest.mark.parametrize("part", ["watcher", "server"])
-def test_the_next_prompt_after_kill_9_of_either_part_starts_a_new_one(
+def test_next_prompt_after_kill_9_of_either_part_starts_a_new_one(
     spec: engine.EngineSpec, db: Database, part: str
 ) -> None:
     ensure(spec, db)
@@ -249,7 +249,7 @@ def test_the_next_prompt_after_kill_9_of_either_part_starts_a_new_one(
     assert row_of(db).pid != row.pid
 
 
-def test_a_server_that_dies_in_the_middle_is_said(endless: engine.EngineSpec, db: Database) -> None:
+def test_crash_during_an_answer_is_reported(endless: engine.EngineSpec, db: Database) -> None:
     stream = inference_client.stream_completion(
         ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
     )
@@ -259,7 +259,7 @@ def test_a_server_that_dies_in_the_middle_is_said(endless: engine.EngineSpec, db
         list(stream)
 
 
-def test_closing_the_stream_stops_its_work_while_it_generates(endless: engine.EngineSpec, db: Database) -> None:
+def test_closing_the_stream_stops_generation(endless: engine.EngineSpec, db: Database) -> None:
     stream = inference_client.stream_completion(
         ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
     )
@@ -271,7 +271,7 @@ def test_closing_the_stream_stops_its_work_while_it_generates(endless: engine.En
     assert server_of(row).is_running()
 
 
-def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db: Database) -> None:
+def test_leaving_during_prompt_processing_stops_it(tmp_path: Path, db: Database) -> None:
     path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
     facts = replace(CHAT, context_length=131072)
     endpoint = ensure(replace(spec_of(path, context=65536), facts=facts), db)
@@ -283,7 +283,7 @@ def test_leaving_while_it_reads_the_prompt_stops_the_reading(tmp_path: Path, db:
 
 
 @pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
-def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: Path, db: Database) -> None:
+def test_broken_file_error_quotes_llama_server(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
         ensure(spec_of(broken_files(tmp_path)[name]), db)
     # Some versions lose their last words on the way out, and that is told too.
@@ -291,7 +291,7 @@ def test_a_broken_file_is_a_clear_error_with_its_own_words(name: str, tmp_path: 
     assert "Traceback" not in str(caught.value)
 
 
-def test_auto_takes_it_only_where_it_alone_has_a_gpu(
+def test_auto_prefers_llama_server_only_if_it_alone_has_a_gpu(
     spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llm_hf_models.inference.llama_server import has_gpu

@@ -31,7 +31,7 @@ def with_value(path: Path, key: str, value: int) -> Path:
     return path
 
 
-def test_a_chat_model_loads_and_says_its_words(tmp_path: Path) -> None:
+def test_chat_model_loads_and_generates_text(tmp_path: Path) -> None:
     result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf"), CHAT)
     assert (result.verdict, result.reason, result.output) == ("loads", "", ggufs.ANSWER)
     assert result.passed
@@ -44,7 +44,7 @@ def test_a_chat_model_loads_and_says_its_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other layers")
-def test_the_result_names_the_layers_that_held(tmp_path: Path) -> None:
+def test_result_names_the_layers_that_applied(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf")
     confined, open_ = load_test.run_load_test(model, CHAT), load_test.run_load_test(model, CHAT, sandbox=False)
     assert {*confined.layers, *(layer for layer, _why in confined.missing)} == set(LINUX_LAYERS)
@@ -53,17 +53,17 @@ def test_the_result_names_the_layers_that_held(tmp_path: Path) -> None:
     assert open_.verdict == confined.verdict == "loads"
 
 
-def test_a_base_model_continues_a_text(tmp_path: Path) -> None:
+def test_base_model_continues_a_text(tmp_path: Path) -> None:
     result = load_test.run_load_test(ggufs.tiny_base(tmp_path / "m.gguf"), BASE)
     assert (result.verdict, result.output) == ("loads", ggufs.ANSWER)
 
 
-def test_an_embedding_model_embeds_a_sentence(tmp_path: Path) -> None:
+def test_embedding_model_embeds_a_sentence(tmp_path: Path) -> None:
     result = load_test.run_load_test(ggufs.tiny_embedding(tmp_path / "m.gguf"), EMBEDDING)
     assert (result.verdict, result.output, result.tokens_per_second) == ("loads", "", None)
 
 
-def test_a_model_in_shards_loads_through_links_as_the_cache_keeps_them(tmp_path: Path) -> None:
+def test_split_model_loads_through_links_of_the_cache(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshot").mkdir()
     shards = []
@@ -75,14 +75,14 @@ def test_a_model_in_shards_loads_through_links_as_the_cache_keeps_them(tmp_path:
     assert load_test.run_load_test(shards, CHAT).verdict == "loads"
 
 
-def test_one_token_again_and_again_is_nonsense(tmp_path: Path) -> None:
+def test_one_repeated_token_is_nonsense(tmp_path: Path) -> None:
     result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", answer="la", endless=True), CHAT)
     assert result.verdict == "answers nonsense"
     assert "same token" in result.reason
     assert not result.passed
 
 
-def test_tensors_that_are_no_numbers_are_found_before_a_word_is_said(tmp_path: Path) -> None:
+def test_tensors_that_are_not_numbers_are_found_before_generation(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf")
     data = bytearray(model.read_bytes())
     data[-256:] = b"\x00\x7e" * 128  # NaN in float16
@@ -95,7 +95,7 @@ def test_tensors_that_are_no_numbers_are_found_before_a_word_is_said(tmp_path: P
 @pytest.mark.parametrize(
     "broken", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 16, b"<html>not a model</html>", b"\0" * 4096]
 )
-def test_what_is_no_model_fails_with_llama_cpps_words(tmp_path: Path, broken: bytes) -> None:
+def test_invalid_file_fails_with_the_message_of_llama_cpp(tmp_path: Path, broken: bytes) -> None:
     model = tmp_path / "m.gguf"
     model.write_bytes(broken)
     result = load_test.run_load_test(model, CHAT)
@@ -104,24 +104,24 @@ def test_what_is_no_model_fails_with_llama_cpps_words(tmp_path: Path, broken: by
     assert result.load_seconds is None
 
 
-def test_a_truncated_file_fails(tmp_path: Path) -> None:
+def test_truncated_file_fails(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf")
     model.write_bytes(model.read_bytes()[:-5000])
     assert load_test.run_load_test(model, CHAT).verdict == "fails"
 
 
-def test_two_thousand_million_blocks_end_in_a_verdict(tmp_path: Path) -> None:
+def test_two_billion_blocks_end_in_a_verdict(tmp_path: Path) -> None:
     model = with_value(ggufs.tiny_chat(tmp_path / "m.gguf"), "llama.block_count", 2**31)
     assert load_test.run_load_test(model, CHAT, seconds=20).verdict in ("fails", "aborts", "exhausts memory")
 
 
-def test_a_context_of_no_tokens_aborts_and_says_where(tmp_path: Path) -> None:
+def test_context_of_zero_tokens_aborts_and_names_the_place(tmp_path: Path) -> None:
     result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", context=0), CHAT)
     assert result.verdict == "aborts"
     assert "n_ctx" in result.engine_log
 
 
-def test_a_template_that_never_ends_is_stopped_at_the_time_limit(tmp_path: Path) -> None:
+def test_endless_template_is_stopped_at_the_time_limit(tmp_path: Path) -> None:
     started = time.monotonic()
     result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", template=HANGS), CHAT, seconds=3)
     assert result.verdict == "times out"
@@ -130,34 +130,34 @@ def test_a_template_that_never_ends_is_stopped_at_the_time_limit(tmp_path: Path)
     assert not result.output
 
 
-def test_a_template_of_20_000_parentheses_ends_the_child_and_not_us(tmp_path: Path) -> None:
+def test_template_of_20_000_parentheses_crashes_only_the_child(tmp_path: Path) -> None:
     result = load_test.run_load_test(ggufs.tiny_chat(tmp_path / "m.gguf", template=DEEP), CHAT)
     assert result.verdict == "aborts"
     assert "loading" in result.reason
 
 
-def test_a_model_that_needs_more_memory_than_it_may_have_exhausts_it(tmp_path: Path) -> None:
+def test_model_over_its_memory_limit_gets_the_verdict_exhausted(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf", vocabulary=200_000)
     result = load_test.run_load_test(model, CHAT, max_memory_bytes=200 * 2**20)
     assert result.verdict == "exhausts memory"
     assert load_test.run_load_test(model, CHAT).verdict == "loads"
 
 
-def test_a_terminals_commands_in_a_models_words_are_taken_out(tmp_path: Path) -> None:
+def test_control_sequences_are_removed_from_the_output(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "m.gguf", answer="red \x1b[31m alert \u202e now")
     result = load_test.run_load_test(model, CHAT)
     assert result.verdict == "loads"
     assert not set("\x1b\u202e") & set(result.output)
 
 
-def test_a_missing_file_and_a_projector_are_refused_before_anything_starts(tmp_path: Path) -> None:
+def test_missing_file_and_projector_are_refused_before_a_start(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         load_test.run_load_test(tmp_path / "gone.gguf", CHAT)
     with pytest.raises(BadInputError):
         load_test.run_load_test(ggufs.tiny_mmproj(tmp_path / "mmproj.gguf"), ModelFacts(kind="mmproj"))
 
 
-def test_broken_bindings_are_not_laid_at_the_models_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_bindings_are_not_blamed_on_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: no such file')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineStartError, match="did not start") as caught:
@@ -197,7 +197,7 @@ def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> 
     return model
 
 
-def test_a_child_that_is_taken_over_cant_claim_other_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hijacked_child_can_not_claim_other_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os._exit(0)")
     result = load_test.run_load_test(model, CHAT)
     assert result.output == "fine", "the rest of what it says is its own"
@@ -205,24 +205,24 @@ def test_a_child_that_is_taken_over_cant_claim_other_layers(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("nonsense", [b"[]\n", b"\xff\n", b"{\n", b'{"answered": 5}\n', b'{"loaded": {}}\n'])
-def test_what_a_child_says_beside_the_protocol_is_a_failure(
+def test_output_outside_the_protocol_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bytes
 ) -> None:
     model = taken_over(tmp_path, monkeypatch, f"say({nonsense!r})", f"say({FORGED!r})", "os._exit(0)")
     assert load_test.run_load_test(model, CHAT).verdict == "fails"
 
 
-def test_a_child_that_floods_us_is_stopped_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flooding_child_is_stopped_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = taken_over(tmp_path, monkeypatch, "while True: say(b'x' * 65536)")
     assert load_test.run_load_test(model, CHAT, seconds=3).verdict == "times out"
 
 
-def test_a_success_followed_by_a_crash_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_success_followed_by_a_crash_is_not_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os.abort()")
     assert load_test.run_load_test(model, CHAT).verdict == "aborts"
 
 
-def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_test_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "t"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))

@@ -25,7 +25,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_pulled_model_is_loaded_in_a_sandbox_and_the_verdict_is_kept_with_it() -> None:
+def test_pulled_model_is_load_tested_and_the_verdict_is_stored() -> None:
     assert run("pull", REPO, "-q", code=None).exit_code == 0
     done = run("test", MODEL, "--json", code=None)
     assert done.exit_code == 0
@@ -39,14 +39,14 @@ def test_a_pulled_model_is_loaded_in_a_sandbox_and_the_verdict_is_kept_with_it()
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_pull_with_test_says_how_the_load_test_went() -> None:
+def test_pull_with_test_reports_the_load_test() -> None:
     done = run("pull", REPO, "--test", "-q", code=None)
     assert done.exit_code == 0
     assert done.stdout.strip() == MODEL
     assert "loads" in done.stderr
 
 
-def test_a_file_is_tested_without_a_record_and_all_its_shards_with_it(tmp_path: Path) -> None:
+def test_unregistered_file_is_tested_with_all_its_shards(tmp_path: Path) -> None:
     first = tiny_split(tmp_path, 3)[0]
     done = run("test", str(first), code=None)
     assert done.exit_code == 0, done.output
@@ -54,7 +54,7 @@ def test_a_file_is_tested_without_a_record_and_all_its_shards_with_it(tmp_path: 
     assert Library().list() == ()
 
 
-def test_a_file_that_is_no_gguf_has_a_verdict_and_exit_code_1(tmp_path: Path) -> None:
+def test_file_that_is_not_a_gguf_gets_a_verdict_and_exit_code_1(tmp_path: Path) -> None:
     path = tmp_path / "page.gguf"
     path.write_bytes(b"<!doctype html>")
     done = run("test", str(path), code=None)
@@ -64,14 +64,14 @@ def test_a_file_that_is_no_gguf_has_a_verdict_and_exit_code_1(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("hub")
-def test_what_is_still_on_the_hub_is_not_tested_but_pulled_first() -> None:
+def test_test_of_a_remote_model_suggests_a_pull() -> None:
     done = run("test", REPO, code=None)
     assert done.exit_code == 1
     assert f"llm hf pull {REPO} --test" in done.stderr
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_changed_file_is_named_kept_from_prompts_and_repaired_by_a_pull() -> None:
+def test_changed_file_is_reported_blocked_and_repaired_by_a_pull() -> None:
     run("pull", REPO, "-q", code=None)
     path = Path(Library().path(MODEL)[0]).resolve()
     path.chmod(0o644)

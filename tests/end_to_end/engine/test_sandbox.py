@@ -132,7 +132,7 @@ NEEDS_SAME_USER = ("signal_its_parent",)
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_confined_child_is_refused_what_an_unconfined_one_may_do(scene: Scene, name: str) -> None:
+def test_confined_child_is_refused_what_a_free_one_may_do(scene: Scene, name: str) -> None:
     confined = scene.attempt(name)
     _need_all_layers(confined)
     assert confined.refused in ("EPERM", "EACCES")
@@ -141,7 +141,7 @@ def test_a_confined_child_is_refused_what_an_unconfined_one_may_do(scene: Scene,
         assert scene.attempt(name, steps=[]).refused is None, "the control must succeed, or the attempt proves nothing"
 
 
-def test_every_layer_holds_and_what_was_granted_still_works(scene: Scene) -> None:
+def test_every_layer_holds_and_granted_access_works(scene: Scene) -> None:
     read = scene.attempt("read_the_model")
     _need_all_layers(read)
     assert read.report == {"layers": list(ALL), "missing": {}, "sandboxed": True}
@@ -149,7 +149,7 @@ def test_every_layer_holds_and_what_was_granted_still_works(scene: Scene) -> Non
     assert scene.attempt("serve_on_a_path_socket_in_its_folder").said == "done"
 
 
-def test_a_child_that_was_not_granted_a_server_makes_no_socket_at_all(scene: Scene) -> None:
+def test_child_without_a_server_grant_creates_no_socket(scene: Scene) -> None:
     outcome = scene.attempt("serve_on_a_path_socket_in_its_folder", server=False)
     _need_all_layers(outcome)
     assert outcome.refused == "EPERM"
@@ -177,11 +177,11 @@ def test_a_child_that_was_not_granted_a_server_makes_no_socket_at_all(scene: Sce
         ("seccomp", "hold_shared_memory"),
     ],
 )
-def test_one_layer_alone_holds_what_it_is_for(scene: Scene, layer: str, name: str) -> None:
+def test_each_layer_alone_blocks_its_own_accesses(scene: Scene, layer: str, name: str) -> None:
     assert scene.attempt(name, steps=[layer]).refused in ("EPERM", "EACCES")
 
 
-def test_a_network_of_its_own_reaches_nobody_here(scene: Scene) -> None:
+def test_private_network_reaches_no_local_server(scene: Scene) -> None:
     outcome = scene.attempt("connect_by_tcp", steps=["user-namespace", "network-namespace"])
     assert outcome.refused in ("ENETUNREACH", "EADDRNOTAVAIL")
 
@@ -192,31 +192,31 @@ def test_memory_ends_at_its_limit(scene: Scene, name: str) -> None:
     assert scene.attempt(name, steps=[]).refused is None
 
 
-def test_memory_that_no_limit_counts_is_refused(scene: Scene) -> None:
+def test_uncounted_memory_is_refused(scene: Scene) -> None:
     outcome = scene.attempt("hold_shared_memory")
     _need_all_layers(outcome)
     assert outcome.refused == "EPERM"
     assert scene.attempt("hold_shared_memory", steps=["rlimits"]).refused is None
 
 
-def test_threads_end_at_the_limit_of_memory(scene: Scene) -> None:
+def test_threads_end_at_the_memory_limit(scene: Scene) -> None:
     outcome = scene.attempt("start_threads_without_end")
     _need_all_layers(outcome)
     assert outcome.refused == "EAGAIN"
 
 
-def test_a_child_that_spins_and_ignores_the_first_signal_is_killed(scene: Scene) -> None:
+def test_spinning_child_that_ignores_the_first_signal_is_killed(scene: Scene) -> None:
     assert scene.attempt("spin_for_ever", cpu_seconds=1).status == -signal.SIGKILL
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="no other machine has this second table")
-def test_a_call_by_the_32_bit_table_ends_the_process(scene: Scene) -> None:
+def test_call_through_the_32_bit_table_ends_the_process(scene: Scene) -> None:
     if scene.attempt("call_as_a_32_bit_program", steps=[]).said is not True:
         pytest.skip("this kernel has no 32-bit table")
     assert scene.attempt("call_as_a_32_bit_program", steps=["seccomp"]).status == -signal.SIGSYS
 
 
-def test_a_thread_that_was_there_before_is_filtered_too_and_layers_that_it_slips_are_not_claimed(scene: Scene) -> None:
+def test_earlier_thread_is_filtered_and_uncovered_layers_not_claimed(scene: Scene) -> None:
     outcome = scene.attempt("open_a_socket_in_an_older_thread", older_thread=True)
     assert outcome.refused == "EPERM"
     assert outcome.report["layers"] == ["rlimits", "seccomp"]
@@ -225,7 +225,7 @@ def test_a_thread_that_was_there_before_is_filtered_too_and_layers_that_it_slips
     assert scene.attempt("open_a_socket_in_an_older_thread", steps=[], older_thread=True).said == "done"
 
 
-def test_what_the_system_refuses_is_reported_and_not_raised(scene: Scene) -> None:
+def test_layer_refused_by_the_system_is_reported_and_not_raised(scene: Scene) -> None:
     again = scene.attempt("confine_itself_again")
     _need_all_layers(again)
     assert again.said["layers"] == ["rlimits"]
@@ -233,7 +233,7 @@ def test_what_the_system_refuses_is_reported_and_not_raised(scene: Scene) -> Non
     assert all(why for why in again.said["missing"].values())
 
 
-def test_root_reads_a_model_of_another_user_and_says_what_that_costs(scene: Scene) -> None:
+def test_root_reads_the_model_of_another_user_and_reports_the_cost(scene: Scene) -> None:
     if scene.ordinary or os.geteuid() != 0:
         pytest.skip("only root reads what belongs to others")
     for path in (scene.folder / "model", scene.folder / "secret"):

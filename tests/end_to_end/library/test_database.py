@@ -56,7 +56,7 @@ def child(path: Path, job: str, name: str = "x") -> subprocess.Popen[str]:
     )
 
 
-def test_processes_that_make_and_write_a_library_at_once_all_succeed(path: Path) -> None:
+def test_parallel_processes_create_and_write_one_library(path: Path) -> None:
     children = [child(path, "write", f"c{number}") for number in range(5)]
     for process in children:
         assert process.stdin
@@ -72,7 +72,7 @@ def test_processes_that_make_and_write_a_library_at_once_all_succeed(path: Path)
     assert sum("shared" in model.aliases for model in models) == 1
 
 
-def test_a_process_killed_inside_a_transaction_leaves_the_library_as_it_was(path: Path) -> None:
+def test_process_killed_in_a_transaction_leaves_the_library_unchanged(path: Path) -> None:
     with Database(path) as db:
         before = db.register(a_model())
     process = child(path, "hang")
@@ -115,7 +115,7 @@ hf(sys.argv[1:])
         (["rm", "-y", "tiny"], 1),
     ],
 )
-def test_where_nothing_can_be_written_the_library_is_read_and_changes_are_refused(words: list[str], code: int) -> None:
+def test_unwritable_library_is_read_and_changes_are_refused(words: list[str], code: int) -> None:
     path = library_path()
     with Database(path) as db:
         db.register(replace(a_model(), aliases=("tiny",)))

@@ -47,7 +47,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 # Options
 
 
-def test_what_is_set_holds_for_prompts_until_they_say_otherwise() -> None:
+def test_stored_options_apply_to_prompts_without_their_own() -> None:
     run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
     said("-m", "tiny", "hello")
     assert (logged()["output_tokens"], logged()["response_json"]["context"]) == (2, 1024)
@@ -57,7 +57,7 @@ def test_what_is_set_holds_for_prompts_until_they_say_otherwise() -> None:
     assert said("-m", "tiny", "hello") == ggufs.ANSWER
 
 
-def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
+def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
     def input_tokens(*words: str) -> int:
         said("-m", "tiny", "hello", *words)
         return int(logged()["input_tokens"])
@@ -83,13 +83,13 @@ def test_a_system_prompt_that_is_set_is_for_prompts_without_one() -> None:
         (("endpoint_model", "x"), "Option 'endpoint_model'"),
     ],
 )
-def test_a_wrong_option_names_itself_and_nothing_is_kept(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+def test_wrong_option_is_named_and_nothing_is_stored(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
     assert said_why in run("set", "tiny", *words, code=2).stderr
     with shelf.db() as db:
         assert db.find_model("tiny").options == {}
 
 
-def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
+def test_one_wrong_option_among_good_ones_stores_none(shelf: Shelf) -> None:
     run("set", "tiny", "seed", "7", "top_k", "many", code=2)
     with shelf.db() as db:
         assert db.find_model("tiny").options == {}
@@ -103,14 +103,14 @@ def test_one_wrong_option_among_good_ones_keeps_none(shelf: Shelf) -> None:
         (("seed", "9"), "'seed' is given twice"),
     ],
 )
-def test_what_contradicts_itself_changes_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+def test_contradictory_options_change_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
     run("set", "tiny", "seed", "7", "top_k", "5")
     assert said_why in run("set", "tiny", "seed", "8", *words, code=2).stderr
     with shelf.db() as db:
         assert db.find_model("tiny").options == {"seed": 7, "top_k": 5}
 
 
-def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
+def test_options_that_the_model_does_not_use_are_not_stored() -> None:
     assert "'temperature' of hf/tiny/embed:F32" in run("set", "vectors", "temperature", "1", code=2).stderr
     run("attach", "far", "--endpoint", "http://127.0.0.1:9", "--model", "x", "--kind", "embedding")
     for key, kind in (("context", "a model that is served elsewhere"), ("temperature", "an embedding model")):
@@ -119,7 +119,7 @@ def test_what_means_nothing_to_a_model_is_not_kept_for_it() -> None:
     assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
 
 
-def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_names_the_source_of_each_default(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = {"temp": 0.1, "top_k": 11.0}
     with shelf.db() as db:
         dog = db.find_model("dog")
@@ -148,7 +148,7 @@ def test_show_says_where_each_default_comes_from(shelf: Shelf, monkeypatch: pyte
     assert "keep_alive" in run("set", "dog").stdout
 
 
-def test_a_chat_template_of_ones_own_is_what_the_engine_uses(tmp_path: Path) -> None:
+def test_engine_uses_a_custom_chat_template(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
     said("-m", "tiny", "hello")
     before = logged()["input_tokens"]
@@ -165,7 +165,7 @@ def test_a_chat_template_of_ones_own_is_what_the_engine_uses(tmp_path: Path) -> 
     assert logged()["input_tokens"] == before
 
 
-def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: Path) -> None:
+def test_show_and_check_describe_the_template_in_use(tmp_path: Path) -> None:
     (tmp_path / "own.jinja").write_text(SHOUTING + "{# \u200b #}")
     run("test", "tiny")
     assert "another chat template" not in run("show", "tiny").stdout
@@ -182,7 +182,7 @@ def test_what_show_and_check_say_is_of_the_template_that_prompts_use(tmp_path: P
     assert "your own" not in run("check", "tiny").stdout
 
 
-def test_a_base_model_with_a_template_is_one_to_talk_to(tmp_path: Path) -> None:
+def test_base_model_with_a_template_becomes_a_chat_model(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
     run("set", "base", "template", str(tmp_path / "shout.jinja"))
     said("-m", "base", "hello")
@@ -192,7 +192,7 @@ def test_a_base_model_with_a_template_is_one_to_talk_to(tmp_path: Path) -> None:
     assert "does not support conversations" in run_llm("-c", "and then?").stderr
 
 
-def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf: Shelf) -> None:
+def test_template_that_would_hang_the_engine_is_not_stored(tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / "bad.jinja").write_text(
         "{% for a in range(1000000) %}{% for b in range(1000000) %}x{% endfor %}{% endfor %}"
     )
@@ -202,7 +202,7 @@ def test_a_template_that_would_hang_the_engine_is_not_kept(tmp_path: Path, shelf
 
 
 @pytest.mark.parametrize("template", ["{% for", "{{ x", "{% if 1 %}hello", "{% endfor %}"])
-def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Path, shelf: Shelf) -> None:
+def test_unreadable_template_is_not_stored(template: str, tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / "bad.jinja").write_text(template)
     assert (
         "Option 'template' can't be read" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
@@ -211,7 +211,7 @@ def test_a_template_that_cannot_be_read_is_not_kept(template: str, tmp_path: Pat
         assert db.find_model("tiny").options == {}
 
 
-def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_prompt(tmp_path: Path) -> None:
+def test_template_refused_by_the_engine_is_reported_by_test_and_prompt(tmp_path: Path) -> None:
     (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
     run("set", "tiny", "template", str(tmp_path / "odd.jinja"))
     assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["last_words"]
@@ -230,7 +230,7 @@ def test_a_template_that_the_engine_refuses_is_found_by_a_test_and_named_by_a_pr
         ('{"temperature": NaN, "top_k": true, "top_p": "x"}', {}),
     ],
 )
-def test_a_pull_keeps_what_the_repos_generation_config_recommends(
+def test_pull_stores_the_options_of_generation_config(
     config: object, kept: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = config if isinstance(config, str) else json.dumps(config)
@@ -253,7 +253,7 @@ def test_a_pull_keeps_what_the_repos_generation_config_recommends(
 # Servers elsewhere
 
 
-def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with serving("tiny", "dog", "vectors") as (_, url):
         run("attach", "big", "--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--model", "hf/tiny/chat:F16")
@@ -280,7 +280,7 @@ def test_llm_goes_to_a_server_elsewhere_as_it_would_here(monkeypatch: pytest.Mon
     assert run_llm("-m", "big", "hello").exit_code != 0
 
 
-def test_a_server_with_one_model_needs_no_name_and_one_with_two_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endpoint_with_one_model_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with serving("dog") as (_, url):
         found = Library().attach("one", url, key_env="BIG_KEY")
@@ -291,7 +291,7 @@ def test_a_server_with_one_model_needs_no_name_and_one_with_two_lists_them(monke
     assert "--model ID" in str(caught.value.hint)
 
 
-def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attaching_again_moves_the_name_and_keeps_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     library = Library()
     library.attach("big", "http://127.0.0.1:9", model="old", key_env="BIG_KEY")
@@ -310,19 +310,19 @@ def test_attaching_again_moves_the_name_and_keeps_what_was_set(monkeypatch: pyte
     "url",
     ["", "gpu-box:8000", "ftp://x/", "http://", "http://u:p@x/", "http://x/?key=1", "http://x:99999", "http://[::"],
 )
-def test_what_is_no_address_is_not_attached(url: str) -> None:
+def test_invalid_address_is_not_attached(url: str) -> None:
     done = run("attach", "big", "--endpoint", url, "--model", "x", code=2)
     assert "is no server's address" in done.stderr
 
 
-def test_a_server_that_is_down_can_be_attached_by_its_models_name_only() -> None:
+def test_endpoint_that_is_down_can_be_attached_only_with_a_model_name() -> None:
     with pytest.raises(EngineLostError, match=r"127\.0\.0\.1:9"):
         Library().attach("down", "http://127.0.0.1:9")
     done = run("attach", "down", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     assert "It does not answer now: No answer from http://127.0.0.1:9" in done.stderr
 
 
-def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", key_env="BIG_KEY")
     assert "BIG_KEY" in run_llm("-m", "big", "hello").stderr
@@ -336,7 +336,7 @@ def test_a_key_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     ],
     ids=["of a variable", "among llm's"],
 )
-def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
+def test_model_with_a_missing_key_is_not_reported_as_down(
     kept: dict[str, str], remedy: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = shelf.user / "keys.json"
@@ -351,14 +351,14 @@ def test_a_model_whose_key_is_missing_is_not_called_down_as_nobody_asked(
     assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
 
 
-def test_a_key_that_goes_over_a_network_unencrypted_is_said() -> None:
+def test_key_sent_without_encryption_is_reported() -> None:
     library = Library()
     assert library.attach("a", "http://192.0.2.1:1", model="x", key_env="PATH").key_in_the_clear
     assert not library.attach("b", "https://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
     assert not library.attach("c", "http://127.0.0.1:1", model="x", key_env="PATH").key_in_the_clear
 
 
-def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relay_lists_every_name_that_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with serving("dog", "tiny") as (_, url):
         done = run("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
@@ -368,7 +368,7 @@ def test_a_name_that_the_relay_serves_a_model_under_is_one_that_it_lists(monkeyp
     assert "remote, up" in listed.stdout
 
 
-def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_one_that_was_given(
+def test_suggested_attach_command_repeats_the_given_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
@@ -381,7 +381,7 @@ def test_the_command_that_is_suggested_for_a_server_with_several_models_is_the_o
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 
-def test_a_server_that_never_answers_holds_the_list_up_for_its_time_only() -> None:
+def test_silent_endpoint_delays_the_list_only_up_to_its_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         for name in ("one", "two", "three"):
@@ -402,7 +402,7 @@ def test_a_server_that_never_answers_holds_the_list_up_for_its_time_only() -> No
         (500, b"", "500"),
     ],
 )
-def test_a_server_that_answers_oddly_is_down_and_says_why(status: int, body: bytes, problem: str) -> None:
+def test_endpoint_with_an_invalid_response_is_down_with_a_reason(status: int, body: bytes, problem: str) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)

@@ -47,7 +47,7 @@ def red(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
-def test_the_answer_tells_what_the_image_shows(tmp_path: Path, red: str, how: tuple[str, ...]) -> None:
+def test_answer_names_the_colour_of_the_image(tmp_path: Path, red: str, how: tuple[str, ...]) -> None:
     assert said("-m", "see", "what is this?", "-a", red, *how) == ggufs.RED_ANSWER
     blue, green = png(tmp_path / "blue.png", BLUE, side=99), png(tmp_path / "green.png", GREEN, side=3)
     assert said("-m", "see", "what is this?", "-a", str(blue), *how) == ggufs.BLUE_ANSWER
@@ -55,7 +55,7 @@ def test_the_answer_tells_what_the_image_shows(tmp_path: Path, red: str, how: tu
     assert said("-m", "see", "what is this?", *how) == ggufs.ANSWER
 
 
-def test_an_image_takes_its_tokens_of_the_prompt(red: str) -> None:
+def test_image_uses_tokens_of_the_prompt(red: str) -> None:
     said("-m", "see", "what is this?")
     without = logged()["input_tokens"]
     said("-m", "see", "what is this?", "-a", red)
@@ -64,7 +64,7 @@ def test_an_image_takes_its_tokens_of_the_prompt(red: str) -> None:
     assert logged()["input_tokens"] == without + 2 * TOKENS_OF_AN_IMAGE
 
 
-def test_images_come_by_pipe_and_from_python_and_stay_in_the_conversation(red: str) -> None:
+def test_images_come_by_pipe_or_python_and_stay_in_the_conversation(red: str) -> None:
     piped = run_llm("-m", "see", "what is this?", "-a", "-", stdin=Path(red).read_bytes())
     assert piped.stdout.strip() == ggufs.RED_ANSWER
     conversation = llm.get_model("see").conversation()
@@ -73,14 +73,14 @@ def test_images_come_by_pipe_and_from_python_and_stay_in_the_conversation(red: s
     assert conversation.prompt("are you sure?").text().strip() == ggufs.RED_ANSWER
 
 
-def test_a_model_takes_the_attachments_that_its_projector_takes() -> None:
+def test_model_accepts_the_attachments_of_its_projector() -> None:
     see, blind = llm.get_model("see"), llm.get_model("blind")
     assert "image/png" in see.attachment_types
     assert not [kind for kind in see.attachment_types if kind.startswith("audio/")]
     assert not blind.attachment_types
 
 
-def test_an_image_for_a_model_without_a_projector_is_refused_before_an_engine_starts(shelf: Shelf, red: str) -> None:
+def test_image_without_a_projector_is_refused_before_a_start(shelf: Shelf, red: str) -> None:
     before = shelf.pids()
     refused = run_llm("-m", "blind", "what is this?", "-a", red)
     assert refused.exit_code != 0
@@ -96,14 +96,14 @@ WEBP = base64.b64decode("UklGRiIAAABXRUJQVlA4IBYAAAAwAQCdASoBAAEADsD+JaQAA3AAAAA
     [(b"RIFF\x24\0\0\0WAVEfmt ", "audio/"), (b"%PDF-1.4\n", "application/pdf"), (WEBP, "image/webp")],
     ids=["sound", "text", "webp"],
 )
-def test_an_attachment_of_another_type_is_refused_and_named(tmp_path: Path, content: bytes, kind: str) -> None:
+def test_attachment_of_another_type_is_refused_and_named(tmp_path: Path, content: bytes, kind: str) -> None:
     (tmp_path / "x").write_bytes(content)
     refused = run_llm("-m", "see", "what is this?", "-a", str(tmp_path / "x"))
     assert refused.exit_code != 0
     assert kind in refused.stderr
 
 
-def test_an_image_that_is_cut_off_is_the_engines_refusal_and_leaves_it_warm(
+def test_truncated_image_is_refused_by_the_engine_which_keeps_running(
     shelf: Shelf, tmp_path: Path, red: str
 ) -> None:
     said("-m", "see", "what is this?", "-a", red)
@@ -117,7 +117,7 @@ def test_an_image_that_is_cut_off_is_the_engines_refusal_and_leaves_it_warm(
     assert said("-m", "see", "what is this?", "-a", red) == ggufs.RED_ANSWER
 
 
-def test_the_relay_passes_images_on(red: str) -> None:
+def test_relay_forwards_images(red: str) -> None:
     url = "data:image/png;base64," + base64.b64encode(Path(red).read_bytes()).decode()
     content: Any = [{"type": "text", "text": "what is this?"}, {"type": "image_url", "image_url": {"url": url}}]
     with serving("see") as (_, address), OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client:
@@ -139,7 +139,7 @@ def empty(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_projector_that_lies_beside_a_single_model_is_imported_with_it(tmp_path: Path) -> None:
+def test_projector_next_to_a_single_model_is_imported_with_it(tmp_path: Path) -> None:
     model, projector = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
     done = run("import", model, "--copy")
     assert "With mmproj-F16.gguf: it takes image" in done.stderr
@@ -151,7 +151,7 @@ def test_a_projector_that_lies_beside_a_single_model_is_imported_with_it(tmp_pat
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_projector_beside_several_models_goes_with_the_one_whose_name_it_has(tmp_path: Path) -> None:
+def test_projector_next_to_several_models_is_matched_by_name(tmp_path: Path) -> None:
     for name in ("see-F16.gguf", "tell-F16.gguf"):
         ggufs.tiny_chat(tmp_path / name)
     ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
@@ -163,7 +163,7 @@ def test_a_projector_beside_several_models_goes_with_the_one_whose_name_it_has(t
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_second_import_keeps_the_projector_of_the_first_unless_it_is_declined(tmp_path: Path) -> None:
+def test_second_import_keeps_the_projector_unless_declined(tmp_path: Path) -> None:
     model = ggufs.tiny_chat(tmp_path / "see.F16.gguf")
     (tmp_path / "far").mkdir()
     projector = ggufs.tiny_mmproj(tmp_path / "far/mmproj.gguf")
@@ -175,7 +175,7 @@ def test_a_second_import_keeps_the_projector_of_the_first_unless_it_is_declined(
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path: Path) -> None:
+def test_invalid_projector_is_refused_and_nothing_is_registered(tmp_path: Path) -> None:
     model, other = ggufs.tiny_chat(tmp_path / "a.F16.gguf"), ggufs.tiny_chat(tmp_path / "b.F16.gguf")
     projector = ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
     assert "b.F16.gguf is no projector" in run("import", model, "--mmproj", other, code=2).stderr
@@ -191,7 +191,7 @@ def test_a_projector_that_is_none_is_refused_and_nothing_is_registered(tmp_path:
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_generation_config_beside_a_single_model_gives_its_defaults(tmp_path: Path) -> None:
+def test_generation_config_next_to_a_model_sets_its_defaults(tmp_path: Path) -> None:
     config = tmp_path / "generation_config.json"
     config.write_text('{"temperature": 0.6, "top_k": 20, "do_sample": true}')
     first = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
@@ -204,14 +204,14 @@ def test_a_generation_config_beside_a_single_model_gives_its_defaults(tmp_path: 
 
 @pytest.mark.usefixtures("empty")
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"temperature": "hot"}', "null"])
-def test_a_generation_config_that_is_nonsense_changes_nothing(tmp_path: Path, text: str) -> None:
+def test_invalid_generation_config_changes_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "generation_config.json").write_text(text)
     done = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
     assert "temperature" not in {one.key for one in Library().show(done["model"]["model_id"]).defaults}
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_projector_is_held_against_the_repo_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_projector_is_verified_against_the_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, projector = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), ggufs.tiny_mmproj(tmp_path / "mmproj-F16.gguf")
     with HubServer() as hub:
         hub.add_repo("owner/see-GGUF", {"see.F16.gguf": model, "mmproj-F16.gguf": projector})
@@ -225,7 +225,7 @@ def test_a_projector_is_held_against_the_repo_too(tmp_path: Path, monkeypatch: p
         assert "--no-mmproj" in refused.stderr
 
 
-def test_a_model_elsewhere_that_sees_says_so_and_is_shown_images(red: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_model_with_vision_reports_it_and_gets_images(red: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EYE_KEY", KEY)
     with serving("see") as (_, url):
         assert Library().attach("eye", f"{url}/v1", key_env="EYE_KEY").facts.modalities == ("image",)

@@ -56,7 +56,7 @@ def test_fragments_and_system_fragments_are_part_of_the_prompt(shelf: Shelf, tmp
     assert "facts.txt" in said("fragments")
 
 
-def test_templates_bring_system_prompt_options_model_and_schema(shelf: Shelf) -> None:
+def test_templates_set_system_prompt_options_model_and_schema(shelf: Shelf) -> None:
     said("-s", "Shout.", "Say $what", "-o", "temperature", "0.25", "-m", "dog", "--save", "shouting")
     with elsewhere(shelf) as far:
         said("-t", "shouting", "-p", "what", "hello", "-m", "far")
@@ -68,14 +68,14 @@ def test_templates_bring_system_prompt_options_model_and_schema(shelf: Shelf) ->
     assert {"shouting", "dogs"} <= {line.split()[0] for line in said("templates").splitlines()}
 
 
-def test_stdin_is_the_prompt_or_stands_before_it(shelf: Shelf) -> None:
+def test_stdin_is_the_prompt_or_precedes_it(shelf: Shelf) -> None:
     with elsewhere(shelf) as far:
         said("-m", "far", stdin="from a pipe")
         said("-m", "far", "and asked", stdin="from a pipe")
     assert [roles(asked)[0][1] for asked in far.asked] == ["from a pipe", "from a pipe and asked"]
 
 
-def test_a_conversation_is_continued_by_its_id_and_in_chat(shelf: Shelf) -> None:
+def test_conversation_continues_by_its_id_and_in_chat(shelf: Shelf) -> None:
     said("-m", "tiny", "one")
     first = logged()["conversation_id"]
     said("-m", "tiny", "another")
@@ -87,7 +87,7 @@ def test_a_conversation_is_continued_by_its_id_and_in_chat(shelf: Shelf) -> None
     assert far.asked[1]["messages"][2]["content"] == "two\nthree"
 
 
-def test_tools_work_in_chat_and_a_chain_has_its_limit(shelf: Shelf) -> None:
+def test_tools_work_in_chat_and_a_chain_has_a_limit(shelf: Shelf) -> None:
     assert ggufs.TOOL_ANSWER in said("chat", "-m", "tiny", "--functions", FUNCTION, stdin="weather?\nquit\n")
     assert said("-m", "tiny", "-T", "llm_version", "--functions", FUNCTION, "weather?").endswith(ggufs.TOOL_ANSWER)
     shown = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?", "--td")
@@ -98,7 +98,7 @@ def test_tools_work_in_chat_and_a_chain_has_its_limit(shelf: Shelf) -> None:
     assert shelf
 
 
-def test_a_real_engine_calls_several_tools_at_once(shelf: Shelf) -> None:
+def test_engine_calls_several_tools_at_once(shelf: Shelf) -> None:
     both = "\n".join(CALL.replace("Riga", town) for town in ("Riga", "Oslo"))
     shelf.add("hf/tiny/two:F16", ggufs.tiny_chat(shelf.files / "two.gguf", tool_call=both), aliases=("two",))
     for how in ((), ("--async",), ("--no-stream",)):
@@ -108,7 +108,7 @@ def test_a_real_engine_calls_several_tools_at_once(shelf: Shelf) -> None:
         assert [result["output"] for result in results["tool_results"]] == ["Riga is sunny", "Oslo is sunny"]
 
 
-def test_a_picture_that_a_tool_brings_to_a_model_without_eyes_is_an_error_that_says_so() -> None:
+def test_tool_image_for_a_model_without_vision_gives_a_clear_error() -> None:
     look = (
         "import llm\ndef weather(town: str):\n"
         "    return llm.ToolOutput('see', attachments=[llm.Attachment(content=b'x', type='image/png')])"
@@ -118,7 +118,7 @@ def test_a_picture_that_a_tool_brings_to_a_model_without_eyes_is_an_error_that_s
     assert "This model takes no attachments of type image/png" in result.stderr
 
 
-def test_code_is_extracted_and_usage_shown_and_the_whole_record_printed(shelf: Shelf) -> None:
+def test_code_is_extracted_and_usage_and_record_are_printed(shelf: Shelf) -> None:
     answer = "First:\n```python\nprint(1)\n```\nthen:\n```\nlast\n```"
     shelf.add("hf/tiny/code:F16", ggufs.tiny_chat(shelf.files / "code.gguf", answer=answer), aliases=("code",))
     for how in ((), ("--async",)):
@@ -131,14 +131,14 @@ def test_code_is_extracted_and_usage_shown_and_the_whole_record_printed(shelf: S
     assert (record["response"], record["output_tokens"]) == (ggufs.ANSWER, 6)
 
 
-def test_aliases_of_llm_itself_name_our_models_too() -> None:
+def test_aliases_of_llm_name_our_models() -> None:
     said("aliases", "set", "walrus", "hf/tiny/chat:F16")
     assert said("-m", "walrus", "hello") == ggufs.ANSWER
     said("aliases", "remove", "walrus")
     assert said("-q", "tiny/chat", "hello") == ggufs.ANSWER
 
 
-def test_two_processes_at_once_share_one_engine_that_neither_had_started(shelf: Shelf) -> None:
+def test_two_parallel_processes_share_one_new_engine(shelf: Shelf) -> None:
     shelf.add("hf/tiny/shared:F16", ggufs.tiny_chat(shelf.files / "shared.gguf"), aliases=("shared",))
     command = [sys.executable, "-m", "llm", "-m", "shared", "hello"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -149,7 +149,7 @@ def test_two_processes_at_once_share_one_engine_that_neither_had_started(shelf: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
 @pytest.mark.parametrize("typed", [b"hello\n", b""])
-def test_ctrl_c_leaves_a_chat_while_it_answers_and_while_it_waits(typed: bytes, shelf: Shelf) -> None:
+def test_ctrl_c_ends_a_chat_during_an_answer_and_at_the_input(typed: bytes, shelf: Shelf) -> None:
     said("-m", "endless", "go", "-o", "max_tokens", "1")
     before = shelf.pids()
     ours, theirs = os.openpty()
@@ -197,7 +197,7 @@ def read_until(terminal: int, words: bytes) -> bytes:
     return seen
 
 
-def test_a_schema_comes_as_dsl_json_file_and_multi_and_is_kept(tmp_path: Path) -> None:
+def test_schema_can_be_dsl_json_a_file_or_multi(tmp_path: Path) -> None:
     said("-m", "dog", "--schema", "name: the dog's name", "a dog")
     (tmp_path / "dog.json").write_text('{"type": "object", "properties": {"name": {"type": "string"}}}')
     for schema in ('{"type": "object", "properties": {"name": {"type": "string"}}}', str(tmp_path / "dog.json")):
@@ -207,7 +207,7 @@ def test_a_schema_comes_as_dsl_json_file_and_multi_and_is_kept(tmp_path: Path) -
     assert json.loads(said("logs", "--schema", "name: the dog's name", "--data").splitlines()[-1]) == json.loads(DOG)
 
 
-def test_logs_find_a_prompt_by_model_by_words_and_show_its_usage() -> None:
+def test_logs_find_a_prompt_by_model_and_text_and_show_its_usage() -> None:
     said("-m", "tiny", "a question about tusks")
     assert "a question about tusks" in said("logs", "-m", "tiny", "-q", "tusks")
     assert "Token usage" in said("logs", "-n", "1", "-u")
@@ -216,7 +216,7 @@ def test_logs_find_a_prompt_by_model_by_words_and_show_its_usage() -> None:
     assert "a secret" not in said("logs", "-n", "0")
 
 
-def test_options_can_be_kept_with_llm_itself_and_a_default_model_set() -> None:
+def test_llm_stores_options_and_a_default_model() -> None:
     said("models", "options", "set", "tiny", "max_tokens", "2")
     try:
         said("-m", "tiny", "hello")
@@ -231,7 +231,7 @@ def test_options_can_be_kept_with_llm_itself_and_a_default_model_set() -> None:
     assert said("hello") == ggufs.ANSWER
 
 
-def test_models_are_listed_with_what_they_can_and_found_by_a_query() -> None:
+def test_models_are_listed_with_their_features_and_found_by_a_query() -> None:
     (found,) = json.loads(said("models", "-q", "hf/tiny/chat", "--json", "--options"))
     assert found["model_id"] == "hf/tiny/chat:F16"
     text = said("models", "-q", "hf/tiny/chat", "--options")
@@ -244,7 +244,7 @@ def test_models_are_listed_with_what_they_can_and_found_by_a_query() -> None:
     assert said("models", "--tools", "-q", "hf/tiny/base") == ""
 
 
-def test_an_image_comes_from_a_url_and_from_stdin(shelf: Shelf, pictures: str) -> None:
+def test_image_can_come_from_a_url_or_stdin(shelf: Shelf, pictures: str) -> None:
     with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
         said("-m", "far", "what is it?", "-a", f"{pictures}/pixel.png")
     (picture, _) = far.asked[0]["messages"][0]["content"]
@@ -265,7 +265,7 @@ def pictures(tmp_path: Path) -> Iterator[str]:
         http.shutdown()
 
 
-def test_embeddings_are_stored_from_files_and_from_sql_and_compared(tmp_path: Path) -> None:
+def test_embeddings_from_files_and_sql_are_stored_and_compared(tmp_path: Path) -> None:
     for name, text in (("one", "the cat sat"), ("two", "blue sky")):
         (tmp_path / f"{name}.txt").write_text(text)
     said("embed-multi", "notes", "--files", str(tmp_path), "*.txt", "-m", "vectors", "--store")
@@ -280,7 +280,7 @@ def test_embeddings_are_stored_from_files_and_from_sql_and_compared(tmp_path: Pa
     assert len(bytes.fromhex(said("embed", "-m", "vectors", "-c", "x", "-f", "hex"))) == 4 * ggufs.WIDTH
 
 
-def test_python_has_conversations_chains_and_async_ones() -> None:
+def test_python_api_has_conversations_chains_and_async_models() -> None:
     def weather(town: str) -> str:
         return f"{town} is sunny"
 

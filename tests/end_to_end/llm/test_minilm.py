@@ -49,7 +49,7 @@ def cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
 
 
-def test_its_facts_are_read_from_the_header_and_its_vectors_are_of_length_one() -> None:
+def test_header_facts_are_read_and_vectors_have_length_one() -> None:
     (model,) = Library().list()
     assert (model.kind, model.facts.embedding_length, model.facts.context_length) == ("embedding", 384, 512)
     assert 22_000_000 < (model.facts.parameters or 0) < 23_000_000
@@ -58,27 +58,27 @@ def test_its_facts_are_read_from_the_header_and_its_vectors_are_of_length_one() 
     assert math.hypot(*vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_similarities_are_those_that_its_makers_publish() -> None:
+def test_similarities_match_the_published_ones() -> None:
     found = vectors([WEATHER, SUNNY, STADIUM])
     for (one, other), similarity in SIMILARITIES.items():
         assert cosine(found[one], found[other]) == pytest.approx(similarity, abs=5e-4)
 
 
-def test_a_text_is_embedded_alike_alone_and_among_others() -> None:
+def test_text_has_the_same_embedding_alone_and_in_a_batch() -> None:
     texts = [*PAIRS, *PAIRS.values()] * 8  # more than one request, texts of different lengths side by side
     many = list(llm.get_embedding_model("minilm").embed_multi(texts))
     for text, vector in zip(texts[:3], many[:3], strict=True):
         assert vector == pytest.approx(llm.get_embedding_model("minilm").embed(text), abs=1e-4)
 
 
-def test_what_means_the_same_lies_nearest_whatever_its_words() -> None:
+def test_texts_of_the_same_meaning_are_nearest() -> None:
     found = vectors([*PAIRS, *PAIRS.values()])
     for text, paraphrase in PAIRS.items():
         others = [cosine(found[text], found[other]) for other in PAIRS.values() if other != paraphrase]
         assert cosine(found[text], found[paraphrase]) > max(others) + 0.2
 
 
-def test_similar_finds_the_paraphrase_first(tmp_path: Path) -> None:
+def test_similar_ranks_the_paraphrase_first(tmp_path: Path) -> None:
     lines = [json.dumps({"id": str(number), "content": text}) for number, text in enumerate(PAIRS)]
     (tmp_path / "texts.nl").write_text("\n".join(lines))
     said("embed-multi", "texts", str(tmp_path / "texts.nl"), "--format", "nl", "-m", "minilm", "--store")

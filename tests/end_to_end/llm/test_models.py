@@ -46,7 +46,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")])
-def test_a_prompt_is_answered_and_logged_with_usage_bytes_and_timings(how: tuple[str, ...]) -> None:
+def test_prompt_is_answered_and_logged_with_usage_and_timings(how: tuple[str, ...]) -> None:
     assert said("-m", "tiny", "hello", *how) == ggufs.ANSWER
     log = logged()
     assert log["model"] == "hf/tiny/chat:F16"
@@ -57,13 +57,13 @@ def test_a_prompt_is_answered_and_logged_with_usage_bytes_and_timings(how: tuple
     assert about["timings"]["tokens_per_second"] > 0
 
 
-def test_a_repeated_prompt_says_how_much_was_cached() -> None:
+def test_repeated_prompt_reports_its_cached_tokens() -> None:
     said("-m", "tiny", "the same again")
     said("-m", "tiny", "the same again")
     assert json.loads(logged()["token_details"])["prompt_tokens_details"]["cached_tokens"] > 0
 
 
-def test_a_cold_start_is_timed_and_a_warm_one_is_not(shelf: Shelf) -> None:
+def test_cold_start_is_timed_and_a_warm_one_is_not(shelf: Shelf) -> None:
     shelf.add("hf/tiny/cold:F16", ggufs.tiny_chat(shelf.files / "cold.gguf"), aliases=("cold",))
     said("-m", "cold", "hello")
     assert logged()["response_json"]["timings"]["load_seconds"] > 0
@@ -71,7 +71,7 @@ def test_a_cold_start_is_timed_and_a_warm_one_is_not(shelf: Shelf) -> None:
     assert "load_seconds" not in logged()["response_json"]["timings"]
 
 
-def test_a_prompt_is_noted_in_the_library(shelf: Shelf) -> None:
+def test_prompt_updates_the_library(shelf: Shelf) -> None:
     before = time.time()
     said("-m", "tiny", "hello")
     with shelf.db() as db:
@@ -83,7 +83,7 @@ def test_a_prompt_is_noted_in_the_library(shelf: Shelf) -> None:
     assert row.tokens_per_second
 
 
-def test_a_conversation_goes_on_with_what_was_said(shelf: Shelf) -> None:
+def test_conversation_remembers_earlier_turns(shelf: Shelf) -> None:
     with elsewhere(shelf) as far:
         said("-m", "far", "-s", "be brief", "one")
         said("-c", "two")
@@ -95,7 +95,7 @@ def test_a_conversation_goes_on_with_what_was_said(shelf: Shelf) -> None:
     ]
 
 
-def test_system_prompts_from_later_on_stand_at_the_head_where_templates_want_them(shelf: Shelf) -> None:
+def test_later_system_prompts_move_to_the_front_if_templates_need_it(shelf: Shelf) -> None:
     history = [llm.system("be brief"), llm.user("one"), llm.assistant("yes"), llm.system("be kind"), llm.user("two")]
     with elsewhere(shelf) as far:
         llm.get_model("far").prompt(messages=history).text()
@@ -103,12 +103,12 @@ def test_system_prompts_from_later_on_stand_at_the_head_where_templates_want_the
     assert far.asked[0]["messages"][0]["content"] == "be brief\n\nbe kind"
 
 
-def test_chat_answers_until_it_is_left() -> None:
+def test_chat_answers_until_it_ends() -> None:
     text = said("chat", "-m", "tiny", stdin="hello\nagain\nquit\n")
     assert text.count(ggufs.ANSWER) == 2
 
 
-def test_options_come_from_the_prompt_then_the_person_then_the_header(shelf: Shelf) -> None:
+def test_prompt_options_precede_stored_ones_and_the_header(shelf: Shelf) -> None:
     sampling = {"temp": 0.1, "top_k": 11.0, "penalty_repeat": 1.5, "top_p": 7.0, "sequence": 3.0}
     own = {"top_k": 22, "min_p": 0.2, "system": "kept", "keep_alive": 60}
     with elsewhere(shelf, options=own, facts={"sampling": sampling}) as far:
@@ -122,7 +122,7 @@ def test_options_come_from_the_prompt_then_the_person_then_the_header(shelf: She
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & asked.keys()
 
 
-def test_a_kept_option_that_is_none_names_itself_and_its_model(shelf: Shelf) -> None:
+def test_invalid_stored_option_is_named_with_its_model(shelf: Shelf) -> None:
     with elsewhere(shelf, options={"temprature": 1}):
         result = run_llm("-m", "far", "hi")
     assert result.exit_code == 1
@@ -146,7 +146,7 @@ def test_a_kept_option_that_is_none_names_itself_and_its_model(shelf: Shelf) -> 
         ("nonsense", "1", "Extra inputs"),
     ],
 )
-def test_a_wrong_option_names_itself(option: str, value: str, words: str) -> None:
+def test_wrong_option_is_named(option: str, value: str, words: str) -> None:
     result = run_llm("-m", "tiny", "hello", "-o", option, value)
     assert result.exit_code == 1
     assert option in result.stderr
@@ -167,14 +167,14 @@ def test_options_reach_the_engine(shelf: Shelf) -> None:
     assert isinstance(json.loads(said("-m", "dog", "hello", "-o", "json_object", "1")), dict)
 
 
-def test_an_answer_that_fills_the_context_says_that_it_was_cut() -> None:
+def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
     result = run_llm("-m", "endless", "go", "-o", "context", "256")
     assert result.exit_code == 0
     assert "The answer was cut: the context of 256 tokens is full. Allow more with -o context N.\n" in result.stderr
 
 
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
-def test_a_larger_context_is_advised_where_the_model_has_one(context: str, may_grow: bool, shelf: Shelf) -> None:
+def test_larger_context_is_suggested_if_the_model_has_one(context: str, may_grow: bool, shelf: Shelf) -> None:
     shelf.add("hf/tiny/short:F16", ggufs.tiny_chat(shelf.files / "short.gguf", endless=True, context=768))
     too_long = run_llm("-m", "hf/tiny/short:F16", "word " * 2000, "-o", "context", context)
     assert f"the context holds {context}\n" in too_long.stderr
@@ -184,39 +184,39 @@ def test_a_larger_context_is_advised_where_the_model_has_one(context: str, may_g
     assert ("-o context N" in cut.stderr) == may_grow
 
 
-def test_thinking_asked_of_a_model_that_cannot_is_an_error() -> None:
+def test_thinking_option_for_a_model_without_it_is_an_error() -> None:
     result = run_llm("-m", "tiny", "hello", "-o", "think", "on")
     assert "'think'" in result.stderr
     assert said("-m", "tiny", "hello", "-o", "think", "off") == ggufs.ANSWER
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
-def test_a_schema_is_kept_to(how: tuple[str, ...]) -> None:
+def test_answer_follows_a_schema(how: tuple[str, ...]) -> None:
     assert json.loads(said("-m", "dog", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
 
 
-def test_a_schema_holds_for_a_model_that_would_say_something_else() -> None:
+def test_schema_overrides_what_the_model_would_generate() -> None:
     closed = {"type": "object", "additionalProperties": False}
     schema = json.dumps({**closed, "properties": {"n": {"enum": [7]}}, "required": ["n"]})
     assert json.loads(said("-m", "tiny", "--schema", schema, "a number")) == {"n": 7}
     assert json.loads(said("-m", "base", "--schema", schema, "a number")) == {"n": 7}
 
 
-def test_json_cut_by_max_tokens_is_an_error_that_says_so() -> None:
+def test_json_cut_by_max_tokens_is_an_error() -> None:
     result = run_llm("-m", "dog", "--schema", "name,", "a dog", "-o", "max_tokens", "1")
     assert result.exit_code == 1
     assert "cut before its JSON was complete" in result.stderr
     assert "max_tokens is 1" in result.stderr
 
 
-def test_an_endpoint_that_ignores_the_schema_is_told_on(shelf: Shelf) -> None:
+def test_endpoint_that_ignores_the_schema_is_reported(shelf: Shelf) -> None:
     with elsewhere(shelf):
         result = run_llm("-m", "far", "--schema", "name,", "a dog")
     assert "not valid JSON" in result.stderr
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
-def test_a_tool_is_called_and_its_result_read(how: tuple[str, ...]) -> None:
+def test_tool_is_called_and_its_result_is_used(how: tuple[str, ...]) -> None:
     assert said("-m", "tiny", "--functions", FUNCTION, "weather in Riga?", *how).endswith(ggufs.TOOL_ANSWER)
     first, second = json.loads(said("logs", "-n", "2", "--json"))
     assert [(call["name"], call["arguments"]) for call in first["tool_calls"]] == [("weather", {"town": "Riga"})]
@@ -238,7 +238,7 @@ def parallel_calls() -> bytes:
     )
 
 
-def test_parallel_calls_reasoning_and_results_go_back_as_the_model_said_them(shelf: Shelf) -> None:
+def test_parallel_calls_and_reasoning_are_sent_back_unchanged(shelf: Shelf) -> None:
     def weather(town: str) -> llm.ToolOutput:
         return llm.ToolOutput(f"{town} is sunny", attachments=[llm.Attachment(content=PNG, type="image/png")])
 
@@ -279,7 +279,7 @@ def test_attachments_of_a_tool_result_follow_it(shelf: Shelf) -> None:
     assert [each["role"] for each in far.asked[0]["messages"]] == ["user", "assistant", "tool", "user"]
 
 
-def test_a_tool_call_cut_in_the_middle_is_an_error_and_not_a_call(shelf: Shelf) -> None:
+def test_truncated_tool_call_is_an_error_and_not_a_call(shelf: Shelf) -> None:
     cut = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"town": "Ri'}}])
     cut += event(choices=[{"index": 0, "delta": {}, "finish_reason": "length"}]) + b"data: [DONE]\n\n"
     with elsewhere(shelf, cut):
@@ -288,7 +288,7 @@ def test_a_tool_call_cut_in_the_middle_is_an_error_and_not_a_call(shelf: Shelf) 
 
 
 @pytest.mark.parametrize("how", [(), ("--async",)])
-def test_an_image_goes_into_the_message_by_path_and_by_stdin(
+def test_image_is_added_to_the_message_from_a_path_or_stdin(
     how: tuple[str, ...], shelf: Shelf, tmp_path: Path
 ) -> None:
     (tmp_path / "pixel.png").write_bytes(PNG)
@@ -299,13 +299,13 @@ def test_an_image_goes_into_the_message_by_path_and_by_stdin(
     assert text == {"type": "text", "text": "what is it?"}
 
 
-def test_sound_goes_into_the_message(shelf: Shelf) -> None:
+def test_sound_is_added_to_the_message(shelf: Shelf) -> None:
     with elsewhere(shelf, facts={"modalities": ("audio",)}) as far:
         llm.get_model("far").prompt("listen", attachments=[llm.Attachment(type="audio/mpeg", content=b"ID3")]).text()
     assert far.asked[0]["messages"][0]["content"][0]["input_audio"] == {"data": "SUQz", "format": "mp3"}
 
 
-def test_an_attachment_that_the_model_cannot_take_is_refused_before_anything_is_sent(shelf: Shelf) -> None:
+def test_unsupported_attachment_is_refused_before_anything_is_sent(shelf: Shelf) -> None:
     picture = llm.Attachment(type="image/png", content=PNG)
     result = run_llm("-m", "tiny", "what?", "--at", __file__, "image/png")
     assert "does not support attachments" in result.stderr
@@ -318,14 +318,14 @@ def test_an_attachment_that_the_model_cannot_take_is_refused_before_anything_is_
     assert far.asked == []
 
 
-def test_a_base_model_continues_text_and_holds_no_conversation() -> None:
+def test_base_model_continues_text_and_has_no_conversation() -> None:
     assert said("-m", "base", "-s", "Long ago.", "Once upon") == ggufs.ANSWER
     result = run_llm("-c", "and then?")
     assert result.exit_code == 1
     assert "does not support conversations" in result.stderr
 
 
-def test_python_has_text_usage_json_and_structured_messages() -> None:
+def test_python_api_has_text_usage_json_and_structured_messages() -> None:
     response = llm.get_model("tiny").prompt("hello", temperature=0, max_tokens=50)
     assert response.text() == ggufs.ANSWER
     assert (response.usage().input, response.usage().output) == (24, 6)
@@ -336,7 +336,7 @@ def test_python_has_text_usage_json_and_structured_messages() -> None:
     assert response.reply("again").text() == ggufs.ANSWER
 
 
-def test_async_prompts_run_side_by_side() -> None:
+def test_async_prompts_run_in_parallel() -> None:
     async def three() -> list[str]:
         model = llm.get_async_model("tiny")
         return list(await asyncio.gather(*(model.prompt(f"hello {number}").text() for number in range(3))))
@@ -344,7 +344,7 @@ def test_async_prompts_run_side_by_side() -> None:
     assert asyncio.run(three()) == [ggufs.ANSWER] * 3
 
 
-def test_leaving_an_answer_in_the_middle_ends_it_and_leaves_the_engine_warm(shelf: Shelf) -> None:
+def test_leaving_an_answer_ends_it_and_keeps_the_engine(shelf: Shelf) -> None:
     said("-m", "endless", "go", "-o", "max_tokens", "1")
 
     async def leave() -> None:
@@ -364,7 +364,7 @@ def test_leaving_an_answer_in_the_middle_ends_it_and_leaves_the_engine_warm(shel
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
-def test_ctrl_c_ends_the_answer_and_leaves_the_engine_warm(shelf: Shelf) -> None:
+def test_ctrl_c_ends_the_answer_and_keeps_the_engine(shelf: Shelf) -> None:
     said("-m", "endless", "go", "-o", "max_tokens", "1")
     before = shelf.pids()
     command = [sys.executable, "-m", "llm", "-m", "endless", "go"]
@@ -380,7 +380,7 @@ def test_ctrl_c_ends_the_answer_and_leaves_the_engine_warm(shelf: Shelf) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this process takes in the orphans of others")
-def test_an_engine_is_stopped_though_nobody_takes_note_of_its_end(shelf: Shelf) -> None:
+def test_engine_is_stopped_even_if_nobody_reaps_it(shelf: Shelf) -> None:
     def apart(*words: str) -> str:
         done = subprocess.run([sys.executable, "-m", "llm", *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -400,7 +400,7 @@ def test_an_engine_is_stopped_though_nobody_takes_note_of_its_end(shelf: Shelf) 
         take_in(0)
 
 
-def test_texts_are_embedded_one_by_one_in_batches_and_found_again(tmp_path: Path) -> None:
+def test_texts_are_embedded_one_by_one_or_in_batches_and_found(tmp_path: Path) -> None:
     vector = json.loads(said("embed", "-m", "vectors", "-c", "hello"))
     assert len(vector) == ggufs.WIDTH
     texts = [f"text number {number}" for number in range(70)]
@@ -415,18 +415,18 @@ def test_texts_are_embedded_one_by_one_in_batches_and_found_again(tmp_path: Path
     assert (best["id"], best["content"]) == ("3", texts[3])
 
 
-def test_a_model_that_embedded_one_text_was_used() -> None:
+def test_embedding_one_text_updates_the_last_use() -> None:
     before = time.time()
     said("embed", "-m", "vectors", "-c", "hello")
     assert json.loads(run("show", "vectors", "--json").stdout)["last_used"] >= before
 
 
-def test_bytes_are_no_text_to_embed() -> None:
+def test_bytes_can_not_be_embedded_as_text() -> None:
     with pytest.raises(ValueError, match="does not support binary"):
         llm.get_embedding_model("vectors").embed(b"\x00")
 
 
-def test_a_missing_file_says_how_to_bring_it_back(shelf: Shelf) -> None:
+def test_missing_file_error_names_the_command_that_restores_it(shelf: Shelf) -> None:
     path = ggufs.tiny_chat(shelf.files / "gone.gguf")
     shelf.add("hf/tiny/gone:F16", path, aliases=("gone",))
     path.unlink()
@@ -440,7 +440,7 @@ def test_a_missing_file_says_how_to_bring_it_back(shelf: Shelf) -> None:
     assert "llm hf pull tiny/gone:F16" in chat.stderr
 
 
-def test_bytes_that_are_not_those_recorded_are_not_run(shelf: Shelf) -> None:
+def test_file_with_a_different_digest_is_not_run(shelf: Shelf) -> None:
     path = ggufs.tiny_chat(shelf.files / "other.gguf")
     shelf.add("hf/tiny/differs:F16", path, checks=(Check("digest", "differs", time.time()),))
     shelf.add("hf/tiny/grown:F16", path)
@@ -455,7 +455,7 @@ def test_bytes_that_are_not_those_recorded_are_not_run(shelf: Shelf) -> None:
         assert f"llm hf verify hf/tiny/{name}:F16" in str(caught.value)
 
 
-def test_a_file_that_was_written_to_runs_again_once_it_is_proven_unchanged_and_not_before(shelf: Shelf) -> None:
+def test_modified_file_runs_only_after_it_is_verified_unchanged(shelf: Shelf) -> None:
     path = ggufs.tiny_chat(shelf.files / "Written.F16.gguf")
     run("import", path, "-q")
     assert said("-m", "Written", "hello") == ggufs.ANSWER
@@ -479,7 +479,7 @@ def test_a_file_that_was_written_to_runs_again_once_it_is_proven_unchanged_and_n
     assert said("-m", "Written", "hello") == ggufs.ANSWER
 
 
-def test_a_file_of_another_size_is_listed_as_changed_before_anybody_verifies(shelf: Shelf) -> None:
+def test_file_of_another_size_is_listed_as_changed_at_once(shelf: Shelf) -> None:
     path = ggufs.tiny_chat(shelf.files / "Longer.F16.gguf")
     run("import", path, "-q")
     with path.open("ab") as file:
@@ -487,7 +487,7 @@ def test_a_file_of_another_size_is_listed_as_changed_before_anybody_verifies(she
     assert "hf/local/Longer:F16 is changed: " in run("list").stderr
 
 
-def test_a_file_that_is_no_model_shows_the_engine_s_own_words(shelf: Shelf) -> None:
+def test_invalid_file_error_quotes_the_engine(shelf: Shelf) -> None:
     path = shelf.files / "broken.gguf"
     path.write_bytes((shelf.files / "chat.gguf").read_bytes()[:-5000])
     facts = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
@@ -500,7 +500,7 @@ def test_a_file_that_is_no_model_shows_the_engine_s_own_words(shelf: Shelf) -> N
     assert "Traceback" not in result.output
 
 
-def test_a_key_for_an_endpoint_elsewhere_comes_from_the_environment(
+def test_key_of_a_remote_endpoint_comes_from_the_environment(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = {"endpoint_key_env": "FAR_KEY", "endpoint_model": "big"}
@@ -513,7 +513,7 @@ def test_a_key_for_an_endpoint_elsewhere_comes_from_the_environment(
     assert "sk-secret" not in said("logs", "-n", "1", "--json")
 
 
-def test_an_endpoint_elsewhere_that_is_down_is_named(shelf: Shelf) -> None:
+def test_remote_endpoint_that_is_down_is_named(shelf: Shelf) -> None:
     with elsewhere(shelf), shelf.db() as db:
         model = db.get_model("hf/far/away:x")
         db.register(replace(model, endpoint="http://127.0.0.1:9"))
@@ -523,7 +523,7 @@ def test_an_endpoint_elsewhere_that_is_down_is_named(shelf: Shelf) -> None:
             assert "127.0.0.1:9" in result.stderr
 
 
-def test_a_refusal_of_the_engine_is_a_clear_error() -> None:
+def test_refusal_of_the_engine_gives_a_clear_error() -> None:
     with pytest.raises(llm.ModelError, match="the context holds 512") as caught:
         llm.get_model("tiny").prompt("word " * 5000, context=512).text()
     assert isinstance(caught.value.__cause__, EngineRequestError)
@@ -532,12 +532,12 @@ def test_a_refusal_of_the_engine_is_a_clear_error() -> None:
     assert result.stderr.startswith("Error: ")
 
 
-def test_a_grammar_and_a_schema_exclude_each_other() -> None:
+def test_grammar_and_schema_exclude_each_other() -> None:
     result = run_llm("-m", "tiny", "--schema", "name,", "-o", "grammar", 'root ::= "yes"', "hello")
     assert "'grammar' and a schema" in result.stderr
 
 
-def test_a_library_that_is_damaged_later_is_a_clear_error() -> None:
+def test_library_damaged_later_gives_a_clear_error() -> None:
     model = llm.get_model("tiny")
     path = paths.library_path()
     kept = path.read_bytes()
@@ -549,7 +549,7 @@ def test_a_library_that_is_damaged_later_is_a_clear_error() -> None:
         path.write_bytes(kept)
 
 
-def test_a_warm_prompt_imports_nothing_that_it_does_not_need() -> None:
+def test_warm_prompt_imports_only_necessary_modules() -> None:
     said("-m", "tiny", "hello")
     code = (
         "import sys; from llm.cli import cli\n"

@@ -53,7 +53,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
         (("-o", "think", "3"), " ".join(WORDS[:3])),
     ],
 )
-def test_a_model_reasons_as_much_as_it_is_told(
+def test_thinking_option_controls_how_much_a_model_reasons(
     think: tuple[str, ...], thoughts: str | None, how: tuple[str, ...]
 ) -> None:
     assert said("-m", "think", "is it so?", *think, *how) == ggufs.CONCLUSION
@@ -61,13 +61,13 @@ def test_a_model_reasons_as_much_as_it_is_told(
     assert "<think>" not in json.dumps(logged()["response"])
 
 
-def test_thoughts_are_shown_beside_the_answer_and_hidden_on_request() -> None:
+def test_thoughts_are_shown_next_to_the_answer_or_hidden() -> None:
     shown = run_llm("-m", "think", "is it so?")
     assert (shown.stdout.strip(), shown.stderr.strip()) == (ggufs.CONCLUSION, ggufs.THOUGHTS)
     assert run_llm("-m", "think", "is it so?", "-R").stderr == ""
 
 
-def test_thoughts_are_events_of_their_own_sync_and_async() -> None:
+def test_thoughts_are_separate_events_in_sync_and_async() -> None:
     def joined(events: list[llm.StreamEvent], kind: str) -> str:
         return "".join(event.chunk for event in events if event.type == kind)
 
@@ -78,7 +78,7 @@ def test_thoughts_are_events_of_their_own_sync_and_async() -> None:
         assert (joined(events, "reasoning"), joined(events, "text")) == (ggufs.THOUGHTS, ggufs.CONCLUSION)
 
 
-def test_what_is_kept_about_thinking_holds_until_a_prompt_says_otherwise() -> None:
+def test_stored_thinking_option_applies_unless_a_prompt_sets_its_own() -> None:
     run("set", "think", "think", "off")
     said("-m", "think", "is it so?")
     assert logged()["reasoning"] is None
@@ -89,17 +89,17 @@ def test_what_is_kept_about_thinking_holds_until_a_prompt_says_otherwise() -> No
 # What it may say
 
 
-def test_odds_of_tokens_are_raised_as_asked() -> None:
+def test_logit_bias_raises_the_odds_of_tokens() -> None:
     biased = json.dumps({str(FIRST_WORD_ID + 1): 100})
     assert said("-m", "tiny", "hello", "-o", "logit_bias", biased, "-o", "max_tokens", "3") == "from from from"
 
 
-def test_tokens_that_are_forbidden_are_not_said() -> None:
+def test_forbidden_tokens_are_not_generated() -> None:
     forbidden = json.dumps({str(FIRST_WORD_ID): -100})
     assert not said("-m", "tiny", "hello", "-o", "logit_bias", forbidden, "-o", "max_tokens", "3").startswith("Hello")
 
 
-def test_a_grammar_is_kept_to_by_a_model_that_would_say_something_else() -> None:
+def test_grammar_overrides_what_the_model_would_generate() -> None:
     assert said("-m", "tiny", "hello", "-o", "grammar", 'root ::= "no" "!"') == "no!"
 
 
@@ -107,12 +107,12 @@ def test_a_grammar_is_kept_to_by_a_model_that_would_say_something_else() -> None
     ("stop", "answer"),
     [("tiny", "Hello from a"), ('["model", "from"]', "Hello"), ("[x", ggufs.ANSWER), ("[1]", ggufs.ANSWER)],
 )
-def test_an_answer_ends_before_a_text_or_before_any_of_a_list(stop: str, answer: str) -> None:
+def test_answer_ends_before_a_stop_text_or_any_of_a_list(stop: str, answer: str) -> None:
     assert said("-m", "tiny", "hello", "-o", "stop", stop) == answer
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_json_object_is_one_or_it_is_said_that_it_was_cut(seed: int) -> None:
+def test_json_object_is_valid_or_reported_as_cut(seed: int) -> None:
     result = run_llm(
         "-m", "tiny", "hello", "-o", "json_object", "1", "-o", "max_tokens", "120", "-o", "seed", str(seed)
     )
@@ -126,7 +126,7 @@ def test_a_json_object_is_one_or_it_is_said_that_it_was_cut(seed: int) -> None:
 # How it is loaded
 
 
-def test_options_of_another_load_start_another_engine_and_others_do_not(shelf: Shelf) -> None:
+def test_load_options_start_another_engine_and_others_do_not(shelf: Shelf) -> None:
     said("-m", "tiny", "hello", "-o", "context", "1024")
     one = shelf.pids()
     for same in (("temperature", "0.5"), ("seed", "1"), ("max_tokens", "2"), ("keep_alive", "90s"), ("stop", "x")):
@@ -143,7 +143,7 @@ def test_options_of_another_load_start_another_engine_and_others_do_not(shelf: S
 # Where they come from
 
 
-def test_each_origin_gives_way_to_the_next_and_comes_back_when_that_is_unset(shelf: Shelf) -> None:
+def test_options_fall_back_to_the_next_source_when_unset(shelf: Shelf) -> None:
     recommended = {"temperature": 0.9, "top_p": 0.8}
     with elsewhere(shelf, facts={"sampling": {"temp": 0.1}}) as far:
         with shelf.db() as db:

@@ -104,7 +104,7 @@ BLIND = {"id": "eye", "object": "model"}
         (SEEING, ("--audio",), "audio/wav"),
     ],
 )
-def test_attachments_go_to_a_server_that_says_it_takes_them_or_whose_owner_does(
+def test_attachments_go_to_endpoints_that_accept_them(
     listed: dict[str, Any], words: tuple[str, ...], types: str, tmp_path: Path
 ) -> None:
     (tmp_path / "thing").write_bytes(PNG)
@@ -122,7 +122,7 @@ def test_attachments_go_to_a_server_that_says_it_takes_them_or_whose_owner_does(
     ]
 
 
-def test_a_server_that_says_nothing_of_images_is_sent_none(tmp_path: Path) -> None:
+def test_endpoint_without_image_support_gets_no_images(tmp_path: Path) -> None:
     (tmp_path / "pixel.png").write_bytes(PNG)
     far = Far([BLIND, {"id": "odd", "architecture": ["nonsense"]}])
     with far_away(far) as url:
@@ -135,7 +135,7 @@ def test_a_server_that_says_nothing_of_images_is_sent_none(tmp_path: Path) -> No
     assert far.asked == []
 
 
-def test_the_relay_says_of_each_model_what_it_takes(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relay_lists_the_input_types_of_each_model(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
     with shelf.db() as db:
         dog = db.find_model("dog")
@@ -148,14 +148,14 @@ def test_the_relay_says_of_each_model_what_it_takes(shelf: Shelf, monkeypatch: p
         db.register(dog)
 
 
-def test_reasoning_is_understood_under_either_of_its_names() -> None:
+def test_reasoning_is_read_under_both_of_its_names() -> None:
     with far_away(Far([BLIND])) as url:
         run("attach", "eye", "--endpoint", url)
         assert said("-m", "eye", "what?", "-o", "think", "on") == "I see."
         assert logged()["reasoning"] == "Let me look."
 
 
-def test_a_key_comes_from_llms_own_keys_by_name_and_stays_there(shelf: Shelf) -> None:
+def test_key_is_read_by_name_from_the_keys_of_llm(shelf: Shelf) -> None:
     said("keys", "set", "farm", "--value", "sk-from-llm")
     far = Far([BLIND], wants="sk-from-llm")
     with far_away(far) as url:
@@ -176,13 +176,13 @@ def test_a_key_comes_from_llms_own_keys_by_name_and_stays_there(shelf: Shelf) ->
 
 
 @pytest.mark.parametrize("words", [("--key-name", "sk-oops-a-secret"), ("--key-name", "x", "--key-env", "PATH")])
-def test_a_key_that_llm_does_not_keep_is_refused_and_not_repeated(words: tuple[str, ...]) -> None:
+def test_key_unknown_to_llm_is_refused_and_not_repeated(words: tuple[str, ...]) -> None:
     done = run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x", *words, code=2)
     assert "sk-oops" not in done.output + done.stderr
     assert "hf/remote/eye" not in run("list", "--json").stdout
 
 
-def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> None:
+def test_key_of_a_prompt_precedes_the_stored_one(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> None:
     monkeypatch.setenv("BIG_KEY", "sk-wrong")
     far = Far([BLIND], wants="sk-right")
     with far_away(far) as url:
@@ -202,7 +202,7 @@ def test_a_prompts_own_key_goes_before_the_one_that_is_kept(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/"])
-def test_an_address_does_with_and_without_its_version(tail: str) -> None:
+def test_address_works_with_and_without_its_version(tail: str) -> None:
     far = Far([BLIND])
     with far_away(far) as url:
         run("attach", "eye", "--endpoint", url + tail)
@@ -211,7 +211,7 @@ def test_an_address_does_with_and_without_its_version(tail: str) -> None:
     assert set(far.paths) == {"/v1/models", "/v1/chat/completions"}
 
 
-def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> None:
+def test_unknown_remote_model_is_named_with_the_address() -> None:
     with far_away(Far([BLIND])) as url:
         run("attach", "eye", "--endpoint", url, "--model", "nobody")
         done = run_llm("-m", "eye", "hello")
@@ -219,7 +219,7 @@ def test_a_model_that_the_server_does_not_have_is_named_with_the_address() -> No
     assert "The model `nobody` does not exist." in done.stderr
 
 
-def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said() -> None:
+def test_endpoint_that_does_not_list_the_model_is_up_and_says_so() -> None:
     class Generous(Far):
         def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
             return super().answer(handler, body and {**body, "model": "eye"})
@@ -234,7 +234,7 @@ def test_a_server_that_does_not_list_the_model_is_up_and_that_is_said() -> None:
     assert "lists no model 'nobody'" in listed.stderr
 
 
-def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_authority_is_taken(
+def test_unknown_certificate_is_reported_and_a_custom_authority_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
@@ -251,7 +251,7 @@ def test_a_certificate_that_nobody_vouches_for_is_said_and_one_of_ones_own_autho
             assert said("-m", "eye", "hello", *how) == "I see."
 
 
-def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
+def test_hints_for_a_remote_endpoint_omit_local_options() -> None:
     class Full(Far):
         def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
             if body and body.get("response_format"):
@@ -270,7 +270,7 @@ def test_advice_is_about_what_can_be_done_about_a_server_elsewhere() -> None:
     assert "-o context" not in full + cut
 
 
-def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
+def test_template_of_a_remote_model_is_not_described() -> None:
     run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     assert "Chat template" not in run("show", "eye").stdout
     assert "Chat template" in run("show", "tiny").stdout
@@ -281,7 +281,7 @@ def test_nothing_is_claimed_of_a_template_that_nobody_here_has_seen() -> None:
     [("check",), ("inspect",), ("inspect", "--json"), ("test",), ("path",), ("path", "--json"), ("verify",)],
     ids=" ".join,
 )
-def test_what_needs_files_says_of_a_model_elsewhere_that_there_are_none_here(words: tuple[str, ...]) -> None:
+def test_commands_that_need_files_refuse_a_remote_model(words: tuple[str, ...]) -> None:
     run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     done = run(words[0], "eye", *words[1:], code=2)
     assert (done.stdout, done.stderr) == (
@@ -291,14 +291,14 @@ def test_what_needs_files_says_of_a_model_elsewhere_that_there_are_none_here(wor
 
 
 @in_a_loop
-async def test_agents_are_told_the_same_of_a_model_elsewhere() -> None:
+async def test_agents_get_the_same_refusals_for_a_remote_model() -> None:
     Library().attach("eye", "http://127.0.0.1:9", model="x")
     async with stdio_host() as client:
         for tool, words in (("inspect_gguf", {"model": "eye"}), ("verify_model", {"name": "eye"})):
             assert "hf/remote/eye is served elsewhere" in await refusal(client, tool, **words)
 
 
-def test_a_server_without_tls_at_an_address_with_it_is_said() -> None:
+def test_endpoint_without_tls_at_an_https_address_is_reported() -> None:
     with far_away(Far([BLIND])) as url:
         refused = run("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
     assert "could not agree on a secure connection" in refused.stderr

@@ -54,7 +54,7 @@ async def resource(client: Client, uri: str) -> Any:
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_every_tool_answers_what_the_command_line_prints() -> None:
+async def test_every_tool_returns_the_json_of_its_command() -> None:
     walked: set[str] = set()
     async with stdio_host("--allow-delete") as client:
 
@@ -107,7 +107,7 @@ async def test_every_tool_answers_what_the_command_line_prints() -> None:
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_long_lists_come_in_pages_that_make_the_whole() -> None:
+async def test_long_lists_come_in_pages_that_add_up() -> None:
     library = Library()
     library.pull(f"{REPO}:Q4_K_M")
     for number in range(9):
@@ -129,7 +129,7 @@ async def test_long_lists_come_in_pages_that_make_the_whole() -> None:
 
 
 @in_a_loop
-async def test_a_repo_of_forty_variants_is_answered_in_pages_below_ten_thousand_characters(
+async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
     hub: HubServer,
     tmp_path: Path,
 ) -> None:

@@ -28,7 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("host", mcp_hosts.HOST_KEYS)
 @in_a_loop
-async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> None:
+async def test_printed_configuration_of_each_host_starts_the_server(host: str) -> None:
     printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)
     (servers,) = printed.values()
     (entry,) = servers.values()
@@ -48,7 +48,7 @@ async def test_what_is_printed_for_each_host_starts_the_server(host: str) -> Non
         (("--help",), "can't serve"),
     ],
 )
-def test_options_that_the_server_can_not_use_are_neither_printed_nor_written(
+def test_invalid_server_options_are_neither_printed_nor_written(
     flags: tuple[str, ...], said: str, home: Home
 ) -> None:
     for words in (("cursor", "--install", "-y"), ("json",)):

@@ -63,7 +63,7 @@ WRONG_NAMES = (
 
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_names_that_lead_out_are_refused_wherever_a_name_is_taken(tmp_path: Path) -> None:
+async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None:
     (tmp_path / "relative").mkdir()
     tiny_chat(tmp_path / "relative/file.gguf")
     models = Library().list()
@@ -83,7 +83,7 @@ async def test_names_that_lead_out_are_refused_wherever_a_name_is_taken(tmp_path
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_a_file_beside_the_server_is_not_opened_by_a_relative_path(
+async def test_relative_path_does_not_open_a_file_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "owner"
@@ -96,7 +96,7 @@ async def test_a_file_beside_the_server_is_not_opened_by_a_relative_path(
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_wrong_types_and_sizes_are_said_and_the_server_goes_on(era: Era) -> None:
+async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: Era) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("search_models", {"query": 5}),
         ("search_models", {"query": "A" * 3_000_000}),
@@ -141,7 +141,7 @@ async def test_wrong_types_and_sizes_are_said_and_the_server_goes_on(era: Era) -
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_an_argument_that_a_tool_has_not_or_misses_is_said_with_those_there_are(era: Era) -> None:
+async def test_unknown_or_missing_argument_error_lists_the_arguments(era: Era) -> None:
     takes = "It takes name (needed), add, remove."
     async with stdio_host(era=era) as client:
         said = await refusal(client, "organise", name="x", add_aliases=["y"])
@@ -158,7 +158,7 @@ async def test_an_argument_that_a_tool_has_not_or_misses_is_said_with_those_ther
 
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_deletes_that_race_delete_once_and_the_others_are_told() -> None:
+async def test_parallel_deletes_delete_once_and_the_others_report_it() -> None:
     async with stdio_host("--allow-delete") as one, stdio_host("--allow-delete", era="legacy") as other:
         results: list[bool] = []
 
@@ -176,7 +176,7 @@ async def test_deletes_that_race_delete_once_and_the_others_are_told() -> None:
 
 
 @in_a_loop
-async def test_two_hosts_that_ask_for_the_same_have_one_download(hub: HubServer) -> None:
+async def test_two_hosts_that_request_one_model_share_a_download(hub: HubServer) -> None:
     hub.fault(Stall(after=1_000_000), on=Q8, side="storage", times=None)
     numbers: set[int] = set()
     async with stdio_host() as one, stdio_host(era="legacy") as other:
@@ -203,7 +203,7 @@ async def test_two_hosts_that_ask_for_the_same_have_one_download(hub: HubServer)
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_a_call_that_is_given_up_stops_the_wait_and_not_the_download(
+async def test_abandoned_call_stops_the_wait_and_not_the_download(
     era: Era,
     hub: HubServer,
 ) -> None:
@@ -225,7 +225,7 @@ async def test_a_call_that_is_given_up_stops_the_wait_and_not_the_download(
     assert row["state"] == "done"
 
 
-def test_a_host_and_a_server_that_are_killed_in_the_middle_lose_nothing(hub: HubServer) -> None:
+def test_killed_host_and_server_lose_nothing(hub: HubServer) -> None:
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     params: Any = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
     hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params}
@@ -252,7 +252,7 @@ def test_a_host_and_a_server_that_are_killed_in_the_middle_lose_nothing(hub: Hub
     assert Library().show(f"hf/{REPO}:Q8_0").state == "ready"
 
 
-def test_garbage_on_stdin_is_answered_with_protocol_alone() -> None:
+def test_garbage_on_stdin_is_answered_within_the_protocol() -> None:
     lines = [
         b"\xff\xfe\x00garbage",
         b"{}",
@@ -288,7 +288,7 @@ main([])
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_whatever_libraries_print_stdout_is_protocol(era: Era) -> None:
+async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
     from mcp import Client
 
     heard: list[object] = []
@@ -304,7 +304,7 @@ async def test_whatever_libraries_print_stdout_is_protocol(era: Era) -> None:
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_the_token_and_the_environment_are_never_told(
+async def test_token_and_environment_are_never_revealed(
     era: Era,
     pulled: HubServer,
     monkeypatch: pytest.MonkeyPatch,

@@ -42,7 +42,7 @@ async def http_host(server: Served, era: Era, person: Person | None = None) -> A
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_an_agent_finds_fetches_and_deletes_over_http(era: Era) -> None:
+async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None:
     person, reported = Person(), []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
@@ -66,7 +66,7 @@ async def test_an_agent_finds_fetches_and_deletes_over_http(era: Era) -> None:
 @pytest.mark.parametrize(
     "shown", [None, "Bearer wrong", f"Bearer {TOKEN}x", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN} "]
 )
-def test_without_the_token_nobody_comes_in(shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_without_the_token_is_refused(shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     with served() as server, httpx2.Client(trust_env=False) as http:
         headers = {**ACCEPT, **({"Authorization": shown} if shown and shown.strip() == shown else {})}
@@ -78,7 +78,7 @@ def test_without_the_token_nobody_comes_in(shown: str | None, monkeypatch: pytes
         assert http.get(server.url.removesuffix("/mcp") + "/other", headers=headers).status_code == 401
 
 
-def test_a_browser_from_elsewhere_and_another_host_name_are_refused() -> None:
+def test_foreign_browser_origins_and_host_names_are_refused() -> None:
     with served() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
         assert http.post(server.url, json=PING, headers={"Host": "evil.example"}).status_code == 421
         assert http.post(server.url, json=PING, headers={"Origin": "https://evil.example"}).status_code == 403
@@ -89,7 +89,7 @@ def test_a_browser_from_elsewhere_and_another_host_name_are_refused() -> None:
         assert own.status_code not in (401, 403, 421)
 
 
-def test_a_body_over_the_limit_is_refused_and_the_server_goes_on() -> None:
+def test_too_large_body_is_refused_and_the_server_continues() -> None:
     with served() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
         huge = {**PING, "params": {"x": "A" * (5 << 20)}}
         assert http.post(server.url, json=huge).status_code == 413
@@ -112,7 +112,7 @@ def test_a_body_over_the_limit_is_refused_and_the_server_goes_on() -> None:
         (("--host", "203.0.113.7", "--allowed-host", "m", "--allowed-origin", "http://m"), TOKEN, "Can't listen", 1),
     ],
 )
-def test_what_would_let_strangers_in_does_not_start(
+def test_server_open_to_strangers_does_not_start(
     flags: tuple[str, ...], token: str | None, said: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if token:
@@ -126,7 +126,7 @@ def test_what_would_let_strangers_in_does_not_start(
 
 
 @in_a_loop
-async def test_no_auth_is_possible_on_this_machine_and_says_so() -> None:
+async def test_no_auth_works_only_locally_and_is_announced() -> None:
     with served("--no-auth") as server:
         assert server.token is None
         async with http_host(server, "auto") as client:
@@ -164,7 +164,7 @@ async def by_turns(*servers: Served) -> AsyncIterator[str]:
 
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_a_question_of_one_worker_is_answered_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_question_of_one_worker_is_answered_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     person = Person()
     with ExitStack() as stack:
@@ -183,7 +183,7 @@ async def test_a_question_of_one_worker_is_answered_at_another(monkeypatch: pyte
 
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_an_answer_to_a_question_nobody_asked_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     with served("--allow-delete") as server:
         async with http_host(server, "auto", Person()) as client:
@@ -210,7 +210,7 @@ async def test_an_answer_to_a_question_nobody_asked_deletes_nothing(monkeypatch:
 
 
 @in_a_loop
-async def test_a_client_that_vanishes_in_the_middle_of_a_call_takes_nothing_with_it(
+async def test_client_that_vanishes_during_a_call_breaks_nothing(
     hub: HubServer,
 ) -> None:
     hub.fault(Throttle(1_000_000), on=Q8, side="storage", times=None)

@@ -44,7 +44,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["legacy", "stateless"])
-def test_a_local_model_downloads_another_through_llm(
+def test_local_model_downloads_another_through_llm(
     mode: str,
     plugin: Path,
     hub: HubServer,

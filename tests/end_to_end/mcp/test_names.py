@@ -17,7 +17,7 @@ gguf = taken_names.gguf
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_agents_are_refused_the_same_names(gguf: Path) -> None:
+async def test_agents_can_not_use_names_of_other_plugins(gguf: Path) -> None:
     Library().import_file(gguf)
     async with stdio_host() as client:
         for tool, words in (

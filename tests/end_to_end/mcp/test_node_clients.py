@@ -85,7 +85,7 @@ def ran(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("imports", [FIRST, SECOND], ids=["1.x", "2.x"])
 @pytest.mark.usefixtures("pulled")
-def test_typescript_clients_call_tools_and_ask_their_person(node: Path, imports: str) -> None:
+def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: str) -> None:
     (node / "host.mjs").write_text(imports + SCRIPT, encoding="utf-8")
     told: dict[str, Any] = json.loads(ran(node, "host.mjs", sys.executable).stdout)
     assert told["tools"] == 12
@@ -95,7 +95,7 @@ def test_typescript_clients_call_tools_and_ask_their_person(node: Path, imports:
 
 
 @pytest.mark.usefixtures("pulled")
-def test_the_inspector_lists_and_calls_tools_and_finds_no_schema_that_some_client_could_not_take(
+def test_inspector_calls_tools_and_finds_only_portable_schemas(
     node: Path, home: Home
 ) -> None:
     # It hands a server next to nothing of its own environment.
@@ -116,7 +116,7 @@ def test_the_inspector_lists_and_calls_tools_and_finds_no_schema_that_some_clien
 
 
 @pytest.mark.parametrize("revision", NOT_PASSED)
-def test_the_conformance_suite_passes_but_for_what_needs_its_own_example_server(
+def test_conformance_suite_passes_except_for_its_own_example_server(
     revision: str, node: Path, tmp_path: Path
 ) -> None:
     suite = "node_modules/@modelcontextprotocol/conformance/dist/index.js"

@@ -41,7 +41,7 @@ async def read(client: Any, uri: str) -> str:
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_the_library_the_hub_and_downloads_can_be_read(era: Era) -> None:
+async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> None:
     async with stdio_host(era=era) as client:
         listed = [resource.uri for resource in (await client.list_resources()).resources]
         assert {"hf://library", LOCAL_URI} <= set(map(str, listed))
@@ -65,7 +65,7 @@ async def test_the_library_the_hub_and_downloads_can_be_read(era: Era) -> None:
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_a_card_is_labelled_as_untrusted_and_stripped() -> None:
+async def test_card_is_sanitized_and_labelled_as_untrusted() -> None:
     async with stdio_host() as client:
         text = await read(client, f"hf://models/{REPO}/card")
     assert text.startswith(f"The text below was written by the owner of {REPO}.")
@@ -93,7 +93,7 @@ async def test_a_card_is_labelled_as_untrusted_and_stripped() -> None:
 )
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_an_address_that_leads_nowhere_is_refused_in_words(uri: str) -> None:
+async def test_invalid_address_gives_a_clear_error(uri: str) -> None:
     async with stdio_host() as client:
         with pytest.raises(MCPError) as refused:
             await client.read_resource(uri)
@@ -104,7 +104,7 @@ async def test_an_address_that_leads_nowhere_is_refused_in_words(uri: str) -> No
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_prompts_take_what_they_are_given(era: Era) -> None:
+async def test_prompts_use_their_arguments(era: Era) -> None:
     async with stdio_host(era=era) as client:
         assert {prompt.name for prompt in (await client.list_prompts()).prompts} == {
             "choose-a-model",
@@ -140,7 +140,7 @@ async def test_arguments_are_completed(era: Era) -> None:
 
 
 @in_a_loop
-async def test_a_listener_hears_a_download_that_the_person_started(hub: HubServer) -> None:
+async def test_listener_is_notified_of_a_download_started_by_the_user(hub: HubServer) -> None:
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     number = Library().enqueue(f"{REPO}:Q8_0").id
     uri = f"hf://downloads/{number}"
@@ -158,7 +158,7 @@ async def test_a_listener_hears_a_download_that_the_person_started(hub: HubServe
 
 @pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
 @in_a_loop
-async def test_a_subscriber_of_the_older_era_hears_it_too(hub: HubServer) -> None:
+async def test_subscriber_of_the_older_protocol_is_notified_too(hub: HubServer) -> None:
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     number = Library().enqueue(f"{REPO}:Q8_0").id
     uri, updated = f"hf://downloads/{number}", asyncio.Event()
@@ -192,7 +192,7 @@ def stalling(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 
 
 @in_a_loop
-async def test_a_stall_reaches_a_listener_and_the_next_get_downloads(stalling: HubServer) -> None:
+async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling: HubServer) -> None:
     async with stdio_host() as client:
         number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         uri = f"hf://downloads/{number}"
@@ -212,7 +212,7 @@ async def test_a_stall_reaches_a_listener_and_the_next_get_downloads(stalling: H
 
 @pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 @in_a_loop
-async def test_a_host_of_the_older_era_may_have_what_happens_to_downloads_in_its_log(stalling: HubServer) -> None:
+async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalling: HubServer) -> None:
     told: list[tuple[str, str]] = []
     heard = asyncio.Event()
 
@@ -241,7 +241,7 @@ async def test_a_host_of_the_older_era_may_have_what_happens_to_downloads_in_its
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_a_prompt_that_is_not_there_is_the_clients_mistake_and_not_the_servers(era: Era) -> None:
+async def test_unknown_prompt_is_reported_as_an_error_of_the_client(era: Era) -> None:
     async with stdio_host(era=era) as client:
         for name, arguments in (("nothing", {}), ("set-up-local-model", {})):
             with pytest.raises(MCPError) as refused:

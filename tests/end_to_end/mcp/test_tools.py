@@ -41,7 +41,7 @@ def audit(home: Home) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_both_eras_are_served_and_every_tool_says_what_it_does(era: Era) -> None:
+async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> None:
     async with stdio_host("--allow-delete", era=era) as client:
         spoken = HANDSHAKE_PROTOCOL_VERSIONS if era == "legacy" else MODERN_PROTOCOL_VERSIONS
         assert client.protocol_version in spoken
@@ -68,7 +68,7 @@ async def test_both_eras_are_served_and_every_tool_says_what_it_does(era: Era) -
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
+async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
     reported: list[float] = []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
@@ -107,7 +107,7 @@ async def test_an_agent_sets_a_model_up_from_nothing(era: Era) -> None:
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
+async def test_next_step_named_by_a_refusal_is_a_working_call() -> None:
     async with stdio_host() as client:
         words = await refusal(client, "download_model", ref=f"{REPO}:zzz.bin")
         assert words.endswith(f"Next: get_model('{REPO}', files=true) lists them.")
@@ -123,7 +123,7 @@ async def test_the_next_step_of_a_refusal_is_a_call_that_helps() -> None:
 
 
 @in_a_loop
-async def test_a_file_that_the_hub_calls_unsafe_is_refused_without_a_flag_that_no_tool_has(hub: HubServer) -> None:
+async def test_unsafe_file_refusal_mentions_no_flag_that_tools_lack(hub: HubServer) -> None:
     (repo,) = hub.list_repos()
     hub.report(repo, Q4, "unsafe", avScan="unsafe: malware")
     async with stdio_host() as client:
@@ -135,7 +135,7 @@ async def test_a_file_that_the_hub_calls_unsafe_is_refused_without_a_flag_that_n
 
 
 @in_a_loop
-async def test_a_file_that_is_no_gguf_is_refused_without_advice_that_no_tool_can_follow(hub: HubServer) -> None:
+async def test_invalid_gguf_refusal_gives_no_advice_that_tools_lack(hub: HubServer) -> None:
     hub.add_repo("owner/odd-GGUF", {Q8: b"<!doctype html>"})
     async with stdio_host() as client:
         words = await refusal(client, "download_model", ref="owner/odd-GGUF")
@@ -145,7 +145,7 @@ async def test_a_file_that_is_no_gguf_is_refused_without_advice_that_no_tool_can
 
 
 @in_a_loop
-async def test_a_load_test_with_another_chat_template_is_told_with_its_doubt(tmp_path: Path) -> None:
+async def test_load_test_with_another_chat_template_mentions_the_doubt(tmp_path: Path) -> None:
     library = Library()
     library.import_file(tiny_chat(tmp_path / Q8), aliases=["tiny"])
     library.test("tiny")
@@ -157,7 +157,7 @@ async def test_a_load_test_with_another_chat_template_is_told_with_its_doubt(tmp
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_a_download_goes_on_when_the_host_has_closed(era: Era, hub: HubServer) -> None:
+async def test_download_continues_after_the_host_has_closed(era: Era, hub: HubServer) -> None:
     hub.fault(Throttle(3_000_000), on=Q8, side="storage", times=None)
     async with stdio_host(era=era) as client:
         started = await call(client, "download_model", ref=f"{REPO}:Q8_0")
@@ -171,7 +171,7 @@ async def test_a_download_goes_on_when_the_host_has_closed(era: Era, hub: HubSer
 
 
 @in_a_loop
-async def test_a_download_is_paused_resumed_cancelled_and_retried(hub: HubServer) -> None:
+async def test_download_is_paused_resumed_cancelled_and_retried(hub: HubServer) -> None:
     hub.fault(Throttle(200_000), on=Q8, side="storage", times=None)
     async with stdio_host() as client:
         number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
@@ -193,7 +193,7 @@ async def test_a_download_is_paused_resumed_cancelled_and_retried(hub: HubServer
 
 
 @in_a_loop
-async def test_a_wait_that_ends_is_no_error(hub: HubServer) -> None:
+async def test_wait_that_times_out_is_not_an_error(hub: HubServer) -> None:
     hub.fault(Throttle(100_000), on=Q8, side="storage", times=None)
     async with stdio_host() as client:
         started = await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0", "wait_seconds": 1})
@@ -205,7 +205,7 @@ async def test_a_wait_that_ends_is_no_error(hub: HubServer) -> None:
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_what_others_wrote_is_cleaned_and_labelled() -> None:
+async def test_text_from_others_is_sanitized_and_labelled() -> None:
     async with stdio_host() as client:
         shown = await client.call_tool("get_model", {"repo": REPO, "card": True})
     text = text_of(shown)
@@ -216,7 +216,7 @@ async def test_what_others_wrote_is_cleaned_and_labelled() -> None:
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_a_call_that_a_host_would_not_wait_for_says_what_to_do_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_call_that_would_take_too_long_names_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().pull(f"{REPO}:Q8_0")
     monkeypatch.setattr("llm_hf_mcp.tools_local.CALL_SECONDS", 0.0)
     async with Client(server.build_server()) as client:
@@ -234,7 +234,7 @@ async def test_a_call_that_a_host_would_not_wait_for_says_what_to_do_instead(mon
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_deleting_asks_the_person_and_is_noted(era: Era, home: Home) -> None:
+async def test_delete_asks_the_user_and_is_logged(era: Era, home: Home) -> None:
     person = Person("decline")
     async with stdio_host("--allow-delete", era=era, person=person) as client:
         assert "did not agree" in await refusal(client, "delete_model", name="tiny")
@@ -257,7 +257,7 @@ async def test_deleting_asks_the_person_and_is_noted(era: Era, home: Home) -> No
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_a_host_that_cant_ask_is_told_how_to_confirm(era: Era) -> None:
+async def test_host_without_elicitation_gets_the_way_to_confirm(era: Era) -> None:
     async with stdio_host("--allow-delete", era=era) as client:
         words = await refusal(client, "delete_model", name="tiny")
         assert f"confirm='hf/{REPO}:Q4_K_M'" in words
@@ -269,7 +269,7 @@ async def test_a_host_that_cant_ask_is_told_how_to_confirm(era: Era) -> None:
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_a_large_download_asks_first_unless_the_operator_agreed(era: Era) -> None:
+async def test_large_download_asks_first_unless_the_operator_agreed(era: Era) -> None:
     person = Person("decline")
     async with stdio_host("--ask-above", "1MB", era=era, person=person) as client:
         await refusal(client, "download_model", ref=f"{REPO}:Q8_0")
@@ -284,7 +284,7 @@ async def test_a_large_download_asks_first_unless_the_operator_agreed(era: Era) 
 
 @pytest.mark.parametrize("era", ERAS)
 @in_a_loop
-async def test_a_gated_repo_asks_before_the_persons_token_is_used(
+async def test_gated_repo_asks_before_it_uses_the_token(
     era: Era, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_repo("owner/closed-GGUF", {"closed-Q4_K_M.gguf": tiny_chat(tmp_path / "closed.gguf")}, gated="manual")
@@ -310,7 +310,7 @@ async def test_a_gated_repo_asks_before_the_persons_token_is_used(
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_files_that_were_never_proven_run_only_with_consent(tmp_path: Path) -> None:
+async def test_unverified_files_run_only_with_consent(tmp_path: Path) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
     async with stdio_host() as client:
         words = await refusal(client, "run_prompt", name="mine", prompt="Hello")
@@ -329,7 +329,7 @@ async def test_files_that_were_never_proven_run_only_with_consent(tmp_path: Path
 
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_a_read_only_server_has_no_tool_that_changes_anything() -> None:
+async def test_read_only_server_offers_no_tool_that_changes_anything() -> None:
     async with stdio_host("--read-only", "--allow-delete") as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == LOOKING
         assert "Unknown tool" in await refusal(client, "download_model", ref=REPO)
@@ -348,7 +348,7 @@ async def test_a_read_only_server_has_no_tool_that_changes_anything() -> None:
 )
 @pytest.mark.usefixtures("hub")
 @in_a_loop
-async def test_the_operators_limits_refuse_before_a_byte_moves(flags: tuple[str, ...], said: str, home: Home) -> None:
+async def test_limits_of_the_operator_refuse_before_a_transfer(flags: tuple[str, ...], said: str, home: Home) -> None:
     async with stdio_host(*flags) as client:
         assert said in await refusal(client, "download_model", ref=f"{REPO}:Q8_0")
     assert Library().downloads(include_finished=True) == ()
@@ -360,7 +360,7 @@ async def test_the_operators_limits_refuse_before_a_byte_moves(flags: tuple[str,
 
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_an_answer_may_be_no_longer_than_allowed(home: Home) -> None:
+async def test_answer_length_is_limited(home: Home) -> None:
     async with stdio_host("--max-prompt-tokens", "3") as client:
         assert "agent_max_prompt_tokens" in await refusal(client, "run_prompt", name="tiny", prompt="Hello")
         said = await call(client, "run_prompt", name="tiny", prompt="Hello", max_tokens=3)
@@ -372,7 +372,7 @@ async def test_an_answer_may_be_no_longer_than_allowed(home: Home) -> None:
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_every_call_that_would_change_something_leaves_one_line_whatever_comes_of_it(
+async def test_every_changing_call_is_logged_with_its_outcome(
     era: Era, home: Home, tmp_path: Path
 ) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
@@ -404,7 +404,7 @@ async def test_every_call_that_would_change_something_leaves_one_line_whatever_c
             assert (line["what"], line["about"], line["outcome"]) == noted
 
 
-def test_a_wrong_flag_is_a_line_and_not_a_traceback() -> None:
+def test_wrong_flag_gives_one_line_and_no_traceback() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "llm_hf_mcp", "--ask-above", "lots"], stdin=subprocess.DEVNULL, capture_output=True,
         text=True, check=False,
@@ -416,7 +416,7 @@ def test_a_wrong_flag_is_a_line_and_not_a_traceback() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a terminal of one's own, and Ctrl-C sent as a signal")
-def test_a_server_that_was_started_in_a_terminal_says_what_it_is_and_ends_at_ctrl_c(home: Home) -> None:  # noqa: ARG001
+def test_server_started_in_a_terminal_explains_itself_until_ctrl_c(home: Home) -> None:  # noqa: ARG001
     keyboard, terminal = os.openpty()
     command = [sys.executable, "-m", "llm_hf_mcp"]
     with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

@@ -23,14 +23,14 @@ def pull(server: StorageServer, partial: Path) -> None:
     assert partial.read_bytes() == CONTENT
 
 
-def test_redirects_without_end_are_an_error(tmp_path: Path) -> None:
+def test_endless_redirects_are_an_error(tmp_path: Path) -> None:
     with StorageServer(CONTENT) as hub:
         hub.redirect_to = hub.url
         with pytest.raises(HubUnavailableError):
             pull(hub, tmp_path / "part")
 
 
-def test_a_host_that_is_no_name_is_an_error_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_host_name_gives_an_error_and_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://.proxy:3128")
     monkeypatch.delenv("no_proxy", raising=False)
     with StorageServer(CONTENT) as server, pytest.raises(NetworkError):

@@ -33,14 +33,14 @@ partial = transfers.partial
 # Proof
 
 
-def test_what_is_fetched_once_more_has_its_own_weather(partial: Path) -> None:
+def test_second_fetch_has_its_own_retries(partial: Path) -> None:
     with StorageServer(made_content(2 * MB), ranges=False, rate=2 * MB) as server:
         server.faults += [Fault(), Fault(flip=5), Fault(after=3 * MB // 2)]
         pull(server, partial, limits=TransferLimits(retry_seconds=0.02, network_wait_seconds=0.5))
         assert partial.read_bytes() == server.content
 
 
-def test_a_part_without_a_byte_is_weather_and_not_asked_for_without_end(partial: Path) -> None:
+def test_part_without_bytes_is_retried_a_limited_number_of_times(partial: Path) -> None:
     with StorageServer(made_content(6 * MB)) as server:
         size = len(server.content)
         server.always = Fault(raw=f"HTTP/1.0 206 X\r\nContent-Range: bytes 0-{size - 1}/{size}\r\n\r\n".encode())
@@ -53,7 +53,7 @@ def test_a_part_without_a_byte_is_weather_and_not_asked_for_without_end(partial:
 # Weather
 
 
-def test_waiting_as_told_by_429_is_said(server: StorageServer, partial: Path) -> None:
+def test_wait_requested_by_status_429_is_reported(server: StorageServer, partial: Path) -> None:
     server.faults.append(Fault(status=429, headers=(("Retry-After", "1"),)))
     began = time.monotonic()
     events = pull(server, partial)
@@ -98,7 +98,7 @@ print("whole", partial.stat().st_size)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
-def test_a_disk_that_fills_up_midway_pauses_and_continues(server: StorageServer, tmp_path: Path) -> None:
+def test_full_disk_pauses_the_transfer_which_then_resumes(server: StorageServer, tmp_path: Path) -> None:
     inside = 'mount -t tmpfs -o size=8m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
@@ -149,7 +149,7 @@ print("whole", partial.stat().st_size)
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("left", [80 * MB, 110 * MB], ids=["into the reserve", "almost"])
-def test_a_disk_that_others_fill_midway_pauses_the_pull_before_the_reserve_is_gone(
+def test_transfer_pauses_before_others_fill_the_reserved_space(
     tmp_path: Path, ranges: bool, left: int
 ) -> None:
     inside = 'mount -t tmpfs -o size=260m none "$1" && shift && exec "$@"'
@@ -175,7 +175,7 @@ def test_a_disk_that_others_fill_midway_pauses_the_pull_before_the_reserve_is_go
             assert server.sent <= len(server.content) * 1.02 + 4 * MB
 
 
-def test_the_rate_limit_holds_and_can_be_lifted_while_running(server: StorageServer, partial: Path) -> None:
+def test_rate_limit_holds_and_can_be_lifted_during_a_transfer(server: StorageServer, partial: Path) -> None:
     rate = [2 * MB]
     marks: list[tuple[float, int]] = []
 
@@ -201,7 +201,7 @@ def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
         assert time.monotonic() - began < 6  # one connection would take twelve seconds
 
 
-def test_connections_are_left_to_other_downloads_while_they_run_and_taken_again_after_them(partial: Path) -> None:
+def test_connections_are_lent_to_other_downloads_and_taken_back(partial: Path) -> None:
     share = [8]
     seen: dict[str, list[int]] = {"alone": [], "beside another": [], "alone again": []}
     with StorageServer(made_content(32 * MB), rate=2 * MB) as server:
@@ -228,7 +228,7 @@ class StrictServer(StorageServer):
         return super()._answer(connection, request, Fault(status=416) if unsatisfiable else fault)
 
 
-def test_nothing_is_asked_for_by_a_connection_whose_rest_was_taken_over_while_it_waited(
+def test_connection_whose_rest_was_taken_over_requests_nothing(
     partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
@@ -255,7 +255,7 @@ def test_nothing_is_asked_for_by_a_connection_whose_rest_was_taken_over_while_it
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-def test_a_wait_for_other_downloads_is_said_once_and_is_no_wait_for_the_network(partial: Path, ranges: bool) -> None:
+def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges: bool) -> None:
     events: list[tuple[float, str]] = []
 
     def watch(event: Event) -> None:
@@ -276,7 +276,7 @@ def test_a_wait_for_other_downloads_is_said_once_and_is_no_wait_for_the_network(
         assert [kind for _, kind in events if kind in ("waiting", "retrying")] == ["waiting", "retrying"]
 
 
-def test_a_whole_file_does_not_wait_for_a_connection_that_never_brought_anything(
+def test_complete_file_does_not_wait_for_an_idle_connection(
     partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
@@ -288,7 +288,7 @@ def test_a_whole_file_does_not_wait_for_a_connection_that_never_brought_anything
 
 
 @pytest.mark.parametrize("status", [403, 429], ids=["like an expired link", "too many"])
-def test_more_connections_than_a_server_takes_are_given_up(partial: Path, status: int) -> None:
+def test_too_many_connections_for_a_server_are_reduced(partial: Path, status: int) -> None:
     with StorageServer(made_content(16 * MB), rate=2 * MB, most=2, beyond=status) as server:
         pull(server, partial, limits=TransferLimits(connections=8, retry_seconds=0.05))
         assert partial.read_bytes() == server.content
@@ -296,7 +296,7 @@ def test_more_connections_than_a_server_takes_are_given_up(partial: Path, status
 
 
 @pytest.mark.parametrize("told", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "1"])
-def test_a_host_that_asks_for_a_moment_for_ever_is_not_asked_for_ever(partial: Path, told: str) -> None:
+def test_endless_retry_after_is_given_up(partial: Path, told: str) -> None:
     with StorageServer(made_content(MB)) as server:
         server.always = Fault(status=429, headers=(("Retry-After", told),))
         with pytest.raises(RateLimitedError):
@@ -304,7 +304,7 @@ def test_a_host_that_asks_for_a_moment_for_ever_is_not_asked_for_ever(partial: P
         assert len(server.requests) < 20
 
 
-def test_bytes_that_the_disk_could_not_take_are_not_trusted(
+def test_bytes_of_a_failed_disk_write_are_not_trusted(
     server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The system tells of them once: here while the last bytes arrive, when nobody would look any more."""
@@ -362,7 +362,7 @@ def child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: 
     )
 
 
-def test_a_kill_costs_at_most_a_segments_tail_per_connection(server: StorageServer, partial: Path) -> None:
+def test_kill_costs_at_most_the_unrecorded_tail_per_connection(server: StorageServer, partial: Path) -> None:
     server.rate = 8 * MB
     for kill_at in (MB, 3 * MB, 5 * MB):
         process = child(server, partial, kill_at=kill_at)
@@ -394,7 +394,7 @@ def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer
 
 
 @pytest.mark.parametrize("step", ["os.link", "pathlib.Path.write_text"])
-def test_a_claim_that_was_killed_halfway_holds_nobody_up(
+def test_claim_that_was_killed_halfway_blocks_nobody(
     partial: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     class Killed(BaseException):
@@ -411,7 +411,7 @@ def test_a_claim_that_was_killed_halfway_holds_nobody_up(
     assert not is_owned(partial)
 
 
-def test_a_dead_owner_is_followed_within_seconds(server: StorageServer, partial: Path) -> None:
+def test_killed_owner_is_replaced_within_seconds(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
     first = child(server, partial, kill_at=3 * MB)
     assert first.stdout is not None
@@ -447,7 +447,7 @@ def elsewhere(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
 @pytest.mark.parametrize("word", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
-def test_without_flock_the_heartbeat_keeps_other_machines_from_the_file(
+def test_heartbeat_protects_the_file_without_flock(
     server: StorageServer, partial: Path, word: str
 ) -> None:
     server.rate = MB
@@ -460,7 +460,7 @@ def test_without_flock_the_heartbeat_keeps_other_machines_from_the_file(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
-def test_without_flock_a_machine_that_died_is_followed_once_its_heartbeat_is_old(
+def test_stale_heartbeat_is_replaced_without_flock(
     server: StorageServer, partial: Path
 ) -> None:
     server.rate = 4 * MB
@@ -505,7 +505,7 @@ class LateServer(StorageServer):
 
 
 @pytest.mark.usefixtures("each_way")
-def test_bytes_that_come_after_another_connection_took_them_over_are_no_harm(
+def test_late_bytes_of_a_replaced_connection_do_no_harm(
     partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
@@ -516,7 +516,7 @@ def test_bytes_that_come_after_another_connection_took_them_over_are_no_harm(
         assert server.sent < 1.1 * MB, "what is right is not fetched again"
 
 
-def test_a_stream_that_cant_be_continued_is_not_cut_for_other_downloads(partial: Path) -> None:
+def test_stream_that_can_not_be_resumed_is_not_interrupted(partial: Path) -> None:
     share = [1]
 
     def watch(event: Event) -> None:

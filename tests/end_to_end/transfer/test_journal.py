@@ -14,7 +14,7 @@ from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read
 # The journal
 
 
-def test_a_journal_stays_short_however_long_a_download_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_journal_stays_short_in_a_long_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(transfer_journal, "MAX_RECORDS", 50)
     path = tmp_path / "x.journal"
     journal = Journal(path, JournalState(Identity(10_000, "proof")))
@@ -36,7 +36,7 @@ def test_a_journal_stays_short_however_long_a_download_takes(monkeypatch: pytest
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_journal_never_claims_what_was_not_written(tmp_path: Path, data: st.DataObject) -> None:
+def test_damaged_journal_never_claims_unwritten_bytes(tmp_path: Path, data: st.DataObject) -> None:
     size = 1000
     written = data.draw(st.lists(st.tuples(st.integers(0, size - 1), st.integers(1, 50)), max_size=12))
     path = tmp_path / "x.journal"

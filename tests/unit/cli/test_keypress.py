@@ -46,13 +46,13 @@ def in_terminal(code: str, typed: bytes) -> str:
     return said.decode()
 
 
-def test_the_key_acts_and_the_terminal_is_as_it_was() -> None:
+def test_key_runs_its_action_and_the_terminal_is_restored() -> None:
     said = in_terminal(CHILD.format(wait=30), b"xyB")
     assert "ready True" in said
     assert "pressed as before" in said
 
 
-def test_the_key_is_still_heard_after_ctrl_z_and_fg() -> None:
+def test_key_still_works_after_ctrl_z_and_fg() -> None:
     """As a shell does it: it sets the terminal for itself meanwhile, and leaves it so."""
     code = CHILD.format(wait=30).replace(
         '    print("ready"',
@@ -68,6 +68,6 @@ def test_another_key_does_nothing() -> None:
     assert "not pressed as before" in in_terminal(CHILD.format(wait=0.2), b"x")
 
 
-def test_where_nobody_types_there_is_no_key() -> None:
+def test_no_key_is_watched_without_a_terminal() -> None:
     with call_on_key("b", lambda: None) as heard:
         assert not heard

@@ -47,7 +47,7 @@ def test_every_command_has_a_short_summary_and_examples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_says_what_it_does(name: str) -> None:
+def test_every_option_has_a_description(name: str) -> None:
     for parameter in COMMANDS[name].params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
@@ -55,7 +55,7 @@ def test_every_option_says_what_it_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_that_returns_something_prints_json_on_request(name: str) -> None:
+def test_every_command_that_returns_a_value_can_print_json(name: str) -> None:
     options = {option for parameter in COMMANDS[name].params for option in parameter.opts}
     assert ("--json" in options) == (name.rsplit(maxsplit=1)[-1] not in WITHOUT_JSON)
 
@@ -68,7 +68,7 @@ def examples() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("line", sorted(set(examples())))
-def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
+def test_every_example_is_a_valid_command_line(line: str) -> None:
     words = shlex.split(line, comments=True)[2:]
     context, command = click.Context(hf, **hf.context_settings), hf
     while isinstance(command, click.Group):
@@ -80,7 +80,7 @@ def test_every_example_is_a_command_line_that_is_understood(line: str) -> None:
         words = [*context._protected_args, *context.args]
 
 
-def test_a_summary_for_each_command_stands_in_the_groups_help() -> None:
+def test_group_help_has_a_summary_of_each_command() -> None:
     shown = run("--help", code=None).output
     for name, command in hf.commands.items():
         assert re.search(rf"^  {name} +{re.escape(command.get_short_help_str(200))}$", shown, re.MULTILINE)
@@ -128,7 +128,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["login"], "--token-stdin reads it from standard input."),
     ],
 )
-def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: str) -> None:
+def test_invalid_usage_exits_with_2_and_a_reason(words: list[str], said: str) -> None:
     done = run(*words, code=None)
     assert done.exit_code == 2
     assert said in done.stderr
@@ -136,7 +136,7 @@ def test_what_makes_no_sense_ends_with_two_and_says_why(words: list[str], said: 
 
 
 @pytest.mark.parametrize("ref", ["no-slash", "a/b:", "../..", "owner/name@..:Q4", "https://example.org/"])
-def test_a_ref_that_is_none_says_how_to_write_one(ref: str) -> None:
+def test_invalid_ref_error_shows_the_accepted_forms(ref: str) -> None:
     for command in ("info", "pull"):
         done = run(command, ref, code=None)
         assert done.exit_code == 2
@@ -147,7 +147,7 @@ def test_a_ref_that_is_none_says_how_to_write_one(ref: str) -> None:
 # Settings
 
 
-def test_settings_are_listed_shown_changed_and_unset() -> None:
+def test_settings_can_be_listed_shown_changed_and_unset() -> None:
     listed = run("settings", code=None)
     assert all(key in listed.stdout for key in Settings.model_fields)
     assert run("settings", "keep_alive", "30m", code=None).exit_code == 0
@@ -168,13 +168,13 @@ def test_settings_are_listed_shown_changed_and_unset() -> None:
         (["settings", "engine", "steam"], "Setting 'engine'"),
     ],
 )
-def test_a_setting_that_is_none_or_takes_no_such_value_is_refused(words: list[str], said: str) -> None:
+def test_unknown_setting_or_value_is_refused(words: list[str], said: str) -> None:
     done = run(*words, code=None)
     assert done.exit_code == 2
     assert said in done.stderr
 
 
-def test_the_limit_of_all_downloads_is_set_shown_and_lifted() -> None:
+def test_limit_of_all_downloads_can_be_set_shown_and_lifted() -> None:
     assert run("limit", code=None).stdout == "no limit\n"
     assert run("limit", "5M", code=None).stdout == "5 MB/s for all downloads together\n"
     assert run("limit", code=None).stdout == "5 MB/s for all downloads together\n"
@@ -184,7 +184,7 @@ def test_the_limit_of_all_downloads_is_set_shown_and_lifted() -> None:
 
 
 @pytest.mark.parametrize("host", ["1.2.3.4", "no-such-host.invalid", "x" * 10_000, "\udcff", "a b"])
-def test_an_address_that_is_not_ours_to_listen_on_is_refused_with_what_would_do(host: str) -> None:
+def test_foreign_listen_address_is_refused_with_a_suggestion(host: str) -> None:
     done = run("mirror", "--host", host, code=None)
     assert done.exit_code == 1
     assert "Can't listen on" in done.stderr
@@ -192,7 +192,7 @@ def test_an_address_that_is_not_ours_to_listen_on_is_refused_with_what_would_do(
     assert len(done.stderr) < 1000
 
 
-def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(home: Home) -> None:
+def test_commands_named_by_the_errors_repair_a_settings_file(home: Home) -> None:
     (home.llm / "hf").mkdir()
     (home.llm / "hf/settings.toml").write_text("colour = 'blue'\ncontext = 'many'\n")
     mended = []
@@ -204,7 +204,7 @@ def test_a_broken_settings_file_is_mended_by_the_commands_that_the_errors_name(h
     assert len(mended) == 2
 
 
-def test_a_token_that_is_no_text_is_refused() -> None:
+def test_token_that_is_not_text_is_refused() -> None:
     done = run("login", "--token-stdin", code=None, stdin=b"hf_\xff\n")
     assert done.exit_code == 2
     assert "That is not a Hub token" in done.stderr
@@ -215,7 +215,7 @@ def test_a_token_that_is_no_text_is_refused() -> None:
 
 @pytest.mark.parametrize("words", [["show", "walrus"], ["path", "walrus"], ["rm", "-y", "walrus"], ["stop", "walrus"],
                                    ["verify", "walrus"], ["alias", "walrus", "x"]])  # fmt: skip
-def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
+def test_unknown_model_gives_a_clear_error(words: list[str]) -> None:
     done = run(*words, code=None)
     assert done.exit_code == 1
     assert done.stderr.startswith("Error: ")
@@ -224,27 +224,27 @@ def test_a_name_that_is_not_here_says_so(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", ["inspect", "check", "test"])
-def test_a_name_that_is_neither_a_model_a_file_nor_a_repo_is_taken_for_a_model(command: str) -> None:
+def test_name_that_matches_nothing_is_reported_as_a_model(command: str) -> None:
     done = run(command, "walrus", code=None)
     assert done.exit_code == 1
     assert "There is no local model 'walrus'" in done.stderr
 
 
-def test_a_very_long_name_is_not_repeated_in_full() -> None:
+def test_very_long_name_is_not_repeated_in_full() -> None:
     for command in ("show", "stop", "check"):
         done = run(command, "x" * 10_000, code=None)
         assert done.exit_code == 1
         assert len(done.stderr) < 500
 
 
-def test_status_goes_on_where_the_library_can_not_be_opened(home: Home) -> None:
+def test_status_works_without_a_readable_library(home: Home) -> None:
     (home.llm / "hf/library.db").mkdir(parents=True)
     done = run("status", code=None)
     assert done.exit_code == 0
     assert "Can't open the library" in done.stdout
 
 
-def test_an_empty_library_says_how_to_begin() -> None:
+def test_empty_library_suggests_a_first_command() -> None:
     assert "llm hf pull owner/name" in run("list", code=None).stderr
     assert run("list", "--json", code=None).stdout == "[]\n"
     assert "The next prompt starts one." in run("ps", code=None).stderr
@@ -263,7 +263,7 @@ def test_an_empty_library_says_how_to_begin() -> None:
     assert run("alias", "--json", code=None).stdout == "{}\n"
 
 
-def test_a_download_that_is_not_there_says_so() -> None:
+def test_unknown_download_gives_a_clear_error() -> None:
     for number in ("7", "0", str(2**80)):
         for words in (["pause"], ["downloads", "log"], ["downloads", "--watch"]):
             done = run(*words, number, code=None)
@@ -271,7 +271,7 @@ def test_a_download_that_is_not_there_says_so() -> None:
             assert f"There is no download {number}" in done.stderr
 
 
-def test_all_means_every_download_however_many_came_after() -> None:
+def test_all_includes_an_old_download_behind_150_newer_ones() -> None:
     with Database(library_path()) as db:
         first = db.open_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
@@ -281,7 +281,7 @@ def test_all_means_every_download_however_many_came_after() -> None:
     assert [row["id"] for row in json.loads(done.stdout)] == [first.id]
 
 
-def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
+def test_damaged_library_gives_one_clear_error(home: Home) -> None:
     folder = home.llm / "hf"
     folder.mkdir(parents=True)
     (folder / "library.db").write_bytes(b"this is no database, whatever its name says" * 100)
@@ -294,12 +294,12 @@ def test_a_damaged_library_is_one_clear_error(home: Home) -> None:
 # README
 
 
-def test_readme_has_the_real_help_of_every_command_and_every_setting() -> None:
+def test_readme_contains_the_current_help_and_settings() -> None:
     text = readme_help.README.read_text(encoding="utf-8")
     assert set(readme_help.documented(text)) == set(readme_help.help_blocks())
     assert readme_help.renewed(text) == text, "run: make help-blocks"
 
 
-def test_a_marker_that_names_no_command_is_refused() -> None:
+def test_help_marker_without_a_command_is_refused() -> None:
     with pytest.raises(KeyError, match="help:nonsense"):
         readme_help.renewed("<!-- help:nonsense -->\n<!-- /help -->")

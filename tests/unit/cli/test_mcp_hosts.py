@@ -23,14 +23,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_token_is_never_written_but_the_library_s_place_is(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+def test_token_is_never_written_but_the_library_folder_is(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     printed = run("mcp").stdout
     assert "hf_secret" not in printed
     assert json.loads(printed)["mcpServers"]["hf-models"]["env"]["LLM_USER_PATH"] == str(home.llm)
 
 
-def test_a_password_in_the_hubs_address_is_left_out_and_that_is_said(
+def test_password_in_the_hub_address_is_omitted_and_reported(
     monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/hub")
@@ -49,7 +49,7 @@ def test_a_password_in_the_hubs_address_is_left_out_and_that_is_said(
 
 
 @pytest.mark.parametrize("host", [key for key in mcp_hosts.HOST_KEYS if key != "json"])
-def test_installing_keeps_all_that_was_there(host: str) -> None:
+def test_installation_keeps_existing_entries(host: str) -> None:
     path = mcp_hosts.list_hosts()[host].path
     assert path is not None
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def test_installing_keeps_all_that_was_there(host: str) -> None:
     assert len(list(path.parent.glob("*.bak"))) == 1
 
 
-def test_a_file_that_is_not_there_yet_is_made(home: Home) -> None:
+def test_missing_file_is_created(home: Home) -> None:
     run("mcp", "cursor", "--install", "-y")
     whole = json.loads((home.root / ".cursor/mcp.json").read_text("utf-8"))
     assert list(whole) == ["mcpServers"]
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_there_yet_is_made(home: Home) -> None:
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("", 2)])
-def test_without_agreement_nothing_is_written(answer: str, code: int, home: Home) -> None:
+def test_nothing_is_written_without_consent(answer: str, code: int, home: Home) -> None:
     assert "Nothing was written" in run("mcp", "cursor", "--install", stdin=answer, code=code).output
     assert not (home.root / ".cursor").exists()
 
@@ -86,7 +86,7 @@ def test_without_agreement_nothing_is_written(answer: str, code: int, home: Home
 @pytest.mark.parametrize(
     "text", ['{"a": 1, // why\n}', "[1]", '{"mcpServers": []}', "\x00\xff", '{"mcpServers": ' + "[" * 100_000]
 )
-def test_a_file_that_could_lose_something_is_left_alone(text: str, home: Home) -> None:
+def test_file_that_could_lose_data_is_not_changed(text: str, home: Home) -> None:
     path = home.root / ".cursor/mcp.json"
     path.parent.mkdir()
     path.write_bytes(text.encode("latin-1"))
@@ -97,7 +97,7 @@ def test_a_file_that_could_lose_something_is_left_alone(text: str, home: Home) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
-def test_a_link_stays_a_link(home: Home) -> None:
+def test_link_stays_a_link(home: Home) -> None:
     real = home.root / "dotfiles.json"
     real.write_text("{}", encoding="utf-8")
     link = home.root / ".cursor/mcp.json"
@@ -109,7 +109,7 @@ def test_a_link_stays_a_link(home: Home) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_is_a_clear_error(home: Home) -> None:
+def test_unwritable_folder_gives_a_clear_error(home: Home) -> None:
     folder = home.root / ".cursor"
     folder.mkdir(mode=0o500)
     assert "Can't write" in run("mcp", "cursor", "--install", "-y", code=1).output

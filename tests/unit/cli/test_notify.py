@@ -29,22 +29,22 @@ def on_a_terminal(text: str, seconds: float, **environment: str) -> str:
         os.close(ours)
 
 
-def test_what_took_long_rings_and_says_what_has_ended() -> None:
+def test_long_command_rings_and_names_its_result() -> None:
     said = on_a_terminal("hf/tests/tiny:Q4_K_M is here", 60, TERM="xterm")
     assert said == "\x1b]9;hf/tests/tiny:Q4_K_M is here\x07\x07"
 
 
-def test_what_was_quick_says_nothing() -> None:
+def test_short_command_does_not_notify() -> None:
     assert on_a_terminal("hf/tests/tiny:Q4_K_M is here", 1, TERM="xterm") == ""
 
 
-def test_a_dumb_terminal_and_a_pipe_get_nothing() -> None:
+def test_dumb_terminals_and_pipes_get_no_notification() -> None:
     assert on_a_terminal("done", 60, TERM="dumb") == ""
     piped = subprocess.run([sys.executable, "-c", NOTIFY, "done", "60"], capture_output=True, check=True)
     assert (piped.stdout, piped.stderr) == (b"", b"")
 
 
-def test_a_name_from_outside_cannot_end_the_notification_and_go_on_as_a_command() -> None:
+def test_untrusted_name_can_not_inject_a_control_sequence() -> None:
     said = on_a_terminal("evil\x07\x1b]52;c;AAAA\x07", 60, TERM="xterm")
     assert said.count("\x1b") == 1
     assert said.index("\x07") == len(said) - 2

@@ -46,7 +46,7 @@ NOW = datetime.now(timezone.utc)
 # JSON
 
 
-def test_json_has_properties_beside_fields(tmp_path: Path) -> None:
+def test_json_has_properties_as_well_as_fields(tmp_path: Path) -> None:
     file = LocalFile("m.gguf", "weights", 5, str(tmp_path / "gone"))
     model = LocalModel("hf/o/n:Q8_0", "o/n", None, "c" * 40, "Q8_0", (file,), ModelFacts())
     found: Any = json_values.to_json(model)
@@ -69,18 +69,18 @@ def test_json_of_a_subclass_has_the_properties_of_its_base() -> None:
         EngineRow("f", "m", 1, 0.0, "/run/x.sock", key="hf_secret"),
     ],
 )
-def test_json_never_holds_a_secret(value: object) -> None:
+def test_json_never_contains_a_secret(value: object) -> None:
     assert "hf_secret" not in json.dumps(json_values.to_json(value))
 
 
-def test_json_writes_times_paths_and_odd_figures_as_text() -> None:
+def test_json_writes_times_paths_and_special_numbers_as_text() -> None:
     value = {"at": datetime(2026, 3, 1, tzinfo=timezone.utc), "path": Path("a/b"), "nan": float("nan"), 3: {2, 1}}
     assert json_values.to_json(value) == {
         "at": "2026-03-01T00:00:00+00:00", "path": str(Path("a/b")), "nan": "nan", "3": [1, 2],
     }  # fmt: skip
 
 
-def test_json_refuses_what_has_no_json_form() -> None:
+def test_json_refuses_values_without_a_json_form() -> None:
     with pytest.raises(TypeError, match="bytes"):
         json_values.to_json({"raw": b"\x00"})
 
@@ -92,7 +92,7 @@ nested = st.recursive(
 
 
 @given(nested)
-def test_json_of_anything_nested_is_strict_json(value: object) -> None:
+def test_json_of_any_nested_value_is_strict(value: object) -> None:
     text = json.dumps(json_values.to_json(value), allow_nan=False)
     assert json.loads(text) == json_values.to_json(value)
 
@@ -104,14 +104,14 @@ COLUMNS = [Column("ID", min_width=8), Column("SIZE", 1, right=True), Column("NOT
 ROWS = [["owner/one", "1 MB", "a longer note", "chat"], ["owner/two", "10 MB", "", "embed"]]
 
 
-def test_a_table_without_limit_cuts_nothing_and_has_no_tabs() -> None:
+def test_table_without_a_limit_cuts_nothing_and_has_no_tabs() -> None:
     assert output.format_table(COLUMNS, ROWS, max_width=None).splitlines()[1:] == [
         "owner/one   1 MB  a longer note  chat",
         "owner/two  10 MB                 embed",
     ]
 
 
-def test_the_least_important_column_is_cut_first_then_dropped() -> None:
+def test_least_important_column_is_cut_and_then_dropped() -> None:
     cut = output.format_table(COLUMNS, ROWS, max_width=34).splitlines()
     assert cut[1] == "owner/one   1 MB  a longer…  chat"
     dropped = output.format_table(COLUMNS, ROWS, max_width=24).splitlines()
@@ -120,7 +120,7 @@ def test_the_least_important_column_is_cut_first_then_dropped() -> None:
     assert last[1] == "owner/one"
 
 
-def test_a_column_that_wraps_goes_on_below() -> None:
+def test_wrapping_column_continues_on_the_next_line() -> None:
     columns = [Column("KEY"), Column("WHAT", 1, min_width=10, wrap=True)]
     lines = output.format_table(columns, [["a", "one two three four"], ["b", "five"]], max_width=18).splitlines()
     assert lines[1:] == ["a    one two three", "     four", "b    five"]
@@ -130,14 +130,14 @@ def test_a_column_that_wraps_goes_on_below() -> None:
     st.lists(st.lists(st.text(max_size=60), min_size=4, max_size=4), max_size=5),
     st.integers(min_value=12, max_value=120),
 )
-def test_a_table_is_never_wider_than_its_limit(rows: list[list[str]], limit: int) -> None:
+def test_table_is_never_wider_than_its_limit(rows: list[list[str]], limit: int) -> None:
     text = re.sub(r"\x1b\[\d+m", "", output.format_table(COLUMNS, rows, max_width=limit))
     lines = text.split("\n")
     assert len(lines) == len(rows) + 1
     assert all(output.count_cells(line) <= limit for line in lines)
 
 
-def test_a_column_that_is_empty_throughout_is_left_out() -> None:
+def test_empty_column_is_omitted() -> None:
     assert "NOTE" not in output.format_table(COLUMNS, [["a", "1", "", "x"]], max_width=None)
 
 
@@ -148,19 +148,19 @@ def test_wide_characters_keep_columns_aligned() -> None:
     assert lines[1:] == ["模型  1", "abcd  2"]
 
 
-def test_text_from_outside_can_not_steer_the_terminal_from_a_table_or_a_list_of_facts() -> None:
+def test_untrusted_text_can_not_control_the_terminal() -> None:
     hostile = f"{ESCAPE}[2Jname{ESCAPE}]0;title\x07\u202e\x07"
     rows = output.format_table([Column("ID")], [[hostile]], max_width=None).splitlines()[1:]
     assert rows == ["name"]
     assert output.format_fields([("Label", hostile)], max_width=None) == "Label  name"
 
 
-def test_long_facts_go_on_under_themselves() -> None:
+def test_long_facts_continue_indented() -> None:
     text = output.format_fields([("Reason", "one two three four five six"), ("None", None), ("X", "y")], max_width=30)
     assert text == "Reason  one two three four\n        five six\nX       y"
 
 
-def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
+def test_search_fits_eighty_columns() -> None:
     row = SearchResult(
         "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF", "unsloth", task="text-generation", size=18_000_000_000,
         parameters=30_500_000_000, downloads=123_456, likes=512, updated=NOW - timedelta(days=3), license="apache-2.0",
@@ -176,7 +176,7 @@ def test_a_search_fits_eighty_columns_and_keeps_what_matters() -> None:
         assert said in whole
 
 
-def test_an_empty_search_says_what_to_loosen() -> None:
+def test_empty_search_suggests_wider_filters() -> None:
     words = hub_views.render_no_results(SearchPage((), Freshness("hub"), ("drop --fits", "use fewer words")))
     assert words == "Nothing was found. To find more:\n  drop --fits\n  use fewer words"
 
@@ -189,11 +189,11 @@ def test_an_empty_search_says_what_to_loosen() -> None:
         (Freshness("cache", 200, stale=True), "The Hub can't be reached: this is its answer of 3 min 20 s ago."),
     ],
 )
-def test_an_answer_from_the_cache_says_its_age(fresh: Freshness, words: str | None) -> None:
+def test_cached_result_shows_its_age(fresh: Freshness, words: str | None) -> None:
     assert hub_views.render_freshness(fresh) == words
 
 
-def test_info_shows_each_variant_and_which_one_a_pull_takes() -> None:
+def test_info_shows_each_variant_and_the_recommended_one() -> None:
     fits = Fit(True, 5_200_000_000, 7_100_000_000, 8192, "needs 5.2 GB of 7.1 GB free at 8192 tokens")
     too_large = Fit(False, 9_000_000_000, 7_100_000_000, 8192, "needs 9 GB of 7.1 GB free at 8192 tokens")
     found = ModelInfo(
@@ -224,7 +224,7 @@ def local_model(**changes: Any) -> LocalModelView:
     return LocalModelView(**{**values, **changes})
 
 
-def test_the_list_says_the_state_of_each_model_and_how_to_mend_it() -> None:
+def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
     gone = local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
     text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([local_model(), gone], 120))
     assert re.search(r"hf/o/n:Q8_0 +n, n:Q8_0 +5 MB +Q8_0 +c{12} +never +ready", text)
@@ -232,7 +232,7 @@ def test_the_list_says_the_state_of_each_model_and_how_to_mend_it() -> None:
     assert local_views.render_repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
 
 
-def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
+def test_show_lists_each_fact_with_its_date() -> None:
     at = datetime(2026, 3, 1, 12, tzinfo=timezone.utc).timestamp()
     day = datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
     checks = (
@@ -249,7 +249,7 @@ def test_show_keeps_the_facts_apart_each_with_its_date() -> None:
     assert "safe" not in text
 
 
-def test_a_model_is_used_by_the_command_of_its_kind() -> None:
+def test_each_kind_of_model_names_its_command() -> None:
     assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Talk to it: llm -m n 'hello'"
     assert (
         cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed with it: llm embed -m hf/o/n:Q8_0 -c 'hello'"
@@ -259,14 +259,14 @@ def test_a_model_is_used_by_the_command_of_its_kind() -> None:
 @pytest.mark.parametrize(
     ("days", "words"), [(0.01, "14 min"), (1.5, "36 h"), (3, "3 d"), (59, "59 d"), (61, "2 months"), (800, "2 years")]
 )
-def test_ages_are_one_figure(days: float, words: str) -> None:
+def test_ages_have_one_unit(days: float, words: str) -> None:
     assert cli_format.format_age(time.time() - days * 86400) == words
 
 
 # The card
 
 
-def test_a_card_is_laid_out_without_control_characters_and_links_show_where_they_lead() -> None:
+def test_card_has_no_control_characters_and_links_show_their_target() -> None:
     card = f"# Title\n\nSome *text* {ESCAPE}[31mred and [a link](https://example.org/x).\n\n- one\n- two\n"
     text = output.render_markdown(card, max_width=60)
     assert ESCAPE not in text
@@ -275,14 +275,14 @@ def test_a_card_is_laid_out_without_control_characters_and_links_show_where_they
     assert max(map(len, text.splitlines())) <= 60
 
 
-def test_a_card_that_is_piped_stays_markdown() -> None:
+def test_piped_card_stays_markdown() -> None:
     assert output.render_markdown(f"# Title\n\n*text* {ESCAPE}[31mred\n", max_width=None) == "# Title\n\n*text* red"
 
 
 # Errors, colour and pipes
 
 
-def test_an_error_is_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     error = DigestMismatchError(f"not the file{ESCAPE}[2J", cause="two digests\ndiffer", hint="pull it again")
     assert output.print_error(error) == 1
     said = capsys.readouterr()
@@ -297,7 +297,7 @@ def test_an_error_is_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixt
         (InterruptedByUserError("Cancelled", cause="not shown", hint="llm hf retry 3"), "Cancelled. llm hf retry 3"),
     ],
 )
-def test_an_interruption_is_one_line(
+def test_interruption_is_one_line(
     error: HfModelsError | KeyboardInterrupt, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert output.print_error(error) == 130
@@ -316,7 +316,7 @@ def terminal() -> Iterator[TextIO]:
         os.close(ours)
 
 
-def test_colour_is_for_terminals_and_only_where_nobody_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colour_is_used_only_on_terminals_that_accept_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     with terminal() as stream:
@@ -326,7 +326,7 @@ def test_colour_is_for_terminals_and_only_where_nobody_declined(monkeypatch: pyt
     assert not output.has_colour(io.StringIO())
 
 
-def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
+def test_closed_pipe_ends_a_command_quietly() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -339,7 +339,7 @@ def test_a_reader_that_has_gone_ends_a_command_quietly() -> None:
 
 
 @given(st.text(st.characters(categories=["Cf", "Cc", "Cs", "Ll", "Lo", "Co"]), max_size=20))
-def test_json_shows_nothing_that_hides_and_is_the_same_value(text: str) -> None:
+def test_json_escapes_hidden_characters_and_keeps_the_value(text: str) -> None:
     shown = io.StringIO()
     with redirect_stdout(shown):
         output.print_json({"name": text})
@@ -356,7 +356,7 @@ def settings_written_to(where: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk on request")
-def test_a_full_disk_under_stdout_is_one_clear_error() -> None:
+def test_full_disk_behind_stdout_gives_one_clear_error() -> None:
     done = settings_written_to(">/dev/full")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -367,7 +367,7 @@ def test_a_full_disk_under_stdout_is_one_clear_error() -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
 @pytest.mark.parametrize("where", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
-def test_a_stream_that_is_closed_from_the_start_ends_no_command(where: str) -> None:
+def test_streams_closed_from_the_start_do_not_end_a_command(where: str) -> None:
     done = settings_written_to(where)
     assert done.returncode == 0
     assert done.stderr == ""
@@ -375,7 +375,7 @@ def test_a_stream_that_is_closed_from_the_start_ends_no_command(where: str) -> N
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk on request")
-def test_words_that_can_not_be_written_end_no_command() -> None:
+def test_unencodable_text_does_not_end_a_command() -> None:
     code = "from llm_hf_models.cli import output; output.note('words'); output.emit('data')"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -385,7 +385,7 @@ def test_words_that_can_not_be_written_end_no_command() -> None:
 
 
 @pytest.mark.parametrize("columns", ["", "0", "-1", "\u00b2", "many", "9" * 30])
-def test_nonsense_in_columns_changes_nothing_but_the_layout(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_column_settings_change_only_the_layout(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     limit = output.get_width()
     assert limit is None or limit >= 0
@@ -393,7 +393,7 @@ def test_nonsense_in_columns_changes_nothing_but_the_layout(columns: str, monkey
 
 
 @pytest.mark.parametrize(("encoding", "shown_as"), [("ascii", "\\?\\?"), ("utf-8", "模型")])
-def test_a_terminal_that_has_not_every_letter_gets_question_marks(encoding: str, shown_as: str) -> None:
+def test_terminal_without_a_character_shows_question_marks(encoding: str, shown_as: str) -> None:
     code = "from llm_hf_models.cli import output; output.emit('模型'); output.note('模型')"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": encoding},
@@ -403,7 +403,7 @@ def test_a_terminal_that_has_not_every_letter_gets_question_marks(encoding: str,
     assert re.fullmatch(rf"{shown_as}\n", done.stderr)
 
 
-def test_json_loses_no_letter_in_any_encoding() -> None:
+def test_json_keeps_every_character_in_any_encoding() -> None:
     code = "from llm_hf_models.cli import output; output.print_json(['模型'])"
     for encoding in ("ascii", "utf-8"):
         done = subprocess.run(
@@ -426,7 +426,7 @@ class Clock:
         return self.now
 
 
-def test_lines_come_when_a_file_starts_now_and_then_and_when_it_is_done() -> None:
+def test_progress_lines_come_at_start_at_intervals_and_at_the_end() -> None:
     said: list[str] = []
     clock = Clock()
     show = ProgressLines(said.append, clock).show
@@ -443,7 +443,7 @@ def test_lines_come_when_a_file_starts_now_and_then_and_when_it_is_done() -> Non
     assert said[-1] == "m.gguf: done, 1 kB in 1 min 40 s (10 B/s)"
 
 
-def test_a_fast_file_says_no_more_than_its_start_and_end() -> None:
+def test_fast_file_prints_only_its_start_and_end() -> None:
     said: list[str] = []
     clock = Clock()
     show = ProgressLines(said.append, clock).show
@@ -455,7 +455,7 @@ def test_a_fast_file_says_no_more_than_its_start_and_end() -> None:
     assert said == ["m.gguf: 1 kB", "m.gguf: done, 1 kB in 2 s (500 B/s)"]
 
 
-def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
+def test_resumed_file_counts_only_new_bytes_as_speed() -> None:
     said: list[str] = []
     clock = Clock()
     show = ProgressLines(said.append, clock).show
@@ -465,7 +465,7 @@ def test_a_resumed_file_counts_only_what_it_moved_as_speed() -> None:
     assert said == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 1 kB, the last 100 B of it in 10 s (10 B/s)"]
 
 
-def test_a_file_that_is_done_is_said_to_be_once_however_often_it_is_told() -> None:
+def test_finished_file_is_reported_once() -> None:
     said: list[str] = []
     clock = Clock()
     show = ProgressLines(said.append, clock).show
@@ -479,7 +479,7 @@ def test_a_file_that_is_done_is_said_to_be_once_however_often_it_is_told() -> No
     assert said[1:] == ["m.gguf: done, 1 kB, the last 500 B of it in 40 s (12 B/s)"]
 
 
-def test_a_file_that_is_only_hashed_again_is_spoken_of_once_that_takes_long() -> None:
+def test_long_hashing_of_a_file_is_reported_once() -> None:
     for seconds, said_then in ((0.01, []), (LINE_SECONDS, ["m.gguf: 50 % of 1 kB, 100 B/s, 5 s left"])):
         said: list[str] = []
         clock = Clock()
@@ -492,7 +492,7 @@ def test_a_file_that_is_only_hashed_again_is_spoken_of_once_that_takes_long() ->
         assert len(said) == 2 * len(said_then)
 
 
-def test_trouble_is_said_once_with_its_reason() -> None:
+def test_error_is_reported_once_with_its_reason() -> None:
     said: list[str] = []
     show = ProgressLines(said.append, Clock()).show
     show(Event("started", "m.gguf", 0, 1000))
@@ -528,7 +528,7 @@ def test_several_files_have_a_bar_each_and_a_total() -> None:
     assert "b.gguf: retrying: connection reset" in screen.getvalue()
 
 
-def test_of_several_files_those_that_are_done_make_room() -> None:
+def test_bars_of_finished_files_make_room() -> None:
     screen = io.StringIO()
     files = [Moving("a.gguf", 10), Moving("b.gguf", 10)]
     with ProgressBars(files, Console(file=screen, force_terminal=True, width=80)) as show:
@@ -547,7 +547,7 @@ def test_one_file_has_one_bar() -> None:
     assert "10 B of 10 B" in screen.getvalue()
 
 
-def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with show_progress([], quiet=True) as show:
         show(Event("started", "a.gguf", 0, 10))
         show(Event("waiting", "a.gguf", 0, 10, "no network"))

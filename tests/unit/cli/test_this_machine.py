@@ -23,36 +23,36 @@ def gguf(tmp_path: Path) -> Path:
     return path
 
 
-def test_import_prints_the_id_for_scripts_and_the_command_to_talk_for_people(tmp_path: Path) -> None:
+def test_import_prints_the_id_to_stdout_and_the_command_to_stderr(tmp_path: Path) -> None:
     done = run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-a", "walrus")
     assert done.stdout == "hf/local/tiny:Q8_0\n"
     assert "Digest: not checked: no repo was named (--repo owner/name)." in done.stderr
     assert "llm -m walrus 'hello'" in done.stderr
 
 
-def test_an_embedding_model_is_offered_to_the_command_that_embeds(tmp_path: Path) -> None:
+def test_import_of_an_embedding_model_names_the_embed_command(tmp_path: Path) -> None:
     done = run("import", tiny_embedding(tmp_path / "emb.gguf"))
     assert "llm embed -m emb -c 'hello'" in done.stderr
 
 
-def test_import_q_says_nothing_but_the_id(tmp_path: Path) -> None:
+def test_quiet_import_prints_only_the_id(tmp_path: Path) -> None:
     done = run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
     assert (done.stdout, done.stderr) == ("hf/local/tiny:Q8_0\n", "")
 
 
-def test_import_json_is_the_model_and_what_its_digest_says(tmp_path: Path) -> None:
+def test_import_json_has_the_model_and_its_digest_check(tmp_path: Path) -> None:
     found = json_of("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
     assert found["model"]["model_id"] == "hf/local/tiny:Q8_0"
     assert found["digest"].startswith("not checked")
 
 
-def test_a_projector_alone_is_no_model(tmp_path: Path) -> None:
+def test_projector_alone_is_not_a_model(tmp_path: Path) -> None:
     done = run("import", tiny_mmproj(tmp_path / "mmproj-F16.gguf"), code=2)
     assert "is a vision projector" in done.stderr
     assert json_of("list") == []
 
 
-def test_a_copied_import_outlives_its_file(tmp_path: Path) -> None:
+def test_copied_import_outlives_its_file(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
     run("import", path, "--copy", "-a", "walrus", "-q")
     path.unlink()
@@ -64,7 +64,7 @@ def test_a_copied_import_outlives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n", b"GGUF", b""]
 )
-def test_what_is_no_gguf_is_refused_and_not_registered(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_a_gguf_is_refused_and_not_registered(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     said = run("import", path, code=1).stderr
@@ -74,19 +74,19 @@ def test_what_is_no_gguf_is_refused_and_not_registered(tmp_path: Path, content: 
     assert json_of("list") == []
 
 
-def test_a_projector_that_breaks_the_rules_may_be_left(tmp_path: Path) -> None:
+def test_invalid_projector_can_be_left_out(tmp_path: Path) -> None:
     path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
     (tmp_path / "mmproj-F16.gguf").write_bytes(b"GGUF")
     assert "--no-mmproj imports the model without it" in run("import", path, code=1).stderr
     run("import", path, "--no-mmproj")
 
 
-def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
+def test_missing_file_gives_a_clear_error(tmp_path: Path) -> None:
     assert "There is no file" in run("import", tmp_path / "none.gguf", code=1).stderr
 
 
 @pytest.mark.usefixtures("gguf")
-def test_the_list_has_a_row_for_each_model() -> None:
+def test_list_has_a_row_for_each_model() -> None:
     done = run("list")
     assert re.search(r"hf/local/tiny:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
     assert "is unverified: " in done.stderr
@@ -96,7 +96,7 @@ def test_the_list_has_a_row_for_each_model() -> None:
 
 
 @pytest.mark.usefixtures("gguf")
-def test_the_list_imports_nothing_that_runs_or_fetches_models() -> None:
+def test_list_imports_neither_engines_nor_network_code() -> None:
     code = (
         "import sys\nfrom llm_hf_models.cli.main import hf\n"
         "try: hf(['list'])\nexcept SystemExit: pass\n"
@@ -109,14 +109,14 @@ def test_the_list_imports_nothing_that_runs_or_fetches_models() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_show_says_what_is_known_and_where_the_files_are(gguf: Path) -> None:
+def test_show_lists_known_facts_and_file_locations(gguf: Path) -> None:
     text = run("show", "walrus").stdout
     assert str(gguf) in text
     assert re.search(r"^Structure +valid, \d{4}-", text, re.MULTILINE)
     assert json_of("show", "walrus")["facts"]["architecture"] == "llama"
 
 
-def test_path_prints_the_path_alone_and_all_shards_on_request(gguf: Path, tmp_path: Path) -> None:
+def test_path_prints_one_path_or_all_shards(gguf: Path, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
     run("import", shards[1], "-a", "seal", "-q")
     assert run("path", "walrus").stdout == f"{gguf}\n"
@@ -125,7 +125,7 @@ def test_path_prints_the_path_alone_and_all_shards_on_request(gguf: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("gguf")
-def test_aliases_are_given_listed_and_taken_away() -> None:
+def test_aliases_can_be_added_listed_and_removed() -> None:
     assert "seal" in run("alias", "walrus", "seal", "otter").stdout
     assert json_of("alias")["otter"] == "hf/local/tiny:Q8_0"
     run("alias", "--remove", "seal", "--remove", "otter")
@@ -143,25 +143,25 @@ def test_aliases_are_given_listed_and_taken_away() -> None:
         (["set", "walrus", "temprature", "1"], 2, "temperature"),
     ],
 )
-def test_what_is_mistyped_gets_the_nearest_name_there_is(words: list[str], code: int, meant: str) -> None:
+def test_mistyped_name_gets_the_nearest_suggestion(words: list[str], code: int, meant: str) -> None:
     assert f"Did you mean {meant!r}?" in run(*words, code=code).stderr
 
 
 @pytest.mark.usefixtures("gguf")
-def test_models_without_an_alias_are_said_to_have_none() -> None:
+def test_alias_lists_models_without_an_alias() -> None:
     run("alias", *(word for alias in json_of("alias") for word in ("--remove", alias)))
     assert run("alias").stdout == ""
     assert "llm hf alias NAME ALIAS" in run("alias").stderr
 
 
-def test_an_alias_of_another_model_is_not_taken(gguf: Path, tmp_path: Path) -> None:
+def test_alias_of_another_model_is_refused(gguf: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "other.Q4_0.gguf"), "-a", "seal", "-q")
     assert gguf.is_file()
     assert "walrus" in run("alias", "seal", "walrus", code=2).stderr
     assert "walrus" in json_of("show", "walrus")["aliases"]
 
 
-def test_verify_says_unchanged_of_what_was_never_compared_and_differs_when_a_bit_has_flipped(gguf: Path) -> None:
+def test_verify_reports_whether_files_are_unchanged_or_differ(gguf: Path) -> None:
     assert "tiny.Q8_0.gguf: unchanged since it was imported" in run("verify", "walrus", code=1).stdout
     assert json_of("verify", "--all", code=1)[0]["unchanged"] is True
     content = bytearray(gguf.read_bytes())
@@ -173,7 +173,7 @@ def test_verify_says_unchanged_of_what_was_never_compared_and_differs_when_a_bit
     assert json_of("show", "walrus")["state"] == "changed"
 
 
-def test_a_model_whose_file_has_gone_is_missing(gguf: Path) -> None:
+def test_model_without_its_file_is_missing(gguf: Path) -> None:
     gguf.unlink()
     done = run("list")
     assert "missing" in done.stdout
@@ -191,12 +191,12 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 
 @pytest.mark.usefixtures("gguf")
 @pytest.mark.parametrize("answer", [b"", b"\xff\n"])
-def test_rm_removes_nothing_when_nobody_is_there_to_answer(answer: bytes) -> None:
+def test_rm_removes_nothing_if_nobody_can_answer(answer: bytes) -> None:
     assert "-y removes without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
     assert len(json_of("list")) == 1
 
 
-def test_ctrl_c_at_the_question_is_an_interruption_and_keeps_everything(
+def test_ctrl_c_at_the_rm_question_keeps_everything(
     gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def pressed(prompt: str) -> str:
@@ -211,7 +211,7 @@ def test_ctrl_c_at_the_question_is_an_interruption_and_keeps_everything(
     assert gguf.is_file()
 
 
-def test_rm_never_removes_a_file_that_was_imported_in_place(gguf: Path) -> None:
+def test_rm_never_removes_a_file_imported_in_place(gguf: Path) -> None:
     done = run("rm", "walrus", stdin="y\n")
     assert f"kept: {gguf}" in done.stderr
     assert "Freed 0 B." in done.stderr
@@ -219,7 +219,7 @@ def test_rm_never_removes_a_file_that_was_imported_in_place(gguf: Path) -> None:
     assert json_of("list") == []
 
 
-def test_rm_of_a_copy_says_how_much_it_freed(tmp_path: Path) -> None:
+def test_rm_of_a_copy_reports_the_freed_space(tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "--copy", "-a", "walrus", "-q")
     (copy,) = json_of("path", "walrus")
     size = Path(copy).stat().st_size
@@ -242,7 +242,7 @@ def test_local_names_are_completed() -> None:
     assert keys[0].help
 
 
-def test_inspect_shows_what_the_header_says(gguf: Path) -> None:
+def test_inspect_shows_the_header(gguf: Path) -> None:
     text = run("inspect", gguf).stdout
     for said in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
         assert said in text
@@ -253,7 +253,7 @@ def test_inspect_shows_what_the_header_says(gguf: Path) -> None:
     assert json_of("inspect", "walrus", "--tensors")["tensors"][0]["name"]
 
 
-def test_check_ends_with_one_when_there_are_errors(gguf: Path, tmp_path: Path) -> None:
+def test_check_exits_with_1_on_errors(gguf: Path, tmp_path: Path) -> None:
     assert "no errors" in run("check", gguf).stdout
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(gguf.read_bytes()[:-1000])
@@ -265,7 +265,7 @@ def test_check_ends_with_one_when_there_are_errors(gguf: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("command", ["import", "inspect", "check", "test"])
-def test_what_is_no_file_is_said_to_be_what_it_is(
+def test_paths_that_are_not_files_are_described(
     command: str, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -279,27 +279,27 @@ def test_what_is_no_file_is_said_to_be_what_it_is(
 
 
 @pytest.mark.parametrize("command", ["import", "inspect", "check", "test"])
-def test_the_home_of_nobody_is_a_file_that_is_not_there(command: str) -> None:
+def test_home_of_an_unknown_user_is_a_missing_file(command: str) -> None:
     assert "There is no file" in run(command, "~nobody-of-this-name/x.gguf", code=1).stderr
 
 
 @pytest.mark.parametrize("words", [("",), ("model.gguf", "--mmproj", "")])
-def test_an_empty_name_is_no_file_to_import(words: tuple[str, ...]) -> None:
+def test_empty_name_can_not_be_imported(words: tuple[str, ...]) -> None:
     assert "An empty name is no file." in run("import", *words, code=2).stderr
 
 
-def test_a_header_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_header_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(b"GGUFgarbage and more of it")
     said = run("inspect", tmp_path / "other.gguf", code=1).stderr
     assert said.startswith(f"Error: {tmp_path}/other.gguf: GGUF version ")
 
 
 @pytest.mark.parametrize("command", ["inspect", "check"])
-def test_a_file_that_is_not_there_is_not_taken_for_a_repo(command: str) -> None:
+def test_missing_file_is_not_treated_as_a_repo(command: str) -> None:
     assert "There is no file ./none.gguf" in run(command, "./none.gguf", code=1).stderr
 
 
-def test_a_mistyped_file_of_a_folder_that_is_here_is_not_looked_for_on_the_hub(
+def test_mistyped_file_of_an_existing_folder_is_not_requested_from_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "models").mkdir()

@@ -37,7 +37,7 @@ hub = cache_pulls.hub
 repo = cache_pulls.repo
 
 
-def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_variant_has_the_layout_of_the_cache(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     stored = pull(hub, repo, home.cache)
     assert_whole(stored)
     folder = repo_folder(home.cache, REPO)
@@ -51,7 +51,7 @@ def test_a_variant_stands_in_the_caches_own_layout(hub: HubServer, repo: ServedR
     assert leftovers(home.cache) == []
 
 
-def test_a_second_pull_asks_nobody(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_second_pull_sends_no_request(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     hub.forget_requests()
     stored = pull(hub, repo, home.cache)
@@ -59,7 +59,7 @@ def test_a_second_pull_asks_nobody(hub: HubServer, repo: ServedRepo, home: Home)
     assert not any(file.fetched for file in stored)
 
 
-def test_the_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     pull(hub, repo, home.cache)
     other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
     hub.forget_requests()
@@ -71,7 +71,7 @@ def test_the_same_blob_of_another_repo_is_shared(hub: HubServer, repo: ServedRep
     assert_whole(stored)
 
 
-def test_a_pull_that_is_stopped_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_stopped_pull_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     name, content = next(iter(SHARDS.items()))
     other = hub.add_repo("other/copy-GGUF", {name: content})
     pull(hub, other, home.cache)
@@ -104,7 +104,7 @@ def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: s
     monkeypatch.setattr(Path, name, refused)
 
 
-def test_without_symlinks_the_files_themselves_stand_in_the_snapshot(
+def test_snapshot_has_real_files_without_symlinks(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing("symlink_to", errno.EPERM, monkeypatch)
@@ -116,7 +116,7 @@ def test_without_symlinks_the_files_themselves_stand_in_the_snapshot(
     assert hub.requests == []
 
 
-def test_a_file_that_cant_be_named_without_symlinks_is_kept_for_the_next_pull(
+def test_file_that_can_not_be_moved_is_kept_for_the_next_pull(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold what was just written
@@ -129,7 +129,7 @@ def test_a_file_that_cant_be_named_without_symlinks_is_kept_for_the_next_pull(
     assert hub.sent(side="storage") == 0
 
 
-def test_a_disk_that_has_no_room_for_a_link_takes_no_blob_from_other_snapshots(
+def test_full_disk_during_linking_takes_no_blob_from_other_snapshots(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = pull(hub, repo, home.cache)
@@ -141,7 +141,7 @@ def test_a_disk_that_has_no_room_for_a_link_takes_no_blob_from_other_snapshots(
     assert_whole(before)
 
 
-def test_without_hard_links_a_blob_of_another_repo_is_copied_and_proven_again(
+def test_blob_is_copied_and_verified_without_hard_links(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing_links(monkeypatch)
@@ -158,7 +158,7 @@ def test_without_hard_links_a_blob_of_another_repo_is_copied_and_proven_again(
     assert hub.sent(side="storage") == rotten.size
 
 
-def test_without_hard_links_a_copy_needs_room(
+def test_copy_needs_disk_space_without_hard_links(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing_links(monkeypatch)
@@ -168,7 +168,7 @@ def test_without_hard_links_a_copy_needs_room(
         pull(hub, other, home.cache, limits=TransferLimits(disk_reserve=shutil.disk_usage(home.root).free))
 
 
-def test_without_hard_links_two_paths_with_the_same_bytes_are_fetched_once(
+def test_duplicate_paths_are_fetched_once_without_hard_links(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing_links(monkeypatch)
@@ -197,7 +197,7 @@ def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     return stop, watch
 
 
-def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
+def test_files_appear_after_all_are_verified_and_a_stop_resumes(
     hub: HubServer, repo: ServedRepo, home: Home
 ) -> None:
     hub.fault(Throttle(2 * MB), side="storage", times=None)
@@ -216,7 +216,7 @@ def test_nothing_shows_before_all_is_checked_and_a_stop_is_continued(
     assert count_partial_bytes(home.cache, files_of(repo)) == {}
 
 
-def test_a_file_that_never_proves_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_file_that_never_verifies_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(FlipBit(5), on="00002-of", side="storage", times=None)
     with pytest.raises(DigestMismatchError):
         pull(hub, repo, home.cache)
@@ -225,7 +225,7 @@ def test_a_file_that_never_proves_leaves_no_trace_of_the_variant(hub: HubServer,
     assert_whole(pull(hub, repo, home.cache))
 
 
-def test_a_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     files = files_of(repo)
     hub.change_file(repo, next(iter(SHARDS)), b"something else")
     with pytest.raises(FileChangedError):
@@ -243,14 +243,14 @@ def test_a_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRep
     assert not repo_folder(home.cache, REPO).exists()
 
 
-def test_links_that_expire_and_hosts_that_stumble_are_no_trouble(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_expired_links_and_failing_hosts_are_tolerated(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Reset(after=1000), side="storage", times=3)
     hub.fault(Status(503), side="hub", times=2)
     hub.fault(Status(403), side="storage", times=1)
     assert_whole(pull(hub, repo, home.cache))
 
 
-def test_a_full_disk_is_seen_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_disk_space_is_checked_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     free = shutil.disk_usage(home.root).free
     limits = TransferLimits(disk_reserve=free - 5 * MB)  # enough for each shard, not for all
     with pytest.raises(DiskFullError) as caught:
@@ -260,7 +260,7 @@ def test_a_full_disk_is_seen_for_all_files_together(hub: HubServer, repo: Served
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cant_be_written_is_an_error_that_names_it(
+def test_unwritable_folder_is_named(
     hub: HubServer, repo: ServedRepo, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
@@ -270,7 +270,7 @@ def test_a_folder_that_cant_be_written_is_an_error_that_names_it(
     assert str(cache) in caught.value.message
 
 
-def test_a_cache_that_is_a_file_is_an_error_that_names_it(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
+def test_cache_path_that_is_a_file_is_named(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.write_text("no folder")
     with pytest.raises(errors.StorageError) as caught:
@@ -285,7 +285,7 @@ def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list
     )  # fmt: skip
 
 
-def test_a_plain_folder_gets_the_same_files_and_nothing_else(
+def test_plain_folder_gets_only_the_files(
     hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
 ) -> None:
     folder = tmp_path / "plain"
@@ -297,7 +297,7 @@ def test_a_plain_folder_gets_the_same_files_and_nothing_else(
     assert not (folder / ".llm-hf").exists()
 
 
-def test_a_file_with_the_wrong_content_in_a_plain_folder_is_replaced(
+def test_file_with_wrong_content_in_a_plain_folder_is_replaced(
     hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
 ) -> None:
     path = tmp_path / next(iter(SHARDS))
@@ -306,7 +306,7 @@ def test_a_file_with_the_wrong_content_in_a_plain_folder_is_replaced(
     assert_whole(pull_to(hub, repo, tmp_path, home.cache))
 
 
-def test_what_the_cache_has_is_copied_into_a_plain_folder_also_from_another_repo(
+def test_cached_files_of_any_repo_are_copied_into_a_plain_folder(
     hub: HubServer, tmp_path: Path, home: Home
 ) -> None:
     first, *others = SHARDS
@@ -322,7 +322,7 @@ def test_what_the_cache_has_is_copied_into_a_plain_folder_also_from_another_repo
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
+def test_damaged_blob_is_fetched_and_not_copied(
     hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
 ) -> None:
     damaged = pull(hub, repo, home.cache)[0].location.resolve()
@@ -334,7 +334,7 @@ def test_a_damaged_blob_of_the_cache_is_not_copied_but_fetched(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no symlinks, and so no second name")
-def test_a_second_name_of_a_finished_file_does_not_stay_behind(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+def test_second_name_of_a_finished_file_is_removed(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     file, *_ = pull(hub, repo, home.cache)
     blob = file.location.resolve()
     whole = cache_work_folder(home.cache) / f"{blob.name}.whole"

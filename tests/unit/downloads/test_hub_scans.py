@@ -44,7 +44,7 @@ def kept() -> Any:
     return next(check for check in Library().show(MODEL).checks if check.kind == "scan")
 
 
-def test_each_scanners_word_is_kept_with_its_date_and_shown(hub: HubServer, repo: ServedRepo) -> None:
+def test_each_scan_result_is_stored_with_its_date_and_shown(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "safe", **CLEAN)
     said = "antivirus safe, pickle imports unscanned, VirusTotal safe"
     assert said in " ".join(run("pull", REPO, "--dry-run", code=None).stdout.split())
@@ -61,7 +61,7 @@ def test_each_scanners_word_is_kept_with_its_date_and_shown(hub: HubServer, repo
 
 
 @pytest.mark.parametrize("together", ["queued", "safe", "unsafe"])
-def test_a_single_scanner_that_says_unsafe_refuses_a_pull_whatever_the_others_say(
+def test_one_unsafe_scan_refuses_a_pull(
     hub: HubServer, repo: ServedRepo, together: str
 ) -> None:
     hub.report(repo, FILE, together, **{**CLEAN, "protectAiScan": "unsafe: It runs code when it is loaded."})
@@ -73,7 +73,7 @@ def test_a_single_scanner_that_says_unsafe_refuses_a_pull_whatever_the_others_sa
     assert Library().list() == ()
 
 
-def test_what_is_pulled_although_it_is_unsafe_is_named_in_the_record(hub: HubServer, repo: ServedRepo) -> None:
+def test_pull_of_an_unsafe_file_is_recorded(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "unsafe", jFrogScan="unsafe: malware")
     done = run("pull", REPO, "--allow-unsafe", code=None)
     assert done.exit_code == 0
@@ -83,7 +83,7 @@ def test_what_is_pulled_although_it_is_unsafe_is_named_in_the_record(hub: HubSer
     assert "--allow-unsafe" in run("show", MODEL, code=None).stdout
 
 
-def test_a_word_that_is_neither_good_nor_bad_is_read_before_the_pull(hub: HubServer, repo: ServedRepo) -> None:
+def test_unclear_scan_result_is_shown_before_the_pull(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "suspicious", virusTotalScan="suspicious: 2/76 engines detect it.")
     done = run("pull", REPO, code=None)
     assert done.exit_code == 0
@@ -99,7 +99,7 @@ def test_a_word_that_is_neither_good_nor_bad_is_read_before_the_pull(hub: HubSer
         ("safe", {"newScan": "dreadful"}, "dreadful"),
     ],
 )
-def test_the_result_says_how_far_scanners_have_come(
+def test_result_shows_the_progress_of_the_scanners(
     hub: HubServer, repo: ServedRepo, status: str, words: dict[str, str], result: str
 ) -> None:
     hub.report(repo, FILE, status, **words)
@@ -108,7 +108,7 @@ def test_the_result_says_how_far_scanners_have_come(
 
 @pytest.mark.usefixtures("repo")
 @pytest.mark.parametrize("trouble", [Status(404), Status(500), Page()])
-def test_a_hub_that_can_not_tell_keeps_nobody_from_a_pull_and_the_record_says_why(
+def test_missing_scan_results_allow_a_pull_and_record_the_reason(
     hub: HubServer, trouble: Status | Page
 ) -> None:
     hub.fault(trouble, on="paths-info", times=None)
@@ -118,7 +118,7 @@ def test_a_hub_that_can_not_tell_keeps_nobody_from_a_pull_and_the_record_says_wh
 
 
 @pytest.mark.usefixtures("repo")
-def test_scanners_are_asked_while_the_header_is_read_and_waited_for(hub: HubServer) -> None:
+def test_scans_are_requested_while_the_header_is_read(hub: HubServer) -> None:
     silence = Stall()
     hub.fault(silence, on="paths-info")
     plans: list[PullPlan] = []
@@ -132,12 +132,12 @@ def test_scanners_are_asked_while_the_header_is_read_and_waited_for(hub: HubServ
 
 
 @pytest.mark.usefixtures("repo")
-def test_one_request_asks_for_all_that_a_pull_needs(hub: HubServer) -> None:
+def test_one_request_gets_all_scans_of_a_pull(hub: HubServer) -> None:
     assert run("pull", REPO, "-q", code=None).exit_code == 0
     assert [request.method for request in hub.matching("paths-info")] == ["POST"]
 
 
-def test_an_unsafe_file_beside_the_model_refuses_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_unsafe_file_outside_the_variant_is_ignored(hub: HubServer, tmp_path: Path) -> None:
     repo = hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE), "other-Q8_0.gguf": tiny_chat(tmp_path / "o.gguf")})
     hub.report(repo, "other-Q8_0.gguf", "unsafe", avScan="unsafe")
     assert Library().plan(f"{REPO}:Q4_K_M").unsafe == ()
@@ -146,7 +146,7 @@ def test_an_unsafe_file_beside_the_model_refuses_nothing(hub: HubServer, tmp_pat
     assert Library().plan(f"{REPO}:Q8_0", PullOptions(allow_unsafe=True)).unsafe == ("other-Q8_0.gguf",)
 
 
-def test_many_files_are_asked_for_in_lots(hub: HubServer) -> None:
+def test_scans_of_many_files_are_requested_in_batches(hub: HubServer) -> None:
     names = [f"m-{number:05d}-of-00120.gguf" for number in range(1, 121)]
     repo = hub.add_repo(REPO, dict.fromkeys(names, b"x"))
     repo = hub.report(repo, names[0], "safe", avScan="safe")
@@ -156,7 +156,7 @@ def test_many_files_are_asked_for_in_lots(hub: HubServer) -> None:
     assert hub.count("paths-info") == -(-len(names) // PATHS_PER_REQUEST)
 
 
-def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> None:
+def test_response_with_unknown_scanners_is_parsed() -> None:
     said = {
         "status": "unsafe",
         "avScan": None,
@@ -189,7 +189,7 @@ def test_the_hubs_own_shape_is_read_with_scanners_that_nobody_knows_yet() -> Non
 @given(st.recursive(st.none() | st.booleans() | st.text(max_size=5), lambda inner: st.dictionaries(
     st.sampled_from(["path", "status", "avScan", "message", "securityFileStatus"]), inner, max_size=4)
     | st.lists(inner, max_size=3)))  # fmt: skip
-def test_whatever_json_comes_it_is_read_or_refused(body: object) -> None:
+def test_any_json_response_is_parsed_or_refused(body: object) -> None:
     try:
         found = responses.parse_scans(json.dumps(body).encode(), "hub")
     except HubUnavailableError:

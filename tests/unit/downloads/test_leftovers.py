@@ -44,7 +44,7 @@ def gone(path: Path) -> str:
     return why
 
 
-def test_what_a_paused_download_has_stays_and_is_continued(hub: HubServer, home: Home) -> None:
+def test_gc_keeps_a_paused_download_which_then_continues(hub: HubServer, home: Home) -> None:
     number = broken_off(hub)
     kept = partials(cache_work_folder(home.cache))
     assert kept
@@ -62,7 +62,7 @@ def wanted_elsewhere_too(hub: HubServer, folder: Path) -> int:
     return number
 
 
-def test_what_a_cancelled_download_has_in_its_folder_goes_though_another_one_wants_the_same_bytes_elsewhere(
+def test_cancel_in_a_folder_removes_bytes_that_another_download_wants(
     hub: HubServer, home: Home, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
@@ -76,7 +76,7 @@ def test_what_a_cancelled_download_has_in_its_folder_goes_though_another_one_wan
     assert partials(cache_work_folder(home.cache)) == []
 
 
-def test_gc_finds_in_its_folder_what_a_cancelled_download_has_though_another_one_wants_the_same_bytes_elsewhere(
+def test_gc_in_a_folder_removes_bytes_that_another_download_wants(
     hub: HubServer, home: Home, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
@@ -90,7 +90,7 @@ def test_gc_finds_in_its_folder_what_a_cancelled_download_has_though_another_one
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who may make links there is another matter")
-def test_what_a_download_left_that_took_another_path_to_the_same_folder_stays_for_the_open_one(
+def test_gc_keeps_files_of_an_open_download_under_another_path(
     hub: HubServer, tmp_path: Path
 ) -> None:
     folder, link = tmp_path / "models", tmp_path / "link"
@@ -104,7 +104,7 @@ def test_what_a_download_left_that_took_another_path_to_the_same_folder_stays_fo
     assert partials(target_work_folder(folder)) == kept
 
 
-def test_what_could_not_be_removed_is_still_told_of_and_its_row_is_not_forgotten(
+def test_leftover_that_can_not_be_removed_stays_listed(
     hub: HubServer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
@@ -122,7 +122,7 @@ def test_what_could_not_be_removed_is_still_told_of_and_its_row_is_not_forgotten
 
 
 @pytest.mark.usefixtures("hub")
-def test_what_another_library_that_shares_the_cache_fetches_now_stays(home: Home) -> None:
+def test_gc_keeps_files_that_another_library_is_fetching(home: Home) -> None:
     pulled = Library().pull(REPO).model_id
     assert pulled is not None
     Library().remove(pulled)
@@ -135,7 +135,7 @@ def test_what_another_library_that_shares_the_cache_fetches_now_stays(home: Home
     assert gone(partial) == "its download is over"
 
 
-def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer, home: Home) -> None:
+def test_gc_removes_a_cancelled_download_and_reports_its_size(hub: HubServer, home: Home) -> None:
     cancelled(hub)
     planned = Library().plan_gc()
     (dead,) = planned.files
@@ -148,7 +148,7 @@ def test_what_a_cancelled_download_has_goes_and_its_room_is_told(hub: HubServer,
     assert Library().plan_gc().files == ()
 
 
-def test_what_a_cancelled_download_has_goes_from_the_cache_that_it_was_planned_for(
+def test_gc_removes_a_cancelled_download_from_its_planned_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
@@ -161,7 +161,7 @@ def test_what_a_cancelled_download_has_goes_from_the_cache_that_it_was_planned_f
     assert partials(cache_work_folder(tmp_path / "big")) == []
 
 
-def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
+def test_gc_leaves_no_work_folder_after_a_cancelled_download(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     cancelled(hub, PullOptions(to=folder))
     assert partials(target_work_folder(folder))
@@ -169,7 +169,7 @@ def test_a_cancelled_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: 
     assert list(folder.iterdir()) == []
 
 
-def test_who_cancels_a_download_into_a_plain_folder_leaves_no_folder_of_ours(hub: HubServer, tmp_path: Path) -> None:
+def test_cancel_leaves_no_work_folder(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     number = broken_off(hub, PullOptions(to=folder))
     assert partials(target_work_folder(folder))
@@ -177,7 +177,7 @@ def test_who_cancels_a_download_into_a_plain_folder_leaves_no_folder_of_ours(hub
     assert list(folder.iterdir()) == []
 
 
-def test_a_partial_that_no_download_here_names_waits_a_day_since_another_library_may_share_the_cache(
+def test_gc_keeps_an_unknown_partial_for_a_day(
     home: Home,
 ) -> None:
     old = aged(cache_work_folder(home.cache) / f"{OTHER}.part")
@@ -189,7 +189,7 @@ def test_a_partial_that_no_download_here_names_waits_a_day_since_another_library
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_lock_that_was_left_without_a_partial_is_called_one_and_goes(home: Home) -> None:
+def test_gc_removes_and_names_a_lock_without_a_partial(home: Home) -> None:
     (file,) = Library().pull(REPO).plan.files
     lock = aged(cache_work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
     owner = aged(cache_work_folder(home.cache) / f"{OTHER}.part.owner")
@@ -200,7 +200,7 @@ def test_a_lock_that_was_left_without_a_partial_is_called_one_and_goes(home: Hom
     assert [path.suffix for path in cache_work_folder(home.cache).iterdir()] == [".checked"]
 
 
-def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fetched(home: Home) -> None:
+def test_gc_removes_an_old_partial_of_huggingface_hub(home: Home) -> None:
     blobs = home.cache / "models--a--b" / "blobs"
     dead, young, held = (blobs / f"{digit * 64}.0011aabb.incomplete" for digit in "123")
     aged(dead)
@@ -215,7 +215,7 @@ def test_the_partial_of_huggingface_hub_goes_after_a_day_but_not_while_it_is_fet
     assert gone(held)
 
 
-def test_the_partial_of_huggingface_hub_stays_where_its_lock_cant_be_asked(home: Home) -> None:
+def test_gc_keeps_a_partial_of_huggingface_hub_with_a_busy_lock(home: Home) -> None:
     dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # no file that could be locked
     shown = run("gc", "--dry-run", code=None)
@@ -224,7 +224,7 @@ def test_the_partial_of_huggingface_hub_stays_where_its_lock_cant_be_asked(home:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_finished_model_keeps_its_ref_its_note_and_its_files(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
+def test_gc_keeps_ref_note_and_files_of_a_finished_model(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
     Library().pull(REPO)
     before = sorted(path for path in home.cache.rglob("*") if path.is_file())
@@ -234,7 +234,7 @@ def test_a_finished_model_keeps_its_ref_its_note_and_its_files(monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_ref_of_ours_without_its_snapshot_and_the_note_of_a_blob_that_has_gone_go(
+def test_gc_removes_refs_without_snapshots_and_notes_without_blobs(
     monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
@@ -247,7 +247,7 @@ def test_a_ref_of_ours_without_its_snapshot_and_the_note_of_a_blob_that_has_gone
 
 
 @pytest.mark.usefixtures("hub")
-def test_downloads_that_are_over_and_old_answers_go_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_removes_old_finished_downloads_and_old_responses(monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     library.pull(REPO)
     assert (library.gc().download_records, len(library.downloads(include_finished=True))) == (0, 1)
@@ -265,7 +265,7 @@ def test_downloads_that_are_over_and_old_answers_go_once_they_are_old(monkeypatc
     assert library.plan_gc().download_records == 0
 
 
-def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> None:
+def test_gc_removes_the_folder_of_an_ended_engine_after_a_day(home: Home) -> None:
     folder = home.runtime / "llm-hf" / "abcd1234"
     folder.mkdir(parents=True, mode=0o700)
     folder.parent.chmod(0o700)
@@ -275,7 +275,7 @@ def test_the_folder_of_an_engine_that_has_left_goes_after_a_day(home: Home) -> N
     assert gone(folder) == "its engine has left"
 
 
-def test_the_command_asks_shows_and_removes(home: Home) -> None:
+def test_gc_command_shows_asks_and_removes(home: Home) -> None:
     dead = aged(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
     shown = run("gc", "--dry-run", code=None)
     assert "no download here names it" in shown.stdout

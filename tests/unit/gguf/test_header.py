@@ -58,7 +58,7 @@ def architecture(name: str, **counts: int) -> list[bytes]:
     return keys + [entry(f"{name}.{key.replace('__', '.')}", "uint32", value) for key, value in counts.items()]
 
 
-def test_a_chat_model_is_read_whole(tmp_path: Path) -> None:
+def test_header_of_a_chat_model_is_read_completely(tmp_path: Path) -> None:
     header = read(ggufs.tiny_chat(tmp_path / "chat.gguf"))
     assert (header.version, header.byte_order, header.alignment) == (3, "little", 32)
     assert header.chat_template == ggufs.CHAT_TEMPLATE
@@ -71,7 +71,7 @@ def test_a_chat_model_is_read_whole(tmp_path: Path) -> None:
     assert facts.kv_bytes_per_token == 2 * 2 * (16 + 16) * 2  # blocks, key heads, key and value lengths, f16
 
 
-def test_header_bytes_is_where_the_gguf_package_finds_the_tensor_data(tmp_path: Path) -> None:
+def test_header_bytes_match_the_gguf_package(tmp_path: Path) -> None:
     for path in (ggufs.tiny_chat(tmp_path / "a.gguf"), ggufs.tiny_embedding(tmp_path / "b.gguf")):
         header = read(path)
         theirs = gguf_package.GGUFReader(path)
@@ -83,11 +83,11 @@ def test_header_bytes_is_where_the_gguf_package_finds_the_tensor_data(tmp_path: 
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("base", "base"), ("embedding", "embedding"), ("mmproj", "mmproj")])
-def test_the_kind_of_a_model_is_told_from_its_header(tmp_path: Path, suffix: str, kind: str) -> None:
+def test_kind_of_a_model_is_read_from_its_header(tmp_path: Path, suffix: str, kind: str) -> None:
     assert read(getattr(ggufs, f"tiny_{suffix}")(tmp_path / "m.gguf")).facts.kind == kind
 
 
-def test_an_mmproj_says_what_it_projects(tmp_path: Path) -> None:
+def test_mmproj_lists_its_modalities(tmp_path: Path) -> None:
     assert read(ggufs.tiny_mmproj(tmp_path / "v.gguf")).facts.modalities == ("image",)
     assert read(ggufs.tiny_mmproj(tmp_path / "a.gguf", audio=True)).facts.modalities == ("audio",)
 
@@ -95,25 +95,25 @@ def test_an_mmproj_says_what_it_projects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pooling", "kind"), [(0, "chat"), (1, "embedding"), (2, "embedding"), (3, "embedding"), (4, "reranker")]
 )
-def test_a_decoder_with_a_pooling_type_is_what_its_pooling_makes_it(pooling: int, kind: str) -> None:
+def test_pooling_type_decides_the_kind_of_a_decoder(pooling: int, kind: str) -> None:
     chat = (entry("tokenizer.ggml.model", "string", "gpt2"), entry("tokenizer.chat_template", "string", "{{ m }}"))
     assert facts_of(*architecture("qwen3", pooling_type=pooling), *chat).kind == kind
 
 
 @pytest.mark.parametrize("name", ["bert", "nomic-bert", "jina-bert-v2", "gemma-embedding", "modern-bert"])
-def test_an_encoder_without_pooling_type_embeds(name: str) -> None:
+def test_encoder_without_a_pooling_type_embeds(name: str) -> None:
     assert facts_of(*architecture(name)).kind == "embedding"
 
 
-def test_an_encoder_with_a_classifier_reranks() -> None:
+def test_encoder_with_a_classifier_reranks() -> None:
     assert facts_of(*architecture("bert"), tensors=(tensor("cls.output.weight", [8]),)).kind == "reranker"
 
 
-def test_an_adapter_is_no_model() -> None:
+def test_adapter_is_not_a_model() -> None:
     assert facts_of(*architecture("llama"), entry("general.type", "string", "adapter")).kind == "other"
 
 
-def test_kv_bytes_follow_key_and_value_lengths_and_heads_of_each_layer() -> None:
+def test_kv_bytes_follow_key_and_value_lengths_and_heads() -> None:
     shape = architecture(
         "gemma3", block_count=3, embedding_length=64, attention__head_count=8, attention__key_length=32,
         attention__value_length=16,
@@ -122,7 +122,7 @@ def test_kv_bytes_follow_key_and_value_lengths_and_heads_of_each_layer() -> None
     assert facts_of(*shape, per_layer).kv_bytes_per_token == (4 + 0 + 2) * (32 + 16) * 2
 
 
-def test_multi_head_latent_attention_keeps_one_compressed_key() -> None:
+def test_multi_head_latent_attention_stores_one_compressed_key() -> None:
     shape = architecture(
         "deepseek2", block_count=10, embedding_length=2048, attention__head_count=16, attention__head_count_kv=1,
         attention__key_length=576, attention__value_length=512, attention__key_length_mla=192,
@@ -130,7 +130,7 @@ def test_multi_head_latent_attention_keeps_one_compressed_key() -> None:
     assert facts_of(*shape).kv_bytes_per_token == 10 * 576 * 2
 
 
-def test_only_layers_with_full_attention_keep_keys() -> None:
+def test_only_layers_with_full_attention_store_keys() -> None:
     shape = architecture(
         "qwen3next", block_count=48, embedding_length=2048, attention__head_count=16, attention__head_count_kv=2,
         attention__key_length=256, attention__value_length=256, full_attention_interval=4,
@@ -138,7 +138,7 @@ def test_only_layers_with_full_attention_keep_keys() -> None:
     assert facts_of(*shape).kv_bytes_per_token == 12 * 2 * 512 * 2
 
 
-def test_layers_with_a_sliding_window_are_told_apart() -> None:
+def test_layers_with_a_sliding_window_are_counted_separately() -> None:
     shape = {"block_count": 12, "embedding_length": 64, "attention__head_count": 4, "attention__head_count_kv": 1}
     by_family = facts_of(*architecture("gemma3", attention__sliding_window=512, **shape))
     assert (by_family.sliding_window, by_family.kv_bytes_per_token) == (512, 12 * 32 * 2)
@@ -153,12 +153,12 @@ def test_layers_with_a_sliding_window_are_told_apart() -> None:
     assert facts_of(*architecture("llama", **shape)).kv_windowed_bytes_per_token == 0
 
 
-def test_a_claimed_million_blocks_cost_nothing_and_say_nothing() -> None:
+def test_huge_block_count_costs_nothing_and_gives_no_facts() -> None:
     shape = architecture("llama", block_count=2**31, embedding_length=64, attention__head_count=4)
     assert facts_of(*shape).kv_bytes_per_token is None
 
 
-def test_sampling_defaults_base_models_and_reasoning_are_told() -> None:
+def test_header_has_sampling_defaults_base_models_and_reasoning() -> None:
     facts = facts_of(
         *architecture("qwen3"),
         entry("general.sampling.temp", "float32", 0.5),
@@ -176,19 +176,19 @@ def test_sampling_defaults_base_models_and_reasoning_are_told() -> None:
     assert (facts.reasoning, facts.tools, facts.license) == (True, False, "gemma")
 
 
-def test_facts_can_be_kept_as_json(tmp_path: Path) -> None:
+def test_facts_can_be_stored_as_json(tmp_path: Path) -> None:
     facts = read(ggufs.tiny_chat(tmp_path / "chat.gguf")).facts
     assert json.loads(json.dumps(dataclasses.asdict(facts)))["tensor_types"] == {"F16": 16, "F32": 5}
 
 
-def test_a_shard_says_which_it_is(tmp_path: Path) -> None:
+def test_shard_has_its_number(tmp_path: Path) -> None:
     shards = ggufs.tiny_split(tmp_path, 3)
     assert [(read(s).facts.split_index, read(s).facts.split_count) for s in shards] == [(0, 3), (1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("version", [2, 3])
-def test_both_versions_and_byte_orders_read_the_same(order: str, version: int) -> None:
+def test_both_versions_and_byte_orders_give_the_same_header(order: str, version: int) -> None:
     metadata = [
         entry("n", "int32", -5, order),
         array("a", "float64", [0.5, 2], order),
@@ -202,7 +202,7 @@ def test_both_versions_and_byte_orders_read_the_same(order: str, version: int) -
     assert header.tensors[0].shape == (8, 2)
 
 
-def test_a_forward_only_source_reads_like_a_file(tmp_path: Path) -> None:
+def test_forward_only_source_reads_like_a_file(tmp_path: Path) -> None:
     path = ggufs.tiny_chat(tmp_path / "chat.gguf", vocabulary=3000)
     content = path.read_bytes()
     for step in (1, 7, 1000, 10**6):
@@ -216,7 +216,7 @@ def test_at_most_one_block_is_read_past_the_header(tmp_path: Path) -> None:
     assert header.header_bytes <= source.given <= header.header_bytes + 256 * 1024
 
 
-def test_long_arrays_are_skipped_unless_asked_for() -> None:
+def test_long_arrays_are_skipped_unless_requested() -> None:
     tokens = [f"token {i}" for i in range(2000)]
     content = gguf([array("tokens", "string", tokens), array("scores", "float32", [0.5] * 2000)])
     header = read_bytes(content)
@@ -226,25 +226,25 @@ def test_long_arrays_are_skipped_unless_asked_for() -> None:
     assert asked.value_types == {"tokens": "array of string", "scores": "array of float32"}
 
 
-def test_a_long_string_is_kept_as_its_length() -> None:
+def test_long_string_is_stored_as_its_length() -> None:
     content = gguf([entry("long", "string", "x" * (MEGABYTE + 1)), entry("after", "uint8", 7)])
     assert read_bytes(content).metadata == {"long": StringInfo(MEGABYTE + 1), "after": 7}
     assert read_header(Forward(content)).metadata["after"] == 7
 
 
-def test_bytes_that_are_not_utf8_are_read_with_a_mark() -> None:
+def test_invalid_utf8_is_read_with_replacement_characters() -> None:
     key = text("k") + (8).to_bytes(4, "little") + text(b"a\xffb")
     assert read_bytes(gguf([key])).metadata == {"k": "a\N{REPLACEMENT CHARACTER}b"}
 
 
-def test_an_error_names_its_rule_and_place() -> None:
+def test_error_has_its_rule_and_place() -> None:
     with pytest.raises(InvalidGgufError) as caught:
         read_bytes(gguf([entry("same", "uint8", 1), entry("same", "uint8", 1)]))
     assert caught.value.code == "duplicate-key"
     assert caught.value.offset == 24 + len(entry("same", "uint8", 1))
 
 
-def test_a_broken_name_can_not_write_on_the_terminal() -> None:
+def test_invalid_name_can_not_control_the_terminal() -> None:
     with pytest.raises(InvalidGgufError) as caught:
         read_bytes(gguf([entry("a\x1b[2Jb", "uint8", 1)]))
     assert "\x1b" not in str(caught.value)
@@ -260,7 +260,7 @@ def test_a_broken_name_can_not_write_on_the_terminal() -> None:
         gguf(metadata_count=65_536),
     ],
 )
-def test_a_huge_claim_from_a_source_of_unknown_size_costs_no_memory(content: bytes) -> None:
+def test_huge_claim_in_a_source_of_unknown_size_costs_no_memory(content: bytes) -> None:
     tracemalloc.start()
     with pytest.raises(InvalidGgufError):
         read_header(Forward(content))
@@ -269,7 +269,7 @@ def test_a_huge_claim_from_a_source_of_unknown_size_costs_no_memory(content: byt
     assert peak < MEGABYTE
 
 
-def test_a_header_beyond_the_limit_is_refused_before_it_is_read() -> None:
+def test_header_beyond_the_limit_is_refused_before_reading() -> None:
     source = Forward(gguf([array("k", "uint8", [], length=2**30)]) + bytes(MEGABYTE))
     with pytest.raises(InvalidGgufError) as caught:
         read_header(source)
@@ -284,7 +284,7 @@ def test_more_strings_than_any_tokenizer_has_are_refused() -> None:
     assert caught.value.code == "count-too-large"
 
 
-def test_our_tensor_types_are_those_of_the_gguf_package() -> None:
+def test_tensor_types_match_the_gguf_package() -> None:
     differs = {"Q8_1"}  # of two parts fewer in ggml, which the next test asks
     for kind, (block, size) in gguf_package.GGML_QUANT_SIZES.items():
         ours = TENSOR_TYPES[kind.value]
@@ -293,7 +293,7 @@ def test_our_tensor_types_are_those_of_the_gguf_package() -> None:
             assert (ours.block, ours.size) == (block, size)
 
 
-def test_our_tensor_types_are_those_of_the_engine() -> None:
+def test_tensor_types_match_the_engine() -> None:
     engine = gguf_oracle.engine()
     engine.ggml_type_size.restype = ctypes.c_size_t
     engine.ggml_blck_size.restype = ctypes.c_int64
@@ -308,13 +308,13 @@ def test_our_tensor_types_are_those_of_the_engine() -> None:
             assert engine.ggml_type_name(kind).decode().upper() == ours.name.upper()
 
 
-def test_our_file_types_are_those_of_the_gguf_package() -> None:
+def test_file_types_match_the_gguf_package() -> None:
     theirs = {kind.value: kind.name.removeprefix("MOSTLY_").removeprefix("ALL_") for kind in gguf_package.LlamaFileType}
     theirs.pop(gguf_package.LlamaFileType.GUESSED.value)
     assert theirs == FILE_TYPES
 
 
-def test_reading_a_header_brings_no_heavy_import() -> None:
+def test_reading_a_header_imports_nothing_heavy() -> None:
     code = (
         "import sys, llm_hf_models.gguf.header, llm_hf_models.gguf.validate;"
         "print([n for n in ('numpy', 'jinja2', 'gguf', 'huggingface_hub', 'pydantic') if n in sys.modules])"
@@ -341,7 +341,7 @@ CLAIMS_MUCH = {
 
 
 @pytest.mark.parametrize("name", CLAIMS_MUCH)
-def test_a_source_that_is_slow_without_end_is_given_up_in_time(name: str) -> None:
+def test_endlessly_slow_source_times_out(name: str) -> None:
     started = time.monotonic()
     with pytest.raises(SlowHeaderError, match=r"within 0\.02 s") as caught:
         read_header(Endless(CLAIMS_MUCH[name]), seconds=0.02)  # a fast machine reads a megabyte so in 0.2
@@ -349,6 +349,6 @@ def test_a_source_that_is_slow_without_end_is_given_up_in_time(name: str) -> Non
     assert "header_seconds" in (caught.value.hint or "")
 
 
-def test_a_header_that_is_read_in_time_meets_no_limit(tmp_path: Path) -> None:
+def test_header_read_in_time_meets_no_limit(tmp_path: Path) -> None:
     content = ggufs.tiny_chat(tmp_path / "m.gguf").read_bytes()
     assert read_header(Forward(content), file_bytes=len(content), seconds=60).tensors

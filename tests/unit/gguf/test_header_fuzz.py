@@ -49,19 +49,19 @@ def files(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(files())
-def test_any_header_is_read_or_refused_under_a_documented_rule(content: bytes) -> None:
+def test_any_header_is_read_or_refused_by_a_documented_rule(content: bytes) -> None:
     judge(content)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"GGUF", b"GGUF\3\0\0\0", b"GGUF\0\0\0\3"]))
-def test_any_bytes_are_read_or_refused_under_a_documented_rule(content: bytes, start: bytes) -> None:
+def test_any_bytes_are_read_or_refused_by_a_documented_rule(content: bytes, start: bytes) -> None:
     judge(start + content)
 
 
 @settings(max_examples=200, deadline=None)
 @given(files())
-def test_knowing_the_files_size_changes_no_verdict_from_good_to_bad(content: bytes) -> None:
+def test_knowing_the_file_size_turns_no_valid_file_invalid(content: bytes) -> None:
     known = judge(content)
     try:
         unknown = read_header(io.BytesIO(content))

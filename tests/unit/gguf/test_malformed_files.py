@@ -201,16 +201,16 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judged]:
     }
 
 
-def test_every_rule_that_llama_cpp_does_not_have_is_documented() -> None:
+def test_rules_stricter_than_llama_cpp_are_documented() -> None:
     assert set(DOCUMENTED_RULES) >= STRICTER
 
 
-def test_every_case_has_a_name_of_its_own() -> None:
+def test_every_case_has_a_unique_name() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
 @pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_a_handcrafted_file_breaks_the_rule_it_was_made_to_break(judged: dict[str, Judged], name: str) -> None:
+def test_malformed_file_breaks_the_intended_rule(judged: dict[str, Judged], name: str) -> None:
     case = judged[name].case
     codes = {finding.code for finding in judged[name].errors}
     assert codes == ({case.code} if case.code else set()), judged[name].errors
@@ -218,7 +218,7 @@ def test_a_handcrafted_file_breaks_the_rule_it_was_made_to_break(judged: dict[st
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
 @pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_llama_cpp_takes_whatever_we_take_and_what_only_we_refuse_has_a_documented_rule(
+def test_llama_cpp_accepts_valid_files_and_our_extra_rules_are_known(
     judged: dict[str, Judged], name: str
 ) -> None:
     both = judged[name]
@@ -229,6 +229,6 @@ def test_llama_cpp_takes_whatever_we_take_and_what_only_we_refuse_has_a_document
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
-def test_each_rule_said_to_be_stricter_than_llama_cpp_is_met_by_a_file_that_it_takes(judged: dict[str, Judged]) -> None:
+def test_each_stricter_rule_has_a_file_that_llama_cpp_accepts(judged: dict[str, Judged]) -> None:
     met = {finding.code for each in judged.values() if each.llama.startswith("accepts") for finding in each.errors}
     assert met == STRICTER

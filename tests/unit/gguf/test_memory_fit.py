@@ -25,12 +25,12 @@ SMOLLM2_BYTES = 98_362_432
 
 
 @pytest.mark.parametrize(("context", "measured"), [(512, 184 * MB), (2048, 228 * MB), (8192, 373 * MB)])
-def test_what_is_needed_is_what_llama_cpp_was_measured_to_take_and_little_more(context: int, measured: int) -> None:
+def test_estimate_is_close_above_the_measured_memory(context: int, measured: int) -> None:
     needed = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=context, available=8 * GB).needed
     assert measured <= needed <= measured * 1.3
 
 
-def test_a_model_that_fits_says_what_it_needs_at_which_context() -> None:
+def test_fitting_model_reports_its_memory_and_context() -> None:
     fit = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=2048, available=8 * GB)
     assert fit.fits
     assert not fit.reduced
@@ -38,7 +38,7 @@ def test_a_model_that_fits_says_what_it_needs_at_which_context() -> None:
     assert fit.reason == f"needs {fit.needed / MB:.0f} MB of 8 GB at 2048 tokens"
 
 
-def test_where_the_context_does_not_fit_the_largest_that_does_is_named() -> None:
+def test_largest_fitting_context_is_reported() -> None:
     llama = ModelFacts(kv_bytes_per_token=131_072, context_length=131_072)
     fit = assess_fit(5 * GB, llama, context=0, available=7 * GB)
     assert fit.fits
@@ -50,20 +50,20 @@ def test_where_the_context_does_not_fit_the_largest_that_does_is_named() -> None
     assert assess_fit(5 * GB, llama, context=fit.context + CONTEXT_STEP, available=7 * GB).reduced
 
 
-def test_a_model_that_fits_with_no_useful_context_does_not_fit() -> None:
+def test_model_without_a_useful_context_does_not_fit() -> None:
     fit = assess_fit(5 * GB, ModelFacts(kv_bytes_per_token=131_072), context=8192, available=5 * GB)
     assert not fit.fits
     assert fit.context == MIN_CONTEXT
     assert fit.reason.startswith("needs at least ")
 
 
-def test_a_model_is_never_asked_for_more_context_than_its_own() -> None:
+def test_context_is_capped_at_that_of_the_model() -> None:
     assert assess_fit(SMOLLM2_BYTES, SMOLLM2, context=99_999, available=8 * GB).context == 8192
     assert assess_fit(SMOLLM2_BYTES, SMOLLM2, context=0, available=8 * GB).context == 8192
     assert assess_fit(SMOLLM2_BYTES, None, context=0, available=8 * GB).context == DEFAULT_CONTEXT
 
 
-def test_a_projector_needs_room_of_its_own() -> None:
+def test_projector_needs_memory_of_its_own() -> None:
     bare = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB)
     seeing = assess_fit(SMOLLM2_BYTES, SMOLLM2, context=512, available=8 * GB, mmproj_bytes=100 * MB)
     assert seeing.needed > bare.needed + 100 * MB
@@ -72,7 +72,7 @@ def test_a_projector_needs_room_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("weights", "real"), [(98 * MB, 23_040), (400 * MB, 114_688), (5 * GB, 131_072), (42 * GB, 327_680)]
 )
-def test_an_estimate_without_a_header_is_not_below_well_known_models_and_not_far_above(weights: int, real: int) -> None:
+def test_estimate_without_a_header_is_close_to_known_models(weights: int, real: int) -> None:
     assert 0.85 * real <= estimate_kv_bytes_per_token(weights, None) <= 1.5 * real
 
 
@@ -87,7 +87,7 @@ BYTES = st.integers(0, 2**40)
 
 
 @given(BYTES, FACTS, st.integers(0, 2**31), st.floats(0, 1.2), st.integers(0, 2**32))
-def test_a_verdict_agrees_with_its_figures(
+def test_verdict_agrees_with_its_figures(
     weights: int, facts: ModelFacts | None, context: int, share: float, mmproj: int
 ) -> None:
     available = int(share * assess_fit(weights, facts, context=context, available=2**80, mmproj_bytes=mmproj).needed)
@@ -112,7 +112,7 @@ def _whole(fit: Fit) -> Fit:
 
 
 @given(BYTES, FACTS, st.integers(1, 2**20), BYTES, BYTES)
-def test_more_memory_never_makes_a_model_fit_worse(
+def test_more_memory_never_makes_the_fit_worse(
     weights: int, facts: ModelFacts | None, context: int, one: int, other: int
 ) -> None:
     less, more = sorted((one, other))

@@ -11,5 +11,5 @@ from llm_hf_models.gguf import required_tensors
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
 
 
-def test_a_family_that_is_not_known_lacks_nothing() -> None:
+def test_unknown_family_requires_no_tensors() -> None:
     assert list(required_tensors.find_missing_tensors("walrus", {}, frozenset(), 3)) == []

@@ -50,7 +50,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_an_honest_template_gives_no_word(name: str) -> None:
+def test_honest_template_gives_no_findings(name: str) -> None:
     assert audit_template(HONEST[name], KEY) == []
 
 
@@ -110,7 +110,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("code", "severity", "template"), HOSTILE)
-def test_a_hostile_template_is_found_under_its_rule(code: str, severity: str, template: str) -> None:
+def test_hostile_template_is_found_by_its_rule(code: str, severity: str, template: str) -> None:
     found = {(finding.code, finding.severity) for finding in audit_template(template, KEY)}
     if code == "template-syntax" and not found and "1111" in template:
         pytest.skip("this Python reads integers of any length")
@@ -118,7 +118,7 @@ def test_a_hostile_template_is_found_under_its_rule(code: str, severity: str, te
     assert code in DOCUMENTED_RULES
 
 
-def test_a_finding_says_on_which_line_it_is() -> None:
+def test_finding_has_its_line() -> None:
     (found,) = audit_template("\n\n{{ eval('1') }}", KEY)
     assert found.where == f"{KEY}, line 3"
     assert found.why == DOCUMENTED_RULES["template-danger-call"]
@@ -138,11 +138,11 @@ EXHAUSTING = {
 
 
 @pytest.mark.parametrize("name", EXHAUSTING)
-def test_a_template_that_exhausts_a_parser_is_an_error_and_does_not_exhaust_ours(name: str) -> None:
+def test_template_that_exhausts_a_parser_gives_an_error(name: str) -> None:
     assert [finding.severity for finding in audit_template(EXHAUSTING[name], KEY)] == ["error"]
 
 
-def test_a_template_beyond_the_limit_is_not_parsed() -> None:
+def test_template_beyond_the_limit_is_not_parsed() -> None:
     assert [finding.code for finding in audit_template("x" * (MAX_TEMPLATE_CHARS + 1), KEY)] == ["template-too-large"]
 
 
@@ -186,5 +186,5 @@ PIECES += [
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=60).map("".join))
-def test_whatever_the_text_the_audit_ends_in_documented_findings(template: str) -> None:
+def test_audit_of_any_text_gives_documented_findings(template: str) -> None:
     assert {finding.code for finding in audit_template(template, KEY)} <= set(DOCUMENTED_RULES)

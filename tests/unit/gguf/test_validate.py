@@ -49,7 +49,7 @@ def codes(report: ValidationReport) -> dict[str, str]:
     return {finding.code: finding.severity for finding in report.findings}
 
 
-def test_the_small_llama_of_these_tests_is_right() -> None:
+def test_small_llama_of_the_tests_is_valid() -> None:
     assert codes(model()) == {}
 
 
@@ -63,11 +63,11 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_every_model_that_tests_make_passes_without_a_word(tmp_path: Path, kind: str) -> None:
+def test_every_model_of_the_tests_is_valid(tmp_path: Path, kind: str) -> None:
     assert check_file(MAKERS[kind](tmp_path / "m.gguf")).findings == ()
 
 
-def test_shards_of_one_model_pass_together_and_each_says_that_it_is_a_part(tmp_path: Path) -> None:
+def test_shards_of_one_model_pass_together_and_alone_as_parts(tmp_path: Path) -> None:
     shards = ggufs.tiny_split(tmp_path, 3)
     whole = check_shards(shards)
     assert whole.findings == ()
@@ -76,18 +76,18 @@ def test_shards_of_one_model_pass_together_and_each_says_that_it_is_a_part(tmp_p
     assert [codes(check_file(shard)) for shard in shards] == [{"split-part": "note"}] * 3
 
 
-def test_shards_in_another_order_or_one_short_are_refused(tmp_path: Path) -> None:
+def test_reordered_or_missing_shards_are_refused(tmp_path: Path) -> None:
     first, second, third = ggufs.tiny_split(tmp_path, 3)
     assert "shards-disagree" in codes(check_shards([first, third, second]))
     assert "shards-disagree" in codes(check_shards([first, second]))
 
 
-def test_a_shard_twice_is_refused_for_its_tensors(tmp_path: Path) -> None:
+def test_duplicate_shard_is_refused_for_its_tensors(tmp_path: Path) -> None:
     first, second, _ = ggufs.tiny_split(tmp_path, 3)
     assert codes(check_shards([first, second, second]))["duplicate-tensor"] == "error"
 
 
-def test_a_broken_shard_is_named(tmp_path: Path) -> None:
+def test_broken_shard_is_named(tmp_path: Path) -> None:
     shards = ggufs.tiny_split(tmp_path, 3)
     shards[1].write_bytes(b"GGUX")
     report = check_shards(shards)
@@ -95,7 +95,7 @@ def test_a_broken_shard_is_named(tmp_path: Path) -> None:
     assert (report.errors[0].where or "").startswith(shards[1].name)
 
 
-def test_a_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> None:
+def test_truncated_file_is_an_error_at_any_length(tmp_path: Path) -> None:
     path = ggufs.tiny_chat(tmp_path / "m.gguf")
     whole = path.read_bytes()
     for keep in (0, 3, 24, 100, 5000, len(whole) // 2, len(whole) - 40):
@@ -103,7 +103,7 @@ def test_a_file_cut_short_anywhere_is_an_error(tmp_path: Path) -> None:
         assert check_file(path).errors, keep
 
 
-def test_a_missing_file_is_the_callers_affair(tmp_path: Path) -> None:
+def test_missing_file_raises_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         check_file(tmp_path / "none.gguf")
 
@@ -125,7 +125,7 @@ def test_a_missing_file_is_the_callers_affair(tmp_path: Path) -> None:
         ("vocabulary-shape", {"embedding_length": ("uint32", 16)}),
     ],
 )
-def test_a_number_that_makes_no_sense_is_an_error(code: str, count: dict[str, tuple[str, int]]) -> None:
+def test_number_out_of_range_is_an_error(code: str, count: dict[str, tuple[str, int]]) -> None:
     assert codes(model(**count))[code] == "error"
 
 
@@ -148,43 +148,43 @@ def test_a_number_that_makes_no_sense_is_an_error(code: str, count: dict[str, tu
         ("template-include", "error", entry("tokenizer.chat_template.tool_use", "string", "{% include 'a' %}")),
     ],
 )
-def test_one_wrong_key_is_found_under_its_rule(code: str, severity: str, extra: bytes) -> None:
+def test_each_wrong_key_is_found_by_its_rule(code: str, severity: str, extra: bytes) -> None:
     assert codes(model(extra)) == {code: severity}
 
 
 @pytest.mark.parametrize("key", ["block_count", "context_length", "embedding_length"])
-def test_a_number_that_is_missing_is_an_error(key: str) -> None:
+def test_missing_number_is_an_error(key: str) -> None:
     assert codes(model(without=key))[key.replace("_", "-")] == "error"
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight"])
-def test_a_tensor_that_is_missing_is_named(name: str) -> None:
+def test_missing_tensor_is_named(name: str) -> None:
     missing = [finding.where for finding in model(without=name).findings if finding.code == "tensor-missing"]
     assert missing == [name]
 
 
-def test_a_model_without_tokens_tensors_or_architecture_is_not_fit_to_run() -> None:
+def test_model_without_tokens_tensors_or_architecture_is_invalid() -> None:
     assert codes(model(tokens=array("tokenizer.ggml.tokens", "string", [])))["tokenizer"] == "error"
     assert codes(model(tensors=())) == {"no-tensors": "warning"}
     empty = check_header(read_header(io.BytesIO(gguf())), file_bytes=None)
     assert codes(empty) == {"architecture": "error"}
 
 
-def test_a_gpt2_tokenizer_without_merges_is_an_error() -> None:
+def test_gpt2_tokenizer_without_merges_is_an_error() -> None:
     extra = [entry("general.architecture", "string", "gpt2"), entry("tokenizer.ggml.model", "string", "gpt2")]
     extra.append(array("tokenizer.ggml.tokens", "string", ["a"]))
     report = check_header(read_header(io.BytesIO(gguf(extra))), file_bytes=None)
     assert "tokenizer.ggml.merges" in [finding.where for finding in report.errors]
 
 
-def test_a_file_that_breaks_a_rule_in_every_tensor_yields_a_list_that_ends() -> None:
+def test_list_of_findings_is_limited() -> None:
     tensors = tuple(tensor(f"blk.{i}.x", [8], offset=1) for i in range(1000, 3000))
     report = model(tensors=tensors)
     assert len(report.findings) == validate.MAX_FINDINGS + 1
     assert codes(report)["more-findings"] == "note"
 
 
-def test_what_a_finding_quotes_can_not_write_on_the_terminal() -> None:
+def test_quoted_text_in_a_finding_can_not_control_the_terminal() -> None:
     report = model(entry("tokenizer.chat_template", "string", "{{ '__class__\x1b[2J\u202e' }}"))
     assert report.errors
     assert not any("\x1b" in f.message or "\u202e" in f.message for f in report.findings)
@@ -194,7 +194,7 @@ def test_what_a_finding_quotes_can_not_write_on_the_terminal() -> None:
 BUILT = {f"{what}-{rule}" for what in ("key", "tensor-name") for rule in ("length", "text")}
 
 
-def test_every_rule_in_the_code_is_documented_with_a_reason_and_none_is_documented_in_vain() -> None:
+def test_every_rule_is_documented_with_a_reason_and_used() -> None:
     modules = (header_module, semantics, template_audit, validate)
     source = "".join(Path(module.__file__ or "").read_text() for module in modules)
     raised = set(re.findall(r'(?:finding|_refuse|_add)\(\s*"([a-z0-9-]+)"', source)) | BUILT
@@ -203,7 +203,7 @@ def test_every_rule_in_the_code_is_documented_with_a_reason_and_none_is_document
     assert all(why.endswith(".") for why in DOCUMENTED_RULES.values())
 
 
-def test_a_model_that_the_gguf_package_writes_with_every_type_of_tensor_passes(tmp_path: Path) -> None:
+def test_model_of_the_gguf_package_with_all_tensor_types_passes(tmp_path: Path) -> None:
     import numpy as np
 
     path = tmp_path / "types.gguf"

@@ -61,11 +61,11 @@ def labels(*paths: str) -> list[str]:
         ("模型.gguf", "model"),
     ],
 )
-def test_a_label_is_what_the_field_calls_the_quantization(path: str, label: str) -> None:
+def test_label_is_the_usual_name_of_the_quantization(path: str, label: str) -> None:
     assert labels(path) == [label]
 
 
-def test_shards_are_one_variant_in_order_with_their_sizes_added() -> None:
+def test_shards_are_one_ordered_variant_with_the_sum_of_their_sizes() -> None:
     paths = [f"Q4_K_M/model-{index:05}-of-00003.gguf" for index in (3, 1, 2)]
     (variant,) = group_variants([File(path, size) for size, path in enumerate(paths, 1)])
     assert variant.files == tuple(sorted(paths))
@@ -89,14 +89,14 @@ def test_shards_are_one_variant_in_order_with_their_sizes_added() -> None:
         (["m.gguf-part-a"], "m.gguf", "cut by bytes"),
     ],
 )
-def test_a_split_that_can_not_be_loaded_is_no_variant_and_says_why(paths: list[str], name: str, reason: str) -> None:
+def test_incomplete_split_is_not_a_variant_and_has_a_reason(paths: list[str], name: str, reason: str) -> None:
     assert group_variants(files(*paths)) == []
     (broken,) = find_incomplete_splits(files(*paths, "m-Q2_K.gguf", "README.md"))
     assert (broken.name, broken.files) == (name, tuple(paths))
     assert broken.reason.startswith(reason)
 
 
-def test_a_whole_split_is_not_reported() -> None:
+def test_complete_split_is_not_reported() -> None:
     assert (
         find_incomplete_splits(files("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "x-00001-of-00000.gguf")) == []
     )
@@ -123,28 +123,28 @@ def test_a_whole_split_is_not_reported() -> None:
         "config.json",
     ],
 )
-def test_what_is_no_model_by_its_name_is_no_variant(path: str) -> None:
+def test_files_with_other_names_are_not_variants(path: str) -> None:
     assert labels(path) == []
 
 
-def test_a_model_that_was_merged_from_a_lora_is_a_variant() -> None:
+def test_model_merged_from_a_lora_is_a_variant() -> None:
     assert labels("alpaca-lora-7b.Q4_K_M.gguf", "Mistral-7B-LoRA-Q4_K_M.gguf") != []
     assert labels("alpaca-lora-7b.F16.gguf") == ["F16"]
 
 
-def test_a_draft_model_is_left_out_beside_its_model_and_kept_when_alone() -> None:
+def test_draft_model_is_skipped_unless_it_is_alone() -> None:
     assert labels("mtp-Qwen3-Q8_0.gguf", "Qwen3-Q4_K_M.gguf") == ["Q4_K_M"]
     assert labels("draft-0.5b-Q8_0.gguf") == ["Q8_0"]
     assert labels("Qwen3.6-27B-MTP-Q4_K_M.gguf") == ["Q4_K_M"]
 
 
-def test_variants_stand_best_quality_first() -> None:
+def test_variants_are_sorted_by_quality() -> None:
     kinds = ["IQ1_S", "Q4_0", "F16", "Q4_K_M", "UD-Q4_K_XL", "Q8_0", "Q2_K", "BF16", "Q5_0", "Q6_K", "IQ4_XS"]
     expected = ["BF16", "F16", "Q8_0", "Q6_K", "Q5_0", "UD-Q4_K_XL", "Q4_K_M", "IQ4_XS", "Q4_0", "Q2_K", "IQ1_S"]
     assert labels(*(f"m-{kind}.gguf" for kind in kinds)) == expected
 
 
-def test_two_models_of_one_quantization_get_labels_of_their_own() -> None:
+def test_two_models_of_one_quantization_get_unique_labels() -> None:
     assert set(labels("gemma-4b-Q4_K_M.gguf", "gemma-12b-Q4_K_M.gguf", "gemma-12b-Q8_0.gguf")) == {
         "gemma-4b-Q4_K_M",
         "gemma-12b-Q4_K_M",
@@ -166,7 +166,7 @@ def test_two_models_of_one_quantization_get_labels_of_their_own() -> None:
         (["llava-mmproj-f32.gguf"], "llava-mmproj-f32.gguf"),
     ],
 )
-def test_every_variant_is_paired_with_the_projector_that_llama_cpp_users_take(
+def test_every_variant_gets_the_usual_projector(
     projectors: list[str], taken: str
 ) -> None:
     models = ["llava-Q4_K_M.gguf", "Q8_0/llava-00001-of-00001.gguf"]
@@ -175,7 +175,7 @@ def test_every_variant_is_paired_with_the_projector_that_llama_cpp_users_take(
     assert variants[0].all_files == (*variants[0].files, taken)
 
 
-def test_a_projector_goes_to_the_model_that_it_names_or_lies_beside() -> None:
+def test_projector_belongs_to_the_model_it_names_or_is_next_to() -> None:
     by_name = {
         variant.files[0]: variant.mmproj
         for variant in group_variants(
@@ -218,20 +218,20 @@ def variants(*quants: str) -> list[Variant]:
         (["plain", "IQ1_S"], "plain"),
     ],
 )
-def test_a_plain_pull_takes_what_llama_cpp_users_take(there: list[str], taken: str) -> None:
+def test_default_choice_is_the_usual_quantization(there: list[str], taken: str) -> None:
     choice = choose_best(variants(*there), lambda _: True)
     assert choice.variant.quant == taken
     assert choice.reason
 
 
-def test_when_the_usual_one_does_not_fit_the_best_below_it_is_taken_and_said() -> None:
+def test_best_fitting_variant_is_chosen_with_a_reason() -> None:
     sized = [Variant(quant, (quant,), size) for quant, size in [("Q8_0", 8), ("Q4_K_M", 5), ("Q3_K_M", 4), ("Q2_K", 3)]]
     choice = choose_best(sized, lambda variant: variant.size <= 4)
     assert choice.variant.quant == "Q3_K_M"
     assert "Q4_K_M doesn't fit" in choice.reason
 
 
-def test_when_none_fits_the_smallest_is_named_and_the_reason_says_so() -> None:
+def test_smallest_variant_is_chosen_with_a_reason_if_none_fits() -> None:
     choice = choose_best(
         [Variant("Q8_0", ("a",), 8), Variant("IQ1_S", ("b",), 2), Variant("Q4_K_M", ("c",), 5)], lambda _: False
     )
@@ -239,7 +239,7 @@ def test_when_none_fits_the_smallest_is_named_and_the_reason_says_so() -> None:
     assert "none fits" in choice.reason
 
 
-def test_of_several_models_in_one_repo_the_largest_that_fits_is_taken_and_the_others_are_told() -> None:
+def test_largest_fitting_model_of_several_is_chosen_with_a_note() -> None:
     there = [
         Variant("g-4b-Q4_K_M", ("a",), 4),
         Variant("g-12b-Q4_K_M", ("b",), 12),
@@ -250,7 +250,7 @@ def test_of_several_models_in_one_repo_the_largest_that_fits_is_taken_and_the_ot
     assert "2 more of that kind" in choice.reason
 
 
-def test_a_type_that_llama_cpp_dropped_is_never_presented_as_a_good_choice() -> None:
+def test_type_dropped_by_llama_cpp_is_never_recommended() -> None:
     assert "may not load" in choose_best(variants("Q4_0_8_8"), lambda _: True).reason
 
 
@@ -260,11 +260,11 @@ def test_choosing_from_nothing_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["Q4_K_M", "q4_k_m", "Q4KM", "q4-k-m", " Q4_K_M "])
-def test_a_quant_is_found_however_it_is_written(name: str) -> None:
+def test_quantization_is_found_in_any_spelling(name: str) -> None:
     assert find_variant(variants("Q8_0", "Q4_K_M", "UD-Q4_K_M", "Q4_0"), name).quant == "Q4_K_M"
 
 
-def test_a_quant_is_found_by_its_type_or_its_beginning_when_only_one_has_it() -> None:
+def test_quantization_is_found_by_its_type_or_a_unique_prefix() -> None:
     there = variants("Q8_0", "UD-Q4_K_XL", "Q4_K_M-v2", "gemma-Q6_K")
     assert find_variant(there, "Q8").quant == "Q8_0"
     assert find_variant(there, "Q4_K_XL").quant == "UD-Q4_K_XL"
@@ -273,7 +273,7 @@ def test_a_quant_is_found_by_its_type_or_its_beginning_when_only_one_has_it() ->
 
 
 @pytest.mark.parametrize("name", ["Q4", "Q5_K_M", "", ":", "\x1b[31m", "Q" * 5000])
-def test_a_quant_that_is_not_there_or_not_clear_lists_those_that_are(name: str) -> None:
+def test_unknown_or_ambiguous_quantization_lists_the_choices(name: str) -> None:
     with pytest.raises(QuantNotFoundError) as caught:
         find_variant(variants("Q8_0", "Q4_K_M", "Q4_0"), name)
     assert "Q4_K_M, Q4_0" in str(caught.value.hint)
@@ -320,7 +320,7 @@ REPOS = st.lists(PATHS.map(lambda path: f"{path}.gguf"), max_size=12, unique=Tru
 
 
 @given(REPOS, st.randoms())
-def test_any_names_give_unique_labels_that_can_be_typed_and_found_again(paths: list[str], random: object) -> None:
+def test_any_names_give_unique_labels_that_can_be_found_again(paths: list[str], random: object) -> None:
     found = group_variants(files(*paths))
     seen = [variant.quant.casefold() for variant in found]
     assert len(seen) == len(set(seen))
@@ -334,7 +334,7 @@ def test_any_names_give_unique_labels_that_can_be_typed_and_found_again(paths: l
 
 
 @given(REPOS)
-def test_every_path_is_in_one_variant_at_most_and_a_broken_split_in_none(paths: list[str]) -> None:
+def test_every_path_is_in_at_most_one_variant(paths: list[str]) -> None:
     weights = [path for variant in group_variants(files(*paths)) for path in variant.files]
     assert len(weights) == len(set(weights))
     assert set(weights) <= set(paths)
@@ -343,7 +343,7 @@ def test_every_path_is_in_one_variant_at_most_and_a_broken_split_in_none(paths: 
 
 
 @given(REPOS.filter(lambda paths: group_variants(files(*paths))), st.data())
-def test_what_is_chosen_fits_whenever_one_that_can_be_loaded_does(paths: list[str], data: st.DataObject) -> None:
+def test_chosen_variant_fits_if_any_can(paths: list[str], data: st.DataObject) -> None:
     found = group_variants(files(*paths))
     fitting = data.draw(st.sets(st.sampled_from(found)))
     choice = choose_best(found, fitting.__contains__)

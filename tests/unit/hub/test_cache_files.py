@@ -31,7 +31,7 @@ def cached(server: HubServer, home: Home) -> Path:
     return home.cache
 
 
-def test_the_cache_is_read_whoever_filled_it(cached: Path) -> None:
+def test_cache_is_read_regardless_of_the_tool_that_filled_it(cached: Path) -> None:
     files = scan_cache(cached)
     assert {(str(file.repo), file.path) for file in files} == {
         *((str(REPO), path) for path in FILES),
@@ -46,14 +46,14 @@ def test_the_cache_is_read_whoever_filled_it(cached: Path) -> None:
         )
 
 
-def test_a_missing_cache_is_empty(tmp_path: Path) -> None:
+def test_missing_cache_is_empty(tmp_path: Path) -> None:
     assert scan_cache(tmp_path / "none") == []
     (tmp_path / "file").touch()
     assert scan_cache(tmp_path / "file") == []
     assert delete_cached_files(tmp_path / "none", []) == 0
 
 
-def test_strange_folders_in_the_cache_are_passed_over(cached: Path) -> None:
+def test_unknown_folders_in_the_cache_are_skipped(cached: Path) -> None:
     files = scan_cache(cached)
     for name in ("models--gpt2", "datasets--a--b", "models--a--..", "nonsense", "blobs", ".locks"):
         (cached / name / "snapshots" / ("e" * 40)).mkdir(parents=True)
@@ -62,7 +62,7 @@ def test_strange_folders_in_the_cache_are_passed_over(cached: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["a ref that is ahead", "a blob that was pruned"])
-def test_of_a_damaged_repo_the_rest_is_read_and_freed(cached: Path, damage: str) -> None:
+def test_rest_of_a_damaged_repo_is_read_and_freed(cached: Path, damage: str) -> None:
     before = [file for file in scan_cache(cached) if file.repo == REPO]
     if damage == "a ref that is ahead":
         (cached / "models--acme--tiny-GGUF/refs/ahead").write_text("f" * 40)
@@ -84,7 +84,7 @@ def test_of_a_damaged_repo_the_rest_is_read_and_freed(cached: Path, damage: str)
     }
 
 
-def test_files_that_stand_in_the_snapshot_itself_are_freed_too(cached: Path) -> None:
+def test_files_stored_in_the_snapshot_itself_are_freed(cached: Path) -> None:
     (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
     file.location.unlink()
     file.blob.rename(file.location)
@@ -94,7 +94,7 @@ def test_files_that_stand_in_the_snapshot_itself_are_freed_too(cached: Path) -> 
     assert not file.location.exists()
 
 
-def test_a_blob_that_repos_share_loses_only_the_repos_own_link(cached: Path) -> None:
+def test_shared_blob_loses_only_the_link_of_the_repo(cached: Path) -> None:
     (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
     shared = cached / "elsewhere" / "shared"
     shared.parent.mkdir()
@@ -106,7 +106,7 @@ def test_a_blob_that_repos_share_loses_only_the_repos_own_link(cached: Path) -> 
     assert shared.read_bytes() == b"GGUF other"
 
 
-def test_a_blob_is_freed_with_its_last_user_only(cached: Path) -> None:
+def test_blob_is_freed_with_its_last_user(cached: Path) -> None:
     weights = [file for file in scan_cache(cached) if file.path == "tiny-Q4_K_M.gguf"]
     assert len(weights) == 2
     assert delete_cached_files(cached, weights[:1]) == 0
@@ -116,14 +116,14 @@ def test_a_blob_is_freed_with_its_last_user_only(cached: Path) -> None:
     assert not scan_cache_dir(cached).warnings
 
 
-def test_a_dry_run_counts_and_removes_nothing(cached: Path) -> None:
+def test_dry_run_counts_and_removes_nothing(cached: Path) -> None:
     files = scan_cache(cached)
     sizes = {file.blob: file.size for file in files}
     assert delete_cached_files(cached, files, dry_run=True) == sum(sizes.values())
     assert scan_cache(cached) == files
 
 
-def test_an_emptied_repo_leaves_no_trace(cached: Path) -> None:
+def test_emptied_repo_leaves_no_trace(cached: Path) -> None:
     other = [file for file in scan_cache(cached) if file.repo.name == "other"]
     ref = cached / "models--acme--other/refs/llm-hf" / other[0].commit
     ref.parent.mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_an_emptied_repo_leaves_no_trace(cached: Path) -> None:
     assert not scan_cache_dir(cached).warnings
 
 
-def test_an_emptied_commit_goes_and_the_other_stays_whole(cached: Path, server: HubServer) -> None:
+def test_emptied_commit_is_removed_and_the_other_kept(cached: Path, server: HubServer) -> None:
     old = server.list_repos()[2].commit
     gone = [file for file in scan_cache(cached) if file.commit == old]
     delete_cached_files(cached, gone)
@@ -143,7 +143,7 @@ def test_an_emptied_commit_goes_and_the_other_stays_whole(cached: Path, server: 
     assert not scan_cache_dir(cached).warnings
 
 
-def test_what_others_keep_in_the_repo_is_never_removed(cached: Path) -> None:
+def test_files_of_other_tools_in_the_repo_are_never_removed(cached: Path) -> None:
     partial = cached / "models--acme--other/blobs/abc.incomplete"
     partial.write_bytes(b"half")
     delete_cached_files(cached, [file for file in scan_cache(cached) if file.repo.name == "other"])
@@ -152,7 +152,7 @@ def test_what_others_keep_in_the_repo_is_never_removed(cached: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_cache_of_somebody_else_is_said_plainly(cached: Path) -> None:
+def test_cache_of_another_user_gives_a_clear_error(cached: Path) -> None:
     files = scan_cache(cached)
     folders = [file.location.parent for file in files]
     for folder in folders:

@@ -50,7 +50,7 @@ TOKEN = "hf_abcdefghijklmnop"
 # What it tells
 
 
-def test_a_search_takes_one_request_and_tells_a_row_in_full(server: HubServer) -> None:
+def test_search_takes_one_request_and_returns_complete_rows(server: HubServer) -> None:
     (row,) = ask_of(server).search("tiny", SearchFilters())
     assert (row.id, row.author, row.task, row.license) == (str(REPO), "acme", "text-generation", "mit")
     assert (row.parameters, row.architecture, row.context_length) == (135_000_000, "llama", 8192)
@@ -86,7 +86,7 @@ def test_every_filter_reaches_the_hub(server: HubServer, filters: SearchFilters,
     assert bool(ask_of(server).search("", filters)) == found
 
 
-def test_a_search_is_sorted_and_cut_by_the_hub(server: HubServer) -> None:
+def test_hub_sorts_and_limits_a_search(server: HubServer) -> None:
     for number in range(5):
         server.add_repo(f"acme/other-{number}", {"x.gguf": b"GGUF"}, downloads=number * 100, likes=-number)
     rows = ask_of(server).search("", SearchFilters(sort="downloads", limit=2))
@@ -108,13 +108,13 @@ def test_details_take_one_request_for_sizes_digests_and_scans(server: HubServer)
     assert server.count() == 1
 
 
-def test_a_repo_that_nobody_scanned_says_so(server: HubServer) -> None:
+def test_repo_without_scans_says_so(server: HubServer) -> None:
     server.add_repo("acme/new", {"x.gguf": b"GGUF"})
     details = ask_of(server).fetch_details(RepoId("acme", "new"))
     assert (details.scans_done, details.files_with_issues, details.chat_template) == (None, (), None)
 
 
-def test_a_revision_is_told_at_its_commit(server: HubServer) -> None:
+def test_revision_is_resolved_to_its_commit(server: HubServer) -> None:
     old = server.list_repos()[0]
     server.change_repo(old, revisions=("main", "v1", "refs/pr/2"))
     new = server.add_repo(str(REPO), {"README.md": "new"})
@@ -123,41 +123,41 @@ def test_a_revision_is_told_at_its_commit(server: HubServer) -> None:
     assert {hub.fetch_details(REPO, name).commit for name in ("v1", "refs/pr/2", old.commit)} == {old.commit}
 
 
-def test_a_missing_file_names_near_ones(server: HubServer) -> None:
+def test_missing_file_error_suggests_similar_names(server: HubServer) -> None:
     with pytest.raises(FileNotFoundInRepoError) as caught:
         ask_of(server).fetch_details(REPO).get_file(RepoFile("tiny-Q4_K_S.gguf"))
     assert "tiny-Q4_K_M.gguf" in (caught.value.hint or "")
 
 
-def test_conversions_are_gguf_repos_of_that_base_most_downloaded_first(server: HubServer) -> None:
+def test_conversions_are_gguf_repos_sorted_by_downloads(server: HubServer) -> None:
     base = RepoId("acme", "tiny")
     server.add_repo("b/tiny-GGUF", {"x.gguf": b"GGUF"}, downloads=900, base_models=("acme/tiny",))
     server.add_repo("b/tiny-tuned", {"x.safetensors": b"x"}, downloads=9000, base_models=("acme/tiny",))
     assert [row.id for row in ask_of(server).find_conversions(base)] == ["b/tiny-GGUF", str(REPO)]
 
 
-def test_a_card_comes_without_its_front_matter(server: HubServer) -> None:
+def test_card_has_no_front_matter(server: HubServer) -> None:
     assert ask_of(server).fetch_card(REPO, "main") == "# Tiny\n\nSmall.\n"
 
 
-def test_a_repo_without_a_card_has_an_empty_one(server: HubServer) -> None:
+def test_repo_without_a_card_has_an_empty_one(server: HubServer) -> None:
     server.add_repo("acme/bare", {"x.gguf": b"GGUF"})
     assert ask_of(server).fetch_card(RepoId("acme", "bare"), "main") == ""
 
 
-def test_a_huge_card_is_cut_at_a_megabyte(server: HubServer) -> None:
+def test_huge_card_is_cut_at_a_megabyte(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 5_000_000}, lfs=["README.md"])
     assert len(ask_of(server).fetch_card(RepoId("acme", "long"), "main")) == 1_000_000
 
 
-def test_whoami_tells_the_name_organisations_and_scopes_of_a_fine_grained_token(server: HubServer) -> None:
+def test_whoami_returns_name_organisations_and_scopes(server: HubServer) -> None:
     server.add_token(TOKEN, name="ann", kind="fineGrained", scopes=("repo.content.read",), organisations=("acme",))
     account = ask_of(server, TOKEN).whoami()
     assert (account.name, account.organisations, account.token_kind) == ("ann", ("acme",), "fineGrained")
     assert account.scopes == ("ann: repo.content.read",)
 
 
-def test_an_answer_that_still_stands_is_not_sent_again(server: HubServer) -> None:
+def test_unchanged_response_is_not_sent_again(server: HubServer) -> None:
     hub = ask_of(server)
     hub.search("tiny", SearchFilters())
     search_etag = hub.last_etag
@@ -174,7 +174,7 @@ def test_an_answer_that_still_stands_is_not_sent_again(server: HubServer) -> Non
 # Where the bytes are
 
 
-def test_a_large_file_is_located_on_the_storage_host_in_one_request(server: HubServer) -> None:
+def test_large_file_is_located_on_the_storage_host_in_one_request(server: HubServer) -> None:
     server.add_token(TOKEN)
     served = server.list_repos()[0]
     location = ask_of(server, TOKEN).locate(REPO, RepoFile("sub dir/tiny #2.gguf"), served.commit)
@@ -187,7 +187,7 @@ def test_a_large_file_is_located_on_the_storage_host_in_one_request(server: HubS
     assert (server.count(side="hub"), server.count(side="storage")) == (1, 0)
 
 
-def test_a_small_file_is_located_on_the_hub_with_the_token(server: HubServer) -> None:
+def test_small_file_is_located_on_the_hub_with_the_token(server: HubServer) -> None:
     server.add_token(TOKEN)
     location = ask_of(server, TOKEN).locate(REPO, RepoFile("README.md"), "main")
     assert location.url.startswith(server.endpoint)
@@ -195,7 +195,7 @@ def test_a_small_file_is_located_on_the_hub_with_the_token(server: HubServer) ->
     assert (location.size, location.etag) == (len(CARD), server.list_repos()[0].files[0].git_sha1)
 
 
-def test_the_token_goes_to_the_hubs_host_and_nowhere_else(server: HubServer) -> None:
+def test_token_goes_only_to_the_host_of_the_hub(server: HubServer) -> None:
     server.add_token(TOKEN)
     with HubServer() as other:
         other.add_repo(str(REPO), FILES)
@@ -212,19 +212,19 @@ def test_the_token_goes_to_the_hubs_host_and_nowhere_else(server: HubServer) -> 
 
 
 @pytest.mark.parametrize("target", ["http://[::1/", "http://127.0.0.1:99999/", "ftp://127.0.0.1/"])
-def test_a_redirect_to_no_web_address_is_the_hubs_error(server: HubServer, target: str) -> None:
+def test_redirect_to_an_invalid_address_is_an_error_of_the_hub(server: HubServer, target: str) -> None:
     server.fault(Status(302, {"Location": target}), on="/resolve/", times=None)
     with pytest.raises(HubUnavailableError):
         ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
 
 
-def test_a_question_that_is_redirected_to_no_web_address_is_no_broken_connection(server: HubServer) -> None:
+def test_request_redirected_to_an_invalid_address_is_an_error_of_the_hub(server: HubServer) -> None:
     server.fault(Status(302, {"Location": "http://[::1/"}), on="/api/models", times=None)
     with pytest.raises(HubUnavailableError, match="redirects to no web address"):
         ask_of(server).fetch_details(REPO)
 
 
-def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
+def test_no_token_is_sent_if_none_is_given(
     server: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -234,7 +234,7 @@ def test_no_token_is_sent_when_there_is_none_even_if_the_machine_has_one(
     assert server.requests[0].headers["user-agent"].startswith("llm-hf-models/")
 
 
-def test_an_answer_for_another_commit_is_refused(server: HubServer) -> None:
+def test_response_for_another_commit_is_refused(server: HubServer) -> None:
     server.fault(Headers({"X-Repo-Commit": "f" * 40}), method="HEAD")
     with pytest.raises(HubUnavailableError, match="answered for commit ffffffffffff"):
         ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), server.list_repos()[0].commit)
@@ -243,7 +243,7 @@ def test_an_answer_for_another_commit_is_refused(server: HubServer) -> None:
 # Refusals
 
 
-def test_an_unknown_repo_is_told_with_and_without_a_token(server: HubServer) -> None:
+def test_unknown_repo_is_reported_with_and_without_a_token(server: HubServer) -> None:
     server.add_token(TOKEN)
     for token, hint in ((None, "llm hf login"), (TOKEN, "llm hf whoami")):
         with pytest.raises(RepoNotFoundError, match="acme/none") as caught:
@@ -251,17 +251,17 @@ def test_an_unknown_repo_is_told_with_and_without_a_token(server: HubServer) -> 
         assert hint in (caught.value.hint or "")
 
 
-def test_an_unknown_revision_is_told(server: HubServer) -> None:
+def test_unknown_revision_is_reported(server: HubServer) -> None:
     with pytest.raises(RevisionNotFoundError, match="no revision 'v9'"):
         ask_of(server).fetch_details(REPO, "v9")
 
 
-def test_an_unknown_file_is_told(server: HubServer) -> None:
+def test_unknown_file_is_reported(server: HubServer) -> None:
     with pytest.raises(FileNotFoundInRepoError, match=r"no file 'none\.gguf'"):
         ask_of(server).locate(REPO, RepoFile("none.gguf"), "main")
 
 
-def test_a_private_repo_is_invisible_without_access(server: HubServer) -> None:
+def test_private_repo_is_invisible_without_access(server: HubServer) -> None:
     server.add_repo("acme/own", {"x.gguf": b"GGUF"}, private=True)
     server.add_token(TOKEN, access=["acme/own"])
     server.add_token("hf_other")
@@ -272,7 +272,7 @@ def test_a_private_repo_is_invisible_without_access(server: HubServer) -> None:
 
 
 @pytest.mark.parametrize("file", ["README.md", "x.gguf"])
-def test_a_gated_repo_names_the_page_to_ask_on(server: HubServer, file: str) -> None:
+def test_gated_repo_error_names_the_page_for_access(server: HubServer, file: str) -> None:
     gated = RepoId("acme", "gated")
     server.add_repo(str(gated), {"x.gguf": b"GGUF", "README.md": "x"}, gated="manual")
     server.add_token(TOKEN, access=[str(gated)])
@@ -287,7 +287,7 @@ def test_a_gated_repo_names_the_page_to_ask_on(server: HubServer, file: str) -> 
     assert ask_of(server).fetch_details(gated).gated == "manual"
 
 
-def test_a_bad_token_is_refused_and_never_shown(server: HubServer) -> None:
+def test_bad_token_is_refused_and_never_shown(server: HubServer) -> None:
     hub = ask_of(server, TOKEN)
     calls: list[Callable[[], object]] = [
         hub.whoami,
@@ -303,7 +303,7 @@ def test_a_bad_token_is_refused_and_never_shown(server: HubServer) -> None:
 
 
 @pytest.mark.parametrize("token", ["hf_line\nbreak", "hf_größe", "hf with space"])
-def test_a_token_that_no_header_can_carry_is_refused_unsent(server: HubServer, token: str) -> None:
+def test_token_that_no_header_can_carry_is_not_sent(server: HubServer, token: str) -> None:
     with pytest.raises(TokenInvalidError) as caught:
         ask_of(server, token).whoami()
     assert token not in str(caught.value)
@@ -316,7 +316,7 @@ def test_whoami_without_a_token_asks_for_one(server: HubServer) -> None:
     assert server.count() == 0
 
 
-def test_a_token_that_lacks_a_permission_is_told_where_to_look(server: HubServer) -> None:
+def test_token_without_a_permission_is_reported_with_a_hint(server: HubServer) -> None:
     server.add_token(TOKEN)
     server.fault(Status(403, {"X-Error-Message": "your token lacks read access"}))
     with pytest.raises(AccessError) as caught:
@@ -339,7 +339,7 @@ def test_a_token_that_lacks_a_permission_is_told_where_to_look(server: HubServer
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0),
     ],
 )
-def test_a_429_says_how_long_to_wait_and_is_not_waited_out_here(
+def test_status_429_reports_its_wait_without_waiting(
     server: HubServer, headers: dict[str, str], wait: float | None
 ) -> None:
     server.fault(Status(429, headers), times=None)
@@ -349,7 +349,7 @@ def test_a_429_says_how_long_to_wait_and_is_not_waited_out_here(
     assert server.count() == 1
 
 
-def test_a_date_to_wait_for_becomes_seconds(server: HubServer) -> None:
+def test_retry_date_is_converted_to_seconds(server: HubServer) -> None:
     then = datetime.now(timezone.utc) + timedelta(seconds=90)
     server.fault(Status(429, {"Retry-After": format_datetime(then, usegmt=True)}))
     with pytest.raises(RateLimitedError) as caught:
@@ -357,7 +357,7 @@ def test_a_date_to_wait_for_becomes_seconds(server: HubServer) -> None:
     assert 60 < (caught.value.retry_after or 0) <= 90
 
 
-def test_a_503_that_says_how_long_is_heard(server: HubServer) -> None:
+def test_status_503_reports_its_wait(server: HubServer) -> None:
     server.fault(Status(503, {"Retry-After": "6"}))
     with pytest.raises(RateLimitedError) as caught:
         ask_of(server).fetch_details(REPO)
@@ -365,7 +365,7 @@ def test_a_503_that_says_how_long_is_heard(server: HubServer) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_server_error_is_the_hubs_own_problem(server: HubServer, status: int) -> None:
+def test_server_error_is_a_hub_error(server: HubServer, status: int) -> None:
     server.fault(Status(status))
     with pytest.raises(HubUnavailableError, match=f"HTTP {status}"):
         ask_of(server).search("tiny", SearchFilters())
@@ -380,7 +380,7 @@ CALLS: list[Callable[[Hub], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_web_page_in_the_hubs_place_is_not_taken_for_an_answer(
+def test_web_page_in_place_of_the_hub_is_refused(
     server: HubServer, call: Callable[[Hub], object]
 ) -> None:
     server.add_token(TOKEN)
@@ -390,7 +390,7 @@ def test_a_web_page_in_the_hubs_place_is_not_taken_for_an_answer(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_silent_hub_is_given_up_after_the_time_limit(server: HubServer, call: Callable[[Hub], object]) -> None:
+def test_silent_hub_times_out(server: HubServer, call: Callable[[Hub], object]) -> None:
     server.add_token(TOKEN)
     server.fault(Stall())
     with pytest.raises(TimedOutError, match=r"within 0\.2 s"):
@@ -398,21 +398,21 @@ def test_a_silent_hub_is_given_up_after_the_time_limit(server: HubServer, call: 
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_connection_that_breaks_is_a_network_error(server: HubServer, call: Callable[[Hub], object]) -> None:
+def test_broken_connection_is_a_network_error(server: HubServer, call: Callable[[Hub], object]) -> None:
     server.add_token(TOKEN)
     server.fault(Reset())
     with pytest.raises(NetworkError, match="broke off"):
         call(ask_of(server, TOKEN))
 
 
-def test_a_closed_door_means_offline() -> None:
+def test_refused_connection_means_offline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
     with pytest.raises(OfflineError, match="can't be reached"):
         Hub(f"http://127.0.0.1:{port}").fetch_details(REPO)
 
 
-def test_a_proxy_that_is_closed_is_suspected(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_proxy_connection_names_the_proxy(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
     close_session()  # the next one looks at the environment anew
@@ -426,7 +426,7 @@ def test_a_proxy_that_is_closed_is_suspected(server: HubServer, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("proxy", ["::::", "carrier-pigeon://coop", "http://[::1", "socks5://127.0.0.1:1"])
-def test_a_proxy_that_is_no_address_is_bad_input(
+def test_invalid_proxy_address_is_bad_input(
     proxy: str, server: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close_session()
@@ -439,19 +439,19 @@ def test_a_proxy_that_is_no_address_is_bad_input(
     assert "HTTP_PROXY" in str(caught.value.hint)
 
 
-def test_an_unknown_host_means_offline() -> None:
+def test_unknown_host_means_offline() -> None:
     with pytest.raises(OfflineError, match="was not found"):
         Hub("http://no-such-host.invalid").fetch_details(REPO)
 
 
-def test_offline_mode_asks_nobody(server: HubServer) -> None:
+def test_offline_mode_sends_no_request(server: HubServer) -> None:
     for call in CALLS:
         with pytest.raises(OfflineError, match="Offline mode"):
             call(ask_of(server, TOKEN, offline=True))
     assert server.count() == 0
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
+def test_unknown_certificate_is_refused() -> None:
     with HubServer(tls=True) as server, pytest.raises(TlsError, match="certificate of 127"):
         ask_of(server).fetch_details(REPO)
 
@@ -459,12 +459,12 @@ def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
 @pytest.mark.parametrize(
     "endpoint", ["ftp://example.org", "nonsense", "http://", "http://[::1", "http://127.0.0.1:99999"]
 )
-def test_an_endpoint_that_is_no_address_is_bad_input(endpoint: str) -> None:
+def test_invalid_endpoint_address_is_bad_input(endpoint: str) -> None:
     with pytest.raises(BadInputError, match="can't be asked"):
         Hub(endpoint).fetch_details(REPO)
 
 
-def test_a_late_answer_within_the_limit_is_taken(server: HubServer) -> None:
+def test_late_response_within_the_limit_is_used(server: HubServer) -> None:
     server.fault(Delay(0.2))
     assert ask_of(server, timeout=5).fetch_details(REPO).id == str(REPO)
 
@@ -482,20 +482,20 @@ def test_a_late_answer_within_the_limit_is_taken(server: HubServer) -> None:
         b'{"id":"a/b","sha":"%s","siblings":[{"rfilename":"x"}]}' % (b"a" * 40),
     ],
 )
-def test_digests_and_sizes_are_read_strictly(server: HubServer, answer: bytes) -> None:
+def test_digests_and_sizes_are_parsed_strictly(server: HubServer, answer: bytes) -> None:
     server.fault(Status(200, body=answer))
     with pytest.raises(HubUnavailableError, match="did not answer as the Hub does"):
         ask_of(server).fetch_details(REPO)
 
 
-def test_a_name_that_is_unsafe_is_left_out_and_the_rest_stays(server: HubServer) -> None:
+def test_unsafe_name_is_skipped_and_the_rest_kept(server: HubServer) -> None:
     served = server.list_repos()[0]
     evil = replace(served.files[0], path="../../evil")
     server.change_repo(served, files=(*served.files, evil))
     assert [file.path for file in ask_of(server).fetch_details(REPO).files] == [file.path for file in served.files]
 
 
-def test_odd_metadata_of_one_repo_does_not_spoil_a_list(server: HubServer) -> None:
+def test_invalid_metadata_of_one_repo_does_not_break_a_list(server: HubServer) -> None:
     server.add_repo("acme/odd", {"x.gguf": b"GGUF"}, gguf={"total": "many", "context_length": True, "architecture": 5})
     rows = {row.id: row for row in ask_of(server).search("", SearchFilters())}
     assert (rows["acme/odd"].parameters, rows["acme/odd"].architecture) == (None, None)
@@ -514,7 +514,7 @@ JSON = st.recursive(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=JSON | st.binary(max_size=40))
-def test_whatever_is_answered_is_read_or_refused(body: object) -> None:
+def test_any_response_is_parsed_or_refused(body: object) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     for read in (responses.parse_summaries, responses.parse_details, responses.parse_account):
         with suppress(HubUnavailableError):
@@ -524,7 +524,7 @@ def test_whatever_is_answered_is_read_or_refused(body: object) -> None:
 # The cache on this machine
 
 
-def test_making_a_hub_imports_nothing_heavy() -> None:
+def test_creating_a_hub_client_imports_nothing_heavy() -> None:
     code = (
         "import sys; from llm_hf_models.hub.client import Hub; Hub('http://x');"
         "print([name for name in ('huggingface_hub', 'httpx2', 'numpy') if name in sys.modules])"
@@ -533,7 +533,7 @@ def test_making_a_hub_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_one_hub_serves_many_threads(server: HubServer) -> None:
+def test_one_hub_client_serves_many_threads(server: HubServer) -> None:
     hub, found = ask_of(server), []
     threads = [threading.Thread(target=lambda: found.append(hub.fetch_details(REPO).commit)) for _ in range(8)]
     for thread in threads:

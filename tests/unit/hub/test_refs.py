@@ -64,7 +64,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ),
     ],
 )
-def test_every_form_that_people_paste_is_read(text: str, ref: ModelRef) -> None:
+def test_every_common_form_of_a_ref_is_parsed(text: str, ref: ModelRef) -> None:
     assert ModelRef.parse(text) == ref
 
 
@@ -121,7 +121,7 @@ def test_every_form_that_people_paste_is_read(text: str, ref: ModelRef) -> None:
         "o/" + "x" * 1000,
     ],
 )
-def test_what_is_no_ref_is_refused_with_the_forms_that_are(text: str) -> None:
+def test_invalid_ref_is_refused_with_the_accepted_forms(text: str) -> None:
     with pytest.raises(BadRefError) as caught:
         ModelRef.parse(text)
     assert "owner/name:Q4_K_M" in str(caught.value.hint)
@@ -132,14 +132,14 @@ def test_what_is_no_ref_is_refused_with_the_forms_that_are(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["owner/name@", "owner/name@:Q8_0", "owner/name@-rf", "owner/name:a/../b", "https://hf.co/own er/name"]
 )
-def test_what_is_quoted_of_a_bad_ref_is_what_was_typed(text: str) -> None:
+def test_invalid_ref_is_quoted_as_typed(text: str) -> None:
     with pytest.raises(BadRefError) as caught:
         ModelRef.parse(text)
     assert caught.value.message == f"{text!r} is not a model ref"
     assert caught.value.cause
 
 
-def test_a_ref_to_a_dataset_says_what_it_names() -> None:
+def test_ref_to_a_dataset_is_named_as_such() -> None:
     for text in ("hf://datasets/owner/name", "https://huggingface.co/datasets/owner/name"):
         with pytest.raises(BadRefError, match="datasets"):
             ModelRef.parse(text)
@@ -148,7 +148,7 @@ def test_a_ref_to_a_dataset_says_what_it_names() -> None:
 @pytest.mark.parametrize(
     "path", ["model.gguf", "a/b/c.gguf", ".gitattributes", "naïve 模型.gguf", "a..b", "x.gguf.part", "com10"]
 )
-def test_a_safe_path_is_taken_as_it_is(path: str) -> None:
+def test_safe_path_is_accepted_unchanged(path: str) -> None:
     assert RepoFile(path).path == path
 
 
@@ -188,7 +188,7 @@ def test_a_safe_path_is_taken_as_it_is(path: str) -> None:
         "a/" * 300 + "b",
     ],
 )
-def test_a_path_that_could_leave_its_folder_or_mean_a_device_is_refused(path: str) -> None:
+def test_path_that_leaves_its_folder_or_names_a_device_is_refused(path: str) -> None:
     with pytest.raises(BadRefError):
         RepoFile(path)
 
@@ -206,7 +206,7 @@ PIECES = st.lists(
 
 
 @given(PIECES | st.text(max_size=60))
-def test_any_text_is_a_well_formed_ref_that_reads_back_or_a_refusal(text: str) -> None:
+def test_any_text_is_a_ref_that_round_trips_or_is_refused(text: str) -> None:
     try:
         ref = ModelRef.parse(text)
     except BadRefError:
@@ -217,7 +217,7 @@ def test_any_text_is_a_well_formed_ref_that_reads_back_or_a_refusal(text: str) -
 
 
 @given(PIECES | st.text(max_size=80))
-def test_any_path_that_is_taken_stays_below_its_folder_on_every_system(text: str) -> None:
+def test_any_accepted_path_stays_below_its_folder_on_every_system(text: str) -> None:
     try:
         path = RepoFile(text).path
     except BadRefError:
@@ -238,7 +238,7 @@ PATHS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
 
 
 @given(SAFE_NAMES, SAFE_NAMES, st.none() | SAFE_NAMES | st.just("refs/pr/7"), PATHS)
-def test_every_ref_to_a_file_reads_back_from_its_text(owner: str, name: str, revision: str | None, path: str) -> None:
+def test_every_ref_to_a_file_round_trips(owner: str, name: str, revision: str | None, path: str) -> None:
     try:
         ref = ModelRef(RepoId(owner, name), revision and parse_revision(revision), file=RepoFile(path))
     except BadRefError:
@@ -251,6 +251,6 @@ def test_only_forty_hex_digits_are_a_commit() -> None:
     assert not any(is_commit(text) for text in ("main", COMMIT[:-1], COMMIT.upper(), f"{COMMIT}\n"))
 
 
-def test_the_hubs_own_address_is_nobodys_name() -> None:
+def test_address_of_the_hub_is_not_a_repo() -> None:
     with pytest.raises(BadRefError, match="own address"):
         ModelRef.parse("https://hf.co/hf.co/a")

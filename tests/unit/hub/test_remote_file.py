@@ -61,7 +61,7 @@ def remote(server: HubServer, file: RepoFile = NAME, *, timeout: float = 10) -> 
     return RemoteFile(lambda: hub.locate(REPO, file, "main"), timeout=timeout)
 
 
-def test_it_reads_forward_to_the_end_and_then_nothing(server: HubServer) -> None:
+def test_remote_file_reads_forward_to_its_end(server: HubServer) -> None:
     with remote(server) as file:
         parts = [file.read(4), file.read(0), file.read(1_000_000), file.read(5_000_000), file.read(10)]
     assert parts == [CONTENT[:4], b"", CONTENT[4:1_000_004], CONTENT[1_000_004:], b""]
@@ -69,7 +69,7 @@ def test_it_reads_forward_to_the_end_and_then_nothing(server: HubServer) -> None
     assert server.sent(side="storage") == len(CONTENT)
 
 
-def test_it_fetches_no_more_than_a_block_beyond_what_is_read(server: HubServer) -> None:
+def test_remote_file_fetches_at_most_one_block_in_advance(server: HubServer) -> None:
     with remote(server) as file:
         file.read(4)
         assert server.sent(side="storage") == file.fetched_bytes == FIRST_BLOCK_BYTES
@@ -81,7 +81,7 @@ def test_it_fetches_no_more_than_a_block_beyond_what_is_read(server: HubServer) 
 
 @settings(max_examples=30, deadline=None)
 @given(sizes=st.lists(st.integers(0, 900_000), max_size=8))
-def test_any_reads_give_the_files_own_bytes(shared: HubServer, sizes: list[int]) -> None:
+def test_any_reads_return_the_bytes_of_the_file(shared: HubServer, sizes: list[int]) -> None:
     shared.clear()
     with remote(shared) as file:
         read = b"".join(file.read(size) for size in sizes)
@@ -89,7 +89,7 @@ def test_any_reads_give_the_files_own_bytes(shared: HubServer, sizes: list[int])
         assert file.fetched_bytes <= 3 * len(read) + FIRST_BLOCK_BYTES
 
 
-def test_a_host_that_drips_and_is_never_silent_is_given_up_in_time(server: HubServer) -> None:
+def test_dripping_host_times_out(server: HubServer) -> None:
     server.fault(Throttle(bytes_per_second=100_000), on=NAME.path, side="storage", times=None)
     hub = Hub(server.endpoint, token=TOKEN)
     with (
@@ -100,30 +100,30 @@ def test_a_host_that_drips_and_is_never_silent_is_given_up_in_time(server: HubSe
     assert 0 < server.sent(side="storage") < FIRST_BLOCK_BYTES
 
 
-def test_nothing_is_asked_before_the_first_read(server: HubServer) -> None:
+def test_no_request_is_sent_before_the_first_read(server: HubServer) -> None:
     with remote(server):
         assert server.count() == 0
 
 
-def test_the_token_never_reaches_the_storage_host(server: HubServer) -> None:
+def test_token_never_reaches_the_storage_host(server: HubServer) -> None:
     with remote(server) as file:
         file.read(1_000_000)
     assert server.matching(side="storage")
     assert not [request for request in server.matching(side="storage") if "authorization" in request.headers]
 
 
-def test_a_small_file_comes_from_the_hub_itself(server: HubServer) -> None:
+def test_small_file_comes_from_the_hub_itself(server: HubServer) -> None:
     with remote(server, RepoFile("README.md")) as file:
         assert file.read(100) == b"small"
     assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in server.requests)
 
 
-def test_an_empty_file_is_at_its_end(server: HubServer) -> None:
+def test_empty_file_is_at_its_end(server: HubServer) -> None:
     with remote(server, RepoFile("empty.gguf")) as file:
         assert file.read(4) == b""
 
 
-def test_an_expired_link_is_asked_for_again_once(server: HubServer) -> None:
+def test_expired_link_is_renewed_once(server: HubServer) -> None:
     with remote(server) as file:
         start = file.read(10)
         server.expire_links()
@@ -131,14 +131,14 @@ def test_an_expired_link_is_asked_for_again_once(server: HubServer) -> None:
     assert server.count(side="hub", method="HEAD") == 2
 
 
-def test_a_link_that_is_refused_again_is_given_up(server: HubServer) -> None:
+def test_link_that_is_refused_again_is_given_up(server: HubServer) -> None:
     server.fault(Status(403), side="storage", times=None)
     with remote(server) as file, pytest.raises(AccessError, match="fresh ones too"):
         file.read(10)
     assert server.count(side="storage") == 2
 
 
-def test_a_file_that_changed_meanwhile_is_not_spliced(shared: HubServer) -> None:
+def test_file_changed_during_the_read_is_refused(shared: HubServer) -> None:
     shared.clear()
     repo = shared.add_repo("acme/moving", {"x.gguf": CONTENT})
     hub = Hub(shared.endpoint)
@@ -149,7 +149,7 @@ def test_a_file_that_changed_meanwhile_is_not_spliced(shared: HubServer) -> None
             file.read(1_000_000)
 
 
-def test_a_file_that_changed_before_the_link_was_renewed_is_not_spliced(shared: HubServer) -> None:
+def test_file_changed_before_the_link_was_renewed_is_refused(shared: HubServer) -> None:
     shared.clear()
     repo = shared.add_repo("acme/moving", {"x.gguf": CONTENT})
     hub = Hub(shared.endpoint)
@@ -161,7 +161,7 @@ def test_a_file_that_changed_before_the_link_was_renewed_is_not_spliced(shared: 
             file.read(1_000_000)
 
 
-def test_a_server_without_ranges_still_gives_the_right_bytes(server: HubServer) -> None:
+def test_server_without_ranges_returns_the_right_bytes(server: HubServer) -> None:
     server.fault(IgnoreRange(), side="storage", times=None)
     with remote(server) as file:
         assert file.read(10) + file.read(1_000_000) == CONTENT[:1_000_010]
@@ -188,7 +188,7 @@ def test_a_server_without_ranges_still_gives_the_right_bytes(server: HubServer) 
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_every_weather_is_an_error_of_ours(server: HubServer, fault: object, error: type[Exception]) -> None:
+def test_every_network_fault_is_one_of_our_errors(server: HubServer, fault: object, error: type[Exception]) -> None:
     with remote(server, timeout=0.5) as file:
         assert file.read(10) == CONTENT[:10]
         server.fault(fault, side="storage")  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_every_weather_is_an_error_of_ours(server: HubServer, fault: object, err
             file.read(1_000_000)
 
 
-def test_a_reader_goes_on_after_a_bad_moment(server: HubServer) -> None:
+def test_reader_continues_after_a_transient_error(server: HubServer) -> None:
     with remote(server) as file:
         start = file.read(10)
         server.fault(Reset(after=1000), side="storage")
@@ -205,13 +205,13 @@ def test_a_reader_goes_on_after_a_bad_moment(server: HubServer) -> None:
         assert start + file.read(1_000_000) == CONTENT[:1_000_010]
 
 
-def test_a_flipped_bit_is_the_parsers_business_not_ours(server: HubServer) -> None:
+def test_flipped_bit_is_left_to_the_parser(server: HubServer) -> None:
     server.fault(FlipBit(at=5), side="storage")
     with remote(server) as file:
         assert file.read(10) == CONTENT[:5] + bytes([CONTENT[5] ^ 1]) + CONTENT[6:10]
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused() -> None:
+def test_unknown_certificate_is_refused() -> None:
     with HubServer(tls=True) as server:
         location = Location(f"{server.storage_endpoint}/x", {}, 100, "a" * 64, "b" * 40)
         with RemoteFile(lambda: location) as file, pytest.raises(TlsError):

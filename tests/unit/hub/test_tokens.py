@@ -80,12 +80,12 @@ def below(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_empty_machine_has_no_token() -> None:
+def test_new_machine_has_no_token() -> None:
     assert tokens.find_token(never) is None
 
 
 @pytest.mark.usefixtures("keychain")
-def test_the_order_is_environment_keychain_then_the_hf_cli(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_precedes_keychain_and_hf_cli(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     (home.hf_home / "token").write_text("hf_cli\n")
     assert tokens.find_token() == tokens.Token("hf_cli", "hf CLI")
     tokens.store_token("hf_kept", ask_passphrase=never)
@@ -98,7 +98,7 @@ def test_the_order_is_environment_keychain_then_the_hf_cli(home: Home, monkeypat
     assert tokens.find_token() == tokens.Token("hf_older", "environment")
 
 
-def test_a_token_kept_in_the_keychain_comes_back_and_goes(keychain: Keychain, home: Home) -> None:
+def test_token_in_the_keychain_is_found_and_removed(keychain: Keychain, home: Home) -> None:
     assert tokens.store_token(TOKEN, ask_passphrase=never) == "keychain"
     assert list(keychain.kept.values()) == [TOKEN]
     assert tokens.find_token(never) == tokens.Token(TOKEN, "keychain")
@@ -108,7 +108,7 @@ def test_a_token_kept_in_the_keychain_comes_back_and_goes(keychain: Keychain, ho
 
 
 @pytest.mark.parametrize("backend", [fail.Keyring(), null.Keyring(), PlaintextKeyring(), Unrecommended()])
-def test_without_a_real_keychain_the_token_is_encrypted(backend: KeyringBackend, home: Home) -> None:
+def test_token_is_encrypted_without_a_real_keychain(backend: KeyringBackend, home: Home) -> None:
     keyring.set_keyring(backend)
     assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
     assert not getattr(backend, "kept", {})
@@ -119,7 +119,7 @@ def test_without_a_real_keychain_the_token_is_encrypted(backend: KeyringBackend,
     assert tokens.find_token(never) is None
 
 
-def test_of_a_chain_the_first_real_keychain_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_real_keychain_of_a_chain_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Keychain()
     chain = chainer.ChainerBackend()
     monkeypatch.setattr(chainer.ChainerBackend, "backends", [PlaintextKeyring(), real], raising=False)
@@ -129,7 +129,7 @@ def test_of_a_chain_the_first_real_keychain_is_taken(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are posix's")
-def test_the_encrypted_file_is_for_its_owner_alone() -> None:
+def test_encrypted_file_is_private() -> None:
     before = os.umask(0)
     try:
         tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
@@ -138,7 +138,7 @@ def test_the_encrypted_file_is_for_its_owner_alone() -> None:
     assert stat.S_IMODE(tokens.encrypted_token_path().stat().st_mode) == 0o600
 
 
-def test_the_same_token_is_never_encrypted_the_same_way_twice() -> None:
+def test_same_token_is_encrypted_differently_each_time() -> None:
     found = set()
     for _ in range(2):
         tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
@@ -146,7 +146,7 @@ def test_the_same_token_is_never_encrypted_the_same_way_twice() -> None:
     assert len(found) == 2
 
 
-def test_a_wrong_passphrase_is_refused() -> None:
+def test_wrong_passphrase_is_refused() -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     with pytest.raises(KeychainError, match="passphrase") as caught:
         tokens.find_token(lambda: "wrong guess")
@@ -154,20 +154,20 @@ def test_a_wrong_passphrase_is_refused() -> None:
     assert "wrong guess" not in str(caught.value)
 
 
-def test_an_empty_passphrase_keeps_nothing() -> None:
+def test_empty_passphrase_stores_nothing() -> None:
     with pytest.raises(KeychainError, match="passphrase is needed"):
         tokens.store_token(TOKEN, ask_passphrase=lambda: "")
     assert not tokens.encrypted_token_path().exists()
 
 
-def test_a_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
     tokens.store_token(TOKEN, ask_passphrase=never)
     assert tokens.find_token() == tokens.Token(TOKEN, "encrypted file")
     assert tokens.find_token(never) == tokens.Token(TOKEN, "encrypted file")
 
 
-def test_nobody_to_ask_leaves_the_file_alone(home: Home) -> None:
+def test_missing_passphrase_prompt_leaves_the_file_alone(home: Home) -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     assert tokens.find_token(None) is None
     (home.hf_home / "token").write_text(OTHER)
@@ -175,7 +175,7 @@ def test_nobody_to_ask_leaves_the_file_alone(home: Home) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 14, 15, 30, 31, 42, 43, 60, -1])
-def test_a_file_with_one_wrong_bit_is_refused(at: int) -> None:
+def test_file_with_one_wrong_bit_is_refused(at: int) -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     data = bytearray(tokens.encrypted_token_path().read_bytes())
     data[at] ^= 1
@@ -184,7 +184,7 @@ def test_a_file_with_one_wrong_bit_is_refused(at: int) -> None:
         tokens.find_token(lambda: "open sesame")
 
 
-def test_a_file_of_another_length_is_refused() -> None:
+def test_file_of_another_length_is_refused() -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     whole = tokens.encrypted_token_path().read_bytes()
     for data in (b"", whole[:10], whole[:43], whole[:-1], whole + b"\0", TOKEN.encode()):
@@ -193,7 +193,7 @@ def test_a_file_of_another_length_is_refused() -> None:
             tokens.find_token(lambda: "open sesame")
 
 
-def test_a_keychain_replaces_a_token_that_was_encrypted(keychain: Keychain) -> None:
+def test_keychain_replaces_an_encrypted_token(keychain: Keychain) -> None:
     keyring.set_keyring(fail.Keyring())
     tokens.store_token(OTHER, ask_passphrase=lambda: "open sesame")
     keyring.set_keyring(keychain)
@@ -202,7 +202,7 @@ def test_a_keychain_replaces_a_token_that_was_encrypted(keychain: Keychain) -> N
     assert tokens.find_token(never) == tokens.Token(TOKEN, "keychain")
 
 
-def test_a_locked_keychain_is_said_without_its_words() -> None:
+def test_locked_keychain_error_omits_its_message() -> None:
     keyring.set_keyring(LockedKeychain())
     for call in (tokens.find_token, tokens.remove_stored_token):
         with pytest.raises(KeychainError, match="keychain") as caught:
@@ -211,17 +211,17 @@ def test_a_locked_keychain_is_said_without_its_words() -> None:
         assert "HF_TOKEN" in (caught.value.hint or "")
 
 
-def test_a_keychain_that_fails_to_keep_gives_way_to_the_file() -> None:
+def test_failing_keychain_falls_back_to_the_file() -> None:
     keyring.set_keyring(LockedKeychain())
     assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
     assert tokens.find_token(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
 
 
-def test_a_token_does_not_show_in_its_repr() -> None:
+def test_token_is_not_in_its_repr() -> None:
     assert TOKEN not in repr(tokens.Token(TOKEN, "environment"))
 
 
-def test_the_token_that_the_real_hf_command_keeps_is_found(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_of_the_hf_command_is_found(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "from huggingface_hub import constants; print(constants.HF_TOKEN_PATH)"
     for path in (None, home.root / "elsewhere/token"):
         if path:
@@ -233,7 +233,7 @@ def test_the_token_that_the_real_hf_command_keeps_is_found(home: Home, monkeypat
         assert tokens.find_token() == tokens.Token(f"{TOKEN}{len(str(path))}", "hf CLI")
 
 
-def test_an_empty_or_binary_token_file_is_no_token(home: Home) -> None:
+def test_empty_or_binary_token_file_has_no_token(home: Home) -> None:
     (home.hf_home / "token").write_text(" \n")
     assert tokens.find_token() is None
     (home.hf_home / "token").write_bytes(b"\xff\xfe")
@@ -241,14 +241,14 @@ def test_an_empty_or_binary_token_file_is_no_token(home: Home) -> None:
         tokens.find_token()
 
 
-def test_a_place_that_can_not_be_written_is_said(home: Home) -> None:
+def test_unwritable_place_gives_a_clear_error(home: Home) -> None:
     (home.llm / "hf").write_text("a file in the folder's place")
     with pytest.raises(KeychainError, match="Can't write"):
         tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the keychain is the system's own, and always there")
-def test_keyrings_backends_are_loaded_only_where_a_keychain_can_be(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyring_backends_are_loaded_only_if_a_keychain_may_exist(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     code = "import sys; from llm_hf_models.hub import tokens; tokens.find_token(); tokens.find_token(); "

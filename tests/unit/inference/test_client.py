@@ -32,7 +32,7 @@ ENDS_ODDLY = {
 
 
 @pytest.mark.parametrize("name", ENDS_ODDLY)
-def test_an_endpoint_that_answers_oddly_is_a_clear_error_both_ways(name: str) -> None:
+def test_invalid_response_of_an_endpoint_gives_a_clear_error(name: str) -> None:
     respond, kind, words = ENDS_ODDLY[name]
 
     async def all_of(endpoint: engine.Endpoint) -> None:
@@ -47,7 +47,7 @@ def test_an_endpoint_that_answers_oddly_is_a_clear_error_both_ways(name: str) ->
     assert "\x1b" not in str(caught.value)
 
 
-def test_an_endpoint_elsewhere_gets_key_and_model_and_none_of_llama_cpps_own_fields() -> None:
+def test_remote_endpoint_gets_key_and_model_and_only_standard_fields() -> None:
     seen: dict[str, Any] = {}
 
     def respond(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ def test_an_endpoint_elsewhere_gets_key_and_model_and_none_of_llama_cpps_own_fie
     assert "return_progress" not in seen
 
 
-def test_a_proxy_is_never_told_of_this_machines_own_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_not_used_for_local_endpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     with server(sends(delta(content="direct") + END)) as url:
@@ -73,14 +73,14 @@ def test_a_proxy_is_never_told_of_this_machines_own_endpoints(monkeypatch: pytes
         )
 
 
-def test_an_endpoint_that_is_down_is_named() -> None:
+def test_endpoint_that_is_down_is_named() -> None:
     with server(sends(b"")) as url:
         pass
     with pytest.raises(EngineLostError, match=url):
         list(inference_client.stream_completion(engine.Endpoint(url), openai_protocol.Turn(HELLO)))
 
 
-def test_a_redirect_is_not_followed_with_the_key() -> None:
+def test_redirect_is_not_followed_with_the_key() -> None:
     asked: list[str] = []
 
     def thief(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:

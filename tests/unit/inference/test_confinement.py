@@ -49,7 +49,7 @@ def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subproces
     )
 
 
-def test_a_program_that_was_started_confined_reads_its_model_and_nothing_else(tmp_path: Path) -> None:
+def test_confined_program_reads_only_its_model(tmp_path: Path) -> None:
     told = task(tmp_path)
     cat = program("cat")
     assert started(cat, tmp_path / "model", told=told).stdout == "weights"
@@ -58,7 +58,7 @@ def test_a_program_that_was_started_confined_reads_its_model_and_nothing_else(tm
     assert started(cat, tmp_path / "secret", told={**told, "sandbox": False}).stdout == "token"
 
 
-def test_a_program_that_was_started_confined_starts_no_other(tmp_path: Path) -> None:
+def test_confined_program_starts_no_other(tmp_path: Path) -> None:
     told = task(tmp_path)
     env, cat = program("env"), program("cat")
     assert started(env, cat, tmp_path / "model", told={**told, "sandbox": False}).stdout == "weights"
@@ -83,7 +83,7 @@ def in_a_fork(work: Callable[[], str]) -> str:
     return text
 
 
-def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_rest(tmp_path: Path) -> None:
+def test_script_lists_the_layers_it_can_not_have_with_reasons(tmp_path: Path) -> None:
     script = tmp_path / "llama-server"
     script.write_text("#!/bin/sh\nexec cat\n")
     wanted = inspect_program(script)
@@ -99,18 +99,18 @@ def test_a_script_has_the_layers_that_let_it_start_others_and_says_why_not_the_r
     assert "seccomp: llama-server is a script, which has to start other programs" in missing
 
 
-def test_what_stays_open_is_said_with_the_layers_name(tmp_path: Path) -> None:
+def test_layer_name_mentions_what_is_left_open(tmp_path: Path) -> None:
     told = task(tmp_path)
     wanted = inspect_program(program("cat"))
     assert "seccomp but for exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
 
 
-def test_a_sandbox_that_is_off_closes_nothing_and_says_so(tmp_path: Path) -> None:
+def test_disabled_sandbox_applies_no_layer_and_says_so(tmp_path: Path) -> None:
     done = confine(task(tmp_path, sandbox=False), gpu=False, program=Program())
     assert (done.layers, done.missing) == ([], [SANDBOX_OFF])
 
 
-def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_in_a_home_folder_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, opens in ((tmp_path, False), (tmp_path / "llama.cpp/bin", True)):
         place.mkdir(parents=True, exist_ok=True)
         binary = Path(shutil.copy(program("cat"), place / "llama-server"))
@@ -134,7 +134,7 @@ def test_a_program_in_somebodys_home_opens_no_home(tmp_path: Path, monkeypatch: 
     ],
     ids=["none", "nothing", "cuda", "vulkan", "blas", "too-old"],
 )  # fmt: skip
-def test_a_llama_server_has_a_gpu_when_it_names_one(tmp_path: Path, listed: str, gpu: bool) -> None:
+def test_llama_server_has_a_gpu_if_it_lists_one(tmp_path: Path, listed: str, gpu: bool) -> None:
     (tmp_path / "listed").write_text(listed)
     (tmp_path / "llama-server").write_text(f"#!/bin/sh\n{program('cat')} {tmp_path / 'listed'}\n")
     (tmp_path / "llama-server").chmod(0o755)

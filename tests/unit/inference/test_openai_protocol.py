@@ -28,7 +28,7 @@ STREAM = (
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
-def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
+def test_stream_is_parsed_equally_however_it_is_split(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
     reader = ResponseParser(stream=True)
     items: list[openai_protocol.Piece | openai_protocol.Finish] = []
@@ -41,7 +41,7 @@ def test_pieces_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_hostile_bytes_are_an_answer_or_an_error_of_ours(data: bytes, stream: bool) -> None:
+def test_hostile_bytes_give_an_answer_or_one_of_our_errors(data: bytes, stream: bool) -> None:
     reader = ResponseParser(stream=stream)
     try:
         items = [*reader.feed(b"data: " + data + b"\n" if stream else data), *reader.end()]

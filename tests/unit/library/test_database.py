@@ -43,7 +43,7 @@ path = models.path
 db = models.db
 
 
-def test_a_model_comes_back_as_it_was_recorded(db: Database) -> None:
+def test_stored_model_is_read_back_unchanged(db: Database) -> None:
     model = a_model(
         aliases=("name",),
         options={"temperature": 0.5, "stop": ["a"]},
@@ -56,14 +56,14 @@ def test_a_model_comes_back_as_it_was_recorded(db: Database) -> None:
     assert db.list_models() == [model]
 
 
-def test_registering_again_replaces_the_facts_and_keeps_aliases_and_options(db: Database) -> None:
+def test_registering_again_replaces_facts_and_keeps_aliases_and_options(db: Database) -> None:
     db.register(a_model(aliases=("mine",), options={"seed": 1}, checks=(Check("digest", "differs", 1.0),)))
     again = db.register(a_model(commit="1" * 40, files=(), checks=(Check("digest", "matches", 2.0),)))
     assert (again.commit, again.files, again.aliases, again.options) == ("1" * 40, (), ("mine",), {"seed": 1})
     assert [check.result for check in again.checks] == ["matches"]
 
 
-def test_an_alias_names_one_model_whatever_the_case(db: Database) -> None:
+def test_alias_names_one_model_in_any_case(db: Database) -> None:
     db.register(a_model(aliases=("Walrus",)))
     other = db.register(a_model("owner/other", aliases=("walrus", "seal")))
     assert other.aliases == ("seal",)
@@ -77,7 +77,7 @@ def test_an_alias_names_one_model_whatever_the_case(db: Database) -> None:
         db.remove_alias("nobody")
 
 
-def test_a_person_finds_a_model_by_id_alias_repo_or_name_and_is_told_when_it_is_not_clear(db: Database) -> None:
+def test_model_is_found_by_id_alias_repo_or_name_unless_ambiguous(db: Database) -> None:
     one = db.register(a_model(aliases=("w",))).model_id
     pinned = db.register(a_model("owner/pinned", revision="refs/pr/1")).model_id
     for name in ("hf/owner/name:Q4_K_M", "OWNER/name:q4_k_m", " w ", "W", "owner/name", "hf/owner/name", "Name"):
@@ -94,7 +94,7 @@ def test_a_person_finds_a_model_by_id_alias_repo_or_name_and_is_told_when_it_is_
         db.get_model("owner/name")
 
 
-def test_a_removed_model_takes_its_files_aliases_and_checks_along(db: Database, path: Path) -> None:
+def test_removing_a_model_removes_its_files_aliases_and_checks(db: Database, path: Path) -> None:
     kept = db.register(a_model("owner/kept"))
     gone = db.register(a_model(aliases=("x",), checks=(Check("scan", "safe", 1.0),)))
     assert db.list_used_locations(exclude_model=gone.model_id) == {kept.files[0].location}
@@ -106,7 +106,7 @@ def test_a_removed_model_takes_its_files_aliases_and_checks_along(db: Database, 
         db.remove_model(gone.model_id)
 
 
-def test_the_state_follows_the_disk_and_the_newest_digest(db: Database, tmp_path: Path) -> None:
+def test_state_follows_the_disk_and_the_newest_digest(db: Database, tmp_path: Path) -> None:
     there = tmp_path / "m.gguf"
     there.write_bytes(b"x")
     model = db.register(a_model(files=(LocalFile("m.gguf", "weights", 1, str(there)),)))
@@ -119,13 +119,13 @@ def test_the_state_follows_the_disk_and_the_newest_digest(db: Database, tmp_path
     assert db.get_model(model.model_id).state == "missing"
 
 
-def test_a_headers_nan_does_not_hide_the_models_from_llm(db: Database, path: Path) -> None:
+def test_nan_in_a_header_does_not_hide_the_models_from_llm(db: Database, path: Path) -> None:
     db.register(a_model(facts=replace(FACTS, sampling={"temperature": float("nan"), "top_p": float("inf")})))
     assert db.list_models()[0].facts.sampling == {"temperature": None, "top_p": None}
     assert [model.model_id for model in read_registered_models(path)] == ["hf/owner/name:Q4_K_M"]
 
 
-def test_llm_is_shown_what_it_needs(db: Database, path: Path) -> None:
+def test_registered_models_have_the_fields_that_llm_needs(db: Database, path: Path) -> None:
     db.register(a_model(aliases=("a",)))
     db.register(a_model("owner/plain", facts=ModelFacts(kind="embedding")))
     assert read_registered_models(path) == [
@@ -135,7 +135,7 @@ def test_llm_is_shown_what_it_needs(db: Database, path: Path) -> None:
     assert len(MIGRATIONS) == library_registered_models.LIBRARY_FORMAT
 
 
-def test_downloads_are_rows_that_change_only_in_known_columns(db: Database) -> None:
+def test_download_rows_change_only_in_known_columns(db: Database) -> None:
     row = db.open_download(Download(0, "owner/name", "queued", "owner/name", "0" * 40, "Q4_K_M", 100))
     db.update_download(row.id, done_bytes=50, bytes_per_second=5.0)
     db.update_download(row.id)
@@ -149,7 +149,7 @@ def test_downloads_are_rows_that_change_only_in_known_columns(db: Database) -> N
     assert db.get_download(row.id) is None
 
 
-def test_a_download_has_one_living_owner(db: Database) -> None:
+def test_download_has_one_running_owner(db: Database) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     assert not db.claim_download(row.id, "b", stale_seconds=math.inf)
@@ -162,7 +162,7 @@ def test_a_download_has_one_living_owner(db: Database) -> None:
     assert db.record_heartbeat(999, "a") == "lost"
 
 
-def test_what_a_dead_process_waited_for_and_how_fast_it_was_is_not_told_any_more(db: Database) -> None:
+def test_wait_and_speed_of_an_ended_process_are_not_shown(db: Database) -> None:
     told = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
     dead = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.strip()
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
@@ -174,7 +174,7 @@ def test_what_a_dead_process_waited_for_and_how_fast_it_was_is_not_told_any_more
     assert (found.needs_new_worker, found.error, found.bytes_per_second) == (True, None, None)
 
 
-def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a_person_decided(db: Database) -> None:
+def test_owner_marked_as_stale_takes_its_download_back_or_obeys(db: Database) -> None:
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     db.update_download(row.id, bytes_per_second=5.0)
@@ -201,7 +201,7 @@ def test_an_owner_that_was_taken_for_dead_takes_its_download_back_or_does_what_a
         assert db.record_heartbeat(row.id, "a") == asked
 
 
-def test_an_engines_row_is_dropped_only_by_its_own_process(db: Database) -> None:
+def test_engine_row_is_removed_only_by_its_own_process(db: Database) -> None:
     row = EngineRow("f", "m", 10, 1.0, "/run/x.sock", key="secret", layers=("landlock",))
     db.save_engine(row)
     assert db.get_engine("f") == row
@@ -212,7 +212,7 @@ def test_an_engines_row_is_dropped_only_by_its_own_process(db: Database) -> None
     assert db.get_engine("f") is None
 
 
-def test_answers_of_the_hub_are_kept_dated_and_forgotten_by_age(db: Database) -> None:
+def test_responses_of_the_hub_are_stored_with_a_date_and_expire(db: Database) -> None:
     db.save_metadata("k", "body", "etag")
     kept = db.get_metadata("k")
     assert kept is not None
@@ -222,7 +222,7 @@ def test_answers_of_the_hub_are_kept_dated_and_forgotten_by_age(db: Database) ->
     assert db.get_metadata("k") is None
 
 
-def test_a_transaction_is_all_or_nothing(db: Database) -> None:
+def test_transaction_is_all_or_nothing(db: Database) -> None:
     def interrupted() -> None:
         with db.transaction():
             db.register(a_model())
@@ -246,7 +246,7 @@ def test_a_transaction_is_all_or_nothing(db: Database) -> None:
     ],
     ids=lambda broken: next(iter(broken)),
 )
-def test_what_can_not_be_recorded_is_refused_whole_and_not_called_damage(
+def test_unstorable_value_is_refused_and_not_reported_as_damage(
     db: Database, broken: dict[str, object]
 ) -> None:
     with pytest.raises(LibraryError) as caught:
@@ -256,13 +256,13 @@ def test_what_can_not_be_recorded_is_refused_whole_and_not_called_damage(
     db.register(a_model())
 
 
-def test_a_file_name_that_is_not_utf_8_is_a_clear_refusal(db: Database) -> None:
+def test_file_name_that_is_not_utf_8_is_refused(db: Database) -> None:
     with pytest.raises(LibraryError, match="can't record"):
         db.register(a_model(files=(LocalFile("m", "weights", 1, os.fsdecode(b"/tmp/caf\xe9.gguf")),)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
-def test_nobody_else_may_read_the_library_since_it_holds_keys(db: Database, path: Path) -> None:
+def test_library_is_private_because_it_holds_keys(db: Database, path: Path) -> None:
     db.register(a_model())
     assert {file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == {0}
     assert path.parent.stat().st_mode & 0o077 == 0
@@ -281,7 +281,7 @@ def together(*jobs: Callable[[], None]) -> None:
             done.result()
 
 
-def test_threads_may_share_a_library(db: Database) -> None:
+def test_threads_can_share_a_library(db: Database) -> None:
     def work(number: int) -> None:
         for turn in range(15):
             with db.transaction():
@@ -292,12 +292,12 @@ def test_threads_may_share_a_library(db: Database) -> None:
     assert len(db.list_models()) == 60
 
 
-def test_a_new_library_may_be_opened_by_many_at_the_same_instant(tmp_path: Path) -> None:
+def test_new_library_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
     for turn in range(40):
         together(*[lambda path=tmp_path / f"{turn}.db": Database(path).close()] * 4)
 
 
-def test_a_reader_sees_one_moment_while_another_connection_writes(db: Database, path: Path) -> None:
+def test_reader_sees_one_snapshot_during_writes(db: Database, path: Path) -> None:
     ended = threading.Event()
 
     def version(number: int) -> LocalModel:
@@ -330,7 +330,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_library_is_said_to_be_so_and_llm_goes_on_without_it(path: Path, damage: str) -> None:
+def test_damaged_library_is_reported_and_llm_works(path: Path, damage: str) -> None:
     with Database(path) as db:
         db.register(a_model())
     for beside in path.parent.glob("library.db-*"):
@@ -347,7 +347,7 @@ def test_a_damaged_library_is_said_to_be_so_and_llm_goes_on_without_it(path: Pat
     ("column", "value"),
     [("facts", "{"), ("facts", "[]"), ("facts", '{"kind": '), ("options", "nonsense"), ("hub", b"\xff")],
 )
-def test_a_row_that_can_not_be_read_is_damage_and_no_traceback(path: Path, column: str, value: object) -> None:
+def test_unreadable_row_is_reported_as_damage(path: Path, column: str, value: object) -> None:
     with Database(path) as db:
         db.register(a_model())
         with sqlite3.connect(path) as raw:
@@ -358,7 +358,7 @@ def test_a_row_that_can_not_be_read_is_damage_and_no_traceback(path: Path, colum
     read_registered_models(path)
 
 
-def test_a_newer_library_is_left_alone(path: Path) -> None:
+def test_newer_library_is_not_changed(path: Path) -> None:
     with Database(path) as db:
         db.register(a_model())
     with sqlite3.connect(path) as raw:
@@ -372,7 +372,7 @@ def test_a_newer_library_is_left_alone(path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_migration_updates_an_older_library(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Database(path) as db:
         db.register(a_model())
     later = (*MIGRATIONS, "alter table models add column later text; create table extra (id integer)")
@@ -385,7 +385,7 @@ def test_every_migration_brings_an_older_library_to_today(path: Path, monkeypatc
     raw.close()
 
 
-def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Database(path) as db:
         db.register(a_model())
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
@@ -399,14 +399,14 @@ def test_a_migration_that_fails_changes_nothing(path: Path, monkeypatch: pytest.
     raw.close()
 
 
-def test_a_folder_in_the_files_place_is_said_to_be_so_and_llm_goes_on(path: Path) -> None:
+def test_folder_in_place_of_the_file_is_reported_and_llm_works(path: Path) -> None:
     path.mkdir(parents=True)
     with pytest.raises(NotWritableError):
         Database(path)
     assert read_registered_models(path) == []
 
 
-def test_a_file_in_the_folders_place_is_said_to_be_so_and_llm_goes_on(path: Path) -> None:
+def test_file_in_place_of_the_folder_is_reported_and_llm_works(path: Path) -> None:
     path.parent.write_text("in the way")
     with pytest.raises(NotWritableError):
         Database(path)
@@ -434,7 +434,7 @@ with Database(path) as db:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_a_library_in_a_read_only_folder_is_read_and_refuses_changes(tmp_path: Path) -> None:
+def test_library_in_a_read_only_folder_is_readable(tmp_path: Path) -> None:
     folder = tmp_path / "readable"
     for parent in (tmp_path, *tmp_path.parents):  # pytest's own folders, however many: they are its user's alone
         if "pytest-of" in str(parent) and parent.stat().st_uid == os.geteuid():
@@ -449,7 +449,7 @@ def test_a_library_in_a_read_only_folder_is_read_and_refuses_changes(tmp_path: P
     assert answer.stdout.splitlines() == ["1", "1 False", f"Can't write the library at {path}"]
 
 
-def test_llm_goes_on_where_there_is_no_library_and_makes_none(path: Path) -> None:
+def test_llm_works_without_a_library_and_creates_none(path: Path) -> None:
     assert read_registered_models(path) == []
     assert read_registered_models(Path("nul\x00.db")) == []
     assert not path.parent.exists()
@@ -487,7 +487,7 @@ Database(Path(sys.argv[1])).close()
 """
 
 
-def test_a_second_opening_in_one_process_keeps_the_locks_of_the_first(path: Path) -> None:
+def test_second_connection_of_a_process_keeps_the_locks_of_the_first(path: Path) -> None:
     with Database(path) as first:
         first.save_metadata("a", "1")
         Database(path).close()

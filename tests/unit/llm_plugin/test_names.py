@@ -19,7 +19,7 @@ gguf = taken_names.gguf
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf: Path) -> None:
+def test_name_of_another_plugin_is_refused_by_every_command(gguf: Path) -> None:
     run("import", gguf, "-q")
     for words in (
         ("alias", "walrus", THEIRS),
@@ -35,7 +35,7 @@ def test_a_name_that_another_plugin_has_is_refused_wherever_it_is_asked_for(gguf
     assert THEIRS not in json_of("alias")
 
 
-def test_a_name_that_a_person_gave_to_anothers_model_is_refused_and_one_of_ours_is_not(gguf: Path, home: Home) -> None:
+def test_name_given_to_a_foreign_model_is_refused_and_our_own_is_not(gguf: Path, home: Home) -> None:
     run("import", gguf, "-q")
     given = {"quick": THEIRS, "mine": "hf/local/walrus:Q8_0"}
     (home.llm / "aliases.json").write_text(json.dumps(given), encoding="utf-8")
@@ -43,7 +43,7 @@ def test_a_name_that_a_person_gave_to_anothers_model_is_refused_and_one_of_ours_
     run("alias", "walrus", "mine")
 
 
-def test_names_of_embedding_models_are_apart_from_those_of_others(gguf: Path, tmp_path: Path) -> None:
+def test_names_of_embedding_models_are_a_separate_set(gguf: Path, tmp_path: Path) -> None:
     run("import", gguf, "-q")
     run("import", tiny_embedding(tmp_path / "emb.gguf"), "-q")
     assert "text-embedding-3-small" in run("alias", "emb", "3-small", code=2).stderr
@@ -54,13 +54,13 @@ def test_names_of_embedding_models_are_apart_from_those_of_others(gguf: Path, tm
 
 
 @pytest.mark.usefixtures("hub")
-def test_nobody_is_told_to_talk_to_a_name_that_llm_gives_to_another() -> None:
+def test_suggested_names_never_belong_to_another_plugin() -> None:
     done = run("pull", REPO)
     (name,) = [line.split()[5] for line in done.stderr.splitlines() if line.startswith("Talk to it: llm -m ")]
     assert llm.get_model(name).model_id == f"hf/{REPO}:Q8_0"
 
 
-def test_where_another_plugin_fails_names_are_given_all_the_same(gguf: Path, home: Home) -> None:
+def test_names_work_if_another_plugin_fails(gguf: Path, home: Home) -> None:
     (home.llm / "aliases.json").write_text("{", encoding="utf-8")
     assert "llm -m walrus 'hello'" in run("import", gguf).stderr
     run("alias", "walrus", "seal")

@@ -32,7 +32,7 @@ def project() -> dict[str, Any]:
     return table
 
 
-def test_the_listing_speaks_of_this_version_in_the_registrys_form() -> None:
+def test_listing_has_this_version_and_the_form_of_the_registry() -> None:
     listed, (package,) = listing(), listing()["packages"]
     assert listed["version"] == package["version"] == project()["version"]
     assert re.fullmatch(r"[a-z0-9.-]+/[a-z0-9._-]+", listed["name"])
@@ -43,7 +43,7 @@ def test_the_listing_speaks_of_this_version_in_the_registrys_form() -> None:
     assert [each["name"] for each in package["environmentVariables"] if each.get("isSecret")] == ["HF_TOKEN"]
 
 
-def test_clients_that_start_the_package_by_its_name_start_the_server() -> None:
+def test_clients_that_start_the_package_by_name_start_the_server() -> None:
     """They run `uvx IDENTIFIER`, with nothing between that could name another command."""
     (package,) = listing()["packages"]
     assert package["identifier"] == project()["name"]
@@ -52,13 +52,13 @@ def test_clients_that_start_the_package_by_its_name_start_the_server() -> None:
     assert scripts[package["identifier"]] == scripts["llm-hf-mcp"] == "llm_hf_mcp.main:main"
 
 
-def test_the_readme_proves_to_the_registry_whose_listing_it_is() -> None:
+def test_readme_has_the_ownership_mark_of_the_registry() -> None:
     readme = (ROOT / project()["readme"]).read_text("utf-8")
     assert f"<!-- mcp-name: {listing()['name']} -->" in readme.splitlines()
 
 
 @pytest.mark.storm
-def test_the_registrys_own_schema_finds_nothing_wrong(tmp_path: Path) -> None:
+def test_schema_of_the_registry_finds_nothing_wrong(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path), VALIDATOR]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

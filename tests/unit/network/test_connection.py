@@ -61,7 +61,7 @@ def authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
     return context, bundle
 
 
-def test_a_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path) -> None:
+def test_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path) -> None:
     with StorageServer(CONTENT, token="hf_secret") as hub, StorageServer(CONTENT) as storage:
         hub.redirect_to = storage.url
         pull(hub, tmp_path / "part")
@@ -70,7 +70,7 @@ def test_a_redirect_to_another_host_is_followed_without_the_token(tmp_path: Path
         assert not any("authorization" in request.headers for request in storage.requests)
 
 
-def test_the_token_goes_along_on_its_own_host(tmp_path: Path) -> None:
+def test_token_is_sent_on_its_own_host(tmp_path: Path) -> None:
     with StorageServer(CONTENT, token="hf_secret") as hub:
         pull(hub, tmp_path / "part")
         assert all(request.headers["authorization"] == "Bearer hf_secret" for request in hub.requests)
@@ -84,7 +84,7 @@ class GuardedServer(StorageServer):
         return super().url.replace("://", "://ann:s%2Fcret@")
 
 
-def test_a_password_in_the_address_is_used_there_and_nowhere_else(tmp_path: Path) -> None:
+def test_password_in_the_address_is_used_only_there(tmp_path: Path) -> None:
     with GuardedServer(CONTENT, token="hf_secret") as hub, StorageServer(CONTENT) as storage:
         pull(hub, tmp_path / "part")
         hub.redirect_to = storage.url
@@ -95,7 +95,7 @@ def test_a_password_in_the_address_is_used_there_and_nowhere_else(tmp_path: Path
         assert not any("authorization" in request.headers for request in storage.requests)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused_and_not_retried(tmp_path: Path) -> None:
+def test_unknown_certificate_is_refused_and_not_retried(tmp_path: Path) -> None:
     context, _ = authority(tmp_path)
     with StorageServer(CONTENT, tls=context) as server:
         with pytest.raises(TlsError) as caught:
@@ -113,7 +113,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused_and_not_retried(tmp_pa
         ("100%25 [a]{b}|c\\d^`", "100%25%20[a]%7Bb%7D%7Cc%5Cd%5E%60"),
     ],
 )
-def test_a_redirect_to_an_address_that_is_not_escaped_is_followed(tmp_path: Path, name: str, escaped: str) -> None:
+def test_redirect_to_an_unescaped_address_is_followed(tmp_path: Path, name: str, escaped: str) -> None:
     with StorageServer(CONTENT) as server, StorageServer(CONTENT) as first:
         first.redirect_to = server.url.replace("?", f"?name={name}&")
         pull(first, tmp_path / "part")
@@ -121,7 +121,7 @@ def test_a_redirect_to_an_address_that_is_not_escaped_is_followed(tmp_path: Path
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_bundle_from_the_environment_is_honoured(
+def test_certificates_from_the_environment_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     context, bundle = authority(tmp_path)
@@ -133,7 +133,7 @@ def test_a_bundle_from_the_environment_is_honoured(
         pull(server, tmp_path / "part")
 
 
-def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_certificate_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context, _ = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with StorageServer(CONTENT, tls=context) as server, pytest.raises(TlsError) as caught:
@@ -141,7 +141,7 @@ def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest
     assert "missing.pem" in caught.value.message
 
 
-def test_encryption_is_never_left_by_a_redirect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_redirect_never_leaves_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context, bundle = authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context) as server, StorageServer(CONTENT) as plain:
@@ -151,7 +151,7 @@ def test_encryption_is_never_left_by_a_redirect(tmp_path: Path, monkeypatch: pyt
         assert plain.requests == []
 
 
-def test_a_host_that_does_not_speak_tls_is_an_error_at_once(tmp_path: Path) -> None:
+def test_host_without_tls_is_an_error_at_once(tmp_path: Path) -> None:
     def answer() -> None:
         connection, _ = listener.accept()
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -252,13 +252,13 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     proxy.close()
 
 
-def test_a_proxy_with_a_password_is_used(tmp_path: Path, proxy: Proxy) -> None:
+def test_proxy_with_a_password_is_used(tmp_path: Path, proxy: Proxy) -> None:
     with StorageServer(CONTENT) as server:
         pull(server, tmp_path / "part")
         assert proxy.lines[0] == f"GET {server.url} HTTP/1.1"
 
 
-def test_a_password_in_the_address_is_not_shown_to_a_proxy_as_part_of_it(tmp_path: Path, proxy: Proxy) -> None:
+def test_password_in_the_address_is_not_shown_to_a_proxy(tmp_path: Path, proxy: Proxy) -> None:
     with GuardedServer(CONTENT) as server:
         pull(server, tmp_path / "part")
         assert not any("@" in line for line in proxy.lines)
@@ -273,7 +273,7 @@ def test_https_is_tunnelled_through_a_proxy(tmp_path: Path, proxy: Proxy, monkey
         assert not any("proxy-authorization" in request.headers for request in server.requests)
 
 
-def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_skips_the_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with StorageServer(CONTENT) as server:
         pull(server, tmp_path / "part")
@@ -282,7 +282,7 @@ def test_no_proxy_goes_round_it(tmp_path: Path, proxy: Proxy, monkeypatch: pytes
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 @pytest.mark.parametrize("written", ["::1", "[::1]"])
-def test_no_proxy_knows_ipv6_both_ways(
+def test_no_proxy_accepts_both_forms_of_ipv6(
     tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     monkeypatch.setenv("no_proxy", written)
@@ -301,7 +301,7 @@ def test_no_proxy_knows_ipv6_both_ways(
         ("http_proxy", "http://ann:s3cret@127.0.0.1:many", False),
     ],
 )
-def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
+def test_unsupported_proxy_is_refused_at_once_with_its_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, address: str, secure: bool
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
@@ -318,7 +318,7 @@ def test_a_proxy_of_another_kind_is_refused_at_once_and_its_variable_named(
         assert server.requests == []
 
 
-def test_a_proxy_that_cant_be_reached_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_proxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         port = gone.getsockname()[1]
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
@@ -331,7 +331,7 @@ def test_a_proxy_that_cant_be_reached_is_said_to_be_one(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_a_proxy_that_wants_another_password_is_an_error_that_says_so(
+def test_proxy_that_refuses_the_password_gives_a_clear_error(
     tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, secure: bool
 ) -> None:
     for scheme in ("http_proxy", "https_proxy"):

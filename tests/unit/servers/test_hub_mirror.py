@@ -50,7 +50,7 @@ def ask(
 RESOLVE = f"/acme/tiny-GGUF/resolve/{COMMIT}/tiny-Q4_K_M.gguf"
 
 
-def test_a_search_finds_words_of_the_name_in_any_order_and_case(api: HfApi) -> None:
+def test_search_matches_words_of_the_name_in_any_order_and_case(api: HfApi) -> None:
     assert [row.id for row in api.list_models(search="gguf TINY")] == ["acme/tiny-GGUF"]
     assert not list(api.list_models(search="tiny nothing"))
 
@@ -74,13 +74,13 @@ def test_a_search_finds_words_of_the_name_in_any_order_and_case(api: HfApi) -> N
         ({"limit": 1}, ["umbrella/many"]),
     ],
 )
-def test_a_search_is_narrowed_and_sorted_as_on_the_hub(
+def test_search_is_filtered_and_sorted_as_on_the_hub(
     api: HfApi, narrowed: dict[str, object], found: list[str]
 ) -> None:
     assert [row.id for row in api.list_models(**narrowed)] == found  # type: ignore[arg-type]
 
 
-def test_expanded_rows_hold_what_was_asked_and_no_more(api: HfApi) -> None:
+def test_expanded_rows_have_only_the_requested_properties(api: HfApi) -> None:
     (row,) = api.list_models(author="acme", expand=["gguf", "siblings", "downloads", "usedStorage"])
     assert row.gguf == {"total": 1_000_000, "architecture": "llama", "context_length": 4096}
     assert [sibling.rfilename for sibling in row.siblings or ()][-1] == "tiny-Q4_K_M.gguf"
@@ -88,12 +88,12 @@ def test_expanded_rows_hold_what_was_asked_and_no_more(api: HfApi) -> None:
     assert row.likes is None
 
 
-def test_an_unknown_property_is_a_bad_request(api: HfApi) -> None:
+def test_unknown_property_is_a_bad_request(api: HfApi) -> None:
     with pytest.raises(HfHubHTTPError, match="no property 'secrets'"):
         list(api.list_models(expand=["secrets"]))  # type: ignore[list-item]
 
 
-def test_one_repo_tells_sizes_digests_and_scans(api: HfApi, folder: Path) -> None:
+def test_repo_has_sizes_digests_and_scans(api: HfApi, folder: Path) -> None:
     info = api.model_info("acme/tiny-GGUF", files_metadata=True, securityStatus=True)
     files = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     weights, card = files["tiny-Q4_K_M.gguf"], files["README.md"]
@@ -109,7 +109,7 @@ def test_one_repo_tells_sizes_digests_and_scans(api: HfApi, folder: Path) -> Non
     assert info.card_data.base_model == "acme/tiny"
 
 
-def test_the_pointer_of_an_lfs_file_has_the_blob_id_that_git_gives_it(endpoint: str, tmp_path: Path) -> None:
+def test_pointer_of_an_lfs_file_has_its_git_blob_id(endpoint: str, tmp_path: Path) -> None:
     _, _, body = ask(endpoint, "/api/models/acme/tiny-GGUF?blobs=true")
     weights = json.loads(body)["siblings"][-1]
     pointer = tmp_path / "pointer"
@@ -122,24 +122,24 @@ def test_the_pointer_of_an_lfs_file_has_the_blob_id_that_git_gives_it(endpoint: 
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])
-def test_main_its_commit_and_nothing_mean_the_same(api: HfApi, revision: str | None) -> None:
+def test_main_its_commit_and_no_revision_are_equal(api: HfApi, revision: str | None) -> None:
     assert api.model_info("acme/tiny-GGUF", revision=revision).sha == COMMIT
 
 
 @pytest.mark.parametrize("revision", ["v1", "refs/pr/3", OLD])
-def test_an_older_commit_is_served_under_its_own_names(api: HfApi, revision: str) -> None:
+def test_older_commit_is_served_under_its_own_names(api: HfApi, revision: str) -> None:
     info = api.model_info("acme/tiny-GGUF", revision=revision)
     assert (info.sha, len(info.siblings or ())) == (OLD, 1)
     assert [file.path for file in api.list_repo_tree("acme/tiny-GGUF", revision=revision)] == ["README.md"]
 
 
-def test_a_revision_resolves_and_refs_are_listed(api: HfApi) -> None:
+def test_revision_is_resolved_and_refs_are_listed(api: HfApi) -> None:
     assert api.resolve_revision("acme/tiny-GGUF", revision="v1").resolved == OLD
     branches = {ref.name: ref.target_commit for ref in api.list_repo_refs("acme/tiny-GGUF").branches}
     assert branches == {"main": COMMIT, "v1": OLD, "refs/pr/3": OLD}
 
 
-def test_a_tree_shows_folders_and_recursively_everything(api: HfApi) -> None:
+def test_tree_lists_folders_and_everything_recursively(api: HfApi) -> None:
     top = [entry.path for entry in api.list_repo_tree("acme/tiny-GGUF")]
     every = [entry.path for entry in api.list_repo_tree("acme/tiny-GGUF", recursive=True)]
     assert top == ["README.md", "a b", "empty.txt", "tiny-Q4_K_M.gguf"]
@@ -148,13 +148,13 @@ def test_a_tree_shows_folders_and_recursively_everything(api: HfApi) -> None:
 
 
 @pytest.mark.parametrize("expand", [False, True])
-def test_a_long_tree_comes_in_pages_and_whole(api: HfApi, expand: bool) -> None:
+def test_long_tree_comes_in_pages_and_is_complete(api: HfApi, expand: bool) -> None:
     entries = list(api.list_repo_tree("umbrella/many", recursive=True, expand=expand))
     assert len(entries) == 1100 + 7
     assert len({entry.path for entry in entries}) == len(entries)
 
 
-def test_paths_are_told_with_their_commit_and_unknown_ones_left_out(api: HfApi) -> None:
+def test_paths_have_their_commit_and_unknown_ones_are_omitted(api: HfApi) -> None:
     entries = api.get_paths_info("acme/tiny-GGUF", ["README.md", "a b", "nothing", "../secret"], expand=True)
     assert [entry.path for entry in entries] == ["README.md", "a b"]
     assert entries[0].last_commit is not None
@@ -173,19 +173,19 @@ def test_paths_are_told_with_their_commit_and_unknown_ones_left_out(api: HfApi) 
         (lambda api: api.whoami(token="hf_any"), HfHubHTTPError),
     ],
 )
-def test_what_is_not_there_is_refused_in_the_hubs_own_words(api: HfApi, call: object, error: type[Exception]) -> None:
+def test_missing_repo_file_or_revision_gives_the_error_of_the_hub(api: HfApi, call: object, error: type[Exception]) -> None:
     with pytest.raises(error):
         call(api)  # type: ignore[operator]
 
 
-def test_file_metadata_names_digest_size_and_commit(endpoint: str, folder: Path) -> None:
+def test_file_metadata_has_digest_size_and_commit(endpoint: str, folder: Path) -> None:
     url = huggingface_hub.hf_hub_url("acme/tiny-GGUF", "a b/odd #1%.gguf", endpoint=endpoint)
     found = huggingface_hub.get_hf_file_metadata(url, token=False, endpoint=endpoint)
     assert (found.etag, found.size) == (compute_digests(folder / "weights").sha256, len(WEIGHTS))
     assert (found.commit_hash, found.location) == (COMMIT, url)
 
 
-def test_snapshot_download_takes_an_older_commit(endpoint: str, tmp_path: Path) -> None:
+def test_snapshot_download_gets_an_older_commit(endpoint: str, tmp_path: Path) -> None:
     path = huggingface_hub.snapshot_download(
         "acme/tiny-GGUF", revision="v1", endpoint=endpoint, token=False, cache_dir=tmp_path
     )
@@ -203,32 +203,32 @@ def test_snapshot_download_takes_an_older_commit(endpoint: str, tmp_path: Path) 
         ("bytes=-99999999", 0, len(WEIGHTS)),
     ],
 )
-def test_a_range_gives_just_those_bytes(endpoint: str, asked: str, start: int, stop: int) -> None:
+def test_range_returns_exactly_its_bytes(endpoint: str, asked: str, start: int, stop: int) -> None:
     status, headers, body = ask(endpoint, RESOLVE, {"Range": asked})
     assert (status, headers["content-range"]) == (206, f"bytes {start}-{stop - 1}/{len(WEIGHTS)}")
     assert body == WEIGHTS[start:stop]
 
 
 @pytest.mark.parametrize("asked", ["bytes=3072000-", "bytes=9999999-99999999", "bytes=-0"])
-def test_a_range_outside_the_file_is_refused(endpoint: str, asked: str) -> None:
+def test_range_outside_the_file_is_refused(endpoint: str, asked: str) -> None:
     status, headers, _ = ask(endpoint, RESOLVE, {"Range": asked})
     assert (status, headers["content-range"]) == (416, f"bytes */{len(WEIGHTS)}")
 
 
 @pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=a-b"])
-def test_a_range_that_makes_no_sense_gets_the_whole_file(endpoint: str, asked: str) -> None:
+def test_invalid_range_returns_the_whole_file(endpoint: str, asked: str) -> None:
     status, _, body = ask(endpoint, RESOLVE, {"Range": asked})
     assert (status, body) == (200, WEIGHTS)
 
 
-def test_if_range_with_another_etag_gets_the_whole_file(endpoint: str, folder: Path) -> None:
+def test_if_range_with_another_etag_returns_the_whole_file(endpoint: str, folder: Path) -> None:
     etag = f'"{compute_digests(folder / "weights").sha256}"'
     same, _, part = ask(endpoint, RESOLVE, {"Range": "bytes=0-9", "If-Range": etag})
     other, _, whole = ask(endpoint, RESOLVE, {"Range": "bytes=0-9", "If-Range": '"other"'})
     assert (same, part, other, whole) == (206, WEIGHTS[:10], 200, WEIGHTS)
 
 
-def test_a_head_tells_everything_but_the_bytes(endpoint: str) -> None:
+def test_head_returns_everything_except_the_bytes(endpoint: str) -> None:
     status, headers, body = ask(endpoint, RESOLVE, {"Range": "bytes=0-9"}, method="HEAD")
     assert (status, headers["content-length"], body) == (200, str(len(WEIGHTS)), b"")
     assert headers["accept-ranges"] == "bytes"
@@ -236,20 +236,20 @@ def test_a_head_tells_everything_but_the_bytes(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/models?search=tiny", "/api/models/acme/tiny-GGUF?blobs=true", RESOLVE])
-def test_who_has_an_answer_already_gets_304(endpoint: str, path: str) -> None:
+def test_client_with_the_current_etag_gets_304(endpoint: str, path: str) -> None:
     _, headers, body = ask(endpoint, path)
     status, _, nothing = ask(endpoint, path, {"If-None-Match": headers["etag"]})
     assert body
     assert (status, nothing) == (304, b"")
 
 
-def test_an_empty_file_is_served(endpoint: str) -> None:
+def test_empty_file_is_served(endpoint: str) -> None:
     path = f"/acme/tiny-GGUF/resolve/{COMMIT}/empty.txt"
     assert ask(endpoint, path)[::2] == (200, b"")
     assert ask(endpoint, path, {"Range": "bytes=0-"})[0] == 416
 
 
-def test_a_file_that_changed_on_the_disk_is_not_served_as_what_was_recorded(tmp_path: Path) -> None:
+def test_file_changed_on_disk_is_not_served(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"12345")
     repo = ServedRepo("acme/moving", COMMIT, (served("x.gguf", path, lfs=True),))
@@ -270,7 +270,7 @@ class _Just:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
-def test_a_file_of_any_size_is_served_in_the_same_memory(tmp_path: Path) -> None:
+def test_file_of_any_size_is_served_in_constant_memory(tmp_path: Path) -> None:
     import resource
 
     large = tmp_path / "large"
@@ -315,19 +315,19 @@ def test_one_connection_serves_many_requests(endpoint: str) -> None:
         ("GET", "/api/nothing", None, 404),
     ],
 )
-def test_bad_requests_are_refused_with_a_status(
+def test_bad_requests_get_an_error_status(
     endpoint: str, method: str, path: str, body: bytes | None, status: int
 ) -> None:
     headers = {"Content-Type": "application/json"} if body else {}
     assert ask(endpoint, path, headers, method, body)[0] == status
 
 
-def test_a_body_beyond_the_limit_is_not_read(endpoint: str) -> None:
+def test_body_beyond_the_limit_is_not_read(endpoint: str) -> None:
     headers = {"Content-Length": str(10**8)}
     assert ask(endpoint, "/api/models/acme/tiny-GGUF/paths-info/main", headers, "POST", b"")[0] == 413
 
 
-def test_the_root_says_what_it_is_and_health_is_ok(endpoint: str) -> None:
+def test_root_describes_the_server_and_health_is_ok(endpoint: str) -> None:
     assert b"HF_ENDPOINT" in ask(endpoint, "/")[2]
     assert ask(endpoint, "/health")[::2] == (200, b"ok\n")
 
@@ -336,19 +336,19 @@ def test_the_root_says_what_it_is_and_health_is_ok(endpoint: str) -> None:
 @given(path=st.one_of(st.text(max_size=60), st.lists(st.sampled_from(
     ["..", "%2e%2e", "%2f", "secret", "card", "acme", "tiny-GGUF", "main", "resolve", "api", "models", "", "%00", "\\"]
 )).map("/".join)))  # fmt: skip
-def test_no_path_reaches_a_file_that_is_not_on_the_shelf(endpoint: str, path: str) -> None:
+def test_no_path_reaches_a_file_outside_the_catalog(endpoint: str, path: str) -> None:
     for start in ("/", "/acme/tiny-GGUF/resolve/main/"):
         status, _, body = ask(endpoint, start + quote(path, safe="/%\\"))
         assert status < 500
         assert SECRET not in body
 
 
-def test_a_taken_port_is_said_plainly(endpoint: str, shelf: Shelf) -> None:
+def test_port_in_use_gives_a_clear_error(endpoint: str, shelf: Shelf) -> None:
     with pytest.raises(NotWritableError, match="Can't listen on"):
         make_server(shelf, port=urlsplit(endpoint).port or 0)
 
 
-def test_it_listens_on_ipv6_too(shelf: Shelf) -> None:
+def test_mirror_listens_on_ipv6(shelf: Shelf) -> None:
     try:
         server = make_server(shelf, "::1")
     except NotWritableError:

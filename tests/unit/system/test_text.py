@@ -34,15 +34,15 @@ from llm_hf_models.system.text import clean_text, suggest_word
         ("", ""),
     ],
 )
-def test_what_moves_the_cursor_or_hides_is_gone(raw: str, clean: str) -> None:
+def test_hidden_and_cursor_characters_are_removed(raw: str, clean: str) -> None:
     assert clean_text(raw) == clean
 
 
-def test_lines_are_kept_where_asked_and_returns_can_not_overwrite_them() -> None:
+def test_lines_are_kept_on_request_and_returns_can_not_overwrite() -> None:
     assert clean_text("a\r\nb\rc\td\u2028e\x0bf", keep_lines=True) == "a\nb\nc\td\nef"
 
 
-def test_a_cut_is_shown() -> None:
+def test_cut_is_shown() -> None:
     assert clean_text("abcdef", 4) == "abc…"
     assert clean_text("abcd", 4) == "abcd"
     assert clean_text("abcd", 1) == "…"
@@ -54,7 +54,7 @@ def test_a_cut_is_shown() -> None:
     st.text(st.characters(), max_size=300)
     | st.text(st.sampled_from("\x1b[]31m;\x07\\ \n\r\x9b\x9c\u202eaP"), max_size=60)
 )
-def test_no_text_gets_a_control_or_format_character_through(text: str) -> None:
+def test_no_control_or_format_character_remains(text: str) -> None:
     for keep_lines in (False, True):
         clean = clean_text(text, 100, keep_lines=keep_lines)
         assert len(clean) <= 100
@@ -70,10 +70,10 @@ def test_cleaning_twice_changes_nothing_more(text: str) -> None:
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("temprature", "temperature"), ("top-p", "top_p"), ("sed", "seed")])
-def test_a_mistyped_word_gets_the_nearest_one(typed: str, meant: str) -> None:
+def test_mistyped_word_gets_the_nearest_one(typed: str, meant: str) -> None:
     assert suggest_word(typed, ["seed", "temperature", "top_p"]) == f"Did you mean {meant!r}? "
 
 
 @pytest.mark.parametrize("typed", ["", "walrus", "\x1b[2J", "t" * 10_000])
-def test_a_word_like_no_other_gets_none(typed: str) -> None:
+def test_word_without_a_similar_one_gets_none(typed: str) -> None:
     assert suggest_word(typed, ["seed", "temperature", "top_p"]) == ""

@@ -39,21 +39,21 @@ from llm_hf_models.system.units import (
         (str(MAX_NUMBER), MAX_NUMBER),
     ],
 )
-def test_a_size_is_read_to_the_byte(text: str, size: int) -> None:
+def test_size_is_parsed_to_the_byte(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize(
     ("text", "count"), [("7B", 7 * 10**9), ("500m", 500 * 10**6), ("1.5T", 15 * 10**11), ("42", 42)]
 )
-def test_a_count_is_read(text: str, count: int) -> None:
+def test_count_is_parsed(text: str, count: int) -> None:
     assert parse_count(text) == count
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("300", 300), ("5m", 300), ("1.5h", 5400), ("200ms", 0.2), ("2 d", 172_800), ("0s", 0)]
 )
-def test_a_duration_is_read(text: str, seconds: float) -> None:
+def test_duration_is_parsed(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -89,26 +89,26 @@ BAD = [
         (" OFF ", 0),
     ],
 )
-def test_a_rate_is_read_as_it_is_shown(text: str, rate: int) -> None:
+def test_rate_is_parsed_as_shown(text: str, rate: int) -> None:
     assert parse_rate(text) == rate
 
 
 @pytest.mark.parametrize("text", [*BAD, "/s", "5M/h", "5M/s/s", "off/s"])
-def test_what_is_no_rate_is_refused_and_told_how_to_have_none(text: str) -> None:
+def test_invalid_rate_is_refused_with_the_way_to_lift_the_limit(text: str) -> None:
     with pytest.raises(BadInputError, match="`off`"):
         parse_rate(text)
 
 
 @pytest.mark.parametrize("text", BAD)
 @pytest.mark.parametrize("parse", [parse_size, parse_count, parse_duration])
-def test_what_is_none_of_these_is_refused_in_few_words(parse: object, text: str) -> None:
+def test_invalid_value_is_refused_with_a_short_message(parse: object, text: str) -> None:
     with pytest.raises(BadInputError) as caught:
         parse(text)  # type: ignore[operator]
     assert len(str(caught.value)) < 150
 
 
 @pytest.mark.parametrize("text", ["0.9", "0.5 B", "0.0000001k"])
-def test_what_is_less_than_one_byte_is_refused_and_is_not_none(text: str) -> None:
+def test_value_below_one_byte_is_refused(text: str) -> None:
     with pytest.raises(BadInputError, match="less than one byte"):
         parse_size(text)
     with pytest.raises(BadInputError, match="less than one"):
@@ -116,7 +116,7 @@ def test_what_is_less_than_one_byte_is_refused_and_is_not_none(text: str) -> Non
 
 
 @given(st.text(max_size=30) | st.from_regex(r"\s*[0-9]+(\.[0-9]+)? ?[KMGTBmshd]?i?B?\s*", fullmatch=True))
-def test_any_text_is_a_number_or_a_clear_refusal(text: str) -> None:
+def test_any_text_is_a_number_or_refused(text: str) -> None:
     for parse in (parse_size, parse_rate, parse_count, parse_duration):
         try:
             value = parse(text)
@@ -141,14 +141,14 @@ def test_any_text_is_a_number_or_a_clear_refusal(text: str) -> None:
         (5 * 10**18, "5000 PB"),
     ],
 )
-def test_a_size_is_shown_as_the_hub_shows_it(size: int, text: str) -> None:
+def test_size_is_formatted_as_on_the_hub(size: int, text: str) -> None:
     assert format_size(size) == text
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(135_000_000, "135M"), (7_241_732_096, "7.2B"), (42, "42"), (10**12, "1T")]
 )
-def test_a_count_is_shown_as_the_field_writes_it(count: int, text: str) -> None:
+def test_count_is_formatted_as_is_usual(count: int, text: str) -> None:
     assert format_count(count) == text
 
 
@@ -165,10 +165,10 @@ def test_a_count_is_shown_as_the_field_writes_it(count: int, text: str) -> None:
         (math.nan, "?"),
     ],
 )
-def test_a_duration_is_shown_in_two_parts_at_most(seconds: float, text: str) -> None:
+def test_duration_is_formatted_in_at_most_two_parts(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @given(st.integers(0, 9 * 10**14))
-def test_a_shown_size_reads_back_to_nearly_itself(size: int) -> None:
+def test_formatted_size_parses_back_to_almost_itself(size: int) -> None:
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06)

@@ -65,14 +65,14 @@ def assert_whole(partial: Path) -> None:
         assert server.sent <= len(server.content) * 1.02, "what is fetched in another way is not fetched twice"
 
 
-def test_bytes_over_plain_http_go_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_bytes_go_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splices, before = watched(monkeypatch), open_pipes()
     assert_whole(tmp_path / "part")
     assert 4 * MB < splices.into_files <= splices.from_sockets
     assert open_pipes() == before
 
 
-def test_bytes_over_tls_go_through_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_bytes_go_through_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splices = watched(monkeypatch)
     content = made_content(2 * MB)
     with HubServer(tls=True) as hub:
@@ -89,7 +89,7 @@ def test_bytes_over_tls_go_through_memory(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("word", ["EINVAL", "ENOSYS", "EPERM", "EACCES", "ENOMEM", "EAGAIN"])
-def test_a_system_that_splices_no_sockets_gets_the_bytes_through_memory(
+def test_bytes_go_through_memory_if_sockets_can_not_be_spliced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     splices = watched(monkeypatch, refuse_from_socket=getattr(errno, word))
@@ -97,7 +97,7 @@ def test_a_system_that_splices_no_sockets_gets_the_bytes_through_memory(
     assert splices.into_files == 0
 
 
-def test_a_file_system_that_splices_nothing_gets_the_bytes_from_the_pipe(
+def test_bytes_are_read_from_the_pipe_if_the_disk_can_not_splice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splices = watched(monkeypatch, refuse_into_file=errno.EINVAL)
@@ -106,7 +106,7 @@ def test_a_file_system_that_splices_nothing_gets_the_bytes_from_the_pipe(
 
 
 @pytest.mark.parametrize("lacking", ["descriptors", "wide pipes"])
-def test_who_may_have_no_wide_pipe_gets_the_bytes_through_memory(
+def test_bytes_go_through_memory_without_a_wide_pipe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     import fcntl

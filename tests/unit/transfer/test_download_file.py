@@ -40,7 +40,7 @@ partial = transfers.partial
 each_way = transfers.each_way
 
 
-def test_the_file_is_whole_and_nothing_but_it_is_left(server: StorageServer, partial: Path) -> None:
+def test_transfer_leaves_only_the_whole_file(server: StorageServer, partial: Path) -> None:
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
     assert names(partial) == {partial.name}
@@ -48,14 +48,14 @@ def test_the_file_is_whole_and_nothing_but_it_is_left(server: StorageServer, par
     assert (events[-1].done, events[-1].total) == (len(server.content), len(server.content))
 
 
-def test_an_empty_file_is_proven_without_a_request(partial: Path) -> None:
+def test_empty_file_is_verified_without_a_request(partial: Path) -> None:
     with StorageServer(b"") as server:
         pull(server, partial)
         assert partial.read_bytes() == b""
         assert server.requests == []
 
 
-def test_a_small_file_is_proven_by_its_git_blob_id(partial: Path) -> None:
+def test_small_file_is_verified_by_its_git_blob_id(partial: Path) -> None:
     content = b"# a card\n"
     sha1 = hashlib.sha1(b"blob 9\0" + content, usedforsecurity=False).hexdigest()
     with StorageServer(content) as server:
@@ -70,7 +70,7 @@ def test_a_small_file_is_proven_by_its_git_blob_id(partial: Path) -> None:
     assert partial.read_bytes() == content
 
 
-def test_a_stopped_transfer_goes_on_where_it_was(server: StorageServer, partial: Path) -> None:
+def test_stopped_transfer_resumes(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, len(server.content) // 2)
     server.sent = 0
     events = pull(server, partial)
@@ -79,7 +79,7 @@ def test_a_stopped_transfer_goes_on_where_it_was(server: StorageServer, partial:
     assert server.sent <= len(server.content) * 0.51
 
 
-def test_a_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: Path) -> None:
+def test_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: Path) -> None:
     server.always = Fault(after=1000, end="stall")
     stop, watch = stop_at(1000)
     limits = TransferLimits(connections=1, stall_seconds=60)
@@ -89,7 +89,7 @@ def test_a_stop_ends_a_silent_connection_at_once(server: StorageServer, partial:
     assert time.monotonic() - began < 5
 
 
-def test_bytes_of_another_file_are_not_built_on(server: StorageServer, partial: Path) -> None:
+def test_bytes_of_another_file_are_not_reused(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     with StorageServer(made_content(len(server.content), seed=2)) as other:
         pull(other, partial)
@@ -100,14 +100,14 @@ def test_bytes_of_another_file_are_not_built_on(server: StorageServer, partial: 
 # Proof
 
 
-def test_a_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partial: Path) -> None:
+def test_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partial: Path) -> None:
     server.faults.append(Fault(flip=77))
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
     assert [event.kind for event in events].count("retrying") == 1
 
 
-def test_wrong_bytes_twice_are_an_error_that_names_both_digests_and_keeps_nothing(
+def test_bytes_wrong_twice_give_an_error_with_both_digests(
     server: StorageServer, partial: Path
 ) -> None:
     wrong = bytearray(server.content)
@@ -120,7 +120,7 @@ def test_wrong_bytes_twice_are_an_error_that_names_both_digests_and_keeps_nothin
     assert names(partial) == set()
 
 
-def test_a_partial_that_rotted_on_the_disk_is_fetched_again(server: StorageServer, partial: Path) -> None:
+def test_partial_damaged_on_disk_is_fetched_again(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     done = read_journal(journal_path(partial))
     assert done is not None
@@ -132,14 +132,14 @@ def test_a_partial_that_rotted_on_the_disk_is_fetched_again(server: StorageServe
     assert partial.read_bytes() == server.content
 
 
-def test_a_whole_file_that_lost_its_journal_is_proven_without_fetching(server: StorageServer, partial: Path) -> None:
+def test_whole_file_without_a_journal_is_verified_without_a_fetch(server: StorageServer, partial: Path) -> None:
     partial.parent.mkdir()
     partial.write_bytes(server.content)
     pull(server, partial)
     assert server.requests == []
 
 
-def test_a_sparse_file_that_lost_its_journal_is_not_taken_for_the_file(server: StorageServer, partial: Path) -> None:
+def test_sparse_file_without_a_journal_is_not_accepted(server: StorageServer, partial: Path) -> None:
     partial.parent.mkdir()
     with partial.open("wb") as file:
         file.truncate(len(server.content))
@@ -159,7 +159,7 @@ def test_bytes_from_the_wrong_place_are_never_accepted(server: StorageServer, pa
     assert partial.read_bytes() == server.content
 
 
-def test_a_file_changed_upstream_is_never_spliced(server: StorageServer, partial: Path) -> None:
+def test_file_changed_upstream_is_never_mixed(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     old, before = server.expected, server.content
     server.content = made_content(len(server.content), seed=2)
@@ -179,7 +179,7 @@ def test_another_size_in_content_range_is_a_changed_file(server: StorageServer, 
         pull(server, partial)
 
 
-def test_a_new_etag_of_the_storage_host_for_the_same_bytes_is_no_reason_to_start_over(
+def test_new_etag_for_the_same_bytes_does_not_restart(
     server: StorageServer, partial: Path
 ) -> None:
     interrupted(server, partial, 3 * MB)
@@ -190,7 +190,7 @@ def test_a_new_etag_of_the_storage_host_for_the_same_bytes_is_no_reason_to_start
     assert all(request.range and request.range[0] >= MB for request in server.requests)
 
 
-def test_a_server_without_ranges_is_read_in_one_stream(server: StorageServer, partial: Path) -> None:
+def test_server_without_ranges_is_read_in_one_stream(server: StorageServer, partial: Path) -> None:
     server.ranges = False
     pull(server, partial)
     assert partial.read_bytes() == server.content
@@ -198,14 +198,14 @@ def test_a_server_without_ranges_is_read_in_one_stream(server: StorageServer, pa
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
-def test_a_body_in_chunks_is_read_to_its_end(server: StorageServer, partial: Path, ranges: bool) -> None:
+def test_chunked_body_is_read_to_its_end(server: StorageServer, partial: Path, ranges: bool) -> None:
     server.chunked, server.ranges = True, ranges
     pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.02, network_wait_seconds=2))
     assert partial.read_bytes() == server.content
     assert len(server.requests) == (1 if ranges else 2)
 
 
-def test_a_whole_file_in_answer_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
+def test_whole_file_in_response_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     server.ranges = False
     server.faults.append(Fault(after=2 * MB))
@@ -213,7 +213,7 @@ def test_a_whole_file_in_answer_to_a_range_starts_over(server: StorageServer, pa
     assert partial.read_bytes() == server.content
 
 
-def test_one_server_of_many_that_ignores_ranges_is_no_reason_to_start_over(partial: Path) -> None:
+def test_one_response_that_ignores_a_range_does_not_restart(partial: Path) -> None:
     with StorageServer(made_content(6 * MB), etag='W/"none to compare with"') as server:
         server.faults.extend([Fault(after=3 * MB), Fault(ignore_range=True)])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
@@ -229,7 +229,7 @@ CHUNKED_PAGE = Fault(
 
 @pytest.mark.parametrize("page", [Fault(status=200), CHUNKED_PAGE], ids=["of another length", "of no told length"])
 @pytest.mark.parametrize("etag", ['"storage-1"', 'W/"weak"'])
-def test_a_page_that_is_not_the_file_is_weather(partial: Path, etag: str, page: Fault) -> None:
+def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page: Fault) -> None:
     """What a network that wants a login first answers to everything."""
     with StorageServer(made_content(6 * MB), etag=etag) as server:
         server.faults.extend([Fault(after=3 * MB), page, page])
@@ -243,13 +243,13 @@ def test_a_page_that_is_not_the_file_is_weather(partial: Path, etag: str, page: 
 
 @pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("fault", WEATHER.values(), ids=WEATHER)
-def test_weather_passes(server: StorageServer, partial: Path, fault: Fault) -> None:
+def test_transient_errors_are_retried(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.faults.append(fault)
     pull(server, partial)
     assert partial.read_bytes() == server.content
 
 
-def test_a_link_that_moves_is_never_given_up(partial: Path) -> None:
+def test_link_that_moves_is_never_given_up(partial: Path) -> None:
     with StorageServer(made_content(60_000)) as server:
         server.always = Fault(after=1000)  # sixty resets in a row, each after a few bytes more
         limits = TransferLimits(connections=1, retry_seconds=0.001, network_wait_seconds=2)
@@ -258,7 +258,7 @@ def test_a_link_that_moves_is_never_given_up(partial: Path) -> None:
         assert len(server.requests) >= 60
 
 
-def test_a_wait_that_is_too_long_is_an_error_that_says_how_long(server: StorageServer, partial: Path) -> None:
+def test_wait_that_is_too_long_is_an_error_with_its_length(server: StorageServer, partial: Path) -> None:
     server.always = Fault(status=429, headers=(("Retry-After", "3600"),))
     with pytest.raises(RateLimitedError) as caught:
         pull(server, partial)
@@ -266,7 +266,7 @@ def test_a_wait_that_is_too_long_is_an_error_that_says_how_long(server: StorageS
     assert "network_wait_seconds" in str(caught.value)
 
 
-def test_an_expired_link_is_asked_for_again(server: StorageServer, partial: Path) -> None:
+def test_expired_link_is_renewed(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     location = server.locate()
     server.expire()
@@ -285,7 +285,7 @@ def test_an_expired_link_is_asked_for_again(server: StorageServer, partial: Path
 @pytest.mark.parametrize(
     ("status", "kind", "most"), [(404, FileNotFoundInRepoError, 1), (401, AccessError, 3), (403, AccessError, 3)]
 )
-def test_a_refusal_is_not_retried(
+def test_refusal_is_not_retried(
     server: StorageServer, partial: Path, status: int, kind: type[HfModelsError], most: int
 ) -> None:
     server.always = Fault(status=status)
@@ -294,14 +294,14 @@ def test_a_refusal_is_not_retried(
     assert len(server.requests) <= most
 
 
-def test_a_server_that_only_fails_is_given_up(server: StorageServer, partial: Path) -> None:
+def test_server_that_only_fails_is_given_up(server: StorageServer, partial: Path) -> None:
     server.always = Fault(status=500)
     limits = TransferLimits(connections=4, retry_seconds=0.001)
     with pytest.raises(HubUnavailableError):
         pull(server, partial, limits=limits)
 
 
-def test_a_network_that_goes_away_is_waited_for(server: StorageServer, partial: Path) -> None:
+def test_lost_network_is_waited_for(server: StorageServer, partial: Path) -> None:
     server.rate = 2 * MB
     gone = threading.Event()
 
@@ -319,7 +319,7 @@ def test_a_network_that_goes_away_is_waited_for(server: StorageServer, partial: 
     assert any(event.kind == "waiting" for event in events)
 
 
-def test_a_network_that_stays_away_is_given_up_and_what_came_is_kept(server: StorageServer, partial: Path) -> None:
+def test_network_that_stays_lost_is_given_up_and_the_bytes_kept(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, MB)
     server.away()
     limits = TransferLimits(network_wait_seconds=0.5, retry_seconds=0.02, connect_seconds=1)
@@ -331,7 +331,7 @@ def test_a_network_that_stays_away_is_given_up_and_what_came_is_kept(server: Sto
     server.back()
 
 
-def test_a_host_without_an_address_is_waited_for(server: StorageServer, partial: Path) -> None:
+def test_host_without_an_address_is_waited_for(server: StorageServer, partial: Path) -> None:
     links = [Location("http://no-such-host.invalid/x", {}, len(server.content), server.sha256, COMMIT)]
     limits = TransferLimits(network_wait_seconds=0.3, retry_seconds=0.02)
     with pytest.raises(OfflineError):
@@ -345,7 +345,7 @@ def test_a_host_without_an_address_is_waited_for(server: StorageServer, partial:
         )
 
 
-def test_questions_to_the_hub_have_weather_too(server: StorageServer, partial: Path) -> None:
+def test_requests_to_the_hub_are_retried_too(server: StorageServer, partial: Path) -> None:
     failures = [HubUnavailableError("HTTP 502"), OfflineError("no route"), NetworkError("reset")]
 
     def locate() -> Location:
@@ -360,14 +360,14 @@ def test_questions_to_the_hub_have_weather_too(server: StorageServer, partial: P
 # Room and rate
 
 
-def test_a_full_disk_is_seen_before_anything_is_fetched(server: StorageServer, partial: Path) -> None:
+def test_full_disk_is_noticed_before_the_first_byte(server: StorageServer, partial: Path) -> None:
     with pytest.raises(DiskFullError) as caught:
         pull(server, partial, limits=TransferLimits(disk_reserve=10**18))
     assert caught.value.missing_bytes > 10**17
     assert server.requests == []
 
 
-def test_a_stop_does_not_wait_for_a_hub_that_does_not_answer(server: StorageServer, partial: Path) -> None:
+def test_stop_does_not_wait_for_a_silent_hub(server: StorageServer, partial: Path) -> None:
     stop, answered = threading.Event(), threading.Event()
 
     def locate() -> Location:
@@ -386,7 +386,7 @@ def test_a_stop_does_not_wait_for_a_hub_that_does_not_answer(server: StorageServ
 # One owner
 
 
-def test_a_file_is_owned_where_the_file_system_has_no_hard_links(
+def test_file_is_owned_on_disks_without_hard_links(
     partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -400,7 +400,7 @@ def test_a_file_is_owned_where_the_file_system_has_no_hard_links(
     assert not is_owned(partial)
 
 
-def test_a_finished_file_is_reported_as_such_though_its_owners_name_cant_be_removed(
+def test_finished_file_is_reported_if_its_owner_file_can_not_be_removed(
     server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Path.unlink

@@ -20,7 +20,7 @@ def finish(digest: FileHasher) -> None:
         pass
 
 
-def test_chunks_that_come_in_order_are_hashed_as_they_came_however_fast(tmp_path: Path) -> None:
+def test_chunks_in_order_are_hashed_as_they_come(tmp_path: Path) -> None:
     chunks = [bytearray(os.urandom(CHUNK)) for _ in range(10 * MAX_QUEUED_CHUNKS)]
     expected = hashlib.sha256(b"".join(chunks)).hexdigest()
     size = CHUNK * len(chunks)
@@ -32,7 +32,7 @@ def test_chunks_that_come_in_order_are_hashed_as_they_came_however_fast(tmp_path
         assert digest.hex == expected
 
 
-def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path: Path) -> None:
+def test_chunks_in_any_order_from_several_threads_give_the_digest(tmp_path: Path) -> None:
     data = os.urandom(3 * READ_BYTES + 12345)
     places = list(range(0, len(data), CHUNK))
     random.Random(7).shuffle(places)
@@ -55,7 +55,7 @@ def test_chunks_in_any_order_from_several_threads_give_the_files_digest(tmp_path
     assert (tmp_path / "file").read_bytes() == data
 
 
-def test_a_file_that_shrinks_while_it_is_read_back_is_an_error_and_holds_nobody_up(tmp_path: Path) -> None:
+def test_file_that_shrinks_while_read_is_an_error_and_blocks_nobody(tmp_path: Path) -> None:
     size = CHUNK * 4 * MAX_QUEUED_CHUNKS
     with PartialFile(tmp_path / "file", size) as file:
         os.truncate(tmp_path / "file", CHUNK)

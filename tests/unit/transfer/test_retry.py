@@ -29,10 +29,10 @@ from llm_hf_models.network.headers import parse_retry_after
         ({"Retry-After": "2", "RateLimit": '"api";r=0;t=55'}, 2),
     ],
 )
-def test_what_an_answer_asks_for_is_understood_or_nothing_is(headers: dict[str, str], seconds: float | None) -> None:
+def test_wait_requested_by_a_response_is_parsed_or_ignored(headers: dict[str, str], seconds: float | None) -> None:
     assert parse_retry_after(headers.get) == seconds
 
 
-def test_a_date_is_so_many_seconds_from_now() -> None:
+def test_retry_date_is_a_number_of_seconds_from_now() -> None:
     told = email.utils.formatdate(time.time() + 90, usegmt=True)
     assert 60 < (parse_retry_after({"Retry-After": told}.get) or 0) <= 90

@@ -82,7 +82,7 @@ def test_pieces_become_smaller_towards_the_end() -> None:
     assert max(sizes[-4:]) < 2 * MIN_SEGMENT_BYTES
 
 
-def test_one_connection_alone_asks_seldom() -> None:
+def test_single_connection_takes_few_pieces() -> None:
     segments = SegmentQueue(2048 * MB, Ranges())
     requests = 0
     while piece := segments.take(1):
@@ -92,7 +92,7 @@ def test_one_connection_alone_asks_seldom() -> None:
     assert requests == 4
 
 
-def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
+def test_rest_that_is_too_small_to_share_is_not_shared() -> None:
     segments = SegmentQueue(MB, Ranges())
     assert segments.takeable
     piece = segments.take(8)
@@ -103,7 +103,7 @@ def test_nothing_is_to_be_had_where_the_rest_is_not_worth_sharing() -> None:
     assert segments.takeable
 
 
-def test_a_rest_too_small_to_share_is_taken_over_from_a_connection_that_hardly_moves(
+def test_small_rest_is_taken_over_from_a_slow_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transfer_segments, "SPLIT_SECONDS", 0.0)
@@ -125,19 +125,19 @@ def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
     assert width.wanted == 8
 
 
-def test_fast_connections_are_joined_by_others_too_while_cores_have_nothing_to_do() -> None:
+def test_fast_connections_are_joined_by_others_if_cores_are_idle() -> None:
     width = ConnectionTuner(8, cores=8)
     growing(width, 250e6, cores_each=0.4)
     assert width.wanted == 4  # a gigabyte a second: no digest is much faster
 
 
-def test_a_machine_that_is_busy_with_one_connection_gets_no_others() -> None:
+def test_machine_busy_with_one_connection_gets_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
     growing(width, 250e6, cores_each=1.2)
     assert width.wanted == width.outlook == 1
 
 
-def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -> None:
+def test_useless_connections_are_removed_and_tried_again_later() -> None:
     width = ConnectionTuner(8, cores=2)
     now = 0.0
     for patience in (5, REPROBE_SECONDS + 5):
@@ -150,21 +150,21 @@ def test_connections_that_bring_nothing_are_taken_back_and_tried_again_later() -
         assert width.wanted == width.outlook == 1
 
 
-def test_a_wire_faster_than_we_are_gets_one_connection() -> None:
+def test_wire_faster_than_the_cpu_gets_one_connection() -> None:
     width = ConnectionTuner(8, cores=2)
     assert width.outlook == 8
     looked(width, 900e6, seconds=1)
     assert width.wanted == width.outlook == 1
 
 
-def test_a_limit_that_one_connection_reaches_brings_no_others() -> None:
+def test_limit_reached_by_one_connection_adds_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
     for step in range(20):
         width.look(step * 0.05, int(step * 0.05 * 2e6), 1, cpu=0, limit=2_000_000)
     assert width.wanted == width.outlook == 1
 
 
-def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_limit_does_not_count_earlier_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_segments, "RATE_RECHECK_SECONDS", 0.0)
     rate, stopped = [50_000], threading.Event()
     stopped.set()
@@ -174,7 +174,7 @@ def test_what_came_under_another_limit_is_not_owed_under_this_one(monkeypatch: p
     pace.spend(1, threading.Event())  # two minutes, were it all owed
 
 
-def test_a_server_that_refuses_connections_is_not_asked_for_more() -> None:
+def test_server_that_refuses_connections_gets_no_more_requests() -> None:
     width = ConnectionTuner(8, cores=2)
     width.refuse(3, 0.0)
     now = looked(width, 1e6, seconds=REFUSED_SECONDS - 1)

@@ -71,7 +71,7 @@ def _program(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
 
 @MACHINES
 @pytest.mark.parametrize("gpu", [False, True])
-def test_the_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> None:
+def test_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> None:
     code, audit, column = _program(machine, allow_gpu=gpu)
     for name, numbers in DANGEROUS.items():
         if numbers[column] is not None and not (gpu and name == "memfd_create"):
@@ -79,7 +79,7 @@ def test_the_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> Non
 
 
 @MACHINES
-def test_the_filter_knows_no_call_younger_than_itself_nor_x32s(machine: str) -> None:
+def test_filter_refuses_newer_calls_and_the_x32_table(machine: str) -> None:
     code, audit, column = _program(machine)
     for number in (seccomp.NEWEST_CALL + 1, X32, X32 + 39, X32 + 520, 2**31, 2**32 - 1):
         assert verdict(code, audit, number) == "ENOSYS"
@@ -87,14 +87,14 @@ def test_the_filter_knows_no_call_younger_than_itself_nor_x32s(machine: str) -> 
 
 
 @MACHINES
-def test_the_filter_kills_what_calls_by_another_machines_numbers(machine: str) -> None:
+def test_filter_kills_calls_with_numbers_of_another_architecture(machine: str) -> None:
     code, audit, _ = _program(machine)
     for other in (0x40000003, 0x40000028, 0xC000003E, 0xC00000B7):  # i386, arm, x86-64, arm64
         assert (verdict(code, other, 0) == "kill") is (other != audit)
 
 
 @MACHINES
-def test_the_filter_looks_at_arguments(machine: str) -> None:
+def test_filter_checks_arguments(machine: str) -> None:
     code, audit, column = _program(machine)
     me, thread = os.getpid(), 0x3D0F00  # the flags of glibc's pthread_create
 
@@ -137,7 +137,7 @@ def test_the_filter_looks_at_arguments(machine: str) -> None:
         ("aarch64", "/usr/include/asm-generic/unistd.h"),
     ],
 )
-def test_the_numbers_are_those_of_the_kernels_headers(machine: str, header: str) -> None:
+def test_numbers_match_the_kernel_headers(machine: str, header: str) -> None:
     if not Path(header).exists():
         pytest.skip(f"{header} is not installed")
     text = Path(header).read_text(encoding="ascii")

@@ -24,5 +24,5 @@ ALL = ("rlimits", "user-namespace", "network-namespace", "landlock", "seccomp")
         ((), False),
     ],
 )
-def test_sandboxed_means_files_and_every_kind_of_socket(layers: tuple[Layer, ...], sandboxed: bool) -> None:
+def test_sandboxed_requires_files_and_every_kind_of_socket(layers: tuple[Layer, ...], sandboxed: bool) -> None:
     assert ConfinementReport(layers).is_sandboxed is sandboxed
