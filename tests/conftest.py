@@ -1,4 +1,4 @@
-"""What every test stands on: a home of its own, and no way to the network but loopback."""
+"""Fixtures for every test: a home of its own, and no network except loopback."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-# A suite in a shell's background ignores Ctrl-C, and every process that it starts would do so too.
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What a developer's machine may have set and a test must not see; LLM_* and LLM_HF_* go as a whole.
+# Variables that a developer may have set and that tests must not see. LLM_* and LLM_HF_* are removed too.
 _FOREIGN = (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
@@ -45,7 +45,7 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class Home:
-    """One test's own folders. The environment points to them, child processes inherit it."""
+    """The folders of one test. The environment points to them, and child processes inherit it."""
 
     root: Path
     llm: Path  # LLM_USER_PATH
@@ -64,7 +64,7 @@ def _variables(home: Home) -> dict[str, str]:
         "HF_HUB_CACHE": str(home.cache),
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "XDG_RUNTIME_DIR": str(home.runtime),
-        # No keychain unless a test brings one: the developer's own must never be asked.
+        # No keychain unless a test sets one up, so that the developer's own is never read.
         "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
     }
 
@@ -89,10 +89,10 @@ _session_folder = _short_folder()
 
 
 def pytest_configure() -> None:
-    # A busy machine is no finding: how long one example takes is for benchmarks.
+    # A slow machine is not a failure: the time of one example belongs in the benchmarks.
     hypothesis.settings.register_profile("busy", deadline=None)
     hypothesis.settings.load_profile("busy")
-    # huggingface_hub freezes paths from the environment when it is imported, which collecting tests may do.
+    # huggingface_hub reads paths from the environment at import, which may happen while tests are collected.
     for name in _foreign():
         del os.environ[name]
     session = _session_folder / "session"
@@ -106,7 +106,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """A fresh machine: empty llm and Hugging Face folders, no token, no settings. Every test has one."""
+    """Provide a new machine: empty llm and Hugging Face folders, no token, no settings."""
     root = tmp_path / "home"
     root.mkdir()
     runtime = _short_folder()
@@ -140,6 +140,6 @@ def _loopback_only(connect: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections of this process to anything but loopback are refused. (Child processes are on their honour.)"""
+    """Refuse connections of this process to anything except loopback. (Child processes are not checked.)"""
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))

@@ -1,4 +1,4 @@
-"""The Hub's client over connections that take their time, and with other certificates."""
+"""The Hub's client over slow connections and with other certificates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.hub_server import HubServer, Throttle
 
 server = hub_repos.server
 
-# Weather
+# Network errors
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

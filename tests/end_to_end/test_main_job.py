@@ -1,4 +1,4 @@
-"""The main job from end to end through the commands, in good weather and bad: what no other test covers yet."""
+"""The main job from end to end through the commands, with and without network errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.hub_server import (
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
-Q8_BYTES = 4_000_000  # far more than its header, so that weather this far in meets the weights alone
+Q8_BYTES = 4_000_000  # far more than its header, so that a fault after this many bytes hits only the weights
 HALF = Q8_BYTES // 2
 AS_ROOT = pytest.mark.skipif(
     not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount, or be somebody else"
@@ -45,14 +45,14 @@ AS_ROOT = pytest.mark.skipif(
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that the environment points to."""
+    """Provide a Hub that the environment points to."""
     with hub_in_force(monkeypatch, retry_seconds="0.01") as hub:
         yield hub
 
 
 @pytest.fixture
 def repo(hub: HubServer, tmp_path: Path) -> HubServer:
-    """The same, holding a repo of two quantizations."""
+    """Provide the Hub with a repo of two quantizations."""
     hub.add_repo(
         REPO,
         {Q8: tiny_chat(tmp_path / Q8, weights_bytes=Q8_BYTES), Q4: tiny_chat(tmp_path / Q4), "README.md": "# Tiny\n"},
@@ -62,7 +62,7 @@ def repo(hub: HubServer, tmp_path: Path) -> HubServer:
 
 
 def questions(hub: HubServer) -> list[Request]:
-    """What the Hub was asked, without the storage host."""
+    """Return the requests to the Hub, without those to the storage host."""
     return [request for request in hub.requests if request.side == "hub"]
 
 
@@ -108,7 +108,7 @@ def test_search_takes_one_request_and_little_more_cpu_than_llm(repo: HubServer) 
 
 
 def _work_of(*words: str) -> float:
-    """Seconds that the processors worked for a command: what else this machine does is not its own."""
+    """Return the CPU seconds of a command, which do not depend on other work of this machine."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -117,7 +117,7 @@ def _work_of(*words: str) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-# Bad weather at a question
+# Network errors during a request
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,7 @@ def test_offline_info_shows_the_card_and_an_installed_pull_is_instant(
     assert len(repo.requests) == asked
 
 
-def test_unread_card_is_reported_and_the_rest_shown(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unread_card_is_reported_and_the_rest_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("info", REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert repo.requests
@@ -249,7 +247,7 @@ def test_status_shows_the_source_of_an_unchecked_token(monkeypatch: pytest.Monke
     assert "hf_x" not in text
 
 
-# Proof
+# Verification
 
 
 def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
@@ -259,7 +257,7 @@ def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, 
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.resolve().write_bytes(content)
-    os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk does that rots
+    os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a failing disk does
     assert "differs" in run("verify", "tiny", code=1).stdout
     sent = repo.sent(Q8, side="storage")
     assert json_of("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
@@ -277,9 +275,7 @@ def test_bytes_that_never_match_are_refused_and_removed(repo: HubServer, home: H
     assert json_of("list") == []
 
 
-def test_offline_import_does_not_claim_to_match_its_repo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_import_does_not_claim_to_match_its_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run("import", tiny_chat(tmp_path / "mine.Q8_0.gguf"), "--repo", "owner/mine-GGUF", "-q")
     assert "never compared with the Hub" in run("verify", "--all", code=1).stdout
@@ -327,9 +323,7 @@ def test_verify_does_not_vouch_for_an_import_of_unknown_origin(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("content", [b"<!doctype html>", b"version https://git-lfs.github.com/spec/v1\n", b"GGUF"])
-def test_invalid_gguf_is_refused_before_the_download(
-    hub: HubServer, home: Home, content: bytes
-) -> None:
+def test_invalid_gguf_is_refused_before_the_download(hub: HubServer, home: Home, content: bytes) -> None:
     hub.add_repo("owner/odd-GGUF", {"odd-Q8_0.gguf": content * 10})
     assert "--allow-invalid keeps the file" in run("pull", "owner/odd-GGUF", code=1).stderr
     done = run("pull", "owner/odd-GGUF", "--allow-invalid")
@@ -439,9 +433,7 @@ def _can_make(path: Path) -> bool:
     return True
 
 
-def test_new_commit_replaces_the_old_one_which_can_be_pruned(
-    repo: HubServer, home: Home, tmp_path: Path
-) -> None:
+def test_new_commit_replaces_the_old_one_which_can_be_pruned(repo: HubServer, home: Home, tmp_path: Path) -> None:
     old = repo.list_repos()[0].commit
     run("pull", REPO, "-q")
     (tmp_path / "new").mkdir()
@@ -465,12 +457,12 @@ def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
     assert json_of("list")[0]["state"] == "ready"  # its file was the other one's too
 
 
-# Elsewhere than in the cache
+# Outside the cache
 
 
 def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, tmp_path: Path) -> None:
     mine = tmp_path / "README.md"
-    mine.write_text("# Mine\n")  # as long as the one on the Hub: only its content tells
+    mine.write_text("# Mine\n")  # as long as the one on the Hub: only the content differs
     wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
     assert json_of(*wanted, "--dry-run")["replaces"] == [str(mine)]
     assert "Replaces" in run(*wanted, "--dry-run").stdout
@@ -502,9 +494,7 @@ def test_cached_files_are_copied_into_a_folder(repo: HubServer, tmp_path: Path) 
     assert repo.sent(Q4, side="storage") == sent
 
 
-def test_pull_to_a_folder_is_complete_and_removed_by_rm(
-    repo: HubServer, home: Home, tmp_path: Path
-) -> None:
+def test_pull_to_a_folder_is_complete_and_removed_by_rm(repo: HubServer, home: Home, tmp_path: Path) -> None:
     there = tmp_path / "there"
     run("pull", REPO, "--to", there, "-q")
     assert run("path", "tiny").stdout == f"{there / Q4}\n"
@@ -621,7 +611,7 @@ def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
         assert "more room is needed" in said
         subprocess.run(["mount", "-o", "remount,size=5m", small], check=True)
         plan = Library().plan(f"{REPO}:Q8_0")
-        (small / "ballast").write_bytes(b"x" * 3_000_000)  # somebody else was quicker
+        (small / "ballast").write_bytes(b"x" * 3_000_000)  # another process was faster
         from llm_hf_models.errors import DiskFullError
 
         with pytest.raises(DiskFullError):
@@ -658,9 +648,7 @@ def test_missing_permissions_give_clear_errors(repo: HubServer, tmp_path: Path) 
 
 @AS_ROOT
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="root may read and write everything")
-def test_folder_owned_by_root_after_sudo_is_named_with_the_fix(
-    repo: HubServer, home: Home
-) -> None:
+def test_folder_owned_by_root_after_sudo_is_named_with_the_fix(repo: HubServer, home: Home) -> None:
     run("status")
     ours = home.llm / "hf"
     ours.chmod(0o700)
@@ -673,7 +661,7 @@ def test_folder_owned_by_root_after_sudo_is_named_with_the_fix(
     assert repo.requests == []
 
 
-# The queue, where others are at it too
+# The queue, used by others too
 
 
 def test_row_of_another_version_does_not_block_a_pull(repo: HubServer) -> None:

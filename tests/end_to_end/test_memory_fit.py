@@ -1,4 +1,4 @@
-"""The memory estimate held against what llama.cpp takes of a real model."""
+"""The memory estimate, compared with the memory that llama.cpp uses for a real model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import Home
 from tests.support import real_weights
 
 GB = 1_000_000_000
-# A server of its own, a prompt of half the context, and what the kernel says that it took.
+# A server of its own, a prompt of half the context, and the memory that the kernel reports.
 SERVE = """
 import http.client, json, os, socket, sys
 import psutil, xllamacpp

@@ -1,4 +1,4 @@
-"""The relay, asked by OpenAI's own client and by raw sockets, over real engines; and `llm` through it (attach)."""
+"""The relay, used by OpenAI's own client and by raw sockets, over real engines; and `llm` through it (attach)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A relay to all models."""
+    """Provide a relay to all models."""
     with serving("tiny", "seal", "base", "endless", "vectors") as (_, url):
         yield url
 
@@ -87,7 +87,7 @@ def busy(shelf: Shelf, model_id: str) -> int:
         )
 
 
-# What OpenAI's client gets
+# Responses to OpenAI's client
 
 
 def test_two_models_answer_by_name_and_are_listed(client: OpenAI) -> None:
@@ -160,7 +160,7 @@ def bearer(key: str = KEY) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-# Whom it lets in, and what it refuses
+# Authentication and refusals
 
 
 @pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"Authorization": KEY}, bearer("schlüssel")])
@@ -216,9 +216,7 @@ def test_body_without_a_length_or_too_large_is_refused(url: str) -> None:
             assert raw.recv(100).split()[1] == status
 
 
-def test_connection_reset_between_requests_leaves_no_traceback(
-    url: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_connection_reset_between_requests_leaves_no_traceback(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     before = set(threading.enumerate())
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -232,7 +230,7 @@ def test_connection_reset_between_requests_leaves_no_traceback(
 def test_refusal_of_the_engine_is_forwarded(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="the context holds") as too_long:
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "word " * 20_000}])
-    assert "Shorten the prompt" in too_long.value.message  # and nothing of `-o`: this client has no such option
+    assert "Shorten the prompt" in too_long.value.message  # and no hint about `-o`: this client has no such option
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="tiny", messages=HELLO, extra_body={"grammar": "root ::= nonsense ("})
 
@@ -451,7 +449,7 @@ def test_layer_that_leaves_a_gpu_open_says_so() -> None:
 
 @contextmanager
 def leaving(url: str, body: dict[str, Any]) -> Iterator[None]:
-    """A client that asks, and goes without a word."""
+    """Send a request and leave without reading the response."""
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:

@@ -28,9 +28,7 @@ def test_header_of_a_real_model_is_read(tmp_path: Path) -> None:
 @pytest.mark.weights
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("model", [real_weights.smollm2, real_weights.gemma3])
-def test_real_model_has_no_findings_loads_and_generates_text(
-    tmp_path: Path, model: Callable[[Path], Path]
-) -> None:
+def test_real_model_has_no_findings_loads_and_generates_text(tmp_path: Path, model: Callable[[Path], Path]) -> None:
     path = model(tmp_path)
     report = check_file(path)
     assert report.findings == ()

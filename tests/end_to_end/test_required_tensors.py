@@ -1,4 +1,4 @@
-"""The table of tensors that families need, held against llama.cpp's loaders: exactly these, and each of them."""
+"""The table of required tensors, compared with llama.cpp's loaders: exactly these, and each of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LAST = architectures.BLOCKS - 1
 
 @dataclass(frozen=True)
 class Variant:
-    """A family, or one of the shapes in which it comes: `instead` holds other tensors in place of some."""
+    """A model family or one of its shapes. `instead` maps tensors to their replacements."""
 
     architecture: str
     keys: Mapping[str, object] = field(default_factory=dict)
     instead: Mapping[str, str] = field(default_factory=dict)
 
     def tensors(self) -> list[str]:
-        """All that it needs, and nothing else."""
+        """Return all required tensors and nothing else."""
         keys = {**architectures.KEYS.get(self.architecture, {}), **self.keys}
         metadata = {f"{self.architecture}.{name}": value for name, value in keys.items()}
         names: list[str] = []
@@ -71,9 +71,7 @@ def test_model_with_exactly_the_required_tensors_passes_and_loads(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_model_without_a_required_tensor_is_refused_by_both(
-    tmp_path: Path, name: str
-) -> None:
+def test_model_without_a_required_tensor_is_refused_by_both(tmp_path: Path, name: str) -> None:
     variant = VARIANTS[name]
     gone = [tensor for tensor in variant.tensors() if not tensor.startswith("blk.") or f"blk.{LAST}." in tensor]
     paths = [variant.write(tmp_path / f"{number}.gguf", without=tensor) for number, tensor in enumerate(gone)]

@@ -1,4 +1,4 @@
-"""Rules about meaning, held against the engine: one number of a model that runs is changed, and llama.cpp loads it."""
+"""Semantic rules compared with the engine: one number of a valid model is changed, and llama.cpp loads it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ os._exit(0)
 
 
 def engine_loads(path: Path, socket: Path) -> bool:
-    """Whether llama.cpp loads a model, asked in a process of its own: it may abort."""
+    """Return whether llama.cpp loads a model, in a process of its own because it may abort."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(path), str(socket)],
         capture_output=True,
@@ -40,7 +40,7 @@ def engine_loads(path: Path, socket: Path) -> bool:
 
 
 def with_value(content: bytes, key: str, *, kind: int | None = None, value: int | None = None) -> bytes:
-    """The file with another type or another 32-bit value under one key."""
+    """Return the file with another type or another 32-bit value under one key."""
     changed = bytearray(content)
     at = content.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
     if kind is not None:

@@ -1,4 +1,4 @@
-"""README's Python snippets are files, and they run."""
+"""The Python snippets of README, run as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that another plugin's model has, asked for through the Python API."""
+"""A name of another plugin's model, requested through the Python API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the audit of a chat template takes at most."""
+"""The maximum time of a chat template's audit."""
 
 from __future__ import annotations
 
@@ -40,4 +40,4 @@ def test_largest_templates_are_audited_in_a_few_seconds(unit: str) -> None:
     started = time.thread_time()
     for start in ("", "{{ ", "{{ '", "{% if a "):
         audit_template((start + unit * (SIZE // len(unit)))[:SIZE], KEY)
-    assert time.thread_time() - started < 15  # four times; a slow machine needs a quarter of it
+    assert time.thread_time() - started < 15  # four runs; a slow machine needs a quarter of this

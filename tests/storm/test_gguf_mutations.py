@@ -1,4 +1,4 @@
-"""Mutations of real GGUF headers by a seeded fuzzer, held against llama.cpp's own reader."""
+"""Mutations of real GGUF headers by a seeded fuzzer, compared with llama.cpp's own reader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEMORY_EACH = 48 * 1024 * 1024
 
 
 def mutations(bases: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
-    """Real files with bytes flipped, numbers replaced by edges, ranges cut, doubled or swapped."""
+    """Yield real files with bytes flipped, numbers replaced by edge values, ranges cut, doubled or swapped."""
     chance = random.Random(seed)
     for _ in range(count):
         content = bytearray(chance.choice(bases))
@@ -54,7 +54,7 @@ def mutations(bases: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Files as small as real models get, so that most mutations meet a header."""
+    """Provide files as small as real models get, so that most mutations hit a header."""
     folder = tmp_path_factory.mktemp("bases")
     paths = [ggufs.tiny_chat(folder / "chat.gguf", blocks=1), ggufs.tiny_base(folder / "base.gguf")]
     paths += [ggufs.tiny_embedding(folder / "embedding.gguf"), ggufs.tiny_mmproj(folder / "mmproj.gguf")]
@@ -63,7 +63,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 
 def storm(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counter[str]:
-    """Judges mutations, then asks llama.cpp about all that passed and a sample of what did not."""
+    """Judge mutations, then ask llama.cpp about all that passed and a sample of the others."""
     verdicts: Counter[str] = Counter()
     asked: list[tuple[Path, frozenset[str]]] = []
     for number, content in enumerate(mutations(bases, count, seed)):
@@ -83,7 +83,7 @@ def storm(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counte
 
 
 def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
-    """Holds our verdicts against llama.cpp's, and removes the files."""
+    """Compare our verdicts with llama.cpp's, and remove the files."""
     verdicts: Counter[str] = Counter()
     for (path, codes), verdict in zip(asked, gguf_oracle.ask([path for path, _ in asked]), strict=True):
         warned = {finding.code for finding in check_file(path).warnings}
@@ -100,9 +100,7 @@ def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
-def test_mutated_headers_give_only_our_errors_and_agree_with_llama_cpp(
-    bases: list[bytes], tmp_path: Path
-) -> None:
+def test_mutated_headers_give_only_our_errors_and_agree_with_llama_cpp(bases: list[bytes], tmp_path: Path) -> None:
     verdicts = storm(bases, QUICK_MUTATIONS, SEED, tmp_path)
     assert verdicts["read"] > QUICK_MUTATIONS / 20
     assert verdicts["refused"] > QUICK_MUTATIONS / 20

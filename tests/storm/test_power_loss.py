@@ -1,8 +1,8 @@
-"""Power loss in the middle of a transfer: whatever of its unsynced writes the disk has kept, the next one ends right.
+"""Power loss in the middle of a transfer: whichever unsynced writes the disk has kept, the next transfer ends right.
 
-A transfer runs in a process that records the order of its writes and syncs, as the system was asked for them. From the
-record any number of cuts is made: what an fdatasync or fsync covered is on the disk, of the rest some, or all, or
-nothing, or garbage. In each such state, under another boot id, the next transfer has to trust only what was synced.
+A transfer runs in a process that records the order of its writes and syncs. The record is cut at many moments:
+bytes covered by an fdatasync or fsync are on the disk; of the rest some, all, none, or garbage. In each such state,
+under another boot id, the next transfer must trust only synced bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc whic
 
 SIZE = 6_000_123
 CUTS = 12  # at random moments of the record, for each kind of disk
-BLOCK_BYTES = 4096  # what a disk keeps or loses as a whole
+BLOCK_BYTES = 4096  # the unit that a disk keeps or loses
 Disk = Literal["kept nothing unsynced", "kept the journal", "kept the data", "kept anything", "lost the journal"]
 DISKS: tuple[Disk, ...] = (
     "kept nothing unsynced",
@@ -39,7 +39,7 @@ DISKS: tuple[Disk, ...] = (
     "lost the journal",
 )
 
-# Writes each call as it begins and as it ends, with the number of each moment, to file descriptor 1.
+# Prints each call when it begins and ends, with the number of each moment, to file descriptor 1.
 RECORDER = """
 import itertools, json, os, sys, threading
 from pathlib import Path
@@ -88,7 +88,7 @@ tell(1, json.dumps({"call": "whole", "path": partial, "begin": next(moments), "e
 
 @dataclass(frozen=True)
 class Call:
-    """One thing that the system was asked for, from one moment to another."""
+    """One system call, from one moment to another."""
 
     call: str
     path: str
@@ -105,17 +105,17 @@ class Call:
 
 @dataclass
 class Cut:
-    """What had been asked for at one moment, and what of it must be on the disk then."""
+    """The calls up to one moment, and which of their bytes must be on the disk then."""
 
     content: bytes
     synced: Ranges = field(default_factory=Ranges)  # of the partial
     unsynced: list[Call] = field(default_factory=list)
     journal: str = ""  # as it was written,
-    journal_synced: int = 0  # and how many characters of it must be there
+    journal_synced: int = 0  # and how many of its characters must be there
     sized: bool = False  # whether the partial's length is on the disk
 
     def leave(self, disk: Disk, partial: Path, random_: random.Random) -> None:
-        """Leaves the files as the disk may hold them."""
+        """Write the files as the disk may hold them."""
         data = bytearray(len(self.content))
         for start, end in self.synced:
             data[start:end] = self.content[start:end]
@@ -140,7 +140,7 @@ class Cut:
 
 
 def cut_at(moment: int, record: list[Call], content: bytes) -> Cut:
-    """The state at a moment: calls that had not ended are as good as not synced, or not there."""
+    """Return the state at a moment: calls that had not ended count as not synced, or as missing."""
     cut, begun = Cut(content), [call for call in record if call.begin <= moment]
     writes = [call for call in begun if call.call == "pwrite"]
     syncs = [call for call in begun if call.is_sync and call.end <= moment]
@@ -168,7 +168,7 @@ def content() -> bytes:
 
 @pytest.fixture(scope="module", params=["memory", "pipe"])
 def record(content: bytes, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Call]:
-    """What a whole transfer asked the system for, whichever way its bytes took; the pipe's writes count as `pwrite`."""
+    """Provide the system calls of a transfer, for both ways of the bytes. Splices of the pipe count as `pwrite`."""
     partial = tmp_path_factory.mktemp("recorded") / "model.part"
     with StorageServer(content, rate=2_000_000) as server:
         arguments = [server.url, server.sha256, str(SIZE), str(partial), request.param]
@@ -228,7 +228,7 @@ def test_transfer_after_a_power_cut_refetches_only_unsynced_bytes(
 
 
 def trusted_of(partial: Path) -> Ranges:
-    """What the next transfer will build on."""
+    """Return the ranges that the next transfer will trust."""
     state = read_journal(journal_path(partial))
     return state.done if state is not None and partial.exists() else Ranges()
 

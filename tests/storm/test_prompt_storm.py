@@ -1,6 +1,6 @@
-"""Fifty prompts at a time from eight processes on two models, while engines and clients are killed: nobody gets half.
+"""Fifty parallel prompts from eight processes on two models, while engines and clients are killed.
 
-`make storm` runs a minute of it; STORM_SHARE=0.1 a tenth.
+`make storm` runs a minute of it, STORM_SHARE=0.1 a tenth.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def shelf(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def engines_below(folder: Path) -> list[psutil.Process]:
-    """Every engine that stands in that folder, whether or not anybody recorded it."""
+    """Return every engine in that folder, recorded or not."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -104,7 +104,7 @@ def test_surviving_clients_get_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp
     clients = [a_client(until, count, out) for count in threads]
     killed: Counter[str] = Counter()
     while (left := until - time.time()) > 0:
-        time.sleep(min(left, rng.uniform(0.5, 2.5)))  # the storm's own rhythm
+        time.sleep(min(left, rng.uniform(0.5, 2.5)))  # the rhythm of the kills; no synchronisation
         running = engines_below(shelf.runtime)
         if running and rng.random() < 0.6:
             rng.choice(running).kill()
@@ -130,7 +130,7 @@ def test_surviving_clients_get_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp
 
 
 def assert_nothing_stays(shelf: Shelf) -> None:
-    """No process after keep_alive (a client that was killed announced a request, for which an engine waits a while)."""
+    """Check that no process remains after keep_alive, and after the wait for requests of killed clients."""
     wait_until(
         lambda: not engines_below(shelf.runtime),
         KEEP_ALIVE + GRACE_SECONDS + 10,

@@ -1,4 +1,4 @@
-"""Kills over the whole queue: workers and foreground pulls die at random instants, and nothing is lost or left."""
+"""Random kills of workers and foreground pulls: the queue loses nothing and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ REPO = "tests/split-GGUF"
 WEIGHTS_BYTES = 30_000_000
 CONNECTIONS = 6
 RATE = 2_500_000  # bytes per second of one connection
-# What a kill may cost: per connection what was not recorded yet; sockets' buffers are empty at that rate.
+# The cost of a kill: the unrecorded bytes of each connection. The sockets' buffers are empty at that rate.
 SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
-LATEST_SECONDS = 4.0  # of the kills that look at the clock and not at the bytes
+LATEST_SECONDS = 4.0  # for kills at a random time instead of a number of bytes
 WAIT_SECONDS = 120
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
 
@@ -53,7 +53,7 @@ class Storm:
     kills: int = 0
 
     def foreground(self, at_once: int) -> None:
-        """Lets processes pull until they are killed, or done."""
+        """Let processes pull until they are killed or done."""
         processes = [subprocess.Popen([sys.executable, "-c", PULL, REPO]) for _ in range(at_once)]
         for process in self.random.sample(processes, at_once):
             self._await(lambda process=process: process.poll() is not None)
@@ -63,7 +63,7 @@ class Storm:
             self.kills += end == -signal.SIGKILL
 
     def background(self) -> None:
-        """Lets a worker pull until it is killed, or done."""
+        """Let a worker pull until it is killed or done."""
         row = Library().enqueue(self.plan)
         self._await(lambda: Library().get_download(row.id).state == "done")
         for worker in find_workers():
@@ -73,7 +73,7 @@ class Storm:
                 self.kills += 1
 
     def _await(self, over: Callable[[], bool]) -> None:
-        """A random instant: of the transfer, or of anything before, between and after."""
+        """Wait for a random instant: of the transfer, or before, between or after."""
         if self.random.random() < 0.3:
             until = time.monotonic() + self.random.uniform(0, LATEST_SECONDS)
             wait_until(lambda: time.monotonic() >= until or over())
@@ -96,7 +96,7 @@ def test_queue_survives_random_kills(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "CONNECTIONS": str(CONNECTIONS),
     }.items():
         monkeypatch.setenv(f"LLM_HF_{name}", value)
-    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")  # gc has no patience: only owners and rows protect
+    monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")  # gc waits for nothing: only owners and rows protect files
     with HubServer() as hub:
         tiny_chat(tmp_path / "m-Q8_0.gguf", seed=1, shards=3, weights_bytes=WEIGHTS_BYTES)
         hub.add_repo(REPO, {path.name: path for path in tmp_path.glob("*-of-00003.gguf")})
@@ -127,7 +127,7 @@ def test_queue_survives_random_kills(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def end_of(storm: Storm) -> None:
-    """What has to hold after any number of kills."""
+    """Check the final state after any number of kills."""
     library = Library()
     result = library.pull(REPO)
     assert library.show(str(result.model_id)).state == "ready"

@@ -1,4 +1,4 @@
-"""Slow proofs: thousands of accidents with seeds. `make storm` runs them whole; STORM_SHARE=0.1 runs a tenth."""
+"""Slow tests: thousands of seeded faults. `make storm` runs them all, STORM_SHARE=0.1 a tenth."""
 
 from __future__ import annotations
 
@@ -42,34 +42,34 @@ KILLS = max(1, int(300 * SHARE))
 COMBINATIONS = max(1, int(500 * SHARE))
 CORRUPTIONS = max(1, int(1000 * SHARE))
 KILLS_PER_PULL = 6
-LANES = 2  # storms at a time, each with a Hub of its own
+LANES = 2  # parallel storms, each with a Hub of its own
 TRIES = 4
 MB = 1_000_000
 SHARD_BYTES = (12 * MB, 20 * MB, 8 * MB)
 RATE = 4 * MB  # bytes per second of one connection
 CONNECTIONS = 6
-# What a kill may cost: per connection what was not recorded yet; sockets' buffers are empty at that rate.
+# The cost of a kill: the unrecorded bytes of each connection. The sockets' buffers are empty at that rate.
 SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
 _ASKING = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one process of the kill storm pulls, and when it dies."""
+    """The pull of one process of the kill storm, and the moment of its kill."""
 
     endpoint: str
     repo: str
     commit: str
     files: list[HubFile]
     cache: Path
-    after_bytes: int | None = None  # so many have arrived since it began,
-    after_seconds: float | None = None  # or so long after it began,
-    after_end: float | None = None  # or so long after the last file was whole: while links and refs are made
-    splices: bool = True  # whether its bytes may take the shorter way
+    after_bytes: int | None = None  # killed after this many new bytes,
+    after_seconds: float | None = None  # or this long after the start,
+    after_end: float | None = None  # or this long after the last file is complete, while links and refs are made
+    splices: bool = True  # whether its bytes may be spliced
 
 
 def pull_until_killed(task: Task) -> None:
-    """The life of one process: a kill that nobody sees coming ends it, or its pull does."""
+    """Run one process: pull until the planned kill, or to the end."""
     first: dict[str, int] = {}
     done: dict[str, int] = {}
     if not task.splices:
@@ -100,7 +100,7 @@ def pull_until_killed(task: Task) -> None:
 
 
 def fated(task: Task, random_: random.Random, size: int) -> Task:
-    """The task with an end at a random instant: on the way most often, sometimes when all bytes are there."""
+    """Return the task with a random end: mostly during the transfer, sometimes when all bytes are there."""
     kind, task = random_.choice(["bytes", "bytes", "seconds", "end"]), replace(task, splices=random_.random() < 0.5)
     if kind == "bytes":
         return replace(task, after_bytes=random_.randrange(size // 3))
@@ -111,7 +111,7 @@ def fated(task: Task, random_: random.Random, size: int) -> Task:
 
 @dataclass
 class Tally:
-    """What a kill storm came to."""
+    """The counts of a kill storm."""
 
     kills: int = 0
     pulls: int = 0
@@ -123,7 +123,7 @@ class Tally:
 
 
 def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
-    """Pulls that are killed again and again, until there were so many kills: each has to end well."""
+    """Pull again and again until there were that many kills; each pull must end well."""
     random_, tally = random.Random(seed), Tally()
     content = {f"m-Q8_0-0000{i}-of-00003.gguf": random_.randbytes(size) for i, size in enumerate(SHARD_BYTES, 1)}
     nursery = multiprocessing.get_context("forkserver")
@@ -151,10 +151,10 @@ def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
 
 
 def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
-    """Starts processes, and gives how each ended.
+    """Start processes, and return how each ended.
 
-    A start in one lane asks after all children there are (multiprocessing/process.py, _cleanup). Where another asks
-    after the same one at that instant, only one of them reads its status, and the other takes it for lost: 255.
+    Each start checks all existing children (multiprocessing/process.py, _cleanup). If two threads check the same child
+    at one instant, only one reads its status, and the other reports it as lost: 255.
     """
     for process in processes:
         with _ASKING:
@@ -168,13 +168,13 @@ def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
 
 
 def sweep(cache: Path) -> None:
-    """`llm hf gc` without patience, in a process of its own."""
+    """Run `llm hf gc` without its waiting time, in a process of its own."""
     os.environ.update(HF_HUB_CACHE=str(cache), LLM_USER_PATH=str(cache / "llm"), LLM_HF_ORPHAN_SECONDS="0")
     Library().gc()
 
 
 def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str, bytes], kills: int) -> Tally:
-    """What has to hold once the last process may finish."""
+    """Let the last pull finish, and check the result."""
     for file in pull(hub, repo, cache):
         assert file.location.read_bytes() == content[file.path]
     size, sent = sum(map(len, content.values())), hub.sent(side="storage")
@@ -194,7 +194,7 @@ def test_pulls_survive_random_kills(tmp_path: Path) -> None:
 
 
 def splice_or_not(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes take either way into the file."""
+    """Let the bytes be spliced or not, at random."""
     monkeypatch.undo()
     if random_.random() < 0.5:
         monkeypatch.delattr(os, "splice", raising=False)
@@ -235,7 +235,7 @@ def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: py
                     break
                 except HfModelsError as error:
                     end = f"{type(error).__name__}, then whole"
-                    # A clear error, and what is left can be continued: a next try must come through.
+                    # A clear error, and the rest can be continued: a retry must succeed.
                     if attempt == TRIES - 1:
                         raise AssertionError(seed) from error
             assert partial.read_bytes() == server.content, seed

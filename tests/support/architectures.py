@@ -1,6 +1,6 @@
-"""Makes tiny models of many families that llama.cpp really loads, whole or without one tensor. They say no sense.
+"""Write tiny models of many families that llama.cpp loads, complete or without one tensor. Their text is meaningless.
 
-Shapes are those that llama.cpp's loaders ask for (`src/models/*.cpp`, load_arch_tensors), as small as they get.
+The shapes are those that llama.cpp's loaders require (`src/models/*.cpp`, load_arch_tensors), as small as possible.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COMPRESSED = {
     "attention.value_length_mla": LOW,
 }  # fmt: skip
 
-# Every tensor by its stem: in ggml's order, the row's length first. Some families differ (below).
+# Every tensor by its stem, in ggml's order: the row's length first. Some families differ (below).
 SHAPES: dict[str, tuple[int, ...]] = {
     "token_embd": (WIDTH, VOCABULARY), "output": (WIDTH, VOCABULARY), "position_embd": (WIDTH, CONTEXT),
     "token_types": (WIDTH, 2),
@@ -61,7 +61,7 @@ OTHER_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     },
     "deepseek2": {"attn_output": (HEADS * LOW, WIDTH)},
 }  # fmt: skip
-# The keys that a family needs beside those that all have.
+# The keys that a family needs in addition to those of all families.
 KEYS: dict[str, dict[str, object]] = {
     "bert": TEXT_PAIRS, "nomic-bert": TEXT_PAIRS, "nomic-bert-moe": {**TEXT_PAIRS, **MOE, "moe_every_n_layers": 2},
     "cohere2": {**WINDOW, "logit_scale": 1.0}, "deepseek2": DEEPSEEK, "gemma-embedding": WINDOW,
@@ -80,14 +80,14 @@ def tiny(
     without: str = "",
     keys: Mapping[str, object] | None = None,
 ) -> Path:
-    """A model of a family.
+    """Write a model of a family.
 
     Args:
-        path: where to write it.
-        architecture: the family.
-        tensors: their full names; repeats are written once.
-        without: the one that is left out.
-        keys: more of the architecture's keys, or other values of them.
+        path: The file to write.
+        architecture: The family.
+        tensors: Full names of the tensors; repeats are written once.
+        without: The tensor to leave out.
+        keys: More keys of the architecture, or other values of them.
     """
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("model")
@@ -121,7 +121,7 @@ def _add_keys(writer: gguf.GGUFWriter, architecture: str, more: Mapping[str, obj
 
 
 def shape_of(architecture: str, name: str) -> tuple[int, ...]:
-    """A tensor's shape in ggml's order; a bias has that of what it is added to, a norm the width."""
+    """Return a tensor's shape in ggml's order. A bias has the shape of its sum, a norm the width."""
     parts = name.split(".")
     stem = parts[2] if parts[0] == "blk" else parts[0]
     shape = OTHER_SHAPES.get(architecture, {}).get(stem, SHAPES.get(stem, (WIDTH,)))

@@ -21,12 +21,12 @@ REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
 MODEL = f"hf/{REPO}:Q4_K_M"
 WAIT_SECONDS = 60
-STALL_AFTER = 400_000  # bytes: past what a look at the header takes
+STALL_AFTER = 400_000  # bytes: more than reading a header takes
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub with one model of four megabytes, and queues that beat fast."""
+    """Provide a Hub with one model of four megabytes, and a short heartbeat interval."""
     with HubServer() as server:
         server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)})
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
@@ -37,7 +37,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 def followed(library: Library, number: int) -> list[DownloadEvent]:
-    """Every event until the download rests; gives up in time."""
+    """Return every event until the download ends; stop after a time limit."""
     stop = threading.Event()
     alarm = threading.Timer(WAIT_SECONDS, stop.set)
     alarm.start()
@@ -48,7 +48,7 @@ def followed(library: Library, number: int) -> list[DownloadEvent]:
 
 
 def wait_for_state(library: Library, number: int, *states: str) -> None:
-    """Until a row has one of the states: rows are written by other processes, so they are looked at."""
+    """Wait until a row has one of the states. Other processes write the rows, so they are polled."""
     wait_until(
         lambda: library.get_download(number).state in states,
         message=lambda: f"download {number} is {library.get_download(number)}, not {states}",
@@ -56,7 +56,7 @@ def wait_for_state(library: Library, number: int, *states: str) -> None:
 
 
 def begun(library: Library, hub: HubServer, plan: PullPlan) -> DownloadView:
-    """A background download that has brought something and can't go on, until the weather is cleared."""
+    """Start a background download that stalls after some bytes until the fault is cleared."""
     before = weights_sent(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
@@ -69,12 +69,12 @@ def weights_sent(hub: HubServer) -> int:
 
 
 def stalled(hub: HubServer) -> bool:
-    """Whether the pull itself, and not its look at the header, has come to where the storage host falls silent."""
+    """Return whether the pull itself (not the request for the header) has reached the stall of the storage host."""
     return any(request.sent >= STALL_AFTER for request in hub.matching(FILE, side="storage"))
 
 
 def planned(library: Library, hub: HubServer, ref: str = REPO) -> PullPlan:
-    """A plan, with the look at the header that it takes left out of the record."""
+    """Return a plan, and forget the requests for its header."""
     plan = library.plan(ref)
     hub.forget_requests()
     return plan

@@ -21,7 +21,7 @@ from tests.support import ggufs
 
 
 def gone_while_it_reads(endpoint: engine.Endpoint, reads: Callable[[], bool]) -> None:
-    """A client that sends a long prompt, and goes once `reads` says that the engine is at it."""
+    """Send a long prompt, and leave when `reads` reports that the engine processes it."""
     turn = openai_protocol.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
 
     async def give_up() -> None:
@@ -47,7 +47,7 @@ CHAT = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
 def leaving_nothing(
     home: Home, processes_of: Callable[[EngineRow], list[psutil.Process]] = lambda row: [psutil.Process(row.pid)]
 ) -> Iterator[Database]:
-    """The test's library; what runs at the end of a test is stopped, and nothing may remain of it."""
+    """Provide the library of a test; at its end stop all engines and check that nothing remains."""
     with Database(paths.library_path()) as opened:
         yield opened
         processes = [process for row in running_engines.list_running_engines(opened) for process in processes_of(row)]
@@ -64,7 +64,7 @@ def spec_of(path: Path, *, context: int = 1024, shard_paths: tuple[Path, ...] = 
 
 
 def endless_spec(folder: Path) -> engine.EngineSpec:
-    """Of a model that speaks until it is stopped."""
+    """Return the spec of a model that generates until it is stopped."""
     return spec_of(ggufs.tiny_chat(folder / "endless.gguf", endless=True, context=131072), context=65536)
 
 

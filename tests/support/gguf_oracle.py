@@ -1,8 +1,8 @@
-"""Asks llama.cpp itself about GGUF files, in a process of its own: on a hostile file it may abort or never end.
+"""Ask llama.cpp about GGUF files, in a process of its own: with a hostile file it may abort or never end.
 
-As a program it reads paths from standard input, one a line, and answers each with `accepts`, `accepts the header` (as
-loading a model reads it, the data apart), `refuses` or the signal that ended it; every file is read in a fork. With the
-argument `load` it loads each as a model instead. As a module it starts that program.
+As a program it reads paths from standard input, one per line, and answers each with `accepts`, `accepts the header` (as
+loading a model reads it, without the data), `refuses` or the signal that ended it; every file is read in a fork. With
+the argument `load` it loads each as a model instead. As a module it starts that program.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ class InitParams(ctypes.Structure):
 
 
 class ModelParams(ctypes.Structure):
-    """`struct llama_model_params` of include/llama.h, with room to spare: only llama.cpp looks into it."""
+    """`struct llama_model_params` of include/llama.h, with extra space: only llama.cpp reads it."""
 
     _fields_ = (("opaque", ctypes.c_char * 1024),)
 
 
 def ask(paths: Sequence[Path]) -> list[str]:
-    """What llama.cpp's reader says of each file: `accepts`, `accepts the header`, `refuses`, or `killed by SIGABRT`."""
+    """Return the verdict of llama.cpp's reader on each file: `accepts`, `accepts the header`, `refuses`, or `killed by
+    SIGABRT`."""
     return _answers(paths)
 
 
 def load(paths: Sequence[Path]) -> list[str]:
-    """Whether llama.cpp loads each file as a model: `accepts`, `refuses`, or `killed by SIGABRT`."""
+    """Return whether llama.cpp loads each file as a model: `accepts`, `refuses`, or `killed by SIGABRT`."""
     return _answers(paths, "load")
 
 
@@ -51,13 +52,13 @@ def _answers(paths: Sequence[Path], *how: str) -> list[str]:
         text=True,
         timeout=600,
         check=True,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else an abort starts a debugger
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # otherwise an abort starts a debugger
     )
     return done.stdout.splitlines()
 
 
 def engine() -> ctypes.CDLL:
-    """llama.cpp as the engine's package brings it, with its log silenced."""
+    """Return llama.cpp from the engine's package, with its log silenced."""
     spec = importlib.util.find_spec("xllamacpp")
     assert spec is not None
     assert spec.origin is not None
@@ -97,7 +98,7 @@ def _verdict(judge: Callable[[str], int], path: str) -> str:
 
 
 if __name__ == "__main__":
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # ggml says on standard error what it thinks of each file
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # ggml prints its messages about each file to standard error
     ask_llama = partial(_loads if sys.argv[1:] == ["load"] else _reads, engine())
     for line in sys.stdin:
         print(_verdict(ask_llama, line.rstrip("\n")), flush=True)  # noqa: T201

@@ -1,12 +1,12 @@
-"""Makes tiny GGUF models that llama.cpp really loads and runs, and that say what a test told them to. Judges nothing.
+"""Write tiny GGUF models that llama.cpp loads and runs, and that answer with the text that a test chose.
 
 A chat model made here is a chain: every token has one successor, written into its embedding and output matrices, and
 attention and feed-forward add nothing. So its answer is exact at any temperature, and one block is as good as thirty.
-The prompt's last token chooses where the chain starts; the template ends a prompt with a token of its own when tools
+The prompt's last token chooses where the chain starts. The template ends a prompt with a token of its own when tools
 are offered and when a tool has answered, so that a whole tool call can be tested with exact text.
 
-A model that sees has one thing more: its first block looks back at an image, if there is one, and starts another chain
-where that is red or blue. So an answer tells whether the pixels came through the projector (`tiny_mmproj`).
+A model that sees has one more feature: its first block attends to an image, if there is one, and starts another chain
+if the image is red or blue. So an answer shows whether the pixels came through the projector (`tiny_mmproj`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
     "{%- if messages[-1].role == 'tool' %}{{- '<|after_tool|>' }}{%- elif tools %}{{- '<|with_tools|>' }}{%- endif %}"
     "{%- endif %}"
 )
-# A model that reasons: give it an answer such as THINKING_ANSWER. `enable_thinking: false` closes its thoughts for it.
+# A model that reasons: give it an answer such as THINKING_ANSWER. `enable_thinking: false` ends its thoughts at once.
 THINKING_TEMPLATE = (
     "{%- for message in messages %}"
     "{{- '<|im_start|>' + message.role + '\n' }}"
@@ -59,13 +59,13 @@ _SPECIALS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|with_tools
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _EOS = _SPECIALS.index("<|im_end|>")
 _WITH_TOOLS, _AFTER_TOOL = _SPECIALS.index("<|with_tools|>"), _SPECIALS.index("<|after_tool|>")
-_START = -1  # any token that no chain knows
-# What a projector makes of a patch: the axes of the embedding that say "here is an image", "it is red", "it is blue".
-# The last two are the starts of chains too. They stand last, so that a projector goes with any model.
+_START = -1  # any token outside the chains
+# The projector's output for a patch: the axes of the embedding that mean "here is an image", "it is red", "it is blue".
+# The last two also start chains. They are the last axes, so that a projector fits any model.
 _IMAGE, _RED, _BLUE = -2, -3, -4
 _SEEN = (_IMAGE, _RED, _BLUE)
 RED_ANSWER, BLUE_ANSWER = "A red picture.", "So blue!"
-PATCH, PATCHES = 16, 2  # pixels, and how many of them side by side: an image is PATCHES * PATCHES tokens
+PATCH, PATCHES = 16, 2  # pixels, and the number of patches in a row: an image is PATCHES * PATCHES tokens
 VISION_WIDTH = 8
 
 
@@ -87,25 +87,25 @@ def tiny_chat(
     seed: int = 0,
     shards: int = 1,
 ) -> Path:
-    """A llama-architecture chat model which answers any prompt with `answer`, token by token.
+    """Write a llama-architecture chat model that answers any prompt with `answer`, token by token.
 
     Args:
-        path: where to write it; for `shards` > 1 the shards stand beside it, named `<stem>-00001-of-0000N.gguf`.
-        answer: its exact answer; split at spaces, at most about 50 words.
-        endless: start the answer again instead of ending it: for tests of cancelling and of token limits.
-        tool_call: its exact answer when tools are offered, such as `<tool_call>\\n{"name": …}\\n</tool_call>`;
+        path: The file to write; for `shards` > 1 the shards are next to it, named `<stem>-00001-of-0000N.gguf`.
+        answer: Its exact answer; split at spaces, at most about 50 words.
+        endless: Start the answer again instead of ending it, for tests of cancelling and of token limits.
+        tool_call: Its exact answer if tools are offered, such as `<tool_call>\\n{"name": …}\\n</tool_call>`;
             None answers with `answer` as if there were no tools.
-        tool_answer: its answer to a conversation that ends with a tool's result.
-        template: its chat template; None leaves it out.
-        sees: answer `RED_ANSWER` or `BLUE_ANSWER` where the prompt holds an image that is (with tiny_mmproj beside it).
+        tool_answer: Its answer to a conversation that ends with a tool's result.
+        template: Its chat template; None omits it.
+        sees: Answer `RED_ANSWER` or `BLUE_ANSWER` if the prompt has an image of that colour (with tiny_mmproj).
         name: general.name.
         license_id: general.license.
-        context: tokens it was trained for.
-        blocks: number of its blocks.
-        vocabulary: its least number of tokens; filled up with words that it never says.
-        weights_bytes: its least size in bytes, reached by widening its feed-forward part.
-        seed: another seed gives another digest and the same answers.
-        shards: number of files to split it into, as llama.cpp does.
+        context: Number of tokens it was trained for.
+        blocks: Number of its blocks.
+        vocabulary: Its minimum number of tokens; filled up with words that it never generates.
+        weights_bytes: Its minimum size in bytes, reached by widening its feed-forward part.
+        seed: Another seed gives another digest and the same answers.
+        shards: Number of files to split it into, as llama.cpp does.
 
     Returns:
         The file, or the first shard.
@@ -138,12 +138,12 @@ def tiny_chat(
 
 
 def tiny_base(path: Path, *, answer: str = ANSWER, name: str = "Tiny Base", seed: int = 0, context: int = 4096) -> Path:
-    """A model without a chat template: it continues any text with `answer`."""
+    """Write a model without a chat template that continues any text with `answer`."""
     return tiny_chat(path, answer=answer, name=name, template=None, seed=seed, context=context)
 
 
 def tiny_split(folder: Path, shards: int = 3, *, stem: str = "tiny", seed: int = 0, answer: str = ANSWER) -> list[Path]:
-    """A chat model in real splits, with the split.* keys that llama.cpp checks. Returns the shards in order."""
+    """Write a chat model as a real split, with the split.* keys that llama.cpp checks. Return the shards in order."""
     tiny_chat(folder / f"{stem}.gguf", shards=shards, seed=seed, answer=answer)
     return sorted(folder.glob(f"{stem}-*-of-{shards:05d}.gguf"))
 
@@ -151,14 +151,14 @@ def tiny_split(folder: Path, shards: int = 3, *, stem: str = "tiny", seed: int =
 def tiny_embedding(
     path: Path, *, name: str = "Tiny Embedding", width: int = WIDTH, pooling: int = 1, seed: int = 0
 ) -> Path:
-    """A bert-architecture embedding model with a word-piece vocabulary; texts that share words lie close together.
+    """Write a bert-architecture embedding model with a word-piece vocabulary; texts that share words are similar.
 
     Args:
-        path: where to write it.
+        path: The file to write.
         name: general.name.
-        width: the embedding's length.
+        width: Length of the embedding.
         pooling: llama.cpp's pooling type; 1 is mean.
-        seed: another seed gives other embeddings.
+        seed: Another seed gives other embeddings.
     """
     rng = np.random.default_rng(seed)
     letters = [chr(c) for c in range(33, 127)]
@@ -212,10 +212,10 @@ def tiny_embedding(
 
 
 def tiny_mmproj(path: Path, *, audio: bool = False, seed: int = 0) -> Path:
-    """A vision projector in LLaVA's form ("mlp") for a model that `sees`; with `audio`, only the header of one.
+    """Write a vision projector in LLaVA's form ("mlp") for a model that `sees`; with `audio`, only the header of one.
 
-    Keys and tensors: llama.cpp's tools/mtmd/clip.cpp. The projector that it makes is as simple as the rest: a patch's
-    redness and blueness, each as a number, and that there is a patch.
+    Keys and tensors: llama.cpp's tools/mtmd/clip.cpp. It is as simple as the rest: it outputs the redness and
+    blueness of a patch, each as a number, and a constant for a patch.
     """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "clip")
@@ -237,7 +237,7 @@ def _vision_shape(writer: gguf.GGUFWriter) -> None:
     writer.add_vision_embedding_length(VISION_WIDTH)
     writer.add_vision_feed_forward_length(VISION_WIDTH)
     writer.add_vision_projection_dim(WIDTH)
-    writer.add_vision_block_count(2)  # this kind of projector reads what the last but one gives out
+    writer.add_vision_block_count(2)  # this kind of projector reads the output of the last but one
     writer.add_vision_head_count(1)
     writer.add_vision_attention_layernorm_eps(1e-5)
     writer.add_vision_image_mean([0.5, 0.5, 0.5])
@@ -246,7 +246,7 @@ def _vision_shape(writer: gguf.GGUFWriter) -> None:
 
 
 def _vision_encoder(writer: gguf.GGUFWriter, rng: np.random.Generator) -> None:
-    """Patches as their mean redness and blueness, -1 to 2 each; two blocks that add nothing."""
+    """Return an encoder that outputs the mean redness and blueness of patches, -1 to 2 each; two blocks add nothing."""
     channels = np.zeros((VISION_WIDTH, 3))
     channels[0], channels[1] = (1, -0.5, -0.5), (-0.5, -0.5, 1)
     kernel = np.broadcast_to(channels[:, :, None, None] / PATCH**2, (VISION_WIDTH, 3, PATCH, PATCH))
@@ -264,7 +264,7 @@ def _vision_encoder(writer: gguf.GGUFWriter, rng: np.random.Generator) -> None:
 
 
 def _vision_projector(writer: gguf.GGUFWriter) -> None:
-    """Two linear layers: redness and blueness go where the model looks for them, and a constant says "image"."""
+    """Return two linear layers that put redness and blueness where the model reads them, and a constant for "image"."""
     first, constant = np.zeros((VISION_WIDTH, VISION_WIDTH)), np.zeros(VISION_WIDTH)
     first[0, 0] = first[1, 1] = constant[2] = 1
     second = np.zeros((WIDTH, VISION_WIDTH))
@@ -284,7 +284,7 @@ def _seen_axis(seen: int) -> int:
 
 
 def _axes(successors: dict[int, int]) -> dict[int, int]:
-    """Which token, or start of a chain, has which axis of the embedding."""
+    """Return which token, or start of a chain, has which axis of the embedding."""
     axes = {token: axis for axis, token in enumerate(token for token in successors if token not in _SEEN)}
     if len(axes) + len(_SEEN) > WIDTH:
         raise ValueError(f"{len(axes)} tokens are too many to say: at most {WIDTH - len(_SEEN)}")
@@ -292,10 +292,10 @@ def _axes(successors: dict[int, int]) -> dict[int, int]:
 
 
 def _looking(successors: dict[int, int]) -> dict[str, np.ndarray]:
-    """The first head of a block that looks back at images, where an answer begins, and takes their colours over.
+    """Return the first head of a block that attends to images at the start of an answer and copies their colours.
 
-    A query and a key that speak of the slowest pair of the rotary embedding only, so that distance hardly matters. A
-    token within an answer looks away: its query is the opposite.
+    The query and the key use only the slowest pair of the rotary embedding, so that distance hardly matters. A token
+    within an answer has the opposite query and ignores images.
     """
     head, axes = WIDTH // HEADS, _axes(successors)
     query, key = np.zeros((WIDTH, WIDTH)), np.zeros((head * KV_HEADS, WIDTH))
@@ -310,7 +310,8 @@ def _looking(successors: dict[int, int]) -> dict[str, np.ndarray]:
 
 
 def _chain(parts: Sequence[tuple[int, str, bool]]) -> tuple[list[str], dict[int, int]]:
-    """Words to add to the vocabulary, and which token follows which; `_START` stands for any token outside a chain."""
+    """Return the words to add to the vocabulary, and the successor of each token; `_START` is any token outside a
+    chain."""
     words: list[str] = []
     successors: dict[int, int] = {}
     first = len(_SPECIALS) + len(_BYTES)
@@ -329,7 +330,7 @@ def _chain(parts: Sequence[tuple[int, str, bool]]) -> tuple[list[str], dict[int,
 
 
 def _pieces(text: str, taken: Sequence[str]) -> Iterator[str]:
-    """The text cut at spaces, with cuts left out where a piece would repeat: a token has one successor only."""
+    """Return the text cut at spaces, without cuts before a repeated piece: a token has only one successor."""
     seen = set(taken)
     pending = ""
     for part in re.findall(r"</?think>| ?(?:(?!</?think>)[^ ])+| ", text):
@@ -338,14 +339,15 @@ def _pieces(text: str, taken: Sequence[str]) -> Iterator[str]:
             seen.add(pending)
             yield pending
             pending = ""
-    while pending in seen:  # the last words repeat: spell them with a joiner that no one sees
+    while pending in seen:  # the last words repeat: spell them with an invisible joiner
         pending += "\u200b"
     if pending:
         yield pending
 
 
 def _matrices(size: int, successors: dict[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings as unit vectors, one for each link of the chain, and an output matrix that reads its successor off."""
+    """Return embeddings as unit vectors, one per link of the chain, and an output matrix that reads the successor from
+    it."""
     axes = _axes(successors)
     embedding = np.zeros((size, WIDTH), dtype=np.float16)
     embedding[:, axes[_START]] = 1
@@ -417,7 +419,7 @@ def _llama_block(
     rng: np.random.Generator,
     given: Mapping[str, np.ndarray],
 ) -> None:
-    """Random where it does no harm, zero in the two matrices through which a block would speak; or as `given`."""
+    """Return a block: random where it does no harm, zero in the two matrices that feed its output; or as `given`."""
     kv = WIDTH // HEADS * KV_HEADS
     for name, shape, silent in (
         ("attn_q", (WIDTH, WIDTH), False),

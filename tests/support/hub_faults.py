@@ -1,6 +1,6 @@
-"""What can go wrong on the way from the tests' Hub: plain nouns. hub_server.py makes them happen.
+"""Faults of the stand-in Hub, as plain values. hub_server.py applies them.
 
-Offsets named `after` count body bytes of one answer; `at` counts from the file's start.
+Offsets named `after` count body bytes of one response; `at` counts from the start of the file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Status:
-    """Answers with this status instead: 429, 500, 503, 403 …"""
+    """Respond with this status instead: 429, 500, 503, 403 …"""
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)  # such as {"Retry-After": "3"}
@@ -22,28 +22,28 @@ class Status:
 
 @dataclass(frozen=True)
 class Page:
-    """Answers 200 with a web page instead, as a captive portal does."""
+    """Respond with 200 and a web page instead, as a captive portal does."""
 
     body: bytes = b"<!doctype html><title>Log in to the network</title>"
 
 
 @dataclass(frozen=True)
 class Reset:
-    """Resets the connection (RST): before any answer, or after so many bytes of the body."""
+    """Reset the connection (RST) before any response, or after that many bytes of the body."""
 
     after: int | None = None
 
 
 @dataclass(frozen=True)
 class Truncate:
-    """Promises the whole body, closes politely after so many bytes."""
+    """Promise the whole body, and close the connection after that many bytes."""
 
     after: int = 0
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Goes silent after so many body bytes (None: before answering) until `release` is set, or the Hub ends."""
+    """Stall after that many body bytes (None: before the response) until `release` is set, or the Hub ends."""
 
     after: int | None = None
     release: threading.Event = field(default_factory=threading.Event)
@@ -51,21 +51,21 @@ class Stall:
 
 @dataclass(frozen=True)
 class Delay:
-    """Answers this many seconds late."""
+    """Respond this many seconds late."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Throttle:
-    """Sends no more than so many bytes a second on each connection."""
+    """Send at most that many bytes a second on each connection."""
 
     bytes_per_second: float
 
 
 @dataclass(frozen=True)
 class FlipBit:
-    """One bit of the file's byte `at` is wrong."""
+    """Flip one bit of the file's byte `at`."""
 
     at: int
     bit: int = 0
@@ -73,19 +73,19 @@ class FlipBit:
 
 @dataclass(frozen=True)
 class LieAboutRange:
-    """The Content-Range says that the bytes stand `by` bytes further than they do."""
+    """Send a Content-Range that is wrong by `by` bytes."""
 
     by: int = 1
 
 
 @dataclass(frozen=True)
 class IgnoreRange:
-    """Answers a Range with 200 and the whole file."""
+    """Respond to a range request with 200 and the whole file."""
 
 
 @dataclass(frozen=True)
 class Headers:
-    """Replaces headers of the answer: a changed ETag, another Content-Length. An empty value leaves one out."""
+    """Replace headers of the response, such as ETag or Content-Length. An empty value removes one."""
 
     values: Mapping[str, str]
 

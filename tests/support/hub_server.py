@@ -1,13 +1,13 @@
-"""The tests' Hub: the mirror's protocol with accounts, a separate storage host, a record of requests, and weather.
+"""A stand-in Hub: the mirror's protocol with accounts, a separate storage host, a record of requests, and faults.
 
     with HubServer() as hub:
         repo = hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": path, "README.md": "# Tiny"}, license="mit")
         hub.endpoint                       # for HF_ENDPOINT, or Hub(hub.endpoint)
         repo.commit                        # what `main` means now
 
-Like the real Hub it answers `resolve` of an LFS file with a 302 to a signed link on another host (another port here,
-`hub.storage_endpoint`), and of a small file with a 307 to a path of its own. The storage host refuses a request that
-carries a token, and names bytes by an ETag of its own.
+Like the real Hub it responds to `resolve` of an LFS file with a 302 to a signed link on another host (another port
+here, `hub.storage_endpoint`), and of a small file with a 307 to a path of its own. The storage host refuses a request
+that carries a token, and has an ETag of its own.
 
 Accounts: `hub.add_token("hf_x", name="ann", access={"owner/gated"})` gives a token; `access` lists the gated repos it
 was granted and the private repos it sees. An unknown token is refused everywhere.
@@ -15,9 +15,9 @@ was granted and the private repos it sees. An unknown token is refused everywher
 Record: `hub.requests` holds every `Request` (side, method, path, headers, status, bytes sent); `hub.count("tiny")`,
 `hub.sent("tiny")`; `hub.wait_until(lambda: hub.sent("tiny") > 1000)` waits for it to become true, without polling.
 
-Weather: `hub.fault(Reset(after=1000), on="tiny-Q4_K_M.gguf", side="storage", times=2)`. It applies to the next `times`
-requests (None: to all until `hub.clear()`) whose path contains `on`. Several may apply to one request. The faults there
-are stand in hub_weather.py and are importable from here. `hub.latency` (seconds) delays every answer of the Hub,
+Faults: `hub.fault(Reset(after=1000), on="tiny-Q4_K_M.gguf", side="storage", times=2)` applies to the next `times`
+requests (None: to all until `hub.clear()`) whose path contains `on`. Several may apply to one request. The faults are
+defined in hub_faults.py and can be imported from here. `hub.latency` (seconds) delays every response of the Hub, and
 `hub.expire_links()` ends every link given so far.
 """
 
@@ -91,14 +91,14 @@ __all__ = [
 ]
 
 Side = Literal["hub", "storage"]
-BLOCK_BYTES = 16 * 1024  # what is sent at once where weather may strike,
-CALM_BYTES = 1 << 20  # and where it doesn't
+BLOCK_BYTES = 16 * 1024  # how much is sent at once if a fault may apply,
+CALM_BYTES = 1 << 20  # and if none does
 LFS_ENDINGS = (".gguf", ".safetensors", ".bin")
 
 
 @dataclass
 class Request:
-    """One request as it came, and what was sent back. `headers` has lower-case names."""
+    """One received request and its response. `headers` has lower-case names."""
 
     side: Side
     method: str
@@ -110,7 +110,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Account:
-    """Whose token it is."""
+    """The owner of a token."""
 
     name: str = "ann"
     kind: Literal["read", "write", "fineGrained"] = "read"
@@ -130,12 +130,12 @@ class _Planned:
 
 
 class HubServer:
-    """A Hub of one's own; a context manager. See the module's docstring.
+    """A stand-in Hub; a context manager. See the module's docstring.
 
     Args:
-        storage: LFS files stand on a host of their own; False serves them from the Hub itself.
-        tls: both hosts speak HTTPS with a certificate that only `ca_file` vouches for.
-        latency: seconds by which every answer of the Hub (not of the storage host) is late.
+        storage: LFS files are on a host of their own; False serves them from the Hub itself.
+        tls: Both hosts use HTTPS with a certificate that only `ca_file` verifies.
+        latency: Delay in seconds of every response of the Hub (not of the storage host).
     """
 
     def __init__(self, *, storage: bool = True, tls: bool = False, latency: float = 0.0) -> None:
@@ -161,11 +161,11 @@ class HubServer:
 
     @property
     def storage_endpoint(self) -> str:
-        """The storage host's address; the Hub's own where there is none."""
+        """The storage host's address; the Hub's own if there is none."""
         return self._address(self._storage or self._hub)
 
     def _address(self, server: BaseHttpServer) -> str:
-        # Another port is another origin to every client; `localhost` would be another name for the same one.
+        # Another port is another origin to every client; `localhost` would be another name of the same one.
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -184,23 +184,23 @@ class HubServer:
     def _servers(self) -> list[BaseHttpServer]:
         return [self._hub, *([self._storage] if self._storage else [])]
 
-    # What it holds
+    # Its content
 
     def list_repos(self) -> list[ServedRepo]:
-        """Every commit of every repo, the newest first: it is the mirror's catalogue."""
+        """Return every commit of every repo, the newest first, as the mirror's catalogue."""
         with self._changed:
             return list(self._repos)
 
     def add_repo(
         self, repo_id: str, files: Mapping[str, bytes | str | Path], *, lfs: Collection[str] | None = None, **about: Any
     ) -> ServedRepo:
-        """Adds a repo, or a new commit of one: `main` moves to it, the older commit keeps its other names.
+        """Add a repo, or a new commit of one: `main` moves to it, the older commit keeps its other names.
 
         Args:
             repo_id: owner/name.
-            files: by path; a Path is served from where it stands, text and bytes are written to a folder of the Hub's.
-            lfs: paths that are LFS files; by default those that end in .gguf, .safetensors or .bin.
-            about: more fields of ServedRepo: task, tags, license, gated, private, downloads, gguf, base_models, …
+            files: By path; a Path is served in place, text and bytes are written to a folder of the Hub.
+            lfs: Paths that are LFS files; by default those that end in .gguf, .safetensors or .bin.
+            about: More fields of ServedRepo: task, tags, license, gated, private, downloads, gguf, base_models, …
         """
         served = tuple(self._served(path, data, lfs) for path, data in sorted(files.items()))
         content = json.dumps([repo_id, len(self.list_repos()), [(file.path, file.etag) for file in served]])
@@ -226,12 +226,13 @@ class HubServer:
         return ServedFile(path, data, data.stat().st_size, sha256, None if is_lfs else digests.git_sha1)
 
     def change_file(self, repo: ServedRepo, path: str, data: bytes) -> ServedRepo:
-        """Other bytes at the same commit and path, which a real Hub never does: what a client must not splice."""
+        """Change the bytes at the same commit and path, which a real Hub never does and a client must not mix."""
         changed = tuple(self._served(path, data, None) if file.path == path else file for file in repo.files)
         return self.change_repo(repo, files=changed)
 
     def report(self, repo: ServedRepo, path: str, status: str, **scanners: str) -> ServedRepo:
-        """What its scanners say of a file: all together, and each by the Hub's name, as `status` or `status: words`."""
+        """Set the scan results of a file: the summary, and each scanner's by the Hub's name, as `status` or `status:
+        words`."""
         words = []
         for name, said in scanners.items():
             word, _, message = said.partition(": ")
@@ -242,32 +243,32 @@ class HubServer:
         return self.change_repo(repo, files=tuple(changed))
 
     def change_repo(self, repo: ServedRepo, **about: Any) -> ServedRepo:
-        """Other facts about the same commit."""
+        """Change facts about the same commit."""
         new = replace(repo, **about)
         with self._changed:
             self._repos = [new if old.commit == repo.commit else old for old in self._repos]
         return new
 
     def remove_repo(self, repo_id: str) -> None:
-        """Forgets a repo."""
+        """Remove a repo."""
         with self._changed:
             self._repos = [repo for repo in self._repos if repo.id != repo_id]
 
     def add_token(self, token: str = "hf_test_token", **account: Any) -> str:
-        """Makes a token that the Hub accepts. `account` are fields of Account; `access` any collection of repo ids."""
+        """Add a token that the Hub accepts. `account` are fields of Account; `access` any collection of repo ids."""
         access = frozenset(account.pop("access", ()))
         self._accounts[token] = Account(access=access, **account)
         return token
 
     def revoke_token(self, token: str) -> None:
-        """The Hub no longer accepts it."""
+        """Stop accepting a token."""
         del self._accounts[token]
 
     def account_of(self, authorization: str | None) -> Account | None:
-        """Whose token a header carries; None of no header.
+        """Return the account of a header's token; None without a header.
 
         Raises:
-            RefusedError: nobody's.
+            RefusedError: The token is unknown.
         """
         if authorization is None:
             return None
@@ -285,7 +286,7 @@ class HubServer:
             return list(self._requests)
 
     def matching(self, on: str = "", *, side: Side | None = None, method: str | None = None) -> list[Request]:
-        """The requests whose unquoted path contains `on`."""
+        """Return the requests whose unquoted path contains `on`."""
         return [
             request
             for request in self.requests
@@ -293,34 +294,34 @@ class HubServer:
         ]
 
     def count(self, on: str = "", *, side: Side | None = None, method: str | None = None) -> int:
-        """How many requests there were."""
+        """Return the number of requests."""
         return len(self.matching(on, side=side, method=method))
 
     def sent(self, on: str = "", *, side: Side | None = None) -> int:
-        """How many bytes of bodies were sent to them."""
+        """Return the number of body bytes sent to them."""
         return sum(request.sent for request in self.matching(on, side=side))
 
     def forget_requests(self) -> None:
-        """Starts the record anew."""
+        """Clear the record."""
         with self._changed:
             self._requests.clear()
 
     def wait_until(self, true: Callable[[], bool], seconds: float = 20) -> None:
-        """Waits until something about the record is true, looking whenever a request or a block of bytes has moved."""
+        """Wait until a condition on the record is true, checked whenever a request or a block of bytes has moved."""
         with self._changed:
             assert self._changed.wait_for(true, seconds), "the tests' Hub waited in vain"
 
-    # Weather
+    # Faults
 
     def fault(
         self, fault: Fault, *, on: str = "", side: Side | None = None, method: str | None = None, times: int | None = 1
     ) -> None:
-        """Plans a fault for the next `times` requests (None: for all) whose unquoted path contains `on`."""
+        """Plan a fault for the next `times` requests (None: for all) whose unquoted path contains `on`."""
         with self._changed:
             self._faults.append(_Planned(fault, on, side, method, times))
 
     def clear(self) -> None:
-        """The sun comes out: no fault is planned any more, and what stalls goes on."""
+        """Remove all planned faults, and continue stalled responses."""
         with self._changed:
             self._faults.clear()
             stalls, self._stalls = self._stalls, []
@@ -328,14 +329,14 @@ class HubServer:
             stall.release.set()
 
     def expire_links(self) -> None:
-        """Every link to the storage host given so far has expired."""
+        """Expire every link to the storage host given so far."""
         with self._changed:
             self._links_from += 1
 
     # For the handlers below
 
     def signed(self, repo: ServedRepo, file: ServedFile) -> str:
-        """A link to the storage host that expires."""
+        """Return a link to the storage host that expires."""
         path = quote(f"/{repo.id}/{repo.commit}/{file.path}")
         return f"{self.storage_endpoint}{path}?{urlencode(self._signature(path, self._links_from))}"
 
@@ -344,14 +345,14 @@ class HubServer:
         return {"Expires": str(number), "Signature": signature}
 
     def check_link(self, url: str) -> None:
-        """Raises RefusedError where a link isn't ours or has expired."""
+        """Raise RefusedError if a link is unknown or has expired."""
         parts = urlsplit(url)
         given = {name: values[0] for name, values in parse_qs(parts.query).items()}
         if given != self._signature(parts.path, self._links_from):
             raise HttpResponseError(403, None, "Request has expired")
 
     def arrived(self, request: Request) -> list[Fault]:
-        """Records a request; returns its faults."""
+        """Record a request; return its faults."""
         faults: list[Fault] = []
         with self._changed:
             self._requests.append(request)
@@ -365,7 +366,7 @@ class HubServer:
         return faults
 
     def moved(self, request: Request, count: int) -> None:
-        """Records bytes that were sent."""
+        """Record sent bytes."""
         with self._changed:
             request.sent += count
             self._changed.notify_all()
@@ -377,7 +378,7 @@ class _Server(hub_mirror.HubMirrorServer):
         super().__init__(("127.0.0.1", 0), handler, hub)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks a TLS handshake off is weather, anything else is a bug that should be seen."""
+        """A client that ends a TLS handshake is expected; any other error is a bug that should be seen."""
         if not isinstance(sys.exc_info()[1], ssl.SSLError | ConnectionError):
             super().handle_error(request, client_address)
 
@@ -391,7 +392,7 @@ class _OfHub(BaseHttpHandler):
 
 
 class _Weather(_OfHub):
-    """Records every request, and lets the weather at it before and while it is answered."""
+    """A handler that records every request and applies faults before and during the response."""
 
     side: Side
     request_record: Request
@@ -453,7 +454,7 @@ class _Weather(_OfHub):
         while sent < length:
             self._at(sent)
             size = min(self._next_stop(sent, length) - sent, BLOCK_BYTES if weather else CALM_BYTES)
-            # Recorded first: who has the bytes may look at the record at once.
+            # Recorded first: a client that has the bytes may read the record at once.
             self.hub.moved(self.request_record, size)
             if weather:
                 self.wfile.write(self._weathered(file, start + sent, size))
@@ -514,7 +515,7 @@ class _HubSide(_Weather, hub_mirror.HubMirrorHandler):
         return [served for served in self.hub.list_repos() if self._sees(served)]
 
     def make_repo_not_found_error(self) -> HttpResponseError:
-        if self._account() is None:  # the Hub does not tell a stranger what there is
+        if self._account() is None:  # the Hub does not reveal to a stranger what exists
             return HttpResponseError(401, "RepoNotFound", "Invalid username or password.")
         return super().make_repo_not_found_error()
 
@@ -576,7 +577,7 @@ class _StorageSide(_Weather, _Storage):
 
 @contextmanager
 def hub_in_force(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[HubServer]:
-    """A Hub that the environment points to, and settings for this test by their names."""
+    """Provide a Hub that the environment points to, with settings for this test by their names."""
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         for name, value in settings.items():
@@ -586,7 +587,7 @@ def hub_in_force(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[H
 
 @contextmanager
 def silent_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Event]:
-    """The storage host falls silent when it has sent `count` bytes of a file; the event is set then."""
+    """Let the storage host stall after `count` bytes of a file; the event is set then."""
     hub.forget_requests()
     hub.fault(Stall(after=count), on=file, side="storage", times=None)
     fell = threading.Event()
@@ -602,13 +603,13 @@ def silent_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Ev
 def _listen(hub: HubServer, handler: type[_Weather], context: ssl.SSLContext | None) -> BaseHttpServer:
     server = _Server(hub, handler)
     if context is not None:
-        # The handshake is the connection's own thread's business: a client that refuses must not hold up the others.
+        # The handshake runs in the connection's own thread: a client that refuses must not block the others.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     return server
 
 
 def _certificate(path: Path) -> ssl.SSLContext:
-    """A certificate for 127.0.0.1 and localhost, signed by itself, written to `path`."""
+    """Write a self-signed certificate for 127.0.0.1 and localhost to `path`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -10,7 +10,7 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def png(path: Path, colour: tuple[int, int, int], *, side: int = 20) -> Path:
-    """A square picture of one colour (https://www.w3.org/TR/png-3/). `side` in pixels."""
+    """Return a square picture of one colour (https://www.w3.org/TR/png-3/). `side` in pixels."""
     rows = b"".join(b"\0" + bytes(colour) * side for _ in range(side))
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]

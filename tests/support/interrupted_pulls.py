@@ -20,14 +20,14 @@ FILE = "tiny-Q4_K_M.gguf"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub with one model of four megabytes, and queues that beat fast."""
+    """Provide a Hub with one model of four megabytes, and a short heartbeat interval."""
     with hub_in_force(monkeypatch, heartbeat_seconds="0.1", disk_reserve="0") as server:
         server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)})
         yield server
 
 
 def broken_off(hub: HubServer, options: PullOptions | None = None) -> int:
-    """A pull that has brought some bytes and was interrupted: its row's number."""
+    """Interrupt a pull after some bytes; return the number of its row."""
     library = Library()
     plan = library.plan(REPO, options)
     with silent_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
@@ -40,7 +40,7 @@ def partials(folder: Path) -> list[str]:
 
 
 def cancelled(hub: HubServer, options: PullOptions | None = None) -> None:
-    """A pull that was broken off and cancelled, by one who was killed before he removed what had arrived."""
+    """Interrupt and cancel a pull, as a process that is killed before it removes the bytes."""
     number = broken_off(hub, options)
     with Database(library_path()) as db:
         db.update_download(number, state="cancelled")

@@ -11,15 +11,16 @@ from llm_hf_models.gguf.header import GgufHeader, read_header
 from llm_hf_models.gguf.rules import DOCUMENTED_RULES
 from llm_hf_models.gguf.validate import check_header
 
-# Rules that llama.cpp's reader does not have, met by a file below that it takes. README gives their number.
+# Rules that llama.cpp's reader does not have; a file of the tests that it accepts breaks each. README gives their
+# number.
 STRICTER = {"bool-value", "key-text", "tensor-name-length", "tensor-name-text", "tensor-past-end", "tensor-shape"}
-# Numbers at the edges of types, and small ones that a header has everywhere.
+# Numbers at the edges of types, and small ones that every header has.
 EDGES = [0, 1, 2, 7, 8, 9, 10, 12, 13, 31, 32, 64, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**33, 2**61]
 EDGES += [2**62, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1]
 
 
 def judge(content: bytes) -> GgufHeader | InvalidGgufError:
-    """What the reader says; whatever it reads, the validator must have documented words for."""
+    """Return the reader's result; the validator's findings must be documented."""
     try:
         header = read_header(io.BytesIO(content), file_bytes=len(content))
     except InvalidGgufError as error:

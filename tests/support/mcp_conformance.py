@@ -1,7 +1,6 @@
-"""What the MCP conformance suite asks of a server that this one can't answer, scenario by scenario, and why.
+"""The scenarios of the MCP conformance suite that this server can't pass, with the reason of each.
 
-Nearly all of it calls tools, reads resources and gets prompts that only the suite's own example server has.
-"""
+Nearly all of them call tools, read resources and get prompts that only the suite's own example server has."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ _BOTH = {
     "prompts-get-embedded-resource": _PROMPTS,
     "prompts-get-with-image": _PROMPTS,
 }
-# Which of its scenarios don't pass, for each revision of the protocol.
+# The scenarios that don't pass, for each revision of the protocol.
 NOT_PASSED = {
     "2025-11-25": {
         **_BOTH,
@@ -64,5 +63,5 @@ NOT_PASSED = {
         "tasks-mrtr-composition": _TASKS,
     },
 }
-# Of these, the only checks that don't pass; where a scenario is not here, it does nothing without its example.
+# The only checks of these that don't pass. A scenario that is not listed does nothing without its example.
 PARTLY = {"server-stateless": {"sep-2575-server-rejects-undeclared-capability", "sep-2575-missing-capability-http-400"}}

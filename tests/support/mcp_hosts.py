@@ -1,4 +1,4 @@
-"""Hosts for the MCP server's tests: the official client over real stdio, in either era, with or without a person."""
+"""Hosts for the MCP server's tests: the official client over real stdio, in either era, with or without a user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ERAS: tuple[Era, ...] = ("legacy", "auto")
 
 
 def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """An async test as pytest calls it."""
+    """Make an async test callable by pytest."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **fixtures: Any) -> None:
@@ -34,7 +34,7 @@ def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 async def stdio_host(
     *flags: str, era: Era = "auto", person: Person | None = None, **more: Any
 ) -> AsyncIterator[Client]:
-    """A host that started the server as its child, in the environment as it is now."""
+    """Connect a host that starts the server as its child, in the current environment."""
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "llm_hf_mcp", *flags], env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
@@ -44,7 +44,7 @@ async def stdio_host(
 
 
 class Person:
-    """Somebody who answers what the server asks."""
+    """A user who answers the server's questions."""
 
     def __init__(self, answer: Literal["agree", "disagree", "decline", "cancel"] = "agree") -> None:
         self.answer = answer
@@ -58,14 +58,14 @@ class Person:
 
 
 def text_of(result: CallToolResult) -> str:
-    """What a model reads."""
+    """Return the text that a model reads."""
     (block,) = result.content
     assert isinstance(block, TextContent)
     return block.text
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> Any:
-    """The structure that a tool answers; the client has checked it against the tool's schema."""
+    """Call a tool and return its structured content; the client has checked it against the tool's schema."""
     result = await client.call_tool(tool, arguments)
     assert not result.is_error, text_of(result)
     assert result.structured_content is not None
@@ -73,7 +73,7 @@ async def call(client: Client, tool: str, **arguments: Any) -> Any:
 
 
 async def refusal(client: Client, tool: str, **arguments: Any) -> str:
-    """The words with which a tool refuses."""
+    """Call a tool that must refuse, and return its message."""
     result = await client.call_tool(tool, arguments)
     assert result.is_error, text_of(result)
     return text_of(result)
@@ -81,7 +81,7 @@ async def refusal(client: Client, tool: str, **arguments: Any) -> str:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that listens."""
+    """A listening server."""
 
     url: str
     token: str | None

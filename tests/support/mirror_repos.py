@@ -1,4 +1,4 @@
-"""Repos of two models on a mirror, for tests of the mirror."""
+"""Repos on a mirror, for tests of the mirror."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECRET = b"not served"
 
 
 class Shelf:
-    """A catalogue of its own: what is on it is served at once."""
+    """A catalogue whose repos are served at once."""
 
     def __init__(self) -> None:
         self.all: list[ServedRepo] = []

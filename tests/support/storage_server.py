@@ -1,4 +1,4 @@
-"""A storage host that misbehaves on request: raw HTTP over real sockets, one file, faults in the order asked for."""
+"""A storage host with planned faults: raw HTTP over real sockets, one file, faults in the order of planning."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ BLOCK = 64 * 1024
 
 @dataclass(frozen=True)
 class Fault:
-    """What one answer does wrong. `after` counts body bytes."""
+    """The faults of one response. `after` counts body bytes."""
 
     after: int | None = None  # then `end` happens; None sends everything
     end: str = "reset"  # reset, close, stall
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     flip: int | None = None  # position in the file of a byte with one bit turned
-    shift: int = 0  # how far the bytes, and the Content-Range that tells of them, are off
-    swap: bool = False  # the halves of the body change places
+    shift: int = 0  # how far the bytes, and the Content-Range that describes them, are off
+    swap: bool = False  # the halves of the body are swapped
     total: int | None = None  # the size that Content-Range claims
     ignore_range: bool = False
-    raw: bytes | None = None  # instead of an answer
-    silent: bool = False  # no answer at all
-    refuse: bool = False  # the connection is closed before an answer
+    raw: bytes | None = None  # instead of a response
+    silent: bool = False  # no response at all
+    refuse: bool = False  # the connection is closed before a response
 
 
 @dataclass
 class Request:
-    """One request as it came."""
+    """One received request."""
 
     line: str
     headers: dict[str, str]
@@ -58,26 +58,26 @@ class Request:
 
 @dataclass
 class StorageServer:
-    """Serves `content` at any path whose query is the current signature; counts what it sends."""
+    """Serves `content` at any path whose query is the current signature; counts the sent bytes."""
 
     content: bytes
     host: str = "127.0.0.1"
     ranges: bool = True
-    chunked: bool = False  # no length is told, as by proxies that look into what they pass on
+    chunked: bool = False  # no length is sent, as by proxies that inspect the body
     etag: str = '"storage-1"'
     rate: float = 0  # bytes per second on each connection
-    latency: float = 0  # seconds before each answer
+    latency: float = 0  # seconds before each response
     tls: ssl.SSLContext | None = None
     redirect_to: str | None = None
-    most: int = 64  # answers at once; a request beyond them is refused
+    most: int = 64  # parallel responses; a request beyond them is refused
     beyond: int = 403  # with this status
     sent: int = 0
     located: int = 0
-    busy: int = 0  # answers that are being sent now
+    busy: int = 0  # responses that are being sent now
     most_at_once: int = 0
     requests: list[Request] = field(default_factory=list)
     faults: deque[Fault] = field(default_factory=deque)
-    always: Fault | None = None  # when no other fault is left
+    always: Fault | None = None  # after all other faults
     token: str | None = None
 
     def __post_init__(self) -> None:
@@ -96,9 +96,9 @@ class StorageServer:
         self.port = self._listener.getsockname()[1]
 
     def away(self) -> None:
-        """Stops listening and cuts every connection: the network is gone. Nobody else gets the port meanwhile."""
-        # A blocked accept would keep the port listening beyond the close of its socket.
-        with contextlib.suppress(OSError):  # it may be away already
+        """Stop listening and cut every connection, as a lost network does. The port stays reserved."""
+        # A blocked accept would keep the port listening after its socket is closed.
+        with contextlib.suppress(OSError):  # it may be stopped already
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -108,12 +108,12 @@ class StorageServer:
             _reset(connection)
 
     def back(self) -> None:
-        """Listens again on the same port."""
+        """Listen again on the same port."""
         self._listener.listen(64)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def expire(self) -> None:
-        """The links given out so far are refused from now on."""
+        """Refuse the links given so far."""
         self._signature += 1
 
     @property
@@ -126,7 +126,7 @@ class StorageServer:
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}/file?sig={self._signature}"
 
     def locate(self) -> Location:
-        """What a Hub would answer."""
+        """Return the link that a Hub would give."""
         self.located += 1
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return Location(self.url, headers, len(self.content), self.sha256, COMMIT)
@@ -148,7 +148,7 @@ class StorageServer:
             except OSError:
                 return
             with self._lock:
-                if listener is not self._listener:  # it came in as the network went away
+                if listener is not self._listener:  # it arrived when the network was lost
                     _reset(connection)
                     return
                 self._open.add(connection)
@@ -183,7 +183,7 @@ class StorageServer:
 
     def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:  # noqa: PLR0911
         if self.latency:
-            time.sleep(self.latency)  # what a long wire does; no synchronisation
+            time.sleep(self.latency)  # the delay of a long network; no synchronisation
         if fault.refuse:
             return False
         if fault.silent:
@@ -248,7 +248,7 @@ class StorageServer:
             with self._lock:
                 self.sent += len(part)
             if self.rate and (ahead := done / self.rate - (time.monotonic() - began)) > 0:
-                time.sleep(ahead)  # the wire is this slow
+                time.sleep(ahead)  # as slow as a real network
 
 
 def _read_request(stream: object) -> Request | None:
@@ -268,7 +268,7 @@ def _send_head(connection: socket.socket, status: int, headers: list[tuple[str, 
 
 
 def _reset(connection: socket.socket) -> None:
-    """Closes with RST, as a machine that crashed does."""
+    """Close with RST, as a crashed machine does."""
     try:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Tiny models on a shelf of their own, and llm's own commands to talk to them: what tests of running models share."""
+"""Tiny models in a library of their own, and llm's commands to prompt them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PNG = bytes.fromhex(
 
 @dataclass(frozen=True)
 class Shelf:
-    """A home with tiny models that the tests of one module share, so that engines stay warm from one to the next."""
+    """A home with tiny models that the tests of one module share, so that engines keep running between tests."""
 
     user: Path
     runtime: Path
@@ -44,7 +44,7 @@ class Shelf:
         return Database(self.user / "hf/library.db")
 
     def pids(self) -> set[int]:
-        """The engines that run."""
+        """Return the pids of the running engines."""
         with self.db() as db:
             return {row.pid for row in running_engines.list_running_engines(db)}
 
@@ -58,12 +58,12 @@ class Shelf:
             return db.register(LocalModel(model_id, repo, None, COMMIT, "F16", (one,), **fields))
 
     def stand_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Makes it this test's home, as far as llm and engines go."""
+        """Make it this test's home for llm and engines."""
         monkeypatch.setenv("LLM_USER_PATH", str(self.user))
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(self.runtime))
 
     def tidy(self) -> None:
-        """Takes back what a test did to it: options, and models that are served elsewhere."""
+        """Remove the options and remote models that a test has added."""
         with self.db() as db:
             for model in db.list_models():
                 if model.endpoint is not None:
@@ -74,7 +74,7 @@ class Shelf:
 
 @contextmanager
 def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
-    """An empty one. When it closes, its engines are stopped."""
+    """Provide an empty library; stop its engines at the end."""
     runtime = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))  # short: a unix socket's path has at most 107 bytes
     shelf = Shelf(folders.mktemp("llm"), runtime, folders.mktemp("models"))
     yield shelf
@@ -86,7 +86,7 @@ def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
 
 @contextmanager
 def tiny_shelf(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[Shelf]:
-    """One with a model of each kind: `tiny` calls a tool, `dog` speaks JSON, `base` and `vectors` can't chat."""
+    """Provide a model of each kind: `tiny` calls a tool, `dog` answers in JSON, `base` and `vectors` can't chat."""
     with opened_shelf(folders) as shelf:
         shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
         shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))

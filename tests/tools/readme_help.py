@@ -1,4 +1,4 @@
-"""README's generated parts: every command's help, the settings, the Python snippets. `--write` brings them up to date.
+"""README's generated parts: every command's help, the settings, the Python snippets. `--write` updates them.
 
 README marks each as `<!-- help:COMMAND -->` … `<!-- /help -->` (`help:all` is every command) and `<!-- settings -->` …
 `<!-- /settings -->`; `snippet:NAME` is a file of tests/end_to_end/snippets. A test compares README with this.
@@ -28,7 +28,7 @@ _MARKED = re.compile(
 
 
 def help_blocks() -> dict[str, str]:
-    """The `--help` of `llm hf` (as `hf`) and of each of its commands, as a terminal of 80 columns shows it."""
+    """Return the `--help` of `llm hf` (as `hf`) and of each of its commands, as a terminal of 80 columns shows it."""
     context = click.Context(
         hf, info_name="llm hf", terminal_width=WIDTH, max_content_width=WIDTH, **hf.context_settings
     )
@@ -44,7 +44,7 @@ def _helps(parent: click.Context, group: click.Group, before: str) -> Iterator[t
 
 
 def settings_table() -> str:
-    """Every setting with its default and what it does, as a Markdown table."""
+    """Return every setting with its default and description, as a Markdown table."""
     rows = [
         f"| `{key}` | {format_setting(field.default)} | {field.description} |"
         for key, field in Settings.model_fields.items()
@@ -53,7 +53,7 @@ def settings_table() -> str:
 
 
 def parts() -> dict[str, str]:
-    """Text by marker: `help:hf`, `help:pull`, …, `help:all`, `settings`."""
+    """Return the text by marker: `help:hf`, `help:pull`, …, `help:all`, `settings`."""
     blocks = {name: f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
     titled = [text if name == "hf" else f"### llm hf {name}\n\n{text}" for name, text in blocks.items()]
     marked = {f"help:{name}": text for name, text in blocks.items()}
@@ -62,17 +62,17 @@ def parts() -> dict[str, str]:
 
 
 def renewed(text: str) -> str:
-    """README with its generated parts as they should be.
+    """Return README with its generated parts updated.
 
     Raises:
-        KeyError: a marker names no command.
+        KeyError: A marker names no command.
     """
     now = parts()
     return _MARKED.sub(lambda found: f"{found['open']}{now[found['what']]}{found['close']}", text)
 
 
 def documented(text: str) -> Iterator[str]:
-    """The commands whose help README has."""
+    """Yield the commands whose help README has."""
     for found in _MARKED.finditer(text):
         if found["name"] == "all":
             yield from help_blocks()
@@ -81,7 +81,7 @@ def documented(text: str) -> Iterator[str]:
 
 
 def main() -> int:
-    """`--write` renews README; without it the exit code says whether it is up to date."""
+    """Update README with `--write`; without it return 1 if README is outdated."""
     text = README.read_text(encoding="utf-8")
     if "--write" in sys.argv[1:]:
         README.write_text(renewed(text), encoding="utf-8")

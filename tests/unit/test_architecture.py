@@ -1,4 +1,4 @@
-"""What holds for the whole package: docstrings, start-up cost, dependencies."""
+"""Rules for the whole package: docstrings, start-up cost, dependencies."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _requirements(lines: Iterable[str], extras: Iterable[str]) -> Iterator[Requi
 
 
 def test_installation_does_not_require_numpy() -> None:
-    """It would cost every `llm` command 0.2 s: sqlite-utils imports it where it is present."""
+    """numpy would cost every `llm` command 0.2 s, because sqlite-utils imports it if it is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     waiting = [(requirement, "llm-hf-models") for requirement in _requirements(project["dependencies"], ())]
     seen: dict[tuple[str, frozenset[str]], str] = {}

@@ -1,4 +1,4 @@
-"""README's picture shows what a terminal shows."""
+"""README's picture shows the output of a terminal."""
 
 from __future__ import annotations
 

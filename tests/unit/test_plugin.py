@@ -1,4 +1,4 @@
-"""llm's hooks: what they register, what they leave to others, and that nothing of ours breaks or slows `llm`."""
+"""llm's hooks: registered models and options, names of others, and that `llm` stays fast and working."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ def test_library_without_a_table_suggests_how_to_start_again() -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"")], ids=["none", "empty"])
-def test_empty_library_prints_nothing(
-    damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_library_prints_nothing(damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "_reported", set())
     register("some/model:F16")
     damage(paths.library_path())

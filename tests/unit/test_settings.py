@@ -1,4 +1,4 @@
-"""Where things are, held equal to llm's and huggingface_hub's own view, and what a person decided."""
+"""The settings and their sources, compared with llm's and huggingface_hub's own paths."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_hf_models.transfer.retry import MAX_PAUSE_SECONDS
 from tests.conftest import Home
 from tests.support.commands import json_of, run
 
-# One child for all environments: huggingface_hub's constants are read anew for each, as they would be at import.
+# One child for all environments: huggingface_hub's constants are read again for each, as at import.
 ASK = """
 import importlib, json, os, pathlib, sys
 from llm_hf_models import paths
@@ -304,5 +304,5 @@ def test_list_is_split_at_commas_and_spaces_in_any_case() -> None:
 
 def test_ten_minute_network_loss_does_not_end_a_download() -> None:
     given_up = settings.Settings().network_wait_seconds
-    # Its silence is noticed late, and what was tried just before it came back is tried again a pause later.
+    # The silence is noticed late, and a request tried just before the network is back is retried a pause later.
     assert given_up >= 600 + settings.Settings().connect_seconds + MAX_PAUSE_SECONDS

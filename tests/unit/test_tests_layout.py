@@ -12,7 +12,7 @@ MODULES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(TESTS.rgl
 
 
 def find_imports(module: ast.Module) -> Iterator[str]:
-    """Yield the full name of each module, or member of a module, that is imported anywhere in this one."""
+    """Yield the full name of each module, or member of a module, that this one imports anywhere."""
     for node in ast.walk(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

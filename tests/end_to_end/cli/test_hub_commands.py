@@ -1,4 +1,4 @@
-"""The commands that ask the Hub, against a real one with real GGUF files."""
+"""The commands that use the Hub, against a stand-in Hub with real GGUF files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.storage_server import Fault, StorageServer
 
 REPO = "owner/tiny-GGUF"
 Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
-Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that weather this far in meets the weights alone
+Q8_BYTES = 4_000_000  # at least; a header is far smaller, so that a fault after this many bytes hits only the weights
 HF = (sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()")
 HALF = Q8_BYTES // 2
 CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example.org/x).\n"
@@ -43,7 +43,7 @@ CARD = "---\nlicense: mit\n---\n# Tiny\n\nA *card* with [a link](https://example
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that the environment points to."""
+    """Provide a Hub that the environment points to."""
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         yield hub
@@ -51,7 +51,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def repo(hub: HubServer, tmp_path: Path) -> HubServer:
-    """The same, holding a repo of two quantizations."""
+    """Provide the Hub with a repo of two quantizations."""
     files = {Q8: tiny_chat(tmp_path / Q8, weights_bytes=Q8_BYTES), Q4: tiny_chat(tmp_path / Q4), "README.md": CARD}
     hub.add_repo(
         REPO, files, task="text-generation", license="mit", tags=("gguf", "conversational"), downloads=1234, likes=56,
@@ -275,7 +275,7 @@ def test_pull_reports_transient_errors_and_completes(repo: HubServer, monkeypatc
     assert done.stdout == f"hf/{REPO}:Q8_0\n"
 
 
-# Bad input and bad weather
+# Bad input and network errors
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,7 @@ def test_gated_repo_behind_a_redirect_is_not_reported_as_a_refused_token(
     assert "not been granted" not in said
 
 
-def test_error_names_the_proxy_that_requires_a_password(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_names_the_proxy_that_requires_a_password(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("info", REPO)
     repo.forget_requests()
     with StorageServer(b"-") as proxy:
@@ -483,9 +481,7 @@ def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) ->
         ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
     ],
 )
-def test_import_registers_the_named_variant_of_the_repo(
-    named: str, why: str, repo: HubServer, tmp_path: Path
-) -> None:
+def test_import_registers_the_named_variant_of_the_repo(named: str, why: str, repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
     assert json_of("list") == []
@@ -565,7 +561,7 @@ def test_download_can_be_paused_and_resumed(repo: HubServer, monkeypatch: pytest
 
 
 def rows_in(*states: DownloadState) -> None:
-    """A download in each of these states, which nobody carries out."""
+    """Add a download in each of these states, without a process that carries it out."""
     with Database(library_path()) as db:
         for state in states:
             db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
@@ -709,9 +705,7 @@ def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
     assert "Interrupted" in said
 
 
-def test_refused_token_error_names_the_environment_variable(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_refused_token_error_names_the_environment_variable(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repo.requests == []
     for name in ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"):
         monkeypatch.setenv(name, "hf_wrong")

@@ -69,9 +69,7 @@ def test_damaged_blob_of_another_tool_is_fetched_again(hub: HubServer, repo: Ser
     assert sum(file.fetched for file in stored) == 1
 
 
-def test_good_blob_of_another_repo_replaces_a_damaged_one(
-    hub: HubServer, repo: ServedRepo, home: Home
-) -> None:
+def test_good_blob_of_another_repo_replaces_a_damaged_one(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     name, content = next(iter(SHARDS.items()))
     other = hub.add_repo("other/copy-GGUF", {name: content})
     for pulled in (repo, other):
@@ -182,7 +180,7 @@ def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, ho
     assert leftovers(home.cache) == []
 
 
-# One file at a time, slowly; the last argument says in which order.
+# One file at a time, slowly. The last argument gives the order.
 LIMITED = """
 import json, sys, threading
 from pathlib import Path
@@ -203,7 +201,7 @@ def test_processes_share_the_limit_of_their_download(hub: HubServer, home: Home)
     content = {f"{name}.gguf": random.Random(name).randbytes(4 * MB) for name in "ab"}
     repo = hub.add_repo(str(REPO), content)
     files = json.dumps([asdict(file) for file in files_of(repo)])
-    processes = [  # one begins with the one file, one with the other
+    processes = [  # one process begins with the first file, the other with the second
         subprocess.Popen(
             [sys.executable, "-c", LIMITED, hub.endpoint, repo.id, repo.commit, files, str(home.cache), order]
         )
@@ -212,5 +210,5 @@ def test_processes_share_the_limit_of_their_download(hub: HubServer, home: Home)
     hub.wait_until(lambda: all(hub.sent(name, side="storage") for name in content), seconds=60)
     began = time.monotonic()
     assert [process.wait(60) for process in processes] == [0, 0]
-    assert time.monotonic() - began > 0.8 * 8 / 2  # two that each took the whole rate would need half of that
+    assert time.monotonic() - began > 0.8 * 8 / 2  # two processes, each at the whole rate, would need half of that
     assert hub.sent(side="storage") == 8 * MB

@@ -1,4 +1,4 @@
-"""Several processes that pull the same thing: what a person asks of the download, and who goes on with it."""
+"""Several processes that pull the same model: pause, cancel, and which of them continues."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ctrl_c = pytest.mark.skipif(sys.platform == "win32", reason="a signal for one pr
 
 
 class Pulling:
-    """A pull in a process of its own, which has begun, or joined the one that had begun."""
+    """A pull in a process of its own that has started, or joined the one that had started."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.process = stack.enter_context(
@@ -56,21 +56,21 @@ class Pulling:
         stack.callback(self.process.kill)
         assert self.process.stdout
         for line in self.process.stdout:
-            if line.strip() in ("started", "progress"):  # of the transfer: the look at the header tells nothing
+            if line.strip() in ("started", "progress"):  # events of the transfer: reading the header sends none
                 break
 
     def press_ctrl_c(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
     def end(self) -> str:
-        """How it ended, in its own words."""
+        """Wait for the process and return the last line that it printed."""
         told, _ = self.process.communicate(timeout=60)
         return str(told.strip().splitlines()[-1].removeprefix("ended: "))
 
 
 @pytest.fixture
 def two(hub: HubServer) -> Iterator[tuple[Pulling, Pulling]]:
-    """One that has brought something and can't go on until the weather is cleared, and one that joined it."""
+    """Provide two pulls: one that is stalled after some bytes, and one that joined it."""
     planned(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
@@ -120,9 +120,7 @@ def test_files_of_the_last_process_to_notice_a_cancel_are_removed(
 
 
 @ctrl_c
-def test_other_process_takes_over_after_an_interrupt(
-    two: tuple[Pulling, Pulling], hub: HubServer
-) -> None:
+def test_other_process_takes_over_after_an_interrupt(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
     first, second = two
     first.press_ctrl_c()
     assert first.end() == "Interrupted; what has arrived is kept"
@@ -133,9 +131,7 @@ def test_other_process_takes_over_after_an_interrupt(
     assert Library().show(MODEL).state == "ready"
 
 
-def test_other_process_takes_over_after_a_kill(
-    two: tuple[Pulling, Pulling], hub: HubServer
-) -> None:
+def test_other_process_takes_over_after_a_kill(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
     first, second = two
     first.process.kill()
     wait_until(taken_over)
@@ -145,7 +141,9 @@ def test_other_process_takes_over_after_a_kill(
 
 
 @ctrl_c
-def test_joined_process_that_leaves_reports_that_the_other_continues(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
+def test_joined_process_that_leaves_reports_that_the_other_continues(
+    two: tuple[Pulling, Pulling], hub: HubServer
+) -> None:
     first, second = two
     second.press_ctrl_c()
     assert second.end() == "Left: another process goes on with it"
@@ -206,7 +204,7 @@ def test_key_sends_a_pull_to_the_background_without_an_interruption(hub: HubServ
     hub.wait_until(lambda: weights_sent(hub) >= 50_000)
     os.write(terminal, b"b")
     said = b""
-    with suppress(OSError):  # how Linux reports that the other side has closed
+    with suppress(OSError):  # Linux reports the closed other side as this error
         while block := os.read(terminal, 1024):
             said += block
     os.close(terminal)
@@ -226,7 +224,7 @@ def test_interrupted_pull_of_a_queued_download_leaves_it_queued(hub: HubServer) 
     library = Library()
     plan = planned(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    with FileLock(lock_path()):  # no worker comes
+    with FileLock(lock_path()):  # no worker starts
         row = library.enqueue(plan)
         with ExitStack() as stack:
             pulling = Pulling(stack)
@@ -257,7 +255,7 @@ def test_pull_takes_over_from_a_killed_owner_after_the_clock_moved_back(hub: Hub
 
 @pytest.fixture
 def dead(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> DownloadView:
-    """A download whose process was killed, an hour before its signs of life would be missed."""
+    """Provide a download whose process was killed an hour before its heartbeat would be missed."""
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
     planned(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -315,8 +313,8 @@ def test_running_process_survives_a_change_of_the_clock(monkeypatch: pytest.Monk
     ) as process:
         assert process.stdout
         name, started, booted = process.stdout.readline().strip(), get_start_time(process.pid), psutil.boot_time()
-        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + 3600)  # what the kernel tells then
-        monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", booted + 3600, raising=False)  # psutil before 7.1 keeps it
+        monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: booted + 3600)  # the kernel's report then
+        monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", booted + 3600, raising=False)  # psutil before 7.1 caches it
         assert psutil.Process(process.pid).create_time() - time.time() > 3000
         assert not has_ended(name)
         assert find_running_process(process.pid, started)

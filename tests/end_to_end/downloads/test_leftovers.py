@@ -1,4 +1,4 @@
-"""`llm hf gc` beside processes that download."""
+"""`llm hf gc` while other processes download."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_gc_keeps_a_running_download_that_has_no_row(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
-    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # it does not look at its row again
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # it does not read its row again
     hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
         hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))

@@ -1,4 +1,4 @@
-"""The queue: rows that outlive processes, a worker that carries them out, and what people ask of it."""
+"""The queue: rows that outlive processes, the worker that carries them out, and the commands that change them."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def test_worker_carries_out_a_background_pull() -> None:
     assert (done.done_bytes, done.error) == (done.total_bytes, None)
 
 
-def test_worker_resolves_relative_folders(
-    hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_resolves_relative_folders(hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home.root)
     for name in ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE"):
         if name in os.environ:
@@ -95,9 +93,7 @@ def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
     assert str(home.llm) in caught.value.message
 
 
-def test_library_locked_for_long_can_be_read(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_library_locked_for_long_can_be_read(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     with Context().open_library() as db:
         row = open_row(Context(), db, planned(library, hub), background=False)
@@ -121,9 +117,7 @@ def test_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
     assert followed(library, first.id)[-1].kind == "done"
 
 
-def test_options_of_a_repeated_pull_apply_to_the_running_download(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_options_of_a_repeated_pull_apply_to_the_running_download(hub: HubServer, tmp_path: Path) -> None:
     library = Library()
     plans = [library.plan(REPO, PullOptions(aliases=(alias,))) for alias in ("walrus", "narwhal")]
     hub.forget_requests()
@@ -135,9 +129,7 @@ def test_options_of_a_repeated_pull_apply_to_the_running_download(
     wait_until((tmp_path / "rang").exists, message="the command runs")
 
 
-def test_row_shows_the_error_until_bytes_move_again(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "4")
     library = Library()
     plan = planned(library, hub)
@@ -150,7 +142,7 @@ def test_row_shows_the_error_until_bytes_move_again(
     silence.release.set()
     wait_until(lambda: bool(library.get_download(row.id).error), message="the trouble is told")
     tries = hub.count(FILE)
-    for told in iter(lambda: library.get_download(row.id), None):  # it stays there until the next try
+    for told in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
         assert told.state == "running"
         assert told.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
@@ -180,7 +172,7 @@ def test_download_of_a_killed_worker_waits_and_the_log_says_why(
     os.kill(_worker_pid(), signal.SIGKILL)
     wait_until(lambda: library.get_download(row.id).state == "queued", message="it waits")
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
+    assert followed(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
     told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
     assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
     assert "its own words" not in str(told)
@@ -297,9 +289,7 @@ def test_cancelled_download_leaves_nothing_and_can_be_retried(hub: HubServer, ho
     assert followed(library, row.id)[-1].kind == "done"
 
 
-def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(
-    hub: HubServer, home: Home
-) -> None:
+def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(hub: HubServer, home: Home) -> None:
     library = Library()
     hub.add_repo("tests/copy-GGUF", {FILE: hub.list_repos()[0].files[0].location})  # the same bytes
     plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
@@ -322,17 +312,15 @@ def test_clearing_cancelled_downloads_removes_their_leftovers(hub: HubServer, ho
     row = begun(library, hub, plan)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
-    with Database(library_path()) as db:  # as a worker leaves it that is killed between the row and its files
+    with Database(library_path()) as db:  # a worker killed between the row and its files leaves this
         db.update_download(row.id, state="cancelled")
     assert list(cache_work_folder(home.cache).glob("*.part"))
     assert library.clear_downloads() == 1
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def test_pull_during_a_cancel_is_a_new_download(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it hears of its end only later
+def test_pull_during_a_cancel_is_a_new_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it notices its end only later
     library = Library()
     plan = planned(library, hub)
     first = begun(library, hub, plan)
@@ -357,7 +345,7 @@ def test_pending_pause_can_be_undone(hub: HubServer, monkeypatch: pytest.MonkeyP
 
 @contextmanager
 def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
-    """A foreground pull, stopped as by a machine that sleeps, or is too busy to let it beat, once its row is paused."""
+    """Stop a foreground pull (as a suspended or busy machine does) and wait until its row is paused."""
     library = Library()
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
@@ -383,7 +371,7 @@ def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
 def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
     with seeming_dead(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
-        with Database(library_path()) as db:  # as earlier versions do, which don't ask who holds its files
+        with Database(library_path()) as db:  # as earlier versions did, which did not check the owner of the files
             assert db.clear_downloads(["cancelled"]) == 1
         process.send_signal(signal.SIGCONT)
         hub.clear()
@@ -392,9 +380,7 @@ def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
     assert library.show(MODEL).state == "ready"
 
 
-def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(
-    hub: HubServer, home: Home
-) -> None:
+def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(hub: HubServer, home: Home) -> None:
     with seeming_dead(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
@@ -438,7 +424,7 @@ def test_killed_worker_is_replaced_and_its_download_continues(hub: HubServer) ->
     row = begun(library, hub, plan)
     os.kill(_worker_pid(), signal.SIGKILL)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"  # whoever looks brings a worker
+    assert followed(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
     assert library.show(MODEL).state == "ready"
 
 
@@ -543,7 +529,7 @@ def test_failing_when_done_command_is_logged_and_ends_no_pull() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
 @pytest.mark.usefixtures("hub")
 def test_when_done_command_runs_without_a_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", None)  # as in a program that has windows
+    monkeypatch.setattr(sys, "stderr", None)  # as in a program with windows
     note = tmp_path / "note"
     os.mkfifo(note)
     assert last_note_of_a_pull_with(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
@@ -574,7 +560,7 @@ def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
 
 @contextmanager
 def terminal(command: list[str]) -> Iterator[int]:
-    """A command in a terminal of its own, which then closes: all that still belongs to it is hung up."""
+    """Run a command in a terminal of its own, which then closes and hangs up all its processes."""
     import pty
 
     child, screen = pty.fork()

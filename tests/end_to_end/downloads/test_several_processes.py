@@ -1,4 +1,4 @@
-"""The queue over several processes: limits that hold for all of them, room, events, one transfer per file."""
+"""The queue over several processes: shared limits, disk space, events, one transfer per file."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from tests.support.waiting import wait_until
 
 hub = downloads.hub
 MB = 1_000_000
-LOOK_BYTES = 262_144  # what a look at a header takes at most
+LOOK_BYTES = 262_144  # how many bytes reading a header takes at most
 TOLERANCE = 0.05
 WINDOW_SECONDS = 4.0
-SETTLING_SECONDS = 2.5  # within which every process has heard of a new limit, or of a new download
+SETTLING_SECONDS = 2.5  # within which every process has noticed a new limit or a new download
 
-# Pulls, and tells when how many bytes had arrived.
+# Pulls, and prints the time and the number of bytes of each event.
 WATCHED = """
 import sys, time
 from llm_hf_models import Library, PullOptions
@@ -63,7 +63,7 @@ Library().pull(sys.argv[1], PullOptions(limit_rate=rate),
 
 
 class Watched:
-    """A pull in a process of its own, and what it has told so far."""
+    """A pull in a process of its own, with the events it has printed so far."""
 
     def __init__(self, stack: ExitStack, ref: str, rate: int = 0) -> None:
         self._process = stack.enter_context(
@@ -73,7 +73,7 @@ class Watched:
         self._told: list[tuple[float, int]] = []
 
     def reach(self, moment: float) -> float:
-        """Reads on until the pull has told of that moment (Unix seconds)."""
+        """Read events until the pull has reached that moment (Unix seconds)."""
         assert self._process.stdout
         while not self._told or self._told[-1][0] < moment:
             at, done, kind = self._process.stdout.readline().split()
@@ -82,28 +82,26 @@ class Watched:
         return self._told[-1][0]
 
     def at(self, moment: float) -> float:
-        """How many bytes it had then."""
+        """Return how many bytes it had at that moment."""
         after = next(index for index, (at, _) in enumerate(self._told) if at >= moment)
         (t1, n1), (t2, n2) = self._told[after - 1], self._told[after]
         return n1 + (n2 - n1) * (moment - t1) / (t2 - t1)
 
 
 def rate_of(pulls: list[Watched], begin: float) -> float:
-    """Bytes per second of all of them together, over a window from `begin`."""
+    """Return the bytes per second of all pulls together, over a window from `begin`."""
     end = begin + WINDOW_SECONDS
     for pull in pulls:
         pull.reach(end)
     return sum(pull.at(end) - pull.at(begin) for pull in pulls) / WINDOW_SECONDS
 
 
-def test_changed_limit_applies_to_all_running_processes(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_changed_limit_applies_to_all_running_processes(hub: HubServer, tmp_path: Path) -> None:
     for number in range(3):
         path = tiny_chat(tmp_path / f"{number}.gguf", seed=number, weights_bytes=24 * MB)
         hub.add_repo(f"tests/big{number}", {FILE: path})
     library = Library()
-    library.set_setting("limit_rate", "300K")  # none is done before the last one has begun
+    library.set_setting("limit_rate", "300K")  # none ends before the last one has started
     with ExitStack() as stack:
         pulls = [Watched(stack, f"tests/big{number}") for number in range(3)]
         for pull in pulls:
@@ -125,7 +123,7 @@ def test_download_keeps_its_own_limit(hub: HubServer, tmp_path: Path) -> None:
 
 
 def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
-    """A download that runs; how many connections it may have, and how many bytes per second."""
+    """Start a download; return a function for its number of connections and its bytes per second."""
     with Database(library_path()) as db:
         row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
     limits = fair_share.make_transfer_limits(context.Context(), row.id)
@@ -165,9 +163,7 @@ def test_foreground_downloads_come_before_background_ones(monkeypatch: pytest.Mo
     assert (ahead(), behind()) == ((1, 900), (0, 1))
 
 
-def test_background_download_yields_the_only_connection(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_background_download_yields_the_only_connection(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("tests/big", {"big-Q4_K_M.gguf": tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=24 * MB)})
     library = Library()
     library.set_setting("connections", "1")
@@ -214,14 +210,14 @@ def test_broken_settings_end_no_running_transfer(hub: HubServer, monkeypatch: py
     with ThreadPoolExecutor(1) as pool:
         pulling = pool.submit(library.pull, plan)
         hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB // 4)
-        settings_path().write_text("connections = ", "utf-8")  # a person is writing
+        settings_path().write_text("connections = ", "utf-8")  # a user is editing the file
         hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB)
         settings_path().write_text("connections = 2", "utf-8")
         hub.clear()
         assert pulling.result(60).model_id
 
 
-# Room
+# Disk space
 
 
 def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home: Home) -> None:
@@ -268,9 +264,7 @@ print(library.pull(sys.argv[1]).model_id)
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
-def test_full_disk_pauses_the_download_which_then_resumes(
-    hub: HubServer, home: Home
-) -> None:
+def test_full_disk_pauses_the_download_which_then_resumes(hub: HubServer, home: Home) -> None:
     inside = 'mount -t tmpfs -o size=12m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(home.cache)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
@@ -291,12 +285,10 @@ def test_full_disk_pauses_the_download_which_then_resumes(
     assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
 
 
-# A network that is gone for longer than a download waits
+# A network that is lost for longer than a download waits
 
 
-def test_silent_host_pauses_the_download_which_then_resumes(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_host_pauses_the_download_which_then_resumes(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_STALL_SECONDS", "0.2")
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.5")
     library = Library()
@@ -325,9 +317,7 @@ def test_failing_host_pauses_the_download_which_then_resumes(
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
 
-def test_unreachable_hub_pauses_the_download(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_pauses_the_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_NETWORK_WAIT_SECONDS", "0.2")
     library = Library()
     with HubServer() as gone:
@@ -428,7 +418,9 @@ def test_finished_pull_waits_for_a_busy_library(hub: HubServer, monkeypatch: pyt
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
-def test_finished_pull_that_waits_for_the_library_can_be_interrupted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_pull_that_waits_for_the_library_can_be_interrupted(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert hub
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.05)
     library, stop = Library(), threading.Event()
@@ -484,9 +476,7 @@ def test_delayed_heartbeat_is_sent_and_requests_are_noticed(
         wait_until(lambda: db.list_downloads(states=("running",)) != [])
         (row,) = db.list_downloads()
         db.execute("create trigger no before update of heartbeat on downloads begin select raise(abort, 'no'); end")
-        wait_until(
-            lambda: time.time() - db.list_downloads()[0].heartbeat > 1
-        )  # ten times as long as from one to the next
+        wait_until(lambda: time.time() - db.list_downloads()[0].heartbeat > 1)  # ten times the heartbeat interval
         last = db.list_downloads()[0].heartbeat
         db.execute("drop trigger no")
         wait_until(lambda: db.list_downloads()[0].heartbeat > last)
@@ -535,7 +525,7 @@ def test_pull_cancelled_while_it_is_being_paused_is_cancelled(
 
 
 def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
-    """Has the library be busy at one call of a question to it; returns what counts the calls."""
+    """Make the library busy at one call of a method; return the list that counts the calls."""
     calls, ask = [0], getattr(DownloadTables, name)
 
     def asked(db: DownloadTables, *args: Any, **kwargs: Any) -> Any:
@@ -548,9 +538,7 @@ def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
     return calls
 
 
-def test_worker_retries_a_claim_on_a_busy_library(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_retries_a_claim_on_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     library, here = Library(), worker.WorkerContext("worker")
     with here.open_downloads() as db:
@@ -560,9 +548,7 @@ def test_worker_retries_a_claim_on_a_busy_library(
     assert (library.get_download(row.id).state, calls) == ("done", [2])
 
 
-def test_worker_with_a_locked_library_retries_at_intervals(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_with_a_locked_library_retries_at_intervals(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     monkeypatch.setattr(worker, "IDLE_SECONDS", 0.2)
     library, here = Library(), worker.WorkerContext("worker")
@@ -585,10 +571,8 @@ def test_worker_with_a_locked_library_retries_at_intervals(
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "verifying"])
-def test_plan_of_another_version_fails_once(
-    monkeypatch: pytest.MonkeyPatch, state: Any
-) -> None:
-    """Also where a worker of that version died over it."""
+def test_plan_of_another_version_fails_once(monkeypatch: pytest.MonkeyPatch, state: Any) -> None:
+    """This also covers a worker of that version that crashed on it."""
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.05")
     here = worker.WorkerContext("worker")
     with here.open_downloads() as db:
@@ -601,9 +585,7 @@ def test_plan_of_another_version_fails_once(
     assert [note.kind for note in Library().get_download_log(row.id)] == ["failed"]
 
 
-def test_no_worker_takes_a_pull_while_it_is_being_enqueued(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_worker_takes_a_pull_while_it_is_being_enqueued(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub
     claims = []
 
@@ -635,7 +617,7 @@ PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1
 
 
 def killed_halfway(hub: HubServer) -> None:
-    """A foreground pull that some bytes had reached when it was killed."""
+    """Kill a foreground pull after it has received some bytes."""
     hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=None)
     before = hub.sent(FILE, side="storage")
     with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
@@ -644,25 +626,21 @@ def killed_halfway(hub: HubServer) -> None:
     hub.clear()
 
 
-def test_pull_that_finishes_for_a_killed_one_closes_its_row(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last sign of life stays fresh for long
+def test_pull_that_finishes_for_a_killed_one_closes_its_row(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last heartbeat stays fresh for long
     killed_halfway(hub)
     result = Library().pull(REPO)
     (row,) = Library().downloads(include_finished=True)
     assert (row.id, row.state) == (result.download_id, "done")
 
 
-def test_process_with_a_reused_pid_is_not_the_killed_one(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_with_a_reused_pid_is_not_the_killed_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
     killed_halfway(hub)
     with Database(library_path()) as db:
         (row,) = db.list_downloads()
         rest = str(row.owner).partition("/")[2]
-        db.update_download(row.id, owner=f"1/{rest}")  # the system's first process began long before any test
+        db.update_download(row.id, owner=f"1/{rest}")  # the system's first process started long before any test
     Library().pull(REPO)
     assert Library().get_download(row.id).state == "done"
 
@@ -680,9 +658,7 @@ def test_worker_continues_a_killed_foreground_pull_that_was_enqueued(
 # One transfer per file
 
 
-def test_ten_processes_with_several_variants_fetch_each_file_once(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_ten_processes_with_several_variants_fetch_each_file_once(hub: HubServer, tmp_path: Path) -> None:
     shared = tiny_chat(tmp_path / "q8.gguf", seed=8, weights_bytes=3 * MB)
     files = {"m-Q4_K_M.gguf": tiny_chat(tmp_path / "q4.gguf", seed=4, weights_bytes=2 * MB), "m-Q8_0.gguf": shared}
     hub.add_repo("tests/many", files)
@@ -702,7 +678,7 @@ def test_ten_processes_with_several_variants_fetch_each_file_once(
 
 
 def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
-    """A pull of this plan that its person interrupted once it had brought something; its id."""
+    """Interrupt a pull of this plan after some bytes; return its id."""
     stop = threading.Event()
     hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
     with pytest.raises(InterruptedByUserError):
@@ -749,9 +725,7 @@ def test_clearing_failed_downloads_empties_their_other_cache(
     assert not list(cache_work_folder(tmp_path / "big").glob("*.part"))
 
 
-def test_clearing_failed_downloads_empties_their_own_folder(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_clearing_failed_downloads_empties_their_own_folder(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     number = paused_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
     with Database(library_path()) as db:

@@ -1,4 +1,4 @@
-"""A token that is kept encrypted, and a worker that nobody can ask for its passphrase."""
+"""An encrypted token, and a worker that can't ask for the passphrase."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSPHRASE = "walrus"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub with a gated model, and its token kept under a passphrase, since there is no keychain."""
+    """Provide a Hub with a gated model, and its token, encrypted because there is no keychain."""
     with HubServer() as server:
         path = tiny_chat(tmp_path / FILE, seed=1, weights_bytes=4_000_000)
         server.add_repo(REPO, {FILE: path}, gated="manual")
@@ -43,7 +43,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 def planned(hub: HubServer) -> PullPlan:
-    """A person's plan, with the look at the header left out of the record."""
+    """Return the plan of a user, and forget the requests for the header."""
     plan = Library(ask_passphrase=lambda: PASSPHRASE).plan(REPO)
     hub.forget_requests()
     return plan
@@ -133,7 +133,7 @@ def test_token_is_written_only_to_our_own_pipe(
     os.mkfifo(elsewhere)
     listener = os.open(elsewhere, os.O_RDWR | os.O_NONBLOCK)
     for lay in (pipe.touch, lambda: pipe.symlink_to(elsewhere)):
-        with FileLock(lock_path()):  # a worker lives, it seems
+        with FileLock(lock_path()):  # a worker seems to be running
             lay()
             Library().enqueue(plan)
             assert pipe.read_bytes() == b"" if pipe.is_file() else not select.select([listener], [], [], 0)[0]

@@ -1,7 +1,7 @@
-"""`transport = "xet"`: huggingface_hub moves the bytes, we prove them.
+"""`transport = "xet"`: huggingface_hub moves the bytes, and we verify them.
 
-The tests' Hub stores nothing with Xet, so that here huggingface_hub's plain HTTP carries them; which of the two it
-takes is its own decision, behind the same call.
+The stand-in Hub stores nothing with Xet, so huggingface_hub uses plain HTTP here. Which of the two it uses is its own
+decision behind the same call.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ BYTES = 4_000_000
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A Hub with one model of four megabytes, and the setting."""
+    """Provide a Hub with one model of four megabytes, and the setting."""
     with hub_in_force(monkeypatch, transport="xet", retry_seconds="0.05", disk_reserve="0") as server:
         server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
         yield server
 
 
 def agents(hub: HubServer) -> list[str]:
-    """The User-Agent of each who took (nearly) the whole file from the storage host."""
+    """Return the User-Agent of each client that fetched (nearly) the whole file from the storage host."""
     whole = [request for request in hub.matching(FILE, side="storage") if request.sent > BYTES // 2]
     return [request.headers.get("user-agent", "") for request in whole]
 
@@ -129,7 +129,7 @@ def test_stop_keeps_the_partial_of_a_concurrent_hf_download(hub: HubServer, home
     hub.forget_requests()
 
     def begin() -> None:
-        hub.wait_until(lambda: hub.count(FILE) > 0)  # ours has begun, and waits for the lock
+        hub.wait_until(lambda: hub.count(FILE) > 0)  # our pull has started and waits for the lock
         theirs.parent.mkdir(parents=True, exist_ok=True)
         theirs.write_text("some bytes")
         stop.set()

@@ -1,6 +1,6 @@
-"""Who leaves in the middle stops the engine's work and leaves it warm, by the engine's own counters and not by time.
+"""A client that leaves stops the engine's work and keeps the engine, by the engine's own counters and not by time.
 
-The model is heavy enough that a token, or a batch of a prompt, takes many times as long as asking for the counters.
+The model is heavy enough that a token, or a batch of a prompt, takes many times as long as reading the counters.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.support import ggufs
 from tests.support.tiny_library import Shelf, opened_shelf, said
 from tests.support.waiting import wait_until
 
-# One decode (a token, or a batch of a prompt) is on its way when the client leaves, and one may begin before the thread
-# that found the connection closed has told the one that decodes.
+# One decode (a token, or a batch of a prompt) runs when the client leaves, and one more may begin before the thread
+# that noticed the closed connection has notified the decoding thread.
 AT_MOST = 2
 CONTEXT = ("-o", "context", "32768")
-LONG = "some words " * 1000  # some 11,000 tokens: 86 batches of 128
+LONG = "some words " * 1000  # about 11,000 tokens: 86 batches of 128
 BATCHES = 11_000 // engine.BATCH_TOKENS
 SECONDS = 60
 
@@ -56,7 +56,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def warm(shelf: Shelf) -> Iterator[EngineRow]:
-    """The engine, idle. Afterwards it is the same one, and answers."""
+    """Provide the idle engine. Check afterwards that it is the same one and answers."""
     say_one_word()
     with shelf.db() as db:
         (row,) = running_engines.list_running_engines(db)
@@ -70,7 +70,7 @@ def say_one_word() -> None:
 
 
 def decodes(row: EngineRow) -> int:
-    """How often the engine has computed a batch, of a prompt or of one token: llama.cpp's own count."""
+    """Return how often the engine has computed a batch, of a prompt or of one token: llama.cpp's own count."""
     transport = httpx2.HTTPTransport(uds=row.address)
     headers = {"Authorization": f"Bearer {row.key}"}
     with httpx2.Client(transport=transport, base_url="http://engine", headers=headers, timeout=SECONDS) as client:
@@ -80,7 +80,7 @@ def decodes(row: EngineRow) -> int:
 
 
 def settled(row: EngineRow) -> int:
-    """The same when it works on nothing any more."""
+    """Wait until the engine is idle; return its number of decodes."""
     wait_until(
         lambda: not count_busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0
     )
@@ -120,7 +120,7 @@ def test_prompt_processing_ends_with_its_client(leaving: str, how: tuple[str, ..
         gone = decodes(warm)
         after = settled(warm)
     assert after - gone <= AT_MOST
-    assert after - before < BATCHES / 2  # it would have gone on
+    assert after - before < BATCHES / 2  # it would have continued
 
 
 def test_closing_the_generator_ends_the_answer(warm: EngineRow) -> None:
@@ -128,7 +128,7 @@ def test_closing_the_generator_ends_the_answer(warm: EngineRow) -> None:
     assert next(words)
     before = decodes(warm)
     words.close()
-    # One more than above: the count was taken before leaving.
+    # One more than above: the count was taken before the client left.
     assert settled(warm) - before <= AT_MOST + 1
 
 

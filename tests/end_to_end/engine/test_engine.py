@@ -1,4 +1,4 @@
-"""Engines are real processes on real tiny models here; every test leaves none behind."""
+"""Engines as real processes on real tiny models. Every test leaves none behind."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ with Database(paths.library_path()) as db:
 
 
 def client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
-    """Another process that asks for the same engine, as another `llm` would."""
+    """Start another process that needs the same engine, as another `llm` would."""
     command = [sys.executable, "-c", CLIENT, str(spec.model_path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -139,9 +139,7 @@ def test_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, d
     assert not Path(killed.address).exists()
 
 
-def test_engine_lost_before_the_request_is_restarted_once(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_engine_lost_before_the_request_is_restarted_once(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     lost = row_of(db).pid
     os.kill(lost, signal.SIGKILL)
@@ -160,9 +158,7 @@ def test_ended_engines_are_noticed_and_their_folders_removed(spec: engine.Engine
     assert not Path(row.address).parent.exists()
 
 
-def test_process_with_a_reused_pid_is_left_alone(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_process_with_a_reused_pid_is_left_alone(spec: engine.EngineSpec, db: Database) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         ensure(spec, db)
         row = row_of(db)
@@ -207,9 +203,7 @@ def test_running_answer_keeps_the_engine_running(endless: engine.EngineSpec, db:
     wait_for_exit(pid)
 
 
-def test_slow_client_gets_its_whole_answer_from_an_exiting_engine(
-    endless: engine.EngineSpec, db: Database
-) -> None:
+def test_slow_client_gets_its_whole_answer_from_an_exiting_engine(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
     row = row_of(db)
     stream = inference_client.stream_completion(
@@ -234,12 +228,12 @@ def test_engine_exits_when_its_folder_is_removed(spec: engine.EngineSpec, db: Da
 def test_keep_alive_counts_from_the_last_activity() -> None:
     watch = IdleTimer(keep_alive=5, idle_since=0)
     watch.record_lease(0, 1, 5)
-    assert watch.get_seconds_left(0) == GRACE_SECONDS  # a request is about to come
+    assert watch.get_seconds_left(0) == GRACE_SECONDS  # a request is about to start
     watch.record_work(3, 10, busy=True)
     assert watch.get_seconds_left(3) == 5
-    watch.record_work(6, 12, busy=False)  # it ended between two looks
+    watch.record_work(6, 12, busy=False)  # it ended between two checks
     assert watch.get_seconds_left(10) == 1
-    watch.record_lease(10, 2, 0)  # keep_alive 0 still waits for the request it was written for
+    watch.record_lease(10, 2, 0)  # keep_alive 0 still waits for the request it was set for
     assert watch.get_seconds_left(10) == GRACE_SECONDS
     watch.record_work(12, 13, busy=False)
     assert watch.get_seconds_left(12) == 0
@@ -247,9 +241,7 @@ def test_keep_alive_counts_from_the_last_activity() -> None:
     assert watch.get_seconds_left(10**9) == float("inf")
 
 
-def test_each_context_has_its_engine_and_is_capped_by_the_model(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_each_context_has_its_engine_and_is_capped_by_the_model(spec: engine.EngineSpec, db: Database) -> None:
     small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
     assert (small.context, large.context) == (1024, 4096)
     assert len(running_engines.list_running_engines(db)) == 2
@@ -325,7 +317,7 @@ def test_broken_file_error_quotes_the_engine(name: str, tmp_path: Path, db: Data
 
 
 def patched(path: Path, key: bytes, value: int) -> Path:
-    """The same model with another number under a key of its header: the value stands after the key and its type."""
+    """Write the same model with another number under a key of its header: the value follows the key and its type."""
     content = bytearray(path.read_bytes())
     begin = content.index(key) + len(key) + 4
     content[begin : begin + 4] = value.to_bytes(4, "little")
@@ -342,9 +334,7 @@ def patched(path: Path, key: bytes, value: int) -> Path:
         ("embedding_length", 2**32 - 1, "hyperparameters"),
     ],
 )
-def test_hostile_header_crashes_only_the_engine(
-    key: str, value: int, words: str, tmp_path: Path, db: Database
-) -> None:
+def test_hostile_header_crashes_only_the_engine(key: str, value: int, words: str, tmp_path: Path, db: Database) -> None:
     path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
     with pytest.raises((EngineStartError, EngineLostError), match=words):
         say(ensure(spec_of(path), db))
@@ -397,7 +387,9 @@ def test_unwritable_socket_folder_gives_a_clear_error(spec: engine.EngineSpec, d
         ensure(spec, db)
 
 
-def test_file_in_place_of_the_socket_folder_gives_a_clear_error(spec: engine.EngineSpec, db: Database, home: Home) -> None:
+def test_file_in_place_of_the_socket_folder_gives_a_clear_error(
+    spec: engine.EngineSpec, db: Database, home: Home
+) -> None:
     (home.runtime / "llm-hf").write_text("")
     with pytest.raises((NotWritableError, EngineStartError), match="llm-hf"):
         ensure(spec, db)
@@ -436,9 +428,7 @@ def test_stopping_a_hung_engine_frees_its_socket(spec: engine.EngineSpec, db: Da
     assert running_engines.list_running_engines(db) == []
 
 
-def test_engine_crash_during_an_answer_is_reported_and_recovered(
-    endless: engine.EngineSpec, db: Database
-) -> None:
+def test_engine_crash_during_an_answer_is_reported_and_recovered(endless: engine.EngineSpec, db: Database) -> None:
     stream = inference_client.stream_completion(
         ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
     )
@@ -451,7 +441,7 @@ def test_engine_crash_during_an_answer_is_reported_and_recovered(
 
 @pytest.fixture
 def small_machine(db: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """A machine whose free memory is what it has less what the engines hold."""
+    """Provide a machine whose free memory is its total minus the memory of the engines."""
 
     def has(memory: int) -> None:
         def machine() -> MachineMemory:
@@ -497,9 +487,7 @@ def test_busy_engine_is_kept_and_the_context_shrinks_instead(
     stream.close()
 
 
-def test_model_too_large_for_memory_is_refused_and_ends_no_engine(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_model_too_large_for_memory_is_refused_and_ends_no_engine(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
     with pytest.raises(ModelTooLargeError, match="does not fit"):
         ensure(replace(spec, facts=replace(CHAT, kv_bytes_per_token=10**12), context=2048), db)
@@ -513,7 +501,7 @@ def test_engine_hides_its_slots_from_others(spec: engine.EngineSpec, db: Databas
         assert {anyone.get(path).status_code for path in ("/slots", "/props", "/metrics")} == {401}
 
 
-# A stand-in with llama-server's own options, on the bindings: what is proven is how it is found, started and ended.
+# A stand-in with llama-server's own options, on the bindings. It tests how a server is found, started and ended.
 LLAMA_SERVER = """#!{python}
 import argparse, os, sys, time
 flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
@@ -586,9 +574,7 @@ def test_missing_or_old_llama_server_gives_a_clear_error(
         ensure(spec, db, engine="llama-server")
 
 
-def test_failing_llama_server_error_quotes_it(
-    tmp_path: Path, db: Database, on_path: Callable[[str], Path]
-) -> None:
+def test_failing_llama_server_error_quotes_it(tmp_path: Path, db: Database, on_path: Callable[[str], Path]) -> None:
     on_path(LLAMA_SERVER.format(python=sys.executable))
     with pytest.raises(EngineStartError, match="invalid magic"):
         ensure(spec_of(broken_files(tmp_path)["garbage"]), db, engine="llama-server")

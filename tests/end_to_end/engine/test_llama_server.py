@@ -1,4 +1,4 @@
-"""A real llama-server in the bindings' place: the one that LLAMA_SERVER_BINARY names, or that is on PATH."""
+"""A real llama-server instead of the bindings: the one that LLAMA_SERVER_BINARY names, or the one on PATH."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def db(home: Home) -> Iterator[Database]:
 
 
 def processes(row: EngineRow) -> list[psutil.Process]:
-    """The watcher and its llama-server."""
+    """Return the watcher and its llama-server."""
     watcher = psutil.Process(row.pid)
     return [watcher, *watcher.children()]
 
@@ -98,7 +98,7 @@ def endless(tmp_path: Path) -> engine.EngineSpec:
     return endless_spec(tmp_path)
 
 
-# What llm gets
+# Prompts through llm
 
 
 @pytest.mark.usefixtures("_on_the_shelf")
@@ -180,9 +180,7 @@ def test_ps_shows_the_layers_and_stop_ends_llama_server(shelf: Shelf) -> None:
 # Its process
 
 
-def test_llama_server_is_confined_and_hides_its_key(
-    spec: engine.EngineSpec, db: Database
-) -> None:
+def test_llama_server_is_confined_and_hides_its_key(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
     row = row_of(db)
     assert say(endpoint) == ggufs.ANSWER
@@ -217,9 +215,7 @@ def test_idle_llama_server_exits_and_removes_its_socket(
     assert not Path(row.address).exists()
 
 
-def test_slow_client_gets_its_whole_answer_from_an_exiting_server(
-    endless: engine.EngineSpec, db: Database
-) -> None:
+def test_slow_client_gets_its_whole_answer_from_an_exiting_server(endless: engine.EngineSpec, db: Database) -> None:
     stream = inference_client.stream_completion(
         ensure(endless, db, keep_alive=0),
         openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000}),
@@ -286,7 +282,7 @@ def test_leaving_during_prompt_processing_stops_it(tmp_path: Path, db: Database)
 def test_broken_file_error_quotes_llama_server(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
         ensure(spec_of(broken_files(tmp_path)[name]), db)
-    # Some versions lose their last words on the way out, and that is told too.
+    # Some versions lose their last output when they exit, and that is reported too.
     assert re.search("failed to load model|llama_model_load|said nothing; try: .*llama-server -m", str(caught.value))
     assert "Traceback" not in str(caught.value)
 

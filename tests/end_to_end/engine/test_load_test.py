@@ -1,4 +1,4 @@
-"""Load tests of real files by real llama.cpp: sound ones, unsound ones, and ones made to hurt."""
+"""Load tests of real files by real llama.cpp: valid, invalid and hostile ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from llm_hf_models.inference import load_test
 from tests.support import ggufs
 
 CHAT, BASE, EMBEDDING = (ModelFacts(kind=kind) for kind in ("chat", "base", "embedding"))
-# A machine without Landlock or seccomp runs the tests all the same, and says which layers hold.
+# A machine without Landlock or seccomp runs the tests too, and reports which layers apply.
 LINUX_LAYERS = ("rlimits", "user-namespace", "network-namespace", "landlock", "seccomp")
 HANGS = "{% for i in range(1000000) %}{% for j in range(1000000) %}{% endfor %}{% endfor %}x"
 DEEP = "{{" + "(" * 20_000 + "1" + ")" * 20_000 + "}}"
 
 
 def with_value(path: Path, key: str, value: int) -> Path:
-    """The file with one uint32 of its metadata replaced."""
+    """Return the file with one uint32 of its metadata replaced."""
     data = bytearray(path.read_bytes())
     at = data.index(key.encode()) + len(key)
     assert struct.unpack_from("<I", data, at) == (4,), "a uint32 by gguf's numbering"
@@ -165,7 +165,7 @@ def test_broken_bindings_are_not_blamed_on_the_model(tmp_path: Path, monkeypatch
     assert "libgomp" in str(caught.value.cause)
 
 
-# Bindings that a file has taken over: what they do once they should load it.
+# Bindings that a file has taken over, and that misbehave when they load it.
 TAKEN_OVER = """
 import os, time
 class Anything:

@@ -1,4 +1,4 @@
-"""The load test from the command line: a verdict, recorded with the model, and never a dead `llm`."""
+"""The load test from the command line: its verdict is recorded with the model, and `llm` never crashes."""
 
 from __future__ import annotations
 

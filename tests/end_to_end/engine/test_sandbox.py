@@ -1,4 +1,4 @@
-"""What a confined child can't do, tried for real, as root and as an ordinary user, and beside an unconfined control."""
+"""Attacks of a confined child, tried for real as root and as an ordinary user, next to an unconfined control."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = ("rlimits", "user-namespace", "network-namespace", "landlock", "seccomp")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child's attempt ended. `status` is the process's: 0, or minus the signal that ended it."""
+    """The end of a child's attempt. `status` is that of the process: 0, or minus the signal that ended it."""
 
     report: dict[str, Any]
     said: Any = None
@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass
 class Scene:
-    """What there is to read, to reach and to kill, belonging to the user whom the child runs as."""
+    """The files, sockets and processes to attack, which belong to the user that the child runs as."""
 
     folder: Path
     ordinary: bool
@@ -127,7 +127,7 @@ REFUSED = (
     "kill_another_process", "kill_a_thread_of_another_process", "kill_another_process_by_descriptor",
     "have_the_kernel_signal_another_process", "lower_another_process_limits", "be_traced", "make_a_user_namespace",
 )  # fmt: skip
-# An ordinary user's parent is root here, whom it can't signal anyway.
+# The parent of an ordinary user's child is root here, which the child can't signal anyway.
 NEEDS_SAME_USER = ("signal_its_parent",)
 
 

@@ -89,7 +89,7 @@ def test_process_killed_in_a_transaction_leaves_the_library_unchanged(path: Path
         db.register(a_model("owner/after"))
 
 
-# Bad weather
+# Damaged and unwritable files
 
 
 FULL = """

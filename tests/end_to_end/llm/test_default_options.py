@@ -1,4 +1,4 @@
-"""What a person arranges for a model: kept options and where defaults come from, a template, servers elsewhere."""
+"""Settings of a model: stored options and the sources of defaults, a template, remote endpoints."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_show_names_the_source_of_each_default(shelf: Shelf, monkeypatch: pytest
     assert found["temperature"] == (0.1, "header")
     assert found["top_p"] == (0.8, "generation_config.json")
     assert found["repeat_penalty"] == (1.1, "generation_config.json")
-    assert found["context"] == (4096, "header")  # the setting asks for more than the model has
+    assert found["context"] == (4096, "header")  # the setting wants more than the model has
     assert found["keep_alive"] == (420, "setting (environment)")
     assert found["gpu_layers"] == (-1, "setting (default)")
     assert found["threads"] == (machine.default_threads(), "this machine")
@@ -153,7 +153,7 @@ def test_engine_uses_a_custom_chat_template(tmp_path: Path) -> None:
     said("-m", "tiny", "hello")
     before = logged()["input_tokens"]
     run("set", "tiny", "template", str(tmp_path / "shout.jinja"))
-    (tmp_path / "shout.jinja").unlink()  # what is kept is the template, not the path
+    (tmp_path / "shout.jinja").unlink()  # the template is stored, not the path
     assert said("-m", "tiny", "hello") == ggufs.ANSWER
     assert logged()["input_tokens"] < before
     assert f"{len(SHOUTING)} characters" in run("show", "tiny").stdout
@@ -250,7 +250,7 @@ def test_pull_stores_the_options_of_generation_config(
         assert library.plan("acme/tiny-GGUF").already_complete
 
 
-# Servers elsewhere
+# Remote endpoints
 
 
 def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Images through llm to a model that really sees: the answer tells the colour, and so that the pixels came through."""
+"""Images through llm to a model that really sees: it answers with the colour, so the pixels have arrived."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def test_attachment_of_another_type_is_refused_and_named(tmp_path: Path, content
     assert kind in refused.stderr
 
 
-def test_truncated_image_is_refused_by_the_engine_which_keeps_running(
-    shelf: Shelf, tmp_path: Path, red: str
-) -> None:
+def test_truncated_image_is_refused_by_the_engine_which_keeps_running(shelf: Shelf, tmp_path: Path, red: str) -> None:
     said("-m", "see", "what is this?", "-a", red)
     before = shelf.pids()
     (tmp_path / "cut.png").write_bytes(Path(red).read_bytes()[:40])
@@ -134,7 +132,7 @@ def roles(done: Result) -> list[str]:
 
 @pytest.fixture
 def empty(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library of one's own, without the shelf's models."""
+    """Provide an empty library, without the tiny models."""
     monkeypatch.setenv("LLM_USER_PATH", str(home.llm))
 
 

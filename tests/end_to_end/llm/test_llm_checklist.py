@@ -1,4 +1,4 @@
-"""llm's documented behaviours, one by one, with a model of ours: what test_models.py doesn't have already."""
+"""llm's documented behaviours, one by one, with a model of ours, except those in test_models.py."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_ctrl_c_ends_a_chat_during_an_answer_and_at_the_input(typed: bytes, shel
     said("-m", "endless", "go", "-o", "max_tokens", "1")
     before = shelf.pids()
     ours, theirs = os.openpty()
-    own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"  # as a shell gives it: Ctrl-C signals
+    own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"  # as a shell does: Ctrl-C signals
     code = f"{own_terminal}; from llm.cli import cli; cli()"
     chat = subprocess.Popen(
         [sys.executable, "-c", code, "chat", "-m", "endless"],
@@ -176,7 +176,8 @@ def test_ctrl_c_ends_a_chat_during_an_answer_and_at_the_input(typed: bytes, shel
 
 
 def ended_by_ctrl_c(process: subprocess.Popen[bytes], terminal: int) -> int:
-    """Exit code after Ctrl-C, pressed again where Python lost it: between its last look and readline's first wait."""
+    """Return the exit code after Ctrl-C, pressed again if Python lost it between its last check and readline's first
+    wait."""
     for _ in range(6):
         os.write(terminal, b"\x03")
         with contextlib.suppress(subprocess.TimeoutExpired):

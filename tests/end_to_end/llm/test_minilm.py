@@ -1,4 +1,4 @@
-"""A real embedding model, from import to `llm similar`: what it says is what its makers say it says."""
+"""A real embedding model, from import to `llm similar`: its similarities are those that its authors publish."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_similarities_match_the_published_ones() -> None:
 
 
 def test_text_has_the_same_embedding_alone_and_in_a_batch() -> None:
-    texts = [*PAIRS, *PAIRS.values()] * 8  # more than one request, texts of different lengths side by side
+    texts = [*PAIRS, *PAIRS.values()] * 8  # more than one request, with texts of different lengths in one batch
     many = list(llm.get_embedding_model("minilm").embed_multi(texts))
     for text, vector in zip(texts[:3], many[:3], strict=True):
         assert vector == pytest.approx(llm.get_embedding_model("minilm").embed(text), abs=1e-4)

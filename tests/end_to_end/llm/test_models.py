@@ -1,4 +1,4 @@
-"""The library's models through llm: its commands and its Python API, on real engines and a real server elsewhere."""
+"""The library's models through llm: its commands and its Python API, on real engines and a stand-in endpoint."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_prompt_options_precede_stored_ones_and_the_header(shelf: Shelf) -> None
     assert asked["messages"][0] == {"role": "system", "content": "kept"}
     assert asked["chat_template_kwargs"] == {"enable_thinking": False}
     assert asked["stop"] == "END"
-    # The header's top_p is out of range; and what an engine is loaded with is not for a server elsewhere.
+    # The header's top_p is out of range, and load options do not go to a remote endpoint.
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & asked.keys()
 
 
@@ -288,9 +288,7 @@ def test_truncated_tool_call_is_an_error_and_not_a_call(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("how", [(), ("--async",)])
-def test_image_is_added_to_the_message_from_a_path_or_stdin(
-    how: tuple[str, ...], shelf: Shelf, tmp_path: Path
-) -> None:
+def test_image_is_added_to_the_message_from_a_path_or_stdin(how: tuple[str, ...], shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "pixel.png").write_bytes(PNG)
     with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
         said("-m", "far", "what is it?", "-a", str(tmp_path / "pixel.png"), *how)
@@ -354,7 +352,7 @@ def test_leaving_an_answer_ends_it_and_keeps_the_engine(shelf: Shelf) -> None:
         await events.aclose()
 
     before = shelf.pids()
-    for _ in range(6):  # more than the engine has slots: one that went on for ever would hold the next up
+    for _ in range(6):  # more than the engine has slots: an endless one would block the next
         words = iter(llm.get_model("endless").prompt("go"))
         next(words)
         words.close()
@@ -500,9 +498,7 @@ def test_invalid_file_error_quotes_the_engine(shelf: Shelf) -> None:
     assert "Traceback" not in result.output
 
 
-def test_key_of_a_remote_endpoint_comes_from_the_environment(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_of_a_remote_endpoint_comes_from_the_environment(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"endpoint_key_env": "FAR_KEY", "endpoint_model": "big"}
     with elsewhere(shelf, options=own) as far:
         without = run_llm("-m", "far", "hello")
@@ -558,7 +554,7 @@ def test_warm_prompt_imports_only_necessary_modules() -> None:
         "heavy = {'huggingface_hub', 'psutil', 'rich', 'jinja2', 'filelock', 'keyring', 'xllamacpp', 'gguf', 'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)), [name for name in sys.modules if name == 'llm_hf_models.hub.client'])"
     )
-    # numpy is a package of the tests, and sqlite-utils imports it where it is installed: hidden, as where users are.
+    # numpy is a package of the tests, and sqlite-utils imports it if installed. Hidden, as users do not have it.
     code = "import sys; sys.modules['numpy'] = None\n" + code.replace(
         "set(sys.modules)", "{*filter(sys.modules.get, sys.modules)}"
     )

@@ -1,4 +1,4 @@
-"""Options do what they say, in a real engine: how it reasons, what it may say, how it is loaded; and their origins."""
+"""Options take effect in a real engine: reasoning, sampling, loading; and where options come from."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_stored_thinking_option_applies_unless_a_prompt_sets_its_own() -> None:
     assert logged()["reasoning"] == ggufs.THOUGHTS
 
 
-# What it may say
+# Sampling
 
 
 def test_logit_bias_raises_the_odds_of_tokens() -> None:
@@ -123,7 +123,7 @@ def test_json_object_is_valid_or_reported_as_cut(seed: int) -> None:
         assert "cut before its JSON was complete" in result.stderr
 
 
-# How it is loaded
+# Loading
 
 
 def test_load_options_start_another_engine_and_others_do_not(shelf: Shelf) -> None:
@@ -140,7 +140,7 @@ def test_load_options_start_another_engine_and_others_do_not(shelf: Shelf) -> No
         assert len(shelf.pids()) == len(one) + count
 
 
-# Where they come from
+# Sources
 
 
 def test_options_fall_back_to_the_next_source_when_unset(shelf: Shelf) -> None:

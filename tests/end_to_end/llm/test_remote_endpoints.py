@@ -1,4 +1,4 @@
-"""Models that are served elsewhere, as `llm hf attach` knows them: what they take, their keys, their addresses."""
+"""Models of remote endpoints, as `llm hf attach` registers them: their features, keys and addresses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 @dataclass
 class Far:
-    """A server in OpenAI's protocol on this machine: what its list says, what it was asked, and with which key."""
+    """A local server in OpenAI's protocol, with its list of models, the requests it received and their keys."""
 
     models: list[dict[str, Any]]
     asked: list[dict[str, Any]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One service, two faces: what a tool answers is what `llm hf … --json` prints, verb by verb."""
+"""One service, two interfaces: a tool returns the same JSON as `llm hf … --json`, verb by verb."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.mcp_hub import REPO
 hub = mcp_hub.hub
 
 LOCAL = f"hf/{REPO}:Q4_K_M"
-# What differs between any two moments.
+# Fields that differ between any two calls.
 MOVING = {
     "freshness", "updated", "last_used", "free_memory", "disk_free", "cache_bytes", "at", "load_seconds", "peak_memory",
     "tokens_per_second", "seconds_left", "bytes_per_second", "fetched_bytes",
@@ -40,7 +40,7 @@ async def cli(*words: str, codes: Collection[int] = (0,)) -> Any:
 
 
 def still(value: Any) -> Any:
-    """A value without what moves."""
+    """Return the value without the fields that change."""
     if isinstance(value, dict):
         return {key: still(member) for key, member in value.items() if key not in MOVING | {"next_cursor"}}
     return [still(member) for member in value] if isinstance(value, list) else value
@@ -98,7 +98,7 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         assert gone == to_json(replace(removal, done=True))
         row = Library().enqueue(REPO)
         await tool("control_download", id=row.id, action="cancel")
-        await tool("get_downloads", id=row.id, wait_seconds=45)  # until whoever carries it out has heard it
+        await tool("get_downloads", id=row.id, wait_seconds=45)  # until the process that carries it out has noticed
         cancelled = await tool("control_download", id=row.id, action="cancel")
         (printed,) = [each for each in await cli("downloads", "--all") if each["id"] == row.id]
         assert cancelled == printed

@@ -1,4 +1,4 @@
-"""What `llm hf mcp` prints starts the MCP server."""
+"""The configuration printed by `llm hf mcp` starts the MCP server."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ async def test_printed_configuration_of_each_host_starts_the_server(host: str) -
         (("--help",), "can't serve"),
     ],
 )
-def test_invalid_server_options_are_neither_printed_nor_written(
-    flags: tuple[str, ...], said: str, home: Home
-) -> None:
+def test_invalid_server_options_are_neither_printed_nor_written(flags: tuple[str, ...], said: str, home: Home) -> None:
     for words in (("cursor", "--install", "-y"), ("json",)):
         done = run("mcp", *words, "--", *flags, code=2)
         assert said in done.stderr

@@ -1,4 +1,4 @@
-"""What a confused or hostile agent may send: refused in words, nothing lost, nothing told that is not its business."""
+"""Input of a confused or hostile agent: refused with a message, nothing lost, nothing revealed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pulled = mcp_hub.pulled
 
 LOCAL = f"hf/{REPO}:Q4_K_M"
 SECRET = "hf_this_is_a_secret_token_0123456789"
-# Every argument that names something, with what else its tool wants.
+# Every argument that is a name, with the other arguments that its tool requires.
 NAMES: dict[tuple[str, str], dict[str, Any]] = {
     ("get_model", "repo"): {},
     ("get_model", "revision"): {"repo": REPO},
@@ -71,7 +71,7 @@ async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None
         for (tool, argument), others in NAMES.items():
             for wrong in (*WRONG_NAMES, str(tmp_path / "relative/file.gguf")):
                 if argument == "revision" and not wrong:
-                    continue  # no revision is the default branch
+                    continue  # no revision means the default branch
                 said = await refusal(client, tool, **{argument: wrong}, **others)
                 assert len(said) < 3000, (tool, wrong[:40])
                 for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):

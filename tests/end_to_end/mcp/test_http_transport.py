@@ -1,4 +1,4 @@
-"""The MCP server over Streamable HTTP: who is let in, and that either era works, with more than one worker too."""
+"""The MCP server over Streamable HTTP: authentication, both protocol eras, more than one worker."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_no_auth_works_only_locally_and_is_announced() -> None:
 
 @asynccontextmanager
 async def by_turns(*servers: Served) -> AsyncIterator[str]:
-    """One port before several workers: each connection goes to the next."""
+    """Put one port in front of several workers: each connection goes to the next."""
     count = 0
 
     async def handle(client: anyio.abc.SocketStream) -> None:
@@ -170,7 +170,7 @@ async def test_question_of_one_worker_is_answered_at_another(monkeypatch: pytest
     with ExitStack() as stack:
         workers = [stack.enter_context(served("--allow-delete")) for _ in range(2)]
         async with by_turns(*workers) as url:
-            # A new connection for each request, so that the two take turns.
+            # A new connection for each request, so that the two alternate.
             headers = {**workers[0].headers, "Connection": "close"}
             async with httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
                 transport = streamable_http_client(url, http_client=http)

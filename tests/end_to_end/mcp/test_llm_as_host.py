@@ -1,7 +1,7 @@
-"""llm itself as the MCP server's host: a model on this machine calls our tools and brings another model here.
+"""llm itself as the MCP server's host: a local model calls our tools and pulls another model.
 
-Slow: it fetches llm-mcp-client, llm's plugin for MCP servers, from the package index (make storm). The plugin stands
-in a folder of its own, since wherever it is installed every `llm` command imports it.
+Slow: it fetches llm-mcp-client, llm's plugin for MCP servers, from the package index (make storm). The plugin is
+installed in a folder of its own, because every `llm` command of its environment imports it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.storm, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with llm's MCP client in it."""
+    """Provide a folder with llm's MCP client."""
     folder = tmp_path_factory.mktemp("llm-mcp-client")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CLIENT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -51,7 +51,8 @@ def test_local_model_downloads_another_through_llm(
     home: Home,
     tmp_path: Path,
 ) -> None:
-    # Its tokens are bytes: the descriptions of twelve tools are a few thousand for a real model, and many more for it.
+    # Its tokens are bytes: twelve tool descriptions are a few thousand tokens for a real model and many more for this
+    # one.
     weights = tiny_chat(tmp_path / "it.gguf", tool_call=TOOL_CALL, tool_answer="It is here.", context=32_768)
     hub.add_repo(ASSISTANT, {"assistant-Q4_K_M.gguf": weights})
     Library().pull(ASSISTANT)

@@ -1,4 +1,4 @@
-"""Names that another plugin's model has, asked for through the MCP server."""
+"""A name of another plugin's model, requested through the MCP server."""
 
 from __future__ import annotations
 

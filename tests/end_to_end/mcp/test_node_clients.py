@@ -1,4 +1,4 @@
-"""The MCP server through clients that are not ours: TypeScript's of both generations, the Inspector, the conformance
+"""The MCP server through third-party clients: both generations of TypeScript's, the Inspector, the conformance
 suite. Slow: it fetches them from the npm registry (make storm)."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PACKAGES = (
     "@modelcontextprotocol/client@2.4.0",
     "@modelcontextprotocol/inspector@2.12.0",
     SUITE,
-    "node@22",  # the conformance suite needs a newer one than many machines have
+    "node@22",  # the conformance suite needs a newer version than many machines have
 )
 SCRIPT = """
 const asked = [];
@@ -62,7 +62,7 @@ pytestmark = [pytest.mark.storm, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the packages, and a Node that runs them all."""
+    """Provide a folder with the packages, and a Node that runs them all."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("there is no npm here")
@@ -95,10 +95,8 @@ def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: s
 
 
 @pytest.mark.usefixtures("pulled")
-def test_inspector_calls_tools_and_finds_only_portable_schemas(
-    node: Path, home: Home
-) -> None:
-    # It hands a server next to nothing of its own environment.
+def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home: Home) -> None:
+    # It passes a server almost nothing of its own environment.
     inspector = ("node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js", "--cli")
     inspector += (
         "--connect-timeout",
@@ -116,9 +114,7 @@ def test_inspector_calls_tools_and_finds_only_portable_schemas(
 
 
 @pytest.mark.parametrize("revision", NOT_PASSED)
-def test_conformance_suite_passes_except_for_its_own_example_server(
-    revision: str, node: Path, tmp_path: Path
-) -> None:
+def test_conformance_suite_passes_except_for_its_own_example_server(revision: str, node: Path, tmp_path: Path) -> None:
     suite = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
     with served("--no-auth") as server:
         said = ran(

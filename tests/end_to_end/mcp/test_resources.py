@@ -184,7 +184,7 @@ LOST = {"LLM_HF_STALL_SECONDS": "1", "LLM_HF_RETRY_SECONDS": "0.1", "LLM_HF_CONN
 
 @pytest.fixture
 def stalling(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """A Hub whose storage falls silent in the middle of a file, again and again."""
+    """Provide a Hub whose storage stalls in the middle of a file, again and again."""
     for name, value in LOST.items():
         monkeypatch.setenv(name, value)
     hub.fault(Stall(300_000), on=Q8, side="storage", times=None)

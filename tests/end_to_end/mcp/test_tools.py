@@ -1,4 +1,4 @@
-"""The MCP server as hosts meet it: over stdio, in both eras of the protocol, against a real Hub with real models."""
+"""The MCP server over stdio, in both eras of the protocol, against a stand-in Hub with real models."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ async def test_call_that_would_take_too_long_names_an_alternative(monkeypatch: p
     assert proof["load_test"] is None
 
 
-# Asking the person
+# Consent of the user
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -372,9 +372,7 @@ async def test_answer_length_is_limited(home: Home) -> None:
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @in_a_loop
-async def test_every_changing_call_is_logged_with_its_outcome(
-    era: Era, home: Home, tmp_path: Path
-) -> None:
+async def test_every_changing_call_is_logged_with_its_outcome(era: Era, home: Home, tmp_path: Path) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
     mine, ready = Library().show("mine").model_id, f"hf/{REPO}:Q4_K_M"
     async with stdio_host("--allow-delete", "--ask-above", "1MB", era=era) as client:
@@ -424,7 +422,7 @@ def test_server_started_in_a_terminal_explains_itself_until_ctrl_c(home: Home) -
             assert running.stdout
             assert running.stderr
             os.write(keyboard, b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\n')
-            assert b'"id":1' in running.stdout.readline()  # it reads now
+            assert b'"id":1' in running.stdout.readline()  # it is reading now
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 130
             assert running.stderr.read().decode().startswith("llm-hf-mcp speaks MCP over stdin and stdout")

@@ -1,4 +1,4 @@
-"""Transfers that take seconds or several processes: limits, full disks, owners that die."""
+"""Transfers that take seconds or several processes: limits, full disks, killed owners."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ server = transfers.server
 partial = transfers.partial
 
 
-# Proof
+# Verification
 
 
 def test_second_fetch_has_its_own_retries(partial: Path) -> None:
@@ -50,7 +50,7 @@ def test_part_without_bytes_is_retried_a_limited_number_of_times(partial: Path) 
         assert len(server.requests) < 20
 
 
-# Weather
+# Network errors
 
 
 def test_wait_requested_by_status_429_is_reported(server: StorageServer, partial: Path) -> None:
@@ -61,7 +61,7 @@ def test_wait_requested_by_status_429_is_reported(server: StorageServer, partial
     assert any(event.kind == "waiting" and "1 s" in (event.message or "") for event in events)
 
 
-# Room and rate
+# Disk space and rate
 
 
 FULL_DISK = """
@@ -149,9 +149,7 @@ print("whole", partial.stat().st_size)
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs a small file system of its own")
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("left", [80 * MB, 110 * MB], ids=["into the reserve", "almost"])
-def test_transfer_pauses_before_others_fill_the_reserved_space(
-    tmp_path: Path, ranges: bool, left: int
-) -> None:
+def test_transfer_pauses_before_others_fill_the_reserved_space(tmp_path: Path, ranges: bool, left: int) -> None:
     inside = 'mount -t tmpfs -o size=260m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
@@ -220,7 +218,7 @@ def test_connections_are_lent_to_other_downloads_and_taken_back(partial: Path) -
 
 
 class StrictServer(StorageServer):
-    """Calls a range without a byte unsatisfiable, as nginx does."""
+    """A server that refuses an empty range as unsatisfiable, as nginx does."""
 
     def _answer(self, connection: socket.socket, request: Request, fault: Fault) -> bool:
         first, last = request.range or (0, None)
@@ -228,16 +226,14 @@ class StrictServer(StorageServer):
         return super()._answer(connection, request, Fault(status=416) if unsatisfiable else fault)
 
 
-def test_connection_whose_rest_was_taken_over_requests_nothing(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_whose_rest_was_taken_over_requests_nothing(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
     asked_again, answer = threading.Event(), threading.Event()
     stood: list[int] = []
 
     def watch(event: Event) -> None:
         stood.append(event.done)
-        if asked_again.is_set() and stood[-15:].count(event.done) == 15:  # all that the other connection had is here
+        if asked_again.is_set() and stood[-15:].count(event.done) == 15:  # the other connection has finished
             answer.set()
 
     with StrictServer(made_content(3 * MB), rate=2 * MB) as server:
@@ -262,7 +258,8 @@ def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges
         events.append((time.monotonic(), event.kind))
 
     def share() -> int:
-        """None until it was said, and for a while after; without ranges, one until it starts over."""
+        """Return no connection until the wait was reported, and for a while after; without ranges, one until the
+        restart."""
         held = [at for at, kind in events if kind == "waiting"]
         if held:
             return int(time.monotonic() - held[0] > 2 * limits.network_wait_seconds)
@@ -276,9 +273,7 @@ def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges
         assert [kind for _, kind in events if kind in ("waiting", "retrying")] == ["waiting", "retrying"]
 
 
-def test_complete_file_does_not_wait_for_an_idle_connection(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_file_does_not_wait_for_an_idle_connection(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
     with StorageServer(made_content(5 * MB), rate=4 * MB) as server:
         server.faults += [Fault(), Fault(silent=True)]
@@ -307,9 +302,9 @@ def test_endless_retry_after_is_given_up(partial: Path, told: str) -> None:
 def test_bytes_of_a_failed_disk_write_are_not_trusted(
     server: StorageServer, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system tells of them once: here while the last bytes arrive, when nobody would look any more."""
+    """The system reports it once: here while the last bytes arrive, when nothing checks any more."""
     monkeypatch.setattr(fetch_threads, "CHECKPOINT_BYTES", MB)
-    server.rate = 8 * MB  # else all may be there before the first checkpoint
+    server.rate = 8 * MB  # otherwise all bytes may arrive before the first checkpoint
     told = threading.Event()
     sync = os.fdatasync
 
@@ -319,7 +314,7 @@ def test_bytes_of_a_failed_disk_write_are_not_trusted(
         told.set()
         while any(thread.name == "connection" for thread in threading.enumerate()):
             threading.Event().wait(0.01)
-        threading.Event().wait(0.3)  # until the end is called; were it later, this would pass without proof
+        threading.Event().wait(0.3)  # until the end is called; if it came later, this test would prove nothing
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fdatasync", refuse)
@@ -355,7 +350,7 @@ download_file(lambda: Location(url, {}, size, sha256, "c" * 40),
 
 
 def child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: int = 0) -> subprocess.Popen[str]:
-    """A process that pulls, and kills itself (-9) when that many bytes are there."""
+    """Start a process that pulls, and that kills itself (-9) after that many bytes."""
     arguments = [server.url, server.sha256, len(server.content), partial, kill_at, rate]
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -371,13 +366,13 @@ def test_kill_costs_at_most_the_unrecorded_tail_per_connection(server: StorageSe
     server.rate = 0
     pull(server, partial)
     assert partial.read_bytes() == server.content
-    # Per kill: what was read and not recorded yet, and what stood in the sockets' buffers.
+    # Per kill: bytes that were read and not yet recorded, and bytes in the sockets' buffers.
     assert server.sent <= len(server.content) * 1.02 + 3 * 4 * MB
     assert names(partial) == {partial.name}
 
 
 def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer, partial: Path) -> None:
-    server.rate = MB / 4  # slow enough for all to be there before it is whole
+    server.rate = MB / 4  # slow enough that all processes start before it is complete
     processes = [child(server, partial) for _ in range(2)]
     threads = [threading.Thread(target=pull, args=(server, partial)) for _ in range(2)]
     for thread in threads:
@@ -388,15 +383,13 @@ def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer
     assert [process.returncode for process in processes] == [0, 0], output
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02
-    for out, _ in output:  # those who waited saw the owner's progress
+    for out, _ in output:  # waiting processes saw the owner's progress
         done = {int(line.split()[1]) for line in out.splitlines() if line.startswith("progress")}
         assert any(0 < at < len(server.content) for at in done)
 
 
 @pytest.mark.parametrize("step", ["os.link", "pathlib.Path.write_text"])
-def test_claim_that_was_killed_halfway_blocks_nobody(
-    partial: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_claim_that_was_killed_halfway_blocks_nobody(partial: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     class Killed(BaseException):
         pass
 
@@ -424,7 +417,7 @@ def test_killed_owner_is_replaced_within_seconds(server: StorageServer, partial:
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
 
 
-# The same where there is no flock: what follows is the machine's, before anything of ours is imported.
+# The same without flock: the heartbeat decides. This runs before any module of ours is imported.
 WITHOUT_FLOCK = """
 import errno, fcntl, os, platform
 def flock(descriptor, operation):
@@ -437,7 +430,7 @@ platform.node = lambda: HOST
 def elsewhere(
     server: StorageServer, partial: Path, host: str, *, kill_at: int = 10**12, word: str = "ENOSYS"
 ) -> subprocess.Popen[str]:
-    """As `child`, on a machine of another name that shares the folder, whose file system knows no flock."""
+    """Like `child`, on a machine of another name that shares the folder, whose file system has no flock."""
     code = WITHOUT_FLOCK.replace("HOST", repr(host)).replace("WORD", word) + CHILD
     arguments = [server.url, server.sha256, len(server.content), partial, kill_at, 0]
     return subprocess.Popen(
@@ -447,9 +440,7 @@ def elsewhere(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
 @pytest.mark.parametrize("word", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
-def test_heartbeat_protects_the_file_without_flock(
-    server: StorageServer, partial: Path, word: str
-) -> None:
+def test_heartbeat_protects_the_file_without_flock(server: StorageServer, partial: Path, word: str) -> None:
     server.rate = MB
     processes = [elsewhere(server, partial, host, word=word) for host in ("one", "two", "two")]
     output = [process.communicate(timeout=60) for process in processes]
@@ -460,9 +451,7 @@ def test_heartbeat_protects_the_file_without_flock(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
-def test_stale_heartbeat_is_replaced_without_flock(
-    server: StorageServer, partial: Path
-) -> None:
+def test_stale_heartbeat_is_replaced_without_flock(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
     first = elsewhere(server, partial, "one", kill_at=3 * MB)
     first.communicate(timeout=30)
@@ -478,11 +467,11 @@ def test_stale_heartbeat_is_replaced_without_flock(
 each_way = transfers.each_way
 
 
-# Room and rate
+# Disk space and rate
 
 
 class LateServer(StorageServer):
-    """Its first answer trickles until there is a second one, which begins once the first one's connection is left."""
+    """A server whose first response trickles until a second one starts, after the first connection was left."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -496,18 +485,16 @@ class LateServer(StorageServer):
             return
         done = len(body) // 8
         super()._send(connection, body[:done])
-        while not self.asked_again.wait(0.02):  # the wire is this slow
+        while not self.asked_again.wait(0.02):  # as slow as a real network
             super()._send(connection, body[done : done + 1000])
             done += 1000
-        super()._send(connection, memoryview(bytes(len(body[done : done + 1000]))))  # right ones would hide a write
+        super()._send(connection, memoryview(bytes(len(body[done : done + 1000]))))  # correct bytes would hide a write
         connection.recv(1)
         self.left.set()
 
 
 @pytest.mark.usefixtures("each_way")
-def test_late_bytes_of_a_replaced_connection_do_no_harm(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_late_bytes_of_a_replaced_connection_do_no_harm(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
     with LateServer(made_content(MB)) as server:
         events = pull(server, partial, limits=TransferLimits(connections=2))

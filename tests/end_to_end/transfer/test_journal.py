@@ -1,4 +1,4 @@
-"""The journal of a long transfer, and journals that are damaged."""
+"""The journal of a long transfer, and damaged journals."""
 
 from __future__ import annotations
 

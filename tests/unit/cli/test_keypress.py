@@ -1,4 +1,4 @@
-"""A key pressed while a command works, in a real terminal."""
+"""A key pressed while a command runs, in a real terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print("pressed" if came else "not pressed", "as before" if termios.tcgetattr(0) 
 
 
 def in_terminal(code: str, typed: bytes) -> str:
-    """Runs code with a terminal as its own, types when it is ready, and gives what stood there."""
+    """Run code in a terminal of its own, type when it is ready, and return its output."""
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])
@@ -34,7 +34,7 @@ def in_terminal(code: str, typed: bytes) -> str:
     while True:
         try:
             block = os.read(terminal, 1024)
-        except OSError:  # how Linux reports that the other side has closed
+        except OSError:  # Linux reports the closed other side as this error
             break
         if not block:
             break
@@ -53,7 +53,7 @@ def test_key_runs_its_action_and_the_terminal_is_restored() -> None:
 
 
 def test_key_still_works_after_ctrl_z_and_fg() -> None:
-    """As a shell does it: it sets the terminal for itself meanwhile, and leaves it so."""
+    """A shell does this: it changes the terminal for itself meanwhile, and leaves it so."""
     code = CHILD.format(wait=30).replace(
         '    print("ready"',
         """    import os, signal

@@ -1,4 +1,4 @@
-"""What holds for every command: help, examples, JSON, exit codes, README."""
+"""Rules for every command: help, examples, JSON, exit codes, README."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.commands import run
 from tests.tools import readme_help
 
 SUMMARY_CELLS = 60
-# What these return is a running server, or nothing but the one value that they print.
+# Commands that run a server, or that print only one value.
 WITHOUT_JSON = {"mirror", "serve", "mcp"}
 
 

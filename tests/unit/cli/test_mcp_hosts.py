@@ -1,4 +1,4 @@
-"""`llm hf mcp`: what it prints starts the server, and what it writes loses nothing."""
+"""`llm hf mcp`: its output starts the server, and its changes to files lose nothing."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def test_token_is_never_written_but_the_library_folder_is(monkeypatch: pytest.Mo
     assert json.loads(printed)["mcpServers"]["hf-models"]["env"]["LLM_USER_PATH"] == str(home.llm)
 
 
-def test_password_in_the_hub_address_is_omitted_and_reported(
-    monkeypatch: pytest.MonkeyPatch, home: Home
-) -> None:
+def test_password_in_the_hub_address_is_omitted_and_reported(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/hub")
     assert "left out" not in run("mcp").stderr
     monkeypatch.setenv("HF_ENDPOINT", "https://seal:s3cret@mirror.example/hub")

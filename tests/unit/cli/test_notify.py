@@ -1,4 +1,4 @@
-"""The call back to a terminal after something long: a bell and a notification there, nothing anywhere else."""
+"""The notification after a long command: a bell and a message on a terminal, nothing anywhere else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-
 
 
 def on_a_terminal(text: str, seconds: float, **environment: str) -> str:
-    """What a terminal gets when stderr is one."""
+    """Return what a terminal receives if stderr is one."""
     ours, theirs = os.openpty()
     done = subprocess.run(
         [sys.executable, "-c", NOTIFY, text, str(seconds)], stderr=theirs, env={**os.environ, **environment}, check=True
@@ -23,7 +23,7 @@ def on_a_terminal(text: str, seconds: float, **environment: str) -> str:
     assert done.returncode == 0
     try:
         return os.read(ours, 4096).decode()
-    except OSError:  # a terminal that nothing was written to
+    except OSError:  # a terminal without output
         return ""
     finally:
         os.close(ours)

@@ -1,4 +1,4 @@
-"""Tables, JSON, errors and progress, over the real values of the service."""
+"""Tables, JSON, errors and progress, with the real values of the service."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_interruption_is_one_line(
 
 @contextmanager
 def terminal() -> Iterator[TextIO]:
-    """A stream that a person would look at."""
+    """Provide a stream that is a terminal."""
     pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
     ours, theirs = pty.openpty()
     try:
@@ -348,7 +348,7 @@ def test_json_escapes_hidden_characters_and_keeps_the_value(text: str) -> None:
 
 
 def settings_written_to(where: str) -> subprocess.CompletedProcess[str]:
-    """`llm hf settings` under a shell that sends its streams there."""
+    """Run `llm hf settings` in a shell that redirects its streams."""
     program = shlex.join([sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()", "settings"])
     return subprocess.run(
         ["/bin/sh", "-c", f"{program} {where}"], capture_output=True, text=True, check=False, timeout=60
@@ -418,7 +418,7 @@ def test_json_keeps_every_character_in_any_encoding() -> None:
 
 @dataclass
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that a test sets."""
 
     now: float = 100.0
 
@@ -504,7 +504,7 @@ def test_error_is_reported_once_with_its_reason() -> None:
 
 @dataclass(frozen=True)
 class Moving:
-    """A planned file, as far as progress needs it."""
+    """A planned file, with the fields that progress needs."""
 
     path: str
     size: int

@@ -1,4 +1,4 @@
-"""The commands about what is on this machine, on real GGUF files."""
+"""The commands for local models, on real GGUF files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_spl
 
 @pytest.fixture
 def gguf(tmp_path: Path) -> Path:
-    """A tiny chat model on the disk, imported as `walrus`."""
+    """Import a tiny chat model as `walrus`; return its file."""
     path = tiny_chat(tmp_path / "tiny.Q8_0.gguf")
     run("import", path, "-a", "walrus", "-q")
     return path

@@ -1,4 +1,4 @@
-"""Variants into the Hugging Face cache, from the tests' Hub, and what other tools then say of that cache."""
+"""Variants in the Hugging Face cache, from the stand-in Hub, in the cache's own layout."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_two_paths_with_the_same_bytes_are_fetched_once(hub: HubServer, home: Ho
 
 
 def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
-    """The system refuses what `Path.<name>` asks for, where the last argument ends so."""
+    """Make `Path.<name>` fail if its last argument has this ending."""
     real = getattr(Path, name)
 
     def refused(self: Path, *arguments: Any, **options: Any) -> Any:
@@ -119,7 +119,7 @@ def test_snapshot_has_real_files_without_symlinks(
 def test_file_that_can_not_be_moved_is_kept_for_the_next_pull(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold what was just written
+    with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold a new file
         refusing("symlink_to", errno.EPERM, scanned)
         refusing("replace", errno.EACCES, scanned, ending=".gguf")
         with pytest.raises(NotWritableError):
@@ -149,7 +149,7 @@ def test_blob_is_copied_and_verified_without_hard_links(
     blob = rotten.location.resolve()
     before = blob.stat()
     blob.write_bytes(bytes(rotten.size))
-    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as power loss leaves what was not on the disk yet
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as power loss leaves unsynced bytes
     other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
     hub.forget_requests()
     stored = pull(hub, other, home.cache)
@@ -197,9 +197,7 @@ def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     return stop, watch
 
 
-def test_files_appear_after_all_are_verified_and_a_stop_resumes(
-    hub: HubServer, repo: ServedRepo, home: Home
-) -> None:
+def test_files_appear_after_all_are_verified_and_a_stop_resumes(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Throttle(2 * MB), side="storage", times=None)
     stop, watch = stopping_at(3 * MB)
     with pytest.raises(InterruptedByUserError):
@@ -260,9 +258,7 @@ def test_disk_space_is_checked_for_all_files_together(hub: HubServer, repo: Serv
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_unwritable_folder_is_named(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path
-) -> None:
+def test_unwritable_folder_is_named(hub: HubServer, repo: ServedRepo, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o500)
     with pytest.raises(NotWritableError) as caught:
@@ -285,9 +281,7 @@ def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list
     )  # fmt: skip
 
 
-def test_plain_folder_gets_only_the_files(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
-) -> None:
+def test_plain_folder_gets_only_the_files(hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home) -> None:
     folder = tmp_path / "plain"
     for fetched in (True, False):
         stored = pull_to(hub, repo, folder, home.cache)
@@ -306,9 +300,7 @@ def test_file_with_wrong_content_in_a_plain_folder_is_replaced(
     assert_whole(pull_to(hub, repo, tmp_path, home.cache))
 
 
-def test_cached_files_of_any_repo_are_copied_into_a_plain_folder(
-    hub: HubServer, tmp_path: Path, home: Home
-) -> None:
+def test_cached_files_of_any_repo_are_copied_into_a_plain_folder(hub: HubServer, tmp_path: Path, home: Home) -> None:
     first, *others = SHARDS
     pull(hub, hub.add_repo("other/half-GGUF", {"a/renamed.gguf": SHARDS[first]}), home.cache)
     pull(hub, hub.add_repo(str(REPO), {path: SHARDS[path] for path in others}), home.cache)  # an older revision of it
@@ -322,9 +314,7 @@ def test_cached_files_of_any_repo_are_copied_into_a_plain_folder(
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-def test_damaged_blob_is_fetched_and_not_copied(
-    hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home
-) -> None:
+def test_damaged_blob_is_fetched_and_not_copied(hub: HubServer, repo: ServedRepo, tmp_path: Path, home: Home) -> None:
     damaged = pull(hub, repo, home.cache)[0].location.resolve()
     damaged.write_bytes(bytes(damaged.stat().st_size))
     stored = pull_to(hub, repo, tmp_path / "plain", home.cache)

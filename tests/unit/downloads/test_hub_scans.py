@@ -1,4 +1,4 @@
-"""What the Hub's scanners say: asked beside other things, refused where one says unsafe, and kept word for word."""
+"""The Hub's scan results: requested in parallel, refused if one is unsafe, and stored unchanged."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def test_each_scan_result_is_stored_with_its_date_and_shown(hub: HubServer, repo
 
 
 @pytest.mark.parametrize("together", ["queued", "safe", "unsafe"])
-def test_one_unsafe_scan_refuses_a_pull(
-    hub: HubServer, repo: ServedRepo, together: str
-) -> None:
+def test_one_unsafe_scan_refuses_a_pull(hub: HubServer, repo: ServedRepo, together: str) -> None:
     hub.report(repo, FILE, together, **{**CLEAN, "protectAiScan": "unsafe: It runs code when it is loaded."})
     refused = run("pull", REPO, "-q", code=None)
     assert refused.exit_code == 1
@@ -108,9 +106,7 @@ def test_result_shows_the_progress_of_the_scanners(
 
 @pytest.mark.usefixtures("repo")
 @pytest.mark.parametrize("trouble", [Status(404), Status(500), Page()])
-def test_missing_scan_results_allow_a_pull_and_record_the_reason(
-    hub: HubServer, trouble: Status | Page
-) -> None:
+def test_missing_scan_results_allow_a_pull_and_record_the_reason(hub: HubServer, trouble: Status | Page) -> None:
     hub.fault(trouble, on="paths-info", times=None)
     assert run("pull", REPO, "-q", code=None).exit_code == 0
     assert kept().result == "not reported"

@@ -1,4 +1,4 @@
-"""`llm hf gc`: what is dead goes, what lives stays, and a kill leaves nothing that it does not find."""
+"""`llm hf gc` removes leftovers of ended downloads and keeps everything in use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DAY = 86_400
 
 
 def aged(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
-    """A file that was last written so long ago."""
+    """Write a file that was last modified that many seconds ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     os.utime(path, (time.time() - seconds,) * 2)
@@ -38,7 +38,7 @@ def aged(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
 
 
 def gone(path: Path) -> str:
-    """What `gc` says of a file that it found dead and removed."""
+    """Run `gc`; return its reason for the removal of a file."""
     (why,) = [file.reason for file in Library().gc().files if file.path == str(path)]
     assert not path.exists()
     return why
@@ -56,7 +56,7 @@ def test_gc_keeps_a_paused_download_which_then_continues(hub: HubServer, home: H
 
 
 def wanted_elsewhere_too(hub: HubServer, folder: Path) -> int:
-    """A pull into a folder that was broken off, and an open one of the same bytes into the cache."""
+    """Interrupt a pull into a folder and one of the same bytes into the cache; return the first one's number."""
     number = broken_off(hub, PullOptions(to=folder))
     broken_off(hub)
     return number
@@ -76,13 +76,11 @@ def test_cancel_in_a_folder_removes_bytes_that_another_download_wants(
     assert partials(cache_work_folder(home.cache)) == []
 
 
-def test_gc_in_a_folder_removes_bytes_that_another_download_wants(
-    hub: HubServer, home: Home, tmp_path: Path
-) -> None:
+def test_gc_in_a_folder_removes_bytes_that_another_download_wants(hub: HubServer, home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     first = wanted_elsewhere_too(hub, folder)
     with Database(library_path()) as db:
-        db.update_download(first, state="cancelled")  # by one who was killed before it removed anything
+        db.update_download(first, state="cancelled")  # as a process that was killed before it removed anything
     (dead,) = Library().gc().files
     assert Path(dead.path).parent == target_work_folder(folder)
     assert list(folder.iterdir()) == []
@@ -90,9 +88,7 @@ def test_gc_in_a_folder_removes_bytes_that_another_download_wants(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who may make links there is another matter")
-def test_gc_keeps_files_of_an_open_download_under_another_path(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_gc_keeps_files_of_an_open_download_under_another_path(hub: HubServer, tmp_path: Path) -> None:
     folder, link = tmp_path / "models", tmp_path / "link"
     folder.mkdir()
     link.symlink_to(folder)
@@ -104,9 +100,7 @@ def test_gc_keeps_files_of_an_open_download_under_another_path(
     assert partials(target_work_folder(folder)) == kept
 
 
-def test_leftover_that_can_not_be_removed_stays_listed(
-    hub: HubServer, tmp_path: Path
-) -> None:
+def test_leftover_that_can_not_be_removed_stays_listed(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     number = broken_off(hub, PullOptions(to=folder))
     arrived = 500_000
@@ -156,7 +150,7 @@ def test_gc_removes_a_cancelled_download_from_its_planned_cache(
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     assert partials(cache_work_folder(tmp_path / "big"))
     with Database(library_path()) as db:
-        db.update_download(number, state="cancelled")  # by one who was killed before it removed anything
+        db.update_download(number, state="cancelled")  # as a process that was killed before it removed anything
     Library().gc()
     assert partials(cache_work_folder(tmp_path / "big")) == []
 
@@ -217,7 +211,7 @@ def test_gc_removes_an_old_partial_of_huggingface_hub(home: Home) -> None:
 
 def test_gc_keeps_a_partial_of_huggingface_hub_with_a_busy_lock(home: Home) -> None:
     dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
-    (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # no file that could be locked
+    (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # not a file that could be locked
     shown = run("gc", "--dry-run", code=None)
     assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
     assert dead.exists()
@@ -234,9 +228,7 @@ def test_gc_keeps_ref_note_and_files_of_a_finished_model(monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("hub")
-def test_gc_removes_refs_without_snapshots_and_notes_without_blobs(
-    monkeypatch: pytest.MonkeyPatch, home: Home
-) -> None:
+def test_gc_removes_refs_without_snapshots_and_notes_without_blobs(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:
     monkeypatch.setenv("LLM_HF_ORPHAN_SECONDS", "0")
     Library().pull(REPO)
     (repo,) = home.cache.glob("models--*")

@@ -1,4 +1,4 @@
-"""Reading headers: what is kept, what follows from it, and what a hostile one can't make the reader do."""
+"""Reading headers: their values, the facts that follow, and the limits on hostile ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEGABYTE = 1024 * 1024
 
 
 class Forward:
-    """A source that can only be read forward, gives a few bytes at a time, and counts them."""
+    """A source that can only be read forward, returns a few bytes at a time, and counts them."""
 
     def __init__(self, content: bytes, step: int = 1000) -> None:
         self._content = io.BytesIO(content)
@@ -285,7 +285,7 @@ def test_more_strings_than_any_tokenizer_has_are_refused() -> None:
 
 
 def test_tensor_types_match_the_gguf_package() -> None:
-    differs = {"Q8_1"}  # of two parts fewer in ggml, which the next test asks
+    differs = {"Q8_1"}  # two fewer parts in ggml, which the next test checks
     for kind, (block, size) in gguf_package.GGML_QUANT_SIZES.items():
         ours = TENSOR_TYPES[kind.value]
         assert ours.name == kind.name
@@ -324,7 +324,7 @@ def test_reading_a_header_imports_nothing_heavy() -> None:
 
 
 class Endless:
-    """A source of zeros that gives one byte at a time, for as long as it is asked."""
+    """A source of zeros that returns one byte per read, without end."""
 
     def __init__(self, start: bytes) -> None:
         self._start = io.BytesIO(start)
@@ -344,7 +344,7 @@ CLAIMS_MUCH = {
 def test_endlessly_slow_source_times_out(name: str) -> None:
     started = time.monotonic()
     with pytest.raises(SlowHeaderError, match=r"within 0\.02 s") as caught:
-        read_header(Endless(CLAIMS_MUCH[name]), seconds=0.02)  # a fast machine reads a megabyte so in 0.2
+        read_header(Endless(CLAIMS_MUCH[name]), seconds=0.02)  # a fast machine reads a megabyte this way in 0.2
     assert time.monotonic() - started < 5
     assert "header_seconds" in (caught.value.hint or "")
 

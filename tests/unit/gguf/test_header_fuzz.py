@@ -1,4 +1,4 @@
-"""Headers at random: built by hypothesis, and real ones mutated by a seeded fuzzer: only our errors, bounded time."""
+"""Random headers built by hypothesis: only our errors, in bounded time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUMBERS = st.sampled_from(["uint8", "uint16", "uint32", "uint64", "int8", "int16
 
 @st.composite
 def entries(draw: st.DrawFn) -> bytes:
-    """A key with a value of any type, or an array that may claim another length."""
+    """Draw a key with a value of any type, or an array that may claim another length."""
     key = draw(NAMES)
     match draw(st.integers(0, 3)):
         case 0:
@@ -35,7 +35,7 @@ def entries(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """A file that is mostly well made, with tensors laid out mostly as they should be."""
+    """Draw a file that is mostly well made, with tensors laid out mostly as they should be."""
     sizes = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=4))
     offset, tensors = 0, []
     for number, (rows, columns) in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""Handcrafted malformed files, each named: what this package says of them, and what llama.cpp's own reader says."""
+"""Handcrafted malformed files, each named, with our verdict and that of llama.cpp's own reader."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ONE_DATA = bytes(32)
 
 @dataclass(frozen=True)
 class Case:
-    """One file: the structural rule that it breaks, None where it is right, and where its kind comes from."""
+    """One file: the structural rule that it breaks (None if it is valid), and the source of its kind."""
 
     name: str
     content: bytes
@@ -162,7 +162,7 @@ TENSORS = [
     ),
     Case("every kind of block", of_tensors(tensor("a", [256], 12), tensor("b", [64], 40, 160), data=bytes(224)), None),
 ]
-# Models load without this padding, though llama.cpp's reader misses it where it reads the data by itself.
+# Models load without this padding, although llama.cpp's reader requires it when it reads the data by itself.
 UNPADDED = [Case("data unpadded at its end", of_tensors(tensor("a", [3]), data=bytes(12)), None, "ours")]
 DATA = [
     Case("not enough data", one(data=bytes(31)), "tensor-past-end"),
@@ -177,7 +177,7 @@ CASES = [*HEADERS, *METADATA, *TENSORS, *DATA]
 
 @dataclass(frozen=True)
 class Judged:
-    """What both readers say of one case."""
+    """The verdicts of both readers on one case."""
 
     case: Case
     errors: tuple[Finding, ...]  # structural ones
@@ -218,9 +218,7 @@ def test_malformed_file_breaks_the_intended_rule(judged: dict[str, Judged], name
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
 @pytest.mark.parametrize("name", [case.name for case in CASES])
-def test_llama_cpp_accepts_valid_files_and_our_extra_rules_are_known(
-    judged: dict[str, Judged], name: str
-) -> None:
+def test_llama_cpp_accepts_valid_files_and_our_extra_rules_are_known(judged: dict[str, Judged], name: str) -> None:
     both = judged[name]
     if not both.errors:
         assert both.llama == ("accepts the header" if both.case in UNPADDED else "accepts")

@@ -1,4 +1,4 @@
-"""What a model takes of a machine's memory."""
+"""The memory that a model needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Auditing chat templates: honest ones pass, each kind of hostile one is named, and none takes long."""
+"""Auditing chat templates: honest ones pass, each kind of hostile one is found, and none takes long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support import ggufs
 KEY = "tokenizer.chat_template"
 
 
-# In the manner of the templates of well-known models: loops, macros, tools, reasoning parts cut out, dates printed.
+# Similar to templates of well-known models: loops, macros, tools, reasoning parts removed, dates printed.
 
 
 HONEST = {

@@ -1,4 +1,4 @@
-"""Judging whole files: what is right passes, what is wrong in one place is named with its rule."""
+"""Validating whole files: valid ones pass, and a fault in one place is named with its rule."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(
     tokens: bytes | None = None,
     **counts: tuple[str, int],
 ) -> ValidationReport:
-    """A small llama that is right but for what a test changes. `counts` overrides llama.* keys as (type, value)."""
+    """Check a small llama that is valid except for one change. `counts` overrides llama.* keys as (type, value)."""
     values = {"block_count": ("uint32", 1), "context_length": ("uint32", 64), "embedding_length": ("uint32", 8)}
     values |= {"attention.head_count": ("uint32", 4), "attention.head_count_kv": ("uint32", 2)}
     values |= {key.replace("__", "."): value for key, value in counts.items()}
@@ -190,7 +190,7 @@ def test_quoted_text_in_a_finding_can_not_control_the_terminal() -> None:
     assert not any("\x1b" in f.message or "\u202e" in f.message for f in report.findings)
 
 
-# Codes that the reader puts together: a key and a tensor's name are read alike.
+# Codes that the reader composes: a key and a tensor's name are read alike.
 BUILT = {f"{what}-{rule}" for what in ("key", "tensor-name") for rule in ("length", "text")}
 
 
@@ -210,7 +210,7 @@ def test_model_of_the_gguf_package_with_all_tensor_types_passes(tmp_path: Path) 
     writer = gguf_package.GGUFWriter(path, "test")
     writer.add_type("adapter")
     for kind, (block, size) in gguf_package.GGML_QUANT_SIZES.items():
-        if kind.name != "Q8_1":  # the package is wrong about its size
+        if kind.name != "Q8_1":  # the package has a wrong size for it
             writer.add_tensor(kind.name, np.zeros((2, 3 * size), dtype=np.uint8), raw_dtype=kind)
             assert block
     writer.write_header_to_file()

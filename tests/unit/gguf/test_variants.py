@@ -1,4 +1,4 @@
-"""File names as real converters write them, and names that nobody should write."""
+"""File names of real converters, and malformed ones."""
 
 from __future__ import annotations
 
@@ -166,9 +166,7 @@ def test_two_models_of_one_quantization_get_unique_labels() -> None:
         (["llava-mmproj-f32.gguf"], "llava-mmproj-f32.gguf"),
     ],
 )
-def test_every_variant_gets_the_usual_projector(
-    projectors: list[str], taken: str
-) -> None:
+def test_every_variant_gets_the_usual_projector(projectors: list[str], taken: str) -> None:
     models = ["llava-Q4_K_M.gguf", "Q8_0/llava-00001-of-00001.gguf"]
     variants = group_variants([*files(*models), *(File(path, 7) for path in projectors)])
     assert [(variant.mmproj, variant.mmproj_size) for variant in variants] == [(taken, 7)] * 2

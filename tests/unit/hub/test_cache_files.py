@@ -22,7 +22,7 @@ server = hub_repos.server
 
 @pytest.fixture
 def cached(server: HubServer, home: Home) -> Path:
-    """A cache that the real downloader made: two commits of one repo that share a file, and another repo."""
+    """Provide a cache made by the real downloader: two commits of one repo that share a file, and another repo."""
     old = server.list_repos()[0]
     server.add_repo(str(REPO), {**FILES, "README.md": "new"})
     server.add_repo("acme/other", {"x.gguf": b"GGUF other"})

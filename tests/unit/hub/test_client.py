@@ -47,7 +47,7 @@ server = hub_repos.server
 TOKEN = "hf_abcdefghijklmnop"
 
 
-# What it tells
+# Results
 
 
 def test_search_takes_one_request_and_returns_complete_rows(server: HubServer) -> None:
@@ -224,9 +224,7 @@ def test_request_redirected_to_an_invalid_address_is_an_error_of_the_hub(server:
         ask_of(server).fetch_details(REPO)
 
 
-def test_no_token_is_sent_if_none_is_given(
-    server: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_token_is_sent_if_none_is_given(server: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (home.hf_home / "token").write_text(TOKEN)
     ask_of(server).fetch_details(REPO)
@@ -325,7 +323,7 @@ def test_token_without_a_permission_is_reported_with_a_hint(server: HubServer) -
     assert "/settings/tokens" in (caught.value.hint or "")
 
 
-# Weather
+# Network errors
 
 
 @pytest.mark.parametrize(
@@ -380,9 +378,7 @@ CALLS: list[Callable[[Hub], object]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_web_page_in_place_of_the_hub_is_refused(
-    server: HubServer, call: Callable[[Hub], object]
-) -> None:
+def test_web_page_in_place_of_the_hub_is_refused(server: HubServer, call: Callable[[Hub], object]) -> None:
     server.add_token(TOKEN)
     server.fault(Page())
     with pytest.raises(HubUnavailableError, match="did not"):
@@ -415,7 +411,7 @@ def test_refused_connection_means_offline() -> None:
 def test_refused_proxy_connection_names_the_proxy(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
-    close_session()  # the next one looks at the environment anew
+    close_session()  # the next one reads the environment again
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
     try:
         with pytest.raises(OfflineError) as caught:
@@ -426,9 +422,7 @@ def test_refused_proxy_connection_names_the_proxy(server: HubServer, monkeypatch
 
 
 @pytest.mark.parametrize("proxy", ["::::", "carrier-pigeon://coop", "http://[::1", "socks5://127.0.0.1:1"])
-def test_invalid_proxy_address_is_bad_input(
-    proxy: str, server: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_proxy_address_is_bad_input(proxy: str, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     close_session()
     monkeypatch.setenv("HTTP_PROXY", proxy)
     try:

@@ -1,4 +1,4 @@
-"""Refs and names from outside: every form that people paste, and every one that must not pass."""
+"""Refs and names from outside: every common form, and every form that must be refused."""
 
 from __future__ import annotations
 

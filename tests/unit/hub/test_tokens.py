@@ -22,7 +22,7 @@ TOKEN, OTHER = "hf_abcdefghijklmnop", "hf_qrstuvwxyz"
 
 
 class Keychain(KeyringBackend):
-    """A keychain in memory, in the place of the operating system's."""
+    """A keychain in memory instead of the operating system's."""
 
     priority = 5  # type: ignore[assignment]
 
@@ -50,7 +50,7 @@ class LockedKeychain(Keychain):
 
 
 class PlaintextKeyring(Keychain):
-    """Like that of keyrings.alt: a backend whose name says what it does."""
+    """Like the one of keyrings.alt: a backend whose name says that it stores plain text."""
 
 
 class Unrecommended(Keychain):

@@ -1,4 +1,4 @@
-"""The client of an OpenAI-compatible endpoint, against a server that answers badly."""
+"""The client of an OpenAI-compatible endpoint, against a server with invalid responses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.openai_server import END, delta, event, sends, server, text_o
 HELLO = ({"role": "user", "content": "hi"},)
 
 
-# A server elsewhere: real HTTP on loopback, saying what a test tells it to.
+# Real HTTP on loopback; a test chooses the response.
 
 
 ENDS_ODDLY = {

@@ -1,4 +1,4 @@
-"""A program that takes a confined process's place: real ones, started as a llama-server is."""
+"""Programs that replace a confined process: real ones, started as a llama-server is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def task(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """Runs a program as engine_binary does: in the place of a fork that has confined itself."""
+    """Run a program as engine_binary does: in a fork that has confined itself."""
     wanted = inspect_program(binary)
     return subprocess.run(
         [binary, *map(str, arguments)],
@@ -68,7 +68,7 @@ def test_confined_program_starts_no_other(tmp_path: Path) -> None:
 
 
 def in_a_fork(work: Callable[[], str]) -> str:
-    """What some work says that can't be undone."""
+    """Return the output of work that can't be undone."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:

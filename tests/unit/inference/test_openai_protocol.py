@@ -12,7 +12,7 @@ from llm_hf_models.inference import openai_protocol
 from llm_hf_models.inference.openai_protocol import ResponseParser
 from tests.support.openai_server import END, delta, text_of
 
-# A server elsewhere: real HTTP on loopback, saying what a test tells it to.
+# Real HTTP on loopback; a test chooses the response.
 
 
 STREAM = (

@@ -1,4 +1,4 @@
-"""The library file: what it keeps, who may write at once, and what happens to it in bad weather."""
+"""The library file: its content, concurrent writers, and damage."""
 
 from __future__ import annotations
 
@@ -246,9 +246,7 @@ def test_transaction_is_all_or_nothing(db: Database) -> None:
     ],
     ids=lambda broken: next(iter(broken)),
 )
-def test_unstorable_value_is_refused_and_not_reported_as_damage(
-    db: Database, broken: dict[str, object]
-) -> None:
+def test_unstorable_value_is_refused_and_not_reported_as_damage(db: Database, broken: dict[str, object]) -> None:
     with pytest.raises(LibraryError) as caught:
         db.register(a_model(**broken))
     assert not isinstance(caught.value, LibraryDamagedError)
@@ -269,7 +267,7 @@ def test_library_is_private_because_it_holds_keys(db: Database, path: Path) -> N
 
 
 def together(*jobs: Callable[[], None]) -> None:
-    """Runs all at once, and raises what the first of them raised."""
+    """Run all jobs in parallel, and raise the first error."""
     start = threading.Barrier(len(jobs))
 
     def run(job: Callable[[], None]) -> None:
@@ -318,7 +316,7 @@ def test_reader_sees_one_snapshot_during_writes(db: Database, path: Path) -> Non
     together(write, read, read)
 
 
-# Bad weather
+# Damaged and unwritable files
 
 
 DAMAGE = {
@@ -436,7 +434,7 @@ with Database(path) as db:
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
 def test_library_in_a_read_only_folder_is_readable(tmp_path: Path) -> None:
     folder = tmp_path / "readable"
-    for parent in (tmp_path, *tmp_path.parents):  # pytest's own folders, however many: they are its user's alone
+    for parent in (tmp_path, *tmp_path.parents):  # pytest's own folders, at any depth: only their user can read them
         if "pytest-of" in str(parent) and parent.stat().st_uid == os.geteuid():
             parent.chmod(0o755)
     path = folder / "library.db"
@@ -492,7 +490,7 @@ def test_second_connection_of_a_process_keeps_the_locks_of_the_first(path: Path)
         first.save_metadata("a", "1")
         Database(path).close()
         subprocess.run([sys.executable, "-c", _OPEN_AND_CLOSE, str(path)], check=True)
-        # Whoever closes last clears the log away: another process may not take itself for that one.
+        # The last connection to close clears the log: another process may not take itself for the last one.
         assert path.with_name(f"{path.name}-wal").exists()
         first.save_metadata("b", "2")
         assert first.get_metadata("b") is not None

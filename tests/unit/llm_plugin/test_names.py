@@ -1,4 +1,4 @@
-"""Names that llm has for other plugins' models: nothing of ours is called so, and nobody is sent there."""
+"""Names that llm has for other plugins' models: our models and hints never use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""server.json, with which the MCP registry lists the server: it is well-formed, it is ours, and what it says starts."""
+"""server.json, the server's entry in the MCP registry: it is valid, it is ours, and its command starts the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-VALIDATOR = "skillsaw==0.22.0"  # a package that carries the registry's schemas as they were published
+VALIDATOR = "skillsaw==0.22.0"  # a package with the registry's published schemas
 
 
 def listing() -> dict[str, Any]:
@@ -44,7 +44,7 @@ def test_listing_has_this_version_and_the_form_of_the_registry() -> None:
 
 
 def test_clients_that_start_the_package_by_name_start_the_server() -> None:
-    """They run `uvx IDENTIFIER`, with nothing between that could name another command."""
+    """They run `uvx IDENTIFIER`, so no other command can be named."""
     (package,) = listing()["packages"]
     assert package["identifier"] == project()["name"]
     assert not {"runtimeArguments", "packageArguments"} & package.keys()

@@ -1,4 +1,4 @@
-"""The way to the storage host: redirects, certificates, proxies, IPv6; and who gets to see the token."""
+"""Connections to the storage host: redirects, certificates, proxies, IPv6; and which host receives the token."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pull(server: StorageServer, partial: Path) -> None:
 
 
 def authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's TLS context for 127.0.0.1, and the bundle that vouches for it."""
+    """Return a server's TLS context for 127.0.0.1, and the bundle that verifies it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = dt.datetime.now(dt.timezone.utc)
@@ -77,7 +77,7 @@ def test_token_is_sent_on_its_own_host(tmp_path: Path) -> None:
 
 
 class GuardedServer(StorageServer):
-    """A mirror whose address holds user and password."""
+    """A mirror whose address contains user and password."""
 
     @property
     def url(self) -> str:
@@ -185,7 +185,7 @@ def test_ipv6_works(tmp_path: Path) -> None:
 
 
 class Proxy:
-    """A real HTTP proxy: forwards absolute addresses and tunnels CONNECT, for those who know the password."""
+    """A real HTTP proxy with a password: forwards absolute addresses and tunnels CONNECT."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

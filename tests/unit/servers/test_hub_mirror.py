@@ -40,7 +40,7 @@ def api(endpoint: str) -> HfApi:
 def ask(
     endpoint: str, path: str, headers: dict[str, str] | None = None, method: str = "GET", body: bytes | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """One request on a connection of its own; the path goes out as it is."""
+    """Send one request on a connection of its own, with the path unchanged."""
     with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)) as connection:
         connection.request(method, path, body=body, headers=headers or {})
         answer = connection.getresponse()
@@ -74,9 +74,7 @@ def test_search_matches_words_of_the_name_in_any_order_and_case(api: HfApi) -> N
         ({"limit": 1}, ["umbrella/many"]),
     ],
 )
-def test_search_is_filtered_and_sorted_as_on_the_hub(
-    api: HfApi, narrowed: dict[str, object], found: list[str]
-) -> None:
+def test_search_is_filtered_and_sorted_as_on_the_hub(api: HfApi, narrowed: dict[str, object], found: list[str]) -> None:
     assert [row.id for row in api.list_models(**narrowed)] == found  # type: ignore[arg-type]
 
 
@@ -173,7 +171,9 @@ def test_paths_have_their_commit_and_unknown_ones_are_omitted(api: HfApi) -> Non
         (lambda api: api.whoami(token="hf_any"), HfHubHTTPError),
     ],
 )
-def test_missing_repo_file_or_revision_gives_the_error_of_the_hub(api: HfApi, call: object, error: type[Exception]) -> None:
+def test_missing_repo_file_or_revision_gives_the_error_of_the_hub(
+    api: HfApi, call: object, error: type[Exception]
+) -> None:
     with pytest.raises(error):
         call(api)  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""What a machine has, and what a container leaves of it: memory and cores."""
+"""The machine's memory and cores, and the limits of a container."""
 
 from __future__ import annotations
 

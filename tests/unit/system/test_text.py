@@ -1,4 +1,4 @@
-"""Text from outside, before it meets a person."""
+"""Untrusted text, before it is shown."""
 
 from __future__ import annotations
 

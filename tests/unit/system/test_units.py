@@ -1,4 +1,4 @@
-"""Sizes, counts and durations, as people write them and as nobody should."""
+"""Parsing and formatting of sizes, counts and durations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two ways of bytes into a file, as a transfer takes them, and what happens where the faster one can't be had."""
+"""The two ways of bytes into a file, and the fallback if the faster one is unavailable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splices")
 
 
 class Splices:
-    """Counts what is spliced from sockets and into files; refuses one of them with an error, or lets both pass."""
+    """Counts bytes spliced from sockets and into files; refuses one of them with an error, or allows both."""
 
     def __init__(self, *, refuse_from_socket: int = 0, refuse_into_file: int = 0) -> None:
         self._refuse_from_socket, self._refuse_into_file = refuse_from_socket, refuse_into_file

@@ -1,4 +1,4 @@
-"""The transfer against a server that misbehaves, over real sockets and files, and with processes that are killed."""
+"""The transfer against a faulty server, over real sockets and files."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_bytes_of_another_file_are_not_reused(server: StorageServer, partial: Pa
         assert other.sent >= len(other.content)
 
 
-# Proof
+# Verification
 
 
 def test_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partial: Path) -> None:
@@ -107,9 +107,7 @@ def test_flipped_bit_is_refused_and_refetched_once(server: StorageServer, partia
     assert [event.kind for event in events].count("retrying") == 1
 
 
-def test_bytes_wrong_twice_give_an_error_with_both_digests(
-    server: StorageServer, partial: Path
-) -> None:
+def test_bytes_wrong_twice_give_an_error_with_both_digests(server: StorageServer, partial: Path) -> None:
     wrong = bytearray(server.content)
     wrong[77] ^= 1
     server.always = Fault(flip=77)
@@ -179,9 +177,7 @@ def test_another_size_in_content_range_is_a_changed_file(server: StorageServer, 
         pull(server, partial)
 
 
-def test_new_etag_for_the_same_bytes_does_not_restart(
-    server: StorageServer, partial: Path
-) -> None:
+def test_new_etag_for_the_same_bytes_does_not_restart(server: StorageServer, partial: Path) -> None:
     interrupted(server, partial, 3 * MB)
     server.etag = '"storage-2"'
     server.requests.clear()
@@ -230,7 +226,7 @@ CHUNKED_PAGE = Fault(
 @pytest.mark.parametrize("page", [Fault(status=200), CHUNKED_PAGE], ids=["of another length", "of no told length"])
 @pytest.mark.parametrize("etag", ['"storage-1"', 'W/"weak"'])
 def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page: Fault) -> None:
-    """What a network that wants a login first answers to everything."""
+    """The page of a network that requires a login first."""
     with StorageServer(made_content(6 * MB), etag=etag) as server:
         server.faults.extend([Fault(after=3 * MB), page, page])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
@@ -238,7 +234,7 @@ def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page
         assert all(request.range and request.range[0] > 0 for request in server.requests[1:])
 
 
-# Weather
+# Network errors
 
 
 @pytest.mark.usefixtures("each_way")
@@ -357,7 +353,7 @@ def test_requests_to_the_hub_are_retried_too(server: StorageServer, partial: Pat
     assert partial.read_bytes() == server.content
 
 
-# Room and rate
+# Disk space and rate
 
 
 def test_full_disk_is_noticed_before_the_first_byte(server: StorageServer, partial: Path) -> None:
@@ -386,9 +382,7 @@ def test_stop_does_not_wait_for_a_silent_hub(server: StorageServer, partial: Pat
 # One owner
 
 
-def test_file_is_owned_on_disks_without_hard_links(
-    partial: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_owned_on_disks_without_hard_links(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -406,7 +400,7 @@ def test_finished_file_is_reported_if_its_owner_file_can_not_be_removed(
     real = Path.unlink
 
     def unlink(path: Path, *arguments: Any, **options: Any) -> None:
-        if path.suffix == ".owner":  # as on Windows while one who waits reads it
+        if path.suffix == ".owner":  # as on Windows while a waiting process reads it
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         real(path, *arguments, **options)
 

@@ -1,4 +1,4 @@
-"""The journal of a transfer: what it may claim after a crash."""
+"""The journal of a transfer: which bytes it may claim after a crash."""
 
 from __future__ import annotations
 

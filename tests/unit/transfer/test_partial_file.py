@@ -1,4 +1,4 @@
-"""A file that fills up out of order, and its digest."""
+"""A file that is written out of order, and its digest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_chunks_in_order_are_hashed_as_they_come(tmp_path: Path) -> None:
     chunks = [bytearray(os.urandom(CHUNK)) for _ in range(10 * MAX_QUEUED_CHUNKS)]
     expected = hashlib.sha256(b"".join(chunks)).hexdigest()
     size = CHUNK * len(chunks)
-    with PartialFile(tmp_path / "file", size) as file:  # it stays empty: what is read back from it would be zeros
+    with PartialFile(tmp_path / "file", size) as file:  # it stays empty: bytes read back from it would be zeros
         digest = FileHasher(file, size)
         taken = [digest.have(i * CHUNK, (i + 1) * CHUNK, chunk) for i, chunk in enumerate(chunks)]
         finish(digest)
@@ -63,6 +63,6 @@ def test_file_that_shrinks_while_read_is_an_error_and_blocks_nobody(tmp_path: Pa
         digest.have(0, 2 * CHUNK)
         with pytest.raises(OSError, match="shorter"):
             finish(digest)
-        for start in range(2 * CHUNK, size, CHUNK):  # more than the queue holds: none of these calls may wait for ever
+        for start in range(2 * CHUNK, size, CHUNK):  # more than the queue holds: none of these calls may block
             assert not digest.have(start, start + CHUNK, bytearray(CHUNK))
         digest.abandon()

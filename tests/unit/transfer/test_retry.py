@@ -1,4 +1,4 @@
-"""When to try again: what answers ask for. The waiting itself is proven with the transfer."""
+"""When to retry: the wait that responses request. The waiting itself is tested with the transfer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How bytes are shared out among connections, and how many connections there are. Times are given, not waited for."""
+"""How bytes are divided among connections, and how many connections there are. Times are simulated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MB = 1 << 20
 
 
 def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0) -> float:
-    """Lets `width` watch all its connections bring `rate` bytes per second and keep `cores` busy; the time after."""
+    """Let `width` observe connections with `rate` bytes per second that keep `cores` busy; return the time after."""
     for step in range(1, int(seconds / 0.05) + 1):
         now = start + step * 0.05
         width.look(now, int(now * rate), width.wanted, cpu=now * cores)
@@ -33,7 +33,7 @@ def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float 
 
 
 def growing(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> float:
-    """Lets `width` watch connections of which each brings as much, until it wants no more; the seconds that took."""
+    """Let `width` observe connections with `each` bytes per second until it wants no more; return the seconds."""
     now = fetched = cpu = 0.0
     while width.wanted < 8 and now < 5:
         now += 0.05
@@ -171,7 +171,7 @@ def test_changed_limit_does_not_count_earlier_bytes(monkeypatch: pytest.MonkeyPa
     pace = RateLimiter(lambda: rate[0])
     pace.spend(6 * MB, stopped)
     rate[0] = 10_000_000
-    pace.spend(1, threading.Event())  # two minutes, were it all owed
+    pace.spend(1, threading.Event())  # two minutes, if all were counted
 
 
 def test_server_that_refuses_connections_gets_no_more_requests() -> None:

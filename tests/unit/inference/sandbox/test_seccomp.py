@@ -1,4 +1,4 @@
-"""The seccomp filter, run by an interpreter of its few instructions: for machines that are not here."""
+"""The seccomp filter, run by a small interpreter of its instructions, for other architectures too."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if sys.platform == "linux":
 X32 = 0x40000000
 
 
-# The filter itself, run by an interpreter of the few instructions it is made of: for machines that are not here.
+# The filter itself, run by a small interpreter of its instructions, for other architectures too.
 
 
 def verdict(code: bytes, audit: int, number: int, *arguments: int) -> str:
-    """What a filter answers to one call: "allow", "kill" or the name of an error."""
+    """Return a filter's result for one call: "allow", "kill" or the name of an error."""
     data = struct.pack("<IIQ6Q", number, audit, 0, *arguments, *[0] * (6 - len(arguments)))
     lines = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
     loaded = at = 0
@@ -151,7 +151,7 @@ def test_numbers_match_the_kernel_headers(machine: str, header: str) -> None:
         "openat2": (437, 437),
     }
     column = seccomp.ARCHITECTURES[machine].column
-    newer = {"futex_wake", "futex_wait", "futex_requeue"}  # than many installed headers
+    newer = {"futex_wake", "futex_wait", "futex_requeue"}  # newer than many installed headers
     wrong = {
         name: (numbers[column], known.get(name))
         for name, numbers in listed.items()

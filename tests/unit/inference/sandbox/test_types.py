@@ -1,4 +1,4 @@
-"""What counts as sandboxed."""
+"""The condition for `sandboxed`."""
 
 from __future__ import annotations
 
