@@ -54,7 +54,7 @@ class Home:
     runtime: Path  # XDG_RUNTIME_DIR: short, since a unix socket's path has at most 107 bytes
 
 
-def _variables(home: Home) -> dict[str, str]:
+def _make_environment(home: Home) -> dict[str, str]:
     return {
         "HOME": str(home.root),
         "USERPROFILE": str(home.root),
@@ -69,23 +69,23 @@ def _variables(home: Home) -> dict[str, str]:
     }
 
 
-def _foreign() -> list[str]:
+def _list_foreign_variables() -> list[str]:
     named = {name.casefold() for name in _FOREIGN}
     return [name for name in os.environ if name.casefold() in named or name.startswith("LLM_")]
 
 
-def _home(root: Path, runtime: Path) -> Home:
+def _make_home(root: Path, runtime: Path) -> Home:
     home = Home(root, root / "llm", root / "huggingface", root / "huggingface/hub", runtime)
     home.llm.mkdir()
     home.cache.mkdir(parents=True)
     return home
 
 
-def _short_folder() -> Path:
+def _make_short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp" if os.name == "posix" else None))
 
 
-_session_folder = _short_folder()
+_session_folder = _make_short_folder()
 
 
 def pytest_configure() -> None:
@@ -93,11 +93,11 @@ def pytest_configure() -> None:
     hypothesis.settings.register_profile("busy", deadline=None)
     hypothesis.settings.load_profile("busy")
     # huggingface_hub reads paths from the environment at import, which may happen while tests are collected.
-    for name in _foreign():
+    for name in _list_foreign_variables():
         del os.environ[name]
     session = _session_folder / "session"
     session.mkdir()
-    os.environ.update(_variables(_home(session, _session_folder)))
+    os.environ.update(_make_environment(_make_home(session, _session_folder)))
 
 
 def pytest_unconfigure() -> None:
@@ -109,11 +109,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """Provide a new machine: empty llm and Hugging Face folders, no token, no settings."""
     root = tmp_path / "home"
     root.mkdir()
-    runtime = _short_folder()
-    home = _home(root, runtime)
-    for name in _foreign():
+    runtime = _make_short_folder()
+    home = _make_home(root, runtime)
+    for name in _list_foreign_variables():
         monkeypatch.delenv(name)
-    for name, value in _variables(home).items():
+    for name, value in _make_environment(home).items():
         monkeypatch.setenv(name, value)
     yield home
     shutil.rmtree(runtime, ignore_errors=True)
@@ -129,7 +129,7 @@ def _is_loopback(address: Any) -> bool:
         return False
 
 
-def _loopback_only(connect: Callable[..., Any]) -> Callable[..., Any]:
+def _restrict_to_loopback(connect: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: socket.socket, address: Any) -> Any:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address):
             raise ConnectionRefusedError(f"tests reach no network but loopback, and this one asked for {address}")
@@ -141,5 +141,5 @@ def _loopback_only(connect: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections of this process to anything except loopback. (Child processes are not checked.)"""
-    monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
-    monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
+    monkeypatch.setattr(socket.socket, "connect", _restrict_to_loopback(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", _restrict_to_loopback(socket.socket.connect_ex))

@@ -11,7 +11,7 @@ import pytest
 from llm_hf_models.errors import TimedOutError
 from llm_hf_models.hub.refs import RepoId
 from tests.support import hub_repos
-from tests.support.hub_repos import ask_of
+from tests.support.hub_repos import make_client
 from tests.support.hub_server import HubServer, Throttle
 
 server = hub_repos.server
@@ -39,4 +39,4 @@ def test_dripping_response_times_out(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 500_000}, lfs=["README.md"])
     server.fault(Throttle(200_000), side="storage")
     with pytest.raises(TimedOutError, match="too slowly"):
-        ask_of(server, timeout=0.5).fetch_card(RepoId("acme", "long"), "main")
+        make_client(server, timeout=0.5).fetch_card(RepoId("acme", "long"), "main")

@@ -10,7 +10,7 @@ from tests.support.commands import run_process
 from tests.support.mirror_repos import COMMIT, WEIGHTS
 
 folder = mirror_repos.folder
-shelf = mirror_repos.shelf
+repo_list = mirror_repos.repo_list
 endpoint = mirror_repos.endpoint
 
 

@@ -19,7 +19,7 @@ from llm_hf_models import Library
 from llm_hf_models.errors import NotFoundError
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.support.commands import SCRIPTS, json_of, run, run_process
+from tests.support.commands import SCRIPTS, run, run_json, run_process
 from tests.support.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
 from tests.support.hub_server import (
     Fault,
@@ -31,7 +31,7 @@ from tests.support.hub_server import (
     Stall,
     Status,
     Truncate,
-    hub_in_force,
+    run_hub,
 )
 
 REPO = "owner/tiny-GGUF"
@@ -46,7 +46,7 @@ AS_ROOT = pytest.mark.skipif(
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """Provide a Hub that the environment points to."""
-    with hub_in_force(monkeypatch, retry_seconds="0.01") as hub:
+    with run_hub(monkeypatch, retry_seconds="0.01") as hub:
         yield hub
 
 
@@ -61,12 +61,12 @@ def repo(hub: HubServer, tmp_path: Path) -> HubServer:
     return hub
 
 
-def questions(hub: HubServer) -> list[Request]:
+def list_hub_requests(hub: HubServer) -> list[Request]:
     """Return the requests to the Hub, without those to the storage host."""
     return [request for request in hub.requests if request.side == "hub"]
 
 
-def cached(home: Home) -> list[Path]:
+def list_cached(home: Home) -> list[Path]:
     return [path for path in home.cache.rglob("*.gguf") if path.is_file()]
 
 
@@ -77,20 +77,20 @@ def test_search_takes_one_request_and_a_repeat_takes_none(repo: HubServer) -> No
     for number in range(3):
         repo.add_repo(f"owner/other{number}-GGUF", {"README.md": "# Other"})
     run("search", "--library", "any")
-    assert len(questions(repo)) == 1
+    assert len(list_hub_requests(repo)) == 1
     repo.forget_requests()
     run("search", "--library", "any", "--refresh")
-    assert [request.status for request in questions(repo)] == [304]
+    assert [request.status for request in list_hub_requests(repo)] == [304]
     repo.add_repo("owner/new-GGUF", {"README.md": "# New"})
     assert "owner/new-GGUF" in run("search", "--library", "any", "--refresh").stdout
 
 
 def test_info_takes_one_request_and_one_header_read(repo: HubServer) -> None:
     run("info", REPO)
-    assert [request.method for request in questions(repo)] == ["GET", "HEAD"]
+    assert [request.method for request in list_hub_requests(repo)] == ["GET", "HEAD"]
     repo.forget_requests()
     run("info", REPO, "--refresh")
-    assert [(request.method, request.status) for request in questions(repo)] == [("GET", 304)]
+    assert [(request.method, request.status) for request in list_hub_requests(repo)] == [("GET", 304)]
 
 
 def test_pull_reads_the_header_once(repo: HubServer) -> None:
@@ -101,13 +101,13 @@ def test_pull_reads_the_header_once(repo: HubServer) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="it has no figures of a child's work")
 def test_search_takes_one_request_and_little_more_cpu_than_llm(repo: HubServer) -> None:
     # On a machine where `llm --version` takes 1 s, that is 2 s with a Hub that answers in 300 ms.
-    own = min(_work_of("llm", "--version") for _ in range(3))
-    searches = [_work_of("llm", "hf", "search", f"tiny{number}") for number in range(3)]
+    own = min(_measure_cpu("llm", "--version") for _ in range(3))
+    searches = [_measure_cpu("llm", "hf", "search", f"tiny{number}") for number in range(3)]
     assert len(repo.requests) == len(searches)
     assert min(searches) < 1.7 * own
 
 
-def _work_of(*words: str) -> float:
+def _measure_cpu(*words: str) -> float:
     """Return the CPU seconds of a command, which do not depend on other work of this machine."""
     import resource
 
@@ -252,7 +252,7 @@ def test_status_shows_the_source_of_an_unchecked_token(monkeypatch: pytest.Monke
 
 def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, home: Home) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
-    (path,) = cached(home)
+    (path,) = list_cached(home)
     before = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -260,7 +260,7 @@ def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, 
     os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a failing disk does
     assert "differs" in run("verify", "tiny", code=1).stdout
     sent = repo.sent(Q8, side="storage")
-    assert json_of("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
+    assert run_json("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
     run("pull", f"{REPO}:Q8_0", "-q")
     assert repo.sent(Q8, side="storage") - sent >= before.st_size
     assert "matches" in run("verify", "tiny").stdout
@@ -271,8 +271,8 @@ def test_bytes_that_never_match_are_refused_and_removed(repo: HubServer, home: H
     repo.fault(FlipBit(at=Q8_BYTES - 1), on=Q8, side="storage", times=None)
     said = run("pull", f"{REPO}:Q8_0", code=1).stderr
     assert "is not the file that the Hub recorded: expected" in said
-    assert cached(home) == []
-    assert json_of("list") == []
+    assert list_cached(home) == []
+    assert run_json("list") == []
 
 
 def test_offline_import_does_not_claim_to_match_its_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +303,7 @@ def test_model_verified_later_keeps_its_facts_under_a_custom_template(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     run("import", path, "--repo", "owner/base-GGUF", "--copy", "-q")
     run("set", "base", "--unset", "template")
-    shown = json_of("show", "base")
+    shown = run_json("show", "base")
     assert shown["commit"]
     assert (shown["kind"], shown["facts"]["chat_template"]) == ("base", False)
 
@@ -314,10 +314,10 @@ def test_verify_does_not_vouch_for_an_import_of_unknown_origin(tmp_path: Path) -
     verified = run("verify", "mine", code=1)
     assert "mine.Q8_0.gguf: unchanged since it was imported; never compared with the Hub" in verified.stdout
     assert f"Prove it: llm hf import {path} --repo owner/name" in verified.stdout
-    assert (found := json_of("verify", "mine", code=1))["matches"] is False
+    assert (found := run_json("verify", "mine", code=1))["matches"] is False
     assert found["unchanged"] is True
     assert (Library().verify("mine").matches, Library().verify("mine").unchanged) == (False, True)
-    shown = json_of("show", "mine")
+    shown = run_json("show", "mine")
     assert shown["state"] == "unverified"
     assert shown["fix"] == f"llm hf import {path} --repo owner/name"
 
@@ -328,8 +328,8 @@ def test_invalid_gguf_is_refused_before_the_download(hub: HubServer, home: Home,
     assert "--allow-invalid keeps the file" in run("pull", "owner/odd-GGUF", code=1).stderr
     done = run("pull", "owner/odd-GGUF", "--allow-invalid")
     assert "not registered" in done.stderr
-    assert len(cached(home)) == 1
-    assert json_of("list") == []
+    assert len(list_cached(home)) == 1
+    assert run_json("list") == []
 
 
 def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
@@ -344,7 +344,7 @@ def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
     assert said.decode().startswith("Interrupted; what has arrived is kept")
     assert "llm hf resume " in said.decode()
     repo.clear()
-    found = json_of("pull", f"{REPO}:Q8_0", "-q")
+    found = run_json("pull", f"{REPO}:Q8_0", "-q")
     assert 0 < found["fetched_bytes"] == found["plan"]["fetch_bytes"] < found["plan"]["total_bytes"]
 
 
@@ -379,7 +379,7 @@ def test_pruned_model_is_reported_and_the_named_command_restores_it(repo: HubSer
     done = run_process("llm", "-m", "tiny", "hello", code=1)
     assert f"llm hf pull {REPO}:Q4_K_M" in done.stderr
     run("pull", f"{REPO}:Q4_K_M", "-q")
-    assert json_of("list")[0]["state"] == "ready"
+    assert run_json("list")[0]["state"] == "ready"
     assert repo.requests
 
 
@@ -393,10 +393,10 @@ def test_models_are_shared_with_the_hf_command_both_ways(repo: HubServer, home: 
     assert REPO in run_process("hf", "cache", "ls", "--no-truncate").stdout
     run_process("hf", "cache", "verify", REPO)
     run_process("hf", "cache", "prune", "-y")
-    assert [model["state"] for model in json_of("list")] == ["ready", "ready"]
-    freed = json_of("rm", f"{REPO}:Q4_K_M", "-y")
+    assert [model["state"] for model in run_json("list")] == ["ready", "ready"]
+    freed = run_json("rm", f"{REPO}:Q4_K_M", "-y")
     assert freed["freed_bytes"] == next(file.size for file in repo.list_repos()[0].files if file.path == Q4)
-    assert [path.name for path in cached(home)] == [Q8]
+    assert [path.name for path in list_cached(home)] == [Q8]
     run_process("hf", "cache", "verify", REPO)
 
 
@@ -406,8 +406,8 @@ def test_rm_frees_files_in_the_cache_of_the_pull(
     run("pull", REPO, "-q")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
     assert repo.requests
-    assert json_of("rm", "tiny", "-y")["freed_bytes"] > 0
-    assert cached(home) == []
+    assert run_json("rm", "tiny", "-y")["freed_bytes"] > 0
+    assert list_cached(home) == []
 
 
 @AS_ROOT
@@ -419,7 +419,7 @@ def test_model_that_can_not_be_removed_stays_registered(repo: HubServer, tmp_pat
         if os.access(tmp_path / "there", os.W_OK) and _can_make(tmp_path / "there" / "probe"):
             pytest.skip("this file system has no immutable folders")
         assert "Can't remove" in run("rm", "tiny", "-y", code=1).stderr
-        assert json_of("list")[0]["state"] == "ready"
+        assert run_json("list")[0]["state"] == "ready"
     finally:
         subprocess.run(["chattr", "-i", str(tmp_path / "there")], check=False, capture_output=True)
 
@@ -441,10 +441,10 @@ def test_new_commit_replaces_the_old_one_which_can_be_pruned(repo: HubServer, ho
     repo.add_repo(REPO, {Q4: other})
     done = run("pull", REPO)
     assert "its earlier files" in done.stderr
-    assert json_of("list")[0]["commit"] != old
+    assert run_json("list")[0]["commit"] != old
     run_process("hf", "cache", "prune", "-y")
-    assert [path.parent.name for path in cached(home)] == [json_of("list")[0]["commit"]]
-    assert json_of("list")[0]["state"] == "ready"
+    assert [path.parent.name for path in list_cached(home)] == [run_json("list")[0]["commit"]]
+    assert run_json("list")[0]["state"] == "ready"
 
 
 def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
@@ -452,9 +452,9 @@ def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
     run("pull", REPO, "-q")
     for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
         assert done.stdout == f"hf/{REPO}@{commit}:Q4_K_M\n"
-    assert len(json_of("list")) == 2
-    json_of("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
-    assert json_of("list")[0]["state"] == "ready"  # its file was the other one's too
+    assert len(run_json("list")) == 2
+    run_json("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
+    assert run_json("list")[0]["state"] == "ready"  # its file was the other one's too
 
 
 # Outside the cache
@@ -464,20 +464,20 @@ def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, 
     mine = tmp_path / "README.md"
     mine.write_text("# Mine\n")  # as long as the one on the Hub: only the content differs
     wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
-    assert json_of(*wanted, "--dry-run")["replaces"] == [str(mine)]
+    assert run_json(*wanted, "--dry-run")["replaces"] == [str(mine)]
     assert "Replaces" in run(*wanted, "--dry-run").stdout
     assert "Nothing was replaced: nobody answered" in run(*wanted, code=2).stderr
     assert "-y replaces without asking" in run(*wanted, "--background", code=2).stderr
     assert "Nothing was replaced." in run(*wanted, code=1, stdin="n\n").stderr
     assert mine.read_text() == "# Mine\n"
-    assert json_of("downloads", "--all") == []
+    assert run_json("downloads", "--all") == []
     run(*wanted, stdin="y\n")
     assert mine.read_text() == "# Tiny\n"
     mine.write_text("# Mine, and longer\n")
     run(*wanted, "-y")
     assert mine.read_text() == "# Tiny\n"
     sent = repo.sent("README.md")
-    plan = json_of(*wanted, "--dry-run")
+    plan = run_json(*wanted, "--dry-run")
     assert (plan["replaces"], plan["files"][0]["here"]) == ([], True)
     run(*wanted)
     assert repo.sent("README.md") == sent
@@ -498,14 +498,14 @@ def test_pull_to_a_folder_is_complete_and_removed_by_rm(repo: HubServer, home: H
     there = tmp_path / "there"
     run("pull", REPO, "--to", there, "-q")
     assert run("path", "tiny").stdout == f"{there / Q4}\n"
-    assert cached(home) == []
+    assert list_cached(home) == []
     sent = repo.sent(Q4, side="storage")
-    assert json_of("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
+    assert run_json("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
     assert "Nothing had to be fetched." in run("pull", REPO, "--to", there).stderr
     assert repo.sent(Q4, side="storage") == sent
     (there / "mine.txt").write_text("mine")
     size = (there / Q4).stat().st_size
-    assert json_of("rm", "tiny", "-y")["freed_bytes"] == size
+    assert run_json("rm", "tiny", "-y")["freed_bytes"] == size
     assert [path.name for path in there.iterdir()] == ["mine.txt"]
 
 
@@ -519,21 +519,21 @@ def test_projector_is_pulled_unless_declined(hub: HubServer, tmp_path: Path) -> 
     assert len(run("path", "see", "--all").stdout.splitlines()) == 1
     run("pull", "owner/see-GGUF", "-q")
     assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == list(files)
-    assert json_of("show", "see")["facts"]["modalities"]
-    assert json_of("verify", "see")["matches"]
+    assert run_json("show", "see")["facts"]["modalities"]
+    assert run_json("verify", "see")["matches"]
 
 
 def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
     files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
     hub.add_repo("owner/see-GGUF", files)
     assert "--no-mmproj fetches the model without it" in run("pull", "owner/see-GGUF", code=1).stderr
-    assert json_of("list") == []
+    assert run_json("list") == []
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
 
 
 def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
-    assert len(json_of("import", shards[1], "-q")["model"]["files"]) == 3
+    assert len(run_json("import", shards[1], "-q")["model"]["files"]) == 3
     shards[0].unlink()
     assert "not all of them are beside it" in run("import", shards[1], code=1).stderr
 
@@ -548,14 +548,14 @@ def test_two_files_of_one_name_are_two_models_with_two_copies(tmp_path: Path) ->
         path = tiny_chat(tmp_path / folder / "model.Q8_0.gguf", answer=answer)
         ids.append(run("import", path, "--copy", "-q").stdout.strip())
     assert ids == ["hf/local/model:Q8_0", "hf/local/model-2:Q8_0"]
-    assert all(done["unchanged"] for done in json_of("verify", "--all", code=1))
+    assert all(done["unchanged"] for done in run_json("verify", "--all", code=1))
 
 
 def test_second_import_of_the_same_bytes_keeps_the_existing_copy(tmp_path: Path, home: Home) -> None:
     path = tiny_chat(tmp_path / "model.Q8_0.gguf")
     for _ in range(2):
         run("import", path, "--copy", "-q")
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
     assert len(list(home.llm.rglob("*.gguf"))) == 1
 
 
@@ -566,7 +566,7 @@ def test_refused_copy_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home
     run("import", other, "--copy", "--repo", REPO, code=1)
     assert repo.requests
     assert list(home.llm.rglob("*.gguf")) == []
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
 
 
 def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
@@ -575,9 +575,9 @@ def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
     run("pull", f"{REPO}:Q8_0", "-q")
     assert repo.requests
     run("import", tmp_path / Q8, "--repo", REPO, "-q")
-    (model,) = json_of("list")
+    (model,) = run_json("list")
     assert Path(model["files"][0]["location"]).is_relative_to(home.cache)
-    assert json_of("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
+    assert run_json("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
 
 
 def test_imported_gated_repo_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
@@ -618,7 +618,7 @@ def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
             Library().pull(plan)
         (small / "ballast").unlink()
         assert run("pull", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q8_0\n"
-        assert json_of("verify", "tiny")["matches"]
+        assert run_json("verify", "tiny")["matches"]
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 

@@ -32,9 +32,9 @@ from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run_llm
-from tests.support.openai_server import server
-from tests.support.relays import KEY, serving
-from tests.support.tiny_library import CALL, Shelf, opened_shelf, said
+from tests.support.openai_server import run_server
+from tests.support.relays import KEY, run_relay
+from tests.support.tiny_library import CALL, TinyLibrary, get_output, open_empty_library
 from tests.support.waiting import wait_until
 
 WEATHER: Any = {
@@ -50,8 +50,8 @@ SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with opened_shelf(tmp_path_factory) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_empty_library(tmp_path_factory) as shelf:
         shelf.add(CHAT, ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
         shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(shelf.files / "seal.gguf", answer="Seal."), aliases=("seal",))
         shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
@@ -63,14 +63,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    tiny_library.use_as_home(monkeypatch)
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
     """Provide a relay to all models."""
-    with serving("tiny", "seal", "base", "endless", "vectors") as (_, url):
+    with run_relay("tiny", "seal", "base", "endless", "vectors") as (_, url):
         yield url
 
 
@@ -80,8 +80,8 @@ def client(url: str) -> Iterator[OpenAI]:
         yield client
 
 
-def busy(shelf: Shelf, model_id: str) -> int:
-    with shelf.db() as db:
+def sum_busy_slots(shelf: TinyLibrary, model_id: str) -> int:
+    with shelf.open_db() as db:
         return sum(
             count_busy_slots(row) or 0 for row in running_engines.list_running_engines(db) if row.model_id == model_id
         )
@@ -151,19 +151,21 @@ def test_async_clients_are_served_in_parallel(url: str) -> None:
 
 
 def test_single_model_needs_no_name() -> None:
-    with serving("seal") as (_, url):
-        asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
+    with run_relay("seal") as (_, url):
+        asked = httpx2.post(
+            f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
+        )
     assert asked.json()["choices"][0]["message"]["content"] == "Seal."
 
 
-def bearer(key: str = KEY) -> dict[str, str]:
+def make_headers(key: str = KEY) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
 # Authentication and refusals
 
 
-@pytest.mark.parametrize("headers", [{}, bearer("wrong"), {"Authorization": KEY}, bearer("schlüssel")])
+@pytest.mark.parametrize("headers", [{}, make_headers("wrong"), {"Authorization": KEY}, make_headers("schlüssel")])
 def test_requests_without_the_key_reveal_nothing(url: str, headers: dict[str, str]) -> None:
     sent = {name: value.encode() for name, value in headers.items()}
     for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/nowhere")):
@@ -175,15 +177,15 @@ def test_requests_without_the_key_reveal_nothing(url: str, headers: dict[str, st
 
 
 def test_key_is_generated_if_none_is_given() -> None:
-    with serving("seal", key=None) as (one, url), serving("seal", key=None) as (other, _):
+    with run_relay("seal", key=None) as (one, url), run_relay("seal", key=None) as (other, _):
         assert len(one.key) >= 32
         assert one.key != other.key
-        assert httpx2.get(f"{url}/v1/models", headers=bearer(one.key)).status_code == 200
-        assert httpx2.get(f"{url}/v1/models", headers=bearer(other.key)).status_code == 401
+        assert httpx2.get(f"{url}/v1/models", headers=make_headers(one.key)).status_code == 200
+        assert httpx2.get(f"{url}/v1/models", headers=make_headers(other.key)).status_code == 401
 
 
-def test_model_that_is_not_served_is_not_found(shelf: Shelf) -> None:
-    with serving("seal") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+def test_model_that_is_not_served_is_not_found(tiny_library: TinyLibrary) -> None:
+    with run_relay("seal") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["hf/tiny/seal:F16"]
         for name in ("tiny", CHAT, "no such"):
             with pytest.raises(openai.NotFoundError, match="is served here") as caught:
@@ -191,12 +193,12 @@ def test_model_that_is_not_served_is_not_found(shelf: Shelf) -> None:
             assert caught.value.code == "model_not_found"
             with pytest.raises(openai.NotFoundError):
                 client.models.retrieve(name)
-    assert shelf
+    assert tiny_library
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"nonsense", b"\xff", b"[" * 100_000, b'{"model": ["tiny"]}'])
 def test_invalid_body_is_refused(url: str, body: bytes) -> None:
-    answer = httpx2.post(f"{url}/v1/chat/completions", content=body, headers=bearer())
+    answer = httpx2.post(f"{url}/v1/chat/completions", content=body, headers=make_headers())
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
@@ -254,7 +256,7 @@ def test_prompts_to_an_embedding_model_are_refused(client: OpenAI) -> None:
 )
 @pytest.mark.parametrize("stream", [True, False])
 def test_refusal_keeps_its_status_unless_the_relay_itself_is_refused(
-    shelf: Shelf, answer: int, seen: int, stream: bool
+    tiny_library: TinyLibrary, answer: int, seen: int, stream: bool
 ) -> None:
     def refuse(handler: BaseHTTPRequestHandler, _body: dict[str, Any]) -> None:
         body = b'{"error": {"message": "not that"}}'
@@ -263,15 +265,15 @@ def test_refusal_keeps_its_status_unless_the_relay_itself_is_refused(
         handler.end_headers()
         handler.wfile.write(body)
 
-    with server(refuse) as elsewhere:
+    with run_server(refuse) as elsewhere:
         Library().attach("far", elsewhere, model="x")
-        with serving("far") as (_, url):
+        with run_relay("far") as (_, url):
             asked = httpx2.post(
-                f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, headers=bearer()
+                f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, headers=make_headers()
             )
     assert asked.status_code == seen
     assert asked.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         db.remove_model("hf/remote/far")
 
 
@@ -280,7 +282,7 @@ def test_models_that_can_not_be_served_are_named_before_listening() -> None:
         Library().serve(["walrus"])
     with pytest.raises(BadInputError, match="can't be a key"):
         Library().serve(["tiny"], key="with space")
-    with serving("tiny") as (server, _), pytest.raises(NotWritableError, match=str(server.server_port)):
+    with run_relay("tiny") as (server, _), pytest.raises(NotWritableError, match=str(server.server_port)):
         Library().serve(["tiny"], port=server.server_port)
 
 
@@ -313,33 +315,33 @@ def test_stored_system_prompt_applies_unless_the_client_sets_its_own(client: Ope
         Library().set_options("tiny", {}, ["system"])
 
 
-def test_engine_starts_on_demand_exits_when_idle_and_starts_again(shelf: Shelf) -> None:
-    shelf.add("hf/tiny/brief:F16", ggufs.tiny_chat(shelf.files / "brief.gguf"), aliases=("brief",))
+def test_engine_starts_on_demand_exits_when_idle_and_starts_again(tiny_library: TinyLibrary) -> None:
+    tiny_library.add("hf/tiny/brief:F16", ggufs.tiny_chat(tiny_library.files / "brief.gguf"), aliases=("brief",))
     Library().set_options("brief", {"keep_alive": "0.2"})
 
     def engines() -> set[int]:
-        with shelf.db() as db:
+        with tiny_library.open_db() as db:
             return {row.pid for row in running_engines.list_running_engines(db) if row.model_id == "hf/tiny/brief:F16"}
 
-    with serving("brief") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
+    with run_relay("brief") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
         assert not engines()
         for _ in range(2):
             assert client.chat.completions.create(model="brief", messages=HELLO).choices[0].message.content
             wait_until(lambda: not engines())
 
 
-def test_killed_engine_is_restarted_for_the_next_request(client: OpenAI, shelf: Shelf) -> None:
+def test_killed_engine_is_restarted_for_the_next_request(client: OpenAI, tiny_library: TinyLibrary) -> None:
     client.chat.completions.create(model="seal", messages=HELLO)
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         (row,) = [row for row in running_engines.list_running_engines(db) if row.model_id == "hf/tiny/seal:F16"]
     os.kill(row.pid, signal.SIGKILL)
     assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
 
 
-def test_engine_crash_during_a_stream_is_an_error_and_not_an_end(client: OpenAI, shelf: Shelf) -> None:
+def test_engine_crash_during_a_stream_is_an_error_and_not_an_end(client: OpenAI, tiny_library: TinyLibrary) -> None:
     stream = client.chat.completions.create(model="endless", messages=HELLO, stream=True)
     next(stream)
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         (row,) = [row for row in running_engines.list_running_engines(db) if row.model_id == ENDLESS]
     os.kill(row.pid, signal.SIGKILL)
     with pytest.raises(openai.APIError, match="lost"):
@@ -347,41 +349,47 @@ def test_engine_crash_during_a_stream_is_an_error_and_not_an_end(client: OpenAI,
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_client_that_leaves_during_an_answer_stops_the_work(url: str, shelf: Shelf, stream: bool) -> None:
+def test_client_that_leaves_during_an_answer_stops_the_work(url: str, tiny_library: TinyLibrary, stream: bool) -> None:
     Library().set_options("endless", {"context": 131072})
     try:
-        with leaving(url, {"model": "endless", "messages": HELLO, "stream": stream}):
-            wait_until(lambda: busy(shelf, ENDLESS) == 1)
-        wait_until(lambda: busy(shelf, ENDLESS) == 0)
+        with leave_request(url, {"model": "endless", "messages": HELLO, "stream": stream}):
+            wait_until(lambda: sum_busy_slots(tiny_library, ENDLESS) == 1)
+        wait_until(lambda: sum_busy_slots(tiny_library, ENDLESS) == 0)
     finally:
         Library().set_options("endless", {}, ["context"])
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_client_that_leaves_during_prompt_processing_stops_it(shelf: Shelf, stream: bool) -> None:
-    path = ggufs.tiny_chat(shelf.files / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
-    shelf.add("hf/tiny/slow:F16", path, aliases=("slow",))
+def test_client_that_leaves_during_prompt_processing_stops_it(tiny_library: TinyLibrary, stream: bool) -> None:
+    path = ggufs.tiny_chat(tiny_library.files / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
+    tiny_library.add("hf/tiny/slow:F16", path, aliases=("slow",))
     Library().set_options("slow", {"context": 65536})
     words = "some words " if stream else "more words "  # the second must not find the first one's in the cache
-    with serving("slow") as (_, url):
-        with leaving(url, {"messages": [{"role": "user", "content": words * 4000}], "stream": stream, "max_tokens": 1}):
-            wait_until(lambda: busy(shelf, "hf/tiny/slow:F16") == 1)
+    with run_relay("slow") as (_, url):
+        with leave_request(
+            url, {"messages": [{"role": "user", "content": words * 4000}], "stream": stream, "max_tokens": 1}
+        ):
+            wait_until(lambda: sum_busy_slots(tiny_library, "hf/tiny/slow:F16") == 1)
         left = time.monotonic()
-        wait_until(lambda: busy(shelf, "hf/tiny/slow:F16") == 0)
+        wait_until(lambda: sum_busy_slots(tiny_library, "hf/tiny/slow:F16") == 0)
     assert time.monotonic() - left < 10
 
 
 def test_client_that_leaves_during_a_load_is_noticed_and_the_engine_kept(
-    shelf: Shelf, caplog: pytest.LogCaptureFixture
+    tiny_library: TinyLibrary, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf.add("hf/tiny/late:F16", ggufs.tiny_chat(shelf.files / "late.gguf", answer="Late."), aliases=("late",))
+    tiny_library.add(
+        "hf/tiny/late:F16", ggufs.tiny_chat(tiny_library.files / "late.gguf", answer="Late."), aliases=("late",)
+    )
     caplog.set_level("INFO", "llm_hf_models.servers.openai_relay")
-    with serving("late") as (_, url):
+    with run_relay("late") as (_, url):
         with FileLock(make_base_folder() / "start.lock"):  # as if another model were being loaded
-            with leaving(url, {"messages": HELLO}):
+            with leave_request(url, {"messages": HELLO}):
                 wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
             wait_until(lambda: "the client has gone" in caplog.text)
-        asked = httpx2.post(f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=bearer(), timeout=SECONDS)
+        asked = httpx2.post(
+            f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
+        )
         assert asked.json()["choices"][0]["message"]["content"] == "Late."
 
 
@@ -413,12 +421,12 @@ def test_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | N
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
 def test_ps_shows_the_layers_of_each_engine_and_stop_ends_it(
-    sandbox: str, monkeypatch: pytest.MonkeyPatch, shelf: Shelf
+    sandbox: str, monkeypatch: pytest.MonkeyPatch, tiny_library: TinyLibrary
 ) -> None:
     monkeypatch.setenv("LLM_HF_SANDBOX", sandbox)
     run_llm("hf", "stop", "--all")
-    said("-m", "tiny", "hello")
-    (shown,) = json.loads(said("hf", "ps", "--json"))
+    get_output("-m", "tiny", "hello")
+    (shown,) = json.loads(get_output("hf", "ps", "--json"))
     assert shown["model_id"] == CHAT
     assert shown["memory"] > 0
     assert shown["tokens_per_second"] > 0
@@ -431,14 +439,14 @@ def test_ps_shows_the_layers_of_each_engine_and_stop_ends_it(
     assert ("any layer" in shown["missing"]) == (sandbox == "off")
     assert "key" not in shown
     assert "Stopped 1 engine." in run_llm("hf", "stop", "tiny").stderr
-    assert json.loads(said("hf", "ps", "--json")) == []
-    assert list(shelf.runtime.rglob("*.sock")) == []
+    assert json.loads(get_output("hf", "ps", "--json")) == []
+    assert list(tiny_library.runtime.rglob("*.sock")) == []
 
 
 def test_ps_shows_the_actual_context_if_llama_cpp_enlarges_it() -> None:
     run_llm("hf", "stop", "--all")
     too_long = run_llm("-m", "tiny", "word " * 5000, "-o", "context", "10")
-    (shown,) = json.loads(said("hf", "ps", "--json"))
+    (shown,) = json.loads(get_output("hf", "ps", "--json"))
     assert f"the context holds {shown['context']}\n" in too_long.stderr
 
 
@@ -448,7 +456,7 @@ def test_layer_that_leaves_a_gpu_open_says_so() -> None:
 
 
 @contextmanager
-def leaving(url: str, body: dict[str, Any]) -> Iterator[None]:
+def leave_request(url: str, body: dict[str, Any]) -> Iterator[None]:
     """Send a request and leave without reading the response."""
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"

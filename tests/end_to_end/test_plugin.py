@@ -11,7 +11,14 @@ import pytest
 
 from llm_hf_models import paths, plugin
 from tests.support.commands import run_llm
-from tests.support.damaged_libraries import a_folder, a_table_less, garbage, newer, not_json, register
+from tests.support.damaged_libraries import (
+    drop_a_table,
+    register_model,
+    replace_with_a_folder,
+    set_newer_version,
+    store_invalid_json,
+    write_garbage,
+)
 
 
 def test_help_names_the_group_without_importing_it() -> None:
@@ -26,7 +33,7 @@ def test_help_names_the_group_without_importing_it() -> None:
     assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
 
 
-DAMAGES = [garbage, newer, not_json, a_table_less, a_folder]
+DAMAGES = [write_garbage, set_newer_version, store_invalid_json, drop_a_table, replace_with_a_folder]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
@@ -34,7 +41,7 @@ def test_unreadable_library_is_reported_in_one_line_and_list_explains_it(
     damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plugin, "_reported", set())
-    register("some/model:F16", aliases=("v",))
+    register_model("some/model:F16", aliases=("v",))
     damage(paths.library_path())
     asked = run_llm("-m", "v", "hello")
     assert asked.exit_code == 1

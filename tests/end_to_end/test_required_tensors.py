@@ -39,7 +39,7 @@ class Variant:
         return list(dict.fromkeys(names))
 
     def write(self, path: Path, *, without: str = "") -> Path:
-        return architectures.tiny(path, self.architecture, self.tensors(), without=without, keys=self.keys)
+        return architectures.write_tiny(path, self.architecture, self.tensors(), without=without, keys=self.keys)
 
 
 FUSED = {f"attn_{part}.weight": "attn_qkv.weight" for part in "qkv"}
@@ -58,13 +58,13 @@ VARIANTS = {name: Variant(name) for name in required_tensors.FAMILIES if name !=
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
 
 
-def named(path: Path) -> list[str | None]:
+def list_missing(path: Path) -> list[str | None]:
     return [finding.where for finding in check_file(path).errors if finding.code == "tensor-missing"]
 
 
 def test_model_with_exactly_the_required_tensors_passes_and_loads(tmp_path: Path) -> None:
     paths = [variant.write(tmp_path / f"{number}.gguf") for number, variant in enumerate(VARIANTS.values())]
-    verdicts = dict(zip(VARIANTS, gguf_oracle.load(paths), strict=True))
+    verdicts = dict(zip(VARIANTS, gguf_oracle.load_all(paths), strict=True))
     assert verdicts == dict.fromkeys(VARIANTS, "accepts")
     errors = {name: check_file(path).errors for name, path in zip(VARIANTS, paths, strict=True)}
     assert errors == dict.fromkeys(VARIANTS, ())
@@ -75,10 +75,10 @@ def test_model_without_a_required_tensor_is_refused_by_both(tmp_path: Path, name
     variant = VARIANTS[name]
     gone = [tensor for tensor in variant.tensors() if not tensor.startswith("blk.") or f"blk.{LAST}." in tensor]
     paths = [variant.write(tmp_path / f"{number}.gguf", without=tensor) for number, tensor in enumerate(gone)]
-    verdicts = dict(zip(gone, gguf_oracle.load(paths), strict=True))
+    verdicts = dict(zip(gone, gguf_oracle.load_all(paths), strict=True))
     assert verdicts == dict.fromkeys(gone, "refuses")
     for tensor, path in zip(gone, paths, strict=True):
-        found = named(path)
+        found = list_missing(path)
         assert found, tensor
         if tensor not in (f"blk.{LAST}.{new}" for new in variant.instead.values()):
             assert found == [tensor]
@@ -96,9 +96,9 @@ def test_model_without_a_required_tensor_is_refused_by_both(tmp_path: Path, name
 )
 def test_tied_and_optional_tensors_may_be_present_or_missing(tmp_path: Path, family: str, tensor: str) -> None:
     path = tmp_path / "m.gguf"
-    architectures.tiny(path, family, [*VARIANTS[family].tensors(), tensor])
-    assert named(path) == []
-    assert gguf_oracle.load([path]) == ["accepts"]
+    architectures.write_tiny(path, family, [*VARIANTS[family].tensors(), tensor])
+    assert list_missing(path) == []
+    assert gguf_oracle.load_all([path]) == ["accepts"]
 
 
 def test_blocks_for_speculative_decoding_are_not_required(tmp_path: Path) -> None:
@@ -106,5 +106,5 @@ def test_blocks_for_speculative_decoding_are_not_required(tmp_path: Path) -> Non
     first = [name for name in VARIANTS["qwen3"].tensors() if f"blk.{LAST}." not in name]
     assert list(required_tensors.find_missing_tensors("qwen3", metadata, first, architectures.BLOCKS)) == []
     assert list(required_tensors.find_missing_tensors("qwen3", metadata, frozenset(), architectures.BLOCKS)) == []
-    path = architectures.tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
-    assert gguf_oracle.load([path]) == ["accepts"]
+    path = architectures.write_tiny(tmp_path / "m.gguf", "qwen3", first, keys={"nextn_predict_layers": 1})
+    assert gguf_oracle.load_all([path]) == ["accepts"]

@@ -26,7 +26,7 @@ os._exit(0)
 """
 
 
-def engine_loads(path: Path, socket: Path) -> bool:
+def can_load(path: Path, socket: Path) -> bool:
     """Return whether llama.cpp loads a model, in a process of its own because it may abort."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(path), str(socket)],
@@ -39,7 +39,7 @@ def engine_loads(path: Path, socket: Path) -> bool:
     return "loaded" in done.stdout
 
 
-def with_value(content: bytes, key: str, *, kind: int | None = None, value: int | None = None) -> bytes:
+def set_value(content: bytes, key: str, *, kind: int | None = None, value: int | None = None) -> bytes:
     """Return the file with another type or another 32-bit value under one key."""
     changed = bytearray(content)
     at = content.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key)
@@ -74,36 +74,36 @@ RENAMED = {
 WARNED = {"a special token outside": ("token-id-range", {"key": "tokenizer.ggml.eos_token_id", "value": 99999})}
 
 
-def changed(name: str, content: bytes) -> tuple[str, bytes]:
+def change_value(name: str, content: bytes) -> tuple[str, bytes]:
     if name in RENAMED:
         code, old, new = RENAMED[name]
         assert old in content
         return code, content.replace(old, new)
     code, change = {**REFUSED, **WARNED}[name]
-    return code, with_value(content, **change)  # type: ignore[arg-type]
+    return code, set_value(content, **change)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *RENAMED])
 def test_values_refused_by_a_semantic_rule_do_not_load(tmp_path: Path, name: str) -> None:
     path = ggufs.tiny_chat(tmp_path / "m.gguf")
-    code, content = changed(name, path.read_bytes())
+    code, content = change_value(name, path.read_bytes())
     path.write_bytes(content)
     assert code in {finding.code for finding in check_file(path).errors}
-    assert not engine_loads(path, tmp_path / "s.sock")
+    assert not can_load(path, tmp_path / "s.sock")
 
 
 @pytest.mark.parametrize("name", WARNED)
 def test_values_with_a_warning_load(tmp_path: Path, name: str) -> None:
     path = ggufs.tiny_chat(tmp_path / "m.gguf")
-    code, content = changed(name, path.read_bytes())
+    code, content = change_value(name, path.read_bytes())
     path.write_bytes(content)
     report = check_file(path)
     assert (report.errors, [finding.code for finding in report.warnings]) == ((), [code])
-    assert engine_loads(path, tmp_path / "s.sock")
+    assert can_load(path, tmp_path / "s.sock")
 
 
 @pytest.mark.parametrize("kind", ["chat", "base", "embedding"])
 def test_values_without_a_finding_load(tmp_path: Path, kind: str) -> None:
     path = getattr(ggufs, f"tiny_{kind}")(tmp_path / "m.gguf")
     assert check_file(path).findings == ()
-    assert engine_loads(path, tmp_path / "s.sock")
+    assert can_load(path, tmp_path / "s.sock")

@@ -17,7 +17,7 @@ from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf.header import GgufHeader
 from llm_hf_models.gguf.validate import check_file
 from tests.support import gguf_oracle, ggufs
-from tests.support.malformed_ggufs import EDGES, STRICTER, judge
+from tests.support.malformed_ggufs import EDGES, STRICTER, judge_header
 
 QUICK_MUTATIONS = 1500
 STORM_MUTATIONS = int(100_000 * float(os.environ.get("STORM_SHARE", "1")))
@@ -26,7 +26,7 @@ SECONDS_EACH = 2.0  # of CPU time, for files of at most 200 kB
 MEMORY_EACH = 48 * 1024 * 1024
 
 
-def mutations(bases: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
+def mutate_files(bases: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
     """Yield real files with bytes flipped, numbers replaced by edge values, ranges cut, doubled or swapped."""
     chance = random.Random(seed)
     for _ in range(count):
@@ -53,7 +53,7 @@ def mutations(bases: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def base_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """Provide files as small as real models get, so that most mutations hit a header."""
     folder = tmp_path_factory.mktemp("bases")
     paths = [ggufs.tiny_chat(folder / "chat.gguf", blocks=1), ggufs.tiny_base(folder / "base.gguf")]
@@ -62,13 +62,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
-def storm(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counter[str]:
+def judge_mutations(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counter[str]:
     """Judge mutations, then ask llama.cpp about all that passed and a sample of the others."""
     verdicts: Counter[str] = Counter()
     asked: list[tuple[Path, frozenset[str]]] = []
-    for number, content in enumerate(mutations(bases, count, seed)):
+    for number, content in enumerate(mutate_files(bases, count, seed)):
         started = time.thread_time()
-        judged = judge(content)
+        judged = judge_header(content)
         assert time.thread_time() - started < SECONDS_EACH, f"mutation {number} of seed {seed}"
         verdicts["refused" if isinstance(judged, InvalidGgufError) else "read"] += 1
         if isinstance(judged, GgufHeader) or number % 20 == 0:
@@ -85,7 +85,7 @@ def storm(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counte
 def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
     """Compare our verdicts with llama.cpp's, and remove the files."""
     verdicts: Counter[str] = Counter()
-    for (path, codes), verdict in zip(asked, gguf_oracle.ask([path for path, _ in asked]), strict=True):
+    for (path, codes), verdict in zip(asked, gguf_oracle.read_all([path for path, _ in asked]), strict=True):
         warned = {finding.code for finding in check_file(path).warnings}
         if not codes:
             expected = "accepts the header" if "data-unpadded" in warned else "accepts"
@@ -100,8 +100,8 @@ def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
-def test_mutated_headers_give_only_our_errors_and_agree_with_llama_cpp(bases: list[bytes], tmp_path: Path) -> None:
-    verdicts = storm(bases, QUICK_MUTATIONS, SEED, tmp_path)
+def test_mutated_headers_give_only_our_errors_and_agree_with_llama_cpp(base_files: list[bytes], tmp_path: Path) -> None:
+    verdicts = judge_mutations(base_files, QUICK_MUTATIONS, SEED, tmp_path)
     assert verdicts["read"] > QUICK_MUTATIONS / 20
     assert verdicts["refused"] > QUICK_MUTATIONS / 20
 
@@ -109,17 +109,17 @@ def test_mutated_headers_give_only_our_errors_and_agree_with_llama_cpp(bases: li
 @pytest.mark.storm
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform == "win32", reason="the oracle forks")
-def test_hundred_thousand_mutations_give_only_our_errors(bases: list[bytes], tmp_path: Path) -> None:
-    verdicts = storm(bases, STORM_MUTATIONS, SEED + 1, tmp_path)
+def test_hundred_thousand_mutations_give_only_our_errors(base_files: list[bytes], tmp_path: Path) -> None:
+    verdicts = judge_mutations(base_files, STORM_MUTATIONS, SEED + 1, tmp_path)
     print(dict(verdicts))  # noqa: T201 - README's figure
     assert verdicts["read"] + verdicts["refused"] == STORM_MUTATIONS
 
 
-def test_memory_use_of_a_mutation_is_limited(bases: list[bytes]) -> None:
+def test_memory_use_of_a_mutation_is_limited(base_files: list[bytes]) -> None:
     worst = 0
-    for content in mutations(bases, QUICK_MUTATIONS // 5, SEED + 2):
+    for content in mutate_files(base_files, QUICK_MUTATIONS // 5, SEED + 2):
         tracemalloc.start()
-        judge(content)
+        judge_header(content)
         worst = max(worst, tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert worst < MEMORY_EACH

@@ -23,7 +23,7 @@ from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 from tests.support.storage_server import StorageServer
-from tests.support.transfers import made_content
+from tests.support.transfers import make_content
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file a descriptor is")
 
@@ -163,7 +163,7 @@ def cut_at(moment: int, record: list[Call], content: bytes) -> Cut:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    return made_content(SIZE, seed=5)
+    return make_content(SIZE, seed=5)
 
 
 @pytest.fixture(scope="module", params=["memory", "pipe"])
@@ -210,7 +210,7 @@ def test_transfer_after_a_power_cut_refetches_only_unsynced_bytes(
         cut = cut_at(random_.randrange(record[-1].end), record, content)
         partial = tmp_path / str(number) / "model.part"
         cut.leave(disk, partial, random_)
-        trusted = trusted_of(partial)
+        trusted = read_trusted(partial)
         for start, end in trusted:
             assert cut.synced.end_of_run(start) >= end, "the journal claims what no sync has covered"
         kept += trusted.total
@@ -227,7 +227,7 @@ def test_transfer_after_a_power_cut_refetches_only_unsynced_bytes(
     assert kept or disk == "lost the journal", "no cut left anything to build on: this proves nothing"
 
 
-def trusted_of(partial: Path) -> Ranges:
+def read_trusted(partial: Path) -> Ranges:
     """Return the ranges that the next transfer will trust."""
     state = read_journal(journal_path(partial))
     return state.done if state is not None and partial.exists() else Ranges()

@@ -25,7 +25,7 @@ from llm_hf_models.inference.engine_child import GRACE_SECONDS
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
-from tests.support.tiny_library import Shelf
+from tests.support.tiny_library import TinyLibrary
 from tests.support.waiting import wait_until
 
 pytestmark = [
@@ -68,19 +68,19 @@ workers = [threading.Thread(target=ask, args=(number,)) for number in range(thre
 
 
 @pytest.fixture
-def shelf(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shelf]:
-    shelf = Shelf(home.llm, Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), tmp_path)
+def tiny_library(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyLibrary]:
+    shelf = TinyLibrary(home.llm, Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
     monkeypatch.setenv("LLM_HF_KEEP_ALIVE", str(KEEP_ALIVE))
     shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(tmp_path / "chat.gguf"), aliases=("tiny",))
     shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(tmp_path / "seal.gguf", answer="Seal."), aliases=("seal",))
     yield shelf
-    for process in engines_below(shelf.runtime):
+    for process in find_engines(shelf.runtime):
         process.kill()
     shutil.rmtree(shelf.runtime, ignore_errors=True)
 
 
-def engines_below(folder: Path) -> list[psutil.Process]:
+def find_engines(folder: Path) -> list[psutil.Process]:
     """Return every engine in that folder, recorded or not."""
     found = []
     for process in psutil.process_iter():
@@ -92,20 +92,20 @@ def engines_below(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def a_client(until: float, threads: int, path: Path) -> subprocess.Popen[bytes]:
+def start_client(until: float, threads: int, path: Path) -> subprocess.Popen[bytes]:
     expected = json.dumps({"tiny": ggufs.ANSWER, "seal": "Seal."})
     return subprocess.Popen([sys.executable, "-c", CLIENT, str(until), str(threads), str(path), expected])
 
 
-def test_surviving_clients_get_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp_path: Path) -> None:
+def test_surviving_clients_get_a_whole_answer_or_a_clear_error(tiny_library: TinyLibrary, tmp_path: Path) -> None:
     rng, out = random.Random(SEED), tmp_path / "answers"
     until = time.time() + SECONDS
     threads = [PROMPTS // PROCESSES + (number < PROMPTS % PROCESSES) for number in range(PROCESSES)]
-    clients = [a_client(until, count, out) for count in threads]
+    clients = [start_client(until, count, out) for count in threads]
     killed: Counter[str] = Counter()
     while (left := until - time.time()) > 0:
         time.sleep(min(left, rng.uniform(0.5, 2.5)))  # the rhythm of the kills; no synchronisation
-        running = engines_below(shelf.runtime)
+        running = find_engines(tiny_library.runtime)
         if running and rng.random() < 0.6:
             rng.choice(running).kill()
             killed["engines"] += 1
@@ -114,7 +114,7 @@ def test_surviving_clients_get_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp
             clients[victim].kill()
             clients[victim].wait()
             killed["clients"] += 1
-            clients[victim] = a_client(until, threads[victim], out)
+            clients[victim] = start_client(until, threads[victim], out)
     for client in clients:
         assert client.wait(LAST_ANSWERS_SECONDS) == 0
     ended = [json.loads(line) for line in out.read_text().splitlines() if line.endswith("]")]
@@ -126,18 +126,18 @@ def test_surviving_clients_get_a_whole_answer_or_a_clear_error(shelf: Shelf, tmp
     assert set(ends) <= {"whole", "error"}, [end for end, _ in ended if end.startswith(("wrong", "crash"))][:5]
     assert ends["whole"] > len(ended) / 2
     assert all(error.startswith(("error: The engine", "error: The answer broke off")) for error in errors), errors
-    assert_nothing_stays(shelf)
+    assert_nothing_stays(tiny_library)
 
 
-def assert_nothing_stays(shelf: Shelf) -> None:
+def assert_nothing_stays(shelf: TinyLibrary) -> None:
     """Check that no process remains after keep_alive, and after the wait for requests of killed clients."""
     wait_until(
-        lambda: not engines_below(shelf.runtime),
+        lambda: not find_engines(shelf.runtime),
         KEEP_ALIVE + GRACE_SECONDS + 10,
-        message=lambda: engines_below(shelf.runtime),
+        message=lambda: find_engines(shelf.runtime),
         poll_seconds=0.2,
     )
     assert Library().list_engines() == ()
     assert list(shelf.runtime.rglob("*.sock")) == []
-    with shelf.db() as db:
+    with shelf.open_db() as db:
         assert running_engines.list_running_engines(db) == []

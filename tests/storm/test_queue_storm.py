@@ -116,7 +116,7 @@ def test_queue_survives_random_kills(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     storm.background() if random_.random() < 0.5 else storm.foreground(at_once=2)
                 assert [file for file in Library().gc().files if file.size] == [], "something that lives was taken"
             hub.clear()
-            end_of(storm)
+            check_end(storm)
             killed, wanted, fetched = (
                 killed + storm.kills,
                 wanted + storm.plan.total_bytes,
@@ -126,7 +126,7 @@ def test_queue_survives_random_kills(tmp_path: Path, monkeypatch: pytest.MonkeyP
     print(f"kill storm over the queue: {killed} kills, {rounds} pulls, {extra:.0f} bytes fetched again per kill")  # noqa: T201
 
 
-def end_of(storm: Storm) -> None:
+def check_end(storm: Storm) -> None:
     """Check the final state after any number of kills."""
     library = Library()
     result = library.pull(REPO)

@@ -30,7 +30,7 @@ from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.fetch_threads import RECORD_BYTES
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.conftest import Home
-from tests.support.cache_pulls import files_of, pull
+from tests.support.cache_pulls import list_files, pull
 from tests.support.hub_server import HubServer, Throttle
 from tests.support.storage_server import Fault, StorageServer
 from tests.support.transfers import WEATHER
@@ -99,7 +99,7 @@ def pull_until_killed(task: Task) -> None:
     )  # fmt: skip
 
 
-def fated(task: Task, random_: random.Random, size: int) -> Task:
+def add_random_end(task: Task, random_: random.Random, size: int) -> Task:
     """Return the task with a random end: mostly during the transfer, sometimes when all bytes are there."""
     kind, task = random_.choice(["bytes", "bytes", "seconds", "end"]), replace(task, splices=random_.random() < 0.5)
     if kind == "bytes":
@@ -122,7 +122,7 @@ class Tally:
         return Tally(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Tally)))
 
 
-def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
+def kill_pulls(folder: Path, seed: int, kills: int) -> Tally:
     """Pull again and again until there were that many kills; each pull must end well."""
     random_, tally = random.Random(seed), Tally()
     content = {f"m-Q8_0-0000{i}-of-00003.gguf": random_.randbytes(size) for i, size in enumerate(SHARD_BYTES, 1)}
@@ -132,25 +132,25 @@ def killed_pulls(folder: Path, seed: int, kills: int) -> Tally:
         repo = hub.add_repo("owner/storm-GGUF", dict(content))
         while tally.kills < kills:
             cache = folder / f"cache-{seed}-{tally.pulls}"
-            task = Task(hub.endpoint, repo.id, repo.commit, files_of(repo), cache)
+            task = Task(hub.endpoint, repo.id, repo.commit, list_files(repo), cache)
             hub.forget_requests()
             hub.fault(Throttle(RATE), side="storage", times=None)
             here = 0
             for _ in range(KILLS_PER_PULL):
-                fates = [fated(task, random_, sum(SHARD_BYTES)) for _ in range(1 + tally.pulls % 2)]
+                fates = [add_random_end(task, random_, sum(SHARD_BYTES)) for _ in range(1 + tally.pulls % 2)]
                 processes = [nursery.Process(target=pull_until_killed, args=(fate,)) for fate in fates]
-                for status in ended(processes):
+                for status in run_processes(processes):
                     assert status in (0, -signal.SIGKILL), (seed, tally, fates)
                     here += status == -signal.SIGKILL
             hub.clear()
-            tally += whole_after(hub, repo, cache, content, here)
-            assert ended([nursery.Process(target=sweep, args=(cache,))]) == [0]
+            tally += finish_pull(hub, repo, cache, content, here)
+            assert run_processes([nursery.Process(target=run_gc, args=(cache,))]) == [0]
             assert {path.suffix for path in cache_work_folder(cache).iterdir()} == {".checked"}
             shutil.rmtree(cache)
     return tally
 
 
-def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
+def run_processes(processes: Sequence[BaseProcess]) -> list[int | None]:
     """Start processes, and return how each ended.
 
     Each start checks all existing children (multiprocessing/process.py, _cleanup). If two threads check the same child
@@ -167,13 +167,13 @@ def ended(processes: Sequence[BaseProcess]) -> list[int | None]:
     return statuses
 
 
-def sweep(cache: Path) -> None:
+def run_gc(cache: Path) -> None:
     """Run `llm hf gc` without its waiting time, in a process of its own."""
     os.environ.update(HF_HUB_CACHE=str(cache), LLM_USER_PATH=str(cache / "llm"), LLM_HF_ORPHAN_SECONDS="0")
     Library().gc()
 
 
-def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str, bytes], kills: int) -> Tally:
+def finish_pull(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str, bytes], kills: int) -> Tally:
     """Let the last pull finish, and check the result."""
     for file in pull(hub, repo, cache):
         assert file.location.read_bytes() == content[file.path]
@@ -186,21 +186,21 @@ def whole_after(hub: HubServer, repo: ServedRepo, cache: Path, content: dict[str
 @pytest.mark.usefixtures("home")
 def test_pulls_survive_random_kills(tmp_path: Path) -> None:
     with ThreadPoolExecutor(LANES) as lanes:
-        storms = [lanes.submit(killed_pulls, tmp_path, 20 + lane, -(-KILLS // LANES)) for lane in range(LANES)]
+        storms = [lanes.submit(kill_pulls, tmp_path, 20 + lane, -(-KILLS // LANES)) for lane in range(LANES)]
         tally = sum((storm.result() for storm in storms), Tally())
     extra = (tally.fetched - tally.wanted) / tally.kills
     print(f"kill storm: {tally.kills} kills over {tally.pulls} pulls, {extra:,.0f} bytes fetched again per kill")  # noqa: T201
     assert tally.kills >= KILLS
 
 
-def splice_or_not(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
+def choose_splicing(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the bytes be spliced or not, at random."""
     monkeypatch.undo()
     if random_.random() < 0.5:
         monkeypatch.delattr(os, "splice", raising=False)
 
 
-def limits_for(random_: random.Random) -> TransferLimits:
+def choose_limits(random_: random.Random) -> TransferLimits:
     return TransferLimits(
         connections=random_.choice([1, 2, 4, 8]),
         connect_seconds=1,
@@ -216,7 +216,7 @@ def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: py
     ends: dict[str, int] = {}
     for seed in range(COMBINATIONS):
         random_ = random.Random(seed)
-        splice_or_not(random_, monkeypatch)
+        choose_splicing(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(random_.randbytes(random_.choice([1, 5000, 300_000, 9 * MB]))) as server:
             server.faults.extend(random_.choices(faults, k=random_.randrange(1, 9)))
@@ -228,7 +228,7 @@ def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: py
                         server.locate,
                         server.expected,
                         partial,
-                        limits=limits_for(random_),
+                        limits=choose_limits(random_),
                         progress=lambda _: None,
                         stop=threading.Event(),
                     )
@@ -249,7 +249,7 @@ def test_corrupted_bytes_are_never_accepted(tmp_path: Path, monkeypatch: pytest.
     content = random.Random(7).randbytes(2_000_000)
     for seed in range(CORRUPTIONS):
         random_ = random.Random(seed)
-        splice_or_not(random_, monkeypatch)
+        choose_splicing(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(content) as server:
             expected = server.expected
@@ -274,7 +274,7 @@ def test_corrupted_bytes_are_never_accepted(tmp_path: Path, monkeypatch: pytest.
                     lambda location=location: location,
                     expected,
                     partial,
-                    limits=limits_for(random_),
+                    limits=choose_limits(random_),
                     progress=lambda _: None,
                     stop=threading.Event(),
                 )
@@ -294,7 +294,7 @@ def test_corrupted_bytes_are_never_accepted(tmp_path: Path, monkeypatch: pytest.
 def test_pull_leaves_only_its_notes(home: Home) -> None:
     with HubServer() as hub:
         repo = hub.add_repo("owner/tiny-GGUF", {"a-Q8_0.gguf": random.Random(1).randbytes(MB)})
-        files: list[HubFile] = files_of(repo)
+        files: list[HubFile] = list_files(repo)
         pull(hub, repo, home.cache)
         left = {path.name for path in cache_work_folder(home.cache).iterdir()}
         assert left == {f"{files[0].etag}.checked"}

@@ -72,7 +72,7 @@ KEYS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 
 
-def tiny(
+def write_tiny(
     path: Path,
     architecture: str,
     tensors: Iterable[str],
@@ -98,7 +98,7 @@ def tiny(
     writer.add_token_types([gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256, 1])
     for name in dict.fromkeys(tensors):
         if name != without:
-            writer.add_tensor(name, np.ones(shape_of(architecture, name)[::-1], dtype=np.float32))
+            writer.add_tensor(name, np.ones(get_shape(architecture, name)[::-1], dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -120,7 +120,7 @@ def _add_keys(writer: gguf.GGUFWriter, architecture: str, more: Mapping[str, obj
         adders[type(value)](full, value)
 
 
-def shape_of(architecture: str, name: str) -> tuple[int, ...]:
+def get_shape(architecture: str, name: str) -> tuple[int, ...]:
     """Return a tensor's shape in ggml's order. A bias has the shape of its sum, a norm the width."""
     parts = name.split(".")
     stem = parts[2] if parts[0] == "blk" else parts[0]

@@ -42,7 +42,7 @@ def repo(hub: HubServer) -> ServedRepo:
     return hub.add_repo(str(REPO), FILES)
 
 
-def files_of(repo: ServedRepo) -> list[HubFile]:
+def list_files(repo: ServedRepo) -> list[HubFile]:
     return [HubFile(file.path, file.size, sha256=file.sha256, git_sha1=file.git_sha1) for file in repo.files]
 
 
@@ -55,7 +55,7 @@ def pull(hub: HubServer, repo: ServedRepo, cache: Path, **options: Any) -> list[
         "stop": threading.Event(),
     }
     arguments.update(options)
-    return fetch_into_cache(Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), **arguments)
+    return fetch_into_cache(Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, list_files(repo), **arguments)
 
 
 def assert_whole(stored: list[StoredFile], *, content: dict[str, bytes] = SHARDS) -> None:
@@ -64,7 +64,7 @@ def assert_whole(stored: list[StoredFile], *, content: dict[str, bytes] = SHARDS
             assert file.location.read_bytes() == content[file.path]
 
 
-def leftovers(cache: Path) -> list[str]:
+def list_leftovers(cache: Path) -> list[str]:
     return sorted(path.name for path in cache_work_folder(cache).iterdir() if path.suffix not in (".checked", ".lock"))
 
 

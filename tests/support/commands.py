@@ -36,7 +36,7 @@ def run(
     return result
 
 
-def json_of(*words: str | Path, code: int = 0) -> Any:
+def run_json(*words: str | Path, code: int = 0) -> Any:
     """Run `llm hf … --json` in this process and return the value that it printed."""
     return json.loads(run(*words, "--json", code=code).stdout)
 

@@ -14,33 +14,33 @@ from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.library.records import LocalModel
 
 
-def register(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
+def register_model(name: str, *, aliases: tuple[str, ...] = (), **facts: Any) -> None:
     facts = {"kind": "chat", **facts}
     with Database(paths.library_path()) as db:
         db.register(LocalModel(f"hf/{name}", None, None, None, "F16", (), ModelFacts(**facts), aliases=aliases))
 
 
-def garbage(path: Path) -> None:
+def write_garbage(path: Path) -> None:
     path.write_bytes(b"this is no database" * 100)
 
 
-def changed(path: Path, sql: str) -> None:
+def execute_sql(path: Path, sql: str) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute(sql)
 
 
-def newer(path: Path) -> None:
-    changed(path, f"pragma user_version = {len(MIGRATIONS) + 1}")
+def set_newer_version(path: Path) -> None:
+    execute_sql(path, f"pragma user_version = {len(MIGRATIONS) + 1}")
 
 
-def not_json(path: Path) -> None:
-    changed(path, "update models set facts = '{'")
+def store_invalid_json(path: Path) -> None:
+    execute_sql(path, "update models set facts = '{'")
 
 
-def a_table_less(path: Path) -> None:
-    changed(path, "drop table aliases")
+def drop_a_table(path: Path) -> None:
+    execute_sql(path, "drop table aliases")
 
 
-def a_folder(path: Path) -> None:
+def replace_with_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()

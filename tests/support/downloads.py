@@ -36,7 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def followed(library: Library, number: int) -> list[DownloadEvent]:
+def follow_to_end(library: Library, number: int) -> list[DownloadEvent]:
     """Return every event until the download ends; stop after a time limit."""
     stop = threading.Event()
     alarm = threading.Timer(WAIT_SECONDS, stop.set)
@@ -55,25 +55,25 @@ def wait_for_state(library: Library, number: int, *states: str) -> None:
     )
 
 
-def begun(library: Library, hub: HubServer, plan: PullPlan) -> DownloadView:
+def start_stalled_download(library: Library, hub: HubServer, plan: PullPlan) -> DownloadView:
     """Start a background download that stalls after some bytes until the fault is cleared."""
-    before = weights_sent(hub)
+    before = count_weights_sent(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= before + 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= before + 50_000)
     return row
 
 
-def weights_sent(hub: HubServer) -> int:
+def count_weights_sent(hub: HubServer) -> int:
     return hub.sent(FILE, side="storage")
 
 
-def stalled(hub: HubServer) -> bool:
+def is_stalled(hub: HubServer) -> bool:
     """Return whether the pull itself (not the request for the header) has reached the stall of the storage host."""
     return any(request.sent >= STALL_AFTER for request in hub.matching(FILE, side="storage"))
 
 
-def planned(library: Library, hub: HubServer, ref: str = REPO) -> PullPlan:
+def plan_download(library: Library, hub: HubServer, ref: str = REPO) -> PullPlan:
     """Return a plan, and forget the requests for its header."""
     plan = library.plan(ref)
     hub.forget_requests()

@@ -20,7 +20,7 @@ from tests.conftest import Home
 from tests.support import ggufs
 
 
-def gone_while_it_reads(endpoint: engine.Endpoint, reads: Callable[[], bool]) -> None:
+def leave_during_prompt_processing(endpoint: engine.Endpoint, reads: Callable[[], bool]) -> None:
     """Send a long prompt, and leave when `reads` reports that the engine processes it."""
     turn = openai_protocol.Turn([{"role": "user", "content": "some words " * 4_000}], {"max_tokens": 1})
 
@@ -44,7 +44,7 @@ CHAT = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
 
 
 @contextmanager
-def leaving_nothing(
+def open_clean_library(
     home: Home, processes_of: Callable[[EngineRow], list[psutil.Process]] = lambda row: [psutil.Process(row.pid)]
 ) -> Iterator[Database]:
     """Provide the library of a test; at its end stop all engines and check that nothing remains."""
@@ -59,13 +59,13 @@ def leaving_nothing(
         assert not list(home.runtime.glob("llm-hf/*/e.sock"))
 
 
-def spec_of(path: Path, *, context: int = 1024, shard_paths: tuple[Path, ...] = ()) -> engine.EngineSpec:
+def make_spec(path: Path, *, context: int = 1024, shard_paths: tuple[Path, ...] = ()) -> engine.EngineSpec:
     return engine.EngineSpec("hf/tiny/chat:F16", path, shard_paths=shard_paths, facts=CHAT, context=context)
 
 
-def endless_spec(folder: Path) -> engine.EngineSpec:
+def make_endless_spec(folder: Path) -> engine.EngineSpec:
     """Return the spec of a model that generates until it is stopped."""
-    return spec_of(ggufs.tiny_chat(folder / "endless.gguf", endless=True, context=131072), context=65536)
+    return make_spec(ggufs.tiny_chat(folder / "endless.gguf", endless=True, context=131072), context=65536)
 
 
 def ensure(
@@ -81,7 +81,7 @@ def ensure(
     return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=told.append)
 
 
-def say(endpoint: engine.Endpoint, **options: object) -> str:
+def prompt_engine(endpoint: engine.Endpoint, **options: object) -> str:
     turn = openai_protocol.Turn([{"role": "user", "content": "hi"}], options)
     return "".join(
         piece.text
@@ -90,7 +90,7 @@ def say(endpoint: engine.Endpoint, **options: object) -> str:
     )
 
 
-def row_of(db: Database) -> EngineRow:
+def get_engine_row(db: Database) -> EngineRow:
     (row,) = running_engines.list_running_engines(db)
     return row
 
@@ -102,7 +102,7 @@ def wait_for_exit(pid: int) -> None:
         return
 
 
-def broken_files(folder: Path) -> dict[str, Path]:
+def write_broken_files(folder: Path) -> dict[str, Path]:
     whole = ggufs.tiny_chat(folder / "whole.gguf").read_bytes()
     contents = {"garbage": b"<html>not a model</html>", "empty": b"", "truncated": whole[: len(whole) // 2]}
     for name, content in contents.items():

@@ -32,13 +32,13 @@ class ModelParams(ctypes.Structure):
     _fields_ = (("opaque", ctypes.c_char * 1024),)
 
 
-def ask(paths: Sequence[Path]) -> list[str]:
+def read_all(paths: Sequence[Path]) -> list[str]:
     """Return the verdict of llama.cpp's reader on each file: `accepts`, `accepts the header`, `refuses`, or `killed by
     SIGABRT`."""
     return _answers(paths)
 
 
-def load(paths: Sequence[Path]) -> list[str]:
+def load_all(paths: Sequence[Path]) -> list[str]:
     """Return whether llama.cpp loads each file as a model: `accepts`, `refuses`, or `killed by SIGABRT`."""
     return _answers(paths, "load")
 

@@ -34,5 +34,5 @@ def server() -> Iterator[HubServer]:
         yield server
 
 
-def ask_of(server: HubServer, token: str | None = None, **more: Any) -> Hub:
+def make_client(server: HubServer, token: str | None = None, **more: Any) -> Hub:
     return Hub(server.endpoint, token=token, **more)

@@ -121,7 +121,7 @@ class Account:
 
 
 @dataclass
-class _Planned:
+class _PlannedFault:
     fault: Fault
     on: str
     side: Side | None
@@ -146,11 +146,11 @@ class HubServer:
         self._repos: list[ServedRepo] = []
         self._accounts: dict[str, Account] = {}
         self._requests: list[Request] = []
-        self._faults: list[_Planned] = []
+        self._faults: list[_PlannedFault] = []
         self._stalls: list[Stall] = []
         self._changed = threading.Condition()
         self._links_from, self._secret, self._tls = 0, os.urandom(16), tls
-        context = _certificate(self.ca_file) if tls else None
+        context = write_certificate(self.ca_file) if tls else None
         self._hub = _listen(self, _HubSide, context)
         self._storage = _listen(self, _StorageSide, context) if storage else None
 
@@ -318,7 +318,7 @@ class HubServer:
     ) -> None:
         """Plan a fault for the next `times` requests (None: for all) whose unquoted path contains `on`."""
         with self._changed:
-            self._faults.append(_Planned(fault, on, side, method, times))
+            self._faults.append(_PlannedFault(fault, on, side, method, times))
 
     def clear(self) -> None:
         """Remove all planned faults, and continue stalled responses."""
@@ -383,7 +383,7 @@ class _Server(hub_mirror.HubMirrorServer):
             super().handle_error(request, client_address)
 
 
-class _OfHub(BaseHttpHandler):
+class _HubHandler(BaseHttpHandler):
     @property
     def hub(self) -> HubServer:
         server = self.server
@@ -391,7 +391,7 @@ class _OfHub(BaseHttpHandler):
         return server.hub
 
 
-class _Weather(_OfHub):
+class _FaultHandler(_HubHandler):
     """A handler that records every request and applies faults before and during the response."""
 
     side: Side
@@ -489,7 +489,7 @@ class _Weather(_OfHub):
                 raise ConnectionAbortedError
 
 
-class _HubSide(_Weather, hub_mirror.HubMirrorHandler):
+class _HubSide(_FaultHandler, hub_mirror.HubMirrorHandler):
     side: Side = "hub"
 
     def _dispatch(self, parts: list[str]) -> None:
@@ -557,7 +557,7 @@ class _HubSide(_Weather, hub_mirror.HubMirrorHandler):
         raise HttpResponseError(403, "GatedRepo", f"{start} and you are not in the authorized list.")
 
 
-class _Storage(_OfHub):
+class _Storage(_HubHandler):
     def respond(self) -> None:
         if "Authorization" in self.headers:  # as S3 does: a test sees a leaked token at once
             raise HttpResponseError(400, None, "Only one auth mechanism allowed")
@@ -571,12 +571,12 @@ class _Storage(_OfHub):
         raise HttpResponseError(404, None, "NoSuchKey")
 
 
-class _StorageSide(_Weather, _Storage):
+class _StorageSide(_FaultHandler, _Storage):
     side: Side = "storage"
 
 
 @contextmanager
-def hub_in_force(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[HubServer]:
+def run_hub(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[HubServer]:
     """Provide a Hub that the environment points to, with settings for this test by their names."""
     with HubServer() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
@@ -586,7 +586,7 @@ def hub_in_force(monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[H
 
 
 @contextmanager
-def silent_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Event]:
+def stall_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Event]:
     """Let the storage host stall after `count` bytes of a file; the event is set then."""
     hub.forget_requests()
     hub.fault(Stall(after=count), on=file, side="storage", times=None)
@@ -600,7 +600,7 @@ def silent_after(hub: HubServer, file: str, count: int) -> Iterator[threading.Ev
     hub.clear()
 
 
-def _listen(hub: HubServer, handler: type[_Weather], context: ssl.SSLContext | None) -> BaseHttpServer:
+def _listen(hub: HubServer, handler: type[_FaultHandler], context: ssl.SSLContext | None) -> BaseHttpServer:
     server = _Server(hub, handler)
     if context is not None:
         # The handshake runs in the connection's own thread: a client that refuses must not block the others.
@@ -608,7 +608,7 @@ def _listen(hub: HubServer, handler: type[_Weather], context: ssl.SSLContext | N
     return server
 
 
-def _certificate(path: Path) -> ssl.SSLContext:
+def write_certificate(path: Path) -> ssl.SSLContext:
     """Write a self-signed certificate for 127.0.0.1 and localhost to `path`."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

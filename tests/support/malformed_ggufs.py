@@ -19,7 +19,7 @@ EDGES = [0, 1, 2, 7, 8, 9, 10, 12, 13, 31, 32, 64, 255, 2**15, 2**16, 2**31 - 1,
 EDGES += [2**62, 2**63 - 1, 2**63, 2**64 - 8, 2**64 - 1]
 
 
-def judge(content: bytes) -> GgufHeader | InvalidGgufError:
+def judge_header(content: bytes) -> GgufHeader | InvalidGgufError:
     """Return the reader's result; the validator's findings must be documented."""
     try:
         header = read_header(io.BytesIO(content), file_bytes=len(content))

@@ -20,7 +20,7 @@ Era = Literal["legacy", "auto"]
 ERAS: tuple[Era, ...] = ("legacy", "auto")
 
 
-def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def run_async(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make an async test callable by pytest."""
 
     @functools.wraps(test)
@@ -31,56 +31,56 @@ def in_a_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 @asynccontextmanager
-async def stdio_host(
-    *flags: str, era: Era = "auto", person: Person | None = None, **more: Any
+async def connect_stdio(
+    *flags: str, era: Era = "auto", person: User | None = None, **more: Any
 ) -> AsyncIterator[Client]:
     """Connect a host that starts the server as its child, in the current environment."""
     command = StdioServerParameters(
         command=sys.executable, args=["-m", "llm_hf_mcp", *flags], env={**os.environ, "PYTHONWARNINGS": "ignore"}
     )
-    callback = person.asked if person is not None else None
+    callback = person.answer_question if person is not None else None
     async with Client(command, mode=era, elicitation_callback=callback, **more) as client:
         yield client
 
 
-class Person:
+class User:
     """A user who answers the server's questions."""
 
     def __init__(self, answer: Literal["agree", "disagree", "decline", "cancel"] = "agree") -> None:
         self.answer = answer
         self.questions: list[str] = []
 
-    async def asked(self, context: object, params: Any) -> ElicitResult:  # noqa: ARG002 - the client's signature
+    async def answer_question(self, context: object, params: Any) -> ElicitResult:  # noqa: ARG002 - the client's signature
         self.questions.append(params.message)
         if self.answer in ("decline", "cancel"):
             return ElicitResult(action=self.answer)  # type: ignore[arg-type]
         return ElicitResult(action="accept", content={"agree": self.answer == "agree"})
 
 
-def text_of(result: CallToolResult) -> str:
+def get_text(result: CallToolResult) -> str:
     """Return the text that a model reads."""
     (block,) = result.content
     assert isinstance(block, TextContent)
     return block.text
 
 
-async def call(client: Client, tool: str, **arguments: Any) -> Any:
+async def call_tool(client: Client, tool: str, **arguments: Any) -> Any:
     """Call a tool and return its structured content; the client has checked it against the tool's schema."""
     result = await client.call_tool(tool, arguments)
-    assert not result.is_error, text_of(result)
+    assert not result.is_error, get_text(result)
     assert result.structured_content is not None
     return result.structured_content
 
 
-async def refusal(client: Client, tool: str, **arguments: Any) -> str:
+async def call_refused(client: Client, tool: str, **arguments: Any) -> str:
     """Call a tool that must refuse, and return its message."""
     result = await client.call_tool(tool, arguments)
-    assert result.is_error, text_of(result)
-    return text_of(result)
+    assert result.is_error, get_text(result)
+    return get_text(result)
 
 
 @dataclass(frozen=True)
-class Served:
+class HttpServer:
     """A listening server."""
 
     url: str
@@ -92,7 +92,7 @@ class Served:
 
 
 @contextmanager
-def served(*flags: str, port: int = 0) -> Iterator[Served]:
+def serve_http(*flags: str, port: int = 0) -> Iterator[HttpServer]:
     command = [sys.executable, "-m", "llm_hf_mcp", "--http", str(port), *flags]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -101,7 +101,7 @@ def served(*flags: str, port: int = 0) -> Iterator[Served]:
         assert url.startswith("http://"), url + process.stderr.read()
         said = process.stderr.readline().strip()
         token = said.removeprefix("Authorization: Bearer ") if said.startswith("Authorization") else None
-        yield Served(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
+        yield HttpServer(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
     finally:
         process.terminate()
         process.wait(10)

@@ -19,7 +19,7 @@ WEIGHTS = bytes(range(256)) * 12_000
 SECRET = b"not served"
 
 
-class Shelf:
+class RepoList:
     """A catalogue whose repos are served at once."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Shelf:
         return self.all
 
 
-def served(path: str, location: Path, *, lfs: bool) -> ServedFile:
+def make_file(path: str, location: Path, *, lfs: bool) -> ServedFile:
     digests = compute_digests(location)
     size = location.stat().st_size
     return ServedFile(path, location, size, digests.sha256 if lfs else None, None if lfs else digests.git_sha1)
@@ -46,17 +46,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shelf(folder: Path) -> Shelf:
-    shelf = Shelf()
+def repo_list(folder: Path) -> RepoList:
+    shelf = RepoList()
     card, weights = folder / "card", folder / "weights"
     tiny = ServedRepo(
         "acme/tiny-GGUF",
         COMMIT,
         (
-            served("README.md", card, lfs=False),
-            served("empty.txt", folder / "empty", lfs=False),
-            served("a b/odd #1%.gguf", weights, lfs=True),
-            served("tiny-Q4_K_M.gguf", weights, lfs=True),
+            make_file("README.md", card, lfs=False),
+            make_file("empty.txt", folder / "empty", lfs=False),
+            make_file("a b/odd #1%.gguf", weights, lfs=True),
+            make_file("tiny-Q4_K_M.gguf", weights, lfs=True),
         ),
         task="text-generation",
         tags=("en", "conversational"),
@@ -70,9 +70,9 @@ def shelf(folder: Path) -> Shelf:
         scans_done=True,
         files_with_issues=(("tiny-Q4_K_M.gguf", "suspicious"),),
     )
-    old = ServedRepo("acme/tiny-GGUF", OLD, (served("README.md", card, lfs=False),), revisions=("v1", "refs/pr/3"))
+    old = ServedRepo("acme/tiny-GGUF", OLD, (make_file("README.md", card, lfs=False),), revisions=("v1", "refs/pr/3"))
     many = ServedRepo(
-        "umbrella/many", "c" * 40, tuple(served(f"d{n % 7}/{n:04}.txt", card, lfs=False) for n in range(1100)),
+        "umbrella/many", "c" * 40, tuple(make_file(f"d{n % 7}/{n:04}.txt", card, lfs=False) for n in range(1100)),
         downloads=9, trending=3, gated="manual",
     )  # fmt: skip
     shelf.all = [tiny, old, many]
@@ -80,7 +80,7 @@ def shelf(folder: Path) -> Shelf:
 
 
 @contextmanager
-def running(server: ThreadingHTTPServer) -> Iterator[str]:
+def run_server(server: ThreadingHTTPServer) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     host, port = server.server_address[:2]
     try:
@@ -91,6 +91,6 @@ def running(server: ThreadingHTTPServer) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def endpoint(shelf: Shelf) -> Iterator[str]:
-    with running(make_server(shelf)) as endpoint:
+def endpoint(repo_list: RepoList) -> Iterator[str]:
+    with run_server(make_server(repo_list)) as endpoint:
         yield endpoint

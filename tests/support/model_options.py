@@ -8,6 +8,6 @@ from typing import Any
 from tests.support.commands import run
 
 
-def defaults(name: str) -> dict[str, tuple[Any, str]]:
+def read_defaults(name: str) -> dict[str, tuple[Any, str]]:
     found = json.loads(run("show", name, "--json").stdout)["defaults"]
     return {one["key"]: (one["value"], one["source"]) for one in found}

@@ -15,7 +15,7 @@ from llm_hf_models.library.records import LocalFile, LocalModel
 FACTS = ModelFacts(kind="chat", architecture="llama", tools=True, modalities=("image",), sampling={"temperature": 0.6})
 
 
-def a_model(
+def make_model(
     name: str = "owner/name", quant: str = "Q4_K_M", revision: str | None = None, **changes: object
 ) -> LocalModel:
     at = f"@{revision}" if revision else ""

@@ -13,7 +13,7 @@ from llm_hf_models.inference import openai_protocol
 
 
 @contextmanager
-def server(respond: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) -> Iterator[str]:
+def run_server(respond: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             respond(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
@@ -27,7 +27,7 @@ def server(respond: Callable[[BaseHTTPRequestHandler, dict[str, Any]], None]) ->
         http.shutdown()
 
 
-def sends(body: bytes, *, kind: str = "text/event-stream", status: int = 200) -> Callable[..., None]:
+def respond_with(body: bytes, *, kind: str = "text/event-stream", status: int = 200) -> Callable[..., None]:
     def respond(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
         handler.send_response(status)
         handler.send_header("Content-Type", kind)
@@ -37,16 +37,16 @@ def sends(body: bytes, *, kind: str = "text/event-stream", status: int = 200) ->
     return respond
 
 
-def event(**chunk: object) -> bytes:
+def format_event(**chunk: object) -> bytes:
     return b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
-def delta(**fields: object) -> bytes:
-    return event(choices=[{"index": 0, "delta": fields, "finish_reason": None}])
+def format_delta(**fields: object) -> bytes:
+    return format_event(choices=[{"index": 0, "delta": fields, "finish_reason": None}])
 
 
-END = event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]) + b"data: [DONE]\n\n"
+END = format_event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]) + b"data: [DONE]\n\n"
 
 
-def text_of(items: list[openai_protocol.Piece | openai_protocol.Finish], kind: str = "text") -> str:
+def join_text(items: list[openai_protocol.Piece | openai_protocol.Finish], kind: str = "text") -> str:
     return "".join(item.text for item in items if isinstance(item, openai_protocol.Piece) and item.kind == kind)

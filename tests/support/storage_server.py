@@ -87,7 +87,7 @@ class StorageServer:
         self._closing = threading.Event()
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self._bind(0)
-        self.back()
+        self.reconnect()
 
     def _bind(self, port: int) -> None:
         self._listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -95,7 +95,7 @@ class StorageServer:
         self._listener.bind((self.host, port))
         self.port = self._listener.getsockname()[1]
 
-    def away(self) -> None:
+    def disconnect(self) -> None:
         """Stop listening and cut every connection, as a lost network does. The port stays reserved."""
         # A blocked accept would keep the port listening after its socket is closed.
         with contextlib.suppress(OSError):  # it may be stopped already
@@ -107,7 +107,7 @@ class StorageServer:
         for connection in gone:
             _reset(connection)
 
-    def back(self) -> None:
+    def reconnect(self) -> None:
         """Listen again on the same port."""
         self._listener.listen(64)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
@@ -138,7 +138,7 @@ class StorageServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._closing.set()
-        self.away()
+        self.disconnect()
         self._listener.close()
 
     def _accept(self, listener: socket.socket) -> None:

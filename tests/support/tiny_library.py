@@ -33,19 +33,19 @@ PNG = bytes.fromhex(
 
 
 @dataclass(frozen=True)
-class Shelf:
+class TinyLibrary:
     """A home with tiny models that the tests of one module share, so that engines keep running between tests."""
 
     user: Path
     runtime: Path
     files: Path
 
-    def db(self) -> Database:
+    def open_db(self) -> Database:
         return Database(self.user / "hf/library.db")
 
-    def pids(self) -> set[int]:
+    def find_pids(self) -> set[int]:
         """Return the pids of the running engines."""
-        with self.db() as db:
+        with self.open_db() as db:
             return {row.pid for row in running_engines.list_running_engines(db)}
 
     def add(self, model_id: str, path: Path, **fields: Any) -> LocalModel:
@@ -54,17 +54,17 @@ class Shelf:
         one = LocalFile(path.name, "weights", path.stat().st_size, str(path), sha256="d" * 64)
         fields = {"checks": (Check("digest", "matches", time.time()),), "facts": facts, **fields}
         repo = model_id.removeprefix("hf/").partition(":")[0]
-        with self.db() as db:
+        with self.open_db() as db:
             return db.register(LocalModel(model_id, repo, None, COMMIT, "F16", (one,), **fields))
 
-    def stand_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use_as_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make it this test's home for llm and engines."""
         monkeypatch.setenv("LLM_USER_PATH", str(self.user))
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(self.runtime))
 
-    def tidy(self) -> None:
+    def reset(self) -> None:
         """Remove the options and remote models that a test has added."""
-        with self.db() as db:
+        with self.open_db() as db:
             for model in db.list_models():
                 if model.endpoint is not None:
                     db.remove_model(model.model_id)
@@ -73,21 +73,21 @@ class Shelf:
 
 
 @contextmanager
-def opened_shelf(folders: pytest.TempPathFactory) -> Iterator[Shelf]:
+def open_empty_library(folders: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
     """Provide an empty library; stop its engines at the end."""
     runtime = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))  # short: a unix socket's path has at most 107 bytes
-    shelf = Shelf(folders.mktemp("llm"), runtime, folders.mktemp("models"))
+    shelf = TinyLibrary(folders.mktemp("llm"), runtime, folders.mktemp("models"))
     yield shelf
-    with shelf.db() as db:
+    with shelf.open_db() as db:
         for row in running_engines.list_running_engines(db):
             running_engines.stop_engine(db, row)
     shutil.rmtree(runtime, ignore_errors=True)
 
 
 @contextmanager
-def tiny_shelf(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[Shelf]:
+def open_tiny_library(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[TinyLibrary]:
     """Provide a model of each kind: `tiny` calls a tool, `dog` answers in JSON, `base` and `vectors` can't chat."""
-    with opened_shelf(folders) as shelf:
+    with open_empty_library(folders) as shelf:
         shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
         shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
         shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
@@ -99,12 +99,12 @@ def tiny_shelf(folders: pytest.TempPathFactory, *, endless: bool = False) -> Ite
         yield shelf
 
 
-def said(*arguments: str, stdin: str | None = None) -> str:
+def get_output(*arguments: str, stdin: str | None = None) -> str:
     result = run_llm(*arguments, stdin=stdin)
     assert result.exit_code == 0, result.stderr
     return result.stdout.strip()
 
 
-def logged() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(said("logs", "-n", "1", "--json"))[0]
+def read_last_log() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(get_output("logs", "-n", "1", "--json"))[0]
     return found

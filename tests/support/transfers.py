@@ -19,18 +19,18 @@ MB = 1_000_000
 LIMITS = TransferLimits(connections=4, connect_seconds=2, stall_seconds=0.4, network_wait_seconds=4, retry_seconds=0.02)
 
 
-def made_content(size: int, seed: int = 1) -> bytes:
+def make_content(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
 @pytest.fixture
 def server() -> Iterator[StorageServer]:
-    with StorageServer(made_content(6 * MB + 123)) as server:
+    with StorageServer(make_content(6 * MB + 123)) as server:
         yield server
 
 
 @pytest.fixture(params=["pipe", "memory"])
-def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test with both ways of the bytes: splicing is disabled for one of them."""
     if request.param == "memory":
         monkeypatch.delattr(os, "splice", raising=False)
@@ -71,14 +71,14 @@ def pull(
     return events
 
 
-def stop_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
+def make_stop(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     stop = threading.Event()
     return stop, lambda event: stop.set() if event.done >= done else None
 
 
-def interrupted(server: StorageServer, partial: Path, done: int) -> None:
+def interrupt_transfer(server: StorageServer, partial: Path, done: int) -> None:
     """Leave a partial with at least `done` bytes of a slow, interrupted transfer."""
-    stop, watch = stop_at(done)
+    stop, watch = make_stop(done)
     server.rate = 8 * MB
     with pytest.raises(InterruptedByUserError):
         pull(server, partial, progress=watch, stop=stop)
@@ -109,5 +109,5 @@ WEATHER = {
 }
 
 
-def names(partial: Path) -> set[str]:
+def list_names(partial: Path) -> set[str]:
     return {path.name for path in partial.parent.iterdir()} - {f"{partial.name}.lock"}

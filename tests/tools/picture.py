@@ -26,7 +26,7 @@ _TOKEN = re.compile(
 Row = list[tuple[str, str]]  # (style, character)
 
 
-def in_terminal(command: Sequence[str], environment: Mapping[str, str], columns: int = COLUMNS) -> tuple[int, str]:
+def run_in_terminal(command: Sequence[str], environment: Mapping[str, str], columns: int = COLUMNS) -> tuple[int, str]:
     """Run a command in a terminal of its own, with colours and bars. Return its exit code and screen."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
@@ -35,7 +35,7 @@ def in_terminal(command: Sequence[str], environment: Mapping[str, str], columns:
         os.close(theirs)
         said = _read_all(ours)
     os.close(ours)
-    return running.returncode, screen(said)
+    return running.returncode, render_screen(said)
 
 
 def _read_all(terminal: int) -> str:
@@ -51,7 +51,7 @@ def _read_all(terminal: int) -> str:
     return b"".join(blocks).decode(errors="replace")
 
 
-def screen(said: str) -> str:
+def render_screen(said: str) -> str:
     """Return the screen after `said`: redrawn lines once, colours kept as escape sequences."""
     rows: list[Row] = [[]]
     at, column, style = 0, 0, ""
@@ -72,10 +72,10 @@ def screen(said: str) -> str:
             rows[at] = [] if token["number"] == "2" else rows[at][:column]
         elif token["style"] is not None:
             style = "" if token["style"] in ("", "0") else f"{style}\x1b[{token['style']}m"
-    return "\n".join(map(_painted, rows)).rstrip() + "\n"
+    return "\n".join(map(_paint, rows)).rstrip() + "\n"
 
 
-def _painted(row: Row) -> str:
+def _paint(row: Row) -> str:
     line, current = "", ""
     for style, char in row:
         if style != current:
@@ -98,7 +98,7 @@ def draw(captured: Sequence[tuple[str, str]], path: Path, title: str = "llm hf",
         if number:
             console.print()
         console.print(Text.assemble(("$ ", "bold green"), (line, "bold")), soft_wrap=True)
-        if shown := screen(said).rstrip("\n"):
+        if shown := render_screen(said).rstrip("\n"):
             console.print(Text.from_ansi(shown), soft_wrap=True)
     svg = console.export_svg(title=title, unique_id="terminal")
     # A picture in a README may not fetch fonts: any monospaced one will do, because each text's length is given.

@@ -27,23 +27,23 @@ _MARKED = re.compile(
 )
 
 
-def help_blocks() -> dict[str, str]:
+def make_help_blocks() -> dict[str, str]:
     """Return the `--help` of `llm hf` (as `hf`) and of each of its commands, as a terminal of 80 columns shows it."""
     context = click.Context(
         hf, info_name="llm hf", terminal_width=WIDTH, max_content_width=WIDTH, **hf.context_settings
     )
-    return {"hf": hf.get_help(context), **dict(_helps(context, hf, ""))}
+    return {"hf": hf.get_help(context), **dict(_list_helps(context, hf, ""))}
 
 
-def _helps(parent: click.Context, group: click.Group, before: str) -> Iterator[tuple[str, str]]:
+def _list_helps(parent: click.Context, group: click.Group, before: str) -> Iterator[tuple[str, str]]:
     for name, command in group.commands.items():
         with click.Context(command, info_name=name, parent=parent) as context:
             yield before + name, command.get_help(context)
             if isinstance(command, click.Group):
-                yield from _helps(context, command, f"{before}{name} ")
+                yield from _list_helps(context, command, f"{before}{name} ")
 
 
-def settings_table() -> str:
+def make_settings_table() -> str:
     """Return every setting with its default and description, as a Markdown table."""
     rows = [
         f"| `{key}` | {format_setting(field.default)} | {field.description} |"
@@ -52,30 +52,30 @@ def settings_table() -> str:
     return "\n".join(["| setting | default | what it does |", "|---|---|---|", *rows]) + "\n"
 
 
-def parts() -> dict[str, str]:
+def make_parts() -> dict[str, str]:
     """Return the text by marker: `help:hf`, `help:pull`, …, `help:all`, `settings`."""
-    blocks = {name: f"```text\n{text}\n```\n" for name, text in help_blocks().items()}
+    blocks = {name: f"```text\n{text}\n```\n" for name, text in make_help_blocks().items()}
     titled = [text if name == "hf" else f"### llm hf {name}\n\n{text}" for name, text in blocks.items()]
     marked = {f"help:{name}": text for name, text in blocks.items()}
     snippets = {f"snippet:{file.stem}": f"```python\n{file.read_text()}```\n" for file in SNIPPETS.glob("*.py")}
-    return {**marked, **snippets, "help:all": "\n".join(titled), "settings": settings_table()}
+    return {**marked, **snippets, "help:all": "\n".join(titled), "settings": make_settings_table()}
 
 
-def renewed(text: str) -> str:
+def update_readme(text: str) -> str:
     """Return README with its generated parts updated.
 
     Raises:
         KeyError: A marker names no command.
     """
-    now = parts()
+    now = make_parts()
     return _MARKED.sub(lambda found: f"{found['open']}{now[found['what']]}{found['close']}", text)
 
 
-def documented(text: str) -> Iterator[str]:
+def list_documented(text: str) -> Iterator[str]:
     """Yield the commands whose help README has."""
     for found in _MARKED.finditer(text):
         if found["name"] == "all":
-            yield from help_blocks()
+            yield from make_help_blocks()
         elif found["name"]:
             yield found["name"]
 
@@ -84,9 +84,9 @@ def main() -> int:
     """Update README with `--write`; without it return 1 if README is outdated."""
     text = README.read_text(encoding="utf-8")
     if "--write" in sys.argv[1:]:
-        README.write_text(renewed(text), encoding="utf-8")
+        README.write_text(update_readme(text), encoding="utf-8")
         return 0
-    return 0 if renewed(text) == text else 1
+    return 0 if update_readme(text) == text else 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from llm_hf_models.library.database import Database
 from tests.conftest import Home
 from tests.support.folders import ROOT
-from tests.support.models import a_model
+from tests.support.models import make_model
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,7 +60,7 @@ print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 
 def test_loading_the_plugin_imports_nothing_heavy(home: Home) -> None:
     with Database(home.llm / "hf/library.db") as db:
-        db.register(a_model())
+        db.register(make_model())
     answer = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
     count, imported = answer.stdout.splitlines()
     assert count == "1"

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
 
-from tests.tools.picture import draw, in_terminal, screen
+from tests.tools.picture import draw, render_screen, run_in_terminal
 
 BARS = """
 from llm_hf_models.cli.progress import ProgressBars
@@ -25,15 +25,15 @@ print("after")
 
 
 def test_redrawn_line_appears_once() -> None:
-    assert screen("one 1 %\r\x1b[2Kone 99 %\nx\x1b[1A\rONE\n\n") == "ONE 99 %\nx\n"
+    assert render_screen("one 1 %\r\x1b[2Kone 99 %\nx\x1b[1A\rONE\n\n") == "ONE 99 %\nx\n"
 
 
 def test_colours_are_kept_and_end_with_their_text() -> None:
-    assert screen("\x1b[1m\x1b[32mok\x1b[0m done\n") == "\x1b[0m\x1b[1m\x1b[32mok\x1b[0m done\n"
+    assert render_screen("\x1b[1m\x1b[32mok\x1b[0m done\n") == "\x1b[0m\x1b[1m\x1b[32mok\x1b[0m done\n"
 
 
 def test_progress_bar_is_one_line_of_the_screen() -> None:
-    code, shown = in_terminal([sys.executable, "-c", BARS], os.environ)
+    code, shown = run_in_terminal([sys.executable, "-c", BARS], os.environ)
     assert code == 0
     lines = shown.splitlines()
     assert len(lines) == 2

@@ -19,7 +19,7 @@ from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.transfer.retry import MAX_PAUSE_SECONDS
 from tests.conftest import Home
-from tests.support.commands import json_of, run
+from tests.support.commands import run, run_json
 
 # One child for all environments: huggingface_hub's constants are read again for each, as at import.
 ASK = """
@@ -189,7 +189,7 @@ def test_any_bytes_in_the_settings_file_are_parsed_or_refused(home: Home, conten
         assert error.hint  # noqa: PT017 - either outcome is right; anything else fails the test
 
 
-def in_file(home: Home, text: str) -> Path:
+def write_settings(home: Home, text: str) -> Path:
     path = home.llm / "hf/settings.toml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
@@ -198,7 +198,7 @@ def in_file(home: Home, text: str) -> Path:
 
 @pytest.mark.parametrize("line", ["gone = 1", "context = 'many'", "context = -1", "stall_seconds = nan", "[context]"])
 def test_wrong_entry_error_names_the_command_that_removes_it(home: Home, line: str) -> None:
-    path = in_file(home, f"connections = 3\n{line}\n")
+    path = write_settings(home, f"connections = 3\n{line}\n")
     with pytest.raises(BadInputError) as caught:
         settings.load()
     assert str(path) in str(caught.value.cause)
@@ -209,7 +209,7 @@ def test_wrong_entry_error_names_the_command_that_removes_it(home: Home, line: s
 
 
 def test_several_wrong_settings_can_be_removed_one_by_one(home: Home) -> None:
-    in_file(home, "gone = 1\ncontext = 'many'\nconnections = 3\n")
+    write_settings(home, "gone = 1\ncontext = 'many'\nconnections = 3\n")
     settings.store("context", None)
     with pytest.raises(BadInputError, match="gone"):
         settings.load()
@@ -218,7 +218,7 @@ def test_several_wrong_settings_can_be_removed_one_by_one(home: Home) -> None:
 
 
 def test_wrong_value_can_be_replaced_and_blocks_other_changes(home: Home) -> None:
-    path = in_file(home, "context = 'many'\n")
+    path = write_settings(home, "context = 'many'\n")
     with pytest.raises(BadInputError, match="context"):
         settings.store("connections", 3)
     assert path.read_text() == "context = 'many'\n"
@@ -294,7 +294,7 @@ def test_suggested_command_shows_a_valid_value(key: str, wrong: str, takes: str)
 
 
 def test_every_setting_says_which_values_it_accepts() -> None:
-    assert [one["key"] for one in json_of("settings") if not one["takes"]] == []
+    assert [one["key"] for one in run_json("settings") if not one["takes"]] == []
 
 
 def test_list_is_split_at_commas_and_spaces_in_any_case() -> None:

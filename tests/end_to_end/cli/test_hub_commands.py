@@ -28,7 +28,7 @@ from llm_hf_models.library.download_records import Download, DownloadState
 from llm_hf_models.network.tls import BUNDLE_VARIABLES
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.support.commands import json_of, run
+from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
 from tests.support.storage_server import Fault, StorageServer
@@ -60,7 +60,7 @@ def repo(hub: HubServer, tmp_path: Path) -> HubServer:
     return hub
 
 
-def cached(home: Home) -> list[Path]:
+def list_cached(home: Home) -> list[Path]:
     return [path for path in home.cache.rglob("*.gguf") if path.is_file()]
 
 
@@ -72,7 +72,7 @@ def test_search_shows_a_row_with_the_known_facts() -> None:
     text = run("search", "tiny").stdout
     for said in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
         assert said in text
-    (row,) = json_of("search", "tiny")["results"]
+    (row,) = run_json("search", "tiny")["results"]
     assert (row["id"], row["downloads"], row["gated"], row["here"]) == (REPO, 1234, False, [])
 
 
@@ -80,7 +80,7 @@ def test_search_shows_a_row_with_the_known_facts() -> None:
 def test_search_marks_variants_that_are_installed() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     assert re.search(r"Q8_0", run("search", "tiny").stdout)
-    assert json_of("search", "tiny")["results"][0]["here"] == [f"hf/{REPO}:Q8_0"]
+    assert run_json("search", "tiny")["results"][0]["here"] == [f"hf/{REPO}:Q8_0"]
 
 
 @pytest.mark.usefixtures("repo")
@@ -96,7 +96,7 @@ def test_empty_search_suggests_wider_filters_and_exits_with_0() -> None:
     assert done.stdout == ""
     for said in ("Nothing was found.", "--license", "--author", "fewer words"):
         assert said in done.stderr
-    assert json_of("search", "nosuch")["results"] == []
+    assert run_json("search", "nosuch")["results"] == []
 
 
 def test_repeated_search_comes_from_the_cache_and_reports_its_age(repo: HubServer) -> None:
@@ -118,7 +118,7 @@ def test_info_shows_variants_files_and_card() -> None:
     assert "README.md" not in text
     assert "README.md" in run("info", REPO, "--files").stdout
     assert "A *card*" in run("info", REPO, "--card").stdout
-    found = json_of("info", REPO)
+    found = run_json("info", REPO)
     assert [variant["quant"] for variant in found["variants"] if variant["chosen"]] == ["Q4_K_M"]
 
 
@@ -145,7 +145,7 @@ def test_pull_prints_the_id_to_stdout_and_the_rest_to_stderr(repo: HubServer) ->
     assert repo.sent(Q4, side="storage") > 0
     for said in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "digests match the Hub's", "llm -m tiny 'hello'"):
         assert said in done.stderr
-    assert json_of("list")[0]["state"] == "ready"
+    assert run_json("list")[0]["state"] == "ready"
 
 
 def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
@@ -166,7 +166,7 @@ def test_quiet_pull_prints_only_the_id() -> None:
 @pytest.mark.usefixtures("repo")
 def test_pull_sets_aliases_and_suggests_the_requested_one() -> None:
     assert "llm -m walrus 'hello'" in run("pull", f"{REPO}:Q8_0", "-a", "walrus").stderr
-    assert json_of("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
     assert "walrus" in run("pull", f"{REPO}:Q4_K_M", "-a", "walrus", code=2).stderr
 
 
@@ -174,10 +174,10 @@ def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Ho
     text = run("pull", REPO, "--dry-run").stdout
     for said in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
         assert said in text
-    plan = json_of("pull", REPO, "--dry-run")
+    plan = run_json("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
-    assert cached(home) == []
-    assert json_of("list") == []
+    assert list_cached(home) == []
+    assert run_json("list") == []
 
 
 @pytest.mark.usefixtures("repo")
@@ -226,7 +226,7 @@ def test_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> Non
     pages = (f"blob/main/{Q8}", "tree/main/Q8_0", f"resolve/main/{Q8}?download=true")
     for ref in (f"{REPO}:Q8_0", *(f"https://huggingface.co/{REPO}/{page}" for page in pages)):
         assert run("pull", ref, "-q").stdout == f"hf/{REPO}:Q8_0\n"
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
     assert repo.sent(Q8, side="storage")
 
 
@@ -259,7 +259,7 @@ def test_interrupted_pull_prints_one_line_and_can_be_continued(repo: HubServer, 
     assert out == ""
     assert "Traceback" not in err
     assert "Interrupted" in err.splitlines()[-1]
-    assert cached(home) == []
+    assert list_cached(home) == []
     repo.clear()
     again = run("pull", f"{REPO}:Q8_0")
     assert again.stdout == f"hf/{REPO}:Q8_0\n"
@@ -374,7 +374,7 @@ def test_terminated_pull_leaves_a_paused_download(repo: HubServer) -> None:
         pull.terminate()
         pull.communicate(timeout=30)
     assert pull.returncode == -signal.SIGTERM
-    (row,) = json_of("downloads")
+    (row,) = run_json("downloads")
     assert (row["state"], row["error"]) == ("paused", None)
 
 
@@ -442,10 +442,10 @@ def test_local_commands_work_without_a_network(repo: HubServer, monkeypatch: pyt
 
 def test_rm_frees_files_that_no_other_model_uses(repo: HubServer, home: Home) -> None:
     run("pull", REPO, "-q")
-    size = sum(path.stat().st_size for path in cached(home))
-    found = json_of("rm", "tiny", "-y")
+    size = sum(path.stat().st_size for path in list_cached(home))
+    found = run_json("rm", "tiny", "-y")
     assert found["freed_bytes"] == size
-    assert cached(home) == []
+    assert list_cached(home) == []
     assert repo.list_repos()
 
 
@@ -484,7 +484,7 @@ def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) ->
 def test_import_registers_the_named_variant_of_the_repo(named: str, why: str, repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
-    assert json_of("list") == []
+    assert run_json("list") == []
     for right in ("q8_0", Q8):
         assert run("import", tmp_path / Q8, "--repo", f"{REPO}:{right}", "-q").stdout == f"hf/{REPO}:Q8_0\n"
 
@@ -499,14 +499,14 @@ def test_background_pull_is_queued_followed_and_finished(repo: HubServer) -> Non
     assert f"Download {number} ({REPO}:Q8_0) is done." in done.stderr
     assert re.search(rf"{number} +{re.escape(REPO)}:Q8_0 +done +100 %", run("downloads", "--all").stdout)
     assert "done" in run("downloads", "log", number).stdout
-    assert json_of("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
-    assert json_of("downloads", "clear") == {"removed": 1}
+    assert run_json("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("downloads", "clear") == {"removed": 1}
     assert repo.sent(Q8, side="storage") > 0
 
 
 def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
-    before, sent = json_of("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
+    before, sent = run_json("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
     rang = tmp_path / "rang"
     os.mkfifo(rang)
     number = run(
@@ -515,7 +515,7 @@ def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer
     assert number.isdigit()
     assert rang.read_text("utf-8") == f"hf/{REPO}:Q8_0\n"
     assert "is done" in run("downloads", "--watch", number).stderr
-    after = json_of("show", "walrus")
+    after = run_json("show", "walrus")
     assert {**after, "aliases": before["aliases"]} == before
     assert repo.sent(side="storage") == sent
 
@@ -524,10 +524,10 @@ def test_watching_a_failed_download_shows_the_reason_and_exits_with_1(repo: HubS
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     said = run("downloads", "--watch", number, code=1).stderr
-    assert json_of("downloads", "--all")[0]["done_bytes"] == 0
+    assert run_json("downloads", "--all")[0]["done_bytes"] == 0
     assert "failed" in said
     assert "It came wrong a second time" in said
-    assert json_of("list") == []
+    assert run_json("list") == []
 
 
 def test_worker_that_can_not_start_is_reported_and_not_restarted(
@@ -560,7 +560,7 @@ def test_download_can_be_paused_and_resumed(repo: HubServer, monkeypatch: pytest
     assert "is done" in run("downloads", "--watch", number).stderr
 
 
-def rows_in(*states: DownloadState) -> None:
+def add_downloads(*states: DownloadState) -> None:
     """Add a download in each of these states, without a process that carries it out."""
     with Database(library_path()) as db:
         for state in states:
@@ -570,7 +570,7 @@ def rows_in(*states: DownloadState) -> None:
 def test_command_for_all_downloads_skips_one_that_has_just_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rows_in("queued", "queued", "queued")
+    add_downloads("queued", "queued", "queued")
     listed = Library.downloads
 
     def listed_and_ended(*args: Any, **kwargs: Any) -> tuple[DownloadView, ...]:
@@ -580,22 +580,22 @@ def test_command_for_all_downloads_skips_one_that_has_just_ended(
         return rows
 
     monkeypatch.setattr(Library, "downloads", listed_and_ended)
-    assert [(row["id"], row["state"]) for row in json_of("pause", "--all")] == [(3, "paused"), (1, "paused")]
+    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [(3, "paused"), (1, "paused")]
     assert "nothing to pause" in run("pause", "2", code=2).stderr
 
 
 def test_pending_pause_of_all_downloads_can_be_undone() -> None:
-    rows_in("running", "running", "done")
+    add_downloads("running", "running", "done")
     with Database(library_path()) as db:
         db.update_download(2, wanted="pause")
-    assert [row["id"] for row in json_of("resume", "--all")] == [2]
+    assert [row["id"] for row in run_json("resume", "--all")] == [2]
     with Database(library_path()) as db:
         assert [row.wanted for row in db.list_downloads()] == [None, None, None]
 
 
 def test_command_handles_downloads_up_to_the_first_unknown_one() -> None:
-    rows_in("queued", "queued", "queued")
-    assert [row["state"] for row in json_of("pause", "2", "3", "2")] == ["paused", "paused"]
+    add_downloads("queued", "queued", "queued")
+    assert [row["state"] for row in run_json("pause", "2", "3", "2")] == ["paused", "paused"]
     done = run("pause", "1", "99", code=1)
     assert "Download 1 (a/b) is paused." in done.stderr
     assert "There is no download 99" in done.stderr
@@ -604,17 +604,17 @@ def test_command_handles_downloads_up_to_the_first_unknown_one() -> None:
 
 
 def test_ending_download_is_shown_as_such_and_can_not_be_retried() -> None:
-    rows_in("running")
-    assert json_of("cancel", "1")["requested_action"] == "cancel"
+    add_downloads("running")
+    assert run_json("cancel", "1")["requested_action"] == "cancel"
     assert "running, cancelling" in run("downloads").stdout
     assert "nothing to retry" in run("retry", "1", code=2).stderr
-    rows_in("running")
-    assert json_of("pause", "2")["requested_action"] == "pause"
+    add_downloads("running")
+    assert run_json("pause", "2")["requested_action"] == "pause"
     assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 
 def test_resume_and_retry_errors_name_the_other_command() -> None:
-    rows_in("failed", "cancelled", "paused", "done")
+    add_downloads("failed", "cancelled", "paused", "done")
     assert "`llm hf retry 1` lets it go on." in run("resume", "1", code=2).stderr
     assert "`llm hf retry 2` lets it go on." in run("resume", "2", code=2).stderr
     assert "`llm hf resume 3` lets it go on." in run("retry", "3", code=2).stderr
@@ -623,7 +623,7 @@ def test_resume_and_retry_errors_name_the_other_command() -> None:
 
 
 def test_cancel_all_cancels_every_open_download() -> None:
-    rows_in("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
+    add_downloads("queued", "running", "verifying", "paused", "failed", "done", "cancelled")
     run("cancel", "--all")
     with Database(library_path()) as db:
         assert [row.wanted or row.state for row in reversed(db.list_downloads())] == [
@@ -639,11 +639,11 @@ def test_watch_can_print_json_lines(repo: HubServer) -> None:
     assert (rows[-1]["id"], rows[-1]["state"], rows[-1]["done_bytes"]) == (
         int(number), "done", rows[-1]["total_bytes"]
     )  # fmt: skip
-    assert rows[0].keys() == json_of("downloads", "--all")[0].keys()
+    assert rows[0].keys() == run_json("downloads", "--all")[0].keys()
     assert all(one != next_one for one, next_one in pairwise(rows))
     assert watching.stderr == ""
     assert run("downloads", "--watch", "--json").stdout == "", "nothing is under way"
-    assert json_of("downloads", "--all", "--limit", 2**63) == rows[-1:], "more than SQLite can count"
+    assert run_json("downloads", "--all", "--limit", 2**63) == rows[-1:], "more than SQLite can count"
 
 
 # The account
@@ -727,7 +727,7 @@ def test_whoami_shows_the_source_of_the_token(hub: HubServer, monkeypatch: pytes
     monkeypatch.setenv(
         "HF_TOKEN", hub.add_token("hf_env", name="bob", kind="fineGrained", scopes=("repo.content.read",))
     )
-    found = json_of("whoami")
+    found = run_json("whoami")
     assert (found["account"]["name"], found["source"]) == ("bob", "environment")
     assert "repo.content.read" in run("whoami").stdout
     assert "hf_env" not in run("whoami").output
@@ -739,7 +739,7 @@ def test_status_shows_a_summary_of_the_machine(hub: HubServer) -> None:
     text = run("status").stdout
     for said in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
         assert said in text
-    assert json_of("status")["models"] == 1
+    assert run_json("status")["models"] == 1
 
 
 # A slow Hub
@@ -776,10 +776,10 @@ def test_slow_hub_is_not_announced_without_a_terminal(repo: HubServer) -> None:
 def test_fast_or_quiet_commands_do_not_announce_a_slow_hub(
     words: tuple[str, ...], seconds: float, repo: HubServer
 ) -> None:
-    from tests.tools.picture import in_terminal
+    from tests.tools.picture import run_in_terminal
 
     repo.fault(Delay(seconds), on="/api/models")
-    code, screen = in_terminal([*HF, *words], os.environ)
+    code, screen = run_in_terminal([*HF, *words], os.environ)
     assert (code, "Waiting" in screen) == (0, False)
 
 
@@ -820,4 +820,4 @@ def test_model_can_be_removed_with_an_invalid_endpoint(home: Home) -> None:
         check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert cached(home) == []
+    assert list_cached(home) == []

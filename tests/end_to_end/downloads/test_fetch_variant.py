@@ -23,7 +23,18 @@ from llm_hf_models.transfer import segments
 from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support import cache_pulls
-from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull, run_hf
+from tests.support.cache_pulls import (
+    FILES,
+    LIMITS,
+    MB,
+    REPO,
+    SHARDS,
+    assert_whole,
+    list_files,
+    list_leftovers,
+    pull,
+    run_hf,
+)
 from tests.support.hub_server import HubServer, Throttle
 
 hub = cache_pulls.hub
@@ -42,7 +53,7 @@ def test_hf_command_accepts_the_cache(hub: HubServer, repo: ServedRepo, home: Ho
     assert hub.sent(side="storage") == before
     pruned = run_hf("cache", "prune", "-y")
     assert pruned.returncode == 0, pruned
-    assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
+    assert set(find_local_files(home.cache, REPO, repo.commit, list_files(repo))) == set(FILES)
 
 
 def test_files_from_snapshot_download_are_used(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -92,7 +103,7 @@ def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: Serve
     assert [file.path for file in stored if file.fetched] == ["README.md"]
     assert (repo_folder(home.cache, REPO) / "refs" / "main").read_text() == newer.commit
     assert run_hf("cache", "prune", "-y").returncode == 0
-    assert set(find_local_files(home.cache, REPO, repo.commit, files_of(repo))) == set(FILES)
+    assert set(find_local_files(home.cache, REPO, repo.commit, list_files(repo))) == set(FILES)
 
 
 def test_connections_move_from_finished_files_to_missing_ones(
@@ -149,8 +160,8 @@ fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Pat
 """
 
 
-def child(hub: HubServer, repo: ServedRepo, cache: Path, kill_at: int = 10**12) -> subprocess.Popen[str]:
-    files = json.dumps([asdict(file) for file in files_of(repo)])
+def start_child(hub: HubServer, repo: ServedRepo, cache: Path, kill_at: int = 10**12) -> subprocess.Popen[str]:
+    files = json.dumps([asdict(file) for file in list_files(repo)])
     arguments = [hub.endpoint, repo.id, repo.commit, files, str(cache), str(kill_at)]
     return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE, text=True)
 
@@ -158,18 +169,18 @@ def child(hub: HubServer, repo: ServedRepo, cache: Path, kill_at: int = 10**12) 
 def test_next_pull_finishes_a_killed_one(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Throttle(3 * MB), side="storage", times=None)
     for kill_at in (2 * MB, 4 * MB):
-        process = child(hub, repo, home.cache, kill_at)
+        process = start_child(hub, repo, home.cache, kill_at)
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         assert not repo_folder(home.cache, REPO).exists()
     hub.clear()
     assert_whole(pull(hub, repo, home.cache))
-    assert leftovers(home.cache) == []
+    assert list_leftovers(home.cache) == []
 
 
 def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     other = hub.add_repo("other/half-GGUF", dict(list(SHARDS.items())[:2]))
-    processes = [child(hub, repo if i % 2 else other, home.cache) for i in range(10)]
+    processes = [start_child(hub, repo if i % 2 else other, home.cache) for i in range(10)]
     errors = [process.communicate(timeout=100)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, errors
     assert hub.sent(side="storage") == sum(map(len, SHARDS.values()))
@@ -177,7 +188,7 @@ def test_ten_processes_fetch_each_file_once(hub: HubServer, repo: ServedRepo, ho
         for file in one.files:
             path = cache_path(home.cache, RepoId.parse(one.id), one.commit, file.path)
             assert path.read_bytes() == file.location.read_bytes()
-    assert leftovers(home.cache) == []
+    assert list_leftovers(home.cache) == []
 
 
 # One file at a time, slowly. The last argument gives the order.
@@ -200,7 +211,7 @@ fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Pat
 def test_processes_share_the_limit_of_their_download(hub: HubServer, home: Home) -> None:
     content = {f"{name}.gguf": random.Random(name).randbytes(4 * MB) for name in "ab"}
     repo = hub.add_repo(str(REPO), content)
-    files = json.dumps([asdict(file) for file in files_of(repo)])
+    files = json.dumps([asdict(file) for file in list_files(repo)])
     processes = [  # one process begins with the first file, the other with the second
         subprocess.Popen(
             [sys.executable, "-c", LIMITED, hub.endpoint, repo.id, repo.commit, files, str(home.cache), order]

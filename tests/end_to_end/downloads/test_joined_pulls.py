@@ -25,7 +25,7 @@ from llm_hf_models.paths import library_path
 from llm_hf_models.system.processes import find_running_process, get_start_time, has_ended
 from tests.conftest import Home
 from tests.support import downloads
-from tests.support.downloads import FILE, MODEL, REPO, planned, wait_for_state, weights_sent
+from tests.support.downloads import FILE, MODEL, REPO, count_weights_sent, plan_download, wait_for_state
 from tests.support.hub_server import HubServer, Stall, Throttle
 from tests.support.waiting import wait_until
 
@@ -46,7 +46,7 @@ except HfModelsError as error:
 ctrl_c = pytest.mark.skipif(sys.platform == "win32", reason="a signal for one process")
 
 
-class Pulling:
+class PullProcess:
     """A pull in a process of its own that has started, or joined the one that had started."""
 
     def __init__(self, stack: ExitStack) -> None:
@@ -69,97 +69,99 @@ class Pulling:
 
 
 @pytest.fixture
-def two(hub: HubServer) -> Iterator[tuple[Pulling, Pulling]]:
+def two_pulls(hub: HubServer) -> Iterator[tuple[PullProcess, PullProcess]]:
     """Provide two pulls: one that is stalled after some bytes, and one that joined it."""
-    planned(Library(), hub)
+    plan_download(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
-        first = Pulling(stack)
-        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
-        yield first, Pulling(stack)
+        first = PullProcess(stack)
+        hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
+        yield first, PullProcess(stack)
 
 
-def the_row() -> DownloadView:
+def get_row() -> DownloadView:
     (row,) = Library().downloads(include_finished=True)
     return row
 
 
-def taken_over() -> bool:
-    row = the_row()
+def is_taken_over() -> bool:
+    row = get_row()
     return (row.state, row.attempts) == ("running", 2)
 
 
-def test_pause_ends_every_process_that_pulls_the_same_model(two: tuple[Pulling, Pulling]) -> None:
-    Library().pause(the_row().id)
-    assert [pulling.end() for pulling in two] == ["Paused", "Paused"]
-    assert (the_row().state, the_row().attempts) == ("paused", 1)
+def test_pause_ends_every_process_that_pulls_the_same_model(two_pulls: tuple[PullProcess, PullProcess]) -> None:
+    Library().pause(get_row().id)
+    assert [pulling.end() for pulling in two_pulls] == ["Paused", "Paused"]
+    assert (get_row().state, get_row().attempts) == ("paused", 1)
 
 
 def test_cancel_ends_every_process_of_a_download_and_removes_its_files(
-    two: tuple[Pulling, Pulling], home: Home
+    two_pulls: tuple[PullProcess, PullProcess], home: Home
 ) -> None:
-    Library().cancel(the_row().id)
-    assert [pulling.end() for pulling in two] == ["Cancelled", "Cancelled"]
-    assert the_row().state == "cancelled"
+    Library().cancel(get_row().id)
+    assert [pulling.end() for pulling in two_pulls] == ["Cancelled", "Cancelled"]
+    assert get_row().state == "cancelled"
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 def test_files_of_the_last_process_to_notice_a_cancel_are_removed(
     hub: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    planned(Library(), hub)
+    plan_download(Library(), hub)
     hub.fault(Throttle(100_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
-        first = Pulling(stack)
+        first = PullProcess(stack)
         monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")
-        second = Pulling(stack)
-        Library().cancel(the_row().id)
+        second = PullProcess(stack)
+        Library().cancel(get_row().id)
         assert [pulling.end() for pulling in (first, second)] == ["Cancelled", "Cancelled"]
-    assert the_row().state == "cancelled"
+    assert get_row().state == "cancelled"
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
 @ctrl_c
-def test_other_process_takes_over_after_an_interrupt(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
-    first, second = two
+def test_other_process_takes_over_after_an_interrupt(
+    two_pulls: tuple[PullProcess, PullProcess], hub: HubServer
+) -> None:
+    first, second = two_pulls
     first.press_ctrl_c()
     assert first.end() == "Interrupted; what has arrived is kept"
-    wait_until(taken_over)
+    wait_until(is_taken_over)
     hub.clear()
     assert second.end() == "well"
-    assert the_row().state == "done"
+    assert get_row().state == "done"
     assert Library().show(MODEL).state == "ready"
 
 
-def test_other_process_takes_over_after_a_kill(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
-    first, second = two
+def test_other_process_takes_over_after_a_kill(two_pulls: tuple[PullProcess, PullProcess], hub: HubServer) -> None:
+    first, second = two_pulls
     first.process.kill()
-    wait_until(taken_over)
-    Library().pause(the_row().id)
+    wait_until(is_taken_over)
+    Library().pause(get_row().id)
     assert second.end() == "Paused"
     hub.clear()
 
 
 @ctrl_c
 def test_joined_process_that_leaves_reports_that_the_other_continues(
-    two: tuple[Pulling, Pulling], hub: HubServer
+    two_pulls: tuple[PullProcess, PullProcess], hub: HubServer
 ) -> None:
-    first, second = two
+    first, second = two_pulls
     second.press_ctrl_c()
     assert second.end() == "Left: another process goes on with it"
     hub.clear()
     assert first.end() == "well"
-    assert (the_row().state, the_row().attempts) == ("done", 1)
+    assert (get_row().state, get_row().attempts) == ("done", 1)
 
 
 @ctrl_c
 def test_interrupted_pull_continues_in_the_background_if_enqueued(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
-        pulling = Pulling(stack)
-        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        pulling = PullProcess(stack)
+        hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
         row = library.enqueue(plan)
         pulling.press_ctrl_c()
         assert pulling.end() == "Goes on in the background"
@@ -169,10 +171,10 @@ def test_interrupted_pull_continues_in_the_background_if_enqueued(hub: HubServer
 
 def test_joined_process_reports_that_the_other_fetched_the_model(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
-        first = Pulling(stack)
+        first = PullProcess(stack)
         joined = library.pull(plan)
         assert first.end() == "well"
     assert joined.fetched_bytes == 0
@@ -182,12 +184,12 @@ def test_joined_process_reports_that_the_other_fetched_the_model(hub: HubServer)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
 def test_joined_processes_leave_no_lock_and_no_leftovers(
-    two: tuple[Pulling, Pulling], hub: HubServer, home: Home
+    two_pulls: tuple[PullProcess, PullProcess], hub: HubServer, home: Home
 ) -> None:
     with ExitStack() as stack:
-        third = Pulling(stack)
+        third = PullProcess(stack)
         hub.clear()
-        assert [pulling.end() for pulling in (*two, third)] == ["well"] * 3
+        assert [pulling.end() for pulling in (*two_pulls, third)] == ["well"] * 3
     assert [path.suffix for path in cache_work_folder(home.cache).iterdir()] == [".checked"]
     assert Library().plan_gc().files == ()
 
@@ -196,12 +198,12 @@ def test_joined_processes_leave_no_lock_and_no_leftovers(
 def test_key_sends_a_pull_to_the_background_without_an_interruption(hub: HubServer) -> None:
     import pty
 
-    planned(Library(), hub)
+    plan_download(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-m", "llm", "hf", "pull", REPO, "--test"])
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     os.write(terminal, b"b")
     said = b""
     with suppress(OSError):  # Linux reports the closed other side as this error
@@ -212,7 +214,7 @@ def test_key_sends_a_pull_to_the_background_without_an_interruption(hub: HubServ
     assert b"goes on in the background" in said
     assert f"llm hf test {MODEL}".encode() in said
     hub.clear()
-    row = the_row()
+    row = get_row()
     wait_for_state(Library(), row.id, "done")
     notes = [(note.kind, note.message) for note in Library().get_download_log(row.id)]
     assert ("queued", "sent to the background") in notes
@@ -222,55 +224,55 @@ def test_key_sends_a_pull_to_the_background_without_an_interruption(hub: HubServ
 @ctrl_c
 def test_interrupted_pull_of_a_queued_download_leaves_it_queued(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with FileLock(lock_path()):  # no worker starts
         row = library.enqueue(plan)
         with ExitStack() as stack:
-            pulling = Pulling(stack)
-            hub.wait_until(lambda: weights_sent(hub) >= 50_000)
-            assert the_row().state == "running"
+            pulling = PullProcess(stack)
+            hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
+            assert get_row().state == "running"
             pulling.press_ctrl_c()
             assert pulling.end() == "Goes on in the background"
-        assert (the_row().state, the_row().background) == ("queued", True)
+        assert (get_row().state, get_row().background) == ("queued", True)
         hub.clear()
     library.enqueue(plan)
     wait_for_state(library, row.id, "done")
 
 
 def test_pull_takes_over_from_a_killed_owner_after_the_clock_moved_back(hub: HubServer) -> None:
-    planned(Library(), hub)
+    plan_download(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
-        first = Pulling(stack)
+        first = PullProcess(stack)
         first.process.kill()
     with Database(library_path()) as db:
         (row,) = db.list_downloads()
         db.update_download(row.id, heartbeat=row.heartbeat + 3600)
-    assert the_row().state == "paused"
+    assert get_row().state == "paused"
     hub.clear()
     Library().pull(REPO)
-    assert the_row().state == "done"
+    assert get_row().state == "done"
 
 
 @pytest.fixture
-def dead(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> DownloadView:
+def killed_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> DownloadView:
     """Provide a download whose process was killed an hour before its heartbeat would be missed."""
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
-    planned(Library(), hub)
+    plan_download(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack:
-        killed = Pulling(stack)
-        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        killed = PullProcess(stack)
+        hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
         killed.process.kill()
-    return the_row()
+    return get_row()
 
 
-def test_download_of_a_killed_process_is_free_at_once(dead: DownloadView, hub: HubServer) -> None:
-    assert (dead.state, dead.error) == ("paused", "its process ended")
+def test_download_of_a_killed_process_is_free_at_once(killed_download: DownloadView, hub: HubServer) -> None:
+    assert (killed_download.state, killed_download.error) == ("paused", "its process ended")
     hub.clear()
     Library().pull(REPO)
-    assert (the_row().state, the_row().attempts) == ("done", 2)
+    assert (get_row().state, get_row().attempts) == ("done", 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
@@ -278,10 +280,10 @@ def test_process_of_another_container_counts_as_running_by_heartbeat(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "1")
-    planned(Library(), hub)
+    plan_download(Library(), hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     with ExitStack() as stack, Database(library_path()) as db:
-        there = Pulling(stack)
+        there = PullProcess(stack)
         (row,) = db.list_downloads()
         process, started, host, boot, namespace, clock, attempt = str(row.owner).split("/")
         assert namespace.startswith("pid:")
@@ -289,16 +291,16 @@ def test_process_of_another_container_counts_as_running_by_heartbeat(
         there.process.wait()
         stranger = f"{process}/{started}/{host}/{boot}/pid:[1]/{clock}/{attempt}"
         db.update_download(row.id, owner=stranger, heartbeat=time.time())
-        assert the_row().state == "running"
-        wait_until(lambda: the_row().state == "paused")
+        assert get_row().state == "running"
+        wait_until(lambda: get_row().state == "paused")
 
 
-def test_takeover_from_an_ended_process_is_logged(two: tuple[Pulling, Pulling], hub: HubServer) -> None:
-    two[0].process.kill()
-    wait_until(lambda: the_row().attempts == 2)
+def test_takeover_from_an_ended_process_is_logged(two_pulls: tuple[PullProcess, PullProcess], hub: HubServer) -> None:
+    two_pulls[0].process.kill()
+    wait_until(lambda: get_row().attempts == 2)
     hub.clear()
-    assert two[1].end() == "well"
-    told = [(note.kind, note.message) for note in Library().get_download_log(the_row().id)]
+    assert two_pulls[1].end() == "well"
+    told = [(note.kind, note.message) for note in Library().get_download_log(get_row().id)]
     assert told.count(("started", "after its process ended")) + told.count(("paused", "its process ended")) == 1
 
 

@@ -14,7 +14,7 @@ from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.hub_server import HubServer, Stall
-from tests.support.interrupted_pulls import FILE, REPO, partials
+from tests.support.interrupted_pulls import FILE, REPO, list_partials
 
 hub = interrupted_pulls.hub
 
@@ -29,7 +29,7 @@ def test_gc_keeps_a_running_download_that_has_no_row(
     hub.fault(Stall(after=500_000), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", PULL, REPO]) as process:
         hub.wait_until(lambda: any(r.sent >= 500_000 for r in hub.matching(FILE, side="storage")))
-        hub.wait_until(lambda: bool(partials(cache_work_folder(home.cache))))
+        hub.wait_until(lambda: bool(list_partials(cache_work_folder(home.cache))))
         assert Library().gc().files == ()
         (row,) = Library().downloads()
         with Database(library_path()) as db:
@@ -37,10 +37,10 @@ def test_gc_keeps_a_running_download_that_has_no_row(
             assert Library().gc().files == (), "its download is over, they say, and yet its owner lives"
             db.clear_downloads(["cancelled"])
         assert Library().gc().files == (), "no row names it, and yet its owner lives"
-        assert partials(cache_work_folder(home.cache))
+        assert list_partials(cache_work_folder(home.cache))
         process.kill()
     assert [file.reason for file in Library().gc().files] == ["no download here names it"]
-    assert partials(cache_work_folder(home.cache)) == []
+    assert list_partials(cache_work_folder(home.cache)) == []
 
 
 def test_pull_by_huggingface_hub_survives_a_cleanup_without_delay(

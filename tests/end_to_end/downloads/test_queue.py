@@ -43,13 +43,13 @@ from tests.support.downloads import (
     REPO,
     STALL_AFTER,
     WAIT_SECONDS,
-    begun,
+    count_weights_sent,
     find_workers,
-    followed,
-    planned,
-    stalled,
+    follow_to_end,
+    is_stalled,
+    plan_download,
+    start_stalled_download,
     wait_for_state,
-    weights_sent,
 )
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Reset, Stall, Throttle
@@ -63,7 +63,7 @@ def test_worker_carries_out_a_background_pull() -> None:
     library = Library()
     row = library.enqueue(REPO)
     assert row.state in ("queued", "running")
-    kinds = [event.kind for event in followed(library, row.id)]
+    kinds = [event.kind for event in follow_to_end(library, row.id)]
     assert kinds[0] == "queued"
     assert kinds[-1] == "done"
     assert "started" in kinds
@@ -79,8 +79,8 @@ def test_worker_resolves_relative_folders(hub: HubServer, home: Home, monkeypatc
             monkeypatch.setenv(name, os.path.relpath(os.environ[name]))
     assert not Path(os.environ["LLM_USER_PATH"]).is_absolute()
     library = Library()
-    row = library.enqueue(planned(library, hub))
-    assert followed(library, row.id)[-1].kind == "done"
+    row = library.enqueue(plan_download(library, hub))
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.show(MODEL).state == "ready"
 
 
@@ -96,7 +96,7 @@ def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
 def test_library_locked_for_long_can_be_read(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
     with Context().open_library() as db:
-        row = open_row(Context(), db, planned(library, hub), background=False)
+        row = open_row(Context(), db, plan_download(library, hub), background=False)
         db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.1)
     with contextlib.closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
@@ -108,23 +108,23 @@ def test_library_locked_for_long_can_be_read(hub: HubServer, monkeypatch: pytest
 
 def test_same_background_pull_twice_is_one_row(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=0), on=FILE, side="storage", times=None)
     first = library.enqueue(plan)
     second = library.enqueue(plan)
     hub.clear()
     assert second.id == first.id
-    assert followed(library, first.id)[-1].kind == "done"
+    assert follow_to_end(library, first.id)[-1].kind == "done"
 
 
 def test_options_of_a_repeated_pull_apply_to_the_running_download(hub: HubServer, tmp_path: Path) -> None:
     library = Library()
     plans = [library.plan(REPO, PullOptions(aliases=(alias,))) for alias in ("walrus", "narwhal")]
     hub.forget_requests()
-    row = begun(library, hub, plans[0])
+    row = start_stalled_download(library, hub, plans[0])
     assert library.enqueue(plans[1], on_done=f"touch {tmp_path / 'rang'}").id == row.id
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
     wait_until((tmp_path / "rang").exists, message="the command runs")
 
@@ -132,12 +132,12 @@ def test_options_of_a_repeated_pull_apply_to_the_running_download(hub: HubServer
 def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "4")
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     silence = Stall(after=50_000)
     for fault in (silence, Reset(after=60_000)):
         hub.fault(fault, on=FILE, side="storage", times=1)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     hub.fault(Reset(after=0), on=FILE, times=None)
     silence.release.set()
     wait_until(lambda: bool(library.get_download(row.id).error), message="the trouble is told")
@@ -156,7 +156,7 @@ def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch:
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     wait_until(lambda: library.get_download(row.id).error is None, message="it goes on")
     hub.clear()
-    assert followed(library, row.id)[-1].download.error is None
+    assert follow_to_end(library, row.id)[-1].download.error is None
 
 
 def test_download_of_a_killed_worker_waits_and_the_log_says_why(
@@ -164,15 +164,15 @@ def test_download_of_a_killed_worker_waits_and_the_log_says_why(
 ) -> None:
     library = Library()
     hub.add_repo("acme/small-GGUF", {"small-Q4_0.gguf": tiny_chat(tmp_path / "small-Q4_0.gguf", seed=2)})
-    plan, short = planned(library, hub), library.plan("acme/small-GGUF")
-    assert followed(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
+    plan, short = plan_download(library, hub), library.plan("acme/small-GGUF")
+    assert follow_to_end(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
     wait_until((tmp_path / "said").exists, message="the command runs")
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
-    row = begun(library, hub, plan)
-    os.kill(_worker_pid(), signal.SIGKILL)
+    row = start_stalled_download(library, hub, plan)
+    os.kill(_find_worker_pid(), signal.SIGKILL)
     wait_until(lambda: library.get_download(row.id).state == "queued", message="it waits")
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
+    assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
     told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
     assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
     assert "its own words" not in str(told)
@@ -181,28 +181,28 @@ def test_download_of_a_killed_worker_waits_and_the_log_says_why(
 
 def test_joined_pull_that_leaves_does_not_stop_the_worker(hub: HubServer) -> None:
     library, stop = Library(), threading.Event()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     stop.set()
     with pytest.raises(InterruptedByUserError):
         library.pull(plan, stop=stop)
     assert library.get_download(row.id).background
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
 
 
 def test_paused_download_keeps_its_bytes_and_resumes(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Throttle(400_000), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
     size = row.total_bytes
-    hub.wait_until(lambda: weights_sent(hub) > size // 2)
+    hub.wait_until(lambda: count_weights_sent(hub) > size // 2)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     hub.clear()
     library.resume(row.id)
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.show(MODEL).state == "ready"
     assert library.get_download(row.id).attempts == 2
 
@@ -213,11 +213,11 @@ def test_bytes_from_an_earlier_run_do_not_count_as_speed(hub: HubServer) -> None
     hub.forget_requests()
     hub.fault(Throttle(rate), on=FILE, side="storage", times=None)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) > row.total_bytes // 2)
+    hub.wait_until(lambda: count_weights_sent(hub) > row.total_bytes // 2)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     library.resume(row.id)
-    events = followed(library, row.id)
+    events = follow_to_end(library, row.id)
     assert events[-1].kind == "done"
     assert max(event.download.bytes_per_second or 0 for event in events) < 2 * rate
 
@@ -225,7 +225,7 @@ def test_bytes_from_an_earlier_run_do_not_count_as_speed(hub: HubServer) -> None
 def test_hashing_a_file_does_not_count_as_speed(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads_running, "PROGRESS_SECONDS", 1e-9)
     library, context = Library(), Context()
-    library.pull(planned(library, hub))
+    library.pull(plan_download(library, hub))
     plan = library.plan(REPO)
     with context.open_library() as db:
         row = open_row(context, db, replace(plan, already_complete=False), background=False)
@@ -261,7 +261,7 @@ def test_bytes_of_this_process_are_counted_apart_from_others(events: str, ours: 
 
 def test_key_pressed_at_the_end_of_a_pull_starts_no_download(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     library.pull(plan)
     library.continue_in_background(plan)
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
@@ -269,14 +269,14 @@ def test_key_pressed_at_the_end_of_a_pull_starts_no_download(hub: HubServer) -> 
 
 def test_running_download_can_be_resumed_repeatedly(hub: HubServer) -> None:
     library = Library()
-    row = begun(library, hub, planned(library, hub))
+    row = start_stalled_download(library, hub, plan_download(library, hub))
     assert library.resume(row.id).state == library.retry(row.id).state == "running"
 
 
 def test_cancelled_download_leaves_nothing_and_can_be_retried(hub: HubServer, home: Home) -> None:
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     library.cancel(row.id)
     wait_for_state(library, row.id, "cancelled")
     assert library.get_download(row.id).error is None
@@ -286,16 +286,16 @@ def test_cancelled_download_leaves_nothing_and_can_be_retried(hub: HubServer, ho
     assert library.get_download(row.id).done_bytes == 0
     hub.clear()
     library.retry(row.id)
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
 
 
 def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(hub: HubServer, home: Home) -> None:
     library = Library()
     hub.add_repo("tests/copy-GGUF", {FILE: hub.list_repos()[0].files[0].location})  # the same bytes
-    plans = [planned(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
+    plans = [plan_download(library, hub, ref) for ref in (REPO, "tests/copy-GGUF")]
     rows = []
     for plan in plans:
-        rows.append(begun(library, hub, plan).id)
+        rows.append(start_stalled_download(library, hub, plan).id)
         library.pause(rows[-1])
         wait_for_state(library, rows[-1], "paused")
         hub.clear()
@@ -308,8 +308,8 @@ def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(hub: HubServ
 
 def test_clearing_cancelled_downloads_removes_their_leftovers(hub: HubServer, home: Home) -> None:
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     with Database(library_path()) as db:  # a worker killed between the row and its files leaves this
@@ -322,41 +322,41 @@ def test_clearing_cancelled_downloads_removes_their_leftovers(hub: HubServer, ho
 def test_pull_during_a_cancel_is_a_new_download(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "2")  # it notices its end only later
     library = Library()
-    plan = planned(library, hub)
-    first = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    first = start_stalled_download(library, hub, plan)
     library.cancel(first.id)
     second = library.enqueue(plan)
     hub.clear()
     assert second.id != first.id
-    assert followed(library, second.id)[-1].kind == "done"
+    assert follow_to_end(library, second.id)[-1].kind == "done"
 
 
 def test_pending_pause_can_be_undone(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "5")
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
     library.pause(row.id)
     library.resume(row.id)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.get_download(row.id).attempts == 1
 
 
 @contextmanager
-def seeming_dead(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
+def make_pull_stale(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[bytes]]]:
     """Stop a foreground pull (as a suspended or busy machine does) and wait until its row is paused."""
     library = Library()
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: stalled(hub))
+        hub.wait_until(lambda: is_stalled(hub))
         process.send_signal(signal.SIGSTOP)
         wait_until(lambda: library.downloads()[0].state == "paused", message="it seems dead")
         yield library, process
 
 
 def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+    with make_pull_stale(hub) as (library, process):
         process.send_signal(signal.SIGCONT)
         wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
         hub.clear()
@@ -369,7 +369,7 @@ def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
 
 
 def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+    with make_pull_stale(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         with Database(library_path()) as db:  # as earlier versions did, which did not check the owner of the files
             assert db.clear_downloads(["cancelled"]) == 1
@@ -381,7 +381,7 @@ def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
 
 
 def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(hub: HubServer, home: Home) -> None:
-    with seeming_dead(hub) as (library, process):
+    with make_pull_stale(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
         process.send_signal(signal.SIGCONT)
@@ -391,7 +391,7 @@ def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(hub: HubServer, h
 
 
 def test_stale_pull_that_was_paused_stays_paused(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+    with make_pull_stale(hub) as (library, process):
         library.pause(library.downloads()[0].id)
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
@@ -399,7 +399,7 @@ def test_stale_pull_that_was_paused_stays_paused(hub: HubServer) -> None:
 
 
 def test_stale_pull_joins_the_process_that_took_its_row(hub: HubServer) -> None:
-    with seeming_dead(hub) as (library, process):
+    with make_pull_stale(hub) as (library, process):
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
             wait_until(lambda: library.downloads()[0].attempts == 2, message="another one takes its row over")
             process.send_signal(signal.SIGCONT)
@@ -411,7 +411,7 @@ def test_stale_pull_joins_the_process_that_took_its_row(hub: HubServer) -> None:
 
 def test_queued_downloads_continue_after_a_reboot(hub: HubServer) -> None:
     library, context = Library(), Context("cli")
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     with context.open_downloads() as db:  # queued, and no worker was ever started for it
         row = open_row(context, db, plan, background=True)
     wait_until(lambda: library.downloads(include_finished=True)[0].state == "done", message="a worker came")
@@ -420,11 +420,11 @@ def test_queued_downloads_continue_after_a_reboot(hub: HubServer) -> None:
 
 def test_killed_worker_is_replaced_and_its_download_continues(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
-    os.kill(_worker_pid(), signal.SIGKILL)
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
+    os.kill(_find_worker_pid(), signal.SIGKILL)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
+    assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
     assert library.show(MODEL).state == "ready"
 
 
@@ -434,9 +434,9 @@ def test_request_to_a_worker_that_was_killed_is_carried_out(
 ) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
     library = Library()
-    plan = planned(library, hub)
-    row = begun(library, hub, plan)
-    pid = _worker_pid()
+    plan = plan_download(library, hub)
+    row = start_stalled_download(library, hub, plan)
+    pid = _find_worker_pid()
     os.kill(pid, signal.SIGSTOP)
     assert getattr(library, verb)(row.id).state == "running"
     os.kill(pid, signal.SIGKILL)
@@ -446,7 +446,7 @@ def test_request_to_a_worker_that_was_killed_is_carried_out(
     assert bool(list(cache_work_folder(home.cache).glob("*.part"))) == (verb == "pause")
 
 
-def _worker_pid() -> int:
+def _find_worker_pid() -> int:
     (process,) = find_workers()
     return process.pid
 
@@ -461,7 +461,7 @@ Library().pull(sys.argv[1])
 def test_foreground_pull_whose_process_is_killed_is_paused(hub: HubServer) -> None:
     hub.fault(Stall(after=STALL_AFTER), on=FILE, side="storage", times=None)
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
-        hub.wait_until(lambda: stalled(hub))
+        hub.wait_until(lambda: is_stalled(hub))
         process.kill()
     library = Library()
     (row,) = library.downloads()
@@ -475,9 +475,9 @@ def test_foreground_pull_whose_process_is_killed_is_paused(hub: HubServer) -> No
 
 def test_interrupted_pull_reports_it_and_its_row_is_paused(hub: HubServer) -> None:
     library, stop = Library(), threading.Event()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    threading.Thread(target=lambda: (hub.wait_until(lambda: weights_sent(hub) >= 50_000), stop.set())).start()
+    threading.Thread(target=lambda: (hub.wait_until(lambda: count_weights_sent(hub) >= 50_000), stop.set())).start()
     with pytest.raises(InterruptedByUserError):
         library.pull(plan, stop=stop)
     assert [row.state for row in library.downloads()] == ["paused"]
@@ -492,7 +492,7 @@ def test_setting_limits_the_number_of_running_downloads(
     library = Library()
     rows = [library.enqueue(f"tests/model{number}") for number in range(3)]
     for row in rows:
-        assert followed(library, row.id)[-1].kind == "done"
+        assert follow_to_end(library, row.id)[-1].kind == "done"
     logs = [{note.kind: note.at for note in library.get_download_log(row.id)} for row in rows]
     for before, after in pairwise(sorted(logs, key=lambda log: log["started"])):
         assert after["started"] >= before["done"]
@@ -509,11 +509,11 @@ def test_when_done_command_runs_in_its_folder_with_the_model_name(
     monkeypatch.chdir(here)
     library = Library()
     row = library.enqueue(REPO, on_done='echo "$LLM_HF_MODEL" > note')
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
     assert note.read_text().strip() == MODEL
 
 
-def last_note_of_a_pull_with(command: str, ref: str) -> str:
+def pull_and_read_last_note(command: str, ref: str) -> str:
     library = Library()
     with Context().open_downloads() as db:
         row = open_row(Context(), db, library.plan(ref), background=False, on_done=command)
@@ -523,7 +523,7 @@ def last_note_of_a_pull_with(command: str, ref: str) -> str:
 
 @pytest.mark.usefixtures("hub")
 def test_failing_when_done_command_is_logged_and_ends_no_pull() -> None:
-    assert last_note_of_a_pull_with("x" * 10_000_000, REPO) == "command"
+    assert pull_and_read_last_note("x" * 10_000_000, REPO) == "command"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
@@ -532,20 +532,20 @@ def test_when_done_command_runs_without_a_standard_error(tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "stderr", None)  # as in a program with windows
     note = tmp_path / "note"
     os.mkfifo(note)
-    assert last_note_of_a_pull_with(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
+    assert pull_and_read_last_note(f"echo done > {shlex.quote(str(note))}", REPO) == "done"
     assert note.read_text() == "done\n"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
 def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
     library = Library()
-    plan = planned(library, hub)
+    plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     pull = f"from llm_hf_models import Library; Library().enqueue({REPO!r}); input()"
-    with terminal([sys.executable, "-c", pull]):
-        wait_until(lambda: weights_sent(hub) >= 50_000, message="a worker, started from that terminal")
+    with run_in_terminal([sys.executable, "-c", pull]):
+        wait_until(lambda: count_weights_sent(hub) >= 50_000, message="a worker, started from that terminal")
     (row,) = library.downloads()
-    with terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
+    with run_in_terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
         said = b""
         while b"tiny" not in said:
             said += os.read(screen, 1000)
@@ -553,13 +553,13 @@ def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
         while b"No longer watched" not in said:
             said += os.read(screen, 1000)
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done"
+    assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.get_download(row.id).attempts == 1
     assert plan.total_bytes == library.show(MODEL).size
 
 
 @contextmanager
-def terminal(command: list[str]) -> Iterator[int]:
+def run_in_terminal(command: list[str]) -> Iterator[int]:
     """Run a command in a terminal of its own, which then closes and hangs up all its processes."""
     import pty
 
@@ -592,7 +592,7 @@ def test_failed_download_has_its_reason_in_row_and_log(hub: HubServer) -> None:
     plan = library.plan(REPO)
     hub.remove_repo(REPO)
     row = library.enqueue(plan)
-    assert followed(library, row.id)[-1].kind == "failed"
+    assert follow_to_end(library, row.id)[-1].kind == "failed"
     failed = library.get_download(row.id)
     assert failed.state == "failed"
     assert failed.error
@@ -624,7 +624,7 @@ def test_parallel_pulls_of_one_model_fetch_each_file_once(hub: HubServer) -> Non
     library = Library()
     assert library.show(MODEL).state == "ready"
     looks = sum(request.sent for request in hub.matching(FILE, side="storage") if request.sent <= 262_144)
-    assert weights_sent(hub) - looks == library.show(MODEL).size
+    assert count_weights_sent(hub) - looks == library.show(MODEL).size
 
 
 def test_limit_for_all_downloads_holds_while_they_run(

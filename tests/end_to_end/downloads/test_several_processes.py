@@ -62,7 +62,7 @@ Library().pull(sys.argv[1], PullOptions(limit_rate=rate),
 # Limits
 
 
-class Watched:
+class WatchedPull:
     """A pull in a process of its own, with the events it has printed so far."""
 
     def __init__(self, stack: ExitStack, ref: str, rate: int = 0) -> None:
@@ -88,7 +88,7 @@ class Watched:
         return n1 + (n2 - n1) * (moment - t1) / (t2 - t1)
 
 
-def rate_of(pulls: list[Watched], begin: float) -> float:
+def measure_rate(pulls: list[WatchedPull], begin: float) -> float:
     """Return the bytes per second of all pulls together, over a window from `begin`."""
     end = begin + WINDOW_SECONDS
     for pull in pulls:
@@ -103,23 +103,23 @@ def test_changed_limit_applies_to_all_running_processes(hub: HubServer, tmp_path
     library = Library()
     library.set_setting("limit_rate", "300K")  # none ends before the last one has started
     with ExitStack() as stack:
-        pulls = [Watched(stack, f"tests/big{number}") for number in range(3)]
+        pulls = [WatchedPull(stack, f"tests/big{number}") for number in range(3)]
         for pull in pulls:
             pull.reach(0)
         library.set_setting("limit_rate", "3M")
         begin = time.time() + SETTLING_SECONDS
-        assert rate_of(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
+        assert measure_rate(pulls, begin) == pytest.approx(3 * MB, rel=TOLERANCE)
         library.set_setting("limit_rate", "6M")
         begin += WINDOW_SECONDS + SETTLING_SECONDS
-        assert rate_of(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
+        assert measure_rate(pulls, begin) == pytest.approx(6 * MB, rel=TOLERANCE)
 
 
 def test_download_keeps_its_own_limit(hub: HubServer, tmp_path: Path) -> None:
     hub.add_repo("tests/big", {FILE: tiny_chat(tmp_path / "big.gguf", seed=2, weights_bytes=12 * MB)})
     with ExitStack() as stack:
-        pull = Watched(stack, "tests/big", rate=1 * MB)
+        pull = WatchedPull(stack, "tests/big", rate=1 * MB)
         begin = pull.reach(0) + 1
-        assert rate_of([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
+        assert measure_rate([pull], begin) == pytest.approx(1 * MB, rel=TOLERANCE)
 
 
 def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
@@ -524,7 +524,7 @@ def test_pull_cancelled_while_it_is_being_paused_is_cancelled(
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
 
-def busy_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
+def make_library_busy(monkeypatch: pytest.MonkeyPatch, name: str, call: int) -> list[int]:
     """Make the library busy at one call of a method; return the list that counts the calls."""
     calls, ask = [0], getattr(DownloadTables, name)
 
@@ -543,7 +543,7 @@ def test_worker_retries_a_claim_on_a_busy_library(hub: HubServer, monkeypatch: p
     library, here = Library(), worker.WorkerContext("worker")
     with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=True)
-    calls = busy_at(monkeypatch, "claim_download", 1)
+    calls = make_library_busy(monkeypatch, "claim_download", 1)
     worker.Worker(here, TokenInbox()).run()
     assert (library.get_download(row.id).state, calls) == ("done", [2])
 
@@ -606,7 +606,7 @@ def test_no_worker_takes_a_pull_while_it_is_being_enqueued(hub: HubServer, monke
 def test_worker_with_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().downloads()
     monkeypatch.setattr(sys, "argv", ["worker"])
-    calls = busy_at(monkeypatch, "next_download", 2)
+    calls = make_library_busy(monkeypatch, "next_download", 2)
     worker.main()
     assert calls == [4], "a round and a look, and both again"
 
@@ -616,7 +616,7 @@ def test_worker_with_a_busy_library_at_its_last_look_looks_again(monkeypatch: py
 PULL = "import sys; from llm_hf_models import Library; Library().pull(sys.argv[1])"
 
 
-def killed_halfway(hub: HubServer) -> None:
+def kill_halfway(hub: HubServer) -> None:
     """Kill a foreground pull after it has received some bytes."""
     hub.fault(Stall(after=1 * MB), on=FILE, side="storage", times=None)
     before = hub.sent(FILE, side="storage")
@@ -628,7 +628,7 @@ def killed_halfway(hub: HubServer) -> None:
 
 def test_pull_that_finishes_for_a_killed_one_closes_its_row(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")  # its last heartbeat stays fresh for long
-    killed_halfway(hub)
+    kill_halfway(hub)
     result = Library().pull(REPO)
     (row,) = Library().downloads(include_finished=True)
     assert (row.id, row.state) == (result.download_id, "done")
@@ -636,7 +636,7 @@ def test_pull_that_finishes_for_a_killed_one_closes_its_row(hub: HubServer, monk
 
 def test_process_with_a_reused_pid_is_not_the_killed_one(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "60")
-    killed_halfway(hub)
+    kill_halfway(hub)
     with Database(library_path()) as db:
         (row,) = db.list_downloads()
         rest = str(row.owner).partition("/")[2]
@@ -650,7 +650,7 @@ def test_worker_continues_a_killed_foreground_pull_that_was_enqueued(
 ) -> None:
     library = Library()
     plan = library.plan(REPO)
-    killed_halfway(hub)
+    kill_halfway(hub)
     row = library.enqueue(plan)
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
 
@@ -677,7 +677,7 @@ def test_ten_processes_with_several_variants_fetch_each_file_once(hub: HubServer
 # Environments
 
 
-def paused_halfway(hub: HubServer, plan: PullPlan) -> int:
+def pause_halfway(hub: HubServer, plan: PullPlan) -> int:
     """Interrupt a pull of this plan after some bytes; return its id."""
     stop = threading.Event()
     hub.fault(Throttle(MB), on=FILE, side="storage", times=None)
@@ -692,7 +692,7 @@ def test_download_keeps_its_planned_cache_and_hub(
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     library = Library()
-    number = paused_halfway(hub, library.plan(REPO))
+    number = pause_halfway(hub, library.plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     with HubServer() as other:
         monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
@@ -706,7 +706,7 @@ def test_cancelled_download_leaves_nothing_in_its_planned_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
-    number = paused_halfway(hub, Library().plan(REPO))
+    number = pause_halfway(hub, Library().plan(REPO))
     assert list(cache_work_folder(tmp_path / "big").glob("*.part"))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     assert Library().cancel(number).state == "cancelled"
@@ -717,7 +717,7 @@ def test_clearing_failed_downloads_empties_their_other_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
-    number = paused_halfway(hub, Library().plan(REPO))
+    number = pause_halfway(hub, Library().plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
     with Database(library_path()) as db:
         db.update_download(number, state="failed")
@@ -727,7 +727,7 @@ def test_clearing_failed_downloads_empties_their_other_cache(
 
 def test_clearing_failed_downloads_empties_their_own_folder(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    number = paused_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
+    number = pause_halfway(hub, Library().plan(REPO, PullOptions(to=folder)))
     with Database(library_path()) as db:
         db.update_download(number, state="failed")
     assert [path for path in folder.rglob("*.part") if path.is_file()]
@@ -739,7 +739,7 @@ def test_pulls_into_two_caches_are_two_downloads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = Library()
-    first = paused_halfway(hub, library.plan(REPO))
+    first = pause_halfway(hub, library.plan(REPO))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
     assert library.pull(REPO).download_id != first
     assert library.get_download(first).state == "paused"
@@ -752,7 +752,7 @@ def test_worker_sends_no_token_to_a_hub_that_only_the_row_names(
     hub.add_repo(gated, {FILE: tmp_path / FILE}, gated="manual")
     monkeypatch.setenv("HF_TOKEN", hub.add_token(access=[gated]))
     library = Library()
-    number = paused_halfway(hub, library.plan(gated))
+    number = pause_halfway(hub, library.plan(gated))
     hub.expire_links()
     hub.forget_requests()
     with HubServer() as other:

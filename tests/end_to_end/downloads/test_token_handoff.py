@@ -19,7 +19,7 @@ from llm_hf_models.downloads.worker import lock_path
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.hub import tokens
 from tests.conftest import Home
-from tests.support.downloads import FILE, find_workers, followed, wait_for_state, weights_sent
+from tests.support.downloads import FILE, count_weights_sent, find_workers, follow_to_end, wait_for_state
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
 from tests.support.waiting import wait_until
@@ -42,7 +42,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         yield server
 
 
-def planned(hub: HubServer) -> PullPlan:
+def make_plan(hub: HubServer) -> PullPlan:
     """Return the plan of a user, and forget the requests for the header."""
     plan = Library(ask_passphrase=lambda: PASSPHRASE).plan(REPO)
     hub.forget_requests()
@@ -51,11 +51,11 @@ def planned(hub: HubServer) -> PullPlan:
 
 def test_pull_sent_to_the_background_passes_its_token_on(hub: HubServer) -> None:
     library, stop = Library(ask_passphrase=lambda: PASSPHRASE), threading.Event()
-    plan = planned(hub)
+    plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
 
     def press_the_key() -> None:
-        hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+        hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
         library.continue_in_background(plan)
         stop.set()
 
@@ -66,28 +66,28 @@ def test_pull_sent_to_the_background_passes_its_token_on(hub: HubServer) -> None
     presses.join()
     hub.clear()
     row = library.enqueue(plan)
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
 def test_new_worker_gets_the_token_that_nobody_else_can_read(hub: HubServer, home: Home) -> None:
-    plan = planned(hub)
+    plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     (process,) = find_workers()
     assert TOKEN not in " ".join(process.cmdline())
     assert TOKEN not in " ".join(process.environ().values())
     written = [path for path in home.root.rglob("*") if path.is_file()]
     assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
     hub.clear()
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
 def test_worker_without_the_passphrase_names_the_command_in_the_row(hub: HubServer) -> None:
-    row = Library().enqueue(planned(hub))
-    assert followed(Library(), row.id)[-1].kind == "failed"
+    row = Library().enqueue(make_plan(hub))
+    assert follow_to_end(Library(), row.id)[-1].kind == "failed"
     said = str(Library().get_download(row.id).error)
     assert "no passphrase for the token" in said
     assert said.endswith(f"llm hf pull {REPO}")
@@ -96,12 +96,12 @@ def test_worker_without_the_passphrase_names_the_command_in_the_row(hub: HubServ
 
 
 def test_retry_passes_the_token_to_its_new_worker(hub: HubServer) -> None:
-    row = Library().enqueue(planned(hub))
+    row = Library().enqueue(make_plan(hub))
     wait_for_state(Library(), row.id, "failed")
     wait_until(lambda: not find_workers(), message="the worker leaves")
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
-    assert followed(library, row.id)[-1].kind == "done", library.get_download(row.id)
+    assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
 @pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
@@ -116,7 +116,7 @@ def test_running_worker_uses_the_token_of_the_next_request(
     wait_for_state(Library(), first.id, "running")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     row = Library().enqueue(REPO)
-    assert followed(Library(), row.id)[-1].kind == "done", Library().get_download(row.id)
+    assert follow_to_end(Library(), row.id)[-1].kind == "done", Library().get_download(row.id)
     assert len(find_workers()) == 1
     assert not [path for path in home.root.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     Library().cancel(first.id)
@@ -142,16 +142,16 @@ def test_token_is_written_only_to_our_own_pipe(
 
 
 def test_forgotten_token_is_not_used_again(hub: HubServer) -> None:
-    plan = planned(hub)
+    plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     row = library.enqueue(plan)
-    hub.wait_until(lambda: weights_sent(hub) >= 50_000)
+    hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     library.pause(row.id)
     wait_for_state(library, row.id, "paused")
     tokens.remove_stored_token()
     hub.clear()
     hub.expire_links()
     library.resume(row.id)
-    assert followed(library, row.id)[-1].kind == "failed"
+    assert follow_to_end(library, row.id)[-1].kind == "failed"
     assert "gated" in str(library.get_download(row.id).error)

@@ -30,7 +30,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import FlipBit, HubServer, Stall, hub_in_force, silent_after
+from tests.support.hub_server import FlipBit, HubServer, Stall, run_hub, stall_after
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -41,12 +41,12 @@ BYTES = 4_000_000
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     """Provide a Hub with one model of four megabytes, and the setting."""
-    with hub_in_force(monkeypatch, transport="xet", retry_seconds="0.05", disk_reserve="0") as server:
+    with run_hub(monkeypatch, transport="xet", retry_seconds="0.05", disk_reserve="0") as server:
         server.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
         yield server
 
 
-def agents(hub: HubServer) -> list[str]:
+def list_agents(hub: HubServer) -> list[str]:
     """Return the User-Agent of each client that fetched (nearly) the whole file from the storage host."""
     whole = [request for request in hub.matching(FILE, side="storage") if request.sent > BYTES // 2]
     return [request.headers.get("user-agent", "") for request in whole]
@@ -57,7 +57,7 @@ def test_files_moved_by_huggingface_hub_are_verified_and_registered(hub: HubServ
     result = Library().pull(REPO, progress=events.append)
     assert result.model_id == MODEL
     assert result.fetched_bytes == Library().show(MODEL).size
-    (agent,) = agents(hub)
+    (agent,) = list_agents(hub)
     assert "hf_hub/" in agent
     kinds = [kind for kind, _ in groupby(event.kind for event in events if event.kind != "progress")]
     assert kinds == ["started", "verifying"]
@@ -87,7 +87,7 @@ def test_huggingface_hub_uses_the_configured_certificates(home: Home, tmp_path: 
             check=False,
         )
         assert done.stdout.strip() == MODEL, done.stderr
-        (agent,) = agents(hub)
+        (agent,) = list_agents(hub)
         assert "hf_hub/" in agent
 
 
@@ -115,7 +115,7 @@ def test_installed_files_are_not_passed_to_huggingface_hub(hub: HubServer) -> No
 
 def test_stop_ends_huggingface_hub_at_once_and_leaves_no_partial(hub: HubServer, home: Home) -> None:
     plan = Library().plan(REPO)
-    with silent_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
+    with stall_after(hub, FILE, 500_000) as stop, pytest.raises(InterruptedByUserError):
         Library().pull(plan, stop=stop)
     assert list(home.cache.glob("**/*.incomplete")) == []
     assert [row.state for row in Library().downloads()] == ["paused"]

@@ -20,7 +20,7 @@ from llm_hf_models.inference.running_engines import count_busy_slots
 from llm_hf_models.library.records import EngineRow
 from tests.conftest import Home
 from tests.support import ggufs
-from tests.support.tiny_library import Shelf, opened_shelf, said
+from tests.support.tiny_library import TinyLibrary, get_output, open_empty_library
 from tests.support.waiting import wait_until
 
 # One decode (a token, or a batch of a prompt) runs when the client leaves, and one more may begin before the thread
@@ -41,8 +41,8 @@ LEAVING: dict[str, Leave] = {
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with opened_shelf(tmp_path_factory) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_empty_library(tmp_path_factory) as shelf:
         heavy = ggufs.tiny_chat(shelf.files / "heavy.gguf", endless=True, context=32768, weights_bytes=80_000_000)
         shelf.add("hf/tiny/heavy:F16", heavy, aliases=("heavy",))
         yield shelf
@@ -50,26 +50,26 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    tiny_library.use_as_home(monkeypatch)
 
 
 @pytest.fixture
-def warm(shelf: Shelf) -> Iterator[EngineRow]:
+def warm_engine(tiny_library: TinyLibrary) -> Iterator[EngineRow]:
     """Provide the idle engine. Check afterwards that it is the same one and answers."""
-    say_one_word()
-    with shelf.db() as db:
+    generate_one_word()
+    with tiny_library.open_db() as db:
         (row,) = running_engines.list_running_engines(db)
     yield row
-    say_one_word()
-    assert shelf.pids() == {row.pid}
+    generate_one_word()
+    assert tiny_library.find_pids() == {row.pid}
 
 
-def say_one_word() -> None:
-    assert said("-m", "heavy", "go", "-o", "max_tokens", "1", *CONTEXT)
+def generate_one_word() -> None:
+    assert get_output("-m", "heavy", "go", "-o", "max_tokens", "1", *CONTEXT)
 
 
-def decodes(row: EngineRow) -> int:
+def count_decodes(row: EngineRow) -> int:
     """Return how often the engine has computed a batch, of a prompt or of one token: llama.cpp's own count."""
     transport = httpx2.HTTPTransport(uds=row.address)
     headers = {"Authorization": f"Bearer {row.key}"}
@@ -79,15 +79,15 @@ def decodes(row: EngineRow) -> int:
     return int(count)
 
 
-def settled(row: EngineRow) -> int:
+def wait_and_count_decodes(row: EngineRow) -> int:
     """Wait until the engine is idle; return its number of decodes."""
     wait_until(
         lambda: not count_busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0
     )
-    return decodes(row)
+    return count_decodes(row)
 
 
-def talk(prompt: str, *words: str) -> subprocess.Popen[bytes]:
+def start_prompt(prompt: str, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "llm", "-m", "heavy", prompt, *CONTEXT, *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -96,70 +96,70 @@ def talk(prompt: str, *words: str) -> subprocess.Popen[bytes]:
     ("leaving", "how"),
     [*((leaving, ()) for leaving in LEAVING), ("ctrl-c", ("--async",)), ("ctrl-c", ("--no-stream",))],
 )
-def test_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
-    before = decodes(warm)
-    with talk("go", *how) as talking:
+def test_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm_engine: EngineRow) -> None:
+    before = count_decodes(warm_engine)
+    with start_prompt("go", *how) as talking:
         if "--no-stream" in how:
-            wait_until(lambda: decodes(warm) >= before + 5, SECONDS, poll_seconds=0)
+            wait_until(lambda: count_decodes(warm_engine) >= before + 5, SECONDS, poll_seconds=0)
         else:
             assert talking.stdout
             assert talking.stdout.read(5) == ggufs.ANSWER[:5].encode()
         LEAVING[leaving](talking)
         assert talking.wait(SECONDS) != 0
-        gone = decodes(warm)
-        assert settled(warm) - gone <= AT_MOST
+        gone = count_decodes(warm_engine)
+        assert wait_and_count_decodes(warm_engine) - gone <= AT_MOST
 
 
 @pytest.mark.parametrize(("leaving", "how"), [("ctrl-c", ()), ("killed", ("--no-stream",))])
-def test_prompt_processing_ends_with_its_client(leaving: str, how: tuple[str, ...], warm: EngineRow) -> None:
-    before = decodes(warm)
-    with talk(LONG, *how) as talking:
-        wait_until(lambda: decodes(warm) >= before + 2, SECONDS, poll_seconds=0)
+def test_prompt_processing_ends_with_its_client(leaving: str, how: tuple[str, ...], warm_engine: EngineRow) -> None:
+    before = count_decodes(warm_engine)
+    with start_prompt(LONG, *how) as talking:
+        wait_until(lambda: count_decodes(warm_engine) >= before + 2, SECONDS, poll_seconds=0)
         LEAVING[leaving](talking)
         assert talking.wait(SECONDS) != 0
-        gone = decodes(warm)
-        after = settled(warm)
+        gone = count_decodes(warm_engine)
+        after = wait_and_count_decodes(warm_engine)
     assert after - gone <= AT_MOST
     assert after - before < BATCHES / 2  # it would have continued
 
 
-def test_closing_the_generator_ends_the_answer(warm: EngineRow) -> None:
+def test_closing_the_generator_ends_the_answer(warm_engine: EngineRow) -> None:
     words = iter(llm.get_model("heavy").prompt("go", context=32768))
     assert next(words)
-    before = decodes(warm)
+    before = count_decodes(warm_engine)
     words.close()
     # One more than above: the count was taken before the client left.
-    assert settled(warm) - before <= AT_MOST + 1
+    assert wait_and_count_decodes(warm_engine) - before <= AT_MOST + 1
 
 
-def test_closing_the_async_generator_ends_the_answer(warm: EngineRow) -> None:
+def test_closing_the_async_generator_ends_the_answer(warm_engine: EngineRow) -> None:
     async def leave() -> int:
         events = llm.get_async_model("heavy").prompt("go", context=32768).astream_events()
         await anext(events)
-        before = decodes(warm)
+        before = count_decodes(warm_engine)
         await events.aclose()
         return before
 
     before = asyncio.run(leave())
-    assert settled(warm) - before <= AT_MOST + 1
+    assert wait_and_count_decodes(warm_engine) - before <= AT_MOST + 1
 
 
-def test_cancelling_a_task_ends_prompt_processing(warm: EngineRow) -> None:
-    start = decodes(warm)
+def test_cancelling_a_task_ends_prompt_processing(warm_engine: EngineRow) -> None:
+    start = count_decodes(warm_engine)
 
     async def leave() -> int:
         async def ask() -> str:
             return str(await llm.get_async_model("heavy").prompt(LONG, context=32768).text())
 
         task = asyncio.create_task(ask())
-        await asyncio.to_thread(wait_until, lambda: decodes(warm) >= start + 2, SECONDS, poll_seconds=0)
-        before = decodes(warm)
+        await asyncio.to_thread(wait_until, lambda: count_decodes(warm_engine) >= start + 2, SECONDS, poll_seconds=0)
+        before = count_decodes(warm_engine)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         return before
 
     before = asyncio.run(leave())
-    after = settled(warm)
+    after = wait_and_count_decodes(warm_engine)
     assert after - before <= AT_MOST + 1
     assert after - start < BATCHES / 2

@@ -23,8 +23,8 @@ from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol, running_engines
 from llm_hf_models.library.database import Database
 from tests.support import ggufs
-from tests.support.engines import gone_while_it_reads
-from tests.support.openai_server import text_of
+from tests.support.engines import leave_during_prompt_processing
+from tests.support.openai_server import join_text
 from tests.support.waiting import wait_until
 
 WEATHER = {
@@ -59,7 +59,7 @@ def start(db: Database) -> Start:
     return started
 
 
-def finish_of(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> openai_protocol.Finish:
+def get_finish(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> openai_protocol.Finish:
     assert isinstance(items[-1], openai_protocol.Finish)
     assert not [item for item in items[:-1] if isinstance(item, openai_protocol.Finish)]
     return items[-1]
@@ -69,8 +69,8 @@ def finish_of(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> op
 def test_answer_consists_of_pieces_and_a_finish_with_usage(stream: bool, start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, stream=stream)))
-    finish = finish_of(items)
-    assert text_of(items) == ggufs.ANSWER
+    finish = get_finish(items)
+    assert join_text(items) == ggufs.ANSWER
     assert finish.reason == "stop"
     assert finish.model == "hf/tiny/tiny:F16"
     assert finish.input_tokens
@@ -83,7 +83,7 @@ def test_answer_consists_of_pieces_and_a_finish_with_usage(stream: bool, start: 
 def test_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))
-    assert finish_of(list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
+    assert get_finish(list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))).cached_tokens
 
 
 def test_async_answers_are_equal_and_run_in_parallel(start: Start, tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_async_answers_are_equal_and_run_in_parallel(start: Start, tmp_path: Pat
         return list(await asyncio.gather(one(), one(), one()))
 
     for items in asyncio.run(three()):
-        assert text_of(items) == ggufs.ANSWER
-        assert finish_of(items).reason == "stop"
+        assert join_text(items) == ggufs.ANSWER
+        assert get_finish(items).reason == "stop"
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -106,17 +106,17 @@ def test_tool_call_has_a_name_and_arguments(stream: bool, start: Start, tmp_path
     items = list(
         inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream))
     )
-    assert text_of(items, "tool_name") == "weather"
-    assert json.loads(text_of(items, "tool_args")) == {"town": "Riga"}
+    assert join_text(items, "tool_name") == "weather"
+    assert json.loads(join_text(items, "tool_args")) == {"town": "Riga"}
     assert next(item.call_id for item in items if isinstance(item, openai_protocol.Piece) and item.kind == "tool_name")
-    assert finish_of(items).reason == "tool_calls"
+    assert get_finish(items).reason == "tool_calls"
 
 
 def test_base_model_completes_raw_text(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_base(tmp_path / "base.gguf"), kind="base")
     items = list(inference_client.stream_completion(endpoint, openai_protocol.Turn((), raw=True, prompt="Once upon")))
-    assert text_of(items).strip() == ggufs.ANSWER
-    assert finish_of(items).output_tokens
+    assert join_text(items).strip() == ggufs.ANSWER
+    assert get_finish(items).output_tokens
 
 
 def test_answer_follows_a_schema(start: Start, tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_answer_follows_a_schema(start: Start, tmp_path: Path) -> None:
             endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=asked)
         )
     )
-    if finish_of(items).reason == "stop":
-        assert isinstance(json.loads(text_of(items))["n"], int)
-    assert text_of(items).lstrip().startswith("{")
+    if get_finish(items).reason == "stop":
+        assert isinstance(json.loads(join_text(items))["n"], int)
+    assert join_text(items).lstrip().startswith("{")
 
 
 def test_prompt_larger_than_the_context_reports_both_sizes(start: Start, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_closing_an_answer_stops_the_work_and_keeps_the_engine(endless: engine.E
     assert is_working(endless)
     stream.close()
     wait_until_idle(endless)
-    assert text_of(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert join_text(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
 
 
 def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> None:
@@ -190,7 +190,7 @@ def test_closing_an_async_answer_stops_the_work(endless: engine.Endpoint) -> Non
 def test_client_that_leaves_stops_prompt_processing(start: Start, tmp_path: Path) -> None:
     path = ggufs.tiny_chat(tmp_path / "slow.gguf", context=131072, blocks=24, weights_bytes=40_000_000)
     endpoint = start(path, context=65536, own=131072)
-    gone_while_it_reads(endpoint, lambda: is_working(endpoint))
+    leave_during_prompt_processing(endpoint, lambda: is_working(endpoint))
     began = time.monotonic()
     wait_until_idle(endpoint)
     stopped_after = time.monotonic() - began
@@ -242,7 +242,7 @@ def test_hung_engine_is_ended_and_replaced(
     with pytest.raises(EngineLostError, match="was lost"):
         list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO), read_timeout_seconds=0.5))
     assert running_engines.list_running_engines(db) == []
-    assert text_of(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    assert join_text(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
     assert [row.pid for row in running_engines.list_running_engines(db)] != [hung.pid]
 
 
@@ -268,4 +268,4 @@ def test_queued_prompt_is_not_treated_as_a_hang(endless: engine.Endpoint) -> Non
     for stream in before:
         stream.close()
     thread.join(30)
-    assert finish_of(answered).output_tokens == 3
+    assert get_finish(answered).output_tokens == 3

@@ -35,14 +35,14 @@ from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.engines import (
     CHAT,
-    broken_files,
-    endless_spec,
     ensure,
-    leaving_nothing,
-    row_of,
-    say,
-    spec_of,
+    get_engine_row,
+    make_endless_spec,
+    make_spec,
+    open_clean_library,
+    prompt_engine,
     wait_for_exit,
+    write_broken_files,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak of unix sockets")
@@ -50,18 +50,18 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak
 
 @pytest.fixture
 def db(home: Home) -> Iterator[Database]:
-    with leaving_nothing(home) as opened:
+    with open_clean_library(home) as opened:
         yield opened
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> engine.EngineSpec:
-    return spec_of(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    return make_spec(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
 
 @pytest.fixture
 def endless(tmp_path: Path) -> engine.EngineSpec:
-    return endless_spec(tmp_path)
+    return make_endless_spec(tmp_path)
 
 
 CLIENT = """
@@ -89,13 +89,13 @@ with Database(paths.library_path()) as db:
 """
 
 
-def client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
+def start_client(spec: engine.EngineSpec) -> subprocess.Popen[str]:
     """Start another process that needs the same engine, as another `llm` would."""
     command = [sys.executable, "-c", CLIENT, str(spec.model_path)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def result(process: subprocess.Popen[str]) -> dict[str, object]:
+def read_result(process: subprocess.Popen[str]) -> dict[str, object]:
     out, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     return dict(json.loads(out))
@@ -103,7 +103,7 @@ def result(process: subprocess.Popen[str]) -> dict[str, object]:
 
 @pytest.mark.usefixtures("db")
 def test_next_process_finds_the_engine_running(spec: engine.EngineSpec) -> None:
-    first, second = result(client(spec)), result(client(spec))
+    first, second = read_result(start_client(spec)), read_result(start_client(spec))
     assert first["answer"] == second["answer"] == ggufs.ANSWER
     assert (first["cold"], second["cold"]) == (True, False)
     assert first["pid"] == second["pid"]
@@ -111,12 +111,12 @@ def test_next_process_finds_the_engine_running(spec: engine.EngineSpec) -> None:
 
 def test_running_engine_is_found_without_imports(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    assert result(client(spec))["imported"] == []
+    assert read_result(start_client(spec))["imported"] == []
 
 
 @pytest.mark.usefixtures("db")
 def test_five_parallel_processes_start_one_engine(spec: engine.EngineSpec) -> None:
-    results = [result(process) for process in [client(spec) for _ in range(5)]]
+    results = [read_result(process) for process in [start_client(spec) for _ in range(5)]]
     assert {found["answer"] for found in results} == {ggufs.ANSWER}
     assert len({found["pid"] for found in results}) == 1
     assert [found["cold"] for found in results].count(True) == 1
@@ -124,33 +124,33 @@ def test_five_parallel_processes_start_one_engine(spec: engine.EngineSpec) -> No
 
 @pytest.mark.usefixtures("db")
 def test_engine_outlives_its_starter_in_its_own_session(spec: engine.EngineSpec) -> None:
-    pid = int(str(result(client(spec))["pid"]))
+    pid = int(str(read_result(start_client(spec))["pid"]))
     assert psutil.pid_exists(pid)
     assert os.getsid(pid) == pid
 
 
 def test_next_prompt_after_kill_9_starts_a_new_engine(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    killed = row_of(db)
+    killed = get_engine_row(db)
     os.kill(killed.pid, signal.SIGKILL)
     wait_for_exit(killed.pid)
-    assert say(ensure(spec, db)) == ggufs.ANSWER
-    assert row_of(db).pid != killed.pid
+    assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER
+    assert get_engine_row(db).pid != killed.pid
     assert not Path(killed.address).exists()
 
 
 def test_engine_lost_before_the_request_is_restarted_once(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db)
-    lost = row_of(db).pid
+    lost = get_engine_row(db).pid
     os.kill(lost, signal.SIGKILL)
     wait_for_exit(lost)
-    assert say(endpoint) == ggufs.ANSWER
-    assert row_of(db).pid != lost
+    assert prompt_engine(endpoint) == ggufs.ANSWER
+    assert get_engine_row(db).pid != lost
 
 
 def test_ended_engines_are_noticed_and_their_folders_removed(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    row = row_of(db)
+    row = get_engine_row(db)
     os.kill(row.pid, signal.SIGKILL)
     wait_for_exit(row.pid)
     assert running_engines.list_running_engines(db) == []
@@ -161,7 +161,7 @@ def test_ended_engines_are_noticed_and_their_folders_removed(spec: engine.Engine
 def test_process_with_a_reused_pid_is_left_alone(spec: engine.EngineSpec, db: Database) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
         ensure(spec, db)
-        row = row_of(db)
+        row = get_engine_row(db)
         impostor = replace(row, fingerprint="other", pid=stranger.pid, pid_started=row.pid_started - 3600)
         running_engines.stop_engine(db, impostor)
         assert stranger.poll() is None
@@ -170,8 +170,8 @@ def test_process_with_a_reused_pid_is_left_alone(spec: engine.EngineSpec, db: Da
 
 def test_idle_engine_exits_and_removes_its_socket(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0.3)
-    row = row_of(db)
-    assert say(endpoint) == ggufs.ANSWER
+    row = get_engine_row(db)
+    assert prompt_engine(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     assert not Path(row.address).exists()
     assert running_engines.list_running_engines(db) == []
@@ -179,21 +179,21 @@ def test_idle_engine_exits_and_removes_its_socket(spec: engine.EngineSpec, db: D
 
 def test_keep_alive_zero_ends_the_engine_after_its_last_answer(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(spec, db, keep_alive=0)
-    pid = row_of(db).pid
-    assert say(endpoint) == ggufs.ANSWER
+    pid = get_engine_row(db).pid
+    assert prompt_engine(endpoint) == ggufs.ANSWER
     wait_for_exit(pid)
 
 
 def test_keep_alive_of_a_later_prompt_replaces_the_earlier_one(spec: engine.EngineSpec, db: Database) -> None:
-    say(ensure(spec, db, keep_alive=-1))
-    pid = row_of(db).pid
-    say(ensure(spec, db, keep_alive=0))
+    prompt_engine(ensure(spec, db, keep_alive=-1))
+    pid = get_engine_row(db).pid
+    prompt_engine(ensure(spec, db, keep_alive=0))
     wait_for_exit(pid)
 
 
 def test_running_answer_keeps_the_engine_running(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
-    pid = row_of(db).pid
+    pid = get_engine_row(db).pid
     stream = inference_client.stream_completion(
         endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 800})
     )
@@ -205,7 +205,7 @@ def test_running_answer_keeps_the_engine_running(endless: engine.EngineSpec, db:
 
 def test_slow_client_gets_its_whole_answer_from_an_exiting_engine(endless: engine.EngineSpec, db: Database) -> None:
     endpoint = ensure(endless, db, keep_alive=0)
-    row = row_of(db)
+    row = get_engine_row(db)
     stream = inference_client.stream_completion(
         endpoint, openai_protocol.Turn([{"role": "user", "content": "hi"}], {"max_tokens": 2000})
     )
@@ -220,7 +220,7 @@ def test_slow_client_gets_its_whole_answer_from_an_exiting_engine(endless: engin
 
 def test_engine_exits_when_its_folder_is_removed(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db, keep_alive=-1)
-    row = row_of(db)
+    row = get_engine_row(db)
     engine_folder.EngineFolder(Path(row.address).parent).remove()
     wait_for_exit(row.pid)
 
@@ -250,7 +250,7 @@ def test_each_context_has_its_engine_and_is_capped_by_the_model(spec: engine.Eng
 
 def test_split_models_load_from_their_first_shard(tmp_path: Path, db: Database) -> None:
     shards = ggufs.tiny_split(tmp_path, 3)
-    assert say(ensure(spec_of(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
+    assert prompt_engine(ensure(make_spec(shards[0], shard_paths=tuple(shards)), db)) == ggufs.ANSWER
 
 
 def test_unconfined_engine_is_never_used_as_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
@@ -265,12 +265,12 @@ def test_row_lists_the_layers_that_confine_its_engine(spec: engine.EngineSpec, d
     )
     held = subprocess.run([sys.executable, "-c", confine], capture_output=True, text=True, check=True, cwd=tmp_path)
     ensure(spec, db)
-    assert row_of(db).layers == tuple(held.stdout.split())
-    assert not set(row_of(db).layers) & set(row_of(db).missing)
+    assert get_engine_row(db).layers == tuple(held.stdout.split())
+    assert not set(get_engine_row(db).layers) & set(get_engine_row(db).missing)
     running_engines.stop_model(db, spec.model_id)
     ensure(spec, db, sandbox=False)
-    assert row_of(db).layers == ()
-    assert "switched off" in row_of(db).missing["any layer"]
+    assert get_engine_row(db).layers == ()
+    assert "switched off" in get_engine_row(db).missing["any layer"]
 
 
 def test_folders_and_logs_are_private_and_no_command_line_has_the_key(spec: engine.EngineSpec, db: Database) -> None:
@@ -278,7 +278,7 @@ def test_folders_and_logs_are_private_and_no_command_line_has_the_key(spec: engi
     assert endpoint.socket is not None
     for folder in (endpoint.socket.parent, endpoint.socket.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    row = row_of(db)
+    row = get_engine_row(db)
     assert len(row.key) >= 32
     assert row.key not in " ".join(psutil.Process(row.pid).cmdline())
     assert row.key not in repr(endpoint) + repr(row)
@@ -290,7 +290,7 @@ def test_engine_inherits_no_token(spec: engine.EngineSpec, db: Database, monkeyp
     ensure(spec, db)
     environment = launcher.build_child_environment(os.environ)
     assert not [name for name, value in environment.items() if "secret" in value]
-    assert "secret" not in " ".join(psutil.Process(row_of(db).pid).environ().values())
+    assert "secret" not in " ".join(psutil.Process(get_engine_row(db).pid).environ().values())
 
 
 def test_nothing_is_imported_from_the_current_folder(
@@ -298,25 +298,25 @@ def test_nothing_is_imported_from_the_current_folder(
 ) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise SystemExit('planted')")
     monkeypatch.chdir(tmp_path)
-    assert say(ensure(spec, db)) == ggufs.ANSWER
+    assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER
 
 
 def test_wrong_key_is_refused(spec: engine.EngineSpec, db: Database) -> None:
     endpoint = replace(ensure(spec, db), key="wrong")
     with pytest.raises(EngineRequestError, match="did not accept the key"):
-        say(endpoint)
+        prompt_engine(endpoint)
 
 
 @pytest.mark.parametrize("name", ["garbage", "empty", "truncated"])
 def test_broken_file_error_quotes_the_engine(name: str, tmp_path: Path, db: Database) -> None:
     with pytest.raises(EngineStartError) as caught:
-        ensure(spec_of(broken_files(tmp_path)[name]), db)
+        ensure(make_spec(write_broken_files(tmp_path)[name]), db)
     assert "failed to load model" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert db.list_engines() == []
 
 
-def patched(path: Path, key: bytes, value: int) -> Path:
+def patch_header(path: Path, key: bytes, value: int) -> Path:
     """Write the same model with another number under a key of its header: the value follows the key and its type."""
     content = bytearray(path.read_bytes())
     begin = content.index(key) + len(key) + 4
@@ -335,9 +335,9 @@ def patched(path: Path, key: bytes, value: int) -> Path:
     ],
 )
 def test_hostile_header_crashes_only_the_engine(key: str, value: int, words: str, tmp_path: Path, db: Database) -> None:
-    path = patched(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
+    path = patch_header(ggufs.tiny_chat(tmp_path / "hostile.gguf"), f"llama.{key}".encode(), value)
     with pytest.raises((EngineStartError, EngineLostError), match=words):
-        say(ensure(spec_of(path), db))
+        prompt_engine(ensure(make_spec(path), db))
 
 
 ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
@@ -355,7 +355,7 @@ ENDLESS_LOOP = "{%- for a in range(100000) %}" * 3 + "x" + "{%- endfor %}" * 3
 def test_hostile_template_crashes_only_the_engine(template: str, words: str, tmp_path: Path, db: Database) -> None:
     path = ggufs.tiny_chat(tmp_path / "hostile.gguf", template=template)
     with pytest.raises(EngineStartError, match=words):
-        ensure(spec_of(path), db, engine_start_seconds=3)
+        ensure(make_spec(path), db, engine_start_seconds=3)
 
 
 def test_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Database) -> None:
@@ -406,7 +406,7 @@ def test_link_in_place_of_the_socket_folder_is_refused(
 
 def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.EngineSpec, db: Database) -> None:
     alive = ensure(spec, db)
-    foreign = row_of(db)
+    foreign = get_engine_row(db)
     db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
     left = engine_folder.create_engine_folder()
     with socket.socket(socket.AF_UNIX) as dead:
@@ -420,7 +420,7 @@ def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.Engin
 
 def test_stopping_a_hung_engine_frees_its_socket(spec: engine.EngineSpec, db: Database) -> None:
     ensure(spec, db)
-    row = row_of(db)
+    row = get_engine_row(db)
     os.kill(row.pid, signal.SIGSTOP)
     running_engines.stop_engine(db, row, seconds=0.2)
     assert not psutil.pid_exists(row.pid) or psutil.Process(row.pid).status() == psutil.STATUS_ZOMBIE
@@ -433,10 +433,10 @@ def test_engine_crash_during_an_answer_is_reported_and_recovered(endless: engine
         ensure(endless, db), openai_protocol.Turn([{"role": "user", "content": "hi"}])
     )
     next(stream)
-    os.kill(row_of(db).pid, signal.SIGKILL)
+    os.kill(get_engine_row(db).pid, signal.SIGKILL)
     with pytest.raises(EngineLostError):
         list(stream)
-    assert say(ensure(endless, db), max_tokens=3)
+    assert prompt_engine(ensure(endless, db), max_tokens=3)
 
 
 @pytest.fixture
@@ -456,12 +456,12 @@ def test_idle_engine_is_ended_for_memory_and_it_is_reported(
     spec: engine.EngineSpec, db: Database, small_machine: Callable[[int], None]
 ) -> None:
     ensure(spec, db)
-    idle = row_of(db)
+    idle = get_engine_row(db)
     small_machine(2 * 10**9)
     facts = replace(CHAT, kv_bytes_per_token=(15 * 10**8 - memory_fit.estimate_overhead_bytes(CHAT) - 10**7) // 2048)
     notices: list[str] = []
     endpoint = ensure(replace(spec, model_id="hf/tiny/next", facts=facts, context=2048), db, notices=notices)
-    assert row_of(db).model_id == "hf/tiny/next"
+    assert get_engine_row(db).model_id == "hf/tiny/next"
     assert not psutil.pid_exists(idle.pid)
     assert notices == ["Stopped the idle engine of hf/tiny/chat:F16 to make room for hf/tiny/next"]
     assert endpoint.context == 2048
@@ -491,7 +491,7 @@ def test_model_too_large_for_memory_is_refused_and_ends_no_engine(spec: engine.E
     ensure(spec, db)
     with pytest.raises(ModelTooLargeError, match="does not fit"):
         ensure(replace(spec, facts=replace(CHAT, kv_bytes_per_token=10**12), context=2048), db)
-    assert row_of(db).model_id == spec.model_id
+    assert get_engine_row(db).model_id == spec.model_id
 
 
 def test_engine_hides_its_slots_from_others(spec: engine.EngineSpec, db: Database) -> None:
@@ -541,13 +541,13 @@ def test_llama_server_on_path_replaces_the_bindings(
 ) -> None:
     binary = on_path(LLAMA_SERVER.format(python=sys.executable))
     endpoint = ensure(spec, db, engine="llama-server", keep_alive=0)
-    row = row_of(db)
+    row = get_engine_row(db)
     (server,) = psutil.Process(row.pid).children()
     assert str(binary) in server.cmdline()
     assert row.key not in " ".join(server.cmdline())
     assert not {"landlock", "seccomp"} & set(row.layers)
     assert "script" in row.missing["landlock"]
-    assert say(endpoint) == ggufs.ANSWER
+    assert prompt_engine(endpoint) == ggufs.ANSWER
     wait_for_exit(row.pid)
     wait_for_exit(server.pid)
 
@@ -559,8 +559,8 @@ def test_llama_server_ends_with_its_killed_watcher(
         pytest.skip("only Linux ends it then")
     on_path(LLAMA_SERVER.format(python=sys.executable))
     ensure(spec, db, engine="llama-server")
-    (server,) = psutil.Process(row_of(db).pid).children()
-    os.kill(row_of(db).pid, signal.SIGKILL)
+    (server,) = psutil.Process(get_engine_row(db).pid).children()
+    os.kill(get_engine_row(db).pid, signal.SIGKILL)
     wait_for_exit(server.pid)
 
 
@@ -577,4 +577,4 @@ def test_missing_or_old_llama_server_gives_a_clear_error(
 def test_failing_llama_server_error_quotes_it(tmp_path: Path, db: Database, on_path: Callable[[str], Path]) -> None:
     on_path(LLAMA_SERVER.format(python=sys.executable))
     with pytest.raises(EngineStartError, match="invalid magic"):
-        ensure(spec_of(broken_files(tmp_path)["garbage"]), db, engine="llama-server")
+        ensure(make_spec(write_broken_files(tmp_path)["garbage"]), db, engine="llama-server")

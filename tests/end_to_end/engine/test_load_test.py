@@ -21,7 +21,7 @@ HANGS = "{% for i in range(1000000) %}{% for j in range(1000000) %}{% endfor %}{
 DEEP = "{{" + "(" * 20_000 + "1" + ")" * 20_000 + "}}"
 
 
-def with_value(path: Path, key: str, value: int) -> Path:
+def set_value(path: Path, key: str, value: int) -> Path:
     """Return the file with one uint32 of its metadata replaced."""
     data = bytearray(path.read_bytes())
     at = data.index(key.encode()) + len(key)
@@ -111,7 +111,7 @@ def test_truncated_file_fails(tmp_path: Path) -> None:
 
 
 def test_two_billion_blocks_end_in_a_verdict(tmp_path: Path) -> None:
-    model = with_value(ggufs.tiny_chat(tmp_path / "m.gguf"), "llama.block_count", 2**31)
+    model = set_value(ggufs.tiny_chat(tmp_path / "m.gguf"), "llama.block_count", 2**31)
     assert load_test.run_load_test(model, CHAT, seconds=20).verdict in ("fails", "aborts", "exhausts memory")
 
 
@@ -188,7 +188,7 @@ FORGED = (
 )
 
 
-def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Path:
+def hijack_bindings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Path:
     body = "".join(f"    {line}\n" for line in lines)
     (tmp_path / "xllamacpp.py").write_text(TAKEN_OVER + body, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -198,7 +198,7 @@ def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> 
 
 
 def test_hijacked_child_can_not_claim_other_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os._exit(0)")
+    model = hijack_bindings(tmp_path, monkeypatch, f"say({FORGED!r})", "os._exit(0)")
     result = load_test.run_load_test(model, CHAT)
     assert result.output == "fine", "the rest of what it says is its own"
     assert set(result.layers) <= set(LINUX_LAYERS)
@@ -208,17 +208,17 @@ def test_hijacked_child_can_not_claim_other_layers(tmp_path: Path, monkeypatch: 
 def test_output_outside_the_protocol_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nonsense: bytes
 ) -> None:
-    model = taken_over(tmp_path, monkeypatch, f"say({nonsense!r})", f"say({FORGED!r})", "os._exit(0)")
+    model = hijack_bindings(tmp_path, monkeypatch, f"say({nonsense!r})", f"say({FORGED!r})", "os._exit(0)")
     assert load_test.run_load_test(model, CHAT).verdict == "fails"
 
 
 def test_flooding_child_is_stopped_at_the_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = taken_over(tmp_path, monkeypatch, "while True: say(b'x' * 65536)")
+    model = hijack_bindings(tmp_path, monkeypatch, "while True: say(b'x' * 65536)")
     assert load_test.run_load_test(model, CHAT, seconds=3).verdict == "times out"
 
 
 def test_success_followed_by_a_crash_is_not_a_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = taken_over(tmp_path, monkeypatch, f"say({FORGED!r})", "os.abort()")
+    model = hijack_bindings(tmp_path, monkeypatch, f"say({FORGED!r})", "os.abort()")
     assert load_test.run_load_test(model, CHAT).verdict == "aborts"
 
 

@@ -11,7 +11,7 @@ import pytest
 from llm_hf_models import Library
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat, tiny_split
-from tests.support.hub_server import HubServer, hub_in_force
+from tests.support.hub_server import HubServer, run_hub
 
 REPO = "tests/tiny-GGUF"
 MODEL = f"hf/{REPO}:Q4_K_M"
@@ -19,7 +19,7 @@ MODEL = f"hf/{REPO}:Q4_K_M"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with hub_in_force(monkeypatch, disk_reserve="0") as server:
+    with run_hub(monkeypatch, disk_reserve="0") as server:
         server.add_repo(REPO, {"tiny-Q4_K_M.gguf": tiny_chat(tmp_path / "tiny-Q4_K_M.gguf", answer="Walruses do.")})
         yield server
 

@@ -16,7 +16,7 @@ from llm_hf_models.library.registered_models import read_registered_models
 from llm_hf_models.paths import library_path
 from tests.support import models
 from tests.support.folders import ROOT
-from tests.support.models import a_model
+from tests.support.models import make_model
 
 path = models.path
 db = models.db
@@ -29,23 +29,23 @@ import sys
 from pathlib import Path
 from llm_hf_models.library.database import Database
 from tests.support.folders import ROOT
-from tests.support.models import a_model
+from tests.support.models import make_model
 path, job, name = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.stdin.readline()
 db = Database(path)
 if job == "write":
     for turn in range(20):
-        db.register(a_model(f"owner/{name}", quant=f"Q{turn}", aliases=(f"{name}-{turn}", "shared")))
+        db.register(make_model(f"owner/{name}", quant=f"Q{turn}", aliases=(f"{name}-{turn}", "shared")))
 else:
     with db.transaction():
-        db.register(a_model("owner/half"))
+        db.register(make_model("owner/half"))
         db.remove_model("hf/owner/name:Q4_K_M")
         print("inside", flush=True)
         sys.stdin.readline()
 """
 
 
-def child(path: Path, job: str, name: str = "x") -> subprocess.Popen[str]:
+def start_child(path: Path, job: str, name: str = "x") -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(path), job, name],
         stdin=subprocess.PIPE,
@@ -57,7 +57,7 @@ def child(path: Path, job: str, name: str = "x") -> subprocess.Popen[str]:
 
 
 def test_parallel_processes_create_and_write_one_library(path: Path) -> None:
-    children = [child(path, "write", f"c{number}") for number in range(5)]
+    children = [start_child(path, "write", f"c{number}") for number in range(5)]
     for process in children:
         assert process.stdin
         process.stdin.write("go\n")
@@ -74,8 +74,8 @@ def test_parallel_processes_create_and_write_one_library(path: Path) -> None:
 
 def test_process_killed_in_a_transaction_leaves_the_library_unchanged(path: Path) -> None:
     with Database(path) as db:
-        before = db.register(a_model())
-    process = child(path, "hang")
+        before = db.register(make_model())
+    process = start_child(path, "hang")
     assert process.stdin
     assert process.stdout
     process.stdin.write("go\n")
@@ -86,7 +86,7 @@ def test_process_killed_in_a_transaction_leaves_the_library_unchanged(path: Path
     process.communicate(timeout=60)
     with Database(path) as db:
         assert db.list_models() == [before]
-        db.register(a_model("owner/after"))
+        db.register(make_model("owner/after"))
 
 
 # Damaged and unwritable files
@@ -118,7 +118,7 @@ hf(sys.argv[1:])
 def test_unwritable_library_is_read_and_changes_are_refused(words: list[str], code: int) -> None:
     path = library_path()
     with Database(path) as db:
-        db.register(replace(a_model(), aliases=("tiny",)))
+        db.register(replace(make_model(), aliases=("tiny",)))
     done = subprocess.run([sys.executable, "-c", FULL, *words], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == code, done.stderr
     if code:

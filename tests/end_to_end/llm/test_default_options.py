@@ -23,25 +23,25 @@ from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run, run_llm
 from tests.support.hub_server import HubServer
-from tests.support.model_options import defaults
-from tests.support.relays import KEY, serving
-from tests.support.tiny_library import FUNCTION, Shelf, logged, said, tiny_shelf
+from tests.support.model_options import read_defaults
+from tests.support.relays import KEY, run_relay
+from tests.support.tiny_library import FUNCTION, TinyLibrary, get_output, open_tiny_library, read_last_log
 
 RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- endfor %}{{- '<|im_start|>assistant\n' }}"
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with tiny_shelf(tmp_path_factory) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_tiny_library(tmp_path_factory) as shelf:
         yield shelf
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    tiny_library.use_as_home(monkeypatch)
     yield
-    shelf.tidy()
+    tiny_library.reset()
 
 
 # Options
@@ -49,18 +49,18 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_stored_options_apply_to_prompts_without_their_own() -> None:
     run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
-    said("-m", "tiny", "hello")
-    assert (logged()["output_tokens"], logged()["response_json"]["context"]) == (2, 1024)
-    said("-m", "tiny", "hello", "-o", "max_tokens", "4")
-    assert logged()["output_tokens"] == 4
+    get_output("-m", "tiny", "hello")
+    assert (read_last_log()["output_tokens"], read_last_log()["response_json"]["context"]) == (2, 1024)
+    get_output("-m", "tiny", "hello", "-o", "max_tokens", "4")
+    assert read_last_log()["output_tokens"] == 4
     run("set", "tiny", "--unset", "max_tokens", "--unset", "context")
-    assert said("-m", "tiny", "hello") == ggufs.ANSWER
+    assert get_output("-m", "tiny", "hello") == ggufs.ANSWER
 
 
 def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
     def input_tokens(*words: str) -> int:
-        said("-m", "tiny", "hello", *words)
-        return int(logged()["input_tokens"])
+        get_output("-m", "tiny", "hello", *words)
+        return int(read_last_log()["input_tokens"])
 
     without, own = input_tokens(), input_tokens("-s", "Be brief.")
     run("set", "tiny", "system", "You are a walrus, and you know it very well.")
@@ -83,15 +83,17 @@ def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
         (("endpoint_model", "x"), "Option 'endpoint_model'"),
     ],
 )
-def test_wrong_option_is_named_and_nothing_is_stored(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+def test_wrong_option_is_named_and_nothing_is_stored(
+    words: tuple[str, ...], said_why: str, tiny_library: TinyLibrary
+) -> None:
     assert said_why in run("set", "tiny", *words, code=2).stderr
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
-def test_one_wrong_option_among_good_ones_stores_none(shelf: Shelf) -> None:
+def test_one_wrong_option_among_good_ones_stores_none(tiny_library: TinyLibrary) -> None:
     run("set", "tiny", "seed", "7", "top_k", "many", code=2)
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
@@ -103,10 +105,10 @@ def test_one_wrong_option_among_good_ones_stores_none(shelf: Shelf) -> None:
         (("seed", "9"), "'seed' is given twice"),
     ],
 )
-def test_contradictory_options_change_nothing(words: tuple[str, ...], said_why: str, shelf: Shelf) -> None:
+def test_contradictory_options_change_nothing(words: tuple[str, ...], said_why: str, tiny_library: TinyLibrary) -> None:
     run("set", "tiny", "seed", "7", "top_k", "5")
     assert said_why in run("set", "tiny", "seed", "8", *words, code=2).stderr
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {"seed": 7, "top_k": 5}
 
 
@@ -116,12 +118,12 @@ def test_options_that_the_model_does_not_use_are_not_stored() -> None:
     for key, kind in (("context", "a model that is served elsewhere"), ("temperature", "an embedding model")):
         assert f"'{key}' of hf/remote/far: it means nothing to {kind}\n" in run("set", "far", key, "1", code=2).stderr
     run("set", "vectors", "keep_alive", "-1")
-    assert defaults("vectors")["keep_alive"] == (-1, "llm hf set")
+    assert read_defaults("vectors")["keep_alive"] == (-1, "llm hf set")
 
 
-def test_show_names_the_source_of_each_default(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_show_names_the_source_of_each_default(tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = {"temp": 0.1, "top_k": 11.0}
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         dog = db.find_model("dog")
         facts = {**vars(dog.facts), "sampling": sampling}
         config = {"temperature": 0.9, "top_p": 0.8, "repetition_penalty": 1.1}
@@ -130,7 +132,7 @@ def test_show_names_the_source_of_each_default(shelf: Shelf, monkeypatch: pytest
         )
     monkeypatch.setenv("LLM_HF_KEEP_ALIVE", "7m")
     run("set", "dog", "top_k", "22", "stop", "END")
-    found = defaults("dog")
+    found = read_defaults("dog")
     assert found["top_k"] == (22, "llm hf set")
     assert found["stop"] == ("END", "llm hf set")
     assert found["temperature"] == (0.1, "header")
@@ -150,19 +152,19 @@ def test_show_names_the_source_of_each_default(shelf: Shelf, monkeypatch: pytest
 
 def test_engine_uses_a_custom_chat_template(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
-    said("-m", "tiny", "hello")
-    before = logged()["input_tokens"]
+    get_output("-m", "tiny", "hello")
+    before = read_last_log()["input_tokens"]
     run("set", "tiny", "template", str(tmp_path / "shout.jinja"))
     (tmp_path / "shout.jinja").unlink()  # the template is stored, not the path
-    assert said("-m", "tiny", "hello") == ggufs.ANSWER
-    assert logged()["input_tokens"] < before
+    assert get_output("-m", "tiny", "hello") == ggufs.ANSWER
+    assert read_last_log()["input_tokens"] < before
     assert f"{len(SHOUTING)} characters" in run("show", "tiny").stdout
     refused = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?")
     assert refused.exit_code != 0
     assert "does not support tools" in refused.output
     run("set", "tiny", "--unset", "template")
-    said("-m", "tiny", "hello")
-    assert logged()["input_tokens"] == before
+    get_output("-m", "tiny", "hello")
+    assert read_last_log()["input_tokens"] == before
 
 
 def test_show_and_check_describe_the_template_in_use(tmp_path: Path) -> None:
@@ -185,29 +187,29 @@ def test_show_and_check_describe_the_template_in_use(tmp_path: Path) -> None:
 def test_base_model_with_a_template_becomes_a_chat_model(tmp_path: Path) -> None:
     (tmp_path / "shout.jinja").write_text(SHOUTING)
     run("set", "base", "template", str(tmp_path / "shout.jinja"))
-    said("-m", "base", "hello")
-    said("-c", "and then?")
+    get_output("-m", "base", "hello")
+    get_output("-c", "and then?")
     assert json.loads(run("show", "base", "--json").stdout)["kind"] == "chat"
     run("set", "base", "--unset", "template")
     assert "does not support conversations" in run_llm("-c", "and then?").stderr
 
 
-def test_template_that_would_hang_the_engine_is_not_stored(tmp_path: Path, shelf: Shelf) -> None:
+def test_template_that_would_hang_the_engine_is_not_stored(tmp_path: Path, tiny_library: TinyLibrary) -> None:
     (tmp_path / "bad.jinja").write_text(
         "{% for a in range(1000000) %}{% for b in range(1000000) %}x{% endfor %}{% endfor %}"
     )
     assert "Option 'template'" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
 @pytest.mark.parametrize("template", ["{% for", "{{ x", "{% if 1 %}hello", "{% endfor %}"])
-def test_unreadable_template_is_not_stored(template: str, tmp_path: Path, shelf: Shelf) -> None:
+def test_unreadable_template_is_not_stored(template: str, tmp_path: Path, tiny_library: TinyLibrary) -> None:
     (tmp_path / "bad.jinja").write_text(template)
     assert (
         "Option 'template' can't be read" in run("set", "tiny", "template", str(tmp_path / "bad.jinja"), code=2).stderr
     )
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert db.find_model("tiny").options == {}
 
 
@@ -255,7 +257,7 @@ def test_pull_stores_the_options_of_generation_config(
 
 def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("tiny", "dog", "vectors") as (_, url):
+    with run_relay("tiny", "dog", "vectors") as (_, url):
         run("attach", "big", "--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--model", "hf/tiny/chat:F16")
         run("attach", "pets", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "hf/tiny/dog:F16")
         done = run(
@@ -263,11 +265,11 @@ def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.Mo
         )
         assert "llm embed -m far" in done.stderr
         for how in ((), ("--no-stream",), ("--async",)):
-            assert said("-m", "big", "hello", *how) == ggufs.ANSWER
-            assert said("-m", "big", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
-            assert json.loads(said("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
-        assert logged()["resolved_model"] == "hf/tiny/dog:F16"
-        assert len(json.loads(said("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
+            assert get_output("-m", "big", "hello", *how) == ggufs.ANSWER
+            assert get_output("-m", "big", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
+            assert json.loads(get_output("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
+        assert read_last_log()["resolved_model"] == "hf/tiny/dog:F16"
+        assert len(json.loads(get_output("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
         rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)}
         assert rows["hf/remote/big"]["health"] == {"model_id": "hf/remote/big", "up": True, "problem": None}
         assert "remote, up" in run("list").stdout
@@ -282,10 +284,10 @@ def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.Mo
 
 def test_endpoint_with_one_model_needs_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("dog") as (_, url):
+    with run_relay("dog") as (_, url):
         found = Library().attach("one", url, key_env="BIG_KEY")
         assert (found.endpoint_model, found.key_env, found.options) == ("hf/tiny/dog:F16", "BIG_KEY", {})
-    with serving("dog", "tiny") as (_, url), pytest.raises(BadInputError, match="serves 2 models") as caught:
+    with run_relay("dog", "tiny") as (_, url), pytest.raises(BadInputError, match="serves 2 models") as caught:
         Library().attach("two", url, key_env="BIG_KEY")
     assert "hf/tiny/chat:F16" in str(caught.value.cause)
     assert "--model ID" in str(caught.value.hint)
@@ -337,9 +339,9 @@ def test_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["of a variable", "among llm's"],
 )
 def test_model_with_a_missing_key_is_not_reported_as_down(
-    kept: dict[str, str], remedy: str, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    kept: dict[str, str], remedy: str, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = shelf.user / "keys.json"
+    keys = tiny_library.user / "keys.json"
     keys.write_text('{"big": "k"}')
     monkeypatch.delenv("BIG_KEY", raising=False)
     Library().attach("big", "http://127.0.0.1:9", model="x", **kept)  # type: ignore[arg-type]
@@ -360,9 +362,9 @@ def test_key_sent_without_encryption_is_reported() -> None:
 
 def test_relay_lists_every_name_that_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("dog", "tiny") as (_, url):
+    with run_relay("dog", "tiny") as (_, url):
         done = run("attach", "big", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "dog")
-        assert said("-m", "big", "hello") == '{"name": "Rex"}'
+        assert get_output("-m", "big", "hello") == '{"name": "Rex"}'
         listed = run("list")
     assert "lists no model" not in done.stderr + listed.stderr
     assert "remote, up" in listed.stdout
@@ -372,7 +374,7 @@ def test_suggested_attach_command_repeats_the_given_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with serving("dog", "tiny") as (_, url):
+    with run_relay("dog", "tiny") as (_, url):
         for words in (
             ("--endpoint", f"{url}/v1", "--key-env", "BIG_KEY", "--images"),
             ("--endpoint", url, "--key-env", "BIG_KEY", "--kind", "embedding"),

@@ -23,87 +23,102 @@ from llm_hf_models.inference import running_engines
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run_llm
-from tests.support.remote_models import elsewhere
-from tests.support.tiny_library import CALL, DOG, FUNCTION, PNG, Shelf, logged, said, tiny_shelf
+from tests.support.remote_models import register_remote_model
+from tests.support.tiny_library import (
+    CALL,
+    DOG,
+    FUNCTION,
+    PNG,
+    TinyLibrary,
+    get_output,
+    open_tiny_library,
+    read_last_log,
+)
 
 assert CALL
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with tiny_shelf(tmp_path_factory, endless=True) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_tiny_library(tmp_path_factory, endless=True) as shelf:
         yield shelf
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    tiny_library.use_as_home(monkeypatch)
 
 
-def roles(asked: dict[str, Any]) -> list[tuple[str, str]]:
+def list_roles(asked: dict[str, Any]) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in asked["messages"]]
 
 
-def test_fragments_and_system_fragments_are_part_of_the_prompt(shelf: Shelf, tmp_path: Path) -> None:
+def test_fragments_and_system_fragments_are_part_of_the_prompt(tiny_library: TinyLibrary, tmp_path: Path) -> None:
     (tmp_path / "facts.txt").write_text("Walruses have tusks.")
     (tmp_path / "manner.txt").write_text("Be brief.")
-    with elsewhere(shelf) as far:
-        said("-m", "far", "-f", str(tmp_path / "facts.txt"), "--sf", str(tmp_path / "manner.txt"), "what have they?")
-        said("-m", "far", "-c", "-f", str(tmp_path / "facts.txt"), "again?")
-    assert roles(far.asked[0]) == [("system", "Be brief."), ("user", "Walruses have tusks.\nwhat have they?")]
+    with register_remote_model(tiny_library) as far:
+        get_output(
+            "-m", "far", "-f", str(tmp_path / "facts.txt"), "--sf", str(tmp_path / "manner.txt"), "what have they?"
+        )
+        get_output("-m", "far", "-c", "-f", str(tmp_path / "facts.txt"), "again?")
+    assert list_roles(far.asked[0]) == [("system", "Be brief."), ("user", "Walruses have tusks.\nwhat have they?")]
     assert len(far.asked[1]["messages"]) == 4
-    assert "Walruses have tusks." in said("logs", "-n", "1", "--expand")
-    assert "facts.txt" in said("fragments")
+    assert "Walruses have tusks." in get_output("logs", "-n", "1", "--expand")
+    assert "facts.txt" in get_output("fragments")
 
 
-def test_templates_set_system_prompt_options_model_and_schema(shelf: Shelf) -> None:
-    said("-s", "Shout.", "Say $what", "-o", "temperature", "0.25", "-m", "dog", "--save", "shouting")
-    with elsewhere(shelf) as far:
-        said("-t", "shouting", "-p", "what", "hello", "-m", "far")
-    assert roles(far.asked[0]) == [("system", "Shout."), ("user", "Say hello")]
+def test_templates_set_system_prompt_options_model_and_schema(tiny_library: TinyLibrary) -> None:
+    get_output("-s", "Shout.", "Say $what", "-o", "temperature", "0.25", "-m", "dog", "--save", "shouting")
+    with register_remote_model(tiny_library) as far:
+        get_output("-t", "shouting", "-p", "what", "hello", "-m", "far")
+    assert list_roles(far.asked[0]) == [("system", "Shout."), ("user", "Say hello")]
     assert far.asked[0]["temperature"] == 0.25
-    said("-m", "dog", "--schema", "name,", "--save", "dogs")
-    assert json.loads(said("-t", "dogs", "a dog")) == json.loads(DOG)
-    assert logged()["model"] == "hf/tiny/dog:F16"
-    assert {"shouting", "dogs"} <= {line.split()[0] for line in said("templates").splitlines()}
+    get_output("-m", "dog", "--schema", "name,", "--save", "dogs")
+    assert json.loads(get_output("-t", "dogs", "a dog")) == json.loads(DOG)
+    assert read_last_log()["model"] == "hf/tiny/dog:F16"
+    assert {"shouting", "dogs"} <= {line.split()[0] for line in get_output("templates").splitlines()}
 
 
-def test_stdin_is_the_prompt_or_precedes_it(shelf: Shelf) -> None:
-    with elsewhere(shelf) as far:
-        said("-m", "far", stdin="from a pipe")
-        said("-m", "far", "and asked", stdin="from a pipe")
-    assert [roles(asked)[0][1] for asked in far.asked] == ["from a pipe", "from a pipe and asked"]
+def test_stdin_is_the_prompt_or_precedes_it(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library) as far:
+        get_output("-m", "far", stdin="from a pipe")
+        get_output("-m", "far", "and asked", stdin="from a pipe")
+    assert [list_roles(asked)[0][1] for asked in far.asked] == ["from a pipe", "from a pipe and asked"]
 
 
-def test_conversation_continues_by_its_id_and_in_chat(shelf: Shelf) -> None:
-    said("-m", "tiny", "one")
-    first = logged()["conversation_id"]
-    said("-m", "tiny", "another")
-    assert said("--cid", first, "two") == ggufs.ANSWER
-    assert logged()["conversation_id"] == first
-    with elsewhere(shelf) as far:
-        said("chat", "-m", "far", stdin="one\n!multi\ntwo\nthree\n!end\nquit\n")
+def test_conversation_continues_by_its_id_and_in_chat(tiny_library: TinyLibrary) -> None:
+    get_output("-m", "tiny", "one")
+    first = read_last_log()["conversation_id"]
+    get_output("-m", "tiny", "another")
+    assert get_output("--cid", first, "two") == ggufs.ANSWER
+    assert read_last_log()["conversation_id"] == first
+    with register_remote_model(tiny_library) as far:
+        get_output("chat", "-m", "far", stdin="one\n!multi\ntwo\nthree\n!end\nquit\n")
     assert [len(asked["messages"]) for asked in far.asked] == [1, 3]
     assert far.asked[1]["messages"][2]["content"] == "two\nthree"
 
 
-def test_tools_work_in_chat_and_a_chain_has_a_limit(shelf: Shelf) -> None:
-    assert ggufs.TOOL_ANSWER in said("chat", "-m", "tiny", "--functions", FUNCTION, stdin="weather?\nquit\n")
-    assert said("-m", "tiny", "-T", "llm_version", "--functions", FUNCTION, "weather?").endswith(ggufs.TOOL_ANSWER)
+def test_tools_work_in_chat_and_a_chain_has_a_limit(tiny_library: TinyLibrary) -> None:
+    assert ggufs.TOOL_ANSWER in get_output("chat", "-m", "tiny", "--functions", FUNCTION, stdin="weather?\nquit\n")
+    assert get_output("-m", "tiny", "-T", "llm_version", "--functions", FUNCTION, "weather?").endswith(
+        ggufs.TOOL_ANSWER
+    )
     shown = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?", "--td")
     assert "Riga is sunny" in shown.output
     limited = run_llm("-m", "tiny", "--functions", FUNCTION, "weather?", "--cl", "1")
     assert limited.exit_code == 1
     assert "limit" in limited.stderr.lower()
-    assert shelf
+    assert tiny_library
 
 
-def test_engine_calls_several_tools_at_once(shelf: Shelf) -> None:
+def test_engine_calls_several_tools_at_once(tiny_library: TinyLibrary) -> None:
     both = "\n".join(CALL.replace("Riga", town) for town in ("Riga", "Oslo"))
-    shelf.add("hf/tiny/two:F16", ggufs.tiny_chat(shelf.files / "two.gguf", tool_call=both), aliases=("two",))
+    tiny_library.add(
+        "hf/tiny/two:F16", ggufs.tiny_chat(tiny_library.files / "two.gguf", tool_call=both), aliases=("two",)
+    )
     for how in ((), ("--async",), ("--no-stream",)):
-        assert said("-m", "two", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
-        calls, results = json.loads(said("logs", "-n", "2", "--json"))
+        assert get_output("-m", "two", "--functions", FUNCTION, "weather?", *how).endswith(ggufs.TOOL_ANSWER)
+        calls, results = json.loads(get_output("logs", "-n", "2", "--json"))
         assert [call["arguments"]["town"] for call in calls["tool_calls"]] == ["Riga", "Oslo"]
         assert [result["output"] for result in results["tool_results"]] == ["Riga is sunny", "Oslo is sunny"]
 
@@ -118,40 +133,42 @@ def test_tool_image_for_a_model_without_vision_gives_a_clear_error() -> None:
     assert "This model takes no attachments of type image/png" in result.stderr
 
 
-def test_code_is_extracted_and_usage_and_record_are_printed(shelf: Shelf) -> None:
+def test_code_is_extracted_and_usage_and_record_are_printed(tiny_library: TinyLibrary) -> None:
     answer = "First:\n```python\nprint(1)\n```\nthen:\n```\nlast\n```"
-    shelf.add("hf/tiny/code:F16", ggufs.tiny_chat(shelf.files / "code.gguf", answer=answer), aliases=("code",))
+    tiny_library.add(
+        "hf/tiny/code:F16", ggufs.tiny_chat(tiny_library.files / "code.gguf", answer=answer), aliases=("code",)
+    )
     for how in ((), ("--async",)):
-        assert said("-m", "code", "hello", "-x", *how) == "print(1)"
-        assert said("-m", "code", "hello", "--xl", *how) == "last"
+        assert get_output("-m", "code", "hello", "-x", *how) == "print(1)"
+        assert get_output("-m", "code", "hello", "--xl", *how) == "last"
         shown = run_llm("-m", "code", "hello", "-u", *how)
         assert "Token usage: " in shown.stderr
         assert "output" in shown.stderr
-    (record,) = json.loads(said("-m", "tiny", "hello", "--json"))
+    (record,) = json.loads(get_output("-m", "tiny", "hello", "--json"))
     assert (record["response"], record["output_tokens"]) == (ggufs.ANSWER, 6)
 
 
 def test_aliases_of_llm_name_our_models() -> None:
-    said("aliases", "set", "walrus", "hf/tiny/chat:F16")
-    assert said("-m", "walrus", "hello") == ggufs.ANSWER
-    said("aliases", "remove", "walrus")
-    assert said("-q", "tiny/chat", "hello") == ggufs.ANSWER
+    get_output("aliases", "set", "walrus", "hf/tiny/chat:F16")
+    assert get_output("-m", "walrus", "hello") == ggufs.ANSWER
+    get_output("aliases", "remove", "walrus")
+    assert get_output("-q", "tiny/chat", "hello") == ggufs.ANSWER
 
 
-def test_two_parallel_processes_share_one_new_engine(shelf: Shelf) -> None:
-    shelf.add("hf/tiny/shared:F16", ggufs.tiny_chat(shelf.files / "shared.gguf"), aliases=("shared",))
+def test_two_parallel_processes_share_one_new_engine(tiny_library: TinyLibrary) -> None:
+    tiny_library.add("hf/tiny/shared:F16", ggufs.tiny_chat(tiny_library.files / "shared.gguf"), aliases=("shared",))
     command = [sys.executable, "-m", "llm", "-m", "shared", "hello"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=100)[0].strip() for process in both] == [ggufs.ANSWER] * 2
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         assert [row.model_id for row in running_engines.list_running_engines(db)].count("hf/tiny/shared:F16") == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
 @pytest.mark.parametrize("typed", [b"hello\n", b""])
-def test_ctrl_c_ends_a_chat_during_an_answer_and_at_the_input(typed: bytes, shelf: Shelf) -> None:
-    said("-m", "endless", "go", "-o", "max_tokens", "1")
-    before = shelf.pids()
+def test_ctrl_c_ends_a_chat_during_an_answer_and_at_the_input(typed: bytes, tiny_library: TinyLibrary) -> None:
+    get_output("-m", "endless", "go", "-o", "max_tokens", "1")
+    before = tiny_library.find_pids()
     ours, theirs = os.openpty()
     own_terminal = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)"  # as a shell does: Ctrl-C signals
     code = f"{own_terminal}; from llm.cli import cli; cli()"
@@ -167,15 +184,15 @@ def test_ctrl_c_ends_a_chat_during_an_answer_and_at_the_input(typed: bytes, shel
     if typed:
         os.write(ours, typed)
         seen += read_until(ours, b"tiny model.")
-    assert ended_by_ctrl_c(chat, ours) == 1
+    assert press_ctrl_c(chat, ours) == 1
     seen += read_until(ours, b"Aborted!")
     os.close(ours)
     assert b"Traceback" not in seen
-    said("-m", "endless", "go", "-o", "max_tokens", "1")
-    assert shelf.pids() == before
+    get_output("-m", "endless", "go", "-o", "max_tokens", "1")
+    assert tiny_library.find_pids() == before
 
 
-def ended_by_ctrl_c(process: subprocess.Popen[bytes], terminal: int) -> int:
+def press_ctrl_c(process: subprocess.Popen[bytes], terminal: int) -> int:
     """Return the exit code after Ctrl-C, pressed again if Python lost it between its last check and readline's first
     wait."""
     for _ in range(6):
@@ -199,61 +216,63 @@ def read_until(terminal: int, words: bytes) -> bytes:
 
 
 def test_schema_can_be_dsl_json_a_file_or_multi(tmp_path: Path) -> None:
-    said("-m", "dog", "--schema", "name: the dog's name", "a dog")
+    get_output("-m", "dog", "--schema", "name: the dog's name", "a dog")
     (tmp_path / "dog.json").write_text('{"type": "object", "properties": {"name": {"type": "string"}}}')
     for schema in ('{"type": "object", "properties": {"name": {"type": "string"}}}', str(tmp_path / "dog.json")):
-        assert json.loads(said("-m", "dog", "--schema", schema, "a dog")) == json.loads(DOG)
-    items = json.loads(said("-m", "dog", "--schema-multi", "name,", "dogs"))["items"]
+        assert json.loads(get_output("-m", "dog", "--schema", schema, "a dog")) == json.loads(DOG)
+    items = json.loads(get_output("-m", "dog", "--schema-multi", "name,", "dogs"))["items"]
     assert isinstance(items, list)
-    assert json.loads(said("logs", "--schema", "name: the dog's name", "--data").splitlines()[-1]) == json.loads(DOG)
+    assert json.loads(get_output("logs", "--schema", "name: the dog's name", "--data").splitlines()[-1]) == json.loads(
+        DOG
+    )
 
 
 def test_logs_find_a_prompt_by_model_and_text_and_show_its_usage() -> None:
-    said("-m", "tiny", "a question about tusks")
-    assert "a question about tusks" in said("logs", "-m", "tiny", "-q", "tusks")
-    assert "Token usage" in said("logs", "-n", "1", "-u")
-    assert said("logs", "-n", "1", "-r") == ggufs.ANSWER
-    said("-m", "tiny", "a secret", "--no-log")
-    assert "a secret" not in said("logs", "-n", "0")
+    get_output("-m", "tiny", "a question about tusks")
+    assert "a question about tusks" in get_output("logs", "-m", "tiny", "-q", "tusks")
+    assert "Token usage" in get_output("logs", "-n", "1", "-u")
+    assert get_output("logs", "-n", "1", "-r") == ggufs.ANSWER
+    get_output("-m", "tiny", "a secret", "--no-log")
+    assert "a secret" not in get_output("logs", "-n", "0")
 
 
 def test_llm_stores_options_and_a_default_model() -> None:
-    said("models", "options", "set", "tiny", "max_tokens", "2")
+    get_output("models", "options", "set", "tiny", "max_tokens", "2")
     try:
-        said("-m", "tiny", "hello")
-        assert logged()["output_tokens"] == 2
-        said("-m", "tiny", "hello", "-o", "max_tokens", "3")
-        assert logged()["output_tokens"] == 3
+        get_output("-m", "tiny", "hello")
+        assert read_last_log()["output_tokens"] == 2
+        get_output("-m", "tiny", "hello", "-o", "max_tokens", "3")
+        assert read_last_log()["output_tokens"] == 3
         wrong = run_llm("models", "options", "set", "tiny", "max_tokens", "0")
         assert wrong.exit_code != 0
     finally:
-        said("models", "options", "clear", "tiny")
-    said("models", "default", "tiny")
-    assert said("hello") == ggufs.ANSWER
+        get_output("models", "options", "clear", "tiny")
+    get_output("models", "default", "tiny")
+    assert get_output("hello") == ggufs.ANSWER
 
 
 def test_models_are_listed_with_their_features_and_found_by_a_query() -> None:
-    (found,) = json.loads(said("models", "-q", "hf/tiny/chat", "--json", "--options"))
+    (found,) = json.loads(get_output("models", "-q", "hf/tiny/chat", "--json", "--options"))
     assert found["model_id"] == "hf/tiny/chat:F16"
-    text = said("models", "-q", "hf/tiny/chat", "--options")
+    text = get_output("models", "-q", "hf/tiny/chat", "--options")
     for word in ("keep_alive", "temperature", "schemas", "tools", "streaming", "async"):
         assert word in text.lower()
-    ids = {each["model_id"] for each in json.loads(said("models", "-q", "hf", "--json"))}
+    ids = {each["model_id"] for each in json.loads(get_output("models", "-q", "hf", "--json"))}
     assert {"hf/tiny/chat:F16", "hf/tiny/base:F16"} <= ids
     assert "hf/tiny/embed:F32" not in ids
-    assert "hf/tiny/embed:F32" in said("embed-models")
-    assert said("models", "--tools", "-q", "hf/tiny/base") == ""
+    assert "hf/tiny/embed:F32" in get_output("embed-models")
+    assert get_output("models", "--tools", "-q", "hf/tiny/base") == ""
 
 
-def test_image_can_come_from_a_url_or_stdin(shelf: Shelf, pictures: str) -> None:
-    with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
-        said("-m", "far", "what is it?", "-a", f"{pictures}/pixel.png")
+def test_image_can_come_from_a_url_or_stdin(tiny_library: TinyLibrary, image_server: str) -> None:
+    with register_remote_model(tiny_library, facts={"modalities": ("image",)}) as far:
+        get_output("-m", "far", "what is it?", "-a", f"{image_server}/pixel.png")
     (picture, _) = far.asked[0]["messages"][0]["content"]
     assert picture["type"] == "image_url"
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Iterator[str]:
+def image_server(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "pixel.png").write_bytes(PNG)
 
     class Handler(SimpleHTTPRequestHandler):
@@ -269,16 +288,16 @@ def pictures(tmp_path: Path) -> Iterator[str]:
 def test_embeddings_from_files_and_sql_are_stored_and_compared(tmp_path: Path) -> None:
     for name, text in (("one", "the cat sat"), ("two", "blue sky")):
         (tmp_path / f"{name}.txt").write_text(text)
-    said("embed-multi", "notes", "--files", str(tmp_path), "*.txt", "-m", "vectors", "--store")
-    assert json.loads(said("similar", "notes", "-c", "blue sky", "-n", "1"))["id"] == "two.txt"
-    assert json.loads(said("similar", "notes", "one.txt", "-n", "1"))["id"] == "two.txt"
+    get_output("embed-multi", "notes", "--files", str(tmp_path), "*.txt", "-m", "vectors", "--store")
+    assert json.loads(get_output("similar", "notes", "-c", "blue sky", "-n", "1"))["id"] == "two.txt"
+    assert json.loads(get_output("similar", "notes", "one.txt", "-n", "1"))["id"] == "two.txt"
     with sqlite3.connect(tmp_path / "rows.db") as db:
         db.execute("create table rows (id text, body text)")
         db.execute("insert into rows values ('a', 'the cat sat')")
-    said("embed-multi", "rows", "-d", str(tmp_path / "vectors.db"), "--attach", "more", str(tmp_path / "rows.db"),
+    get_output("embed-multi", "rows", "-d", str(tmp_path / "vectors.db"), "--attach", "more", str(tmp_path / "rows.db"),
          "--sql", "select id, body from more.rows", "-m", "vectors")  # fmt: skip
-    assert "rows: hf/tiny/embed:F32" in said("collections", "-d", str(tmp_path / "vectors.db"))
-    assert len(bytes.fromhex(said("embed", "-m", "vectors", "-c", "x", "-f", "hex"))) == 4 * ggufs.WIDTH
+    assert "rows: hf/tiny/embed:F32" in get_output("collections", "-d", str(tmp_path / "vectors.db"))
+    assert len(bytes.fromhex(get_output("embed", "-m", "vectors", "-c", "x", "-f", "hex"))) == 4 * ggufs.WIDTH
 
 
 def test_python_api_has_conversations_chains_and_async_models() -> None:

@@ -13,7 +13,7 @@ import pytest
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import real_weights
-from tests.support.tiny_library import said
+from tests.support.tiny_library import get_output
 
 pytestmark = pytest.mark.weights
 
@@ -41,11 +41,11 @@ def _minilm(home: Home, weights: Path) -> Iterator[None]:  # noqa: ARG001 - afte
     library.stop_engines()
 
 
-def vectors(texts: list[str]) -> dict[str, list[float]]:
+def embed_texts(texts: list[str]) -> dict[str, list[float]]:
     return dict(zip(texts, llm.get_embedding_model("minilm").embed_multi(texts), strict=True))
 
 
-def cosine(one: list[float], other: list[float]) -> float:
+def compare_vectors(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / (math.hypot(*one) * math.hypot(*other))
 
 
@@ -53,15 +53,15 @@ def test_header_facts_are_read_and_vectors_have_length_one() -> None:
     (model,) = Library().list()
     assert (model.kind, model.facts.embedding_length, model.facts.context_length) == ("embedding", 384, 512)
     assert 22_000_000 < (model.facts.parameters or 0) < 23_000_000
-    vector = json.loads(said("embed", "-m", "minilm", "-c", WEATHER))
+    vector = json.loads(get_output("embed", "-m", "minilm", "-c", WEATHER))
     assert len(vector) == 384
     assert math.hypot(*vector) == pytest.approx(1, abs=1e-5)
 
 
 def test_similarities_match_the_published_ones() -> None:
-    found = vectors([WEATHER, SUNNY, STADIUM])
+    found = embed_texts([WEATHER, SUNNY, STADIUM])
     for (one, other), similarity in SIMILARITIES.items():
-        assert cosine(found[one], found[other]) == pytest.approx(similarity, abs=5e-4)
+        assert compare_vectors(found[one], found[other]) == pytest.approx(similarity, abs=5e-4)
 
 
 def test_text_has_the_same_embedding_alone_and_in_a_batch() -> None:
@@ -72,16 +72,16 @@ def test_text_has_the_same_embedding_alone_and_in_a_batch() -> None:
 
 
 def test_texts_of_the_same_meaning_are_nearest() -> None:
-    found = vectors([*PAIRS, *PAIRS.values()])
+    found = embed_texts([*PAIRS, *PAIRS.values()])
     for text, paraphrase in PAIRS.items():
-        others = [cosine(found[text], found[other]) for other in PAIRS.values() if other != paraphrase]
-        assert cosine(found[text], found[paraphrase]) > max(others) + 0.2
+        others = [compare_vectors(found[text], found[other]) for other in PAIRS.values() if other != paraphrase]
+        assert compare_vectors(found[text], found[paraphrase]) > max(others) + 0.2
 
 
 def test_similar_ranks_the_paraphrase_first(tmp_path: Path) -> None:
     lines = [json.dumps({"id": str(number), "content": text}) for number, text in enumerate(PAIRS)]
     (tmp_path / "texts.nl").write_text("\n".join(lines))
-    said("embed-multi", "texts", str(tmp_path / "texts.nl"), "--format", "nl", "-m", "minilm", "--store")
+    get_output("embed-multi", "texts", str(tmp_path / "texts.nl"), "--format", "nl", "-m", "minilm", "--store")
     for text, paraphrase in PAIRS.items():
-        best = json.loads(said("similar", "texts", "-c", paraphrase, "-n", "1"))
+        best = json.loads(get_output("similar", "texts", "-c", paraphrase, "-n", "1"))
         assert best["content"] == text

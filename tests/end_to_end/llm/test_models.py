@@ -29,26 +29,26 @@ from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run, run_llm
-from tests.support.openai_server import END, delta, event
-from tests.support.remote_models import elsewhere
-from tests.support.tiny_library import COMMIT, FUNCTION, PNG, Shelf, logged, said, tiny_shelf
+from tests.support.openai_server import END, format_delta, format_event
+from tests.support.remote_models import register_remote_model
+from tests.support.tiny_library import COMMIT, FUNCTION, PNG, TinyLibrary, get_output, open_tiny_library, read_last_log
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with tiny_shelf(tmp_path_factory, endless=True) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_tiny_library(tmp_path_factory, endless=True) as shelf:
         yield shelf
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
+    tiny_library.use_as_home(monkeypatch)
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")])
 def test_prompt_is_answered_and_logged_with_usage_and_timings(how: tuple[str, ...]) -> None:
-    assert said("-m", "tiny", "hello", *how) == ggufs.ANSWER
-    log = logged()
+    assert get_output("-m", "tiny", "hello", *how) == ggufs.ANSWER
+    log = read_last_log()
     assert log["model"] == "hf/tiny/chat:F16"
     assert log["resolved_model"] == f"tiny/chat@{COMMIT} sha256:{'d' * 64}"
     assert (log["input_tokens"], log["output_tokens"]) == (24, 6)
@@ -58,23 +58,23 @@ def test_prompt_is_answered_and_logged_with_usage_and_timings(how: tuple[str, ..
 
 
 def test_repeated_prompt_reports_its_cached_tokens() -> None:
-    said("-m", "tiny", "the same again")
-    said("-m", "tiny", "the same again")
-    assert json.loads(logged()["token_details"])["prompt_tokens_details"]["cached_tokens"] > 0
+    get_output("-m", "tiny", "the same again")
+    get_output("-m", "tiny", "the same again")
+    assert json.loads(read_last_log()["token_details"])["prompt_tokens_details"]["cached_tokens"] > 0
 
 
-def test_cold_start_is_timed_and_a_warm_one_is_not(shelf: Shelf) -> None:
-    shelf.add("hf/tiny/cold:F16", ggufs.tiny_chat(shelf.files / "cold.gguf"), aliases=("cold",))
-    said("-m", "cold", "hello")
-    assert logged()["response_json"]["timings"]["load_seconds"] > 0
-    said("-m", "cold", "hello")
-    assert "load_seconds" not in logged()["response_json"]["timings"]
+def test_cold_start_is_timed_and_a_warm_one_is_not(tiny_library: TinyLibrary) -> None:
+    tiny_library.add("hf/tiny/cold:F16", ggufs.tiny_chat(tiny_library.files / "cold.gguf"), aliases=("cold",))
+    get_output("-m", "cold", "hello")
+    assert read_last_log()["response_json"]["timings"]["load_seconds"] > 0
+    get_output("-m", "cold", "hello")
+    assert "load_seconds" not in read_last_log()["response_json"]["timings"]
 
 
-def test_prompt_updates_the_library(shelf: Shelf) -> None:
+def test_prompt_updates_the_library(tiny_library: TinyLibrary) -> None:
     before = time.time()
-    said("-m", "tiny", "hello")
-    with shelf.db() as db:
+    get_output("-m", "tiny", "hello")
+    with tiny_library.open_db() as db:
         model = db.get_model("hf/tiny/chat:F16")
         (row,) = [row for row in db.list_engines() if row.model_id == model.model_id]
     assert model.last_used is not None
@@ -83,10 +83,10 @@ def test_prompt_updates_the_library(shelf: Shelf) -> None:
     assert row.tokens_per_second
 
 
-def test_conversation_remembers_earlier_turns(shelf: Shelf) -> None:
-    with elsewhere(shelf) as far:
-        said("-m", "far", "-s", "be brief", "one")
-        said("-c", "two")
+def test_conversation_remembers_earlier_turns(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library) as far:
+        get_output("-m", "far", "-s", "be brief", "one")
+        get_output("-c", "two")
     assert [(message["role"], message["content"]) for message in far.asked[1]["messages"]] == [
         ("system", "be brief"),
         ("user", "one"),
@@ -95,24 +95,26 @@ def test_conversation_remembers_earlier_turns(shelf: Shelf) -> None:
     ]
 
 
-def test_later_system_prompts_move_to_the_front_if_templates_need_it(shelf: Shelf) -> None:
+def test_later_system_prompts_move_to_the_front_if_templates_need_it(tiny_library: TinyLibrary) -> None:
     history = [llm.system("be brief"), llm.user("one"), llm.assistant("yes"), llm.system("be kind"), llm.user("two")]
-    with elsewhere(shelf) as far:
+    with register_remote_model(tiny_library) as far:
         llm.get_model("far").prompt(messages=history).text()
     assert [message["role"] for message in far.asked[0]["messages"]] == ["system", "user", "assistant", "user"]
     assert far.asked[0]["messages"][0]["content"] == "be brief\n\nbe kind"
 
 
 def test_chat_answers_until_it_ends() -> None:
-    text = said("chat", "-m", "tiny", stdin="hello\nagain\nquit\n")
+    text = get_output("chat", "-m", "tiny", stdin="hello\nagain\nquit\n")
     assert text.count(ggufs.ANSWER) == 2
 
 
-def test_prompt_options_precede_stored_ones_and_the_header(shelf: Shelf) -> None:
+def test_prompt_options_precede_stored_ones_and_the_header(tiny_library: TinyLibrary) -> None:
     sampling = {"temp": 0.1, "top_k": 11.0, "penalty_repeat": 1.5, "top_p": 7.0, "sequence": 3.0}
     own = {"top_k": 22, "min_p": 0.2, "system": "kept", "keep_alive": 60}
-    with elsewhere(shelf, options=own, facts={"sampling": sampling}) as far:
-        said("-m", "far", "hi", "-o", "min_p", "0.3", "-o", "stop", "END", "-o", "think", "off", "-o", "threads", "1")
+    with register_remote_model(tiny_library, options=own, facts={"sampling": sampling}) as far:
+        get_output(
+            "-m", "far", "hi", "-o", "min_p", "0.3", "-o", "stop", "END", "-o", "think", "off", "-o", "threads", "1"
+        )
     (asked,) = far.asked
     assert (asked["temperature"], asked["repeat_penalty"], asked["top_k"], asked["min_p"]) == (0.1, 1.5, 22, 0.3)
     assert asked["messages"][0] == {"role": "system", "content": "kept"}
@@ -122,8 +124,8 @@ def test_prompt_options_precede_stored_ones_and_the_header(shelf: Shelf) -> None
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & asked.keys()
 
 
-def test_invalid_stored_option_is_named_with_its_model(shelf: Shelf) -> None:
-    with elsewhere(shelf, options={"temprature": 1}):
+def test_invalid_stored_option_is_named_with_its_model(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, options={"temprature": 1}):
         result = run_llm("-m", "far", "hi")
     assert result.exit_code == 1
     assert "'temprature' of hf/far/away:x" in result.stderr
@@ -154,17 +156,17 @@ def test_wrong_option_is_named(option: str, value: str, words: str) -> None:
     assert "Traceback" not in result.output
 
 
-def test_options_reach_the_engine(shelf: Shelf) -> None:
-    assert said("-m", "endless", "go", "-o", "max_tokens", "3") != ""
-    assert logged()["output_tokens"] == 3
-    assert said("-m", "tiny", "hello", "-o", "stop", "tiny") == "Hello from a"
-    said("-m", "tiny", "hello", "-o", "context", "1024", "-o", "keep_alive", "60s")
-    assert logged()["response_json"]["context"] == 1024
-    with shelf.db() as db:
+def test_options_reach_the_engine(tiny_library: TinyLibrary) -> None:
+    assert get_output("-m", "endless", "go", "-o", "max_tokens", "3") != ""
+    assert read_last_log()["output_tokens"] == 3
+    assert get_output("-m", "tiny", "hello", "-o", "stop", "tiny") == "Hello from a"
+    get_output("-m", "tiny", "hello", "-o", "context", "1024", "-o", "keep_alive", "60s")
+    assert read_last_log()["response_json"]["context"] == 1024
+    with tiny_library.open_db() as db:
         assert [row.keep_alive for row in running_engines.list_running_engines(db) if row.context == 1024] == [60]
-    grammar = said("-m", "tiny", "hello", "-o", "grammar", 'root ::= "yes" | "no"')
+    grammar = get_output("-m", "tiny", "hello", "-o", "grammar", 'root ::= "yes" | "no"')
     assert grammar in ("yes", "no")
-    assert isinstance(json.loads(said("-m", "dog", "hello", "-o", "json_object", "1")), dict)
+    assert isinstance(json.loads(get_output("-m", "dog", "hello", "-o", "json_object", "1")), dict)
 
 
 def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
@@ -174,8 +176,10 @@ def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
 
 
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
-def test_larger_context_is_suggested_if_the_model_has_one(context: str, may_grow: bool, shelf: Shelf) -> None:
-    shelf.add("hf/tiny/short:F16", ggufs.tiny_chat(shelf.files / "short.gguf", endless=True, context=768))
+def test_larger_context_is_suggested_if_the_model_has_one(
+    context: str, may_grow: bool, tiny_library: TinyLibrary
+) -> None:
+    tiny_library.add("hf/tiny/short:F16", ggufs.tiny_chat(tiny_library.files / "short.gguf", endless=True, context=768))
     too_long = run_llm("-m", "hf/tiny/short:F16", "word " * 2000, "-o", "context", context)
     assert f"the context holds {context}\n" in too_long.stderr
     assert ("-o context N" in too_long.stderr) == may_grow
@@ -187,19 +191,19 @@ def test_larger_context_is_suggested_if_the_model_has_one(context: str, may_grow
 def test_thinking_option_for_a_model_without_it_is_an_error() -> None:
     result = run_llm("-m", "tiny", "hello", "-o", "think", "on")
     assert "'think'" in result.stderr
-    assert said("-m", "tiny", "hello", "-o", "think", "off") == ggufs.ANSWER
+    assert get_output("-m", "tiny", "hello", "-o", "think", "off") == ggufs.ANSWER
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
 def test_answer_follows_a_schema(how: tuple[str, ...]) -> None:
-    assert json.loads(said("-m", "dog", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
+    assert json.loads(get_output("-m", "dog", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
 
 
 def test_schema_overrides_what_the_model_would_generate() -> None:
     closed = {"type": "object", "additionalProperties": False}
     schema = json.dumps({**closed, "properties": {"n": {"enum": [7]}}, "required": ["n"]})
-    assert json.loads(said("-m", "tiny", "--schema", schema, "a number")) == {"n": 7}
-    assert json.loads(said("-m", "base", "--schema", schema, "a number")) == {"n": 7}
+    assert json.loads(get_output("-m", "tiny", "--schema", schema, "a number")) == {"n": 7}
+    assert json.loads(get_output("-m", "base", "--schema", schema, "a number")) == {"n": 7}
 
 
 def test_json_cut_by_max_tokens_is_an_error() -> None:
@@ -209,27 +213,27 @@ def test_json_cut_by_max_tokens_is_an_error() -> None:
     assert "max_tokens is 1" in result.stderr
 
 
-def test_endpoint_that_ignores_the_schema_is_reported(shelf: Shelf) -> None:
-    with elsewhere(shelf):
+def test_endpoint_that_ignores_the_schema_is_reported(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library):
         result = run_llm("-m", "far", "--schema", "name,", "a dog")
     assert "not valid JSON" in result.stderr
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",)])
 def test_tool_is_called_and_its_result_is_used(how: tuple[str, ...]) -> None:
-    assert said("-m", "tiny", "--functions", FUNCTION, "weather in Riga?", *how).endswith(ggufs.TOOL_ANSWER)
-    first, second = json.loads(said("logs", "-n", "2", "--json"))
+    assert get_output("-m", "tiny", "--functions", FUNCTION, "weather in Riga?", *how).endswith(ggufs.TOOL_ANSWER)
+    first, second = json.loads(get_output("logs", "-n", "2", "--json"))
     assert [(call["name"], call["arguments"]) for call in first["tool_calls"]] == [("weather", {"town": "Riga"})]
     assert [found["output"] for found in second["tool_results"]] == ["Riga is sunny"]
 
 
-def parallel_calls() -> bytes:
+def make_parallel_calls() -> bytes:
     def call(index: int, **fields: object) -> bytes:
-        return delta(tool_calls=[{"index": index, **fields}])
+        return format_delta(tool_calls=[{"index": index, **fields}])
 
     return (
-        delta(reasoning_content="Let me ")
-        + delta(reasoning_content="ask.")
+        format_delta(reasoning_content="Let me ")
+        + format_delta(reasoning_content="ask.")
         + call(0, id="a", function={"name": "weather", "arguments": '{"town":'})
         + call(1, id="b", function={"name": "weather", "arguments": ""})
         + call(0, function={"arguments": ' "Riga"}'})
@@ -238,16 +242,16 @@ def parallel_calls() -> bytes:
     )
 
 
-def test_parallel_calls_and_reasoning_are_sent_back_unchanged(shelf: Shelf) -> None:
+def test_parallel_calls_and_reasoning_are_sent_back_unchanged(tiny_library: TinyLibrary) -> None:
     def weather(town: str) -> llm.ToolOutput:
         return llm.ToolOutput(f"{town} is sunny", attachments=[llm.Attachment(content=PNG, type="image/png")])
 
-    with elsewhere(shelf, parallel_calls(), facts={"modalities": ("image",)}) as far:
+    with register_remote_model(tiny_library, make_parallel_calls(), facts={"modalities": ("image",)}) as far:
         chain = llm.get_model("far").conversation().chain("weather?", tools=[weather])
         responses = chain.responses()
         first = next(responses)
         events = [(each.type, each.chunk) for each in first.stream_events()]
-        far.answer = delta(content="Sunny.") + END
+        far.answer = format_delta(content="Sunny.") + END
         assert next(responses).text() == "Sunny."
     assert events[:2] == [("reasoning", "Let me "), ("reasoning", "ask.")]
     assert ("tool_call_name", "weather") in events
@@ -267,49 +271,56 @@ def test_parallel_calls_and_reasoning_are_sent_back_unchanged(shelf: Shelf) -> N
     assert [part["type"] for part in asked[4]["content"]] == ["image_url", "image_url"]
 
 
-def test_attachments_of_a_tool_result_follow_it(shelf: Shelf) -> None:
+def test_attachments_of_a_tool_result_follow_it(tiny_library: TinyLibrary) -> None:
     result = ToolResultPart("look", "a picture", "a", attachments=[llm.Attachment(content=PNG, type="image/png")])
     history = [
         llm.user("look"),
         llm.assistant(ToolCallPart("look", {}, "a")),
         llm.tool_message(result),
     ]
-    with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
+    with register_remote_model(tiny_library, facts={"modalities": ("image",)}) as far:
         llm.get_model("far").prompt(messages=history).text()
     assert [each["role"] for each in far.asked[0]["messages"]] == ["user", "assistant", "tool", "user"]
 
 
-def test_truncated_tool_call_is_an_error_and_not_a_call(shelf: Shelf) -> None:
-    cut = delta(tool_calls=[{"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"town": "Ri'}}])
-    cut += event(choices=[{"index": 0, "delta": {}, "finish_reason": "length"}]) + b"data: [DONE]\n\n"
-    with elsewhere(shelf, cut):
+def test_truncated_tool_call_is_an_error_and_not_a_call(tiny_library: TinyLibrary) -> None:
+    cut = format_delta(
+        tool_calls=[{"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"town": "Ri'}}]
+    )
+    cut += format_event(choices=[{"index": 0, "delta": {}, "finish_reason": "length"}]) + b"data: [DONE]\n\n"
+    with register_remote_model(tiny_library, cut):
         result = run_llm("-m", "far", "--functions", FUNCTION, "weather?")
     assert "The call of tool weather was cut" in result.stderr
 
 
 @pytest.mark.parametrize("how", [(), ("--async",)])
-def test_image_is_added_to_the_message_from_a_path_or_stdin(how: tuple[str, ...], shelf: Shelf, tmp_path: Path) -> None:
+def test_image_is_added_to_the_message_from_a_path_or_stdin(
+    how: tuple[str, ...], tiny_library: TinyLibrary, tmp_path: Path
+) -> None:
     (tmp_path / "pixel.png").write_bytes(PNG)
-    with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
-        said("-m", "far", "what is it?", "-a", str(tmp_path / "pixel.png"), *how)
+    with register_remote_model(tiny_library, facts={"modalities": ("image",)}) as far:
+        get_output("-m", "far", "what is it?", "-a", str(tmp_path / "pixel.png"), *how)
     image, text = far.asked[0]["messages"][0]["content"]
     assert image["image_url"]["url"].startswith("data:image/png;base64,iVBORw0KGgo")
     assert text == {"type": "text", "text": "what is it?"}
 
 
-def test_sound_is_added_to_the_message(shelf: Shelf) -> None:
-    with elsewhere(shelf, facts={"modalities": ("audio",)}) as far:
+def test_sound_is_added_to_the_message(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, facts={"modalities": ("audio",)}) as far:
         llm.get_model("far").prompt("listen", attachments=[llm.Attachment(type="audio/mpeg", content=b"ID3")]).text()
     assert far.asked[0]["messages"][0]["content"][0]["input_audio"] == {"data": "SUQz", "format": "mp3"}
 
 
-def test_unsupported_attachment_is_refused_before_anything_is_sent(shelf: Shelf) -> None:
+def test_unsupported_attachment_is_refused_before_anything_is_sent(tiny_library: TinyLibrary) -> None:
     picture = llm.Attachment(type="image/png", content=PNG)
     result = run_llm("-m", "tiny", "what?", "--at", __file__, "image/png")
     assert "does not support attachments" in result.stderr
-    with elsewhere(shelf) as far, pytest.raises(llm.ModelError, match="no attachments of type image/png"):
+    with (
+        register_remote_model(tiny_library) as far,
+        pytest.raises(llm.ModelError, match="no attachments of type image/png"),
+    ):
         llm.get_model("far").prompt(messages=[llm.user("what?", picture)]).text()
-    with elsewhere(shelf, facts={"modalities": ("image",)}) as far:
+    with register_remote_model(tiny_library, facts={"modalities": ("image",)}) as far:
         gone = llm.Attachment(type="image/png", path="/nowhere/gone.png")
         with pytest.raises(llm.ModelError, match=r"Can't read the attachment /nowhere/gone.png"):
             llm.get_model("far").prompt("what?", attachments=[gone]).text()
@@ -317,7 +328,7 @@ def test_unsupported_attachment_is_refused_before_anything_is_sent(shelf: Shelf)
 
 
 def test_base_model_continues_text_and_has_no_conversation() -> None:
-    assert said("-m", "base", "-s", "Long ago.", "Once upon") == ggufs.ANSWER
+    assert get_output("-m", "base", "-s", "Long ago.", "Once upon") == ggufs.ANSWER
     result = run_llm("-c", "and then?")
     assert result.exit_code == 1
     assert "does not support conversations" in result.stderr
@@ -342,8 +353,8 @@ def test_async_prompts_run_in_parallel() -> None:
     assert asyncio.run(three()) == [ggufs.ANSWER] * 3
 
 
-def test_leaving_an_answer_ends_it_and_keeps_the_engine(shelf: Shelf) -> None:
-    said("-m", "endless", "go", "-o", "max_tokens", "1")
+def test_leaving_an_answer_ends_it_and_keeps_the_engine(tiny_library: TinyLibrary) -> None:
+    get_output("-m", "endless", "go", "-o", "max_tokens", "1")
 
     async def leave() -> None:
         events = llm.get_async_model("endless").prompt("go").astream_events()
@@ -351,20 +362,20 @@ def test_leaving_an_answer_ends_it_and_keeps_the_engine(shelf: Shelf) -> None:
             break
         await events.aclose()
 
-    before = shelf.pids()
+    before = tiny_library.find_pids()
     for _ in range(6):  # more than the engine has slots: an endless one would block the next
         words = iter(llm.get_model("endless").prompt("go"))
         next(words)
         words.close()
         asyncio.run(leave())
-    said("-m", "endless", "go", "-o", "max_tokens", "1")
-    assert shelf.pids() == before
+    get_output("-m", "endless", "go", "-o", "max_tokens", "1")
+    assert tiny_library.find_pids() == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
-def test_ctrl_c_ends_the_answer_and_keeps_the_engine(shelf: Shelf) -> None:
-    said("-m", "endless", "go", "-o", "max_tokens", "1")
-    before = shelf.pids()
+def test_ctrl_c_ends_the_answer_and_keeps_the_engine(tiny_library: TinyLibrary) -> None:
+    get_output("-m", "endless", "go", "-o", "max_tokens", "1")
+    before = tiny_library.find_pids()
     command = [sys.executable, "-m", "llm", "-m", "endless", "go"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as talking:
         assert talking.stdout
@@ -373,12 +384,12 @@ def test_ctrl_c_ends_the_answer_and_keeps_the_engine(shelf: Shelf) -> None:
         talking.send_signal(signal.SIGINT)
         assert talking.wait(30) == 1
         assert "Traceback" not in talking.stderr.read()
-    said("-m", "endless", "go", "-o", "max_tokens", "1")
-    assert shelf.pids() == before
+    get_output("-m", "endless", "go", "-o", "max_tokens", "1")
+    assert tiny_library.find_pids() == before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="this process takes in the orphans of others")
-def test_engine_is_stopped_even_if_nobody_reaps_it(shelf: Shelf) -> None:
+def test_engine_is_stopped_even_if_nobody_reaps_it(tiny_library: TinyLibrary) -> None:
     def apart(*words: str) -> str:
         done = subprocess.run([sys.executable, "-m", "llm", *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -389,7 +400,7 @@ def test_engine_is_stopped_even_if_nobody_reaps_it(shelf: Shelf) -> None:
     take_in(1)
     try:
         apart("-m", "dog", "hello")
-        (pid,) = shelf.pids()
+        (pid,) = tiny_library.find_pids()
         started = time.monotonic()
         assert apart("hf", "stop", "dog") == "Stopped 1 engine.\n"
         assert time.monotonic() - started < 5
@@ -399,7 +410,7 @@ def test_engine_is_stopped_even_if_nobody_reaps_it(shelf: Shelf) -> None:
 
 
 def test_texts_are_embedded_one_by_one_or_in_batches_and_found(tmp_path: Path) -> None:
-    vector = json.loads(said("embed", "-m", "vectors", "-c", "hello"))
+    vector = json.loads(get_output("embed", "-m", "vectors", "-c", "hello"))
     assert len(vector) == ggufs.WIDTH
     texts = [f"text number {number}" for number in range(70)]
     model = llm.get_embedding_model("vectors")
@@ -408,14 +419,14 @@ def test_texts_are_embedded_one_by_one_or_in_batches_and_found(tmp_path: Path) -
     assert vectors[69] == pytest.approx(model.embed(texts[69]), abs=1e-4)
     lines = "\n".join(json.dumps({"id": str(number), "content": text}) for number, text in enumerate(texts[:5]))
     (tmp_path / "texts.nl").write_text(lines)
-    said("embed-multi", "texts", str(tmp_path / "texts.nl"), "--format", "nl", "-m", "vectors", "--store")
-    best = json.loads(said("similar", "texts", "-c", texts[3], "-n", "1"))
+    get_output("embed-multi", "texts", str(tmp_path / "texts.nl"), "--format", "nl", "-m", "vectors", "--store")
+    best = json.loads(get_output("similar", "texts", "-c", texts[3], "-n", "1"))
     assert (best["id"], best["content"]) == ("3", texts[3])
 
 
 def test_embedding_one_text_updates_the_last_use() -> None:
     before = time.time()
-    said("embed", "-m", "vectors", "-c", "hello")
+    get_output("embed", "-m", "vectors", "-c", "hello")
     assert json.loads(run("show", "vectors", "--json").stdout)["last_used"] >= before
 
 
@@ -424,9 +435,9 @@ def test_bytes_can_not_be_embedded_as_text() -> None:
         llm.get_embedding_model("vectors").embed(b"\x00")
 
 
-def test_missing_file_error_names_the_command_that_restores_it(shelf: Shelf) -> None:
-    path = ggufs.tiny_chat(shelf.files / "gone.gguf")
-    shelf.add("hf/tiny/gone:F16", path, aliases=("gone",))
+def test_missing_file_error_names_the_command_that_restores_it(tiny_library: TinyLibrary) -> None:
+    path = ggufs.tiny_chat(tiny_library.files / "gone.gguf")
+    tiny_library.add("hf/tiny/gone:F16", path, aliases=("gone",))
     path.unlink()
     for command in (["-m", "gone", "hello"], ["-m", "gone", "hello", "--async"]):
         result = run_llm(*command)
@@ -438,13 +449,13 @@ def test_missing_file_error_names_the_command_that_restores_it(shelf: Shelf) -> 
     assert "llm hf pull tiny/gone:F16" in chat.stderr
 
 
-def test_file_with_a_different_digest_is_not_run(shelf: Shelf) -> None:
-    path = ggufs.tiny_chat(shelf.files / "other.gguf")
-    shelf.add("hf/tiny/differs:F16", path, checks=(Check("digest", "differs", time.time()),))
-    shelf.add("hf/tiny/grown:F16", path)
+def test_file_with_a_different_digest_is_not_run(tiny_library: TinyLibrary) -> None:
+    path = ggufs.tiny_chat(tiny_library.files / "other.gguf")
+    tiny_library.add("hf/tiny/differs:F16", path, checks=(Check("digest", "differs", time.time()),))
+    tiny_library.add("hf/tiny/grown:F16", path)
     with path.open("ab") as file:
         file.write(b"more")
-    shelf.add("hf/tiny/differs:F16", path, checks=(Check("digest", "differs", time.time()),))
+    tiny_library.add("hf/tiny/differs:F16", path, checks=(Check("digest", "differs", time.time()),))
     for name, words in (("differs", "quarantined"), ("grown", "has changed, and is not run")):
         with pytest.raises(llm.ModelError, match=words) as caught:
             llm.get_model(f"hf/tiny/{name}:F16").prompt("hello").text()
@@ -453,10 +464,10 @@ def test_file_with_a_different_digest_is_not_run(shelf: Shelf) -> None:
         assert f"llm hf verify hf/tiny/{name}:F16" in str(caught.value)
 
 
-def test_modified_file_runs_only_after_it_is_verified_unchanged(shelf: Shelf) -> None:
-    path = ggufs.tiny_chat(shelf.files / "Written.F16.gguf")
+def test_modified_file_runs_only_after_it_is_verified_unchanged(tiny_library: TinyLibrary) -> None:
+    path = ggufs.tiny_chat(tiny_library.files / "Written.F16.gguf")
     run("import", path, "-q")
-    assert said("-m", "Written", "hello") == ggufs.ANSWER
+    assert get_output("-m", "Written", "hello") == ggufs.ANSWER
     content, name = path.read_bytes(), "hf/local/Written:F16"
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     for words in (("-m", "Written", "hello"), ("-m", "Written", "hello", "--async")):
@@ -474,23 +485,23 @@ def test_modified_file_runs_only_after_it_is_verified_unchanged(shelf: Shelf) ->
     assert "is quarantined" in run_llm("-m", "Written", "hello").stderr
     path.write_bytes(content)
     run("verify", "Written", code=1)
-    assert said("-m", "Written", "hello") == ggufs.ANSWER
+    assert get_output("-m", "Written", "hello") == ggufs.ANSWER
 
 
-def test_file_of_another_size_is_listed_as_changed_at_once(shelf: Shelf) -> None:
-    path = ggufs.tiny_chat(shelf.files / "Longer.F16.gguf")
+def test_file_of_another_size_is_listed_as_changed_at_once(tiny_library: TinyLibrary) -> None:
+    path = ggufs.tiny_chat(tiny_library.files / "Longer.F16.gguf")
     run("import", path, "-q")
     with path.open("ab") as file:
         file.write(b"more")
     assert "hf/local/Longer:F16 is changed: " in run("list").stderr
 
 
-def test_invalid_file_error_quotes_the_engine(shelf: Shelf) -> None:
-    path = shelf.files / "broken.gguf"
-    path.write_bytes((shelf.files / "chat.gguf").read_bytes()[:-5000])
+def test_invalid_file_error_quotes_the_engine(tiny_library: TinyLibrary) -> None:
+    path = tiny_library.files / "broken.gguf"
+    path.write_bytes((tiny_library.files / "chat.gguf").read_bytes()[:-5000])
     facts = ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512)
     one = LocalFile(path.name, "weights", path.stat().st_size, str(path))
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         db.register(LocalModel("hf/local/broken:F16", None, None, None, "F16", (one,), facts))
     result = run_llm("-m", "hf/local/broken:F16", "hello")
     assert result.exit_code == 1
@@ -498,19 +509,21 @@ def test_invalid_file_error_quotes_the_engine(shelf: Shelf) -> None:
     assert "Traceback" not in result.output
 
 
-def test_key_of_a_remote_endpoint_comes_from_the_environment(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_of_a_remote_endpoint_comes_from_the_environment(
+    tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = {"endpoint_key_env": "FAR_KEY", "endpoint_model": "big"}
-    with elsewhere(shelf, options=own) as far:
+    with register_remote_model(tiny_library, options=own) as far:
         without = run_llm("-m", "far", "hello")
         monkeypatch.setenv("FAR_KEY", "sk-secret")
-        assert said("-m", "far", "hello") == "yes"
+        assert get_output("-m", "far", "hello") == "yes"
     assert "FAR_KEY" in without.stderr
     assert [(asked["key"], asked["model"]) for asked in far.asked] == [("Bearer sk-secret", "big")]
-    assert "sk-secret" not in said("logs", "-n", "1", "--json")
+    assert "sk-secret" not in get_output("logs", "-n", "1", "--json")
 
 
-def test_remote_endpoint_that_is_down_is_named(shelf: Shelf) -> None:
-    with elsewhere(shelf), shelf.db() as db:
+def test_remote_endpoint_that_is_down_is_named(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library), tiny_library.open_db() as db:
         model = db.get_model("hf/far/away:x")
         db.register(replace(model, endpoint="http://127.0.0.1:9"))
         for how in ([], ["--async"]):
@@ -546,7 +559,7 @@ def test_library_damaged_later_gives_a_clear_error() -> None:
 
 
 def test_warm_prompt_imports_only_necessary_modules() -> None:
-    said("-m", "tiny", "hello")
+    get_output("-m", "tiny", "hello")
     code = (
         "import sys; from llm.cli import cli\n"
         "try: cli(['-m', 'tiny', 'hello'])\n"

@@ -13,17 +13,17 @@ import pytest
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run, run_llm
-from tests.support.model_options import defaults
-from tests.support.remote_models import elsewhere
-from tests.support.tiny_library import Shelf, logged, opened_shelf, said
+from tests.support.model_options import read_defaults
+from tests.support.remote_models import register_remote_model
+from tests.support.tiny_library import TinyLibrary, get_output, open_empty_library, read_last_log
 
 WORDS = ggufs.THOUGHTS.split()
 FIRST_WORD_ID = 7 + 256  # after the special tokens and the bytes: "Hello" of ggufs.ANSWER
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with opened_shelf(tmp_path_factory) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_empty_library(tmp_path_factory) as shelf:
         think = ggufs.tiny_chat(
             shelf.files / "think.gguf", answer=ggufs.THINKING_ANSWER, template=ggufs.THINKING_TEMPLATE
         )
@@ -33,10 +33,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    tiny_library.use_as_home(monkeypatch)
     yield
-    shelf.tidy()
+    tiny_library.reset()
 
 
 # Reasoning
@@ -56,9 +56,9 @@ def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> 
 def test_thinking_option_controls_how_much_a_model_reasons(
     think: tuple[str, ...], thoughts: str | None, how: tuple[str, ...]
 ) -> None:
-    assert said("-m", "think", "is it so?", *think, *how) == ggufs.CONCLUSION
-    assert logged()["reasoning"] == thoughts
-    assert "<think>" not in json.dumps(logged()["response"])
+    assert get_output("-m", "think", "is it so?", *think, *how) == ggufs.CONCLUSION
+    assert read_last_log()["reasoning"] == thoughts
+    assert "<think>" not in json.dumps(read_last_log()["response"])
 
 
 def test_thoughts_are_shown_next_to_the_answer_or_hidden() -> None:
@@ -80,10 +80,10 @@ def test_thoughts_are_separate_events_in_sync_and_async() -> None:
 
 def test_stored_thinking_option_applies_unless_a_prompt_sets_its_own() -> None:
     run("set", "think", "think", "off")
-    said("-m", "think", "is it so?")
-    assert logged()["reasoning"] is None
-    said("-m", "think", "is it so?", "-o", "think", "on")
-    assert logged()["reasoning"] == ggufs.THOUGHTS
+    get_output("-m", "think", "is it so?")
+    assert read_last_log()["reasoning"] is None
+    get_output("-m", "think", "is it so?", "-o", "think", "on")
+    assert read_last_log()["reasoning"] == ggufs.THOUGHTS
 
 
 # Sampling
@@ -91,16 +91,18 @@ def test_stored_thinking_option_applies_unless_a_prompt_sets_its_own() -> None:
 
 def test_logit_bias_raises_the_odds_of_tokens() -> None:
     biased = json.dumps({str(FIRST_WORD_ID + 1): 100})
-    assert said("-m", "tiny", "hello", "-o", "logit_bias", biased, "-o", "max_tokens", "3") == "from from from"
+    assert get_output("-m", "tiny", "hello", "-o", "logit_bias", biased, "-o", "max_tokens", "3") == "from from from"
 
 
 def test_forbidden_tokens_are_not_generated() -> None:
     forbidden = json.dumps({str(FIRST_WORD_ID): -100})
-    assert not said("-m", "tiny", "hello", "-o", "logit_bias", forbidden, "-o", "max_tokens", "3").startswith("Hello")
+    assert not get_output("-m", "tiny", "hello", "-o", "logit_bias", forbidden, "-o", "max_tokens", "3").startswith(
+        "Hello"
+    )
 
 
 def test_grammar_overrides_what_the_model_would_generate() -> None:
-    assert said("-m", "tiny", "hello", "-o", "grammar", 'root ::= "no" "!"') == "no!"
+    assert get_output("-m", "tiny", "hello", "-o", "grammar", 'root ::= "no" "!"') == "no!"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_grammar_overrides_what_the_model_would_generate() -> None:
     [("tiny", "Hello from a"), ('["model", "from"]', "Hello"), ("[x", ggufs.ANSWER), ("[1]", ggufs.ANSWER)],
 )
 def test_answer_ends_before_a_stop_text_or_any_of_a_list(stop: str, answer: str) -> None:
-    assert said("-m", "tiny", "hello", "-o", "stop", stop) == answer
+    assert get_output("-m", "tiny", "hello", "-o", "stop", stop) == answer
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -126,39 +128,41 @@ def test_json_object_is_valid_or_reported_as_cut(seed: int) -> None:
 # Loading
 
 
-def test_load_options_start_another_engine_and_others_do_not(shelf: Shelf) -> None:
-    said("-m", "tiny", "hello", "-o", "context", "1024")
-    one = shelf.pids()
+def test_load_options_start_another_engine_and_others_do_not(tiny_library: TinyLibrary) -> None:
+    get_output("-m", "tiny", "hello", "-o", "context", "1024")
+    one = tiny_library.find_pids()
     for same in (("temperature", "0.5"), ("seed", "1"), ("max_tokens", "2"), ("keep_alive", "90s"), ("stop", "x")):
-        said("-m", "tiny", "hello", "-o", "context", "1024", "-o", *same)
-    assert shelf.pids() == one
+        get_output("-m", "tiny", "hello", "-o", "context", "1024", "-o", *same)
+    assert tiny_library.find_pids() == one
     for count, other in enumerate((("context", "512"), ("threads", "1"), ("gpu_layers", "0")), start=1):
-        before = shelf.pids()
+        before = tiny_library.find_pids()
         for _ in range(2):
-            said("-m", "tiny", "hello", *(() if other[0] == "context" else ("-o", "context", "1024")), "-o", *other)
-        assert len(shelf.pids() - before) == 1, other
-        assert len(shelf.pids()) == len(one) + count
+            get_output(
+                "-m", "tiny", "hello", *(() if other[0] == "context" else ("-o", "context", "1024")), "-o", *other
+            )
+        assert len(tiny_library.find_pids() - before) == 1, other
+        assert len(tiny_library.find_pids()) == len(one) + count
 
 
 # Sources
 
 
-def test_options_fall_back_to_the_next_source_when_unset(shelf: Shelf) -> None:
+def test_options_fall_back_to_the_next_source_when_unset(tiny_library: TinyLibrary) -> None:
     recommended = {"temperature": 0.9, "top_p": 0.8}
-    with elsewhere(shelf, facts={"sampling": {"temp": 0.1}}) as far:
-        with shelf.db() as db:
+    with register_remote_model(tiny_library, facts={"sampling": {"temp": 0.1}}) as far:
+        with tiny_library.open_db() as db:
             db.register(replace(db.find_model("far"), hub={"generation_config": recommended}))
 
         def sent(*words: str) -> tuple[object, object]:
-            said("-m", "far", "hi", *words)
+            get_output("-m", "far", "hi", *words)
             return far.asked[-1].get("temperature"), far.asked[-1].get("top_p")
 
         assert sent() == (0.1, 0.8)
-        assert defaults("far")["temperature"] == (0.1, "header")
+        assert read_defaults("far")["temperature"] == (0.1, "header")
         run("set", "far", "temperature", "0.4", "top_p", "0.5")
         assert sent() == (0.4, 0.5)
-        assert defaults("far")["temperature"] == (0.4, "llm hf set")
+        assert read_defaults("far")["temperature"] == (0.4, "llm hf set")
         assert sent("-o", "temperature", "1") == (1, 0.5)
         run("set", "far", "--unset", "temperature", "--unset", "top_p")
         assert sent() == (0.1, 0.8)
-        assert defaults("far")["top_p"] == (0.8, "generation_config.json")
+        assert read_defaults("far")["top_p"] == (0.8, "generation_config.json")

@@ -17,27 +17,27 @@ import pytest
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support.commands import run, run_llm
-from tests.support.hub_server import _certificate
-from tests.support.mcp_hosts import in_a_loop, refusal, stdio_host
-from tests.support.relays import KEY, serving
-from tests.support.tiny_library import PNG, Shelf, logged, said, tiny_shelf
+from tests.support.hub_server import write_certificate
+from tests.support.mcp_hosts import call_refused, connect_stdio, run_async
+from tests.support.relays import KEY, run_relay
+from tests.support.tiny_library import PNG, TinyLibrary, get_output, open_tiny_library, read_last_log
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with tiny_shelf(tmp_path_factory) as shelf:
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_tiny_library(tmp_path_factory) as shelf:
         yield shelf
 
 
 @pytest.fixture(autouse=True)
-def _on_the_shelf(home: Home, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    shelf.stand_on(monkeypatch)
+def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    tiny_library.use_as_home(monkeypatch)
     yield
-    shelf.tidy()
+    tiny_library.reset()
 
 
 @dataclass
-class Far:
+class FarServer:
     """A local server in OpenAI's protocol, with its list of models, the requests it received and their keys."""
 
     models: list[dict[str, Any]]
@@ -63,7 +63,7 @@ class Far:
 
 
 @contextmanager
-def far_away(far: Far, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def run_far_server(far: FarServer, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.reply(None)
@@ -108,14 +108,14 @@ def test_attachments_go_to_endpoints_that_accept_them(
     listed: dict[str, Any], words: tuple[str, ...], types: str, tmp_path: Path
 ) -> None:
     (tmp_path / "thing").write_bytes(PNG)
-    far = Far([listed])
-    with far_away(far) as url:
+    far = FarServer([listed])
+    with run_far_server(far) as url:
         done = run("attach", "eye", "--endpoint", url, *words)
         kind = types.partition("/")[0]
         assert f"and {kind}" in done.stderr
         assert kind in run("show", "eye").stdout
         for how in ((), ("--no-stream",), ("--async",)):
-            assert said("-m", "eye", "what is it?", "--at", str(tmp_path / "thing"), types, *how) == "I see."
+            assert get_output("-m", "eye", "what is it?", "--at", str(tmp_path / "thing"), types, *how) == "I see."
     assert [part["type"] for part in far.asked[0]["messages"][0]["content"]] == [
         "image_url" if kind == "image" else "input_audio",
         "text",
@@ -124,8 +124,8 @@ def test_attachments_go_to_endpoints_that_accept_them(
 
 def test_endpoint_without_image_support_gets_no_images(tmp_path: Path) -> None:
     (tmp_path / "pixel.png").write_bytes(PNG)
-    far = Far([BLIND, {"id": "odd", "architecture": ["nonsense"]}])
-    with far_away(far) as url:
+    far = FarServer([BLIND, {"id": "odd", "architecture": ["nonsense"]}])
+    with run_far_server(far) as url:
         for name, model in (("eye", "eye"), ("odd", "odd")):
             run("attach", name, "--endpoint", url, "--model", model)
             assert (
@@ -135,44 +135,44 @@ def test_endpoint_without_image_support_gets_no_images(tmp_path: Path) -> None:
     assert far.asked == []
 
 
-def test_relay_lists_the_input_types_of_each_model(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relay_lists_the_input_types_of_each_model(tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIG_KEY", KEY)
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         dog = db.find_model("dog")
         db.register(replace(dog, facts=replace(dog.facts, modalities=("image",))))
-    with serving("dog", "tiny") as (_, url):
+    with run_relay("dog", "tiny") as (_, url):
         eye = Library().attach("eye", url, key_env="BIG_KEY", model="hf/tiny/dog:F16")
         blind = Library().attach("blind", url, key_env="BIG_KEY", model="hf/tiny/chat:F16")
     assert (eye.facts.modalities, blind.facts.modalities) == (("image",), ())
-    with shelf.db() as db:
+    with tiny_library.open_db() as db:
         db.register(dog)
 
 
 def test_reasoning_is_read_under_both_of_its_names() -> None:
-    with far_away(Far([BLIND])) as url:
+    with run_far_server(FarServer([BLIND])) as url:
         run("attach", "eye", "--endpoint", url)
-        assert said("-m", "eye", "what?", "-o", "think", "on") == "I see."
-        assert logged()["reasoning"] == "Let me look."
+        assert get_output("-m", "eye", "what?", "-o", "think", "on") == "I see."
+        assert read_last_log()["reasoning"] == "Let me look."
 
 
-def test_key_is_read_by_name_from_the_keys_of_llm(shelf: Shelf) -> None:
-    said("keys", "set", "farm", "--value", "sk-from-llm")
-    far = Far([BLIND], wants="sk-from-llm")
-    with far_away(far) as url:
+def test_key_is_read_by_name_from_the_keys_of_llm(tiny_library: TinyLibrary) -> None:
+    get_output("keys", "set", "farm", "--value", "sk-from-llm")
+    far = FarServer([BLIND], wants="sk-from-llm")
+    with run_far_server(far) as url:
         run("attach", "eye", "--endpoint", url, "--key-name", "farm")
-        assert said("-m", "eye", "hello") == "I see."
+        assert get_output("-m", "eye", "hello") == "I see."
         assert "llm's keys: farm" in run("show", "eye").stdout
-        assert "sk-from-llm" not in run("show", "eye", "--json").stdout + (shelf.user / "hf/library.db").read_text(
-            "latin1"
-        )
-        (shelf.user / "keys.json").write_text("{}")
+        assert "sk-from-llm" not in run("show", "eye", "--json").stdout + (
+            tiny_library.user / "hf/library.db"
+        ).read_text("latin1")
+        (tiny_library.user / "keys.json").write_text("{}")
         without = run_llm("-m", "eye", "hello")
         assert without.exit_code == 1
         assert "llm keys set farm" in without.stderr
         assert "llm keys set farm" in run("list").stderr or "not set" in run("list").stderr
-        (shelf.user / "keys.json").write_text("nonsense {")
+        (tiny_library.user / "keys.json").write_text("nonsense {")
         assert "Can't read llm's keys" in run_llm("-m", "eye", "hello").stderr
-        (shelf.user / "keys.json").unlink()
+        (tiny_library.user / "keys.json").unlink()
 
 
 @pytest.mark.parametrize("words", [("--key-name", "sk-oops-a-secret"), ("--key-name", "x", "--key-env", "PATH")])
@@ -182,37 +182,37 @@ def test_key_unknown_to_llm_is_refused_and_not_repeated(words: tuple[str, ...]) 
     assert "hf/remote/eye" not in run("list", "--json").stdout
 
 
-def test_key_of_a_prompt_precedes_the_stored_one(monkeypatch: pytest.MonkeyPatch, shelf: Shelf) -> None:
+def test_key_of_a_prompt_precedes_the_stored_one(monkeypatch: pytest.MonkeyPatch, tiny_library: TinyLibrary) -> None:
     monkeypatch.setenv("BIG_KEY", "sk-wrong")
-    far = Far([BLIND], wants="sk-right")
-    with far_away(far) as url:
+    far = FarServer([BLIND], wants="sk-right")
+    with run_far_server(far) as url:
         run("attach", "eye", "--endpoint", url, "--key-env", "BIG_KEY", "--model", "eye")
         refused = run_llm("-m", "eye", "hello")
         assert "did not accept the key" in refused.stderr
         assert "who are you" in refused.stderr
         assert "--key-env VAR, or --key-name NAME" in refused.stderr
         for how in ((), ("--async",)):
-            assert said("-m", "eye", "hello", "--key", "sk-right", *how) == "I see."
-        said("keys", "set", "right", "--value", "sk-right")
-        assert said("-m", "eye", "hello", "--key", "right") == "I see."
-        assert said("chat", "-m", "eye", "--key", "right", stdin="hello\nquit\n").count("I see.") == 1
+            assert get_output("-m", "eye", "hello", "--key", "sk-right", *how) == "I see."
+        get_output("keys", "set", "right", "--value", "sk-right")
+        assert get_output("-m", "eye", "hello", "--key", "right") == "I see."
+        assert get_output("chat", "-m", "eye", "--key", "right", stdin="hello\nquit\n").count("I see.") == 1
         run("attach", "far", "--endpoint", url, "--model", "eye", "--kind", "embedding")
-        assert json.loads(said("embed", "-m", "far", "-c", "x", "--key", "right")) == [1, 0]
-    (shelf.user / "keys.json").unlink()
+        assert json.loads(get_output("embed", "-m", "far", "-c", "x", "--key", "right")) == [1, 0]
+    (tiny_library.user / "keys.json").unlink()
 
 
 @pytest.mark.parametrize("tail", ["", "/", "/v1", "/v1/"])
 def test_address_works_with_and_without_its_version(tail: str) -> None:
-    far = Far([BLIND])
-    with far_away(far) as url:
+    far = FarServer([BLIND])
+    with run_far_server(far) as url:
         run("attach", "eye", "--endpoint", url + tail)
-        assert said("-m", "eye", "hello") == "I see."
+        assert get_output("-m", "eye", "hello") == "I see."
         assert "remote, up" in run("list").stdout
     assert set(far.paths) == {"/v1/models", "/v1/chat/completions"}
 
 
 def test_unknown_remote_model_is_named_with_the_address() -> None:
-    with far_away(Far([BLIND])) as url:
+    with run_far_server(FarServer([BLIND])) as url:
         run("attach", "eye", "--endpoint", url, "--model", "nobody")
         done = run_llm("-m", "eye", "hello")
     assert f"{url}/v1/chat/completions answered HTTP 404" in done.stderr
@@ -220,13 +220,13 @@ def test_unknown_remote_model_is_named_with_the_address() -> None:
 
 
 def test_endpoint_that_does_not_list_the_model_is_up_and_says_so() -> None:
-    class Generous(Far):
+    class Generous(FarServer):
         def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
             return super().answer(handler, body and {**body, "model": "eye"})
 
-    with far_away(Generous([BLIND, {"id": "odd", "aliases": "nonsense"}])) as url:
+    with run_far_server(Generous([BLIND, {"id": "odd", "aliases": "nonsense"}])) as url:
         done = run("attach", "eye", "--endpoint", url, "--model", "nobody")
-        assert said("-m", "eye", "hello") == "I see."
+        assert get_output("-m", "eye", "hello") == "I see."
         listed = run("list")
     assert "lists no model 'nobody'" in done.stderr
     assert "remote, up" in listed.stdout
@@ -238,7 +238,7 @@ def test_unknown_certificate_is_reported_and_a_custom_authority_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    with far_away(Far([BLIND]), tls=_certificate(tmp_path / "cert.pem")) as url:
+    with run_far_server(FarServer([BLIND]), tls=write_certificate(tmp_path / "cert.pem")) as url:
         refused = run("attach", "eye", "--endpoint", url, code=1)
         assert f"{url} could not agree on a secure connection" in refused.stderr
         assert "certificate verify failed" in refused.stderr
@@ -248,11 +248,11 @@ def test_unknown_certificate_is_reported_and_a_custom_authority_accepted(
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
         run("attach", "eye", "--endpoint", url)
         for how in ((), ("--async",)):
-            assert said("-m", "eye", "hello", *how) == "I see."
+            assert get_output("-m", "eye", "hello", *how) == "I see."
 
 
 def test_hints_for_a_remote_endpoint_omit_local_options() -> None:
-    class Full(Far):
+    class Full(FarServer):
         def answer(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, dict[str, Any]]:
             if body and body.get("response_format"):
                 cut = {"message": {"content": '{"na'}, "finish_reason": "length"}
@@ -260,7 +260,7 @@ def test_hints_for_a_remote_endpoint_omit_local_options() -> None:
             full = {"type": "exceed_context_size_error", "n_prompt_tokens": 9, "n_ctx": 8, "message": "full"}
             return (400, {"error": full}) if body else super().answer(handler, body)
 
-    with far_away(Full([BLIND])) as url:
+    with run_far_server(Full([BLIND])) as url:
         run("attach", "eye", "--endpoint", url)
         full = run_llm("-m", "eye", "hello").stderr
         cut = run_llm("-m", "eye", "a dog", "--schema", "name,", "-o", "max_tokens", "3").stderr
@@ -290,15 +290,15 @@ def test_commands_that_need_files_refuse_a_remote_model(words: tuple[str, ...]) 
     )
 
 
-@in_a_loop
+@run_async
 async def test_agents_get_the_same_refusals_for_a_remote_model() -> None:
     Library().attach("eye", "http://127.0.0.1:9", model="x")
-    async with stdio_host() as client:
+    async with connect_stdio() as client:
         for tool, words in (("inspect_gguf", {"model": "eye"}), ("verify_model", {"name": "eye"})):
-            assert "hf/remote/eye is served elsewhere" in await refusal(client, tool, **words)
+            assert "hf/remote/eye is served elsewhere" in await call_refused(client, tool, **words)
 
 
 def test_endpoint_without_tls_at_an_https_address_is_reported() -> None:
-    with far_away(Far([BLIND])) as url:
+    with run_far_server(FarServer([BLIND])) as url:
         refused = run("attach", "eye", "--endpoint", url.replace("http", "https"), code=1)
     assert "could not agree on a secure connection" in refused.stderr

@@ -20,7 +20,7 @@ from tests.support import mcp_hub
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
-from tests.support.mcp_hosts import call, in_a_loop, stdio_host, text_of
+from tests.support.mcp_hosts import call_tool, connect_stdio, get_text, run_async
 from tests.support.mcp_hub import REPO
 
 hub = mcp_hub.hub
@@ -33,66 +33,68 @@ MOVING = {
 }  # fmt: skip
 
 
-async def cli(*words: str, codes: Collection[int] = (0,)) -> Any:
+async def run_command(*words: str, codes: Collection[int] = (0,)) -> Any:
     done = await asyncio.to_thread(run, *words, "--json", code=None)
     assert done.exit_code in codes, done.output
-    return still(json.loads(done.stdout))
+    return drop_changing_fields(json.loads(done.stdout))
 
 
-def still(value: Any) -> Any:
+def drop_changing_fields(value: Any) -> Any:
     """Return the value without the fields that change."""
     if isinstance(value, dict):
-        return {key: still(member) for key, member in value.items() if key not in MOVING | {"next_cursor"}}
-    return [still(member) for member in value] if isinstance(value, list) else value
+        return {
+            key: drop_changing_fields(member) for key, member in value.items() if key not in MOVING | {"next_cursor"}
+        }
+    return [drop_changing_fields(member) for member in value] if isinstance(value, list) else value
 
 
-async def resource(client: Client, uri: str) -> Any:
+async def read_resource(client: Client, uri: str) -> Any:
     (content,) = (await client.read_resource(uri)).contents
     assert isinstance(content, TextResourceContents)
-    return still(json.loads(content.text))
+    return drop_changing_fields(json.loads(content.text))
 
 
 @pytest.mark.usefixtures("hub")
-@in_a_loop
+@run_async
 async def test_every_tool_returns_the_json_of_its_command() -> None:
     walked: set[str] = set()
-    async with stdio_host("--allow-delete") as client:
+    async with connect_stdio("--allow-delete") as client:
 
         async def tool(name: str, /, **arguments: Any) -> Any:
             walked.add(name)
-            return still(await call(client, name, **arguments))
+            return drop_changing_fields(await call_tool(client, name, **arguments))
 
-        assert await tool("search_models", query="tiny", fits=True) == await cli("search", "tiny", "--fits")
-        assert await tool("search_models", query="xyzzy") == await cli("search", "xyzzy")
-        assert await tool("get_model", repo=REPO, files=True, card=True) == await cli("info", REPO, "--card")
+        assert await tool("search_models", query="tiny", fits=True) == await run_command("search", "tiny", "--fits")
+        assert await tool("search_models", query="xyzzy") == await run_command("search", "xyzzy")
+        assert await tool("get_model", repo=REPO, files=True, card=True) == await run_command("info", REPO, "--card")
         everything = {"metadata": True, "tensors": True, "template": True}
-        assert await tool("inspect_gguf", model=REPO, **everything) == await cli(
+        assert await tool("inspect_gguf", model=REPO, **everything) == await run_command(
             "inspect", REPO, "--metadata", "--tensors", "--template"
         )
         pulled = await tool("download_model", ref=REPO, wait_seconds=45)
-        assert pulled["model"] == await cli("show", LOCAL)
-        assert [pulled["download"]] == await cli("downloads", "--all")
-        assert (await tool("get_downloads", finished=True))["downloads"] == await cli("downloads", "--all")
+        assert pulled["model"] == await run_command("show", LOCAL)
+        assert [pulled["download"]] == await run_command("downloads", "--all")
+        assert (await tool("get_downloads", finished=True))["downloads"] == await run_command("downloads", "--all")
         alone = await tool("get_downloads", id=pulled["download"]["id"])
         assert (alone["downloads"], alone["log"]) == (
-            await cli("downloads", "--all"),
-            (await cli("downloads", "log", str(pulled["download"]["id"])))[-20:],
+            await run_command("downloads", "--all"),
+            (await run_command("downloads", "log", str(pulled["download"]["id"])))[-20:],
         )
-        assert (await tool("list_models"))["models"] == await cli("list")
-        assert await resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await cli("show", LOCAL)
-        info = await cli("info", REPO)
-        assert await resource(client, f"hf://models/{REPO}") == {**info, "files": []}
+        assert (await tool("list_models"))["models"] == await run_command("list")
+        assert await read_resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await run_command("show", LOCAL)
+        info = await run_command("info", REPO)
+        assert await read_resource(client, f"hf://models/{REPO}") == {**info, "files": []}
         proof = await tool("verify_model", name=LOCAL)
-        assert proof["digest"] == await cli("verify", LOCAL)
-        assert proof["structure"] == await cli("check", LOCAL)
-        assert proof["load_test"] == await cli("test", LOCAL, codes=(0, 1))
+        assert proof["digest"] == await run_command("verify", LOCAL)
+        assert proof["structure"] == await run_command("check", LOCAL)
+        assert proof["load_test"] == await run_command("test", LOCAL, codes=(0, 1))
         names = await tool("organise", name=LOCAL, add=["another"])
-        assert names["aliases"] == await cli("alias")
+        assert names["aliases"] == await run_command("alias")
         said = await tool("run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
-        assert said == still(to_json(again))
+        assert said == drop_changing_fields(to_json(again))
         running = await tool("status")
-        assert running == await cli("status")
+        assert running == await run_command("status")
         removal = Library().plan_removal(LOCAL)
         gone = await tool("delete_model", name=LOCAL, confirm=LOCAL)
         assert gone == to_json(replace(removal, done=True))
@@ -100,35 +102,35 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         await tool("control_download", id=row.id, action="cancel")
         await tool("get_downloads", id=row.id, wait_seconds=45)  # until the process that carries it out has noticed
         cancelled = await tool("control_download", id=row.id, action="cancel")
-        (printed,) = [each for each in await cli("downloads", "--all") if each["id"] == row.id]
+        (printed,) = [each for each in await run_command("downloads", "--all") if each["id"] == row.id]
         assert cancelled == printed
         assert walked == {offered.name for offered in (await client.list_tools()).tools}
 
 
 @pytest.mark.usefixtures("hub")
-@in_a_loop
+@run_async
 async def test_long_lists_come_in_pages_that_add_up() -> None:
     library = Library()
     library.pull(f"{REPO}:Q4_K_M")
     for number in range(9):
         library.cancel(library.enqueue(f"{REPO}:Q8_0").id)
         library.add_alias("tiny", f"name-{number}")
-    whole = await cli("downloads", "--all")
+    whole = await run_command("downloads", "--all")
     assert len(whole) == 10
-    async with stdio_host() as client:
+    async with connect_stdio() as client:
         for limit in (1, 4, 50):
             rows, cursor = [], None
             while True:
-                page = await call(client, "get_downloads", finished=True, limit=limit, cursor=cursor)
+                page = await call_tool(client, "get_downloads", finished=True, limit=limit, cursor=cursor)
                 assert len(page["downloads"]) <= limit
                 rows += page["downloads"]
                 cursor = page["next_cursor"]
                 if cursor is None:
                     break
-            assert still(rows) == whole
+            assert drop_changing_fields(rows) == whole
 
 
-@in_a_loop
+@run_async
 async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
     hub: HubServer,
     tmp_path: Path,
@@ -137,15 +139,15 @@ async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
     hub.add_repo(
         "owner/many-GGUF", {f"many-{size}B-Q{bits}_0.gguf": weights for size in range(1, 11) for bits in (4, 5, 6, 8)}
     )
-    whole = (await cli("info", "owner/many-GGUF"))["variants"]
+    whole = (await run_command("info", "owner/many-GGUF"))["variants"]
     assert len(whole) == 40
     shown, cursor, pages = [], None, 0
-    async with stdio_host() as client:
+    async with connect_stdio() as client:
         while pages == 0 or cursor:
             result = await client.call_tool("get_model", {"repo": "owner/many-GGUF", "cursor": cursor})
             assert result.structured_content is not None
             assert len(json.dumps(result.structured_content)) < 10_000
-            assert len(text_of(result)) < 10_000
+            assert len(get_text(result)) < 10_000
             shown += result.structured_content["variants"]
             cursor, pages = result.structured_content["next_cursor"], pages + 1
     assert shown == whole

@@ -15,7 +15,7 @@ from mcp.client.stdio import StdioServerParameters
 from llm_hf_models.cli import mcp_hosts
 from tests.conftest import Home
 from tests.support.commands import run
-from tests.support.mcp_hosts import in_a_loop
+from tests.support.mcp_hosts import run_async
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("host", mcp_hosts.HOST_KEYS)
-@in_a_loop
+@run_async
 async def test_printed_configuration_of_each_host_starts_the_server(host: str) -> None:
     printed: dict[str, Any] = json.loads(run("mcp", host, "--", "--read-only").stdout)
     (servers,) = printed.values()

@@ -20,7 +20,7 @@ from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall, Throttle
-from tests.support.mcp_hosts import ERAS, Era, call, in_a_loop, refusal, stdio_host, text_of
+from tests.support.mcp_hosts import ERAS, Era, call_refused, call_tool, connect_stdio, get_text, run_async
 from tests.support.mcp_hub import BIG_BYTES, Q8, REPO
 
 hub = mcp_hub.hub
@@ -62,27 +62,27 @@ WRONG_NAMES = (
 
 
 @pytest.mark.usefixtures("pulled")
-@in_a_loop
+@run_async
 async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None:
     (tmp_path / "relative").mkdir()
     tiny_chat(tmp_path / "relative/file.gguf")
     models = Library().list()
-    async with stdio_host("--allow-delete") as client:
+    async with connect_stdio("--allow-delete") as client:
         for (tool, argument), others in NAMES.items():
             for wrong in (*WRONG_NAMES, str(tmp_path / "relative/file.gguf")):
                 if argument == "revision" and not wrong:
                     continue  # no revision means the default branch
-                said = await refusal(client, tool, **{argument: wrong}, **others)
+                said = await call_refused(client, tool, **{argument: wrong}, **others)
                 assert len(said) < 3000, (tool, wrong[:40])
                 for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):
                     assert leak not in said, (tool, argument, wrong[:40], said)
-        assert (await call(client, "list_models"))["models"][0]["model_id"] == LOCAL
+        assert (await call_tool(client, "list_models"))["models"][0]["model_id"] == LOCAL
     assert [model.model_id for model in Library().list()] == [model.model_id for model in models]
     assert Library().downloads(include_finished=True)[0].id == 1, "no name became a download"
 
 
 @pytest.mark.usefixtures("hub")
-@in_a_loop
+@run_async
 async def test_relative_path_does_not_open_a_file_of_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,12 +90,12 @@ async def test_relative_path_does_not_open_a_file_of_the_server(
     folder.mkdir()
     tiny_chat(folder / "private")
     monkeypatch.chdir(tmp_path)
-    async with stdio_host() as client:
-        assert "no repo owner/private" in await refusal(client, "inspect_gguf", model="owner/private")
+    async with connect_stdio() as client:
+        assert "no repo owner/private" in await call_refused(client, "inspect_gguf", model="owner/private")
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: Era) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("search_models", {"query": 5}),
@@ -124,7 +124,7 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
         ("organise", {"name": "x", "add": [{"nested": True}]}),
         ("no_such_tool", {}),
     ]
-    async with stdio_host(era=era) as client:
+    async with connect_stdio(era=era) as client:
         for tool, arguments in wrong:
             try:
                 result = await client.call_tool(tool, arguments)
@@ -132,40 +132,40 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
                 assert tool == "no_such_tool", error  # noqa: PT017
                 continue
             assert result.is_error, (tool, str(arguments)[:80])
-            said = text_of(result)
+            said = get_text(result)
             assert said.removeprefix(f"Error executing tool {tool}").strip(": \n"), (tool, "says nothing")
             assert len(said) < 3000
             assert "Traceback" not in said
-        assert (await call(client, "get_downloads"))["downloads"] == []
+        assert (await call_tool(client, "get_downloads"))["downloads"] == []
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_unknown_or_missing_argument_error_lists_the_arguments(era: Era) -> None:
     takes = "It takes name (needed), add, remove."
-    async with stdio_host(era=era) as client:
-        said = await refusal(client, "organise", name="x", add_aliases=["y"])
+    async with connect_stdio(era=era) as client:
+        said = await call_refused(client, "organise", name="x", add_aliases=["y"])
         assert said == f"organise: there is no argument 'add_aliases'. {takes}"
-        said = await refusal(client, "organise", nam="x")
+        said = await call_refused(client, "organise", nam="x")
         wrong = "the argument 'name' is missing; there is no argument 'nam'"
         assert said == f"organise: {wrong}. Did you mean 'name'? {takes}"
-        said = await refusal(client, "get_downloads", wait_seconds=46)
+        said = await call_refused(client, "get_downloads", wait_seconds=46)
         assert said == "get_downloads: wait_seconds: Input should be less than or equal to 45."
-        said = await refusal(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
+        said = await call_refused(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
         assert len(said) < 1000
         assert "\x1b" not in said
 
 
 @pytest.mark.usefixtures("pulled")
-@in_a_loop
+@run_async
 async def test_parallel_deletes_delete_once_and_the_others_report_it() -> None:
-    async with stdio_host("--allow-delete") as one, stdio_host("--allow-delete", era="legacy") as other:
+    async with connect_stdio("--allow-delete") as one, connect_stdio("--allow-delete", era="legacy") as other:
         results: list[bool] = []
 
         async def delete(client: Any) -> None:
             result = await client.call_tool("delete_model", {"name": LOCAL, "confirm": LOCAL})
             results.append(not result.is_error)
-            assert not result.is_error or "no local model" in text_of(result)
+            assert not result.is_error or "no local model" in get_text(result)
 
         async with anyio.create_task_group() as tasks:
             for client in (one, other) * 5:
@@ -175,14 +175,14 @@ async def test_parallel_deletes_delete_once_and_the_others_report_it() -> None:
     assert Library().list() == ()
 
 
-@in_a_loop
+@run_async
 async def test_two_hosts_that_request_one_model_share_a_download(hub: HubServer) -> None:
     hub.fault(Stall(after=1_000_000), on=Q8, side="storage", times=None)
     numbers: set[int] = set()
-    async with stdio_host() as one, stdio_host(era="legacy") as other:
+    async with connect_stdio() as one, connect_stdio(era="legacy") as other:
 
         async def download(client: Any) -> None:
-            numbers.add((await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"])
+            numbers.add((await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"])
 
         async with anyio.create_task_group() as tasks:
             for client in (one, other, one, other):
@@ -192,23 +192,23 @@ async def test_two_hosts_that_request_one_model_share_a_download(hub: HubServer)
 
         async def cancel(client: Any) -> None:
             result = await client.call_tool("control_download", {"id": number, "action": "cancel"})
-            assert not result.is_error, text_of(result)
+            assert not result.is_error, get_text(result)
 
         async with anyio.create_task_group() as tasks:
             for client in (one, other, one, other):
                 tasks.start_soon(cancel, client)
-        (row,) = (await call(one, "get_downloads", id=number, wait_seconds=30))["downloads"]
+        (row,) = (await call_tool(one, "get_downloads", id=number, wait_seconds=30))["downloads"]
     assert row["state"] == "cancelled"
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_abandoned_call_stops_the_wait_and_not_the_download(
     era: Era,
     hub: HubServer,
 ) -> None:
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
-    async with stdio_host(era=era) as client:
+    async with connect_stdio(era=era) as client:
         began = asyncio.Event()
 
         async def progress(*_: object) -> None:
@@ -221,7 +221,7 @@ async def test_abandoned_call_stops_the_wait_and_not_the_download(
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        (row,) = (await call(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
+        (row,) = (await call_tool(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
     assert row["state"] == "done"
 
 
@@ -287,7 +287,7 @@ main([])
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
     from mcp import Client
 
@@ -298,12 +298,12 @@ async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
 
     command = StdioServerParameters(command=sys.executable, args=["-c", NOISE], env=dict(os.environ))
     async with Client(stdio_client(command), mode=era, message_handler=hear) as client:
-        assert (await call(client, "status"))["models"] == 0
+        assert (await call_tool(client, "status"))["models"] == 0
     assert not [message for message in heard if isinstance(message, Exception)]
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_token_and_environment_are_never_revealed(
     era: Era,
     pulled: HubServer,
@@ -313,9 +313,9 @@ async def test_token_and_environment_are_never_revealed(
     monkeypatch.setenv("HF_TOKEN", pulled.add_token(SECRET, name="ann"))
     monkeypatch.setenv("UNRELATED_PASSWORD", "correct horse battery staple")
     told: list[str] = []
-    async with stdio_host("--allow-delete", era=era) as client:
+    async with connect_stdio("--allow-delete", era=era) as client:
         status = await client.call_tool("status", {})
-        assert "token of ann" in text_of(status)
+        assert "token of ann" in get_text(status)
         told.append(status.model_dump_json())
         for tool in (await client.list_tools()).tools:
             told.append(tool.model_dump_json())

@@ -20,7 +20,7 @@ from mcp_types import ElicitResult, InputRequiredResult
 from llm_hf_models.service import Library
 from tests.support import mcp_hub
 from tests.support.hub_server import HubServer, Throttle
-from tests.support.mcp_hosts import ERAS, Era, Person, Served, call, in_a_loop, refusal, served
+from tests.support.mcp_hosts import ERAS, Era, HttpServer, User, call_refused, call_tool, run_async, serve_http
 from tests.support.mcp_hub import BIG_BYTES, Q8, REPO
 
 hub = mcp_hub.hub
@@ -32,25 +32,27 @@ ACCEPT = {"Accept": "application/json, text/event-stream"}
 
 
 @asynccontextmanager
-async def http_host(server: Served, era: Era, person: Person | None = None) -> AsyncIterator[Client]:
+async def connect_http(server: HttpServer, era: Era, person: User | None = None) -> AsyncIterator[Client]:
     async with httpx2.AsyncClient(headers=server.headers, timeout=60, trust_env=False) as http:
         transport = streamable_http_client(server.url, http_client=http)
-        async with Client(transport, mode=era, elicitation_callback=person.asked if person else None) as client:
+        async with Client(
+            transport, mode=era, elicitation_callback=person.answer_question if person else None
+        ) as client:
             yield client
 
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("hub")
-@in_a_loop
+@run_async
 async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None:
-    person, reported = Person(), []
+    person, reported = User(), []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
         reported.append(done)
 
-    with served("--allow-delete") as server:
-        async with http_host(server, era, person) as client:
-            assert (await call(client, "search_models", query="tiny"))["results"][0]["id"] == REPO
+    with serve_http("--allow-delete") as server:
+        async with connect_http(server, era, person) as client:
+            assert (await call_tool(client, "search_models", query="tiny"))["results"][0]["id"] == REPO
             result = await client.call_tool(
                 "download_model", {"ref": REPO, "wait_seconds": 40}, progress_callback=progress
             )
@@ -58,7 +60,7 @@ async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None
             assert result.structured_content["download"]["state"] == "done"
             assert reported == sorted(set(reported))
             assert reported
-            assert (await call(client, "delete_model", name="tiny"))["done"]
+            assert (await call_tool(client, "delete_model", name="tiny"))["done"]
     assert len(person.questions) == 1
     assert Library().list() == ()
 
@@ -68,7 +70,7 @@ async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None
 )
 def test_request_without_the_token_is_refused(shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
-    with served() as server, httpx2.Client(trust_env=False) as http:
+    with serve_http() as server, httpx2.Client(trust_env=False) as http:
         headers = {**ACCEPT, **({"Authorization": shown} if shown and shown.strip() == shown else {})}
         for method in ("POST", "GET", "DELETE", "OPTIONS"):
             answer = http.request(method, server.url, headers=headers, json=PING if method == "POST" else None)
@@ -79,7 +81,7 @@ def test_request_without_the_token_is_refused(shown: str | None, monkeypatch: py
 
 
 def test_foreign_browser_origins_and_host_names_are_refused() -> None:
-    with served() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
+    with serve_http() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
         assert http.post(server.url, json=PING, headers={"Host": "evil.example"}).status_code == 421
         assert http.post(server.url, json=PING, headers={"Origin": "https://evil.example"}).status_code == 403
         assert http.post(server.url, json=PING, headers={"Origin": "http://localhost.evil.example"}).status_code == 403
@@ -90,7 +92,7 @@ def test_foreign_browser_origins_and_host_names_are_refused() -> None:
 
 
 def test_too_large_body_is_refused_and_the_server_continues() -> None:
-    with served() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
+    with serve_http() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
         huge = {**PING, "params": {"x": "A" * (5 << 20)}}
         assert http.post(server.url, json=huge).status_code == 413
         assert http.post(server.url, json=PING).status_code != 413
@@ -125,16 +127,16 @@ def test_server_open_to_strangers_does_not_start(
     assert not token or token not in done.stderr
 
 
-@in_a_loop
+@run_async
 async def test_no_auth_works_only_locally_and_is_announced() -> None:
-    with served("--no-auth") as server:
+    with serve_http("--no-auth") as server:
         assert server.token is None
-        async with http_host(server, "auto") as client:
+        async with connect_http(server, "auto") as client:
             assert (await client.list_tools()).tools
 
 
 @asynccontextmanager
-async def by_turns(*servers: Served) -> AsyncIterator[str]:
+async def balance_connections(*servers: HttpServer) -> AsyncIterator[str]:
     """Put one port in front of several workers: each connection goes to the next."""
     count = 0
 
@@ -163,30 +165,30 @@ async def by_turns(*servers: Served) -> AsyncIterator[str]:
 
 
 @pytest.mark.usefixtures("pulled")
-@in_a_loop
+@run_async
 async def test_question_of_one_worker_is_answered_at_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
-    person = Person()
+    person = User()
     with ExitStack() as stack:
-        workers = [stack.enter_context(served("--allow-delete")) for _ in range(2)]
-        async with by_turns(*workers) as url:
+        workers = [stack.enter_context(serve_http("--allow-delete")) for _ in range(2)]
+        async with balance_connections(*workers) as url:
             # A new connection for each request, so that the two alternate.
             headers = {**workers[0].headers, "Connection": "close"}
             async with httpx2.AsyncClient(headers=headers, timeout=60, trust_env=False) as http:
                 transport = streamable_http_client(url, http_client=http)
-                async with Client(transport, elicitation_callback=person.asked) as client:
+                async with Client(transport, elicitation_callback=person.answer_question) as client:
                     for _ in range(4):
-                        assert (await call(client, "list_models"))["models"]
-                    assert (await call(client, "delete_model", name="tiny"))["done"]
+                        assert (await call_tool(client, "list_models"))["models"]
+                    assert (await call_tool(client, "delete_model", name="tiny"))["done"]
     assert len(person.questions) == 1
 
 
 @pytest.mark.usefixtures("pulled")
-@in_a_loop
+@run_async
 async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
-    with served("--allow-delete") as server:
-        async with http_host(server, "auto", Person()) as client:
+    with serve_http("--allow-delete") as server:
+        async with connect_http(server, "auto", User()) as client:
             asked = await client.session.call_tool("delete_model", {"name": "tiny"}, allow_input_required=True)
             assert isinstance(asked, InputRequiredResult)
             assert asked.request_state
@@ -206,18 +208,18 @@ async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.Mon
                 else:
                     assert isinstance(answered, InputRequiredResult), "asked anew, as if nobody had answered"
             assert len(Library().list()) == 1
-            assert "confirm" in await refusal(client, "delete_model", name="tiny", confirm="yes")
+            assert "confirm" in await call_refused(client, "delete_model", name="tiny", confirm="yes")
 
 
-@in_a_loop
+@run_async
 async def test_client_that_vanishes_during_a_call_breaks_nothing(
     hub: HubServer,
 ) -> None:
     hub.fault(Throttle(1_000_000), on=Q8, side="storage", times=None)
-    with served("--no-auth") as server:
+    with serve_http("--no-auth") as server:
         address = urlsplit(server.url)
         arguments = {"ref": f"{REPO}:Q8_0", "wait_seconds": 45}
-        async with http_host(server, "legacy") as seen:
+        async with connect_http(server, "legacy") as seen:
             version = seen.protocol_version
         hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
         async with httpx2.AsyncClient(headers=ACCEPT, timeout=60, trust_env=False) as http:
@@ -235,7 +237,7 @@ async def test_client_that_vanishes_during_a_call_breaks_nothing(
         )
         await anyio.to_thread.run_sync(hub.wait_until, lambda: hub.sent(Q8) > BIG_BYTES // 2)
         await raw.aclose()
-        async with http_host(server, "auto") as client:
-            (row,) = (await call(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
+        async with connect_http(server, "auto") as client:
+            (row,) = (await call_tool(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
             assert row["state"] == "done"
-            assert len((await call(client, "list_models"))["models"]) == 1
+            assert len((await call_tool(client, "list_models"))["models"]) == 1

@@ -19,7 +19,7 @@ from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
-from tests.support.mcp_hosts import served
+from tests.support.mcp_hosts import serve_http
 from tests.support.mcp_hub import REPO
 
 hub = mcp_hub.hub
@@ -56,7 +56,7 @@ def test_local_model_downloads_another_through_llm(
     weights = tiny_chat(tmp_path / "it.gguf", tool_call=TOOL_CALL, tool_answer="It is here.", context=32_768)
     hub.add_repo(ASSISTANT, {"assistant-Q4_K_M.gguf": weights})
     Library().pull(ASSISTANT)
-    with served("--no-auth") as server:
+    with serve_http("--no-auth") as server:
         toolbox = f'MCP(server="{server.url}", mode="{mode}")'
         path = os.pathsep.join(filter(None, (str(plugin), os.environ.get("PYTHONPATH"))))
         done = subprocess.run(

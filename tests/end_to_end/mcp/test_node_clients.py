@@ -18,7 +18,7 @@ from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.mcp_conformance import NOT_PASSED, PARTLY, SUITE
-from tests.support.mcp_hosts import served
+from tests.support.mcp_hosts import serve_http
 from tests.support.mcp_hub import REPO
 
 hub = mcp_hub.hub
@@ -76,7 +76,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ran(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_node(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [str(node / "node_modules/node/bin/node"), *words]
     done = subprocess.run(command, cwd=node, capture_output=True, text=True, timeout=250, check=False)
     assert done.stdout, done.stderr[-2000:]
@@ -87,7 +87,7 @@ def ran(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("pulled")
 def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: str) -> None:
     (node / "host.mjs").write_text(imports + SCRIPT, encoding="utf-8")
-    told: dict[str, Any] = json.loads(ran(node, "host.mjs", sys.executable).stdout)
+    told: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
     assert told["tools"] == 12
     assert told["gone"]["done"]
     assert len(told["asked"]) == 1
@@ -106,18 +106,18 @@ def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home:
         *(["-e", f"PYTHONPATH={os.environ['PYTHONPATH']}"] if os.environ.get("PYTHONPATH") else []),
     )
     server = (sys.executable, "-m", "llm_hf_mcp", "--allow-delete")
-    listed = ran(node, *inspector, "--method", "tools/list", "--strict", *server)
+    listed = run_node(node, *inspector, "--method", "tools/list", "--strict", *server)
     assert (listed.returncode, listed.stderr) == (0, "")
     assert len(json.loads(listed.stdout)["tools"]) == 12
-    called = ran(node, *inspector, "--method", "tools/call", "--tool-name", "list_models", *server)
+    called = run_node(node, *inspector, "--method", "tools/call", "--tool-name", "list_models", *server)
     assert json.loads(called.stdout)["structuredContent"]["models"][0]["repo"] == REPO
 
 
 @pytest.mark.parametrize("revision", NOT_PASSED)
 def test_conformance_suite_passes_except_for_its_own_example_server(revision: str, node: Path, tmp_path: Path) -> None:
     suite = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
-    with served("--no-auth") as server:
-        said = ran(
+    with serve_http("--no-auth") as server:
+        said = run_node(
             node, suite, "server", "--url", server.url, "--requirements", revision, "-o", str(tmp_path / "out")
         ).stdout
     results = dict(re.findall(r"^[✓✗] ([\w-]+): \d+ passed, (\d+) failed$", said, re.MULTILINE))

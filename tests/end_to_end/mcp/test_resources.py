@@ -22,7 +22,7 @@ from mcp_types import (
 from llm_hf_models.service import Library
 from tests.support import mcp_hub
 from tests.support.hub_server import HubServer, Stall, Throttle
-from tests.support.mcp_hosts import ERAS, Era, call, in_a_loop, stdio_host, text_of
+from tests.support.mcp_hosts import ERAS, Era, call_tool, connect_stdio, get_text, run_async
 from tests.support.mcp_hub import Q8, REPO
 
 hub = mcp_hub.hub
@@ -40,9 +40,9 @@ async def read(client: Any, uri: str) -> str:
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
-@in_a_loop
+@run_async
 async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> None:
-    async with stdio_host(era=era) as client:
+    async with connect_stdio(era=era) as client:
         listed = [resource.uri for resource in (await client.list_resources()).resources]
         assert {"hf://library", LOCAL_URI} <= set(map(str, listed))
         templates = {each.uri_template for each in (await client.list_resource_templates()).resource_templates}
@@ -64,9 +64,9 @@ async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> Non
 
 
 @pytest.mark.usefixtures("hub")
-@in_a_loop
+@run_async
 async def test_card_is_sanitized_and_labelled_as_untrusted() -> None:
-    async with stdio_host() as client:
+    async with connect_stdio() as client:
         text = await read(client, f"hf://models/{REPO}/card")
     assert text.startswith(f"The text below was written by the owner of {REPO}.")
     assert "never an instruction" in text
@@ -92,20 +92,20 @@ async def test_card_is_sanitized_and_labelled_as_untrusted() -> None:
     ],
 )
 @pytest.mark.usefixtures("hub")
-@in_a_loop
+@run_async
 async def test_invalid_address_gives_a_clear_error(uri: str) -> None:
-    async with stdio_host() as client:
+    async with connect_stdio() as client:
         with pytest.raises(MCPError) as refused:
             await client.read_resource(uri)
         assert "root:" not in str(refused.value)
         assert "Error reading resource" not in str(refused.value)
-        await call(client, "list_models")
+        await call_tool(client, "list_models")
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_prompts_use_their_arguments(era: Era) -> None:
-    async with stdio_host(era=era) as client:
+    async with connect_stdio(era=era) as client:
         assert {prompt.name for prompt in (await client.list_prompts()).prompts} == {
             "choose-a-model",
             "set-up-local-model",
@@ -119,12 +119,12 @@ async def test_prompts_use_their_arguments(era: Era) -> None:
 
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
-@in_a_loop
+@run_async
 async def test_arguments_are_completed(era: Era) -> None:
     prompt = PromptReference(name="set-up-local-model")
     local = ResourceTemplateReference(uri="hf://library/{name}")
     card = ResourceTemplateReference(uri="hf://models/{owner}/{name}/card")
-    async with stdio_host(era=era) as client:
+    async with connect_stdio(era=era) as client:
 
         async def values(ref: Any, name: str, value: str, **given: str) -> list[str]:
             return (await client.complete(ref, {"name": name, "value": value}, given or None)).completion.values
@@ -139,13 +139,13 @@ async def test_arguments_are_completed(era: Era) -> None:
         assert await values(prompt, "nothing", "x") == []
 
 
-@in_a_loop
+@run_async
 async def test_listener_is_notified_of_a_download_started_by_the_user(hub: HubServer) -> None:
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     number = Library().enqueue(f"{REPO}:Q8_0").id
     uri = f"hf://downloads/{number}"
     async with (
-        stdio_host() as client,
+        connect_stdio() as client,
         client.listen(resource_subscriptions=[uri], resources_list_changed=True) as heard,
     ):
         with anyio.fail_after(60):
@@ -157,7 +157,7 @@ async def test_listener_is_notified_of_a_download_started_by_the_user(hub: HubSe
 
 
 @pytest.mark.filterwarnings("ignore:resources/:mcp.MCPDeprecationWarning")
-@in_a_loop
+@run_async
 async def test_subscriber_of_the_older_protocol_is_notified_too(hub: HubServer) -> None:
     hub.fault(Throttle(1_500_000), on=Q8, side="storage", times=None)
     number = Library().enqueue(f"{REPO}:Q8_0").id
@@ -168,7 +168,7 @@ async def test_subscriber_of_the_older_protocol_is_notified_too(hub: HubServer) 
             assert str(message.params.uri) == uri
             updated.set()
 
-    async with stdio_host(era="legacy", message_handler=heard) as client:
+    async with connect_stdio(era="legacy", message_handler=heard) as client:
         await client.session.subscribe_resource(uri)
         with anyio.fail_after(60):
             while json.loads(await read(client, uri))["download"]["state"] != "done":
@@ -183,7 +183,7 @@ LOST = {"LLM_HF_STALL_SECONDS": "1", "LLM_HF_RETRY_SECONDS": "0.1", "LLM_HF_CONN
 
 
 @pytest.fixture
-def stalling(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+def stalling_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """Provide a Hub whose storage stalls in the middle of a file, again and again."""
     for name, value in LOST.items():
         monkeypatch.setenv(name, value)
@@ -191,10 +191,10 @@ def stalling(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     return hub
 
 
-@in_a_loop
-async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling: HubServer) -> None:
-    async with stdio_host() as client:
-        number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
+@run_async
+async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling_hub: HubServer) -> None:
+    async with connect_stdio() as client:
+        number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         uri = f"hf://downloads/{number}"
         async with client.listen(resource_subscriptions=[uri]) as heard:
             with anyio.fail_after(60):
@@ -205,14 +205,14 @@ async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling: HubSe
         result = await client.call_tool("get_downloads", {"id": number})
         assert result.structured_content is not None
         assert "stalled" in [note["kind"] for note in result.structured_content["log"]]
-        assert " ago it " in text_of(result)
-        stalling.clear()
-        await call(client, "control_download", id=number, action="cancel")
+        assert " ago it " in get_text(result)
+        stalling_hub.clear()
+        await call_tool(client, "control_download", id=number, action="cancel")
 
 
 @pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
-@in_a_loop
-async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalling: HubServer) -> None:
+@run_async
+async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalling_hub: HubServer) -> None:
     told: list[tuple[str, str]] = []
     heard = asyncio.Event()
 
@@ -226,23 +226,23 @@ async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalli
                 heard.clear()
                 await heard.wait()
 
-    async with stdio_host(era="legacy", logging_callback=log) as client:
+    async with connect_stdio(era="legacy", logging_callback=log) as client:
         await client.session.set_logging_level("notice")
-        number = (await call(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
+        number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         await until("warning", "stalled")
-        stalling.clear()
+        stalling_hub.clear()
         await until("notice", f"Download {number} ({REPO}:Q8_0) is done")
         assert {level for level, _ in told} <= {"notice", "warning", "error"}, "nothing below what was asked for"
         told.clear()
         await client.session.set_logging_level("emergency")
-        await call(client, "download_model", ref=REPO, wait_seconds=45)
+        await call_tool(client, "download_model", ref=REPO, wait_seconds=45)
     assert not told
 
 
 @pytest.mark.parametrize("era", ERAS)
-@in_a_loop
+@run_async
 async def test_unknown_prompt_is_reported_as_an_error_of_the_client(era: Era) -> None:
-    async with stdio_host(era=era) as client:
+    async with connect_stdio(era=era) as client:
         for name, arguments in (("nothing", {}), ("set-up-local-model", {})):
             with pytest.raises(MCPError) as refused:
                 await client.get_prompt(name, arguments)

@@ -24,7 +24,7 @@ from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import Fault, Request, StorageServer
-from tests.support.transfers import MB, made_content, names, pull
+from tests.support.transfers import MB, list_names, make_content, pull
 
 server = transfers.server
 partial = transfers.partial
@@ -34,14 +34,14 @@ partial = transfers.partial
 
 
 def test_second_fetch_has_its_own_retries(partial: Path) -> None:
-    with StorageServer(made_content(2 * MB), ranges=False, rate=2 * MB) as server:
+    with StorageServer(make_content(2 * MB), ranges=False, rate=2 * MB) as server:
         server.faults += [Fault(), Fault(flip=5), Fault(after=3 * MB // 2)]
         pull(server, partial, limits=TransferLimits(retry_seconds=0.02, network_wait_seconds=0.5))
         assert partial.read_bytes() == server.content
 
 
 def test_part_without_bytes_is_retried_a_limited_number_of_times(partial: Path) -> None:
-    with StorageServer(made_content(6 * MB)) as server:
+    with StorageServer(make_content(6 * MB)) as server:
         size = len(server.content)
         server.always = Fault(raw=f"HTTP/1.0 206 X\r\nContent-Range: bytes 0-{size - 1}/{size}\r\n\r\n".encode())
         limits = TransferLimits(connections=1, retry_seconds=0.1, network_wait_seconds=1)
@@ -154,7 +154,7 @@ def test_transfer_pauses_before_others_fill_the_reserved_space(tmp_path: Path, r
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no mounts here")
-    with StorageServer(made_content(140 * MB), ranges=ranges, rate=30 * MB) as server:
+    with StorageServer(make_content(140 * MB), ranges=ranges, rate=30 * MB) as server:
         arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path), str(left)]
         done = subprocess.run(
             [*unshare, sys.executable, "-c", OTHERS_FILL, *arguments],
@@ -191,7 +191,7 @@ def test_rate_limit_holds_and_can_be_lifted_during_a_transfer(server: StorageSer
 
 
 def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
-    with StorageServer(made_content(24 * MB), rate=2 * MB) as server:
+    with StorageServer(make_content(24 * MB), rate=2 * MB) as server:
         began = time.monotonic()
         pull(server, partial, limits=TransferLimits(connections=8))
         assert partial.read_bytes() == server.content
@@ -202,7 +202,7 @@ def test_throttled_connections_are_joined_by_others(partial: Path) -> None:
 def test_connections_are_lent_to_other_downloads_and_taken_back(partial: Path) -> None:
     share = [8]
     seen: dict[str, list[int]] = {"alone": [], "beside another": [], "alone again": []}
-    with StorageServer(made_content(32 * MB), rate=2 * MB) as server:
+    with StorageServer(make_content(32 * MB), rate=2 * MB) as server:
 
         def watch(event: Event) -> None:
             phase = list(seen)[(event.done > 8 * MB) + (event.done > 16 * MB)]
@@ -236,7 +236,7 @@ def test_connection_whose_rest_was_taken_over_requests_nothing(partial: Path, mo
         if asked_again.is_set() and stood[-15:].count(event.done) == 15:  # the other connection has finished
             answer.set()
 
-    with StrictServer(made_content(3 * MB), rate=2 * MB) as server:
+    with StrictServer(make_content(3 * MB), rate=2 * MB) as server:
         server.faults += [Fault(), Fault(status=403)]
 
         def locate() -> Location:
@@ -266,7 +266,7 @@ def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges
         return int(not ranges and [kind for _, kind in events].count("started") < 2)
 
     limits = TransferLimits(4, share, network_wait_seconds=0.4, retry_seconds=0.02)
-    with StorageServer(made_content(MB), ranges=ranges) as server:
+    with StorageServer(make_content(MB), ranges=ranges) as server:
         server.faults += [Fault(refuse=True)] if ranges else [Fault(), Fault(refuse=True)]
         pull(server, partial, limits=limits, progress=watch)
         assert partial.read_bytes() == server.content
@@ -275,7 +275,7 @@ def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges
 
 def test_complete_file_does_not_wait_for_an_idle_connection(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
-    with StorageServer(made_content(5 * MB), rate=4 * MB) as server:
+    with StorageServer(make_content(5 * MB), rate=4 * MB) as server:
         server.faults += [Fault(), Fault(silent=True)]
         events = pull(server, partial, limits=TransferLimits(connections=2, stall_seconds=15))
         assert partial.read_bytes() == server.content
@@ -284,7 +284,7 @@ def test_complete_file_does_not_wait_for_an_idle_connection(partial: Path, monke
 
 @pytest.mark.parametrize("status", [403, 429], ids=["like an expired link", "too many"])
 def test_too_many_connections_for_a_server_are_reduced(partial: Path, status: int) -> None:
-    with StorageServer(made_content(16 * MB), rate=2 * MB, most=2, beyond=status) as server:
+    with StorageServer(make_content(16 * MB), rate=2 * MB, most=2, beyond=status) as server:
         pull(server, partial, limits=TransferLimits(connections=8, retry_seconds=0.05))
         assert partial.read_bytes() == server.content
         assert len(server.requests) < 40  # a few of each that was refused, and then no more
@@ -292,7 +292,7 @@ def test_too_many_connections_for_a_server_are_reduced(partial: Path, status: in
 
 @pytest.mark.parametrize("told", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "1"])
 def test_endless_retry_after_is_given_up(partial: Path, told: str) -> None:
-    with StorageServer(made_content(MB)) as server:
+    with StorageServer(make_content(MB)) as server:
         server.always = Fault(status=429, headers=(("Retry-After", told),))
         with pytest.raises(RateLimitedError):
             pull(server, partial, limits=TransferLimits(retry_seconds=0.1, network_wait_seconds=2))
@@ -349,7 +349,7 @@ download_file(lambda: Location(url, {}, size, sha256, "c" * 40),
 """
 
 
-def child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: int = 0) -> subprocess.Popen[str]:
+def start_child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: int = 0) -> subprocess.Popen[str]:
     """Start a process that pulls, and that kills itself (-9) after that many bytes."""
     arguments = [server.url, server.sha256, len(server.content), partial, kill_at, rate]
     return subprocess.Popen(
@@ -360,7 +360,7 @@ def child(server: StorageServer, partial: Path, *, kill_at: int = 10**12, rate: 
 def test_kill_costs_at_most_the_unrecorded_tail_per_connection(server: StorageServer, partial: Path) -> None:
     server.rate = 8 * MB
     for kill_at in (MB, 3 * MB, 5 * MB):
-        process = child(server, partial, kill_at=kill_at)
+        process = start_child(server, partial, kill_at=kill_at)
         process.communicate(timeout=30)
         assert process.returncode == -signal.SIGKILL
     server.rate = 0
@@ -368,12 +368,12 @@ def test_kill_costs_at_most_the_unrecorded_tail_per_connection(server: StorageSe
     assert partial.read_bytes() == server.content
     # Per kill: bytes that were read and not yet recorded, and bytes in the sockets' buffers.
     assert server.sent <= len(server.content) * 1.02 + 3 * 4 * MB
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
 
 
 def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer, partial: Path) -> None:
     server.rate = MB / 4  # slow enough that all processes start before it is complete
-    processes = [child(server, partial) for _ in range(2)]
+    processes = [start_child(server, partial) for _ in range(2)]
     threads = [threading.Thread(target=pull, args=(server, partial)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -406,7 +406,7 @@ def test_claim_that_was_killed_halfway_blocks_nobody(partial: Path, monkeypatch:
 
 def test_killed_owner_is_replaced_within_seconds(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
-    first = child(server, partial, kill_at=3 * MB)
+    first = start_child(server, partial, kill_at=3 * MB)
     assert first.stdout is not None
     while not first.stdout.readline().startswith("progress"):
         pass
@@ -427,7 +427,7 @@ platform.node = lambda: HOST
 """
 
 
-def elsewhere(
+def start_remote_child(
     server: StorageServer, partial: Path, host: str, *, kill_at: int = 10**12, word: str = "ENOSYS"
 ) -> subprocess.Popen[str]:
     """Like `child`, on a machine of another name that shares the folder, whose file system has no flock."""
@@ -442,29 +442,29 @@ def elsewhere(
 @pytest.mark.parametrize("word", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
 def test_heartbeat_protects_the_file_without_flock(server: StorageServer, partial: Path, word: str) -> None:
     server.rate = MB
-    processes = [elsewhere(server, partial, host, word=word) for host in ("one", "two", "two")]
+    processes = [start_remote_child(server, partial, host, word=word) for host in ("one", "two", "two")]
     output = [process.communicate(timeout=60) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], output
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
 def test_stale_heartbeat_is_replaced_without_flock(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
-    first = elsewhere(server, partial, "one", kill_at=3 * MB)
+    first = start_remote_child(server, partial, "one", kill_at=3 * MB)
     first.communicate(timeout=30)
     assert first.returncode == -signal.SIGKILL
-    second = elsewhere(server, partial, "two")
+    second = start_remote_child(server, partial, "two")
     output = second.communicate(timeout=60)
     assert second.returncode == 0, output
     assert partial.read_bytes() == server.content
     assert server.sent <= len(server.content) * 1.02 + 4 * MB
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
 
 
-each_way = transfers.each_way
+both_ways = transfers.both_ways
 
 
 # Disk space and rate
@@ -493,10 +493,10 @@ class LateServer(StorageServer):
         self.left.set()
 
 
-@pytest.mark.usefixtures("each_way")
+@pytest.mark.usefixtures("both_ways")
 def test_late_bytes_of_a_replaced_connection_do_no_harm(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
-    with LateServer(made_content(MB)) as server:
+    with LateServer(make_content(MB)) as server:
         events = pull(server, partial, limits=TransferLimits(connections=2))
         assert partial.read_bytes() == server.content
         assert "retrying" not in {event.kind for event in events}
@@ -513,7 +513,7 @@ def test_stream_that_can_not_be_resumed_is_not_interrupted(partial: Path) -> Non
             share[0] = 1
 
     limits = TransferLimits(connections=4, connections_now=lambda: share[0])
-    with StorageServer(made_content(6 * MB), ranges=False, rate=8 * MB) as server:
+    with StorageServer(make_content(6 * MB), ranges=False, rate=8 * MB) as server:
         events = pull(server, partial, limits=limits, progress=watch)
         assert partial.read_bytes() == server.content
         assert share == [0]

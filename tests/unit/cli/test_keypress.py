@@ -25,7 +25,7 @@ print("pressed" if came else "not pressed", "as before" if termios.tcgetattr(0) 
 """
 
 
-def in_terminal(code: str, typed: bytes) -> str:
+def run_in_terminal(code: str, typed: bytes) -> str:
     """Run code in a terminal of its own, type when it is ready, and return its output."""
     child, terminal = pty.fork()
     if child == 0:
@@ -47,7 +47,7 @@ def in_terminal(code: str, typed: bytes) -> str:
 
 
 def test_key_runs_its_action_and_the_terminal_is_restored() -> None:
-    said = in_terminal(CHILD.format(wait=30), b"xyB")
+    said = run_in_terminal(CHILD.format(wait=30), b"xyB")
     assert "ready True" in said
     assert "pressed as before" in said
 
@@ -61,11 +61,11 @@ def test_key_still_works_after_ctrl_z_and_fg() -> None:
     os.kill(os.getpid(), signal.SIGCONT)
     print("ready\"""",
     )
-    assert "pressed as before" in in_terminal(code, b"b")
+    assert "pressed as before" in run_in_terminal(code, b"b")
 
 
 def test_another_key_does_nothing() -> None:
-    assert "not pressed as before" in in_terminal(CHILD.format(wait=0.2), b"x")
+    assert "not pressed as before" in run_in_terminal(CHILD.format(wait=0.2), b"x")
 
 
 def test_no_key_is_watched_without_a_terminal() -> None:

@@ -26,14 +26,14 @@ SUMMARY_CELLS = 60
 WITHOUT_JSON = {"mirror", "serve", "mcp"}
 
 
-def every_command(group: click.Group = hf, name: str = "hf") -> Iterator[tuple[str, click.Command]]:
+def list_commands(group: click.Group = hf, name: str = "hf") -> Iterator[tuple[str, click.Command]]:
     for command in group.commands.values():
         yield f"{name} {command.name}", command
         if isinstance(command, click.Group):
-            yield from every_command(command, f"{name} {command.name}")
+            yield from list_commands(command, f"{name} {command.name}")
 
 
-COMMANDS = dict(every_command())
+COMMANDS = dict(list_commands())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -60,14 +60,14 @@ def test_every_command_that_returns_a_value_can_print_json(name: str) -> None:
     assert ("--json" in options) == (name.rsplit(maxsplit=1)[-1] not in WITHOUT_JSON)
 
 
-def examples() -> Iterator[str]:
+def list_examples() -> Iterator[str]:
     for command in [hf, *COMMANDS.values()]:
         for line in (command.epilog or "").splitlines():
             if found := re.search(r"(?:^|\| |\$\()\s*(?:\w+=\S+ )?(llm hf [^)]*)", line.strip()):
                 yield found[1].strip('"')
 
 
-@pytest.mark.parametrize("line", sorted(set(examples())))
+@pytest.mark.parametrize("line", sorted(set(list_examples())))
 def test_every_example_is_a_valid_command_line(line: str) -> None:
     words = shlex.split(line, comments=True)[2:]
     context, command = click.Context(hf, **hf.context_settings), hf
@@ -296,10 +296,10 @@ def test_damaged_library_gives_one_clear_error(home: Home) -> None:
 
 def test_readme_contains_the_current_help_and_settings() -> None:
     text = readme_help.README.read_text(encoding="utf-8")
-    assert set(readme_help.documented(text)) == set(readme_help.help_blocks())
-    assert readme_help.renewed(text) == text, "run: make help-blocks"
+    assert set(readme_help.list_documented(text)) == set(readme_help.make_help_blocks())
+    assert readme_help.update_readme(text) == text, "run: make help-blocks"
 
 
 def test_help_marker_without_a_command_is_refused() -> None:
     with pytest.raises(KeyError, match="help:nonsense"):
-        readme_help.renewed("<!-- help:nonsense -->\n<!-- /help -->")
+        readme_help.update_readme("<!-- help:nonsense -->\n<!-- /help -->")

@@ -13,7 +13,7 @@ NOTIFY = "import sys; from llm_hf_models.cli import output; output.notify(sys.ar
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 
-def on_a_terminal(text: str, seconds: float, **environment: str) -> str:
+def read_notification(text: str, seconds: float, **environment: str) -> str:
     """Return what a terminal receives if stderr is one."""
     ours, theirs = os.openpty()
     done = subprocess.run(
@@ -30,21 +30,21 @@ def on_a_terminal(text: str, seconds: float, **environment: str) -> str:
 
 
 def test_long_command_rings_and_names_its_result() -> None:
-    said = on_a_terminal("hf/tests/tiny:Q4_K_M is here", 60, TERM="xterm")
+    said = read_notification("hf/tests/tiny:Q4_K_M is here", 60, TERM="xterm")
     assert said == "\x1b]9;hf/tests/tiny:Q4_K_M is here\x07\x07"
 
 
 def test_short_command_does_not_notify() -> None:
-    assert on_a_terminal("hf/tests/tiny:Q4_K_M is here", 1, TERM="xterm") == ""
+    assert read_notification("hf/tests/tiny:Q4_K_M is here", 1, TERM="xterm") == ""
 
 
 def test_dumb_terminals_and_pipes_get_no_notification() -> None:
-    assert on_a_terminal("done", 60, TERM="dumb") == ""
+    assert read_notification("done", 60, TERM="dumb") == ""
     piped = subprocess.run([sys.executable, "-c", NOTIFY, "done", "60"], capture_output=True, check=True)
     assert (piped.stdout, piped.stderr) == (b"", b"")
 
 
 def test_untrusted_name_can_not_inject_a_control_sequence() -> None:
-    said = on_a_terminal("evil\x07\x1b]52;c;AAAA\x07", 60, TERM="xterm")
+    said = read_notification("evil\x07\x1b]52;c;AAAA\x07", 60, TERM="xterm")
     assert said.count("\x1b") == 1
     assert said.index("\x07") == len(said) - 2

@@ -214,7 +214,7 @@ def test_info_shows_each_variant_and_the_recommended_one() -> None:
         assert said in text
 
 
-def local_model(**changes: Any) -> LocalModelView:
+def make_local_model(**changes: Any) -> LocalModelView:
     values: dict[str, Any] = {
         "model_id": "hf/o/n:Q8_0", "aliases": ("n", "n:Q8_0"), "state": "ready", "kind": "chat", "repo": "o/n",
         "revision": None, "commit": "c" * 40, "quant": "Q8_0", "size": 5_000_000, "facts": ModelFacts(kind="chat"),
@@ -225,11 +225,13 @@ def local_model(**changes: Any) -> LocalModelView:
 
 
 def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
-    gone = local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
-    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([local_model(), gone], 120))
+    gone = make_local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
+    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([make_local_model(), gone], 120))
     assert re.search(r"hf/o/n:Q8_0 +n, n:Q8_0 +5 MB +Q8_0 +c{12} +never +ready", text)
     assert re.search(r"hf/o/gone:Q4_0 .* missing", text)
-    assert local_views.render_repairs([local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
+    assert (
+        local_views.render_repairs([make_local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
+    )
 
 
 def test_show_lists_each_fact_with_its_date() -> None:
@@ -241,7 +243,7 @@ def test_show_lists_each_fact_with_its_date() -> None:
         Check("structure", "valid", at, {"findings": [{"severity": "warning", "message": "odd alignment"}]}),
         Check("structure", "errors", at - 10),
     )
-    text = local_views.render_local_model(local_model(checks=checks), 100)
+    text = local_views.render_local_model(make_local_model(checks=checks), 100)
     assert f"Digest         matches o/n@{'c' * 12}, {day}" in text
     assert f"Hub scan       not reported, {day}" in text
     assert f"Structure      valid, {day}\n               warning: odd alignment" in text
@@ -305,7 +307,7 @@ def test_interruption_is_one_line(
 
 
 @contextmanager
-def terminal() -> Iterator[TextIO]:
+def open_terminal() -> Iterator[TextIO]:
     """Provide a stream that is a terminal."""
     pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
     ours, theirs = pty.openpty()
@@ -319,7 +321,7 @@ def terminal() -> Iterator[TextIO]:
 def test_colour_is_used_only_on_terminals_that_accept_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    with terminal() as stream:
+    with open_terminal() as stream:
         assert output.has_colour(stream)
         monkeypatch.setenv("NO_COLOR", "1")
         assert not output.has_colour(stream)
@@ -347,7 +349,7 @@ def test_json_escapes_hidden_characters_and_keeps_the_value(text: str) -> None:
     assert not any(is_hidden(char) for char in shown.getvalue().replace("\n", ""))
 
 
-def settings_written_to(where: str) -> subprocess.CompletedProcess[str]:
+def run_settings(where: str) -> subprocess.CompletedProcess[str]:
     """Run `llm hf settings` in a shell that redirects its streams."""
     program = shlex.join([sys.executable, "-c", "from llm_hf_models.cli.main import hf; hf()", "settings"])
     return subprocess.run(
@@ -357,7 +359,7 @@ def settings_written_to(where: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk on request")
 def test_full_disk_behind_stdout_gives_one_clear_error() -> None:
-    done = settings_written_to(">/dev/full")
+    done = run_settings(">/dev/full")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "Error: What was asked for can't be written to standard output",
@@ -368,7 +370,7 @@ def test_full_disk_behind_stdout_gives_one_clear_error() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="a shell's redirections")
 @pytest.mark.parametrize("where", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
 def test_streams_closed_from_the_start_do_not_end_a_command(where: str) -> None:
-    done = settings_written_to(where)
+    done = run_settings(where)
     assert done.returncode == 0
     assert done.stderr == ""
     assert ("keep_alive" in done.stdout) == (">&-" not in where.split())
@@ -503,7 +505,7 @@ def test_error_is_reported_once_with_its_reason() -> None:
 
 
 @dataclass(frozen=True)
-class Moving:
+class MovingFile:
     """A planned file, with the fields that progress needs."""
 
     path: str
@@ -514,7 +516,7 @@ class Moving:
 def test_several_files_have_a_bar_each_and_a_total() -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, color_system=None)
-    files = [Moving("a.gguf", 1_000_000), Moving("b.gguf", 3_000_000, 1_000_000)]
+    files = [MovingFile("a.gguf", 1_000_000), MovingFile("b.gguf", 3_000_000, 1_000_000)]
     with ProgressBars(files, console) as show:
         show(Event("started", "a.gguf", 0, 1_000_000))
         show(Event("progress", "a.gguf", 500_000, 1_000_000))
@@ -530,7 +532,7 @@ def test_several_files_have_a_bar_each_and_a_total() -> None:
 
 def test_bars_of_finished_files_make_room() -> None:
     screen = io.StringIO()
-    files = [Moving("a.gguf", 10), Moving("b.gguf", 10)]
+    files = [MovingFile("a.gguf", 10), MovingFile("b.gguf", 10)]
     with ProgressBars(files, Console(file=screen, force_terminal=True, width=80)) as show:
         show(Event("done", "a.gguf", 10, 10))
         show(Event("started", "b.gguf", 0, 10))
@@ -541,7 +543,7 @@ def test_bars_of_finished_files_make_room() -> None:
 
 def test_one_file_has_one_bar() -> None:
     screen = io.StringIO()
-    with ProgressBars([Moving("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
+    with ProgressBars([MovingFile("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
         show(Event("done", "a.gguf", 10, 10))
     assert "total" not in screen.getvalue()
     assert "10 B of 10 B" in screen.getvalue()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.cli.main import hf
-from tests.support.commands import json_of, run
+from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_split
 
 
@@ -41,7 +41,7 @@ def test_quiet_import_prints_only_the_id(tmp_path: Path) -> None:
 
 
 def test_import_json_has_the_model_and_its_digest_check(tmp_path: Path) -> None:
-    found = json_of("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
+    found = run_json("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
     assert found["model"]["model_id"] == "hf/local/tiny:Q8_0"
     assert found["digest"].startswith("not checked")
 
@@ -49,7 +49,7 @@ def test_import_json_has_the_model_and_its_digest_check(tmp_path: Path) -> None:
 def test_projector_alone_is_not_a_model(tmp_path: Path) -> None:
     done = run("import", tiny_mmproj(tmp_path / "mmproj-F16.gguf"), code=2)
     assert "is a vision projector" in done.stderr
-    assert json_of("list") == []
+    assert run_json("list") == []
 
 
 def test_copied_import_outlives_its_file(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_file_that_is_not_a_gguf_is_refused_and_not_registered(tmp_path: Path, c
     assert said.startswith("Error: ")
     assert "--allow-invalid" not in said
     assert f"llm hf check {path}" in said
-    assert json_of("list") == []
+    assert run_json("list") == []
 
 
 def test_invalid_projector_can_be_left_out(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_list_has_a_row_for_each_model() -> None:
     done = run("list")
     assert re.search(r"hf/local/tiny:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
     assert "is unverified: " in done.stderr
-    (model,) = json_of("list")
+    (model,) = run_json("list")
     assert model["state"] == "unverified"
     assert "walrus" in model["aliases"]
 
@@ -113,7 +113,7 @@ def test_show_lists_known_facts_and_file_locations(gguf: Path) -> None:
     text = run("show", "walrus").stdout
     assert str(gguf) in text
     assert re.search(r"^Structure +valid, \d{4}-", text, re.MULTILINE)
-    assert json_of("show", "walrus")["facts"]["architecture"] == "llama"
+    assert run_json("show", "walrus")["facts"]["architecture"] == "llama"
 
 
 def test_path_prints_one_path_or_all_shards(gguf: Path, tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ def test_path_prints_one_path_or_all_shards(gguf: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 def test_aliases_can_be_added_listed_and_removed() -> None:
     assert "seal" in run("alias", "walrus", "seal", "otter").stdout
-    assert json_of("alias")["otter"] == "hf/local/tiny:Q8_0"
+    assert run_json("alias")["otter"] == "hf/local/tiny:Q8_0"
     run("alias", "--remove", "seal", "--remove", "otter")
-    assert "seal" not in json_of("alias")
+    assert "seal" not in run_json("alias")
     assert "seal" in run("show", "seal", code=1).stderr
 
 
@@ -149,7 +149,7 @@ def test_mistyped_name_gets_the_nearest_suggestion(words: list[str], code: int, 
 
 @pytest.mark.usefixtures("gguf")
 def test_alias_lists_models_without_an_alias() -> None:
-    run("alias", *(word for alias in json_of("alias") for word in ("--remove", alias)))
+    run("alias", *(word for alias in run_json("alias") for word in ("--remove", alias)))
     assert run("alias").stdout == ""
     assert "llm hf alias NAME ALIAS" in run("alias").stderr
 
@@ -158,19 +158,19 @@ def test_alias_of_another_model_is_refused(gguf: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "other.Q4_0.gguf"), "-a", "seal", "-q")
     assert gguf.is_file()
     assert "walrus" in run("alias", "seal", "walrus", code=2).stderr
-    assert "walrus" in json_of("show", "walrus")["aliases"]
+    assert "walrus" in run_json("show", "walrus")["aliases"]
 
 
 def test_verify_reports_whether_files_are_unchanged_or_differ(gguf: Path) -> None:
     assert "tiny.Q8_0.gguf: unchanged since it was imported" in run("verify", "walrus", code=1).stdout
-    assert json_of("verify", "--all", code=1)[0]["unchanged"] is True
+    assert run_json("verify", "--all", code=1)[0]["unchanged"] is True
     content = bytearray(gguf.read_bytes())
     content[-1] ^= 1
     gguf.write_bytes(content)
     assert "differs: recorded" in run("verify", "walrus", code=1).stdout
-    found = json_of("verify", "walrus", code=1)
+    found = run_json("verify", "walrus", code=1)
     assert (found["matches"], found["unchanged"]) == (False, False)
-    assert json_of("show", "walrus")["state"] == "changed"
+    assert run_json("show", "walrus")["state"] == "changed"
 
 
 def test_model_without_its_file_is_missing(gguf: Path) -> None:
@@ -185,7 +185,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
     assert "Remove hf/local/tiny:Q8_0?" in done.stderr
     assert "Nothing was removed." in done.stderr
     assert done.stdout == ""
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
     assert gguf.is_file()
 
 
@@ -193,7 +193,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 @pytest.mark.parametrize("answer", [b"", b"\xff\n"])
 def test_rm_removes_nothing_if_nobody_can_answer(answer: bytes) -> None:
     assert "-y removes without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
 
 
 def test_ctrl_c_at_the_rm_question_keeps_everything(
@@ -207,7 +207,7 @@ def test_ctrl_c_at_the_rm_question_keeps_everything(
         hf(["rm", "walrus"])
     assert ended.value.code == 130
     assert capsys.readouterr().err.endswith("\nNothing was removed.\n")
-    assert len(json_of("list")) == 1
+    assert len(run_json("list")) == 1
     assert gguf.is_file()
 
 
@@ -216,14 +216,14 @@ def test_rm_never_removes_a_file_imported_in_place(gguf: Path) -> None:
     assert f"kept: {gguf}" in done.stderr
     assert "Freed 0 B." in done.stderr
     assert gguf.is_file()
-    assert json_of("list") == []
+    assert run_json("list") == []
 
 
 def test_rm_of_a_copy_reports_the_freed_space(tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "--copy", "-a", "walrus", "-q")
-    (copy,) = json_of("path", "walrus")
+    (copy,) = run_json("path", "walrus")
     size = Path(copy).stat().st_size
-    found = json_of("rm", "-y", "walrus")
+    found = run_json("rm", "-y", "walrus")
     assert found["freed_bytes"] == size
     assert found["done"] is True
     assert not Path(copy).exists()
@@ -250,7 +250,7 @@ def test_inspect_shows_the_header(gguf: Path) -> None:
     assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
     assert re.search(r"token_embd\.weight +\d+ x \d+ +F\d+", run("inspect", "walrus", "--tensors").stdout)
     assert "<|im_start|>" in run("inspect", "walrus", "--template").stdout
-    assert json_of("inspect", "walrus", "--tensors")["tensors"][0]["name"]
+    assert run_json("inspect", "walrus", "--tensors")["tensors"][0]["name"]
 
 
 def test_check_exits_with_1_on_errors(gguf: Path, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_check_exits_with_1_on_errors(gguf: Path, tmp_path: Path) -> None:
     broken.write_bytes(gguf.read_bytes()[:-1000])
     done = run("check", broken, code=1)
     assert re.search(r"^error ", done.stdout, re.MULTILINE)
-    report = json_of("check", broken, code=1)
+    report = run_json("check", broken, code=1)
     assert report["errors"] >= 1
     assert report["findings"][0]["code"] in done.stdout
 

@@ -30,7 +30,7 @@ from llm_hf_models.servers.catalog import ServedRepo
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.conftest import Home
 from tests.support import cache_pulls
-from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, files_of, leftovers, pull
+from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, list_files, list_leftovers, pull
 from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
 
 hub = cache_pulls.hub
@@ -48,7 +48,7 @@ def test_variant_has_the_layout_of_the_cache(hub: HubServer, repo: ServedRepo, h
         assert not file.location.readlink().is_absolute()
     assert (folder / "refs" / "main").read_text() == repo.commit
     assert (folder / "refs" / "llm-hf" / repo.commit).read_text() == repo.commit
-    assert leftovers(home.cache) == []
+    assert list_leftovers(home.cache) == []
 
 
 def test_second_pull_sends_no_request(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -76,7 +76,7 @@ def test_stopped_pull_leaves_no_blob_without_a_snapshot(hub: HubServer, repo: Se
     other = hub.add_repo("other/copy-GGUF", {name: content})
     pull(hub, other, home.cache)
     hub.fault(Throttle(2 * MB), side="storage", times=None)
-    stop, watch = stopping_at(MB)
+    stop, watch = make_stop(MB)
     with pytest.raises(InterruptedByUserError):
         pull(hub, repo, home.cache, progress=watch, stop=stop)
     assert not repo_folder(home.cache, REPO).exists()
@@ -92,7 +92,7 @@ def test_two_paths_with_the_same_bytes_are_fetched_once(hub: HubServer, home: Ho
     assert_whole(into, content={"a.gguf": content, "b/c.gguf": content})
 
 
-def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
+def refuse_path_call(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: str = "") -> None:
     """Make `Path.<name>` fail if its last argument has this ending."""
     real = getattr(Path, name)
 
@@ -107,7 +107,7 @@ def refusing(name: str, code: int, monkeypatch: pytest.MonkeyPatch, *, ending: s
 def test_snapshot_has_real_files_without_symlinks(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing("symlink_to", errno.EPERM, monkeypatch)
+    refuse_path_call("symlink_to", errno.EPERM, monkeypatch)
     stored = pull(hub, repo, home.cache)
     assert_whole(stored)
     assert not any(file.location.is_symlink() for file in stored)
@@ -120,8 +120,8 @@ def test_file_that_can_not_be_moved_is_kept_for_the_next_pull(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as scanned:  # on Windows a virus scanner may hold a new file
-        refusing("symlink_to", errno.EPERM, scanned)
-        refusing("replace", errno.EACCES, scanned, ending=".gguf")
+        refuse_path_call("symlink_to", errno.EPERM, scanned)
+        refuse_path_call("replace", errno.EACCES, scanned, ending=".gguf")
         with pytest.raises(NotWritableError):
             pull(hub, repo, home.cache)
     hub.forget_requests()
@@ -135,7 +135,7 @@ def test_full_disk_during_linking_takes_no_blob_from_other_snapshots(
     before = pull(hub, repo, home.cache)
     newer = hub.add_repo(str(REPO), {**FILES, "README.md": "# Tiny, better described\n"})
     with monkeypatch.context() as full:
-        refusing("symlink_to", errno.ENOSPC, full)
+        refuse_path_call("symlink_to", errno.ENOSPC, full)
         with pytest.raises(DiskFullError):
             pull(hub, newer, home.cache)
     assert_whole(before)
@@ -144,7 +144,7 @@ def test_full_disk_during_linking_takes_no_blob_from_other_snapshots(
 def test_blob_is_copied_and_verified_without_hard_links(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing_links(monkeypatch)
+    refuse_links(monkeypatch)
     rotten = next(file for file in pull(hub, repo, home.cache) if file.path in SHARDS)
     blob = rotten.location.resolve()
     before = blob.stat()
@@ -161,7 +161,7 @@ def test_blob_is_copied_and_verified_without_hard_links(
 def test_copy_needs_disk_space_without_hard_links(
     hub: HubServer, repo: ServedRepo, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing_links(monkeypatch)
+    refuse_links(monkeypatch)
     pull(hub, repo, home.cache)
     other = hub.add_repo("other/copy-GGUF", dict(SHARDS))
     with pytest.raises(DiskFullError):
@@ -171,7 +171,7 @@ def test_copy_needs_disk_space_without_hard_links(
 def test_duplicate_paths_are_fetched_once_without_hard_links(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusing_links(monkeypatch)
+    refuse_links(monkeypatch)
     content = {"a.gguf": random.Random(9).randbytes(MB), "b/c.gguf": random.Random(9).randbytes(MB)}
     stored = pull_to(hub, hub.add_repo("owner/twins", dict(content)), tmp_path / "plain", tmp_path / "no cache")
     assert_whole(stored, content=content)
@@ -179,14 +179,14 @@ def test_duplicate_paths_are_fetched_once_without_hard_links(
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-def refusing_links(monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: Any, **_options: Any) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refused)
 
 
-def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
+def make_stop(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
     stop, seen = threading.Event(), {}
 
     def watch(event: Event) -> None:
@@ -199,11 +199,11 @@ def stopping_at(done: int) -> tuple[threading.Event, Callable[[Event], None]]:
 
 def test_files_appear_after_all_are_verified_and_a_stop_resumes(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     hub.fault(Throttle(2 * MB), side="storage", times=None)
-    stop, watch = stopping_at(3 * MB)
+    stop, watch = make_stop(3 * MB)
     with pytest.raises(InterruptedByUserError):
         pull(hub, repo, home.cache, progress=watch, stop=stop)
     assert not repo_folder(home.cache, REPO).exists()
-    pending = count_partial_bytes(home.cache, files_of(repo))
+    pending = count_partial_bytes(home.cache, list_files(repo))
     assert 3 * MB <= sum(pending.values()) < sum(map(len, SHARDS.values()))
     hub.clear()
     before = hub.sent(side="storage")
@@ -211,7 +211,7 @@ def test_files_appear_after_all_are_verified_and_a_stop_resumes(hub: HubServer, 
     # Blocks that were being sent at the stop are counted late.
     slack = 8 * BLOCK_BYTES
     assert hub.sent(side="storage") - before <= sum(map(len, SHARDS.values())) - sum(pending.values()) + slack
-    assert count_partial_bytes(home.cache, files_of(repo)) == {}
+    assert count_partial_bytes(home.cache, list_files(repo)) == {}
 
 
 def test_file_that_never_verifies_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -224,7 +224,7 @@ def test_file_that_never_verifies_leaves_no_trace_of_the_variant(hub: HubServer,
 
 
 def test_file_changed_at_its_commit_is_refused(hub: HubServer, repo: ServedRepo, home: Home) -> None:
-    files = files_of(repo)
+    files = list_files(repo)
     hub.change_file(repo, next(iter(SHARDS)), b"something else")
     with pytest.raises(FileChangedError):
         fetch_into_cache(
@@ -276,7 +276,7 @@ def test_cache_path_that_is_a_file_is_named(hub: HubServer, repo: ServedRepo, tm
 
 def pull_to(hub: HubServer, repo: ServedRepo, folder: Path, cache: Path) -> list[StoredFile]:
     return fetch_into_folder(
-        Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, files_of(repo), folder, cache_dir=cache,
+        Hub(hub.endpoint), RepoId.parse(repo.id), repo.commit, list_files(repo), folder, cache_dir=cache,
         limits=LIMITS, progress=lambda _: None, stop=threading.Event(),
     )  # fmt: skip
 

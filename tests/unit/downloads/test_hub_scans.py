@@ -22,7 +22,7 @@ from llm_hf_models.hub.types import FileScan, ScannerResult
 from llm_hf_models.servers.catalog import ServedRepo
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, Page, Stall, Status, hub_in_force
+from tests.support.hub_server import HubServer, Page, Stall, Status, run_hub
 
 REPO, FILE = "tests/tiny-GGUF", "tiny-Q4_K_M.gguf"
 MODEL = f"hf/{REPO}:Q4_K_M"
@@ -31,7 +31,7 @@ CLEAN = {"avScan": "safe", "pickleImportScan": "unscanned", "virusTotalScan": "s
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with hub_in_force(monkeypatch, disk_reserve="0") as server:
+    with run_hub(monkeypatch, disk_reserve="0") as server:
         yield server
 
 
@@ -40,7 +40,7 @@ def repo(hub: HubServer, tmp_path: Path) -> ServedRepo:
     return hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)})
 
 
-def kept() -> Any:
+def get_scan() -> Any:
     return next(check for check in Library().show(MODEL).checks if check.kind == "scan")
 
 
@@ -49,8 +49,8 @@ def test_each_scan_result_is_stored_with_its_date_and_shown(hub: HubServer, repo
     said = "antivirus safe, pickle imports unscanned, VirusTotal safe"
     assert said in " ".join(run("pull", REPO, "--dry-run", code=None).stdout.split())
     assert run("pull", REPO, "-q", code=None).exit_code == 0
-    assert kept().result == "no issue reported"
-    assert [word["scanner"] for word in kept().detail["files"][0]["scanners"]] == [
+    assert get_scan().result == "no issue reported"
+    assert [word["scanner"] for word in get_scan().detail["files"][0]["scanners"]] == [
         "antivirus",
         "pickle imports",
         "VirusTotal",
@@ -76,8 +76,8 @@ def test_pull_of_an_unsafe_file_is_recorded(hub: HubServer, repo: ServedRepo) ->
     done = run("pull", REPO, "--allow-unsafe", code=None)
     assert done.exit_code == 0
     assert f"{FILE}: JFrog unsafe (malware)" in done.output
-    assert kept().result == "unsafe"
-    assert (kept().detail["allowed_unsafe"], kept().detail["unsafe"]) == (True, [FILE])
+    assert get_scan().result == "unsafe"
+    assert (get_scan().detail["allowed_unsafe"], get_scan().detail["unsafe"]) == (True, [FILE])
     assert "--allow-unsafe" in run("show", MODEL, code=None).stdout
 
 
@@ -86,7 +86,7 @@ def test_unclear_scan_result_is_shown_before_the_pull(hub: HubServer, repo: Serv
     done = run("pull", REPO, code=None)
     assert done.exit_code == 0
     assert f"Warning: the Hub's scanners: {FILE}: VirusTotal suspicious (2/76 engines detect it.)" in done.output
-    assert kept().result == "suspicious"
+    assert get_scan().result == "suspicious"
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_result_shows_the_progress_of_the_scanners(
 def test_missing_scan_results_allow_a_pull_and_record_the_reason(hub: HubServer, trouble: Status | Page) -> None:
     hub.fault(trouble, on="paths-info", times=None)
     assert run("pull", REPO, "-q", code=None).exit_code == 0
-    assert kept().result == "not reported"
-    assert kept().detail["problem"]
+    assert get_scan().result == "not reported"
+    assert get_scan().detail["problem"]
 
 
 @pytest.mark.usefixtures("repo")

@@ -21,7 +21,7 @@ from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.commands import run
 from tests.support.hub_server import HubServer
-from tests.support.interrupted_pulls import FILE, REPO, broken_off, cancelled, partials
+from tests.support.interrupted_pulls import FILE, REPO, cancel_pull, interrupt_pull, list_partials
 
 hub = interrupted_pulls.hub
 
@@ -29,7 +29,7 @@ OTHER = "9" * 64
 DAY = 86_400
 
 
-def aged(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
+def write_old_file(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
     """Write a file that was last modified that many seconds ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
@@ -37,7 +37,7 @@ def aged(path: Path, seconds: float = 2 * DAY, text: str = "x") -> Path:
     return path
 
 
-def gone(path: Path) -> str:
+def run_gc_for(path: Path) -> str:
     """Run `gc`; return its reason for the removal of a file."""
     (why,) = [file.reason for file in Library().gc().files if file.path == str(path)]
     assert not path.exists()
@@ -45,20 +45,20 @@ def gone(path: Path) -> str:
 
 
 def test_gc_keeps_a_paused_download_which_then_continues(hub: HubServer, home: Home) -> None:
-    number = broken_off(hub)
-    kept = partials(cache_work_folder(home.cache))
+    number = interrupt_pull(hub)
+    kept = list_partials(cache_work_folder(home.cache))
     assert kept
     assert Library().gc().files == ()
-    assert partials(cache_work_folder(home.cache)) == kept
+    assert list_partials(cache_work_folder(home.cache)) == kept
     hub.forget_requests()
     assert Library().pull(REPO).download_id == number
     assert hub.sent(FILE, side="storage") < 4_000_000
 
 
-def wanted_elsewhere_too(hub: HubServer, folder: Path) -> int:
+def interrupt_two_pulls(hub: HubServer, folder: Path) -> int:
     """Interrupt a pull into a folder and one of the same bytes into the cache; return the first one's number."""
-    number = broken_off(hub, PullOptions(to=folder))
-    broken_off(hub)
+    number = interrupt_pull(hub, PullOptions(to=folder))
+    interrupt_pull(hub)
     return number
 
 
@@ -66,25 +66,25 @@ def test_cancel_in_a_folder_removes_bytes_that_another_download_wants(
     hub: HubServer, home: Home, tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
-    first = wanted_elsewhere_too(hub, folder)
+    first = interrupt_two_pulls(hub, folder)
     cancelled = json.loads(run("cancel", str(first), "--json", code=None).stdout)
     assert (cancelled["state"], cancelled["done_bytes"]) == ("cancelled", 0)
     assert list(folder.iterdir()) == []
-    assert partials(cache_work_folder(home.cache)), "the other one goes on with its own"
+    assert list_partials(cache_work_folder(home.cache)), "the other one goes on with its own"
     (second,) = Library().downloads()
     Library().cancel(second.id)
-    assert partials(cache_work_folder(home.cache)) == []
+    assert list_partials(cache_work_folder(home.cache)) == []
 
 
 def test_gc_in_a_folder_removes_bytes_that_another_download_wants(hub: HubServer, home: Home, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    first = wanted_elsewhere_too(hub, folder)
+    first = interrupt_two_pulls(hub, folder)
     with Database(library_path()) as db:
         db.update_download(first, state="cancelled")  # as a process that was killed before it removed anything
     (dead,) = Library().gc().files
     assert Path(dead.path).parent == target_work_folder(folder)
     assert list(folder.iterdir()) == []
-    assert partials(cache_work_folder(home.cache))
+    assert list_partials(cache_work_folder(home.cache))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="who may make links there is another matter")
@@ -92,17 +92,17 @@ def test_gc_keeps_files_of_an_open_download_under_another_path(hub: HubServer, t
     folder, link = tmp_path / "models", tmp_path / "link"
     folder.mkdir()
     link.symlink_to(folder)
-    first = broken_off(hub, PullOptions(to=link))
-    broken_off(hub, PullOptions(to=folder))
-    kept = partials(target_work_folder(folder))
+    first = interrupt_pull(hub, PullOptions(to=link))
+    interrupt_pull(hub, PullOptions(to=folder))
+    kept = list_partials(target_work_folder(folder))
     Library().cancel(first)
     assert Library().gc().files == ()
-    assert partials(target_work_folder(folder)) == kept
+    assert list_partials(target_work_folder(folder)) == kept
 
 
 def test_leftover_that_can_not_be_removed_stays_listed(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    number = broken_off(hub, PullOptions(to=folder))
+    number = interrupt_pull(hub, PullOptions(to=folder))
     arrived = 500_000
     with Database(library_path()) as db:
         db.update_download(number, done_bytes=arrived)
@@ -123,18 +123,18 @@ def test_gc_keeps_files_that_another_library_is_fetching(home: Home) -> None:
     (file,) = Library().plan(REPO).files
     began = time.time()
     partial = cache_work_folder(home.cache) / f"{file.etag}.part"
-    aged(partial, seconds=-1)
+    write_old_file(partial, seconds=-1)
     assert Library().gc().files == (), "its paused download is in the other library"
-    aged(partial, seconds=time.time() - began + 60)
-    assert gone(partial) == "its download is over"
+    write_old_file(partial, seconds=time.time() - began + 60)
+    assert run_gc_for(partial) == "its download is over"
 
 
 def test_gc_removes_a_cancelled_download_and_reports_its_size(hub: HubServer, home: Home) -> None:
-    cancelled(hub)
+    cancel_pull(hub)
     planned = Library().plan_gc()
     (dead,) = planned.files
     assert (dead.kind, dead.reason) == ("partial", "its download is over")
-    assert partials(cache_work_folder(home.cache)), "a plan removes nothing"
+    assert list_partials(cache_work_folder(home.cache)), "a plan removes nothing"
     done = Library().gc()
     assert done.files == planned.files
     assert done.freed_bytes >= 400_000
@@ -146,27 +146,27 @@ def test_gc_removes_a_cancelled_download_from_its_planned_cache(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Home
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "big"))
-    number = broken_off(hub)
+    number = interrupt_pull(hub)
     monkeypatch.setenv("HF_HUB_CACHE", str(home.cache))
-    assert partials(cache_work_folder(tmp_path / "big"))
+    assert list_partials(cache_work_folder(tmp_path / "big"))
     with Database(library_path()) as db:
         db.update_download(number, state="cancelled")  # as a process that was killed before it removed anything
     Library().gc()
-    assert partials(cache_work_folder(tmp_path / "big")) == []
+    assert list_partials(cache_work_folder(tmp_path / "big")) == []
 
 
 def test_gc_leaves_no_work_folder_after_a_cancelled_download(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    cancelled(hub, PullOptions(to=folder))
-    assert partials(target_work_folder(folder))
+    cancel_pull(hub, PullOptions(to=folder))
+    assert list_partials(target_work_folder(folder))
     Library().gc()
     assert list(folder.iterdir()) == []
 
 
 def test_cancel_leaves_no_work_folder(hub: HubServer, tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    number = broken_off(hub, PullOptions(to=folder))
-    assert partials(target_work_folder(folder))
+    number = interrupt_pull(hub, PullOptions(to=folder))
+    assert list_partials(target_work_folder(folder))
     Library().cancel(number)
     assert list(folder.iterdir()) == []
 
@@ -174,19 +174,19 @@ def test_cancel_leaves_no_work_folder(hub: HubServer, tmp_path: Path) -> None:
 def test_gc_keeps_an_unknown_partial_for_a_day(
     home: Home,
 ) -> None:
-    old = aged(cache_work_folder(home.cache) / f"{OTHER}.part")
-    young = aged(cache_work_folder(home.cache) / f"{'8' * 64}.part", seconds=DAY / 2)
-    aged(old.with_name(f"{old.name}.journal"))
-    assert gone(old) == "no download here names it"
+    old = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part")
+    young = write_old_file(cache_work_folder(home.cache) / f"{'8' * 64}.part", seconds=DAY / 2)
+    write_old_file(old.with_name(f"{old.name}.journal"))
+    assert run_gc_for(old) == "no download here names it"
     assert young.exists()
-    assert partials(cache_work_folder(home.cache)) == [young.name]
+    assert list_partials(cache_work_folder(home.cache)) == [young.name]
 
 
 @pytest.mark.usefixtures("hub")
 def test_gc_removes_and_names_a_lock_without_a_partial(home: Home) -> None:
     (file,) = Library().pull(REPO).plan.files
-    lock = aged(cache_work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
-    owner = aged(cache_work_folder(home.cache) / f"{OTHER}.part.owner")
+    lock = write_old_file(cache_work_folder(home.cache) / f"{file.etag}.part.lock", seconds=0, text="")
+    owner = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part.owner")
     shown = run("gc", "--dry-run", code=None).stdout
     assert [line.split()[0] for line in shown.splitlines()[1:-1]] == ["lock", "lock"]
     assert {file.path for file in Library().plan_gc().files} == {str(lock), str(owner)}
@@ -197,20 +197,20 @@ def test_gc_removes_and_names_a_lock_without_a_partial(home: Home) -> None:
 def test_gc_removes_an_old_partial_of_huggingface_hub(home: Home) -> None:
     blobs = home.cache / "models--a--b" / "blobs"
     dead, young, held = (blobs / f"{digit * 64}.0011aabb.incomplete" for digit in "123")
-    aged(dead)
-    aged(young, seconds=60)
-    aged(held)
+    write_old_file(dead)
+    write_old_file(young, seconds=60)
+    write_old_file(held)
     lock = home.cache / ".locks/models--a--b" / f"{'3' * 64}.lock"
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
-        assert gone(dead) == "huggingface_hub was broken off"
+        assert run_gc_for(dead) == "huggingface_hub was broken off"
         assert held.exists()
     assert young.exists()
-    assert gone(held)
+    assert run_gc_for(held)
 
 
 def test_gc_keeps_a_partial_of_huggingface_hub_with_a_busy_lock(home: Home) -> None:
-    dead = aged(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
+    dead = write_old_file(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # not a file that could be locked
     shown = run("gc", "--dry-run", code=None)
     assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
@@ -261,14 +261,14 @@ def test_gc_removes_the_folder_of_an_ended_engine_after_a_day(home: Home) -> Non
     folder = home.runtime / "llm-hf" / "abcd1234"
     folder.mkdir(parents=True, mode=0o700)
     folder.parent.chmod(0o700)
-    aged(folder / "log")
+    write_old_file(folder / "log")
     assert Library().plan_gc().files == (), "it was made just now"
     os.utime(folder, (time.time() - 2 * DAY,) * 2)
-    assert gone(folder) == "its engine has left"
+    assert run_gc_for(folder) == "its engine has left"
 
 
 def test_gc_command_shows_asks_and_removes(home: Home) -> None:
-    dead = aged(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
+    dead = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
     shown = run("gc", "--dry-run", code=None)
     assert "no download here names it" in shown.stdout
     assert run("gc", code=None, stdin="n\n").exit_code == 1

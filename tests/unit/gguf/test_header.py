@@ -49,11 +49,11 @@ def read_bytes(content: bytes, *, arrays: tuple[str, ...] = ()) -> GgufHeader:
     return read_header(io.BytesIO(content), file_bytes=len(content), arrays=arrays)
 
 
-def facts_of(*metadata: bytes, tensors: tuple[bytes, ...] = ()) -> ModelFacts:
+def read_facts(*metadata: bytes, tensors: tuple[bytes, ...] = ()) -> ModelFacts:
     return read_header(io.BytesIO(gguf(metadata, tensors))).facts
 
 
-def architecture(name: str, **counts: int) -> list[bytes]:
+def make_architecture(name: str, **counts: int) -> list[bytes]:
     keys = [entry("general.architecture", "string", name)]
     return keys + [entry(f"{name}.{key.replace('__', '.')}", "uint32", value) for key, value in counts.items()]
 
@@ -97,70 +97,72 @@ def test_mmproj_lists_its_modalities(tmp_path: Path) -> None:
 )
 def test_pooling_type_decides_the_kind_of_a_decoder(pooling: int, kind: str) -> None:
     chat = (entry("tokenizer.ggml.model", "string", "gpt2"), entry("tokenizer.chat_template", "string", "{{ m }}"))
-    assert facts_of(*architecture("qwen3", pooling_type=pooling), *chat).kind == kind
+    assert read_facts(*make_architecture("qwen3", pooling_type=pooling), *chat).kind == kind
 
 
 @pytest.mark.parametrize("name", ["bert", "nomic-bert", "jina-bert-v2", "gemma-embedding", "modern-bert"])
 def test_encoder_without_a_pooling_type_embeds(name: str) -> None:
-    assert facts_of(*architecture(name)).kind == "embedding"
+    assert read_facts(*make_architecture(name)).kind == "embedding"
 
 
 def test_encoder_with_a_classifier_reranks() -> None:
-    assert facts_of(*architecture("bert"), tensors=(tensor("cls.output.weight", [8]),)).kind == "reranker"
+    assert read_facts(*make_architecture("bert"), tensors=(tensor("cls.output.weight", [8]),)).kind == "reranker"
 
 
 def test_adapter_is_not_a_model() -> None:
-    assert facts_of(*architecture("llama"), entry("general.type", "string", "adapter")).kind == "other"
+    assert read_facts(*make_architecture("llama"), entry("general.type", "string", "adapter")).kind == "other"
 
 
 def test_kv_bytes_follow_key_and_value_lengths_and_heads() -> None:
-    shape = architecture(
+    shape = make_architecture(
         "gemma3", block_count=3, embedding_length=64, attention__head_count=8, attention__key_length=32,
         attention__value_length=16,
     )  # fmt: skip
     per_layer = array("gemma3.attention.head_count_kv", "uint32", [4, 0, 2])
-    assert facts_of(*shape, per_layer).kv_bytes_per_token == (4 + 0 + 2) * (32 + 16) * 2
+    assert read_facts(*shape, per_layer).kv_bytes_per_token == (4 + 0 + 2) * (32 + 16) * 2
 
 
 def test_multi_head_latent_attention_stores_one_compressed_key() -> None:
-    shape = architecture(
+    shape = make_architecture(
         "deepseek2", block_count=10, embedding_length=2048, attention__head_count=16, attention__head_count_kv=1,
         attention__key_length=576, attention__value_length=512, attention__key_length_mla=192,
     )  # fmt: skip
-    assert facts_of(*shape).kv_bytes_per_token == 10 * 576 * 2
+    assert read_facts(*shape).kv_bytes_per_token == 10 * 576 * 2
 
 
 def test_only_layers_with_full_attention_store_keys() -> None:
-    shape = architecture(
+    shape = make_architecture(
         "qwen3next", block_count=48, embedding_length=2048, attention__head_count=16, attention__head_count_kv=2,
         attention__key_length=256, attention__value_length=256, full_attention_interval=4,
     )  # fmt: skip
-    assert facts_of(*shape).kv_bytes_per_token == 12 * 2 * 512 * 2
+    assert read_facts(*shape).kv_bytes_per_token == 12 * 2 * 512 * 2
 
 
 def test_layers_with_a_sliding_window_are_counted_separately() -> None:
     shape = {"block_count": 12, "embedding_length": 64, "attention__head_count": 4, "attention__head_count_kv": 1}
-    by_family = facts_of(*architecture("gemma3", attention__sliding_window=512, **shape))
+    by_family = read_facts(*make_architecture("gemma3", attention__sliding_window=512, **shape))
     assert (by_family.sliding_window, by_family.kv_bytes_per_token) == (512, 12 * 32 * 2)
     assert by_family.kv_windowed_bytes_per_token == 10 * 32 * 2
-    by_period = facts_of(
-        *architecture("x", attention__sliding_window=512, attention__sliding_window_pattern=3, **shape)
+    by_period = read_facts(
+        *make_architecture("x", attention__sliding_window=512, attention__sliding_window_pattern=3, **shape)
     )
     assert by_period.kv_windowed_bytes_per_token == 8 * 32 * 2
     flags = array("x.attention.sliding_window_pattern", "bool", [True] * 3 + [False] * 9)
-    by_layer = facts_of(*architecture("x", attention__sliding_window=512, attention__key_length_swa=8, **shape), flags)
+    by_layer = read_facts(
+        *make_architecture("x", attention__sliding_window=512, attention__key_length_swa=8, **shape), flags
+    )
     assert by_layer.kv_windowed_bytes_per_token == 3 * (8 + 16) * 2
-    assert facts_of(*architecture("llama", **shape)).kv_windowed_bytes_per_token == 0
+    assert read_facts(*make_architecture("llama", **shape)).kv_windowed_bytes_per_token == 0
 
 
 def test_huge_block_count_costs_nothing_and_gives_no_facts() -> None:
-    shape = architecture("llama", block_count=2**31, embedding_length=64, attention__head_count=4)
-    assert facts_of(*shape).kv_bytes_per_token is None
+    shape = make_architecture("llama", block_count=2**31, embedding_length=64, attention__head_count=4)
+    assert read_facts(*shape).kv_bytes_per_token is None
 
 
 def test_header_has_sampling_defaults_base_models_and_reasoning() -> None:
-    facts = facts_of(
-        *architecture("qwen3"),
+    facts = read_facts(
+        *make_architecture("qwen3"),
         entry("general.sampling.temp", "float32", 0.5),
         entry("general.sampling.top_k", "int32", 20),
         entry("general.sampling.min_p", "float32", float("nan")),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf.header import GgufHeader, read_header
-from tests.support.malformed_ggufs import EDGES, judge
+from tests.support.malformed_ggufs import EDGES, judge_header
 from tests.support.raw_gguf import array, entry, gguf, tensor
 
 KEYS = st.sampled_from(["general.architecture", "general.alignment", "tokenizer.ggml.tokens", "llama.block_count", "a"])
@@ -18,7 +18,7 @@ NUMBERS = st.sampled_from(["uint8", "uint16", "uint32", "uint64", "int8", "int16
 
 
 @st.composite
-def entries(draw: st.DrawFn) -> bytes:
+def draw_entry(draw: st.DrawFn) -> bytes:
     """Draw a key with a value of any type, or an array that may claim another length."""
     key = draw(NAMES)
     match draw(st.integers(0, 3)):
@@ -34,7 +34,7 @@ def entries(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
-def files(draw: st.DrawFn) -> bytes:
+def draw_file(draw: st.DrawFn) -> bytes:
     """Draw a file that is mostly well made, with tensors laid out mostly as they should be."""
     sizes = draw(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=4))
     offset, tensors = 0, []
@@ -43,26 +43,26 @@ def files(draw: st.DrawFn) -> bytes:
         tensors.append(tensor(name, [columns * 8, rows], draw(st.sampled_from([0, 1, 2, 8, 24, 30, 99])), offset))
         offset += draw(st.sampled_from([-(-rows * columns * 32 // 32) * 32, 0, 32, 64]))
     counts = {"tensor_count": draw(st.none() | st.sampled_from(EDGES))} if draw(st.booleans()) else {}
-    metadata = draw(st.lists(entries(), max_size=5))
+    metadata = draw(st.lists(draw_entry(), max_size=5))
     return gguf(metadata, tensors, data=bytes(draw(st.integers(0, 600))), **counts)  # type: ignore[arg-type]
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(files())
+@given(draw_file())
 def test_any_header_is_read_or_refused_by_a_documented_rule(content: bytes) -> None:
-    judge(content)
+    judge_header(content)
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"GGUF", b"GGUF\3\0\0\0", b"GGUF\0\0\0\3"]))
 def test_any_bytes_are_read_or_refused_by_a_documented_rule(content: bytes, start: bytes) -> None:
-    judge(start + content)
+    judge_header(start + content)
 
 
 @settings(max_examples=200, deadline=None)
-@given(files())
+@given(draw_file())
 def test_knowing_the_file_size_turns_no_valid_file_invalid(content: bytes) -> None:
-    known = judge(content)
+    known = judge_header(content)
     try:
         unknown = read_header(io.BytesIO(content))
     except InvalidGgufError:

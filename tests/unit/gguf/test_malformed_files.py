@@ -29,15 +29,15 @@ class Case:
     kin: str = "llama.cpp's test-gguf.cpp"
 
 
-def one(*metadata: bytes, **parts: object) -> bytes:
+def make_file(*metadata: bytes, **parts: object) -> bytes:
     return gguf(metadata, [ONE_TENSOR], **{"data": ONE_DATA, **parts})  # type: ignore[arg-type]
 
 
-def of_tensors(*tensors: bytes, data: bytes = bytes(64), **parts: object) -> bytes:
+def make_tensor_file(*tensors: bytes, data: bytes = bytes(64), **parts: object) -> bytes:
     return gguf([ARCHITECTURE], tensors, data=data, **parts)  # type: ignore[arg-type]
 
 
-def claimed_string(length: int) -> bytes:
+def claim_string(length: int) -> bytes:
     return text("key") + struct.pack("<IQ", 8, length) + b"abc"
 
 
@@ -50,7 +50,7 @@ HEADERS = [
     Case("version 0", gguf(version=0), "version"),
     Case("version 1", gguf(version=1), "version"),
     Case("a future version", gguf(version=4), "version"),
-    Case("version 2", one(version=2), None),
+    Case("version 2", make_file(version=2), None),
     Case("bad number of tensors", gguf(tensor_count=ALL_ONES), "count-too-large"),
     Case("bad number of keys", gguf(metadata_count=ALL_ONES), "count-too-large"),
     Case("more tensors than there is room for", gguf(tensor_count=1000), "count-too-large", "CVE-2024-23605"),
@@ -72,9 +72,9 @@ METADATA = [
     Case("bad key size", gguf([text("key", length=ALL_ONES)]), "key-length"),
     Case("a key longer than the file", gguf([text("key", length=60_000) + bytes(20)]), "truncated", "CVE-2024-21802"),
     Case("a key size that wraps when one is added", gguf([text("k", length=ALL_ONES)]), "key-length", "CVE-2024-21802"),
-    Case("an empty key", one(entry("", "uint32", 1)), "key-length", "ours"),
-    Case("a key that is not UTF-8", one(entry(b"\xff\xfe", "uint32", 1)), "key-text", "ours"),
-    Case("a key with a zero in it", one(entry(b"a\0b", "uint32", 1)), "key-text", "ours"),
+    Case("an empty key", make_file(entry("", "uint32", 1)), "key-length", "ours"),
+    Case("a key that is not UTF-8", make_file(entry(b"\xff\xfe", "uint32", 1)), "key-text", "ours"),
+    Case("a key with a zero in it", make_file(entry(b"a\0b", "uint32", 1)), "key-text", "ours"),
     Case("bad value type", gguf([text("key") + struct.pack("<II", 13, 0)]), "value-type"),
     Case("bad array type", gguf([text("key") + struct.pack("<IIQ", 9, 13, 1) + bytes(8)]), "value-type"),
     Case("an array of arrays", gguf([text("key") + struct.pack("<IIQ", 9, 9, 0)]), "array-nested", "ours"),
@@ -84,9 +84,9 @@ METADATA = [
         "array-nested",
         "CVE-2024-21825",
     ),
-    Case("duplicate key", one(entry("a", "uint32", 1), entry("a", "uint32", 2)), "duplicate-key"),
-    Case("a string without end", gguf([claimed_string(ALL_ONES)]), "truncated", "CVE-2024-23496"),
-    Case("a string of half a terabyte", gguf([claimed_string(2**39)]), "truncated", "CVE-2024-23496"),
+    Case("duplicate key", make_file(entry("a", "uint32", 1), entry("a", "uint32", 2)), "duplicate-key"),
+    Case("a string without end", gguf([claim_string(ALL_ONES)]), "truncated", "CVE-2024-23496"),
+    Case("a string of half a terabyte", gguf([claim_string(2**39)]), "truncated", "CVE-2024-23496"),
     Case(
         "a token that claims more than 31 bits",
         gguf([text("tokenizer.ggml.tokens") + struct.pack("<IIQQ", 9, 8, 1, 2**31 + 5) + b"token"]),
@@ -100,76 +100,92 @@ METADATA = [
     Case(
         "an array of endless strings", gguf([array("a", "string", ["x"], length=2**60)]), "truncated", "CVE-2024-21836"
     ),
-    Case("a bool that is 2", one(text("b") + struct.pack("<IB", 7, 2)), "bool-value", "ours"),
-    Case("a bool array with a 7", one(text("b") + struct.pack("<IIQBB", 9, 7, 2, 1, 7)), "bool-value", "ours"),
-    Case("bad alignment", one(entry(ALIGN, "uint32", 13)), "alignment"),
-    Case("alignment 0", one(entry(ALIGN, "uint32", 0)), "alignment"),
-    Case("alignment of the wrong type", one(entry(ALIGN, "uint64", 32)), "alignment", "ours"),
-    Case("alignment as a string", one(entry(ALIGN, "string", "32")), "alignment", "ours"),
-    Case("alignment as a bool", one(entry(ALIGN, "bool", True)), "alignment", "ours"),
-    Case("every type of value", one(*(entry(kind, kind, "x" if kind == "string" else 1) for kind in KINDS)), None),
-    Case("every type of array", one(*(array(k, k, ["x", ""] if k == "string" else [1, 0]) for k in KINDS)), None),
-    Case("empty arrays", one(array("a", "string", []), array("b", "uint8", [])), None),
+    Case("a bool that is 2", make_file(text("b") + struct.pack("<IB", 7, 2)), "bool-value", "ours"),
+    Case("a bool array with a 7", make_file(text("b") + struct.pack("<IIQBB", 9, 7, 2, 1, 7)), "bool-value", "ours"),
+    Case("bad alignment", make_file(entry(ALIGN, "uint32", 13)), "alignment"),
+    Case("alignment 0", make_file(entry(ALIGN, "uint32", 0)), "alignment"),
+    Case("alignment of the wrong type", make_file(entry(ALIGN, "uint64", 32)), "alignment", "ours"),
+    Case("alignment as a string", make_file(entry(ALIGN, "string", "32")), "alignment", "ours"),
+    Case("alignment as a bool", make_file(entry(ALIGN, "bool", True)), "alignment", "ours"),
+    Case(
+        "every type of value", make_file(*(entry(kind, kind, "x" if kind == "string" else 1) for kind in KINDS)), None
+    ),
+    Case("every type of array", make_file(*(array(k, k, ["x", ""] if k == "string" else [1, 0]) for k in KINDS)), None),
+    Case("empty arrays", make_file(array("a", "string", []), array("b", "uint8", [])), None),
 ]
 LONG = "a_tensor_with_a_very_long_name_which_is_longer_than_what_is_allowed"
 TENSORS = [
-    Case("bad name size", of_tensors(tensor(LONG, [8])), "tensor-name-length"),
-    Case("a name of 63 bytes", of_tensors(tensor(LONG[:63], [8]), data=ONE_DATA), None),
-    Case("a name of 64 bytes", of_tensors(tensor(LONG[:64], [8]), data=ONE_DATA), "tensor-name-length"),
-    Case("a tensor without a name", of_tensors(tensor("", [8]), data=ONE_DATA), "tensor-name-length", "ours"),
-    Case("a name that is not UTF-8", of_tensors(tensor(b"\xff", [8]), data=ONE_DATA), "tensor-name-text", "ours"),
-    Case("a name with a zero in it", of_tensors(tensor(b"a\0b", [8]), data=ONE_DATA), "tensor-name-text", "ours"),
-    Case("bad number of dimensions", of_tensors(tensor("a", [1] * 5)), "tensor-dimensions", "CVE-2024-21825"),
-    Case("billions of dimensions", of_tensors(tensor("a", [1], dims=2**32 - 1)), "tensor-dimensions", "CVE-2024-21825"),
-    Case("no dimensions", of_tensors(tensor("a", []), data=ONE_DATA), None),
-    Case("bad shape", of_tensors(tensor("a", [ALL_ONES])), "tensor-shape"),
-    Case("shape too big", of_tensors(tensor("a", [2**33, 2**33])), "tensor-shape"),
-    Case("a dimension of 0", of_tensors(tensor("a", [0])), "tensor-shape", "ours"),
-    Case("a dimension of 0 after others", of_tensors(tensor("a", [8, 0])), "tensor-shape", "ours"),
+    Case("bad name size", make_tensor_file(tensor(LONG, [8])), "tensor-name-length"),
+    Case("a name of 63 bytes", make_tensor_file(tensor(LONG[:63], [8]), data=ONE_DATA), None),
+    Case("a name of 64 bytes", make_tensor_file(tensor(LONG[:64], [8]), data=ONE_DATA), "tensor-name-length"),
+    Case("a tensor without a name", make_tensor_file(tensor("", [8]), data=ONE_DATA), "tensor-name-length", "ours"),
+    Case("a name that is not UTF-8", make_tensor_file(tensor(b"\xff", [8]), data=ONE_DATA), "tensor-name-text", "ours"),
+    Case("a name with a zero in it", make_tensor_file(tensor(b"a\0b", [8]), data=ONE_DATA), "tensor-name-text", "ours"),
+    Case("bad number of dimensions", make_tensor_file(tensor("a", [1] * 5)), "tensor-dimensions", "CVE-2024-21825"),
+    Case(
+        "billions of dimensions",
+        make_tensor_file(tensor("a", [1], dims=2**32 - 1)),
+        "tensor-dimensions",
+        "CVE-2024-21825",
+    ),
+    Case("no dimensions", make_tensor_file(tensor("a", []), data=ONE_DATA), None),
+    Case("bad shape", make_tensor_file(tensor("a", [ALL_ONES])), "tensor-shape"),
+    Case("shape too big", make_tensor_file(tensor("a", [2**33, 2**33])), "tensor-shape"),
+    Case("a dimension of 0", make_tensor_file(tensor("a", [0])), "tensor-shape", "ours"),
+    Case("a dimension of 0 after others", make_tensor_file(tensor("a", [8, 0])), "tensor-shape", "ours"),
     Case(
         "an element count that fits and bytes that wrap",
-        of_tensors(tensor("a", [2**62])),
+        make_tensor_file(tensor("a", [2**62])),
         "tensor-too-large",
         "CVE-2026-33298",
     ),
-    Case("bytes of doubles that wrap to 0", of_tensors(tensor("a", [2**61], 28)), "tensor-too-large", "CVE-2026-33298"),
+    Case(
+        "bytes of doubles that wrap to 0",
+        make_tensor_file(tensor("a", [2**61], 28)),
+        "tensor-too-large",
+        "CVE-2026-33298",
+    ),
     Case(
         "tensors whose sum wraps",
-        of_tensors(tensor("a", [2**60]), tensor("b", [2**60], offset=2**62), tensor("c", [2**60], offset=2**63)),
+        make_tensor_file(tensor("a", [2**60]), tensor("b", [2**60], offset=2**62), tensor("c", [2**60], offset=2**63)),
         "tensor-too-large",
         "CVE-2025-53630",
     ),
-    Case("bad tensor type", of_tensors(tensor("a", [8], 43)), "tensor-type"),
-    Case("a negative tensor type", of_tensors(tensor("a", [8], 2**32 - 1)), "tensor-type"),
-    Case("a removed tensor type", of_tensors(tensor("a", [8], 4)), "tensor-type", "ours"),
-    Case("rows that don't fill a block", of_tensors(tensor("a", [33], 2)), "tensor-block"),
-    Case("bad offset", of_tensors(tensor("a", [8], offset=ALL_ONES)), "tensor-too-large"),
-    Case("an offset past the file's end", of_tensors(tensor("a", [8], offset=2**20)), "tensor-offset"),
-    Case("a misaligned offset", of_tensors(tensor("a", [8]), tensor("b", [8], offset=33)), "tensor-offset"),
-    Case("two tensors in one place", of_tensors(tensor("a", [8]), tensor("b", [8])), "tensor-offset"),
-    Case("a gap", of_tensors(tensor("a", [8]), tensor("b", [8], offset=64), data=bytes(96)), "tensor-offset"),
-    Case("duplicate name", of_tensors(tensor("a", [8]), tensor("a", [8], offset=32)), "duplicate-tensor"),
+    Case("bad tensor type", make_tensor_file(tensor("a", [8], 43)), "tensor-type"),
+    Case("a negative tensor type", make_tensor_file(tensor("a", [8], 2**32 - 1)), "tensor-type"),
+    Case("a removed tensor type", make_tensor_file(tensor("a", [8], 4)), "tensor-type", "ours"),
+    Case("rows that don't fill a block", make_tensor_file(tensor("a", [33], 2)), "tensor-block"),
+    Case("bad offset", make_tensor_file(tensor("a", [8], offset=ALL_ONES)), "tensor-too-large"),
+    Case("an offset past the file's end", make_tensor_file(tensor("a", [8], offset=2**20)), "tensor-offset"),
+    Case("a misaligned offset", make_tensor_file(tensor("a", [8]), tensor("b", [8], offset=33)), "tensor-offset"),
+    Case("two tensors in one place", make_tensor_file(tensor("a", [8]), tensor("b", [8])), "tensor-offset"),
+    Case("a gap", make_tensor_file(tensor("a", [8]), tensor("b", [8], offset=64), data=bytes(96)), "tensor-offset"),
+    Case("duplicate name", make_tensor_file(tensor("a", [8]), tensor("a", [8], offset=32)), "duplicate-tensor"),
     Case(
         "inconsistent alignment",
-        of_tensors(tensor("a", [3]), tensor("b", [3], offset=12)),
+        make_tensor_file(tensor("a", [3]), tensor("b", [3], offset=12)),
         "tensor-offset",
     ),
-    Case("two tensors", of_tensors(tensor("a", [8]), tensor("b", [8], offset=32)), None),
+    Case("two tensors", make_tensor_file(tensor("a", [8]), tensor("b", [8], offset=32)), None),
     Case(
         "custom alignment",
         gguf([entry(ALIGN, "uint32", 1)], [tensor("a", [3]), tensor("b", [3], offset=12)], data=bytes(24), alignment=1),
         None,
     ),
-    Case("every kind of block", of_tensors(tensor("a", [256], 12), tensor("b", [64], 40, 160), data=bytes(224)), None),
+    Case(
+        "every kind of block",
+        make_tensor_file(tensor("a", [256], 12), tensor("b", [64], 40, 160), data=bytes(224)),
+        None,
+    ),
 ]
 # Models load without this padding, although llama.cpp's reader requires it when it reads the data by itself.
-UNPADDED = [Case("data unpadded at its end", of_tensors(tensor("a", [3]), data=bytes(12)), None, "ours")]
+UNPADDED = [Case("data unpadded at its end", make_tensor_file(tensor("a", [3]), data=bytes(12)), None, "ours")]
 DATA = [
-    Case("not enough data", one(data=bytes(31)), "tensor-past-end"),
-    Case("no data", one(data=b""), "tensor-past-end"),
-    Case("no padding before the data", one()[:57], "truncated"),
-    Case("an end within the tensors", one()[:56], "truncated"),
-    Case("data and trailing bytes", one(data=bytes(1000)), None),
+    Case("not enough data", make_file(data=bytes(31)), "tensor-past-end"),
+    Case("no data", make_file(data=b""), "tensor-past-end"),
+    Case("no padding before the data", make_file()[:57], "truncated"),
+    Case("an end within the tensors", make_file()[:56], "truncated"),
+    Case("data and trailing bytes", make_file(data=bytes(1000)), None),
     *UNPADDED,
 ]
 CASES = [*HEADERS, *METADATA, *TENSORS, *DATA]
@@ -184,7 +200,7 @@ class Judged:
     llama: str
 
 
-def structural(report: ValidationReport) -> tuple[Finding, ...]:
+def filter_structural(report: ValidationReport) -> tuple[Finding, ...]:
     return tuple(finding for finding in report.errors if finding.part == "structure")
 
 
@@ -194,9 +210,9 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Judged]:
     paths = [folder / f"{number}.gguf" for number in range(len(CASES))]
     for path, case in zip(paths, CASES, strict=True):
         path.write_bytes(case.content)
-    verdicts = gguf_oracle.ask(paths)
+    verdicts = gguf_oracle.read_all(paths)
     return {
-        case.name: Judged(case, structural(check_file(path)), verdict)
+        case.name: Judged(case, filter_structural(check_file(path)), verdict)
         for case, path, verdict in zip(CASES, paths, verdicts, strict=True)
     }
 

@@ -22,7 +22,7 @@ PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "
 BLOCK = tuple(f"{part}.weight" for part in PARTS)
 
 
-def model(
+def check_model(
     *extra: bytes,
     without: str = "",
     tensors: tuple[bytes, ...] | None = None,
@@ -45,12 +45,12 @@ def model(
     return check_header(read_header(io.BytesIO(content)), file_bytes=None)
 
 
-def codes(report: ValidationReport) -> dict[str, str]:
+def list_codes(report: ValidationReport) -> dict[str, str]:
     return {finding.code: finding.severity for finding in report.findings}
 
 
 def test_small_llama_of_the_tests_is_valid() -> None:
-    assert codes(model()) == {}
+    assert list_codes(check_model()) == {}
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -73,18 +73,18 @@ def test_shards_of_one_model_pass_together_and_alone_as_parts(tmp_path: Path) ->
     assert whole.findings == ()
     assert whole.header is not None
     assert whole.header.facts.parameters == check_file(ggufs.tiny_chat(tmp_path / "one.gguf")).header.facts.parameters
-    assert [codes(check_file(shard)) for shard in shards] == [{"split-part": "note"}] * 3
+    assert [list_codes(check_file(shard)) for shard in shards] == [{"split-part": "note"}] * 3
 
 
 def test_reordered_or_missing_shards_are_refused(tmp_path: Path) -> None:
     first, second, third = ggufs.tiny_split(tmp_path, 3)
-    assert "shards-disagree" in codes(check_shards([first, third, second]))
-    assert "shards-disagree" in codes(check_shards([first, second]))
+    assert "shards-disagree" in list_codes(check_shards([first, third, second]))
+    assert "shards-disagree" in list_codes(check_shards([first, second]))
 
 
 def test_duplicate_shard_is_refused_for_its_tensors(tmp_path: Path) -> None:
     first, second, _ = ggufs.tiny_split(tmp_path, 3)
-    assert codes(check_shards([first, second, second]))["duplicate-tensor"] == "error"
+    assert list_codes(check_shards([first, second, second]))["duplicate-tensor"] == "error"
 
 
 def test_broken_shard_is_named(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_missing_file_raises_an_os_error(tmp_path: Path) -> None:
     ],
 )
 def test_number_out_of_range_is_an_error(code: str, count: dict[str, tuple[str, int]]) -> None:
-    assert codes(model(**count))[code] == "error"
+    assert list_codes(check_model(**count))[code] == "error"
 
 
 @pytest.mark.parametrize(
@@ -149,25 +149,25 @@ def test_number_out_of_range_is_an_error(code: str, count: dict[str, tuple[str, 
     ],
 )
 def test_each_wrong_key_is_found_by_its_rule(code: str, severity: str, extra: bytes) -> None:
-    assert codes(model(extra)) == {code: severity}
+    assert list_codes(check_model(extra)) == {code: severity}
 
 
 @pytest.mark.parametrize("key", ["block_count", "context_length", "embedding_length"])
 def test_missing_number_is_an_error(key: str) -> None:
-    assert codes(model(without=key))[key.replace("_", "-")] == "error"
+    assert list_codes(check_model(without=key))[key.replace("_", "-")] == "error"
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight"])
 def test_missing_tensor_is_named(name: str) -> None:
-    missing = [finding.where for finding in model(without=name).findings if finding.code == "tensor-missing"]
+    missing = [finding.where for finding in check_model(without=name).findings if finding.code == "tensor-missing"]
     assert missing == [name]
 
 
 def test_model_without_tokens_tensors_or_architecture_is_invalid() -> None:
-    assert codes(model(tokens=array("tokenizer.ggml.tokens", "string", [])))["tokenizer"] == "error"
-    assert codes(model(tensors=())) == {"no-tensors": "warning"}
+    assert list_codes(check_model(tokens=array("tokenizer.ggml.tokens", "string", [])))["tokenizer"] == "error"
+    assert list_codes(check_model(tensors=())) == {"no-tensors": "warning"}
     empty = check_header(read_header(io.BytesIO(gguf())), file_bytes=None)
-    assert codes(empty) == {"architecture": "error"}
+    assert list_codes(empty) == {"architecture": "error"}
 
 
 def test_gpt2_tokenizer_without_merges_is_an_error() -> None:
@@ -179,13 +179,13 @@ def test_gpt2_tokenizer_without_merges_is_an_error() -> None:
 
 def test_list_of_findings_is_limited() -> None:
     tensors = tuple(tensor(f"blk.{i}.x", [8], offset=1) for i in range(1000, 3000))
-    report = model(tensors=tensors)
+    report = check_model(tensors=tensors)
     assert len(report.findings) == validate.MAX_FINDINGS + 1
-    assert codes(report)["more-findings"] == "note"
+    assert list_codes(report)["more-findings"] == "note"
 
 
 def test_quoted_text_in_a_finding_can_not_control_the_terminal() -> None:
-    report = model(entry("tokenizer.chat_template", "string", "{{ '__class__\x1b[2J\u202e' }}"))
+    report = check_model(entry("tokenizer.chat_template", "string", "{{ '__class__\x1b[2J\u202e' }}"))
     assert report.errors
     assert not any("\x1b" in f.message or "\u202e" in f.message for f in report.findings)
 

@@ -19,12 +19,12 @@ class File:
     size: int = 100
 
 
-def files(*paths: str) -> list[File]:
+def make_files(*paths: str) -> list[File]:
     return [File(path) for path in paths]
 
 
-def labels(*paths: str) -> list[str]:
-    return [variant.quant for variant in group_variants(files(*paths))]
+def list_labels(*paths: str) -> list[str]:
+    return [variant.quant for variant in group_variants(make_files(*paths))]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def labels(*paths: str) -> list[str]:
     ],
 )
 def test_label_is_the_usual_name_of_the_quantization(path: str, label: str) -> None:
-    assert labels(path) == [label]
+    assert list_labels(path) == [label]
 
 
 def test_shards_are_one_ordered_variant_with_the_sum_of_their_sizes() -> None:
@@ -90,15 +90,16 @@ def test_shards_are_one_ordered_variant_with_the_sum_of_their_sizes() -> None:
     ],
 )
 def test_incomplete_split_is_not_a_variant_and_has_a_reason(paths: list[str], name: str, reason: str) -> None:
-    assert group_variants(files(*paths)) == []
-    (broken,) = find_incomplete_splits(files(*paths, "m-Q2_K.gguf", "README.md"))
+    assert group_variants(make_files(*paths)) == []
+    (broken,) = find_incomplete_splits(make_files(*paths, "m-Q2_K.gguf", "README.md"))
     assert (broken.name, broken.files) == (name, tuple(paths))
     assert broken.reason.startswith(reason)
 
 
 def test_complete_split_is_not_reported() -> None:
     assert (
-        find_incomplete_splits(files("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "x-00001-of-00000.gguf")) == []
+        find_incomplete_splits(make_files("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "x-00001-of-00000.gguf"))
+        == []
     )
 
 
@@ -124,35 +125,35 @@ def test_complete_split_is_not_reported() -> None:
     ],
 )
 def test_files_with_other_names_are_not_variants(path: str) -> None:
-    assert labels(path) == []
+    assert list_labels(path) == []
 
 
 def test_model_merged_from_a_lora_is_a_variant() -> None:
-    assert labels("alpaca-lora-7b.Q4_K_M.gguf", "Mistral-7B-LoRA-Q4_K_M.gguf") != []
-    assert labels("alpaca-lora-7b.F16.gguf") == ["F16"]
+    assert list_labels("alpaca-lora-7b.Q4_K_M.gguf", "Mistral-7B-LoRA-Q4_K_M.gguf") != []
+    assert list_labels("alpaca-lora-7b.F16.gguf") == ["F16"]
 
 
 def test_draft_model_is_skipped_unless_it_is_alone() -> None:
-    assert labels("mtp-Qwen3-Q8_0.gguf", "Qwen3-Q4_K_M.gguf") == ["Q4_K_M"]
-    assert labels("draft-0.5b-Q8_0.gguf") == ["Q8_0"]
-    assert labels("Qwen3.6-27B-MTP-Q4_K_M.gguf") == ["Q4_K_M"]
+    assert list_labels("mtp-Qwen3-Q8_0.gguf", "Qwen3-Q4_K_M.gguf") == ["Q4_K_M"]
+    assert list_labels("draft-0.5b-Q8_0.gguf") == ["Q8_0"]
+    assert list_labels("Qwen3.6-27B-MTP-Q4_K_M.gguf") == ["Q4_K_M"]
 
 
 def test_variants_are_sorted_by_quality() -> None:
     kinds = ["IQ1_S", "Q4_0", "F16", "Q4_K_M", "UD-Q4_K_XL", "Q8_0", "Q2_K", "BF16", "Q5_0", "Q6_K", "IQ4_XS"]
     expected = ["BF16", "F16", "Q8_0", "Q6_K", "Q5_0", "UD-Q4_K_XL", "Q4_K_M", "IQ4_XS", "Q4_0", "Q2_K", "IQ1_S"]
-    assert labels(*(f"m-{kind}.gguf" for kind in kinds)) == expected
+    assert list_labels(*(f"m-{kind}.gguf" for kind in kinds)) == expected
 
 
 def test_two_models_of_one_quantization_get_unique_labels() -> None:
-    assert set(labels("gemma-4b-Q4_K_M.gguf", "gemma-12b-Q4_K_M.gguf", "gemma-12b-Q8_0.gguf")) == {
+    assert set(list_labels("gemma-4b-Q4_K_M.gguf", "gemma-12b-Q4_K_M.gguf", "gemma-12b-Q8_0.gguf")) == {
         "gemma-4b-Q4_K_M",
         "gemma-12b-Q4_K_M",
         "Q8_0",
     }
-    assert set(labels("m.Q4_K_M.gguf", "m.i1-Q4_K_M.gguf")) == {"Q4_K_M", "i1-Q4_K_M"}
-    assert set(labels("a/m-Q4_K_M.gguf", "b/m-Q4_K_M.gguf")) == {"a-m-Q4_K_M", "b-m-Q4_K_M"}
-    assert len({label.lower() for label in labels("M-Q4_K_M.gguf", "m-q4_k_m.gguf", "é.gguf", "è.gguf")}) == 4
+    assert set(list_labels("m.Q4_K_M.gguf", "m.i1-Q4_K_M.gguf")) == {"Q4_K_M", "i1-Q4_K_M"}
+    assert set(list_labels("a/m-Q4_K_M.gguf", "b/m-Q4_K_M.gguf")) == {"a-m-Q4_K_M", "b-m-Q4_K_M"}
+    assert len({label.lower() for label in list_labels("M-Q4_K_M.gguf", "m-q4_k_m.gguf", "é.gguf", "è.gguf")}) == 4
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_two_models_of_one_quantization_get_unique_labels() -> None:
 )
 def test_every_variant_gets_the_usual_projector(projectors: list[str], taken: str) -> None:
     models = ["llava-Q4_K_M.gguf", "Q8_0/llava-00001-of-00001.gguf"]
-    variants = group_variants([*files(*models), *(File(path, 7) for path in projectors)])
+    variants = group_variants([*make_files(*models), *(File(path, 7) for path in projectors)])
     assert [(variant.mmproj, variant.mmproj_size) for variant in variants] == [(taken, 7)] * 2
     assert variants[0].all_files == (*variants[0].files, taken)
 
@@ -177,7 +178,7 @@ def test_projector_belongs_to_the_model_it_names_or_is_next_to() -> None:
     by_name = {
         variant.files[0]: variant.mmproj
         for variant in group_variants(
-            files(
+            make_files(
                 "g-4b-Q4_K_M.gguf", "g-12b-Q4_K_M.gguf", "g-1b-Q8_0.gguf", "mmproj-g-4b-f16.gguf", "g-12b-mmproj.gguf"
             )
         )
@@ -189,12 +190,14 @@ def test_projector_belongs_to_the_model_it_names_or_is_next_to() -> None:
     }
     by_folder = {
         variant.files[0]: variant.mmproj
-        for variant in group_variants(files("a/x-Q8_0.gguf", "b/y-Q8_0.gguf", "a/mmproj-F32.gguf", "mmproj-F16.gguf"))
+        for variant in group_variants(
+            make_files("a/x-Q8_0.gguf", "b/y-Q8_0.gguf", "a/mmproj-F32.gguf", "mmproj-F16.gguf")
+        )
     }
     assert by_folder == {"a/x-Q8_0.gguf": "a/mmproj-F32.gguf", "b/y-Q8_0.gguf": "mmproj-F16.gguf"}
 
 
-def variants(*quants: str) -> list[Variant]:
+def make_variants(*quants: str) -> list[Variant]:
     return [Variant(quant, (f"m-{quant}.gguf",), size) for size, quant in enumerate(quants, 1)]
 
 
@@ -217,7 +220,7 @@ def variants(*quants: str) -> list[Variant]:
     ],
 )
 def test_default_choice_is_the_usual_quantization(there: list[str], taken: str) -> None:
-    choice = choose_best(variants(*there), lambda _: True)
+    choice = choose_best(make_variants(*there), lambda _: True)
     assert choice.variant.quant == taken
     assert choice.reason
 
@@ -249,7 +252,7 @@ def test_largest_fitting_model_of_several_is_chosen_with_a_note() -> None:
 
 
 def test_type_dropped_by_llama_cpp_is_never_recommended() -> None:
-    assert "may not load" in choose_best(variants("Q4_0_8_8"), lambda _: True).reason
+    assert "may not load" in choose_best(make_variants("Q4_0_8_8"), lambda _: True).reason
 
 
 def test_choosing_from_nothing_is_an_error() -> None:
@@ -259,11 +262,11 @@ def test_choosing_from_nothing_is_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["Q4_K_M", "q4_k_m", "Q4KM", "q4-k-m", " Q4_K_M "])
 def test_quantization_is_found_in_any_spelling(name: str) -> None:
-    assert find_variant(variants("Q8_0", "Q4_K_M", "UD-Q4_K_M", "Q4_0"), name).quant == "Q4_K_M"
+    assert find_variant(make_variants("Q8_0", "Q4_K_M", "UD-Q4_K_M", "Q4_0"), name).quant == "Q4_K_M"
 
 
 def test_quantization_is_found_by_its_type_or_a_unique_prefix() -> None:
-    there = variants("Q8_0", "UD-Q4_K_XL", "Q4_K_M-v2", "gemma-Q6_K")
+    there = make_variants("Q8_0", "UD-Q4_K_XL", "Q4_K_M-v2", "gemma-Q6_K")
     assert find_variant(there, "Q8").quant == "Q8_0"
     assert find_variant(there, "Q4_K_XL").quant == "UD-Q4_K_XL"
     assert find_variant(there, "ud").quant == "UD-Q4_K_XL"
@@ -273,7 +276,7 @@ def test_quantization_is_found_by_its_type_or_a_unique_prefix() -> None:
 @pytest.mark.parametrize("name", ["Q4", "Q5_K_M", "", ":", "\x1b[31m", "Q" * 5000])
 def test_unknown_or_ambiguous_quantization_lists_the_choices(name: str) -> None:
     with pytest.raises(QuantNotFoundError) as caught:
-        find_variant(variants("Q8_0", "Q4_K_M", "Q4_0"), name)
+        find_variant(make_variants("Q8_0", "Q4_K_M", "Q4_0"), name)
     assert "Q4_K_M, Q4_0" in str(caught.value.hint)
     assert "\x1b" not in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -319,7 +322,7 @@ REPOS = st.lists(PATHS.map(lambda path: f"{path}.gguf"), max_size=12, unique=Tru
 
 @given(REPOS, st.randoms())
 def test_any_names_give_unique_labels_that_can_be_found_again(paths: list[str], random: object) -> None:
-    found = group_variants(files(*paths))
+    found = group_variants(make_files(*paths))
     seen = [variant.quant.casefold() for variant in found]
     assert len(seen) == len(set(seen))
     for variant in found:
@@ -328,21 +331,21 @@ def test_any_names_give_unique_labels_that_can_be_found_again(paths: list[str], 
         assert find_variant(found, variant.quant.swapcase()) == variant
     shuffled = list(paths)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert group_variants(files(*shuffled)) == found
+    assert group_variants(make_files(*shuffled)) == found
 
 
 @given(REPOS)
 def test_every_path_is_in_at_most_one_variant(paths: list[str]) -> None:
-    weights = [path for variant in group_variants(files(*paths)) for path in variant.files]
+    weights = [path for variant in group_variants(make_files(*paths)) for path in variant.files]
     assert len(weights) == len(set(weights))
     assert set(weights) <= set(paths)
-    broken = {path for split in find_incomplete_splits(files(*paths)) for path in split.files}
+    broken = {path for split in find_incomplete_splits(make_files(*paths)) for path in split.files}
     assert not broken & set(weights)
 
 
-@given(REPOS.filter(lambda paths: group_variants(files(*paths))), st.data())
+@given(REPOS.filter(lambda paths: group_variants(make_files(*paths))), st.data())
 def test_chosen_variant_fits_if_any_can(paths: list[str], data: st.DataObject) -> None:
-    found = group_variants(files(*paths))
+    found = group_variants(make_files(*paths))
     fitting = data.draw(st.sets(st.sampled_from(found)))
     choice = choose_best(found, fitting.__contains__)
     assert choice.variant in found

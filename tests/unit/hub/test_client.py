@@ -39,7 +39,7 @@ from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import SearchFilters
 from tests.conftest import Home
 from tests.support import hub_repos
-from tests.support.hub_repos import CARD, FILES, REPO, WEIGHTS, ask_of
+from tests.support.hub_repos import CARD, FILES, REPO, WEIGHTS, make_client
 from tests.support.hub_server import Delay, Headers, HubServer, Page, Reset, Stall, Status
 
 server = hub_repos.server
@@ -51,7 +51,7 @@ TOKEN = "hf_abcdefghijklmnop"
 
 
 def test_search_takes_one_request_and_returns_complete_rows(server: HubServer) -> None:
-    (row,) = ask_of(server).search("tiny", SearchFilters())
+    (row,) = make_client(server).search("tiny", SearchFilters())
     assert (row.id, row.author, row.task, row.license) == (str(REPO), "acme", "text-generation", "mit")
     assert (row.parameters, row.architecture, row.context_length) == (135_000_000, "llama", 8192)
     assert (row.downloads, row.likes, row.gated, row.private) == (7, 2, False, False)
@@ -83,20 +83,20 @@ def test_search_takes_one_request_and_returns_complete_rows(server: HubServer) -
     ],
 )
 def test_every_filter_reaches_the_hub(server: HubServer, filters: SearchFilters, found: bool) -> None:
-    assert bool(ask_of(server).search("", filters)) == found
+    assert bool(make_client(server).search("", filters)) == found
 
 
 def test_hub_sorts_and_limits_a_search(server: HubServer) -> None:
     for number in range(5):
         server.add_repo(f"acme/other-{number}", {"x.gguf": b"GGUF"}, downloads=number * 100, likes=-number)
-    rows = ask_of(server).search("", SearchFilters(sort="downloads", limit=2))
+    rows = make_client(server).search("", SearchFilters(sort="downloads", limit=2))
     assert [row.id for row in rows] == ["acme/other-4", "acme/other-3"]
-    assert ask_of(server).search("", SearchFilters(sort="likes", limit=1))[0].id == str(REPO)
+    assert make_client(server).search("", SearchFilters(sort="likes", limit=1))[0].id == str(REPO)
     assert server.count() == 2
 
 
 def test_details_take_one_request_for_sizes_digests_and_scans(server: HubServer) -> None:
-    details = ask_of(server).fetch_details(REPO)
+    details = make_client(server).fetch_details(REPO)
     served = server.list_repos()[0]
     assert details.commit == served.commit
     assert [(file.path, file.size, file.sha256, file.git_sha1) for file in details.files] == [
@@ -110,7 +110,7 @@ def test_details_take_one_request_for_sizes_digests_and_scans(server: HubServer)
 
 def test_repo_without_scans_says_so(server: HubServer) -> None:
     server.add_repo("acme/new", {"x.gguf": b"GGUF"})
-    details = ask_of(server).fetch_details(RepoId("acme", "new"))
+    details = make_client(server).fetch_details(RepoId("acme", "new"))
     assert (details.scans_done, details.files_with_issues, details.chat_template) == (None, (), None)
 
 
@@ -118,14 +118,14 @@ def test_revision_is_resolved_to_its_commit(server: HubServer) -> None:
     old = server.list_repos()[0]
     server.change_repo(old, revisions=("main", "v1", "refs/pr/2"))
     new = server.add_repo(str(REPO), {"README.md": "new"})
-    hub = ask_of(server)
+    hub = make_client(server)
     assert hub.fetch_details(REPO).commit == new.commit
     assert {hub.fetch_details(REPO, name).commit for name in ("v1", "refs/pr/2", old.commit)} == {old.commit}
 
 
 def test_missing_file_error_suggests_similar_names(server: HubServer) -> None:
     with pytest.raises(FileNotFoundInRepoError) as caught:
-        ask_of(server).fetch_details(REPO).get_file(RepoFile("tiny-Q4_K_S.gguf"))
+        make_client(server).fetch_details(REPO).get_file(RepoFile("tiny-Q4_K_S.gguf"))
     assert "tiny-Q4_K_M.gguf" in (caught.value.hint or "")
 
 
@@ -133,32 +133,32 @@ def test_conversions_are_gguf_repos_sorted_by_downloads(server: HubServer) -> No
     base = RepoId("acme", "tiny")
     server.add_repo("b/tiny-GGUF", {"x.gguf": b"GGUF"}, downloads=900, base_models=("acme/tiny",))
     server.add_repo("b/tiny-tuned", {"x.safetensors": b"x"}, downloads=9000, base_models=("acme/tiny",))
-    assert [row.id for row in ask_of(server).find_conversions(base)] == ["b/tiny-GGUF", str(REPO)]
+    assert [row.id for row in make_client(server).find_conversions(base)] == ["b/tiny-GGUF", str(REPO)]
 
 
 def test_card_has_no_front_matter(server: HubServer) -> None:
-    assert ask_of(server).fetch_card(REPO, "main") == "# Tiny\n\nSmall.\n"
+    assert make_client(server).fetch_card(REPO, "main") == "# Tiny\n\nSmall.\n"
 
 
 def test_repo_without_a_card_has_an_empty_one(server: HubServer) -> None:
     server.add_repo("acme/bare", {"x.gguf": b"GGUF"})
-    assert ask_of(server).fetch_card(RepoId("acme", "bare"), "main") == ""
+    assert make_client(server).fetch_card(RepoId("acme", "bare"), "main") == ""
 
 
 def test_huge_card_is_cut_at_a_megabyte(server: HubServer) -> None:
     server.add_repo("acme/long", {"README.md": b"x" * 5_000_000}, lfs=["README.md"])
-    assert len(ask_of(server).fetch_card(RepoId("acme", "long"), "main")) == 1_000_000
+    assert len(make_client(server).fetch_card(RepoId("acme", "long"), "main")) == 1_000_000
 
 
 def test_whoami_returns_name_organisations_and_scopes(server: HubServer) -> None:
     server.add_token(TOKEN, name="ann", kind="fineGrained", scopes=("repo.content.read",), organisations=("acme",))
-    account = ask_of(server, TOKEN).whoami()
+    account = make_client(server, TOKEN).whoami()
     assert (account.name, account.organisations, account.token_kind) == ("ann", ("acme",), "fineGrained")
     assert account.scopes == ("ann: repo.content.read",)
 
 
 def test_unchanged_response_is_not_sent_again(server: HubServer) -> None:
-    hub = ask_of(server)
+    hub = make_client(server)
     hub.search("tiny", SearchFilters())
     search_etag = hub.last_etag
     hub.fetch_details(REPO)
@@ -177,7 +177,7 @@ def test_unchanged_response_is_not_sent_again(server: HubServer) -> None:
 def test_large_file_is_located_on_the_storage_host_in_one_request(server: HubServer) -> None:
     server.add_token(TOKEN)
     served = server.list_repos()[0]
-    location = ask_of(server, TOKEN).locate(REPO, RepoFile("sub dir/tiny #2.gguf"), served.commit)
+    location = make_client(server, TOKEN).locate(REPO, RepoFile("sub dir/tiny #2.gguf"), served.commit)
     file = served.file("sub dir/tiny #2.gguf")
     assert file is not None
     assert location.url.startswith(server.storage_endpoint)
@@ -189,7 +189,7 @@ def test_large_file_is_located_on_the_storage_host_in_one_request(server: HubSer
 
 def test_small_file_is_located_on_the_hub_with_the_token(server: HubServer) -> None:
     server.add_token(TOKEN)
-    location = ask_of(server, TOKEN).locate(REPO, RepoFile("README.md"), "main")
+    location = make_client(server, TOKEN).locate(REPO, RepoFile("README.md"), "main")
     assert location.url.startswith(server.endpoint)
     assert {name.lower(): value for name, value in location.headers.items()}["authorization"] == f"Bearer {TOKEN}"
     assert (location.size, location.etag) == (len(CARD), server.list_repos()[0].files[0].git_sha1)
@@ -201,7 +201,7 @@ def test_token_goes_only_to_the_host_of_the_hub(server: HubServer) -> None:
         other.add_repo(str(REPO), FILES)
         for path in ("/api/models", "/resolve/main/README.md", "/resolve/main/tiny"):
             server.fault(Status(302, {"Location": other.endpoint + "/api/models"}), on=path, times=None)
-        hub = ask_of(server, TOKEN)
+        hub = make_client(server, TOKEN)
         hub.search("tiny", SearchFilters())
         hub.fetch_card(REPO, "main")
         with pytest.raises(HubUnavailableError):
@@ -215,19 +215,19 @@ def test_token_goes_only_to_the_host_of_the_hub(server: HubServer) -> None:
 def test_redirect_to_an_invalid_address_is_an_error_of_the_hub(server: HubServer, target: str) -> None:
     server.fault(Status(302, {"Location": target}), on="/resolve/", times=None)
     with pytest.raises(HubUnavailableError):
-        ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
+        make_client(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
 
 
 def test_request_redirected_to_an_invalid_address_is_an_error_of_the_hub(server: HubServer) -> None:
     server.fault(Status(302, {"Location": "http://[::1/"}), on="/api/models", times=None)
     with pytest.raises(HubUnavailableError, match="redirects to no web address"):
-        ask_of(server).fetch_details(REPO)
+        make_client(server).fetch_details(REPO)
 
 
 def test_no_token_is_sent_if_none_is_given(server: HubServer, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     (home.hf_home / "token").write_text(TOKEN)
-    ask_of(server).fetch_details(REPO)
+    make_client(server).fetch_details(REPO)
     assert "authorization" not in server.requests[0].headers
     assert server.requests[0].headers["user-agent"].startswith("llm-hf-models/")
 
@@ -235,7 +235,7 @@ def test_no_token_is_sent_if_none_is_given(server: HubServer, home: Home, monkey
 def test_response_for_another_commit_is_refused(server: HubServer) -> None:
     server.fault(Headers({"X-Repo-Commit": "f" * 40}), method="HEAD")
     with pytest.raises(HubUnavailableError, match="answered for commit ffffffffffff"):
-        ask_of(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), server.list_repos()[0].commit)
+        make_client(server).locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), server.list_repos()[0].commit)
 
 
 # Refusals
@@ -245,18 +245,18 @@ def test_unknown_repo_is_reported_with_and_without_a_token(server: HubServer) ->
     server.add_token(TOKEN)
     for token, hint in ((None, "llm hf login"), (TOKEN, "llm hf whoami")):
         with pytest.raises(RepoNotFoundError, match="acme/none") as caught:
-            ask_of(server, token).fetch_details(RepoId("acme", "none"))
+            make_client(server, token).fetch_details(RepoId("acme", "none"))
         assert hint in (caught.value.hint or "")
 
 
 def test_unknown_revision_is_reported(server: HubServer) -> None:
     with pytest.raises(RevisionNotFoundError, match="no revision 'v9'"):
-        ask_of(server).fetch_details(REPO, "v9")
+        make_client(server).fetch_details(REPO, "v9")
 
 
 def test_unknown_file_is_reported(server: HubServer) -> None:
     with pytest.raises(FileNotFoundInRepoError, match=r"no file 'none\.gguf'"):
-        ask_of(server).locate(REPO, RepoFile("none.gguf"), "main")
+        make_client(server).locate(REPO, RepoFile("none.gguf"), "main")
 
 
 def test_private_repo_is_invisible_without_access(server: HubServer) -> None:
@@ -265,8 +265,8 @@ def test_private_repo_is_invisible_without_access(server: HubServer) -> None:
     server.add_token("hf_other")
     for token in (None, "hf_other"):
         with pytest.raises(RepoNotFoundError, match="or it is private"):
-            ask_of(server, token).fetch_details(RepoId("acme", "own"))
-    assert ask_of(server, TOKEN).fetch_details(RepoId("acme", "own")).private
+            make_client(server, token).fetch_details(RepoId("acme", "own"))
+    assert make_client(server, TOKEN).fetch_details(RepoId("acme", "own")).private
 
 
 @pytest.mark.parametrize("file", ["README.md", "x.gguf"])
@@ -276,17 +276,17 @@ def test_gated_repo_error_names_the_page_for_access(server: HubServer, file: str
     server.add_token(TOKEN, access=[str(gated)])
     server.add_token("hf_other")
     with pytest.raises(TokenMissingError) as missing:
-        ask_of(server).locate(gated, RepoFile(file), "main")
+        make_client(server).locate(gated, RepoFile(file), "main")
     with pytest.raises(GatedRepoError) as refused:
-        ask_of(server, "hf_other").locate(gated, RepoFile(file), "main")
+        make_client(server, "hf_other").locate(gated, RepoFile(file), "main")
     assert (missing.value.hint, f"{server.endpoint}/{gated}" in str(missing.value)) == ("llm hf login", True)
     assert f"{server.endpoint}/{gated}" in (refused.value.hint or "")
-    assert ask_of(server, TOKEN).locate(gated, RepoFile(file), "main").size > 0
-    assert ask_of(server).fetch_details(gated).gated == "manual"
+    assert make_client(server, TOKEN).locate(gated, RepoFile(file), "main").size > 0
+    assert make_client(server).fetch_details(gated).gated == "manual"
 
 
 def test_bad_token_is_refused_and_never_shown(server: HubServer) -> None:
-    hub = ask_of(server, TOKEN)
+    hub = make_client(server, TOKEN)
     calls: list[Callable[[], object]] = [
         hub.whoami,
         lambda: hub.fetch_details(REPO),
@@ -303,14 +303,14 @@ def test_bad_token_is_refused_and_never_shown(server: HubServer) -> None:
 @pytest.mark.parametrize("token", ["hf_line\nbreak", "hf_größe", "hf with space"])
 def test_token_that_no_header_can_carry_is_not_sent(server: HubServer, token: str) -> None:
     with pytest.raises(TokenInvalidError) as caught:
-        ask_of(server, token).whoami()
+        make_client(server, token).whoami()
     assert token not in str(caught.value)
     assert server.count() == 0
 
 
 def test_whoami_without_a_token_asks_for_one(server: HubServer) -> None:
     with pytest.raises(TokenMissingError):
-        ask_of(server).whoami()
+        make_client(server).whoami()
     assert server.count() == 0
 
 
@@ -318,7 +318,7 @@ def test_token_without_a_permission_is_reported_with_a_hint(server: HubServer) -
     server.add_token(TOKEN)
     server.fault(Status(403, {"X-Error-Message": "your token lacks read access"}))
     with pytest.raises(AccessError) as caught:
-        ask_of(server, TOKEN).fetch_details(REPO)
+        make_client(server, TOKEN).fetch_details(REPO)
     assert caught.value.cause == "your token lacks read access"
     assert "/settings/tokens" in (caught.value.hint or "")
 
@@ -342,7 +342,7 @@ def test_status_429_reports_its_wait_without_waiting(
 ) -> None:
     server.fault(Status(429, headers), times=None)
     with pytest.raises(RateLimitedError) as caught:
-        ask_of(server).fetch_details(REPO)
+        make_client(server).fetch_details(REPO)
     assert caught.value.retry_after == wait
     assert server.count() == 1
 
@@ -351,14 +351,14 @@ def test_retry_date_is_converted_to_seconds(server: HubServer) -> None:
     then = datetime.now(timezone.utc) + timedelta(seconds=90)
     server.fault(Status(429, {"Retry-After": format_datetime(then, usegmt=True)}))
     with pytest.raises(RateLimitedError) as caught:
-        ask_of(server).fetch_details(REPO)
+        make_client(server).fetch_details(REPO)
     assert 60 < (caught.value.retry_after or 0) <= 90
 
 
 def test_status_503_reports_its_wait(server: HubServer) -> None:
     server.fault(Status(503, {"Retry-After": "6"}))
     with pytest.raises(RateLimitedError) as caught:
-        ask_of(server).fetch_details(REPO)
+        make_client(server).fetch_details(REPO)
     assert caught.value.retry_after == 6
 
 
@@ -366,7 +366,7 @@ def test_status_503_reports_its_wait(server: HubServer) -> None:
 def test_server_error_is_a_hub_error(server: HubServer, status: int) -> None:
     server.fault(Status(status))
     with pytest.raises(HubUnavailableError, match=f"HTTP {status}"):
-        ask_of(server).search("tiny", SearchFilters())
+        make_client(server).search("tiny", SearchFilters())
 
 
 CALLS: list[Callable[[Hub], object]] = [
@@ -382,7 +382,7 @@ def test_web_page_in_place_of_the_hub_is_refused(server: HubServer, call: Callab
     server.add_token(TOKEN)
     server.fault(Page())
     with pytest.raises(HubUnavailableError, match="did not"):
-        call(ask_of(server, TOKEN))
+        call(make_client(server, TOKEN))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -390,7 +390,7 @@ def test_silent_hub_times_out(server: HubServer, call: Callable[[Hub], object]) 
     server.add_token(TOKEN)
     server.fault(Stall())
     with pytest.raises(TimedOutError, match=r"within 0\.2 s"):
-        call(ask_of(server, TOKEN, timeout=0.2))
+        call(make_client(server, TOKEN, timeout=0.2))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -398,7 +398,7 @@ def test_broken_connection_is_a_network_error(server: HubServer, call: Callable[
     server.add_token(TOKEN)
     server.fault(Reset())
     with pytest.raises(NetworkError, match="broke off"):
-        call(ask_of(server, TOKEN))
+        call(make_client(server, TOKEN))
 
 
 def test_refused_connection_means_offline() -> None:
@@ -415,7 +415,7 @@ def test_refused_proxy_connection_names_the_proxy(server: HubServer, monkeypatch
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
     try:
         with pytest.raises(OfflineError) as caught:
-            ask_of(server).fetch_details(REPO)
+            make_client(server).fetch_details(REPO)
     finally:
         close_session()
     assert "HTTP_PROXY" in str(caught.value.hint)
@@ -427,7 +427,7 @@ def test_invalid_proxy_address_is_bad_input(proxy: str, server: HubServer, monke
     monkeypatch.setenv("HTTP_PROXY", proxy)
     try:
         with pytest.raises(BadInputError, match="proxy's address") as caught:
-            ask_of(server).fetch_details(REPO)
+            make_client(server).fetch_details(REPO)
     finally:
         close_session()
     assert "HTTP_PROXY" in str(caught.value.hint)
@@ -441,13 +441,13 @@ def test_unknown_host_means_offline() -> None:
 def test_offline_mode_sends_no_request(server: HubServer) -> None:
     for call in CALLS:
         with pytest.raises(OfflineError, match="Offline mode"):
-            call(ask_of(server, TOKEN, offline=True))
+            call(make_client(server, TOKEN, offline=True))
     assert server.count() == 0
 
 
 def test_unknown_certificate_is_refused() -> None:
     with HubServer(tls=True) as server, pytest.raises(TlsError, match="certificate of 127"):
-        ask_of(server).fetch_details(REPO)
+        make_client(server).fetch_details(REPO)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +460,7 @@ def test_invalid_endpoint_address_is_bad_input(endpoint: str) -> None:
 
 def test_late_response_within_the_limit_is_used(server: HubServer) -> None:
     server.fault(Delay(0.2))
-    assert ask_of(server, timeout=5).fetch_details(REPO).id == str(REPO)
+    assert make_client(server, timeout=5).fetch_details(REPO).id == str(REPO)
 
 
 @pytest.mark.parametrize(
@@ -479,19 +479,19 @@ def test_late_response_within_the_limit_is_used(server: HubServer) -> None:
 def test_digests_and_sizes_are_parsed_strictly(server: HubServer, answer: bytes) -> None:
     server.fault(Status(200, body=answer))
     with pytest.raises(HubUnavailableError, match="did not answer as the Hub does"):
-        ask_of(server).fetch_details(REPO)
+        make_client(server).fetch_details(REPO)
 
 
 def test_unsafe_name_is_skipped_and_the_rest_kept(server: HubServer) -> None:
     served = server.list_repos()[0]
     evil = replace(served.files[0], path="../../evil")
     server.change_repo(served, files=(*served.files, evil))
-    assert [file.path for file in ask_of(server).fetch_details(REPO).files] == [file.path for file in served.files]
+    assert [file.path for file in make_client(server).fetch_details(REPO).files] == [file.path for file in served.files]
 
 
 def test_invalid_metadata_of_one_repo_does_not_break_a_list(server: HubServer) -> None:
     server.add_repo("acme/odd", {"x.gguf": b"GGUF"}, gguf={"total": "many", "context_length": True, "architecture": 5})
-    rows = {row.id: row for row in ask_of(server).search("", SearchFilters())}
+    rows = {row.id: row for row in make_client(server).search("", SearchFilters())}
     assert (rows["acme/odd"].parameters, rows["acme/odd"].architecture) == (None, None)
     assert rows[str(REPO)].parameters == 135_000_000
 
@@ -528,7 +528,7 @@ def test_creating_a_hub_client_imports_nothing_heavy() -> None:
 
 
 def test_one_hub_client_serves_many_threads(server: HubServer) -> None:
-    hub, found = ask_of(server), []
+    hub, found = make_client(server), []
     threads = [threading.Thread(target=lambda: found.append(hub.fetch_details(REPO).commit)) for _ in range(8)]
     for thread in threads:
         thread.start()

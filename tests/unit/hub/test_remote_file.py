@@ -56,13 +56,13 @@ def server(shared: HubServer) -> HubServer:
     return shared
 
 
-def remote(server: HubServer, file: RepoFile = NAME, *, timeout: float = 10) -> RemoteFile:
+def open_remote(server: HubServer, file: RepoFile = NAME, *, timeout: float = 10) -> RemoteFile:
     hub = Hub(server.endpoint, token=TOKEN)
     return RemoteFile(lambda: hub.locate(REPO, file, "main"), timeout=timeout)
 
 
 def test_remote_file_reads_forward_to_its_end(server: HubServer) -> None:
-    with remote(server) as file:
+    with open_remote(server) as file:
         parts = [file.read(4), file.read(0), file.read(1_000_000), file.read(5_000_000), file.read(10)]
     assert parts == [CONTENT[:4], b"", CONTENT[4:1_000_004], CONTENT[1_000_004:], b""]
     assert server.count(side="hub") == 1
@@ -70,7 +70,7 @@ def test_remote_file_reads_forward_to_its_end(server: HubServer) -> None:
 
 
 def test_remote_file_fetches_at_most_one_block_in_advance(server: HubServer) -> None:
-    with remote(server) as file:
+    with open_remote(server) as file:
         file.read(4)
         assert server.sent(side="storage") == file.fetched_bytes == FIRST_BLOCK_BYTES
         file.read(FIRST_BLOCK_BYTES - 4)
@@ -83,7 +83,7 @@ def test_remote_file_fetches_at_most_one_block_in_advance(server: HubServer) -> 
 @given(sizes=st.lists(st.integers(0, 900_000), max_size=8))
 def test_any_reads_return_the_bytes_of_the_file(shared: HubServer, sizes: list[int]) -> None:
     shared.clear()
-    with remote(shared) as file:
+    with open_remote(shared) as file:
         read = b"".join(file.read(size) for size in sizes)
         assert read == CONTENT[: sum(sizes)]
         assert file.fetched_bytes <= 3 * len(read) + FIRST_BLOCK_BYTES
@@ -101,30 +101,30 @@ def test_dripping_host_times_out(server: HubServer) -> None:
 
 
 def test_no_request_is_sent_before_the_first_read(server: HubServer) -> None:
-    with remote(server):
+    with open_remote(server):
         assert server.count() == 0
 
 
 def test_token_never_reaches_the_storage_host(server: HubServer) -> None:
-    with remote(server) as file:
+    with open_remote(server) as file:
         file.read(1_000_000)
     assert server.matching(side="storage")
     assert not [request for request in server.matching(side="storage") if "authorization" in request.headers]
 
 
 def test_small_file_comes_from_the_hub_itself(server: HubServer) -> None:
-    with remote(server, RepoFile("README.md")) as file:
+    with open_remote(server, RepoFile("README.md")) as file:
         assert file.read(100) == b"small"
     assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in server.requests)
 
 
 def test_empty_file_is_at_its_end(server: HubServer) -> None:
-    with remote(server, RepoFile("empty.gguf")) as file:
+    with open_remote(server, RepoFile("empty.gguf")) as file:
         assert file.read(4) == b""
 
 
 def test_expired_link_is_renewed_once(server: HubServer) -> None:
-    with remote(server) as file:
+    with open_remote(server) as file:
         start = file.read(10)
         server.expire_links()
         assert start + file.read(1_000_000) == CONTENT[:1_000_010]
@@ -133,7 +133,7 @@ def test_expired_link_is_renewed_once(server: HubServer) -> None:
 
 def test_link_that_is_refused_again_is_given_up(server: HubServer) -> None:
     server.fault(Status(403), side="storage", times=None)
-    with remote(server) as file, pytest.raises(AccessError, match="fresh ones too"):
+    with open_remote(server) as file, pytest.raises(AccessError, match="fresh ones too"):
         file.read(10)
     assert server.count(side="storage") == 2
 
@@ -163,7 +163,7 @@ def test_file_changed_before_the_link_was_renewed_is_refused(shared: HubServer) 
 
 def test_server_without_ranges_returns_the_right_bytes(server: HubServer) -> None:
     server.fault(IgnoreRange(), side="storage", times=None)
-    with remote(server) as file:
+    with open_remote(server) as file:
         assert file.read(10) + file.read(1_000_000) == CONTENT[:1_000_010]
 
 
@@ -189,7 +189,7 @@ def test_server_without_ranges_returns_the_right_bytes(server: HubServer) -> Non
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 def test_every_network_fault_is_one_of_our_errors(server: HubServer, fault: object, error: type[Exception]) -> None:
-    with remote(server, timeout=0.5) as file:
+    with open_remote(server, timeout=0.5) as file:
         assert file.read(10) == CONTENT[:10]
         server.fault(fault, side="storage")  # type: ignore[arg-type]
         with pytest.raises(error):
@@ -197,7 +197,7 @@ def test_every_network_fault_is_one_of_our_errors(server: HubServer, fault: obje
 
 
 def test_reader_continues_after_a_transient_error(server: HubServer) -> None:
-    with remote(server) as file:
+    with open_remote(server) as file:
         start = file.read(10)
         server.fault(Reset(after=1000), side="storage")
         with pytest.raises(NetworkError):
@@ -207,7 +207,7 @@ def test_reader_continues_after_a_transient_error(server: HubServer) -> None:
 
 def test_flipped_bit_is_left_to_the_parser(server: HubServer) -> None:
     server.fault(FlipBit(at=5), side="storage")
-    with remote(server) as file:
+    with open_remote(server) as file:
         assert file.read(10) == CONTENT[:5] + bytes([CONTENT[5] ^ 1]) + CONTENT[6:10]
 
 

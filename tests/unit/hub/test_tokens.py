@@ -72,23 +72,23 @@ def keychain() -> Keychain:
     return backend
 
 
-def never() -> str:
+def refuse_to_ask() -> str:
     raise AssertionError("nobody should be asked for a passphrase")
 
 
-def below(folder: Path) -> bytes:
+def read_all_files(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def test_new_machine_has_no_token() -> None:
-    assert tokens.find_token(never) is None
+    assert tokens.find_token(refuse_to_ask) is None
 
 
 @pytest.mark.usefixtures("keychain")
 def test_environment_precedes_keychain_and_hf_cli(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     (home.hf_home / "token").write_text("hf_cli\n")
     assert tokens.find_token() == tokens.Token("hf_cli", "hf CLI")
-    tokens.store_token("hf_kept", ask_passphrase=never)
+    tokens.store_token("hf_kept", ask_passphrase=refuse_to_ask)
     assert tokens.find_token() == tokens.Token("hf_kept", "keychain")
     monkeypatch.setenv("HUGGING_FACE_HUB_TOKEN", "hf_older")
     assert tokens.find_token() == tokens.Token("hf_older", "environment")
@@ -99,12 +99,12 @@ def test_environment_precedes_keychain_and_hf_cli(home: Home, monkeypatch: pytes
 
 
 def test_token_in_the_keychain_is_found_and_removed(keychain: Keychain, home: Home) -> None:
-    assert tokens.store_token(TOKEN, ask_passphrase=never) == "keychain"
+    assert tokens.store_token(TOKEN, ask_passphrase=refuse_to_ask) == "keychain"
     assert list(keychain.kept.values()) == [TOKEN]
-    assert tokens.find_token(never) == tokens.Token(TOKEN, "keychain")
-    assert TOKEN.encode() not in below(home.root)
+    assert tokens.find_token(refuse_to_ask) == tokens.Token(TOKEN, "keychain")
+    assert TOKEN.encode() not in read_all_files(home.root)
     assert tokens.remove_stored_token() == ["keychain"]
-    assert (tokens.remove_stored_token(), tokens.find_token(never)) == ([], None)
+    assert (tokens.remove_stored_token(), tokens.find_token(refuse_to_ask)) == ([], None)
 
 
 @pytest.mark.parametrize("backend", [fail.Keyring(), null.Keyring(), PlaintextKeyring(), Unrecommended()])
@@ -113,10 +113,10 @@ def test_token_is_encrypted_without_a_real_keychain(backend: KeyringBackend, hom
     assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
     assert not getattr(backend, "kept", {})
     assert tokens.find_token(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
-    assert TOKEN.encode() not in below(home.root)
-    assert b"open sesame" not in below(home.root)
+    assert TOKEN.encode() not in read_all_files(home.root)
+    assert b"open sesame" not in read_all_files(home.root)
     assert tokens.remove_stored_token() == ["encrypted file"]
-    assert tokens.find_token(never) is None
+    assert tokens.find_token(refuse_to_ask) is None
 
 
 def test_first_real_keychain_of_a_chain_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_first_real_keychain_of_a_chain_is_used(monkeypatch: pytest.MonkeyPatch)
     chain = chainer.ChainerBackend()
     monkeypatch.setattr(chainer.ChainerBackend, "backends", [PlaintextKeyring(), real], raising=False)
     keyring.set_keyring(chain)
-    assert tokens.store_token(TOKEN, ask_passphrase=never) == "keychain"
+    assert tokens.store_token(TOKEN, ask_passphrase=refuse_to_ask) == "keychain"
     assert list(real.kept.values()) == [TOKEN]
 
 
@@ -162,9 +162,9 @@ def test_empty_passphrase_stores_nothing() -> None:
 
 def test_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
-    tokens.store_token(TOKEN, ask_passphrase=never)
+    tokens.store_token(TOKEN, ask_passphrase=refuse_to_ask)
     assert tokens.find_token() == tokens.Token(TOKEN, "encrypted file")
-    assert tokens.find_token(never) == tokens.Token(TOKEN, "encrypted file")
+    assert tokens.find_token(refuse_to_ask) == tokens.Token(TOKEN, "encrypted file")
 
 
 def test_missing_passphrase_prompt_leaves_the_file_alone(home: Home) -> None:
@@ -197,9 +197,9 @@ def test_keychain_replaces_an_encrypted_token(keychain: Keychain) -> None:
     keyring.set_keyring(fail.Keyring())
     tokens.store_token(OTHER, ask_passphrase=lambda: "open sesame")
     keyring.set_keyring(keychain)
-    tokens.store_token(TOKEN, ask_passphrase=never)
+    tokens.store_token(TOKEN, ask_passphrase=refuse_to_ask)
     assert not tokens.encrypted_token_path().exists()
-    assert tokens.find_token(never) == tokens.Token(TOKEN, "keychain")
+    assert tokens.find_token(refuse_to_ask) == tokens.Token(TOKEN, "keychain")
 
 
 def test_locked_keychain_error_omits_its_message() -> None:

@@ -18,13 +18,13 @@ from llm_hf_models.inference.llama_server import has_gpu
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's layers")
 
 
-def program(name: str) -> Path:
+def find_program(name: str) -> Path:
     found = shutil.which(name)
     assert found
     return Path(found)
 
 
-def task(folder: Path, **changes: Any) -> dict[str, Any]:
+def make_task(folder: Path, **changes: Any) -> dict[str, Any]:
     (folder / "model").write_text("weights")
     (folder / "secret").write_text("token")
     (folder / "own").mkdir()
@@ -37,7 +37,7 @@ def task(folder: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+def run_confined(binary: Path, *arguments: object, told: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     """Run a program as engine_binary does: in a fork that has confined itself."""
     wanted = inspect_program(binary)
     return subprocess.run(
@@ -50,24 +50,24 @@ def started(binary: Path, *arguments: object, told: dict[str, Any]) -> subproces
 
 
 def test_confined_program_reads_only_its_model(tmp_path: Path) -> None:
-    told = task(tmp_path)
-    cat = program("cat")
-    assert started(cat, tmp_path / "model", told=told).stdout == "weights"
-    refused = started(cat, tmp_path / "secret", told=told)
+    told = make_task(tmp_path)
+    cat = find_program("cat")
+    assert run_confined(cat, tmp_path / "model", told=told).stdout == "weights"
+    refused = run_confined(cat, tmp_path / "secret", told=told)
     assert (refused.stdout, refused.returncode) == ("", 1)
-    assert started(cat, tmp_path / "secret", told={**told, "sandbox": False}).stdout == "token"
+    assert run_confined(cat, tmp_path / "secret", told={**told, "sandbox": False}).stdout == "token"
 
 
 def test_confined_program_starts_no_other(tmp_path: Path) -> None:
-    told = task(tmp_path)
-    env, cat = program("env"), program("cat")
-    assert started(env, cat, tmp_path / "model", told={**told, "sandbox": False}).stdout == "weights"
-    refused = started(env, cat, tmp_path / "model", told=told)
+    told = make_task(tmp_path)
+    env, cat = find_program("env"), find_program("cat")
+    assert run_confined(env, cat, tmp_path / "model", told={**told, "sandbox": False}).stdout == "weights"
+    refused = run_confined(env, cat, tmp_path / "model", told=told)
     assert refused.returncode == 126
     assert "ermission denied" in refused.stderr
 
 
-def in_a_fork(work: Callable[[], str]) -> str:
+def run_in_fork(work: Callable[[], str]) -> str:
     """Return the output of work that can't be undone."""
     reads, writes = os.pipe()
     child = os.fork()
@@ -87,33 +87,33 @@ def test_script_lists_the_layers_it_can_not_have_with_reasons(tmp_path: Path) ->
     script = tmp_path / "llama-server"
     script.write_text("#!/bin/sh\nexec cat\n")
     wanted = inspect_program(script)
-    told = task(tmp_path)
+    told = make_task(tmp_path)
 
     def work() -> str:
         done = confine(told, gpu=False, program=wanted)
         return "\n".join([*done.layers, "--", *(f"{layer}: {why}" for layer, why in done.missing)])
 
-    held, _, missing = in_a_fork(work).partition("\n--\n")
+    held, _, missing = run_in_fork(work).partition("\n--\n")
     assert not {"landlock", "seccomp"} & set(held.split("\n"))
     assert "landlock: llama-server is a script, which has to start other programs" in missing
     assert "seccomp: llama-server is a script, which has to start other programs" in missing
 
 
 def test_layer_name_mentions_what_is_left_open(tmp_path: Path) -> None:
-    told = task(tmp_path)
-    wanted = inspect_program(program("cat"))
-    assert "seccomp but for exec" in in_a_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
+    told = make_task(tmp_path)
+    wanted = inspect_program(find_program("cat"))
+    assert "seccomp but for exec" in run_in_fork(lambda: "\n".join(confine(told, gpu=False, program=wanted).layers))
 
 
 def test_disabled_sandbox_applies_no_layer_and_says_so(tmp_path: Path) -> None:
-    done = confine(task(tmp_path, sandbox=False), gpu=False, program=Program())
+    done = confine(make_task(tmp_path, sandbox=False), gpu=False, program=Program())
     assert (done.layers, done.missing) == ([], [SANDBOX_OFF])
 
 
 def test_program_in_a_home_folder_opens_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place, opens in ((tmp_path, False), (tmp_path / "llama.cpp/bin", True)):
         place.mkdir(parents=True, exist_ok=True)
-        binary = Path(shutil.copy(program("cat"), place / "llama-server"))
+        binary = Path(shutil.copy(find_program("cat"), place / "llama-server"))
         monkeypatch.setenv("HOME", str(tmp_path))
         paths = inspect_program(binary).read_paths
         assert binary in paths
@@ -136,6 +136,6 @@ def test_program_in_a_home_folder_opens_no_home(tmp_path: Path, monkeypatch: pyt
 )  # fmt: skip
 def test_llama_server_has_a_gpu_if_it_lists_one(tmp_path: Path, listed: str, gpu: bool) -> None:
     (tmp_path / "listed").write_text(listed)
-    (tmp_path / "llama-server").write_text(f"#!/bin/sh\n{program('cat')} {tmp_path / 'listed'}\n")
+    (tmp_path / "llama-server").write_text(f"#!/bin/sh\n{find_program('cat')} {tmp_path / 'listed'}\n")
     (tmp_path / "llama-server").chmod(0o755)
     assert has_gpu(str(tmp_path / "llama-server")) is gpu

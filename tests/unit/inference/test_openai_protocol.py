@@ -10,19 +10,21 @@ from hypothesis import strategies as st
 from llm_hf_models.errors import EngineError
 from llm_hf_models.inference import openai_protocol
 from llm_hf_models.inference.openai_protocol import ResponseParser
-from tests.support.openai_server import END, delta, text_of
+from tests.support.openai_server import END, format_delta, join_text
 
 # Real HTTP on loopback; a test chooses the response.
 
 
 STREAM = (
     b": ping\n\n"
-    + delta(role="assistant", content=None)
-    + delta(content="He")
-    + delta(content="llo \u00e9")
-    + delta(tool_calls=[{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}])
-    + delta(tool_calls=[{"index": 1, "function": {"arguments": '{"a":'}}])
-    + delta(tool_calls=[{"index": 1, "function": {"arguments": "1}"}}])
+    + format_delta(role="assistant", content=None)
+    + format_delta(content="He")
+    + format_delta(content="llo \u00e9")
+    + format_delta(
+        tool_calls=[{"index": 1, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    )
+    + format_delta(tool_calls=[{"index": 1, "function": {"arguments": '{"a":'}}])
+    + format_delta(tool_calls=[{"index": 1, "function": {"arguments": "1}"}}])
     + END
 )
 
@@ -35,8 +37,8 @@ def test_stream_is_parsed_equally_however_it_is_split(cuts: list[int]) -> None:
     for begin, end in pairwise(edges):
         items += reader.feed(STREAM[begin:end])
     items += reader.end()
-    assert text_of(items) == "Hello é"
-    assert text_of(items, "tool_args") == '{"a":1}'
+    assert join_text(items) == "Hello é"
+    assert join_text(items, "tool_args") == '{"a":1}'
     assert {item.index for item in items if isinstance(item, openai_protocol.Piece) and item.kind != "text"} == {1}
 
 

@@ -37,14 +37,14 @@ from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.library.registered_models import RegisteredModel, read_registered_models
 from tests.support import models
-from tests.support.models import FACTS, a_model
+from tests.support.models import FACTS, make_model
 
 path = models.path
 db = models.db
 
 
 def test_stored_model_is_read_back_unchanged(db: Database) -> None:
-    model = a_model(
+    model = make_model(
         aliases=("name",),
         options={"temperature": 0.5, "stop": ["a"]},
         checks=(Check("digest", "matches", 5.0, {"sha256": "ab"}),),
@@ -57,15 +57,15 @@ def test_stored_model_is_read_back_unchanged(db: Database) -> None:
 
 
 def test_registering_again_replaces_facts_and_keeps_aliases_and_options(db: Database) -> None:
-    db.register(a_model(aliases=("mine",), options={"seed": 1}, checks=(Check("digest", "differs", 1.0),)))
-    again = db.register(a_model(commit="1" * 40, files=(), checks=(Check("digest", "matches", 2.0),)))
+    db.register(make_model(aliases=("mine",), options={"seed": 1}, checks=(Check("digest", "differs", 1.0),)))
+    again = db.register(make_model(commit="1" * 40, files=(), checks=(Check("digest", "matches", 2.0),)))
     assert (again.commit, again.files, again.aliases, again.options) == ("1" * 40, (), ("mine",), {"seed": 1})
     assert [check.result for check in again.checks] == ["matches"]
 
 
 def test_alias_names_one_model_in_any_case(db: Database) -> None:
-    db.register(a_model(aliases=("Walrus",)))
-    other = db.register(a_model("owner/other", aliases=("walrus", "seal")))
+    db.register(make_model(aliases=("Walrus",)))
+    other = db.register(make_model("owner/other", aliases=("walrus", "seal")))
     assert other.aliases == ("seal",)
     with pytest.raises(NameTakenError):
         db.add_alias("WALRUS", other.model_id)
@@ -78,12 +78,12 @@ def test_alias_names_one_model_in_any_case(db: Database) -> None:
 
 
 def test_model_is_found_by_id_alias_repo_or_name_unless_ambiguous(db: Database) -> None:
-    one = db.register(a_model(aliases=("w",))).model_id
-    pinned = db.register(a_model("owner/pinned", revision="refs/pr/1")).model_id
+    one = db.register(make_model(aliases=("w",))).model_id
+    pinned = db.register(make_model("owner/pinned", revision="refs/pr/1")).model_id
     for name in ("hf/owner/name:Q4_K_M", "OWNER/name:q4_k_m", " w ", "W", "owner/name", "hf/owner/name", "Name"):
         assert db.find_model(name).model_id == one
     assert db.find_model("pinned").model_id == pinned
-    two = db.register(a_model(quant="Q8_0")).model_id
+    two = db.register(make_model(quant="Q8_0")).model_id
     with pytest.raises(AmbiguousNameError) as caught:
         db.find_model("owner/name")
     assert one in str(caught.value.cause)
@@ -95,8 +95,8 @@ def test_model_is_found_by_id_alias_repo_or_name_unless_ambiguous(db: Database) 
 
 
 def test_removing_a_model_removes_its_files_aliases_and_checks(db: Database, path: Path) -> None:
-    kept = db.register(a_model("owner/kept"))
-    gone = db.register(a_model(aliases=("x",), checks=(Check("scan", "safe", 1.0),)))
+    kept = db.register(make_model("owner/kept"))
+    gone = db.register(make_model(aliases=("x",), checks=(Check("scan", "safe", 1.0),)))
     assert db.list_used_locations(exclude_model=gone.model_id) == {kept.files[0].location}
     assert len(db.list_used_locations()) == 2
     db.remove_model(gone.model_id)
@@ -109,7 +109,7 @@ def test_removing_a_model_removes_its_files_aliases_and_checks(db: Database, pat
 def test_state_follows_the_disk_and_the_newest_digest(db: Database, tmp_path: Path) -> None:
     there = tmp_path / "m.gguf"
     there.write_bytes(b"x")
-    model = db.register(a_model(files=(LocalFile("m.gguf", "weights", 1, str(there)),)))
+    model = db.register(make_model(files=(LocalFile("m.gguf", "weights", 1, str(there)),)))
     assert model.state == "unverified"
     db.add_check(model.model_id, Check("digest", "matches", 1.0))
     assert db.get_model(model.model_id).state == "ready"
@@ -120,14 +120,14 @@ def test_state_follows_the_disk_and_the_newest_digest(db: Database, tmp_path: Pa
 
 
 def test_nan_in_a_header_does_not_hide_the_models_from_llm(db: Database, path: Path) -> None:
-    db.register(a_model(facts=replace(FACTS, sampling={"temperature": float("nan"), "top_p": float("inf")})))
+    db.register(make_model(facts=replace(FACTS, sampling={"temperature": float("nan"), "top_p": float("inf")})))
     assert db.list_models()[0].facts.sampling == {"temperature": None, "top_p": None}
     assert [model.model_id for model in read_registered_models(path)] == ["hf/owner/name:Q4_K_M"]
 
 
 def test_registered_models_have_the_fields_that_llm_needs(db: Database, path: Path) -> None:
-    db.register(a_model(aliases=("a",)))
-    db.register(a_model("owner/plain", facts=ModelFacts(kind="embedding")))
+    db.register(make_model(aliases=("a",)))
+    db.register(make_model("owner/plain", facts=ModelFacts(kind="embedding")))
     assert read_registered_models(path) == [
         RegisteredModel("hf/owner/name:Q4_K_M", ("a",), "chat", tools=True, reasoning=False, modalities=("image",)),
         RegisteredModel("hf/owner/plain:Q4_K_M", (), "embedding", tools=False, reasoning=False, modalities=()),
@@ -225,14 +225,14 @@ def test_responses_of_the_hub_are_stored_with_a_date_and_expire(db: Database) ->
 def test_transaction_is_all_or_nothing(db: Database) -> None:
     def interrupted() -> None:
         with db.transaction():
-            db.register(a_model())
+            db.register(make_model())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert db.list_models() == []
     with db.transaction():
-        db.register(a_model())
+        db.register(make_model())
     assert len(db.list_models()) == 1
 
 
@@ -248,25 +248,25 @@ def test_transaction_is_all_or_nothing(db: Database) -> None:
 )
 def test_unstorable_value_is_refused_and_not_reported_as_damage(db: Database, broken: dict[str, object]) -> None:
     with pytest.raises(LibraryError) as caught:
-        db.register(a_model(**broken))
+        db.register(make_model(**broken))
     assert not isinstance(caught.value, LibraryDamagedError)
     assert db.list_models() == []
-    db.register(a_model())
+    db.register(make_model())
 
 
 def test_file_name_that_is_not_utf_8_is_refused(db: Database) -> None:
     with pytest.raises(LibraryError, match="can't record"):
-        db.register(a_model(files=(LocalFile("m", "weights", 1, os.fsdecode(b"/tmp/caf\xe9.gguf")),)))
+        db.register(make_model(files=(LocalFile("m", "weights", 1, os.fsdecode(b"/tmp/caf\xe9.gguf")),)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 def test_library_is_private_because_it_holds_keys(db: Database, path: Path) -> None:
-    db.register(a_model())
+    db.register(make_model())
     assert {file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == {0}
     assert path.parent.stat().st_mode & 0o077 == 0
 
 
-def together(*jobs: Callable[[], None]) -> None:
+def run_together(*jobs: Callable[[], None]) -> None:
     """Run all jobs in parallel, and raise the first error."""
     start = threading.Barrier(len(jobs))
 
@@ -283,23 +283,23 @@ def test_threads_can_share_a_library(db: Database) -> None:
     def work(number: int) -> None:
         for turn in range(15):
             with db.transaction():
-                db.register(a_model(f"owner/n{number}", quant=f"Q{turn}"))
+                db.register(make_model(f"owner/n{number}", quant=f"Q{turn}"))
             assert all(model.files for model in db.list_models())
 
-    together(*(partial(work, number) for number in range(4)))
+    run_together(*(partial(work, number) for number in range(4)))
     assert len(db.list_models()) == 60
 
 
 def test_new_library_can_be_opened_by_many_at_once(tmp_path: Path) -> None:
     for turn in range(40):
-        together(*[lambda path=tmp_path / f"{turn}.db": Database(path).close()] * 4)
+        run_together(*[lambda path=tmp_path / f"{turn}.db": Database(path).close()] * 4)
 
 
 def test_reader_sees_one_snapshot_during_writes(db: Database, path: Path) -> None:
     ended = threading.Event()
 
     def version(number: int) -> LocalModel:
-        return a_model(commit=str(number), files=(LocalFile(str(number), "weights", 1, "/x"),))
+        return make_model(commit=str(number), files=(LocalFile(str(number), "weights", 1, "/x"),))
 
     def write() -> None:
         with Database(path) as other:
@@ -313,7 +313,7 @@ def test_reader_sees_one_snapshot_during_writes(db: Database, path: Path) -> Non
             assert [file.path for file in model.files] == [model.commit]
 
     db.register(version(0))
-    together(write, read, read)
+    run_together(write, read, read)
 
 
 # Damaged and unwritable files
@@ -330,7 +330,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_library_is_reported_and_llm_works(path: Path, damage: str) -> None:
     with Database(path) as db:
-        db.register(a_model())
+        db.register(make_model())
     for beside in path.parent.glob("library.db-*"):
         beside.unlink()
     DAMAGE[damage](path)
@@ -347,7 +347,7 @@ def test_damaged_library_is_reported_and_llm_works(path: Path, damage: str) -> N
 )
 def test_unreadable_row_is_reported_as_damage(path: Path, column: str, value: object) -> None:
     with Database(path) as db:
-        db.register(a_model())
+        db.register(make_model())
         with sqlite3.connect(path) as raw:
             raw.execute(f"update models set {column} = ?", (value,))
         raw.close()
@@ -358,7 +358,7 @@ def test_unreadable_row_is_reported_as_damage(path: Path, column: str, value: ob
 
 def test_newer_library_is_not_changed(path: Path) -> None:
     with Database(path) as db:
-        db.register(a_model())
+        db.register(make_model())
     with sqlite3.connect(path) as raw:
         raw.execute(f"pragma user_version = {len(MIGRATIONS) + 1}")
     raw.close()
@@ -372,7 +372,7 @@ def test_newer_library_is_not_changed(path: Path) -> None:
 
 def test_every_migration_updates_an_older_library(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Database(path) as db:
-        db.register(a_model())
+        db.register(make_model())
     later = (*MIGRATIONS, "alter table models add column later text; create table extra (id integer)")
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", later)
     with Database(path) as db:
@@ -385,7 +385,7 @@ def test_every_migration_updates_an_older_library(path: Path, monkeypatch: pytes
 
 def test_failing_migration_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Database(path) as db:
-        db.register(a_model())
+        db.register(make_model())
     monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*MIGRATIONS, "create table extra (id integer); create nonsense"))
     with pytest.raises(LibraryError):
         Database(path)
@@ -439,7 +439,7 @@ def test_library_in_a_read_only_folder_is_readable(tmp_path: Path) -> None:
             parent.chmod(0o755)
     path = folder / "library.db"
     with Database(path) as db:
-        db.register(a_model())
+        db.register(make_model())
     path.chmod(0o444)
     folder.chmod(0o555)
     answer = subprocess.run([sys.executable, "-c", READ_ONLY, str(path)], capture_output=True, text=True, check=True)
@@ -458,7 +458,7 @@ def test_llm_works_without_a_library_and_creates_none(path: Path) -> None:
 def test_no_bytes_in_the_library_make_the_hook_raise(path: Path, data: st.DataObject) -> None:
     if not path.parent.exists():
         with Database(path) as db:
-            db.register(a_model(aliases=("x",)))
+            db.register(make_model(aliases=("x",)))
         path.with_name("whole").write_bytes(path.read_bytes())
     content = bytearray(path.with_name("whole").read_bytes())
     for place, value in data.draw(

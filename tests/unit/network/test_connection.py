@@ -34,7 +34,7 @@ def pull(server: StorageServer, partial: Path) -> None:
     assert partial.read_bytes() == CONTENT
 
 
-def authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
+def make_authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """Return a server's TLS context for 127.0.0.1, and the bundle that verifies it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
@@ -96,7 +96,7 @@ def test_password_in_the_address_is_used_only_there(tmp_path: Path) -> None:
 
 
 def test_unknown_certificate_is_refused_and_not_retried(tmp_path: Path) -> None:
-    context, _ = authority(tmp_path)
+    context, _ = make_authority(tmp_path)
     with StorageServer(CONTENT, tls=context) as server:
         with pytest.raises(TlsError) as caught:
             pull(server, tmp_path / "part")
@@ -124,7 +124,7 @@ def test_redirect_to_an_unescaped_address_is_followed(tmp_path: Path, name: str,
 def test_certificates_from_the_environment_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     for other in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(variable, str(bundle))
@@ -134,7 +134,7 @@ def test_certificates_from_the_environment_are_used(
 
 
 def test_missing_certificate_bundle_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, _ = authority(tmp_path)
+    context, _ = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     with StorageServer(CONTENT, tls=context) as server, pytest.raises(TlsError) as caught:
         pull(server, tmp_path / "part")
@@ -142,7 +142,7 @@ def test_missing_certificate_bundle_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_redirect_never_leaves_encryption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context) as server, StorageServer(CONTENT) as plain:
         server.redirect_to = plain.url
@@ -265,7 +265,7 @@ def test_password_in_the_address_is_not_shown_to_a_proxy(tmp_path: Path, proxy: 
 
 
 def test_https_is_tunnelled_through_a_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context) as server:
         pull(server, tmp_path / "part")
@@ -308,7 +308,7 @@ def test_unsupported_proxy_is_refused_at_once_with_its_variable(
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv(variable, address)
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context if secure else None) as server:
         with pytest.raises(BadInputError) as caught:
@@ -336,7 +336,7 @@ def test_proxy_that_refuses_the_password_gives_a_clear_error(
 ) -> None:
     for scheme in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(scheme, f"http://ann:wrong@127.0.0.1:{proxy.port}")
-    context, bundle = authority(tmp_path)
+    context, bundle = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with StorageServer(CONTENT, tls=context if secure else None) as server:
         with pytest.raises(ProxyRefusedError) as caught:

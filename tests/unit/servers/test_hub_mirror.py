@@ -25,10 +25,10 @@ from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
 from llm_hf_models.system.hashing import compute_digests
 from tests.support import mirror_repos
-from tests.support.mirror_repos import COMMIT, OLD, SECRET, WEIGHTS, Shelf, running, served
+from tests.support.mirror_repos import COMMIT, OLD, SECRET, WEIGHTS, RepoList, make_file, run_server
 
 folder = mirror_repos.folder
-shelf = mirror_repos.shelf
+repo_list = mirror_repos.repo_list
 endpoint = mirror_repos.endpoint
 
 
@@ -252,8 +252,8 @@ def test_empty_file_is_served(endpoint: str) -> None:
 def test_file_changed_on_disk_is_not_served(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(b"12345")
-    repo = ServedRepo("acme/moving", COMMIT, (served("x.gguf", path, lfs=True),))
-    with running(make_server(_Just(repo))) as endpoint:
+    repo = ServedRepo("acme/moving", COMMIT, (make_file("x.gguf", path, lfs=True),))
+    with run_server(make_server(_Just(repo))) as endpoint:
         assert ask(endpoint, "/acme/moving/resolve/main/x.gguf")[::2] == (200, b"12345")
         for change in (lambda: path.write_bytes(b"1234"), path.unlink):
             change()
@@ -277,7 +277,7 @@ def test_file_of_any_size_is_served_in_constant_memory(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(256 << 20)
     repo = ServedRepo("acme/large", COMMIT, (ServedFile("x.gguf", large, 256 << 20, "0" * 64, None),))
-    with running(make_server(_Just(repo))) as endpoint:
+    with run_server(make_server(_Just(repo))) as endpoint:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)) as connection:
             connection.request("GET", "/acme/large/resolve/main/x.gguf")
@@ -343,16 +343,16 @@ def test_no_path_reaches_a_file_outside_the_catalog(endpoint: str, path: str) ->
         assert SECRET not in body
 
 
-def test_port_in_use_gives_a_clear_error(endpoint: str, shelf: Shelf) -> None:
+def test_port_in_use_gives_a_clear_error(endpoint: str, repo_list: RepoList) -> None:
     with pytest.raises(NotWritableError, match="Can't listen on"):
-        make_server(shelf, port=urlsplit(endpoint).port or 0)
+        make_server(repo_list, port=urlsplit(endpoint).port or 0)
 
 
-def test_mirror_listens_on_ipv6(shelf: Shelf) -> None:
+def test_mirror_listens_on_ipv6(repo_list: RepoList) -> None:
     try:
-        server = make_server(shelf, "::1")
+        server = make_server(repo_list, "::1")
     except NotWritableError:
         pytest.skip("no IPv6 on this machine")
-    with running(server) as endpoint:
+    with run_server(server) as endpoint:
         api = HfApi(endpoint, token=False)
         assert len(list(api.list_repo_tree("umbrella/many", recursive=True, expand=True))) == 1107

@@ -18,7 +18,7 @@ from llm_hf_models.transfer.download_file import download_file
 from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
 from tests.support.hub_server import HubServer
 from tests.support.storage_server import StorageServer
-from tests.support.transfers import MB, made_content, pull
+from tests.support.transfers import MB, make_content, pull
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="splices")
 
@@ -44,7 +44,7 @@ class Splices:
         return moved
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, **refusals: int) -> Splices:
+def watch_splices(monkeypatch: pytest.MonkeyPatch, **refusals: int) -> Splices:
     splices = Splices(**refusals)
     monkeypatch.setattr(os, "splice", splices)
     return splices
@@ -59,22 +59,22 @@ def open_pipes() -> set[str]:
 
 
 def assert_whole(partial: Path) -> None:
-    with StorageServer(made_content(6 * MB + 123)) as server:
+    with StorageServer(make_content(6 * MB + 123)) as server:
         pull(server, partial)
         assert partial.read_bytes() == server.content
         assert server.sent <= len(server.content) * 1.02, "what is fetched in another way is not fetched twice"
 
 
 def test_plain_http_bytes_go_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splices, before = watched(monkeypatch), open_pipes()
+    splices, before = watch_splices(monkeypatch), open_pipes()
     assert_whole(tmp_path / "part")
     assert 4 * MB < splices.into_files <= splices.from_sockets
     assert open_pipes() == before
 
 
 def test_tls_bytes_go_through_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splices = watched(monkeypatch)
-    content = made_content(2 * MB)
+    splices = watch_splices(monkeypatch)
+    content = make_content(2 * MB)
     with HubServer(tls=True) as hub:
         monkeypatch.setenv("SSL_CERT_FILE", str(hub.ca_file))
         repo = hub.add_repo("owner/model-GGUF", {"m.gguf": content})
@@ -92,7 +92,7 @@ def test_tls_bytes_go_through_memory(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_bytes_go_through_memory_if_sockets_can_not_be_spliced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    splices = watched(monkeypatch, refuse_from_socket=getattr(errno, word))
+    splices = watch_splices(monkeypatch, refuse_from_socket=getattr(errno, word))
     assert_whole(tmp_path / "part")
     assert splices.into_files == 0
 
@@ -100,7 +100,7 @@ def test_bytes_go_through_memory_if_sockets_can_not_be_spliced(
 def test_bytes_are_read_from_the_pipe_if_the_disk_can_not_splice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splices = watched(monkeypatch, refuse_into_file=errno.EINVAL)
+    splices = watch_splices(monkeypatch, refuse_into_file=errno.EINVAL)
     assert_whole(tmp_path / "part")
     assert splices.from_sockets > 4 * MB
 
@@ -114,7 +114,7 @@ def test_bytes_go_through_memory_without_a_wide_pipe(
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
-    splices, before = watched(monkeypatch), open_pipes()
+    splices, before = watch_splices(monkeypatch), open_pipes()
     if lacking == "descriptors":
         monkeypatch.setattr(os, "pipe", refuse)
     else:

@@ -33,17 +33,17 @@ from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import COMMIT, Fault, StorageServer
-from tests.support.transfers import LIMITS, MB, WEATHER, interrupted, made_content, names, pull, stop_at
+from tests.support.transfers import LIMITS, MB, WEATHER, interrupt_transfer, list_names, make_content, make_stop, pull
 
 server = transfers.server
 partial = transfers.partial
-each_way = transfers.each_way
+both_ways = transfers.both_ways
 
 
 def test_transfer_leaves_only_the_whole_file(server: StorageServer, partial: Path) -> None:
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}
     assert [event.kind for event in events if event.kind not in ("progress", "verifying")] == ["started", "done"]
     assert (events[-1].done, events[-1].total) == (len(server.content), len(server.content))
 
@@ -71,7 +71,7 @@ def test_small_file_is_verified_by_its_git_blob_id(partial: Path) -> None:
 
 
 def test_stopped_transfer_resumes(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, len(server.content) // 2)
+    interrupt_transfer(server, partial, len(server.content) // 2)
     server.sent = 0
     events = pull(server, partial)
     assert partial.read_bytes() == server.content
@@ -81,7 +81,7 @@ def test_stopped_transfer_resumes(server: StorageServer, partial: Path) -> None:
 
 def test_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: Path) -> None:
     server.always = Fault(after=1000, end="stall")
-    stop, watch = stop_at(1000)
+    stop, watch = make_stop(1000)
     limits = TransferLimits(connections=1, stall_seconds=60)
     began = time.monotonic()
     with pytest.raises(InterruptedByUserError):
@@ -90,8 +90,8 @@ def test_stop_ends_a_silent_connection_at_once(server: StorageServer, partial: P
 
 
 def test_bytes_of_another_file_are_not_reused(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
-    with StorageServer(made_content(len(server.content), seed=2)) as other:
+    interrupt_transfer(server, partial, MB)
+    with StorageServer(make_content(len(server.content), seed=2)) as other:
         pull(other, partial)
         assert partial.read_bytes() == other.content
         assert other.sent >= len(other.content)
@@ -115,11 +115,11 @@ def test_bytes_wrong_twice_give_an_error_with_both_digests(server: StorageServer
         pull(server, partial)
     assert server.sha256 in caught.value.message
     assert hashlib.sha256(wrong).hexdigest() in caught.value.message
-    assert names(partial) == set()
+    assert list_names(partial) == set()
 
 
 def test_partial_damaged_on_disk_is_fetched_again(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+    interrupt_transfer(server, partial, MB)
     done = read_journal(journal_path(partial))
     assert done is not None
     first = next(iter(done.done))[0]
@@ -151,16 +151,16 @@ def test_sparse_file_without_a_journal_is_not_accepted(server: StorageServer, pa
 def test_bytes_from_the_wrong_place_are_never_accepted(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.content = server.content[: 2 * MB]
     server.sha256 = hashlib.sha256(server.content).hexdigest()
-    interrupted(server, partial, 1)
+    interrupt_transfer(server, partial, 1)
     server.faults.append(fault)
     pull(server, partial)
     assert partial.read_bytes() == server.content
 
 
 def test_file_changed_upstream_is_never_mixed(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+    interrupt_transfer(server, partial, MB)
     old, before = server.expected, server.content
-    server.content = made_content(len(server.content), seed=2)
+    server.content = make_content(len(server.content), seed=2)
     server.sha256 = hashlib.sha256(server.content).hexdigest()
     server.etag = '"storage-2"'
     with pytest.raises(FileChangedError):
@@ -178,7 +178,7 @@ def test_another_size_in_content_range_is_a_changed_file(server: StorageServer, 
 
 
 def test_new_etag_for_the_same_bytes_does_not_restart(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, 3 * MB)
+    interrupt_transfer(server, partial, 3 * MB)
     server.etag = '"storage-2"'
     server.requests.clear()
     pull(server, partial)
@@ -202,7 +202,7 @@ def test_chunked_body_is_read_to_its_end(server: StorageServer, partial: Path, r
 
 
 def test_whole_file_in_response_to_a_range_starts_over(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+    interrupt_transfer(server, partial, MB)
     server.ranges = False
     server.faults.append(Fault(after=2 * MB))
     pull(server, partial)
@@ -210,7 +210,7 @@ def test_whole_file_in_response_to_a_range_starts_over(server: StorageServer, pa
 
 
 def test_one_response_that_ignores_a_range_does_not_restart(partial: Path) -> None:
-    with StorageServer(made_content(6 * MB), etag='W/"none to compare with"') as server:
+    with StorageServer(make_content(6 * MB), etag='W/"none to compare with"') as server:
         server.faults.extend([Fault(after=3 * MB), Fault(ignore_range=True)])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
         assert partial.read_bytes() == server.content
@@ -227,7 +227,7 @@ CHUNKED_PAGE = Fault(
 @pytest.mark.parametrize("etag", ['"storage-1"', 'W/"weak"'])
 def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page: Fault) -> None:
     """The page of a network that requires a login first."""
-    with StorageServer(made_content(6 * MB), etag=etag) as server:
+    with StorageServer(make_content(6 * MB), etag=etag) as server:
         server.faults.extend([Fault(after=3 * MB), page, page])
         pull(server, partial, limits=TransferLimits(connections=1, retry_seconds=0.01))
         assert partial.read_bytes() == server.content
@@ -237,7 +237,7 @@ def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page
 # Network errors
 
 
-@pytest.mark.usefixtures("each_way")
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("fault", WEATHER.values(), ids=WEATHER)
 def test_transient_errors_are_retried(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.faults.append(fault)
@@ -246,7 +246,7 @@ def test_transient_errors_are_retried(server: StorageServer, partial: Path, faul
 
 
 def test_link_that_moves_is_never_given_up(partial: Path) -> None:
-    with StorageServer(made_content(60_000)) as server:
+    with StorageServer(make_content(60_000)) as server:
         server.always = Fault(after=1000)  # sixty resets in a row, each after a few bytes more
         limits = TransferLimits(connections=1, retry_seconds=0.001, network_wait_seconds=2)
         pull(server, partial, limits=limits)
@@ -263,7 +263,7 @@ def test_wait_that_is_too_long_is_an_error_with_its_length(server: StorageServer
 
 
 def test_expired_link_is_renewed(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
+    interrupt_transfer(server, partial, MB)
     location = server.locate()
     server.expire()
     links = [location]
@@ -305,10 +305,10 @@ def test_lost_network_is_waited_for(server: StorageServer, partial: Path) -> Non
         if event.kind == "waiting" and gone.is_set():
             server.rate = 0
             gone.clear()
-            server.back()
+            server.reconnect()
         elif event.done >= MB and not gone.is_set() and server.rate:
             gone.set()
-            server.away()
+            server.disconnect()
 
     events = pull(server, partial, progress=watch)
     assert partial.read_bytes() == server.content
@@ -316,15 +316,15 @@ def test_lost_network_is_waited_for(server: StorageServer, partial: Path) -> Non
 
 
 def test_network_that_stays_lost_is_given_up_and_the_bytes_kept(server: StorageServer, partial: Path) -> None:
-    interrupted(server, partial, MB)
-    server.away()
+    interrupt_transfer(server, partial, MB)
+    server.disconnect()
     limits = TransferLimits(network_wait_seconds=0.5, retry_seconds=0.02, connect_seconds=1)
     with pytest.raises(OfflineError):
         pull(server, partial, limits=limits)
     state = read_journal(journal_path(partial))
     assert state is not None
     assert state.done.total >= MB
-    server.back()
+    server.reconnect()
 
 
 def test_host_without_an_address_is_waited_for(server: StorageServer, partial: Path) -> None:
@@ -412,4 +412,4 @@ def test_finished_file_is_reported_if_its_owner_file_can_not_be_removed(
         pass
     partial.unlink()
     pull(server, partial)
-    assert names(partial) == {partial.name}
+    assert list_names(partial) == {partial.name}

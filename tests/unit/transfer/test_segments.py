@@ -24,7 +24,9 @@ from llm_hf_models.transfer.types import Ranges
 MB = 1 << 20
 
 
-def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0) -> float:
+def watch_width(
+    width: ConnectionTuner, rate: float, *, seconds: float, start: float = 0.0, cores: float = 0.0
+) -> float:
     """Let `width` observe connections with `rate` bytes per second that keep `cores` busy; return the time after."""
     for step in range(1, int(seconds / 0.05) + 1):
         now = start + step * 0.05
@@ -32,7 +34,7 @@ def looked(width: ConnectionTuner, rate: float, *, seconds: float, start: float 
     return now
 
 
-def growing(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> float:
+def grow_width(width: ConnectionTuner, each: float, *, cores_each: float = 0.0) -> float:
     """Let `width` observe connections with `each` bytes per second until it wants no more; return the seconds."""
     now = fetched = cpu = 0.0
     while width.wanted < 8 and now < 5:
@@ -121,19 +123,19 @@ def test_small_rest_is_taken_over_from_a_slow_connection(
 
 def test_slow_connections_are_joined_by_others_within_half_a_second() -> None:
     width = ConnectionTuner(8, cores=2)
-    assert growing(width, 10e6) < 0.5
+    assert grow_width(width, 10e6) < 0.5
     assert width.wanted == 8
 
 
 def test_fast_connections_are_joined_by_others_if_cores_are_idle() -> None:
     width = ConnectionTuner(8, cores=8)
-    growing(width, 250e6, cores_each=0.4)
+    grow_width(width, 250e6, cores_each=0.4)
     assert width.wanted == 4  # a gigabyte a second: no digest is much faster
 
 
 def test_machine_busy_with_one_connection_gets_no_others() -> None:
     width = ConnectionTuner(8, cores=2)
-    growing(width, 250e6, cores_each=1.2)
+    grow_width(width, 250e6, cores_each=1.2)
     assert width.wanted == width.outlook == 1
 
 
@@ -144,7 +146,7 @@ def test_useless_connections_are_removed_and_tried_again_later() -> None:
         tried = set()
         until = now + patience
         while now < until:
-            now = looked(width, 12e6, seconds=0.1, start=now)
+            now = watch_width(width, 12e6, seconds=0.1, start=now)
             tried.add(width.wanted)
         assert tried == {1, 4}
         assert width.wanted == width.outlook == 1
@@ -153,7 +155,7 @@ def test_useless_connections_are_removed_and_tried_again_later() -> None:
 def test_wire_faster_than_the_cpu_gets_one_connection() -> None:
     width = ConnectionTuner(8, cores=2)
     assert width.outlook == 8
-    looked(width, 900e6, seconds=1)
+    watch_width(width, 900e6, seconds=1)
     assert width.wanted == width.outlook == 1
 
 
@@ -177,7 +179,7 @@ def test_changed_limit_does_not_count_earlier_bytes(monkeypatch: pytest.MonkeyPa
 def test_server_that_refuses_connections_gets_no_more_requests() -> None:
     width = ConnectionTuner(8, cores=2)
     width.refuse(3, 0.0)
-    now = looked(width, 1e6, seconds=REFUSED_SECONDS - 1)
+    now = watch_width(width, 1e6, seconds=REFUSED_SECONDS - 1)
     assert width.wanted == 3
-    now = looked(width, 1e6, seconds=2 * TRIAL_SECONDS, start=now)
+    now = watch_width(width, 1e6, seconds=2 * TRIAL_SECONDS, start=now)
     assert width.wanted == 8, "but perhaps later"

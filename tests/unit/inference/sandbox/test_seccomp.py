@@ -22,7 +22,7 @@ X32 = 0x40000000
 # The filter itself, run by a small interpreter of its instructions, for other architectures too.
 
 
-def verdict(code: bytes, audit: int, number: int, *arguments: int) -> str:
+def run_filter(code: bytes, audit: int, number: int, *arguments: int) -> str:
     """Return a filter's result for one call: "allow", "kill" or the name of an error."""
     data = struct.pack("<IIQ6Q", number, audit, 0, *arguments, *[0] * (6 - len(arguments)))
     lines = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
@@ -63,7 +63,7 @@ DANGEROUS = {  # on x86-64 and arm64
 }  # fmt: skip
 
 
-def _program(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
+def _build_filter(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
     kind = seccomp.ARCHITECTURES[machine]
     wish = Confinement(write_dirs=[Path("/x")], **{"allow_unix_server": True, **wanted})
     return seccomp.build_program(wish, kind, removes=True), kind.audit, kind.column
@@ -72,37 +72,37 @@ def _program(machine: str, **wanted: Any) -> tuple[bytes, int, int]:
 @MACHINES
 @pytest.mark.parametrize("gpu", [False, True])
 def test_filter_refuses_every_dangerous_call(machine: str, gpu: bool) -> None:
-    code, audit, column = _program(machine, allow_gpu=gpu)
+    code, audit, column = _build_filter(machine, allow_gpu=gpu)
     for name, numbers in DANGEROUS.items():
         if numbers[column] is not None and not (gpu and name == "memfd_create"):
-            assert verdict(code, audit, numbers[column]) == "EPERM", name
+            assert run_filter(code, audit, numbers[column]) == "EPERM", name
 
 
 @MACHINES
 def test_filter_refuses_newer_calls_and_the_x32_table(machine: str) -> None:
-    code, audit, column = _program(machine)
+    code, audit, column = _build_filter(machine)
     for number in (seccomp.NEWEST_CALL + 1, X32, X32 + 39, X32 + 520, 2**31, 2**32 - 1):
-        assert verdict(code, audit, number) == "ENOSYS"
-    assert verdict(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be seen"
+        assert run_filter(code, audit, number) == "ENOSYS"
+    assert run_filter(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be seen"
 
 
 @MACHINES
 def test_filter_kills_calls_with_numbers_of_another_architecture(machine: str) -> None:
-    code, audit, _ = _program(machine)
+    code, audit, _ = _build_filter(machine)
     for other in (0x40000003, 0x40000028, 0xC000003E, 0xC00000B7):  # i386, arm, x86-64, arm64
-        assert (verdict(code, other, 0) == "kill") is (other != audit)
+        assert (run_filter(code, other, 0) == "kill") is (other != audit)
 
 
 @MACHINES
 def test_filter_checks_arguments(machine: str) -> None:
-    code, audit, column = _program(machine)
+    code, audit, column = _build_filter(machine)
     me, thread = os.getpid(), 0x3D0F00  # the flags of glibc's pthread_create
 
     def asked(name: str, *arguments: int) -> str:
         numbers = seccomp.list_allowed_calls(Confinement(allow_unix_server=True), removes=False)[name]
         number = numbers[column]
         assert number is not None
-        return verdict(code, audit, number, *arguments)
+        return run_filter(code, audit, number, *arguments)
 
     assert asked("clone", thread) == "allow"
     assert asked("clone", 0x1200011) == "EPERM"
