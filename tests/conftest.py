@@ -132,7 +132,7 @@ def _is_loopback(address: Any) -> bool:
 def _restrict_to_loopback(connect: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: socket.socket, address: Any) -> Any:
         if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(address):
-            raise ConnectionRefusedError(f"tests reach no network but loopback, and this one asked for {address}")
+            raise ConnectionRefusedError(f"tests may only use loopback, but this one connected to {address}")
         return connect(self, address)
 
     return guarded

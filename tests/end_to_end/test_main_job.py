@@ -39,7 +39,7 @@ Q8, Q4 = "tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf"
 Q8_BYTES = 4_000_000  # far more than its header, so that a fault after this many bytes hits only the weights
 HALF = Q8_BYTES // 2
 AS_ROOT = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount, or be somebody else"
+    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount or change the user"
 )
 
 
@@ -98,7 +98,7 @@ def test_pull_reads_the_header_once(repo: HubServer) -> None:
     assert repo.count(Q4, side="storage") == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has no figures of a child's work")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no CPU times of child processes")
 def test_search_takes_one_request_and_little_more_cpu_than_llm(repo: HubServer) -> None:
     # On a machine where `llm --version` takes 1 s, that is 2 s with a Hub that answers in 300 ms.
     own = min(_measure_cpu("llm", "--version") for _ in range(3))
@@ -603,7 +603,7 @@ def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", small], check=False).returncode:
-        pytest.skip("this machine lets nobody mount")
+        pytest.skip("mounting is not allowed")
     try:
         monkeypatch.setenv("HF_HUB_CACHE", str(small / "hub"))
         monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
@@ -623,10 +623,10 @@ def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
         subprocess.run(["umount", "-l", small], check=True)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="permissions are another matter there")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
 def test_missing_permissions_give_clear_errors(repo: HubServer, tmp_path: Path) -> None:
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
-        pytest.skip("root may read and write everything, and nothing here takes that away")
+        pytest.skip("root may read and write everything")
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     assert repo.requests == []

@@ -59,7 +59,7 @@ class Storm:
             self._await(lambda process=process: process.poll() is not None)
             process.kill()
             end = process.wait()
-            assert end in (0, -signal.SIGKILL), "no pull is ended by the death of another"
+            assert end in (0, -signal.SIGKILL), "a kill ends no other pull"
             self.kills += end == -signal.SIGKILL
 
     def background(self) -> None:

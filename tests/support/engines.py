@@ -26,7 +26,7 @@ def leave_during_prompt_processing(endpoint: engine.Endpoint, reads: Callable[[]
 
     async def give_up() -> None:
         async for _ in inference_client.stream_completion_async(endpoint, turn):
-            pytest.fail("the prompt was read sooner than this test can cancel")
+            pytest.fail("the prompt was processed before this test could cancel")
 
     async def cancelled() -> None:
         task = asyncio.create_task(give_up())

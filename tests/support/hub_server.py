@@ -309,7 +309,7 @@ class HubServer:
     def wait_until(self, true: Callable[[], bool], seconds: float = 20) -> None:
         """Wait until a condition on the record is true, checked whenever a request or a block of bytes has moved."""
         with self._changed:
-            assert self._changed.wait_for(true, seconds), "the tests' Hub waited in vain"
+            assert self._changed.wait_for(true, seconds), "the condition on the Hub's requests was not met in time"
 
     # Faults
 

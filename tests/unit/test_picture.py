@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+pytest.importorskip("pty", reason="needs POSIX pseudo-terminals")
 
 from tests.tools.picture import draw, render_screen, run_in_terminal
 

@@ -366,7 +366,7 @@ def test_error_names_the_proxy_that_requires_a_password(repo: HubServer, monkeyp
     assert repo.requests == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a signal that Windows does not have")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX signal")
 def test_terminated_pull_leaves_a_paused_download(repo: HubServer) -> None:
     repo.fault(Stall(after=HALF), on=Q8, side="storage", times=None)
     with subprocess.Popen([*HF, "pull", f"{REPO}:Q8_0", "-q"], stderr=subprocess.PIPE) as pull:
@@ -642,8 +642,8 @@ def test_watch_can_print_json_lines(repo: HubServer) -> None:
     assert rows[0].keys() == run_json("downloads", "--all")[0].keys()
     assert all(one != next_one for one, next_one in pairwise(rows))
     assert watching.stderr == ""
-    assert run("downloads", "--watch", "--json").stdout == "", "nothing is under way"
-    assert run_json("downloads", "--all", "--limit", 2**63) == rows[-1:], "more than SQLite can count"
+    assert run("downloads", "--watch", "--json").stdout == "", "no download is open"
+    assert run_json("downloads", "--all", "--limit", 2**63) == rows[-1:], "larger than an SQLite integer"
 
 
 # The account
@@ -684,7 +684,7 @@ def test_public_repos_are_read_without_the_token_if_nobody_types_it(
     assert run("pull", "owner/gated-GGUF", "-q", stdin="").stderr == ""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
     run("login", stdin=f"{repo.add_token('hf_secret_of_ann')}\nopen sesame\nopen sesame\n")
     repo.forget_requests()
@@ -745,7 +745,7 @@ def test_status_shows_a_summary_of_the_machine(hub: HubServer) -> None:
 # A slow Hub
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 def test_slow_hub_is_announced_once_on_a_terminal(repo: HubServer) -> None:
     stall = Stall()
     repo.fault(stall, on="/api/models")
@@ -769,7 +769,7 @@ def test_slow_hub_is_not_announced_without_a_terminal(repo: HubServer) -> None:
     assert done.stderr == ""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of this kind is POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 @pytest.mark.parametrize(
     ("words", "seconds"), [(("search", "tiny"), 0), (("pull", REPO, "-q"), 1.5)], ids=["at once", "-q"]
 )

@@ -91,7 +91,7 @@ def test_good_blob_of_another_repo_replaces_a_damaged_one(hub: HubServer, repo: 
     assert_whole(pull(hub, repo, home.cache, progress=events.append))
     assert hub.sent(side="storage") == before
     begun = [event for event in events if (event.kind, event.file, event.done) == ("verifying", name, 0)]
-    assert len(begun) == 2, "each was hashed once"
+    assert len(begun) == 2, "each file is hashed once"
 
 
 def test_another_commit_of_the_repo_shares_its_blobs(hub: HubServer, repo: ServedRepo, home: Home) -> None:

@@ -182,7 +182,7 @@ def test_joined_process_reports_that_the_other_fetched_the_model(hub: HubServer)
     assert hub_views.render_pull_result(joined).startswith("Another process fetched ")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="what is open stays there: gc finds it")
+@pytest.mark.skipif(sys.platform == "win32", reason="open files stay there until gc removes them")
 def test_joined_processes_leave_no_lock_and_no_leftovers(
     two_pulls: tuple[PullProcess, PullProcess], hub: HubServer, home: Home
 ) -> None:
@@ -275,7 +275,7 @@ def test_download_of_a_killed_process_is_free_at_once(killed_download: DownloadV
     assert (get_row().state, get_row().attempts) == ("done", 2)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux namespaces")
 def test_process_of_another_container_counts_as_running_by_heartbeat(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,7 +304,7 @@ def test_takeover_from_an_ended_process_is_logged(two_pulls: tuple[PullProcess, 
     assert told.count(("started", "after its process ended")) + told.count(("paused", "its process ended")) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there the time of a process's start moves with the clock")
+@pytest.mark.skipif(sys.platform != "linux", reason="there the start time of a process changes with the clock")
 def test_running_process_survives_a_change_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     told = (
         "import sys; from llm_hf_models.system.processes import get_own_name; "
@@ -332,7 +332,7 @@ print(get_own_name(), has_ended(get_own_name()), has_ended(get_own_name().replac
 """
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="namespaces are Linux's")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux namespaces")
 def test_process_with_a_foreign_proc_folder_detects_ended_processes() -> None:
     within = subprocess.run(
         ["unshare", "-rpf", sys.executable, "-c", WITHOUT_ITS_OWN_PROC], capture_output=True, text=True, check=False

@@ -34,9 +34,9 @@ def test_gc_keeps_a_running_download_that_has_no_row(
         (row,) = Library().downloads()
         with Database(library_path()) as db:
             db.update_download(row.id, state="cancelled")
-            assert Library().gc().files == (), "its download is over, they say, and yet its owner lives"
+            assert Library().gc().files == (), "its row is cancelled, but its owner is running"
             db.clear_downloads(["cancelled"])
-        assert Library().gc().files == (), "no row names it, and yet its owner lives"
+        assert Library().gc().files == (), "it has no row, but its owner is running"
         assert list_partials(cache_work_folder(home.cache))
         process.kill()
     assert [file.reason for file in Library().gc().files] == ["no download here names it"]

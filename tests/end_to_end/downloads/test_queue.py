@@ -84,7 +84,7 @@ def test_worker_resolves_relative_folders(hub: HubServer, home: Home, monkeypatc
     assert library.show(MODEL).state == "ready"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in a lock's place counts as held")
+@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in place of the lock counts as locked")
 @pytest.mark.usefixtures("hub")
 def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
     lock_path().mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_options_of_a_repeated_pull_apply_to_the_running_download(hub: HubServer
     hub.clear()
     assert follow_to_end(library, row.id)[-1].kind == "done"
     assert {"walrus", "narwhal"} <= set(library.show(MODEL).aliases)
-    wait_until((tmp_path / "rang").exists, message="the command runs")
+    wait_until((tmp_path / "rang").exists, message="the command did not run")
 
 
 def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,21 +140,21 @@ def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch:
     hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     hub.fault(Reset(after=0), on=FILE, times=None)
     silence.release.set()
-    wait_until(lambda: bool(library.get_download(row.id).error), message="the trouble is told")
+    wait_until(lambda: bool(library.get_download(row.id).error), message="the error was not recorded")
     tries = hub.count(FILE)
     for told in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
         assert told.state == "running"
         assert told.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
             break
-    wait_until(lambda: bool(library.get_download(row.id).error), message="the next trouble is told")
+    wait_until(lambda: bool(library.get_download(row.id).error), message="the next error was not recorded")
     told = library.get_download(row.id)
     assert "next try in" in str(told.error)
     assert "next try in" in downloads_views.render_downloads([told], None)
     assert downloads_views.make_event(told).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    wait_until(lambda: library.get_download(row.id).error is None, message="it goes on")
+    wait_until(lambda: library.get_download(row.id).error is None, message="the download did not continue")
     hub.clear()
     assert follow_to_end(library, row.id)[-1].download.error is None
 
@@ -166,11 +166,11 @@ def test_download_of_a_killed_worker_waits_and_the_log_says_why(
     hub.add_repo("acme/small-GGUF", {"small-Q4_0.gguf": tiny_chat(tmp_path / "small-Q4_0.gguf", seed=2)})
     plan, short = plan_download(library, hub), library.plan("acme/small-GGUF")
     assert follow_to_end(library, library.enqueue(short, on_done=f"echo its own words; touch {tmp_path / 'said'}").id)
-    wait_until((tmp_path / "said").exists, message="the command runs")
+    wait_until((tmp_path / "said").exists, message="the command did not run")
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "900")
     row = start_stalled_download(library, hub, plan)
     os.kill(_find_worker_pid(), signal.SIGKILL)
-    wait_until(lambda: library.get_download(row.id).state == "queued", message="it waits")
+    wait_until(lambda: library.get_download(row.id).state == "queued", message="the download was not queued again")
     hub.clear()
     assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
     told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
@@ -282,7 +282,10 @@ def test_cancelled_download_leaves_nothing_and_can_be_retried(hub: HubServer, ho
     assert library.get_download(row.id).error is None
     with pytest.raises(BadInputError, match="nothing to pause"):
         library.pause(row.id)
-    wait_until(lambda: list(cache_work_folder(home.cache).iterdir()) == [], message="the worker removes what arrived")
+    wait_until(
+        lambda: list(cache_work_folder(home.cache).iterdir()) == [],
+        message="the worker did not remove the partial files",
+    )
     assert library.get_download(row.id).done_bytes == 0
     hub.clear()
     library.retry(row.id)
@@ -301,7 +304,7 @@ def test_cancel_of_a_paused_download_keeps_files_of_other_downloads(hub: HubServ
         hub.clear()
     first, second = rows
     assert library.cancel(first).state == "cancelled"
-    assert list(cache_work_folder(home.cache).glob("*.part")), "the other download goes on with it"
+    assert list(cache_work_folder(home.cache).glob("*.part")), "the other download still needs it"
     assert library.cancel(second).state == "cancelled"
     assert list(cache_work_folder(home.cache).iterdir()) == []
 
@@ -351,14 +354,14 @@ def make_pull_stale(hub: HubServer) -> Iterator[tuple[Library, subprocess.Popen[
     with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as process:
         hub.wait_until(lambda: is_stalled(hub))
         process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: library.downloads()[0].state == "paused", message="it seems dead")
+        wait_until(lambda: library.downloads()[0].state == "paused", message="the pull was not marked as stale")
         yield library, process
 
 
 def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
     with make_pull_stale(hub) as (library, process):
         process.send_signal(signal.SIGCONT)
-        wait_until(lambda: library.downloads()[0].state == "running", message="it lives")
+        wait_until(lambda: library.downloads()[0].state == "running", message="the pull did not continue")
         hub.clear()
         assert process.wait(WAIT_SECONDS) == 0
     (row,) = library.downloads(include_finished=True)
@@ -383,7 +386,7 @@ def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
 def test_stale_pull_notices_a_cancel_after_its_row_was_cleared(hub: HubServer, home: Home) -> None:
     with make_pull_stale(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
-        assert library.clear_downloads() == 0, "its files are held, and only its row tells of them"
+        assert library.clear_downloads() == 0, "its files are locked, and only its row lists them"
         process.send_signal(signal.SIGCONT)
         assert process.wait(WAIT_SECONDS) != 0
     assert list(cache_work_folder(home.cache).iterdir()) == []
@@ -401,7 +404,7 @@ def test_stale_pull_that_was_paused_stays_paused(hub: HubServer) -> None:
 def test_stale_pull_joins_the_process_that_took_its_row(hub: HubServer) -> None:
     with make_pull_stale(hub) as (library, process):
         with subprocess.Popen([sys.executable, "-c", FOREGROUND, REPO]) as other:
-            wait_until(lambda: library.downloads()[0].attempts == 2, message="another one takes its row over")
+            wait_until(lambda: library.downloads()[0].attempts == 2, message="no other pull took the row over")
             process.send_signal(signal.SIGCONT)
             hub.clear()
             assert other.wait(WAIT_SECONDS) == 0
@@ -414,7 +417,7 @@ def test_queued_downloads_continue_after_a_reboot(hub: HubServer) -> None:
     plan = plan_download(library, hub)
     with context.open_downloads() as db:  # queued, and no worker was ever started for it
         row = open_row(context, db, plan, background=True)
-    wait_until(lambda: library.downloads(include_finished=True)[0].state == "done", message="a worker came")
+    wait_until(lambda: library.downloads(include_finished=True)[0].state == "done", message="no worker carried it out")
     assert library.get_download(row.id).attempts == 1
 
 
@@ -526,7 +529,7 @@ def test_failing_when_done_command_is_logged_and_ends_no_pull() -> None:
     assert pull_and_read_last_note("x" * 10_000_000, REPO) == "command"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="named pipes are a thing of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX named pipes")
 @pytest.mark.usefixtures("hub")
 def test_when_done_command_runs_without_a_standard_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)  # as in a program with windows
@@ -536,14 +539,16 @@ def test_when_done_command_runs_without_a_standard_error(tmp_path: Path, monkeyp
     assert note.read_text() == "done\n"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX pseudo-terminals")
 def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
     library = Library()
     plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     pull = f"from llm_hf_models import Library; Library().enqueue({REPO!r}); input()"
     with run_in_terminal([sys.executable, "-c", pull]):
-        wait_until(lambda: count_weights_sent(hub) >= 50_000, message="a worker, started from that terminal")
+        wait_until(
+            lambda: count_weights_sent(hub) >= 50_000, message="the worker started from that terminal sent nothing"
+        )
     (row,) = library.downloads()
     with run_in_terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
         said = b""

@@ -143,12 +143,14 @@ def test_running_downloads_share_connections_and_rate(monkeypatch: pytest.Monkey
     assert (first(), second(), third()) == ((3, 400), (3, 400), (2, 400))
     with Database(library_path()) as db:
         db.update_download(2, heartbeat=0.0)
-        assert (first(), third()) == ((4, 600), (4, 600)), "one was killed"
+        assert (first(), third()) == ((4, 600), (4, 600)), "after one was killed"
         db.update_download(2, heartbeat=time.time())
     Library().set_setting("connections", "2")
-    assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), "no more than there are, however many run"
+    assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), (
+        "never more than exist, for any number of downloads"
+    )
     assert fair_share.make_transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
-        "who names a number has it"
+        "an explicit number applies"
     )
 
 
@@ -233,7 +235,7 @@ def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home:
         db.update_download(other.id, state="paused")
         assert library.plan(REPO).fetch_bytes
         db.update_download(other.id, state="running", heartbeat=0.0)
-        assert library.plan(REPO).fetch_bytes, "it was killed"
+        assert library.plan(REPO).fetch_bytes, "the row of a killed pull"
         db.update_download(other.id, heartbeat=time.time(), plan=json.dumps({"folder": "/dev/another/disk"}))
         assert library.plan(REPO).fetch_bytes
 
@@ -268,7 +270,7 @@ def test_full_disk_pauses_the_download_which_then_resumes(hub: HubServer, home: 
     inside = 'mount -t tmpfs -o size=12m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(home.cache)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no mounts here")
+        pytest.skip("mounting is not allowed")
     plan_bytes = hub.sent(FILE)
     Library().set_setting("limit_rate", "4M")
     done = subprocess.run(
@@ -282,7 +284,7 @@ def test_full_disk_pauses_the_download_which_then_resumes(hub: HubServer, home: 
     assert int(missing) > 0
     assert "too full" in words
     assert model == f"hf/{REPO}:Q4_K_M"
-    assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "what had arrived was not fetched again"
+    assert hub.sent(FILE, side="storage") - plan_bytes < 2 * 4 * MB, "received bytes were not fetched again"
 
 
 # A network that is lost for longer than a download waits
@@ -670,7 +672,7 @@ def test_ten_processes_with_several_variants_fetch_each_file_once(hub: HubServer
     sizes = sum(path.stat().st_size for path in files.values())
     assert moved == sizes
     assert {model.state for model in Library().list()} == {"ready"}
-    assert Library().gc().freed_bytes == 0, "at most locks of those who waited are left"
+    assert Library().gc().freed_bytes == 0, "at most locks of waiting processes remain"
     assert Library().plan_gc().files == ()
 
 

@@ -69,7 +69,7 @@ def test_pull_sent_to_the_background_passes_its_token_on(hub: HubServer) -> None
     assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="looks into another process")
+@pytest.mark.skipif(sys.platform == "win32", reason="reads another process")
 def test_new_worker_gets_the_token_that_nobody_else_can_read(hub: HubServer, home: Home) -> None:
     plan = make_plan(hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
@@ -98,13 +98,13 @@ def test_worker_without_the_passphrase_names_the_command_in_the_row(hub: HubServ
 def test_retry_passes_the_token_to_its_new_worker(hub: HubServer) -> None:
     row = Library().enqueue(make_plan(hub))
     wait_for_state(Library(), row.id, "failed")
-    wait_until(lambda: not find_workers(), message="the worker leaves")
+    wait_until(lambda: not find_workers(), message="the worker did not exit")
     library = Library(ask_passphrase=lambda: PASSPHRASE)
     library.retry(row.id)
     assert follow_to_end(library, row.id)[-1].kind == "done", library.get_download(row.id)
 
 
-@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
+@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="needs named pipes")
 def test_running_worker_uses_the_token_of_the_next_request(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +122,7 @@ def test_running_worker_uses_the_token_of_the_next_request(
     Library().cancel(first.id)
 
 
-@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="no pipes with names")
+@pytest.mark.skipif(not token_handoff.HAS_NAMED_PIPES, reason="needs named pipes")
 def test_token_is_written_only_to_our_own_pipe(
     hub: HubServer, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

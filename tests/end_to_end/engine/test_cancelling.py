@@ -82,7 +82,7 @@ def count_decodes(row: EngineRow) -> int:
 def wait_and_count_decodes(row: EngineRow) -> int:
     """Wait until the engine is idle; return its number of decodes."""
     wait_until(
-        lambda: not count_busy_slots(row), SECONDS, message="the engine went on working for nobody", poll_seconds=0
+        lambda: not count_busy_slots(row), SECONDS, message="the engine continued without a client", poll_seconds=0
     )
     return count_decodes(row)
 

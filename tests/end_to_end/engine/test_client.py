@@ -158,7 +158,7 @@ def is_working(endpoint: engine.Endpoint) -> bool:
 
 
 def wait_until_idle(endpoint: engine.Endpoint) -> None:
-    wait_until(lambda: not is_working(endpoint), 20, message="the engine went on working for nobody")
+    wait_until(lambda: not is_working(endpoint), 20, message="the engine continued without a client")
 
 
 @pytest.fixture

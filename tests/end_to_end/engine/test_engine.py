@@ -45,7 +45,7 @@ from tests.support.engines import (
     write_broken_files,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests speak of unix sockets")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs unix sockets")
 
 
 @pytest.fixture
@@ -380,7 +380,7 @@ def test_socket_path_that_is_too_long_gives_a_clear_error(
         ensure(spec, db)
 
 
-@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(hasattr(os, "getuid") and os.getuid() == 0, reason="root may write everywhere")
 def test_unwritable_socket_folder_gives_a_clear_error(spec: engine.EngineSpec, db: Database, home: Home) -> None:
     (home.runtime / "llm-hf").mkdir(mode=0o500)
     with pytest.raises(NotWritableError):
@@ -556,7 +556,7 @@ def test_llama_server_ends_with_its_killed_watcher(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
     if sys.platform != "linux":
-        pytest.skip("only Linux ends it then")
+        pytest.skip("only Linux ends it in this case")
     on_path(LLAMA_SERVER.format(python=sys.executable))
     ensure(spec, db, engine="llama-server")
     (server,) = psutil.Process(get_engine_row(db).pid).children()

@@ -45,7 +45,7 @@ from tests.support.waiting import wait_until
 BINARY = os.environ.get("LLAMA_SERVER_BINARY") or shutil.which("llama-server")
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="it can't be used on Windows yet"),
-    pytest.mark.skipif(not BINARY, reason="there is no llama-server: LLAMA_SERVER_BINARY names one"),
+    pytest.mark.skipif(not BINARY, reason="no llama-server found; set LLAMA_SERVER_BINARY"),
 ]
 SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- endfor %}{{- '<|im_start|>assistant\n' }}"
 SECONDS = 30
@@ -294,6 +294,6 @@ def test_auto_prefers_llama_server_only_if_it_alone_has_a_gpu(
 
     monkeypatch.setenv("LLM_HF_ENGINE", "auto")
     if has_gpu(str(BINARY)):
-        pytest.skip("this one has a GPU")
+        pytest.skip("this llama-server has a GPU")
     assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER
     assert not psutil.Process(get_engine_row(db).pid).children()

@@ -200,7 +200,7 @@ def hijack_bindings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str
 def test_hijacked_child_can_not_claim_other_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = hijack_bindings(tmp_path, monkeypatch, f"say({FORGED!r})", "os._exit(0)")
     result = load_test.run_load_test(model, CHAT)
-    assert result.output == "fine", "the rest of what it says is its own"
+    assert result.output == "fine", "the other output is the child's own"
     assert set(result.layers) <= set(LINUX_LAYERS)
 
 

@@ -212,7 +212,7 @@ def test_spinning_child_that_ignores_the_first_signal_is_killed(scene: Scene) ->
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="no other machine has this second table")
 def test_call_through_the_32_bit_table_ends_the_process(scene: Scene) -> None:
     if scene.attempt("call_as_a_32_bit_program", steps=[]).said is not True:
-        pytest.skip("this kernel has no 32-bit table")
+        pytest.skip("this kernel has no 32-bit calls")
     assert scene.attempt("call_as_a_32_bit_program", steps=["seccomp"]).status == -signal.SIGSYS
 
 
@@ -235,7 +235,7 @@ def test_layer_refused_by_the_system_is_reported_and_not_raised(scene: Scene) ->
 
 def test_root_reads_the_model_of_another_user_and_reports_the_cost(scene: Scene) -> None:
     if scene.ordinary or os.geteuid() != 0:
-        pytest.skip("only root reads what belongs to others")
+        pytest.skip("only root reads files of other users")
     for path in (scene.folder / "model", scene.folder / "secret"):
         os.chown(path, sandbox_child.NOBODY, sandbox_child.NOBODY)
     outcome = scene.attempt("read_the_model")

@@ -199,7 +199,7 @@ def press_ctrl_c(process: subprocess.Popen[bytes], terminal: int) -> int:
         os.write(terminal, b"\x03")
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(10)
-    pytest.fail("six times Ctrl-C, and it goes on")
+    pytest.fail("the process continued after six Ctrl-C")
 
 
 def read_until(terminal: int, words: bytes) -> bytes:

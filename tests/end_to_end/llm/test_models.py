@@ -388,7 +388,7 @@ def test_ctrl_c_ends_the_answer_and_keeps_the_engine(tiny_library: TinyLibrary) 
     assert tiny_library.find_pids() == before
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="this process takes in the orphans of others")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_CHILD_SUBREAPER")
 def test_engine_is_stopped_even_if_nobody_reaps_it(tiny_library: TinyLibrary) -> None:
     def apart(*words: str) -> str:
         done = subprocess.run([sys.executable, "-m", "llm", *words], capture_output=True, text=True, check=False)

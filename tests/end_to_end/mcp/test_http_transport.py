@@ -206,7 +206,7 @@ async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.Mon
                 except MCPError as refused:
                     assert "requestState" in str(refused)  # noqa: PT017
                 else:
-                    assert isinstance(answered, InputRequiredResult), "asked anew, as if nobody had answered"
+                    assert isinstance(answered, InputRequiredResult), "asked again, as if nobody had answered"
             assert len(Library().list()) == 1
             assert "confirm" in await call_refused(client, "delete_model", name="tiny", confirm="yes")
 

@@ -65,7 +65,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Provide a folder with the packages, and a Node that runs them all."""
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("there is no npm here")
+        pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("node")
     (folder / "package.json").write_text("{}", encoding="utf-8")
     done = subprocess.run(

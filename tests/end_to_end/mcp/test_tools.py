@@ -413,7 +413,7 @@ def test_wrong_flag_gives_one_line_and_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a terminal of one's own, and Ctrl-C sent as a signal")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal, and Ctrl-C sent as a signal")
 def test_server_started_in_a_terminal_explains_itself_until_ctrl_c(home: Home) -> None:  # noqa: ARG001
     keyboard, terminal = os.openpty()
     command = [sys.executable, "-m", "llm_hf_mcp"]

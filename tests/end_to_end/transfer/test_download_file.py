@@ -102,7 +102,7 @@ def test_full_disk_pauses_the_transfer_which_then_resumes(server: StorageServer,
     inside = 'mount -t tmpfs -o size=8m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no mounts here")
+        pytest.skip("mounting is not allowed")
     server.rate = 4 * MB
     arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path)]
     done = subprocess.run(
@@ -153,7 +153,7 @@ def test_transfer_pauses_before_others_fill_the_reserved_space(tmp_path: Path, r
     inside = 'mount -t tmpfs -o size=260m none "$1" && shift && exec "$@"'
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inside, "sh", str(tmp_path)]
     if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("no mounts here")
+        pytest.skip("mounting is not allowed")
     with StorageServer(make_content(140 * MB), ranges=ranges, rate=30 * MB) as server:
         arguments = [server.url, server.sha256, str(len(server.content)), str(tmp_path), str(left)]
         done = subprocess.run(
@@ -214,7 +214,7 @@ def test_connections_are_lent_to_other_downloads_and_taken_back(partial: Path) -
         assert max(seen["alone"]) > 2
         assert seen["beside another"][-1] <= 2
         assert max(seen["alone again"]) > 2
-        assert server.sent < 1.5 * len(server.content), "what the others had begun is not fetched whole again"
+        assert server.sent < 1.5 * len(server.content), "started pieces are not fetched again as a whole"
 
 
 class StrictServer(StorageServer):
@@ -438,7 +438,7 @@ def start_remote_child(
     )
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows never has flock")
 @pytest.mark.parametrize("word", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
 def test_heartbeat_protects_the_file_without_flock(server: StorageServer, partial: Path, word: str) -> None:
     server.rate = MB
@@ -450,7 +450,7 @@ def test_heartbeat_protects_the_file_without_flock(server: StorageServer, partia
     assert list_names(partial) == {partial.name}
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock to miss")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows never has flock")
 def test_stale_heartbeat_is_replaced_without_flock(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
     first = start_remote_child(server, partial, "one", kill_at=3 * MB)
@@ -500,7 +500,7 @@ def test_late_bytes_of_a_replaced_connection_do_no_harm(partial: Path, monkeypat
         events = pull(server, partial, limits=TransferLimits(connections=2))
         assert partial.read_bytes() == server.content
         assert "retrying" not in {event.kind for event in events}
-        assert server.sent < 1.1 * MB, "what is right is not fetched again"
+        assert server.sent < 1.1 * MB, "correct bytes are not fetched again"
 
 
 def test_stream_that_can_not_be_resumed_is_not_interrupted(partial: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+pytest.importorskip("pty", reason="needs POSIX pseudo-terminals")
 
 import pty
 

@@ -309,7 +309,7 @@ def test_interruption_is_one_line(
 @contextmanager
 def open_terminal() -> Iterator[TextIO]:
     """Provide a stream that is a terminal."""
-    pty = pytest.importorskip("pty", reason="pseudo-terminals are a thing of POSIX")
+    pty = pytest.importorskip("pty", reason="needs POSIX pseudo-terminals")
     ours, theirs = pty.openpty()
     try:
         with os.fdopen(theirs, "w") as stream:

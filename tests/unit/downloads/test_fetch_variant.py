@@ -323,7 +323,7 @@ def test_damaged_blob_is_fetched_and_not_copied(hub: HubServer, repo: ServedRepo
     assert not (tmp_path / "plain" / ".llm-hf").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no symlinks, and so no second name")
+@pytest.mark.skipif(sys.platform == "win32", reason="without symlinks there is no second name")
 def test_second_name_of_a_finished_file_is_removed(hub: HubServer, repo: ServedRepo, home: Home) -> None:
     file, *_ = pull(hub, repo, home.cache)
     blob = file.location.resolve()

@@ -70,7 +70,7 @@ def test_cancel_in_a_folder_removes_bytes_that_another_download_wants(
     cancelled = json.loads(run("cancel", str(first), "--json", code=None).stdout)
     assert (cancelled["state"], cancelled["done_bytes"]) == ("cancelled", 0)
     assert list(folder.iterdir()) == []
-    assert list_partials(cache_work_folder(home.cache)), "the other one goes on with its own"
+    assert list_partials(cache_work_folder(home.cache)), "the other download keeps its own"
     (second,) = Library().downloads()
     Library().cancel(second.id)
     assert list_partials(cache_work_folder(home.cache)) == []
@@ -87,7 +87,7 @@ def test_gc_in_a_folder_removes_bytes_that_another_download_wants(hub: HubServer
     assert list_partials(cache_work_folder(home.cache))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="who may make links there is another matter")
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a permission there")
 def test_gc_keeps_files_of_an_open_download_under_another_path(hub: HubServer, tmp_path: Path) -> None:
     folder, link = tmp_path / "models", tmp_path / "link"
     folder.mkdir()
@@ -262,7 +262,7 @@ def test_gc_removes_the_folder_of_an_ended_engine_after_a_day(home: Home) -> Non
     folder.mkdir(parents=True, mode=0o700)
     folder.parent.chmod(0o700)
     write_old_file(folder / "log")
-    assert Library().plan_gc().files == (), "it was made just now"
+    assert Library().plan_gc().files == (), "the file is new"
     os.utime(folder, (time.time() - 2 * DAY,) * 2)
     assert run_gc_for(folder) == "its engine has left"
 

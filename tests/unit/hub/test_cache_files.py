@@ -71,7 +71,7 @@ def test_rest_of_a_damaged_repo_is_read_and_freed(cached: Path, damage: str) -> 
         gone = next(file.blob for file in before if file.path.startswith("sub dir"))
         gone.unlink()
         kept = [file for file in before if file.blob != gone]
-    assert scan_cache_dir(cached).warnings, "huggingface_hub itself gives the repo up"
+    assert scan_cache_dir(cached).warnings, "huggingface_hub itself skips the repo"
     assert [file for file in scan_cache(cached) if file.repo == REPO] == kept
     weights = [file for file in kept if file.path == "tiny-Q4_K_M.gguf"]
     assert delete_cached_files(cached, weights[:1]) == 0

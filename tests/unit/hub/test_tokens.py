@@ -128,7 +128,7 @@ def test_first_real_keychain_of_a_chain_is_used(monkeypatch: pytest.MonkeyPatch)
     assert list(real.kept.values()) == [TOKEN]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions are posix's")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 def test_encrypted_file_is_private() -> None:
     before = os.umask(0)
     try:
@@ -247,7 +247,7 @@ def test_unwritable_place_gives_a_clear_error(home: Home) -> None:
         tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the keychain is the system's own, and always there")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a keychain")
 def test_keyring_backends_are_loaded_only_if_a_keychain_may_exist(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

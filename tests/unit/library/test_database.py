@@ -259,7 +259,7 @@ def test_file_name_that_is_not_utf_8_is_refused(db: Database) -> None:
         db.register(make_model(files=(LocalFile("m", "weights", 1, os.fsdecode(b"/tmp/caf\xe9.gguf")),)))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes")
 def test_library_is_private_because_it_holds_keys(db: Database, path: Path) -> None:
     db.register(make_model())
     assert {file.stat().st_mode & 0o077 for file in path.parent.iterdir()} == {0}
@@ -431,7 +431,7 @@ with Database(path) as db:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 def test_library_in_a_read_only_folder_is_readable(tmp_path: Path) -> None:
     folder = tmp_path / "readable"
     for parent in (tmp_path, *tmp_path.parents):  # pytest's own folders, at any depth: only their user can read them

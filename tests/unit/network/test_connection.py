@@ -174,12 +174,12 @@ def test_host_without_tls_is_an_error_at_once(tmp_path: Path) -> None:
         thread.join()
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 def test_ipv6_works(tmp_path: Path) -> None:
     try:
         server = StorageServer(CONTENT, host="::1")
     except OSError:
-        pytest.skip("no IPv6 loopback here")
+        pytest.skip("needs an IPv6 loopback")
     with server:
         pull(server, tmp_path / "part")
 
@@ -280,7 +280,7 @@ def test_no_proxy_skips_the_proxy(tmp_path: Path, proxy: Proxy, monkeypatch: pyt
     assert proxy.lines == []
 
 
-@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
 @pytest.mark.parametrize("written", ["::1", "[::1]"])
 def test_no_proxy_accepts_both_forms_of_ipv6(
     tmp_path: Path, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, written: str

@@ -62,7 +62,7 @@ def assert_whole(partial: Path) -> None:
     with StorageServer(make_content(6 * MB + 123)) as server:
         pull(server, partial)
         assert partial.read_bytes() == server.content
-        assert server.sent <= len(server.content) * 1.02, "what is fetched in another way is not fetched twice"
+        assert server.sent <= len(server.content) * 1.02, "nothing is fetched twice"
 
 
 def test_plain_http_bytes_go_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_filter_refuses_newer_calls_and_the_x32_table(machine: str) -> None:
     code, audit, column = _build_filter(machine)
     for number in (seccomp.NEWEST_CALL + 1, X32, X32 + 39, X32 + 520, 2**31, 2**32 - 1):
         assert run_filter(code, audit, number) == "ENOSYS"
-    assert run_filter(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be seen"
+    assert run_filter(code, audit, (435, 435)[column]) == "ENOSYS", "clone3: its flags can't be checked"
 
 
 @MACHINES
