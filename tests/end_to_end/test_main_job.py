@@ -121,7 +121,7 @@ def _measure_cpu(*words: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"),
+    ("fault", "output"),
     [
         (Stall(), "did not answer within 0.5 s"),
         (Status(503), "has a problem of its own (HTTP 503)"),
@@ -132,27 +132,25 @@ def _measure_cpu(*words: str) -> float:
     ids=["silence", "503", "429", "web page", "reset"],
 )
 def test_cached_results_are_shown_with_age_and_reason_if_the_hub_fails(
-    repo: HubServer, monkeypatch: pytest.MonkeyPatch, weather: Any, said: str
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch, fault: Any, output: str
 ) -> None:
     monkeypatch.setenv("LLM_HF_METADATA_SECONDS", "0.5")
     run("search", "tiny")
     run("info", REPO)
-    repo.fault(weather, side="hub", times=None)
+    repo.fault(fault, side="hub", times=None)
     for words in (("search", "tiny"), ("info", REPO)):
         done = run(*words, "--refresh")
         assert REPO in done.stdout
-        assert said in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
+        assert output in done.stderr or "not the Hub's protocol" in done.stderr or "not" in done.stderr
         assert "this is the Hub's answer of" in done.stderr
     for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
         *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
-        assert said in error
+        assert output in error
 
 
-@pytest.mark.parametrize(
-    "weather", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"]
-)
-def test_transient_error_at_the_start_of_a_pull_is_retried_and_reported(repo: HubServer, weather: Any) -> None:
-    repo.fault(weather, side="hub", on="/api/models")
+@pytest.mark.parametrize("fault", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"])
+def test_transient_error_at_the_start_of_a_pull_is_retried_and_reported(repo: HubServer, fault: Any) -> None:
+    repo.fault(fault, side="hub", on="/api/models")
     assert "asking again in" in run("pull", f"{REPO}:Q4_K_M").stderr
 
 
@@ -168,12 +166,12 @@ def test_rate_limit_is_waited_out_and_reported(repo: HubServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weather", "said"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
+    ("fault", "output"), [(Status(503), "HTTP 503"), (Reset(), "broke off"), (Truncate(after=100), "asking again")]
 )
-def test_one_failed_header_request_does_not_end_a_pull(repo: HubServer, weather: Fault, said: str) -> None:
-    repo.fault(weather, side="storage", on=Q4)
+def test_one_failed_header_request_does_not_end_a_pull(repo: HubServer, fault: Fault, output: str) -> None:
+    repo.fault(fault, side="storage", on=Q4)
     done = run("pull", REPO)
-    assert said in done.stderr
+    assert output in done.stderr
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
 
 
@@ -183,12 +181,12 @@ def test_offline_info_shows_the_card_and_an_installed_pull_is_instant(
     run("pull", REPO, "-q")
     run("info", REPO, "--card")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    asked = len(repo.requests)
+    requested = len(repo.requests)
     assert "Tiny" in run("info", REPO, "--card").stdout
     done = run("pull", REPO)
     assert "is here already. Offline mode is on" in done.stderr
     assert "Offline mode is on" in run("pull", f"{REPO}:Q8_0", code=1).stderr
-    assert len(repo.requests) == asked
+    assert len(repo.requests) == requested
 
 
 def test_unread_card_is_reported_and_the_rest_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,8 +267,8 @@ def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, 
 def test_bytes_that_never_match_are_refused_and_removed(repo: HubServer, home: Home) -> None:
     run("pull", f"{REPO}:Q8_0", "--dry-run")
     repo.fault(FlipBit(at=Q8_BYTES - 1), on=Q8, side="storage", times=None)
-    said = run("pull", f"{REPO}:Q8_0", code=1).stderr
-    assert "is not the file that the Hub recorded: expected" in said
+    output = run("pull", f"{REPO}:Q8_0", code=1).stderr
+    assert "is not the file that the Hub recorded: expected" in output
     assert list_cached(home) == []
     assert run_json("list") == []
 
@@ -340,9 +338,9 @@ def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
     ) as pull:
         repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
         pull.send_signal(signal.SIGINT)
-        _, said = pull.communicate(timeout=30)
-    assert said.decode().startswith("Interrupted; what has arrived is kept")
-    assert "llm hf resume " in said.decode()
+        _, output = pull.communicate(timeout=30)
+    assert output.decode().startswith("Interrupted; what has arrived is kept")
+    assert "llm hf resume " in output.decode()
     repo.clear()
     found = run_json("pull", f"{REPO}:Q8_0", "-q")
     assert 0 < found["fetched_bytes"] == found["plan"]["fetch_bytes"] < found["plan"]["total_bytes"]
@@ -607,8 +605,8 @@ def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
     try:
         monkeypatch.setenv("HF_HUB_CACHE", str(small / "hub"))
         monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
-        said = run("pull", f"{REPO}:Q8_0", code=1).stderr
-        assert "more room is needed" in said
+        output = run("pull", f"{REPO}:Q8_0", code=1).stderr
+        assert "more room is needed" in output
         subprocess.run(["mount", "-o", "remount,size=5m", small], check=True)
         plan = Library().plan(f"{REPO}:Q8_0")
         (small / "ballast").write_bytes(b"x" * 3_000_000)  # another process was faster
@@ -630,14 +628,14 @@ def test_missing_permissions_give_clear_errors(repo: HubServer, tmp_path: Path) 
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     assert repo.requests == []
-    said = run_process(
+    output = run_process(
         "llm", "hf", "pull", REPO, code=1, unprivileged=True, environment={"HF_HUB_CACHE": str(closed / "hub")}
     ).stderr
-    assert "Error: Can't write in" in said
-    said = run_process(
+    assert "Error: Can't write in" in output
+    output = run_process(
         "llm", "hf", "list", code=1, unprivileged=True, environment={"LLM_USER_PATH": str(closed / "llm")}
     ).stderr
-    assert "Error: Can't open the library" in said
+    assert "Error: Can't open the library" in output
     secret = tiny_chat(tmp_path / "secret.Q8_0.gguf")
     secret.chmod(0)
     assert "is not readable" in run_process("llm", "hf", "import", secret, code=2, unprivileged=True).stderr
@@ -655,8 +653,8 @@ def test_folder_owned_by_root_after_sudo_is_named_with_the_fix(repo: HubServer, 
     os.chown(ours, 65534, 65534)
     mended = f"sudo chown -R $(id -un) {ours}"
     for words in (("pull", REPO), ("search", "tiny"), ("info", REPO), ("whoami",), ("logout",)):
-        said = run_process("llm", "hf", *words, code=1, unprivileged=True).stderr
-        assert mended in said, words
+        output = run_process("llm", "hf", *words, code=1, unprivileged=True).stderr
+        assert mended in output, words
     assert "Can't read" in run_process("llm", "hf", "status", unprivileged=True).stdout
     assert repo.requests == []
 
@@ -692,9 +690,9 @@ def test_ctrl_c_during_a_request_prints_one_line(repo: HubServer, words: tuple[s
     ) as asking:
         repo.wait_until(lambda: len(repo.requests) == 1)
         asking.send_signal(signal.SIGINT)
-        out, said = asking.communicate(timeout=30)
+        out, output = asking.communicate(timeout=30)
     assert (asking.returncode, out) == (130, "")
-    assert said == "Interrupted; run the same command to continue.\n"
+    assert output == "Interrupted; run the same command to continue.\n"
 
 
 # Python

@@ -144,18 +144,18 @@ def test_texts_are_embedded_and_completed(client: OpenAI) -> None:
 def test_async_clients_are_served_in_parallel(url: str) -> None:
     async def six() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
-            asked = [client.chat.completions.create(model=name, messages=HELLO) for name in ("tiny", "seal") * 3]
-            return [done.choices[0].message.content for done in await asyncio.gather(*asked)]
+            requested = [client.chat.completions.create(model=name, messages=HELLO) for name in ("tiny", "seal") * 3]
+            return [done.choices[0].message.content for done in await asyncio.gather(*requested)]
 
     assert asyncio.run(six()) == [ggufs.ANSWER, "Seal."] * 3
 
 
 def test_single_model_needs_no_name() -> None:
     with run_relay("seal") as (_, url):
-        asked = httpx2.post(
+        requested = httpx2.post(
             f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
         )
-    assert asked.json()["choices"][0]["message"]["content"] == "Seal."
+    assert requested.json()["choices"][0]["message"]["content"] == "Seal."
 
 
 def make_headers(key: str = KEY) -> dict[str, str]:
@@ -268,11 +268,11 @@ def test_refusal_keeps_its_status_unless_the_relay_itself_is_refused(
     with run_server(refuse) as elsewhere:
         Library().attach("far", elsewhere, model="x")
         with run_relay("far") as (_, url):
-            asked = httpx2.post(
+            requested = httpx2.post(
                 f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, headers=make_headers()
             )
-    assert asked.status_code == seen
-    assert asked.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
+    assert requested.status_code == seen
+    assert requested.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
     with tiny_library.open_db() as db:
         db.remove_model("hf/remote/far")
 
@@ -293,8 +293,8 @@ def test_stored_options_apply_unless_the_client_sets_its_own(client: OpenAI) -> 
     library = Library()
     library.set_options("endless", {"max_tokens": "3"})
     try:
-        for asked, tokens in (({}, 3), ({"max_tokens": 5}, 5)):
-            done = client.chat.completions.create(model="endless", messages=HELLO, **asked)  # type: ignore[call-overload]
+        for requested, tokens in (({}, 3), ({"max_tokens": 5}, 5)):
+            done = client.chat.completions.create(model="endless", messages=HELLO, **requested)  # type: ignore[call-overload]
             assert done.usage.completion_tokens == tokens
     finally:
         library.set_options("endless", {}, ["max_tokens"])
@@ -387,10 +387,10 @@ def test_client_that_leaves_during_a_load_is_noticed_and_the_engine_kept(
             with leave_request(url, {"messages": HELLO}):
                 wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
             wait_until(lambda: "the client has gone" in caplog.text)
-        asked = httpx2.post(
+        requested = httpx2.post(
             f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
         )
-        assert asked.json()["choices"][0]["message"]["content"] == "Late."
+        assert requested.json()["choices"][0]["message"]["content"] == "Late."
 
 
 # The command

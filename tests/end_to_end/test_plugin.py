@@ -28,9 +28,9 @@ def test_help_names_the_group_without_importing_it() -> None:
         "print(sorted(name for name in sys.modules if name.startswith('llm_hf_models')))\n"
         "assert not {'huggingface_hub', 'keyring', 'rich', 'jinja2', 'psutil', 'xllamacpp'} & set(sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Open models from the Hugging Face Hub, on this machine." in said
-    assert said.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Open models from the Hugging Face Hub, on this machine." in output
+    assert output.splitlines()[-1] == "['llm_hf_models', 'llm_hf_models.plugin']"
 
 
 DAMAGES = [write_garbage, set_newer_version, store_invalid_json, drop_a_table, replace_with_a_folder]
@@ -43,10 +43,10 @@ def test_unreadable_library_is_reported_in_one_line_and_list_explains_it(
     monkeypatch.setattr(plugin, "_reported", set())
     register_model("some/model:F16", aliases=("v",))
     damage(paths.library_path())
-    asked = run_llm("-m", "v", "hello")
-    assert asked.exit_code == 1
-    assert "Unknown model: v" in asked.stderr
-    assert asked.stderr.count("`llm hf list` says why") == 1
+    requested = run_llm("-m", "v", "hello")
+    assert requested.exit_code == 1
+    assert "Unknown model: v" in requested.stderr
+    assert requested.stderr.count("`llm hf list` says why") == 1
     why = run_llm("hf", "list")
     assert why.exit_code == 1
     assert str(paths.library_path()) in why.stderr

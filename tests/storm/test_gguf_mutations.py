@@ -65,7 +65,7 @@ def base_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 def judge_mutations(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counter[str]:
     """Judge mutations, then ask llama.cpp about all that passed and a sample of the others."""
     verdicts: Counter[str] = Counter()
-    asked: list[tuple[Path, frozenset[str]]] = []
+    requested: list[tuple[Path, frozenset[str]]] = []
     for number, content in enumerate(mutate_files(bases, count, seed)):
         started = time.thread_time()
         judged = judge_header(content)
@@ -75,17 +75,17 @@ def judge_mutations(bases: Sequence[bytes], count: int, seed: int, folder: Path)
             path = folder / f"{number}.gguf"
             path.write_bytes(content)
             codes = frozenset(f.code for f in check_file(path).errors if f.part == "structure")
-            asked.append((path, codes))
-        if len(asked) == 500:
-            verdicts += compare(asked)
-            asked = []
-    return verdicts + compare(asked)
+            requested.append((path, codes))
+        if len(requested) == 500:
+            verdicts += compare(requested)
+            requested = []
+    return verdicts + compare(requested)
 
 
-def compare(asked: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
+def compare(requested: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:
     """Compare our verdicts with llama.cpp's, and remove the files."""
     verdicts: Counter[str] = Counter()
-    for (path, codes), verdict in zip(asked, gguf_oracle.read_all([path for path, _ in asked]), strict=True):
+    for (path, codes), verdict in zip(requested, gguf_oracle.read_all([path for path, _ in requested]), strict=True):
         warned = {finding.code for finding in check_file(path).warnings}
         if not codes:
             expected = "accepts the header" if "data-unpadded" in warned else "accepts"

@@ -219,9 +219,9 @@ def test_transfer_after_a_power_cut_refetches_only_unsynced_bytes(
                 server.locate, server.expected, partial,
                 limits=TransferLimits(connections=2), progress=lambda _: None, stop=threading.Event(),
             )  # fmt: skip
-            asked = [request.range for request in server.requests]
+            requested = [request.range for request in server.requests]
         assert partial.read_bytes() == content
-        for found in asked:
+        for found in requested:
             assert found is not None
             assert not overlaps(found, trusted), "what was synced came again"
     assert kept or disk == "lost the journal", "no cut left anything to build on: this proves nothing"
@@ -233,6 +233,6 @@ def read_trusted(partial: Path) -> Ranges:
     return state.done if state is not None and partial.exists() else Ranges()
 
 
-def overlaps(asked: tuple[int, int | None], there: Ranges) -> bool:
-    first, last = asked
+def overlaps(requested: tuple[int, int | None], there: Ranges) -> bool:
+    first, last = requested
     return any(first < end and start <= (SIZE if last is None else last) for start, end in there)

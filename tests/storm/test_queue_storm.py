@@ -137,8 +137,8 @@ def check_end(storm: Storm) -> None:
     library.gc()
     cache = storm.home / "cache"
     assert [path.name for path in cache_work_folder(cache).iterdir() if path.suffix != ".checked"] == []
-    told = subprocess.run(
+    reported = subprocess.run(
         [Path(sys.executable).with_name("hf"), "cache", "verify", REPO, "--cache-dir", cache],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert told.returncode == 0, told.stdout + told.stderr
+    assert reported.returncode == 0, reported.stdout + reported.stderr

@@ -53,8 +53,8 @@ def open_clean_library(
         processes = [process for row in running_engines.list_running_engines(opened) for process in processes_of(row)]
         for row in running_engines.list_running_engines(opened):
             running_engines.stop_engine(opened, row)
-        _, alive = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
-        assert not alive
+        _, running = psutil.wait_procs(processes, timeout=EXIT_SECONDS)
+        assert not running
         assert opened.list_engines() == []
         assert not list(home.runtime.glob("llm-hf/*/e.sock"))
 
@@ -76,9 +76,9 @@ def ensure(
     notices: list[str] | None = None,
     **changes: object,
 ) -> engine.Endpoint:
-    told = notices if notices is not None else []
+    reported = notices if notices is not None else []
     chosen = settings.load().model_copy(update=changes)
-    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=told.append)
+    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=reported.append)
 
 
 def prompt_engine(endpoint: engine.Endpoint, **options: object) -> str:

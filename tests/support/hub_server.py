@@ -234,8 +234,8 @@ class HubServer:
         """Set the scan results of a file: the summary, and each scanner's by the Hub's name, as `status` or `status:
         words`."""
         words = []
-        for name, said in scanners.items():
-            word, _, message = said.partition(": ")
+        for name, output in scanners.items():
+            word, _, message = output.partition(": ")
             words.append((name, word, message))
         changed = [
             replace(file, scan=status, scanners=tuple(words)) if file.path == path else file for file in repo.files
@@ -357,8 +357,8 @@ class HubServer:
         with self._changed:
             self._requests.append(request)
             for planned in self._faults:
-                meant = planned.on in unquote(request.path) and planned.side in (None, request.side)
-                if meant and planned.method in (None, request.method) and planned.times != 0:
+                suggested = planned.on in unquote(request.path) and planned.side in (None, request.side)
+                if suggested and planned.method in (None, request.method) and planned.times != 0:
                     planned.times = planned.times and planned.times - 1
                     faults.append(planned.fault)
             self._stalls += [fault for fault in faults if isinstance(fault, Stall)]
@@ -449,14 +449,14 @@ class _FaultHandler(_HubHandler):
         super().send_bytes(status, body, headers)
 
     def send_range(self, file: BinaryIO, start: int, length: int) -> None:
-        weather = any(isinstance(fault, Reset | Truncate | Stall | Throttle | FlipBit) for fault in self.faults)
+        faults = any(isinstance(fault, Reset | Truncate | Stall | Throttle | FlipBit) for fault in self.faults)
         sent = 0
         while sent < length:
             self._at(sent)
-            size = min(self._next_stop(sent, length) - sent, BLOCK_BYTES if weather else CALM_BYTES)
+            size = min(self._next_stop(sent, length) - sent, BLOCK_BYTES if faults else CALM_BYTES)
             # Recorded first: a client that has the bytes may read the record at once.
             self.hub.moved(self.request_record, size)
-            if weather:
+            if faults:
                 self.wfile.write(self._weathered(file, start + sent, size))
             elif isinstance(self.connection, ssl.SSLSocket):
                 file.seek(start + sent)

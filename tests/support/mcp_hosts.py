@@ -99,8 +99,8 @@ def serve_http(*flags: str, port: int = 0) -> Iterator[HttpServer]:
     try:
         url = process.stderr.readline().strip()
         assert url.startswith("http://"), url + process.stderr.read()
-        said = process.stderr.readline().strip()
-        token = said.removeprefix("Authorization: Bearer ") if said.startswith("Authorization") else None
+        output = process.stderr.readline().strip()
+        token = output.removeprefix("Authorization: Bearer ") if output.startswith("Authorization") else None
         yield HttpServer(url, token or os.environ.get("LLM_HF_MCP_TOKEN"))
     finally:
         process.terminate()

@@ -328,13 +328,17 @@ def main() -> None:
         for name in task["steps"]:
             STEPS[name](wanted(task), ())
         report = confine.ConfinementReport(tuple(task["steps"]))
-    said: dict[str, Any] = {"layers": report.layers, "missing": dict(report.missing), "sandboxed": report.is_sandboxed}
-    os.write(1, json.dumps(said).encode() + b"\n")
+    output: dict[str, Any] = {
+        "layers": report.layers,
+        "missing": dict(report.missing),
+        "sandboxed": report.is_sandboxed,
+    }
+    os.write(1, json.dumps(output).encode() + b"\n")
     try:
-        said["outcome"] = ATTEMPTS[task["attempt"]](task)
+        output["outcome"] = ATTEMPTS[task["attempt"]](task)
     except OSError as error:
-        said["refused"] = errno.errorcode[error.errno] if error.errno else str(error)
-    os.write(1, json.dumps(said).encode() + b"\n")
+        output["refused"] = errno.errorcode[error.errno] if error.errno else str(error)
+    os.write(1, json.dumps(output).encode() + b"\n")
     os._exit(0)
 
 

@@ -127,12 +127,12 @@ def run_mirror(folder: Path) -> Iterator[str]:
 
 def _address(server: subprocess.Popen[str]) -> str:
     assert server.stdout is not None
-    said = []
+    output = []
     for line in server.stdout:
-        said.append(line)
+        output.append(line)
         if found := re.search(r"http://[\w.\[\]:]+", line):
             return found[0]
-    raise StepFailedError("the mirror did not start:\n" + "".join(said))
+    raise StepFailedError("the mirror did not start:\n" + "".join(output))
 
 
 def run_tour(guide: Tour) -> None:
@@ -162,7 +162,7 @@ def draw_picture(captured: Sequence[tuple[str, str]], path: Path) -> None:
     from tests.tools.picture import draw
 
     shown = dict(
-        reversed([(line, said) for line, said in captured if line.startswith(PICTURED) and "--json" not in line])
+        reversed([(line, output) for line, output in captured if line.startswith(PICTURED) and "--json" not in line])
     )
     draw(list(reversed(shown.items())), path)
 

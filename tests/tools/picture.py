@@ -33,9 +33,9 @@ def run_in_terminal(command: Sequence[str], environment: Mapping[str, str], colu
     environment = {**environment, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(ROWS)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment) as running:
         os.close(theirs)
-        said = _read_all(ours)
+        output = _read_all(ours)
     os.close(ours)
-    return running.returncode, render_screen(said)
+    return running.returncode, render_screen(output)
 
 
 def _read_all(terminal: int) -> str:
@@ -51,11 +51,11 @@ def _read_all(terminal: int) -> str:
     return b"".join(blocks).decode(errors="replace")
 
 
-def render_screen(said: str) -> str:
+def render_screen(output: str) -> str:
     """Return the screen after `said`: redrawn lines once, colours kept as escape sequences."""
     rows: list[Row] = [[]]
     at, column, style = 0, 0, ""
-    for token in _TOKEN.finditer(said):
+    for token in _TOKEN.finditer(output):
         if token["char"] == "\n":
             at, column = at + 1, 0
             rows += [[] for _ in range(at - len(rows) + 1)]
@@ -94,11 +94,11 @@ def draw(captured: Sequence[tuple[str, str]], path: Path, title: str = "llm hf",
         columns: Width of the terminal.
     """
     console = Console(record=True, width=columns, file=io.StringIO(), highlight=False)
-    for number, (line, said) in enumerate(captured):
+    for number, (line, output) in enumerate(captured):
         if number:
             console.print()
         console.print(Text.assemble(("$ ", "bold green"), (line, "bold")), soft_wrap=True)
-        if shown := render_screen(said).rstrip("\n"):
+        if shown := render_screen(output).rstrip("\n"):
             console.print(Text.from_ansi(shown), soft_wrap=True)
     svg = console.export_svg(title=title, unique_id="terminal")
     # A picture in a README may not fetch fonts: any monospaced one will do, because each text's length is given.

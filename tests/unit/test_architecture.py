@@ -25,8 +25,8 @@ HEAVY = {"huggingface_hub", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "ric
 
 
 def refuse(rule: str, breaches: Iterable[object]) -> None:
-    told = "\n  ".join(str(breach) for breach in breaches)
-    assert not told, f"{rule}\n  {told}"
+    reported = "\n  ".join(str(breach) for breach in breaches)
+    assert not reported, f"{rule}\n  {reported}"
 
 
 def test_every_module_has_a_docstring() -> None:

@@ -49,5 +49,5 @@ def test_picture_is_an_svg_without_external_resources(tmp_path: Path) -> None:
     ET.fromstring(picture)
     assert "url(http" not in picture
     text = picture.replace("&#160;", " ")
-    for said in ("llm hf list", "hf/o/n:Q8_0", "Freed 5 MB."):
-        assert said in text
+    for output in ("llm hf list", "hf/o/n:Q8_0", "Freed 5 MB."):
+        assert output in text

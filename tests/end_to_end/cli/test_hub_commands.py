@@ -70,8 +70,8 @@ def list_cached(home: Home) -> list[Path]:
 @pytest.mark.usefixtures("repo")
 def test_search_shows_a_row_with_the_known_facts() -> None:
     text = run("search", "tiny").stdout
-    for said in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
-        assert said in text
+    for output in (REPO, "1,234", "56", "mit", "text-generation", "conversational"):
+        assert output in text
     (row,) = run_json("search", "tiny")["results"]
     assert (row["id"], row["downloads"], row["gated"], row["here"]) == (REPO, 1234, False, [])
 
@@ -94,19 +94,19 @@ def test_installed_revisions_of_a_variant_are_listed_separately() -> None:
 def test_empty_search_suggests_wider_filters_and_exits_with_0() -> None:
     done = run("search", "no", "such", "--author", "nobody", "--license", "mit")
     assert done.stdout == ""
-    for said in ("Nothing was found.", "--license", "--author", "fewer words"):
-        assert said in done.stderr
+    for output in ("Nothing was found.", "--license", "--author", "fewer words"):
+        assert output in done.stderr
     assert run_json("search", "nosuch")["results"] == []
 
 
 def test_repeated_search_comes_from_the_cache_and_reports_its_age(repo: HubServer) -> None:
     run("search", "tiny")
-    asked = repo.count("/api/models")
+    requested = repo.count("/api/models")
     again = run("search", "tiny")
     assert "--refresh asks again" in again.stderr
-    assert repo.count("/api/models") == asked
+    assert repo.count("/api/models") == requested
     assert "--refresh" not in run("search", "tiny", "--refresh").stderr
-    assert repo.count("/api/models") > asked
+    assert repo.count("/api/models") > requested
 
 
 @pytest.mark.usefixtures("repo")
@@ -143,8 +143,8 @@ def test_pull_prints_the_id_to_stdout_and_the_rest_to_stderr(repo: HubServer) ->
     done = run("pull", REPO)
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert repo.sent(Q4, side="storage") > 0
-    for said in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "digests match the Hub's", "llm -m tiny 'hello'"):
-        assert said in done.stderr
+    for output in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "digests match the Hub's", "llm -m tiny 'hello'"):
+        assert output in done.stderr
     assert run_json("list")[0]["state"] == "ready"
 
 
@@ -172,8 +172,8 @@ def test_pull_sets_aliases_and_suggests_the_requested_one() -> None:
 
 def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Home) -> None:
     text = run("pull", REPO, "--dry-run").stdout
-    for said in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
-        assert said in text
+    for output in (f"hf/{REPO}:Q4_K_M", Q4, "to fetch", "Fits", "Folder", "Aliases"):
+        assert output in text
     plan = run_json("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
     assert list_cached(home) == []
@@ -203,22 +203,22 @@ def test_pull_fetches_every_shard_of_a_split_model(hub: HubServer, tmp_path: Pat
 def test_repo_without_gguf_files_lists_its_conversions(repo: HubServer) -> None:
     repo.add_repo("base/tiny", {"model.safetensors": b"x" * 100})
     repo.change_repo(next(one for one in repo.list_repos() if one.id == REPO), base_models=("base/tiny",))
-    said = run("pull", "base/tiny", code=1).stderr
-    assert "base/tiny has no GGUF files" in said
-    assert f"llm hf pull {REPO}" in said
+    output = run("pull", "base/tiny", code=1).stderr
+    assert "base/tiny has no GGUF files" in output
+    assert f"llm hf pull {REPO}" in output
 
 
 def test_pull_names_the_missing_shard_of_a_split_model(hub: HubServer, tmp_path: Path) -> None:
     first, _, last = tiny_split(tmp_path, 3, stem="tiny-Q8_0")
     shards = {first.name: first, last.name: last}
     hub.add_repo("owner/broken-GGUF", shards)
-    said = run("pull", "owner/broken-GGUF", code=1).stderr
-    assert "owner/broken-GGUF has no whole GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in said
+    output = run("pull", "owner/broken-GGUF", code=1).stderr
+    assert "owner/broken-GGUF has no whole GGUF model\ntiny-Q8_0: shard 00002 of 3 is missing\n" in output
     assert "Note: tiny-Q8_0: shard 00002 of 3 is missing" in run("info", "owner/broken-GGUF").stdout
     hub.add_repo("owner/half-GGUF", {**shards, Q4: tiny_chat(tmp_path / Q4)})
-    said = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
-    assert "shard 00002 of 3 is missing" in said
-    assert "There are: Q4_K_M" in said
+    output = run("pull", "owner/half-GGUF:Q8_0", code=1).stderr
+    assert "shard 00002 of 3 is missing" in output
+    assert "There are: Q4_K_M" in output
     assert run("pull", "owner/half-GGUF", "-q").stdout == "hf/owner/half-GGUF:Q4_K_M\n"
 
 
@@ -232,8 +232,8 @@ def test_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> Non
 
 @pytest.mark.usefixtures("repo")
 def test_two_different_revisions_are_refused() -> None:
-    said = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
-    assert "Two revisions are given: v1.0 in the ref, and main" in said
+    output = run("pull", f"{REPO}@v1.0", "--revision", "main", code=2).stderr
+    assert "Two revisions are given: v1.0 in the ref, and main" in output
     assert "Two revisions" in run("info", f"https://hf.co/{REPO}/tree/v1.0", "--revision", "main", code=2).stderr
     assert run("pull", f"{REPO}@main:Q8_0", "--revision", "main", "-q").stdout == f"hf/{REPO}@main:Q8_0\n"
 
@@ -279,7 +279,7 @@ def test_pull_reports_transient_errors_and_completes(repo: HubServer, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("ref", "said"),
+    ("ref", "output"),
     [
         ("owner/none", "owner/none"),
         (f"{REPO}:Q3_K_S", "Q8_0"),
@@ -288,11 +288,11 @@ def test_pull_reports_transient_errors_and_completes(repo: HubServer, monkeypatc
     ],
 )
 @pytest.mark.usefixtures("repo")
-def test_missing_repo_or_file_gives_one_clear_error(ref: str, said: str) -> None:
+def test_missing_repo_or_file_gives_one_clear_error(ref: str, output: str) -> None:
     done = run("pull", ref, code=1)
     assert done.stdout == ""
     assert done.stderr.startswith("Error: ")
-    assert said in done.stderr
+    assert output in done.stderr
 
 
 def test_unknown_revision_error_lists_the_revisions(repo: HubServer) -> None:
@@ -300,8 +300,8 @@ def test_unknown_revision_error_lists_the_revisions(repo: HubServer) -> None:
     assert "has no revision 'v9'\nThere are: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
     assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
     repo.fault(Status(500), on="/refs")
-    said = run("pull", f"{REPO}@v9", code=1).stderr
-    assert said.endswith("Without one, the default branch is taken.\n")
+    output = run("pull", f"{REPO}@v9", code=1).stderr
+    assert output.endswith("Without one, the default branch is taken.\n")
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -343,11 +343,11 @@ def test_gated_repo_behind_a_redirect_is_not_reported_as_a_refused_token(
         thread = threading.Thread(target=front.serve_forever, daemon=True)
         thread.start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{front.server_port}")
-        said = run("pull", "owner/gated-GGUF", code=1).stderr
+        output = run("pull", "owner/gated-GGUF", code=1).stderr
         front.shutdown()
         thread.join()
-    assert "where the token is not sent" in said
-    assert "not been granted" not in said
+    assert "where the token is not sent" in output
+    assert "not been granted" not in output
 
 
 def test_error_names_the_proxy_that_requires_a_password(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,47 +394,47 @@ def test_plain_http_endpoint_is_not_reported_as_a_bad_certificate(
 
         threading.Thread(target=speak_plainly, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"https://127.0.0.1:{server.getsockname()[1]}")
-        said = run("search", "tiny", code=1).stderr
-    assert "secure connection" in said
-    assert "http://" in said
-    assert "certificate" not in said
+        output = run("search", "tiny", code=1).stderr
+    assert "secure connection" in output
+    assert "http://" in output
+    assert "certificate" not in output
 
 
 def test_password_in_the_endpoint_is_never_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     repo.change_repo(repo.list_repos()[0], gated="manual")
     monkeypatch.setenv("HF_ENDPOINT", repo.endpoint.replace("://", "://ann:s3cret@"))
     repo.add_token(f"Basic {base64.b64encode(b'ann:s3cret').decode()}")
-    said = [run(*words).output for words in (("status",), ("status", "--json"), ("info", REPO))]
-    said += [run("pull", ref, code=1).output for ref in (REPO, "owner/none", f"{REPO}@v9", f"{REPO}:none.gguf")]
+    output = [run(*words).output for words in (("status",), ("status", "--json"), ("info", REPO))]
+    output += [run("pull", ref, code=1).output for ref in (REPO, "owner/none", f"{REPO}@v9", f"{REPO}:none.gguf")]
     repo.fault(Status(403), side="hub", times=None)
-    said.append(run("search", "other", code=1).output)
+    output.append(run("search", "other", code=1).output)
     for endpoint in ("ftp://ann:s3cret@127.0.0.1", "http://ann:s3cret@127.0.0.1:1"):
         monkeypatch.setenv("HF_ENDPOINT", endpoint)
-        said.append(run("search", "another", code=2 if endpoint.startswith("ftp") else 1).output)
-    assert not any("s3cret" in text for text in said)
-    assert repo.endpoint in said[0]
+        output.append(run("search", "another", code=2 if endpoint.startswith("ftp") else 1).output)
+    assert not any("s3cret" in text for text in output)
+    assert repo.endpoint in output[0]
 
 
 def test_gated_repo_error_says_where_to_request_access(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     gated = next(one for one in repo.list_repos() if one.id == REPO)
     repo.change_repo(gated, gated="manual")
-    said = run("pull", REPO, code=1).stderr
-    assert "llm hf login" in said
+    output = run("pull", REPO, code=1).stderr
+    assert "llm hf login" in output
     monkeypatch.setenv("HF_TOKEN", repo.add_token("hf_no_access"))
-    said = run("pull", REPO, "--dry-run", code=1).stderr
-    assert f"{repo.endpoint}/{REPO}" in said
-    assert "hf_no_access" not in said
+    output = run("pull", REPO, "--dry-run", code=1).stderr
+    assert f"{repo.endpoint}/{REPO}" in output
+    assert "hf_no_access" not in output
 
 
 def test_local_commands_work_without_a_network(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     run("pull", REPO, "-q")
     run("search", "tiny")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    asked = len(repo.requests)
+    requested = len(repo.requests)
     assert REPO in run("search", "tiny", "--refresh").stdout
     assert run("show", "tiny").exit_code == 0
     assert run("search", "other", code=1).stderr.startswith("Error: ")
-    assert len(repo.requests) == asked
+    assert len(repo.requests) == requested
 
 
 # The library, filled from the Hub
@@ -453,16 +453,16 @@ def test_rm_frees_files_that_no_other_model_uses(repo: HubServer, home: Home) ->
 def test_ambiguous_name_lists_the_matching_models() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
     run("pull", f"{REPO}:Q4_K_M", "-q")
-    said = run("show", REPO, code=2).stderr
-    assert f"hf/{REPO}:Q8_0" in said
-    assert f"hf/{REPO}:Q4_K_M" in said
+    output = run("show", REPO, code=2).stderr
+    assert f"hf/{REPO}:Q8_0" in output
+    assert f"hf/{REPO}:Q4_K_M" in output
 
 
 @pytest.mark.parametrize("command", ["inspect", "check", "pull"])
 def test_unreadable_header_on_the_hub_is_named(command: str, hub: HubServer) -> None:
     hub.add_repo("owner/odd-GGUF", {Q8: b"no model, whatever its name says"})
-    said = run(command, "owner/odd-GGUF", code=1).stderr
-    assert f"Error: {Q8} of owner/odd-GGUF: This is not a GGUF file" in said
+    output = run(command, "owner/odd-GGUF", code=1).stderr
+    assert f"Error: {Q8} of owner/odd-GGUF: This is not a GGUF file" in output
 
 
 def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) -> None:
@@ -523,10 +523,10 @@ def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer
 def test_watching_a_failed_download_shows_the_reason_and_exits_with_1(repo: HubServer) -> None:
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
-    said = run("downloads", "--watch", number, code=1).stderr
+    output = run("downloads", "--watch", number, code=1).stderr
     assert run_json("downloads", "--all")[0]["done_bytes"] == 0
-    assert "failed" in said
-    assert "It came wrong a second time" in said
+    assert "failed" in output
+    assert "It came wrong a second time" in output
     assert run_json("list") == []
 
 
@@ -539,9 +539,9 @@ def test_worker_that_can_not_start_is_reported_and_not_restarted(
     (tmp_path / "broken/filelock.py").write_text("raise ImportError('a broken wheel')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
-    said = run("downloads", "--watch", number, code=1).stderr
-    assert "no worker has begun it: ImportError: a broken wheel" in said
-    assert str(log_path()) in said
+    output = run("downloads", "--watch", number, code=1).stderr
+    assert "no worker has begun it: ImportError: a broken wheel" in output
+    assert str(log_path()) in output
     assert log_path().read_text().count("ImportError: a broken wheel") <= 3
     monkeypatch.delenv("PYTHONPATH")
     (*_, end) = Library().follow(int(number))
@@ -676,9 +676,9 @@ def test_public_repos_are_read_without_the_token_if_nobody_types_it(
         assert done.stderr.count("nobody typed it. Going on without that token.") == 1, words
         assert "LLM_HF_PASSPHRASE" in done.stderr
     assert not any("authorization" in request.headers for request in repo.requests)
-    said = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]
-    assert "LLM_HF_PASSPHRASE" in said
-    assert "llm hf login" not in said
+    output = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]
+    assert "LLM_HF_PASSPHRASE" in output
+    assert "llm hf login" not in output
     assert "LLM_HF_PASSPHRASE" in run("whoami", stdin="", code=1).stdout
     monkeypatch.setenv("LLM_HF_PASSPHRASE", "open sesame")
     assert run("pull", "owner/gated-GGUF", "-q", stdin="").stderr == ""
@@ -694,24 +694,24 @@ def test_ctrl_c_at_the_passphrase_ends_the_command(repo: HubServer) -> None:
         start_new_session=True,
     ) as search:  # fmt: skip
         assert search.stderr is not None
-        asked = ""
-        while "(not shown)" not in asked:
-            asked += search.stderr.read(1)
+        requested = ""
+        while "(not shown)" not in requested:
+            requested += search.stderr.read(1)
         search.send_signal(signal.SIGINT)
-        out, said = search.communicate(timeout=30)
+        out, output = search.communicate(timeout=30)
     os.close(ours)
     os.close(theirs)
     assert (search.returncode, out, repo.requests) == (130, "", [])
-    assert "Interrupted" in said
+    assert "Interrupted" in output
 
 
 def test_refused_token_error_names_the_environment_variable(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert repo.requests == []
     for name in ("HUGGING_FACE_HUB_TOKEN", "HF_TOKEN"):
         monkeypatch.setenv(name, "hf_wrong")
-        said = run("pull", REPO, code=1).stderr
-        assert f"{name} in the environment goes before any other token: change it, or unset it." in said
-        assert "llm hf login" not in said
+        output = run("pull", REPO, code=1).stderr
+        assert f"{name} in the environment goes before any other token: change it, or unset it." in output
+        assert "llm hf login" not in output
         monkeypatch.delenv(name)
 
 
@@ -737,8 +737,8 @@ def test_whoami_shows_the_source_of_the_token(hub: HubServer, monkeypatch: pytes
 def test_status_shows_a_summary_of_the_machine(hub: HubServer) -> None:
     run("pull", REPO, "-q")
     text = run("status").stdout
-    for said in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
-        assert said in text
+    for output in ("Memory", "Disk", "1 model", hub.endpoint, "none running", "llm-hf-models"):
+        assert output in text
     assert run_json("status")["models"] == 1
 
 
@@ -752,13 +752,13 @@ def test_slow_hub_is_announced_once_on_a_terminal(repo: HubServer) -> None:
     ours, theirs = os.openpty()
     with subprocess.Popen([*HF, "search", "tiny", "--json"], stdout=subprocess.PIPE, stderr=theirs) as search:
         os.close(theirs)
-        said = b""
-        while b"\n" not in said:
-            said += os.read(ours, 1000)
+        output = b""
+        while b"\n" not in output:
+            output += os.read(ours, 1000)
         stall.release.set()
         out, _ = search.communicate(timeout=30)
     os.close(ours)
-    assert said.decode().strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
+    assert output.decode().strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
     assert [row["id"] for row in json.loads(out)["results"]] == [REPO]
 
 
@@ -801,14 +801,14 @@ def test_another_machine_pulls_from_a_mirror_of_this_one(tmp_path: Path) -> None
                  "HF_HUB_CACHE": str(tmp_path / "hf/hub")}  # fmt: skip
         pulled = subprocess.run([*HF, "pull", REPO], env=there, capture_output=True, text=True, check=False, timeout=60)
         mirror.send_signal(signal.SIGINT)
-        _, said = mirror.communicate(timeout=30)
+        _, output = mirror.communicate(timeout=30)
     assert pulled.returncode == 0, pulled.stderr
     assert pulled.stdout == f"hf/{REPO}:Q4_K_M\n"
-    assert f"HF_ENDPOINT={address}" in said
-    assert "Whoever can reach this address" in said
-    assert "write this machine's name or address for 0.0.0.0" in said
-    assert said.startswith("Not on this machine (yet): o/typo. `llm hf list` shows what is.\n")
-    assert said.endswith("Stopped.\n")
+    assert f"HF_ENDPOINT={address}" in output
+    assert "Whoever can reach this address" in output
+    assert "write this machine's name or address for 0.0.0.0" in output
+    assert output.startswith("Not on this machine (yet): o/typo. `llm hf list` shows what is.\n")
+    assert output.endswith("Stopped.\n")
     assert mirror.returncode == 0
 
 

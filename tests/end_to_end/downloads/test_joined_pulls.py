@@ -64,8 +64,8 @@ class PullProcess:
 
     def end(self) -> str:
         """Wait for the process and return the last line that it printed."""
-        told, _ = self.process.communicate(timeout=60)
-        return str(told.strip().splitlines()[-1].removeprefix("ended: "))
+        reported, _ = self.process.communicate(timeout=60)
+        return str(reported.strip().splitlines()[-1].removeprefix("ended: "))
 
 
 @pytest.fixture
@@ -205,14 +205,14 @@ def test_key_sends_a_pull_to_the_background_without_an_interruption(hub: HubServ
         os.execv(sys.executable, [sys.executable, "-m", "llm", "hf", "pull", REPO, "--test"])
     hub.wait_until(lambda: count_weights_sent(hub) >= 50_000)
     os.write(terminal, b"b")
-    said = b""
+    output = b""
     with suppress(OSError):  # Linux reports the closed other side as this error
         while block := os.read(terminal, 1024):
-            said += block
+            output += block
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert b"goes on in the background" in said
-    assert f"llm hf test {MODEL}".encode() in said
+    assert b"goes on in the background" in output
+    assert f"llm hf test {MODEL}".encode() in output
     hub.clear()
     row = get_row()
     wait_for_state(Library(), row.id, "done")
@@ -300,18 +300,18 @@ def test_takeover_from_an_ended_process_is_logged(two_pulls: tuple[PullProcess, 
     wait_until(lambda: get_row().attempts == 2)
     hub.clear()
     assert two_pulls[1].end() == "well"
-    told = [(note.kind, note.message) for note in Library().get_download_log(get_row().id)]
-    assert told.count(("started", "after its process ended")) + told.count(("paused", "its process ended")) == 1
+    reported = [(note.kind, note.message) for note in Library().get_download_log(get_row().id)]
+    assert reported.count(("started", "after its process ended")) + reported.count(("paused", "its process ended")) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there the start time of a process changes with the clock")
 def test_running_process_survives_a_change_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = (
+    reported = (
         "import sys; from llm_hf_models.system.processes import get_own_name; "
         "print(get_own_name(), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", told], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", reported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         name, started, booted = process.stdout.readline().strip(), get_start_time(process.pid), psutil.boot_time()

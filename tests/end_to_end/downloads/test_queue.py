@@ -142,16 +142,16 @@ def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch:
     silence.release.set()
     wait_until(lambda: bool(library.get_download(row.id).error), message="the error was not recorded")
     tries = hub.count(FILE)
-    for told in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
-        assert told.state == "running"
-        assert told.error or hub.count(FILE) > tries
+    for reported in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
+        assert reported.state == "running"
+        assert reported.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
             break
     wait_until(lambda: bool(library.get_download(row.id).error), message="the next error was not recorded")
-    told = library.get_download(row.id)
-    assert "next try in" in str(told.error)
-    assert "next try in" in downloads_views.render_downloads([told], None)
-    assert downloads_views.make_event(told).kind == "waiting"
+    reported = library.get_download(row.id)
+    assert "next try in" in str(reported.error)
+    assert "next try in" in downloads_views.render_downloads([reported], None)
+    assert downloads_views.make_event(reported).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     wait_until(lambda: library.get_download(row.id).error is None, message="the download did not continue")
@@ -173,9 +173,11 @@ def test_download_of_a_killed_worker_waits_and_the_log_says_why(
     wait_until(lambda: library.get_download(row.id).state == "queued", message="the download was not queued again")
     hub.clear()
     assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
-    told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    assert told.count(("queued", "its process ended")) == told.count(("started", "after its process ended")) == 1
-    assert "its own words" not in str(told)
+    reported = [(note.kind, note.message) for note in library.get_download_log(row.id)]
+    assert (
+        reported.count(("queued", "its process ended")) == reported.count(("started", "after its process ended")) == 1
+    )
+    assert "its own words" not in str(reported)
     assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
 
 
@@ -366,9 +368,9 @@ def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
         assert process.wait(WAIT_SECONDS) == 0
     (row,) = library.downloads(include_finished=True)
     assert (row.state, row.attempts) == ("done", 1)
-    told = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    seemed_dead = told.index(("paused", "its process shows no sign of life"))
-    assert ("started", "") in told[seemed_dead:]
+    reported = [(note.kind, note.message) for note in library.get_download_log(row.id)]
+    seemed_dead = reported.index(("paused", "its process shows no sign of life"))
+    assert ("started", "") in reported[seemed_dead:]
 
 
 def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
@@ -551,12 +553,12 @@ def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
         )
     (row,) = library.downloads()
     with run_in_terminal([sys.executable, "-m", "llm", "hf", "downloads", "--watch", str(row.id)]) as screen:
-        said = b""
-        while b"tiny" not in said:
-            said += os.read(screen, 1000)
+        output = b""
+        while b"tiny" not in output:
+            output += os.read(screen, 1000)
         os.write(screen, b"\x03")
-        while b"No longer watched" not in said:
-            said += os.read(screen, 1000)
+        while b"No longer watched" not in output:
+            output += os.read(screen, 1000)
     hub.clear()
     assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.get_download(row.id).attempts == 1

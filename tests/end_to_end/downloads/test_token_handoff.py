@@ -88,9 +88,9 @@ def test_new_worker_gets_the_token_that_nobody_else_can_read(hub: HubServer, hom
 def test_worker_without_the_passphrase_names_the_command_in_the_row(hub: HubServer) -> None:
     row = Library().enqueue(make_plan(hub))
     assert follow_to_end(Library(), row.id)[-1].kind == "failed"
-    said = str(Library().get_download(row.id).error)
-    assert "no passphrase for the token" in said
-    assert said.endswith(f"llm hf pull {REPO}")
+    output = str(Library().get_download(row.id).error)
+    assert "no passphrase for the token" in output
+    assert output.endswith(f"llm hf pull {REPO}")
     result = Library(ask_passphrase=lambda: PASSPHRASE).pull(REPO)
     assert (result.download_id, Library().get_download(row.id).state) == (row.id, "done")
 

@@ -98,14 +98,14 @@ def start_prompt(prompt: str, *words: str) -> subprocess.Popen[bytes]:
 )
 def test_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm_engine: EngineRow) -> None:
     before = count_decodes(warm_engine)
-    with start_prompt("go", *how) as talking:
+    with start_prompt("go", *how) as process:
         if "--no-stream" in how:
             wait_until(lambda: count_decodes(warm_engine) >= before + 5, SECONDS, poll_seconds=0)
         else:
-            assert talking.stdout
-            assert talking.stdout.read(5) == ggufs.ANSWER[:5].encode()
-        LEAVING[leaving](talking)
-        assert talking.wait(SECONDS) != 0
+            assert process.stdout
+            assert process.stdout.read(5) == ggufs.ANSWER[:5].encode()
+        LEAVING[leaving](process)
+        assert process.wait(SECONDS) != 0
         gone = count_decodes(warm_engine)
         assert wait_and_count_decodes(warm_engine) - gone <= AT_MOST
 
@@ -113,10 +113,10 @@ def test_answer_ends_with_its_client(leaving: str, how: tuple[str, ...], warm_en
 @pytest.mark.parametrize(("leaving", "how"), [("ctrl-c", ()), ("killed", ("--no-stream",))])
 def test_prompt_processing_ends_with_its_client(leaving: str, how: tuple[str, ...], warm_engine: EngineRow) -> None:
     before = count_decodes(warm_engine)
-    with start_prompt(LONG, *how) as talking:
+    with start_prompt(LONG, *how) as process:
         wait_until(lambda: count_decodes(warm_engine) >= before + 2, SECONDS, poll_seconds=0)
-        LEAVING[leaving](talking)
-        assert talking.wait(SECONDS) != 0
+        LEAVING[leaving](process)
+        assert process.wait(SECONDS) != 0
         gone = count_decodes(warm_engine)
         after = wait_and_count_decodes(warm_engine)
     assert after - gone <= AT_MOST

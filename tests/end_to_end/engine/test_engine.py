@@ -405,16 +405,16 @@ def test_link_in_place_of_the_socket_folder_is_refused(
 
 
 def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.EngineSpec, db: Database) -> None:
-    alive = ensure(spec, db)
+    running = ensure(spec, db)
     foreign = get_engine_row(db)
     db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
     left = engine_folder.create_engine_folder()
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(left.socket))
+    with socket.socket(socket.AF_UNIX) as ended:
+        ended.bind(str(left.socket))
     ensure(replace(spec, context=512), db)
     assert not left.path.exists()
-    assert alive.socket is not None
-    assert engine_folder.is_listening(str(alive.socket))
+    assert running.socket is not None
+    assert engine_folder.is_listening(str(running.socket))
     running_engines.stop_engine(db, foreign)
 
 

@@ -247,8 +247,10 @@ def test_pull_stores_the_options_of_generation_config(
             one.key: one.value for one in library.show(str(done.model_id)).defaults if one.source != "this machine"
         }
         assert {key: found[key] for key in ("temperature", "top_p", "top_k") if key in found} == kept
-        asked = [request for request in hub.requests if re.search("/resolve/.*/generation_config.json", request.path)]
-        assert len(asked) == 1
+        requested = [
+            request for request in hub.requests if re.search("/resolve/.*/generation_config.json", request.path)
+        ]
+        assert len(requested) == 1
         assert library.plan("acme/tiny-GGUF").already_complete
 
 
@@ -348,8 +350,8 @@ def test_model_with_a_missing_key_is_not_reported_as_down(
     keys.write_text("{}")
     listed = run("list")
     assert "remote, no key" in listed.stdout
-    told = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
-    assert listed.stderr == told
+    reported = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
+    assert listed.stderr == reported
     assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
 
 

@@ -49,8 +49,8 @@ def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest
     tiny_library.use_as_home(monkeypatch)
 
 
-def list_roles(asked: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(message["role"], message["content"]) for message in asked["messages"]]
+def list_roles(requested: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(message["role"], message["content"]) for message in requested["messages"]]
 
 
 def test_fragments_and_system_fragments_are_part_of_the_prompt(tiny_library: TinyLibrary, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_stdin_is_the_prompt_or_precedes_it(tiny_library: TinyLibrary) -> None:
     with register_remote_model(tiny_library) as far:
         get_output("-m", "far", stdin="from a pipe")
         get_output("-m", "far", "and asked", stdin="from a pipe")
-    assert [list_roles(asked)[0][1] for asked in far.asked] == ["from a pipe", "from a pipe and asked"]
+    assert [list_roles(requested)[0][1] for requested in far.asked] == ["from a pipe", "from a pipe and asked"]
 
 
 def test_conversation_continues_by_its_id_and_in_chat(tiny_library: TinyLibrary) -> None:
@@ -94,7 +94,7 @@ def test_conversation_continues_by_its_id_and_in_chat(tiny_library: TinyLibrary)
     assert read_last_log()["conversation_id"] == first
     with register_remote_model(tiny_library) as far:
         get_output("chat", "-m", "far", stdin="one\n!multi\ntwo\nthree\n!end\nquit\n")
-    assert [len(asked["messages"]) for asked in far.asked] == [1, 3]
+    assert [len(requested["messages"]) for requested in far.asked] == [1, 3]
     assert far.asked[1]["messages"][2]["content"] == "two\nthree"
 
 

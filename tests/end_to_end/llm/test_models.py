@@ -115,13 +115,18 @@ def test_prompt_options_precede_stored_ones_and_the_header(tiny_library: TinyLib
         get_output(
             "-m", "far", "hi", "-o", "min_p", "0.3", "-o", "stop", "END", "-o", "think", "off", "-o", "threads", "1"
         )
-    (asked,) = far.asked
-    assert (asked["temperature"], asked["repeat_penalty"], asked["top_k"], asked["min_p"]) == (0.1, 1.5, 22, 0.3)
-    assert asked["messages"][0] == {"role": "system", "content": "kept"}
-    assert asked["chat_template_kwargs"] == {"enable_thinking": False}
-    assert asked["stop"] == "END"
+    (requested,) = far.asked
+    assert (requested["temperature"], requested["repeat_penalty"], requested["top_k"], requested["min_p"]) == (
+        0.1,
+        1.5,
+        22,
+        0.3,
+    )
+    assert requested["messages"][0] == {"role": "system", "content": "kept"}
+    assert requested["chat_template_kwargs"] == {"enable_thinking": False}
+    assert requested["stop"] == "END"
     # The header's top_p is out of range, and load options do not go to a remote endpoint.
-    assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & asked.keys()
+    assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & requested.keys()
 
 
 def test_invalid_stored_option_is_named_with_its_model(tiny_library: TinyLibrary) -> None:
@@ -257,18 +262,18 @@ def test_parallel_calls_and_reasoning_are_sent_back_unchanged(tiny_library: Tiny
     assert ("tool_call_name", "weather") in events
     (message,) = first.messages()
     assert [type(part) for part in message.parts] == [ReasoningPart, ToolCallPart, ToolCallPart]
-    asked = far.asked[1]["messages"]
-    assert [each["role"] for each in asked] == ["user", "assistant", "tool", "tool", "user"]
-    assert asked[1]["reasoning_content"] == "Let me ask."
-    assert [json.loads(call["function"]["arguments"]) for call in asked[1]["tool_calls"]] == [
+    requested = far.asked[1]["messages"]
+    assert [each["role"] for each in requested] == ["user", "assistant", "tool", "tool", "user"]
+    assert requested[1]["reasoning_content"] == "Let me ask."
+    assert [json.loads(call["function"]["arguments"]) for call in requested[1]["tool_calls"]] == [
         {"town": "Riga"},
         {"town": "Oslo"},
     ]
-    assert [(each["tool_call_id"], each["content"]) for each in asked[2:4]] == [
+    assert [(each["tool_call_id"], each["content"]) for each in requested[2:4]] == [
         ("a", "Riga is sunny"),
         ("b", "Oslo is sunny"),
     ]
-    assert [part["type"] for part in asked[4]["content"]] == ["image_url", "image_url"]
+    assert [part["type"] for part in requested[4]["content"]] == ["image_url", "image_url"]
 
 
 def test_attachments_of_a_tool_result_follow_it(tiny_library: TinyLibrary) -> None:
@@ -377,13 +382,13 @@ def test_ctrl_c_ends_the_answer_and_keeps_the_engine(tiny_library: TinyLibrary) 
     get_output("-m", "endless", "go", "-o", "max_tokens", "1")
     before = tiny_library.find_pids()
     command = [sys.executable, "-m", "llm", "-m", "endless", "go"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as talking:
-        assert talking.stdout
-        assert talking.stderr
-        assert talking.stdout.read(5)
-        talking.send_signal(signal.SIGINT)
-        assert talking.wait(30) == 1
-        assert "Traceback" not in talking.stderr.read()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.read(5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 1
+        assert "Traceback" not in process.stderr.read()
     get_output("-m", "endless", "go", "-o", "max_tokens", "1")
     assert tiny_library.find_pids() == before
 
@@ -518,7 +523,7 @@ def test_key_of_a_remote_endpoint_comes_from_the_environment(
         monkeypatch.setenv("FAR_KEY", "sk-secret")
         assert get_output("-m", "far", "hello") == "yes"
     assert "FAR_KEY" in without.stderr
-    assert [(asked["key"], asked["model"]) for asked in far.asked] == [("Bearer sk-secret", "big")]
+    assert [(requested["key"], requested["model"]) for requested in far.asked] == [("Bearer sk-secret", "big")]
     assert "sk-secret" not in get_output("logs", "-n", "1", "--json")
 
 

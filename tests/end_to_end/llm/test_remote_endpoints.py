@@ -72,8 +72,8 @@ def run_far_server(far: FarServer, tls: ssl.SSLContext | None = None) -> Iterato
             self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
         def reply(self, body: dict[str, Any] | None) -> None:
-            status, said = far.answer(self, body)
-            data = json.dumps(said).encode()
+            status, output = far.answer(self, body)
+            data = json.dumps(output).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

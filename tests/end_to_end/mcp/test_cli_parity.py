@@ -57,11 +57,11 @@ async def read_resource(client: Client, uri: str) -> Any:
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_every_tool_returns_the_json_of_its_command() -> None:
-    walked: set[str] = set()
+    visited: set[str] = set()
     async with connect_stdio("--allow-delete") as client:
 
         async def tool(name: str, /, **arguments: Any) -> Any:
-            walked.add(name)
+            visited.add(name)
             return drop_changing_fields(await call_tool(client, name, **arguments))
 
         assert await tool("search_models", query="tiny", fits=True) == await run_command("search", "tiny", "--fits")
@@ -90,9 +90,9 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         assert proof["load_test"] == await run_command("test", LOCAL, codes=(0, 1))
         names = await tool("organise", name=LOCAL, add=["another"])
         assert names["aliases"] == await run_command("alias")
-        said = await tool("run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
+        output = await tool("run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
-        assert said == drop_changing_fields(to_json(again))
+        assert output == drop_changing_fields(to_json(again))
         running = await tool("status")
         assert running == await run_command("status")
         removal = Library().plan_removal(LOCAL)
@@ -104,7 +104,7 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         cancelled = await tool("control_download", id=row.id, action="cancel")
         (printed,) = [each for each in await run_command("downloads", "--all") if each["id"] == row.id]
         assert cancelled == printed
-        assert walked == {offered.name for offered in (await client.list_tools()).tools}
+        assert visited == {offered.name for offered in (await client.list_tools()).tools}
 
 
 @pytest.mark.usefixtures("hub")

@@ -40,7 +40,7 @@ async def test_printed_configuration_of_each_host_starts_the_server(host: str) -
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "output"),
     [
         (("--max-download", "lots"), "argument --max-download: 'lots' is"),
         (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no 'everything'"),
@@ -48,15 +48,17 @@ async def test_printed_configuration_of_each_host_starts_the_server(host: str) -
         (("--help",), "can't serve"),
     ],
 )
-def test_invalid_server_options_are_neither_printed_nor_written(flags: tuple[str, ...], said: str, home: Home) -> None:
+def test_invalid_server_options_are_neither_printed_nor_written(
+    flags: tuple[str, ...], output: str, home: Home
+) -> None:
     for words in (("cursor", "--install", "-y"), ("json",)):
         done = run("mcp", *words, "--", *flags, code=2)
-        assert said in done.stderr
+        assert output in done.stderr
         assert done.stdout == ""
     assert not (home.root / ".cursor").exists()
     if flags != ("--help",):
         started = subprocess.run(
             [sys.executable, "-m", "llm_hf_mcp", *flags], capture_output=True, text=True, check=False, timeout=60
         )
-        assert (started.returncode, said in started.stderr) == (2, True)
+        assert (started.returncode, output in started.stderr) == (2, True)
         assert "LLM_HF_" not in started.stderr

@@ -72,10 +72,10 @@ async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None
             for wrong in (*WRONG_NAMES, str(tmp_path / "relative/file.gguf")):
                 if argument == "revision" and not wrong:
                     continue  # no revision means the default branch
-                said = await call_refused(client, tool, **{argument: wrong}, **others)
-                assert len(said) < 3000, (tool, wrong[:40])
+                output = await call_refused(client, tool, **{argument: wrong}, **others)
+                assert len(output) < 3000, (tool, wrong[:40])
                 for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):
-                    assert leak not in said, (tool, argument, wrong[:40], said)
+                    assert leak not in output, (tool, argument, wrong[:40], output)
         assert (await call_tool(client, "list_models"))["models"][0]["model_id"] == LOCAL
     assert [model.model_id for model in Library().list()] == [model.model_id for model in models]
     assert Library().downloads(include_finished=True)[0].id == 1, "no name became a download"
@@ -132,10 +132,10 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
                 assert tool == "no_such_tool", error  # noqa: PT017
                 continue
             assert result.is_error, (tool, str(arguments)[:80])
-            said = get_text(result)
-            assert said.removeprefix(f"Error executing tool {tool}").strip(": \n"), (tool, "says nothing")
-            assert len(said) < 3000
-            assert "Traceback" not in said
+            output = get_text(result)
+            assert output.removeprefix(f"Error executing tool {tool}").strip(": \n"), (tool, "says nothing")
+            assert len(output) < 3000
+            assert "Traceback" not in output
         assert (await call_tool(client, "get_downloads"))["downloads"] == []
 
 
@@ -144,16 +144,16 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
 async def test_unknown_or_missing_argument_error_lists_the_arguments(era: Era) -> None:
     takes = "It takes name (needed), add, remove."
     async with connect_stdio(era=era) as client:
-        said = await call_refused(client, "organise", name="x", add_aliases=["y"])
-        assert said == f"organise: there is no argument 'add_aliases'. {takes}"
-        said = await call_refused(client, "organise", nam="x")
+        output = await call_refused(client, "organise", name="x", add_aliases=["y"])
+        assert output == f"organise: there is no argument 'add_aliases'. {takes}"
+        output = await call_refused(client, "organise", nam="x")
         wrong = "the argument 'name' is missing; there is no argument 'nam'"
-        assert said == f"organise: {wrong}. Did you mean 'name'? {takes}"
-        said = await call_refused(client, "get_downloads", wait_seconds=46)
-        assert said == "get_downloads: wait_seconds: Input should be less than or equal to 45."
-        said = await call_refused(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
-        assert len(said) < 1000
-        assert "\x1b" not in said
+        assert output == f"organise: {wrong}. Did you mean 'name'? {takes}"
+        output = await call_refused(client, "get_downloads", wait_seconds=46)
+        assert output == "get_downloads: wait_seconds: Input should be less than or equal to 45."
+        output = await call_refused(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
+        assert len(output) < 1000
+        assert "\x1b" not in output
 
 
 @pytest.mark.usefixtures("pulled")
@@ -291,15 +291,15 @@ main([])
 async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
     from mcp import Client
 
-    heard: list[object] = []
+    received: list[object] = []
 
     async def hear(message: object) -> None:
-        heard.append(message)
+        received.append(message)
 
     command = StdioServerParameters(command=sys.executable, args=["-c", NOISE], env=dict(os.environ))
     async with Client(stdio_client(command), mode=era, message_handler=hear) as client:
         assert (await call_tool(client, "status"))["models"] == 0
-    assert not [message for message in heard if isinstance(message, Exception)]
+    assert not [message for message in received if isinstance(message, Exception)]
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -312,18 +312,18 @@ async def test_token_and_environment_are_never_revealed(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", pulled.add_token(SECRET, name="ann"))
     monkeypatch.setenv("UNRELATED_PASSWORD", "correct horse battery staple")
-    told: list[str] = []
+    reported: list[str] = []
     async with connect_stdio("--allow-delete", era=era) as client:
         status = await client.call_tool("status", {})
         assert "token of ann" in get_text(status)
-        told.append(status.model_dump_json())
+        reported.append(status.model_dump_json())
         for tool in (await client.list_tools()).tools:
-            told.append(tool.model_dump_json())
+            reported.append(tool.model_dump_json())
             assert "token" not in tool.input_schema["properties"]
         for name, arguments in (("get_model", {"repo": REPO}), ("list_models", {}), ("get_model", {"repo": "a/b"})):
-            told.append((await client.call_tool(name, arguments)).model_dump_json())
+            reported.append((await client.call_tool(name, arguments)).model_dump_json())
         pulled.revoke_token(SECRET)
-        told.append((await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
-    told.append((home.llm / "hf/agents.log").read_text("utf-8") if (home.llm / "hf/agents.log").exists() else "")
+        reported.append((await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
+    reported.append((home.llm / "hf/agents.log").read_text("utf-8") if (home.llm / "hf/agents.log").exists() else "")
     for secret in (SECRET, "correct horse"):
-        assert not [text for text in told if secret in text]
+        assert not [text for text in reported if secret in text]

@@ -99,7 +99,7 @@ def test_too_large_body_is_refused_and_the_server_continues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "token", "said", "code"),
+    ("flags", "token", "output", "code"),
     [
         (("--host", "0.0.0.0"), TOKEN, "--allowed-host", 2),
         (("--host", "0.0.0.0", "--allowed-host", "me.example"), TOKEN, "--allowed-origin", 2),
@@ -115,14 +115,14 @@ def test_too_large_body_is_refused_and_the_server_continues() -> None:
     ],
 )
 def test_server_open_to_strangers_does_not_start(
-    flags: tuple[str, ...], token: str | None, said: str, code: int, monkeypatch: pytest.MonkeyPatch
+    flags: tuple[str, ...], token: str | None, output: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if token:
         monkeypatch.setenv("LLM_HF_MCP_TOKEN", token)
     command = [sys.executable, "-m", "llm_hf_mcp", "--http", "0", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code
-    assert said in done.stderr
+    assert output in done.stderr
     assert "Traceback" not in done.stderr
     assert not token or token not in done.stderr
 
@@ -189,12 +189,12 @@ async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.Mon
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     with serve_http("--allow-delete") as server:
         async with connect_http(server, "auto", User()) as client:
-            asked = await client.session.call_tool("delete_model", {"name": "tiny"}, allow_input_required=True)
-            assert isinstance(asked, InputRequiredResult)
-            assert asked.request_state
-            (key,) = (asked.input_requests or {}).keys()
+            requested = await client.session.call_tool("delete_model", {"name": "tiny"}, allow_input_required=True)
+            assert isinstance(requested, InputRequiredResult)
+            assert requested.request_state
+            (key,) = (requested.input_requests or {}).keys()
             agreed = {key: ElicitResult(action="accept", content={"agree": True})}
-            for forged in ("", "v1.AAAA", asked.request_state[:-4] + "AAAA"):
+            for forged in ("", "v1.AAAA", requested.request_state[:-4] + "AAAA"):
                 try:
                     answered = await client.session.call_tool(
                         "delete_model",

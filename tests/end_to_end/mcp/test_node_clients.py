@@ -87,10 +87,10 @@ def run_node(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("pulled")
 def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: str) -> None:
     (node / "host.mjs").write_text(imports + SCRIPT, encoding="utf-8")
-    told: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
-    assert told["tools"] == 12
-    assert told["gone"]["done"]
-    assert len(told["asked"]) == 1
+    reported: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
+    assert reported["tools"] == 12
+    assert reported["gone"]["done"]
+    assert len(reported["asked"]) == 1
     assert Library().list() == ()
 
 
@@ -117,11 +117,11 @@ def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home:
 def test_conformance_suite_passes_except_for_its_own_example_server(revision: str, node: Path, tmp_path: Path) -> None:
     suite = "node_modules/@modelcontextprotocol/conformance/dist/index.js"
     with serve_http("--no-auth") as server:
-        said = run_node(
+        output = run_node(
             node, suite, "server", "--url", server.url, "--requirements", revision, "-o", str(tmp_path / "out")
         ).stdout
-    results = dict(re.findall(r"^[✓✗] ([\w-]+): \d+ passed, (\d+) failed$", said, re.MULTILINE))
-    assert len(results) >= 33, said[-2000:]
+    results = dict(re.findall(r"^[✓✗] ([\w-]+): \d+ passed, (\d+) failed$", output, re.MULTILINE))
+    assert len(results) >= 33, output[-2000:]
     assert {name for name, failed in results.items() if failed != "0"} == NOT_PASSED[revision].keys()
     for name in PARTLY.keys() & results.keys():
         (checks,) = (tmp_path / "out").glob(f"server-{name}-*/checks.json")

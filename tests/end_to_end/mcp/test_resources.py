@@ -113,8 +113,8 @@ async def test_prompts_use_their_arguments(era: Era) -> None:
         arguments = {"task": "summing up\x1b[31m mails", "memory": "4GB", "licence": "mit"}
         (message,) = (await client.get_prompt("choose-a-model", arguments)).messages
         assert isinstance(message.content, TextContent)
-        for said in ("summing up mails", "4GB", "must be mit", "Download nothing before I agree"):
-            assert said in message.content.text
+        for output in ("summing up mails", "4GB", "must be mit", "Download nothing before I agree"):
+            assert output in message.content.text
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -146,10 +146,10 @@ async def test_listener_is_notified_of_a_download_started_by_the_user(hub: HubSe
     uri = f"hf://downloads/{number}"
     async with (
         connect_stdio() as client,
-        client.listen(resource_subscriptions=[uri], resources_list_changed=True) as heard,
+        client.listen(resource_subscriptions=[uri], resources_list_changed=True) as received,
     ):
         with anyio.fail_after(60):
-            async for event in heard:
+            async for event in received:
                 if isinstance(event, ResourceUpdated) and event.uri == uri:
                     state = json.loads(await read(client, uri))["download"]["state"]
                     if state == "done":
@@ -196,9 +196,9 @@ async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling_hub: H
     async with connect_stdio() as client:
         number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         uri = f"hf://downloads/{number}"
-        async with client.listen(resource_subscriptions=[uri]) as heard:
+        async with client.listen(resource_subscriptions=[uri]) as received:
             with anyio.fail_after(60):
-                async for _ in heard:
+                async for _ in received:
                     kinds = [note["kind"] for note in json.loads(await read(client, uri))["log"]]
                     if "stalled" in kinds:
                         break
@@ -213,18 +213,18 @@ async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling_hub: H
 @pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 @run_async
 async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalling_hub: HubServer) -> None:
-    told: list[tuple[str, str]] = []
-    heard = asyncio.Event()
+    reported: list[tuple[str, str]] = []
+    received = asyncio.Event()
 
     async def log(message: Any) -> None:
-        told.append((message.level, str(message.data)))
-        heard.set()
+        reported.append((message.level, str(message.data)))
+        received.set()
 
     async def until(level: str, words: str) -> None:
         with anyio.fail_after(60):
-            while not any(each[0] == level and words in each[1] for each in told):
-                heard.clear()
-                await heard.wait()
+            while not any(each[0] == level and words in each[1] for each in reported):
+                received.clear()
+                await received.wait()
 
     async with connect_stdio(era="legacy", logging_callback=log) as client:
         await client.session.set_logging_level("notice")
@@ -232,11 +232,11 @@ async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalli
         await until("warning", "stalled")
         stalling_hub.clear()
         await until("notice", f"Download {number} ({REPO}:Q8_0) is done")
-        assert {level for level, _ in told} <= {"notice", "warning", "error"}, "nothing below what was asked for"
-        told.clear()
+        assert {level for level, _ in reported} <= {"notice", "warning", "error"}, "nothing below what was asked for"
+        reported.clear()
         await client.session.set_logging_level("emergency")
         await call_tool(client, "download_model", ref=REPO, wait_seconds=45)
-    assert not told
+    assert not reported
 
 
 @pytest.mark.parametrize("era", ERAS)

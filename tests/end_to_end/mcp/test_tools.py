@@ -89,8 +89,8 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert pulled["model"]["model_id"] == f"hf/{REPO}:Q4_K_M"
         assert reported == sorted(set(reported))
         assert reported[-1] == pulled["download"]["total_bytes"]
-        said = await call_tool(client, "run_prompt", name="small", prompt="Hello", max_tokens=50)
-        assert (said["text"], said["finish_reason"]) == (ANSWER, "stop")
+        output = await call_tool(client, "run_prompt", name="small", prompt="Hello", max_tokens=50)
+        assert (output["text"], output["finish_reason"]) == (ANSWER, "stop")
         proof = await call_tool(client, "verify_model", name="small")
         assert proof["digest"]["matches"]
         assert proof["structure"]["errors"] == 0
@@ -151,8 +151,8 @@ async def test_load_test_with_another_chat_template_mentions_the_doubt(tmp_path:
     library.test("tiny")
     library.set_options("tiny", {"template": "{{ messages[0].content }}"})
     async with connect_stdio() as client:
-        told = get_text(await client.call_tool("list_models", {"name": "tiny"}))
-    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in told
+        reported = get_text(await client.call_tool("list_models", {"name": "tiny"}))
+    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in reported
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -176,9 +176,9 @@ async def test_download_is_paused_resumed_cancelled_and_retried(hub: HubServer) 
     async with connect_stdio() as client:
         number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         hub.wait_until(lambda: hub.sent(Q8, side="storage") >= BIG_BYTES // 4)
-        asked = await client.call_tool("control_download", {"id": number, "action": "pause"})
-        assert (asked.structured_content or {})["requested_action"] == "pause"
-        assert "asked to pause" in get_text(asked)
+        requested = await client.call_tool("control_download", {"id": number, "action": "pause"})
+        assert (requested.structured_content or {})["requested_action"] == "pause"
+        assert "asked to pause" in get_text(requested)
         (row,) = (await call_tool(client, "get_downloads", id=number, wait_seconds=30))["downloads"]
         assert row["state"] == "paused"
         assert "nothing to retry" in await call_refused(client, "control_download", id=number, action="retry")
@@ -337,7 +337,7 @@ async def test_read_only_server_offers_no_tool_that_changes_anything() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "output"),
     [
         (("--max-download", "1MB"), "max_download_bytes"),
         (("--max-total", "1MB"), "agent_max_total_bytes"),
@@ -348,13 +348,13 @@ async def test_read_only_server_offers_no_tool_that_changes_anything() -> None:
 )
 @pytest.mark.usefixtures("hub")
 @run_async
-async def test_limits_of_the_operator_refuse_before_a_transfer(flags: tuple[str, ...], said: str, home: Home) -> None:
+async def test_limits_of_the_operator_refuse_before_a_transfer(flags: tuple[str, ...], output: str, home: Home) -> None:
     async with connect_stdio(*flags) as client:
-        assert said in await call_refused(client, "download_model", ref=f"{REPO}:Q8_0")
+        assert output in await call_refused(client, "download_model", ref=f"{REPO}:Q8_0")
     assert Library().downloads(include_finished=True) == ()
     (line,) = read_audit_log(home)
     assert (line["what"], line["about"]) == ("download", f"{REPO}:Q8_0")
-    assert line["outcome"] == ("failed" if said == "disk_reserve" else "refused")
+    assert line["outcome"] == ("failed" if output == "disk_reserve" else "refused")
     assert line["why"]
 
 
@@ -363,9 +363,9 @@ async def test_limits_of_the_operator_refuse_before_a_transfer(flags: tuple[str,
 async def test_answer_length_is_limited(home: Home) -> None:
     async with connect_stdio("--max-prompt-tokens", "3") as client:
         assert "agent_max_prompt_tokens" in await call_refused(client, "run_prompt", name="tiny", prompt="Hello")
-        said = await call_tool(client, "run_prompt", name="tiny", prompt="Hello", max_tokens=3)
-    assert said["finish_reason"] == "length"
-    assert said["output_tokens"] == 3
+        output = await call_tool(client, "run_prompt", name="tiny", prompt="Hello", max_tokens=3)
+    assert output["finish_reason"] == "length"
+    assert output["output_tokens"] == 3
     assert [line["outcome"] for line in read_audit_log(home)] == ["refused", "done"]
 
 

@@ -30,7 +30,7 @@ def run_in_terminal(code: str, typed: bytes) -> str:
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])
-    said = b""
+    output = b""
     while True:
         try:
             block = os.read(terminal, 1024)
@@ -38,18 +38,18 @@ def run_in_terminal(code: str, typed: bytes) -> str:
             break
         if not block:
             break
-        if b"ready" not in said and b"ready" in said + block:
+        if b"ready" not in output and b"ready" in output + block:
             os.write(terminal, typed)
-        said += block
+        output += block
     os.close(terminal)
     os.waitpid(child, 0)
-    return said.decode()
+    return output.decode()
 
 
 def test_key_runs_its_action_and_the_terminal_is_restored() -> None:
-    said = run_in_terminal(CHILD.format(wait=30), b"xyB")
-    assert "ready True" in said
-    assert "pressed as before" in said
+    output = run_in_terminal(CHILD.format(wait=30), b"xyB")
+    assert "ready True" in output
+    assert "pressed as before" in output
 
 
 def test_key_still_works_after_ctrl_z_and_fg() -> None:
@@ -69,5 +69,5 @@ def test_another_key_does_nothing() -> None:
 
 
 def test_no_key_is_watched_without_a_terminal() -> None:
-    with call_on_key("b", lambda: None) as heard:
-        assert not heard
+    with call_on_key("b", lambda: None) as received:
+        assert not received

@@ -101,7 +101,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["search", "--min-params", "many"], "'many' is not a number of parameters. Write it like 7B or 500M."),
         (["search", "--limit", "0"], "0 is not in the range"),
@@ -128,10 +128,10 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["login"], "--token-stdin reads it from standard input."),
     ],
 )
-def test_invalid_usage_exits_with_2_and_a_reason(words: list[str], said: str) -> None:
+def test_invalid_usage_exits_with_2_and_a_reason(words: list[str], output: str) -> None:
     done = run(*words, code=None)
     assert done.exit_code == 2
-    assert said in done.stderr
+    assert output in done.stderr
     assert done.stdout == ""
 
 
@@ -160,7 +160,7 @@ def test_settings_can_be_listed_shown_changed_and_unset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["settings", "colour"], "There is no setting 'colour'"),
         (["settings", "colour", "blue"], "There is no setting 'colour'"),
@@ -168,10 +168,10 @@ def test_settings_can_be_listed_shown_changed_and_unset() -> None:
         (["settings", "engine", "steam"], "Setting 'engine'"),
     ],
 )
-def test_unknown_setting_or_value_is_refused(words: list[str], said: str) -> None:
+def test_unknown_setting_or_value_is_refused(words: list[str], output: str) -> None:
     done = run(*words, code=None)
     assert done.exit_code == 2
-    assert said in done.stderr
+    assert output in done.stderr
 
 
 def test_limit_of_all_downloads_can_be_set_shown_and_lifted() -> None:

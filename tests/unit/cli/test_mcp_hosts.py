@@ -39,11 +39,11 @@ def test_password_in_the_hub_address_is_omitted_and_reported(monkeypatch: pytest
         run("mcp", "cursor", "--install", "-y"),
     )
     written = (home.root / ".cursor/mcp.json").read_text("utf-8")
-    for text, said in ((printed.stdout, printed.stderr), (written, installed.stderr)):
+    for text, output in ((printed.stdout, printed.stderr), (written, installed.stderr)):
         env = json.loads(text)["mcpServers"]["hf-models"]["env"]
         assert env["HF_ENDPOINT"] == "https://mirror.example/hub"
-        assert "s3cret" not in text + said
-        assert "HF_ENDPOINT has a user or a password in it, which is left out" in said
+        assert "s3cret" not in text + output
+        assert "HF_ENDPOINT has a user or a password in it, which is left out" in output
 
 
 @pytest.mark.parametrize("host", [key for key in mcp_hosts.HOST_KEYS if key != "json"])
@@ -55,15 +55,15 @@ def test_installation_keeps_existing_entries(host: str) -> None:
     before = {"theme": "dunkel ü", section: {"other": {"command": "x", "env": {"KEY": "v"}}}}
     path.write_text(json.dumps(before), encoding="utf-8")
     path.chmod(0o600)
-    said = run("mcp", host, "--install", stdin="y\n").output
+    output = run("mcp", host, "--install", stdin="y\n").output
     after = json.loads(path.read_text("utf-8"))
     assert after[section].pop("hf-models")["command"]
     assert after == before
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     (backup,) = path.parent.glob("*.bak")
     assert json.loads(backup.read_text("utf-8")) == before
-    assert '+    "hf-models": {' in said
-    assert str(backup) in said
+    assert '+    "hf-models": {' in output
+    assert str(backup) in output
     assert "has it already" in run("mcp", host, "--install", stdin="y\n").output
     assert len(list(path.parent.glob("*.bak"))) == 1
 
@@ -88,8 +88,8 @@ def test_file_that_could_lose_data_is_not_changed(text: str, home: Home) -> None
     path = home.root / ".cursor/mcp.json"
     path.parent.mkdir()
     path.write_bytes(text.encode("latin-1"))
-    said = run("mcp", "cursor", "--install", "-y", code=2).output
-    assert "was not changed" in said
+    output = run("mcp", "cursor", "--install", "-y", code=2).output
+    assert "was not changed" in output
     assert path.read_bytes() == text.encode("latin-1")
     assert [each.name for each in path.parent.iterdir()] == ["mcp.json"]
 

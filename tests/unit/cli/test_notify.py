@@ -30,8 +30,8 @@ def read_notification(text: str, seconds: float, **environment: str) -> str:
 
 
 def test_long_command_rings_and_names_its_result() -> None:
-    said = read_notification("hf/tests/tiny:Q4_K_M is here", 60, TERM="xterm")
-    assert said == "\x1b]9;hf/tests/tiny:Q4_K_M is here\x07\x07"
+    output = read_notification("hf/tests/tiny:Q4_K_M is here", 60, TERM="xterm")
+    assert output == "\x1b]9;hf/tests/tiny:Q4_K_M is here\x07\x07"
 
 
 def test_short_command_does_not_notify() -> None:
@@ -45,6 +45,6 @@ def test_dumb_terminals_and_pipes_get_no_notification() -> None:
 
 
 def test_untrusted_name_can_not_inject_a_control_sequence() -> None:
-    said = read_notification("evil\x07\x1b]52;c;AAAA\x07", 60, TERM="xterm")
-    assert said.count("\x1b") == 1
-    assert said.index("\x07") == len(said) - 2
+    output = read_notification("evil\x07\x1b]52;c;AAAA\x07", 60, TERM="xterm")
+    assert output.count("\x1b") == 1
+    assert output.index("\x07") == len(output) - 2

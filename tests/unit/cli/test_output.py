@@ -170,10 +170,10 @@ def test_search_fits_eighty_columns() -> None:
     page = SearchPage((row,), Freshness("hub"))
     narrow, whole = hub_views.render_search(page, 80), hub_views.render_search(page, None)
     assert all(output.count_cells(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
-    for said in (row.id, "30.5B", "18 GB", "Q4_K_M"):
-        assert said in narrow
-    for said in ("unsloth", "text-generation", "123,456", "512", "3 d", "apache-2.0", "manual", "conversational", "no"):
-        assert said in whole
+    for text in (row.id, "30.5B", "18 GB", "Q4_K_M"):
+        assert text in narrow
+    for text in ("unsloth", "text-generation", "123,456", "512", "3 d", "apache-2.0", "manual", "conversational", "no"):
+        assert text in whole
 
 
 def test_empty_search_suggests_wider_filters() -> None:
@@ -287,9 +287,9 @@ def test_piped_card_stays_markdown() -> None:
 def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     error = DigestMismatchError(f"not the file{ESCAPE}[2J", cause="two digests\ndiffer", hint="pull it again")
     assert output.print_error(error) == 1
-    said = capsys.readouterr()
-    assert said.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
-    assert said.out == ""
+    text = capsys.readouterr()
+    assert text.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
+    assert text.out == ""
 
 
 @pytest.mark.parametrize(
@@ -429,48 +429,48 @@ class Clock:
 
 
 def test_progress_lines_come_at_start_at_intervals_and_at_the_end() -> None:
-    said: list[str] = []
+    text: list[str] = []
     clock = Clock()
-    show = ProgressLines(said.append, clock).show
+    show = ProgressLines(text.append, clock).show
     show(Event("started", "m.gguf", 0, 1000))
     for done in range(0, 1000, 10):
         clock.now += 1
         show(Event("progress", "m.gguf", done, 1000))
     show(Event("verifying", "m.gguf", 1000, 1000))
     show(Event("done", "m.gguf", 1000, 1000))
-    assert said[0] == "m.gguf: 1 kB"
-    assert said[1] == "m.gguf: 10 % of 1 kB, 9 B/s, 1 min 39 s left"
-    assert [line.split()[1] for line in said[1:-2]] == [f"{share}" for share in range(10, 100, 10)]
-    assert said[-2] == "m.gguf: checking the digest"
-    assert said[-1] == "m.gguf: done, 1 kB in 1 min 40 s (10 B/s)"
+    assert text[0] == "m.gguf: 1 kB"
+    assert text[1] == "m.gguf: 10 % of 1 kB, 9 B/s, 1 min 39 s left"
+    assert [line.split()[1] for line in text[1:-2]] == [f"{share}" for share in range(10, 100, 10)]
+    assert text[-2] == "m.gguf: checking the digest"
+    assert text[-1] == "m.gguf: done, 1 kB in 1 min 40 s (10 B/s)"
 
 
 def test_fast_file_prints_only_its_start_and_end() -> None:
-    said: list[str] = []
+    text: list[str] = []
     clock = Clock()
-    show = ProgressLines(said.append, clock).show
+    show = ProgressLines(text.append, clock).show
     show(Event("started", "m.gguf", 0, 1000))
     for done in range(0, 1000, 10):
         clock.now += LINE_SECONDS / 250
         show(Event("progress", "m.gguf", done, 1000))
     show(Event("done", "m.gguf", 1000, 1000))
-    assert said == ["m.gguf: 1 kB", "m.gguf: done, 1 kB in 2 s (500 B/s)"]
+    assert text == ["m.gguf: 1 kB", "m.gguf: done, 1 kB in 2 s (500 B/s)"]
 
 
 def test_resumed_file_counts_only_new_bytes_as_speed() -> None:
-    said: list[str] = []
+    text: list[str] = []
     clock = Clock()
-    show = ProgressLines(said.append, clock).show
+    show = ProgressLines(text.append, clock).show
     show(Event("started", "m.gguf", 900, 1000))
     clock.now += 10
     show(Event("done", "m.gguf", 1000, 1000))
-    assert said == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 1 kB, the last 100 B of it in 10 s (10 B/s)"]
+    assert text == ["m.gguf: continuing at 90 % of 1 kB", "m.gguf: done, 1 kB, the last 100 B of it in 10 s (10 B/s)"]
 
 
 def test_finished_file_is_reported_once() -> None:
-    said: list[str] = []
+    text: list[str] = []
     clock = Clock()
-    show = ProgressLines(said.append, clock).show
+    show = ProgressLines(text.append, clock).show
     show(Event("progress", "m.gguf", 500, 1000))
     clock.now += 10
     show(Event("progress", "m.gguf", 900, 1000))
@@ -478,30 +478,30 @@ def test_finished_file_is_reported_once() -> None:
     for _ in range(3):
         clock.now += 10
         show(Event("done", "m.gguf", 1000, 1000))
-    assert said[1:] == ["m.gguf: done, 1 kB, the last 500 B of it in 40 s (12 B/s)"]
+    assert text[1:] == ["m.gguf: done, 1 kB, the last 500 B of it in 40 s (12 B/s)"]
 
 
 def test_long_hashing_of_a_file_is_reported_once() -> None:
     for seconds, said_then in ((0.01, []), (LINE_SECONDS, ["m.gguf: 50 % of 1 kB, 100 B/s, 5 s left"])):
-        said: list[str] = []
+        text: list[str] = []
         clock = Clock()
-        show = ProgressLines(said.append, clock).show
+        show = ProgressLines(text.append, clock).show
         show(Event("verifying", "m.gguf", 0, 1000))
         clock.now += seconds
         show(Event("progress", "m.gguf", 500, 1000))
-        assert said == said_then
+        assert text == said_then
         show(Event("done", "m.gguf", 1000, 1000))
-        assert len(said) == 2 * len(said_then)
+        assert len(text) == 2 * len(said_then)
 
 
 def test_error_is_reported_once_with_its_reason() -> None:
-    said: list[str] = []
-    show = ProgressLines(said.append, Clock()).show
+    text: list[str] = []
+    show = ProgressLines(text.append, Clock()).show
     show(Event("started", "m.gguf", 0, 1000))
     for _ in range(3):
         show(Event("waiting", "m.gguf", 10, 1000, f"no network{ESCAPE}[2J, again in 2 s"))
     show(Event("retrying", "m.gguf", 10, 1000, "connection reset"))
-    assert said[1:] == ["m.gguf: waiting: no network, again in 2 s", "m.gguf: retrying: connection reset"]
+    assert text[1:] == ["m.gguf: waiting: no network, again in 2 s", "m.gguf: retrying: connection reset"]
 
 
 @dataclass(frozen=True)

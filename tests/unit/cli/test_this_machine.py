@@ -67,10 +67,10 @@ def test_copied_import_outlives_its_file(tmp_path: Path) -> None:
 def test_file_that_is_not_a_gguf_is_refused_and_not_registered(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
-    said = run("import", path, code=1).stderr
-    assert said.startswith("Error: ")
-    assert "--allow-invalid" not in said
-    assert f"llm hf check {path}" in said
+    output = run("import", path, code=1).stderr
+    assert output.startswith("Error: ")
+    assert "--allow-invalid" not in output
+    assert f"llm hf check {path}" in output
     assert run_json("list") == []
 
 
@@ -135,7 +135,7 @@ def test_aliases_can_be_added_listed_and_removed() -> None:
 
 @pytest.mark.usefixtures("gguf")
 @pytest.mark.parametrize(
-    ("words", "code", "meant"),
+    ("words", "code", "suggested"),
     [
         (["show", "walrs"], 1, "walrus"),
         (["check", "walrs"], 1, "walrus"),
@@ -143,8 +143,8 @@ def test_aliases_can_be_added_listed_and_removed() -> None:
         (["set", "walrus", "temprature", "1"], 2, "temperature"),
     ],
 )
-def test_mistyped_name_gets_the_nearest_suggestion(words: list[str], code: int, meant: str) -> None:
-    assert f"Did you mean {meant!r}?" in run(*words, code=code).stderr
+def test_mistyped_name_gets_the_nearest_suggestion(words: list[str], code: int, suggested: str) -> None:
+    assert f"Did you mean {suggested!r}?" in run(*words, code=code).stderr
 
 
 @pytest.mark.usefixtures("gguf")
@@ -244,8 +244,8 @@ def test_local_names_are_completed() -> None:
 
 def test_inspect_shows_the_header(gguf: Path) -> None:
     text = run("inspect", gguf).stdout
-    for said in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
-        assert said in text
+    for output in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
+        assert output in text
     assert "general.architecture" not in text
     assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
     assert re.search(r"token_embd\.weight +\d+ x \d+ +F\d+", run("inspect", "walrus", "--tensors").stdout)
@@ -290,8 +290,8 @@ def test_empty_name_can_not_be_imported(words: tuple[str, ...]) -> None:
 
 def test_unreadable_header_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.gguf").write_bytes(b"GGUFgarbage and more of it")
-    said = run("inspect", tmp_path / "other.gguf", code=1).stderr
-    assert said.startswith(f"Error: {tmp_path}/other.gguf: GGUF version ")
+    output = run("inspect", tmp_path / "other.gguf", code=1).stderr
+    assert output.startswith(f"Error: {tmp_path}/other.gguf: GGUF version ")
 
 
 @pytest.mark.parametrize("command", ["inspect", "check"])

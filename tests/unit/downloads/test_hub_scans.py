@@ -46,8 +46,8 @@ def get_scan() -> Any:
 
 def test_each_scan_result_is_stored_with_its_date_and_shown(hub: HubServer, repo: ServedRepo) -> None:
     hub.report(repo, FILE, "safe", **CLEAN)
-    said = "antivirus safe, pickle imports unscanned, VirusTotal safe"
-    assert said in " ".join(run("pull", REPO, "--dry-run", code=None).stdout.split())
+    output = "antivirus safe, pickle imports unscanned, VirusTotal safe"
+    assert output in " ".join(run("pull", REPO, "--dry-run", code=None).stdout.split())
     assert run("pull", REPO, "-q", code=None).exit_code == 0
     assert get_scan().result == "no issue reported"
     assert [word["scanner"] for word in get_scan().detail["files"][0]["scanners"]] == [
@@ -56,7 +56,7 @@ def test_each_scan_result_is_stored_with_its_date_and_shown(hub: HubServer, repo
         "VirusTotal",
     ]
     for command in ("show", "verify"):
-        assert said in " ".join(run(command, MODEL, code=None).stdout.split()), command
+        assert output in " ".join(run(command, MODEL, code=None).stdout.split()), command
         assert "0/76" in run(command, MODEL, "--json", code=None).stdout, command
 
 
@@ -153,7 +153,7 @@ def test_scans_of_many_files_are_requested_in_batches(hub: HubServer) -> None:
 
 
 def test_response_with_unknown_scanners_is_parsed() -> None:
-    said = {
+    output = {
         "status": "unsafe",
         "avScan": None,
         "pickleImportScan": {
@@ -168,7 +168,7 @@ def test_response_with_unknown_scanners_is_parsed() -> None:
         },
         "freshScan": {"status": 7},
     }
-    body = json.dumps([{"type": "file", "path": "a", "securityFileStatus": said}, {"type": "file", "path": "b"}])
+    body = json.dumps([{"type": "file", "path": "a", "securityFileStatus": output}, {"type": "file", "path": "b"}])
     assert responses.parse_scans(body.encode(), "hub") == [
         FileScan(
             "a",

@@ -81,8 +81,8 @@ def test_gc_in_a_folder_removes_bytes_that_another_download_wants(hub: HubServer
     first = interrupt_two_pulls(hub, folder)
     with Database(library_path()) as db:
         db.update_download(first, state="cancelled")  # as a process that was killed before it removed anything
-    (dead,) = Library().gc().files
-    assert Path(dead.path).parent == target_work_folder(folder)
+    (ended,) = Library().gc().files
+    assert Path(ended.path).parent == target_work_folder(folder)
     assert list(folder.iterdir()) == []
     assert list_partials(cache_work_folder(home.cache))
 
@@ -132,8 +132,8 @@ def test_gc_keeps_files_that_another_library_is_fetching(home: Home) -> None:
 def test_gc_removes_a_cancelled_download_and_reports_its_size(hub: HubServer, home: Home) -> None:
     cancel_pull(hub)
     planned = Library().plan_gc()
-    (dead,) = planned.files
-    assert (dead.kind, dead.reason) == ("partial", "its download is over")
+    (ended,) = planned.files
+    assert (ended.kind, ended.reason) == ("partial", "its download is over")
     assert list_partials(cache_work_folder(home.cache)), "a plan removes nothing"
     done = Library().gc()
     assert done.files == planned.files
@@ -196,25 +196,25 @@ def test_gc_removes_and_names_a_lock_without_a_partial(home: Home) -> None:
 
 def test_gc_removes_an_old_partial_of_huggingface_hub(home: Home) -> None:
     blobs = home.cache / "models--a--b" / "blobs"
-    dead, young, held = (blobs / f"{digit * 64}.0011aabb.incomplete" for digit in "123")
-    write_old_file(dead)
+    ended, young, held = (blobs / f"{digit * 64}.0011aabb.incomplete" for digit in "123")
+    write_old_file(ended)
     write_old_file(young, seconds=60)
     write_old_file(held)
     lock = home.cache / ".locks/models--a--b" / f"{'3' * 64}.lock"
     lock.parent.mkdir(parents=True)
     with FileLock(lock):
-        assert run_gc_for(dead) == "huggingface_hub was broken off"
+        assert run_gc_for(ended) == "huggingface_hub was broken off"
         assert held.exists()
     assert young.exists()
     assert run_gc_for(held)
 
 
 def test_gc_keeps_a_partial_of_huggingface_hub_with_a_busy_lock(home: Home) -> None:
-    dead = write_old_file(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
+    ended = write_old_file(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # not a file that could be locked
     shown = run("gc", "--dry-run", code=None)
     assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
-    assert dead.exists()
+    assert ended.exists()
 
 
 @pytest.mark.usefixtures("hub")
@@ -268,16 +268,16 @@ def test_gc_removes_the_folder_of_an_ended_engine_after_a_day(home: Home) -> Non
 
 
 def test_gc_command_shows_asks_and_removes(home: Home) -> None:
-    dead = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
+    ended = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
     shown = run("gc", "--dry-run", code=None)
     assert "no download here names it" in shown.stdout
     assert run("gc", code=None, stdin="n\n").exit_code == 1
-    assert dead.exists()
+    assert ended.exists()
     nobody = run("gc", code=None, stdin="")
     assert "-y removes without asking" in nobody.stderr
     done = run("gc", "-y", "--json", code=None)
     found = json.loads(done.stdout)
-    assert [file["path"] for file in found["files"]] == [str(dead)]
+    assert [file["path"] for file in found["files"]] == [str(ended)]
     assert found["done"] is True
     after = run("gc", code=None)
     assert (after.stdout, after.stderr) == ("", "Nothing is dead.\n")

@@ -89,10 +89,10 @@ def test_endpoint_that_is_down_is_named() -> None:
 
 
 def test_redirect_is_not_followed_with_the_key() -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     def thief(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-        asked.append(handler.path)
+        requested.append(handler.path)
         respond_with(END)(handler, body)
 
     with run_server(thief) as target:
@@ -104,4 +104,4 @@ def test_redirect_is_not_followed_with_the_key() -> None:
 
         with run_server(respond) as url, pytest.raises(EngineRequestError):
             list(inference_client.stream_completion(engine.Endpoint(url, key="sk-1"), openai_protocol.Turn(HELLO)))
-    assert asked == []
+    assert requested == []

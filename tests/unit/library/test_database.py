@@ -163,10 +163,10 @@ def test_download_has_one_running_owner(db: Database) -> None:
 
 
 def test_wait_and_speed_of_an_ended_process_are_not_shown(db: Database) -> None:
-    told = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
-    dead = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.strip()
+    reported = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
+    ended = subprocess.run([sys.executable, "-c", reported], capture_output=True, text=True, check=True).stdout.strip()
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
-    assert db.claim_download(row.id, f"{dead}/attempt", stale_seconds=60)
+    assert db.claim_download(row.id, f"{ended}/attempt", stale_seconds=60)
     db.update_download(row.id, error="next try in 25 s", bytes_per_second=5.0)
     db.mark_ended_as_abandoned()
     found = db.get_download(row.id)
@@ -196,9 +196,9 @@ def test_owner_marked_as_stale_takes_its_download_back_or_obeys(db: Database) ->
     back = db.get_download(row.id)
     assert back is not None
     assert (back.state, back.error) == ("running", None)
-    for state, asked in (("paused", "pause"), ("cancelled", "cancel"), ("queued", "background"), ("done", "lost")):
+    for state, requested in (("paused", "pause"), ("cancelled", "cancel"), ("queued", "background"), ("done", "lost")):
         db.update_download(row.id, state=state)
-        assert db.record_heartbeat(row.id, "a") == asked
+        assert db.record_heartbeat(row.id, "a") == requested
 
 
 def test_engine_row_is_removed_only_by_its_own_process(db: Database) -> None:

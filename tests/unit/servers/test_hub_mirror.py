@@ -193,7 +193,7 @@ def test_snapshot_download_gets_an_older_commit(endpoint: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"),
+    ("requested", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=100-199", 100, 200),
@@ -203,21 +203,21 @@ def test_snapshot_download_gets_an_older_commit(endpoint: str, tmp_path: Path) -
         ("bytes=-99999999", 0, len(WEIGHTS)),
     ],
 )
-def test_range_returns_exactly_its_bytes(endpoint: str, asked: str, start: int, stop: int) -> None:
-    status, headers, body = ask(endpoint, RESOLVE, {"Range": asked})
+def test_range_returns_exactly_its_bytes(endpoint: str, requested: str, start: int, stop: int) -> None:
+    status, headers, body = ask(endpoint, RESOLVE, {"Range": requested})
     assert (status, headers["content-range"]) == (206, f"bytes {start}-{stop - 1}/{len(WEIGHTS)}")
     assert body == WEIGHTS[start:stop]
 
 
-@pytest.mark.parametrize("asked", ["bytes=3072000-", "bytes=9999999-99999999", "bytes=-0"])
-def test_range_outside_the_file_is_refused(endpoint: str, asked: str) -> None:
-    status, headers, _ = ask(endpoint, RESOLVE, {"Range": asked})
+@pytest.mark.parametrize("requested", ["bytes=3072000-", "bytes=9999999-99999999", "bytes=-0"])
+def test_range_outside_the_file_is_refused(endpoint: str, requested: str) -> None:
+    status, headers, _ = ask(endpoint, RESOLVE, {"Range": requested})
     assert (status, headers["content-range"]) == (416, f"bytes */{len(WEIGHTS)}")
 
 
-@pytest.mark.parametrize("asked", ["bytes=5-2", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=a-b"])
-def test_invalid_range_returns_the_whole_file(endpoint: str, asked: str) -> None:
-    status, _, body = ask(endpoint, RESOLVE, {"Range": asked})
+@pytest.mark.parametrize("requested", ["bytes=5-2", "bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=a-b"])
+def test_invalid_range_returns_the_whole_file(endpoint: str, requested: str) -> None:
+    status, _, body = ask(endpoint, RESOLVE, {"Range": requested})
     assert (status, body) == (200, WEIGHTS)
 
 

@@ -69,9 +69,9 @@ def test_cleaning_twice_changes_nothing_more(text: str) -> None:
     assert clean_text(clean_text(text)) == clean_text(text)
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("temprature", "temperature"), ("top-p", "top_p"), ("sed", "seed")])
-def test_mistyped_word_gets_the_nearest_one(typed: str, meant: str) -> None:
-    assert suggest_word(typed, ["seed", "temperature", "top_p"]) == f"Did you mean {meant!r}? "
+@pytest.mark.parametrize(("typed", "suggested"), [("temprature", "temperature"), ("top-p", "top_p"), ("sed", "seed")])
+def test_mistyped_word_gets_the_nearest_one(typed: str, suggested: str) -> None:
+    assert suggest_word(typed, ["seed", "temperature", "top_p"]) == f"Did you mean {suggested!r}? "
 
 
 @pytest.mark.parametrize("typed", ["", "walrus", "\x1b[2J", "t" * 10_000])
