@@ -51,15 +51,15 @@ SECONDS = 30
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_empty_library(tmp_path_factory) as shelf:
-        shelf.add(CHAT, ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-        shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(shelf.files / "seal.gguf", answer="Seal."), aliases=("seal",))
-        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
-        shelf.add(
-            ENDLESS, ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True, context=131072), aliases=("endless",)
+    with open_empty_library(tmp_path_factory) as library:
+        library.add(CHAT, ggufs.tiny_chat(library.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        library.add("hf/tiny/seal:F16", ggufs.tiny_chat(library.files / "seal.gguf", answer="Seal."), aliases=("seal",))
+        library.add("hf/tiny/base:F16", ggufs.tiny_base(library.files / "base.gguf"), aliases=("base",))
+        library.add(
+            ENDLESS, ggufs.tiny_chat(library.files / "endless.gguf", endless=True, context=131072), aliases=("endless",)
         )
-        shelf.add(EMBED, ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
-        yield shelf
+        library.add(EMBED, ggufs.tiny_embedding(library.files / "embed.gguf"), aliases=("vectors",))
+        yield library
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +80,8 @@ def client(url: str) -> Iterator[OpenAI]:
         yield client
 
 
-def sum_busy_slots(shelf: TinyLibrary, model_id: str) -> int:
-    with shelf.open_db() as db:
+def sum_busy_slots(library: TinyLibrary, model_id: str) -> int:
+    with library.open_db() as db:
         return sum(
             count_busy_slots(row) or 0 for row in running_engines.list_running_engines(db) if row.model_id == model_id
         )

@@ -69,15 +69,15 @@ workers = [threading.Thread(target=ask, args=(number,)) for number in range(thre
 
 @pytest.fixture
 def tiny_library(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TinyLibrary]:
-    shelf = TinyLibrary(home.llm, Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), tmp_path)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(shelf.runtime))
+    library = TinyLibrary(home.llm, Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp")), tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(library.runtime))
     monkeypatch.setenv("LLM_HF_KEEP_ALIVE", str(KEEP_ALIVE))
-    shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(tmp_path / "chat.gguf"), aliases=("tiny",))
-    shelf.add("hf/tiny/seal:F16", ggufs.tiny_chat(tmp_path / "seal.gguf", answer="Seal."), aliases=("seal",))
-    yield shelf
-    for process in find_engines(shelf.runtime):
+    library.add("hf/tiny/chat:F16", ggufs.tiny_chat(tmp_path / "chat.gguf"), aliases=("tiny",))
+    library.add("hf/tiny/seal:F16", ggufs.tiny_chat(tmp_path / "seal.gguf", answer="Seal."), aliases=("seal",))
+    yield library
+    for process in find_engines(library.runtime):
         process.kill()
-    shutil.rmtree(shelf.runtime, ignore_errors=True)
+    shutil.rmtree(library.runtime, ignore_errors=True)
 
 
 def find_engines(folder: Path) -> list[psutil.Process]:
@@ -129,15 +129,15 @@ def test_surviving_clients_get_a_whole_answer_or_a_clear_error(tiny_library: Tin
     assert_nothing_stays(tiny_library)
 
 
-def assert_nothing_stays(shelf: TinyLibrary) -> None:
+def assert_nothing_stays(library: TinyLibrary) -> None:
     """Check that no process remains after keep_alive, and after the wait for requests of killed clients."""
     wait_until(
-        lambda: not find_engines(shelf.runtime),
+        lambda: not find_engines(library.runtime),
         KEEP_ALIVE + GRACE_SECONDS + 10,
-        message=lambda: find_engines(shelf.runtime),
+        message=lambda: find_engines(library.runtime),
         poll_seconds=0.2,
     )
     assert Library().list_engines() == ()
-    assert list(shelf.runtime.rglob("*.sock")) == []
-    with shelf.open_db() as db:
+    assert list(library.runtime.rglob("*.sock")) == []
+    with library.open_db() as db:
         assert running_engines.list_running_engines(db) == []

@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repo_list(folder: Path) -> RepoList:
-    shelf = RepoList()
+    library = RepoList()
     card, weights = folder / "card", folder / "weights"
     tiny = ServedRepo(
         "acme/tiny-GGUF",
@@ -75,8 +75,8 @@ def repo_list(folder: Path) -> RepoList:
         "umbrella/many", "c" * 40, tuple(make_file(f"d{n % 7}/{n:04}.txt", card, lfs=False) for n in range(1100)),
         downloads=9, trending=3, gated="manual",
     )  # fmt: skip
-    shelf.all = [tiny, old, many]
-    return shelf
+    library.all = [tiny, old, many]
+    return library
 
 
 @contextmanager

@@ -31,12 +31,12 @@ class RemoteServer:
 
 @contextmanager
 def register_remote_model(
-    shelf: TinyLibrary, answer: bytes = format_delta(content="yes") + END, **fields: Any
+    library: TinyLibrary, answer: bytes = format_delta(content="yes") + END, **fields: Any
 ) -> Iterator[RemoteServer]:
     """Register `far`, a model of a server that records its requests."""
     facts = replace(ModelFacts(kind="chat", tools=True, reasoning=True), **fields.pop("facts", {}))
     far = RemoteServer([], answer)
-    with run_server(far.respond) as url, shelf.open_db() as db:
+    with run_server(far.respond) as url, library.open_db() as db:
         db.register(
             LocalModel(
                 "hf/far/away:x", None, None, None, "x", (), facts, aliases=("far",), endpoint=f"{url}/v1", **fields

@@ -76,9 +76,9 @@ class TinyLibrary:
 def open_empty_library(folders: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
     """Provide an empty library; stop its engines at the end."""
     runtime = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))  # short: a unix socket's path has at most 107 bytes
-    shelf = TinyLibrary(folders.mktemp("llm"), runtime, folders.mktemp("models"))
-    yield shelf
-    with shelf.open_db() as db:
+    library = TinyLibrary(folders.mktemp("llm"), runtime, folders.mktemp("models"))
+    yield library
+    with library.open_db() as db:
         for row in running_engines.list_running_engines(db):
             running_engines.stop_engine(db, row)
     shutil.rmtree(runtime, ignore_errors=True)
@@ -87,16 +87,18 @@ def open_empty_library(folders: pytest.TempPathFactory) -> Iterator[TinyLibrary]
 @contextmanager
 def open_tiny_library(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[TinyLibrary]:
     """Provide a model of each kind: `tiny` calls a tool, `dog` answers in JSON, `base` and `vectors` can't chat."""
-    with open_empty_library(folders) as shelf:
-        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
-        shelf.add("hf/tiny/dog:F16", ggufs.tiny_chat(shelf.files / "dog.gguf", answer=DOG), aliases=("dog",))
-        shelf.add("hf/tiny/base:F16", ggufs.tiny_base(shelf.files / "base.gguf"), aliases=("base",))
-        shelf.add("hf/tiny/embed:F32", ggufs.tiny_embedding(shelf.files / "embed.gguf"), aliases=("vectors",))
+    with open_empty_library(folders) as library:
+        library.add("hf/tiny/chat:F16", ggufs.tiny_chat(library.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
+        library.add("hf/tiny/dog:F16", ggufs.tiny_chat(library.files / "dog.gguf", answer=DOG), aliases=("dog",))
+        library.add("hf/tiny/base:F16", ggufs.tiny_base(library.files / "base.gguf"), aliases=("base",))
+        library.add("hf/tiny/embed:F32", ggufs.tiny_embedding(library.files / "embed.gguf"), aliases=("vectors",))
         if endless:
-            shelf.add(
-                "hf/tiny/endless:F16", ggufs.tiny_chat(shelf.files / "endless.gguf", endless=True), aliases=("endless",)
+            library.add(
+                "hf/tiny/endless:F16",
+                ggufs.tiny_chat(library.files / "endless.gguf", endless=True),
+                aliases=("endless",),
             )
-        yield shelf
+        yield library
 
 
 def get_output(*arguments: str, stdin: str | None = None) -> str:

@@ -42,10 +42,10 @@ LEAVING: dict[str, Leave] = {
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_empty_library(tmp_path_factory) as shelf:
-        heavy = ggufs.tiny_chat(shelf.files / "heavy.gguf", endless=True, context=32768, weights_bytes=80_000_000)
-        shelf.add("hf/tiny/heavy:F16", heavy, aliases=("heavy",))
-        yield shelf
+    with open_empty_library(tmp_path_factory) as library:
+        heavy = ggufs.tiny_chat(library.files / "heavy.gguf", endless=True, context=32768, weights_bytes=80_000_000)
+        library.add("hf/tiny/heavy:F16", heavy, aliases=("heavy",))
+        yield library
         heavy.unlink()
 
 

@@ -53,8 +53,8 @@ SECONDS = 30
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory) as shelf:
-        yield shelf
+    with open_tiny_library(tmp_path_factory) as library:
+        yield library
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,8 @@ TOKENS_OF_AN_IMAGE = ggufs.PATCHES**2
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_empty_library(tmp_path_factory) as shelf:
-        yield shelf
+    with open_empty_library(tmp_path_factory) as library:
+        yield library
 
 
 @pytest.fixture(autouse=True)

@@ -40,8 +40,8 @@ assert CALL
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory, endless=True) as shelf:
-        yield shelf
+    with open_tiny_library(tmp_path_factory, endless=True) as library:
+        yield library
 
 
 @pytest.fixture(autouse=True)

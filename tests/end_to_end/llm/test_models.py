@@ -36,8 +36,8 @@ from tests.support.tiny_library import COMMIT, FUNCTION, PNG, TinyLibrary, get_o
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory, endless=True) as shelf:
-        yield shelf
+    with open_tiny_library(tmp_path_factory, endless=True) as library:
+        yield library
 
 
 @pytest.fixture(autouse=True)

@@ -23,13 +23,13 @@ FIRST_WORD_ID = 7 + 256  # after the special tokens and the bytes: "Hello" of gg
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_empty_library(tmp_path_factory) as shelf:
+    with open_empty_library(tmp_path_factory) as library:
         think = ggufs.tiny_chat(
-            shelf.files / "think.gguf", answer=ggufs.THINKING_ANSWER, template=ggufs.THINKING_TEMPLATE
+            library.files / "think.gguf", answer=ggufs.THINKING_ANSWER, template=ggufs.THINKING_TEMPLATE
         )
-        shelf.add("hf/tiny/think:F16", think, aliases=("think",))
-        shelf.add("hf/tiny/chat:F16", ggufs.tiny_chat(shelf.files / "chat.gguf"), aliases=("tiny",))
-        yield shelf
+        library.add("hf/tiny/think:F16", think, aliases=("think",))
+        library.add("hf/tiny/chat:F16", ggufs.tiny_chat(library.files / "chat.gguf"), aliases=("tiny",))
+        yield library
 
 
 @pytest.fixture(autouse=True)

@@ -25,8 +25,8 @@ from tests.support.tiny_library import PNG, TinyLibrary, get_output, open_tiny_l
 
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory) as shelf:
-        yield shelf
+    with open_tiny_library(tmp_path_factory) as library:
+        yield library
 
 
 @pytest.fixture(autouse=True)
