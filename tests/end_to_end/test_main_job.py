@@ -181,12 +181,12 @@ def test_offline_info_shows_the_card_and_an_installed_pull_is_instant(
     run("pull", REPO, "-q")
     run("info", REPO, "--card")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    requested = len(repo.requests)
+    requests_before = len(repo.requests)
     assert "Tiny" in run("info", REPO, "--card").stdout
     done = run("pull", REPO)
     assert "is here already. Offline mode is on" in done.stderr
     assert "Offline mode is on" in run("pull", f"{REPO}:Q8_0", code=1).stderr
-    assert len(repo.requests) == requested
+    assert len(repo.requests) == requests_before
 
 
 def test_unread_card_is_reported_and_the_rest_shown(repo: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,18 +144,18 @@ def test_texts_are_embedded_and_completed(client: OpenAI) -> None:
 def test_async_clients_are_served_in_parallel(url: str) -> None:
     async def six() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
-            requested = [client.chat.completions.create(model=name, messages=HELLO) for name in ("tiny", "seal") * 3]
-            return [done.choices[0].message.content for done in await asyncio.gather(*requested)]
+            completions = [client.chat.completions.create(model=name, messages=HELLO) for name in ("tiny", "seal") * 3]
+            return [done.choices[0].message.content for done in await asyncio.gather(*completions)]
 
     assert asyncio.run(six()) == [ggufs.ANSWER, "Seal."] * 3
 
 
 def test_single_model_needs_no_name() -> None:
     with run_relay("seal") as (_, url):
-        requested = httpx2.post(
+        response = httpx2.post(
             f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
         )
-    assert requested.json()["choices"][0]["message"]["content"] == "Seal."
+    assert response.json()["choices"][0]["message"]["content"] == "Seal."
 
 
 def make_headers(key: str = KEY) -> dict[str, str]:
@@ -268,11 +268,11 @@ def test_refusal_keeps_its_status_unless_the_relay_itself_is_refused(
     with run_server(refuse) as elsewhere:
         Library().attach("far", elsewhere, model="x")
         with run_relay("far") as (_, url):
-            requested = httpx2.post(
+            response = httpx2.post(
                 f"{url}/v1/chat/completions", json={"messages": HELLO, "stream": stream}, headers=make_headers()
             )
-    assert requested.status_code == seen
-    assert requested.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
+    assert response.status_code == seen
+    assert response.json()["error"]["type"] == ("server_error" if seen >= 500 else "invalid_request_error")
     with tiny_library.open_db() as db:
         db.remove_model("hf/remote/far")
 
@@ -387,10 +387,10 @@ def test_client_that_leaves_during_a_load_is_noticed_and_the_engine_kept(
             with leave_request(url, {"messages": HELLO}):
                 wait_until(lambda: any("carry_out" in thread.name for thread in threading.enumerate()))
             wait_until(lambda: "the client has gone" in caplog.text)
-        requested = httpx2.post(
+        response = httpx2.post(
             f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
         )
-        assert requested.json()["choices"][0]["message"]["content"] == "Late."
+        assert response.json()["choices"][0]["message"]["content"] == "Late."
 
 
 # The command

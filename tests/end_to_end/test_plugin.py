@@ -43,10 +43,10 @@ def test_unreadable_library_is_reported_in_one_line_and_list_explains_it(
     monkeypatch.setattr(plugin, "_reported", set())
     register_model("some/model:F16", aliases=("v",))
     damage(paths.library_path())
-    requested = run_llm("-m", "v", "hello")
-    assert requested.exit_code == 1
-    assert "Unknown model: v" in requested.stderr
-    assert requested.stderr.count("`llm hf list` says why") == 1
+    prompted = run_llm("-m", "v", "hello")
+    assert prompted.exit_code == 1
+    assert "Unknown model: v" in prompted.stderr
+    assert prompted.stderr.count("`llm hf list` says why") == 1
     why = run_llm("hf", "list")
     assert why.exit_code == 1
     assert str(paths.library_path()) in why.stderr

@@ -65,7 +65,7 @@ def base_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 def judge_mutations(bases: Sequence[bytes], count: int, seed: int, folder: Path) -> Counter[str]:
     """Judge mutations, then ask llama.cpp about all that passed and a sample of the others."""
     verdicts: Counter[str] = Counter()
-    requested: list[tuple[Path, frozenset[str]]] = []
+    batch: list[tuple[Path, frozenset[str]]] = []
     for number, content in enumerate(mutate_files(bases, count, seed)):
         started = time.thread_time()
         judged = judge_header(content)
@@ -75,11 +75,11 @@ def judge_mutations(bases: Sequence[bytes], count: int, seed: int, folder: Path)
             path = folder / f"{number}.gguf"
             path.write_bytes(content)
             codes = frozenset(f.code for f in check_file(path).errors if f.part == "structure")
-            requested.append((path, codes))
-        if len(requested) == 500:
-            verdicts += compare(requested)
-            requested = []
-    return verdicts + compare(requested)
+            batch.append((path, codes))
+        if len(batch) == 500:
+            verdicts += compare(batch)
+            batch = []
+    return verdicts + compare(batch)
 
 
 def compare(requested: Sequence[tuple[Path, frozenset[str]]]) -> Counter[str]:

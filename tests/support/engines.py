@@ -76,9 +76,9 @@ def ensure(
     notices: list[str] | None = None,
     **changes: object,
 ) -> engine.Endpoint:
-    reported = notices if notices is not None else []
+    messages = notices if notices is not None else []
     chosen = settings.load().model_copy(update=changes)
-    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=reported.append)
+    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=messages.append)
 
 
 def prompt_engine(endpoint: engine.Endpoint, **options: object) -> str:

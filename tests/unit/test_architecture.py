@@ -25,8 +25,8 @@ HEAVY = {"huggingface_hub", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "ric
 
 
 def refuse(rule: str, breaches: Iterable[object]) -> None:
-    reported = "\n  ".join(str(breach) for breach in breaches)
-    assert not reported, f"{rule}\n  {reported}"
+    lines = "\n  ".join(str(breach) for breach in breaches)
+    assert not lines, f"{rule}\n  {lines}"
 
 
 def test_every_module_has_a_docstring() -> None:

@@ -101,12 +101,12 @@ def test_empty_search_suggests_wider_filters_and_exits_with_0() -> None:
 
 def test_repeated_search_comes_from_the_cache_and_reports_its_age(repo: HubServer) -> None:
     run("search", "tiny")
-    requested = repo.count("/api/models")
+    requests_before = repo.count("/api/models")
     again = run("search", "tiny")
     assert "--refresh asks again" in again.stderr
-    assert repo.count("/api/models") == requested
+    assert repo.count("/api/models") == requests_before
     assert "--refresh" not in run("search", "tiny", "--refresh").stderr
-    assert repo.count("/api/models") > requested
+    assert repo.count("/api/models") > requests_before
 
 
 @pytest.mark.usefixtures("repo")
@@ -430,11 +430,11 @@ def test_local_commands_work_without_a_network(repo: HubServer, monkeypatch: pyt
     run("pull", REPO, "-q")
     run("search", "tiny")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    requested = len(repo.requests)
+    requests_before = len(repo.requests)
     assert REPO in run("search", "tiny", "--refresh").stdout
     assert run("show", "tiny").exit_code == 0
     assert run("search", "other", code=1).stderr.startswith("Error: ")
-    assert len(repo.requests) == requested
+    assert len(repo.requests) == requests_before
 
 
 # The library, filled from the Hub

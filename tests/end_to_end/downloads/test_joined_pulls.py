@@ -64,8 +64,8 @@ class PullProcess:
 
     def end(self) -> str:
         """Wait for the process and return the last line that it printed."""
-        reported, _ = self.process.communicate(timeout=60)
-        return str(reported.strip().splitlines()[-1].removeprefix("ended: "))
+        output, _ = self.process.communicate(timeout=60)
+        return str(output.strip().splitlines()[-1].removeprefix("ended: "))
 
 
 @pytest.fixture
@@ -300,18 +300,18 @@ def test_takeover_from_an_ended_process_is_logged(two_pulls: tuple[PullProcess, 
     wait_until(lambda: get_row().attempts == 2)
     hub.clear()
     assert two_pulls[1].end() == "well"
-    reported = [(note.kind, note.message) for note in Library().get_download_log(get_row().id)]
-    assert reported.count(("started", "after its process ended")) + reported.count(("paused", "its process ended")) == 1
+    log = [(note.kind, note.message) for note in Library().get_download_log(get_row().id)]
+    assert log.count(("started", "after its process ended")) + log.count(("paused", "its process ended")) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there the start time of a process changes with the clock")
 def test_running_process_survives_a_change_of_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    reported = (
+    script = (
         "import sys; from llm_hf_models.system.processes import get_own_name; "
         "print(get_own_name(), flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", reported], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
         name, started, booted = process.stdout.readline().strip(), get_start_time(process.pid), psutil.boot_time()

@@ -142,16 +142,16 @@ def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch:
     silence.release.set()
     wait_until(lambda: bool(library.get_download(row.id).error), message="the error was not recorded")
     tries = hub.count(FILE)
-    for reported in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
-        assert reported.state == "running"
-        assert reported.error or hub.count(FILE) > tries
+    for view in iter(lambda: library.get_download(row.id), None):  # it stays there until the next retry
+        assert view.state == "running"
+        assert view.error or hub.count(FILE) > tries
         if hub.count(FILE) > tries:
             break
     wait_until(lambda: bool(library.get_download(row.id).error), message="the next error was not recorded")
-    reported = library.get_download(row.id)
-    assert "next try in" in str(reported.error)
-    assert "next try in" in downloads_views.render_downloads([reported], None)
-    assert downloads_views.make_event(reported).kind == "waiting"
+    view = library.get_download(row.id)
+    assert "next try in" in str(view.error)
+    assert "next try in" in downloads_views.render_downloads([view], None)
+    assert downloads_views.make_event(view).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
     wait_until(lambda: library.get_download(row.id).error is None, message="the download did not continue")
@@ -173,11 +173,9 @@ def test_download_of_a_killed_worker_waits_and_the_log_says_why(
     wait_until(lambda: library.get_download(row.id).state == "queued", message="the download was not queued again")
     hub.clear()
     assert follow_to_end(library, row.id)[-1].kind == "done"  # reading the queue starts a worker
-    reported = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    assert (
-        reported.count(("queued", "its process ended")) == reported.count(("started", "after its process ended")) == 1
-    )
-    assert "its own words" not in str(reported)
+    log = [(note.kind, note.message) for note in library.get_download_log(row.id)]
+    assert log.count(("queued", "its process ended")) == log.count(("started", "after its process ended")) == 1
+    assert "its own words" not in str(log)
     assert (home.llm / "hf/on_done.log").read_text() == "its own words\n"
 
 
@@ -368,9 +366,9 @@ def test_pull_continues_after_it_was_marked_as_stale(hub: HubServer) -> None:
         assert process.wait(WAIT_SECONDS) == 0
     (row,) = library.downloads(include_finished=True)
     assert (row.state, row.attempts) == ("done", 1)
-    reported = [(note.kind, note.message) for note in library.get_download_log(row.id)]
-    seemed_dead = reported.index(("paused", "its process shows no sign of life"))
-    assert ("started", "") in reported[seemed_dead:]
+    log = [(note.kind, note.message) for note in library.get_download_log(row.id)]
+    seemed_dead = log.index(("paused", "its process shows no sign of life"))
+    assert ("started", "") in log[seemed_dead:]
 
 
 def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:

@@ -179,9 +179,9 @@ def test_background_download_yields_the_only_connection(hub: HubServer, tmp_path
         wait_until(lambda: any("all connections" in note.message for note in library.get_download_log(behind.id)))
         hub.clear()
         assert ahead.result(60).model_id
-    reported = [event for event in library.follow(behind.id) if event.kind != "progress"]
-    assert reported[-1].kind == "done"
-    assert sum("all connections" in event.message for event in reported) == 1
+    events = [event for event in library.follow(behind.id) if event.kind != "progress"]
+    assert events[-1].kind == "done"
+    assert sum("all connections" in event.message for event in events) == 1
 
 
 def test_download_without_a_connection_waits_for_the_other_process(

@@ -64,24 +64,24 @@ def test_files_moved_by_huggingface_hub_are_verified_and_registered(hub: HubServ
     assert events[-1].done == events[-1].total
     (digest,) = [check for check in Library().show(MODEL).checks if check.kind == "digest"]
     assert digest.result == "matches"
-    reported = subprocess.run(
+    printed = subprocess.run(
         [Path(sys.executable).with_name("hf"), "cache", "verify", REPO, "--cache-dir", home.cache],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert reported.returncode == 0, reported.stdout + reported.stderr
+    assert printed.returncode == 0, printed.stdout + printed.stderr
 
 
 def test_huggingface_hub_uses_the_configured_certificates(home: Home, tmp_path: Path) -> None:
     assert home
     with HubServer(tls=True) as hub:
         hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
-        reported = {"HF_ENDPOINT": hub.endpoint, "SSL_CERT_FILE": str(hub.ca_file), "LLM_HF_TRANSPORT": "xet"}
+        variables = {"HF_ENDPOINT": hub.endpoint, "SSL_CERT_FILE": str(hub.ca_file), "LLM_HF_TRANSPORT": "xet"}
         code = f"from llm_hf_models import Library; print(Library().pull({REPO!r}).model_id)"
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, **reported, "LLM_HF_DISK_RESERVE": "0"},
+            env={**os.environ, **variables, "LLM_HF_DISK_RESERVE": "0"},
             capture_output=True,
             text=True,
             check=False,

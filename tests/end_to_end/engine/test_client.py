@@ -121,11 +121,11 @@ def test_base_model_completes_raw_text(start: Start, tmp_path: Path) -> None:
 
 def test_answer_follows_a_schema(start: Start, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    requested = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
     items = list(
         inference_client.stream_completion(
-            endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=requested)
+            endpoint, openai_protocol.Turn(HELLO, {"max_tokens": 200}, response_format=response_format)
         )
     )
     if get_finish(items).reason == "stop":

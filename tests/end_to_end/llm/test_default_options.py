@@ -350,8 +350,8 @@ def test_model_with_a_missing_key_is_not_reported_as_down(
     keys.write_text("{}")
     listed = run("list")
     assert "remote, no key" in listed.stdout
-    reported = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
-    assert listed.stderr == reported
+    message = f"hf/remote/big was not asked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
+    assert listed.stderr == message
     assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
 
 

@@ -262,18 +262,18 @@ def test_parallel_calls_and_reasoning_are_sent_back_unchanged(tiny_library: Tiny
     assert ("tool_call_name", "weather") in events
     (message,) = first.messages()
     assert [type(part) for part in message.parts] == [ReasoningPart, ToolCallPart, ToolCallPart]
-    requested = far.asked[1]["messages"]
-    assert [each["role"] for each in requested] == ["user", "assistant", "tool", "tool", "user"]
-    assert requested[1]["reasoning_content"] == "Let me ask."
-    assert [json.loads(call["function"]["arguments"]) for call in requested[1]["tool_calls"]] == [
+    messages = far.asked[1]["messages"]
+    assert [each["role"] for each in messages] == ["user", "assistant", "tool", "tool", "user"]
+    assert messages[1]["reasoning_content"] == "Let me ask."
+    assert [json.loads(call["function"]["arguments"]) for call in messages[1]["tool_calls"]] == [
         {"town": "Riga"},
         {"town": "Oslo"},
     ]
-    assert [(each["tool_call_id"], each["content"]) for each in requested[2:4]] == [
+    assert [(each["tool_call_id"], each["content"]) for each in messages[2:4]] == [
         ("a", "Riga is sunny"),
         ("b", "Oslo is sunny"),
     ]
-    assert [part["type"] for part in requested[4]["content"]] == ["image_url", "image_url"]
+    assert [part["type"] for part in messages[4]["content"]] == ["image_url", "image_url"]
 
 
 def test_attachments_of_a_tool_result_follow_it(tiny_library: TinyLibrary) -> None:

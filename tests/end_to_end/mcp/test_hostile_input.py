@@ -312,18 +312,18 @@ async def test_token_and_environment_are_never_revealed(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", pulled.add_token(SECRET, name="ann"))
     monkeypatch.setenv("UNRELATED_PASSWORD", "correct horse battery staple")
-    reported: list[str] = []
+    texts: list[str] = []
     async with connect_stdio("--allow-delete", era=era) as client:
         status = await client.call_tool("status", {})
         assert "token of ann" in get_text(status)
-        reported.append(status.model_dump_json())
+        texts.append(status.model_dump_json())
         for tool in (await client.list_tools()).tools:
-            reported.append(tool.model_dump_json())
+            texts.append(tool.model_dump_json())
             assert "token" not in tool.input_schema["properties"]
         for name, arguments in (("get_model", {"repo": REPO}), ("list_models", {}), ("get_model", {"repo": "a/b"})):
-            reported.append((await client.call_tool(name, arguments)).model_dump_json())
+            texts.append((await client.call_tool(name, arguments)).model_dump_json())
         pulled.revoke_token(SECRET)
-        reported.append((await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
-    reported.append((home.llm / "hf/agents.log").read_text("utf-8") if (home.llm / "hf/agents.log").exists() else "")
+        texts.append((await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
+    texts.append((home.llm / "hf/agents.log").read_text("utf-8") if (home.llm / "hf/agents.log").exists() else "")
     for secret in (SECRET, "correct horse"):
-        assert not [text for text in reported if secret in text]
+        assert not [text for text in texts if secret in text]

@@ -45,10 +45,10 @@ async def connect_http(server: HttpServer, era: Era, person: User | None = None)
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None:
-    person, reported = User(), []
+    person, progress_values = User(), []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
-        reported.append(done)
+        progress_values.append(done)
 
     with serve_http("--allow-delete") as server:
         async with connect_http(server, era, person) as client:
@@ -58,8 +58,8 @@ async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None
             )
             assert result.structured_content is not None
             assert result.structured_content["download"]["state"] == "done"
-            assert reported == sorted(set(reported))
-            assert reported
+            assert progress_values == sorted(set(progress_values))
+            assert progress_values
             assert (await call_tool(client, "delete_model", name="tiny"))["done"]
     assert len(person.questions) == 1
     assert Library().list() == ()
@@ -189,12 +189,12 @@ async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.Mon
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     with serve_http("--allow-delete") as server:
         async with connect_http(server, "auto", User()) as client:
-            requested = await client.session.call_tool("delete_model", {"name": "tiny"}, allow_input_required=True)
-            assert isinstance(requested, InputRequiredResult)
-            assert requested.request_state
-            (key,) = (requested.input_requests or {}).keys()
+            question = await client.session.call_tool("delete_model", {"name": "tiny"}, allow_input_required=True)
+            assert isinstance(question, InputRequiredResult)
+            assert question.request_state
+            (key,) = (question.input_requests or {}).keys()
             agreed = {key: ElicitResult(action="accept", content={"agree": True})}
-            for forged in ("", "v1.AAAA", requested.request_state[:-4] + "AAAA"):
+            for forged in ("", "v1.AAAA", question.request_state[:-4] + "AAAA"):
                 try:
                     answered = await client.session.call_tool(
                         "delete_model",

@@ -87,10 +87,10 @@ def run_node(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.usefixtures("pulled")
 def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: str) -> None:
     (node / "host.mjs").write_text(imports + SCRIPT, encoding="utf-8")
-    reported: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
-    assert reported["tools"] == 12
-    assert reported["gone"]["done"]
-    assert len(reported["asked"]) == 1
+    result: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
+    assert result["tools"] == 12
+    assert result["gone"]["done"]
+    assert len(result["asked"]) == 1
     assert Library().list() == ()
 
 

@@ -213,16 +213,16 @@ async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling_hub: H
 @pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
 @run_async
 async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalling_hub: HubServer) -> None:
-    reported: list[tuple[str, str]] = []
+    messages: list[tuple[str, str]] = []
     received = asyncio.Event()
 
     async def log(message: Any) -> None:
-        reported.append((message.level, str(message.data)))
+        messages.append((message.level, str(message.data)))
         received.set()
 
     async def until(level: str, words: str) -> None:
         with anyio.fail_after(60):
-            while not any(each[0] == level and words in each[1] for each in reported):
+            while not any(each[0] == level and words in each[1] for each in messages):
                 received.clear()
                 await received.wait()
 
@@ -232,11 +232,11 @@ async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalli
         await until("warning", "stalled")
         stalling_hub.clear()
         await until("notice", f"Download {number} ({REPO}:Q8_0) is done")
-        assert {level for level, _ in reported} <= {"notice", "warning", "error"}, "nothing below what was asked for"
-        reported.clear()
+        assert {level for level, _ in messages} <= {"notice", "warning", "error"}, "nothing below what was asked for"
+        messages.clear()
         await client.session.set_logging_level("emergency")
         await call_tool(client, "download_model", ref=REPO, wait_seconds=45)
-    assert not reported
+    assert not messages
 
 
 @pytest.mark.parametrize("era", ERAS)

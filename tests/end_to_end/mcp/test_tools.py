@@ -69,10 +69,10 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
-    reported: list[float] = []
+    progress_values: list[float] = []
 
     async def progress(done: float, total: float | None, message: str | None) -> None:  # noqa: ARG001
-        reported.append(done)
+        progress_values.append(done)
 
     async with connect_stdio(era=era) as client:
         (row,) = (await call_tool(client, "search_models", query="tiny", fits=True))["results"]
@@ -87,8 +87,8 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         pulled: Any = result.structured_content
         assert (pulled["download"]["state"], pulled["download"]["requested_by"]) == ("done", "mcp")
         assert pulled["model"]["model_id"] == f"hf/{REPO}:Q4_K_M"
-        assert reported == sorted(set(reported))
-        assert reported[-1] == pulled["download"]["total_bytes"]
+        assert progress_values == sorted(set(progress_values))
+        assert progress_values[-1] == pulled["download"]["total_bytes"]
         output = await call_tool(client, "run_prompt", name="small", prompt="Hello", max_tokens=50)
         assert (output["text"], output["finish_reason"]) == (ANSWER, "stop")
         proof = await call_tool(client, "verify_model", name="small")
@@ -151,8 +151,8 @@ async def test_load_test_with_another_chat_template_mentions_the_doubt(tmp_path:
     library.test("tiny")
     library.set_options("tiny", {"template": "{{ messages[0].content }}"})
     async with connect_stdio() as client:
-        reported = get_text(await client.call_tool("list_models", {"name": "tiny"}))
-    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in reported
+        text = get_text(await client.call_tool("list_models", {"name": "tiny"}))
+    assert "with another chat template than prompts use now: verify_model('hf/local/tiny:Q8_0')" in text
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -176,9 +176,9 @@ async def test_download_is_paused_resumed_cancelled_and_retried(hub: HubServer) 
     async with connect_stdio() as client:
         number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         hub.wait_until(lambda: hub.sent(Q8, side="storage") >= BIG_BYTES // 4)
-        requested = await client.call_tool("control_download", {"id": number, "action": "pause"})
-        assert (requested.structured_content or {})["requested_action"] == "pause"
-        assert "asked to pause" in get_text(requested)
+        paused = await client.call_tool("control_download", {"id": number, "action": "pause"})
+        assert (paused.structured_content or {})["requested_action"] == "pause"
+        assert "asked to pause" in get_text(paused)
         (row,) = (await call_tool(client, "get_downloads", id=number, wait_seconds=30))["downloads"]
         assert row["state"] == "paused"
         assert "nothing to retry" in await call_refused(client, "control_download", id=number, action="retry")

@@ -290,10 +290,10 @@ def test_too_many_connections_for_a_server_are_reduced(partial: Path, status: in
         assert len(server.requests) < 40  # a few of each that was refused, and then no more
 
 
-@pytest.mark.parametrize("reported", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "1"])
-def test_endless_retry_after_is_given_up(partial: Path, reported: str) -> None:
+@pytest.mark.parametrize("retry_after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT", "1"])
+def test_endless_retry_after_is_given_up(partial: Path, retry_after: str) -> None:
     with StorageServer(make_content(MB)) as server:
-        server.always = Fault(status=429, headers=(("Retry-After", reported),))
+        server.always = Fault(status=429, headers=(("Retry-After", retry_after),))
         with pytest.raises(RateLimitedError):
             pull(server, partial, limits=TransferLimits(retry_seconds=0.1, network_wait_seconds=2))
         assert len(server.requests) < 20
@@ -305,13 +305,13 @@ def test_bytes_of_a_failed_disk_write_are_not_trusted(
     """The system reports it once: here while the last bytes arrive, when nothing checks any more."""
     monkeypatch.setattr(fetch_threads, "CHECKPOINT_BYTES", MB)
     server.rate = 8 * MB  # otherwise all bytes may arrive before the first checkpoint
-    reported = threading.Event()
+    notified = threading.Event()
     sync = os.fdatasync
 
     def refuse(fd: int) -> None:
-        if reported.is_set() or threading.current_thread().name != "sync":
+        if notified.is_set() or threading.current_thread().name != "sync":
             return sync(fd)
-        reported.set()
+        notified.set()
         while any(thread.name == "connection" for thread in threading.enumerate()):
             threading.Event().wait(0.01)
         threading.Event().wait(0.3)  # until the end is called; if it came later, this test would prove nothing

@@ -210,11 +210,11 @@ def test_gc_removes_an_old_partial_of_huggingface_hub(home: Home) -> None:
 
 
 def test_gc_keeps_a_partial_of_huggingface_hub_with_a_busy_lock(home: Home) -> None:
-    ended = write_old_file(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
+    leftover = write_old_file(home.cache / "models--a--b" / "blobs" / f"{'1' * 64}.0011aabb.incomplete")
     (home.cache / ".locks/models--a--b" / f"{'1' * 64}.lock").mkdir(parents=True)  # not a file that could be locked
     shown = run("gc", "--dry-run", code=None)
     assert (shown.stdout, shown.stderr) == ("", "Nothing is dead.\n"), shown
-    assert ended.exists()
+    assert leftover.exists()
 
 
 @pytest.mark.usefixtures("hub")
@@ -268,16 +268,16 @@ def test_gc_removes_the_folder_of_an_ended_engine_after_a_day(home: Home) -> Non
 
 
 def test_gc_command_shows_asks_and_removes(home: Home) -> None:
-    ended = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
+    leftover = write_old_file(cache_work_folder(home.cache) / f"{OTHER}.part", text="x" * 5000)
     shown = run("gc", "--dry-run", code=None)
     assert "no download here names it" in shown.stdout
     assert run("gc", code=None, stdin="n\n").exit_code == 1
-    assert ended.exists()
+    assert leftover.exists()
     nobody = run("gc", code=None, stdin="")
     assert "-y removes without asking" in nobody.stderr
     done = run("gc", "-y", "--json", code=None)
     found = json.loads(done.stdout)
-    assert [file["path"] for file in found["files"]] == [str(ended)]
+    assert [file["path"] for file in found["files"]] == [str(leftover)]
     assert found["done"] is True
     after = run("gc", code=None)
     assert (after.stdout, after.stderr) == ("", "Nothing is dead.\n")

@@ -223,9 +223,9 @@ def test_long_arrays_are_skipped_unless_requested() -> None:
     content = gguf([array("tokens", "string", tokens), array("scores", "float32", [0.5] * 2000)])
     header = read_bytes(content)
     assert header.metadata == {"tokens": ArrayInfo("string", 2000), "scores": ArrayInfo("float32", 2000)}
-    requested = read_bytes(content, arrays=("tokens", "scores"))
-    assert requested.metadata == {"tokens": tuple(tokens), "scores": (0.5,) * 2000}
-    assert requested.value_types == {"tokens": "array of string", "scores": "array of float32"}
+    selected = read_bytes(content, arrays=("tokens", "scores"))
+    assert selected.metadata == {"tokens": tuple(tokens), "scores": (0.5,) * 2000}
+    assert selected.value_types == {"tokens": "array of string", "scores": "array of float32"}
 
 
 def test_long_string_is_stored_as_its_length() -> None:

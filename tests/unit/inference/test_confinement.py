@@ -50,19 +50,19 @@ def run_confined(binary: Path, *arguments: object, told: dict[str, Any]) -> subp
 
 
 def test_confined_program_reads_only_its_model(tmp_path: Path) -> None:
-    reported = make_task(tmp_path)
+    task = make_task(tmp_path)
     cat = find_program("cat")
-    assert run_confined(cat, tmp_path / "model", told=reported).stdout == "weights"
-    refused = run_confined(cat, tmp_path / "secret", told=reported)
+    assert run_confined(cat, tmp_path / "model", told=task).stdout == "weights"
+    refused = run_confined(cat, tmp_path / "secret", told=task)
     assert (refused.stdout, refused.returncode) == ("", 1)
-    assert run_confined(cat, tmp_path / "secret", told={**reported, "sandbox": False}).stdout == "token"
+    assert run_confined(cat, tmp_path / "secret", told={**task, "sandbox": False}).stdout == "token"
 
 
 def test_confined_program_starts_no_other(tmp_path: Path) -> None:
-    reported = make_task(tmp_path)
+    task = make_task(tmp_path)
     env, cat = find_program("env"), find_program("cat")
-    assert run_confined(env, cat, tmp_path / "model", told={**reported, "sandbox": False}).stdout == "weights"
-    refused = run_confined(env, cat, tmp_path / "model", told=reported)
+    assert run_confined(env, cat, tmp_path / "model", told={**task, "sandbox": False}).stdout == "weights"
+    refused = run_confined(env, cat, tmp_path / "model", told=task)
     assert refused.returncode == 126
     assert "ermission denied" in refused.stderr
 
@@ -87,10 +87,10 @@ def test_script_lists_the_layers_it_can_not_have_with_reasons(tmp_path: Path) ->
     script = tmp_path / "llama-server"
     script.write_text("#!/bin/sh\nexec cat\n")
     wanted = inspect_program(script)
-    reported = make_task(tmp_path)
+    task = make_task(tmp_path)
 
     def work() -> str:
-        done = confine(reported, gpu=False, program=wanted)
+        done = confine(task, gpu=False, program=wanted)
         return "\n".join([*done.layers, "--", *(f"{layer}: {why}" for layer, why in done.missing)])
 
     held, _, missing = run_in_fork(work).partition("\n--\n")
@@ -100,9 +100,9 @@ def test_script_lists_the_layers_it_can_not_have_with_reasons(tmp_path: Path) ->
 
 
 def test_layer_name_mentions_what_is_left_open(tmp_path: Path) -> None:
-    reported = make_task(tmp_path)
+    task = make_task(tmp_path)
     wanted = inspect_program(find_program("cat"))
-    assert "seccomp but for exec" in run_in_fork(lambda: "\n".join(confine(reported, gpu=False, program=wanted).layers))
+    assert "seccomp but for exec" in run_in_fork(lambda: "\n".join(confine(task, gpu=False, program=wanted).layers))
 
 
 def test_disabled_sandbox_applies_no_layer_and_says_so(tmp_path: Path) -> None:

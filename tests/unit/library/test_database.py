@@ -163,8 +163,8 @@ def test_download_has_one_running_owner(db: Database) -> None:
 
 
 def test_wait_and_speed_of_an_ended_process_are_not_shown(db: Database) -> None:
-    reported = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
-    ended = subprocess.run([sys.executable, "-c", reported], capture_output=True, text=True, check=True).stdout.strip()
+    code = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
     assert db.claim_download(row.id, f"{ended}/attempt", stale_seconds=60)
     db.update_download(row.id, error="next try in 25 s", bytes_per_second=5.0)

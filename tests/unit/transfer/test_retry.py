@@ -34,5 +34,5 @@ def test_wait_requested_by_a_response_is_parsed_or_ignored(headers: dict[str, st
 
 
 def test_retry_date_is_a_number_of_seconds_from_now() -> None:
-    reported = email.utils.formatdate(time.time() + 90, usegmt=True)
-    assert 60 < (parse_retry_after({"Retry-After": reported}.get) or 0) <= 90
+    date = email.utils.formatdate(time.time() + 90, usegmt=True)
+    assert 60 < (parse_retry_after({"Retry-After": date}.get) or 0) <= 90
