@@ -93,9 +93,9 @@ class Context:
 
     def hub(self) -> Hub:
         """Return a client of the Hub with the token for it."""
-        return self.hub_with(self.token())
+        return self.make_hub_client(self.token())
 
-    def hub_with(self, token: tokens.Token | None) -> Hub:
+    def make_hub_client(self, token: tokens.Token | None) -> Hub:
         """Return a client of the Hub with the given token."""
         from llm_hf_models.hub import tokens
         from llm_hf_models.hub.client import Hub

@@ -154,7 +154,7 @@ class Library:
 
         if isinstance(ref, plan_types.PullPlan) and options is not None:
             raise BadInputError("A plan already has its options")
-        with self.attempt("pull", ref if isinstance(ref, str) else ref.ref):
+        with self.log_failed_attempt("pull", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
         with self._enforce_policy("pull", plan.ref, plan, agreed):
             return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
@@ -216,7 +216,7 @@ class Library:
         """
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self.attempt("download", ref if isinstance(ref, str) else ref.ref):
+        with self.log_failed_attempt("download", ref if isinstance(ref, str) else ref.ref):
             plan = self.plan(ref, options) if isinstance(ref, str) else ref
             if on_done and self._context.agent is not None:
                 raise PolicyError("Agents may not run a command after a download")
@@ -338,7 +338,7 @@ class Library:
         """Remove a local model and the files that nothing else uses. `agreed` is as in `pull`."""
         from llm_hf_models.models import local_files
 
-        with self.attempt("delete", name):
+        with self.log_failed_attempt("delete", name):
             plan = self.plan_removal(name)
         with self._enforce_policy("delete", plan.model_id, plan, agreed):
             return local_files.remove(self._context, plan.model_id, dry_run=False)
@@ -428,7 +428,7 @@ class Library:
         from llm_hf_models.models import prompt as models_prompt
 
         values = dict(options or {})
-        with self.attempt("prompt", name):
+        with self.log_failed_attempt("prompt", name):
             model = self.show(name)
             limit = policy.limit_prompt_tokens(self._context, values.get("max_tokens"))
         values = values if limit is None else {**values, "max_tokens": limit}
@@ -439,7 +439,7 @@ class Library:
 
     # Agents
 
-    def questions(self, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
+    def list_consent_requests(self, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
         """List the consent that an agent needs from a person before it may carry this out.
 
         The `action` of each item is the value to pass in `agreed`.
@@ -448,7 +448,7 @@ class Library:
 
         return policy.list_consent_requests(self._context, subject)
 
-    def attempt(self, action: str, target: object) -> AbstractContextManager[None]:
+    def log_failed_attempt(self, action: str, target: object) -> AbstractContextManager[None]:
         """Return a context manager for the steps before an agent's change, such as planning. It logs their failure."""
         from llm_hf_models import policy
 

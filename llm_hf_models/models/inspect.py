@@ -193,7 +193,7 @@ def _find_remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub
     if variant is not None and (ref.file is None or ref.file.path not in variant.files):
         return details, hub, variant.files[0]
     if ref.file is None:
-        raise variant_choice.no_gguf_error(hub, details)
+        raise variant_choice.make_no_gguf_error(hub, details)
     return details, hub, ref.file.path
 
 

@@ -60,7 +60,7 @@ def fetch_with_cache(
         NetworkError: The Hub can't be reached, and no response is cached.
     """
     token = context.token()
-    hub = context.hub_with(token)
+    hub = context.make_hub_client(token)
     name = json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
     with context.open_library() as db:
         cached, old = _load_cached(db, name, load)

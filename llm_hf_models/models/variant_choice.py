@@ -154,7 +154,7 @@ def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetail
         details.get_file(ref.file)  # raises a clear error if the file does not exist
         return next((v for v in variants if ref.file.path in v.files), None), "the requested file"
     if not variants:
-        raise no_gguf_error(hub, details)
+        raise make_no_gguf_error(hub, details)
     if ref.quant is not None:
         return _find_named(variants, ref.quant, details), "the requested quantization"
     choice = choose_variant(context, variants, None)
@@ -188,7 +188,7 @@ def settle_variant(
     return variant, reason
 
 
-def no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
+def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     """Return the error for a repo without a complete GGUF model.
 
     It lists the missing parts of incomplete models, else the GGUF conversions of the repo on the Hub, best first.

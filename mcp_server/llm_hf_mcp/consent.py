@@ -62,7 +62,7 @@ async def call_and_log_failure(
     service = open_library(ctx)
 
     def attempt() -> T:
-        with service.attempt(verb, log_name):
+        with service.log_failed_attempt(verb, log_name):
             return function(*arguments)
 
     return await call(attempt)
@@ -78,7 +78,7 @@ async def request_agreement(
     """
 
     def resolve() -> Elicit[Agreement] | Agreement:
-        return _resolve_agreement(open_library(ctx).questions(action.subject), confirm, ctx)
+        return _resolve_agreement(open_library(ctx).list_consent_requests(action.subject), confirm, ctx)
 
     return await call_and_log_failure(ctx, action.verb, action.log_name, resolve)
 
@@ -94,7 +94,7 @@ async def get_agreed_actions(
 
     def read_outcome() -> frozenset[str]:
         if isinstance(outcome, AcceptedElicitation) and outcome.data.agree:
-            return frozenset(question.action for question in open_library(ctx).questions(action.subject))
+            return frozenset(question.action for question in open_library(ctx).list_consent_requests(action.subject))
         raise ConsentError(
             "The user did not agree, so nothing was changed", hint="Don't ask again unless the user brings it up."
         )
