@@ -1,0 +1,85 @@
+"""A worker and an engine of an earlier version, whose processes have other module names, during an upgrade."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llm_hf_models import Library
+from llm_hf_models.downloads.worker import is_running, lock_path
+from llm_hf_models.inference import launcher
+from llm_hf_models.inference.engine_folder import EngineFolder
+from llm_hf_models.library.database import Database
+from tests.conftest import Home
+from tests.support import downloads
+from tests.support.downloads import REPO, find_workers, follow_to_end
+from tests.support.engines import ensure, get_engine_row, make_endless_spec, open_clean_library, prompt_engine
+
+hub = downloads.hub
+
+EARLIER_WORKER = """
+import sys
+from filelock import FileLock
+with FileLock(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def db(home: Home) -> Iterator[Database]:
+    with open_clean_library(home) as opened:
+        yield opened
+
+
+@pytest.mark.usefixtures("hub")
+def test_worker_of_an_earlier_version_is_left_to_finish() -> None:
+    library = Library()
+    plan = library.plan(REPO)
+    lock_path().parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", EARLIER_WORKER, str(lock_path())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as earlier:
+        assert earlier.stdout is not None
+        assert earlier.stdin is not None
+        assert earlier.stdout.readline() == "locked\n"
+        row = library.enqueue(plan)
+        assert is_running()
+        assert find_workers() == [], "the earlier worker is running, so no other one starts"
+        assert library.get_download(row.id).state == "queued"
+        assert earlier.poll() is None
+        earlier.stdin.write("\n")
+        earlier.stdin.flush()
+        earlier.wait(timeout=20)
+    assert follow_to_end(library, row.id)[-1].kind == "done"
+
+
+EARLIER_ENGINE = (
+    "import runpy; runpy.run_module('.'.join(['llm_hf_models', 'inference', 'engine_child']), run_name='__main__')"
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="engines on Windows have no unix socket")
+def test_engine_of_an_earlier_version_is_listed_and_reused(
+    tmp_path: Path, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start_earlier_child(_module: str, folder: EngineFolder) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", EARLIER_ENGINE]
+        pipe, environment = subprocess.PIPE, launcher.build_child_environment(os.environ)
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, cwd=folder.path, env=environment, start_new_session=True
+        )
+
+    spec = make_endless_spec(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "start_child", start_earlier_child)
+        prompt_engine(ensure(spec, db), max_tokens=3)
+    pid = get_engine_row(db).pid
+    assert "engine_child" not in psutil.Process(pid).cmdline()
+    prompt_engine(ensure(spec, db), max_tokens=3)
+    assert get_engine_row(db).pid == pid, "the engine is reused, not started again"
