@@ -353,8 +353,8 @@ def test_client_that_leaves_during_an_answer_stops_the_work(url: str, tiny_libra
     Library().set_options("endless", {"context": 131072})
     try:
         with leave_request(url, {"model": "endless", "messages": HELLO, "stream": stream}):
-            wait_until(lambda: count_busy_slots(tiny_library, ENDLESS) == 1)
-        wait_until(lambda: count_busy_slots(tiny_library, ENDLESS) == 0)
+            wait_until(lambda: sum_busy_slots(tiny_library, ENDLESS) == 1)
+        wait_until(lambda: sum_busy_slots(tiny_library, ENDLESS) == 0)
     finally:
         Library().set_options("endless", {}, ["context"])
 
@@ -369,9 +369,9 @@ def test_client_that_leaves_during_prompt_processing_stops_it(tiny_library: Tiny
         with leave_request(
             url, {"messages": [{"role": "user", "content": words * 4000}], "stream": stream, "max_tokens": 1}
         ):
-            wait_until(lambda: count_busy_slots(tiny_library, "hf/tiny/slow:F16") == 1)
+            wait_until(lambda: sum_busy_slots(tiny_library, "hf/tiny/slow:F16") == 1)
         left = time.monotonic()
-        wait_until(lambda: count_busy_slots(tiny_library, "hf/tiny/slow:F16") == 0)
+        wait_until(lambda: sum_busy_slots(tiny_library, "hf/tiny/slow:F16") == 0)
     assert time.monotonic() - left < 10
 
 
