@@ -36,8 +36,8 @@ def compute_share(download_id: int | None, running: Sequence[Download], connecti
     """Compute the share of one download.
 
     Every download gets one connection, as long as there are enough. Foreground downloads come first, then the
-    downloads that were requested first. The remaining connections go to the foreground downloads, or are divided
-    evenly if there are none.
+    downloads that were requested first. The remaining connections are divided evenly among the foreground downloads,
+    or among all downloads if none is in the foreground.
 
     Args:
         download_id: The download. If it is not among `running`, it counts as the last one in the foreground.
