@@ -1,4 +1,4 @@
-"""Store the default options of models, and list the defaults that apply with their sources."""
+"""Store the default options of models, and list the defaults that apply, with their sources."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def _build_model(
         ),
         facts=facts,
         place="folder" if copy else "in place",
-        # The facts include `gated`, which a mirror needs.
+        # The repo's facts include `gated`, which a mirror needs.
         hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
     )
 
