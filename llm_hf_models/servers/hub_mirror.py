@@ -1,7 +1,7 @@
 """Serve a catalog in the Hub's protocol, read-only. Any Hub client can pull from it with HF_ENDPOINT.
 
 Names in a request are parsed by hub.refs and then looked up in the catalog. No part of a request becomes a path.
-The protocol is the one of huggingface_hub (hf_api.py, file_download.py, utils/_http.py).
+The protocol is that of huggingface_hub (hf_api.py, file_download.py, utils/_http.py).
 """
 
 from __future__ import annotations
