@@ -1,4 +1,4 @@
-"""Types of plans and results of a pull. Holds no logic."""
+"""Define the types of a pull: its options, plan and result. Contains no logic."""
 
 from __future__ import annotations
 

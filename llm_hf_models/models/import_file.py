@@ -342,7 +342,7 @@ def _refuse_other_variant(ref: ModelRef, variants: Sequence[Variant], found: Var
     if quant != found.quant or (ref.file is not None and ref.file.path not in found.files):
         raise DigestMismatchError(
             f"{name} is not the file that {ref} names",
-            cause=f"It is the {found.quant} of {ref.repo}.",
+            cause=f"It is the {found.quant} variant of {ref.repo}.",
             hint=f"Use --repo {replace(ref, quant=found.quant, file=None)}.",
         )
 

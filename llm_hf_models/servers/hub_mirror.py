@@ -48,7 +48,7 @@ def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> Thr
 class HubMirrorHandler(BaseHttpHandler):
     """The handler of one connection to a mirror.
 
-    A subclass can change `find_commits`, `list_repos`, `send_account` and `send_repo_file`.
+    A subclass can override `find_commits`, `list_repos`, `send_account` and `send_repo_file`.
     """
 
     server: HubMirrorServer
