@@ -475,7 +475,7 @@ class Library:
         subject: PullPlan | Removal | LocalModelView | None = None,
         agreed: Collection[str] = (),
     ) -> AbstractContextManager[None]:
-        """Return a context manager for a change. It applies the policy for agents; a person has none."""
+        """Return a context manager for a change. It applies the agents' policy, which does not limit a person."""
         from llm_hf_models import policy
 
         if self._context.agent is None:
@@ -500,7 +500,7 @@ class Library:
     # How models run
 
     def set_options(self, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModelView:
-        """Store default options of a model. A prompt's own options win over them.
+        """Store default options of a model. A prompt's own options take precedence.
 
         Args:
             name: The model.

@@ -360,7 +360,7 @@ class RunningDownload:
 
     def _choose_end_state(self, error: BaseException) -> tuple[DownloadState, str]:
         """Return the state that the row ends in, and the reason."""
-        if self._requested == "cancel":  # it wins over any error
+        if self._requested == "cancel":  # it takes precedence over any error
             return "cancelled", ""
         if _is_interruption(error):
             if self._requested == "background":

@@ -27,7 +27,7 @@ _ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
 
 
 def set_options(context: Context, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModel:
-    """Store default options of a model, all of them or none. A prompt's own options win over them.
+    """Store default options of a model, all of them or none. A prompt's own options take precedence.
 
     Args:
         context: The context with the library.

@@ -73,7 +73,7 @@ def fetch_with_cache(
                 response = request_with_retry(context, lambda: send(hub, None), should_retry=_is_transient)
         except NotModifiedError:
             if cached is None or old is None:
-                raise HubUnavailableError("The Hub answered an unconditional request with 304") from None
+                raise HubUnavailableError("The Hub returned 304 to an unconditional request") from None
             db.save_metadata(name, cached.body, cached.etag)
             return old, Freshness()
         except NetworkError as error:
