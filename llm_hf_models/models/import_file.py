@@ -207,7 +207,7 @@ def _prepare_locations(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequenc
 
 def _copy_files(paths: Sequence[Path], folder: Path) -> None:
     for path in paths:
-        path.open("rb").close()  # raise its error now: later it would be taken for an error of the target folder
+        path.open("rb").close()  # fail now if a file is unreadable; later this would be reported for the folder
     needed = sum(path.stat().st_size for path in paths)
     try:
         require_space(folder, needed, settings.load().disk_reserve)
