@@ -1,4 +1,4 @@
-"""Find and remove leftovers for `llm hf gc`: files of finished downloads, old rows and old responses of the Hub.
+"""Find and remove leftovers for `llm hf gc`: unused files, old rows and old responses of the Hub.
 
 Models and files in use are never removed. A partial file is named after the digest of its file (hub/cache_layout.py).
 """
@@ -38,20 +38,20 @@ from llm_hf_models.types import Cleanup
 
 def plan_cleanup(context: Context) -> Cleanup:
     """Return the leftovers that `clean_up` would remove now. This changes nothing."""
-    history = compute_history_cutoff(context)
+    cutoff = compute_history_cutoff(context)
     with context.open_library() as db:
-        rows = sort_rows(db, history)
+        rows = sort_rows(db, cutoff)
         files = tuple(_find_leftovers(context, db, rows))
         return Cleanup(
             files,
-            download_records=db.count_downloads(FINISHED_STATES, before=history),
-            cached_responses=db.count_metadata(older_than=history),
+            download_records=db.count_downloads(FINISHED_STATES, before=cutoff),
+            cached_responses=db.count_metadata(older_than=cutoff),
             freed_bytes=sum(file.size for file in files),
         )
 
 
 def clean_up(context: Context) -> Cleanup:
-    """Remove leftover files, old rows and old responses. Files that came into use since the plan are kept.
+    """Remove leftover files, old rows and old responses. Files that have come into use in the meantime are kept.
 
     Returns:
         The files and rows that were removed.
@@ -59,12 +59,12 @@ def clean_up(context: Context) -> Cleanup:
     Raises:
         NotWritableError: The system refused to remove a file.
     """
-    history = compute_history_cutoff(context)
+    cutoff = compute_history_cutoff(context)
     planned = plan_cleanup(context)
     with context.open_library() as db:
-        removed = tuple(file for file in planned.files if _remove_leftover(context, db, history, file))
-        rows = db.clear_downloads(FINISHED_STATES, before=history)
-        responses = db.delete_old_metadata(older_than=history)
+        removed = tuple(file for file in planned.files if _remove_leftover(context, db, cutoff, file))
+        rows = db.clear_downloads(FINISHED_STATES, before=cutoff)
+        responses = db.delete_old_metadata(older_than=cutoff)
     return replace(
         planned,
         files=removed,
@@ -76,17 +76,17 @@ def clean_up(context: Context) -> Cleanup:
 
 
 def _find_leftovers(context: Context, db: Database, rows: SortedRows) -> Iterator[Leftover]:
-    cache, keep = context.cache_dir(), context.settings().orphan_seconds
+    cache, keep_seconds = context.cache_dir(), context.settings().orphan_seconds
     for folder in _find_work_folders(cache, rows):
-        yield from _find_partials(folder, rows, keep)
-        yield from _select_old("note", folder.glob("*.tmp"), keep, "writing it was interrupted")
-    yield from _find_old_notes(cache, keep)
+        yield from _find_partials(folder, rows, keep_seconds)
+        yield from _select_old("note", folder.glob("*.tmp"), keep_seconds, "writing it was interrupted")
+    yield from _find_old_notes(cache, keep_seconds)
     yield from _find_broken_refs(cache)
-    yield from _find_incompletes(cache, keep)
+    yield from _find_incompletes(cache, keep_seconds)
     yield from _select_old(
-        "copy", (paths_module.data_dir() / "imported").glob("*.partial"), keep, "its import was interrupted"
+        "copy", (paths_module.data_dir() / "imported").glob("*.partial"), keep_seconds, "its import was interrupted"
     )
-    yield from _find_engine_folders(db, keep)
+    yield from _find_engine_folders(db, keep_seconds)
 
 
 def _find_work_folders(cache: Path, rows: SortedRows) -> set[Path]:
@@ -98,7 +98,7 @@ def _find_work_folders(cache: Path, rows: SortedRows) -> set[Path]:
     return folders
 
 
-def _find_partials(folder: Path, rows: SortedRows, keep: float) -> Iterator[Leftover]:
+def _find_partials(folder: Path, rows: SortedRows, keep_seconds: float) -> Iterator[Leftover]:
     """Yield the leftovers of downloads in a work folder, one for each digest."""
     for etag, found in group_by_digest(folder).items():
         partial = build_partial_path(folder, etag)
@@ -108,7 +108,7 @@ def _find_partials(folder: Path, rows: SortedRows, keep: float) -> Iterator[Left
         age = find_youngest_age(paths)
         if rows.is_left_by_finished(partial, time.time() - age):
             reason = "its download has finished"
-        elif age >= keep:  # wait that long, because another library that shares the cache may need it
+        elif age >= keep_seconds:  # another library that shares the cache may need a younger file
             reason = "no download needs it"
         else:
             continue
@@ -118,11 +118,13 @@ def _find_partials(folder: Path, rows: SortedRows, keep: float) -> Iterator[Left
             yield Leftover("lock", str(min(found)), sum(map(count_bytes_on_disk, found)), reason)
 
 
-def _find_old_notes(cache: Path, keep: float) -> Iterator[Leftover]:
+def _find_old_notes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
     """Yield the verification marks of blobs that no longer exist."""
     blobs = {path.name for path in cache.glob("models--*/blobs/*")}
     notes = cache_layout.cache_work_folder(cache).glob("*.checked")
-    yield from _select_old("note", (note for note in notes if note.stem not in blobs), keep, "its file was removed")
+    yield from _select_old(
+        "note", (note for note in notes if note.stem not in blobs), keep_seconds, "its file was removed"
+    )
 
 
 def _find_broken_refs(cache: Path) -> Iterator[Leftover]:
@@ -132,16 +134,16 @@ def _find_broken_refs(cache: Path) -> Iterator[Leftover]:
             yield Leftover("ref", str(ref), count_bytes_on_disk(ref), "its snapshot was removed")
 
 
-def _find_incompletes(cache: Path, keep: float) -> Iterator[Leftover]:
+def _find_incompletes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
     """Yield huggingface_hub's partial files. Their names are random, so it never continues them after a kill."""
     for leftover in _select_old(
-        "incomplete", cache.glob("*--*/blobs/*.incomplete"), keep, "huggingface_hub was interrupted"
+        "incomplete", cache.glob("*--*/blobs/*.incomplete"), keep_seconds, "huggingface_hub was interrupted"
     ):
         if not cache_files.is_being_downloaded(Path(leftover.path)):
             yield leftover
 
 
-def _find_engine_folders(db: Database, keep: float) -> Iterator[Leftover]:
+def _find_engine_folders(db: Database, keep_seconds: float) -> Iterator[Leftover]:
     """Yield the folders of engines that neither run nor listen on their socket."""
     running = {
         running_engines.get_engine_folder(row).path for row in db.list_engines() if running_engines.find_process(row)
@@ -154,22 +156,22 @@ def _find_engine_folders(db: Database, keep: float) -> Iterator[Leftover]:
         ):
             continue
         contents = [folder, *folder.glob("*")]
-        if min(map(compute_age, contents)) >= keep:
+        if min(map(compute_age, contents)) >= keep_seconds:
             yield Leftover("engine", str(folder), sum(map(count_bytes_on_disk, contents)), "its engine has ended")
 
 
-def _select_old(kind: LeftoverKind, paths: Iterable[Path], keep: float, reason: str) -> Iterator[Leftover]:
+def _select_old(kind: LeftoverKind, paths: Iterable[Path], keep_seconds: float, reason: str) -> Iterator[Leftover]:
     for path in paths:
-        if compute_age(path) >= keep:
+        if compute_age(path) >= keep_seconds:
             yield Leftover(kind, str(path), count_bytes_on_disk(path), reason)
 
 
-def _remove_leftover(context: Context, db: Database, history: float, leftover: Leftover) -> bool:
+def _remove_leftover(context: Context, db: Database, cutoff: float, leftover: Leftover) -> bool:
     """Remove a leftover. Return False if it has come into use again and is kept."""
     path = Path(leftover.path)
     try:
         if leftover.kind in ("partial", "lock"):
-            return remove_partial(context, db, history, build_partial_path(path.parent, path.name.partition(".")[0]))
+            return remove_partial(context, db, cutoff, build_partial_path(path.parent, path.name.partition(".")[0]))
         if leftover.kind == "incomplete":
             return cache_files.remove_incomplete(path)
         if leftover.kind == "engine":

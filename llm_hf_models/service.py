@@ -83,7 +83,7 @@ class Library:
         """Search for models on the Hub.
 
         Args:
-            query: Words of the repo's name.
+            query: Words in the repo's name.
             filters: How to narrow and sort the results; by default the twenty most trending GGUF repos.
             fits: Return only models that fit into this machine's memory.
             refresh: Send a request to the Hub even if a fresh response is cached.
@@ -148,7 +148,7 @@ class Library:
             options: The options of the pull. A plan has its own.
             progress: Called with events, from any thread.
             stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept.
-            agreed: For an agent, the actions that a person agreed to (see `questions`).
+            agreed: For an agent, the actions that a person agreed to (see `list_consent_requests`).
         """
         from llm_hf_models.downloads import plan_types, pull
 
@@ -440,9 +440,9 @@ class Library:
     # Agents
 
     def list_consent_requests(self, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
-        """List the consent that an agent needs from a person before it may carry this out.
+        """List the questions that a person must agree to before an agent may pull, remove or prompt the subject.
 
-        The `action` of each item is the value to pass in `agreed`.
+        The `action` of each request is the value to pass in `agreed`.
         """
         from llm_hf_models import policy
 
@@ -475,7 +475,7 @@ class Library:
         subject: PullPlan | Removal | LocalModelView | None = None,
         agreed: Collection[str] = (),
     ) -> AbstractContextManager[None]:
-        """Return a context manager for a change. It applies the policy for agents; a person has none."""
+        """Return a context manager for a change. It applies the agents' policy, which does not limit a person."""
         from llm_hf_models import policy
 
         if self._context.agent is None:
@@ -491,7 +491,7 @@ class Library:
         return cleanup.plan_cleanup(self._context)
 
     def gc(self) -> Cleanup:
-        """Remove leftover files, old rows and old responses. Files that came into use since the plan are kept."""
+        """Remove leftover files, old rows and old responses. Files that have come into use since `plan_gc` are kept."""
         from llm_hf_models import cleanup
 
         with self._enforce_policy("gc", ""):
@@ -500,7 +500,7 @@ class Library:
     # How models run
 
     def set_options(self, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModelView:
-        """Store default options of a model. A prompt's own options win over them.
+        """Store default options of a model. A prompt's own options take precedence.
 
         Args:
             name: The model.
@@ -582,7 +582,7 @@ class Library:
             return account.login(self._context, token, ask_passphrase)
 
     def logout(self) -> tuple[str, ...]:
-        """Remove the token that `login` stored. Return the places it was removed from."""
+        """Remove the token that `login` stored. Return the places that it was removed from."""
         from llm_hf_models import account
 
         with self._enforce_policy("logout", ""):
@@ -644,7 +644,7 @@ class Library:
             host: The address to listen on.
             port: The port; 0 chooses a free one, which `server_address` contains.
             key: The API key that clients must send. With None, a random key is generated (see its `key` attribute).
-            notify: Shows a message to the user, such as an evicted engine or a smaller context.
+            notify: Shows a message to the user, for example that an engine was evicted or a context reduced.
 
         Raises:
             NotWritableError: The server can't listen on that address.

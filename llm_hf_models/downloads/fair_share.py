@@ -36,8 +36,8 @@ def compute_share(download_id: int | None, running: Sequence[Download], connecti
     """Compute the share of one download.
 
     Every download gets one connection, as long as there are enough. Foreground downloads come first, then the
-    downloads that were requested first. The remaining connections go to the foreground downloads, or are divided
-    evenly if there are none.
+    downloads that were requested first. The remaining connections are divided evenly among the foreground downloads,
+    or among all downloads if none is in the foreground.
 
     Args:
         download_id: The download. If it is not among `running`, it counts as the last one in the foreground.
@@ -63,7 +63,7 @@ class FairShare:
         """`own_rate` is the download's own limit in bytes per second; None means no limit."""
         self._context, self._download_id, self._own_rate = context, download_id, own_rate or 0
         self._running: Sequence[Download] = ()
-        self._rate, self._connections, self._until = 0, 1, 0.0
+        self._rate, self._connections, self._valid_until = 0, 1, 0.0
         self._lock = threading.Lock()
 
     def bytes_per_second(self) -> int:
@@ -78,7 +78,7 @@ class FairShare:
 
     def _refresh(self) -> None:
         with self._lock:
-            if time.monotonic() < self._until:
+            if time.monotonic() < self._valid_until:
                 return
             # A locked database or a half-written settings file must not end a transfer: the last share stays valid.
             with suppress(HfModelsError), self._context.open_downloads() as db:
@@ -91,7 +91,7 @@ class FairShare:
                 limit = max(1, int(now.limit_rate * share.rate)) if now.limit_rate else 0
                 self._rate = min(self._own_rate or limit, limit or self._own_rate)
                 self._connections = share.connections
-            self._until = time.monotonic() + REFRESH_SECONDS
+            self._valid_until = time.monotonic() + REFRESH_SECONDS
 
 
 def make_transfer_limits(

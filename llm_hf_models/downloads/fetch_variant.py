@@ -88,7 +88,7 @@ def find_files_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
 
 
 def count_partial_bytes_in(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
-    """Do the same as `count_partial_bytes` for a plain folder (`--to DIR`)."""
+    """Return the same as `count_partial_bytes`, for a plain folder (`--to DIR`)."""
     work = cache_layout.target_work_folder(folder)
     return {file.path: count for file in files if (count := _count_partial(work, file))}
 
@@ -124,12 +124,12 @@ def fetch_into_cache(
         files: All files of the variant, with sizes and digests.
         cache_dir: The Hugging Face cache.
         revision: The branch or tag whose ref is written in addition to the package's own (`refs/main` for None).
-        limits: As in `transfer.download_file`. `connections` holds for all files together.
-        progress: As in `transfer.download_file`.
-        stop: As in `transfer.download_file`.
+        limits: As in `download_file`. `connections` is the number for all files together.
+        progress: As in `download_file`.
+        stop: As in `download_file`.
 
     Raises:
-        HfModelsError: Any error of `transfer.download_file`.
+        HfModelsError: Any error of `download_file`.
         StorageError: Another tool keeps removing the files from the cache.
     """
     folder = cache_layout.cache_work_folder(cache_dir)
@@ -174,7 +174,7 @@ def fetch_into_folder(
     right one is complete. A file that the cache contains, in this or another repo, is copied from there.
 
     Raises:
-        HfModelsError: Any error of `transfer.download_file`.
+        HfModelsError: Any error of `download_file`.
     """
     work = cache_layout.target_work_folder(folder)
     job = _FetchJob(hub, repo, commit, work, limits, progress, stop)
@@ -217,11 +217,11 @@ def _make_stored_file(file: HubFile, location: Path, fetched: set[str]) -> Store
 
 
 def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
-    """Return True if the cache contains the file, in this repo or as a blob of another that can be linked.
+    """Return True if the cache contains the verified file in this repo, or in another repo from which it can be linked.
 
-    A file of another repo is linked into the work folder only, and into this repo once all files are complete: other
-    tools report a repo that has blobs and no snapshot as damaged. A file that can't be linked becomes a source for
-    `_FetchJob.fetch_all`, which copies it and verifies the copy.
+    A file of another repo is linked into the work folder. It is moved into this repo once all files are complete,
+    because other tools report a repo that has blobs and no snapshot as damaged. A file that can't be linked becomes a
+    source for `_FetchJob.fetch_all`, which copies it and verifies the copy.
     """
     candidates = _find_candidates(cache_dir, job.repo, job.commit, file)
     found = next((candidate for candidate in candidates if job.verify_file(file, candidate)), None)
@@ -236,6 +236,11 @@ def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
 
 
 def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
+    """Move a verified file to its blob, and link the blob to `path` in the snapshot.
+
+    Raises:
+        FileNotFoundError: Another tool removed the file or its folder in the meantime.
+    """
     blob = blobs / file.etag
     path.parent.mkdir(parents=True, exist_ok=True)
     if (job.folder / f"{file.etag}.whole").exists():
@@ -247,7 +252,7 @@ def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
 
 
 class _FetchJob:
-    """The state that all files of one download share."""
+    """The files of one download, with the state that they share."""
 
     def __init__(
         self,
@@ -262,17 +267,16 @@ class _FetchJob:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._pace = RateLimiter(self._limit_rate)
-        self._mismatched: set[tuple[str, str, str]] = set()  # files with another digest, which are not hashed again
+        self._mismatched: set[tuple[str, str, str]] = set()  # files with a wrong digest, which are not hashed again
         self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # partial files that this call or another process downloads
         self.sources: dict[str, Path] = {}  # local files with the right name and size to copy from, by path
 
     def _limit_rate(self) -> int:
-        """Return the rate limit divided by the number of processes that download files of this same variant.
+        """Return the rate limit divided by the number of processes that download files of the same variant.
 
-        Connections are not divided: each closed connection loses the bytes in flight, and such a process may end at
-        any moment.
+        Connections are not divided: closing one loses the bytes in flight, and another process may end at any moment.
         """
         rate = self._limits.bytes_per_second()
         return max(1, rate // max(1, count_owning_processes(self._partials))) if rate else 0
@@ -294,7 +298,7 @@ class _FetchJob:
         return each + (active.index(file.etag) < left)
 
     def resolve_etag(self, file: HubFile) -> HubFile:
-        """Return the file with a digest, which names its blob. Request it from the Hub only if it is missing."""
+        """Return the file with a digest, which names its blob. Request a missing digest from the Hub."""
         etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
         if not _DIGEST.fullmatch(etag):
             raise HubUnavailableError(
@@ -305,7 +309,7 @@ class _FetchJob:
         return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
 
     def verify_file(self, file: HubFile, location: Path) -> bool:
-        """Return True if the content at `location` is right: by an earlier verification, else by hashing it."""
+        """Return True if the file at `location` has the right digest. Hash it unless it was verified before."""
         if not cache_layout.has_size(location, file.size):
             return False
         if cache_layout.is_verified(self.folder, file.etag, location):
@@ -402,8 +406,8 @@ class _FetchJob:
         def complete_without_download() -> bool:
             if cache_layout.has_size(whole, file.size) or is_finished(file):
                 self._progress(Event("done", file.path, file.size, file.size, by_others=True))
-                # Waiting for the lock created its file again, which the other process had removed. Remove it while this
-                # process holds the lock: a waiting process then notices that the file is gone, and creates a new one.
+                # Waiting for the lock recreated the lock file, which the other process had removed. Remove it while
+                # holding the lock: a waiting process then notices the removal and creates a new file.
                 with contextlib.suppress(OSError):  # Windows refuses; `gc` removes the file later
                     partial.with_name(f"{partial.name}.lock").unlink()
                 return True
@@ -425,7 +429,7 @@ class _FetchJob:
         )
 
     def _copy(self, file: HubFile, source: Path, whole: Path, halt: threading.Event) -> bool:
-        """Copy `source` to `whole`. Return False if its digest is wrong or it has been removed."""
+        """Copy `source` to `whole`. Return False if `source` has the wrong digest or has been removed."""
 
         def report(done: int) -> None:
             if halt.is_set():

@@ -1,7 +1,7 @@
 """Fetch the reports of the Hub's scanners on the files of a pull, describe them, and refuse unsafe files.
 
-This module scans nothing itself. The library stores each scanner's report unchanged, with its date. No report and no
-combination of reports means that a file is safe, so unscanned files are described as such.
+This module scans nothing itself. The library stores each scanner's report unchanged, with its date. Reports, even
+from all scanners, do not prove that a file is safe. A file that has not been scanned is described as such.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def _build_page_url(details: RepoDetails) -> str:
 
 
 def _describe_alarm(scan: FileScan) -> str:
-    """Describe the reports of a file as unsafe; empty if there are none."""
+    """Describe the reports that call a file unsafe; empty if there are none."""
     return _describe_reports(scan, lambda status: status in UNSAFE)
 
 
 def list_warnings(scans: Sequence[FileScan]) -> tuple[str, ...]:
-    """List the reports that a person should read before a pull: all that are not known to be harmless."""
+    """List the reports that a person should read before a pull: all except those known to be harmless."""
     return tuple(line for scan in scans if (line := _describe_reports(scan, lambda status: status not in NO_WARNING)))
 
 
@@ -105,10 +105,10 @@ def _describe_reports(scan: FileScan, matters: Callable[[str], bool]) -> str:
 
 
 def summarize_scans(scans: Sequence[FileScan]) -> str | None:
-    """Summarize all reports in a few words: the warnings, worst first, else whether the scans are finished.
+    """Summarize all reports in a few words: the warnings, worst first, or the progress of the scans if there are none.
 
     Returns:
-        The summary, or None without reports.
+        The summary, or None if there are no reports.
     """
     if not scans:
         return None

@@ -33,12 +33,12 @@ _LEFTOVER_NAME = re.compile(r"(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.(?P<part>part
 class SortedRows:
     """Unfinished and finished downloads. Rows that this cleanup removes count as finished."""
 
-    open: tuple[Download, ...]
+    unfinished: tuple[Download, ...]
     finished: tuple[Download, ...]
 
     def needs(self, partial: Path) -> bool:
         """Return True if an unfinished download may use this partial file."""
-        return any(_may_belong_to(row, partial) for row in self.open)
+        return any(_may_belong_to(row, partial) for row in self.unfinished)
 
     def is_left_by_finished(self, partial: Path, written: float) -> bool:
         """Return True if a finished download left this partial file.
@@ -53,13 +53,13 @@ class SortedRows:
 
 
 def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int]:
-    """Remove the partial files of cancelled downloads, except files that other downloads need.
+    """Remove the partial files of cancelled downloads, except those that other downloads need.
 
     Returns:
         The ids of downloads with files that no other download needs and that could not be removed. `gc` can find
         those files only by their rows.
     """
-    history, remaining = compute_history_cutoff(context), []
+    cutoff, remaining = compute_history_cutoff(context), []
     with context.open_library() as db:
         for row in finished:
             partials = _list_partials(context, row)
@@ -68,12 +68,12 @@ def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int
             for partial in partials:
                 if list_leftover_paths(partial):
                     with contextlib.suppress(OSError, NotWritableError):
-                        remove_partial(context, db, history, partial)
+                        remove_partial(context, db, cutoff, partial)
             kept = [partial for partial in partials if list_leftover_paths(partial)]
             if not kept:
                 with contextlib.suppress(NotWritableError, LibraryBusyError):
                     _reset_done_bytes(db, row.id)
-            elif not all(map(sort_rows(db, history).needs, kept)):
+            elif not all(map(sort_rows(db, cutoff).needs, kept)):
                 remaining.append(row.id)
     return remaining
 
@@ -98,12 +98,15 @@ def compute_history_cutoff(context: Context) -> float:
     return time.time() - context.settings().history_seconds
 
 
-def sort_rows(db: Database, history: float) -> SortedRows:
-    """Read all rows and sort them into unfinished and finished ones. Rows older than `history` count as finished."""
+def sort_rows(db: Database, cutoff: float) -> SortedRows:
+    """Read all rows and sort them into unfinished and finished ones.
+
+    A failed download can be continued, so it counts as finished only if it is older than `cutoff`.
+    """
     rows = db.list_downloads(limit=NO_LIMIT)
-    expired = {row.id for row in rows if row.state in FINISHED_STATES and row.updated < history}
-    is_open = tuple(row for row in rows if row.state in UNFINISHED_STATES and row.id not in expired)
-    return SortedRows(is_open, tuple(row for row in rows if row not in is_open))
+    expired = {row.id for row in rows if row.state in FINISHED_STATES and row.updated < cutoff}
+    unfinished = tuple(row for row in rows if row.state in UNFINISHED_STATES and row.id not in expired)
+    return SortedRows(unfinished, tuple(row for row in rows if row not in unfinished))
 
 
 def choose_work_folder(cache: Path, plan: PullPlan) -> Path:
@@ -141,7 +144,7 @@ def _is_same_folder(one: Path, other: Path) -> bool:
 
 
 def group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
-    """Return the files of downloads in a work folder, by the digest in their names."""
+    """Return the files of downloads in a work folder, grouped by the digest in their names."""
     found: dict[str, list[Path]] = {}
     for path in folder.glob("*"):
         if name := _LEFTOVER_NAME.fullmatch(path.name):
@@ -162,13 +165,13 @@ def compute_age(path: Path) -> float:
         return 0.0
 
 
-def remove_partial(context: Context, db: Database, history: float, partial: Path) -> bool:
-    """Remove the files of a partial, unless a download needs or owns it. Return True if they were removed."""
+def remove_partial(context: Context, db: Database, cutoff: float, partial: Path) -> bool:
+    """Remove a partial file and its journal, unless a download needs or owns it. Return True if they were removed."""
     owned_by_other = threading.Event()
     try:
         # Don't wait for another owner: setting the stop event ends the attempt at once.
         with acquire_ownership(partial, owned_by_other, owned_by_other.set):
-            rows = sort_rows(db, history)
+            rows = sort_rows(db, cutoff)
             if rows.needs(partial):
                 return False
             age = find_youngest_age(list_leftover_paths(partial))
@@ -186,7 +189,7 @@ def remove_partial(context: Context, db: Database, history: float, partial: Path
 
 
 def list_leftover_paths(partial: Path) -> Sequence[Path]:
-    """Return all files of a partial except its lock and its owner file, which this process may hold now."""
+    """Return a partial file with the files that belong to it, except its lock and owner file, which may be in use."""
     held = {f"{partial.name}.lock", f"{partial.name}.owner"}
     return [path for path in group_by_digest(partial.parent).get(partial.stem, ()) if path.name not in held]
 

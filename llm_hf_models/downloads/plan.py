@@ -152,7 +152,7 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
     total = sum(file.size for file in files)
     if now.max_download_bytes and total > now.max_download_bytes:
         raise PolicyError(
-            f"The pull has {format_size(total)}, more than max_download_bytes allows",
+            f"The pull is {format_size(total)}, more than max_download_bytes allows",
             cause=f"The setting max_download_bytes is {format_size(now.max_download_bytes)}.",
             hint="llm hf settings max_download_bytes",
         )

@@ -1,4 +1,4 @@
-"""Types of plans and results of a pull. Holds no logic."""
+"""Define the types of a pull: its options, plan and result. Contains no logic."""
 
 from __future__ import annotations
 
@@ -84,10 +84,10 @@ class PullPlan:
     scan_warnings: tuple[str, ...] = ()  # reports that a person should read before the pull
     scan_problem: str | None = None  # why the reports could not be fetched
     unsafe: tuple[str, ...] = ()  # files that a scanner reports as unsafe, pulled because of `--allow-unsafe`
-    hub: Mapping[str, Any] | None = None  # the Hub's metadata of the repo
+    hub: Mapping[str, Any] | None = None  # the Hub's metadata about the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched
     already_complete: bool = False  # registered and complete, so that the pull has nothing to download
-    # The cache and the Hub that the plan was made for. They win over the environment of the process that carries the
-    # plan out. None in plans of older versions.
+    # The cache and the Hub that the plan was made for. They take precedence over the environment of the process that
+    # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None

@@ -177,7 +177,7 @@ def _find_registered(context: Context, plan: PullPlan) -> LocalModel | None:
 
 
 def _release_old_files(context: Context, before: LocalModel, model: LocalModel) -> list[str]:
-    """Stop protecting the files of the model's previous version from being pruned.
+    """Let other tools prune the files of the model's previous version, by removing the ref that protects them.
 
     Returns:
         Warnings that name the previous files, which are not removed.

@@ -75,7 +75,7 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
             db.update_download(row.id, background=True, wanted=None)
         else:
             db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
-            if row.state != "queued" or not row.attempts:  # sending it to the background has added this note already
+            if row.state != "queued" or not row.attempts:  # otherwise sending it to the background added this note
                 db.add_note(row.id, "queued", f"by {context.requested_by}")
         send_token(row.id)
         queued = _get_row(db, row.id)
@@ -267,7 +267,7 @@ def _request_action(
 
 
 def _choose_wanted(state: DownloadState) -> RequestedAction | None:
-    """Return the `wanted` value of a row in that state, which processes still working on the download read."""
+    """Return the request to keep in a row of that state, for processes that are still working on the download."""
     return "pause" if state == "paused" else None
 
 
@@ -295,7 +295,8 @@ def _refuse_wrong_state(row: Download, allowed: tuple[DownloadState, ...], verb:
         other = next((other for other, states in _REQUEUE_STATES.items() if row.state in states), None)
         if other and verb in _REQUEUE_STATES:  # the caller mixed up resume and retry
             hint = f"Continue it with `llm hf {other} {row.id}`."
-        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {verb}", hint=hint)
+        action = "send to the background" if verb == "background" else verb
+        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {action}", hint=hint)
 
 
 def clear(context: Context) -> int:
@@ -313,7 +314,7 @@ def clear(context: Context) -> int:
 
 
 def _cancel_failed_outside_cache(context: Context, db: DownloadTables) -> None:
-    """Cancel failed downloads to other folders than the cache, because `gc` can't find those without their rows."""
+    """Cancel failed downloads to other folders than the cache, because `gc` finds those folders only by the rows."""
     failed = db.list_downloads(states=("failed",), limit=-1)
     if failed:
         from llm_hf_models.downloads import records  # imported late, as below

@@ -57,7 +57,7 @@ def _update_open_row(
     """Replace the plan of an unfinished row by a newer one.
 
     A row that a process is carrying out stays in the foreground or background, and keeps the aliases of its plan. A
-    row that is queued in the background also stays there, so that a worker continues it when this pull ends.
+    row that is queued in the background stays in the background, so that a worker continues it when this pull ends.
     """
     background = row.background and (background or row.state == "queued")
     if row.is_owner_running(stale_seconds=context.stale_seconds()):

@@ -62,7 +62,7 @@ def _is_interruption(error: BaseException | None) -> bool:
 
 
 def _is_resumable(error: BaseException) -> TypeGuard[HfModelsError]:
-    """Return True if the download can simply continue once the cause of the error is gone."""
+    """Return True if the download can continue unchanged once the cause of the error has passed."""
     return is_transient(error) or isinstance(error, (DiskFullError, LibraryBusyError))
 
 
@@ -198,7 +198,9 @@ class RunningDownload:
         return None
 
     def _handle_request(self, request: RequestedAction | Literal["lost"] | None) -> None:
-        if request == "lost":  # another process took this one for stale and owns the row now: take part without owning
+        if (
+            request == "lost"
+        ):  # another process considered this one stale and owns the row now: continue without owning it
             self.owned = False
         elif request is not None:
             self._requested = request
@@ -358,7 +360,7 @@ class RunningDownload:
 
     def _choose_end_state(self, error: BaseException) -> tuple[DownloadState, str]:
         """Return the state that the row ends in, and the reason."""
-        if self._requested == "cancel":  # it wins over any error
+        if self._requested == "cancel":  # it takes precedence over any error
             return "cancelled", ""
         if _is_interruption(error):
             if self._requested == "background":

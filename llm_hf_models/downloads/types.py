@@ -1,4 +1,4 @@
-"""Define the types of plans, pulls and downloads that the service returns. Contains no logic."""
+"""Define the types of downloads and leftovers that the service returns. Contains no logic."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Let huggingface_hub download files into its cache (`transport = "xet"`). downloads/fetch_variant.py verifies them.
 
 Each file has a child process, because huggingface_hub has no way to stop a download, and hf_xet works in threads that
-no exception reaches. The child reads its task, with the token, from standard input, and writes an error to standard
-output.
+an exception can't interrupt. The child reads its task, with the token, from standard input, and writes an error to
+standard output.
 """
 
 from __future__ import annotations

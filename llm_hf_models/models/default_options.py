@@ -1,4 +1,4 @@
-"""Store the default options of models, and list the defaults that apply with their sources."""
+"""Store the default options of models, and list the defaults that apply, with their sources."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from llm_hf_models.library.records import (
 from llm_hf_models.system import machine
 
 HEALTH_SECONDS = 2.0  # for all servers together, because `llm hf list` waits for them
-ATTACH_SECONDS = 10.0
+ATTACH_SECONDS = 10.0  # timeout for listing a server's models
 MAX_LISTED_MODELS = 8  # maximum number of a server's models in a message
 _ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
 
 
 def set_options(context: Context, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModel:
-    """Store default options of a model, all of them or none. A prompt's own options win over them.
+    """Store default options of a model, all of them or none. A prompt's own options take precedence.
 
     Args:
         context: The context with the library.

@@ -207,7 +207,7 @@ def _prepare_locations(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequenc
 
 def _copy_files(paths: Sequence[Path], folder: Path) -> None:
     for path in paths:
-        path.open("rb").close()  # raise the error of an unreadable file here, not as an error of the target folder
+        path.open("rb").close()  # fail now if a file is unreadable; later this would be reported for the folder
     needed = sum(path.stat().st_size for path in paths)
     try:
         require_space(folder, needed, settings.load().disk_reserve)
@@ -258,7 +258,7 @@ def _build_model(
         ),
         facts=facts,
         place="folder" if copy else "in place",
-        # The facts include `gated`, which a mirror needs.
+        # The repo's facts include `gated`, which a mirror needs.
         hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
     )
 
@@ -342,7 +342,7 @@ def _refuse_other_variant(ref: ModelRef, variants: Sequence[Variant], found: Var
     if quant != found.quant or (ref.file is not None and ref.file.path not in found.files):
         raise DigestMismatchError(
             f"{name} is not the file that {ref} names",
-            cause=f"It is the {found.quant} of {ref.repo}.",
+            cause=f"It is the {found.quant} variant of {ref.repo}.",
             hint=f"Use --repo {replace(ref, quant=found.quant, file=None)}.",
         )
 

@@ -27,7 +27,7 @@ from llm_hf_models.paths import expand_home
 from llm_hf_models.system.text import clean_text
 
 MAX_VALUE_CHARS = 2000
-OWN_TEMPLATE_SOURCE = "llm hf set template"  # the place of findings in the user's own template
+OWN_TEMPLATE_SOURCE = "llm hf set template"  # the source of findings in the user's own template
 MAX_TEMPLATE_CHARS = 200_000
 
 

@@ -50,7 +50,7 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
 
 def _find_doubt(model: LocalModel) -> str | None:
     if model.state == "changed":
-        return f"not the recorded ones: llm hf verify {model.model_id}"
+        return f"files differ from the recorded ones: llm hf verify {model.model_id}"
     if any(file.compare_with_disk() == "touched" for file in model.files):
-        return f"modified after verification: llm hf verify {model.model_id}"
+        return f"files modified after verification: llm hf verify {model.model_id}"
     return None

@@ -21,7 +21,7 @@ UNCHANGED = "unchanged since it was imported; never compared with the Hub"
 
 
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
-    """Remove a model and the files that nothing else uses. A file that the user imported in place is never touched."""
+    """Remove a model and the files that nothing else uses. A file that the user imported in place is never removed."""
     with context.open_library() as db:
         model = db.find_model(name)
         shared = db.list_used_locations(exclude_model=model.model_id)

@@ -60,7 +60,7 @@ def _add_doubt(check: Check, model: LocalModel) -> Check:
     """Return a check, with a doubt if the load test used another chat template than prompts use now."""
     if check.kind != "load_test" or check.detail.get("template") == model.template_digest:
         return check
-    doubt = f"with another chat template than the current one: llm hf test {model.model_id}"
+    doubt = f"tested with another chat template than the current one: llm hf test {model.model_id}"
     return replace(check, detail={**check.detail, "doubt": check.detail.get("doubt") or doubt})
 
 

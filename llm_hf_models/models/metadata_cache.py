@@ -41,7 +41,7 @@ def fetch_with_cache(
     *,
     refresh: bool = False,
 ) -> tuple[T, Freshness]:
-    """Return a response of the Hub, from the metadata cache if it is fresh or if the Hub can't be reached.
+    """Return the Hub's response, or the cached one if that is fresh or the Hub can't be reached.
 
     An expired response is requested again with its ETag, so that the Hub does not send an unchanged one twice.
 
@@ -73,7 +73,7 @@ def fetch_with_cache(
                 response = request_with_retry(context, lambda: send(hub, None), should_retry=_is_transient)
         except NotModifiedError:
             if cached is None or old is None:
-                raise HubUnavailableError("The Hub answered an unconditional request with 304") from None
+                raise HubUnavailableError("The Hub returned 304 to an unconditional request") from None
             db.save_metadata(name, cached.body, cached.etag)
             return old, Freshness()
         except NetworkError as error:
@@ -134,7 +134,7 @@ def cache_by_digest(
 
 
 def _load_cached(db: Database, key: str, load: Callable[[str], T]) -> tuple[CachedMetadata | None, T | None]:
-    """Return a cached response and its parsed value, or None twice if another version stored it in another form."""
+    """Return a cached response and its parsed value, or (None, None) if it is missing or has an unknown form."""
     cached = db.get_metadata(key)
     if cached is None:
         return None, None

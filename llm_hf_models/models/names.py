@@ -40,7 +40,10 @@ def refuse_taken_names(context: Context, names: Iterable[str], kind: str) -> Non
 
 
 def _list_names_in_llm(kind: str) -> Mapping[str, str]:
-    """List the names in llm, in another process because this one may not import llm; empty if that fails."""
+    """List the names of other plugins' models in llm; empty if that fails.
+
+    Another process lists them, because this one may not import llm.
+    """
     command = [sys.executable, "-m", "llm_hf_models.llm_plugin.names", kind]
     with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
         output = subprocess.run(

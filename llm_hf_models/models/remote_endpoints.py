@@ -91,7 +91,7 @@ def _sort_modalities(modalities: Collection[str]) -> tuple[str, ...]:
 
 
 def _build_key_options(key_env: str | None, key_name: str | None) -> dict[str, str]:
-    """Return the option that names the place of the API key.
+    """Return the option that names where the API key is stored.
 
     Raises:
         BadInputError: Two places are given, or llm has no key of that name.

@@ -1,4 +1,4 @@
-"""Result types of search, repo information and inspection. Holds no logic."""
+"""Define the result types of search, repo information and inspection. Contains no logic."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ class Removal:
 class Verification:
     """The result of hashing the files of one model again.
 
-    Each file's result is MATCHES, UNCHANGED, "differs: …", "missing", "not readable: …" or "no digest recorded".
+    Each file's result is MATCHES or UNCHANGED (models/local_files.py), "differs: …", "missing", "not readable: …" or
+    "no digest recorded".
     """
 
     model_id: str
@@ -118,9 +119,9 @@ class LoadTestReport:
     result: LoadResult
     recorded: bool  # True for a local model; the test of a plain file is not recorded
     ran: bool = True  # False if the header can't be read, so that nothing was loaded
-    doubt: str | None = None  # why the tested bytes are not, or may not be, the recorded ones
+    doubt: str | None = None  # why the tested files differ, or may differ, from the recorded ones
 
     @property
     def passed(self) -> bool:
-        """True if the model loads and its bytes are the recorded ones."""
+        """Whether the model loads and its files are the recorded ones."""
         return self.result.passed and self.doubt is None

@@ -1,4 +1,4 @@
-"""Choose one variant of a repo, with the help of its header on the Hub."""
+"""Choose one variant of a repo, and read its header on the Hub without downloading the file."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def pick_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails
 
 
 def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
-    """Do the same as `pick_variant` without reading a header, so the variant may later turn out not to fit.
+    """Choose a variant as `pick_variant` does, but without a header, which may later show that the variant doesn't fit.
 
     Raises:
         FileNotFoundInRepoError: The repo does not have the file.

@@ -1,4 +1,4 @@
-"""The repos and files that a mirror serves. The protocol is in servers/hub_mirror.py."""
+"""Define the repos and files that a mirror serves. The protocol is in servers/hub_mirror.py."""
 
 from __future__ import annotations
 

@@ -270,12 +270,12 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
 
 def _open_unchanged(path: Path, size: int, headers: Mapping[str, str]) -> BinaryIO:
     kept = {name: value for name, value in headers.items() if name == "X-Repo-Commit"}
-    gone = HttpResponseError(404, "EntryNotFound", "The file is missing or was modified", kept)
+    error = HttpResponseError(404, "EntryNotFound", "The file is missing or was modified", kept)
     try:
         file = path.open("rb")
     except OSError:
-        raise gone from None
+        raise error from None
     if os.fstat(file.fileno()).st_size != size:
         file.close()
-        raise gone
+        raise error
     return file

@@ -1,7 +1,7 @@
 """Serve a catalog in the Hub's protocol, read-only. Any Hub client can pull from it with HF_ENDPOINT.
 
 Names in a request are parsed by hub.refs and then looked up in the catalog. No part of a request becomes a path.
-The protocol is the one of huggingface_hub (hf_api.py, file_download.py, utils/_http.py).
+The protocol is that of huggingface_hub (hf_api.py, file_download.py, utils/_http.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> Thr
 class HubMirrorHandler(BaseHttpHandler):
     """The handler of one connection to a mirror.
 
-    A subclass can change `find_commits`, `list_repos`, `send_account` and `send_repo_file`.
+    A subclass can override `find_commits`, `list_repos`, `send_account` and `send_repo_file`.
     """
 
     server: HubMirrorServer

@@ -123,13 +123,13 @@ def build_model(repo: ServedRepo, query: Query) -> Json:
         BadInputError: `expand` names an unknown property.
     """
     names = _parse_expand(query)
-    answer = _select_properties(repo, _MODEL_PROPERTIES if names is None else names)
-    if is_true(query, "blobs") and "siblings" in answer:
-        answer["siblings"] = [_build_sibling(file) for file in repo.files]
+    model = _select_properties(repo, _MODEL_PROPERTIES if names is None else names)
+    if is_true(query, "blobs") and "siblings" in model:
+        model["siblings"] = [_build_sibling(file) for file in repo.files]
     if is_true(query, "securityStatus") and repo.scans_done is not None:
         issues = [{"path": path, "level": level} for path, level in repo.files_with_issues]
-        answer["securityRepoStatus"] = {"scansDone": repo.scans_done, "filesWithIssues": issues}
-    return answer
+        model["securityRepoStatus"] = {"scansDone": repo.scans_done, "filesWithIssues": issues}
+    return model
 
 
 def _build_sibling(file: ServedFile) -> Json:

@@ -1,4 +1,4 @@
-"""The library as a catalog for the mirror: which models are served, under which repo and commit."""
+"""Build the catalog that the mirror serves from the library: each model under its repo and commit."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def make_server(
         host: The address to listen on.
         port: The port; 0 chooses a free one.
         key: The key that clients must send; None generates one.
-        notice: Called with messages for the user, such as an evicted engine or a smaller context.
+        notice: Called with messages for the user, for example that an engine was evicted or a context reduced.
 
     Raises:
         UnknownModelError, AmbiguousNameError: A name matches no model, or several.
@@ -104,7 +104,7 @@ def make_server(
         for name in models:
             model = db.find_model(name)
             if model.facts.kind not in ("chat", "base", "embedding"):
-                raise BadInputError(f"{model.model_id} is a {model.facts.kind} and can't be served")
+                raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
     with translate_bind_errors(host, port):
         return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notice)
@@ -189,7 +189,7 @@ class RelayHandler(BaseHttpHandler):
     def _describe_model(self, model: LocalModel) -> dict[str, Any]:
         """Return the JSON of one model; `aliases` and `architecture` have the format of llama.cpp's server."""
         owner = (model.repo or "local").partition("/")[0]
-        takes = {"input_modalities": ["text", *model.facts.modalities]}
+        architecture = {"input_modalities": ["text", *model.facts.modalities]}
         names = {name for name, model_id in self.server.names.items() if model_id == model.model_id}
         return {
             "id": model.model_id,
@@ -197,7 +197,7 @@ class RelayHandler(BaseHttpHandler):
             "object": "model",
             "created": int(model.added),
             "owned_by": owner,
-            "architecture": takes,
+            "architecture": architecture,
         }
 
     # Requests
@@ -218,11 +218,11 @@ class RelayHandler(BaseHttpHandler):
     async def _relay_to_engine(self, model: LocalModel, route: str, request: dict[str, Any]) -> None:
         options, system = resolve_options(model, ())
 
-        def find() -> Endpoint:
+        def prepare_endpoint() -> Endpoint:
             with self.server.context.open_library() as db:
                 return ensure_endpoint(model, options, db, self.server.notice)
 
-        endpoint = await _run_in_thread(find)
+        endpoint = await _run_in_thread(prepare_endpoint)
         body = _add_defaults(route, request, build_request_fields(options), system) | {"model": endpoint.model}
         relayed = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
         if endpoint.fingerprint is not None and route != "embeddings":
@@ -238,19 +238,19 @@ class RelayHandler(BaseHttpHandler):
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
 
-        def look() -> None:
+        def check_connection() -> None:
             try:
-                gone = self.connection.recv(1, socket.MSG_PEEK) == b""
+                disconnected = self.connection.recv(1, socket.MSG_PEEK) == b""
             except BlockingIOError:
                 return
             except OSError:
-                gone = True
-            loop.remove_reader(self.connection)  # these are bytes of the next request
-            if gone:
+                disconnected = True
+            loop.remove_reader(self.connection)  # otherwise the bytes of the next request would trigger it again
+            if disconnected:
                 self.close_connection = True
                 task.cancel()
 
-        loop.add_reader(self.connection, look)
+        loop.add_reader(self.connection, check_connection)
         try:
             await task
         except asyncio.CancelledError:
@@ -375,7 +375,7 @@ def _is_progress(event: bytes) -> bool:
 
 
 def _convert_error(error: HfModelsError) -> HttpResponseError:
-    """Return an HfModelsError as an error response. The engine's status is kept if it concerns the request."""
+    """Convert an HfModelsError into an error response. The engine's status is kept if it concerns the request."""
     if isinstance(error, EngineRequestError):
         reported = error.status or 0
         status = (

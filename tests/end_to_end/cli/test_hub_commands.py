@@ -476,8 +476,8 @@ def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("named", "why"),
     [
-        ("Q4_K_M", f"{Q8} is not the file that {REPO}:Q4_K_M names\nIt is the Q8_0 of {REPO}.\n"),
-        (Q4, f"{Q8} is not the file that {REPO}:{Q4} names\nIt is the Q8_0 of {REPO}.\n"),
+        ("Q4_K_M", f"{Q8} is not the file that {REPO}:Q4_K_M names\nIt is the Q8_0 variant of {REPO}.\n"),
+        (Q4, f"{Q8} is not the file that {REPO}:{Q4} names\nIt is the Q8_0 variant of {REPO}.\n"),
         ("Q9_9", f"There is no variant 'Q9_9'\n{Q8} is Q8_0.\n"),
     ],
 )

@@ -488,7 +488,7 @@ def test_modified_file_runs_only_after_it_is_verified_unchanged(tiny_library: Ti
     assert f"modified after verification: llm hf verify {name}" in tested
     run("verify", "Written", code=1)
     assert f"{name} is changed: " in run("list").stderr
-    assert "not the recorded ones" in run("test", "Written", code=1).stdout
+    assert "files differ from the recorded ones" in run("test", "Written", code=1).stdout
     assert "is quarantined" in run_llm("-m", "Written", "hello").stderr
     path.write_bytes(content)
     run("verify", "Written", code=1)
