@@ -1,4 +1,4 @@
-"""Processes of this machine: identify them and check whether they still run."""
+"""Identify processes of this machine, also if their ids are reused later, and check whether they still run."""
 
 from __future__ import annotations
 
