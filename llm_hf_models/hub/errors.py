@@ -39,7 +39,7 @@ LOGIN_HINT = "llm hf login"
 class HubRequest:
     """The parts of a request to the Hub that error messages mention."""
 
-    endpoint: str
+    endpoint: str  # without a trailing slash
     has_token: bool
     token_hint: str = LOGIN_HINT  # hint for a missing or rejected token
     repo: str | None = None

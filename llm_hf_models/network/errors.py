@@ -73,7 +73,7 @@ def make_storage_host_error(
     if status == PROXY_AUTH_REQUIRED:
         return make_proxy_error(f"HTTP {status}")
     if status == NOT_FOUND:
-        hint = "The Hub lists the file. If the error persists, it was lost by its storage or by a mirror."
+        hint = "Try again later. The Hub lists the file, but its storage or a mirror may have lost it."
         return FileNotFoundInRepoError(f"{host} does not have {name}", cause=f"HTTP {status}", hint=hint)
     if status == TOO_MANY_REQUESTS or (retry_after is not None and status == UNAVAILABLE):
         return RateLimitedError(f"Rate limited by {host}", retry_after=retry_after, cause=f"HTTP {status}")

@@ -118,7 +118,7 @@ def _get_namespace_id() -> str:
 def has_ended(name: str) -> bool:
     """Return True if a process has certainly ended, False if it runs or if that can't be determined.
 
-    Only on Linux is a later process with the same id recognized: on other systems, setting the clock changes start
+    Only on Linux is a later process with the same id recognised: on other systems, setting the clock changes start
     times.
 
     Args:

@@ -179,7 +179,7 @@ def acquire_ownership(partial: Path, stop: threading.Event, on_wait: Callable[[]
     lock = FileLock(partial.with_name(f"{partial.name}.lock"), fallback_to_soft=False)
     while True:
         if stop.is_set():
-            raise InterruptedByUserError("Stopped while another process downloads this file")
+            raise InterruptedByUserError("Stopped while another process was downloading this file")
         owner = Owner(partial.with_name(f"{partial.name}.owner"))
         if _try_lock(lock, partial):
             try:
