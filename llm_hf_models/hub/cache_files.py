@@ -106,7 +106,10 @@ def remove_files_and_blobs(files: Sequence[CachedFile], all_files: Iterable[Cach
 
 
 def is_being_downloaded(incomplete: Path) -> bool:
-    """Return whether huggingface_hub is downloading into this partial file."""
+    """Return whether huggingface_hub is downloading into this partial file.
+
+    True as well if that can't be determined.
+    """
     with _lock_download(incomplete) as locked:
         return not locked
 
@@ -115,7 +118,7 @@ def remove_incomplete(incomplete: Path) -> bool:
     """Delete a partial file of huggingface_hub, unless a download into it is running.
 
     Returns:
-        Whether no download was running, so that the file could be deleted.
+        False if a download is running, or if that can't be determined. The file is kept then.
 
     Raises:
         OSError: the operating system refused to delete the file.
@@ -128,7 +131,10 @@ def remove_incomplete(incomplete: Path) -> bool:
 
 @contextmanager
 def _lock_download(incomplete: Path) -> Iterator[bool]:
-    """Hold huggingface_hub's lock on a partial file. Yield False if the lock can't be taken."""
+    """Hold huggingface_hub's lock on a partial file, so that it starts no download. Yield False if the lock is taken.
+
+    Yield False as well if the lock file can't be opened.
+    """
     repo = incomplete.parent.parent
     # huggingface_hub holds this lock during a download: `.locks/<repo folder>/<etag>.lock` (file_download.py).
     path = repo.parent / ".locks" / repo.name / f"{incomplete.name.partition('.')[0]}.lock"
@@ -148,10 +154,10 @@ def _lock_download(incomplete: Path) -> Iterator[bool]:
 
 
 def remove_empty_snapshot(repo: Path, snapshot: Path) -> None:
-    """Remove a snapshot without files, and its repo folder if nothing else is in it.
+    """Remove a snapshot without files and the refs to it, and the repo folder if nothing else is in it.
 
-    Files of other tools are never deleted. The order keeps the cache valid for other tools if this
-    process is killed. A ref without its snapshot would be damage, and so would a repo without
+    Files of other tools are never deleted. If this process is killed midway, the order of the steps
+    keeps the cache valid for other tools: they reject a ref without its snapshot, and a repo without
     `snapshots`.
 
     Raises:
@@ -182,7 +188,7 @@ def _remove_empty_folders(top: Path) -> None:
         top.rmdir()
 
 
-# Scanning and deleting with huggingface_hub
+# The whole cache
 
 
 def scan_cache(cache_dir: Path) -> list[CachedFile]:
@@ -236,6 +242,6 @@ def _scan_with_huggingface_hub(cache_dir: Path) -> HFCacheInfo | None:
 
 
 def _ensure_removed(blobs: Iterable[Path]) -> None:
-    for blob in blobs:  # if huggingface_hub can't delete a file, it only logs that
+    for blob in blobs:  # huggingface_hub only logs a file that it can't delete
         if blob.is_symlink() or blob.exists():
             raise NotWritableError(f"Can't remove {blob}", hint="Check the owner of the cache folder.")

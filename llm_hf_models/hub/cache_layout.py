@@ -1,4 +1,4 @@
-"""Build paths and links in the Hugging Face cache, and manage our work folder in it. Downloads nothing.
+"""Build paths and links in the Hugging Face cache, and manage the work folder in it. Downloads nothing.
 
 The layout is documented in huggingface_hub's guide "Understand caching". Blobs are in
 `models--owner--name/blobs/<etag>`, relative symlinks to them in `snapshots/<commit>/`, and commits
@@ -20,8 +20,8 @@ from llm_hf_models.hub.refs import RepoFile, RepoId, is_commit, parse_revision
 from llm_hf_models.system.disk import sync_folder
 
 REF_NAMESPACE = "llm-hf"
-_NO_SYMLINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}
-_NO_SYMLINKS_WINDOWS = {1, 50, 1314}  # FAT, network drives, and users without the privilege
+_NO_SYMLINK_ERRNOS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}
+_NO_SYMLINK_WINERRORS = {1, 50, 1314}  # FAT, network drives, and users without the privilege
 
 
 def repo_folder(cache_dir: Path, repo: RepoId) -> Path:
@@ -35,17 +35,17 @@ def cache_path(cache_dir: Path, repo: RepoId, commit: str, path: str) -> Path:
 
 
 def infer_cache_dir(location: str, path: str) -> Path:
-    """Return the cache folder that contains `location`, where `path` is the file's path in its repo."""
+    """Return the cache folder of a cached file, given its location and its path in the repo."""
     return Path(location).parents[path.count("/") + 3]
 
 
 def cache_work_folder(cache_dir: Path) -> Path:
-    """Return our folder in the cache, for partial files, their journals and locks, and marks of verified files."""
+    """Return the work folder in the cache, for partial files, their journals and locks, and marks of verified files."""
     return cache_dir / ".locks" / "llm-hf"
 
 
 def target_work_folder(folder: Path) -> Path:
-    """Return our folder in a plain target folder (`--to DIR`)."""
+    """Return the work folder in a plain target folder (`--to DIR`)."""
     return folder / ".llm-hf"
 
 
@@ -122,9 +122,9 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
     try:
         temporary.symlink_to(os.path.relpath(blob, path.parent))
     except OSError as error:
-        if not _is_symlink_unsupported(error):  # such as a full disk: other snapshots may link to the blob
+        if not _is_symlink_unsupported(error):  # such as a full disk: the blob stays, as other snapshots may need it
             raise
-        blob.replace(path)  # one step: a kill between two would leave the file under a temporary name
+        blob.replace(path)  # in one step: a kill between two steps would leave the file under a temporary name
         return
     try:
         temporary.replace(path)
@@ -137,11 +137,13 @@ def _is_symlink_unsupported(error: OSError) -> bool:
 
     If the folder accepts no files at all, moving the blob fails as well.
     """
-    return error.errno in _NO_SYMLINKS or getattr(error, "winerror", None) in _NO_SYMLINKS_WINDOWS
+    return error.errno in _NO_SYMLINK_ERRNOS or getattr(error, "winerror", None) in _NO_SYMLINK_WINERRORS
 
 
 def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None) -> None:
-    """Write the refs of a commit: the requested branch or tag (`main` for None), and our ref that prevents its pruning.
+    """Write the refs of a commit: the requested branch or tag (`main` for None), and `llm-hf/<commit>`.
+
+    The latter keeps `hf cache prune` from deleting the commit.
 
     Raises:
         OSError: a ref could not be written.
@@ -157,13 +159,13 @@ def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None)
 
 
 def remove_own_ref(cache_dir: Path, repo: RepoId, commit: str) -> None:
-    """Delete our ref to a commit, so that other tools may prune the commit unless another ref names it."""
+    """Delete the ref `llm-hf/<commit>`, so that other tools may prune the commit unless another ref names it."""
     with contextlib.suppress(OSError):
         (repo_folder(cache_dir, repo) / "refs" / REF_NAMESPACE / commit).unlink()
 
 
 def _write_atomically(path: Path, text: str, folder: Path) -> None:
-    """Write a small file atomically. The temporary file is in `folder`, where no tool takes it for a ref."""
+    """Write a small file atomically. The temporary file is in `folder`, where no tool mistakes it for a ref."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{secrets.token_hex(8)}.tmp"
     try:

@@ -144,10 +144,10 @@ class Hub:
         from llm_hf_models.hub import responses
 
         request = self._describe_request(repo, revision)
-        at = f"/revision/{quote(revision, safe='')}" if revision else ""
+        suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
         params = {"blobs": "true", "securityStatus": "true"}
         try:
-            body = self._get_json(f"/api/models/{repo}{at}", request, params, known_etag)
+            body = self._get_json(f"/api/models/{repo}{suffix}", request, params, known_etag)
         except RevisionNotFoundError as error:
             with suppress(HfModelsError):
                 error.hint = self._suggest_revisions(repo, revision or "")
@@ -161,7 +161,7 @@ class Hub:
         _, body = self._request_body(f"{self._endpoint}/api/models/{repo}/refs", self._describe_request(repo))
         names = responses.parse_revision_names(body, self._describe_request().host)
         more = f" and {len(names) - MAX_REVISIONS_IN_HINT} more" if len(names) > MAX_REVISIONS_IN_HINT else ""
-        return f"{suggest_word(revision, names)}It has: {', '.join(names[:MAX_REVISIONS_IN_HINT])}{more}"
+        return f"{suggest_word(revision, names)}Use one of: {', '.join(names[:MAX_REVISIONS_IN_HINT])}{more}"
 
     def fetch_scans(self, repo: RepoId, commit: str, paths: Sequence[str]) -> tuple[FileScan, ...]:
         """Return the results of the Hub's scanners for some files. Files without results are left out.
@@ -176,8 +176,8 @@ class Hub:
         request = self._describe_request(repo, commit)
         url = f"{self._endpoint}/api/models/{repo}/paths-info/{quote(commit, safe='')}"
         found: list[FileScan] = []
-        for at in range(0, len(paths), PATHS_PER_REQUEST):
-            form = {"paths": list(paths[at : at + PATHS_PER_REQUEST]), "expand": "true"}
+        for start in range(0, len(paths), PATHS_PER_REQUEST):
+            form = {"paths": list(paths[start : start + PATHS_PER_REQUEST]), "expand": "true"}
             found += responses.parse_scans(self._request_body(url, request, form=form)[1], request.host)
         return tuple(found)
 
@@ -231,7 +231,7 @@ class Hub:
             url = resolve_redirect(url, response.headers["Location"])
             if not is_same_origin(url, home) and "x-linked-etag" in hub_headers:
                 return responses.parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
-        raise HubUnavailableError(f"{request.host} redirects too many times")
+        raise HubUnavailableError(f"Too many redirects from {request.host}")
 
     def download(self, repo: RepoId, file: RepoFile, commit: str, cache_dir: Path) -> Path:
         """Download a file into the cache with huggingface_hub, by Xet if the repo supports it.
@@ -392,7 +392,7 @@ class Hub:
             return get_session()
         except OSError as error:
             raise unreadable_bundle_error(error) from None
-        except (httpx2.InvalidURL, ValueError) as error:  # at this point, only a proxy's URL can be wrong
+        except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
         except ImportError:  # the optional package for SOCKS proxies is missing
             cause = "SOCKS proxies are not supported."

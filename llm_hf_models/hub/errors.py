@@ -19,14 +19,14 @@ from llm_hf_models.errors import (
     TokenMissingError,
 )
 from llm_hf_models.network.errors import (
-    _FORBIDDEN,
-    _RETRY_HINT,
-    _SERVER_ERRORS,
-    _TIMEOUT_STATUSES,
-    _TOO_MANY_REQUESTS,
-    _UNAUTHORIZED,
-    _UNAVAILABLE,
+    FIRST_SERVER_ERROR,
+    FORBIDDEN,
     PROXY_AUTH_REQUIRED,
+    RETRY_HINT,
+    TIMEOUT_STATUSES,
+    TOO_MANY_REQUESTS,
+    UNAUTHORIZED,
+    UNAVAILABLE,
     make_proxy_error,
 )
 from llm_hf_models.network.headers import parse_retry_after
@@ -39,7 +39,7 @@ LOGIN_HINT = "llm hf login"
 class HubRequest:
     """The parts of a request to the Hub that error messages mention."""
 
-    endpoint: str
+    endpoint: str  # without a trailing slash
     has_token: bool
     token_hint: str = LOGIN_HINT  # hint for a missing or rejected token
     repo: str | None = None
@@ -61,17 +61,15 @@ def make_hub_error(request: HubRequest, status: int, headers: Mapping[str, str])
         headers: the response's headers, with case-insensitive names as in httpx2.
     """
     message = clean_text(headers.get("X-Error-Message", ""), 200) or None
-    if status == _TOO_MANY_REQUESTS:
+    if status == TOO_MANY_REQUESTS:
         return _make_rate_limit_error(request, parse_retry_after(headers.get), message)
-    if status >= _SERVER_ERRORS:
-        delay = parse_retry_after(headers.get) if status == _UNAVAILABLE else None
+    if status >= FIRST_SERVER_ERROR:
+        delay = parse_retry_after(headers.get) if status == UNAVAILABLE else None
         if delay is not None:
             return RateLimitedError(
                 f"{request.host} is temporarily unavailable", retry_after=delay, cause=message or f"HTTP {status}"
             )
-        return HubServerError(
-            f"{request.host} returned a server error (HTTP {status})", cause=message, hint=_RETRY_HINT
-        )
+        return HubServerError(f"{request.host} returned a server error (HTTP {status})", cause=message, hint=RETRY_HINT)
     by_code = {
         "GatedRepo": _make_gated_error,
         "RepoNotFound": _make_repo_not_found,
@@ -84,11 +82,11 @@ def make_hub_error(request: HubRequest, status: int, headers: Mapping[str, str])
 
 
 def _make_status_error(request: HubRequest, status: int, message: str | None) -> HfModelsError:
-    if status == _UNAUTHORIZED and request.has_token:
+    if status == UNAUTHORIZED and request.has_token:
         return TokenInvalidError(f"{request.host} rejected the token", cause=message, hint=request.token_hint)
-    if status == _UNAUTHORIZED:
+    if status == UNAUTHORIZED:
         return TokenMissingError(f"{request.host} requires a token", cause=message, hint=request.token_hint)
-    if status == _FORBIDDEN:
+    if status == FORBIDDEN:
         summary = (
             f"{request.host} denied access with this token" if request.has_token else f"{request.host} denied access"
         )
@@ -96,8 +94,8 @@ def _make_status_error(request: HubRequest, status: int, message: str | None) ->
         return AccessError(summary, cause=message, hint=hint if request.has_token else request.token_hint)
     if status == PROXY_AUTH_REQUIRED:
         return make_proxy_error(f"HTTP {status}")
-    if status in _TIMEOUT_STATUSES:
-        return HubServerError(f"{request.host} timed out (HTTP {status})", cause=message, hint=_RETRY_HINT)
+    if status in TIMEOUT_STATUSES:
+        return HubServerError(f"{request.host} timed out (HTTP {status})", cause=message, hint=RETRY_HINT)
     why = "The response gives no reason." if message is None else message
     return HubUnavailableError(
         f"{request.host} returned HTTP {status}", cause=why, hint="Check that HF_ENDPOINT is the URL of a Hub."

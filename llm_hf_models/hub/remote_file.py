@@ -40,8 +40,8 @@ class RemoteFile:
             expired.
         timeout: seconds to wait for a response.
         connect_timeout: seconds to wait for a connection.
-        total_seconds: seconds for all reads together, counted from now. This stops a host that
-            sends a byte now and then.
+        total_seconds: seconds for all reads together, counted from now. A host that sends a byte
+            now and then never exceeds `timeout`, but it exceeds this limit.
     """
 
     def __init__(

@@ -49,11 +49,11 @@ def encrypted_token_path() -> Path:
 
 
 def find_token(ask_passphrase: Callable[[], str | None] | None = None) -> Token | None:
-    """Find the token to use: HF_TOKEN, then our keychain entry or encrypted file, then the token stored by the hf CLI.
+    """Find the token to use: HF_TOKEN, then the keychain entry or the encrypted file, then the hf CLI's token.
 
     Args:
-        ask_passphrase: called if only the encrypted file has a token. It returns None if nobody can
-            be prompted. In that case, or without this function, the file is skipped unless
+        ask_passphrase: called if only the encrypted file has a token. It returns None if it can't
+            prompt the user. In that case, or without this function, the file is skipped unless
             LLM_HF_PASSPHRASE is set.
 
     Raises:
@@ -77,7 +77,7 @@ def find_token(ask_passphrase: Callable[[], str | None] | None = None) -> Token 
 
 
 def has_precedence(found: Token | None) -> bool:
-    """Return whether a token, found without opening the encrypted file, takes precedence over that file."""
+    """Return whether `found` is from the encrypted file, or from a source that takes precedence over that file."""
     return found is not None and found.source in ("environment", "keychain", "encrypted file")
 
 
@@ -108,7 +108,7 @@ def _find_token_variable() -> str | None:
 
 
 def store_token(value: str, *, ask_passphrase: Callable[[], str]) -> TokenSource:
-    """Store a validated token in the keychain, or encrypted under a passphrase if no keychain works.
+    """Store a validated token in the keychain, or encrypted with a passphrase if no keychain works.
 
     Args:
         value: the token.
@@ -310,7 +310,7 @@ def _read_hf_cli_token() -> str | None:
 
 
 def _is_token_file(path: Path) -> bool:
-    """Return whether a token file exists.
+    """Return whether `path` is an existing file.
 
     Raises:
         KeychainError: its folder can't be searched, for example because it belongs to another user.

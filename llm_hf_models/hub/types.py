@@ -122,7 +122,7 @@ class Location:
     """The resolved URL of a file's bytes. A signed link to a storage host expires."""
 
     url: str
-    headers: dict[str, str] = field(repr=False)  # for this URL only: with the token only if the host is the Hub
+    headers: dict[str, str] = field(repr=False)  # for this URL only: they include the token only if its host is the Hub
     size: int
     etag: str
     commit: str

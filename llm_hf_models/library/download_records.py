@@ -33,10 +33,10 @@ class Download:
     created: float = 0.0
     updated: float = 0.0
     background: bool = False  # foreground pulls take precedence
-    # The action requested from its owner. `pause` stays set while it is paused on request.
+    # The action requested from the owner. `pause` stays set while the download is paused on request.
     wanted: RequestedAction | None = None
     owner: str | None = None  # the process that runs it
-    heartbeat: float = 0.0  # time of its owner's last heartbeat
+    heartbeat: float = 0.0  # time of the owner's last heartbeat; 0 if that process has certainly ended
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
 
@@ -50,12 +50,12 @@ class Download:
 
     @property
     def needs_new_worker(self) -> bool:
-        """Return whether it waits for a worker because its process has certainly ended."""
+        """Return whether the download waits for a worker because its process has certainly ended."""
         return self.background and self.state in RUNNING_STATES and not self.heartbeat
 
     @property
     def requested_action(self) -> RequestedAction | None:
-        """Return the action that was requested and is not carried out yet."""
+        """Return the action that was requested but is not carried out yet."""
         return self.wanted if self.state in RUNNING_STATES else None
 
     @property

@@ -100,8 +100,8 @@ class DownloadTables(SQLiteFile):
         """Record a heartbeat of a download's owner. Return the action that the owner should take, if any.
 
         `lost` means that the download has another owner now. After a long silence, for example
-        because the machine slept, other processes may have treated the owner as ended. If nobody
-        else claimed the download, the owner keeps it. If the user changed the download's state
+        because the machine slept, other processes may have treated the owner as ended. If no other
+        process claimed the download, the owner keeps it. If the user changed the download's state
         meanwhile, that decision stands and is the returned action.
         """
         with self.transaction():
@@ -131,12 +131,12 @@ class DownloadTables(SQLiteFile):
         """
         self.mark_ended_as_abandoned()
         found = self._find_abandoned(stale_seconds)
-        if not found:  # a reader need not wait for a writer
+        if not found:  # without changes, don't wait for another writer
             return []
         with self.transaction():
             found = self._find_abandoned(stale_seconds)
             for row in found:
-                if row["waits"]:  # and its heartbeat stays unchanged
+                if row["waits"]:  # a worker will claim it; the heartbeat stays unchanged
                     self.write("update downloads set bytes_per_second = null where id = ?", row["id"])
                     continue
                 state = "cancelled" if row["wanted"] == "cancel" else "paused"
@@ -150,8 +150,8 @@ class DownloadTables(SQLiteFile):
     def mark_ended_as_abandoned(self) -> None:
         """Mark downloads as abandoned at once if their process has certainly ended.
 
-        This can't be determined for processes in other containers and of other versions. Their
-        downloads are abandoned when the last heartbeat is stale.
+        This can't be determined for processes in other containers or of other versions. Their
+        downloads count as abandoned once the last heartbeat is stale.
         """
         for row in self.list_downloads(states=RUNNING_STATES, limit=-1, with_plans=False):
             if row.heartbeat and has_ended(str(row.owner)):
@@ -171,7 +171,7 @@ class DownloadTables(SQLiteFile):
             " background and coalesce(wanted, '') not in ('pause', 'cancel') as waits"
             " from downloads where (state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
             " and (not waits or bytes_per_second is not null))"
-            " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # ended before claiming it
+            " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # ended before it was claimed
             now, stale_seconds, now, stale_seconds,
         )  # fmt: skip
 

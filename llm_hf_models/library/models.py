@@ -135,7 +135,11 @@ class ModelTables(SQLiteFile):
         return grouped
 
     def remove_model(self, model_id: str) -> None:
-        """Delete a model's record. The caller deletes its files."""
+        """Delete a model's record. The caller deletes its files.
+
+        Raises:
+            UnknownModelError: no model has this id.
+        """
         if not self.write("delete from models where model_id = ?", model_id):
             self._find_key(model_id)
 

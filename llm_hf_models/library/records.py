@@ -16,7 +16,8 @@ from llm_hf_models.gguf.facts import ModelFacts
 
 FileRole = Literal["weights", "mmproj", "file"]
 
-# Location of the files: the Hugging Face cache, a target folder of a pull, or the folder they were imported from.
+# Location of the files: the Hugging Face cache, a folder to which a pull or an import wrote them, or the user's own
+# folder, from which they were imported without a copy.
 Place = Literal["cache", "folder", "in place"]
 ModelState = Literal["ready", "missing", "unverified", "changed"]
 

@@ -1,6 +1,6 @@
-"""SQLite file of the library: opens, migrates and locks it, and translates SQLite's errors.
+"""Open, migrate and lock the library's SQLite file, and translate SQLite's errors.
 
-Subclasses define the meaning of the tables.
+The queries are in the subclasses of `SQLiteFile`.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class SQLiteFile:
             raise
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-        """Run one statement. All methods translate SQLite's errors."""
+        """Run one statement. This and the following methods translate SQLite's errors."""
         try:
             with self._lock, translate_errors(self.path):
                 return self._db.execute(sql, values)
@@ -255,7 +255,7 @@ def translate_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def translate_row_errors(path: Path) -> Iterator[None]:
-    """Report a row that can't be parsed as damage of the library."""
+    """Raise LibraryDamagedError for a row that can't be parsed."""
     try:
         yield
     except (ValueError, TypeError, AttributeError, LookupError) as error:

@@ -125,7 +125,7 @@ class RangeConnection:
             connection.connect()
         except (http.client.HTTPException, OSError, UnicodeError) as error:  # UnicodeError: an invalid host name
             connection.close()
-            if proxy and str(PROXY_AUTH_REQUIRED) in str(error):  # http.client only reports it in the text
+            if proxy and str(PROXY_AUTH_REQUIRED) in str(error):  # http.client reports the status only in the text
                 raise make_proxy_error(clean_text(str(error))) from None
             translated = translate_error(error, first_hop.host, connecting=True)
             if proxy and not translated.hint:
@@ -141,7 +141,7 @@ class RangeConnection:
         self._aborted = True
         if self._sock is not None:
             with contextlib.suppress(OSError):  # the socket may already be closed
-                # On the plain socket: the shutdown of TLS would wait for the server.
+                # Shut down the plain socket, because the shutdown of TLS would wait for the server.
                 socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close(self) -> None:

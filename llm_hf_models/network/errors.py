@@ -29,9 +29,9 @@ PROXY_AUTH_REQUIRED = 407
 EXPIRED_LINK_STATUSES = (400, 401, 403, 410)  # the responses of storage hosts to an expired signed link
 PROXY_HINT = "Check the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY."
 HTTPS_HINT = "If the host does not support HTTPS, use an http:// URL."
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERRORS, _UNAVAILABLE = 401, 403, 404, 429, 500, 503
-_FIRST_ERROR_STATUS, _TIMEOUT_STATUSES = 400, (408, 425)
-_RETRY_HINT = "Try again later."
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, TOO_MANY_REQUESTS, FIRST_SERVER_ERROR, UNAVAILABLE = 401, 403, 404, 429, 500, 503
+_FIRST_ERROR_STATUS, TIMEOUT_STATUSES = 400, (408, 425)
+RETRY_HINT = "Try again later."
 
 
 def translate_error(error: Exception, host: str, *, connecting: bool) -> NetworkError:
@@ -58,26 +58,28 @@ def make_proxy_error(cause: str) -> ProxyRefusedError:
     )
 
 
-def make_storage_host_error(host: str, name: str, status: int, header: Callable[[str], str | None]) -> HfModelsError:
+def make_storage_host_error(
+    host: str, name: str, status: int, get_header: Callable[[str], str | None]
+) -> HfModelsError:
     """Return the error for an unexpected response of a storage host, except those in `EXPIRED_LINK_STATUSES`.
 
     Args:
         host: the storage host.
         name: the file, as shown to the user.
         status: the HTTP status.
-        header: returns the response header of a given name.
+        get_header: returns the response header of a given name.
     """
-    retry_after = parse_retry_after(header)
+    retry_after = parse_retry_after(get_header)
     if status == PROXY_AUTH_REQUIRED:
         return make_proxy_error(f"HTTP {status}")
-    if status == _NOT_FOUND:
-        hint = "The Hub lists the file. If the error persists, it was lost by its storage or by a mirror."
+    if status == NOT_FOUND:
+        hint = "Try again later. The Hub lists the file, but its storage or a mirror may have lost it."
         return FileNotFoundInRepoError(f"{host} does not have {name}", cause=f"HTTP {status}", hint=hint)
-    if status == _TOO_MANY_REQUESTS or (retry_after is not None and status == _UNAVAILABLE):
+    if status == TOO_MANY_REQUESTS or (retry_after is not None and status == UNAVAILABLE):
         return RateLimitedError(f"Rate limited by {host}", retry_after=retry_after, cause=f"HTTP {status}")
-    if status in _TIMEOUT_STATUSES:
-        return NetworkError(f"{host} timed out the request", cause=f"HTTP {status}")
-    if status >= _SERVER_ERRORS or status < _FIRST_ERROR_STATUS:
+    if status in TIMEOUT_STATUSES:
+        return NetworkError(f"The request to {host} timed out", cause=f"HTTP {status}")
+    if status >= FIRST_SERVER_ERROR or status < _FIRST_ERROR_STATUS:
         return HubUnavailableError(f"{host} returned HTTP {status}")
     return AccessError(
         f"{host} denied access to {name}",
@@ -126,7 +128,7 @@ def make_connection_error(host: str, error: Exception, timeout: float) -> HfMode
         return HubUnavailableError(
             f"Too many redirects from {host}" if is_loop else f"{host} redirected to an invalid URL"
         )
-    return NetworkError(f"The connection to {host} was interrupted", cause=why, hint=_RETRY_HINT)
+    return NetworkError(f"The connection to {host} was interrupted", cause=why, hint=RETRY_HINT)
 
 
 def _make_connect_error(host: str, causes: Iterable[BaseException], why: str) -> NetworkError:
@@ -160,7 +162,7 @@ def make_tls_error(host: str, error: BaseException) -> TlsError | None:
 
 
 def _iter_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and its causes, from the last to the first."""
+    """Yield an exception, then its cause, then the cause of that, up to the root cause."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -13,7 +13,7 @@ _SECONDS = re.compile(r"[0-9]{1,9}")
 _RATE_LIMIT = re.compile(r";\s*r\s*=\s*([0-9]{1,9})\s*;\s*t\s*=\s*([0-9]{1,9})(?![0-9])")
 
 
-def parse_retry_after(header: Callable[[str], str | None]) -> float | None:
+def parse_retry_after(get_header: Callable[[str], str | None]) -> float | None:
     """Return the number of seconds to wait before the next request, or None if the response does not specify it.
 
     The number comes from Retry-After, which is a number or a date (RFC 9110, 10.2.3), otherwise from the RateLimit
@@ -21,17 +21,17 @@ def parse_retry_after(header: Callable[[str], str | None]) -> float | None:
     remain for 55 seconds. A date is compared with the date of the response, because this machine's clock may be wrong.
 
     Args:
-        header: returns the response header of a given name.
+        get_header: returns the response header of a given name.
     """
-    value = (header("Retry-After") or "").strip()
+    value = (get_header("Retry-After") or "").strip()
     if _SECONDS.fullmatch(value):
         return float(value)
     if value:
         date = _parse_date(value)
-        server_time = _parse_date(header("Date") or "")
+        server_time = _parse_date(get_header("Date") or "")
         if date is not None:
             return max(0.0, date - (time.time() if server_time is None else server_time))
-    policies = _RATE_LIMIT.findall(header("RateLimit") or "")
+    policies = _RATE_LIMIT.findall(get_header("RateLimit") or "")
     return max((float(seconds) for remaining, seconds in policies if int(remaining) == 0), default=None)
 
 

@@ -22,8 +22,8 @@ from llm_hf_models.network.errors import translate_error
 from llm_hf_models.network.urls import format_host
 
 HEAD_BUFFER_BYTES = 1 << 17
-MIN_SPLICE_BYTES = 1 << 18  # a pipe with this many bytes is handed over without waiting for more
-FILL_SECONDS = 0.1  # a slow connection hands over its bytes this often
+MIN_SPLICE_BYTES = 1 << 18  # a pipe with this many bytes is returned without waiting for more
+FILL_SECONDS = 0.1  # a read from a slow connection returns the bytes so far after this time
 
 # The number of digits is limited, because int() raises for thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,19}")
@@ -43,7 +43,7 @@ class RangeResponse:
         self._response, self._host, self._sock, self._stall_seconds = response, format_host(url), sock, stall_seconds
         self._left = response.length  # bytes still to come; None if the server announced no length
         self._early = memoryview(b"")  # body bytes that arrived together with the headers
-        self._direct = False  # True once those are taken and the rest is read from the socket itself
+        self._direct = False  # True once the early bytes are read and the rest comes from the socket itself
         self._pending: NetworkError | None = None
         self.url = url
         self.status = response.status
@@ -133,7 +133,7 @@ class RangeResponse:
             # this way.
             self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
             if self._left is not None and self._sock is not None:
-                # From now on a slow read returns early, so that the bytes so far can be handed over.
+                # From now on a slow read returns early, so that the bytes so far can be processed.
                 self._sock.settimeout(min(FILL_SECONDS, self._stall_seconds))
                 self._direct = True
         count = min(len(self._early), len(view))

@@ -18,8 +18,8 @@ _bundle_sources: dict[str, str] = {}  # variables set by export_bundle, and the 
 @functools.lru_cache(maxsize=4)
 def _create_context(bundle: str | None) -> ssl.SSLContext:
     if bundle:
-        folder = Path(bundle).is_dir()
-        return ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
+        is_folder = Path(bundle).is_dir()
+        return ssl.create_default_context(cafile=None if is_folder else bundle, capath=bundle if is_folder else None)
     import httpx2  # the same trusted certificates as huggingface_hub
 
     return httpx2.create_ssl_context()
@@ -31,14 +31,14 @@ def _find_bundle_variable() -> str | None:
 
 
 def unreadable_bundle_error(error: OSError) -> TlsError:
-    """Return the error for an unreadable bundle, either from the environment or the system's."""
+    """Return the error for an unreadable bundle: the one that the environment selects, otherwise the system's."""
     cause, variable = clean_text(error.strerror or str(error), 200), _find_bundle_variable()
     if variable is None:
         return TlsError("Can't read this system's certificates", cause=cause)
     return TlsError(
         f"Can't read the certificates in {clean_text(os.environ[variable], 200)}",
         cause=cause,
-        hint=f"{_bundle_sources.get(variable, variable)} selects them: change or unset this environment variable.",
+        hint=f"Change or unset the environment variable {_bundle_sources.get(variable, variable)}.",
     )
 
 

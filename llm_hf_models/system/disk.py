@@ -24,7 +24,7 @@ def sync_data(fd: int) -> None:
 def sync_folder(folder: Path) -> None:
     """Sync a folder, so that new and renamed files in it survive power loss.
 
-    Does nothing if a folder can't be opened (Windows).
+    Do nothing if the folder can't be opened (Windows).
     """
     try:
         fd = os.open(folder, os.O_RDONLY)
@@ -114,5 +114,5 @@ def translate_disk_error(error: OSError, folder: Path, needed: int, reserve: int
     if error.errno in _FULL_ERRNOS:
         return _make_disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
     if error.errno in _DENIED_ERRNOS:
-        return NotWritableError(f"Can't write in {folder}", cause=error.strerror)
+        return NotWritableError(f"Can't write to {folder}", cause=error.strerror)
     return StorageError(f"Can't write a file in {folder}", cause=error.strerror or str(error))

@@ -1,4 +1,4 @@
-"""Processes of this machine: identify them and check whether they still run."""
+"""Identify processes of this machine, also if their ids are reused later, and check whether they still run."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _get_namespace_id() -> str:
 def has_ended(name: str) -> bool:
     """Return True if a process has certainly ended, False if it runs or if that can't be determined.
 
-    Only on Linux is a later process with the same id recognized: on other systems, setting the clock changes start
+    Only on Linux is a later process with the same id recognised: on other systems, setting the clock changes start
     times.
 
     Args:

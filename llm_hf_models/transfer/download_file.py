@@ -55,8 +55,8 @@ def download_file(
 ) -> bool:
     """Download a file to `partial` and verify it, resuming an earlier download if there is one.
 
-    While another thread or process downloads the file, this call waits and reports the progress of the other. If the
-    other ends early, this call continues from there.
+    While another thread or process downloads the file, this call waits and reports that download's progress. If that
+    download ends early, this call continues it.
 
     Args:
         locate: returns the link. It is called again when the link has expired.
@@ -65,9 +65,10 @@ def download_file(
         limits: limits of the transfer.
         progress: receives events from any thread, at most ten `progress` events a second.
         stop: when set, the download ends at once. The received bytes are kept.
-        pace: a rate limiter shared with other files; None creates one for this file.
+        pace: a rate limiter that other files may share; None creates one for this file.
         final_path: the path to which the verified file is moved before ownership ends; None leaves it at `partial`.
-        is_already_present: called once this call owns the partial. If it returns True, nothing is downloaded.
+        is_already_present: called after this call has become the owner of the partial. If it returns True, for example
+            because another download has stored the file meanwhile, nothing is downloaded.
 
     Returns:
         True if the file was downloaded, False if it was already present.

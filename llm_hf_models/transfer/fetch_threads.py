@@ -46,7 +46,7 @@ class StartOverError(Exception):
 
 
 class WorkerPool:
-    """Fetches the missing bytes over as many connections as make the transfer faster, in a thread for each."""
+    """Fetches the missing bytes over as many connections as make the transfer faster, one thread per connection."""
 
     def __init__(
         self,
@@ -205,20 +205,20 @@ class WorkerPool:
             return own in self._leaving
 
     def _should_yield(self) -> bool:
-        """Return whether this connection should end in mid-segment. A stream that can't be continued goes on."""
+        """Return whether this connection should end in mid-segment. A stream that can't be resumed is not ended."""
         return not self._whole and self._should_leave(self._get_share())
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            # Errors after `stop` are its consequence.
+            # Once `_halt` is set, `stop` aborts the connections, which causes further errors.
             if self.error is None and not self._halt.is_set():
                 self.error = error
                 self._halt.set()
 
     def _leave_to_others(self, error: HfModelsError) -> bool:
-        """Return whether other connections continue without this one, which then ends.
+        """Let this connection end if other connections can continue without it. Return whether it should end.
 
-        If the host refused the connection, it is not replaced.
+        If the host refused this connection, no new one replaces it for a while.
         """
         own = threading.current_thread()
         with self._lock:

@@ -34,7 +34,7 @@ _own_tokens: set[str] = set()  # tokens of the owners in this process
 class OwnershipLostError(Exception):
     """Another process took over a partial because this process seemed to have ended.
 
-    The error does not leave the download, which then waits for the new owner.
+    Handled within the download, which then waits for the new owner.
     """
 
 
@@ -70,8 +70,8 @@ class Owner:
     def _write_owner_file(self, text: str) -> bool:
         """Create the owner file atomically; return False if another owner was faster.
 
-        An incomplete file, left by a killed process, could belong to another machine: others would have to wait until
-        it is stale.
+        Otherwise a killed process could leave an incomplete file, which names no process and could therefore belong to
+        another machine. Other processes would have to wait until it is stale.
         """
         temporary = self._temporary_path
         try:
@@ -179,14 +179,14 @@ def acquire_ownership(partial: Path, stop: threading.Event, on_wait: Callable[[]
     lock = FileLock(partial.with_name(f"{partial.name}.lock"), fallback_to_soft=False)
     while True:
         if stop.is_set():
-            raise InterruptedByUserError("Stopped while another process downloads this file")
+            raise InterruptedByUserError("Stopped while another process was downloading this file")
         owner = Owner(partial.with_name(f"{partial.name}.owner"))
         if _try_lock(lock, partial):
             try:
                 claimed = owner.claim()
             except OSError as error:
                 lock.release()
-                raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
+                raise NotWritableError(f"Can't write to {partial.parent}", cause=error.strerror) from None
             if claimed:
                 break
             lock.release()
@@ -209,7 +209,7 @@ def _try_lock(lock: FileLock, partial: Path) -> bool:
     except OSError as error:
         if error.errno in NO_FLOCK_ERRNOS:
             return True  # the owner file and its heartbeat alone decide
-        raise NotWritableError(f"Can't write in {partial.parent}", cause=error.strerror) from None
+        raise NotWritableError(f"Can't write to {partial.parent}", cause=error.strerror) from None
     return True
 
 
@@ -218,9 +218,9 @@ def count_owning_processes(partials: Iterable[Path]) -> int:
     processes = set()
     for partial in partials:
         path = partial.with_name(f"{partial.name}.owner")
-        name = _read_entry(path)
-        if name is not None and _is_active(name, path):
-            processes.add(name.get("process"))
+        entry = _read_entry(path)
+        if entry is not None and _is_active(entry, path):
+            processes.add(entry.get("process"))
     return len(processes)
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 GROWTH_FACTOR = 4  # the next trial uses this many times more connections
-PROBE_SECONDS = 0.1  # how long a number of connections runs before more are tried
-TRIAL_SECONDS = 0.8  # how long it runs before it is given up: new connections are slow at first
+PROBE_SECONDS = 0.1  # time for which a number of connections is used before more are tried
+TRIAL_SECONDS = 0.8  # time for which it is used before it is given up: new connections are slow at first
 REPROBE_SECONDS = 15.0  # a number that brought no gain is tried again after this time
 REFUSED_SECONDS = 60.0  # a number that the host refused is tried again after this time
 # At this rate, or with this share of all cores in use, this machine is the bottleneck and not the network: more
@@ -62,15 +62,15 @@ class ConnectionTuner:
         self._sample = sample
         rate = count / seconds
         enough = rate >= min(FAST_BYTES_PER_SECOND, limit * NEAR_LIMIT_SHARE or FAST_BYTES_PER_SECOND)
-        self._evaluate(now, rate, own_limit=enough or used >= BUSY_CORES * self._cores * seconds)
+        self._evaluate(now, rate, at_own_limit=enough or used >= BUSY_CORES * self._cores * seconds)
 
-    def _evaluate(self, now: float, rate: float, *, own_limit: bool) -> None:
+    def _evaluate(self, now: float, rate: float, *, at_own_limit: bool) -> None:
         """Try more connections, keep their number, or give up those that brought no gain."""
         fewer, rate_before = self._previous
         if self._settled_at is None and fewer and rate < rate_before * (1 + (self.wanted / fewer - 1) * MIN_GAIN_SHARE):
             if self._tried_at is not None and now - self._tried_at >= TRIAL_SECONDS:
                 self._set_wanted(fewer, settled=now)
-        elif self.wanted >= self._max_connections or own_limit:
+        elif self.wanted >= self._max_connections or at_own_limit:
             self._set_wanted(self.wanted, settled=now)
         else:
             self._previous = (self.wanted, rate)
@@ -94,7 +94,7 @@ class ConnectionTuner:
 
 
 class RateLimiter:
-    """Limits all threads of a transfer to a common rate in bytes per second, which may change meanwhile.
+    """Limits all threads of a transfer to a common rate in bytes per second, which may change during the transfer.
 
     A rate of 0 means no limit.
     """
@@ -129,7 +129,7 @@ class RateLimiter:
             now = time.monotonic()
             self._free_at = max(self._free_at, now - RATE_STEP_SECONDS) + count / rate
             wait = self._free_at - now
-        # If the limit is lifted during the wait, stop waiting.
+        # If the limit changes during the wait, stop waiting.
         while wait > 0 and not stop.wait(min(wait, RATE_RECHECK_SECONDS)) and self.get_rate() == rate:
             wait -= RATE_RECHECK_SECONDS
 

@@ -1,4 +1,4 @@
-"""A partial file whose bytes arrive in any order, and a hasher that computes its digest in file order meanwhile."""
+"""A partial file whose bytes arrive in any order, and a hasher that meanwhile computes its digest in file order."""
 
 from __future__ import annotations
 

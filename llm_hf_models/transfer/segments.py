@@ -12,7 +12,8 @@ MAX_SEGMENTS_BYTES = 512 << 20  # for all connections together; every new segmen
 MIN_SEGMENT_BYTES = 8 << 20
 MIN_SHARE_BYTES = 1 << 20  # the minimum that an idle connection takes over from another
 SPLIT_SECONDS = 0.5  # a segment that needs longer than this is shared with an idle connection
-RESCUE_SECONDS = 5.0  # a segment of this age that needs as long again is taken over completely, however small
+# A small segment that is older than this, and still needs at least as long, is taken over completely.
+RESCUE_SECONDS = 5.0
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Segment:
     position: int
     end: int
     started: float = 0.0
-    first: int = 0
+    first: int = 0  # the initial position
 
 
 class SegmentQueue:
@@ -47,10 +48,15 @@ class SegmentQueue:
         return min(MAX_SEGMENTS_BYTES // sharers, max(MIN_SEGMENT_BYTES, share))
 
     def take(self, sharers: int) -> Segment | None:
-        """Return the next segment in file order, or half the rest of the slowest connection, or None if all is taken.
+        """Return the next segment in file order, or a part of another connection's segment if none is left.
+
+        That part is half the rest of the slowest segment, or all of the rest if that segment is stuck.
 
         Args:
             sharers: the expected number of connections that will share the rest.
+
+        Returns:
+            The segment, or None if there is nothing to take over.
         """
         with self._lock:
             now = time.monotonic()

@@ -1,4 +1,4 @@
-"""The storage location of a file, and checks that its responses are the requested bytes."""
+"""The storage location of a file, and checks that responses contain the requested bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DownloadSource:
         self._locate, self._expected = locate, expected
         self._lock = threading.Lock()
         self._location: Location | None = None
-        self._content_id: tuple[str, str] | None = None
+        self._etag_and_commit: tuple[str, str] | None = None  # of the previous link
         self._refusals = 0
         self._ranges_served, self._ranges_ignored = False, False
         self.validator: str | None = None  # the storage host's strong etag, for If-Range
@@ -63,8 +63,8 @@ class DownloadSource:
         expected = self._expected
         digest = {64: expected.sha256, 40: expected.git_sha1}.get(len(location.etag))
         other = digest and _HEX.fullmatch(location.etag) and location.etag != digest
-        moved = not expected.digest and self._content_id not in (None, (location.etag, location.commit))
-        self._content_id = (location.etag, location.commit)
+        moved = not expected.digest and self._etag_and_commit not in (None, (location.etag, location.commit))
+        self._etag_and_commit = (location.etag, location.commit)
         if other or moved or location.size != expected.size:
             raise make_file_changed_error(
                 expected.name, f"The Hub now has {location.size} bytes with etag {location.etag[:64]}."

@@ -632,7 +632,7 @@ def test_missing_permissions_give_clear_errors(repo: HubServer, tmp_path: Path) 
     output = run_process(
         "llm", "hf", "pull", REPO, code=1, unprivileged=True, environment={"HF_HUB_CACHE": str(closed / "hub")}
     ).stderr
-    assert "Error: Can't write in" in output
+    assert "Error: Can't write to" in output
     output = run_process(
         "llm", "hf", "list", code=1, unprivileged=True, environment={"LLM_USER_PATH": str(closed / "llm")}
     ).stderr

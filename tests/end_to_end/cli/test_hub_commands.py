@@ -297,7 +297,7 @@ def test_missing_repo_or_file_gives_one_clear_error(ref: str, output: str) -> No
 
 def test_unknown_revision_error_lists_the_revisions(repo: HubServer) -> None:
     repo.change_repo(repo.list_repos()[0], revisions=("main", "v1.0"))
-    assert "has no revision 'v9'\nIt has: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
+    assert "has no revision 'v9'\nUse one of: main, v1.0\n" in run("pull", f"{REPO}@v9", code=1).stderr
     assert "Did you mean 'v1.0'?" in run("pull", f"{REPO}@v1", code=1).stderr
     repo.fault(Status(500), on="/refs")
     output = run("pull", f"{REPO}@v9", code=1).stderr
