@@ -20,9 +20,6 @@ from llm_hf_models.library.records import (
 )
 from llm_hf_models.system import machine
 
-HEALTH_SECONDS = 2.0  # for all servers together, because `llm hf list` waits for them
-ATTACH_SECONDS = 10.0  # timeout for listing a server's models
-MAX_LISTED_MODELS = 8  # maximum number of a server's models in a message
 _ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
 
 

@@ -26,7 +26,10 @@ from llm_hf_models.library.records import (
 )
 from llm_hf_models.library.registered_models import REMOTE_PREFIX
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models.default_options import ATTACH_SECONDS, HEALTH_SECONDS, MAX_LISTED_MODELS
+
+HEALTH_SECONDS = 2.0  # for all servers together, because `llm hf list` waits for them
+ATTACH_SECONDS = 10.0  # timeout for listing a server's models
+MAX_LISTED_MODELS = 8  # maximum number of a server's models in a message
 
 
 def attach(

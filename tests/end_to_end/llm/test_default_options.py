@@ -16,7 +16,7 @@ import pytest
 from llm_hf_models.downloads.plan_types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.default_options import HEALTH_SECONDS
+from llm_hf_models.models.remote_endpoints import HEALTH_SECONDS
 from llm_hf_models.service import Library
 from llm_hf_models.system import machine
 from tests.conftest import Home
