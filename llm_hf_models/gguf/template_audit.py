@@ -1,8 +1,8 @@
 """Check a chat template's syntax tree for dangerous or suspicious constructs. The template is never run.
 
 The audit finds access to code and files outside the template, depth, loops and sizes that exhaust the engine, and
-conditions that steer a model without the person's knowledge. It can't prove that a template is harmless, so a person
-can read the template with `llm hf inspect --template`.
+conditions that steer a model without the person's knowledge. The audit can't prove that a template is harmless,
+so a person should also read it: `llm hf inspect --template` prints it.
 """
 
 from __future__ import annotations
