@@ -1,4 +1,4 @@
-"""Prepares a model for a prompt: its options, a check of its files, and its engine or remote endpoint."""
+"""Prepare a model for a prompt: combine its options, check its files, and start its engine if needed."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def read_llm_keys() -> dict[str, str]:
 
 
 def _check_files_unchanged(model: LocalModel) -> None:
-    """Raise an error if a file is missing or was modified after verification, or if its digest did not match.
+    """Raise an error if a file is missing or was modified after verification, or if a digest did not match.
 
     This runs before every prompt, so it makes only one stat call per file.
     """
@@ -167,16 +167,16 @@ def _check_files_unchanged(model: LocalModel) -> None:
         f"llm hf pull {ref}" if model.repo else f"Restore the file, or remove the model: llm hf rm {model.model_id}"
     )
     for file in model.files:
-        look = file.compare_with_disk()
-        if look == "missing":
+        state = file.compare_with_disk()
+        if state == "missing":
             raise MissingFileError(f"{file.path} of {model.model_id} is missing", cause=file.location, hint=restore)
-        if look == "other size":
+        if state == "other size":
             raise FileChangedError(
                 f"{file.path} of {model.model_id} has changed and won't be run",
                 cause=f"Its size is no longer the recorded {file.size} bytes.",
                 hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
             )
-        if look == "touched" and not model.has_digest_mismatch:
+        if state == "touched" and not model.has_digest_mismatch:
             raise FileChangedError(
                 f"{file.path} of {model.model_id} was modified after verification and won't be run",
                 cause="Its size is the same, but its content may differ.",
