@@ -149,7 +149,7 @@ class VerificationError(HfModelsError):
 
 
 class DigestMismatchError(VerificationError):
-    """The file's digest differs from the Hub's; the message contains both digests."""
+    """The file's digest differs from the Hub's record, or the file is not the one that the model ref names."""
 
 
 class FileChangedError(VerificationError):

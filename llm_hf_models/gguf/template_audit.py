@@ -87,7 +87,7 @@ def audit_template(template: str, key: str) -> list[Finding]:
         return [*findings, tree]
     auditor = _TreeAuditor(key)
     try:
-        auditor.visit(tree)
+        auditor.audit(tree)
     except TemplateTooComplexError as error:
         return [*findings, make_finding("template-nesting", "error", str(error), key)]
     unique = dict.fromkeys([*findings, *auditor.findings])
@@ -150,7 +150,7 @@ class _TreeAuditor:
         self._tainted: set[str] = set()  # variables with text from messages
         self._work = 0
 
-    def visit(self, tree: nodes.Template) -> None:
+    def audit(self, tree: nodes.Template) -> None:
         from jinja2 import nodes
 
         checks: dict[type[nodes.Node], Callable[[nodes.Node, int], None]] = {

@@ -163,9 +163,12 @@ def _check_files_unchanged(model: LocalModel) -> None:
     This runs before every prompt, so it makes only one stat call per file.
     """
     ref = model.model_id.removeprefix("hf/")
-    restore = (
-        f"llm hf pull {ref}" if model.repo else f"Restore the file, or remove the model: llm hf rm {model.model_id}"
-    )
+    if model.repo:
+        restore = f"llm hf pull {ref}"
+        repair = f"llm hf verify {model.model_id}, or replace it: {restore}"
+    else:
+        restore = f"Restore the file, or remove the model: llm hf rm {model.model_id}"
+        repair = f"llm hf verify {model.model_id}, or restore the file, or remove the model: llm hf rm {model.model_id}"
     for file in model.files:
         state = file.compare_with_disk()
         if state == "missing":
@@ -174,7 +177,7 @@ def _check_files_unchanged(model: LocalModel) -> None:
             raise FileChangedError(
                 f"{file.path} of {model.model_id} has changed and won't be run",
                 cause=f"Its size is no longer the recorded {file.size} bytes.",
-                hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
+                hint=repair,
             )
         if state == "touched" and not model.has_digest_mismatch:
             raise FileChangedError(
@@ -185,7 +188,7 @@ def _check_files_unchanged(model: LocalModel) -> None:
     if model.has_digest_mismatch:
         raise FileChangedError(
             f"{model.model_id} is quarantined: its content does not match the recorded digest",
-            hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
+            hint=repair,
         )
 
 
