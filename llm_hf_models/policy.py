@@ -28,8 +28,8 @@ MAX_LOG_BYTES = 5_000_000
 def log_path() -> Path:
     """Return the path of the log of changes that agents made or attempted.
 
-    Each line is a JSON object with the time (`at`), agent (`who`), action (`what`), target (`about`) and `outcome`. After
-    an error, `why` has its message.
+    Each line is a JSON object with the time (`at`), agent (`who`), action (`what`), target (`about`) and `outcome`.
+    After an error, `why` has its message.
     """
     return paths.data_dir() / "agents.log"
 
