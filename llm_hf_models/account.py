@@ -39,7 +39,10 @@ def logout() -> tuple[str, ...]:
 
 
 def whoami(context: Context) -> TokenStatus:
-    """Validate the token in use, and return its source and owner."""
+    """Validate the token in use, and return its source and owner.
+
+    If there is no token or the Hub rejects it, `problem` of the result is the reason.
+    """
     token = context.token()
     if token is None:
         locked = tokens.is_locked(token)

@@ -149,11 +149,11 @@ class VerificationError(HfModelsError):
 
 
 class DigestMismatchError(VerificationError):
-    """The file's digest differs from the Hub's; the message contains both digests."""
+    """The file's digest differs from the Hub's record, or the file is not the one that the model ref names."""
 
 
 class FileChangedError(VerificationError):
-    """The file changed on the Hub during a download. The two versions were not combined."""
+    """The file changed on the Hub during a download, or on disk after verification. Versions are never combined."""
 
 
 class InvalidGgufError(VerificationError):
@@ -214,7 +214,7 @@ class EngineError(HfModelsError):
 
 
 class EngineStartError(EngineError):
-    """The engine did not start; the cause has the last lines of its output."""
+    """The engine did not start; the cause has the errors from its log."""
 
 
 class ModelTooLargeError(EngineError):
@@ -222,13 +222,13 @@ class ModelTooLargeError(EngineError):
 
 
 class EngineLostError(EngineError):
-    """The engine exited or stopped responding during a completion."""
+    """The engine or remote endpoint stopped responding, or its response is not in OpenAI's protocol."""
 
 
 class EngineRequestError(EngineError):
     """The engine returned an error, such as for an invalid option or a prompt larger than the context."""
 
-    status: int | None = None  # the HTTP status of its response, if the error is about the request
+    status: int | None = None  # the HTTP status, or the code in the response; None if the endpoint refused the key
 
 
 class InterruptedByUserError(HfModelsError):

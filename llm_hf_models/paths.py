@@ -43,7 +43,7 @@ def suggest_folder_fix(path: Path) -> str:
     for folder in (user_dir(), data_dir(), path):
         if _is_inaccessible(folder):
             command = f"sudo chown -R $(id -un) {shlex.quote(str(folder))}"
-            return f"Another user owns it, as after `sudo llm hf`. Run: {command}"
+            return f"Another user owns it, for example after `sudo llm hf`. Run: {command}"
     return "Check the permissions of llm's folder, or set LLM_USER_PATH to another one."
 
 

@@ -28,7 +28,8 @@ MAX_LOG_BYTES = 5_000_000
 def log_path() -> Path:
     """Return the path of the log of changes that agents made or attempted.
 
-    Each line is a JSON object with the time, agent, action, target and outcome.
+    Each line is a JSON object with the time (`at`), agent (`who`), action (`what`), target (`about`) and `outcome`.
+    After an error, `why` has its message.
     """
     return paths.data_dir() / "agents.log"
 
@@ -39,7 +40,7 @@ def is_read_only(context: Context) -> bool:
 
 
 def can_delete(context: Context) -> bool:
-    """Return whether agents may delete models at all. Each time, a person must still agree."""
+    """Return whether agents may delete models at all. A person must still agree, unless agent_yes_to has delete."""
     current = context.settings()
     return current.agent_allow_delete and not current.agent_read_only
 
@@ -62,7 +63,7 @@ def limit_prompt_tokens(context: Context, requested: int | None) -> int | None:
 
 
 def list_consent_requests(context: Context, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
-    """Return the questions that a person must agree to before an agent may act.
+    """Return the requests that a person must agree to before an agent may act.
 
     The result is empty if the caller is not an agent. Actions in the setting agent_yes_to are left out.
     """

@@ -35,7 +35,7 @@ class EngineView:
     memory: int
     tokens_per_second: float | None
     layers: tuple[str, ...]
-    missing: Mapping[str, str]  # confinement layers that don't apply, each with the reason
+    missing: Mapping[str, str]  # inactive confinement layers, each with the reason
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Cleanup:
 
 @dataclass(frozen=True)
 class ConsentRequest:
-    """A question that a person must agree to before an agent may act."""
+    """A request that a person must agree to before an agent may act."""
 
     action: Action
     target: str  # the exact name that confirms the action

@@ -21,7 +21,7 @@ CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
 MAX_NAME_CHARS = 200
 MAX_BASE_MODELS = 16
-MAX_LAYERS = 100_000  # a header may claim any number; values per layer are computed up to this many layers
+MAX_LAYERS = 100_000  # a header may claim any number; above this, no values per layer are computed
 KV_ELEMENT_BYTES = 2  # size of one f16 number in the KV cache
 GUESSED_FILE_TYPE_FLAG = 1024  # LLAMA_FTYPE_GUESSED, a flag bit added to the file type
 
@@ -43,7 +43,8 @@ ENCODER_ARCHITECTURES = frozenset(
 _EMBEDDING_POOLINGS = (1, 2, 3)  # llama.cpp's pooling types mean, cls and last (0 is none, 4 is rank)
 _RANK_POOLING = 4
 
-# Every nth layer attends to all tokens, in families whose files don't have the key (llama.cpp: set_swa_pattern).
+# Every nth layer attends to all tokens, in families whose files lack the key sliding_window_pattern (llama.cpp:
+# set_swa_pattern).
 _WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
 _CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
 _TOOLS = re.compile(r"\btools?\b|\btool_calls?\b")
@@ -60,7 +61,7 @@ class ModelFacts:
     name: str | None = None
     parameters: int | None = None
     bits_per_weight: float | None = None
-    quantization: str | None = None  # from general.file_type, otherwise the most common tensor type
+    quantization: str | None = None  # from general.file_type, otherwise the tensor type of most weights
     tensor_types: Mapping[str, int] = field(default_factory=dict)  # type name -> number of tensors
     weights_bytes: int | None = None
     block_count: int | None = None
@@ -72,7 +73,7 @@ class ModelFacts:
     tokenizer: str | None = None
     vocabulary_size: int | None = None
     chat_template: bool = False
-    tools: bool = False  # the template mentions tools
+    tools: bool = False  # the template mentions tools, or there is a separate template for them
     reasoning: bool = False  # the template mentions thinking
     modalities: tuple[str, ...] = ()  # of an mmproj: "image", "audio"
     license: str | None = None
@@ -148,7 +149,7 @@ def get_count(metadata: Metadata, key: str) -> int | None:
 
 
 def get_text(metadata: Metadata, key: str) -> str | None:
-    """Return a short text with control characters removed; None if the value is empty or not a string."""
+    """Return a string without control characters, cut to MAX_NAME_CHARS; None if it is empty or not a string."""
     value = metadata.get(key)
     return (clean_text(value, MAX_NAME_CHARS) or None) if isinstance(value, str) else None
 
@@ -189,7 +190,7 @@ def compute_kv_bytes_per_layer(metadata: Metadata, architecture: str | None) -> 
 
     Returns:
         For each layer that stores anything: the bytes at f16, and whether a sliding window limits them. None if the
-        header lacks the keys for it.
+        header lacks the keys for it or claims too many layers.
     """
     layers = get_count(metadata, f"{architecture}.block_count")
     if not layers or layers > MAX_LAYERS:

@@ -2,7 +2,7 @@
 
 This module checks the header's structure only; validate.py checks the rest. The format is specified in
 ggml/docs/gguf.md, and llama.cpp reads it in `ggml/src/gguf.cpp`. The reader never allocates memory for a length that
-the header claims: it reads block by block, and accepts a length only after that many bytes have arrived.
+the header only claims. It reads block by block, and allocates no more than has arrived.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_KEY_BYTES = 65_535  # the specification's own limit
 MAX_KEPT_STRING_BYTES = 1024 * 1024  # a longer string, even a chat template, is replaced by a StringInfo
 MAX_KEPT_BYTES = 16 * 1024 * 1024  # for all strings and arrays together; the rest are skipped
 MAX_ARRAY_STRINGS = 4 * 1024 * 1024  # in all arrays together: limits the time for skipping them
-KEPT_ELEMENTS = 512  # arrays up to this length are always kept
+KEPT_ELEMENTS = 512  # a longer array is kept only if the caller requests it
 MAX_ALIGNMENT = 1024 * 1024
 _MAX_SIGNED = 2**63 - 1
 _MIN_METADATA_BYTES = 8 + 1 + 4 + 1  # a key of one letter with a value of the smallest type
@@ -160,9 +160,10 @@ class _BlockReader:
         """Refuse a length beyond the end of the file or beyond the largest allowed header."""
         if size <= self.bytes_left:
             return
+        subject = what[0].upper() + what[1:]
         if self._end is not None and size > self._end - self.offset:
-            _refuse("truncated", f"{what} needs {size} bytes, but {self._end - self.offset} are left.", self.offset)
-        _refuse("header-too-large", f"{what} needs {size} bytes, more than a header may have.", self.offset)
+            _refuse("truncated", f"{subject} needs {size} bytes, but {self._end - self.offset} are left.", self.offset)
+        _refuse("header-too-large", f"{subject} needs {size} bytes, more than a header may have.", self.offset)
 
     def take(self, size: int, what: str) -> bytes:
         self.ensure_buffered(size, what)
@@ -264,12 +265,12 @@ class _Parser:
     def _read_name(self, what: str, limit: int) -> str:
         """Read a key or a tensor's name: at least one character, and no control characters."""
         at = self._bytes.offset
-        size = self._read_number(self._u64, f"the length of a {what}")
         label = what.replace("-", " ")
+        size = self._read_number(self._u64, f"the length of a {label}")
         if not 0 < size <= limit:
             _refuse(f"{what}-length", f"A {label} has {size} bytes; it must have 1 to {limit}.", at)
         try:
-            name = self._bytes.take(size, f"a {what}").decode()
+            name = self._bytes.take(size, f"a {label}").decode()
         except UnicodeDecodeError:
             _refuse(f"{what}-text", f"A {label} is not UTF-8.", at)
         if not name.isprintable():

@@ -58,7 +58,7 @@ class Fit:
 
 
 def estimate_kv_bytes_per_token(weights_bytes: int, facts: ModelFacts | None) -> int:
-    """Return the bytes of KV cache per token of context, estimated from the weights' size without a header."""
+    """Return the bytes of KV cache per token of context: from the header, or estimated from the weights' size."""
     if facts is not None and facts.kv_bytes_per_token is not None:
         return facts.kv_bytes_per_token
     return int(min(weights_bytes * _KV_PER_SMALL_WEIGHT, _KV_BASE_BYTES + weights_bytes * _KV_PER_WEIGHT))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from llm_hf_models.gguf.facts import get_count
 
-KeyReader = Callable[[str], int]  # reads a count from the architecture's own keys, 0 if it is missing
+KeyReader = Callable[[str], int]  # reads a count from one of the architecture's keys; 0 if the key is missing
 
 
 def _is_always_required(_keys: KeyReader, _block: int) -> bool:
@@ -125,7 +125,7 @@ _DEEPSEEK2 = ModelFamily(
     _EMBEDDED,
     (
         _require_weights("attn_norm attn_kv_a_norm attn_kv_a_mqa attn_output ffn_norm"),
-        # The header also says whether queries are compressed, but llama.cpp uses that for some sizes only.
+        # The header also has a key for compressed queries, but llama.cpp uses it for some sizes only.
         RequiredTensors(_make_names("attn_q"), unless="attn_q_a.weight"),
         RequiredTensors(_make_names("attn_q_a_norm attn_q_b"), unless="attn_q.weight"),
         RequiredTensors(_make_names("attn_k_b attn_v_b"), when=_has_compressed_keys),

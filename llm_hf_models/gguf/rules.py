@@ -16,7 +16,7 @@ STRUCTURE_RULES = {
     "not-gguf": "A file without the magic bytes GGUF is in another format, whatever its name is.",
     "version": "llama.cpp reads versions 2 and 3. Any other version is damage or an unknown format.",
     "byte-order": "llama.cpp reads only files in the byte order of its machine.",
-    "truncated": "A file that ends before its announced content was truncated, in a download or on purpose.",
+    "truncated": "A file shorter than its header claims was truncated, in a download or on purpose.",
     "header-too-large": "A length far beyond that of real headers can exhaust a reader's memory.",
     "count-too-large": "A count larger than the file makes readers allocate too much memory (CVE-2024-21836, -23605).",
     "key-length": "An empty key aborts llama.cpp, and a huge one overflowed its buffers (CVE-2024-21802, -23496).",
@@ -68,7 +68,7 @@ SEMANTIC_RULES = {
 }
 
 TEMPLATE_RULES = {
-    "template-type": "A chat template is a string; programs that look for text overlook another type.",
+    "template-type": "A chat template is a string; programs that look for text overlook a value of another type.",
     "template-too-large": "Real templates have a few thousand characters; a huge one exhausts the parser.",
     "template-nesting": "Deep nesting overflows the stack of llama.cpp's template engine and crashes the process.",
     "template-syntax": "Jinja can't parse the template. llama.cpp has its own parser, which may accept it.",

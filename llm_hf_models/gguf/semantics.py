@@ -39,7 +39,10 @@ _ARCHITECTURE_KEY_TYPES = ("block_count", "context_length", "embedding_length")
 
 
 def check_semantics(header: GgufHeader) -> Iterator[Finding]:
-    """Yield all findings about a header; for a split model, about the first shard's with the tensors of all shards."""
+    """Yield all findings about a header.
+
+    For a split model, `header` has the first shard's metadata and the tensors of all shards.
+    """
     yield from _check_key_types(header)
     yield from _check_numbers(header)
     yield from _check_split_keys(header)
@@ -59,7 +62,7 @@ def check_semantics(header: GgufHeader) -> Iterator[Finding]:
 
 
 def is_later_shard(header: GgufHeader) -> bool:
-    """Return whether a file is a shard after the first. Such shards have split.* as their only metadata."""
+    """Return whether a file is a shard after the first. Their only metadata are the keys split.*."""
     return (header.facts.split_index or 0) > 0
 
 

@@ -44,7 +44,7 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
-    """Return the error for a path that is not a file. The message names the kind of path instead, such as a folder.
+    """Return the error for a path that is not a file. The message names what it is, such as a folder.
 
     Args:
         path: the path that is not a file.
@@ -57,7 +57,7 @@ def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
         return MissingFileError(f"There is no file {name}")
     if stat.S_ISDIR(mode):
         models = sorted(file.path for file in _list_gguf_files(path))
-        hint = f"Name a file, such as {path / models[0]}" if models else "It contains no GGUF file."
+        hint = f"Name a file, such as {path / models[0]}" if models else "Name a GGUF file; this folder contains none."
         return BadInputError(f"{name} is a folder, not a file", hint=hint)
     kind = next((kind for is_kind, kind in _KINDS.items() if is_kind(mode)), "something else")
     return BadInputError(f"{name} is {kind}, not a file")

@@ -1,7 +1,7 @@
 """Parse a chat template into Jinja's syntax tree, and search the tree without running it.
 
-The module template_audit.py uses these functions to check templates. A hostile tree must not exhaust the stack or the
-time: every walk keeps its own stack and stops at a limit of depth and size.
+The module template_audit.py uses these functions to check templates. A hostile tree must not overflow the stack
+or take too long, so every walk keeps its own stack and stops at a limit of depth and size.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Check a chat template's syntax tree for dangerous or suspicious constructs. The template is never run.
 
 The audit finds access to code and files outside the template, depth, loops and sizes that exhaust the engine, and
-conditions that steer a model without the person's knowledge. It can't prove that a template is harmless, so a person
-can read the template with `llm hf inspect --template`.
+conditions that steer a model without the person's knowledge. The audit can't prove that a template is harmless,
+so a person should also read it: `llm hf inspect --template` prints it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def audit_template(template: str, key: str) -> list[Finding]:
         return [*findings, tree]
     auditor = _TreeAuditor(key)
     try:
-        auditor.visit(tree)
+        auditor.audit(tree)
     except TemplateTooComplexError as error:
         return [*findings, make_finding("template-nesting", "error", str(error), key)]
     unique = dict.fromkeys([*findings, *auditor.findings])
@@ -150,7 +150,7 @@ class _TreeAuditor:
         self._tainted: set[str] = set()  # variables with text from messages
         self._work = 0
 
-    def visit(self, tree: nodes.Template) -> None:
+    def audit(self, tree: nodes.Template) -> None:
         from jinja2 import nodes
 
         checks: dict[type[nodes.Node], Callable[[nodes.Node, int], None]] = {

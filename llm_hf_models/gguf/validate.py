@@ -108,7 +108,7 @@ def _read_header(path: Path, seconds: float) -> tuple[GgufHeader | None, int, li
 
 
 def _limit_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return the first findings with errors first, and a note if there are more."""
+    """Return the first MAX_FINDINGS findings, sorted by severity, and a note if there are more."""
     kept = list(islice(findings, MAX_FINDINGS + 1))
     if len(kept) > MAX_FINDINGS:
         kept[MAX_FINDINGS] = make_finding("more-findings", "note", f"There are more than {MAX_FINDINGS} findings.")
@@ -143,7 +143,7 @@ def _check_tensor(tensor: TensorInfo, expected: int, alignment: int) -> Finding 
     Args:
         tensor: the tensor's entry.
         expected: the offset at which the tensor before it ends, in bytes.
-        alignment: of tensor data, in bytes.
+        alignment: the alignment of tensor data, in bytes.
     """
     known = TENSOR_TYPES.get(tensor.type_id)
     if known is None:

@@ -1,4 +1,4 @@
-"""Group a repo's files into variants by their names, and choose one variant. No file or network is read."""
+"""Group a repo's files into variants by their names, and choose one variant. Nothing is read from disk or network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP client for one request to an endpoint in OpenAI's protocol, sync and async. Does not depend on llm."""
+"""Send a request to an endpoint in OpenAI's protocol, with or without asyncio. Does not depend on llm."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stream_completion(
     Raises:
         EngineRequestError: The server returned an error, such as an invalid option or a prompt larger than the
             context.
-        EngineLostError: The connection failed, broke or timed out.
+        EngineLostError: The connection failed, broke or timed out, or the response is not in OpenAI's protocol.
         EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
     import httpx2
@@ -97,7 +97,7 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
 
     Raises:
         EngineRequestError: The server returned an error.
-        EngineLostError: The connection failed, broke or timed out, or the response is not OpenAI's protocol.
+        EngineLostError: The connection failed, broke or timed out, or the response is not in OpenAI's protocol.
         EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
     import httpx2
@@ -154,7 +154,7 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
 
     Raises:
         EngineRequestError: The server returned an error.
-        EngineLostError: The server did not respond, or its response is not OpenAI's protocol.
+        EngineLostError: The server did not respond, or its response is not in OpenAI's protocol.
     """
     import httpx2
 
@@ -222,12 +222,12 @@ async def _open_response_async(
 
 
 def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, reconnected: bool) -> tuple[Endpoint, bool]:
-    """Find the endpoint to retry a request on after it failed without receiving a byte.
+    """Find the endpoint to retry a request on, after the request failed before any byte arrived.
 
     Args:
         endpoint: The endpoint that failed.
         error: The request's error.
-        reconnected: Whether this request has reconnected to an engine before. It does so only once.
+        reconnected: Whether this request has already reconnected to an engine. A request reconnects only once.
 
     Returns:
         The endpoint to retry on, and the new value of `reconnected`.

@@ -1,6 +1,6 @@
-"""Confines an engine: engine_child itself, or a forked process just before llama-server replaces it.
+"""Confine an engine: engine_child itself, or a forked process just before llama-server replaces it.
 
-Starts no process, and imports only the sandbox from this package.
+This module starts no process, and imports only the sandbox from this package.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
 
     Args:
         task: The task that engine_child reads from stdin.
-        gpu: Keep GPU devices accessible.
+        gpu: Whether GPU devices stay accessible.
         program: The program that will replace this process, if any.
     """
     if not task["sandbox"]:

@@ -1,4 +1,4 @@
-"""Starts, finds, reuses and stops llama.cpp engines, and describes their endpoints. `client` sends the requests."""
+"""Start, find, reuse and stop llama.cpp engines, and describe their endpoints. `client` sends the requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PARALLEL_REQUESTS = 4  # processed at the same time; they share the context
 BATCH_TOKENS = 128
 GPU_BATCH_TOKENS = 512  # fast enough on a GPU
 IMAGE_BATCH_TOKENS = 512  # llama.cpp's default: some models need all tokens of an image in one batch
-MEMORY_SLACK_BYTES = 2**30  # for memory outside the estimate; weights that are copied are covered by doubling it
+MEMORY_SLACK_BYTES = 2**30  # for memory outside the estimate; doubling the estimate covers copied weights
 HTTP_THREADS = 32  # one for each open connection, including queued ones
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would exceed every estimate
 
@@ -265,7 +265,7 @@ def _start_and_record(
         )
         db.save_engine(row)
     except BaseException:
-        folder.remove()  # an engine exits when its folder is gone
+        folder.remove()  # without its folder, an engine exits
         raise
     return row, started.load_seconds
 

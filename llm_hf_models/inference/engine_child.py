@@ -1,7 +1,7 @@
-"""The engine process: loads one model with llama.cpp's bindings and serves it on a unix socket until it is idle.
+"""The engine process: loads one model with llama.cpp and serves it on a unix socket until idle for long enough.
 
-It imports only confinement from this package. It reads its task from stdin, so that the key does not appear in argv,
-and writes one line of JSON to stdout when it is ready. All other communication goes through the socket.
+From this package it imports only confinement and llama_server. It reads its task from stdin, so that the key does not
+appear in argv, and writes one line of JSON to stdout when it is ready. All other communication goes through the socket.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> NoReturn:
 
 
 def shut_down(task: dict[str, Any]) -> None:
-    """Remove the address and terminate the llama-server, if any. Its process group is this process's own."""
+    """Remove the address and terminate the llama-server, if any. It belongs to the process group of this process."""
     remove_address(task)
     if task["binary"] and hasattr(os, "killpg"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -159,7 +159,7 @@ def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN4
     params.n_ctx = task["context"]
     params.fit_params = False  # the parent process has estimated the memory and chosen the context
     params.n_parallel = task["parallel"]
-    params.kv_unified = True  # each request can use the whole context, not a fixed share of it
+    params.kv_unified = True  # each request can use the whole context, not a fixed share
     params.n_batch = params.n_ubatch = task["gpu_batch" if has_gpu(xllamacpp) else "batch"]
     params.n_gpu_layers = task["gpu_layers"]
     for cpu in (params.cpuparams, params.cpuparams_batch):
@@ -210,7 +210,7 @@ def update_timer(server: Any, timer: IdleTimer, task: dict[str, Any], listeners:
     """Record the lease and the server's counters in the timer.
 
     Returns:
-        False if the lease file is gone, so that no client can find this engine any more.
+        False if the lease file can't be read. It was probably removed, and then no client can find this engine.
     """
     try:
         lease = Path(task["lease"])

@@ -69,9 +69,9 @@ class EngineFolder:
             return None
 
     def read_log_errors(self, lines: int = 4) -> str:
-        """Return the first lines of the end of the log, cleaned for display; empty if there are none.
+        """Return the first lines of the log's last LOG_TAIL_BYTES, cleaned for display; empty if there are none.
 
-        llama.cpp's first error names the problem. The ones after it only repeat that it failed.
+        llama.cpp's first error names the problem. Later errors only repeat that loading failed.
         """
         try:
             with self.log.open("rb") as log:

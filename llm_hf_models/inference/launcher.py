@@ -1,4 +1,4 @@
-"""Starts one engine process and waits until it is ready or has failed. `engine` finds and shares engines."""
+"""Start one engine process and wait until it is ready or has failed. `engine` finds and shares engines."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Runs a `llama-server` from PATH instead of the bindings. engine_child starts, monitors and stops it.
+"""Run a `llama-server` from PATH instead of the bindings. engine_child starts, monitors and stops it.
 
-The forked process is confined just before it executes llama-server; `confinement` lists the layers that stay active.
+The forked process is confined just before it executes llama-server; `confinement` explains which layers stay active.
 The key is passed in the environment (LLAMA_API_KEY), never in argv. Options: llama.cpp's tools/server/README.md.
 """
 
@@ -63,7 +63,7 @@ class LlamaServer:
                 hint = "" if os.fstat(2).st_size else f" and logged nothing; try: {task['binary']} -m {task['model']}"
                 raise RuntimeError(f"llama-server {_describe_exit(self._process.returncode)}{hint}")
             time.sleep(PAUSE_SECONDS)
-        # Let it close the connection of the last request, so that count_open_sockets counts only listeners.
+        # Let llama-server close the connection of the last request, so that count_open_sockets counts only listeners.
         time.sleep(PAUSE_SECONDS)
 
     def _start(self, task: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:

@@ -1,7 +1,7 @@
-"""Load test: loads a GGUF file with llama.cpp in a confined child process and runs the model on a short input.
+"""Load a GGUF file with llama.cpp in a confined child process, and run the model on a short input.
 
-The child is load_test_child. It may abort, hang, exhaust its memory or send a false report. This process still returns
-a verdict.
+The child is load_test_child. It may abort, hang, exhaust its memory or send a false report. This process returns a
+verdict in all these cases.
 """
 
 from __future__ import annotations

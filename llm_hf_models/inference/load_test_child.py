@@ -101,7 +101,7 @@ def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.Confinement
 
 
 def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - the bindings carry no types
-    """Run the model once: chat, complete, embed or rank, by its kind.
+    """Run the model once. Its kind determines whether to chat, complete, embed or rank.
 
     Returns:
         The fields of the report's `answered` line: the output, the speed, and the problem found ("" if none).

@@ -1,4 +1,4 @@
-"""Prepares a model for a prompt: its options, a check of its files, and its engine or remote endpoint."""
+"""Prepare a model for a prompt: combine its options, check its files, and start its engine if needed."""
 
 from __future__ import annotations
 
@@ -158,25 +158,28 @@ def read_llm_keys() -> dict[str, str]:
 
 
 def _check_files_unchanged(model: LocalModel) -> None:
-    """Raise an error if a file is missing or was modified after verification, or if its digest did not match.
+    """Raise an error if a file is missing or was modified after verification, or if a digest did not match.
 
     This runs before every prompt, so it makes only one stat call per file.
     """
     ref = model.model_id.removeprefix("hf/")
-    restore = (
-        f"llm hf pull {ref}" if model.repo else f"Restore the file, or remove the model: llm hf rm {model.model_id}"
-    )
+    if model.repo:
+        restore = f"llm hf pull {ref}"
+        repair = f"llm hf verify {model.model_id}, or replace it: {restore}"
+    else:
+        restore = f"Restore the file, or remove the model: llm hf rm {model.model_id}"
+        repair = f"llm hf verify {model.model_id}, or restore the file, or remove the model: llm hf rm {model.model_id}"
     for file in model.files:
-        look = file.compare_with_disk()
-        if look == "missing":
+        state = file.compare_with_disk()
+        if state == "missing":
             raise MissingFileError(f"{file.path} of {model.model_id} is missing", cause=file.location, hint=restore)
-        if look == "other size":
+        if state == "other size":
             raise FileChangedError(
                 f"{file.path} of {model.model_id} has changed and won't be run",
                 cause=f"Its size is no longer the recorded {file.size} bytes.",
-                hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
+                hint=repair,
             )
-        if look == "touched" and not model.has_digest_mismatch:
+        if state == "touched" and not model.has_digest_mismatch:
             raise FileChangedError(
                 f"{file.path} of {model.model_id} was modified after verification and won't be run",
                 cause="Its size is the same, but its content may differ.",
@@ -185,7 +188,7 @@ def _check_files_unchanged(model: LocalModel) -> None:
     if model.has_digest_mismatch:
         raise FileChangedError(
             f"{model.model_id} is quarantined: its content does not match the recorded digest",
-            hint=f"llm hf verify {model.model_id}, or replace it: {restore}",
+            hint=repair,
         )
 
 

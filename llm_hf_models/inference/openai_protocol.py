@@ -1,4 +1,4 @@
-"""OpenAI's protocol: builds request bodies and parses responses as they arrive. Opens no connections."""
+"""OpenAI's protocol: build request bodies and parse responses as they arrive. Opens no connections."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Finish:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model in a server's list. `modalities` is its input other than text, None if the server lists none."""
+    """One model in a server's list. `modalities` lists the input other than text that it accepts; None if unknown."""
 
     name: str
     modalities: tuple[str, ...] | None = None
@@ -208,7 +208,7 @@ class ResponseParser:
 
         Raises:
             EngineRequestError: The server reported an error.
-            EngineLostError: The response is not OpenAI's protocol.
+            EngineLostError: The response is not in OpenAI's protocol.
         """
         self._buffer += data
         if self._stream:
@@ -291,7 +291,7 @@ def parse_embeddings(data: bytes, count: int) -> list[list[float]]:
         count: The number of texts in the request.
 
     Raises:
-        EngineLostError: The number of vectors differs from `count`, or the response is not OpenAI's protocol.
+        EngineLostError: The number of vectors differs from `count`, or the response is not in OpenAI's protocol.
     """
     vectors = {item.index: item.embedding for item in _parse_json(_Embeddings, data).data}
     if vectors.keys() != set(range(count)):
@@ -303,7 +303,7 @@ def parse_served_models(data: bytes) -> list[ServedModel]:
     """Return the models of a `/v1/models` response, with control characters removed from their names.
 
     Raises:
-        EngineLostError: The response is not OpenAI's protocol.
+        EngineLostError: The response is not in OpenAI's protocol.
     """
     models = _parse_json(_Models, data).data
     return [
@@ -340,9 +340,9 @@ def _parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - an insta
 
 
 def build_protocol_error(cause: str) -> EngineLostError:
-    """Return the error for a response that is not OpenAI's protocol."""
+    """Return the error for a response that is not in OpenAI's protocol."""
     return EngineLostError(
-        "The endpoint's response is not OpenAI's protocol",
+        "The endpoint's response is not in OpenAI's protocol",
         cause=cause,
         hint="Check the address, which `llm hf list` shows.",
     )

@@ -22,8 +22,8 @@ MAX_SEED = 2**32 - 1
 # Options that configure the engine or are translated into another field, so they are not sent unchanged.
 _NOT_IN_REQUEST = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", "think"})
 
-# Names that differ from the option's: general.sampling.* (llama.cpp: src/llama-arch.cpp), and transformers'
-# GenerationConfig for generation_config.json.
+# Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
+# generation_config.json (transformers' GenerationConfig).
 _SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "repetition_penalty": "repeat_penalty"}
 _GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _EMBEDDING_OPTIONS = frozenset({"context", "threads", "gpu_layers", "keep_alive"})  # that embedding models support
@@ -212,7 +212,7 @@ def validate_stored_options(values: Mapping[str, Any], owner: str) -> dict[str, 
 
 
 def extract_sampling(generation_config: object) -> dict[str, float]:
-    """Return the numeric sampling values of a repo's generation_config.json, with their names there."""
+    """Return the numeric sampling values of a repo's generation_config.json, with the file's own names."""
     if not isinstance(generation_config, dict) or generation_config.get("do_sample") is False:
         return {}  # greedy decoding, for which transformers ignores the other values
     values = {key: generation_config.get(key) for key in _GENERATION_NAMES}

@@ -1,4 +1,4 @@
-"""Lists and stops running engines: compares the library's records with the system's processes. Starts none."""
+"""List and stop running engines by comparing the library's records with the system's processes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Confines a child process as far as the system allows, and reports the active layers.
+"""Confine a child process as far as the system allows, and report the active layers.
 
-It imports only the modules of this package, and no third-party package. Of those on PyPI, one needs a libseccomp that
-may not be installed and has not been maintained for years, one is an alpha version, and others start processes or add
-megabytes for about sixty lines of system calls. Code that runs inside the sandbox should be short enough to review.
+The sandbox imports only its own modules and the standard library. Of the packages on PyPI, one is unmaintained and
+needs libseccomp, which may not be installed. Another is an alpha version. Others start processes, or add megabytes for
+about sixty lines of system calls. Code that runs inside the sandbox should be short enough to review.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def limit_resources(allowed: Confinement, _active: Sequence[Layer]) -> None:
     """Limit memory, CPU time, open files and file size, and turn off core dumps, which could contain a prompt.
 
     RLIMIT_DATA limits private writable memory, however it was allocated. RLIMIT_AS also counts mapped weights and each
-    thread's reserved arena, so it is larger by these; it bounds the memory for page tables. RLIMIT_DATA does not count
+    thread's reserved arena, so this limit is larger. It bounds the memory for page tables. RLIMIT_DATA does not count
     shared anonymous memory, which the system call filter refuses.
     """
     _lower_limit(resource.RLIMIT_CORE, 0)
@@ -108,7 +108,7 @@ def enter_user_namespace(allowed: Confinement, _active: Sequence[Layer]) -> None
     """Enter a new user namespace, without rights outside it and with a thread limit for this process only."""
     _require_single_thread()
     if not _can_read_without_capabilities([*allowed.read_paths, *allowed.write_dirs]):
-        raise LayerError("the model can only be read with root's capabilities, which it would remove")
+        raise LayerError("the model can only be read with root's capabilities, which a user namespace removes")
     user, group = os.geteuid(), os.getegid()
     call_libc("unshare", _CLONE_NEWUSER)
     # The maps are optional: without them, ids appear as nobody's. Some systems allow the namespace but not the maps.
@@ -133,7 +133,8 @@ def enter_network_namespace(_allowed: Confinement, active: Sequence[Layer]) -> N
 def restrict_files(allowed: Confinement, _active: Sequence[Layer]) -> None:
     """Restrict file access with Landlock.
 
-    The process can read the model, the interpreter and its libraries, create sockets in `write_dirs`, and nothing else.
+    The process can read the model, the interpreter, its libraries and some system files, and create sockets in
+    `write_dirs`. Any other access is refused.
     """
     _require_single_thread()
     try:
@@ -201,7 +202,7 @@ def _require_single_thread() -> None:
 
 
 def _can_read_without_capabilities(paths: Iterable[Path]) -> bool:
-    """Return whether all paths can be read without capabilities. Only root has any, so others need no test."""
+    """Return whether all paths can be read without capabilities. Only root has any, so other users need no test."""
     if os.geteuid() != 0:
         return True
     effective, permitted = _get_capabilities()

@@ -1,8 +1,8 @@
-"""Linux's system call filter: compiles the list of calls that llama.cpp and Python need to a seccomp-BPF program.
+"""Linux's system call filter: compile the list of calls that llama.cpp and Python need to a seccomp-BPF program.
 
-Calls that are not listed fail with EPERM. This closes fork, exec, ptrace, connect, mount, bpf, io_uring, keyctl,
-userfaultfd and any call that is not known here. The arguments of some listed calls are checked too. A filter sees only
-the numbers, never the memory that a pointer refers to.
+Calls that are not listed fail with EPERM, such as fork, exec, ptrace, connect, mount, bpf, io_uring, keyctl and
+userfaultfd. Calls that are newer than the list fail with ENOSYS. The arguments of some listed calls are checked too. A
+filter sees only the numbers, never the memory that a pointer refers to.
 
 Formats: seccomp(2), linux/seccomp.h, linux/bpf_common.h. Numbers: asm/unistd_64.h (x86-64) and asm-generic/unistd.h
 (arm64).
@@ -238,7 +238,7 @@ def _flatten(checks: Sequence[ArgumentCheck]) -> list[bytes]:
 def _match_call(number: int | None, body: list[bytes]) -> list[bytes]:
     """Return instructions that run `body` for one call and skip it for others.
 
-    The call's number is loaded before. `body` always returns, so it may load other values.
+    The call's number must already be loaded. `body` always returns, so it may load other values.
     """
     return [] if number is None else [_encode_instruction(_EQUAL, number, 0, len(body)), *body]
 

@@ -401,7 +401,7 @@ def test_silent_endpoint_delays_the_list_only_up_to_its_timeout() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "problem"),
     [
-        (200, b"<html>", "not OpenAI's protocol"),
+        (200, b"<html>", "not in OpenAI's protocol"),
         (401, b'{"error": {"message": "who are you"}}', "did not accept the key"),
         (500, b"", "500"),
     ],

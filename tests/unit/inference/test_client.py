@@ -20,9 +20,9 @@ HELLO = ({"role": "user", "content": "hi"},)
 
 
 ENDS_ODDLY = {
-    "html": (respond_with(b"<html>hello</html>", kind="text/html"), EngineLostError, "not OpenAI"),
+    "html": (respond_with(b"<html>hello</html>", kind="text/html"), EngineLostError, "not in OpenAI"),
     "no end": (respond_with(format_delta(content="hal")), EngineLostError, "before the response was complete"),
-    "bad json": (respond_with(b"data: {nonsense\n\n"), EngineLostError, "not OpenAI"),
+    "bad json": (respond_with(b"data: {nonsense\n\n"), EngineLostError, "not in OpenAI"),
     "error event": (
         respond_with(format_delta(content="a") + format_event(error={"message": "out of slots"})),
         EngineRequestError,
