@@ -141,17 +141,17 @@ def run_tour(guide: Tour) -> None:
     guide.run("llm", "hf", "search", "SmolLM2 135M instruct")
     guide.say("Look at it: which quantizations there are, and which one this machine should take")
     guide.run("llm", "hf", "info", REPO)
-    guide.say("Fetch it: checked against its digest while it arrives, then its structure")
+    guide.say("Pull it: the digest is verified while it arrives, then the structure")
     guide.run("llm", "hf", "pull", REF)
-    guide.say("Prove it again, byte by byte")
+    guide.say("Verify it again, byte by byte")
     guide.run("llm", "hf", "verify", ALIAS)
-    guide.say("Talk to it: the first prompt starts the engine, the second one finds it warm")
+    guide.say("Prompt it: the first prompt starts the engine, the second one uses the running engine")
     version = guide.run("llm", "--version", show=False)
     cold = guide.run("llm", "-m", ALIAS, PROMPT, "-o", "max_tokens", "40", "-o", "seed", "1")
     warm = guide.run("llm", "-m", ALIAS, PROMPT, "-o", "max_tokens", "40", "-o", "seed", "1")
     print(f"\ncold {cold:.1f} s, warm {warm:.1f} s (`llm --version` alone: {version:.1f} s)")
     guide.run("llm", "hf", "ps")
-    guide.say("What is here, and make room again")
+    guide.say("List the local models, and free the space again")
     guide.run("llm", "hf", "list")
     guide.run("llm", "hf", "rm", ALIAS, "-y")
     guide.run("llm", "hf", "list", "--json", expect="[]")
@@ -190,7 +190,7 @@ def main() -> int:
             guide.run("llm", "hf", "stop", "--all", show=False)
         if arguments.picture:
             draw_picture(guide.captured, arguments.picture)
-    print("\nEvery step went as it should. Everything the tour made is removed again.")
+    print("\nEvery step succeeded. All files of the tour have been removed.")
     return 0
 
 
