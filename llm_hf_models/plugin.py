@@ -28,7 +28,8 @@ class LazyGroup(click.Group):
             group = importlib.import_module("llm_hf_models.cli.main").hf
         except ImportError as error:
             raise click.ClickException(
-                f"llm-hf-models could not be loaded: {error}\nllm install -U --force-reinstall llm-hf-models"
+                f"llm-hf-models could not be loaded: {error}\n"
+                "Reinstall it: llm install -U --force-reinstall llm-hf-models"
             ) from error
         if not isinstance(group, click.Group):
             raise TypeError(group)

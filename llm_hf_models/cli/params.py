@@ -64,7 +64,7 @@ def _ask_yes_no(question: str) -> bool | None:
 
 def confirm_removal(question: str) -> None:
     """Ask the user to confirm a removal, and end the command unless they agree."""
-    confirm(question, refused="Nothing was removed", hint="-y removes without asking.")
+    confirm(question, refused="Nothing was removed", hint="Pass -y to remove without asking.")
 
 
 # Parameter types
