@@ -110,7 +110,7 @@ _reported: set[str] = set()
 
 
 def _report_error(error: Exception) -> None:
-    """Report a broken installation once, on stderr, so that it does not mix with output."""
+    """Report a broken installation once. Stderr keeps the report out of a command's output."""
     _report_once(f"llm-hf-models: the models could not be registered: {type(error).__name__}: {error}")
 
 

@@ -165,8 +165,8 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
 def rm(name: str, yes: bool, as_json: bool) -> None:
     """Remove a model from this machine.
 
-    Deletes the model's files and shows the freed space. Files that other models or programs use, or that
-    were imported in place, are kept.
+    Deletes the model's files and shows the freed space. Files that other models or programs use, or that were
+    imported in place, are kept.
     """
     library = open_library()
     planned = library.plan_removal(name)
