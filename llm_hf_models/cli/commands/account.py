@@ -21,8 +21,8 @@ def login(token_stdin: bool, as_json: bool) -> None:
     """Store a Hub token.
 
     Checks the token with the Hub, then stores it in the operating system's keychain. Without a keychain, stores it in
-    a file that is encrypted with a passphrase. The passphrase is never stored; LLM_HF_PASSPHRASE supplies it to scripts.
-    HF_TOKEN in the environment takes precedence over a stored token.
+    a file that is encrypted with a passphrase. The passphrase is never stored; LLM_HF_PASSPHRASE supplies it to
+    scripts. HF_TOKEN in the environment takes precedence over a stored token.
     """
     if token_stdin:
         data = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
