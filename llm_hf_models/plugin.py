@@ -28,7 +28,8 @@ class LazyGroup(click.Group):
             group = importlib.import_module("llm_hf_models.cli.main").hf
         except ImportError as error:
             raise click.ClickException(
-                f"llm-hf-models could not be loaded: {error}\nllm install -U --force-reinstall llm-hf-models"
+                f"llm-hf-models could not be loaded: {error}\n"
+                "Reinstall it: llm install -U --force-reinstall llm-hf-models"
             ) from error
         if not isinstance(group, click.Group):
             raise TypeError(group)
@@ -109,7 +110,7 @@ _reported: set[str] = set()
 
 
 def _report_error(error: Exception) -> None:
-    """Report a broken installation once, on stderr, so that it does not mix with output."""
+    """Report a broken installation once. Stderr keeps the report out of a command's output."""
     _report_once(f"llm-hf-models: the models could not be registered: {type(error).__name__}: {error}")
 
 

@@ -138,7 +138,7 @@ class WaitingNotice:
 
 
 def ask_passphrase() -> str | None:
-    """Ask for the passphrase of the encrypted token file. Return None, with a note, if nobody types it."""
+    """Ask for the passphrase of the encrypted token file. Return None, with a note, if no input is given."""
     try:
         return ask_hidden("Passphrase of the token file", hint=NO_TERMINAL_HINT)
     except BadInputError as error:
@@ -155,7 +155,7 @@ def ask_hidden(question: str, *, hint: str, twice: bool = False) -> str:
         twice: prompt a second time to catch typing errors.
 
     Raises:
-        BadInputError: nobody typed it.
+        BadInputError: no input was given.
     """
     from getpass import GetPassWarning
 
@@ -166,7 +166,7 @@ def ask_hidden(question: str, *, hint: str, twice: bool = False) -> str:
     except (click.Abort, GetPassWarning) as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # click raises Abort for Ctrl-C too
             raise KeyboardInterrupt from None
-        raise BadInputError(f"{question}: nobody typed it", hint=hint) from None
+        raise BadInputError(f"{question}: no input was given", hint=hint) from None
     return answer
 
 

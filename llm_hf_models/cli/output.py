@@ -38,7 +38,7 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
     """
     ascii_only = not _get_encoding(sys.stdout).lower().startswith("utf")
     text = json.dumps(to_json(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
-    # A foreign name may contain characters that reverse a terminal's text. Escaped, the JSON value is the same.
+    # A foreign name may contain characters that reverse a terminal's text. Escaping them does not change the value.
     emit(text if text.isascii() else "".join(map(_escape_hidden, text)))
 
 
@@ -108,7 +108,7 @@ def has_colour(stream: TextIO | None) -> bool:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Return whether the stream is a terminal. It is None if Python was started without it."""
+    """Return whether the stream is a terminal. `stream` is None if Python was started without it."""
     return stream is not None and not stream.closed and stream.isatty()
 
 

@@ -35,7 +35,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
         hint: how to skip the prompt.
 
     Raises:
-        BadInputError: nobody answered.
+        BadInputError: no answer was given.
         InterruptedByUserError: the user pressed Ctrl-C.
         click.exceptions.Exit: the user answered no.
     """
@@ -46,7 +46,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
         raise InterruptedByUserError(f"{refused}.") from None
     if agreed is None:
         output.note("")
-        raise BadInputError(f"{refused}: nobody answered", hint=hint)
+        raise BadInputError(f"{refused}: no answer was given", hint=hint)
     if not agreed:
         output.note(f"{refused}.")
         raise click.exceptions.Exit(1)
@@ -64,7 +64,7 @@ def _ask_yes_no(question: str) -> bool | None:
 
 def confirm_removal(question: str) -> None:
     """Ask the user to confirm a removal, and end the command unless they agree."""
-    confirm(question, refused="Nothing was removed", hint="-y removes without asking.")
+    confirm(question, refused="Nothing was removed", hint="Pass -y to remove without asking.")
 
 
 # Parameter types

@@ -1,4 +1,4 @@
-"""Attachments: the types that a model accepts, and their form in a message. Nothing is decoded here."""
+"""List the attachment types that a model accepts, and convert attachments to message parts without decoding them."""
 
 from __future__ import annotations
 

@@ -235,7 +235,6 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
             while batch := list(islice(texts, EMBEDDING_BATCH)):
                 endpoint = endpoint or prompt_run.start_embedding_endpoint(self.model_id, db, key=key)
                 vectors = client.embed(endpoint, [str(text) for text in batch])
-                model_endpoint.record_use(
-                    self.model_id, endpoint, db
-                )  # not after the loop: llm may stop after one vector
+                # Recorded for each batch and not after the loop, because llm may stop after one vector.
+                model_endpoint.record_use(self.model_id, endpoint, db)
                 yield from vectors

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-OWN_MODULE = "llm_hf_models.llm_plugin.models"
+OWN_MODULE = "llm_hf_models.llm_plugin.models"  # defines this plugin's model classes
 
 
 def list_taken_names(kind: str) -> dict[str, str]:

@@ -165,9 +165,9 @@ def prepare(model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, ke
     raw = model.facts.kind == "base"
     types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
     turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types)
-    schema = bool(prompt.schema or options.get("json_object"))
+    expects_json = bool(prompt.schema or options.get("json_object"))
     endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
-    return PromptRun(model, endpoint, turn, options.get("max_tokens"), schema)
+    return PromptRun(model, endpoint, turn, options.get("max_tokens"), expects_json)
 
 
 def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:

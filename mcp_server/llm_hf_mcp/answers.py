@@ -1,6 +1,6 @@
 """Build tool results: JSON for programs, text for models, pages of limited size, errors with the next step.
 
-The JSON is the service's value as `llm hf … --json` prints it. A list is put in a field.
+The JSON is the service's value as `llm hf … --json` prints it. A list becomes a field of an object.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Ask the user before an agent downloads much, deletes, or uses their token. llm_hf_models/policy.py has the rules.
+"""Ask the user before an agent's large download, deletion, use of the token, or run of unverified files.
+
+llm_hf_models/policy.py decides which actions need the user's agreement.
 
 A host that supports elicitation shows a form (in both versions of the protocol). With other hosts, the agent confirms
 by passing the exact name, which the user sees in the tool call.
@@ -94,7 +96,7 @@ async def get_agreed_actions(
 
     def read_outcome() -> frozenset[str]:
         if isinstance(outcome, AcceptedElicitation) and outcome.data.agree:
-            return frozenset(question.action for question in open_library(ctx).list_consent_requests(action.subject))
+            return frozenset(request.action for request in open_library(ctx).list_consent_requests(action.subject))
         raise ConsentError(
             "The user did not agree, so nothing was changed", hint="Don't ask again unless the user brings it up."
         )
@@ -103,21 +105,21 @@ async def get_agreed_actions(
 
 
 def _resolve_agreement(
-    questions: Sequence[ConsentRequest], confirm: str | None, ctx: Context[Any, Any]
+    requests: Sequence[ConsentRequest], confirm: str | None, ctx: Context[Any, Any]
 ) -> Elicit[Agreement] | Agreement:
-    if not questions or confirm == questions[0].target:
+    if not requests or confirm == requests[0].target:
         return AGREED
-    text = " ".join(question.text for question in questions)
+    text = " ".join(request.text for request in requests)
     if confirm:
         raise ConsentError(
             f"{clean_text(confirm, 100)!r} does not confirm this: {text}",
-            hint=f"Next: if the user agrees, call again with confirm={questions[0].target!r}.",
+            hint=f"Next: if the user agrees, call again with confirm={requests[0].target!r}.",
         )
     if can_elicit(ctx):
         return Elicit(text, Agreement)
     raise ConsentError(
         f"The user must agree first: {text}",
-        hint=f"Next: ask the user. Only if they agree, call again with confirm={questions[0].target!r}.",
+        hint=f"Next: ask the user. Only if they agree, call again with confirm={requests[0].target!r}.",
     )
 
 

@@ -70,11 +70,16 @@ def build_options(
         )
     if not is_loopback(host):
         if not auth:
-            raise BadInputError("--no-auth needs a loopback address", hint=f"Other machines can reach {host}.")
+            raise BadInputError(
+                "--no-auth needs a loopback address",
+                cause=f"Other machines can reach {host}.",
+                hint="Omit --no-auth, or listen on 127.0.0.1.",
+            )
         if not allowed_hosts or not allowed_origins or given is None:
             raise BadInputError(
                 f"Listening on {host} needs --allowed-host, --allowed-origin and a token",
-                hint=f"Other machines can reach {host}. Set {TOKEN_VARIABLE} and pass the name that clients use.",
+                cause=f"Other machines can reach {host}.",
+                hint=f"Set {TOKEN_VARIABLE} and pass the name that clients use.",
             )
     token = (given or secrets.token_urlsafe(TOKEN_BYTES)) if auth else None
     return HttpOptions(host, port, token, tuple(allowed_hosts), tuple(allowed_origins))

@@ -16,7 +16,7 @@ llm-hf-mcp uses stdin and stdout for MCP. It is usually started by a host: `llm 
 Press Ctrl-C to stop it.
 """
 # Flags that override settings for this process and its download worker: flag, setting, metavar, help.
-_SETTINGS = (
+_SETTING_FLAGS = (
     ("--read-only", "agent_read_only", None, "offer only the tools that change nothing"),
     ("--allow-delete", "agent_allow_delete", None, "offer delete_model (it still asks the user)"),
     (
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --http: accept browser requests with this Origin header; repeatable",
     )
     rules = parser.add_argument_group("limits for agents (each overrides a setting of `llm hf settings`)")
-    for flag, setting, metavar, help_text in _SETTINGS:
+    for flag, setting, metavar, help_text in _SETTING_FLAGS:
         if metavar is None:
             rules.add_argument(flag, dest=setting, action="store_const", const="on", help=help_text)
         else:
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parse_arguments(arguments)
     if given.check:
         return
-    gc.disable()  # imported modules stay in memory: collecting garbage meanwhile takes a tenth of the start time
+    gc.disable()  # imported modules stay in memory, so collecting garbage would only cost a tenth of the start time
     from llm_hf_models.errors import HfModelsError
 
     try:
@@ -111,7 +111,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     from llm_hf_models.errors import BadInputError
     from llm_hf_models.service import Library
 
-    for flag, setting, _, _ in _SETTINGS:
+    for flag, setting, _, _ in _SETTING_FLAGS:
         value = getattr(given, setting)
         if value is not None:
             try:

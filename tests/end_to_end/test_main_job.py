@@ -465,8 +465,8 @@ def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, 
     wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
     assert run_json(*wanted, "--dry-run")["replaces"] == [str(mine)]
     assert "Replaces" in run(*wanted, "--dry-run").stdout
-    assert "Nothing was replaced: nobody answered" in run(*wanted, code=2).stderr
-    assert "-y replaces without asking" in run(*wanted, "--background", code=2).stderr
+    assert "Nothing was replaced: no answer was given" in run(*wanted, code=2).stderr
+    assert "Pass -y to replace without asking" in run(*wanted, "--background", code=2).stderr
     assert "Nothing was replaced." in run(*wanted, code=1, stdin="n\n").stderr
     assert mine.read_text() == "# Mine\n"
     assert run_json("downloads", "--all") == []

@@ -21,14 +21,14 @@ def login(token_stdin: bool, as_json: bool) -> None:
     """Store a Hub token.
 
     Checks the token with the Hub, then stores it in the operating system's keychain. Without a keychain, stores it in
-    a file that is encrypted with a passphrase. The passphrase is never stored; LLM_HF_PASSPHRASE supplies it if nobody
-    can type it. HF_TOKEN in the environment takes precedence over a stored token.
+    a file that is encrypted with a passphrase. The passphrase is never stored; LLM_HF_PASSPHRASE supplies it to
+    scripts. HF_TOKEN in the environment takes precedence over a stored token.
     """
     if token_stdin:
         data = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
         token = data.decode("utf-8", "replace")
     else:
-        token = ask_hidden("Hub token", hint="--token-stdin reads it from standard input.")
+        token = ask_hidden("Hub token", hint="Use --token-stdin to read it from standard input.")
     status = open_library().login(token, ask_passphrase=ask_new_passphrase)
     output.print_json(status) if as_json else output.note(local_views.render_login(status))
 

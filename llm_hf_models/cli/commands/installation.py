@@ -102,7 +102,7 @@ def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
 )
 @click.argument("host", type=click.Choice(mcp_hosts.HOST_KEYS), default="json")
 @click.argument("flags", nargs=-1, metavar="[-- SERVER OPTIONS]")
-@click.option("--install", is_flag=True, help="Write it to the host's file after showing a diff; keeps a backup.")
+@click.option("--install", is_flag=True, help="Write to the host's file after showing a diff; a backup is kept.")
 @click.option("-y", "--yes", is_flag=True, help="With --install: don't ask for confirmation.")
 def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
     """Configure an MCP host to use this machine's models.
@@ -120,16 +120,20 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
     output.emit(json.dumps(mcp_hosts.build_snippet(chosen, flags), indent=2))
     if chosen.path is not None:
         command = shlex.join(["llm", "hf", "mcp", host, "--install", *(("--", *flags) if flags else ())])
-        output.note(f"For {chosen.title}, add this to {chosen.path}. To write it there: {command}")
+        output.note(f"For {chosen.title}, add this to {chosen.path}, or run: {command}")
 
 
 def _install(change: mcp_hosts.ConfigChange, title: str, *, yes: bool) -> None:
     if not change.is_needed:
-        output.note(f"{change.path} already contains this.")
+        output.note(f"{change.path} already contains this configuration.")
         return
     output.note(change.diff)
     if not yes:
-        confirm(f"Write this to {change.path}?", refused="Nothing was written", hint="-y writes without asking.")
+        confirm(
+            f"Write these changes to {change.path}?",
+            refused="Nothing was written",
+            hint="Pass -y to write without asking.",
+        )
     backup = mcp_hosts.write_change(change)
     kept = f" The previous file is kept as {backup}." if backup else ""
     output.note(f"Written.{kept} Restart {title} to use it.")

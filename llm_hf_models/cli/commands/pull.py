@@ -121,7 +121,7 @@ def pull(
         confirm(
             f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
             refused="Nothing was replaced",
-            hint="-y replaces without asking.",
+            hint="Pass -y to replace without asking.",
         )
     if not quiet:
         output.note(hub_views.render_choice(plan))

@@ -47,7 +47,7 @@ NO_LIMIT = -1
 def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, as_json: bool) -> None:
     """List, watch and clear downloads.
 
-    Lists every pull by the CLI, an agent or a script, even after its process has ended. With --watch and --json, prints
+    The list includes pulls by agents and scripts, and pulls whose process has ended. With --watch and --json, prints
     one line of JSON for each change.
     """
     if ctx.invoked_subcommand is not None:
@@ -199,7 +199,7 @@ def _make_command(action: _Action) -> click.Command:
                 rows.append(row)
                 if not as_json:
                     output.note(downloads_views.render_request(row, action.name))
-        finally:  # report the downloads before one that fails
+        finally:  # if one download fails, report those that were changed before it
             if as_json and (rows or everything):
                 output.print_json(rows if everything or len(given) > 1 else rows[0])
         if not rows and not as_json:

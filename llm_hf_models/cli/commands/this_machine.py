@@ -32,9 +32,9 @@ NOTHING_TO_REMOVE = "Nothing to remove."
 def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove leftover downloads and old records.
 
-    Removes partial files that no open download or running process needs (those of other tools after a day), old
-    records of downloads, old responses of the Hub and folders of stopped engines. Never removes a model or the files of
-    a paused download.
+    Removes partial files that no open download or running process needs. Partial files of other tools are removed
+    after a day. Also removes old records of downloads, old responses of the Hub and folders of stopped engines. Never
+    removes a model or the files of a paused download.
     """
     library = open_library()
     found = library.plan_gc()
@@ -165,8 +165,8 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
 def rm(name: str, yes: bool, as_json: bool) -> None:
     """Remove a model from this machine.
 
-    Deletes the model's files and shows the freed space. Files that are used elsewhere or were imported in place are
-    kept.
+    Deletes the model's files and shows the freed space. Files that other models or programs use, or that were
+    imported in place, are kept.
     """
     library = open_library()
     planned = library.plan_removal(name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llm_hf_models.transfer.types import Event, EventKind
     from llm_hf_models.types import Cleanup
 
-_EVENT_KINDS: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
+_EVENT_KIND_BY_STATE: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
 
 _LEFTOVER_NAMES = {
     "partial": "partial file",
@@ -72,7 +72,7 @@ def make_event(row: DownloadView) -> Event:
     """Return the progress of a whole download as one event, as for a single file."""
     from llm_hf_models.transfer.types import Event
 
-    kind = "waiting" if row.error and row.state == "running" else _EVENT_KINDS.get(row.state, "progress")
+    kind = "waiting" if row.error and row.state == "running" else _EVENT_KIND_BY_STATE.get(row.state, "progress")
     return Event(
         kind,
         f"{row.id} {row.ref.rpartition('/')[2]}",

@@ -85,7 +85,7 @@ def render_freshness(fresh: Freshness) -> str | None:
 
 
 def render_info(found: ModelInfo, max_width: int | None) -> str:
-    """Return all about one repo: its facts, its variants, and the variant that a plain pull chooses."""
+    """Return the details of one repo: its facts, its variants, and the variant that a plain pull chooses."""
     facts = format_fields(
         [
             ("Model", found.id),

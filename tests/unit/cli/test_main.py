@@ -125,7 +125,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["pull", "o/n", "--dryrun"], "Did you mean '--dry-run'?"),
         (["settings", "contxt"], "Did you mean 'context'?"),
         (["mirror", "--host", ""], "The address to listen on is empty"),
-        (["login"], "--token-stdin reads it from standard input."),
+        (["login"], "Use --token-stdin to read it from standard input."),
     ],
 )
 def test_invalid_usage_exits_with_2_and_a_reason(words: list[str], output: str) -> None:

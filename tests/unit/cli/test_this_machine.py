@@ -192,7 +192,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 @pytest.mark.parametrize("answer", [b"", b"\xff\n"])
 def test_rm_removes_nothing_if_nobody_can_answer(answer: bytes) -> None:
-    assert "-y removes without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
+    assert "Pass -y to remove without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
     assert len(run_json("list")) == 1
 
 

@@ -274,7 +274,7 @@ def test_gc_command_shows_asks_and_removes(home: Home) -> None:
     assert run("gc", code=None, stdin="n\n").exit_code == 1
     assert ended.exists()
     nobody = run("gc", code=None, stdin="")
-    assert "-y removes without asking" in nobody.stderr
+    assert "Pass -y to remove without asking" in nobody.stderr
     done = run("gc", "-y", "--json", code=None)
     found = json.loads(done.stdout)
     assert [file["path"] for file in found["files"]] == [str(ended)]
