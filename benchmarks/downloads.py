@@ -44,7 +44,7 @@ def fill_library(home: Path) -> None:
         for number in range(FINISHED + UNFINISHED):
             state = "done" if number < FINISHED else "paused"
             name = f"owner/model-{number % 100}-GGUF"
-            row = db.open_download(Download(0, f"{name}:Q4_K_M", state, name, "c" * 40, "Q4_K_M", 10**9, plan=plan))
+            row = db.add_download(Download(0, f"{name}:Q4_K_M", state, name, "c" * 40, "Q4_K_M", 10**9, plan=plan))
         db.claim_download(row.id, make_owner_name(), stale_seconds=0)
         for number in range(MODELS):
             name = f"owner/model-{number}-GGUF"

@@ -108,7 +108,7 @@ def run_plain_server(model: Path, *, same_settings: bool) -> Iterator[str]:
     command = [sys.executable, "-c", PLAIN_SERVER, str(model), str(CONTEXT)]
     environment = dict(os.environ)
     if same_settings:
-        command += [str(machine.default_threads()), str(engine.BATCH_TOKENS)]
+        command += [str(machine.choose_thread_count()), str(engine.BATCH_TOKENS)]
         environment["GOMP_SPINCOUNT"] = launcher.SPIN_COUNT
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -3,7 +3,7 @@
     python benchmarks/threads.py [MODEL.gguf] [--tokens 32] [--repeats 3] [--only threads|spins|batch]
 
 Without a model, it uses SmolLM2. The figures are in tokens per second. They are the reason for the values of
-machine.default_threads, engine.BATCH_TOKENS and launcher.SPIN_COUNT.
+machine.choose_thread_count, engine.BATCH_TOKENS and launcher.SPIN_COUNT.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
 
 def list_cases(only: str | None) -> list[Case]:
     """Return the configurations to compare, or only those of one group."""
-    default_threads = machine.default_threads()
+    default_threads = machine.choose_thread_count()
     groups = {
         "threads": [Case(n) for n in sorted({1, default_threads, CORES, CORES + 1})],
         "spins": [Case(CORES, spins) for spins in ("0", "1000", "10000", "100000", "300000", "infinite")],

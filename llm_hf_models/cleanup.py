@@ -39,7 +39,7 @@ from llm_hf_models.types import Cleanup
 def plan_cleanup(context: Context) -> Cleanup:
     """Return the leftovers that `clean_up` would remove now. This changes nothing."""
     cutoff = compute_history_cutoff(context)
-    with context.open_library() as db:
+    with context.open_database() as db:
         rows = sort_rows(db, cutoff)
         files = tuple(_find_leftovers(context, db, rows))
         return Cleanup(
@@ -61,9 +61,9 @@ def clean_up(context: Context) -> Cleanup:
     """
     cutoff = compute_history_cutoff(context)
     planned = plan_cleanup(context)
-    with context.open_library() as db:
+    with context.open_database() as db:
         removed = tuple(file for file in planned.files if _remove_leftover(context, db, cutoff, file))
-        rows = db.clear_downloads(FINISHED_STATES, before=cutoff)
+        rows = db.delete_downloads(FINISHED_STATES, before=cutoff)
         responses = db.delete_old_metadata(older_than=cutoff)
     return replace(
         planned,

@@ -56,7 +56,7 @@ class Context:
         """Return the log file for the output of a download's command, or None for standard error."""
         return None
 
-    def open_library(self) -> Database:
+    def open_database(self) -> Database:
         """Open the library. The result is a context manager."""
         from llm_hf_models.library.database import Database
 

@@ -180,7 +180,7 @@ def _refuse_to_overfill(context: Context, plan: PullPlan) -> None:
     limit = context.settings().agent_max_total_bytes
     if not limit:
         return
-    with context.open_library() as db:
+    with context.open_database() as db:
         sizes = {file.location: file.size for model in db.list_models() for file in model.files}
         total = sum(sizes.values()) + plan.fetch_bytes
     if total > limit:

@@ -291,7 +291,7 @@ class Library:
         from llm_hf_models.downloads import queue as downloads_queue
 
         with self._enforce_policy("clear downloads", ""):
-            return downloads_queue.clear(self._context)
+            return downloads_queue.clear_finished(self._context)
 
     def follow(self, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
         """Yield the events of a download until it has finished or is paused, whichever process carries it out."""
@@ -305,7 +305,7 @@ class Library:
         """List the local models, newest first. With `health`, check whether the servers of remote models respond."""
         from llm_hf_models.models import local_models
 
-        with self._context.open_library() as db:
+        with self._context.open_database() as db:
             models = db.list_models()
         states = {}
         if health and (remote := [model for model in models if model.endpoint]):
@@ -318,12 +318,12 @@ class Library:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
         from llm_hf_models.models import local_models
 
-        with self._context.open_library() as db:
+        with self._context.open_database() as db:
             return local_models.make_full_view(db.find_model(name))
 
     def path(self, name: str) -> tuple[str, ...]:
         """Return the paths of a local model's files: its shards in order, then its mmproj."""
-        with self._context.open_library() as db:
+        with self._context.open_database() as db:
             model = db.find_model(name)
         model.refuse_if_remote()
         return tuple(file.location for file in model.files)
@@ -356,7 +356,7 @@ class Library:
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
 
-        with self._enforce_policy("alias", f"{name} {alias}"), self._context.open_library() as db:
+        with self._enforce_policy("alias", f"{name} {alias}"), self._context.open_database() as db:
             model = db.find_model(name)
             models_names.refuse_taken_names(self._context, [refs.parse_alias(alias)], model.facts.kind)
             db.add_alias(alias, model.model_id)
@@ -364,7 +364,7 @@ class Library:
 
     def remove_alias(self, alias: str) -> None:
         """Remove an alias."""
-        with self._enforce_policy("remove alias", alias), self._context.open_library() as db:
+        with self._enforce_policy("remove alias", alias), self._context.open_database() as db:
             db.remove_alias(alias)
 
     def import_file(
@@ -557,14 +557,14 @@ class Library:
         from llm_hf_models import status as status_module
         from llm_hf_models.inference import running_engines
 
-        with self._context.open_library() as db:
+        with self._context.open_database() as db:
             return tuple(status_module.make_engine_view(row) for row in running_engines.list_running_engines(db))
 
     def stop_engines(self, name: str | None = None) -> int:
         """Stop the engines of one local model, or all engines. Return the number of stopped engines."""
         from llm_hf_models.inference import running_engines
 
-        with self._enforce_policy("stop engines", name or "all"), self._context.open_library() as db:
+        with self._enforce_policy("stop engines", name or "all"), self._context.open_database() as db:
             if name is not None:
                 return running_engines.stop_model(db, db.find_model(name).model_id)
             rows = running_engines.list_running_engines(db)

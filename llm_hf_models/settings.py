@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.paths import data_dir, expand_home, suggest_folder_fix
-from llm_hf_models.system.text import clean_text, strip_user, suggest_word
+from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
 from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -53,7 +53,7 @@ def endpoint() -> str:
 
 def get_display_endpoint() -> str:
     """Return the Hub's URL without user and password, for display."""
-    return strip_user(endpoint())
+    return strip_credentials(endpoint())
 
 
 def is_offline() -> bool:

@@ -59,7 +59,7 @@ def collect_status(context: Context) -> Status:
 def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView, ...], str | None]:
     """Return the local models, the running engines, and the error if the library can't be read."""
     try:
-        with context.open_library() as db:
+        with context.open_database() as db:
             return (
                 db.list_models(),
                 tuple(make_engine_view(row) for row in running_engines.list_running_engines(db)),

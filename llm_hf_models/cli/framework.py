@@ -202,6 +202,6 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
             signal.raise_signal(signal.SIGTERM)
 
 
-def examples(*lines: str) -> str:
+def format_examples(*lines: str) -> str:
     r"""Return an epilog that lists example commands, one per line (`\b` keeps click from wrapping them)."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)

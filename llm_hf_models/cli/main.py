@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_hf_models.cli.framework import HfGroup, examples
+from llm_hf_models.cli.framework import HfGroup, format_examples
 
 hf = HfGroup(
     name="hf",
@@ -19,5 +19,5 @@ hf = HfGroup(
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find, download and run open models from the Hugging Face Hub.",
-    epilog=examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
+    epilog=format_examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
 )

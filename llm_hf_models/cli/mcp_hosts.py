@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.system.text import strip_user
+from llm_hf_models.system.text import strip_credentials
 
 SERVER_NAME = "hf-models"
 SERVER_COMMAND = "llm-hf-mcp"
@@ -123,7 +123,9 @@ def build_entry(host: Host, flags: Sequence[str] = ()) -> Json:
     """Return the entry that starts the server, by its full path, because a host's PATH differs from the shell's."""
     command = _find_command()
     variables = {name: os.environ[name] for name in PASSED_VARIABLES if os.environ.get(name)}
-    variables |= {ENDPOINT_VARIABLE: strip_user(variables[ENDPOINT_VARIABLE])} if ENDPOINT_VARIABLE in variables else {}
+    variables |= (
+        {ENDPOINT_VARIABLE: strip_credentials(variables[ENDPOINT_VARIABLE])} if ENDPOINT_VARIABLE in variables else {}
+    )
     entry: Json = {"type": "stdio"} if host.needs_type else {}
     entry |= {"command": command[0], "args": [*command[1:], *flags]}
     return {**entry, "env": variables} if variables else entry
@@ -132,7 +134,7 @@ def build_entry(host: Host, flags: Sequence[str] = ()) -> Json:
 def has_endpoint_password() -> bool:
     """Return whether HF_ENDPOINT contains a user name or password, which an entry omits."""
     address = os.environ.get(ENDPOINT_VARIABLE, "")
-    return strip_user(address) != address
+    return strip_credentials(address) != address
 
 
 def build_snippet(host: Host, flags: Sequence[str] = ()) -> Json:

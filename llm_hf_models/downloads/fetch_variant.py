@@ -81,13 +81,13 @@ def count_partial_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, 
     return {file.path: count for file in files if (count := _count_partial(folder, file))}
 
 
-def find_files_in(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
+def find_files_in_folder(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
     """Return the files that a plain folder (`--to DIR`) already contains, compared by name and size only."""
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
     return {file.path: locations[file.path] for file in files if cache_layout.has_size(locations[file.path], file.size)}
 
 
-def count_partial_bytes_in(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
+def count_partial_bytes_in_folder(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
     """Return the same as `count_partial_bytes`, for a plain folder (`--to DIR`)."""
     work = cache_layout.target_work_folder(folder)
     return {file.path: count for file in files if (count := _count_partial(work, file))}

@@ -124,7 +124,7 @@ def _list_statuses(scan: FileScan) -> tuple[str, ...]:
     return tuple(result.status for result in scan.scanners)
 
 
-def build_record(
+def build_scan_details(
     scans: Sequence[FileScan], *, unsafe: Sequence[str], allowed: bool, problem: str | None
 ) -> dict[str, Any]:
     """Build the details that the library stores with the result and the date of the scan.

@@ -60,7 +60,7 @@ def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int
         those files only by their rows.
     """
     cutoff, remaining = compute_history_cutoff(context), []
-    with context.open_library() as db:
+    with context.open_database() as db:
         for row in finished:
             partials = _list_partials(context, row)
             with contextlib.suppress(NotWritableError, LibraryBusyError):

@@ -53,7 +53,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         NameTakenError: Another model has a requested alias.
         DiskFullError: There is not enough disk space.
     """
-    ref = repo_info.pin_revision(ModelRef.parse(text), options.revision)
+    ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
     details, freshness = repo_info.fetch_details(context, ref, refresh=True)
     hub = context.hub()
     # The scan reports are requested for the variant that will probably be chosen, while its header is read.
@@ -161,7 +161,7 @@ def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hu
 def _plan_files(
     context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
 ) -> tuple[PlannedFile, ...]:
-    with context.open_library() as db:  # files that failed `verify` have the right size, but are downloaded again
+    with context.open_database() as db:  # files that failed `verify` have the right size, but are downloaded again
         broken = {file.location for model in db.list_models() if model.state == "changed" for file in model.files}
     cached = fetch_variant.find_local_files(context.cache_dir(), repo, commit, files)
     cached = {path: location for path, location in cached.items() if str(location) not in broken}
@@ -169,7 +169,7 @@ def _plan_files(
         local, partial, copy = cached, fetch_variant.count_partial_bytes(context.cache_dir(), files), set[str]()
     else:
         folder = make_absolute(options.to)
-        local, partial = _find_verified_files(folder, files), fetch_variant.count_partial_bytes_in(folder, files)
+        local, partial = _find_verified_files(folder, files), fetch_variant.count_partial_bytes_in_folder(folder, files)
         copy = cached.keys() - local.keys()
     return tuple(
         PlannedFile(
@@ -188,7 +188,7 @@ def _find_verified_files(folder: Path, files: Sequence[HubFile]) -> dict[str, Pa
     Their digests are compared, because the user's own files may have the same names.
     """
     etags, found = {file.path: file.etag for file in files}, {}
-    for path, location in fetch_variant.find_files_in(folder, files).items():
+    for path, location in fetch_variant.find_files_in_folder(folder, files).items():
         with suppress(OSError):
             if not etags[path] or compute_digests(location).get_same_kind(etags[path]) == etags[path]:
                 found[path] = location
@@ -214,7 +214,7 @@ def _is_complete(
 ) -> bool:
     if model_id is None or options.to is not None or not all(file.local for file in files):
         return False
-    with context.open_library() as db:
+    with context.open_database() as db:
         try:
             model = db.get_model(model_id)
         except UnknownModelError:
@@ -263,7 +263,7 @@ def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: st
         NameTakenError: Another model has a requested alias.
     """
     models_names.refuse_taken_names(context, plan.options.aliases, kind)
-    with context.open_library() as db:
+    with context.open_database() as db:
         taken = {alias.casefold(): model.model_id for model in db.list_models() for alias in model.aliases}
     for alias in map(parse_alias, plan.options.aliases):
         if taken.get(alias.casefold(), plan.model_id) != plan.model_id:
@@ -297,7 +297,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
 
 def _count_promised_bytes(context: Context, plan: PullPlan) -> int:
     """Return the bytes that other running and queued downloads will still write to the same disk."""
-    with context.open_library() as db:
+    with context.open_database() as db:
         rows = db.list_downloads(states=ACTIVE_STATES, limit=-1)
     stale = context.stale_seconds()
     others = [

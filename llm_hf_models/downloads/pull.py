@@ -39,7 +39,7 @@ def pull(context: Context, plan: PullPlan, *, progress: Progress, stop: threadin
     """
     if plan.already_complete and plan.model_id:
         return _add_aliases_only(context, plan)
-    with context.open_library() as db:
+    with context.open_database() as db:
         row = open_row(context, db, plan, background=False)
     return run_download(context, row, progress=progress, stop=stop)
 
@@ -171,7 +171,7 @@ def _fetch_and_register(
 
 def _find_registered(context: Context, plan: PullPlan) -> LocalModel | None:
     """Return the model that an earlier pull registered under the same id, if any."""
-    with context.open_library() as db, suppress(UnknownModelError):
+    with context.open_database() as db, suppress(UnknownModelError):
         return db.get_model(str(plan.model_id))
     return None
 
@@ -189,7 +189,7 @@ def _release_old_files(context: Context, before: LocalModel, model: LocalModel) 
     size = format_size(sum(file.size for file in old))
     if before.place != "cache" or before.repo is None or before.commit is None:
         return [f"the model's previous files ({size}) are not removed: {old[0].location}"]
-    with context.open_library() as db:
+    with context.open_database() as db:
         others = {(other.repo, other.commit) for other in db.list_models() if other.place == "cache"}
     if (before.repo, before.commit) not in others:
         cache_layout.remove_own_ref(
@@ -200,7 +200,7 @@ def _release_old_files(context: Context, before: LocalModel, model: LocalModel) 
 
 def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
     started = time.monotonic()
-    with context.open_library() as db:
+    with context.open_database() as db:
         for alias in plan.aliases:
             db.add_alias(alias, str(plan.model_id))
         model = db.get_model(str(plan.model_id))
@@ -319,7 +319,7 @@ def _build_checks(
     template = [asdict(finding) for finding in report.findings if finding.part == "template"]
     structure = [asdict(finding) for finding in report.findings if finding.part != "template"]
     matches = {"repo": plan.repo, "commit": plan.commit, "files": len(stored)}
-    scan = hub_scans.build_record(
+    scan = hub_scans.build_scan_details(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
     return (

@@ -299,7 +299,7 @@ def _refuse_wrong_state(row: Download, allowed: tuple[DownloadState, ...], verb:
         raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {action}", hint=hint)
 
 
-def clear(context: Context) -> int:
+def clear_finished(context: Context) -> int:
     """Remove the rows of finished downloads, and the files that `gc` could not find without those rows.
 
     If the files of a download can't be removed now, its row stays, so that they can be found later.
@@ -310,7 +310,7 @@ def clear(context: Context) -> int:
     with context.open_downloads() as db:
         _cancel_failed_outside_cache(context, db)
         cancelled = [row.id for row in db.list_downloads(states=("cancelled",), limit=-1, with_plans=False)]
-        return db.clear_downloads(FINISHED_STATES, exclude=_remove_cancelled_files(context, cancelled))
+        return db.delete_downloads(FINISHED_STATES, exclude=_remove_cancelled_files(context, cancelled))
 
 
 def _cancel_failed_outside_cache(context: Context, db: DownloadTables) -> None:

@@ -25,7 +25,7 @@ def open_row(
         row = find_open_row(context, db, plan)
         if row is not None:
             return _update_open_row(context, db, row, plan, background=background, on_done=on_done)
-        return db.open_download(
+        return db.add_download(
             Download(
                 id=0,
                 ref=plan.ref,

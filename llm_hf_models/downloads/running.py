@@ -114,7 +114,7 @@ class RunningDownload:
         self._samples = [(time.monotonic(), sum(self._done.values()))]
 
     def __enter__(self) -> Self:
-        self._db = self._context.open_library()
+        self._db = self._context.open_database()
         try:
             self._heartbeat_seconds = self._context.settings().heartbeat_seconds
             self.owned = self._claim_row()

@@ -1,4 +1,4 @@
-"""Define the types of downloads and leftovers that the service returns. Contains no logic."""
+"""Types of the download queue and of leftover files. Holds no logic."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ class Worker:
     def _read_queue(self) -> tuple[Download | None, list[Download]]:
         """Return the row to claim next, and the running rows of all processes, including processes that have ended."""
         stale = self._context.stale_seconds()
-        with self._context.open_library() as db:
+        with self._context.open_database() as db:
             cancelled = db.pause_abandoned(stale_seconds=stale)
             next_row = db.find_next_download(stale_seconds=stale)
             running_rows = db.list_downloads(states=RUNNING_STATES)
@@ -231,7 +231,7 @@ class Worker:
         errors.
         """
         stale = self._context.stale_seconds()
-        with self._context.open_library() as db, db.transaction():
+        with self._context.open_database() as db, db.transaction():
             now = db.get_download(row.id)
             if now is None or now.state not in ACTIVE_STATES or now.is_owner_running(stale_seconds=stale):
                 return

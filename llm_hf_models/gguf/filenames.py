@@ -133,10 +133,10 @@ _QUANT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 def is_quant_name(text: str) -> bool:
     """Return whether a text is valid as a quantization in a model ref and is not a file name."""
-    return _QUANT.fullmatch(text) is not None and not _is_file_name(text)
+    return _QUANT.fullmatch(text) is not None and not is_file_name(text)
 
 
-def _is_file_name(text: str) -> bool:
+def is_file_name(text: str) -> bool:
     """Return whether the text is a known file name or has a suffix that starts with a letter.
 
     `README.md` and `model.gguf` are file names, but `Q4_K_M` and `v1.0` are not.

@@ -42,7 +42,7 @@ from llm_hf_models.hub.types import (
 from llm_hf_models.network.errors import PROXY_HINT, make_connection_error, suggest_longer_timeout
 from llm_hf_models.network.urls import is_same_origin, validate_endpoint
 from llm_hf_models.system.disk import translate_disk_error
-from llm_hf_models.system.text import clean_text, strip_user, suggest_word
+from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
 
 if TYPE_CHECKING:
     import httpx2
@@ -109,7 +109,7 @@ class Hub:
         self.last_etag: str | None = None  # of the last response to `search` or `fetch_details`
 
     def __repr__(self) -> str:
-        return f"Hub({strip_user(self._endpoint)!r}, token={'…' if self._token else None})"
+        return f"Hub({strip_credentials(self._endpoint)!r}, token={'…' if self._token else None})"
 
     # API calls
 
@@ -301,7 +301,7 @@ class Hub:
     ) -> HubRequest:
         name = str(repo) if repo else None
         return HubRequest(
-            strip_user(self._endpoint),
+            strip_credentials(self._endpoint),
             bool(self._token),
             self._token_hint,
             name,
@@ -385,13 +385,13 @@ class Hub:
         import httpx2
         from huggingface_hub import get_session
 
-        from llm_hf_models.network.tls import export_bundle, unreadable_bundle_error
+        from llm_hf_models.network.tls import export_bundle, make_unreadable_bundle_error
 
         export_bundle()
         try:
             return get_session()
         except OSError as error:
-            raise unreadable_bundle_error(error) from None
+            raise make_unreadable_bundle_error(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
         except ImportError:  # the optional package for SOCKS proxies is missing

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
-from llm_hf_models.gguf.filenames import _is_file_name, find_quant_type, is_quant_name
+from llm_hf_models.gguf.filenames import find_quant_type, is_file_name, is_quant_name
 from llm_hf_models.system.text import clean_text
 
 MAX_REF_CHARS = 1000
@@ -190,7 +190,7 @@ class ModelRef:
             return cls(repo, revision_or_none)
         if not rest:
             raise _make_ref_error(text, "A quantization or a file must follow the colon.")
-        if "/" in rest or _is_file_name(rest):
+        if "/" in rest or is_file_name(rest):
             return cls(repo, revision_or_none, file=RepoFile(rest))
         if not is_quant_name(rest):
             raise _make_ref_error(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
@@ -252,7 +252,7 @@ class ModelRef:
 
     def __str__(self) -> str:
         revision = f"@{self.revision}" if self.revision else ""
-        if self.file and "/" not in self.file.path and not _is_file_name(self.file.path):
+        if self.file and "/" not in self.file.path and not is_file_name(self.file.path):
             revision = f"@{quote(self.revision, safe='')}" if self.revision else ""
             return f"hf://{self.repo}{revision}/{self.file}"  # after a colon, it would be parsed as a quantization
         suffix = self.quant or (self.file and self.file.path)

@@ -18,7 +18,7 @@ from llm_hf_models.network.errors import (
     make_link_error,
     make_storage_host_error,
 )
-from llm_hf_models.network.tls import unreadable_bundle_error
+from llm_hf_models.network.tls import make_unreadable_bundle_error
 
 if TYPE_CHECKING:
     import httpx2
@@ -146,7 +146,7 @@ class RemoteFile:
             try:
                 self._client = httpx2.Client(timeout=limits, follow_redirects=True)
             except OSError as error:
-                raise unreadable_bundle_error(error) from None
+                raise make_unreadable_bundle_error(error) from None
         return self._client
 
     def _check_response(

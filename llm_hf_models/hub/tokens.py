@@ -76,14 +76,14 @@ def find_token(ask_passphrase: Callable[[], str | None] | None = None) -> Token 
     return None
 
 
-def has_precedence(found: Token | None) -> bool:
+def _has_precedence(found: Token | None) -> bool:
     """Return whether `found` is from the encrypted file, or from a source that takes precedence over that file."""
     return found is not None and found.source in ("environment", "keychain", "encrypted file")
 
 
 def is_locked(found: Token | None) -> bool:
     """Return whether `find_token` skipped the encrypted file because its passphrase was missing."""
-    return not has_precedence(found) and _is_token_file(encrypted_token_path())
+    return not _has_precedence(found) and _is_token_file(encrypted_token_path())
 
 
 def suggest_token_fix(found: Token | None) -> str:

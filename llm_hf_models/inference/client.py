@@ -257,9 +257,9 @@ def _create_client(
     try:
         return kind(**_build_client_options(endpoint, transport), timeout=timeout)
     except OSError as error:
-        from llm_hf_models.network.tls import unreadable_bundle_error
+        from llm_hf_models.network.tls import make_unreadable_bundle_error
 
-        raise unreadable_bundle_error(error) from None
+        raise make_unreadable_bundle_error(error) from None
 
 
 def _build_client_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:

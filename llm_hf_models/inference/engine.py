@@ -32,7 +32,7 @@ from llm_hf_models.inference.running_engines import (
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.settings import Settings
-from llm_hf_models.system.machine import default_threads, read_memory
+from llm_hf_models.system.machine import choose_thread_count, read_memory
 from llm_hf_models.system.processes import get_start_time
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def _build_task(
         "parallel": PARALLEL_REQUESTS,
         "embedding": spec.facts.kind == "embedding",
         "chat_template": spec.chat_template,
-        "threads": spec.threads or settings.threads or default_threads(),
+        "threads": spec.threads or settings.threads or choose_thread_count(),
         "gpu_layers": spec.gpu_layers,
         "engine": settings.engine,
         "binary": _find_llama_server(settings),

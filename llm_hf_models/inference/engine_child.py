@@ -100,7 +100,7 @@ def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     Returns:
         The server, and the report for the parent process.
     """
-    if should_use_binary(task):
+    if should_use_llama_server(task):
         from llm_hf_models.inference.llama_server import LlamaServer
 
         started = time.monotonic()
@@ -123,7 +123,7 @@ def start_server(task: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return server, ready
 
 
-def should_use_binary(task: dict[str, Any]) -> bool:
+def should_use_llama_server(task: dict[str, Any]) -> bool:
     """Return whether to run llama-server instead of the bindings.
 
     It runs if the settings require it, if the bindings are not installed, or if only llama-server can use a GPU.

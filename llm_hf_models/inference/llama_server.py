@@ -52,7 +52,7 @@ class LlamaServer:
             RuntimeError: llama-server is too old, or ended before it was ready. Its errors are in the log.
         """
         self._socket, self._key = task["socket"], task["key"]
-        check_version(task["binary"])
+        check_required_options(task["binary"])
         if task["chat_template"]:
             _get_template_path(task).write_text(task["chat_template"], encoding="utf-8")
         self.layers, self.missing = self._start(task)
@@ -147,7 +147,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def check_version(binary: str) -> None:
+def check_required_options(binary: str) -> None:
     """Raise an error if the program lacks an option that the engine needs.
 
     Raises:

@@ -155,7 +155,7 @@ def _create_folder() -> EngineFolder:
 
 def _build_task(files: Sequence[Path], facts: ModelFacts, folder: EngineFolder, threads: int) -> dict[str, Any]:
     """Return the part of load_test_child's task that does not depend on limits."""
-    from llm_hf_models.system.machine import default_threads
+    from llm_hf_models.system.machine import choose_thread_count
 
     return {
         "model": str(files[0].absolute()),
@@ -165,7 +165,7 @@ def _build_task(files: Sequence[Path], facts: ModelFacts, folder: EngineFolder, 
         "key": secrets.token_urlsafe(32),
         "kind": facts.kind,
         "context": CONTEXT_TOKENS,
-        "threads": threads or default_threads(),
+        "threads": threads or choose_thread_count(),
     }
 
 

@@ -26,7 +26,7 @@ MIN_REPEATED_TOKENS = 8  # a shorter output may repeat one token and still be la
 
 def main() -> NoReturn:
     """Read the task, confine this process, load the model, run it, report and exit."""
-    sys.excepthook = report_and_exit
+    sys.excepthook = log_and_exit
     task = json.load(sys.stdin)
     report_file = os.dup(1)
     os.dup2(2, 1)  # llama.cpp's output goes to the log, never into the report
@@ -54,7 +54,7 @@ def main() -> NoReturn:
     os._exit(0)  # a regular exit would hang: the server can't be stopped, and its destructors wait for it
 
 
-def report_and_exit(kind: type[BaseException], error: BaseException, _where: object) -> NoReturn:
+def log_and_exit(kind: type[BaseException], error: BaseException, _where: object) -> NoReturn:
     """Log an unexpected exception in one line and exit without waiting for the server's destructors."""
     os.write(2, "".join(traceback.format_exception_only(kind, error)).encode("utf-8", "replace"))
     os._exit(1)
@@ -107,14 +107,14 @@ def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
         The fields of the report's `answered` line: the output, the speed, and the problem found ("" if none).
     """
     if task["kind"] == "embedding":
-        response = raise_on_error(server.handle_embeddings({"input": SAMPLE_TEXT}))
+        response = get_result_or_raise(server.handle_embeddings({"input": SAMPLE_TEXT}))
         return {
             "nonsense": find_number_problem(response["data"][0]["embedding"]),
             "output": "",
             "tokens_per_second": None,
         }
     if task["kind"] == "reranker":
-        response = raise_on_error(
+        response = get_result_or_raise(
             server.handle_rerank({"query": SAMPLE_TEXT, "documents": [SAMPLE_TEXT, SAMPLE_PROMPT]})
         )
         scores = [result["relevance_score"] for result in response["results"]]
@@ -122,9 +122,9 @@ def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
     options = {"max_tokens": task["tokens"], "temperature": 0, "logprobs": True, "top_logprobs": 1}
     if task["kind"] == "chat":
         request = {"messages": [{"role": "user", "content": SAMPLE_PROMPT}], **options}
-        response = raise_on_error(server.handle_chat_completions(request))
+        response = get_result_or_raise(server.handle_chat_completions(request))
     else:
-        response = raise_on_error(server.handle_completions({"prompt": SAMPLE_TEXT, "n_probs": 1, **options}))
+        response = get_result_or_raise(server.handle_completions({"prompt": SAMPLE_TEXT, "n_probs": 1, **options}))
     tokens = (response["choices"][0].get("logprobs") or {}).get("content") or []
     speed = response.get("timings", {}).get("predicted_per_second")
     return {
@@ -134,7 +134,7 @@ def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
     }
 
 
-def raise_on_error(response: dict[str, Any]) -> dict[str, Any]:
+def get_result_or_raise(response: dict[str, Any]) -> dict[str, Any]:
     """Return the server's response.
 
     Raises:

@@ -61,7 +61,7 @@ def list_running_engines(db: Database) -> list[EngineRow]:
         lease = get_engine_folder(row).read_lease()
         process = find_process(row)
         if process is None or lease is None:
-            db.drop_engine(row.fingerprint, row.pid)
+            db.delete_engine(row.fingerprint, row.pid)
             get_engine_folder(row).remove()
             continue
         announced, keep_alive = lease
@@ -88,7 +88,7 @@ def stop_engine(db: Database, row: EngineRow, *, seconds: float = 5) -> None:
                 for part in (*process.children(), process):
                     part.kill()
                 wait_for_exit(process, seconds)
-    db.drop_engine(row.fingerprint, row.pid)
+    db.delete_engine(row.fingerprint, row.pid)
     get_engine_folder(row).remove()
 
 

@@ -49,7 +49,7 @@ class Database(ModelTables, DownloadTables):
             time.time(), tokens_per_second, fingerprint,
         )  # fmt: skip
 
-    def drop_engine(self, fingerprint: str, pid: int) -> None:
+    def delete_engine(self, fingerprint: str, pid: int) -> None:
         """Delete an engine row if it still belongs to this process."""
         self.write("delete from engines where fingerprint = ? and pid = ?", fingerprint, pid)
 

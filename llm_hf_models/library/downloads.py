@@ -43,7 +43,7 @@ _ACTION_BY_STATE: dict[DownloadState, RequestedAction] = {
 class DownloadTables(SQLiteFile):
     """The part of the database that stores downloads."""
 
-    def open_download(self, download: Download) -> Download:
+    def add_download(self, download: Download) -> Download:
         """Insert a download. Return it with its id."""
         now = time.time()
         cursor = self.execute(
@@ -205,7 +205,7 @@ class DownloadTables(SQLiteFile):
         rows = self.fetch_rows(sql, *states, before)
         return len(rows)
 
-    def clear_downloads(
+    def delete_downloads(
         self, states: Sequence[DownloadState], *, before: float = math.inf, exclude: Sequence[int] = ()
     ) -> int:
         """Delete downloads in these states that were last updated before that time (Unix seconds).

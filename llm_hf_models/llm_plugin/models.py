@@ -176,8 +176,8 @@ def _stream_response(
     from llm_hf_models.inference import client
     from llm_hf_models.llm_plugin import run as prompt_run
 
-    with _translate_errors(), prompt_run.open_library() as db:
-        run = prompt_run.prepare(model_id, prompt, db, stream=stream, key=key)
+    with _translate_errors(), prompt_run.open_database() as db:
+        run = prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
         with closing(client.stream_completion(run.endpoint, run.turn)) as items:
             for item in items:
                 yield from run.process_item(item)
@@ -193,11 +193,11 @@ async def _stream_response_async(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     def prepare() -> PromptRun:
-        with prompt_run.open_library() as db:
-            return prompt_run.prepare(model_id, prompt, db, stream=stream, key=key)
+        with prompt_run.open_database() as db:
+            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
 
     def finish() -> None:
-        with prompt_run.open_library() as db:
+        with prompt_run.open_database() as db:
             run.finish(response, db)
 
     with _translate_errors():
@@ -230,7 +230,7 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
         from llm_hf_models.llm_plugin import run as prompt_run
 
         texts = iter(items)
-        with _translate_errors(), prompt_run.open_library() as db:
+        with _translate_errors(), prompt_run.open_database() as db:
             endpoint = None
             while batch := list(islice(texts, EMBEDDING_BATCH)):
                 endpoint = endpoint or prompt_run.start_embedding_endpoint(self.model_id, db, key=key)

@@ -31,7 +31,7 @@ _SHOWN_CHARS = 60
 _shown_notices: set[str] = set()
 
 
-def open_library() -> Database:
+def open_database() -> Database:
     """Open the library as a context manager.
 
     Raises:
@@ -145,7 +145,9 @@ class PromptRun:
         return {key: value for key, value in record.items() if value}
 
 
-def prepare(model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, key: str | None = None) -> PromptRun:
+def prepare_prompt(
+    model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, key: str | None = None
+) -> PromptRun:
     """Prepare a prompt: resolve its options, build the request and start the engine if it is not running.
 
     Args:

@@ -38,7 +38,7 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
     """
     if both := sorted(set(values) & set(unset)):
         raise BadInputError(f"Option {both[0][:60]!r} can't be both set and unset", hint="Use only one of them.")
-    with context.open_library() as db, db.transaction():
+    with context.open_database() as db, db.transaction():
         model = db.find_model(name)
         new_options = inference_options.validate_for_model(
             values, model.model_id, embedding=model.facts.kind == "embedding", remote=model.endpoint is not None
@@ -89,5 +89,5 @@ def _iter_engine_defaults(model: LocalModel) -> Iterator[ModelDefault]:
         if key == "context" and max_context and not 0 < value <= max_context:
             value, source = max_context, "header"
         if key == "threads" and value == 0:
-            value, source = machine.default_threads(), "this machine"
+            value, source = machine.choose_thread_count(), "this machine"
         yield ModelDefault(key, value, source)

@@ -124,7 +124,7 @@ def import_file(
             model = _build_model(given, locations, digests, origin, facts, copy=copy)
             model = replace(model, checks=(*_make_digest_check(origin.details), *checks))
             may_have_known_projector = with_mmproj and given.projector is None
-            with context.open_library() as db, db.transaction():
+            with context.open_database() as db, db.transaction():
                 if may_have_known_projector:
                     model = _add_known_projector(db, model)
                 registered = _register_model(db, model, names)

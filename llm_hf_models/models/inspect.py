@@ -57,7 +57,7 @@ def resolve_source(context: Context, text: str) -> GgufSource:
     path = Path(expand_home(text)) if text and context.agent is None else None  # an agent names models, never files
     if path and _is_file(path):
         return GgufSource(text, tuple(find_shards(path)))
-    with context.open_library() as db:
+    with context.open_database() as db:
         try:
             model = db.find_model(text)
         except UnknownModelError as error:

@@ -43,7 +43,7 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
     if source.model:
         detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
         detail |= {"doubt": doubt, "template": source.model.template_digest}
-        with context.open_library() as db:
+        with context.open_database() as db:
             db.add_check(source.model.model_id, Check("load_test", result.verdict, time.time(), detail))
     return LoadTestReport(source.name, result, recorded=source.model is not None, ran=header is not None, doubt=doubt)
 

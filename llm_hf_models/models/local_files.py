@@ -22,7 +22,7 @@ UNCHANGED = "unchanged since it was imported; never compared with the Hub"
 
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
     """Remove a model and the files that nothing else uses. A file that the user imported in place is never removed."""
-    with context.open_library() as db:
+    with context.open_database() as db:
         model = db.find_model(name)
         shared = db.list_used_locations(exclude_model=model.model_id)
         removable = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
@@ -69,7 +69,7 @@ def _free_in_folder(locations: Sequence[str], *, dry_run: bool) -> int:
 
 def verify(context: Context, name: str, progress: Progress) -> Verification:
     """Compare the digest of every file with the recorded one, and record the result."""
-    with context.open_library() as db:
+    with context.open_database() as db:
         model = db.find_model(name)
         model.refuse_if_remote()
         same = MATCHES if model.commit else UNCHANGED  # without a commit, the digest is from the import, not the Hub

@@ -62,7 +62,7 @@ def fetch_with_cache(
     token = context.token()
     hub = context.make_hub_client(token)
     name = json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
-    with context.open_library() as db:
+    with context.open_database() as db:
         cached, old = _load_cached(db, name, load)
         if cached and old is not None and not refresh and _is_fresh(context, cached):
             return old, _make_freshness(cached)
@@ -123,7 +123,7 @@ def cache_by_digest(
 
     With `key` None, the value is computed each time.
     """
-    with context.open_library() as db:
+    with context.open_database() as db:
         old = _load_cached(db, key, load)[1] if key else None
         if old is not None:
             return old

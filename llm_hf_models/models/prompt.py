@@ -43,7 +43,7 @@ def prompt(
     if not text.strip() or len(text) > MAX_PROMPT_CHARS:
         raise BadInputError(f"A prompt must have 1 to {MAX_PROMPT_CHARS:,} characters")
     notes: list[str] = []
-    with context.open_library() as db:
+    with context.open_database() as db:
         model = db.find_model(name)
         if model.facts.kind in ("embedding", "reranker") and not model.endpoint:
             article = "an" if model.facts.kind == "embedding" else "a"

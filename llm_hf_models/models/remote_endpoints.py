@@ -81,7 +81,7 @@ def attach(
     if kind == "chat":
         accepted = _sort_modalities({*modalities, *(served.modalities or ())})
         local_model = replace(local_model, facts=replace(local_model.facts, modalities=accepted))
-    with context.open_library() as db, db.transaction():
+    with context.open_database() as db, db.transaction():
         user_options = db.register(local_model).user_options
         db.add_alias(alias, local_model.model_id)
         db.set_options(local_model.model_id, {**user_options, **local_model.options, ENDPOINT_MODEL: served.name})

@@ -88,7 +88,7 @@ def _warn_about_host(context: Context, ref: ModelRef) -> None:
         context.notify(f"Using {host} instead of {ref.host} for {ref.repo}. Set HF_ENDPOINT to use another Hub.")
 
 
-def pin_revision(ref: ModelRef, revision: str | None) -> ModelRef:
+def add_revision(ref: ModelRef, revision: str | None) -> ModelRef:
     """Return the model ref with a revision that was given separately.
 
     Raises:
@@ -105,7 +105,7 @@ def pin_revision(ref: ModelRef, revision: str | None) -> ModelRef:
 
 def fetch_model_info(context: Context, text: str, *, revision: str | None, card: bool, refresh: bool) -> ModelInfo:
     """Return the details of one repo: its variants and their memory fit, header facts, access and scan reports."""
-    ref = pin_revision(ModelRef.parse(text), revision)
+    ref = add_revision(ModelRef.parse(text), revision)
     details, freshness = fetch_details(context, ref, refresh=refresh)
     hub, notes = context.hub(), []
     variants = gguf_variants.group_variants(details.files)
@@ -164,7 +164,7 @@ def _assess_variants(
     facts: ModelFacts | None,
     memory: int,
 ) -> tuple[VariantInfo, ...]:
-    with context.open_library() as db:
+    with context.open_database() as db:
         local_models = {model.quant: model.model_id for model in db.list_models() if model.repo == details.id}
     parameters = (facts and facts.parameters) or details.parameters
     return tuple(

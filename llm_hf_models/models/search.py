@@ -53,7 +53,7 @@ def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
 
 def _group_local_models(context: Context) -> dict[str, list[str]]:
     by_repo: dict[str, list[str]] = {}
-    with context.open_library() as db:
+    with context.open_database() as db:
         for model in db.list_models():
             if model.repo and model.state != "missing":
                 by_repo.setdefault(model.repo, []).append(model.model_id)

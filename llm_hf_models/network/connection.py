@@ -75,7 +75,7 @@ class RangeConnection:
 
     def _request(self, url: str, origin: Origin, headers: dict[str, str]) -> RangeResponse:
         proxy = find_proxy(origin)
-        if self._route != (origin, proxy) or (self._response and not self._response.reusable):
+        if self._route != (origin, proxy) or (self._response and not self._response.is_reusable):
             self.close()
         used_before = self._connection is not None
         try:

@@ -65,7 +65,7 @@ class RangeResponse:
         return (int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])) if match else None
 
     @property
-    def reusable(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether the connection can be reused: the body was read completely and the server keeps it open."""
         return self._left == 0 and not self._response.will_close
 

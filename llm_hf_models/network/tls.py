@@ -30,7 +30,7 @@ def _find_bundle_variable() -> str | None:
     return next((name for name in BUNDLE_VARIABLES if os.environ.get(name)), None)
 
 
-def unreadable_bundle_error(error: OSError) -> TlsError:
+def make_unreadable_bundle_error(error: OSError) -> TlsError:
     """Return the error for an unreadable bundle: the one that the environment selects, otherwise the system's."""
     cause, variable = clean_text(error.strerror or str(error), 200), _find_bundle_variable()
     if variable is None:
@@ -52,7 +52,7 @@ def create_tls_context() -> ssl.SSLContext:
     try:
         return _create_context(os.environ[variable] if variable else None)
     except OSError as error:
-        raise unreadable_bundle_error(error) from None
+        raise make_unreadable_bundle_error(error) from None
 
 
 def export_bundle() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from llm_hf_models.errors import BadInputError, HubUnavailableError
-from llm_hf_models.system.text import clean_text, strip_user
+from llm_hf_models.system.text import clean_text, strip_credentials
 
 _URL_PUNCTUATION = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 
@@ -74,7 +74,7 @@ def validate_endpoint(endpoint: str) -> str:
         is_valid = False
     if not is_valid:
         raise BadInputError(
-            f"The Hub endpoint {strip_user(endpoint)[:100]!r} is not an http(s) URL",
+            f"The Hub endpoint {strip_credentials(endpoint)[:100]!r} is not an http(s) URL",
             hint="Set HF_ENDPOINT to an http(s) URL.",
         )
     return endpoint

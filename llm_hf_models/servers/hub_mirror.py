@@ -89,7 +89,7 @@ class HubMirrorHandler(BaseHttpHandler):
                 self.send_account()
             case (_, "api", "models"):
                 size = min(self.parse_query_number("limit", hub_mirror_json.PAGE_SIZE), hub_mirror_json.PAGE_SIZE)
-                found = hub_mirror_json.search(self.list_repos(), self.query)
+                found = hub_mirror_json.filter_repos(self.list_repos(), self.query)
                 self.send_page(found, size, lambda page: hub_mirror_json.build_models(page, self.query))
             case (_, "api", "models", owner, name, *route):
                 self._send_repo_details(owner, name, route)

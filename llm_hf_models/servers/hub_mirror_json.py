@@ -152,7 +152,7 @@ def build_refs(commits: Sequence[ServedRepo]) -> Json:
 # Many repos
 
 
-def search(repos: Iterable[ServedRepo], query: Query) -> list[ServedRepo]:
+def filter_repos(repos: Iterable[ServedRepo], query: Query) -> list[ServedRepo]:
     """Return the repos that match a query, sorted, with one commit of each.
 
     Raises:

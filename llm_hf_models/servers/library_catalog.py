@@ -25,7 +25,7 @@ class LibraryCatalog:
 
     def list_repos(self) -> Sequence[ServedRepo]:
         """Return one entry for each repo and commit, newest first."""
-        with self.context.open_library() as db:
+        with self.context.open_database() as db:
             every_model = db.list_models()
         restricted = {
             get_served_repo(model) for model in every_model if model.hub.get("gated") or model.hub.get("private")
@@ -44,7 +44,7 @@ class LibraryCatalog:
 
     def list_missing_repos(self) -> list[str]:
         """Return the repos in `allow` that have no model in the library."""
-        with self.context.open_library() as db:
+        with self.context.open_database() as db:
             present = {get_served_repo(model) for model in db.list_models()}
         return sorted({str(repo) for repo in self.allow} - present)
 

@@ -100,7 +100,7 @@ def make_server(
     if key is not None and not re.fullmatch(r"[!-~]{8,512}", key):
         raise BadInputError("The key is not valid", hint="Use 8 to 512 printable ASCII characters without spaces.")
     names: dict[str, str] = {}
-    with context.open_library() as db:
+    with context.open_database() as db:
         for name in models:
             model = db.find_model(name)
             if model.facts.kind not in ("chat", "base", "embedding"):
@@ -168,7 +168,7 @@ class RelayHandler(BaseHttpHandler):
     def _list_models(self) -> list[LocalModel]:
         """Return the served models that are still in the library."""
         wanted = set(self.server.names.values())
-        with self.server.context.open_library() as db:
+        with self.server.context.open_database() as db:
             return [model for model in db.list_models() if model.model_id in wanted]
 
     def _find_model(self, name: object) -> LocalModel:
@@ -183,7 +183,7 @@ class RelayHandler(BaseHttpHandler):
         found = found or (self.server.names.get(name) if isinstance(name, str) else None)
         if found is None:
             raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
-        with self.server.context.open_library() as db:
+        with self.server.context.open_database() as db:
             return db.get_model(found)
 
     def _describe_model(self, model: LocalModel) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class RelayHandler(BaseHttpHandler):
         options, system = resolve_options(model, ())
 
         def prepare_endpoint() -> Endpoint:
-            with self.server.context.open_library() as db:
+            with self.server.context.open_database() as db:
                 return ensure_endpoint(model, options, db, self.server.notice)
 
         endpoint = await _run_in_thread(prepare_endpoint)
@@ -230,7 +230,7 @@ class RelayHandler(BaseHttpHandler):
         try:
             await self._forward(endpoint, relayed)
         finally:
-            with self.server.context.open_library() as db:
+            with self.server.context.open_database() as db:
                 record_use(model.model_id, endpoint, db)
 
     async def _run_until_disconnect(self, work: Any) -> None:  # noqa: ANN401 - a coroutine

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 _ROOT = Path("/")
 
 
-def default_threads() -> int:
+def choose_thread_count() -> int:
     """Return the number of physical cores, less one for other programs if there are more than two."""
     cores = count_usable_cores(physical=True)
     return cores - 1 if cores > 2 else cores  # noqa: PLR2004

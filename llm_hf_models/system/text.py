@@ -41,7 +41,7 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text
 
 
-def strip_user(address: str) -> str:
+def strip_credentials(address: str) -> str:
     """Return a URL without the user name and password."""
     return re.sub(r"(?<=://)[^/?#\s]*@", "", address)
 

@@ -295,7 +295,7 @@ class _Transfer:
         last_connected_at = time.monotonic()
         workers.start()
         try:
-            while not workers.finished:
+            while not workers.is_finished:
                 workers.changed.wait(WATCH_INTERVAL_SECONDS)
                 workers.changed.clear()
                 if self._owner.lost.is_set():
@@ -303,7 +303,7 @@ class _Transfer:
                 self._check_stop()
                 workers.adjust_connections()
                 now = time.monotonic()
-                last_connected_at = last_connected_at if workers.starved else now
+                last_connected_at = last_connected_at if workers.is_starved else now
                 if now - last_connected_at >= NO_CONNECTION_SECONDS:
                     raise _NoConnectionError
                 self._done = workers.done

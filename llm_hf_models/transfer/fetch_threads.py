@@ -100,18 +100,18 @@ class WorkerPool:
     def start(self) -> None:
         """Start with one connection."""
         self._syncer.start()
-        if not self._segments.finished:
+        if not self._segments.is_finished:
             self._start_worker()
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all bytes have arrived or an error occurred; some connections may still be open."""
         return self.error is not None or self.done >= self._size
 
     @property
-    def starved(self) -> bool:
+    def is_starved(self) -> bool:
         """Whether the file has no connection because other downloads use all of them."""
-        return not self.finished and not self._connections and not self._get_share()
+        return not self.is_finished and not self._connections and not self._get_share()
 
     def adjust_connections(self) -> None:
         """Add connections if more of them make the transfer faster. Called many times a second."""

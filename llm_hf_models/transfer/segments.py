@@ -122,7 +122,7 @@ class SegmentQueue:
             return bool(self._gaps) or self._find_splittable(time.monotonic()) is not None
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether no bytes are missing and no segment is active."""
         with self._lock:
             return not self._gaps and not self._active

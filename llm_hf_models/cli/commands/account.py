@@ -7,14 +7,14 @@ import sys
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import ask_hidden, examples, open_library
+from llm_hf_models.cli.framework import ask_hidden, format_examples, open_library
 from llm_hf_models.cli.params import ask_new_passphrase, json_option
 from llm_hf_models.cli.views import local as local_views
 
 MAX_TOKEN_BYTES = 4096
 
 
-@click.command(epilog=examples("llm hf login", "pass show hub-token | llm hf login --token-stdin"))
+@click.command(epilog=format_examples("llm hf login", "pass show hub-token | llm hf login --token-stdin"))
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
 @json_option
 def login(token_stdin: bool, as_json: bool) -> None:
@@ -33,7 +33,7 @@ def login(token_stdin: bool, as_json: bool) -> None:
     output.print_json(status) if as_json else output.note(local_views.render_login(status))
 
 
-@click.command(epilog=examples("llm hf logout"))
+@click.command(epilog=format_examples("llm hf logout"))
 @json_option
 def logout(as_json: bool) -> None:
     """Remove the token that `login` stored.
@@ -44,7 +44,7 @@ def logout(as_json: bool) -> None:
     output.print_json({"removed_from": places}) if as_json else output.note(local_views.render_logout(places))
 
 
-@click.command(epilog=examples("llm hf whoami", "llm hf whoami --json"))
+@click.command(epilog=format_examples("llm hf whoami", "llm hf whoami --json"))
 @json_option
 @click.pass_context
 def whoami(ctx: click.Context, as_json: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import examples, open_library
+from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     COUNT,
     MAX_RESULTS,
@@ -20,7 +20,7 @@ NAME_OR_FILE = LocalName()
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf inspect unsloth/Qwen3-0.6B-GGUF:Q8_0",
         "llm hf inspect ./model.gguf --metadata",
         "llm hf inspect Qwen3-0.6B --template",
@@ -51,7 +51,9 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
 
 
 @click.command(
-    epilog=examples("llm hf check ./model.gguf", "llm hf check unsloth/Qwen3-0.6B-GGUF:Q8_0", "llm hf check Qwen3-0.6B")
+    epilog=format_examples(
+        "llm hf check ./model.gguf", "llm hf check unsloth/Qwen3-0.6B-GGUF:Q8_0", "llm hf check Qwen3-0.6B"
+    )
 )
 @click.argument("name", metavar="REF|FILE", type=NAME_OR_FILE)
 @json_option
@@ -68,7 +70,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf search qwen3",
         "llm hf search --author unsloth --max-params 8B --fits",
         "llm hf search coder --sort downloads --limit 5 --json",
@@ -128,7 +130,7 @@ def _note_freshness(text: str | None) -> None:
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf info unsloth/Qwen3-0.6B-GGUF",
         "llm hf info hf.co/unsloth/Qwen3-0.6B-GGUF --card",
         "llm hf info unsloth/Qwen3-0.6B-GGUF --files",

@@ -9,7 +9,7 @@ import click
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
-from llm_hf_models.cli.framework import examples, open_library
+from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option
 from llm_hf_models.cli.views import local as local_views
 
@@ -19,7 +19,7 @@ PASSWORD_LEFT_OUT = (
 )
 
 
-@click.command(epilog=examples("llm hf status", "llm hf status --json"))
+@click.command(epilog=format_examples("llm hf status", "llm hf status --json"))
 @json_option
 def status(as_json: bool) -> None:
     """Show memory, disk, cache, engines, token and versions."""
@@ -29,7 +29,7 @@ def status(as_json: bool) -> None:
 
 @click.command(
     context_settings={"ignore_unknown_options": True},  # so that -1 is a value
-    epilog=examples(
+    epilog=format_examples(
         "llm hf settings",
         "llm hf settings context",
         "llm hf settings keep_alive 30m",
@@ -58,7 +58,7 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf mirror",
         "llm hf mirror --host 0.0.0.0 --port 8642",
         "HF_ENDPOINT=http://127.0.0.1:8642 llm hf search    # from another shell",
@@ -93,7 +93,7 @@ def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf mcp",
         "llm hf mcp claude-desktop --install",
         "llm hf mcp cursor -- --read-only",

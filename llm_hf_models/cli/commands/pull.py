@@ -11,7 +11,7 @@ import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.cli.commands.find import NAME_OR_FILE
-from llm_hf_models.cli.framework import examples, open_library, stop_on_interrupt
+from llm_hf_models.cli.framework import format_examples, open_library, stop_on_interrupt
 from llm_hf_models.cli.keypress import call_on_key
 from llm_hf_models.cli.params import (
     RATE,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 BACKGROUND_KEY = "b"
 
 
-@click.command(epilog=examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
+@click.command(epilog=format_examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
 @click.argument("name", metavar="NAME|FILE", type=NAME_OR_FILE)
 @json_option
 @click.pass_context
@@ -50,7 +50,7 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf pull unsloth/Qwen3-0.6B-GGUF",
         "llm hf pull unsloth/Qwen3-0.6B-GGUF:Q8_0 -a small",
         "llm hf pull unsloth/Qwen3-0.6B-GGUF --dry-run",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import examples, open_library
+from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import RATE, json_option, require_one_of
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
@@ -29,7 +29,7 @@ NO_LIMIT = -1
 
 @click.group(
     invoke_without_command=True,
-    epilog=examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
+    epilog=format_examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
 )
 @click.option("finished", "--all", is_flag=True, help="Include downloads that have ended.")
 @click.option(
@@ -124,7 +124,7 @@ def _follow(library: Library, numbers: list[int], report: Callable[[DownloadView
         pause.wait(WATCH_SECONDS)
 
 
-@downloads.command("clear", epilog=examples("llm hf downloads clear"))
+@downloads.command("clear", epilog=format_examples("llm hf downloads clear"))
 @json_option
 def clear(as_json: bool) -> None:
     """Remove downloads that have ended from the list.
@@ -138,7 +138,7 @@ def clear(as_json: bool) -> None:
     )
 
 
-@downloads.command("log", epilog=examples("llm hf downloads log 3"))
+@downloads.command("log", epilog=format_examples("llm hf downloads log 3"))
 @click.argument("number", metavar="ID", type=int)
 @json_option
 def log(number: int, as_json: bool) -> None:
@@ -206,7 +206,7 @@ def _make_command(action: _Action) -> click.Command:
             output.note(f"No download to {action.name}.")
 
     run.__doc__ = f"{action.summary}\n\n{action.details}"
-    epilog = examples(f"llm hf {action.name} 3", f"llm hf {action.name} 4 5", f"llm hf {action.name} --all")
+    epilog = format_examples(f"llm hf {action.name} 3", f"llm hf {action.name} 4 5", f"llm hf {action.name} --all")
     return click.command(action.name, epilog=epilog)(run)
 
 
@@ -252,7 +252,7 @@ retry = _make_command(
 )
 
 
-@click.command(epilog=examples("llm hf limit 5M", "llm hf limit off", "llm hf limit"))
+@click.command(epilog=format_examples("llm hf limit 5M", "llm hf limit off", "llm hf limit"))
 @click.argument("rate", type=RATE, required=False)
 @json_option
 def limit(rate: int | None, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import examples, open_library
+from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     LOOPBACK,
     LocalName,
@@ -28,7 +28,7 @@ MAX_TEMPLATE_BYTES = 512 * 1024
 KEY_VARIABLE = "LLM_HF_SERVE_KEY"
 
 
-@click.command(epilog=examples("llm hf ps", "llm hf ps --json"))
+@click.command(epilog=format_examples("llm hf ps", "llm hf ps --json"))
 @json_option
 def ps(as_json: bool) -> None:
     """List the running engines."""
@@ -43,7 +43,7 @@ def ps(as_json: bool) -> None:
         output.note("No engine is running. The next prompt starts one.")
 
 
-@click.command(epilog=examples("llm hf stop Qwen3-0.6B", "llm hf stop --all"))
+@click.command(epilog=format_examples("llm hf stop Qwen3-0.6B", "llm hf stop --all"))
 @click.argument("name", type=NAME, required=False)
 @click.option("everything", "--all", is_flag=True, help="Stop all engines.")
 @json_option
@@ -60,7 +60,7 @@ def stop(name: str | None, everything: bool, as_json: bool) -> None:
 @click.command(
     "set",
     context_settings={"ignore_unknown_options": True},  # so that -1 is a value
-    epilog=examples(
+    epilog=format_examples(
         "llm hf set Qwen3-0.6B temperature 0.6 context 8192",
         "llm hf set Qwen3-0.6B system 'Answer in one sentence.'",
         "llm hf set Qwen3-0.6B template chatml.jinja keep_alive 30m",
@@ -112,7 +112,7 @@ def _read_template(path: Path) -> str:
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf attach big --endpoint http://gpu-box:8000/v1",
         "llm hf attach big --endpoint https://models.example/v1 --key-env BIG_KEY --model qwen3-235b",
         "llm hf attach eye --endpoint http://gpu-box:8000/v1 --model Qwen3-VL-8B --images",
@@ -154,7 +154,7 @@ def attach(
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf serve Qwen3-0.6B",
         "llm hf serve Qwen3-0.6B nomic-embed-text-v1.5 --port 8080",
         f"{KEY_VARIABLE}=choose-one llm hf serve Qwen3-0.6B",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import examples, open_library
+from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     File,
     LocalName,
@@ -25,7 +25,7 @@ NO_FILES = "Nothing to verify: no model has files on this machine."
 NOTHING_TO_REMOVE = "Nothing to remove."
 
 
-@click.command(epilog=examples("llm hf gc --dry-run", "llm hf gc -y"))
+@click.command(epilog=format_examples("llm hf gc --dry-run", "llm hf gc -y"))
 @click.option("--dry-run", is_flag=True, help="List the leftovers without removing them.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 @json_option
@@ -52,7 +52,7 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
         output.note(NOTHING_TO_REMOVE)
 
 
-@click.command("list", epilog=examples("llm hf list", "llm hf list --json"))
+@click.command("list", epilog=format_examples("llm hf list", "llm hf list --json"))
 @json_option
 def list_(as_json: bool) -> None:
     """List the models on this machine and their state.
@@ -70,7 +70,7 @@ def list_(as_json: bool) -> None:
         output.note(NO_MODEL)
 
 
-@click.command(epilog=examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
+@click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
 @click.argument("name", type=NAME)
 @json_option
 def show(name: str, as_json: bool) -> None:
@@ -82,7 +82,7 @@ def show(name: str, as_json: bool) -> None:
     output.print_json(model) if as_json else output.emit(local_views.render_local_model(model, output.get_width()))
 
 
-@click.command(epilog=examples("llm hf path Qwen3-0.6B", 'llama-cli -m "$(llm hf path Qwen3-0.6B)"'))
+@click.command(epilog=format_examples("llm hf path Qwen3-0.6B", 'llama-cli -m "$(llm hf path Qwen3-0.6B)"'))
 @click.argument("name", type=NAME)
 @click.option(
     "everything", "--all", is_flag=True, help="Print all files, one per line, including shards and the mmproj."
@@ -99,7 +99,7 @@ def path(name: str, everything: bool, as_json: bool) -> None:
 
 
 @click.command(
-    epilog=examples(
+    epilog=format_examples(
         "llm hf alias Qwen3-0.6B small", "llm hf alias --remove small", "llm hf alias            # lists all aliases"
     )
 )
@@ -128,7 +128,7 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         output.note(NO_ALIAS if models else NO_MODEL)
 
 
-@click.command(epilog=examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
+@click.command(epilog=format_examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
 @click.argument("name", type=NAME, required=False)
 @click.option("everything", "--all", is_flag=True, help="Verify all models on this machine.")
 @quiet_option
@@ -158,7 +158,7 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
     ctx.exit(0 if all(each.matches for each in done) else 1)
 
 
-@click.command(epilog=examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small"))
+@click.command(epilog=format_examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small"))
 @click.argument("name", type=NAME)
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
 @json_option
@@ -179,7 +179,7 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
 
 @click.command(
     "import",
-    epilog=examples(
+    epilog=format_examples(
         "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
         "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
         "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llm_hf_models.models.types import LocalModelView
     from llm_hf_models.servers.openai_relay import RelayServer
 
-SHOWN_CHARS = 60
+MAX_VALUE_CHARS = 60
 
 
 class _HealthText(NamedTuple):
@@ -46,8 +46,8 @@ def _format_value(one: ModelDefault) -> str:
     if one.key == "keep_alive" and one.value > 0:
         return format_duration(one.value)
     if isinstance(one.value, str):
-        text = clean_text(one.value, SHOWN_CHARS + 1)
-        return text if len(text) <= SHOWN_CHARS else text[: SHOWN_CHARS - 1] + "…"
+        text = clean_text(one.value, MAX_VALUE_CHARS + 1)
+        return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
     return cli_format.format_setting(one.value) if isinstance(one.value, bool) else _format_number_or_json(one.value)
 
 

@@ -564,7 +564,7 @@ def add_downloads(*states: DownloadState) -> None:
     """Add a download in each of these states, without a process that carries it out."""
     with Database(library_path()) as db:
         for state in states:
-            db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
+            db.add_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4_K_M", 1))
 
 
 def test_command_for_all_downloads_skips_one_that_has_just_ended(

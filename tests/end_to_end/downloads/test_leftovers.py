@@ -35,7 +35,7 @@ def test_gc_keeps_a_running_download_that_has_no_row(
         with Database(library_path()) as db:
             db.update_download(row.id, state="cancelled")
             assert Library().gc().files == (), "its row is cancelled, but its owner is running"
-            db.clear_downloads(["cancelled"])
+            db.delete_downloads(["cancelled"])
         assert Library().gc().files == (), "it has no row, but its owner is running"
         assert list_partials(cache_work_folder(home.cache))
         process.kill()

@@ -95,7 +95,7 @@ def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
 
 def test_library_locked_for_long_can_be_read(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     library = Library()
-    with Context().open_library() as db:
+    with Context().open_database() as db:
         row = open_row(Context(), db, plan_download(library, hub), background=False)
         db.update_download(row.id, state="running", owner="1:1", heartbeat=0.0)
     monkeypatch.setattr(sqlite_file, "BUSY_SECONDS", 0.1)
@@ -229,7 +229,7 @@ def test_hashing_a_file_does_not_count_as_speed(hub: HubServer, monkeypatch: pyt
     library, context = Library(), Context()
     library.pull(plan_download(library, hub))
     plan = library.plan(REPO)
-    with context.open_library() as db:
+    with context.open_database() as db:
         row = open_row(context, db, replace(plan, already_complete=False), background=False)
     with RunningDownload(context, row, plan.files, "one", threading.Event()) as running:
         report = running.wrap_progress(lambda _event: None)
@@ -377,7 +377,7 @@ def test_stale_pull_ends_well_after_its_row_was_cleared(hub: HubServer) -> None:
     with make_pull_stale(hub) as (library, process):
         library.cancel(library.downloads()[0].id)
         with Database(library_path()) as db:  # as earlier versions did, which did not check the owner of the files
-            assert db.clear_downloads(["cancelled"]) == 1
+            assert db.delete_downloads(["cancelled"]) == 1
         process.send_signal(signal.SIGCONT)
         hub.clear()
         assert process.wait(WAIT_SECONDS) == 0
@@ -582,7 +582,7 @@ def run_in_terminal(command: list[str]) -> Iterator[int]:
 
 def test_clearing_a_row_ends_no_watch_of_other_rows() -> None:
     with Database(library_path()) as db:
-        first, second = (db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
+        first, second = (db.add_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4", 1)) for _ in range(2))
         watch = [sys.executable, "-m", "llm", "hf", "downloads", "--watch", "--json"]
         with subprocess.Popen(watch, stdout=subprocess.PIPE, text=True) as watching:
             assert watching.stdout
@@ -620,7 +620,7 @@ def test_finished_rows_can_be_cleared_and_unknown_ones_are_not_found() -> None:
 
 def test_any_number_of_downloads_can_be_listed() -> None:
     with Database(library_path()) as db:
-        row = db.open_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
+        row = db.add_download(Download(0, "a/b", "done", "a/b", "c" * 40, "Q4_K_M", 1))
     for limit in (10**30, -1, -(10**30)):
         assert [view.id for view in Library().downloads(include_finished=True, limit=limit)] == [row.id]
 

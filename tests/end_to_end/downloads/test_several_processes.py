@@ -125,7 +125,7 @@ def test_download_keeps_its_own_limit(hub: HubServer, tmp_path: Path) -> None:
 def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]:
     """Start a download; return a function for its number of connections and its bytes per second."""
     with Database(library_path()) as db:
-        row = db.open_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
+        row = db.add_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
     limits = fair_share.make_transfer_limits(context.Context(), row.id)
     assert limits.connections_now is not None
     connections_now = limits.connections_now
@@ -227,7 +227,7 @@ def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home:
     library = Library()
     with Database(library_path()) as db:
         plan = json.dumps({"folder": str(home.cache / "models--a--b")})
-        other = db.open_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
+        other = db.add_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
         with pytest.raises(DiskFullError) as caught:
             library.plan(REPO)
         assert "other downloads need" in str(caught.value.cause)
@@ -578,7 +578,7 @@ def test_plan_of_another_version_fails_once(monkeypatch: pytest.MonkeyPatch, sta
     monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.05")
     here = worker.WorkerContext("worker")
     with here.open_downloads() as db:
-        row = db.open_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4", 1, background=True, owner="1-2-3"))
+        row = db.add_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4", 1, background=True, owner="1-2-3"))
     with ThreadPoolExecutor(1) as pool:
         pool.submit(worker.Worker(here, TokenInbox()).run).result(60)
     after = Library().get_download(row.id)

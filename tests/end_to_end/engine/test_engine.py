@@ -407,7 +407,7 @@ def test_link_in_place_of_the_socket_folder_is_refused(
 def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.EngineSpec, db: Database) -> None:
     running = ensure(spec, db)
     foreign = get_engine_row(db)
-    db.drop_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
+    db.delete_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
     left = engine_folder.create_engine_folder()
     with socket.socket(socket.AF_UNIX) as ended:
         ended.bind(str(left.socket))

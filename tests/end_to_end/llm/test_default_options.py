@@ -141,7 +141,7 @@ def test_show_names_the_source_of_each_default(tiny_library: TinyLibrary, monkey
     assert found["context"] == (4096, "header")  # the setting wants more than the model has
     assert found["keep_alive"] == (420, "setting (environment)")
     assert found["gpu_layers"] == (-1, "setting (default)")
-    assert found["threads"] == (machine.default_threads(), "this machine")
+    assert found["threads"] == (machine.choose_thread_count(), "this machine")
     shown = run("show", "dog").stdout
     assert re.search(r"^temperature +0\.1 +header$", shown, re.MULTILINE)
     assert re.search(r"^top_p +0\.8 +generation_config\.json$", shown, re.MULTILINE)

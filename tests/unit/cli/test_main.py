@@ -273,9 +273,9 @@ def test_unknown_download_gives_a_clear_error() -> None:
 
 def test_all_includes_an_old_download_behind_150_newer_ones() -> None:
     with Database(library_path()) as db:
-        first = db.open_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
+        first = db.add_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
-            db.open_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
+            db.add_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
     done = run("cancel", "--all", "--json", code=None)
     assert done.exit_code == 0, done.output
     assert [row["id"] for row in json.loads(done.stdout)] == [first.id]

@@ -136,7 +136,7 @@ def test_registered_models_have_the_fields_that_llm_needs(db: Database, path: Pa
 
 
 def test_download_rows_change_only_in_known_columns(db: Database) -> None:
-    row = db.open_download(Download(0, "owner/name", "queued", "owner/name", "0" * 40, "Q4_K_M", 100))
+    row = db.add_download(Download(0, "owner/name", "queued", "owner/name", "0" * 40, "Q4_K_M", 100))
     db.update_download(row.id, done_bytes=50, bytes_per_second=5.0)
     db.update_download(row.id)
     assert db.get_download(row.id).done_bytes == 50  # type: ignore[union-attr]
@@ -145,12 +145,12 @@ def test_download_rows_change_only_in_known_columns(db: Database) -> None:
             db.update_download(row.id, **{bad: 1})
     assert [d.id for d in db.list_downloads(states=("queued",))] == [row.id]
     assert db.list_downloads(states=("done",)) == []
-    assert db.clear_downloads(("queued",)) == 1
+    assert db.delete_downloads(("queued",)) == 1
     assert db.get_download(row.id) is None
 
 
 def test_download_has_one_running_owner(db: Database) -> None:
-    row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
+    row = db.add_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     assert not db.claim_download(row.id, "b", stale_seconds=math.inf)
     assert db.record_heartbeat(row.id, "a") is None
@@ -165,7 +165,7 @@ def test_download_has_one_running_owner(db: Database) -> None:
 def test_wait_and_speed_of_an_ended_process_are_not_shown(db: Database) -> None:
     reported = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
     ended = subprocess.run([sys.executable, "-c", reported], capture_output=True, text=True, check=True).stdout.strip()
-    row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
+    row = db.add_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
     assert db.claim_download(row.id, f"{ended}/attempt", stale_seconds=60)
     db.update_download(row.id, error="next try in 25 s", bytes_per_second=5.0)
     db.mark_ended_as_abandoned()
@@ -175,10 +175,10 @@ def test_wait_and_speed_of_an_ended_process_are_not_shown(db: Database) -> None:
 
 
 def test_owner_marked_as_stale_takes_its_download_back_or_obeys(db: Database) -> None:
-    row = db.open_download(Download(0, "r", "queued", "r", "c", None, 1))
+    row = db.add_download(Download(0, "r", "queued", "r", "c", None, 1))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     db.update_download(row.id, bytes_per_second=5.0)
-    waits = db.open_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
+    waits = db.add_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
     assert db.claim_download(waits.id, "another", stale_seconds=60)
     db.update_download(waits.id, bytes_per_second=5.0)
     db.pause_abandoned(stale_seconds=-1)
@@ -206,9 +206,9 @@ def test_engine_row_is_removed_only_by_its_own_process(db: Database) -> None:
     db.save_engine(row)
     assert db.get_engine("f") == row
     assert "secret" not in repr(row)
-    db.drop_engine("f", 11)
+    db.delete_engine("f", 11)
     assert db.list_engines() == [row]
-    db.drop_engine("f", 10)
+    db.delete_engine("f", 10)
     assert db.get_engine("f") is None
 
 

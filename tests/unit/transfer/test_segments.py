@@ -63,7 +63,7 @@ def test_each_missing_byte_is_handed_out_exactly_once(
         have.add(min(start, size), min(start + length, size))
     segments, missing = SegmentQueue(size, have), size - have.total
     fetched = 0
-    while not segments.finished:
+    while not segments.is_finished:
         active = [segment for _ in range(sharers) if (segment := segments.take(sharers))]
         assert active
         for segment in active:
