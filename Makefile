@@ -47,7 +47,7 @@ unit: $(VENV)-dev/.installed
 
 suite: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/coverage erase
-	$(VENV)-dev/bin/coverage run -m pytest -n 3 || ( $(ALONE) && $(VENV)-dev/bin/coverage run -m pytest $(FAILED) )
+	$(VENV)-dev/bin/coverage run -m pytest -n 2 || ( $(ALONE) && $(VENV)-dev/bin/coverage run -m pytest $(FAILED) )
 	$(VENV)-dev/bin/coverage combine --quiet
 	$(VENV)-dev/bin/coverage report --fail-under=90
 
