@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,10 +15,9 @@ from llm_hf_models.downloads.worker import is_running, lock_path
 from llm_hf_models.inference import launcher
 from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.library.database import Database
-from tests.conftest import Home
-from tests.support import downloads
+from tests.support import downloads, engines
 from tests.support.downloads import REPO, find_workers, follow_to_end
-from tests.support.engines import ensure, get_engine_row, make_endless_spec, open_clean_library, prompt_engine
+from tests.support.engines import ensure, get_engine_row, make_endless_spec, prompt_engine
 
 hub = downloads.hub
 
@@ -32,10 +30,7 @@ with FileLock(sys.argv[1]):
 """
 
 
-@pytest.fixture
-def db(home: Home) -> Iterator[Database]:
-    with open_clean_library(home) as opened:
-        yield opened
+db = engines.db
 
 
 @pytest.mark.usefixtures("hub")

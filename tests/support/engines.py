@@ -108,3 +108,19 @@ def write_broken_files(folder: Path) -> dict[str, Path]:
     for name, content in contents.items():
         (folder / f"{name}.gguf").write_bytes(content)
     return {name: folder / f"{name}.gguf" for name in contents}
+
+
+@pytest.fixture
+def db(home: Home) -> Iterator[Database]:
+    with open_clean_library(home) as opened:
+        yield opened
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> engine.EngineSpec:
+    return make_spec(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> engine.EngineSpec:
+    return make_endless_spec(tmp_path)

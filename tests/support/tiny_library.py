@@ -18,6 +18,7 @@ from llm_hf_models.gguf.header import read_header
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
+from tests.conftest import Home
 from tests.support import ggufs
 from tests.support.commands import run_llm
 
@@ -110,3 +111,16 @@ def get_output(*arguments: str, stdin: str | None = None) -> str:
 def read_last_log() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(get_output("logs", "-n", "1", "--json"))[0]
     return found
+
+
+@pytest.fixture(scope="module")
+def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    with open_tiny_library(tmp_path_factory) as library:
+        yield library
+
+
+@pytest.fixture(autouse=True)
+def use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    tiny_library.use_as_home(monkeypatch)
+    yield
+    tiny_library.reset()

@@ -9,7 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,14 +32,12 @@ from llm_hf_models.inference.engine_child import GRACE_SECONDS, IdleTimer
 from llm_hf_models.library.database import Database
 from llm_hf_models.system.machine import MachineMemory
 from tests.conftest import Home
-from tests.support import ggufs
+from tests.support import engines, ggufs
 from tests.support.engines import (
     CHAT,
     ensure,
     get_engine_row,
-    make_endless_spec,
     make_spec,
-    open_clean_library,
     prompt_engine,
     wait_for_exit,
     write_broken_files,
@@ -48,20 +46,9 @@ from tests.support.engines import (
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs unix sockets")
 
 
-@pytest.fixture
-def db(home: Home) -> Iterator[Database]:
-    with open_clean_library(home) as opened:
-        yield opened
-
-
-@pytest.fixture
-def spec(tmp_path: Path) -> engine.EngineSpec:
-    return make_spec(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-
-
-@pytest.fixture
-def endless(tmp_path: Path) -> engine.EngineSpec:
-    return make_endless_spec(tmp_path)
+db = engines.db
+spec = engines.spec
+endless = engines.endless
 
 
 CLIENT = """

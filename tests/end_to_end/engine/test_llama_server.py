@@ -24,14 +24,13 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.support import ggufs
+from tests.support import engines, ggufs
 from tests.support.commands import run_llm
 from tests.support.engines import (
     CHAT,
     ensure,
     get_engine_row,
     leave_during_prompt_processing,
-    make_endless_spec,
     make_spec,
     open_clean_library,
     prompt_engine,
@@ -88,14 +87,8 @@ def find_server(row: EngineRow) -> psutil.Process:
     return server
 
 
-@pytest.fixture
-def spec(tmp_path: Path) -> engine.EngineSpec:
-    return make_spec(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
-
-
-@pytest.fixture
-def endless(tmp_path: Path) -> engine.EngineSpec:
-    return make_endless_spec(tmp_path)
+spec = engines.spec
+endless = engines.endless
 
 
 # Prompts through llm

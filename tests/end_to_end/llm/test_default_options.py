@@ -7,7 +7,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,29 +18,20 @@ from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.remote_endpoints import HEALTH_SECONDS
 from llm_hf_models.service import Library
 from llm_hf_models.system import machine
-from tests.conftest import Home
 from tests.support import ggufs
+from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_llm
 from tests.support.hub_server import HubServer
 from tests.support.model_options import read_defaults
 from tests.support.relays import KEY, run_relay
-from tests.support.tiny_library import FUNCTION, TinyLibrary, get_output, open_tiny_library, read_last_log
+from tests.support.tiny_library import FUNCTION, TinyLibrary, get_output, read_last_log
 
 RECOMMENDED = {"temperature": 0.6, "top_p": 0.95, "top_k": 20}
 SHOUTING = "{%- for message in messages %}{{ message.content | upper }}\n{%- endfor %}{{- '<|im_start|>assistant\n' }}"
 
 
-@pytest.fixture(scope="module")
-def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory) as library:
-        yield library
-
-
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    tiny_library.use_as_home(monkeypatch)
-    yield
-    tiny_library.reset()
+tiny_library = tiny_library_support.tiny_library
+_use_tiny_library = tiny_library_support.use_tiny_library
 
 
 # Options

@@ -15,25 +15,15 @@ from typing import Any
 import pytest
 
 from llm_hf_models.service import Library
-from tests.conftest import Home
+from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_llm
 from tests.support.hub_server import write_certificate
 from tests.support.mcp_hosts import call_refused, connect_stdio, run_async
 from tests.support.relays import KEY, run_relay
-from tests.support.tiny_library import PNG, TinyLibrary, get_output, open_tiny_library, read_last_log
+from tests.support.tiny_library import PNG, TinyLibrary, get_output, read_last_log
 
-
-@pytest.fixture(scope="module")
-def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory) as library:
-        yield library
-
-
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    tiny_library.use_as_home(monkeypatch)
-    yield
-    tiny_library.reset()
+tiny_library = tiny_library_support.tiny_library
+_use_tiny_library = tiny_library_support.use_tiny_library
 
 
 @dataclass
