@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -445,6 +445,18 @@ def test_client_that_leaves_during_a_load_is_noticed_and_the_engine_kept(
             f"{url}/v1/chat/completions", json={"messages": HELLO}, headers=make_headers(), timeout=SECONDS
         )
         assert requested.json()["choices"][0]["message"]["content"] == "Late."
+
+
+def test_requests_that_wait_for_a_load_do_not_delay_others(tiny_library: TinyLibrary) -> None:
+    tiny_library.add("hf/tiny/tardy:F16", ggufs.tiny_chat(tiny_library.files / "tardy.gguf"), aliases=("tardy",))
+    with run_relay("tardy", "seal") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
+        client.chat.completions.create(model="seal", messages=HELLO)
+        with FileLock(make_base_folder() / "start.lock"), ExitStack() as stack:  # as if a model were being loaded
+            for _ in range(50):
+                stack.enter_context(leave_request(url, {"model": "tardy", "messages": HELLO}))
+            wait_until(lambda: sum("carry_out" in thread.name for thread in threading.enumerate()) == 50)
+            assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
+            assert len(list(client.models.list())) == 2
 
 
 # The command
