@@ -3,7 +3,7 @@
     python -m benchmarks.pull                     # 2 GiB, then throttled, then resumed: minutes
     python -m benchmarks.pull --quick             # the same with 256 MiB
     python -m benchmarks.pull --size 1GiB --runs 5 --only speed
-    python -m benchmarks.pull --quick --tls       # all of them over TLS; only here, omm-model takes part
+    python -m benchmarks.pull --quick --tls       # all over TLS; only here, omm-model (`omm` on PATH) takes part
     python -m benchmarks.pull --tls --only speed --before /tmp/old-venv   # and `llm hf pull` of another environment
 
 All tools download from one server on loopback to a disk. They take turns, because the speed of a machine varies over
@@ -24,7 +24,6 @@ connections send at a fixed rate and respond after 50 ms.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import mmap
 import multiprocessing
@@ -224,11 +223,12 @@ def find_program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def list_tools(before: Path | None, *, tls: bool) -> dict[str, Tool]:
+def list_tools(before: Path | None, llm_gguf: Path | None, *, tls: bool) -> dict[str, Tool]:
     """Return the tools that are installed, the baseline first.
 
     Args:
         before: A virtual environment with another version of this package, which takes part too.
+        llm_gguf: A virtual environment with llm-gguf, which takes part too.
         tls: Whether the server uses TLS.
     """
     pull = ("hf", "pull", f"{REPO}:{{path}}", "--quiet")
@@ -247,8 +247,8 @@ def list_tools(before: Path | None, *, tls: bool) -> dict[str, Tool]:
         code += "; from omm.hashutil import sha256_file; sha256_file(path)"
         python = str(Path(omm).resolve().with_name("python"))
         tools["omm-model"] = build_tool(python, "-c", code, "{url}", "{place}/{path}")
-    if importlib.util.find_spec("llm_gguf"):
-        tools["llm-gguf"] = build_tool(find_program("llm"), "gguf", "download-model", "{url}")
+    if llm_gguf:
+        tools["llm-gguf"] = build_tool(str(llm_gguf / "bin" / "llm"), "gguf", "download-model", "{url}")
     return tools
 
 
@@ -341,6 +341,7 @@ def main() -> None:
         help="a folder on a disk (default: the folder for temporary files)",
     )
     parser.add_argument("--before", type=Path, help="a virtual environment with an older version of this package")
+    parser.add_argument("--llm-gguf", type=Path, help="a virtual environment with llm and llm-gguf")
     parser.add_argument("--only", choices=["speed", "throttled", "resume"], help="run only one benchmark")
     options = parser.parse_args()
     memory, disk = (Path(tempfile.mkdtemp(prefix="pull-", dir=place)) for place in (options.memory, options.disk))
@@ -362,7 +363,9 @@ def main() -> None:
         if options.tls:
             os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), ca_file)
         print(f"{format_size(server.file.size)}, {os.cpu_count()} cores, medians of {options.runs}", flush=True)
-        run_benchmarks(server, disk, list_tools(options.before, tls=options.tls), options.runs, options.only)
+        run_benchmarks(
+            server, disk, list_tools(options.before, options.llm_gguf, tls=options.tls), options.runs, options.only
+        )
         pipe.send("end")
         process.join()
     finally:
