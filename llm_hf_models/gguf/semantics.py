@@ -1,8 +1,9 @@
-"""Check that a parsed GGUF header describes a model that llama.cpp can load: shapes, counts, tokenizer, blocks.
+"""Check that the values of a parsed GGUF header fit together: shapes, counts, tokenizer, blocks.
 
-A value that llama.cpp refuses or crashes on is an error; one that it works around is a warning. Limits are those of
-llama.cpp's `src/llama-hparams.h` (LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS) and `src/llama-model-loader.cpp` (exact value
-types).
+Which tensors an architecture needs is not checked: llama.cpp decides that when it loads the model (load_test).
+A value that llama.cpp refuses or crashes on is an error; one that it works around is a warning, and so is a tensor that
+the header doesn't account for. Limits are those of llama.cpp's `src/llama-hparams.h` (LLAMA_MAX_LAYERS,
+LLAMA_MAX_EXPERTS) and `src/llama-model-loader.cpp` (exact value types).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator
 
-from llm_hf_models.gguf import required_tensors
 from llm_hf_models.gguf.facts import get_array_length, get_count, get_layer_values, get_text
 from llm_hf_models.gguf.header import GgufHeader
 from llm_hf_models.gguf.rules import Finding, Severity, make_finding
@@ -58,7 +58,7 @@ def check_semantics(header: GgufHeader) -> Iterator[Finding]:
     yield from _check_sizes(header, architecture)
     yield from _check_attention(header, architecture)
     yield from _check_tokenizer(header)
-    yield from _check_tensors(header, architecture)
+    yield from _check_tensors(header)
 
 
 def is_later_shard(header: GgufHeader) -> bool:
@@ -171,36 +171,20 @@ def _check_special_tokens(header: GgufHeader, tokens: int) -> Iterator[Finding]:
             )
 
 
-def _check_tensors(header: GgufHeader, architecture: str) -> Iterator[Finding]:
+def _check_tensors(header: GgufHeader) -> Iterator[Finding]:
     facts = header.facts
     if (facts.split_count or 1) > 1 and get_count(header.metadata, "split.tensors.count") != len(header.tensors):
         return  # the missing tensors may be in the other shards
     if not header.tensors:
         yield make_finding("no-tensors", "warning", "The file has no tensors.")
         return
-    yield from _check_vocabulary_shape(header, architecture)
-    blocks = facts.block_count or 0
-    if 0 < blocks <= MAX_BLOCKS:
-        yield from _check_blocks(header, architecture, blocks)
-
-
-def _check_vocabulary_shape(header: GgufHeader, architecture: str) -> Iterator[Finding]:
     tokens = get_array_length(header.metadata.get(_TOKENS))
-    expected = (header.facts.embedding_length or 0, tokens)
-    severity: Severity = "error" if architecture in required_tensors.FAMILIES else "warning"
+    expected = (facts.embedding_length, tokens)
     for tensor in header.tensors:
-        if tokens and tensor.name == "token_embd.weight" and tensor.shape != expected:
+        if all(expected) and tensor.name == "token_embd.weight" and tensor.shape != expected:
             message = f"Its shape is {tensor.shape}; the header requires {expected}."
-            yield make_finding("vocabulary-shape", severity, message, tensor.name)
-
-
-def _check_blocks(header: GgufHeader, architecture: str, blocks: int) -> Iterator[Finding]:
-    names = {tensor.name for tensor in header.tensors}
-    # For the listed families, llama.cpp counts the tensors and refuses an extra one.
-    severity: Severity = "error" if architecture in required_tensors.FAMILIES else "warning"
-    for tensor in header.tensors:
+            yield make_finding("vocabulary-shape", "warning", message, tensor.name)
         block = _BLOCK_NUMBER.match(tensor.name)
-        if block and int(block[1]) >= blocks:
-            yield make_finding("block-out-of-range", severity, f"The model has only {blocks} blocks.", tensor.name)
-    for name in required_tensors.find_missing_tensors(architecture, header.metadata, names, blocks):
-        yield make_finding("tensor-missing", "error", f"Models of the architecture {architecture} require it.", name)
+        if block and facts.block_count and int(block[1]) >= facts.block_count:
+            message = f"The model has only {facts.block_count} blocks."
+            yield make_finding("block-out-of-range", "warning", message, tensor.name)

@@ -56,14 +56,10 @@ REFUSED = {
     "no blocks": ("block-count", {"key": "llama.block_count", "value": 0}),
     "513 blocks": ("block-count", {"key": "llama.block_count", "value": 513}),
     "2^31 blocks": ("block-count", {"key": "llama.block_count", "value": 2**31}),
-    "a block too many": ("tensor-missing", {"key": "llama.block_count", "value": 3}),
-    "a block too few": ("block-out-of-range", {"key": "llama.block_count", "value": 1}),
-    "another width": ("vocabulary-shape", {"key": "llama.embedding_length", "value": 128}),
     "heads that can't be shared out": ("head-count", {"key": "llama.attention.head_count_kv", "value": 3}),
 }
 RENAMED = {
     "no architecture": ("architecture", b"general.architecture", b"general.architectura"),
-    "no last norm": ("tensor-missing", b"output_norm.weight", b"output_morm.weight"),
     "no tokens": ("tokenizer", b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokenz"),
     "token types of another type": (
         "token-array-type",
