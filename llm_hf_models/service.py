@@ -58,7 +58,6 @@ class Library:
         notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
         list_taken_names: Returns the names of other plugins' models in llm, for a kind of model. With None, llm is
             started in another process to list them.
-        during_request: A context manager that is entered during each request to the Hub's API, given the Hub's host.
     """
 
     def __init__(
@@ -69,11 +68,8 @@ class Library:
         agent: str | None = None,
         notify: Callable[[str], None] | None = None,
         list_taken_names: Callable[[str], Mapping[str, str]] | None = None,
-        during_request: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._context = Context(
-            requested_by, ask_passphrase, agent, notify, during_request, list_taken_names=list_taken_names
-        )
+        self._context = Context(requested_by, ask_passphrase, agent, notify, list_taken_names=list_taken_names)
 
     # The Hub
 
@@ -593,6 +589,12 @@ class Library:
         from llm_hf_models import account
 
         return account.whoami(self._context)
+
+    def get_hub_host(self) -> str:
+        """Return the host of the Hub in use; an empty string in offline mode."""
+        from llm_hf_models import settings
+
+        return "" if settings.is_offline() else settings.get_display_endpoint().partition("://")[2]
 
     def status(self) -> Status:
         """Return the state of this machine: memory, disk, cache, engines, endpoint and token."""
