@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +30,6 @@ class Context:
         notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
         planned_cache: The cache of a download that was planned in another environment; None for this environment's.
         planned_endpoint: The Hub of such a download.
-        list_taken_names: Returns the names of other plugins' models in llm; None starts llm to find them.
     """
 
     requested_by: str = "python"
@@ -39,7 +38,6 @@ class Context:
     notify: Callable[[str], None] | None = None
     planned_cache: Path | None = None
     planned_endpoint: str | None = None
-    list_taken_names: Callable[[str], Mapping[str, str]] | None = None
 
     def settings(self) -> Settings:
         """Return the current settings."""

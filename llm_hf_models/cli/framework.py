@@ -96,16 +96,10 @@ def open_library(*, asks_hub: bool = False) -> Library:
         asks_hub: Whether the command needs an answer of the Hub. If it then prints nothing for SLOW_SECONDS, a note on
             the terminal names the Hub, unless the command is quiet.
     """
-    from llm_hf_models.llm_plugin import names as llm_plugin_names
     from llm_hf_models.service import Library
 
     # A command may need the token several times; the user types the passphrase once.
-    library = Library(
-        requested_by="cli",
-        ask_passphrase=functools.cache(ask_passphrase),
-        notify=output.note,
-        list_taken_names=llm_plugin_names.list_taken_names,
-    )
+    library = Library(requested_by="cli", ask_passphrase=functools.cache(ask_passphrase), notify=output.note)
     context = click.get_current_context(silent=True)
     if asks_hub and context and not context.params.get("quiet") and (host := library.get_hub_host()):
         output.waiting_note.start(f"Waiting for {clean_text(host)}…", SLOW_SECONDS)

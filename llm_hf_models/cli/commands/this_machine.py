@@ -117,8 +117,8 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         raise click.UsageError("Give the ALIAS too: llm hf alias NAME ALIAS")
     for old in removed:
         library.remove_alias(old)
-    for new in aliases:
-        library.add_alias(str(name), new)
+    if aliases:
+        library.add_alias(str(name), *aliases)
     models = [library.show(name)] if name else [] if removed else library.list()
     if as_json:
         output.print_json({alias: model.model_id for model in models for alias in model.aliases})
