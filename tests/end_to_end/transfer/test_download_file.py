@@ -464,9 +464,6 @@ def test_stale_heartbeat_is_replaced_without_flock(server: StorageServer, partia
     assert list_names(partial) == {partial.name}
 
 
-both_ways = transfers.both_ways
-
-
 # Disk space and rate
 
 
@@ -493,7 +490,6 @@ class LateServer(StorageServer):
         self.left.set()
 
 
-@pytest.mark.usefixtures("both_ways")
 def test_late_bytes_of_a_replaced_connection_do_no_harm(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
     with LateServer(make_content(MB)) as server:

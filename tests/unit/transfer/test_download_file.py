@@ -37,7 +37,6 @@ from tests.support.transfers import LIMITS, MB, WEATHER, interrupt_transfer, lis
 
 server = transfers.server
 partial = transfers.partial
-both_ways = transfers.both_ways
 
 
 def test_transfer_leaves_only_the_whole_file(server: StorageServer, partial: Path) -> None:
@@ -237,7 +236,6 @@ def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page
 # Network errors
 
 
-@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("fault", WEATHER.values(), ids=WEATHER)
 def test_transient_errors_are_retried(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.faults.append(fault)
