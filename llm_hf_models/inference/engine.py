@@ -33,6 +33,7 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.machine import choose_thread_count, read_memory
+from llm_hf_models.system.ownership import acquire_ownership
 from llm_hf_models.system.processes import get_start_time
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ GPU_BATCH_TOKENS = 512  # fast enough on a GPU
 IMAGE_BATCH_TOKENS = 512  # llama.cpp's default: some models need all tokens of an image in one batch
 MEMORY_SLACK_BYTES = 2**30  # for memory outside the estimate; doubling the estimate covers copied weights
 HTTP_THREADS = 32  # one for each open connection, including queued ones
+START_POLL_SECONDS = 0.05  # how often it is checked whether another engine has started
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would exceed every estimate
 
 
@@ -184,21 +186,23 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
     row = db.get_engine(fingerprint)
     if row is not None and _renew_if_running(row, keep_alive):
         return build_endpoint(row)
-    import filelock
+    deadline = time.monotonic() + 2 * settings.engine_start_seconds
+    # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
+    with acquire_ownership(make_base_folder() / "start", lambda: _wait_for_other_start(deadline)):
+        row = db.get_engine(fingerprint)
+        if row is not None and _renew_if_running(row, keep_alive):
+            return build_endpoint(row)
+        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
+    return replace(build_endpoint(row), load_seconds=load_seconds)
 
-    try:
-        # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
-        with filelock.FileLock(make_base_folder() / "start.lock", timeout=2 * settings.engine_start_seconds):
-            row = db.get_engine(fingerprint)
-            if row is not None and _renew_if_running(row, keep_alive):
-                return build_endpoint(row)
-            row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
-    except filelock.Timeout:
+
+def _wait_for_other_start(deadline: float) -> None:
+    if time.monotonic() >= deadline:
         raise EngineStartError(
             "Timed out waiting for another engine to start",
             hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
-        ) from None
-    return replace(build_endpoint(row), load_seconds=load_seconds)
+        )
+    time.sleep(START_POLL_SECONDS)
 
 
 def _compute_fingerprint(spec: EngineSpec, settings: Settings) -> str:
