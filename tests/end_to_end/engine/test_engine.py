@@ -132,7 +132,7 @@ def test_engine_lost_before_the_request_is_restarted_once(spec: engine.EngineSpe
     lost = get_engine_row(db).pid
     os.kill(lost, signal.SIGKILL)
     wait_for_exit(lost)
-    assert prompt_engine(endpoint) == ggufs.ANSWER
+    assert prompt_engine(endpoint, reconnect=lambda: ensure(spec, db)) == ggufs.ANSWER
     assert get_engine_row(db).pid != lost
 
 
