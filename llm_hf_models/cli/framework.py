@@ -89,11 +89,11 @@ class HfGroup(click.Group):
             raise click.exceptions.Exit(output.print_error(error)) from None
 
 
-def open_library(*, asks_hub: bool = False) -> Library:
+def open_library(*, uses_hub: bool = False) -> Library:
     """Return the service. It is imported on first use, so that help and usage errors stay fast.
 
     Args:
-        asks_hub: Whether the command needs an answer of the Hub. If it then prints nothing for SLOW_SECONDS, a note on
+        uses_hub: Whether the command needs an answer of the Hub. If it then prints nothing for SLOW_SECONDS, a note on
             the terminal names the Hub, unless the command is quiet.
     """
     from llm_hf_models.service import Library
@@ -101,7 +101,7 @@ def open_library(*, asks_hub: bool = False) -> Library:
     # A command may need the token several times; the user types the passphrase once.
     library = Library(requested_by="cli", ask_passphrase=functools.cache(ask_passphrase), notify=output.note)
     context = click.get_current_context(silent=True)
-    if asks_hub and context and not context.params.get("quiet") and (host := library.get_hub_host()):
+    if uses_hub and context and not context.params.get("quiet") and (host := library.get_hub_host()):
         output.waiting_note.start(f"Waiting for {clean_text(host)}…", SLOW_SECONDS)
         context.call_on_close(output.waiting_note.cancel)
     return library

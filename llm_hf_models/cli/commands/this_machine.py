@@ -214,7 +214,7 @@ def import_(
     if mmproj and no_mmproj:
         raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
     with progress.show_progress(quiet=quiet) as show_progress:
-        done = open_library(asks_hub=repo is not None).import_file(
+        done = open_library(uses_hub=repo is not None).import_file(
             file,
             repo=repo,
             copy=copy,
