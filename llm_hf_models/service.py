@@ -652,7 +652,7 @@ class Library:
         """
         from llm_hf_models.servers import openai_relay
 
-        return openai_relay.make_server(self._context, names, host, port, key=key, notice=notify)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.

@@ -123,7 +123,7 @@ class Endpoint:
         return maximum is None or (spec.context or maximum) <= self.context < maximum
 
 
-Notice = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class EngineControl:
     library: Path
     settings: Settings
     keep_alive: float
-    notice: Notice
+    notify: Notify
     row: EngineRow
 
     def reconnect(self) -> Endpoint:
@@ -146,7 +146,7 @@ class EngineControl:
         Raises the same errors as `ensure_engine`.
         """
         with Database(self.library) as db:
-            return ensure_engine(self.spec, db, self.settings, keep_alive=self.keep_alive, notice=self.notice)
+            return ensure_engine(self.spec, db, self.settings, keep_alive=self.keep_alive, notify=self.notify)
 
     def is_working(self) -> bool:
         """Return whether the engine reports requests in progress. If so, a silent request may be queued."""
@@ -158,7 +158,7 @@ class EngineControl:
             stop_engine(db, self.row)
 
 
-def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
+def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notify: Notify) -> Endpoint:
     """Return the endpoint of an engine for this spec, starting one if none is running.
 
     Concurrent callers with the same spec get the same engine.
@@ -168,7 +168,7 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
         db: The library that records engines.
         settings: Memory reserve, sandbox, time limit for starting.
         keep_alive: How long an idle engine stays running, in seconds.
-        notice: Called with each message for the user, such as a reduced context or a stopped idle engine.
+        notify: Called with each message for the user, such as a reduced context or a stopped idle engine.
 
     Raises:
         ModelTooLargeError: The model does not fit even with the smallest useful context. Nothing was loaded.
@@ -179,7 +179,7 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
     fingerprint = _compute_fingerprint(spec, settings)
 
     def build_endpoint(row: EngineRow) -> Endpoint:
-        return _build_endpoint(row, EngineControl(spec, db.path, settings, keep_alive, notice, row))
+        return _build_endpoint(row, EngineControl(spec, db.path, settings, keep_alive, notify, row))
 
     row = db.get_engine(fingerprint)
     if row is not None and _renew_if_running(row, keep_alive):
@@ -192,7 +192,7 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
             row = db.get_engine(fingerprint)
             if row is not None and _renew_if_running(row, keep_alive):
                 return build_endpoint(row)
-            row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
+            row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notify)
     except filelock.Timeout:
         raise EngineStartError(
             "Timed out waiting for another engine to start",
@@ -231,7 +231,7 @@ def _build_endpoint(row: EngineRow, control: EngineControl) -> Endpoint:
 
 
 def _start_and_record(
-    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notice: Notice
+    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notify: Notify
 ) -> tuple[EngineRow, float]:
     """Start an engine and record it. Return its row, and the load time in seconds."""
     from llm_hf_models.inference import launcher
@@ -240,7 +240,7 @@ def _start_and_record(
         if row.fingerprint == fingerprint:
             stop_engine(db, row)  # it runs, but does not respond
     remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
-    estimate = _make_room(spec, db, settings, notice)
+    estimate = _make_room(spec, db, settings, notify)
     folder = create_engine_folder()
     try:
         folder.lease.touch(mode=0o600)
@@ -317,7 +317,7 @@ def _find_llama_server(settings: Settings) -> str | None:
     return path
 
 
-def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notice) -> Fit:
+def _make_room(spec: EngineSpec, db: Database, settings: Settings, notify: Notify) -> Fit:
     """Estimate the model's memory, and stop idle engines, least recently used first, if that makes it fit better.
 
     Returns:
@@ -335,7 +335,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
         while idle and _is_better(best, estimate):
             row = idle.pop(0)
             stop_engine(db, row)
-            notice(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
+            notify(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
             estimate = _estimate_fit(spec, settings)
     if not estimate.fits:
         raise ModelTooLargeError(
@@ -344,7 +344,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
             hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
     if estimate.reduced:
-        notice(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+        notify(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
     return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 
