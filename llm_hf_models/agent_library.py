@@ -49,10 +49,6 @@ def log_path() -> Path:
     return paths.data_dir() / "agents.log"
 
 
-def _plan_nothing() -> None:
-    """Plan a change that needs no plan."""
-
-
 def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, PullPlan):
         return subject.ref
@@ -93,7 +89,7 @@ def _limit(
     @wraps(verb)
     def run(self: AgentLibrary, /, *args: P.args, **kwargs: P.kwargs) -> R:
         about = target.format_map(signature.bind(self, *args, **kwargs).arguments)
-        return self._change(self._prepare(action, about, _plan_nothing), lambda _: verb(self, *args, **kwargs))
+        return self._change_directly(action, about, partial(verb, self, *args, **kwargs))
 
     return run
 
@@ -215,7 +211,6 @@ class AgentLibrary(Library):
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
     clear_downloads = _limit(Library.clear_downloads, "clear downloads")
     verify = _limit(Library.verify, "verify", "{name}")
-    add_alias = _limit(Library.add_alias, "alias", "{name} {alias}")
     remove_alias = _limit(Library.remove_alias, "remove alias", "{alias}")
     import_file = _limit(Library.import_file, "import", "{file}")
     gc = _limit(Library.gc, "gc")
@@ -225,10 +220,13 @@ class AgentLibrary(Library):
     logout = _limit(Library.logout, "logout")
     set_setting = _limit(Library.set_setting, "set", "{key}")
 
+    def add_alias(self, name: str, *aliases: str) -> LocalModelView:
+        """Add aliases, as `Library.add_alias` does."""
+        return self._change_directly("alias", " ".join((name, *aliases)), partial(super().add_alias, name, *aliases))
+
     def stop_engines(self, name: str | None = None) -> int:
         """Stop engines, as `Library.stop_engines` does."""
-        stop = partial(super().stop_engines, name)
-        return self._change(self._prepare("stop engines", name or "all", _plan_nothing), lambda _: stop())
+        return self._change_directly("stop engines", name or "all", partial(super().stop_engines, name))
 
     # The policy and the log
 
@@ -263,6 +261,10 @@ class AgentLibrary(Library):
         agreed = {"agreed": sorted(request.action for request in change.requests)} if change.requests else {}
         self._append_to_log(change.action, change.target, {"outcome": "done", **agreed})
         return result
+
+    def _change_directly(self, action: str, target: str, run: Callable[[], R]) -> R:
+        """Make a change that needs no plan, if the policy allows it."""
+        return self._change(self._prepare(action, target, lambda: None), lambda _: run())
 
     def refuse(self, change: PreparedChange[Any], error: PolicyError) -> NoReturn:
         """Log that a change is refused, and raise the error."""

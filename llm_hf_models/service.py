@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,8 +38,8 @@ def ignore_event(event: Event) -> None:
     """Ignore a progress event."""
 
 
-def _ignore_notice(notice: str) -> None:
-    """Ignore a notice."""
+def _ignore_message(message: str) -> None:
+    """Ignore a message."""
 
 
 class Library:
@@ -54,9 +53,6 @@ class Library:
         ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
             None instead of a callable, that file is not used.
         notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
-        list_taken_names: Returns the names of other plugins' models in llm, for a kind of model. With None, llm is
-            started in another process to list them.
-        during_request: A context manager that is entered during each request to the Hub's API, given the Hub's host.
     """
 
     def __init__(
@@ -65,10 +61,8 @@ class Library:
         requested_by: str = "python",
         ask_passphrase: Callable[[], str | None] | None = None,
         notify: Callable[[str], None] | None = None,
-        list_taken_names: Callable[[str], Mapping[str, str]] | None = None,
-        during_request: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._context = Context(requested_by, ask_passphrase, notify, during_request, list_taken_names=list_taken_names)
+        self._context = Context(requested_by, ask_passphrase, notify)
 
     # The Hub
 
@@ -325,16 +319,18 @@ class Library:
 
         return local_files.verify(self._context, name, progress)
 
-    def add_alias(self, name: str, alias: str) -> LocalModelView:
-        """Add an alias to a local model."""
+    def add_alias(self, name: str, *aliases: str) -> LocalModelView:
+        """Add aliases to a local model: all of them, or none if one is taken."""
         from llm_hf_models.hub import refs
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
 
         with self._context.open_database() as db:
             model = db.find_model(name)
-            models_names.refuse_taken_names(self._context, [refs.parse_alias(alias)], model.facts.kind)
-            db.add_alias(alias, model.model_id)
+            models_names.refuse_taken_names(map(refs.parse_alias, aliases), model.facts.kind)
+            with db.transaction():
+                for alias in aliases:
+                    db.add_alias(alias, model.model_id)
             return local_models.make_view(db.get_model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
@@ -509,6 +505,12 @@ class Library:
 
         return account.whoami(self._context)
 
+    def get_hub_host(self) -> str:
+        """Return the host of the Hub in use; an empty string in offline mode."""
+        from llm_hf_models import settings
+
+        return "" if settings.is_offline() else settings.get_display_endpoint().partition("://")[2]
+
     def status(self) -> Status:
         """Return the state of this machine: memory, disk, cache, engines, endpoint and token."""
         from llm_hf_models import status as status_module
@@ -549,7 +551,7 @@ class Library:
         port: int = 0,
         *,
         key: str | None = None,
-        notify: Callable[[str], None] = _ignore_notice,
+        notify: Callable[[str], None] = _ignore_message,
     ) -> RelayServer:
         """Create a server that offers some models in OpenAI's protocol. Call `serve_forever()` to run it.
 
@@ -565,7 +567,7 @@ class Library:
         """
         from llm_hf_models.servers import openai_relay
 
-        return openai_relay.make_server(self._context, names, host, port, key=key, notice=notify)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.

@@ -71,7 +71,8 @@ def run_queued_download(context: Context, row: Download) -> None:
 
 
 def _explain_refusal(context: Context, row: Download, error: HfModelsError) -> HfModelsError:
-    """Explain the Hub's refusal if the worker may not send its token to this Hub, or can't decrypt it."""
+    """Explain the Hub's refusal if the worker lacks the token, may not send it to this Hub, or can't decrypt it."""
+    from llm_hf_models.downloads.token_handoff import find_token_for_worker  # imported late: foreground pulls
     from llm_hf_models.hub import tokens
 
     pull_again = f"llm hf pull {shlex.quote(row.ref)}"
@@ -80,6 +81,13 @@ def _explain_refusal(context: Context, row: Download, error: HfModelsError) -> H
             f"{error.message}, and the worker may send its token only to the Hub it was started for",
             hint=f"Use the token for this Hub: HF_ENDPOINT={shlex.quote(context.endpoint())} {pull_again}",
         )
+    if row.token_fingerprint is not None:
+        used = find_token_for_worker(context)
+        if used is None or used.fingerprint != row.token_fingerprint:
+            return TokenMissingError(
+                f"{error.message}, and the worker with the token of this download has ended",
+                hint=f"Continue the download with that token: llm hf retry {row.id}",
+            )
     if not tokens.is_locked(context.token()):
         return error
     return TokenMissingError(

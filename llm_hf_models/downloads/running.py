@@ -96,7 +96,7 @@ class RunningDownload:
         *,
         only_if_active: bool = False,
     ) -> None:
-        """With `only_if_active`, claim the row only if it is queued or abandoned, and not if it has been paused."""
+        """With `only_if_active`, claim the row only if it is queued or abandoned, and fewer downloads run than may."""
         self._context, self._row, self._owner, self._stop = context, row, owner, stop
         self._only_if_active = only_if_active
         self._done = {file.path: file.size if file.local else file.partial for file in files}
@@ -156,9 +156,15 @@ class RunningDownload:
         with self._db.transaction():
             self._db.pause_abandoned(stale_seconds=self._context.stale_seconds())
             now = self._db.get_download(self._row.id)
-            if self._only_if_active and (now is None or now.state not in ACTIVE_STATES):
+            if self._only_if_active and (now is None or now.state not in ACTIVE_STATES or self._is_queue_full()):
                 return False
             return self._claim_and_note(self._db)
+
+    def _is_queue_full(self) -> bool:
+        """Return True if as many other downloads are running, in all processes, as the settings allow."""
+        others = (row for row in self._db.list_downloads(states=RUNNING_STATES) if row.id != self._row.id)
+        active = sum(row.is_owner_running(stale_seconds=self._context.stale_seconds()) for row in others)
+        return active >= self._context.settings().concurrent_downloads
 
     def _claim_and_note(self, db: DownloadTables) -> bool:
         before = db.get_download(self._row.id)

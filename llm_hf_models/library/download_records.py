@@ -39,6 +39,7 @@ class Download:
     heartbeat: float = 0.0  # time of the owner's last heartbeat; 0 if that process has certainly ended
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
+    token_fingerprint: str | None = None  # of the token that the worker needs; None if any worker can run it
 
     def is_owner_running(self, *, stale_seconds: float) -> bool:
         """Return whether a process is running this download: its last heartbeat is at most `stale_seconds` from now.

@@ -83,18 +83,23 @@ class DownloadTables(SQLiteFile):
         )  # fmt: skip
         return changed == 1
 
-    def find_next_download(self, *, stale_seconds: float) -> Download | None:
-        """Return the next download for a worker to claim: a background download that is queued or abandoned.
+    def list_next_downloads(self, *, stale_seconds: float, fingerprint: str | None = None) -> list[Download]:
+        """Return the next background download for each token: the first that is queued or abandoned.
 
         Foreground downloads are left out. They are queued only until their own process claims them.
+
+        Args:
+            stale_seconds: age at which a heartbeat is stale, in seconds.
+            fingerprint: fingerprint of the worker's token. The first result is the next download
+                with this token or without a token, if there is one.
         """
         rows = self.fetch_rows(
-            "select * from downloads where background and (state = 'queued' or (state in ('running', 'verifying')"
-            " and abs(heartbeat - ?) > ?)) order by id limit 1",
-            time.time(),
-            stale_seconds,
-        )
-        return _parse_download_row(rows[0]) if rows else None
+            "select * from downloads where id in (select min(id) from downloads where background"
+            " and (state = 'queued' or (state in ('running', 'verifying') and abs(heartbeat - ?) > ?))"
+            " group by nullif(token_fingerprint, ?)) order by coalesce(nullif(token_fingerprint, ?), ''), id",
+            time.time(), stale_seconds, fingerprint, fingerprint,
+        )  # fmt: skip
+        return [_parse_download_row(row) for row in rows]
 
     def record_heartbeat(self, download_id: int, owner: str) -> RequestedAction | Literal["lost"] | None:
         """Record a heartbeat of a download's owner. Return the action that the owner should take, if any.
@@ -197,6 +202,10 @@ class DownloadTables(SQLiteFile):
             return None
         rows = self.fetch_rows("select * from downloads where id = ?", download_id)
         return _parse_download_row(rows[0]) if rows else None
+
+    def read_fingerprint_key(self) -> bytes:
+        """Return the random key of this library for the fingerprints of tokens."""
+        return bytes.fromhex(self.fetch_rows("select key from fingerprint_key")[0]["key"])
 
     def count_downloads(self, states: Sequence[DownloadState], *, before: float) -> int:
         """Return the number of downloads in these states that were last updated before that time (Unix seconds)."""

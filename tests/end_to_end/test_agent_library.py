@@ -25,8 +25,8 @@ PLAN = PullPlan(
     mmproj=None, total_bytes=0, fetch_bytes=0, folder="", options=PullOptions(),
 )  # fmt: skip
 READING = {
-    "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_setting", "info",
-    "inspect", "list", "list_engines", "mirror", "path", "plan", "plan_gc", "plan_removal", "search", "serve",
+    "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
+    "info", "inspect", "list", "list_engines", "mirror", "path", "plan", "plan_gc", "plan_removal", "search", "serve",
     "settings", "show", "status", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.

@@ -191,8 +191,8 @@ async def organise(
         if alias.casefold() not in map(str.casefold, model.aliases):
             raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
         await call(library.remove_alias, alias)
-    for alias in add:
-        await call(library.add_alias, model.model_id, alias)
+    if add:
+        await call(library.add_alias, model.model_id, *add)
     model = await call(library.show, model.model_id)
     now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
     return build_result(now, rendering.format_names(now))

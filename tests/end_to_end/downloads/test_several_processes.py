@@ -24,7 +24,6 @@ from llm_hf_models.downloads import records as downloads_records
 from llm_hf_models.downloads import running as downloads_running
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import open_row
-from llm_hf_models.downloads.token_handoff import TokenInbox
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
 from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.library import sqlite_file
@@ -444,7 +443,7 @@ def test_pull_killed_before_it_claims_its_row_is_paused(hub: HubServer) -> None:
     library, here = Library(), worker.WorkerContext("worker")
     with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=False)
-    worker.Worker(here, TokenInbox()).run()
+    worker.Worker(here).run()
     assert [event.kind for event in library.follow(row.id)] == ["paused"]
     library.resume(row.id)
     assert [event.kind for event in library.follow(row.id)][-1] == "done"
@@ -546,7 +545,7 @@ def test_worker_retries_a_claim_on_a_busy_library(hub: HubServer, monkeypatch: p
     with here.open_downloads() as db:
         row = open_row(here, db, library.plan(REPO), background=True)
     calls = make_library_busy(monkeypatch, "claim_download", 1)
-    worker.Worker(here, TokenInbox()).run()
+    worker.Worker(here).run()
     assert (library.get_download(row.id).state, calls) == ("done", [2])
 
 
@@ -566,7 +565,7 @@ def test_worker_with_a_locked_library_retries_at_intervals(hub: HubServer, monke
         return claim(db, *args, **kwargs)
 
     monkeypatch.setattr(DownloadTables, "claim_download", claimed)
-    worker.Worker(here, TokenInbox()).run()
+    worker.Worker(here).run()
     assert library.get_download(row.id).state == "done"
     assert len(tried) == 3
     assert tried[-1] - tried[0] >= 2 * 0.2
@@ -580,7 +579,7 @@ def test_plan_of_another_version_fails_once(monkeypatch: pytest.MonkeyPatch, sta
     with here.open_downloads() as db:
         row = db.add_download(Download(0, "a/b", state, "a/b", "c" * 40, "Q4", 1, background=True, owner="1-2-3"))
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(worker.Worker(here, TokenInbox()).run).result(60)
+        pool.submit(worker.Worker(here).run).result(60)
     after = Library().get_download(row.id)
     assert after.state == "failed"
     assert "was planned by another version" in str(after.error)
@@ -608,7 +607,7 @@ def test_no_worker_takes_a_pull_while_it_is_being_enqueued(hub: HubServer, monke
 def test_worker_with_a_busy_library_at_its_last_look_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().downloads()
     monkeypatch.setattr(sys, "argv", ["worker"])
-    calls = make_library_busy(monkeypatch, "find_next_download", 2)
+    calls = make_library_busy(monkeypatch, "list_next_downloads", 2)
     worker.main()
     assert calls == [4], "a round and a look, and both again"
 
