@@ -262,13 +262,6 @@ class Library:
         with self._enforce_policy("retry", download_id):
             return downloads_queue.retry(self._context, download_id)
 
-    def send_to_background(self, download_id: int) -> DownloadView:
-        """Stop a running foreground pull and let the worker continue it."""
-        from llm_hf_models.downloads import queue as downloads_queue
-
-        with self._enforce_policy("to_background", download_id):
-            return downloads_queue.send_to_background(self._context, download_id)
-
     def continue_in_background(self, plan: PullPlan) -> None:
         """Mark a running pull as a background download, which a worker continues when its process ends.
 

@@ -88,7 +88,6 @@ class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic 
             self.fail(f"{error.message}. {error.hint}" if error.hint else f"{error.message}.", param, ctx)
 
 
-SIZE = _NumberWithUnit("size", units.parse_size)
 RATE = _NumberWithUnit("rate", units.parse_rate)
 COUNT = _NumberWithUnit("count", units.parse_count)
 
