@@ -331,7 +331,6 @@ def main() -> None:
     output: dict[str, Any] = {
         "layers": report.layers,
         "missing": dict(report.missing),
-        "sandboxed": report.is_sandboxed,
     }
     os.write(1, json.dumps(output).encode() + b"\n")
     try:
