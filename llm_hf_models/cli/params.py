@@ -177,6 +177,22 @@ def refresh_option(command: F) -> F:
     )
 
 
+def listen_options(port: int) -> Callable[[F], F]:
+    """Add `--host` and `--port`, with a default port."""
+    address = click.option(
+        "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on."
+    )
+    number = click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        default=port,
+        show_default=True,
+        help="Port to listen on; 0 chooses a free one.",
+    )
+    return lambda command: address(number(command))
+
+
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """Check that the user gave either an argument or `--all`.
 
