@@ -32,7 +32,7 @@ from llm_hf_models.inference import engine_folder, running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.system.disk import count_bytes_on_disk
-from llm_hf_models.transfer.ownership import is_owned
+from llm_hf_models.system.ownership import is_owned
 from llm_hf_models.types import Cleanup
 
 

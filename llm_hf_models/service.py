@@ -56,9 +56,6 @@ class Library:
         agent: The name of the agent that uses the library, if any. Then the `agent_…` settings apply, and its changes
             are logged.
         notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
-        list_taken_names: Returns the names of other plugins' models in llm, for a kind of model. With None, llm is
-            started in another process to list them.
-        during_request: A context manager that is entered during each request to the Hub's API, given the Hub's host.
     """
 
     def __init__(
@@ -68,12 +65,8 @@ class Library:
         ask_passphrase: Callable[[], str | None] | None = None,
         agent: str | None = None,
         notify: Callable[[str], None] | None = None,
-        list_taken_names: Callable[[str], Mapping[str, str]] | None = None,
-        during_request: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._context = Context(
-            requested_by, ask_passphrase, agent, notify, during_request, list_taken_names=list_taken_names
-        )
+        self._context = Context(requested_by, ask_passphrase, agent, notify)
 
     # The Hub
 
@@ -350,16 +343,18 @@ class Library:
         with self._enforce_policy("verify", name):
             return local_files.verify(self._context, name, progress)
 
-    def add_alias(self, name: str, alias: str) -> LocalModelView:
-        """Add an alias to a local model."""
+    def add_alias(self, name: str, *aliases: str) -> LocalModelView:
+        """Add aliases to a local model: all of them, or none if one is taken."""
         from llm_hf_models.hub import refs
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
 
-        with self._enforce_policy("alias", f"{name} {alias}"), self._context.open_database() as db:
+        with self._enforce_policy("alias", " ".join((name, *aliases))), self._context.open_database() as db:
             model = db.find_model(name)
-            models_names.refuse_taken_names(self._context, [refs.parse_alias(alias)], model.facts.kind)
-            db.add_alias(alias, model.model_id)
+            models_names.refuse_taken_names(map(refs.parse_alias, aliases), model.facts.kind)
+            with db.transaction():
+                for alias in aliases:
+                    db.add_alias(alias, model.model_id)
             return local_models.make_view(db.get_model(model.model_id))
 
     def remove_alias(self, alias: str) -> None:
@@ -593,6 +588,12 @@ class Library:
         from llm_hf_models import account
 
         return account.whoami(self._context)
+
+    def get_hub_host(self) -> str:
+        """Return the host of the Hub in use; an empty string in offline mode."""
+        from llm_hf_models import settings
+
+        return "" if settings.is_offline() else settings.get_display_endpoint().partition("://")[2]
 
     def status(self) -> Status:
         """Return the state of this machine: memory, disk, cache, engines, endpoint and token."""

@@ -54,6 +54,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
 
 def _ask_yes_no(question: str) -> bool | None:
     """Return the user's answer, or None if there is none. `sys.stdin` is None if the process started without stdin."""
+    output.waiting_note.cancel()
     try:
         return click.confirm(question, err=True) if sys.stdin else None
     except (click.Abort, UnicodeDecodeError) as error:

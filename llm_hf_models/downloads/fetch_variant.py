@@ -27,9 +27,9 @@ from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests, copy_with_digests
+from llm_hf_models.system.ownership import count_owning_processes
 from llm_hf_models.transfer.download_file import TICK_SECONDS, download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.ownership import count_owning_processes
 from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
 

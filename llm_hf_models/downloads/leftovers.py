@@ -1,6 +1,6 @@
 """Find and remove the leftover files of downloads that have finished.
 
-A process that removes a partial file becomes its owner first (transfer/ownership.py), as a download does, and then
+A process that removes a partial file becomes its owner first (system/ownership.py), as a download does, and then
 reads the rows again. A pull that starts in the meantime keeps its bytes, or waits.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from pathlib import Path
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
-from llm_hf_models.errors import InterruptedByUserError, LibraryBusyError, NotWritableError
+from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES, UNFINISHED_STATES, Download
-from llm_hf_models.transfer.ownership import acquire_ownership
+from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership
 
 NO_LIMIT = -1  # SQLite's value for no limit
 
@@ -67,7 +66,7 @@ def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int
                 db.update_download(row.id)  # set its time to now: all bytes written so far belong to it
             for partial in partials:
                 if list_leftover_paths(partial):
-                    with contextlib.suppress(OSError, NotWritableError):
+                    with contextlib.suppress(OSError, StorageError):
                         remove_partial(context, db, cutoff, partial)
             kept = [partial for partial in partials if list_leftover_paths(partial)]
             if not kept:
@@ -167,10 +166,8 @@ def compute_age(path: Path) -> float:
 
 def remove_partial(context: Context, db: Database, cutoff: float, partial: Path) -> bool:
     """Remove a partial file and its journal, unless a download needs or owns it. Return True if they were removed."""
-    owned_by_other = threading.Event()
     try:
-        # Don't wait for another owner: setting the stop event ends the attempt at once.
-        with acquire_ownership(partial, owned_by_other, owned_by_other.set):
+        with acquire_ownership(partial):
             rows = sort_rows(db, cutoff)
             if rows.needs(partial):
                 return False
@@ -179,7 +176,7 @@ def remove_partial(context: Context, db: Database, cutoff: float, partial: Path)
                 return False
             for path in list_leftover_paths(partial):
                 path.unlink(missing_ok=True)
-    except InterruptedByUserError:
+    except OwnedByOtherError:
         return False
     partial.with_name(f"{partial.name}.lock").unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the folder is not empty

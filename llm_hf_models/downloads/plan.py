@@ -262,7 +262,7 @@ def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: st
     Raises:
         NameTakenError: Another model has a requested alias.
     """
-    models_names.refuse_taken_names(context, plan.options.aliases, kind)
+    models_names.refuse_taken_names(plan.options.aliases, kind)
     with context.open_database() as db:
         taken = {alias.casefold(): model.model_id for model in db.list_models() for alias in model.aliases}
     for alias in map(parse_alias, plan.options.aliases):

@@ -11,8 +11,7 @@ worst of three runs. curl without a digest took 2.5-2.7 s of wall time.
     httpx2, iter_raw         5.0-7.0    6.9-9.0   43
 
 http.client, urllib3's read and pycurl are equal within noise (sha256 alone takes 1.6 s of the CPU time). http.client
-needs no dependency and gives access to the socket. A stop must shut the socket down, and Linux can splice from it
-(transfer/copy_body.py).
+needs no dependency and gives access to the socket, which a stop must shut down.
 """
 
 from __future__ import annotations

@@ -1,28 +1,17 @@
-"""An HTTP response whose body is read into memory or into a pipe as it arrives.
-
-splice(2) moves received bytes from a socket into a pipe, and from there into a file, without copying them through the
-memory of the process. It works on Linux only, and only for unencrypted connections. transfer/copy_body.py states the
-measured gain.
-"""
+"""An HTTP response whose body is read into a buffer as it arrives."""
 
 from __future__ import annotations
 
 import http.client
-import os
 import re
-import select
 import socket
-import ssl
-import sys
 import time
-from collections.abc import Callable
 
 from llm_hf_models.errors import NetworkError
 from llm_hf_models.network.errors import translate_error
 from llm_hf_models.network.urls import format_host
 
 HEAD_BUFFER_BYTES = 1 << 17
-MIN_SPLICE_BYTES = 1 << 18  # a pipe with this many bytes is returned without waiting for more
 FILL_SECONDS = 0.1  # a read from a slow connection returns the bytes so far after this time
 
 # The number of digits is limited, because int() raises for thousands of them.
@@ -30,12 +19,8 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
-class SpliceUnsupportedError(Exception):
-    """The operating system or a sandbox does not support splice for this socket."""
-
-
 class RangeResponse:
-    """One response, whose body is read into a buffer of the caller or into a pipe."""
+    """One response, whose body is read into a buffer of the caller."""
 
     def __init__(
         self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
@@ -75,37 +60,13 @@ class RangeResponse:
         Raises:
             NetworkError: the connection broke, stalled, or ended before the announced length.
         """
-        max_bytes = len(view) if self._left is None else min(len(view), self._left)
-        return self._fill(max_bytes, lambda filled: self._read_some(view[filled:max_bytes], has_bytes=filled > 0))
-
-    @property
-    def can_splice(self) -> bool:
-        """Whether `splice_into` may be tried: the rest of the body is read from an unencrypted socket."""
-        return hasattr(os, "splice") and self._direct and not self._early and not isinstance(self._sock, ssl.SSLSocket)
-
-    def splice_into(self, pipe: int, max_bytes: int) -> int:
-        """Move up to `max_bytes` into the writing end of an empty pipe and return their number, 0 at the end.
-
-        Raises:
-            NetworkError: the connection broke, stalled, or ended before the announced length.
-            SpliceUnsupportedError: splice does not work; no bytes were moved.
-        """
-        max_bytes = max_bytes if self._left is None else min(max_bytes, self._left)
-        return self._fill(max_bytes, lambda filled: self._splice(pipe, max_bytes - filled, filled))
-
-    def _fill(self, max_bytes: int, read_more: Callable[[int], int | None]) -> int:
-        """Call `read_more` until `max_bytes` have arrived or more bytes are delayed; return the number of bytes.
-
-        Args:
-            max_bytes: the maximum number of bytes.
-            read_more: receives the number of bytes so far and returns how many it added, None if more are delayed.
-        """
         if self._pending:
             raise self._pending
+        max_bytes = len(view) if self._left is None else min(len(view), self._left)
         filled, since = 0, time.monotonic()
         while filled < max_bytes:
             try:
-                count = read_more(filled)
+                count = self._read_some(view[filled:max_bytes], has_bytes=filled > 0)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 return self._defer_error(translate_error(error, self._host, connecting=False), filled)
             if count == 0 and self._left:
@@ -152,29 +113,6 @@ class RangeResponse:
                 if time.monotonic() >= until:
                     raise
 
-    def _splice(self, pipe: int, max_bytes: int, filled: int) -> int | None:
-        """Splice the next bytes into a pipe that holds `filled` bytes; return None if it should be emptied first.
-
-        A pipe holds as many packets as it has pages, so it can be full before its size is reached. Waiting until it is
-        full costs more context switches than it saves calls.
-        """
-        if sys.platform != "linux" or self._sock is None:
-            raise SpliceUnsupportedError
-        until, readable = time.monotonic() + self._stall_seconds, False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        while (count_moved := _try_splice(self._sock, pipe, max_bytes, filled)) is None:
-            if filled >= MIN_SPLICE_BYTES or (filled and readable):
-                break
-            if readable:  # readable, but not by splice: urgent data, or a BPF queue
-                raise SpliceUnsupportedError
-            readable = bool(poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
-            if filled and not readable:
-                break
-            if not readable and time.monotonic() >= until:
-                raise TimeoutError("timed out")
-        return count_moved
-
     def close(self) -> None:
         """Discard the rest of the body."""
         self._response.close()
@@ -184,19 +122,3 @@ class RangeResponse:
             raise error
         self._pending = error
         return filled
-
-
-def _try_splice(sock: socket.socket, pipe: int, max_bytes: int, filled: int) -> int | None:
-    """Splice the available bytes and return their number, or None if there are none."""
-    if sys.platform != "linux":
-        raise SpliceUnsupportedError
-    try:
-        return os.splice(sock.fileno(), pipe, max_bytes, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-    except BlockingIOError:
-        return None
-    except (ConnectionError, TimeoutError):
-        raise
-    except OSError:  # a sandbox may return any error; if the connection is broken, reading reports it
-        if filled:
-            raise
-        raise SpliceUnsupportedError from None

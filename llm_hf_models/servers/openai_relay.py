@@ -228,7 +228,7 @@ class RelayHandler(BaseHttpHandler):
         if endpoint.fingerprint is not None and route != "embeddings":
             relayed = relayed.with_disconnect_detection()
         try:
-            await self._forward(endpoint, relayed)
+            await self._forward(endpoint, relayed, prepare_endpoint)
         finally:
             with self.server.context.open_database() as db:
                 record_use(model.model_id, endpoint, db)
@@ -258,14 +258,14 @@ class RelayHandler(BaseHttpHandler):
         finally:
             loop.remove_reader(self.connection)
 
-    async def _forward(self, endpoint: Endpoint, relayed: RelayedRequest) -> None:
+    async def _forward(self, endpoint: Endpoint, relayed: RelayedRequest, reconnect: Callable[[], Endpoint]) -> None:
         """Send a request to the engine, and forward the response as it arrives.
 
         Raises:
             HfModelsError: The request failed before any byte of the response was forwarded.
         """
         async with AsyncExitStack() as stack:
-            response = await client.send_request(stack, endpoint, relayed.path, relayed.body)
+            response = await client.send_request(stack, endpoint, relayed.path, relayed.body, reconnect=reconnect)
             events = str(response.headers.get("content-type", "")).startswith("text/event-stream")
             if not events or not relayed.wants_stream:
                 chunks = client.stream_bytes(endpoint, response)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -27,16 +26,6 @@ def make_content(size: int, seed: int = 1) -> bytes:
 def server() -> Iterator[StorageServer]:
     with StorageServer(make_content(6 * MB + 123)) as server:
         yield server
-
-
-@pytest.fixture(params=["pipe", "memory"])
-def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test with both ways of the bytes: splicing is disabled for one of them."""
-    if request.param == "memory":
-        monkeypatch.delattr(os, "splice", raising=False)
-    elif not hasattr(os, "splice"):
-        pytest.skip("this system can't splice")
-    return str(request.param)
 
 
 @pytest.fixture

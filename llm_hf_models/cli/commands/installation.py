@@ -23,7 +23,7 @@ PASSWORD_LEFT_OUT = (
 @json_option
 def status(as_json: bool) -> None:
     """Show memory, disk, cache, engines, token and versions."""
-    now = open_library().status()
+    now = open_library(uses_hub=True).status()
     output.print_json(now) if as_json else output.emit(local_views.render_status(now, output.get_width()))
 
 

@@ -189,8 +189,8 @@ async def organise(
         if alias.casefold() not in map(str.casefold, model.aliases):
             raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
         await call(service.remove_alias, alias)
-    for alias in add:
-        await call(service.add_alias, model.model_id, alias)
+    if add:
+        await call(service.add_alias, model.model_id, *add)
     model = await call(service.show, model.model_id)
     now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
     return build_result(now, rendering.format_names(now))

@@ -20,7 +20,6 @@ from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer import fetch_threads, segments
 from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import Fault, Request, StorageServer
@@ -388,22 +387,6 @@ def test_two_processes_and_two_threads_fetch_the_file_once(server: StorageServer
         assert any(0 < at < len(server.content) for at in done)
 
 
-@pytest.mark.parametrize("step", ["os.link", "pathlib.Path.write_text"])
-def test_claim_that_was_killed_halfway_blocks_nobody(partial: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(*_: object, **__: object) -> None:
-        raise Killed
-
-    partial.parent.mkdir()
-    with monkeypatch.context() as during:
-        during.setattr(step, kill)
-        with pytest.raises(Killed), acquire_ownership(partial, threading.Event(), lambda: None):
-            pass
-    assert not is_owned(partial)
-
-
 def test_killed_owner_is_replaced_within_seconds(server: StorageServer, partial: Path) -> None:
     server.rate = 4 * MB
     first = start_child(server, partial, kill_at=3 * MB)
@@ -464,9 +447,6 @@ def test_stale_heartbeat_is_replaced_without_flock(server: StorageServer, partia
     assert list_names(partial) == {partial.name}
 
 
-both_ways = transfers.both_ways
-
-
 # Disk space and rate
 
 
@@ -493,7 +473,6 @@ class LateServer(StorageServer):
         self.left.set()
 
 
-@pytest.mark.usefixtures("both_ways")
 def test_late_bytes_of_a_replaced_connection_do_no_harm(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "RESCUE_SECONDS", 0.3)
     with LateServer(make_content(MB)) as server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from llm_hf_models import Library, PullOptions
 from llm_hf_models.hub.cache_layout import cache_work_folder, target_work_folder
 from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
-from llm_hf_models.transfer.ownership import acquire_ownership
+from llm_hf_models.system.ownership import acquire_ownership
 from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.commands import run
@@ -107,7 +106,7 @@ def test_leftover_that_can_not_be_removed_stays_listed(hub: HubServer, tmp_path:
     with Database(library_path()) as db:
         db.update_download(number, done_bytes=arrived)
     (partial,) = target_work_folder(folder).glob("*.part")
-    with acquire_ownership(partial, threading.Event(), lambda: None):
+    with acquire_ownership(partial):
         assert Library().cancel(number).done_bytes == arrived
         assert Library().clear_downloads() == 0
         assert [row.done_bytes for row in Library().downloads(include_finished=True)] == [arrived]
