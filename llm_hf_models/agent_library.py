@@ -207,7 +207,6 @@ class AgentLibrary(Library):
     resume = _limit(Library.resume, "resume", "{download_id}")
     cancel = _limit(Library.cancel, "cancel", "{download_id}")
     retry = _limit(Library.retry, "retry", "{download_id}")
-    send_to_background = _limit(Library.send_to_background, "to_background", "{download_id}")
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
     clear_downloads = _limit(Library.clear_downloads, "clear downloads")
     verify = _limit(Library.verify, "verify", "{name}")

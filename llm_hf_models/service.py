@@ -14,8 +14,6 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 
 if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
-
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
     from llm_hf_models.downloads.types import DownloadEvent, DownloadView
     from llm_hf_models.hub.types import SearchFilters
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
         Removal,
         Verification,
     )
+    from llm_hf_models.servers.asgi_server import HttpServer
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.transfer.types import Event, Progress
     from llm_hf_models.types import Cleanup, EngineView, SettingView, Status, TokenStatus
@@ -244,12 +243,6 @@ class Library:
         from llm_hf_models.downloads import queue as downloads_queue
 
         return downloads_queue.retry(self._context, download_id)
-
-    def send_to_background(self, download_id: int) -> DownloadView:
-        """Stop a running foreground pull and let the worker continue it."""
-        from llm_hf_models.downloads import queue as downloads_queue
-
-        return downloads_queue.send_to_background(self._context, download_id)
 
     def continue_in_background(self, plan: PullPlan) -> None:
         """Mark a running pull as a background download, which a worker continues when its process ends.
@@ -569,7 +562,7 @@ class Library:
 
         return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
 
-    def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
+    def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> HttpServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
         Args:

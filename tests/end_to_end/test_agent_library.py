@@ -49,7 +49,6 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "remove_alias": (("small",), "remove alias", "small"),
     "resume": ((1,), "resume", "1"),
     "retry": ((1,), "retry", "1"),
-    "send_to_background": ((1,), "to_background", "1"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
     "stop_engines": ((), "stop engines", "all"),

@@ -42,7 +42,6 @@ Confirm = Annotated[
     str | None,
     Field(max_length=1000, description="Only after the user agreed: the exact name that the previous error requires"),
 ]
-Word = Annotated[str | None, Field(max_length=100)]
 Count = Annotated[str | None, Field(max_length=20, description="Number of parameters, such as 500M or 8B")]
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +226,9 @@ def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home:
     assert hub
     library = Library()
     with Database(library_path()) as db:
-        plan = json.dumps({"folder": str(home.cache / "models--a--b")})
-        other = db.add_download(Download(0, "a/b", "queued", "a/b", "c" * 40, "Q4_K_M", 10**18, plan=plan))
+        plan = replace(library.plan(REPO), ref="a/b", repo="a/b", folder=str(home.cache / "models--a--b"))
+        other = open_row(context.Context(), db, plan, background=False)
+        db.update_download(other.id, total_bytes=10**18)
         with pytest.raises(DiskFullError) as caught:
             library.plan(REPO)
         assert "other downloads need" in str(caught.value.cause)
@@ -235,8 +237,12 @@ def test_plan_counts_bytes_that_other_downloads_will_write(hub: HubServer, home:
         assert library.plan(REPO).fetch_bytes
         db.update_download(other.id, state="running", heartbeat=0.0)
         assert library.plan(REPO).fetch_bytes, "the row of a killed pull"
-        db.update_download(other.id, heartbeat=time.time(), plan=json.dumps({"folder": "/dev/another/disk"}))
+        elsewhere = json.dumps({**json.loads(other.plan), "folder": "/dev/another/disk"})
+        db.update_download(other.id, heartbeat=time.time(), plan=elsewhere)
         assert library.plan(REPO).fetch_bytes
+        db.update_download(other.id, plan="{}")
+        with pytest.raises(DiskFullError):  # a plan of another version, perhaps for the same disk
+            library.plan(REPO)
 
 
 FULL_DISK = """
