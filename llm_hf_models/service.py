@@ -39,8 +39,8 @@ def _ignore_event(event: Event) -> None:
     """Ignore a progress event."""
 
 
-def _ignore_notice(notice: str) -> None:
-    """Ignore a notice."""
+def _ignore_message(message: str) -> None:
+    """Ignore a message."""
 
 
 class Library:
@@ -636,7 +636,7 @@ class Library:
         port: int = 0,
         *,
         key: str | None = None,
-        notify: Callable[[str], None] = _ignore_notice,
+        notify: Callable[[str], None] = _ignore_message,
     ) -> RelayServer:
         """Create a server that offers some models in OpenAI's protocol. Call `serve_forever()` to run it.
 
@@ -652,7 +652,7 @@ class Library:
         """
         from llm_hf_models.servers import openai_relay
 
-        return openai_relay.make_server(self._context, names, host, port, key=key, notice=notify)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
 
     def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.

@@ -27,6 +27,7 @@ MIN_TEXT_WIDTH = 20
 NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another window
 MAX_NOTICE_CHARS = 200
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
+DELETE = "\x7f"  # the one control character that JSON does not escape in ASCII text
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
@@ -40,7 +41,7 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
     ascii_only = not _get_encoding(sys.stdout).lower().startswith("utf")
     text = json.dumps(to_json(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     # A foreign name may contain characters that reverse a terminal's text. Escaping them does not change the value.
-    emit(text if text.isascii() else "".join(map(_escape_hidden, text)))
+    emit(text if text.isascii() and DELETE not in text else "".join(map(_escape_hidden, text)))
 
 
 def _escape_hidden(char: str) -> str:

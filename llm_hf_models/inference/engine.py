@@ -113,10 +113,10 @@ class Endpoint:
     row: EngineRow | None = field(default=None, repr=False, compare=False)  # of a local engine
 
 
-Notice = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
+def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notify: Notify) -> Endpoint:
     """Return the endpoint of an engine for this spec, starting one if none is running.
 
     Concurrent callers with the same spec get the same engine.
@@ -126,7 +126,7 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
         db: The library that records engines. The endpoint does not keep it.
         settings: Memory reserve, sandbox, time limit for starting.
         keep_alive: How long an idle engine stays running, in seconds.
-        notice: Called with each message for the user, such as a reduced context or a stopped idle engine.
+        notify: Called with each message for the user, such as a reduced context or a stopped idle engine.
 
     Raises:
         ModelTooLargeError: The model does not fit even with the smallest useful context. Nothing was loaded.
@@ -144,7 +144,7 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
         row = db.get_engine(fingerprint)
         if row is not None and _renew_if_running(row, keep_alive):
             return _build_endpoint(row, spec)
-        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
+        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notify)
     return replace(_build_endpoint(row, spec), load_seconds=load_seconds)
 
 
@@ -193,7 +193,7 @@ def _can_grow_context(context: int, spec: EngineSpec) -> bool:
 
 
 def _start_and_record(
-    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notice: Notice
+    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notify: Notify
 ) -> tuple[EngineRow, float]:
     """Start an engine and record it. Return its row, and the load time in seconds."""
     from llm_hf_models.inference import launcher
@@ -202,7 +202,7 @@ def _start_and_record(
         if row.fingerprint == fingerprint:
             stop_engine(db, row)  # it runs, but does not respond
     remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
-    estimate = _make_room(spec, db, settings, notice)
+    estimate = _make_room(spec, db, settings, notify)
     folder = create_engine_folder()
     try:
         folder.lease.touch(mode=0o600)
@@ -279,7 +279,7 @@ def _find_llama_server(settings: Settings) -> str | None:
     return path
 
 
-def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notice) -> Fit:
+def _make_room(spec: EngineSpec, db: Database, settings: Settings, notify: Notify) -> Fit:
     """Estimate the model's memory, and stop idle engines, least recently used first, if that makes it fit better.
 
     Returns:
@@ -297,7 +297,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
         while idle and _is_better(best, estimate):
             row = idle.pop(0)
             stop_engine(db, row)
-            notice(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
+            notify(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
             estimate = _estimate_fit(spec, settings)
     if not estimate.fits:
         raise ModelTooLargeError(
@@ -306,7 +306,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
             hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
     if estimate.reduced:
-        notice(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+        notify(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
     return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 

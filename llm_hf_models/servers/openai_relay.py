@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
 from llm_hf_models.inference import client
-from llm_hf_models.inference.engine import Endpoint, Notice
+from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.records import LocalModel
@@ -72,15 +72,15 @@ class RelayServer(BaseHttpServer):
     """An HTTP server for some models, for clients that send its key."""
 
     def __init__(
-        self, address: tuple[str, int], context: Context, names: Mapping[str, str], key: str, notice: Notice
+        self, address: tuple[str, int], context: Context, names: Mapping[str, str], key: str, notify: Notify
     ) -> None:
         """Create the server. `names` maps each name that clients may use to the model's id in the library."""
-        self.context, self.names, self.key, self.notice = context, names, key, notice
+        self.context, self.names, self.key, self.notify = context, names, key, notify
         super().__init__(address, RelayHandler)
 
 
 def make_server(
-    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notice: Notice
+    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notify: Notify
 ) -> RelayServer:
     """Return a relay. Call `serve_forever()` on it; `server_address` has the port, `key` the key.
 
@@ -90,7 +90,7 @@ def make_server(
         host: The address to listen on.
         port: The port; 0 chooses a free one.
         key: The key that clients must send; None generates one.
-        notice: Called with messages for the user, for example that an engine was evicted or a context reduced.
+        notify: Called with messages for the user, for example that an engine was evicted or a context reduced.
 
     Raises:
         UnknownModelError, AmbiguousNameError: A name matches no model, or several.
@@ -107,7 +107,7 @@ def make_server(
                 raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
     with translate_bind_errors(host, port):
-        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notice)
+        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notify)
 
 
 class RelayHandler(BaseHttpHandler):
@@ -220,7 +220,7 @@ class RelayHandler(BaseHttpHandler):
 
         def prepare_endpoint() -> Endpoint:
             with self.server.context.open_database() as db:
-                return ensure_endpoint(model, options, db, self.server.notice)
+                return ensure_endpoint(model, options, db, self.server.notify)
 
         endpoint = await _run_in_thread(prepare_endpoint)
         body = _add_defaults(route, request, build_request_fields(options), system) | {"model": endpoint.model}

@@ -67,7 +67,7 @@ spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
     facts=ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512))
 with Database(paths.library_path()) as db:
     before = set(sys.modules)
-    endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=print)
+    endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notify=print)
     imported = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
     answer = "".join(p.text for p in inference_client.stream_completion(endpoint, openai_protocol.Turn([{"role": "user",
     "content": "hi"}]))
