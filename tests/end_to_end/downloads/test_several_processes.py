@@ -126,10 +126,8 @@ def begin_download(*, background: bool = False) -> Callable[[], tuple[int, int]]
     """Start a download; return a function for its number of connections and its bytes per second."""
     with Database(library_path()) as db:
         row = db.add_download(Download(0, "a/b", "running", "a/b", "c" * 40, "Q4", 1, background=background))
-    limits = fair_share.make_transfer_limits(context.Context(), row.id)
-    assert limits.connections_now is not None
-    connections_now = limits.connections_now
-    return lambda: (connections_now(), limits.bytes_per_second())
+    share = fair_share.FairShare(context.Context(), row.id, None, None)
+    return lambda: (share.get_connection_limit(), share.get_rate_limit())
 
 
 def test_running_downloads_share_connections_and_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +147,7 @@ def test_running_downloads_share_connections_and_rate(monkeypatch: pytest.Monkey
     assert (first(), second(), third()) == ((1, 600), (1, 600), (0, 1)), (
         "never more than exist, for any number of downloads"
     )
-    assert fair_share.make_transfer_limits(context.Context(), 1, connections=16).connections_now is None, (
+    assert fair_share.FairShare(context.Context(), 1, 16, None).get_connection_limit() == 16, (
         "an explicit number applies"
     )
 
