@@ -34,7 +34,7 @@ from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
 
 MAX_FILES_AT_ONCE = 4
-STOP_CHECK_SECONDS = 0.1  # how often the stop event is checked
+SIGNAL_CHECK_SECONDS = 0.1  # Windows handles Ctrl-C only between two waits of the main thread
 SHA256_CHARS = 64
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MAX_ROUNDS = 5  # attempts to complete a snapshot while another tool removes files from the cache
@@ -130,7 +130,7 @@ def fetch_into_cache(
         get_connection_limit: As in `download_file`, for all files together.
         get_rate_limit: Returns the rate limit for all files together in bytes per second; 0 means no limit.
         progress: As in `download_file`.
-        stop: As in `download_file`.
+        stop: As in `download_file`. It is also set when a file fails, so that the other files end too.
 
     Raises:
         HfModelsError: Any error of `download_file`.
@@ -391,23 +391,25 @@ class _FetchJob:
         needed = sum(file.size - _count_partial(self.folder, file) for file in unique)
         require_space(self.folder, needed, self._limits.disk_reserve)
         self._tasks, self._files_at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._count_connections()))
-        halt = threading.Event()
-        with ThreadPoolExecutor(self._files_at_once, thread_name_prefix="file") as pool:
-            try:
-                tasks = {pool.submit(self._fetch_file, file, is_finished, halt): file for file in unique}
-                self._tasks, pending = tasks, set(tasks)
-                while pending:
-                    done, pending = wait(pending, timeout=STOP_CHECK_SECONDS)
-                    if self._stop.is_set() or any(task.exception() for task in done):
-                        halt.set()
-            finally:
-                halt.set()
+        with ThreadPoolExecutor(self._files_at_once, thread_name_prefix="file") as pool, self._stop_on_failure():
+            self._tasks = tasks = {pool.submit(self._fetch_file, file, is_finished): file for file in unique}
+            while wait(tasks, timeout=SIGNAL_CHECK_SECONDS).not_done:
+                pass
         errors = [error for task in tasks if (error := task.exception())]
         for error in sorted(errors, key=lambda error: isinstance(error, InterruptedByUserError)):
             raise error
         return {file.path for task, file in tasks.items() if task.result()}
 
-    def _fetch_file(self, file: HubFile, is_finished: Callable[[HubFile], bool], halt: threading.Event) -> bool:
+    @contextlib.contextmanager
+    def _stop_on_failure(self) -> Iterator[None]:
+        """Stop the whole pull if the block raises an exception."""
+        try:
+            yield
+        except BaseException:
+            self._stop.set()
+            raise
+
+    def _fetch_file(self, file: HubFile, is_finished: Callable[[HubFile], bool]) -> bool:
         """Download one file. Return False if another process has completed it in the meantime."""
         partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
 
@@ -419,29 +421,30 @@ class _FetchJob:
                 with contextlib.suppress(OSError):  # Windows refuses; `gc` removes the file later
                     partial.with_name(f"{partial.name}.lock").unlink()
                 return True
-            if file.path in self.sources and self._copy(file, self.sources[file.path], whole, halt):
+            if file.path in self.sources and self._copy(file, self.sources[file.path], whole):
                 partial.unlink(missing_ok=True)
                 return True
             return False
 
-        return download_file(
-            lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
-            ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
-            partial,
-            limits=self._limits,
-            get_connection_limit=lambda: self._share_connections(file),
-            rate_limiter=self._rate_limiter,
-            progress=self._progress,
-            stop=halt,
-            final_path=whole,
-            is_already_present=complete_without_download,
-        )
+        with self._stop_on_failure():
+            return download_file(
+                lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
+                ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
+                partial,
+                limits=self._limits,
+                get_connection_limit=lambda: self._share_connections(file),
+                rate_limiter=self._rate_limiter,
+                progress=self._progress,
+                stop=self._stop,
+                final_path=whole,
+                is_already_present=complete_without_download,
+            )
 
-    def _copy(self, file: HubFile, source: Path, whole: Path, halt: threading.Event) -> bool:
+    def _copy(self, file: HubFile, source: Path, whole: Path) -> bool:
         """Copy `source` to `whole`. Return False if `source` has the wrong digest or has been removed."""
 
         def report(done: int) -> None:
-            if halt.is_set():
+            if self._stop.is_set():
                 raise InterruptedByUserError(f"Stopped while copying {file.path}")
             self._progress(Event("progress", file.path, done, file.size))
 

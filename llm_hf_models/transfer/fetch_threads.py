@@ -84,7 +84,7 @@ class WorkerPool:
         self._segments = SegmentQueue(size, done, undivided=whole)
         self._tuner = ConnectionTuner(limits.connections, count_usable_cores())
         self._lock = threading.Lock()
-        self._halt = threading.Event()
+        self._attempt_over = threading.Event()  # all threads of this attempt end; another attempt may follow
         self._connections: dict[threading.Thread, RangeConnection] = {}
         self._leaving: set[threading.Thread] = set()
         self._receivers: set[threading.Thread] = set()  # the threads that write to the file and the journal
@@ -138,7 +138,7 @@ class WorkerPool:
             sync: True to sync the written bytes to disk.
         """
         with self._lock:
-            self._halt.set()
+            self._attempt_over.set()
             connections, receivers = list(self._connections.values()), list(self._receivers)
         self._sync_now.set()
         for connection in connections:
@@ -163,7 +163,7 @@ class WorkerPool:
 
     def _run_worker(self, connection: RangeConnection) -> None:
         try:
-            while not self._halt.is_set() and not self._should_leave(self._get_limit()):
+            while not self._attempt_over.is_set() and not self._should_leave(self._get_limit()):
                 segment = self._segments.take(self._tuner.planned)
                 if segment is None:
                     break
@@ -208,10 +208,10 @@ class WorkerPool:
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            # Once `_halt` is set, `stop` aborts the connections, which causes further errors.
-            if self.error is None and not self._halt.is_set():
+            # Once `_attempt_over` is set, `stop` aborts the connections, which causes further errors.
+            if self.error is None and not self._attempt_over.is_set():
                 self.error = error
-                self._halt.set()
+                self._attempt_over.set()
 
     def _leave_to_others(self, error: HfModelsError) -> bool:
         """Let this connection end if other connections can continue without it. Return whether it should end.
@@ -240,7 +240,7 @@ class WorkerPool:
             NetworkError: the error is permanent, or retries are used up.
             StartOverError: the stream has to start from the first byte.
         """
-        if self._halt.is_set():
+        if self._attempt_over.is_set():
             return False
         if not is_transient(error):
             raise error
@@ -251,13 +251,13 @@ class WorkerPool:
             return False
         self._pausing = True
         try:
-            self._backoff.pause(error, self._halt)
+            self._backoff.pause(error, self._attempt_over)
         finally:
             self._pausing = False
         return True
 
     def _stream(self, connection: RangeConnection, segment: Segment) -> None:
-        if self._halt.wait(max(0.0, self._request_after - time.monotonic())):
+        if self._attempt_over.wait(max(0.0, self._request_after - time.monotonic())):
             return
         location = self._source.get_location()
         validator = self._source.validator
@@ -266,7 +266,7 @@ class WorkerPool:
             return
         response = self._request(connection, start, end, location, validator)
         with self._lock:
-            if self._halt.is_set():
+            if self._attempt_over.is_set():
                 return
             self._receivers.add(threading.current_thread())
         try:
@@ -303,7 +303,7 @@ class WorkerPool:
         chunk: bytearray | None = None
         try:
             while size := min(self._segments.count_remaining(segment), self._rate_limiter.limit_read(RECORD_BYTES)):
-                if self._halt.is_set() or self._should_yield():
+                if self._attempt_over.is_set() or self._should_yield():
                     return
                 chunk = chunk or self._take_buffer()
                 count = response.read_into(memoryview(chunk)[:size])
@@ -323,7 +323,7 @@ class WorkerPool:
                     recorded, recorded_at = written, now
                     if self.done < self._size:
                         check_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
-                self._rate_limiter.throttle(count, self._halt)
+                self._rate_limiter.throttle(count, self._attempt_over)
         finally:
             if written > recorded:
                 self._record_range(recorded, written)
@@ -361,16 +361,16 @@ class WorkerPool:
 
     def _keep_synced(self) -> None:
         try:
-            while not self._halt.is_set():
+            while not self._attempt_over.is_set():
                 self._sync_now.wait(CHECKPOINT_SECONDS)
                 self._sync_now.clear()
-                if not self._unsynced or self._halt.is_set():
+                if not self._unsynced or self._attempt_over.is_set():
                     continue
                 self._sync()
         except OSError as error:
             # Reported even after `stop`: the operating system reports lost bytes only once.
             self.error = self.error or error
-            self._halt.set()
+            self._attempt_over.set()
             self.changed.set()
 
     def _sync(self) -> None:

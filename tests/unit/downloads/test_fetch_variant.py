@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.conftest import Home
 from tests.support import cache_pulls
 from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, list_files, list_leftovers, pull
-from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
+from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Stall, Status, Throttle
 
 hub = cache_pulls.hub
 repo = cache_pulls.repo
@@ -246,6 +247,17 @@ def test_expired_links_and_failing_hosts_are_tolerated(hub: HubServer, repo: Ser
     hub.fault(Status(503), side="hub", times=2)
     hub.fault(Status(403), side="storage", times=1)
     assert_whole(pull(hub, repo, home.cache))
+
+
+def test_failing_file_ends_the_whole_pull_at_once(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    first, second, _ = SHARDS
+    hub.fault(Stall(after=1000), on=first.split("/")[1], side="storage", times=None)
+    hub.fault(Status(401), on=second.split("/")[1], side="hub", times=None)
+    stop, began = threading.Event(), time.monotonic()
+    with pytest.raises(errors.AccessError):
+        pull(hub, repo, home.cache, stop=stop, limits=TransferLimits(connections=4, stall_seconds=120))
+    assert stop.is_set()
+    assert time.monotonic() - began < 60
 
 
 def test_disk_space_is_checked_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:
