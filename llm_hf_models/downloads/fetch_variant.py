@@ -112,6 +112,8 @@ def fetch_into_cache(
     cache_dir: Path,
     revision: str | None,
     limits: TransferLimits,
+    get_connection_limit: Callable[[], int] | None = None,
+    get_rate_limit: Callable[[], int] = lambda: 0,
     progress: Progress,
     stop: threading.Event,
 ) -> list[StoredFile]:
@@ -125,6 +127,8 @@ def fetch_into_cache(
         cache_dir: The Hugging Face cache.
         revision: The branch or tag whose ref is written in addition to the package's own (`refs/main` for None).
         limits: As in `download_file`. `connections` is the number for all files together.
+        get_connection_limit: As in `download_file`, for all files together.
+        get_rate_limit: Returns the rate limit for all files together in bytes per second; 0 means no limit.
         progress: As in `download_file`.
         stop: As in `download_file`.
 
@@ -133,7 +137,7 @@ def fetch_into_cache(
         StorageError: Another tool keeps removing the files from the cache.
     """
     folder = cache_layout.cache_work_folder(cache_dir)
-    job = _FetchJob(hub, repo, commit, folder, limits, progress, stop)
+    job = _FetchJob(hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop)
     blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
     files = [job.resolve_etag(file) for file in files]
     fetched: set[str] = set()
@@ -165,6 +169,8 @@ def fetch_into_folder(
     *,
     cache_dir: Path,
     limits: TransferLimits,
+    get_connection_limit: Callable[[], int] | None = None,
+    get_rate_limit: Callable[[], int] = lambda: 0,
     progress: Progress,
     stop: threading.Event,
 ) -> list[StoredFile]:
@@ -177,7 +183,7 @@ def fetch_into_folder(
         HfModelsError: Any error of `download_file`.
     """
     work = cache_layout.target_work_folder(folder)
-    job = _FetchJob(hub, repo, commit, work, limits, progress, stop)
+    job = _FetchJob(hub, repo, commit, work, limits, get_connection_limit, get_rate_limit, progress, stop)
     files = [job.resolve_etag(file) for file in files]
     job.sources = find_local_files(cache_dir, repo, commit, files)
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
@@ -261,30 +267,32 @@ class _FetchJob:
         commit: str,
         folder: Path,
         limits: TransferLimits,
+        get_connection_limit: Callable[[], int] | None,
+        get_rate_limit: Callable[[], int],
         progress: Progress,
         stop: threading.Event,
     ) -> None:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
-        self._pace = RateLimiter(self._limit_rate)
+        self._get_connection_limit = get_connection_limit or (lambda: limits.connections)
+        self._get_rate_limit, self._rate_limiter = get_rate_limit, RateLimiter(self._divide_rate)
         self._mismatched: set[tuple[str, str, str]] = set()  # files with a wrong digest, which are not hashed again
         self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # partial files that this call or another process downloads
         self.sources: dict[str, Path] = {}  # local files with the right name and size to copy from, by path
 
-    def _limit_rate(self) -> int:
+    def _divide_rate(self) -> int:
         """Return the rate limit divided by the number of processes that download files of the same variant.
 
         Connections are not divided: closing one loses the bytes in flight, and another process may end at any moment.
         """
-        rate = self._limits.bytes_per_second()
+        rate = self._get_rate_limit()
         return max(1, rate // max(1, count_owning_processes(self._partials))) if rate else 0
 
     def _count_connections(self) -> int:
         """Return the number of connections that all files together may use now."""
-        now = self._limits.connections_now
-        return min(self._limits.connections, now()) if now else self._limits.connections
+        return min(self._limits.connections, self._get_connection_limit())
 
     def _share_connections(self, file: HubFile) -> int:
         """Return the number of connections that one file may use now.
@@ -420,10 +428,11 @@ class _FetchJob:
             lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
             ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
             partial,
-            limits=replace(self._limits, connections_now=lambda: self._share_connections(file)),
+            limits=self._limits,
+            get_connection_limit=lambda: self._share_connections(file),
+            rate_limiter=self._rate_limiter,
             progress=self._progress,
             stop=halt,
-            pace=self._pace,
             final_path=whole,
             is_already_present=complete_without_download,
         )

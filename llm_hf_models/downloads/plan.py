@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import fetch_variant, hub_scans
 from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
+from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import (
     DiskFullError,
     FileNotFoundInRepoError,
@@ -27,7 +27,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import HubFile, RepoDetails
-from llm_hf_models.library.download_records import ACTIVE_STATES
+from llm_hf_models.library.download_records import ACTIVE_STATES, Download
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import repo_info, variant_choice
 from llm_hf_models.models.names import make_short_names
@@ -307,9 +307,10 @@ def _count_promised_bytes(context: Context, plan: PullPlan) -> int:
         # If the process of a download has ended, a worker continues it only if it is a background download.
         and (row.state == "queued" or row.background or row.is_owner_running(stale_seconds=stale))
     ]
-    folder = Path(plan.folder)
-    return sum(
-        max(0, row.total_bytes - row.done_bytes)
-        for row in others
-        if is_same_disk(Path(json.loads(row.plan).get("folder", folder)), folder)
-    )
+    return sum(max(0, row.total_bytes - row.done_bytes) for row in others if _may_share_disk(row, Path(plan.folder)))
+
+
+def _may_share_disk(row: Download, folder: Path) -> bool:
+    """Return True if a download writes to the disk of a folder, or if its plan can't be read."""
+    plan = load_plan_if_readable(row)
+    return plan is None or is_same_disk(Path(plan.folder), folder)

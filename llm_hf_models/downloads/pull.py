@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import fair_share, fetch_variant, hub_scans, xet_child
+from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
+from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
@@ -220,7 +221,8 @@ def _fetch_files(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[fetch_variant.StoredFile]:
     hub, repo = context.hub(), RepoId.parse(plan.repo)
-    limits = fair_share.make_transfer_limits(context, row.id, plan.options.connections, plan.options.limit_rate)
+    limits = _make_limits(context, plan)
+    share = FairShare(context, row.id, plan.options.connections, plan.options.limit_rate)
     if plan.options.to is not None:
         return fetch_variant.fetch_into_folder(
             hub,
@@ -230,6 +232,8 @@ def _fetch_files(
             Path(plan.folder),
             cache_dir=context.cache_dir(),
             limits=limits,
+            get_connection_limit=share.get_connection_limit,
+            get_rate_limit=share.get_rate_limit,
             progress=progress,
             stop=stop,
         )
@@ -242,10 +246,24 @@ def _fetch_files(
         cache_dir=context.cache_dir(),
         revision=plan.revision,
         limits=limits,
+        get_connection_limit=share.get_connection_limit,
+        get_rate_limit=share.get_rate_limit,
         progress=progress,
         stop=stop,
     )
     return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
+
+
+def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:
+    now = context.settings()
+    return TransferLimits(
+        connections=plan.options.connections or now.connections,
+        connect_seconds=now.connect_seconds,
+        stall_seconds=now.stall_seconds,
+        network_wait_seconds=now.network_wait_seconds,
+        retry_seconds=now.retry_seconds,
+        disk_reserve=now.disk_reserve,
+    )
 
 
 def _fetch_with_xet(

@@ -226,14 +226,6 @@ def cancel(context: Context, download_id: int) -> DownloadView:
     return make_view(row)
 
 
-def send_to_background(context: Context, download_id: int) -> DownloadView:
-    """Stop a foreground pull and let the worker continue it."""
-    token = _find_token_for_row(context, download_id)
-    row = _request_action(context, download_id, "background", "queued", allowed=("queued", "running"), token=token)
-    _ensure_worker(row, token)
-    return make_view(row)
-
-
 def resume(context: Context, download_id: int) -> DownloadView:
     """Queue a paused download for the worker again."""
     return _requeue(context, download_id, "resume")
@@ -251,7 +243,6 @@ def _request_action(
     state: DownloadState,
     *,
     allowed: tuple[DownloadState, ...],
-    token: HandedToken | None = None,
 ) -> Download:
     with context.open_downloads() as db:
         _settle_abandoned(context, db)
@@ -259,9 +250,6 @@ def _request_action(
             row = _get_row(db, download_id)
             if row.state != state:
                 _refuse_wrong_state(row, allowed, wanted)
-            if wanted == "background":
-                fingerprint = _choose_fingerprint(context, row, token)
-                db.update_download(download_id, background=True, token_fingerprint=fingerprint)
             if row.state == state:
                 # Store the user's decision: the owner may only be unresponsive, and other processes may take part.
                 error = None if row.error in LOST_OWNER_ERRORS else row.error
@@ -307,8 +295,7 @@ def _refuse_wrong_state(row: Download, allowed: tuple[DownloadState, ...], verb:
         other = next((other for other, states in _REQUEUE_STATES.items() if row.state in states), None)
         if other and verb in _REQUEUE_STATES:  # the caller mixed up resume and retry
             hint = f"Continue it with `llm hf {other} {row.id}`."
-        action = "send to the background" if verb == "background" else verb
-        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {action}", hint=hint)
+        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {verb}", hint=hint)
 
 
 def clear_finished(context: Context) -> int:

@@ -29,7 +29,8 @@ from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, HttpResponseError, translate_bind_errors
+from llm_hf_models.servers.asgi_server import HttpResponseError
+from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, translate_bind_errors
 from llm_hf_models.servers.stream_assembly import assemble_response
 from llm_hf_models.system.text import clean_text
 
@@ -299,9 +300,9 @@ class RelayHandler(BaseHttpHandler):
     def send_error_response(self, error: HttpResponseError) -> None:
         """Send an error in OpenAI's format. A client that has disconnected is ignored."""
         body = json.dumps(_build_error_body(error)).encode()
-        headers = {"Content-Type": "application/json; charset=utf-8", **error.headers}
+        headers = {"Content-Type": "application/json; charset=utf-8", **(error.headers or {})}
         try:
-            self.send_bytes(error.status, body, headers)
+            self.send_bytes(error.status_code, body, headers)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
@@ -395,6 +396,6 @@ def _convert_error(error: HfModelsError) -> HttpResponseError:
 
 
 def _build_error_body(error: HttpResponseError) -> dict[str, Any]:
-    kind = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    message = clean_text(error.message, MAX_ERROR_CHARS, keep_lines=True)
+    kind = "invalid_request_error" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    message = clean_text(error.detail, MAX_ERROR_CHARS, keep_lines=True)
     return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from llm_hf_models.errors import AccessError, HfModelsError, NetworkError, RateLimitedError
 from llm_hf_models.hub.types import Location
@@ -53,6 +54,7 @@ class WorkerPool:
         backoff: Backoff,
         rate_limiter: RateLimiter,
         limits: TransferLimits,
+        get_connection_limit: Callable[[], int],
         file: PartialFile,
         journal: Journal,
         hasher: FileHasher,
@@ -68,6 +70,7 @@ class WorkerPool:
             backoff: decides about retries.
             rate_limiter: limits the rate of the transfer.
             limits: settings of the transfer.
+            get_connection_limit: returns how many connections other downloads leave to this file now.
             file: receives the bytes.
             journal: records the bytes in the file.
             hasher: computes the digest.
@@ -77,6 +80,7 @@ class WorkerPool:
         """
         self._source, self._backoff, self._rate_limiter, self._limits = source, backoff, rate_limiter, limits
         self._file, self._journal, self._hasher, self._size = file, journal, hasher, size
+        self._get_connection_limit = get_connection_limit
         self._segments = SegmentQueue(size, done, undivided=whole)
         self._tuner = ConnectionTuner(limits.connections, count_usable_cores())
         self._lock = threading.Lock()
@@ -110,7 +114,7 @@ class WorkerPool:
     @property
     def is_starved(self) -> bool:
         """Whether the file has no connection because other downloads use all of them."""
-        return not self.is_finished and not self._connections and not self._get_share()
+        return not self.is_finished and not self._connections and not self._get_connection_limit()
 
     def adjust_connections(self) -> None:
         """Add connections if more of them make the transfer faster. Called many times a second."""
@@ -186,14 +190,9 @@ class WorkerPool:
                 del self._connections[threading.current_thread()]
             self.changed.set()
 
-    def _get_share(self) -> int:
-        """Return how many connections other downloads leave to this file."""
-        get_share = self._limits.connections_now
-        return get_share() if get_share else self._limits.connections
-
     def _get_limit(self) -> int:
         """Return the number of connections that are useful and that other downloads leave to this file."""
-        return min(self._tuner.wanted, self._get_share())
+        return min(self._tuner.wanted, self._get_connection_limit())
 
     def _should_leave(self, limit: int) -> bool:
         """Return whether this connection should end, so that no more than `limit` remain."""
@@ -205,7 +204,7 @@ class WorkerPool:
 
     def _should_yield(self) -> bool:
         """Return whether this connection should end in mid-segment. A stream that can't be resumed is not ended."""
-        return not self._whole and self._should_leave(self._get_share())
+        return not self._whole and self._should_leave(self._get_connection_limit())
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

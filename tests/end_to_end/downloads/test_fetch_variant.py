@@ -203,7 +203,7 @@ from llm_hf_models.transfer.types import TransferLimits
 endpoint, repo, commit, files, cache, step = sys.argv[1:7]
 files = [HubFile(**file) for file in json.loads(files)][:: int(step)]
 fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
-         limits=TransferLimits(connections=1, bytes_per_second=lambda: 2_000_000),
+         limits=TransferLimits(connections=1), get_rate_limit=lambda: 2_000_000,
          progress=lambda _: None, stop=threading.Event())
 """
 
