@@ -162,8 +162,8 @@ class WorkerContext(Context):
 class Worker:
     """Claims queued downloads and carries them out in threads, as many at a time as the settings allow.
 
-    A running background download that this worker has not started may belong to a worker that has ended. This worker
-    waits until the download has ended or its heartbeat is stale, and takes it over then.
+    A running background download that this worker has not started belongs to another process, which may have ended in
+    another container. This worker waits, and takes the download over if its heartbeat becomes stale.
     """
 
     def __init__(self, context: WorkerContext) -> None:
@@ -183,11 +183,10 @@ class Worker:
                     raise
                 self._changed.wait(IDLE_SECONDS)
                 continue
-            has_abandoned = any(other.background and other.id not in self._threads for other in running_rows)
-            if row is None and not self._threads and not has_abandoned:
+            others_run = any(other.background and other.id not in self._threads for other in running_rows)
+            if row is None and not self._threads and not others_run:
                 return
-            stale = self._context.stale_seconds()
-            active = sum(other.is_owner_running(stale_seconds=stale) for other in running_rows)
+            active = len(running_rows)
             # A new thread that has not claimed its row yet does not count as active: start one thread at a time.
             must_wait = active >= max_downloads or len(self._threads) > active
             if row is None or row.id in self._threads or must_wait:
@@ -200,10 +199,10 @@ class Worker:
                 self._threads[row.id].start()
 
     def _read_queue(self) -> tuple[Download | None, list[Download]]:
-        """Return the row to claim next, and the running rows of all processes, including processes that have ended."""
+        """Return the row to claim next, and the rows that all processes are running."""
         stale = self._context.stale_seconds()
         with self._context.open_database() as db:
-            cancelled = db.pause_abandoned(stale_seconds=stale)
+            cancelled = db.settle_abandoned(stale_seconds=stale)
             next_row = find_next_download(self._context, db)
             running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
@@ -265,9 +264,9 @@ def find_next_download(context: WorkerContext, db: DownloadTables) -> Download |
     start in time, this worker carries the download out with the token that it has.
     """
     stale = context.stale_seconds()
-    for row in db.list_next_downloads(stale_seconds=stale, fingerprint=context.fingerprint):
+    for row in db.list_next_downloads(context.fingerprint):
         needed = row.token_fingerprint
-        if needed in (None, context.fingerprint) or (abs(time.time() - row.updated) > stale and not is_running(needed)):
+        if needed in (None, context.fingerprint) or (row.needs_worker(stale_seconds=stale) and not is_running(needed)):
             return row
     return None
 
