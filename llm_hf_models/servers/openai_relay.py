@@ -35,7 +35,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
 from llm_hf_models.inference import client
-from llm_hf_models.inference.engine import Endpoint, Notice
+from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.database import Database
@@ -93,7 +93,7 @@ class RelayServer(HttpServer):
 
 
 def make_server(
-    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notice: Notice
+    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notify: Notify
 ) -> RelayServer:
     """Return a relay. Call `serve_forever()` on it; `server_address` has the port, `key` the key.
 
@@ -103,7 +103,7 @@ def make_server(
         host: The address to listen on.
         port: The port; 0 chooses a free one.
         key: The key that clients must send; None generates one.
-        notice: Called with messages for the user, for example that an engine was evicted or a context reduced.
+        notify: Called with messages for the user, for example that an engine was evicted or a context reduced.
 
     Raises:
         UnknownModelError, AmbiguousNameError: A name matches no model, or several.
@@ -119,7 +119,7 @@ def make_server(
             if model.facts.kind not in ("chat", "base", "embedding"):
                 raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
-    return RelayServer(_Relay(context, names, notice), key or secrets.token_urlsafe(24), host, port)
+    return RelayServer(_Relay(context, names, notify), key or secrets.token_urlsafe(24), host, port)
 
 
 def _build_relay_app(relay: _Relay, key: str) -> ASGIApp:
@@ -160,8 +160,8 @@ def _reject_key(_: HTTPConnection, error: AuthenticationError) -> Response:
 class _Relay:
     """The endpoints of a relay."""
 
-    def __init__(self, context: Context, names: Mapping[str, str], notice: Notice) -> None:
-        self._context, self.names, self._notice = context, names, notice
+    def __init__(self, context: Context, names: Mapping[str, str], notify: Notify) -> None:
+        self._context, self.names, self._notify = context, names, notify
 
     # Models. Starlette runs these endpoints in threads, because they read the library.
 
@@ -213,9 +213,12 @@ class _Relay:
 
         async def forward(scope: Scope, receive: Receive, send: Send) -> None:
             async with AsyncExitStack() as stack, _cancel_on_disconnect(receive):
-                model_id, endpoint, relayed = await _run_in_daemon_thread(partial(self._prepare, route, fields))
+                prepare = partial(self._prepare, route, fields)
+                model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
                 stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
-                response = await client.send_request(stack, endpoint, relayed.path, relayed.body)
+                response = await client.send_request(
+                    stack, endpoint, relayed.path, relayed.body, reconnect=lambda: prepare()[1]
+                )
                 await _forward_response(endpoint, relayed, response, scope, receive, send)
 
         return forward
@@ -230,7 +233,7 @@ class _Relay:
             model = self._find_model(db, fields.get("model"))
             _check_kind(route, model)
             options, system = resolve_options(model, ())
-            endpoint = ensure_endpoint(model, options, db, self._notice)
+            endpoint = ensure_endpoint(model, options, db, self._notify)
         body = _add_defaults(route, fields, build_request_fields(options), system) | {"model": endpoint.model}
         relayed = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
         if endpoint.fingerprint is not None and route != "embeddings":
