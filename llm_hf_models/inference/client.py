@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.inference import openai_protocol
 from llm_hf_models.inference.engine import Endpoint
-from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.inference.openai_protocol import (
     Finish,
     Piece,
@@ -23,6 +22,7 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
+from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
 
 if TYPE_CHECKING:
     import httpx2
@@ -37,18 +37,24 @@ MAX_LIST_BYTES = 2**20
 
 # A turn, a list of texts to embed, or the complete JSON body of a request.
 RequestContent: TypeAlias = Turn | list[str] | Mapping[str, Any]
+Reconnect: TypeAlias = Callable[[], Endpoint]  # finds the model's engine again, or starts a new one
 C = TypeVar("C")
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 
 
 def stream_completion(
-    endpoint: Endpoint, turn: Turn, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    endpoint: Endpoint,
+    turn: Turn,
+    *,
+    reconnect: Reconnect | None = None,
+    read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
 ) -> Generator[Piece | Finish, None, None]:
     """Stream one completion; the last item is the Finish. Closing the iterator cancels the request.
 
     Args:
         endpoint: The server to send the request to.
         turn: The messages and options to send.
+        reconnect: Returns a new endpoint if the local engine ended before the request.
         read_timeout_seconds: How long the server may send nothing. Time spent queued behind other requests to a
             local engine does not count.
 
@@ -61,7 +67,9 @@ def stream_completion(
     import httpx2
 
     with ExitStack() as stack:
-        endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout_seconds)
+        endpoint, response = _open_response(
+            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
+        )
         parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
         try:
             for data in response.iter_bytes():
@@ -72,14 +80,18 @@ def stream_completion(
 
 
 async def stream_completion_async(
-    endpoint: Endpoint, turn: Turn, *, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    endpoint: Endpoint,
+    turn: Turn,
+    *,
+    reconnect: Reconnect | None = None,
+    read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
 ) -> AsyncGenerator[Piece | Finish, None]:
     """Stream one completion with asyncio, as `stream_completion` does. Call `aclose` to cancel the request."""
     import httpx2
 
     async with AsyncExitStack() as stack:
         endpoint, response = await _open_response_async(
-            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds
+            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
         )
         parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
         try:
@@ -92,8 +104,8 @@ async def stream_completion_async(
             yield last
 
 
-def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
-    """Return one embedding vector for each text.
+def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | None = None) -> list[list[float]]:
+    """Return one embedding vector for each text. `reconnect` has the same meaning as for `stream_completion`.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -105,14 +117,23 @@ def embed(endpoint: Endpoint, texts: Sequence[str]) -> list[list[float]]:
     if not texts:
         return []
     with ExitStack() as stack:
-        endpoint, response = _open_response(stack, endpoint, "/v1/embeddings", list(texts), UNSTREAMED_TIMEOUT_SECONDS)
+        endpoint, response = _open_response(
+            stack, endpoint, "/v1/embeddings", list(texts), UNSTREAMED_TIMEOUT_SECONDS, reconnect
+        )
         try:
             return parse_embeddings(response.read(), len(texts))
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
 
 
-async def send_request(stack: AsyncExitStack, endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Response:
+async def send_request(
+    stack: AsyncExitStack,
+    endpoint: Endpoint,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    reconnect: Reconnect | None = None,
+) -> Response:
     """Send a complete request body and wait for the response's headers. Closing the stack cancels the request.
 
     Args:
@@ -120,6 +141,7 @@ async def send_request(stack: AsyncExitStack, endpoint: Endpoint, path: str, bod
         endpoint: The server to send the request to.
         path: The path below the endpoint's base URL.
         body: The request's JSON, including the model's name.
+        reconnect: Returns a new endpoint if the local engine ended before the request. It is called in a thread.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -127,7 +149,7 @@ async def send_request(stack: AsyncExitStack, endpoint: Endpoint, path: str, bod
         EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
     read_timeout = READ_TIMEOUT_SECONDS if body.get("stream") else UNSTREAMED_TIMEOUT_SECONDS
-    return (await _open_response_async(stack, endpoint, path, body, read_timeout))[1]
+    return (await _open_response_async(stack, endpoint, path, body, read_timeout, reconnect))[1]
 
 
 async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
@@ -173,7 +195,12 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
 
 
 def _open_response(
-    stack: ExitStack, endpoint: Endpoint, path: str, content: RequestContent, read_timeout: float
+    stack: ExitStack,
+    endpoint: Endpoint,
+    path: str,
+    content: RequestContent,
+    read_timeout: float,
+    reconnect: Reconnect | None,
 ) -> tuple[Endpoint, Response]:
     """Send a request and wait for the response's headers; restart a local engine that has ended.
 
@@ -182,7 +209,7 @@ def _open_response(
     """
     import httpx2
 
-    reconnected, timeout = False, httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS)
+    timeout = httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS)
     while True:
         client = stack.enter_context(_create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout))
         try:
@@ -192,20 +219,25 @@ def _open_response(
                 return endpoint, response
             body = next(response.iter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            endpoint, reconnected = _recover_endpoint(endpoint, error, reconnected=reconnected)
+            endpoint, reconnect = _recover_endpoint(endpoint, error, reconnect)
         else:
             raise _build_request_error(endpoint, content, response, body)
 
 
 async def _open_response_async(
-    stack: AsyncExitStack, endpoint: Endpoint, path: str, content: RequestContent, read_timeout: float
+    stack: AsyncExitStack,
+    endpoint: Endpoint,
+    path: str,
+    content: RequestContent,
+    read_timeout: float,
+    reconnect: Reconnect | None,
 ) -> tuple[Endpoint, Response]:
     """Send a request with asyncio, as `_open_response` does."""
     import asyncio
 
     import httpx2
 
-    reconnected, timeout = False, httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS)
+    timeout = httpx2.Timeout(read_timeout, connect=CONNECT_SECONDS)
     while True:
         new_client = _create_client(httpx2.AsyncClient, httpx2.AsyncHTTPTransport, endpoint, timeout)
         client = await stack.enter_async_context(new_client)
@@ -216,21 +248,23 @@ async def _open_response_async(
                 return endpoint, response
             body = await anext(response.aiter_bytes(MAX_ERROR_BYTES), b"")
         except httpx2.HTTPError as error:
-            endpoint, reconnected = await asyncio.to_thread(_recover_endpoint, endpoint, error, reconnected=reconnected)
+            endpoint, reconnect = await asyncio.to_thread(_recover_endpoint, endpoint, error, reconnect)
         else:
             raise _build_request_error(endpoint, content, response, body)
 
 
-def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, reconnected: bool) -> tuple[Endpoint, bool]:
+def _recover_endpoint(
+    endpoint: Endpoint, error: httpx2.HTTPError, reconnect: Reconnect | None
+) -> tuple[Endpoint, Reconnect | None]:
     """Find the endpoint to retry a request on, after the request failed before any byte arrived.
 
     Args:
         endpoint: The endpoint that failed.
         error: The request's error.
-        reconnected: Whether this request has already reconnected to an engine. A request reconnects only once.
+        reconnect: Returns a new endpoint; None if this request can't reconnect, or has already done so.
 
     Returns:
-        The endpoint to retry on, and the new value of `reconnected`.
+        The endpoint to retry on, and the new value of `reconnect`.
 
     Raises:
         EngineLostError: The request can't be retried.
@@ -238,11 +272,11 @@ def _recover_endpoint(endpoint: Endpoint, error: httpx2.HTTPError, *, reconnecte
     """
     import httpx2
 
-    control = endpoint.control
-    if control is not None and isinstance(error, httpx2.ReadTimeout) and control.is_working():
-        return endpoint, reconnected  # busy with other requests: queue this one again
-    if control is not None and not isinstance(error, httpx2.TimeoutException) and not reconnected:
-        return control.reconnect(), True
+    row = endpoint.row
+    if row is not None and isinstance(error, httpx2.ReadTimeout) and count_busy_slots(row):
+        return endpoint, reconnect  # busy with other requests: queue this one again
+    if row is not None and reconnect is not None and not isinstance(error, httpx2.TimeoutException):
+        return reconnect(), None
     raise _handle_lost_connection(endpoint, error)
 
 
@@ -325,8 +359,8 @@ def _handle_lost_connection(endpoint: Endpoint, error: httpx2.HTTPError) -> Engi
     import httpx2
 
     lost_error = _build_lost_error(endpoint, error)
-    if endpoint.control is not None and isinstance(error, httpx2.TimeoutException):
-        endpoint.control.stop()
+    if endpoint.row is not None and isinstance(error, httpx2.TimeoutException):
+        stop_engine_process(endpoint.row)
     return lost_error
 
 
@@ -339,7 +373,7 @@ def _build_lost_error(endpoint: Endpoint, error: Exception) -> EngineLostError:
             message = f"TLS connection to {endpoint.base_url} failed"
             hint = "Check its address. Set SSL_CERT_FILE if it uses a private certificate authority."
         return EngineLostError(message, cause=reason, hint=hint)
-    log_errors = EngineFolder(endpoint.log.parent).read_log_errors() if endpoint.log else ""
+    log_errors = get_engine_folder(endpoint.row).read_log_errors() if endpoint.row else ""
     return EngineLostError(
         f"The connection to the engine of {endpoint.model} was lost",
         cause=log_errors or str(error) or type(error).__name__,

@@ -33,6 +33,7 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.machine import choose_thread_count, read_memory
+from llm_hf_models.system.ownership import acquire_ownership
 from llm_hf_models.system.processes import get_start_time
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ GPU_BATCH_TOKENS = 512  # fast enough on a GPU
 IMAGE_BATCH_TOKENS = 512  # llama.cpp's default: some models need all tokens of an image in one batch
 MEMORY_SLACK_BYTES = 2**30  # for memory outside the estimate; doubling the estimate covers copied weights
 HTTP_THREADS = 32  # one for each open connection, including queued ones
+START_POLL_SECONDS = 0.05  # how often it is checked whether another engine has started
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would exceed every estimate
 
 
@@ -107,68 +109,24 @@ class Endpoint:
     fingerprint: str | None = None  # of a local engine; None for a remote endpoint
     context: int | None = None  # tokens
     load_seconds: float | None = None  # None if the engine was running already
-    log: Path | None = None  # of a local engine
-    control: EngineControl | None = field(default=None, repr=False, compare=False)  # of a local engine
-
-    @property
-    def can_grow_context(self) -> bool:
-        """Whether the engine can be restarted with a larger context.
-
-        True if the engine got the requested context and its model supports a larger one.
-        """
-        if self.control is None or self.context is None:
-            return False
-        spec = self.control.spec
-        maximum = spec.facts.context_length
-        return maximum is None or (spec.context or maximum) <= self.context < maximum
+    can_grow_context: bool = False  # whether a local engine can be restarted with a larger context
+    row: EngineRow | None = field(default=None, repr=False, compare=False)  # of a local engine
 
 
-Notice = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class EngineControl:
-    """Lets a client check, restart or stop a local engine that does not respond.
-
-    Each method opens the library itself, since it may run in another thread.
-    """
-
-    spec: EngineSpec
-    library: Path
-    settings: Settings
-    keep_alive: float
-    notice: Notice
-    row: EngineRow
-
-    def reconnect(self) -> Endpoint:
-        """Return an endpoint for the same engine if it still runs, else start a new one.
-
-        Raises the same errors as `ensure_engine`.
-        """
-        with Database(self.library) as db:
-            return ensure_engine(self.spec, db, self.settings, keep_alive=self.keep_alive, notice=self.notice)
-
-    def is_working(self) -> bool:
-        """Return whether the engine reports requests in progress. If so, a silent request may be queued."""
-        return bool(count_busy_slots(self.row))
-
-    def stop(self) -> None:
-        """Stop the engine."""
-        with Database(self.library) as db:
-            stop_engine(db, self.row)
-
-
-def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
+def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notify: Notify) -> Endpoint:
     """Return the endpoint of an engine for this spec, starting one if none is running.
 
     Concurrent callers with the same spec get the same engine.
 
     Args:
         spec: The model and options to run.
-        db: The library that records engines.
+        db: The library that records engines. The endpoint does not keep it.
         settings: Memory reserve, sandbox, time limit for starting.
         keep_alive: How long an idle engine stays running, in seconds.
-        notice: Called with each message for the user, such as a reduced context or a stopped idle engine.
+        notify: Called with each message for the user, such as a reduced context or a stopped idle engine.
 
     Raises:
         ModelTooLargeError: The model does not fit even with the smallest useful context. Nothing was loaded.
@@ -177,28 +135,26 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
         NotWritableError: The folder for the engine's socket can't be created.
     """
     fingerprint = _compute_fingerprint(spec, settings)
-
-    def build_endpoint(row: EngineRow) -> Endpoint:
-        return _build_endpoint(row, EngineControl(spec, db.path, settings, keep_alive, notice, row))
-
     row = db.get_engine(fingerprint)
     if row is not None and _renew_if_running(row, keep_alive):
-        return build_endpoint(row)
-    import filelock
+        return _build_endpoint(row, spec)
+    deadline = time.monotonic() + 2 * settings.engine_start_seconds
+    # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
+    with acquire_ownership(make_base_folder() / "start", lambda: _wait_for_other_start(deadline)):
+        row = db.get_engine(fingerprint)
+        if row is not None and _renew_if_running(row, keep_alive):
+            return _build_endpoint(row, spec)
+        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notify)
+    return replace(_build_endpoint(row, spec), load_seconds=load_seconds)
 
-    try:
-        # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
-        with filelock.FileLock(make_base_folder() / "start.lock", timeout=2 * settings.engine_start_seconds):
-            row = db.get_engine(fingerprint)
-            if row is not None and _renew_if_running(row, keep_alive):
-                return build_endpoint(row)
-            row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notice)
-    except filelock.Timeout:
+
+def _wait_for_other_start(deadline: float) -> None:
+    if time.monotonic() >= deadline:
         raise EngineStartError(
             "Timed out waiting for another engine to start",
             hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
-        ) from None
-    return replace(build_endpoint(row), load_seconds=load_seconds)
+        )
+    time.sleep(START_POLL_SECONDS)
 
 
 def _compute_fingerprint(spec: EngineSpec, settings: Settings) -> str:
@@ -216,7 +172,7 @@ def _renew_if_running(row: EngineRow, keep_alive: float) -> bool:
     )
 
 
-def _build_endpoint(row: EngineRow, control: EngineControl) -> Endpoint:
+def _build_endpoint(row: EngineRow, spec: EngineSpec) -> Endpoint:
     local = not row.address.startswith("http://")
     return Endpoint(
         base_url="http://engine" if local else row.address,
@@ -225,13 +181,19 @@ def _build_endpoint(row: EngineRow, control: EngineControl) -> Endpoint:
         model=row.model_id,
         fingerprint=row.fingerprint,
         context=row.context,
-        log=get_engine_folder(row).log,
-        control=control,
+        can_grow_context=_can_grow_context(row.context, spec),
+        row=row,
     )
 
 
+def _can_grow_context(context: int, spec: EngineSpec) -> bool:
+    """Return whether the engine got the requested context and its model supports a larger one."""
+    maximum = spec.facts.context_length
+    return maximum is None or (spec.context or maximum) <= context < maximum
+
+
 def _start_and_record(
-    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notice: Notice
+    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notify: Notify
 ) -> tuple[EngineRow, float]:
     """Start an engine and record it. Return its row, and the load time in seconds."""
     from llm_hf_models.inference import launcher
@@ -240,7 +202,7 @@ def _start_and_record(
         if row.fingerprint == fingerprint:
             stop_engine(db, row)  # it runs, but does not respond
     remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
-    estimate = _make_room(spec, db, settings, notice)
+    estimate = _make_room(spec, db, settings, notify)
     folder = create_engine_folder()
     try:
         folder.lease.touch(mode=0o600)
@@ -317,7 +279,7 @@ def _find_llama_server(settings: Settings) -> str | None:
     return path
 
 
-def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notice) -> Fit:
+def _make_room(spec: EngineSpec, db: Database, settings: Settings, notify: Notify) -> Fit:
     """Estimate the model's memory, and stop idle engines, least recently used first, if that makes it fit better.
 
     Returns:
@@ -335,7 +297,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
         while idle and _is_better(best, estimate):
             row = idle.pop(0)
             stop_engine(db, row)
-            notice(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
+            notify(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
             estimate = _estimate_fit(spec, settings)
     if not estimate.fits:
         raise ModelTooLargeError(
@@ -344,7 +306,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
             hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
     if estimate.reduced:
-        notice(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+        notify(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
     return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 

@@ -78,6 +78,12 @@ def stop_engine(db: Database, row: EngineRow, *, seconds: float = 5) -> None:
         row: The engine.
         seconds: How long to wait for it to end after each signal.
     """
+    stop_engine_process(row, seconds=seconds)
+    db.delete_engine(row.fingerprint, row.pid)
+
+
+def stop_engine_process(row: EngineRow, *, seconds: float = 5) -> None:
+    """Stop one engine as `stop_engine` does, but leave its row, which `list_running_engines` deletes later."""
     import psutil
 
     process = find_process(row)
@@ -88,7 +94,6 @@ def stop_engine(db: Database, row: EngineRow, *, seconds: float = 5) -> None:
                 for part in (*process.children(), process):
                     part.kill()
                 wait_for_exit(process, seconds)
-    db.delete_engine(row.fingerprint, row.pid)
     get_engine_folder(row).remove()
 
 

@@ -177,8 +177,9 @@ def _stream_response(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     with _translate_errors(), prompt_run.open_database() as db:
-        run = prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
-        with closing(client.stream_completion(run.endpoint, run.turn)) as items:
+        prepare = functools.partial(prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, key=key)
+        run = prepare()
+        with closing(client.stream_completion(run.endpoint, run.turn, reconnect=lambda: prepare().endpoint)) as items:
             for item in items:
                 yield from run.process_item(item)
         run.finish(response, db)
@@ -202,7 +203,9 @@ async def _stream_response_async(
 
     with _translate_errors():
         run = await asyncio.to_thread(prepare)
-        async with aclosing(client.stream_completion_async(run.endpoint, run.turn)) as items:
+        async with aclosing(
+            client.stream_completion_async(run.endpoint, run.turn, reconnect=lambda: prepare().endpoint)
+        ) as items:
             async for item in items:
                 for event in run.process_item(item):
                     yield event
@@ -231,10 +234,11 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
 
         texts = iter(items)
         with _translate_errors(), prompt_run.open_database() as db:
+            connect = functools.partial(prompt_run.start_embedding_endpoint, self.model_id, db, key=key)
             endpoint = None
             while batch := list(islice(texts, EMBEDDING_BATCH)):
-                endpoint = endpoint or prompt_run.start_embedding_endpoint(self.model_id, db, key=key)
-                vectors = client.embed(endpoint, [str(text) for text in batch])
+                endpoint = endpoint or connect()
+                vectors = client.embed(endpoint, [str(text) for text in batch], reconnect=connect)
                 # Recorded for each batch and not after the loop, because llm may stop after one vector.
                 model_endpoint.record_use(self.model_id, endpoint, db)
                 yield from vectors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from llm_hf_models.context import Context
@@ -49,12 +50,12 @@ def prompt(
             article = "an" if model.facts.kind == "embedding" else "a"
             raise BadInputError(f"{model.model_id} is {article} {model.facts.kind} model and can't be prompted")
         merged, default_system = resolve_options(model, validate_options(options, "this prompt").items())
-        endpoint = ensure_endpoint(model, merged, db, notes.append)
+        connect = partial(ensure_endpoint, model, merged, db, notes.append)
+        endpoint = connect()
         output: dict[str, list[str]] = {"text": [], "reasoning": []}
         end = Finish(None)
-        with closing(
-            inference_client.stream_completion(endpoint, _build_turn(model, text, system or default_system, merged))
-        ) as items:
+        turn = _build_turn(model, text, system or default_system, merged)
+        with closing(inference_client.stream_completion(endpoint, turn, reconnect=connect)) as items:
             for item in items:
                 if stop.is_set():
                     raise InterruptedByUserError("The prompt was stopped")

@@ -78,14 +78,16 @@ def ensure(
 ) -> engine.Endpoint:
     reported = notices if notices is not None else []
     chosen = settings.load().model_copy(update=changes)
-    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=reported.append)
+    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notify=reported.append)
 
 
-def prompt_engine(endpoint: engine.Endpoint, **options: object) -> str:
+def prompt_engine(
+    endpoint: engine.Endpoint, *, reconnect: Callable[[], engine.Endpoint] | None = None, **options: object
+) -> str:
     turn = openai_protocol.Turn([{"role": "user", "content": "hi"}], options)
     return "".join(
         piece.text
-        for piece in inference_client.stream_completion(endpoint, turn)
+        for piece in inference_client.stream_completion(endpoint, turn, reconnect=reconnect)
         if isinstance(piece, openai_protocol.Piece)
     )
 

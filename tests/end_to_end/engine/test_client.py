@@ -54,7 +54,7 @@ def start(db: Database) -> Start:
     def started(path: Path, *, kind: Any = "chat", context: int = 2048, own: int = 4096) -> engine.Endpoint:
         facts = ModelFacts(kind=kind, context_length=own, kv_bytes_per_token=512)
         spec = engine.EngineSpec(f"hf/tiny/{path.stem}:F16", path, facts=facts, context=context)
-        return engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=pytest.fail)
+        return engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notify=pytest.fail)
 
     return started
 
@@ -162,9 +162,14 @@ def wait_until_idle(endpoint: engine.Endpoint) -> None:
 
 
 @pytest.fixture
-def endless(start: Start, tmp_path: Path) -> engine.Endpoint:
+def connect(start: Start, tmp_path: Path) -> Callable[[], engine.Endpoint]:
     path = ggufs.tiny_chat(tmp_path / "endless.gguf", endless=True, context=131072)
-    return start(path, context=131072, own=131072)
+    return lambda: start(path, context=131072, own=131072)
+
+
+@pytest.fixture
+def endless(connect: Callable[[], engine.Endpoint]) -> engine.Endpoint:
+    return connect()
 
 
 def test_closing_an_answer_stops_the_work_and_keeps_the_engine(endless: engine.Endpoint) -> None:
@@ -227,22 +232,25 @@ def test_engine_that_crashes_repeatedly_is_restarted_once(
         return endpoint
 
     monkeypatch.setattr(engine, "ensure_engine", ensure_and_kill)
-    endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
+    path = ggufs.tiny_chat(tmp_path / "tiny.gguf")
+    turn = openai_protocol.Turn(HELLO)
     with pytest.raises(EngineLostError, match="was lost"):
-        list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO)))
+        list(inference_client.stream_completion(start(path), turn, reconnect=lambda: start(path)))
     assert len(started) == 2
 
 
 def test_hung_engine_is_ended_and_replaced(
-    endless: engine.Endpoint, db: Database, monkeypatch: pytest.MonkeyPatch
+    connect: Callable[[], engine.Endpoint], db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    endpoint = connect()
     monkeypatch.setattr(running_engines, "RESPONSE_TIMEOUT_SECONDS", 0.5)
     (hung,) = running_engines.list_running_engines(db)
     os.kill(hung.pid, signal.SIGSTOP)
     with pytest.raises(EngineLostError, match="was lost"):
-        list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO), read_timeout_seconds=0.5))
+        list(inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO), read_timeout_seconds=0.5))
     assert running_engines.list_running_engines(db) == []
-    assert join_text(list(inference_client.stream_completion(endless, openai_protocol.Turn(HELLO, {"max_tokens": 3}))))
+    turn = openai_protocol.Turn(HELLO, {"max_tokens": 3})
+    assert join_text(list(inference_client.stream_completion(endpoint, turn, reconnect=connect)))
     assert [row.pid for row in running_engines.list_running_engines(db)] != [hung.pid]
 
 
