@@ -9,6 +9,8 @@ import socket
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,8 +136,31 @@ def _ensure_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-def create_engine_folder() -> EngineFolder:
-    """Create a private folder with a short random name. The caller writes the lease.
+@contextmanager
+def hold_start_lock(seconds: float) -> Iterator[None]:
+    """Hold the lock under which this user's engines start. The folder of an engine that is starting looks stale.
+
+    Raises:
+        EngineStartError: Another process held the lock for longer than `seconds`.
+    """
+    import filelock
+
+    lock = filelock.FileLock(make_base_folder() / "start.lock", timeout=seconds)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise EngineStartError(
+            "Timed out waiting for another engine to start",
+            hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def create_engine_folder(keep_alive: float) -> EngineFolder:
+    """Create a private folder with a short random name, and the lease in it. `keep_alive` is in seconds.
 
     Raises:
         NotWritableError: The folder can't be created.
@@ -151,8 +176,10 @@ def create_engine_folder() -> EngineFolder:
         )
     try:
         folder.path.mkdir(mode=0o700)
+        folder.lease.touch(mode=0o600)
     except OSError as error:
         raise NotWritableError(f"Can't create {folder.path}", cause=error.strerror) from None
+    folder.renew_lease(keep_alive)
     return folder
 
 
@@ -172,9 +199,7 @@ def is_listening(address: str) -> bool:
 
 
 def remove_stale_folders(keep: set[Path]) -> None:
-    """Remove the folders of engines that no longer run.
-
-    Call it only while holding the start lock, because the folder of an engine that is starting looks stale.
+    """Remove the folders of engines that no longer run. Call it only while holding the start lock.
 
     Args:
         keep: Folders of engines that the library lists as running. Another library may use the other folders, so
