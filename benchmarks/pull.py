@@ -1,21 +1,18 @@
 """Compare time, CPU and memory of a pull with curl, `hf download` and other tools, and measure a resumed download.
 
-    python -m benchmarks.pull                     # 2 GiB on tmpfs and on disk, then throttled, then resumed: minutes
+    python -m benchmarks.pull                     # 2 GiB, then throttled, then resumed: minutes
     python -m benchmarks.pull --quick             # the same with 256 MiB
     python -m benchmarks.pull --size 1GiB --runs 5 --only speed
-    python -m benchmarks.pull --quick --tls       # all of them over TLS; only here, omm-model takes part
+    python -m benchmarks.pull --quick --tls       # all over TLS; only here, omm-model (`omm` on PATH) takes part
+    python -m benchmarks.pull --tls --only speed --before /tmp/old-venv   # and `llm hf pull` of another environment
 
-All tools download from one server on loopback. They take turns, because the speed of a machine varies over time.
-For each place (tmpfs, disk) there are two tables:
+All tools download from one server on loopback to a disk. They take turns, because the speed of a machine varies over
+time. The baseline is `curl` followed by `sha256sum`, which does the same work as a pull: it fetches the file and
+computes its digest. `hf download` and llm-gguf compute no digest. omm-model computes one.
 
-- The transfer alone: `download_file`, which checks the digest, and curl, which does not, with the same link.
-  `download_file` is timed inside its process, after its import. For curl, the time of a run with a tiny file is
-  subtracted.
-- Whole programs: `llm hf pull`, `hf download` and, if they are installed, omm-model and llm-gguf. For each, the time
-  of a run with a tiny file is subtracted, so that only the cost of the data remains.
-
-On disk, the files of each tool are synced before its clock stops, and the CPU time of the sync is added. CPU seconds
-cover all threads of the client, but not the server. Ratios are medians of the ratios to the run of curl (or hf) in the
+Each tool runs as a whole program. The time of a run with a tiny file is subtracted, so that only the cost of the data
+remains. The files of each tool are synced before its clock stops, and the CPU time of the sync is added. CPU seconds
+cover all threads of the client, but not the server. Ratios are medians of the ratios to the run of the baseline in the
 same turn. The order of the tools alternates, and the first turn is not counted.
 
 In a virtual machine, the first access to a page of memory takes longer than everything else, and the host may take
@@ -27,7 +24,6 @@ connections send at a fixed rate and respond after 50 ms.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import mmap
 import multiprocessing
@@ -50,6 +46,7 @@ REPO = "bench/model"
 FILE = "weights.bin"
 TINY = "tiny.bin"
 TINY_BYTES = 4096
+BASELINE = "curl, sha256sum"
 THROTTLED_BYTES_PER_SECOND = 10_000_000
 THROTTLED_LATENCY_SECONDS = 0.05
 MAX_THROTTLED_BYTES = 1 << 30
@@ -186,17 +183,18 @@ def measure_download_file(
     return Run(wall, cpu, run.memory)
 
 
-def run_download_file(_server: Server, file: LinkedFile, place: Path) -> Run:
-    """Measure `download_file` as a tool."""
-    return measure_download_file(file, place)
-
-
-def run_curl(server: Server, file: LinkedFile, place: Path) -> Run:
-    """Measure curl, without its start-up time."""
+def run_curl_and_sha256sum(server: Server, file: LinkedFile, place: Path) -> Run:
+    """Measure curl and then sha256sum, without the start-up time of both."""
     place.mkdir(parents=True, exist_ok=True)
-    start_up, _ = measure_command(["curl", "-sfL", "-o", str(place / "tiny"), server.tiny.url])
-    run, _ = measure_command(["curl", "-sfL", "-o", str(place / "file"), file.url])
-    return run.subtract(start_up)
+    runs = []
+    for name, link in (("tiny", server.tiny), ("file", file)):
+        path = str(place / name)
+        fetch, _ = measure_command(["curl", "-sfL", "-o", path, link.url])
+        check, output = measure_command(["sha256sum", path])
+        if output.split()[0] != link.sha256:
+            raise SystemExit(f"curl stored a file with the wrong digest: {path}")
+        runs.append(Run(fetch.wall + check.wall, fetch.cpu + check.cpu, max(fetch.memory, check.memory)))
+    return runs[1].subtract(runs[0])
 
 
 def build_tool(*command: str, home: str = "HF_HOME") -> Tool:
@@ -225,23 +223,32 @@ def find_program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def list_tools(*, tls: bool) -> dict[str, Tool]:
-    """Return the whole programs that are installed."""
+def list_tools(before: Path | None, llm_gguf: Path | None, *, tls: bool) -> dict[str, Tool]:
+    """Return the tools that are installed, the baseline first.
+
+    Args:
+        before: A virtual environment with another version of this package, which takes part too.
+        llm_gguf: A virtual environment with llm-gguf, which takes part too.
+        tls: Whether the server uses TLS.
+    """
+    pull = ("hf", "pull", f"{REPO}:{{path}}", "--quiet")
     tools = {
+        BASELINE: run_curl_and_sha256sum,
+        "llm hf pull": build_tool(find_program("llm"), *pull),
         "hf download": build_tool(find_program("hf"), "download", REPO, "{path}", "--quiet"),
-        "llm hf pull": build_tool(find_program("llm"), "hf", "pull", f"{REPO}:{{path}}", "--quiet"),
     }
+    if before:
+        tools["pull, before"] = build_tool(str(before / "bin" / "llm"), *pull)
     if (omm := shutil.which("omm")) and tls:
         # The command `omm install` works only with the Hub's own host. So omm's interpreter calls the functions that
-        # the command uses: the downloader, which requires TLS and checks no digest, then the digest function.
-        fetch = "import sys; from pathlib import Path; from omm.downloader import download_file; "
-        fetch += "path = Path(sys.argv[2]); download_file(sys.argv[1], path)"
-        check = "; from omm.hashutil import sha256_file; sha256_file(path)"
+        # the command uses: the downloader, which requires TLS, then the digest function.
+        code = "import sys; from pathlib import Path; from omm.downloader import download_file; "
+        code += "path = Path(sys.argv[2]); download_file(sys.argv[1], path)"
+        code += "; from omm.hashutil import sha256_file; sha256_file(path)"
         python = str(Path(omm).resolve().with_name("python"))
-        for name, code in (("omm-model", fetch + check), ("no digest", fetch)):
-            tools[name] = build_tool(python, "-c", code, "{url}", "{place}/{path}")
-    if importlib.util.find_spec("llm_gguf"):
-        tools["llm-gguf"] = build_tool(find_program("llm"), "gguf", "download-model", "{url}")
+        tools["omm-model"] = build_tool(python, "-c", code, "{url}", "{place}/{path}")
+    if llm_gguf:
+        tools["llm-gguf"] = build_tool(str(llm_gguf / "bin" / "llm"), "gguf", "download-model", "{url}")
     return tools
 
 
@@ -255,32 +262,28 @@ def add_sync_time(run: Run, folder: Path) -> Run:
     return Run(run.wall + time.monotonic() - began, run.cpu + time.process_time() - cpu_before, run.memory)
 
 
-def take_turns(
-    server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool
-) -> dict[str, list[Run]]:
+def take_turns(server: Server, place: Path, count: int, tools: Mapping[str, Tool]) -> dict[str, list[Run]]:
     """Run the tools in turns, in alternating order, and return the runs of each. The first turn is not counted."""
     found: dict[str, list[Run]] = {name: [] for name in tools}
     for turn in range(count + 1):
         for name, tool in list(tools.items())[:: 1 if turn % 2 else -1]:
             folder = place / "target"
-            run = tool(server, server.file, folder)
-            found[name].append(add_sync_time(run, folder) if disk else run)
+            found[name].append(add_sync_time(tool(server, server.file, folder), folder))
             shutil.rmtree(folder)
     return {name: runs[1:] for name, runs in found.items()}
 
 
-def compare_tools(server: Server, place: Path, count: int, tools: Mapping[str, Tool], *, disk: bool) -> None:
-    """Print a table of medians, with the ratios to the first tool's run of the same turn."""
-    found = take_turns(server, place, count, tools, disk=disk)
-    base = next(iter(tools))
-    print(f"{'':14}  wall s  x {base:11}   CPU s  x {base:11}  peak memory")
+def compare_tools(server: Server, place: Path, count: int, tools: Mapping[str, Tool]) -> None:
+    """Print a table of medians, with the ratios to the baseline's run of the same turn."""
+    found = take_turns(server, place, count, tools)
+    print(f"{'':17}  wall s  ratio   CPU s  ratio  peak memory")
     for name, all_runs in found.items():
-        pairs = list(zip(all_runs, found[base], strict=True))
+        pairs = list(zip(all_runs, found[BASELINE], strict=True))
         wall, cpu = (statistics.median(getattr(run, kind) for run in all_runs) for kind in ("wall", "cpu"))
         wall_ratio = statistics.median(run.wall / other.wall for run, other in pairs)
         cpu_ratio = statistics.median(run.cpu / other.cpu for run, other in pairs)
         memory = format_size(max(run.memory for run in all_runs))
-        print(f"{name:14} {wall:7.2f}  {wall_ratio:13.2f} {cpu:7.2f}  {cpu_ratio:13.2f}  {memory}", flush=True)
+        print(f"{name:17} {wall:7.2f}  {wall_ratio:5.2f} {cpu:7.2f}  {cpu_ratio:5.2f}  {memory}", flush=True)
 
 
 def measure_throttled(server: Server, place: Path) -> None:
@@ -306,21 +309,17 @@ def measure_resume(server: Server, place: Path) -> None:
     print(f"resume: {share:.1%} of the file sent after the kill, {total:.1%} in total, {run.wall:.1f} s")
 
 
-def run_benchmarks(server: Server, memory: Path, disk: Path, runs: int, only: str | None) -> None:
+def run_benchmarks(server: Server, disk: Path, tools: Mapping[str, Tool], runs: int, only: str | None) -> None:
     """Print the requested tables."""
     if only in (None, "speed"):
-        for name, place, on_disk in (("tmpfs", memory, False), ("disk, synced", disk, True)):
-            load = os.getloadavg()[0]
-            print(f"\n{name}: the transfer alone (load {load:.1f})")
-            compare_tools(server, place, runs, {"curl": run_curl, "llm-hf-models": run_download_file}, disk=on_disk)
-            print(f"\n{name}: whole programs, without start-up time (load {os.getloadavg()[0]:.1f})")
-            compare_tools(server, place, runs, list_tools(tls=server.file.url.startswith("https:")), disk=on_disk)
+        print(f"\non disk, synced, without start-up time (load {os.getloadavg()[0]:.1f})")
+        compare_tools(server, disk, runs, tools)
     if only in (None, "throttled"):
         print(f"\n50 ms of latency, 10 MB/s per connection, {format_size(server.throttled.size)}")
-        measure_throttled(server, memory)
+        measure_throttled(server, disk)
     if only in (None, "resume"):
         print()
-        measure_resume(server, memory)
+        measure_resume(server, disk)
 
 
 def main() -> None:
@@ -332,13 +331,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_const", dest="size", const=256 << 20, help="use a file of 256 MiB")
     parser.add_argument("--tls", action="store_true", help="serve over HTTPS")
     parser.add_argument("--runs", type=int, default=3, help="turns per median (default 3)")
-    parser.add_argument("--memory", type=Path, default=Path("/dev/shm"), help="a folder on tmpfs (default /dev/shm)")
+    parser.add_argument(
+        "--memory", type=Path, default=Path("/dev/shm"), help="a folder on tmpfs for the server (default /dev/shm)"
+    )
     parser.add_argument(
         "--disk",
         type=Path,
         default=Path(tempfile.gettempdir()),
         help="a folder on a disk (default: the folder for temporary files)",
     )
+    parser.add_argument("--before", type=Path, help="a virtual environment with an older version of this package")
+    parser.add_argument("--llm-gguf", type=Path, help="a virtual environment with llm and llm-gguf")
     parser.add_argument("--only", choices=["speed", "throttled", "resume"], help="run only one benchmark")
     options = parser.parse_args()
     memory, disk = (Path(tempfile.mkdtemp(prefix="pull-", dir=place)) for place in (options.memory, options.disk))
@@ -360,7 +363,9 @@ def main() -> None:
         if options.tls:
             os.environ |= dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), ca_file)
         print(f"{format_size(server.file.size)}, {os.cpu_count()} cores, medians of {options.runs}", flush=True)
-        run_benchmarks(server, memory, disk, options.runs, options.only)
+        run_benchmarks(
+            server, disk, list_tools(options.before, options.llm_gguf, tls=options.tls), options.runs, options.only
+        )
         pipe.send("end")
         process.join()
     finally:

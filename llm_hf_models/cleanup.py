@@ -14,7 +14,6 @@ from llm_hf_models import paths as paths_module
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.leftovers import (
     SortedRows,
-    build_partial_path,
     choose_work_folder,
     compute_age,
     compute_history_cutoff,
@@ -24,6 +23,7 @@ from llm_hf_models.downloads.leftovers import (
     remove_partial,
     sort_rows,
 )
+from llm_hf_models.downloads.local_files import build_partial_path
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.downloads.types import Leftover, LeftoverKind
 from llm_hf_models.errors import NotWritableError
@@ -32,7 +32,7 @@ from llm_hf_models.inference import engine_folder, running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.system.disk import count_bytes_on_disk
-from llm_hf_models.transfer.ownership import is_owned
+from llm_hf_models.system.ownership import is_owned
 from llm_hf_models.types import Cleanup
 
 

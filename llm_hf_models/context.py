@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,22 +26,18 @@ class Context:
     Attributes:
         requested_by: The interface that the caller uses: `cli`, `mcp`, `python` or `worker`.
         ask_passphrase: Asks the user for the passphrase of the encrypted token file.
-        agent: The name of the MCP host whose agent is the caller, or None for a person.
         notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
-        during_request: A context manager that is entered during each request to the Hub, given the Hub's host.
         planned_cache: The cache of a download that was planned in another environment; None for this environment's.
         planned_endpoint: The Hub of such a download.
-        list_taken_names: Returns the names of other plugins' models in llm; None starts llm to find them.
+        accepts_paths: False if the caller may name models and repos, but no files on this machine.
     """
 
     requested_by: str = "python"
     ask_passphrase: Callable[[], str | None] | None = None
-    agent: str | None = None
     notify: Callable[[str], None] | None = None
-    during_request: Callable[[str], AbstractContextManager[object]] = nullcontext
     planned_cache: Path | None = None
     planned_endpoint: str | None = None
-    list_taken_names: Callable[[str], Mapping[str, str]] | None = None
+    accepts_paths: bool = True
 
     def settings(self) -> Settings:
         """Return the current settings."""
@@ -106,5 +101,4 @@ class Context:
             token_hint=tokens.suggest_token_fix(token),
             timeout=self.settings().metadata_seconds,
             offline=settings.is_offline(),
-            during_request=self.during_request,
         )

@@ -187,6 +187,13 @@ _SIZES = {
 }
 
 
+_LISTS = {
+    "allowed_owners": "names of users or organisations",
+    "allowed_licenses": "licences such as apache-2.0",
+    "agent_yes_to": f"any of {', '.join(ACTIONS)}",
+}
+
+
 def _is_duration(key: str) -> bool:
     return key.endswith("_seconds") or key == "keep_alive"
 
@@ -214,8 +221,8 @@ def describe_accepted_values(key: str) -> str:
         return ", ".join(choices)
     if field.annotation is bool:
         return "on, off"
-    if field.annotation is str:
-        return "names, comma-separated"
+    if key in _LISTS:
+        return f"{_LISTS[key]}, comma-separated"
     bounds = {
         name: getattr(bound, name) for bound in field.metadata for name in ("gt", "ge", "le") if hasattr(bound, name)
     }

@@ -88,6 +88,7 @@ def describe_template(has_template: bool | None, facts: ModelFacts | None) -> st
 
 def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
     """Return the command that uses a model, with its shortest alias that llm doesn't use for another model."""
+    # llm runs this command and has loaded its plugins, so no other process is needed as in models/names.py.
     taken = llm_plugin_names.list_taken_names(kind) if aliases else {}
     name = min((alias for alias in aliases if alias not in taken), key=len, default=model_id)
     if kind == "embedding":

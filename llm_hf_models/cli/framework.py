@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -22,7 +21,7 @@ from llm_hf_models.system.text import clean_text
 if TYPE_CHECKING:
     from llm_hf_models.service import Library
 
-SLOW_SECONDS = 1.0  # before the user sees which host the command is waiting for
+SLOW_SECONDS = 3.0  # without any output, before a note says that the command waits for the Hub
 NO_TERMINAL_HINT = "Without a terminal, set LLM_HF_PASSPHRASE, or HF_TOKEN, which needs no passphrase."
 
 
@@ -90,51 +89,22 @@ class HfGroup(click.Group):
             raise click.exceptions.Exit(output.print_error(error)) from None
 
 
-def open_library() -> Library:
-    """Return the service. It is imported on first use, so that help and usage errors stay fast."""
-    from llm_hf_models.llm_plugin import names as llm_plugin_names
+def open_library(*, uses_hub: bool = False) -> Library:
+    """Return the service. It is imported on first use, so that help and usage errors stay fast.
+
+    Args:
+        uses_hub: Whether the command needs an answer of the Hub. If it then prints nothing for SLOW_SECONDS, a note on
+            the terminal names the Hub, unless the command is quiet.
+    """
     from llm_hf_models.service import Library
 
     # A command may need the token several times; the user types the passphrase once.
-    return Library(
-        requested_by="cli",
-        ask_passphrase=functools.cache(ask_passphrase),
-        notify=output.note,
-        during_request=WaitingNotice().show_if_slow,
-        list_taken_names=llm_plugin_names.list_taken_names,
-    )
-
-
-class WaitingNotice:
-    """Show once on a terminal which host the command is waiting for, if a response takes over a second."""
-
-    def __init__(self) -> None:
-        """Disable the notice if stderr is not a terminal or the command is quiet."""
-        context = click.get_current_context(silent=True)
-        quiet = context is not None and context.params.get("quiet")
-        self._is_due = output.is_terminal(sys.stderr) and not quiet
-        self._lock = threading.Lock()  # several requests may be open at once
-
-    @contextmanager
-    def show_if_slow(self, host: str) -> Iterator[None]:
-        """Show the notice if the enclosed request to this host is slow."""
-        if not self._is_due:
-            yield
-            return
-        timer = threading.Timer(SLOW_SECONDS, self._show, [host])
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-            timer.join()  # the notice is complete before any other output
-
-    def _show(self, host: str) -> None:
-        with self._lock:
-            if self._is_due:
-                output.note(f"Waiting for {clean_text(host)}…")
-            self._is_due = False
+    library = Library(requested_by="cli", ask_passphrase=functools.cache(ask_passphrase), notify=output.note)
+    context = click.get_current_context(silent=True)
+    if uses_hub and context and not context.params.get("quiet") and (host := library.get_hub_host()):
+        output.waiting_note.start(f"Waiting for {clean_text(host)}…", SLOW_SECONDS)
+        context.call_on_close(output.waiting_note.cancel)
+    return library
 
 
 def ask_passphrase() -> str | None:
@@ -159,6 +129,7 @@ def ask_hidden(question: str, *, hint: str, twice: bool = False) -> str:
     """
     from getpass import GetPassWarning
 
+    output.waiting_note.cancel()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", GetPassWarning)  # raised if getpass can't turn off the echo

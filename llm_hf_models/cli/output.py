@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import textwrap
+import threading
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ MIN_TEXT_WIDTH = 20
 NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another window
 MAX_NOTICE_CHARS = 200
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
+DELETE = "\x7f"  # the one control character that JSON does not escape in ASCII text
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
@@ -39,7 +41,7 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
     ascii_only = not _get_encoding(sys.stdout).lower().startswith("utf")
     text = json.dumps(to_json(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
     # A foreign name may contain characters that reverse a terminal's text. Escaping them does not change the value.
-    emit(text if text.isascii() else "".join(map(_escape_hidden, text)))
+    emit(text if text.isascii() and DELETE not in text else "".join(map(_escape_hidden, text)))
 
 
 def _escape_hidden(char: str) -> str:
@@ -56,6 +58,7 @@ def emit(text: str) -> None:
         StorageError: stdout can't be written, for example because it is a file on a full disk.
         click.exceptions.Exit: the reader has closed the pipe.
     """
+    waiting_note.cancel()
     try:
         click.echo(_replace_unencodable(text, sys.stdout), color=has_colour(sys.stdout))
     except BrokenPipeError:
@@ -74,8 +77,37 @@ def _discard_stdout() -> None:
 
 def note(text: str) -> None:
     """Print a note for the user on stderr. If stderr can't be written, ignore that."""
+    waiting_note.cancel()
+    _write_note(text)
+
+
+def _write_note(text: str) -> None:
     with suppress(OSError):
         click.echo(_replace_unencodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+
+
+class _WaitingNote:
+    """A note on the terminal that says what the command is waiting for. Any other output or prompt cancels it."""
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def start(self, text: str, seconds: float) -> None:
+        """Print the note after some seconds, unless it is cancelled before or stderr is not a terminal."""
+        if is_terminal(sys.stderr):
+            self._timer = threading.Timer(seconds, _write_note, [text])
+            self._timer.daemon = True
+            self._timer.start()
+
+    def cancel(self) -> None:
+        """Don't print the note. If it is being printed, return when it is complete."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+            timer.join()
+
+
+waiting_note = _WaitingNote()
 
 
 def notify(text: str, seconds: float) -> None:

@@ -191,6 +191,7 @@ class ProgressBars:
         bars = self._bars
         if bars is None:
             return
+        output.waiting_note.cancel()
         with self._lock:
             if event.file not in self._tasks:
                 # Bytes from an earlier run don't count as speed, so the bar starts after them.

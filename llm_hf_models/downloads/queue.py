@@ -8,8 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from llm_hf_models.errors import BadInputError, HfModelsError, LibraryBusyError,
 from llm_hf_models.library.download_records import (
     ACTIVE_STATES,
     FINISHED_STATES,
+    LOST_OWNER_ERRORS,
     RUNNING_STATES,
     UNFINISHED_STATES,
     Download,
@@ -28,14 +28,14 @@ from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
-from llm_hf_models.library.downloads import LOST_OWNER_ERRORS, DownloadTables
+from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.system.units import MAX_NUMBER
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullPlan
+    from llm_hf_models.downloads.token_handoff import HandedToken
 
 KEY_WAIT_SECONDS = 1.0  # maximum wait for a locked database after a key was pressed
-WORKER_START_SECONDS = 3.0  # a new worker claims a row within this time
 
 # The verbs that queue a download again, each with the states that it applies to.
 _REQUEUE_STATES: dict[str, tuple[DownloadState, ...]] = {"resume": ("paused",), "retry": ("failed", "cancelled")}
@@ -44,8 +44,7 @@ FOLLOW_POLL_SECONDS = 0.5
 
 def make_view(row: Download) -> DownloadView:
     """Return the row as the CLI and the MCP server show it."""
-    shown = replace(row, state="queued") if row.needs_new_worker else row
-    return DownloadView(**{name: getattr(shown, name) for name in DownloadView.__dataclass_fields__})
+    return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
 
 
 def continue_in_background(context: Context, plan: PullPlan) -> None:
@@ -55,43 +54,63 @@ def continue_in_background(context: Context, plan: PullPlan) -> None:
     """
     from llm_hf_models.downloads.records import find_open_row
 
-    send_token = _prepare_token_handoff(context)
+    token = _find_token(context, plan)
     with context.open_downloads() as db, db.limit_busy_wait(KEY_WAIT_SECONDS), db.transaction():
         row = find_open_row(context, db, plan)
         if row is not None and row.state in RUNNING_STATES:
-            db.update_download(row.id, background=True, wanted=None)
-            send_token(row.id)
+            fingerprint = _choose_fingerprint(context, row, token)
+            db.update_download(row.id, background=True, wanted=None, token_fingerprint=fingerprint)
 
 
 def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> DownloadView:
-    """Queue a plan for the worker, and start a worker if none is running. Reuse the row of an unfinished pull."""
+    """Queue a plan for the worker, and start a worker if it has none. Reuse the row of an unfinished pull."""
     from llm_hf_models.downloads.records import open_row
 
-    command, send_token = _add_working_folder(on_done) if on_done else None, _prepare_token_handoff(context)
+    command, token = _add_working_folder(on_done) if on_done else None, _find_token(context, plan)
     # One transaction, so that a running worker can't claim the row before it is complete.
     with context.open_downloads() as db, db.transaction():
         row = open_row(context, db, plan, background=True, on_done=command)
-        if row.state in RUNNING_STATES:  # such as a foreground pull, which the worker continues if its process ends
-            db.update_download(row.id, background=True, wanted=None)
-        else:
-            db.update_download(row.id, state="queued", background=True, error=None, wanted=None)
+        fingerprint = _choose_fingerprint(context, row, token)
+        db.update_download(row.id, background=True, wanted=None, token_fingerprint=fingerprint)
+        if row.state not in RUNNING_STATES:  # otherwise the worker continues it if its process ends
+            db.update_download(row.id, state="queued", error=None)
             if row.state != "queued" or not row.attempts:  # otherwise sending it to the background added this note
                 db.add_note(row.id, "queued", f"by {context.requested_by}")
-        send_token(row.id)
         queued = _get_row(db, row.id)
-    _ensure_worker(context)
+    _ensure_worker(queued, token)
     return make_view(queued)
 
 
-def _prepare_token_handoff(context: Context) -> Callable[[int], None]:
-    """Return a function that sends the caller's token for a download to the running worker, if there is one.
+def _find_token(context: Context, plan: PullPlan | None) -> HandedToken | None:
+    """Return the caller's token, unless the plan is for another Hub. This may ask for the passphrase."""
+    # Imported late: listing downloads does not need them.
+    from llm_hf_models.downloads import records, token_handoff
 
-    Call the returned function before the worker can see the row, because it may claim the download at once.
+    return token_handoff.find_token_for_worker(records.derive_context(context, plan) if plan else context)
+
+
+def _find_token_for_row(context: Context, download_id: int) -> HandedToken | None:
+    from llm_hf_models.downloads import records  # imported late, as above
+
+    with context.open_downloads() as db:
+        row = _get_row(db, download_id)
+    return _find_token(context, records.load_plan_if_readable(row))
+
+
+def _choose_fingerprint(context: Context, row: Download, token: HandedToken | None) -> str | None:
+    """Return the fingerprint to store in a row, of the token that its worker needs.
+
+    A caller without a token leaves the row to the worker that has been started for it. A row that a worker is carrying
+    out stays with that worker.
     """
-    from llm_hf_models.downloads import token_handoff  # imported late: listing downloads does not need it
+    from llm_hf_models.downloads import worker  # imported late: listing downloads rarely needs it
 
-    token = token_handoff.find_token_for_worker(context) if token_handoff.has_listening_worker() else None
-    return lambda download_id: token_handoff.send_token(download_id, token) if token else None
+    stored = row.token_fingerprint
+    if row.background and row.is_owner_running(stale_seconds=context.stale_seconds()):
+        return stored
+    if token is not None:
+        return token.fingerprint
+    return stored if stored and worker.is_running(stored) else None
 
 
 def _add_working_folder(command: str) -> str:
@@ -105,59 +124,51 @@ def _add_working_folder(command: str) -> str:
     return f"cd {shlex.quote(folder)} || exit\n{command}"
 
 
-def _ensure_worker(context: Context, *, pass_token: bool = True) -> None:
-    from llm_hf_models.downloads import worker  # imported late: listing downloads rarely needs it
+def _ensure_worker(row: Download, token: HandedToken | None) -> None:
+    from llm_hf_models.downloads import worker  # imported late, as above
 
-    worker.ensure_running(context, pass_token=pass_token)
+    worker.ensure_running(row.token_fingerprint, token)
 
 
 def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> None:
-    """Start a worker if background downloads are abandoned, for example after a crash or a reboot.
+    """Start a worker if background downloads wait for one, for example after a crash or a reboot.
 
     This does not prompt for a passphrase.
     """
-    abandoned = [row for row in rows if row.background and _is_abandoned(context, row)]
-    if abandoned:
+    waiting = [row for row in rows if row.needs_worker(stale_seconds=context.stale_seconds())]
+    if waiting:
         from llm_hf_models.downloads import worker  # imported late, as above
 
         if not worker.is_running():
             with suppress(HfModelsError):  # the rows can be shown even if the database can't be written
-                _record_worker_failure(context, abandoned)
-            _ensure_worker(context, pass_token=False)
+                _release_waiting(context, waiting)
+            worker.ensure_running(None, _find_token(replace(context, ask_passphrase=None), None))
 
 
-def _record_worker_failure(context: Context, rows: Iterable[Download]) -> None:
-    """Store in the rows why no worker is running, if its log gives a reason.
+def _release_waiting(context: Context, rows: Iterable[Download]) -> None:
+    """Let any worker claim these rows, and store in them why no worker is running, if its log gives a reason.
 
-    Writing a row also gives the next worker the usual time to claim it before it counts as abandoned again.
+    Writing a row also gives the next worker the usual time to claim it before another one is started.
     """
     from llm_hf_models.downloads import worker
 
     with context.open_downloads() as db, db.transaction():
         for row in rows:
             now = db.get_download(row.id)
-            if now is not None and _is_abandoned(context, now):
+            if now is not None and now.needs_worker(stale_seconds=context.stale_seconds()):
                 reason = worker.read_last_error(since=now.updated)
                 problem = "no worker has continued it" if now.attempts else "no worker has started it"
                 error = f"{problem}: {reason}" if reason else None
-                db.update_download(row.id, error=error)
+                db.update_download(row.id, error=error, token_fingerprint=None)
                 if error not in (None, now.error):
                     db.add_note(row.id, "waiting", str(error))
-
-
-def _is_abandoned(context: Context, row: Download) -> bool:
-    """Return True if no worker has the row and none is about to claim it: it has not changed for too long."""
-    stale = context.stale_seconds()
-    last_change = row.updated if row.state == "queued" else max(row.updated, row.heartbeat)
-    grace_seconds = min(WORKER_START_SECONDS, stale) if row.needs_new_worker else stale
-    return row.state in ACTIVE_STATES and abs(time.time() - last_change) > grace_seconds
 
 
 def _settle_abandoned(context: Context, db: DownloadTables) -> None:
     """Correct the state of rows whose process has ended, and remove the files of those that were cancelled."""
     # If the database can't be written now, the rows can still be read.
     with suppress(LibraryBusyError, NotWritableError):
-        if cancelled := db.pause_abandoned(stale_seconds=context.stale_seconds()):
+        if cancelled := db.settle_abandoned(stale_seconds=context.stale_seconds()):
             _remove_cancelled_files(context, cancelled)
 
 
@@ -202,26 +213,17 @@ def read_log(context: Context, download_id: int) -> tuple[DownloadNote, ...]:
 
 def pause(context: Context, download_id: int) -> DownloadView:
     """Pause a download and keep the downloaded bytes. A running one stops at its next heartbeat."""
-    return _request_action(context, download_id, "pause", "paused", allowed=ACTIVE_STATES)
+    return make_view(_request_action(context, download_id, "pause", "paused", allowed=ACTIVE_STATES))
 
 
 def cancel(context: Context, download_id: int) -> DownloadView:
     """Cancel a download and remove its files. A running one stops at its next heartbeat, and removes them then."""
-    view = _request_action(context, download_id, "cancel", "cancelled", allowed=UNFINISHED_STATES)
-    if view.state == "cancelled":
+    row = _request_action(context, download_id, "cancel", "cancelled", allowed=UNFINISHED_STATES)
+    if row.state == "cancelled":
         _remove_cancelled_files(context, [download_id])
         with context.open_downloads() as db:
-            row = db.get_download(download_id)
-        return make_view(row) if row is not None else view
-    return view
-
-
-def send_to_background(context: Context, download_id: int) -> DownloadView:
-    """Stop a foreground pull and let the worker continue it."""
-    _prepare_token_handoff(context)(download_id)
-    view = _request_action(context, download_id, "background", "queued", allowed=("queued", "running"), background=True)
-    _ensure_worker(context)
-    return view
+            row = db.get_download(download_id) or row
+    return make_view(row)
 
 
 def resume(context: Context, download_id: int) -> DownloadView:
@@ -241,21 +243,18 @@ def _request_action(
     state: DownloadState,
     *,
     allowed: tuple[DownloadState, ...],
-    background: bool | None = None,
-) -> DownloadView:
+) -> Download:
     with context.open_downloads() as db:
         _settle_abandoned(context, db)
         with db.transaction():
             row = _get_row(db, download_id)
             if row.state != state:
                 _refuse_wrong_state(row, allowed, wanted)
-            if background is not None:
-                db.update_download(download_id, background=background)
             if row.state == state:
                 # Store the user's decision: the owner may only be unresponsive, and other processes may take part.
                 error = None if row.error in LOST_OWNER_ERRORS else row.error
                 db.update_download(download_id, error=error, wanted=_choose_wanted(state))
-                return make_view(_get_row(db, download_id))
+                return _get_row(db, download_id)
             if row.is_owner_running(stale_seconds=context.stale_seconds()):
                 db.update_download(download_id, wanted=wanted)
             else:
@@ -263,7 +262,7 @@ def _request_action(
                     download_id, state=state, wanted=_choose_wanted(state), bytes_per_second=None, error=None
                 )
                 db.add_note(download_id, state)
-        return make_view(_get_row(db, download_id))
+        return _get_row(db, download_id)
 
 
 def _choose_wanted(state: DownloadState) -> RequestedAction | None:
@@ -272,21 +271,22 @@ def _choose_wanted(state: DownloadState) -> RequestedAction | None:
 
 
 def _requeue(context: Context, download_id: int, verb: str) -> DownloadView:
-    send_token = _prepare_token_handoff(context)
+    token = _find_token_for_row(context, download_id)
     with context.open_downloads() as db:
         _settle_abandoned(context, db)
         with db.transaction():
-            send_token(download_id)
             row = _get_row(db, download_id)
+            fingerprint = _choose_fingerprint(context, row, token)
             if row.state in RUNNING_STATES and row.wanted == "pause" and verb == "resume":  # has not stopped yet
                 db.update_download(download_id, background=True, wanted=None)
             elif row.state not in ACTIVE_STATES or row.wanted in ("pause", "cancel"):  # otherwise it continues anyway
                 _refuse_wrong_state(row, _REQUEUE_STATES[verb], verb)
                 db.update_download(download_id, state="queued", background=True, wanted=None, error=None)
                 db.add_note(download_id, "queued", f"by {context.requested_by}")
-        queued = make_view(_get_row(db, download_id))
-    _ensure_worker(context)
-    return queued
+            db.update_download(download_id, token_fingerprint=fingerprint)
+        queued = _get_row(db, download_id)
+    _ensure_worker(queued, token)
+    return make_view(queued)
 
 
 def _refuse_wrong_state(row: Download, allowed: tuple[DownloadState, ...], verb: str) -> None:
@@ -295,8 +295,7 @@ def _refuse_wrong_state(row: Download, allowed: tuple[DownloadState, ...], verb:
         other = next((other for other, states in _REQUEUE_STATES.items() if row.state in states), None)
         if other and verb in _REQUEUE_STATES:  # the caller mixed up resume and retry
             hint = f"Continue it with `llm hf {other} {row.id}`."
-        action = "send to the background" if verb == "background" else verb
-        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {action}", hint=hint)
+        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {verb}", hint=hint)
 
 
 def clear_finished(context: Context) -> int:

@@ -1,8 +1,9 @@
 """Run the worker, a process that carries out queued downloads.
 
-There is one worker for each library. `ensure_running` starts it, it keeps running when the terminal or the agent ends,
-and it exits when the queue is empty. It can't ask for a passphrase, and it has the environment of the process that
-started it. Therefore each process that queues a download passes its token on (downloads/token_handoff.py).
+`ensure_running` starts it, it keeps running when the terminal or the agent ends, and it exits when the queue is empty.
+It can't ask for a passphrase, and it has the environment of the process that started it, which passes its token on
+(downloads/token_handoff.py). There is one worker for each library, unless downloads need different tokens: each token
+then has its own worker. A download without a token is carried out by any worker.
 """
 
 from __future__ import annotations
@@ -13,27 +14,26 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, BinaryIO
 
 from llm_hf_models import paths, settings
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import token_handoff
-from llm_hf_models.downloads.token_handoff import HandedToken, TokenInbox
+from llm_hf_models.downloads.token_handoff import HandedToken
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
 from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
     from llm_hf_models.hub.tokens import Token
+    from llm_hf_models.library.downloads import DownloadTables
 
 IDLE_SECONDS = 0.5
 TOKEN_ON_STDIN = "--token-follows"  # noqa: S105 - an option, not a token
-LOCK_SECONDS = 2.0  # `is_running` holds the lock for a moment too
 MAX_LOG_BYTES = 1_000_000
 MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 
@@ -41,9 +41,9 @@ MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 DETACHED = 0x208 if sys.platform == "win32" else 0
 
 
-def lock_path() -> Path:
-    """Return the path of the lock that the worker holds while it runs."""
-    return paths.data_dir() / "worker.lock"
+def get_worker_path(fingerprint: str | None = None) -> Path:
+    """Return the path that the worker for a token owns while it runs; None is the worker without a token."""
+    return paths.data_dir() / (f"worker-{fingerprint}" if fingerprint else "worker")
 
 
 def log_path() -> Path:
@@ -51,21 +51,14 @@ def log_path() -> Path:
     return paths.data_dir() / "worker.log"
 
 
-def is_running() -> bool:
-    """Return True if a worker is running. A worker that has only just been started does not count yet.
+def is_running(fingerprint: str | None = None) -> bool:
+    """Return True if the worker for a token is running; for None, if any worker is.
 
-    Raises:
-        StorageError: The lock file can't be opened.
+    A worker that has only just been started does not count yet.
     """
-    lock = FileLock(lock_path())
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError as error:
-        raise translate_disk_error(error, paths.data_dir(), 0, 0) from None
-    lock.release()
-    return False
+    if fingerprint is not None:
+        return is_owned(get_worker_path(fingerprint))
+    return any(is_owned(path.with_suffix("")) for path in paths.data_dir().glob("worker*.owner"))
 
 
 def read_last_error(since: float) -> str | None:
@@ -83,25 +76,22 @@ def read_last_error(since: float) -> str | None:
     return f"{clean_text(messages[-1], MAX_QUOTED_CHARS)} ({path})" if messages else None
 
 
-def ensure_running(context: Context, *, pass_token: bool) -> None:
-    """Start a worker unless one is running.
+def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
+    """Start a worker unless one that carries out the download is running.
 
-    Call this after the row is queued: a worker checks the queue once more before it exits.
+    Call this after the row is queued: a worker checks the queue once more before it exits. The worker inherits the
+    environment, and finds settings and library by it.
 
     Args:
-        context: The context with the token that the worker may need. The worker inherits the environment, and finds
-            settings and library by it.
-        pass_token: Whether to pass the token to a new worker. This may prompt for its passphrase.
+        fingerprint: The fingerprint of the token that the row needs, if any.
+        token: The token that a new worker is started with.
 
     Raises:
-        StorageError: The lock file can't be opened.
+        StorageError: The worker's log can't be written.
     """
-    if is_running():
+    if is_running(fingerprint):
         return
-    token = token_handoff.find_token_for_worker(context) if pass_token else None
-    with log_path().open("ab") as log:
-        if log.tell() > MAX_LOG_BYTES:
-            log.truncate(0)
+    with _open_log() as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "llm_hf_models.downloads.worker", *([TOKEN_ON_STDIN] if token else [])],
             stdin=subprocess.PIPE if token else subprocess.DEVNULL,
@@ -117,6 +107,16 @@ def ensure_running(context: Context, *, pass_token: bool) -> None:
             child.stdin.write(token_handoff.dump_token(token).encode())
 
 
+def _open_log() -> BinaryIO:
+    try:
+        log = log_path().open("ab")
+        if log.tell() > MAX_LOG_BYTES:
+            log.truncate(0)
+    except OSError as error:
+        raise translate_disk_error(error, paths.data_dir(), 0, 0) from None
+    return log
+
+
 def _make_folder_variables() -> dict[str, str]:
     """Return environment variables with absolute paths of this process's folders: the worker runs in another folder."""
     folders = {
@@ -129,7 +129,7 @@ def _make_folder_variables() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WorkerContext(Context):
-    """The context of the worker, which can't ask for a passphrase. `handed_token` is from the caller, if any."""
+    """The context of the worker, which can't ask for a passphrase. `handed_token` is from its starter, if any."""
 
     handed_token: HandedToken | None = None
 
@@ -138,31 +138,27 @@ class WorkerContext(Context):
         return paths.data_dir() / "on_done.log"
 
     @property
-    def withholds_token(self) -> bool:
-        """Return False if the handed token is for this Hub; otherwise decide as any other context."""
-        return not self._has_token_for_this_hub and super().withholds_token
-
-    @property
-    def _has_token_for_this_hub(self) -> bool:
-        return self.handed_token is not None and self.handed_token.endpoint == self.endpoint()
+    def fingerprint(self) -> str | None:
+        """Return the fingerprint of the token that this worker was started with."""
+        return self.handed_token.fingerprint if self.handed_token else None
 
     def token(self) -> Token | None:
         """Return the handed token if it is valid and for this Hub, else the token that this process finds itself."""
-        own = None if super().withholds_token else self._find_token()
-        if self.handed_token is not None and self._has_token_for_this_hub:
-            return self.handed_token.choose_token(own)
-        return own
+        found = super().token()
+        if self.handed_token is not None and self.handed_token.endpoint == self.endpoint():
+            return self.handed_token.choose_token(found)
+        return found
 
 
 class Worker:
     """Claims queued downloads and carries them out in threads, as many at a time as the settings allow.
 
-    A running background download that this worker has not started belonged to a worker that has ended. This worker
-    waits until the heartbeat of that download is stale, and takes it over then.
+    A running background download that this worker has not started belongs to another process, which may have ended in
+    another container. This worker waits, and takes the download over if its heartbeat becomes stale.
     """
 
-    def __init__(self, context: WorkerContext, inbox: TokenInbox) -> None:
-        self._context, self._inbox = context, inbox
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._threads: dict[int, threading.Thread] = {}
         self._changed = threading.Event()
 
@@ -178,11 +174,10 @@ class Worker:
                     raise
                 self._changed.wait(IDLE_SECONDS)
                 continue
-            has_abandoned = any(other.background and other.id not in self._threads for other in running_rows)
-            if row is None and not self._threads and not has_abandoned:
+            others_run = any(other.background and other.id not in self._threads for other in running_rows)
+            if row is None and not self._threads and not others_run:
                 return
-            stale = self._context.stale_seconds()
-            active = sum(other.is_owner_running(stale_seconds=stale) for other in running_rows)
+            active = len(running_rows)
             # A new thread that has not claimed its row yet does not count as active: start one thread at a time.
             must_wait = active >= max_downloads or len(self._threads) > active
             if row is None or row.id in self._threads or must_wait:
@@ -195,11 +190,11 @@ class Worker:
                 self._threads[row.id].start()
 
     def _read_queue(self) -> tuple[Download | None, list[Download]]:
-        """Return the row to claim next, and the running rows of all processes, including processes that have ended."""
+        """Return the row to claim next, and the rows that all processes are running."""
         stale = self._context.stale_seconds()
         with self._context.open_database() as db:
-            cancelled = db.pause_abandoned(stale_seconds=stale)
-            next_row = db.find_next_download(stale_seconds=stale)
+            cancelled = db.settle_abandoned(stale_seconds=stale)
+            next_row = find_next_download(self._context, db)
             running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
             from llm_hf_models.downloads.pull import remove_cancelled_files  # imported late, as below
@@ -212,8 +207,7 @@ class Worker:
         from llm_hf_models.downloads.pull import run_queued_download
 
         try:
-            token = self._inbox.get_token(row.id) or self._context.handed_token
-            run_queued_download(replace(self._context, handed_token=token), row)
+            run_queued_download(self._context, row)
         except HfModelsError as error:
             try:
                 if isinstance(error, LibraryBusyError):
@@ -241,23 +235,37 @@ class Worker:
 
 
 def main() -> None:
-    """Run the worker process. It holds the lock while there is work, and checks the queue again after releasing it."""
+    """Run the worker process, unless the worker for its token is running. It checks the queue again after the end."""
     token = token_handoff.load_token(sys.stdin.read()) if TOKEN_ON_STDIN in sys.argv else None
-    context, inbox = WorkerContext("worker", handed_token=token), TokenInbox()
+    context = WorkerContext("worker", handed_token=token)
     while True:
         try:
-            with FileLock(lock_path(), timeout=LOCK_SECONDS), inbox:
-                Worker(context, inbox).run()
-        except Timeout:
+            with acquire_ownership(get_worker_path(context.fingerprint)):
+                Worker(context).run()
+        except OwnedByOtherError:
             return
         if not _has_queued_downloads(context):
             return
 
 
-def _has_queued_downloads(context: Context) -> bool:
+def find_next_download(context: WorkerContext, db: DownloadTables) -> Download | None:
+    """Return the next download for this worker to claim.
+
+    A download that needs another token is left to the worker that has the token. If that worker has ended, or did not
+    start in time, this worker carries the download out with the token that it has.
+    """
+    stale = context.stale_seconds()
+    for row in db.list_next_downloads(context.fingerprint):
+        needed = row.token_fingerprint
+        if needed in (None, context.fingerprint) or (row.needs_worker(stale_seconds=stale) and not is_running(needed)):
+            return row
+    return None
+
+
+def _has_queued_downloads(context: WorkerContext) -> bool:
     try:
         with context.open_downloads() as db:
-            return db.find_next_download(stale_seconds=context.stale_seconds()) is not None
+            return find_next_download(context, db) is not None
     except LibraryBusyError:
         return True  # unknown: the next round waits for the database
 

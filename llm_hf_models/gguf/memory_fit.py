@@ -125,8 +125,11 @@ def pad_context(context: int) -> int:
 
 
 def _make_fit(fits: bool, needed: int, available: int, context: int, requested: int = 0) -> Fit:
-    verb = "needs" if fits else "needs at least"
-    reason = f"{verb} {format_size(needed)} of {format_size(available)} at {context} tokens"
+    if fits:
+        reason = f"needs {format_size(needed)} of {format_size(available)} at {context} tokens"
+    else:
+        needs = f"needs at least {format_size(needed)} at {context} tokens"
+        reason = f"{needs}, but {format_size(available)} are available"
     if requested:
         reason += f" (reduced from {requested} to fit)"
     return Fit(fits, needed, available, context, reason, reduced=requested > 0)

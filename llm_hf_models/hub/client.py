@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,6 @@ class Hub:
         token_hint: str = LOGIN_HINT,
         timeout: float = 20,
         offline: bool = False,
-        during_request: Callable[[str], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Create a client. This sends no request.
 
@@ -94,8 +93,6 @@ class Hub:
             token_hint: hint for errors caused by a missing or rejected token.
             timeout: timeout of each request, in seconds.
             offline: raise OfflineError on every call.
-            during_request: function that takes the Hub's host and returns a context manager,
-                entered for each request to the API.
 
         Raises:
             BadInputError: the endpoint is not an http(s) URL.
@@ -105,7 +102,6 @@ class Hub:
         self._token_hint = token_hint
         self._timeout = timeout
         self._offline = offline
-        self._during_request = during_request
         self.last_etag: str | None = None  # of the last response to `search` or `fetch_details`
 
     def __repr__(self) -> str:
@@ -352,7 +348,7 @@ class Hub:
             exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
                                       headers={**self._build_headers(), **(extra or {})},
                                       timeout=self._timeout, follow_redirects=True)  # fmt: skip
-            with self._during_request(request.host), exchange as response:
+            with exchange as response:
                 if response.status_code == _NOT_MODIFIED and extra:
                     raise NotModifiedError("The Hub's response has not changed")
                 if not response.is_success:
@@ -394,9 +390,6 @@ class Hub:
             raise make_unreadable_bundle_error(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
-        except ImportError:  # the optional package for SOCKS proxies is missing
-            cause = "SOCKS proxies are not supported."
-            raise BadInputError("The proxy's address can't be used", cause=cause, hint=PROXY_HINT) from None
 
     @contextmanager
     def _translate_errors(self, request: HubRequest) -> Iterator[None]:

@@ -114,10 +114,10 @@ class Endpoint:
     row: EngineRow | None = field(default=None, repr=False, compare=False)  # of a local engine
 
 
-Notice = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
-def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notice: Notice) -> Endpoint:
+def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_alive: float, notify: Notify) -> Endpoint:
     """Return the endpoint of an engine for this spec, starting one if none is running.
 
     Concurrent callers with the same spec get the same engine.
@@ -127,7 +127,7 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
         db: The library that records engines. The endpoint does not keep it.
         settings: Memory reserve, sandbox, time limit for starting.
         keep_alive: How long an idle engine stays running, in seconds.
-        notice: Called with each message for the user, such as a reduced context or a stopped idle engine.
+        notify: Called with each message for the user, such as a reduced context or a stopped idle engine.
 
     Raises:
         ModelTooLargeError: The model does not fit even with the smallest useful context. Nothing was loaded.
@@ -139,13 +139,13 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
     row = db.get_engine(fingerprint)
     if row is not None and _renew_if_running(row, keep_alive):
         return _build_endpoint(row, spec)
-    without = find_left_out_layers(settings, notice)
+    without = find_left_out_layers(settings, notify)
     # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
     with hold_start_lock(2 * settings.engine_start_seconds):
         row = db.get_engine(fingerprint)
         if row is not None and _renew_if_running(row, keep_alive):
             return _build_endpoint(row, spec)
-        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, without, notice)
+        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, without, notify)
     return replace(_build_endpoint(row, spec), load_seconds=load_seconds)
 
 
@@ -191,7 +191,7 @@ def _start_and_record(
     settings: Settings,
     keep_alive: float,
     without: Mapping[str, str],
-    notice: Notice,
+    notify: Notify,
 ) -> tuple[EngineRow, float]:
     """Start an engine and record it. Return its row, and the load time in seconds."""
     from llm_hf_models.inference import launcher
@@ -200,7 +200,7 @@ def _start_and_record(
         if row.fingerprint == fingerprint:
             stop_engine(db, row)  # it runs, but does not respond
     remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
-    estimate = _make_room(spec, db, settings, notice)
+    estimate = _make_room(spec, db, settings, notify)
     folder = create_engine_folder(keep_alive)
     try:
         task = {**_build_task(spec, settings, estimate, keep_alive), "without": without}
@@ -228,10 +228,10 @@ def _start_and_record(
     return row, started.load_seconds
 
 
-def find_left_out_layers(settings: Settings, notice: Notice | None = None) -> Mapping[str, str]:
+def find_left_out_layers(settings: Settings, notify: Notify | None = None) -> Mapping[str, str]:
     """Return the sandbox layers under which engines don't work on this machine, each with the reason.
 
-    Only the first call on a machine starts engines to find out. `notice` receives a line if it finds such a layer.
+    Only the first call on a machine starts engines to find out. `notify` receives a line if it finds such a layer.
 
     Raises:
         EngineStartError: The engine program does not work, even without the sandbox.
@@ -247,9 +247,9 @@ def find_left_out_layers(settings: Settings, notice: Notice | None = None) -> Ma
         if (stored := sandbox_probe.read_result(task)) is not None:  # another process has tested meanwhile
             return stored.left_out
         left_out = sandbox_probe.run_probe(task).left_out
-    if left_out and notice:
+    if left_out and notify:
         names = " and ".join(left_out)
-        notice(f"Engines work only without the sandbox layer {names} on this machine. Details: llm hf status")
+        notify(f"Engines work only without the sandbox layer {names} on this machine. Details: llm hf status")
     return left_out
 
 
@@ -314,7 +314,7 @@ def _find_llama_server(settings: Settings) -> str | None:
     return path
 
 
-def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notice) -> Fit:
+def _make_room(spec: EngineSpec, db: Database, settings: Settings, notify: Notify) -> Fit:
     """Estimate the model's memory, and stop idle engines, least recently used first, if that makes it fit better.
 
     Returns:
@@ -332,7 +332,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
         while idle and _is_better(best, estimate):
             row = idle.pop(0)
             stop_engine(db, row)
-            notice(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
+            notify(f"Stopped the idle engine of {row.model_id} to free memory for {spec.model_id}")
             estimate = _estimate_fit(spec, settings)
     if not estimate.fits:
         raise ModelTooLargeError(
@@ -341,7 +341,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notice: Notic
             hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
     if estimate.reduced:
-        notice(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+        notify(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
     return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 

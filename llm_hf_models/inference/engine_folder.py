@@ -9,18 +9,20 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.errors import EngineStartError, NotWritableError
+from llm_hf_models.system.ownership import acquire_ownership
 from llm_hf_models.system.text import clean_text
 
 # sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, including the final NUL (unix(7), unix(4)).
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 CONNECT_SECONDS = 2.0
 LEASE_CHARS = 16
+START_POLL_SECONDS = 0.05  # how often it is checked whether another engine has started
 LOG_TAIL_BYTES = 4096
 
 
@@ -136,27 +138,25 @@ def _ensure_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-@contextmanager
-def hold_start_lock(seconds: float) -> Iterator[None]:
-    """Hold the lock under which this user's engines start. The folder of an engine that is starting looks stale.
+def hold_start_lock(seconds: float) -> AbstractContextManager[object]:
+    """Return the lock under which this user's engines start. The folder of an engine that is starting looks stale.
+
+    Entering it waits for another engine that is starting.
 
     Raises:
-        EngineStartError: Another process held the lock for longer than `seconds`.
+        EngineStartError: The other engine took longer than `seconds`.
     """
-    import filelock
+    deadline = time.monotonic() + seconds
 
-    lock = filelock.FileLock(make_base_folder() / "start.lock", timeout=seconds)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise EngineStartError(
-            "Timed out waiting for another engine to start",
-            hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    def wait() -> None:
+        if time.monotonic() >= deadline:
+            raise EngineStartError(
+                "Timed out waiting for another engine to start",
+                hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
+            )
+        time.sleep(START_POLL_SECONDS)
+
+    return acquire_ownership(make_base_folder() / "start", wait)
 
 
 def create_engine_folder(keep_alive: float) -> EngineFolder:

@@ -270,4 +270,7 @@ def _determine_verdict(child: _ChildExit, seconds: float) -> tuple[Verdict, str]
     if child.status < 0:
         name = clean_text(signal.strsignal(-child.status) or str(-child.status))
         return "aborts", f"llama.cpp aborted while {stage} ({name})."
+    if report.failed and report.loaded is None and child.log_errors:  # the exception only says that loading failed
+        first_error = child.log_errors.partition("\n")[0].rpartition("error loading model: ")[2]
+        return "fails", f"llama.cpp can't load the model: {first_error}"
     return "fails", clean_text(failed) or f"The child exited with status {child.status} while {stage}."

@@ -12,7 +12,7 @@ from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, EngineStartError, FileChangedError, MissingFileError
 from llm_hf_models.inference import engine
 from llm_hf_models.inference import options as inference_options
-from llm_hf_models.inference.engine import Endpoint, EngineSpec, Notice
+from llm_hf_models.inference.engine import Endpoint, EngineSpec, Notify
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
@@ -79,7 +79,7 @@ def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
 
 
 def ensure_endpoint(
-    model: LocalModel, options: Mapping[str, Any], db: Database, notice: Notice, *, key: str | None = None
+    model: LocalModel, options: Mapping[str, Any], db: Database, notify: Notify, *, key: str | None = None
 ) -> Endpoint:
     """Return a model's endpoint, starting its engine if needed.
 
@@ -87,7 +87,7 @@ def ensure_endpoint(
         model: The local model, or a model on a remote endpoint.
         options: All options of this prompt.
         db: The library that records engines.
-        notice: Called with each message for the user.
+        notify: Called with each message for the user.
         key: The key for a remote endpoint, instead of the stored one.
 
     Raises:
@@ -107,7 +107,7 @@ def ensure_endpoint(
     )
     try:
         return engine.ensure_engine(
-            spec, db, current, keep_alive=options.get("keep_alive", current.keep_alive), notice=notice
+            spec, db, current, keep_alive=options.get("keep_alive", current.keep_alive), notify=notify
         )
     except EngineStartError as error:
         if spec.chat_template and error.hint is None:

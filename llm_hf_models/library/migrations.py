@@ -74,4 +74,9 @@ MIGRATIONS: tuple[str, ...] = (
     );
     """,
     "alter table engines add column missing text not null default '{}'",
+    """
+    alter table downloads add column token_fingerprint text;
+    create table fingerprint_key (key text not null);
+    insert into fingerprint_key values (hex(randomblob(32)))
+    """,
 )

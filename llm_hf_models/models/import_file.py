@@ -116,7 +116,7 @@ def import_file(
     seconds = context.settings().header_seconds
     try:
         given = _find_files(path, mmproj, with_mmproj=with_mmproj)
-        models_names.refuse_taken_names(context, names, _check_files(given, seconds)[0].kind)
+        models_names.refuse_taken_names(names, _check_files(given, seconds)[0].kind)
         with _prepare_locations(given.all, copy=copy) as locations:
             facts, checks = _check_files(given.replace_paths(locations), seconds)
             digests = [hash_with_progress(location, location.name, progress) for location in locations]

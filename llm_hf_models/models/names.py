@@ -8,27 +8,23 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
-from llm_hf_models.context import Context
-from llm_hf_models.errors import (
-    NameTakenError,
-)
+from llm_hf_models.errors import NameTakenError
 
 LLM_NAMES_SECONDS = 30.0  # timeout for listing the names, for which llm loads all its plugins
 
 
-def refuse_taken_names(context: Context, names: Iterable[str], kind: str) -> None:
+def refuse_taken_names(names: Iterable[str], kind: str) -> None:
     """Raise an error for names that another plugin's model has in llm, because llm would use that model.
 
     Args:
-        context: The context, whose `list_taken_names` is used if it has one.
-        names: The names for a model.
+        names: The names for a model. If there are any, llm is started, which takes about a second.
         kind: The kind of that model. In llm, embedding models have their own names.
 
     Raises:
         NameTakenError: A model of another plugin has one of the names.
     """
     requested = list(names)
-    taken = (context.list_taken_names or _list_names_in_llm)(kind) if requested else {}
+    taken = _list_names_in_llm(kind) if requested else {}
     for name in requested:
         if name in taken:
             command = f"llm {'embed-models' if kind == 'embedding' else 'models'}"

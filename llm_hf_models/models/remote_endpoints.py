@@ -65,7 +65,7 @@ def attach(
     alias = parse_alias(name)
     if kind == "embedding" and modalities:
         raise BadInputError("An embedding model accepts only text")
-    models_names.refuse_taken_names(context, [alias], kind)
+    models_names.refuse_taken_names([alias], kind)
     local_model = LocalModel(
         model_id=f"{REMOTE_PREFIX}{alias}",
         repo=None,

@@ -1,28 +1,20 @@
-"""An HTTP response whose body is read into memory or into a pipe as it arrives.
-
-splice(2) moves received bytes from a socket into a pipe, and from there into a file, without copying them through the
-memory of the process. It works on Linux only, and only for unencrypted connections. transfer/copy_body.py states the
-measured gain.
-"""
+"""An HTTP response whose body is read into a buffer as it arrives."""
 
 from __future__ import annotations
 
-import http.client
-import os
+import contextlib
 import re
-import select
 import socket
-import ssl
-import sys
 import time
-from collections.abc import Callable
+
+from urllib3 import BaseHTTPResponse, HTTPResponse
+from urllib3.exceptions import HTTPError
 
 from llm_hf_models.errors import NetworkError
 from llm_hf_models.network.errors import translate_error
 from llm_hf_models.network.urls import format_host
 
 HEAD_BUFFER_BYTES = 1 << 17
-MIN_SPLICE_BYTES = 1 << 18  # a pipe with this many bytes is returned without waiting for more
 FILL_SECONDS = 0.1  # a read from a slow connection returns the bytes so far after this time
 
 # The number of digits is limited, because int() raises for thousands of them.
@@ -30,27 +22,29 @@ _LENGTH = re.compile(r"[0-9]{1,19}")
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 
 
-class SpliceUnsupportedError(Exception):
-    """The operating system or a sandbox does not support splice for this socket."""
-
-
 class RangeResponse:
-    """One response, whose body is read into a buffer of the caller or into a pipe."""
+    """One response, whose body is read into a buffer of the caller. Only `abort` may be called from other threads.
 
-    def __init__(
-        self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
-    ) -> None:
-        self._response, self._host, self._sock, self._stall_seconds = response, format_host(url), sock, stall_seconds
-        self._left = response.length  # bytes still to come; None if the server announced no length
+    The bytes are read from the socket itself, with a short timeout: urllib3's `read1` takes 1.4 x the CPU, and its
+    `read` loses the bytes so far if the connection breaks, and returns none of them while it waits for more.
+    """
+
+    def __init__(self, response: BaseHTTPResponse, url: str, stall_seconds: float) -> None:
+        self._response, self._host, self._stall_seconds = response, format_host(url), stall_seconds
+        connection = response.connection if isinstance(response, HTTPResponse) else None
+        # None if the server is about to close the connection: http.client then hides the socket.
+        self._sock = connection.sock if connection else None
+        self._left = response.length_remaining  # bytes still to come; None if the server announced no length
         self._early = memoryview(b"")  # body bytes that arrived together with the headers
         self._direct = False  # True once the early bytes are read and the rest comes from the socket itself
         self._pending: NetworkError | None = None
+        self._aborted = False
         self.url = url
         self.status = response.status
 
     def get_header(self, name: str) -> str | None:
         """Return a response header; its name is not case-sensitive."""
-        return self._response.getheader(name)
+        return self._response.headers.get(name)
 
     @property
     def length(self) -> int | None:
@@ -64,50 +58,23 @@ class RangeResponse:
         match = _CONTENT_RANGE.fullmatch(self.get_header("Content-Range") or "")
         return (int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])) if match else None
 
-    @property
-    def is_reusable(self) -> bool:
-        """Whether the connection can be reused: the body was read completely and the server keeps it open."""
-        return self._left == 0 and not self._response.will_close
-
     def read_into(self, view: memoryview) -> int:
         """Read the bytes that arrive without delay into `view` and return their number, 0 at the end.
 
         Raises:
             NetworkError: the connection broke, stalled, or ended before the announced length.
         """
-        max_bytes = len(view) if self._left is None else min(len(view), self._left)
-        return self._fill(max_bytes, lambda filled: self._read_some(view[filled:max_bytes], has_bytes=filled > 0))
-
-    @property
-    def can_splice(self) -> bool:
-        """Whether `splice_into` may be tried: the rest of the body is read from an unencrypted socket."""
-        return hasattr(os, "splice") and self._direct and not self._early and not isinstance(self._sock, ssl.SSLSocket)
-
-    def splice_into(self, pipe: int, max_bytes: int) -> int:
-        """Move up to `max_bytes` into the writing end of an empty pipe and return their number, 0 at the end.
-
-        Raises:
-            NetworkError: the connection broke, stalled, or ended before the announced length.
-            SpliceUnsupportedError: splice does not work; no bytes were moved.
-        """
-        max_bytes = max_bytes if self._left is None else min(max_bytes, self._left)
-        return self._fill(max_bytes, lambda filled: self._splice(pipe, max_bytes - filled, filled))
-
-    def _fill(self, max_bytes: int, read_more: Callable[[int], int | None]) -> int:
-        """Call `read_more` until `max_bytes` have arrived or more bytes are delayed; return the number of bytes.
-
-        Args:
-            max_bytes: the maximum number of bytes.
-            read_more: receives the number of bytes so far and returns how many it added, None if more are delayed.
-        """
         if self._pending:
             raise self._pending
+        max_bytes = len(view) if self._left is None else min(len(view), self._left)
         filled, since = 0, time.monotonic()
         while filled < max_bytes:
             try:
-                count = read_more(filled)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                return self._defer_error(translate_error(error, self._host, connecting=False), filled)
+                count = self._read_some(view[filled:max_bytes], has_bytes=filled > 0)
+            except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: abort of a TLS socket
+                return self._defer_error(translate_error(error, self._host), filled)
+            if self._aborted:  # the bytes may be wrong: SSLSocket.shutdown turns decryption off
+                return self._defer_error(NetworkError(f"The connection to {self._host} was aborted"), filled)
             if count == 0 and self._left:
                 return self._defer_error(NetworkError(f"{self._host} closed the connection too early"), filled)
             if not count:
@@ -117,20 +84,18 @@ class RangeResponse:
                 self._left -= count
             if not self._direct or time.monotonic() - since >= FILL_SECONDS:
                 break
-        if self._left == 0 and not self._response.will_close:
+        if self._left == 0:
+            self._response.release_conn()  # now `close` does not close the connection
             self._response.close()
         return filled
 
     def _read_some(self, view: memoryview, *, has_bytes: bool) -> int | None:
-        """Read once into `view`: first the bytes that arrived with the headers, then directly from the socket.
-
-        HTTPResponse.readinto would try to fill the whole view, and would lose its bytes if the connection breaks.
-        """
+        """Read once into `view`: first the bytes that arrived with the headers, then directly from the socket."""
         if not self._early:
             if self._direct and self._sock is not None:
                 return self._receive(self._sock, view, has_bytes=has_bytes)
-            # With a known length, this runs once and empties the buffer of the response. Chunked bodies are always read
-            # this way.
+            # With a known length, this runs once and empties the buffer of the response. Chunked bodies, and those
+            # after which the server closes the connection, are always read this way.
             self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
             if self._left is not None and self._sock is not None:
                 # From now on a slow read returns early, so that the bytes so far can be processed.
@@ -149,34 +114,18 @@ class RangeResponse:
             except TimeoutError:
                 if has_bytes:
                     return None
-                if time.monotonic() >= until:
+                if self._aborted or time.monotonic() >= until:
                     raise
 
-    def _splice(self, pipe: int, max_bytes: int, filled: int) -> int | None:
-        """Splice the next bytes into a pipe that holds `filled` bytes; return None if it should be emptied first.
-
-        A pipe holds as many packets as it has pages, so it can be full before its size is reached. Waiting until it is
-        full costs more context switches than it saves calls.
-        """
-        if sys.platform != "linux" or self._sock is None:
-            raise SpliceUnsupportedError
-        until, readable = time.monotonic() + self._stall_seconds, False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        while (count_moved := _try_splice(self._sock, pipe, max_bytes, filled)) is None:
-            if filled >= MIN_SPLICE_BYTES or (filled and readable):
-                break
-            if readable:  # readable, but not by splice: urgent data, or a BPF queue
-                raise SpliceUnsupportedError
-            readable = bool(poll.poll(1000 * min(FILL_SECONDS, self._stall_seconds)))
-            if filled and not readable:
-                break
-            if not readable and time.monotonic() >= until:
-                raise TimeoutError("timed out")
-        return count_moved
+    def abort(self) -> None:
+        """Let a read in another thread fail."""
+        self._aborted = True
+        if not self._direct:  # otherwise the reader notices the flag soon
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # the body may have been read completely
+                self._response.shutdown()
 
     def close(self) -> None:
-        """Discard the rest of the body."""
+        """Discard the rest of the body, and close the connection if there was any."""
         self._response.close()
 
     def _defer_error(self, error: NetworkError, filled: int) -> int:
@@ -184,19 +133,3 @@ class RangeResponse:
             raise error
         self._pending = error
         return filled
-
-
-def _try_splice(sock: socket.socket, pipe: int, max_bytes: int, filled: int) -> int | None:
-    """Splice the available bytes and return their number, or None if there are none."""
-    if sys.platform != "linux":
-        raise SpliceUnsupportedError
-    try:
-        return os.splice(sock.fileno(), pipe, max_bytes, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
-    except BlockingIOError:
-        return None
-    except (ConnectionError, TimeoutError):
-        raise
-    except OSError:  # a sandbox may return any error; if the connection is broken, reading reports it
-        if filled:
-            raise
-        raise SpliceUnsupportedError from None

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.servers.asgi_server import HttpResponseError
 from llm_hf_models.system.text import clean_text
 
 T = TypeVar("T")
@@ -34,14 +35,6 @@ HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for a
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
-
-
-class HttpResponseError(Exception):
-    """Raised to send an error response: a status, an error code and a message."""
-
-    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.headers = status, code, message, dict(headers or {})
 
 
 @contextmanager
@@ -190,11 +183,11 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
 
     def send_error_response(self, error: HttpResponseError) -> None:
         """Send an error in the Hub's format: X-Error-Code, X-Error-Message and a JSON body."""
-        message = clean_text(error.message, 300).encode("ascii", "replace").decode()
+        message = clean_text(error.detail, 300).encode("ascii", "replace").decode()
         codes = {"X-Error-Code": error.code} if error.code else {}
         body = json.dumps({"error": message}).encode()
         headers = {"Content-Type": "application/json; charset=utf-8", "X-Error-Message": message, **codes}
-        self.send_bytes(error.status, body, {**headers, **error.headers})
+        self.send_bytes(error.status_code, body, {**headers, **(error.headers or {})})
 
     def send_file(self, path: Path, size: int, etag: str, headers: Mapping[str, str]) -> None:
         """Send a file, or the requested range of it. The memory used does not depend on the file's size.

@@ -25,11 +25,12 @@ from urllib.parse import unquote, urlsplit
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
 from llm_hf_models.inference import client
-from llm_hf_models.inference.engine import Endpoint, Notice
+from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, HttpResponseError, translate_bind_errors
+from llm_hf_models.servers.asgi_server import HttpResponseError
+from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, translate_bind_errors
 from llm_hf_models.servers.stream_assembly import assemble_response
 from llm_hf_models.system.text import clean_text
 
@@ -72,15 +73,15 @@ class RelayServer(BaseHttpServer):
     """An HTTP server for some models, for clients that send its key."""
 
     def __init__(
-        self, address: tuple[str, int], context: Context, names: Mapping[str, str], key: str, notice: Notice
+        self, address: tuple[str, int], context: Context, names: Mapping[str, str], key: str, notify: Notify
     ) -> None:
         """Create the server. `names` maps each name that clients may use to the model's id in the library."""
-        self.context, self.names, self.key, self.notice = context, names, key, notice
+        self.context, self.names, self.key, self.notify = context, names, key, notify
         super().__init__(address, RelayHandler)
 
 
 def make_server(
-    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notice: Notice
+    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notify: Notify
 ) -> RelayServer:
     """Return a relay. Call `serve_forever()` on it; `server_address` has the port, `key` the key.
 
@@ -90,7 +91,7 @@ def make_server(
         host: The address to listen on.
         port: The port; 0 chooses a free one.
         key: The key that clients must send; None generates one.
-        notice: Called with messages for the user, for example that an engine was evicted or a context reduced.
+        notify: Called with messages for the user, for example that an engine was evicted or a context reduced.
 
     Raises:
         UnknownModelError, AmbiguousNameError: A name matches no model, or several.
@@ -107,7 +108,7 @@ def make_server(
                 raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
     with translate_bind_errors(host, port):
-        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notice)
+        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notify)
 
 
 class RelayHandler(BaseHttpHandler):
@@ -220,7 +221,7 @@ class RelayHandler(BaseHttpHandler):
 
         def prepare_endpoint() -> Endpoint:
             with self.server.context.open_database() as db:
-                return ensure_endpoint(model, options, db, self.server.notice)
+                return ensure_endpoint(model, options, db, self.server.notify)
 
         endpoint = await _run_in_thread(prepare_endpoint)
         body = _add_defaults(route, request, build_request_fields(options), system) | {"model": endpoint.model}
@@ -299,9 +300,9 @@ class RelayHandler(BaseHttpHandler):
     def send_error_response(self, error: HttpResponseError) -> None:
         """Send an error in OpenAI's format. A client that has disconnected is ignored."""
         body = json.dumps(_build_error_body(error)).encode()
-        headers = {"Content-Type": "application/json; charset=utf-8", **error.headers}
+        headers = {"Content-Type": "application/json; charset=utf-8", **(error.headers or {})}
         try:
-            self.send_bytes(error.status, body, headers)
+            self.send_bytes(error.status_code, body, headers)
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
@@ -395,6 +396,6 @@ def _convert_error(error: HfModelsError) -> HttpResponseError:
 
 
 def _build_error_body(error: HttpResponseError) -> dict[str, Any]:
-    kind = "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    message = clean_text(error.message, MAX_ERROR_CHARS, keep_lines=True)
+    kind = "invalid_request_error" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    message = clean_text(error.detail, MAX_ERROR_CHARS, keep_lines=True)
     return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}

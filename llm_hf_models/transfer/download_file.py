@@ -1,10 +1,10 @@
 """Download one file over parallel connections, with a journal to resume from and a digest computed on arrival.
 
 The modules of this package divide the work: journal.py explains which bytes can be trusted after a crash, segments.py
-assigns bytes to connections, pacing.py tunes the number of connections, and ownership.py ensures a single writer. This
-module combines them. A transfer has one thread for each connection and one that syncs bytes to disk (both in
-fetch_threads.py), one that computes the digest (partial_file.py), and the caller's thread, which monitors the transfer
-and reports progress.
+assigns bytes to connections, and pacing.py tunes the number of connections. This module combines them, and owns the
+file (system/ownership.py), so that there is a single writer. A transfer has one thread for each connection and one that
+syncs bytes to disk (both in fetch_threads.py), one that computes the digest (partial_file.py), and the caller's thread,
+which monitors the transfer and reports progress.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from llm_hf_models.errors import DigestMismatchError, InterruptedByUserError, Ne
 from llm_hf_models.hub.types import Location
 from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
+from llm_hf_models.system.ownership import Owner, acquire_ownership
 from llm_hf_models.system.processes import read_boot_id
 from llm_hf_models.transfer.fetch_threads import StartOverError, WorkerPool
 from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read_journal
-from llm_hf_models.transfer.ownership import Owner, OwnershipLostError, acquire_ownership
 from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 from llm_hf_models.transfer.retry import Backoff
@@ -29,6 +29,7 @@ from llm_hf_models.transfer.source import DownloadSource
 from llm_hf_models.transfer.types import Event, EventKind, ExpectedFile, Progress, TransferLimits
 
 TICK_SECONDS = 0.1
+OWNER_POLL_SECONDS = 0.25
 WATCH_INTERVAL_SECONDS = 0.05  # how often the number of connections is adjusted
 # After this time without a connection, the transfer gives up ownership of the file: another download that has a
 # connection may be waiting for the file. It claims the file again after YIELD_SECONDS.
@@ -49,7 +50,8 @@ def download_file(
     limits: TransferLimits,
     progress: Progress,
     stop: threading.Event,
-    pace: RateLimiter | None = None,
+    get_connection_limit: Callable[[], int] | None = None,
+    rate_limiter: RateLimiter | None = None,
     final_path: Path | None = None,
     is_already_present: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -62,10 +64,12 @@ def download_file(
         locate: returns the link. It is called again when the link has expired.
         expected: the size and the digest of the file.
         partial: the path that receives the bytes. Its journal is next to it and is deleted at the end.
-        limits: limits of the transfer.
+        limits: limits of the transfer that do not change while it runs.
         progress: receives events from any thread, at most ten `progress` events a second.
         stop: when set, the download ends at once. The received bytes are kept.
-        pace: a rate limiter that other files may share; None creates one for this file.
+        get_connection_limit: returns the number of connections that the file may use now, from 0 to
+            `limits.connections`. None means always `limits.connections`.
+        rate_limiter: limits the rate of this file and of the others that share it; None means no limit.
         final_path: the path to which the verified file is moved before ownership ends; None leaves it at `partial`.
         is_already_present: called after this call has become the owner of the partial. If it returns True, for example
             because another download has stored the file meanwhile, nothing is downloaded.
@@ -84,20 +88,23 @@ def download_file(
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise translate_disk_error(error, partial.parent, expected.size, limits.disk_reserve) from None
-    pace = pace or RateLimiter(limits.bytes_per_second)
-    others, starved = _WaitReporter(partial, expected, limits, progress), False
+    get_connection_limit = get_connection_limit or (lambda: limits.connections)
+    rate_limiter = rate_limiter or RateLimiter(lambda: 0)
+    others, starved = _WaitReporter(partial, expected, limits, progress, stop), False
     while True:
         if starved:
-            stop.wait(YIELD_SECONDS)
-        with acquire_ownership(partial, stop, others.report) as owner:
+            others.pause(YIELD_SECONDS)
+        with acquire_ownership(partial, others.wait) as owner:
             if is_already_present():
                 return False
-            if starved and limits.connections_now and not limits.connections_now():
+            if starved and not get_connection_limit():
                 continue
             starved = False
             try:
-                _Transfer(locate, expected, partial, owner, limits, progress, stop, pace).run()
-            except OwnershipLostError:
+                _Transfer(
+                    locate, expected, partial, owner, limits, progress, stop, get_connection_limit, rate_limiter
+                ).run()
+            except _OwnershipLostError:
                 continue
             except _NoConnectionError:
                 others.report_all_connections_taken()
@@ -109,6 +116,10 @@ def download_file(
             return True
 
 
+class _OwnershipLostError(Exception):
+    """Another process took over the partial because this one seemed to have ended."""
+
+
 class _NoConnectionError(Exception):
     """Other downloads have used all connections for a while."""
 
@@ -116,13 +127,29 @@ class _NoConnectionError(Exception):
 class _WaitReporter:
     """Reports the progress of the file's owner while this download waits for it."""
 
-    def __init__(self, partial: Path, expected: ExpectedFile, limits: TransferLimits, progress: Progress) -> None:
+    def __init__(
+        self,
+        partial: Path,
+        expected: ExpectedFile,
+        limits: TransferLimits,
+        progress: Progress,
+        stop: threading.Event,
+    ) -> None:
         self._journal, self._expected = journal_path(partial), expected
-        self._limits, self._progress = limits, progress
+        self._limits, self._progress, self._stop = limits, progress, stop
         self._done, self._progress_at = 0, time.monotonic()
 
-    def report(self) -> None:
-        """Report the progress of the owner, or that it has stalled. Called repeatedly during the wait."""
+    def wait(self) -> None:
+        """Report the progress of the owner, or that it has stalled, and pause before the next attempt."""
+        self._report()
+        self.pause(OWNER_POLL_SECONDS)
+
+    def pause(self, seconds: float) -> None:
+        """Wait for `seconds`. Raise InterruptedByUserError if the stop event is set."""
+        if self._stop.wait(seconds):
+            raise InterruptedByUserError("Stopped while another process was downloading this file")
+
+    def _report(self) -> None:
         done, now = self._count_received(), time.monotonic()
         if done != self._done:
             self._done, self._progress_at = done, now
@@ -157,10 +184,12 @@ class _Transfer:
         limits: TransferLimits,
         progress: Progress,
         stop: threading.Event,
-        pace: RateLimiter,
+        get_connection_limit: Callable[[], int],
+        rate_limiter: RateLimiter,
     ) -> None:
         self._expected, self._partial, self._owner = expected, partial, owner
-        self._limits, self._progress, self._stop, self._pace = limits, progress, stop, pace
+        self._limits, self._progress, self._stop = limits, progress, stop
+        self._get_connection_limit, self._rate_limiter = get_connection_limit, rate_limiter
         self._journal_path = journal_path(partial)
         self._source = DownloadSource(locate, expected)
         self._backoff = Backoff(limits, self._report)
@@ -275,8 +304,9 @@ class _Transfer:
                 workers = WorkerPool(
                     self._source,
                     self._backoff,
-                    self._pace,
+                    self._rate_limiter,
                     self._limits,
+                    self._get_connection_limit,
                     file,
                     journal,
                     hasher,
@@ -299,7 +329,7 @@ class _Transfer:
                 workers.changed.wait(WATCH_INTERVAL_SECONDS)
                 workers.changed.clear()
                 if self._owner.lost.is_set():
-                    raise OwnershipLostError
+                    raise _OwnershipLostError
                 self._check_stop()
                 workers.adjust_connections()
                 now = time.monotonic()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
-import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -25,7 +23,6 @@ READ_BYTES = 1 << 19
 # allocate: with writes of 64 KiB, a download to ext4 (Linux 6.18) took half as long as with writes of whole chunks.
 # To tmpfs both took the same time.
 WRITE_BYTES = 1 << 16
-SPLICE_BYTES = 1 << 18  # from a pipe; with 1 MiB, ext4 took 1.4 times as long, and tmpfs the same time
 MAX_QUEUED_CHUNKS = 1  # chunks waiting to be hashed; a connection with another chunk has to wait
 
 
@@ -60,19 +57,6 @@ class PartialFile:
                     os.lseek(self.fd, offset, os.SEEK_SET)
                     count = os.write(self.fd, piece)
             view, offset = view[count:], offset + count
-
-    def splice_at(self, pipe: int, count: int, offset: int) -> None:
-        """Write `count` bytes from a pipe at `offset`, within the kernel if possible (Linux)."""
-        while count:
-            moved = 0
-            if sys.platform == "linux":
-                with contextlib.suppress(OSError):  # without splice, write() works or reports the error
-                    moved = os.splice(pipe, self.fd, min(count, SPLICE_BYTES), offset_dst=offset)
-            if not moved:
-                piece = os.read(pipe, min(count, WRITE_BYTES))
-                self.write_at(memoryview(piece), offset)
-                moved = len(piece)
-            offset, count = offset + moved, count - moved
 
     def read_at(self, view: memoryview, offset: int) -> int:
         """Read bytes at `offset` into `view` and return their number."""

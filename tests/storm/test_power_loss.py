@@ -47,7 +47,7 @@ from llm_hf_models.transfer import fetch_threads
 from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
 from llm_hf_models.transfer.download_file import download_file
-url, sha256, size, partial, way = sys.argv[1:6]
+url, sha256, size, partial = sys.argv[1:5]
 moments, tell = itertools.count(), os.write
 
 def recorded(name, real):
@@ -66,15 +66,6 @@ def recorded(name, real):
         return result
     return call
 
-def splice(source, target, count, **places):
-    if "offset_dst" not in places:  # from the socket into the pipe
-        return real_splice(source, target, count, **places)
-    write = recorded("pwrite", lambda fd, count, offset: real_splice(source, fd, count, offset_dst=offset))
-    return write(target, count, places["offset_dst"])
-
-real_splice = vars(os).pop("splice")
-if way == "pipe":
-    os.splice = splice
 for name in ("pwrite", "write", "fdatasync", "fsync"):
     setattr(os, name, recorded(name, getattr(os, name)))
 fetch_threads.CHECKPOINT_SECONDS = 0.05
@@ -166,12 +157,12 @@ def content() -> bytes:
     return make_content(SIZE, seed=5)
 
 
-@pytest.fixture(scope="module", params=["memory", "pipe"])
-def record(content: bytes, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[Call]:
-    """Provide the system calls of a transfer, for both ways of the bytes. Splices of the pipe count as `pwrite`."""
+@pytest.fixture(scope="module")
+def record(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> list[Call]:
+    """Provide the system calls of a transfer."""
     partial = tmp_path_factory.mktemp("recorded") / "model.part"
     with StorageServer(content, rate=2_000_000) as server:
-        arguments = [server.url, server.sha256, str(SIZE), str(partial), request.param]
+        arguments = [server.url, server.sha256, str(SIZE), str(partial)]
         done = subprocess.run(
             [sys.executable, "-c", RECORDER, *arguments], capture_output=True, text=True, timeout=100, check=False
         )

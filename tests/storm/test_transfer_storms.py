@@ -65,15 +65,12 @@ class Task:
     after_bytes: int | None = None  # killed after this many new bytes,
     after_seconds: float | None = None  # or this long after the start,
     after_end: float | None = None  # or this long after the last file is complete, while links and refs are made
-    splices: bool = True  # whether its bytes may be spliced
 
 
 def pull_until_killed(task: Task) -> None:
     """Run one process: pull until the planned kill, or to the end."""
     first: dict[str, int] = {}
     done: dict[str, int] = {}
-    if not task.splices:
-        vars(os).pop("splice", None)
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -101,7 +98,7 @@ def pull_until_killed(task: Task) -> None:
 
 def add_random_end(task: Task, random_: random.Random, size: int) -> Task:
     """Return the task with a random end: mostly during the transfer, sometimes when all bytes are there."""
-    kind, task = random_.choice(["bytes", "bytes", "seconds", "end"]), replace(task, splices=random_.random() < 0.5)
+    kind = random_.choice(["bytes", "bytes", "seconds", "end"])
     if kind == "bytes":
         return replace(task, after_bytes=random_.randrange(size // 3))
     if kind == "seconds":
@@ -193,13 +190,6 @@ def test_pulls_survive_random_kills(tmp_path: Path) -> None:
     assert tally.kills >= KILLS
 
 
-def choose_splicing(random_: random.Random, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the bytes be spliced or not, at random."""
-    monkeypatch.undo()
-    if random_.random() < 0.5:
-        monkeypatch.delattr(os, "splice", raising=False)
-
-
 def choose_limits(random_: random.Random) -> TransferLimits:
     return TransferLimits(
         connections=random_.choice([1, 2, 4, 8]),
@@ -210,13 +200,12 @@ def choose_limits(random_: random.Random) -> TransferLimits:
     )
 
 
-def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transfers_survive_random_network_errors(tmp_path: Path) -> None:
     faults = [fault for name, fault in WEATHER.items() if name != "429"]
     faults.append(replace(WEATHER["429"], headers=(("Retry-After", "0"),)))
     ends: dict[str, int] = {}
     for seed in range(COMBINATIONS):
         random_ = random.Random(seed)
-        choose_splicing(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(random_.randbytes(random_.choice([1, 5000, 300_000, 9 * MB]))) as server:
             server.faults.extend(random_.choices(faults, k=random_.randrange(1, 9)))
@@ -244,12 +233,11 @@ def test_transfers_survive_random_network_errors(tmp_path: Path, monkeypatch: py
     print(f"weather storm: {ends}")  # noqa: T201
 
 
-def test_corrupted_bytes_are_never_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corrupted_bytes_are_never_accepted(tmp_path: Path) -> None:
     accepted, ends = 0, {"refused": 0, "right": 0}
     content = random.Random(7).randbytes(2_000_000)
     for seed in range(CORRUPTIONS):
         random_ = random.Random(seed)
-        choose_splicing(random_, monkeypatch)
         partial = tmp_path / f"{seed}.part"
         with StorageServer(content) as server:
             expected = server.expected

@@ -79,7 +79,7 @@ def ensure(
 ) -> engine.Endpoint:
     reported = notices if notices is not None else []
     chosen = settings.load().model_copy(update=changes)
-    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notice=reported.append)
+    return engine.ensure_engine(spec, db, chosen, keep_alive=keep_alive, notify=reported.append)
 
 
 def prompt_engine(

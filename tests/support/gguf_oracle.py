@@ -1,8 +1,8 @@
 """Ask llama.cpp about GGUF files, in a process of its own: with a hostile file it may abort or never end.
 
 As a program it reads paths from standard input, one per line, and answers each with `accepts`, `accepts the header` (as
-loading a model reads it, without the data), `refuses` or the signal that ended it; every file is read in a fork. With
-the argument `load` it loads each as a model instead. As a module it starts that program.
+loading a model reads it, without the data), `refuses` or the signal that ended it; every file is read in a fork. As a
+module it starts that program.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 SECONDS = 10
@@ -26,27 +25,12 @@ class InitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.POINTER(ctypes.c_void_p)))
 
 
-class ModelParams(ctypes.Structure):
-    """`struct llama_model_params` of include/llama.h, with extra space: only llama.cpp reads it."""
-
-    _fields_ = (("opaque", ctypes.c_char * 1024),)
-
-
 def read_all(paths: Sequence[Path]) -> list[str]:
     """Return the verdict of llama.cpp's reader on each file: `accepts`, `accepts the header`, `refuses`, or `killed by
     SIGABRT`."""
-    return _answers(paths)
-
-
-def load_all(paths: Sequence[Path]) -> list[str]:
-    """Return whether llama.cpp loads each file as a model: `accepts`, `refuses`, or `killed by SIGABRT`."""
-    return _answers(paths, "load")
-
-
-def _answers(paths: Sequence[Path], *how: str) -> list[str]:
     lines = "".join(f"{path}\n" for path in paths)
     done = subprocess.run(
-        [sys.executable, __file__, *how],
+        [sys.executable, __file__],
         input=lines,
         capture_output=True,
         text=True,
@@ -65,9 +49,6 @@ def engine() -> ctypes.CDLL:
     library = ctypes.CDLL(str(next(Path(spec.origin).parent.glob("xllamacpp*.so"))))
     library.gguf_init_from_file.argtypes = [ctypes.c_char_p, InitParams]
     library.gguf_init_from_file.restype = ctypes.c_void_p
-    library.llama_model_default_params.restype = ModelParams
-    library.llama_model_load_from_file.argtypes = [ctypes.c_char_p, ModelParams]
-    library.llama_model_load_from_file.restype = ctypes.c_void_p
     return library
 
 
@@ -79,11 +60,7 @@ def _reads(library: ctypes.CDLL, path: str) -> int:
     return 1
 
 
-def _loads(library: ctypes.CDLL, path: str) -> int:
-    return 0 if library.llama_model_load_from_file(path.encode(), library.llama_model_default_params()) else 1
-
-
-def _verdict(judge: Callable[[str], int], path: str) -> str:
+def _verdict(library: ctypes.CDLL, path: str) -> str:
     import resource
     import signal
 
@@ -92,13 +69,13 @@ def _verdict(judge: Callable[[str], int], path: str) -> str:
         signal.alarm(SECONDS)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os._exit(judge(path))
+        os._exit(_reads(library, path))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return {0: "accepts", 2: "accepts the header", 1: "refuses"}.get(code) or f"killed by {signal.Signals(-code).name}"
 
 
 if __name__ == "__main__":
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # ggml prints its messages about each file to standard error
-    ask_llama = partial(_loads if sys.argv[1:] == ["load"] else _reads, engine())
+    library = engine()
     for line in sys.stdin:
-        print(_verdict(ask_llama, line.rstrip("\n")), flush=True)  # noqa: T201
+        print(_verdict(library, line.rstrip("\n")), flush=True)  # noqa: T201

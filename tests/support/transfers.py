@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.transfer.download_file import download_file
+from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support.storage_server import Fault, StorageServer
 
@@ -29,16 +29,6 @@ def server() -> Iterator[StorageServer]:
         yield server
 
 
-@pytest.fixture(params=["pipe", "memory"])
-def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test with both ways of the bytes: splicing is disabled for one of them."""
-    if request.param == "memory":
-        monkeypatch.delattr(os, "splice", raising=False)
-    elif not hasattr(os, "splice"):
-        pytest.skip("this system can't splice")
-    return str(request.param)
-
-
 @pytest.fixture
 def partial(tmp_path: Path) -> Path:
     return tmp_path / "work" / "file.part"
@@ -49,6 +39,8 @@ def pull(
     partial: Path,
     *,
     limits: TransferLimits = LIMITS,
+    get_connection_limit: Callable[[], int] | None = None,
+    rate_limiter: RateLimiter | None = None,
     progress: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
     expected: ExpectedFile | None = None,
@@ -65,6 +57,8 @@ def pull(
         expected or server.expected,
         partial,
         limits=limits,
+        get_connection_limit=get_connection_limit,
+        rate_limiter=rate_limiter,
         progress=tell,
         stop=stop or threading.Event(),
     )

@@ -309,3 +309,15 @@ def test_ten_minute_network_loss_does_not_end_a_download() -> None:
     given_up = settings.Settings().network_wait_seconds
     # The silence is noticed late, and a request tried just before the network is back is retried a pause later.
     assert given_up >= 600 + settings.Settings().connect_seconds + MAX_PAUSE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("key", "accepts"),
+    [
+        ("allowed_owners", "names of users or organisations, comma-separated"),
+        ("allowed_licenses", "licences such as apache-2.0, comma-separated"),
+        ("agent_yes_to", "any of delete, large, token, unverified, comma-separated"),
+    ],
+)
+def test_list_setting_describes_its_elements(key: str, accepts: str) -> None:
+    assert run_json("settings", key)["accepts"] == accepts

@@ -29,7 +29,7 @@ def login(token_stdin: bool, as_json: bool) -> None:
         token = data.decode("utf-8", "replace")
     else:
         token = ask_hidden("Hub token", hint="Use --token-stdin to read it from standard input.")
-    status = open_library().login(token, ask_passphrase=ask_new_passphrase)
+    status = open_library(uses_hub=True).login(token, ask_passphrase=ask_new_passphrase)
     output.print_json(status) if as_json else output.note(local_views.render_login(status))
 
 
@@ -53,6 +53,6 @@ def whoami(ctx: click.Context, as_json: bool) -> None:
     Also shows the token's scopes and source, but never the token itself. Exits with code 1 without a token or if the
     Hub rejects it.
     """
-    status = open_library().whoami()
+    status = open_library(uses_hub=True).whoami()
     output.print_json(status) if as_json else output.emit(local_views.render_account(status, output.get_width()))
     ctx.exit(0 if status.account else 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from llm_hf_models.cli import output
@@ -17,6 +19,11 @@ from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
 
 NAME_OR_FILE = LocalName()
+
+
+def _may_name_repo(name: str) -> bool:
+    """Return whether a name may be a model ref. Files, aliases and ids of local models are read without the Hub."""
+    return "/" in name and not name.startswith(("/", ".", "~", "hf/")) and not Path(name).exists()
 
 
 @click.command(
@@ -37,7 +44,9 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
     REF|FILE is a file, the name of a model on this machine, or a model on the Hub. From the Hub, only the header is
     downloaded.
     """
-    found = open_library().inspect(name, metadata=metadata, tensors=tensors, template=template)
+    found = open_library(uses_hub=_may_name_repo(name)).inspect(
+        name, metadata=metadata, tensors=tensors, template=template
+    )
     if as_json:
         output.print_json(found)
         return
@@ -64,7 +73,7 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
     Checks the structure, the metadata and the chat template without running anything. For a model on the Hub, checks
     only the header. Exits with code 1 if there are errors.
     """
-    report = open_library().check(name)
+    report = open_library(uses_hub=_may_name_repo(name)).check(name)
     output.print_json(report) if as_json else output.emit(gguf_views.render_check(report, output.get_width()))
     ctx.exit(1 if report.errors else 0)
 
@@ -114,7 +123,7 @@ def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_j
     from llm_hf_models.hub.types import SearchFilters
 
     search_filters = SearchFilters(library=None if library == "any" else library, **filters)  # type: ignore[arg-type]
-    page = open_library().search(" ".join(query), search_filters, fits=fits, refresh=refresh)
+    page = open_library(uses_hub=True).search(" ".join(query), search_filters, fits=fits, refresh=refresh)
     if as_json:
         output.print_json(page)
     elif page.results:
@@ -148,7 +157,7 @@ def info(ref: str, revision: str | None, files: bool, card: bool, refresh: bool,
     The variant that a plain pull downloads is shown in bold. REF is owner/name, optionally with @REVISION, or the URL
     of the model's page.
     """
-    found = open_library().info(ref, revision=revision, card=card, refresh=refresh)
+    found = open_library(uses_hub=True).info(ref, revision=revision, card=card, refresh=refresh)
     if as_json:
         output.print_json(found)
         return

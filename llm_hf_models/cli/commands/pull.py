@@ -112,7 +112,7 @@ def pull(
         raise click.UsageError("--on-done requires --background.")
     if test and background:
         raise click.UsageError("--test and --background exclude each other.")
-    library = open_library()
+    library = open_library(uses_hub=True)
     plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
     if dry_run:
         output.print_json(plan) if as_json else output.emit(hub_views.render_plan(plan, output.get_width()))

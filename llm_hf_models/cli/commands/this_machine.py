@@ -117,8 +117,8 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         raise click.UsageError("Give the ALIAS too: llm hf alias NAME ALIAS")
     for old in removed:
         library.remove_alias(old)
-    for new in aliases:
-        library.add_alias(str(name), new)
+    if aliases:
+        library.add_alias(str(name), *aliases)
     models = [library.show(name)] if name else [] if removed else library.list()
     if as_json:
         output.print_json({alias: model.model_id for model in models for alias in model.aliases})
@@ -214,7 +214,7 @@ def import_(
     if mmproj and no_mmproj:
         raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
     with progress.show_progress(quiet=quiet) as show_progress:
-        done = open_library().import_file(
+        done = open_library(uses_hub=repo is not None).import_file(
             file,
             repo=repo,
             copy=copy,

@@ -7,13 +7,15 @@ import http.server
 import json
 import os
 import re
+import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models import Library
+from llm_hf_models.cli.framework import SLOW_SECONDS
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.downloads.worker import log_path
 from llm_hf_models.library.database import Database
@@ -745,6 +748,19 @@ def test_status_shows_a_summary_of_the_machine(hub: HubServer) -> None:
 # A slow Hub
 
 
+def read_terminal(terminal: int, end: bytes) -> str:
+    """Return the output on a terminal up to `end`."""
+    output = b""
+    while end not in output:
+        output += os.read(terminal, 1000)
+    return output.decode()
+
+
+def stays_silent(terminal: int) -> bool:
+    """Return whether nothing is printed on a terminal for longer than a command waits before it names the Hub."""
+    return select.select([terminal], [], [], SLOW_SECONDS + 1)[0] == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 def test_slow_hub_is_announced_once_on_a_terminal(repo: HubServer) -> None:
     stall = Stall()
@@ -752,18 +768,16 @@ def test_slow_hub_is_announced_once_on_a_terminal(repo: HubServer) -> None:
     ours, theirs = os.openpty()
     with subprocess.Popen([*HF, "search", "tiny", "--json"], stdout=subprocess.PIPE, stderr=theirs) as search:
         os.close(theirs)
-        output = b""
-        while b"\n" not in output:
-            output += os.read(ours, 1000)
+        output = read_terminal(ours, b"\n")
         stall.release.set()
         out, _ = search.communicate(timeout=30)
     os.close(ours)
-    assert output.decode().strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
+    assert output.strip() == f"Waiting for {repo.endpoint.partition('://')[2]}…"
     assert [row["id"] for row in json.loads(out)["results"]] == [REPO]
 
 
 def test_slow_hub_is_not_announced_without_a_terminal(repo: HubServer) -> None:
-    repo.fault(Delay(1.5), on="/api/models")
+    repo.fault(Delay(SLOW_SECONDS + 0.5), on="/api/models")
     done = subprocess.run([*HF, "search", "tiny"], capture_output=True, text=True, check=False, timeout=60)
     assert REPO in done.stdout
     assert done.stderr == ""
@@ -771,7 +785,7 @@ def test_slow_hub_is_not_announced_without_a_terminal(repo: HubServer) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
 @pytest.mark.parametrize(
-    ("words", "seconds"), [(("search", "tiny"), 0), (("pull", REPO, "-q"), 1.5)], ids=["at once", "-q"]
+    ("words", "seconds"), [(("search", "tiny"), 0), (("pull", REPO, "-q"), SLOW_SECONDS + 0.5)], ids=["at once", "-q"]
 )
 def test_fast_or_quiet_commands_do_not_announce_a_slow_hub(
     words: tuple[str, ...], seconds: float, repo: HubServer
@@ -781,6 +795,40 @@ def test_fast_or_quiet_commands_do_not_announce_a_slow_hub(
     repo.fault(Delay(seconds), on="/api/models")
     code, screen = run_in_terminal([*HF, *words], os.environ)
     assert (code, "Waiting" in screen) == (0, False)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
+def test_slow_hub_is_not_announced_during_a_prompt(repo: HubServer) -> None:
+    run("login", stdin=f"{repo.add_token('hf_secret_of_ann')}\nopen sesame\nopen sesame\n")
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [*HF, "search", "tiny"], stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, start_new_session=True
+    ) as search:
+        read_terminal(ours, b"(not shown): ")
+        silent = stays_silent(ours)
+        search.send_signal(signal.SIGINT)
+        search.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert silent
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
+@pytest.mark.usefixtures("repo")
+def test_slow_command_names_the_hub_only_if_it_uses_the_hub() -> None:
+    run("pull", REPO, "-q")
+    ours, theirs = os.openpty()
+    with closing(sqlite3.connect(library_path(), isolation_level=None)) as library:
+        library.execute("pragma locking_mode = exclusive")
+        library.execute("begin exclusive")
+        with subprocess.Popen([*HF, "inspect", "tiny"], stdout=subprocess.PIPE, stderr=theirs) as inspecting:
+            silent = stays_silent(ours)
+            library.close()
+            out, _ = inspecting.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert silent
+    assert b"llama" in out
 
 
 # The mirror

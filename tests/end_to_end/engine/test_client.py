@@ -54,7 +54,7 @@ def start(db: Database) -> Start:
     def started(path: Path, *, kind: Any = "chat", context: int = 2048, own: int = 4096) -> engine.Endpoint:
         facts = ModelFacts(kind=kind, context_length=own, kv_bytes_per_token=512)
         spec = engine.EngineSpec(f"hf/tiny/{path.stem}:F16", path, facts=facts, context=context)
-        return engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=pytest.fail)
+        return engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notify=pytest.fail)
 
     return started
 

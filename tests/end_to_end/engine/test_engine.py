@@ -31,6 +31,7 @@ from llm_hf_models.inference import engine, engine_folder, launcher, openai_prot
 from llm_hf_models.inference.engine_child import GRACE_SECONDS, IdleTimer
 from llm_hf_models.library.database import Database
 from llm_hf_models.system.machine import MachineMemory
+from llm_hf_models.system.ownership import acquire_ownership
 from tests.conftest import Home
 from tests.support import engines, ggufs
 from tests.support.engines import (
@@ -66,7 +67,7 @@ spec = engine.EngineSpec("hf/tiny/chat:F16", Path(sys.argv[1]), context=1024,
     facts=ModelFacts(kind="chat", context_length=4096, kv_bytes_per_token=512))
 with Database(paths.library_path()) as db:
     before = set(sys.modules)
-    endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notice=print)
+    endpoint = engine.ensure_engine(spec, db, settings.load(), keep_alive=60, notify=print)
     imported = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
     answer = "".join(p.text for p in inference_client.stream_completion(endpoint, openai_protocol.Turn([{"role": "user",
     "content": "hi"}]))
@@ -351,6 +352,13 @@ def test_start_that_takes_too_long_is_ended(spec: engine.EngineSpec, db: Databas
     assert running_engines.list_running_engines(db) == []
 
 
+def test_start_waits_for_another_start_up_to_a_limit(spec: engine.EngineSpec, db: Database) -> None:
+    start = engine_folder.make_base_folder() / "start"
+    with acquire_ownership(start), pytest.raises(EngineStartError, match="another engine to start"):
+        ensure(spec, db, engine_start_seconds=0.05)
+    assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER
+
+
 def test_missing_model_file_gives_a_clear_error(spec: engine.EngineSpec, db: Database) -> None:
     spec.model_path.unlink()
     with pytest.raises(MissingFileError, match=r"tiny\.gguf"):
@@ -423,7 +431,7 @@ def test_engine_crash_during_an_answer_is_reported_and_recovered(endless: engine
     os.kill(get_engine_row(db).pid, signal.SIGKILL)
     with pytest.raises(EngineLostError):
         list(stream)
-    assert prompt_engine(ensure(endless, db), max_tokens=3)
+    assert prompt_engine(ensure(endless, db), reconnect=lambda: ensure(endless, db), max_tokens=3)
 
 
 @pytest.fixture

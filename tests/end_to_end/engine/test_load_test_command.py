@@ -46,6 +46,19 @@ def test_pull_with_test_reports_the_load_test() -> None:
     assert "loads" in done.stderr
 
 
+def test_model_that_lacks_a_needed_tensor_is_refused_by_the_load_test(hub: HubServer, tmp_path: Path) -> None:
+    path = tiny_chat(tmp_path / "lacking-Q4_K_M.gguf")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"output_norm.weight", b"output_morm.weight"))
+    hub.add_repo("tests/lacking-GGUF", {path.name: path})
+    pulled = run("pull", "tests/lacking-GGUF", "--test", "-q", code=None)
+    assert pulled.exit_code == 1
+    assert "can't load the model: check_tensor_dims: tensor 'output_norm.weight' not found" in pulled.stderr
+    tested = run("test", str(path), code=None)
+    assert tested.exit_code == 1
+    assert "can't load the model: check_tensor_dims: tensor 'output_norm.weight' not found" in tested.stdout
+
+
 def test_unregistered_file_is_tested_with_all_its_shards(tmp_path: Path) -> None:
     first = tiny_split(tmp_path, 3)[0]
     done = run("test", str(first), code=None)

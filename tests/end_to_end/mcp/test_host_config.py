@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,16 +13,11 @@ from mcp.client.stdio import StdioServerParameters
 
 from llm_hf_models.cli import mcp_hosts
 from tests.conftest import Home
+from tests.support import folders
 from tests.support.commands import run
 from tests.support.mcp_hosts import run_async
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+project = folders.project
 
 
 @pytest.mark.parametrize("host", mcp_hosts.HOST_KEYS)

@@ -6,21 +6,15 @@ import json
 import os
 import stat
 import sys
-from pathlib import Path
 
 import pytest
 
 from llm_hf_models.cli import mcp_hosts
 from tests.conftest import Home
+from tests.support import folders
 from tests.support.commands import run
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+project = folders.project
 
 
 def test_token_is_never_written_but_the_library_folder_is(monkeypatch: pytest.MonkeyPatch, home: Home) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -340,6 +340,8 @@ def test_closed_pipe_ends_a_command_quietly() -> None:
 
 
 @given(st.text(st.characters(categories=["Cf", "Cc", "Cs", "Ll", "Lo", "Co"]), max_size=20))
+@example("\x7f")
+@example("\x80\x9b2J\x9f")
 def test_json_escapes_hidden_characters_and_keeps_the_value(text: str) -> None:
     shown = io.StringIO()
     with redirect_stdout(shown):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from llm_hf_models import Library, PullOptions
 from llm_hf_models.hub.cache_layout import cache_work_folder, target_work_folder
 from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
-from llm_hf_models.transfer.ownership import acquire_ownership
+from llm_hf_models.system.ownership import acquire_ownership
 from tests.conftest import Home
 from tests.support import interrupted_pulls
 from tests.support.commands import run
@@ -53,6 +52,21 @@ def test_gc_keeps_a_paused_download_which_then_continues(hub: HubServer, home: H
     hub.forget_requests()
     assert Library().pull(REPO).download_id == number
     assert hub.sent(FILE, side="storage") < 4_000_000
+
+
+def test_gc_keeps_partials_while_a_plan_of_another_version_may_need_them(hub: HubServer, home: Home) -> None:
+    number = interrupt_pull(hub)
+    with Database(library_path()) as db:
+        (row,) = db.list_downloads()
+        plan = json.loads(row.plan)
+        db.update_download(number, plan=json.dumps({"files": plan["files"]}))
+        assert Library().gc().files == (), "a paused download"
+        db.update_download(number, state="cancelled")
+        assert Library().gc().files == (), "it is not known to have left the partial, which is younger than a day"
+    (partial,) = cache_work_folder(home.cache).glob("*.part")
+    for path in partial.parent.glob("*.part*"):
+        os.utime(path, (time.time() - 2 * DAY,) * 2)
+    assert run_gc_for(partial) == "no download needs it"
 
 
 def interrupt_two_pulls(hub: HubServer, folder: Path) -> int:
@@ -107,7 +121,7 @@ def test_leftover_that_can_not_be_removed_stays_listed(hub: HubServer, tmp_path:
     with Database(library_path()) as db:
         db.update_download(number, done_bytes=arrived)
     (partial,) = target_work_folder(folder).glob("*.part")
-    with acquire_ownership(partial, threading.Event(), lambda: None):
+    with acquire_ownership(partial):
         assert Library().cancel(number).done_bytes == arrived
         assert Library().clear_downloads() == 0
         assert [row.done_bytes for row in Library().downloads(include_finished=True)] == [arrived]

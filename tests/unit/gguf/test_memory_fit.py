@@ -17,6 +17,7 @@ from llm_hf_models.gguf.memory_fit import (
     assess_fit,
     estimate_kv_bytes_per_token,
 )
+from llm_hf_models.system.units import format_size
 
 GB = 1_000_000_000
 MB = 1_000_000
@@ -54,7 +55,7 @@ def test_model_without_a_useful_context_does_not_fit() -> None:
     fit = assess_fit(5 * GB, ModelFacts(kv_bytes_per_token=131_072), context=8192, available=5 * GB)
     assert not fit.fits
     assert fit.context == MIN_CONTEXT
-    assert fit.reason.startswith("needs at least ")
+    assert fit.reason == f"needs at least {format_size(fit.needed)} at 512 tokens, but 5 GB are available"
 
 
 def test_context_is_capped_at_that_of_the_model() -> None:

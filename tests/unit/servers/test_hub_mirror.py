@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -306,7 +308,8 @@ def test_one_connection_serves_many_requests(endpoint: str) -> None:
         ("POST", "/api/models/acme/tiny-GGUF/preupload/main", b"{}", 405),
         ("POST", "/api/models/acme/tiny-GGUF/paths-info/main", b"[1]", 400),
         ("POST", "/api/models/acme/tiny-GGUF/paths-info/main", b"{" * 2_000, 400),
-        ("DELETE", "/api/models/acme/tiny-GGUF", None, 501),
+        ("DELETE", "/api/models/acme/tiny-GGUF", None, 405),
+        ("POST", "/api/models/acme/tiny-GGUF/paths-info/main", b"x" * (2 << 20), 413),
         ("GET", "/api/models?num_parameters=many", None, 400),
         ("GET", "/api/models?sort=size", None, 400),
         ("GET", "/api/models?limit=-1", None, 400),
@@ -319,12 +322,44 @@ def test_bad_requests_get_an_error_status(
     endpoint: str, method: str, path: str, body: bytes | None, status: int
 ) -> None:
     headers = {"Content-Type": "application/json"} if body else {}
-    assert ask(endpoint, path, headers, method, body)[0] == status
+    found, sent, answer = ask(endpoint, path, headers, method, body)
+    assert found == status
+    assert json.loads(answer) == {"error": sent["x-error-message"]}
+
+
+def test_request_to_write_is_refused_as_the_mirror_is_read_only(endpoint: str) -> None:
+    for method, path in (("POST", "/api/repos/create"), ("DELETE", "/api/repos/delete"), ("PUT", RESOLVE)):
+        status, headers, _ = ask(endpoint, path, {}, method, b"{}")
+        assert (status, headers["x-error-message"]) == (405, "This mirror is read-only")
+        assert set(headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 def test_body_beyond_the_limit_is_not_read(endpoint: str) -> None:
     headers = {"Content-Length": str(10**8)}
     assert ask(endpoint, "/api/models/acme/tiny-GGUF/paths-info/main", headers, "POST", b"")[0] == 413
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, 200), (300_000, 413)])
+def test_body_in_chunks_is_read_up_to_the_limit(endpoint: str, count: int, status: int) -> None:
+    with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)) as connection:
+        form = iter([b"paths=READ", b"ME.md", b"&p=x" * count])
+        path = "/api/models/acme/tiny-GGUF/paths-info/main"
+        connection.request("POST", path, form, encode_chunked=True)
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+    assert answer.status == status
+    assert status == 413 or [entry["path"] for entry in found] == ["README.md"]
+
+
+def test_client_that_leaves_a_download_leaves_no_traceback(endpoint: str, capfd: pytest.CaptureFixture[str]) -> None:
+    address = (urlsplit(endpoint).hostname, urlsplit(endpoint).port)
+    for count in (0, 100_000):
+        with closing(socket.create_connection(address, 10)) as raw, raw.makefile("rb") as received:
+            raw.sendall(f"GET {RESOLVE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert len(received.read(count)) == count
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ask(endpoint, RESOLVE)[2] == WEIGHTS
+    assert capfd.readouterr() == ("", "")
 
 
 def test_root_describes_the_server_and_health_is_ok(endpoint: str) -> None:

@@ -29,7 +29,6 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.ownership import acquire_ownership, is_owned
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import COMMIT, Fault, StorageServer
@@ -37,7 +36,6 @@ from tests.support.transfers import LIMITS, MB, WEATHER, interrupt_transfer, lis
 
 server = transfers.server
 partial = transfers.partial
-both_ways = transfers.both_ways
 
 
 def test_transfer_leaves_only_the_whole_file(server: StorageServer, partial: Path) -> None:
@@ -237,7 +235,6 @@ def test_response_that_is_not_the_file_is_retried(partial: Path, etag: str, page
 # Network errors
 
 
-@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("fault", WEATHER.values(), ids=WEATHER)
 def test_transient_errors_are_retried(server: StorageServer, partial: Path, fault: Fault) -> None:
     server.faults.append(fault)
@@ -380,18 +377,6 @@ def test_stop_does_not_wait_for_a_silent_hub(server: StorageServer, partial: Pat
 
 
 # One owner
-
-
-def test_file_is_owned_on_disks_without_hard_links(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
-    partial.parent.mkdir()
-    monkeypatch.setattr(os, "link", refuse)
-    with acquire_ownership(partial, threading.Event(), lambda: None):
-        assert is_owned(partial)
-        assert not list(partial.parent.glob("*.owner.*"))
-    assert not is_owned(partial)
 
 
 def test_finished_file_is_reported_if_its_owner_file_can_not_be_removed(
