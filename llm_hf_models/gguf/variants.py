@@ -19,7 +19,7 @@ from llm_hf_models.gguf.filenames import (
     is_quant_name,
     parse_name,
 )
-from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.text import clean_text, quote_label
 
 MAX_LABEL_CHARS = 120
 MAX_LISTED = 40  # maximum number of labels in an error's hint
@@ -328,9 +328,10 @@ def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) ->
     candidates = [variant for variant in ordered if not _is_unsupported(variant)] or ordered
     for variant in candidates:
         if fits(variant):
-            return VariantChoice(variant, f"{variant.quant}: {_explain_choice(variant, ordered)}")
+            return VariantChoice(variant, f"{quote_label(variant.quant)}: {_explain_choice(variant, ordered)}")
     smallest = min(candidates, key=lambda variant: variant.size)
-    return VariantChoice(smallest, f"{smallest.quant}: no variant fits this machine's memory; this is the smallest")
+    reason = f"{quote_label(smallest.quant)}: no variant fits this machine's memory; this is the smallest"
+    return VariantChoice(smallest, reason)
 
 
 def _explain_choice(variant: Variant, ordered: Sequence[Variant]) -> str:
@@ -339,7 +340,7 @@ def _explain_choice(variant: Variant, ordered: Sequence[Variant]) -> str:
         return reason if _is_unsupported(variant) else "the only variant"
     first = ordered[0]
     if variant != first and not _is_unsupported(first):
-        reason += f" ({first.quant} doesn't fit)"
+        reason += f" ({quote_label(first.quant)} doesn't fit)"
     same = sum(find_quant_type(other.quant) == find_quant_type(variant.quant) for other in ordered) - 1
     return f"{reason}; {same} more of this type" if same else reason
 
@@ -378,4 +379,4 @@ def _keep_letters_and_digits(text: str) -> str:
 
 def _list_labels(variants: Sequence[Variant]) -> str:
     more = f" and {len(variants) - MAX_LISTED} more" if len(variants) > MAX_LISTED else ""
-    return ", ".join(variant.quant for variant in variants[:MAX_LISTED]) + more
+    return ", ".join(quote_label(variant.quant) for variant in variants[:MAX_LISTED]) + more

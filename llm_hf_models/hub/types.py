@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from llm_hf_models.errors import FileNotFoundInRepoError
 from llm_hf_models.hub.refs import RepoFile
-from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.text import clean_text, quote_label
 
 Sort = Literal["trending", "downloads", "likes", "created", "updated"]
 
@@ -93,7 +93,7 @@ class RepoDetails(RepoSummary):
         near = get_close_matches(path.path, [file.path for file in self.files], n=3, cutoff=0.5)
         raise FileNotFoundInRepoError(
             f"{self.id} has no file {clean_text(path.path, 120)!r} at {self.commit[:12]}",
-            hint=f"Similar files: {', '.join(near)}"
+            hint=f"Similar files: {', '.join(map(quote_label, near))}"
             if near
             else f"List its files with `llm hf info {self.id} --files`.",
         )

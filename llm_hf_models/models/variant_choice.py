@@ -29,6 +29,7 @@ from llm_hf_models.hub.remote_file import RemoteFile
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.system.machine import read_memory
+from llm_hf_models.system.text import quote_label
 
 ALLOW_INVALID_HINT = "To keep the file without registering it, add --allow-invalid."
 
@@ -172,7 +173,9 @@ def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -
 
 def list_incomplete(details: RepoDetails) -> list[str]:
     """List the incomplete models of a repo, each with its missing parts."""
-    return [f"{split.name}: {split.reason}" for split in gguf_variants.find_incomplete_splits(details.files)]
+    return [
+        f"{quote_label(split.name)}: {split.reason}" for split in gguf_variants.find_incomplete_splits(details.files)
+    ]
 
 
 def settle_variant(

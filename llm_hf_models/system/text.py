@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
 
 DEFAULT_MAX_CHARS = 500
+MAX_LABEL_CHARS = 60
 MAX_WORD_CHARS = 100  # the comparison takes quadratic time
 
 # Escape sequences (ECMA-48) are removed as a whole: ESC [ … letter, ESC ] … BEL or ST (also with P, X, ^ and _), and
@@ -15,6 +17,12 @@ _ESCAPE_SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?|\x1b."
 )
 _HIDDEN = ("Cc", "Cf", "Cs", "Co")
+# Other characters that are not visible (Unicode's Default_Ignorable_Code_Point, and the empty Braille pattern). A text
+# can be hidden in them. U+FE0F is kept, because emojis need it.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0e\uffa0\U000e0000-\U000e0fff]"
+)
+_PLAIN_LABEL = re.compile(r"[A-Za-z0-9._+/@:-]+")
 
 
 def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: bool = False) -> str:
@@ -47,8 +55,14 @@ def strip_credentials(address: str) -> str:
 
 
 def is_hidden(char: str) -> bool:
-    """Return whether a character is a control, format, surrogate or private-use character (Unicode, ch. 4.5)."""
-    return unicodedata.category(char) in _HIDDEN
+    """Return whether a character is a control, format, surrogate, private-use or other invisible character."""
+    return unicodedata.category(char) in _HIDDEN or _INVISIBLE.match(char) is not None
+
+
+def quote_label(name: str) -> str:
+    """Return a foreign name, such as a label from a file name: shortened, and in quotes unless it is one plain word."""
+    short = clean_text(name, MAX_LABEL_CHARS)
+    return short if _PLAIN_LABEL.fullmatch(short.removesuffix("…")) else json.dumps(short, ensure_ascii=False)
 
 
 def suggest_word(word: str, known: Iterable[str]) -> str:

@@ -1,24 +1,25 @@
 """Build tool results: JSON for programs, text for models, pages of limited size, errors with the next step.
 
-The JSON is the service's value as `llm hf … --json` prints it. A list becomes a field of an object.
+The JSON has the fields that `llm hf … --json` prints, with clean and limited text. A list becomes a field of an object.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent
 
+from llm_hf_mcp.foreign_text import MAX_ANSWER_CHARS, Cleaner, fence, limit_structure, measure
 from llm_hf_models.errors import (
     ConsentError,
     GatedRepoError,
@@ -35,7 +36,10 @@ from llm_hf_models.system.text import clean_text
 
 MAX_PAGE_CHARS = 8000  # for the rows of one page as JSON, so that a result has fewer than 10,000 characters
 MAX_TEXT_CHARS = 6000
-MAX_ERROR_CHARS = 2000
+MAX_ERROR_CHARS = 2500
+MAX_ERROR_PART_CHARS = 600
+MAX_CAUSE_CHARS = 900
+RESERVED_CHARS = 1200  # for warnings, the next step and labels
 NO_TOKENS = "No tool accepts or shows a token."
 
 T = TypeVar("T")
@@ -83,10 +87,19 @@ def translate_errors() -> Iterator[None]:
 
 
 def format_error(error: HfModelsError) -> str:
-    """Return the message, the cause, and a next step that an agent can take."""
+    """Return the message, the cause, and a next step that an agent can take.
+
+    A cause may quote a server or a file, so it is fenced. The message and the next step are one line each, because a
+    file's name in them could otherwise add a line of its own.
+    """
     message = error.message if error.message.endswith(("?", "!")) else error.message.rstrip(".") + "."
-    parts = [message, error.cause, _suggest_next_step(error)]
-    return clean_text("\n".join(part for part in parts if part), MAX_ERROR_CHARS, keep_lines=True)
+    cause = clean_text(error.cause, MAX_CAUSE_CHARS, keep_lines=True) if error.cause else None
+    parts = [
+        clean_text(message, MAX_ERROR_PART_CHARS),
+        fence(cause, "the cause") if cause else None,
+        clean_text(_suggest_next_step(error) or "", MAX_ERROR_PART_CHARS),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _suggest_next_step(error: HfModelsError) -> str | None:
@@ -123,12 +136,50 @@ def _replace_command(match: re.Match[str]) -> str:
     return f"{tool}({', '.join(arguments)})" if arguments else tool
 
 
-def build_result(value: object, text: str) -> CallToolResult:
-    """Return a tool result with a value of the service as JSON, and a text for models."""
+@dataclass(frozen=True)
+class Report:
+    """A result as text for models. Others wrote the texts in `foreign`, each with its source."""
+
+    text: str
+    next_step: str | None = None
+    warnings: tuple[str, ...] = ()
+    foreign: tuple[tuple[str, str], ...] = ()
+
+
+def build_result(value: T, render: Callable[[T], Report]) -> CallToolResult:
+    """Return a tool result with a value of the service as JSON, and a text for models.
+
+    The text is rendered from the cleaned value. Both have the warnings and the next step.
+    """
+    cleaner = Cleaner()
+    clean = cleaner.clean(value)
+    report = render(clean)
+    warnings = [*report.warnings, *cleaner.warnings]
+    structure: dict[str, Any] = {"next_step": report.next_step, "warnings": warnings, **convert_to_object(clean)}
     return CallToolResult(
-        content=[TextContent(type="text", text=clean_text(text, MAX_TEXT_CHARS, keep_lines=True))],
-        structured_content=to_json(value),
+        content=[TextContent(type="text", text=_format_report(report, warnings))], structured_content=structure
     )
+
+
+def convert_to_object(value: object) -> dict[str, Any]:
+    """Return a result as a JSON object."""
+    found = to_json(value)
+    if not isinstance(found, dict):
+        raise TypeError(f"{type(value).__name__} is not an object in JSON")
+    return found
+
+
+def _format_report(report: Report, warnings: Sequence[str]) -> str:
+    notes = [f"Warning: {warning}" for warning in warnings]
+    notes += [f"Next: {report.next_step}"] if report.next_step else []
+    last = "\n".join([*(clean_text(note, MAX_ERROR_PART_CHARS) for note in notes), *_fence_texts(report)])
+    body = clean_text(report.text, min(MAX_TEXT_CHARS, MAX_ANSWER_CHARS - len(last) - 1), keep_lines=True)
+    return f"{body}\n{last}".rstrip("\n")
+
+
+def _fence_texts(report: Report) -> list[str]:
+    room = (MAX_TEXT_CHARS + RESERVED_CHARS) // max(1, len(report.foreign))
+    return [fence(clean_text(text, room, keep_lines=True), source) for source, text in report.foreign]
 
 
 # Pages
@@ -145,7 +196,7 @@ def select_page(
         items: All rows.
         cursor: The cursor of the page; None for the first page.
         limit: Maximum number of rows.
-        room: Maximum number of characters of the rows as JSON.
+        room: Maximum number of characters of the rows as JSON, cleaned.
 
     Raises:
         ToolError: The cursor is not valid.
@@ -153,12 +204,17 @@ def select_page(
     start, used = decode_cursor(cursor), 0
     taken: list[T] = []
     for item in items[start : start + limit]:
-        used += len(json.dumps(to_json(item)))
+        used += measure(to_json(Cleaner().clean(item))) + 2
         if taken and used > room:
             break
         taken.append(item)
     after = start + len(taken)
     return tuple(taken), encode_cursor(after) if after < len(items) and taken else None
+
+
+def measure_room(value: object) -> int:
+    """Return the room for rows in an answer that also contains a value."""
+    return max(0, MAX_ANSWER_CHARS - RESERVED_CHARS - measure(limit_structure(convert_to_object(value))))
 
 
 def encode_cursor(offset: int) -> str:

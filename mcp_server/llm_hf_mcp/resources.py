@@ -15,12 +15,12 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Annotations
 from mcp_types import Resource as ListedResource
 
-from llm_hf_mcp.answers import format_error
+from llm_hf_mcp.answers import convert_to_object, format_error, measure_room, select_page
+from llm_hf_mcp.foreign_text import fence, limit_structure
 from llm_hf_mcp.library_access import open_library
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.errors import BadInputError, HfModelsError, NotFoundError
 from llm_hf_models.library.download_records import DownloadNote
-from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -42,6 +42,14 @@ class DownloadState:
 
     download: DownloadView
     log: tuple[DownloadNote, ...]
+
+
+@dataclass(frozen=True)
+class LibrarySummary:
+    """The newest local models, and the number of all local models."""
+
+    models: tuple[dict[str, Any], ...]
+    total: int
 
 
 def build_model_uri(name: str) -> str:
@@ -86,7 +94,8 @@ async def list_local_resources() -> list[ListedResource]:
     models, rows = await _call(service.list), await _call(service.downloads)
     found = [(build_model_uri(one.model_id), one.model_id, f"{one.state}, {one.kind}") for one in models[:MAX_LISTED]]
     found += [
-        (build_download_uri(row.id), f"download {row.id}", f"{row.ref}: {row.state}") for row in rows[:MAX_LISTED]
+        (build_download_uri(row.id), f"download {row.id}", clean_text(f"{row.ref}: {row.state}"))
+        for row in rows[:MAX_LISTED]
     ]
     return [ListedResource(uri=uri, name=name, description=what, mime_type=JSON) for uri, name, what in found]
 
@@ -107,14 +116,15 @@ async def _call(function: Callable[..., T], *arguments: object, **named: object)
 
 
 def _format_json(value: object) -> str:
-    return json.dumps(to_json(value), ensure_ascii=False)
+    return json.dumps(limit_structure(convert_to_object(value)), ensure_ascii=False)
 
 
 async def read_library() -> str:
-    """Return a summary of every local model."""
+    """Return a summary of the newest local models, and the number of all."""
     brief = ("model_id", "aliases", "state", "kind", "quant", "size")
     models = await _call(open_library().list)
-    return _format_json([{name: getattr(model, name) for name in brief} for model in models])
+    rows, _ = select_page([{name: getattr(model, name) for name in brief} for model in models], None, limit=MAX_LISTED)
+    return _format_json(LibrarySummary(rows, len(models)))
 
 
 async def read_local_model(name: str) -> str:
@@ -133,9 +143,14 @@ async def read_download(id: str) -> str:  # noqa: A002 - the name in the URI tem
 
 
 async def read_model(owner: str, name: str) -> str:
-    """Return one repo on the Hub, without its list of files."""
-    found = await _call(open_library().info, f"{owner}/{name}")
-    return _format_json(replace(found, files=()))
+    """Return one repo on the Hub, without its list of files, and with as many variants as there is room for."""
+    found = replace(await _call(open_library().info, f"{owner}/{name}"), files=())
+    room = measure_room(replace(found, variants=()))
+    variants, _ = select_page(found.variants, None, limit=MAX_LISTED, room=room)
+    if len(variants) == len(found.variants):
+        return _format_json(found)
+    left_out = f"Only {len(variants)} of {len(found.variants)} variants are listed; the tool get_model lists them all."
+    return _format_json(replace(found, variants=variants, notes=(*found.notes, left_out)))
 
 
 async def read_card(owner: str, name: str) -> str:
@@ -143,4 +158,5 @@ async def read_card(owner: str, name: str) -> str:
     found = await _call(open_library().info, f"{owner}/{name}", card=True)
     if not found.card:
         raise ResourceNotFoundError(f"{found.id} has no model card")
-    return UNTRUSTED.format(repo=found.id) + clean_text(found.card, MAX_CARD_CHARS, keep_lines=True)
+    card = clean_text(found.card, MAX_CARD_CHARS, keep_lines=True)
+    return UNTRUSTED.format(repo=found.id) + fence(card, "model card by the repo's owner")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
-from llm_hf_models.models.repo_types import CheckReport, ModelInfo, SearchPage
+from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
 
 
@@ -19,7 +19,14 @@ class SearchModelsResult(SearchPage):
 
 @dataclass(frozen=True)
 class GetModelResult(ModelInfo):
-    """The output of `llm hf info --json`, with files only on request and one page of variants."""
+    """The output of `llm hf info --json`, with one page of its variants, followed by its files on request."""
+
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class InspectGgufResult(Inspection):
+    """The output of `llm hf inspect --json`, with one page of the metadata, followed by the tensors."""
 
     next_cursor: str | None = None
 

@@ -10,20 +10,22 @@ from importlib import metadata
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Resource as ListedResource
 
 from llm_hf_mcp import prompts, resources, results, subscriptions
+from llm_hf_mcp.answers import MAX_ERROR_CHARS
 from llm_hf_mcp.arguments import check_arguments, forbid_extra_arguments
+from llm_hf_mcp.foreign_text import add_notes, limit_result
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
 from llm_hf_models import types
 from llm_hf_models.agent_library import AgentLibrary
 from llm_hf_models.downloads import types as downloads_types
-from llm_hf_models.models import repo_types
 from llm_hf_models.models import types as models_types
 from llm_hf_models.system.json_values import build_schema
 from llm_hf_models.system.text import clean_text
@@ -71,7 +73,7 @@ TOOLS = (
         tools_hub.search_models, "Search models on the Hub", results.SearchModelsResult, writes=False, uses_hub=True
     ),
     ToolSpec(tools_hub.get_model, "Show a model on the Hub", results.GetModelResult, writes=False, uses_hub=True),
-    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", repo_types.Inspection, writes=False, uses_hub=True),
+    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", results.InspectGgufResult, writes=False, uses_hub=True),
     ToolSpec(tools_hub.download_model, "Download a model", results.DownloadModelResult, uses_hub=True),
     ToolSpec(tools_downloads.get_downloads, "Show downloads", results.GetDownloadsResult, writes=False),
     ToolSpec(tools_downloads.control_download, "Control a download", downloads_types.DownloadView, uses_hub=True),
@@ -100,7 +102,7 @@ def build_tool(spec: ToolSpec) -> Tool:
         description=inspect.getdoc(spec.function),
         annotations=spec.annotations,
     )
-    tool.fn_metadata.output_schema = build_schema(spec.result_type)
+    tool.fn_metadata.output_schema = add_notes(build_schema(spec.result_type))
     return forbid_extra_arguments(tool)
 
 
@@ -119,10 +121,15 @@ class HfModelsServer(MCPServer[Any]):
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
-        """Check the arguments, then call the tool as the SDK does."""
-        if name in self._tools_by_name:
-            check_arguments(self._tools_by_name[name], arguments)
-        return await super().call_tool(name, arguments, context)
+        """Check the arguments, call the tool as the SDK does, and limit the text by others in its answer."""
+        try:
+            if name in self._tools_by_name:
+                check_arguments(self._tools_by_name[name], arguments)
+            result = await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            error.args = (clean_text(str(error), MAX_ERROR_CHARS, keep_lines=True),)
+            raise
+        return limit_result(result) if isinstance(result, CallToolResult) else result
 
     async def list_resources(self) -> list[ListedResource]:
         """Return the SDK's list, then local models and unfinished downloads."""

@@ -43,7 +43,7 @@ async def get_downloads(
         row = await call(library.get_download, id)
         row = await wait_for_download(ctx, library, row, wait_seconds)
         found = GetDownloadsResult((row,), log=(await call(library.get_download_log, id))[-MAX_NOTES:])
-    return build_result(found, rendering.format_downloads(found))
+    return build_result(found, rendering.format_downloads)
 
 
 async def control_download(
@@ -58,4 +58,4 @@ async def control_download(
     """
     verbs = {"pause": library.pause, "resume": library.resume, "cancel": library.cancel, "retry": library.retry}
     row = await call(verbs[action], id)
-    return build_result(row, rendering.format_download_details(row))
+    return build_result(row, rendering.format_download_details)

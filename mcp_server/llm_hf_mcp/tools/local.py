@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,7 @@ async def list_models(
     ]
     models, after = select_page(wanted, cursor, limit=limit)
     found = ListModelsResult(models, after)
-    return build_result(found, rendering.format_local_models(found, len(every)))
+    return build_result(found, partial(rendering.format_local_models, total=len(every)))
 
 
 async def verify_model(
@@ -72,7 +73,7 @@ async def verify_model(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
             f"Next: call list_models(name={name!r}) later for the results with their dates."
         ) from None
-    return build_result(verification, rendering.format_verification(verification))
+    return build_result(verification, rendering.format_verification)
 
 
 async def _verify(ctx: Context, library: AgentLibrary, name: str, *, load: bool) -> VerifyModelResult:
@@ -142,7 +143,7 @@ async def run_prompt(
         ) from None
     finally:
         stop.set()
-    return build_result(response, rendering.format_response(response))
+    return build_result(response, rendering.format_response)
 
 
 async def prepare_deletion(library: OpenLibrary, name: str) -> PreparedChange[Removal]:
@@ -173,7 +174,7 @@ async def delete_model(
     """
     del name, confirm
     removed = await call(library.remove, await record_answer(library, change, answer))
-    return build_result(removed, rendering.format_removal(removed))
+    return build_result(removed, rendering.format_removal)
 
 
 async def organise(
@@ -195,7 +196,7 @@ async def organise(
         await call(library.add_alias, model.model_id, *add)
     model = await call(library.show, model.model_id)
     now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
-    return build_result(now, rendering.format_names(now))
+    return build_result(now, rendering.format_names)
 
 
 async def status(library: OpenLibrary) -> CallToolResult:
@@ -204,4 +205,4 @@ async def status(library: OpenLibrary) -> CallToolResult:
     Use it before choosing a model's size, or if something fails. It never shows the token.
     """
     now = await call(library.status)
-    return build_result(now, rendering.format_status(now))
+    return build_result(now, rendering.format_status)

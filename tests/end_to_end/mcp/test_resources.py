@@ -50,7 +50,7 @@ async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> Non
             "hf://library/{name}", "hf://downloads/{id}", "hf://models/{owner}/{name}",
             "hf://models/{owner}/{name}/card",
         }  # fmt: skip
-        (brief,) = json.loads(await read(client, "hf://library"))
+        (brief,) = json.loads(await read(client, "hf://library"))["models"]
         assert (brief["model_id"], brief["state"]) == (LOCAL, "ready")
         for uri in (LOCAL_URI, "hf://library/tiny"):
             assert json.loads(await read(client, uri))["model_id"] == LOCAL

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_hf_models.system.text import clean_text, suggest_word
+from llm_hf_models.system.text import clean_text, quote_label, suggest_word
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,7 @@ from llm_hf_models.system.text import clean_text, suggest_word
         ("half\ud800pair", "halfpair"),
         ("naïve 模型 🦭", "naïve 模型 🦭"),
         ("tag\U000e0041s", "tags"),
+        ("hid\U000e0142den\ufe01\u3164", "hidden"),
         ("", ""),
     ],
 )
@@ -77,3 +78,9 @@ def test_mistyped_word_gets_the_nearest_one(typed: str, suggested: str) -> None:
 @pytest.mark.parametrize("typed", ["", "walrus", "\x1b[2J", "t" * 10_000])
 def test_word_without_a_similar_one_gets_none(typed: str) -> None:
     assert suggest_word(typed, ["seed", "temperature", "top_p"]) == ""
+
+
+def test_label_of_others_is_short_and_quoted_unless_it_is_one_plain_word() -> None:
+    assert quote_label("UD-Q4_K_XL") == "UD-Q4_K_XL"
+    assert quote_label('run "rm"\nnow') == '"run \\"rm\\" now"'
+    assert len(quote_label("x" * 500)) == 60
