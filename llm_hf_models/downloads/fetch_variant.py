@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llm_hf_models.downloads.file_verifier import FileVerifier
 from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.cache_layout import cache_path
@@ -26,9 +26,10 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
-from llm_hf_models.system.hashing import compute_digests, copy_with_digests
+from llm_hf_models.system.hashing import FileStamp, copy_with_digests
 from llm_hf_models.system.ownership import count_owning_processes
-from llm_hf_models.transfer.download_file import TICK_SECONDS, download_file, journal_path
+from llm_hf_models.system.verified_files import rename_verified
+from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
 from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
@@ -50,6 +51,7 @@ class StoredFile:
     sha256: str | None
     git_sha1: str | None
     fetched: bool  # False if the file was already on this machine
+    stamp: FileStamp  # when its digest was verified
 
 
 def find_local_files(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
@@ -149,12 +151,12 @@ def fetch_into_cache(
                 for file in files:
                     _publish(job, blobs, file, cache_path(cache_dir, repo, commit, file.path))
                 cache_layout.write_refs(cache_dir, repo, commit, revision)
+                return [
+                    _make_stored_file(job, file, cache_path(cache_dir, repo, commit, file.path), fetched)
+                    for file in files
+                ]
             except FileNotFoundError:
                 continue  # another tool removed the folder in the meantime: download the removed files again
-            if all(cache_layout.has_size(cache_path(cache_dir, repo, commit, f.path), f.size) for f in files):
-                return [
-                    _make_stored_file(file, cache_path(cache_dir, repo, commit, file.path), fetched) for file in files
-                ]
     except OSError as error:
         raise translate_disk_error(error, cache_dir, 0, limits.disk_reserve) from None
     raise StorageError(f"Another tool keeps removing {repo} from {cache_dir}", hint="Stop that tool, then pull again.")
@@ -188,29 +190,29 @@ def fetch_into_folder(
     job.sources = find_local_files(cache_dir, repo, commit, files)
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
     try:
-        missing = [file for file in files if not job.verify_file(file, locations[file.path])]
-        fetched = job.fetch_all(missing, lambda file: job.verify_file(file, locations[file.path]))
+        missing = [file for file in files if not job.verifier.verify(file, locations[file.path])]
+        fetched = job.fetch_all(missing, lambda file: job.verifier.verify(file, locations[file.path]) is not None)
         first: dict[str, Path] = {}  # two paths may have the same content, which is downloaded once
         for file in missing:
             location = locations[file.path]
             location.parent.mkdir(parents=True, exist_ok=True)
             if file.etag in first:
-                if cache_layout.try_hard_link(first[file.etag], location):
+                if job.verifier.link(file, first[file.etag], location):
                     continue
                 job.sources[file.path] = first[file.etag]
                 fetched |= job.fetch_all([file], lambda _: False)
             job.move_verified(file, location)
             first[file.etag] = location
         _remove_work_folder(work)
+        return [_make_stored_file(job, file, locations[file.path], fetched) for file in files]
     except OSError as error:
         raise translate_disk_error(error, folder, 0, limits.disk_reserve) from None
-    return [_make_stored_file(file, locations[file.path], fetched) for file in files]
 
 
 def _remove_work_folder(work: Path) -> None:
     """Remove the work folder from a plain folder, unless another download still uses it."""
     if not any(work.glob("*.part")) and not any(work.glob("*.whole")):
-        for note in work.glob("*.checked"):
+        for note in work.glob("*.checked"):  # of an earlier version
             note.unlink(missing_ok=True)
     try:
         work.rmdir()
@@ -218,8 +220,16 @@ def _remove_work_folder(work: Path) -> None:
         return
 
 
-def _make_stored_file(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
-    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched)
+def _make_stored_file(job: _FetchJob, file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
+    """Return a file that is complete and verified now.
+
+    Raises:
+        FileNotFoundError: Another tool removed or modified the file in the meantime.
+    """
+    stamp = job.verifier.verify(file, location)
+    if stamp is None:
+        raise FileNotFoundError(f"{location} was removed or modified by another program")
+    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched, stamp)
 
 
 def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
@@ -230,12 +240,12 @@ def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
     source for `_FetchJob.fetch_all`, which copies it and verifies the copy.
     """
     candidates = _find_candidates(cache_dir, job.repo, job.commit, file)
-    found = next((candidate for candidate in candidates if job.verify_file(file, candidate)), None)
+    found = next((candidate for candidate in candidates if job.verifier.verify(file, candidate)), None)
     if found is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
     own = (blob, cache_path(cache_dir, job.repo, job.commit, file.path))
-    if found not in own and not cache_layout.try_hard_link(found, job.folder / f"{file.etag}.whole"):
+    if found not in own and not job.verifier.link(file, found, job.folder / f"{file.etag}.whole"):
         job.sources[file.path] = found
         return False
     return True
@@ -253,7 +263,7 @@ def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
         blobs.mkdir(parents=True, exist_ok=True)
         job.move_verified(file, blob)
     if blob.exists() and not (path.exists() and path.samefile(blob)):
-        cache_layout.link_into_snapshot(blob, path)
+        job.verifier.link_into_snapshot(file, blob, path)
     path.stat()
 
 
@@ -276,7 +286,7 @@ class _FetchJob:
         self._limits, self._progress, self._stop = limits, progress, stop
         self._get_connection_limit = get_connection_limit or (lambda: limits.connections)
         self._get_rate_limit, self._rate_limiter = get_rate_limit, RateLimiter(self._divide_rate)
-        self._mismatched: set[tuple[str, str, str]] = set()  # files with a wrong digest, which are not hashed again
+        self.verifier = FileVerifier(progress, stop)
         self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # partial files that this call or another process downloads
@@ -316,54 +326,13 @@ class _FetchJob:
             return file
         return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
 
-    def verify_file(self, file: HubFile, location: Path) -> bool:
-        """Return True if the file at `location` has the right digest. Hash it unless it was verified before."""
-        if not cache_layout.has_size(location, file.size):
-            return False
-        if cache_layout.is_verified(self.folder, file.etag, location):
-            return True
-        key = (file.etag, str(location.resolve()), cache_layout.read_file_stamp(location))
-        if key in self._mismatched:
-            return False
-        digests = compute_digests(location, self._report_hashing(file))
-        if digests.get_same_kind(file.etag) != file.etag:
-            self._mismatched.add(key)
-            return False
-        cache_layout.mark_verified(self.folder, file.etag, location)
-        return True
-
-    def _report_hashing(self, file: HubFile) -> Callable[[int], None]:
-        """Return a callable that reports the progress of hashing, at most ten times a second."""
-        reported_at = time.monotonic()
-        self._progress(Event("verifying", file.path, 0, file.size))
-
-        def report(done: int) -> None:
-            nonlocal reported_at
-            if self._stop.is_set():
-                raise InterruptedByUserError(f"Stopped while verifying {file.path}")
-            if time.monotonic() - reported_at >= TICK_SECONDS or done == file.size:
-                reported_at = time.monotonic()
-                self._progress(Event("verifying", file.path, done, file.size))
-
-        return report
-
     def move_verified(self, file: HubFile, location: Path) -> None:
         """Rename a verified file to its final name.
 
         Raises:
             FileNotFoundError: Neither the verified file nor its final name exists.
         """
-        whole = self.folder / f"{file.etag}.whole"
-        try:
-            if location.exists() and whole.samefile(location):
-                whole.unlink()  # another process hard-linked it; renaming one link to the other would do nothing
-            else:
-                whole.replace(location)
-        except FileNotFoundError:  # another process has moved it already
-            if not cache_layout.has_size(location, file.size):
-                raise
-        sync_folder(location.parent)
-        cache_layout.mark_verified(self.folder, file.etag, location)
+        self.verifier.move(file, self.folder / f"{file.etag}.whole", location)
         self._remove_lock_files(file)
 
     def _remove_lock_files(self, file: HubFile) -> None:
@@ -412,7 +381,7 @@ class _FetchJob:
         partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
 
         def complete_without_download() -> bool:
-            if cache_layout.has_size(whole, file.size) or is_finished(file):
+            if self.verifier.verify(file, whole) or is_finished(file):
                 self._progress(Event("done", file.path, file.size, file.size, by_others=True))
                 # Waiting for the lock recreated the lock file, which the other process had removed. Remove it while
                 # holding the lock: a waiting process then notices the removal and creates a new file.
@@ -451,7 +420,7 @@ class _FetchJob:
             digests = copy_with_digests(source, unverified, report)
             if digests.get_same_kind(file.etag) != file.etag:
                 return False
-            unverified.replace(whole)
+            rename_verified(file.etag, unverified, whole, digests.stamp)
         except FileNotFoundError:  # another tool has removed it from the cache
             return False
         finally:

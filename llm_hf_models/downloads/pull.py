@@ -334,8 +334,16 @@ def _build_local_model(
 
 def _build_local_file(plan: PullPlan, file: fetch_variant.StoredFile) -> LocalFile:
     role: FileRole = "mmproj" if file.path == plan.mmproj else "weights"
-    mtime = file.location.stat().st_mtime_ns
-    return LocalFile(file.path, role, file.size, str(file.location), file.sha256, file.git_sha1, mtime)
+    return LocalFile(
+        path=file.path,
+        role=role,
+        size=file.size,
+        location=str(file.location),
+        sha256=file.sha256,
+        git_sha1=file.git_sha1,
+        mtime_ns=file.stamp.mtime_ns,
+        ctime_ns=file.stamp.ctime_ns,
+    )
 
 
 def _build_checks(

@@ -20,6 +20,7 @@ from llm_hf_models.errors import (
     BadInputError,
     DigestMismatchError,
     DiskFullError,
+    FileChangedError,
     MissingFileError,
     NameTakenError,
     NetworkError,
@@ -108,6 +109,7 @@ def import_file(
         StorageError: The copy failed.
         BadInputError: The model is a projector, or the projector is not one.
         DigestMismatchError: The named repo does not have the file, or the model ref names another of its files.
+        FileChangedError: A file was modified while it was read.
         QuantNotFoundError: The named repo does not have the quantization.
         NameTakenError: Another model, in the library or in llm, has an alias or the id.
     """
@@ -253,7 +255,7 @@ def _build_model(
         commit=details.commit if details else None,
         quant=quant,
         files=tuple(
-            LocalFile(name, role, path.stat().st_size, str(path), digest.sha256, None, path.stat().st_mtime_ns)
+            _build_local_file(name, role, path, digest)
             for name, role, path, digest in zip(names, _list_roles(given), locations, digests, strict=True)
         ),
         facts=facts,
@@ -261,6 +263,15 @@ def _build_model(
         # The repo's facts include `gated`, which a mirror needs.
         hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
     )
+
+
+def _build_local_file(name: str, role: FileRole, path: Path, digests: FileDigests) -> LocalFile:
+    stamp = digests.stamp
+    if stamp is None:
+        raise FileChangedError(
+            f"{path.name} was modified while it was read", hint="Import it again once it is complete."
+        )
+    return LocalFile(name, role, stamp.size, str(path), digests.sha256, None, stamp.mtime_ns, stamp.ctime_ns)
 
 
 def _list_roles(files: _Files) -> list[FileRole]:

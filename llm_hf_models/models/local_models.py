@@ -10,6 +10,7 @@ from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
+    UNPROVEN_STATES,
     Check,
     EndpointHealth,
     LocalModel,
@@ -83,7 +84,7 @@ def _is_key_in_the_clear(model: LocalModel) -> bool:
 def suggest_fix(model: LocalModel) -> str:
     """Return the command that restores or verifies a model's files."""
     if model.state == "unverified":
-        if model.commit is not None or any(file.compare_with_disk() == "touched" for file in model.files):
+        if model.commit is not None or any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files):
             return f"llm hf verify {model.model_id}"
         return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
     if model.repo is None:
