@@ -356,9 +356,10 @@ def _build_checks(
     scan = hub_scans.build_scan_details(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
+    has_answer = plan.scan_problem is None or plan.scan_state == "issues reported"
     return (
         Check("digest", "matches", now, matches),
-        Check("scan", plan.scan or "not reported", now, scan),
+        Check("scan", plan.scan or "not reported" if has_answer else "not asked", now, scan),
         Check("structure", "valid", now, {"findings": structure}),
         Check("template", "findings" if template else "no findings", now, {"findings": template}),
     )

@@ -43,7 +43,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         facts=model.facts,
         files=model.files,
         options=model.user_options,
-        checks=tuple(_add_doubt(check, model) for check in model.checks),
+        checks=tuple(_correct_scan(_add_doubt(check, model)) for check in model.checks),
         added=model.added,
         last_used=model.last_used,
         hub=model.hub,
@@ -63,6 +63,13 @@ def _add_doubt(check: Check, model: LocalModel) -> Check:
         return check
     doubt = f"tested with another chat template than the current one: llm hf test {model.model_id}"
     return replace(check, detail={**check.detail, "doubt": check.detail.get("doubt") or doubt})
+
+
+def _correct_scan(check: Check) -> Check:
+    """Return a check, without the statement of earlier versions that a Hub that did not answer reported no issue."""
+    if check.kind != "scan" or not check.detail.get("problem"):
+        return check
+    return replace(check, result="not asked") if check.result in ("no issue reported", "not reported") else check
 
 
 def _is_key_in_the_clear(model: LocalModel) -> bool:
