@@ -16,7 +16,7 @@ from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
-from llm_hf_models.downloads.running import RunningDownload, make_owner_name
+from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.validate import ValidationReport, check_shards
@@ -53,7 +53,7 @@ def run_download(context: Context, row: Download, *, progress: Progress, stop: t
     """
     plan = load_plan(row)
     context = derive_context(context, plan)
-    running = RunningDownload(context, row, plan.files, make_owner_name(), stop)
+    running = RunningDownload(context, row, plan.files, stop)
     with _remove_files_if_cancelled(context, row, running), running:
         return _fetch_and_register(context, row, plan, running, progress, stop)
 
@@ -62,7 +62,7 @@ def run_queued_download(context: Context, row: Download) -> None:
     """Carry out a queued row in a worker, unless it has been paused or claimed in the meantime."""
     plan, stop = load_plan(row), threading.Event()
     context = derive_context(context, plan)
-    running = RunningDownload(context, row, plan.files, make_owner_name(), stop, only_if_active=True)
+    running = RunningDownload(context, row, plan.files, stop, only_if_active=True)
     with _remove_files_if_cancelled(context, row, running), running:
         if running.owned:
             try:
