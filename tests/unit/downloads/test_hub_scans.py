@@ -177,7 +177,7 @@ def test_report_on_some_files_is_no_report_on_the_others(hub: HubServer, tmp_pat
 
 
 @pytest.mark.usefixtures("repo")
-def test_no_issue_recorded_by_an_earlier_version_without_an_answer_is_corrected(hub: HubServer) -> None:
+def test_no_issue_without_an_answer_in_an_old_library_is_corrected(hub: HubServer) -> None:
     hub.fault(Status(500), on="paths-info", times=None)
     run("pull", REPO, "-q")
     with Database(library_path()) as db:
