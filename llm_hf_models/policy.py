@@ -85,7 +85,9 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
 
 
 def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:
-    if model.state == "unverified":
+    # The prompt itself verifies or refuses a file that has changed since its digest matched.
+    digest = next((check.result for check in model.checks if check.kind == "digest"), None)  # the newest is first
+    if model.state == "unverified" and digest != "matches":
         text = f"Run {model.model_id}, whose files were never verified against a digest?"
         yield ConsentRequest("unverified", model.model_id, text)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library, PullOptions
+from llm_hf_models.agent_library import AgentLibrary
+from llm_hf_models.errors import FileChangedError
 from llm_hf_models.hub.cache_layout import cache_work_folder, repo_folder
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.database import Database
@@ -189,6 +191,16 @@ def test_unchanged_content_is_hashed_once_and_then_runs(hub: HubServer, home: Ho
     assert [f"Verifying {FILE} again" in note for note in first.notes] == [True]
     assert second.notes == ()
     assert get_state() == "ready"
+
+
+@NEEDS_CTIME
+def test_agent_needs_no_consent_for_a_file_that_is_hashed_again(hub: HubServer, home: Home) -> None:
+    run("pull", REPO, "-q")
+    find_blob(home, hub).chmod(0o600)
+    assert AgentLibrary("walrus").prompt("tiny", "hello").text.strip() == ANSWER
+    rewrite(find_blob(home, hub), alter(find_blob(home, hub).read_bytes()))
+    with pytest.raises(FileChangedError, match="quarantined"):
+        AgentLibrary("walrus").prompt("tiny", "hello")
 
 
 @NEEDS_CTIME
