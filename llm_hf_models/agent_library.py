@@ -24,6 +24,7 @@ from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.service import Library, ignore_event
 from llm_hf_models.settings import Settings
+from llm_hf_models.system.private_files import make_private_folder, open_private
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.types import ConsentRequest
 
@@ -284,11 +285,11 @@ class AgentLibrary(Library):
         line = {"at": round(time.time(), 3), "who": self._agent, "what": action, "about": clean_text(target, 300)}
         path = log_path()
         with suppress(OSError):  # the action is done, so a failure to log it is ignored
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
             # Several processes append to the log, so each line is written in one call.
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 os.write(descriptor, (json.dumps({**line, **outcome}) + "\n").encode())
             finally:

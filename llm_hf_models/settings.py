@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -346,15 +345,12 @@ def store(key: str, value: object | None) -> None:
 def _write(stored: Mapping[str, Any]) -> None:
     import tomli_w
 
+    from llm_hf_models.system.private_files import write_private_file  # imported late: llm's hooks load this module
+
     path = settings_path()
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(tomli_w.dumps(stored), encoding="utf-8")
-        partial.replace(path)
+        write_private_file(path, tomli_w.dumps(stored).encode())
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
 
 

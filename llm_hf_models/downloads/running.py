@@ -36,6 +36,7 @@ from llm_hf_models.library.download_records import (
 )
 from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.ownership import make_owner_name
+from llm_hf_models.system.private_files import append_to_private_file
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PlannedFile
@@ -291,7 +292,7 @@ class RunningDownload:
         }
         log = self._context.command_log()
         try:
-            with log.open("ab") if log else nullcontext(_find_stderr()) as output:
+            with append_to_private_file(log) if log else nullcontext(_find_stderr()) as output:
                 subprocess.Popen(  # noqa: S602 - the user's own command line, as they would type it
                     command, shell=True, env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
                     stdout=output, stderr=subprocess.STDOUT,

@@ -26,6 +26,7 @@ from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
+from llm_hf_models.system.private_files import append_to_private_file
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
 
 def _open_log() -> BinaryIO:
     try:
-        log = log_path().open("ab")
+        log = append_to_private_file(log_path())
         if log.tell() > MAX_LOG_BYTES:
             log.truncate(0)
     except OSError as error:
@@ -240,7 +241,7 @@ def main() -> None:
     context = WorkerContext("worker", handed_token=token)
     while True:
         try:
-            with acquire_ownership(get_worker_path(context.fingerprint)):
+            with acquire_ownership(get_worker_path(context.fingerprint), private=True):
                 Worker(context).run()
         except OwnedByOtherError:
             return

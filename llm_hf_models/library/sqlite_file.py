@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import sqlite3
 import threading
@@ -31,6 +30,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.paths import suggest_folder_fix
+from llm_hf_models.system.private_files import create_private_file, make_file_private, make_private_folder
 
 Row = sqlite3.Row
 BUSY_SECONDS = 10
@@ -63,8 +63,12 @@ def _create_private_file(path: Path) -> None:
     SQLite holds on the file in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks").
     SQLite gives its companion files the same mode.
     """
-    with _creation_lock, suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with _creation_lock:
+        try:
+            create_private_file(path)
+        except FileExistsError:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                make_file_private(path.with_name(path.name + suffix))
 
 
 class SQLiteFile:
@@ -91,7 +95,7 @@ class SQLiteFile:
 
     def _open(self) -> None:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             _create_private_file(self.path)
             self._db = self._connect(str(self.path))
         except (OSError, ValueError, sqlite3.Error) as error:

@@ -47,6 +47,7 @@ from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
+from llm_hf_models.system.private_files import create_private_file, make_private_folder
 from llm_hf_models.transfer.types import Progress
 
 MAX_STEM_CHARS = 80
@@ -213,8 +214,9 @@ def _copy_files(paths: Sequence[Path], folder: Path) -> None:
     needed = sum(path.stat().st_size for path in paths)
     try:
         require_space(folder, needed, settings.load().disk_reserve)
-        folder.mkdir(parents=True)
+        make_private_folder(folder)
         for path in paths:
+            create_private_file(folder / path.name)
             shutil.copyfile(path, folder / path.name)
     except DiskFullError as error:
         error.hint = "Nothing was copied. Free some disk space, or import the file in place (without --copy)."

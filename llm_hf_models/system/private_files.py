@@ -8,12 +8,14 @@ cache and in a user's own folders, which follow the umask.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
+PRIVATE_UMASK = 0o077  # of child processes that create files and sockets in private folders only
 
 
 def make_private_folder(path: Path) -> None:
@@ -38,15 +40,33 @@ def open_private(path: Path, flags: int) -> int:
         OSError: the file can't be opened.
     """
     descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), FILE_MODE)
-    if flags & os.O_CREAT and sys.platform != "win32":
-        status = os.fstat(descriptor)
-        if _needs_mode(status, FILE_MODE):
+    if flags & os.O_CREAT and sys.platform != "win32" and _needs_mode(os.fstat(descriptor), FILE_MODE):
+        with suppress(OSError):  # a file system without modes
             os.fchmod(descriptor, FILE_MODE)
     return descriptor
 
 
+def append_to_private_file(path: Path) -> BinaryIO:
+    """Open a private file to append to it. Create it, but not its folder, if it does not exist.
+
+    Raises:
+        OSError: the file can't be opened.
+    """
+    return os.fdopen(open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
+
+
+def create_private_file(path: Path) -> None:
+    """Create an empty private file.
+
+    Raises:
+        FileExistsError: the file exists.
+        OSError: the file can't be created.
+    """
+    os.close(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+
+
 def write_private_file(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a private file atomically, in a private folder.
+    """Write a private file atomically. Missing folders are created as private ones.
 
     Args:
         path: the file, which is replaced if it exists.
@@ -57,7 +77,7 @@ def write_private_file(path: Path, data: bytes, *, sync: bool = False) -> None:
         OSError: the file can't be written.
     """
     make_missing_folders(path.parent)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
+    partial = path.with_name(f"{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         with os.fdopen(open_private(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(data)
@@ -90,9 +110,16 @@ def is_private_folder(path: Path) -> bool:
     return sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
+def make_file_private(path: Path) -> None:
+    """Make an existing file private without opening it. Do nothing if it does not exist or belongs to another user."""
+    with suppress(OSError):
+        _set_mode(path, FILE_MODE)
+
+
 def _set_mode(path: Path, mode: int) -> None:
     if sys.platform != "win32" and _needs_mode(path.stat(), mode):
-        path.chmod(mode)
+        with suppress(OSError):  # a file system without modes, or a read-only one
+            path.chmod(mode)
 
 
 def _needs_mode(status: os.stat_result, mode: int) -> bool:
