@@ -325,9 +325,9 @@ def _cancel_failed_outside_cache(context: Context, db: DownloadTables) -> None:
 
 
 def _remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> Sequence[int]:
-    from llm_hf_models.downloads import pull  # imported late: listing downloads does not need it
+    from llm_hf_models.downloads import leftovers  # imported late: listing downloads does not need it
 
-    return pull.remove_cancelled_files(context, download_ids)
+    return leftovers.remove_cancelled_files(context, download_ids)
 
 
 def follow(context: Context, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
