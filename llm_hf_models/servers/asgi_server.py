@@ -22,9 +22,9 @@ from typing_extensions import Self
 
 from llm_hf_models.errors import BadInputError, HfModelsError, NotWritableError
 
-IDLE_SECONDS = 60  # a connection without a request is closed after this time
+IDLE_SECONDS = 60  # a connection is closed this long after its last response
 SHUTDOWN_SECONDS = 1  # open requests may finish within this time
-MAX_CONNECTIONS = 400  # each may need two file descriptors, and many systems allow a process 1024
+MAX_CONNECTIONS = 400  # more get status 503; each may need two file descriptors of the usual limit of 1024
 HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks."
 _log = logging.getLogger(__name__)
 
