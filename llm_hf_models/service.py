@@ -133,7 +133,8 @@ class Library:
             ref: The model ref to pull, or a plan that was shown before.
             options: The options of the pull. A plan has its own.
             progress: Called with events, from any thread.
-            stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept.
+            stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept. Each pull needs its
+                own event, because the pull sets it too when it is paused or fails.
         """
         from llm_hf_models.downloads import pull
 

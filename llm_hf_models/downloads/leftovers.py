@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.local_files import build_partial_path
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageError
@@ -156,11 +157,6 @@ def group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
         if name := _LEFTOVER_NAME.fullmatch(path.name):
             found.setdefault(name["etag"], []).append(path)
     return found
-
-
-def build_partial_path(folder: Path, etag: str) -> Path:
-    """Return the path of the partial file with that digest."""
-    return folder / f"{etag}.part"
 
 
 def compute_age(path: Path) -> float:

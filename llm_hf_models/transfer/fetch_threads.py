@@ -10,6 +10,7 @@ from llm_hf_models.errors import AccessError, HfModelsError, NetworkError, RateL
 from llm_hf_models.hub.types import Location
 from llm_hf_models.network.connection import RangeConnection
 from llm_hf_models.network.errors import is_transient
+from llm_hf_models.network.range_checks import LinkExpiredError
 from llm_hf_models.network.response import RangeResponse
 from llm_hf_models.system.disk import check_reserve
 from llm_hf_models.system.machine import count_usable_cores
@@ -18,7 +19,7 @@ from llm_hf_models.transfer.pacing import ConnectionTuner, RateLimiter
 from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 from llm_hf_models.transfer.retry import Backoff
 from llm_hf_models.transfer.segments import Segment, SegmentQueue
-from llm_hf_models.transfer.source import DownloadSource, LinkExpiredError, RangeRefusedError
+from llm_hf_models.transfer.source import DownloadSource, RangeRefusedError
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 
 MAX_CHUNK_BYTES = 3 << 18  # smaller chunks cost more thread switches: 14 % of the CPU at 256 KiB (over TLS 1 %)
@@ -84,7 +85,7 @@ class WorkerPool:
         self._segments = SegmentQueue(size, done, undivided=whole)
         self._tuner = ConnectionTuner(limits.connections, count_usable_cores())
         self._lock = threading.Lock()
-        self._halt = threading.Event()
+        self._attempt_over = threading.Event()  # all threads of this attempt end; another attempt may follow
         self._connections: dict[threading.Thread, RangeConnection] = {}
         self._leaving: set[threading.Thread] = set()
         self._receivers: set[threading.Thread] = set()  # the threads that write to the file and the journal
@@ -138,7 +139,7 @@ class WorkerPool:
             sync: True to sync the written bytes to disk.
         """
         with self._lock:
-            self._halt.set()
+            self._attempt_over.set()
             connections, receivers = list(self._connections.values()), list(self._receivers)
         self._sync_now.set()
         for connection in connections:
@@ -163,7 +164,7 @@ class WorkerPool:
 
     def _run_worker(self, connection: RangeConnection) -> None:
         try:
-            while not self._halt.is_set() and not self._should_leave(self._get_limit()):
+            while not self._attempt_over.is_set() and not self._should_leave(self._get_limit()):
                 segment = self._segments.take(self._tuner.planned)
                 if segment is None:
                     break
@@ -208,10 +209,10 @@ class WorkerPool:
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            # Once `_halt` is set, `stop` aborts the connections, which causes further errors.
-            if self.error is None and not self._halt.is_set():
+            # Once `_attempt_over` is set, `stop` aborts the connections, which causes further errors.
+            if self.error is None and not self._attempt_over.is_set():
                 self.error = error
-                self._halt.set()
+                self._attempt_over.set()
 
     def _leave_to_others(self, error: HfModelsError) -> bool:
         """Let this connection end if other connections can continue without it. Return whether it should end.
@@ -240,7 +241,7 @@ class WorkerPool:
             NetworkError: the error is permanent, or retries are used up.
             StartOverError: the stream has to start from the first byte.
         """
-        if self._halt.is_set():
+        if self._attempt_over.is_set():
             return False
         if not is_transient(error):
             raise error
@@ -251,13 +252,13 @@ class WorkerPool:
             return False
         self._pausing = True
         try:
-            self._backoff.pause(error, self._halt)
+            self._backoff.pause(error, self._attempt_over)
         finally:
             self._pausing = False
         return True
 
     def _stream(self, connection: RangeConnection, segment: Segment) -> None:
-        if self._halt.wait(max(0.0, self._request_after - time.monotonic())):
+        if self._attempt_over.wait(max(0.0, self._request_after - time.monotonic())):
             return
         location = self._source.get_location()
         validator = self._source.validator
@@ -266,7 +267,7 @@ class WorkerPool:
             return
         response = self._request(connection, start, end, location, validator)
         with self._lock:
-            if self._halt.is_set():
+            if self._attempt_over.is_set():
                 return
             self._receivers.add(threading.current_thread())
         try:
@@ -303,7 +304,7 @@ class WorkerPool:
         chunk: bytearray | None = None
         try:
             while size := min(self._segments.count_remaining(segment), self._rate_limiter.limit_read(RECORD_BYTES)):
-                if self._halt.is_set() or self._should_yield():
+                if self._attempt_over.is_set() or self._should_yield():
                     return
                 chunk = chunk or self._take_buffer()
                 count = response.read_into(memoryview(chunk)[:size])
@@ -323,7 +324,7 @@ class WorkerPool:
                     recorded, recorded_at = written, now
                     if self.done < self._size:
                         check_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
-                self._rate_limiter.throttle(count, self._halt)
+                self._rate_limiter.throttle(count, self._attempt_over)
         finally:
             if written > recorded:
                 self._record_range(recorded, written)
@@ -361,16 +362,16 @@ class WorkerPool:
 
     def _keep_synced(self) -> None:
         try:
-            while not self._halt.is_set():
+            while not self._attempt_over.is_set():
                 self._sync_now.wait(CHECKPOINT_SECONDS)
                 self._sync_now.clear()
-                if not self._unsynced or self._halt.is_set():
+                if not self._unsynced or self._attempt_over.is_set():
                     continue
                 self._sync()
         except OSError as error:
             # Reported even after `stop`: the operating system reports lost bytes only once.
             self.error = self.error or error
-            self._halt.set()
+            self._attempt_over.set()
             self.changed.set()
 
     def _sync(self) -> None:
