@@ -135,7 +135,8 @@ def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> Non
 
     This does not prompt for a passphrase.
     """
-    waiting = [row for row in rows if row.needs_worker(stale_seconds=context.stale_seconds())]
+    stale = context.stale_seconds()
+    waiting = [row for row in rows if row.needs_worker(stale_seconds=stale)]
     if waiting:
         from llm_hf_models.downloads import worker  # imported late, as above
 
