@@ -36,7 +36,8 @@ PLAIN_PATHS = (
 )
 ADDRESSES = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 PLAIN_VALUES = ("NO_PROXY", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "PYTHON_KEYRING_BACKEND")
-CARRIED = frozenset({"HOME", *EXPANDED_PATHS, *PLAIN_PATHS, *ADDRESSES, *PLAIN_VALUES})
+SESSION_BUS = "DBUS_SESSION_BUS_ADDRESS"  # the keychain of a Linux desktop is behind it
+CARRIED = frozenset({"HOME", SESSION_BUS, *EXPANDED_PATHS, *PLAIN_PATHS, *ADDRESSES, *PLAIN_VALUES})
 
 # An empty value of these names the current folder. An empty value of any other variable is the same as none.
 _EMPTY_COUNTS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
@@ -86,6 +87,7 @@ def _list_readers(environment: Mapping[str, str]) -> Iterator[tuple[str, Callabl
     """Yield the name of each set variable to carry, with the function that returns the value to write."""
     groups: tuple[tuple[tuple[str, ...], Callable[[str], str | None]], ...] = (
         (("HOME",), _describe_home),
+        ((SESSION_BUS,), _keep_lasting_bus),
         (PLAIN_PATHS, _make_absolute),
         (EXPANDED_PATHS, _expand_path),
         (ADDRESSES, strip_password),
@@ -110,6 +112,11 @@ def _describe_home(path: str) -> str | None:
         if pwd.getpwuid(os.getuid()).pw_dir == path:
             return None
     return _make_absolute(path)
+
+
+def _keep_lasting_bus(address: str) -> str | None:
+    """Return the address that systemd gives each session of a user. Other addresses end with the session."""
+    return address if address.startswith("unix:path=/run/user/") else None
 
 
 def _make_absolute(path: str) -> str:

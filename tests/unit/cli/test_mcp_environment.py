@@ -27,7 +27,7 @@ NOT_CARRIED = {
     **dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LLM_HF_PASSPHRASE", "LLM_HF_MCP_TOKEN"), "secret"),
     **dict.fromkeys(("LLAMA_API_KEY", "HF_HUB_DISABLE_PROGRESS_BARS"), "set for a child process"),
     **dict.fromkeys(("TERM", "NO_COLOR", "COLUMNS"), "the terminal of a command"),
-    **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY", "DBUS_SESSION_BUS_ADDRESS"), "the desktop session"),
+    **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY"), "the desktop session"),
     **dict.fromkeys(("LLM_HF_DOWNLOAD", "LLM_HF_REF", "LLM_HF_MODEL", "GOMP_SPINCOUNT"), "set for a child process"),
     **dict.fromkeys(launcher._ENVIRONMENT, "passed to an engine, which finds GPUs and libraries by it"),
     **dict.fromkeys(("DETACHED_PROCESS", "CREATE_NEW_PROCESS_GROUP"), "the name of a flag, not of a variable"),
@@ -120,6 +120,17 @@ def test_only_set_variables_are_carried(project: Path, monkeypatch: pytest.Monke
     assert {**carried, "HOME": ""} == {
         "HOME": "", "HF_HUB_OFFLINE": "1", "SSL_CERT_FILE": str(project / "ca.pem"), "no_proxy": "localhost,.example",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("address", "is_carried"), [("unix:path=/run/user/1000/bus", True), ("unix:abstract=/tmp/dbus-x,guid=1", False)]
+)
+def test_session_bus_is_carried_if_it_outlives_the_session(
+    address: str, is_carried: bool, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert project.exists()
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", address)
+    assert ("DBUS_SESSION_BUS_ADDRESS" in collect_variables(os.environ).values) is is_carried
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has such values")
