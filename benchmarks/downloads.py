@@ -17,11 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from llm_hf_models.downloads.running import make_owner_name
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import LocalModel
+from llm_hf_models.system.ownership import make_owner_name
 
 UNFINISHED, FINISHED, MODELS = 100, 10_000, 10
 PLAN_CHARS = 4_000

@@ -26,18 +26,18 @@ class Context:
     Attributes:
         requested_by: The interface that the caller uses: `cli`, `mcp`, `python` or `worker`.
         ask_passphrase: Asks the user for the passphrase of the encrypted token file.
-        agent: The name of the MCP host whose agent is the caller, or None for a person.
         notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
         planned_cache: The cache of a download that was planned in another environment; None for this environment's.
         planned_endpoint: The Hub of such a download.
+        accepts_paths: False if the caller may name models and repos, but no files on this machine.
     """
 
     requested_by: str = "python"
     ask_passphrase: Callable[[], str | None] | None = None
-    agent: str | None = None
     notify: Callable[[str], None] | None = None
     planned_cache: Path | None = None
     planned_endpoint: str | None = None
+    accepts_paths: bool = True
 
     def settings(self) -> Settings:
         """Return the current settings."""

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError, PolicyError
+from llm_hf_models.errors import BadInputError
 
 if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
-
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
     from llm_hf_models.downloads.types import DownloadEvent, DownloadView
     from llm_hf_models.hub.types import SearchFilters
@@ -30,12 +27,13 @@ if TYPE_CHECKING:
         Removal,
         Verification,
     )
+    from llm_hf_models.servers.asgi_server import HttpServer
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.transfer.types import Event, Progress
-    from llm_hf_models.types import Cleanup, ConsentRequest, EngineView, SettingView, Status, TokenStatus
+    from llm_hf_models.types import Cleanup, EngineView, SettingView, Status, TokenStatus
 
 
-def _ignore_event(event: Event) -> None:
+def ignore_event(event: Event) -> None:
     """Ignore a progress event."""
 
 
@@ -53,8 +51,6 @@ class Library:
         requested_by: The interface of the caller, stored with each download: `cli`, `mcp` or `python`.
         ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
             None instead of a callable, that file is not used.
-        agent: The name of the agent that uses the library, if any. Then the `agent_…` settings apply, and its changes
-            are logged.
         notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
     """
 
@@ -63,10 +59,9 @@ class Library:
         *,
         requested_by: str = "python",
         ask_passphrase: Callable[[], str | None] | None = None,
-        agent: str | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> None:
-        self._context = Context(requested_by, ask_passphrase, agent, notify)
+        self._context = Context(requested_by, ask_passphrase, notify)
 
     # The Hub
 
@@ -113,8 +108,7 @@ class Library:
         """Load a local model or a GGUF file in a sandboxed child, generate a few tokens, and record the result."""
         from llm_hf_models.models import load_test
 
-        with self._enforce_policy("test", name):
-            return load_test.run_load_test(self._context, name)
+        return load_test.run_load_test(self._context, name)
 
     # Pulling
 
@@ -130,9 +124,8 @@ class Library:
         ref: str | PullPlan,
         options: PullOptions | None = None,
         *,
-        progress: Progress = _ignore_event,
+        progress: Progress = ignore_event,
         stop: threading.Event | None = None,
-        agreed: Collection[str] = (),
     ) -> PullResult:
         """Download one variant, verify it and register it. Continue an earlier pull that was interrupted.
 
@@ -140,17 +133,20 @@ class Library:
             ref: The model ref to pull, or a plan that was shown before.
             options: The options of the pull. A plan has its own.
             progress: Called with events, from any thread.
-            stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept.
-            agreed: For an agent, the actions that a person agreed to (see `list_consent_requests`).
+            stop: Ends the pull with InterruptedByUserError when set. The downloaded bytes are kept. Each pull needs its
+                own event, because the pull sets it too when it is paused or fails.
         """
-        from llm_hf_models.downloads import plan_types, pull
+        from llm_hf_models.downloads import pull
 
-        if isinstance(ref, plan_types.PullPlan) and options is not None:
+        plan = self._find_plan(ref, options)
+        return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
+
+    def _find_plan(self, ref: str | PullPlan, options: PullOptions | None) -> PullPlan:
+        if isinstance(ref, str):
+            return self.plan(ref, options)
+        if options is not None:
             raise BadInputError("A plan already has its options")
-        with self.log_failed_attempt("pull", ref if isinstance(ref, str) else ref.ref):
-            plan = self.plan(ref, options) if isinstance(ref, str) else ref
-        with self._enforce_policy("pull", plan.ref, plan, agreed):
-            return pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
+        return ref
 
     def download_file(
         self,
@@ -159,7 +155,7 @@ class Library:
         path: Path | str | None = None,
         *,
         revision: str | None = None,
-        progress: Progress = _ignore_event,
+        progress: Progress = ignore_event,
         stop: threading.Event | None = None,
     ) -> Path:
         """Download any one file of a repo, and verify its digest.
@@ -175,18 +171,17 @@ class Library:
         Returns:
             The path of the file on this machine.
         """
-        from llm_hf_models.downloads import plan_types, pull
+        plan = self._plan_file(repo, file, path, revision)
+        return Path(self.pull(plan, progress=progress, stop=stop).files[0])
+
+    def _plan_file(self, repo: str, file: str, path: Path | str | None, revision: str | None) -> PullPlan:
+        from llm_hf_models.downloads import plan_types
         from llm_hf_models.hub import refs
 
         ref = refs.ModelRef(refs.RepoId.parse(repo), file=refs.RepoFile(file))
-        options = plan_types.PullOptions(revision=revision, to=Path(path) if path else None, file_only=True)
-        plan = self.plan(str(ref), options)
-        with self._enforce_policy("fetch", plan.ref, plan):
-            result = pull.pull(self._context, plan, progress=progress, stop=stop or threading.Event())
-        for planned, location in zip(result.plan.files, result.files, strict=True):
-            if planned.path == file:
-                return Path(location)
-        raise FileNotFoundInRepoError(f"{repo} has no file {file}")
+        return self.plan(
+            str(ref), plan_types.PullOptions(revision=revision, to=Path(path) if path else None, file_only=True)
+        )
 
     # Downloads
 
@@ -196,25 +191,17 @@ class Library:
         options: PullOptions | None = None,
         *,
         on_done: str | None = None,
-        agreed: Collection[str] = (),
     ) -> DownloadView:
         """Pull in the background: queue a plan, and start a worker if none is running.
 
         Args:
             ref: The model ref to pull, or a plan that was shown before.
             options: The options of the pull. A plan has its own.
-            on_done: A command line to run when the download is done, with LLM_HF_MODEL in its environment. Agents may
-                not use it.
-            agreed: As in `pull`.
+            on_done: A command line to run when the download is done, with LLM_HF_MODEL in its environment.
         """
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self.log_failed_attempt("download", ref if isinstance(ref, str) else ref.ref):
-            plan = self.plan(ref, options) if isinstance(ref, str) else ref
-            if on_done and self._context.agent is not None:
-                raise PolicyError("Agents may not run a command after a download")
-        with self._enforce_policy("download", plan.ref, plan, agreed):
-            return downloads_queue.enqueue(self._context, plan, on_done=on_done)
+        return downloads_queue.enqueue(self._context, self._find_plan(ref, options), on_done=on_done)
 
     def downloads(self, *, include_finished: bool = False, limit: int = 100) -> tuple[DownloadView, ...]:
         """List at most `limit` downloads (-1: all), newest first; finished ones only with `include_finished`."""
@@ -238,36 +225,25 @@ class Library:
         """Pause a download and keep the downloaded bytes."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("pause", download_id):
-            return downloads_queue.pause(self._context, download_id)
+        return downloads_queue.pause(self._context, download_id)
 
     def resume(self, download_id: int) -> DownloadView:
         """Continue a paused download in the background."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("resume", download_id):
-            return downloads_queue.resume(self._context, download_id)
+        return downloads_queue.resume(self._context, download_id)
 
     def cancel(self, download_id: int) -> DownloadView:
         """Cancel a download and remove its files."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("cancel", download_id):
-            return downloads_queue.cancel(self._context, download_id)
+        return downloads_queue.cancel(self._context, download_id)
 
     def retry(self, download_id: int) -> DownloadView:
         """Try a failed or cancelled download again, in the background."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("retry", download_id):
-            return downloads_queue.retry(self._context, download_id)
-
-    def send_to_background(self, download_id: int) -> DownloadView:
-        """Stop a running foreground pull and let the worker continue it."""
-        from llm_hf_models.downloads import queue as downloads_queue
-
-        with self._enforce_policy("to_background", download_id):
-            return downloads_queue.send_to_background(self._context, download_id)
+        return downloads_queue.retry(self._context, download_id)
 
     def continue_in_background(self, plan: PullPlan) -> None:
         """Mark a running pull as a background download, which a worker continues when its process ends.
@@ -276,15 +252,13 @@ class Library:
         """
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("to_background", plan.ref):
-            downloads_queue.continue_in_background(self._context, plan)
+        downloads_queue.continue_in_background(self._context, plan)
 
     def clear_downloads(self) -> int:
         """Remove the rows of finished downloads. Return the number of removed rows."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        with self._enforce_policy("clear downloads", ""):
-            return downloads_queue.clear_finished(self._context)
+        return downloads_queue.clear_finished(self._context)
 
     def follow(self, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
         """Yield the events of a download until it has finished or is paused, whichever process carries it out."""
@@ -327,21 +301,17 @@ class Library:
 
         return local_files.remove(self._context, name, dry_run=True)
 
-    def remove(self, name: str, *, agreed: Collection[str] = ()) -> Removal:
-        """Remove a local model and the files that nothing else uses. `agreed` is as in `pull`."""
+    def remove(self, name: str) -> Removal:
+        """Remove a local model and the files that nothing else uses."""
         from llm_hf_models.models import local_files
 
-        with self.log_failed_attempt("delete", name):
-            plan = self.plan_removal(name)
-        with self._enforce_policy("delete", plan.model_id, plan, agreed):
-            return local_files.remove(self._context, plan.model_id, dry_run=False)
+        return local_files.remove(self._context, name, dry_run=False)
 
-    def verify(self, name: str, *, progress: Progress = _ignore_event) -> Verification:
+    def verify(self, name: str, *, progress: Progress = ignore_event) -> Verification:
         """Compare the digests of a local model's files with the recorded ones, and record the result."""
         from llm_hf_models.models import local_files
 
-        with self._enforce_policy("verify", name):
-            return local_files.verify(self._context, name, progress)
+        return local_files.verify(self._context, name, progress)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases to a local model: all of them, or none if one is taken."""
@@ -349,7 +319,7 @@ class Library:
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
 
-        with self._enforce_policy("alias", " ".join((name, *aliases))), self._context.open_database() as db:
+        with self._context.open_database() as db:
             model = db.find_model(name)
             models_names.refuse_taken_names(map(refs.parse_alias, aliases), model.facts.kind)
             with db.transaction():
@@ -359,7 +329,7 @@ class Library:
 
     def remove_alias(self, alias: str) -> None:
         """Remove an alias."""
-        with self._enforce_policy("remove alias", alias), self._context.open_database() as db:
+        with self._context.open_database() as db:
             db.remove_alias(alias)
 
     def import_file(
@@ -371,7 +341,7 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
-        progress: Progress = _ignore_event,
+        progress: Progress = ignore_event,
     ) -> ImportResult:
         """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.
 
@@ -387,17 +357,16 @@ class Library:
         """
         from llm_hf_models.models import import_file as models_import_file
 
-        with self._enforce_policy("import", file):
-            return models_import_file.import_file(
-                self._context,
-                Path(file),
-                repo=repo,
-                copy=copy,
-                mmproj=Path(mmproj) if mmproj is not None else None,
-                with_mmproj=with_mmproj,
-                aliases=aliases,
-                progress=progress,
-            )
+        return models_import_file.import_file(
+            self._context,
+            Path(file),
+            repo=repo,
+            copy=copy,
+            mmproj=Path(mmproj) if mmproj is not None else None,
+            with_mmproj=with_mmproj,
+            aliases=aliases,
+            progress=progress,
+        )
 
     def prompt(
         self,
@@ -407,7 +376,6 @@ class Library:
         system: str | None = None,
         options: Mapping[str, Any] | None = None,
         stop: threading.Event | None = None,
-        agreed: Collection[str] = (),
     ) -> PromptResult:
         """Send one short prompt to a local model, and return the complete response.
 
@@ -417,65 +385,12 @@ class Library:
             system: A system prompt that replaces the model's own.
             options: The options that `llm -o` accepts, such as max_tokens, temperature and seed.
             stop: Ends the prompt with InterruptedByUserError when set.
-            agreed: As in `pull`.
         """
-        from llm_hf_models import policy
         from llm_hf_models.models import prompt as models_prompt
 
-        values = dict(options or {})
-        with self.log_failed_attempt("prompt", name):
-            model = self.show(name)
-            limit = policy.limit_prompt_tokens(self._context, values.get("max_tokens"))
-        values = values if limit is None else {**values, "max_tokens": limit}
-        with self._enforce_policy("prompt", model.model_id, model, agreed):
-            return models_prompt.prompt(
-                self._context, model.model_id, text, system=system, options=values, stop=stop or threading.Event()
-            )
-
-    # Agents
-
-    def list_consent_requests(self, subject: PullPlan | Removal | LocalModelView) -> tuple[ConsentRequest, ...]:
-        """List the questions that a person must agree to before an agent may pull, remove or prompt the subject.
-
-        The `action` of each request is the value to pass in `agreed`.
-        """
-        from llm_hf_models import policy
-
-        return policy.list_consent_requests(self._context, subject)
-
-    def log_failed_attempt(self, action: str, target: object) -> AbstractContextManager[None]:
-        """Return a context manager for the steps before an agent's change, such as planning. It logs their failure."""
-        from llm_hf_models import policy
-
-        return (
-            nullcontext() if self._context.agent is None else policy.log_failed_attempt(self._context, action, target)
+        return models_prompt.prompt(
+            self._context, name, text, system=system, options=dict(options or {}), stop=stop or threading.Event()
         )
-
-    def is_read_only_for_agents(self) -> bool:
-        """Return True if agents may not change anything."""
-        from llm_hf_models import policy
-
-        return policy.is_read_only(self._context)
-
-    def can_agents_delete(self) -> bool:
-        """Return True if agents may delete models."""
-        from llm_hf_models import policy
-
-        return policy.can_delete(self._context)
-
-    def _enforce_policy(
-        self,
-        action: str,
-        target: object,
-        subject: PullPlan | Removal | LocalModelView | None = None,
-        agreed: Collection[str] = (),
-    ) -> AbstractContextManager[None]:
-        """Return a context manager for a change. It applies the agents' policy, which does not limit a person."""
-        from llm_hf_models import policy
-
-        if self._context.agent is None:
-            return nullcontext()
-        return policy.guard_change(self._context, action, target, subject, agreed)
 
     # Cleaning up
 
@@ -489,8 +404,7 @@ class Library:
         """Remove leftover files, old rows and old responses. Files that have come into use since `plan_gc` are kept."""
         from llm_hf_models import cleanup
 
-        with self._enforce_policy("gc", ""):
-            return cleanup.clean_up(self._context)
+        return cleanup.clean_up(self._context)
 
     # How models run
 
@@ -505,8 +419,7 @@ class Library:
         """
         from llm_hf_models.models import default_options, local_models
 
-        with self._enforce_policy("set options", name):
-            return local_models.make_full_view(default_options.set_options(self._context, name, values, unset))
+        return local_models.make_full_view(default_options.set_options(self._context, name, values, unset))
 
     def attach(
         self,
@@ -532,17 +445,16 @@ class Library:
         """
         from llm_hf_models.models import local_models, remote_endpoints
 
-        with self._enforce_policy("attach", name):
-            attached = remote_endpoints.attach(
-                self._context,
-                name,
-                endpoint,
-                key_env=key_env,
-                key_name=key_name,
-                model=model,
-                kind=kind,
-                modalities=modalities,
-            )
+        attached = remote_endpoints.attach(
+            self._context,
+            name,
+            endpoint,
+            key_env=key_env,
+            key_name=key_name,
+            model=model,
+            kind=kind,
+            modalities=modalities,
+        )
         return local_models.make_full_view(attached, remote_endpoints.check_health([attached])[attached.model_id])
 
     # Engines
@@ -559,7 +471,7 @@ class Library:
         """Stop the engines of one local model, or all engines. Return the number of stopped engines."""
         from llm_hf_models.inference import running_engines
 
-        with self._enforce_policy("stop engines", name or "all"), self._context.open_database() as db:
+        with self._context.open_database() as db:
             if name is not None:
                 return running_engines.stop_model(db, db.find_model(name).model_id)
             rows = running_engines.list_running_engines(db)
@@ -573,15 +485,13 @@ class Library:
         """Validate a token with the Hub, and store it in the keychain, or in an encrypted file without a keychain."""
         from llm_hf_models import account
 
-        with self._enforce_policy("login", ""):
-            return account.login(self._context, token, ask_passphrase)
+        return account.login(self._context, token, ask_passphrase)
 
     def logout(self) -> tuple[str, ...]:
         """Remove the token that `login` stored. Return the places that it was removed from."""
         from llm_hf_models import account
 
-        with self._enforce_policy("logout", ""):
-            return account.logout()
+        return account.logout()
 
     def whoami(self) -> TokenStatus:
         """Return the owner and the source of the current token, never the token itself."""
@@ -617,8 +527,7 @@ class Library:
         """Parse and store the value of one setting. None resets it to the default."""
         from llm_hf_models import status as status_module
 
-        with self._enforce_policy("set", key):
-            return status_module.set_setting(key, value)
+        return status_module.set_setting(key, value)
 
     @staticmethod
     def check_setting(key: str, value: str) -> None:
@@ -654,7 +563,7 @@ class Library:
 
         return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
 
-    def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> ThreadingHTTPServer:
+    def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> HttpServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
         Args:

@@ -88,7 +88,6 @@ class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic 
             self.fail(f"{error.message}. {error.hint}" if error.hint else f"{error.message}.", param, ctx)
 
 
-SIZE = _NumberWithUnit("size", units.parse_size)
 RATE = _NumberWithUnit("rate", units.parse_rate)
 COUNT = _NumberWithUnit("count", units.parse_count)
 
@@ -176,6 +175,22 @@ def refresh_option(command: F) -> F:
     return click.option("--refresh", is_flag=True, help="Request new data from the Hub instead of using the cache.")(
         command
     )
+
+
+def listen_options(port: int) -> Callable[[F], F]:
+    """Add `--host` and `--port`, with a default port."""
+    address = click.option(
+        "--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on."
+    )
+    number = click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        default=port,
+        show_default=True,
+        help="Port to listen on; 0 chooses a free one.",
+    )
+    return lambda command: address(number(command))
 
 
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:

@@ -15,7 +15,6 @@ from llm_hf_models.library.download_records import Download
 
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
-    from llm_hf_models.transfer.types import TransferLimits
 
 REFRESH_SECONDS = 1.0  # how often a download rereads the settings and the list of running downloads
 FOREGROUND_WEIGHT = 8  # a foreground download may use 8 times the rate of a background one
@@ -57,24 +56,32 @@ def compute_share(download_id: int | None, running: Sequence[Download], connecti
 
 
 class FairShare:
-    """The current share of one download, recomputed at most once a second."""
+    """The current limits of one download, recomputed at most once a second."""
 
-    def __init__(self, context: Context, download_id: int | None, own_rate: int | None) -> None:
-        """`own_rate` is the download's own limit in bytes per second; None means no limit."""
-        self._context, self._download_id, self._own_rate = context, download_id, own_rate or 0
+    def __init__(self, context: Context, download_id: int | None, connections: int | None, rate: int | None) -> None:
+        """Prepare the limits of one download.
+
+        Args:
+            context: The context with the settings and the library.
+            download_id: The download.
+            connections: The download's own number of connections, which replaces its share; None means no own number.
+            rate: The download's own limit in bytes per second, which applies besides its share; None means no limit.
+        """
+        self._context, self._download_id = context, download_id
+        self._own_connections, self._own_rate = connections, rate or 0
         self._running: Sequence[Download] = ()
         self._rate, self._connections, self._valid_until = 0, 1, 0.0
         self._lock = threading.Lock()
 
-    def bytes_per_second(self) -> int:
+    def get_rate_limit(self) -> int:
         """Return the lower of the download's own limit and its share of the limit for all; 0 means no limit."""
         self._refresh()
         return self._rate
 
-    def connections(self) -> int:
+    def get_connection_limit(self) -> int:
         """Return the number of connections that the download may use."""
         self._refresh()
-        return self._connections
+        return self._own_connections or self._connections
 
     def _refresh(self) -> None:
         with self._lock:
@@ -92,23 +99,3 @@ class FairShare:
                 self._rate = min(self._own_rate or limit, limit or self._own_rate)
                 self._connections = share.connections
             self._valid_until = time.monotonic() + REFRESH_SECONDS
-
-
-def make_transfer_limits(
-    context: Context, download_id: int | None, connections: int | None = None, limit_rate: int | None = None
-) -> TransferLimits:
-    """Return the limits of one download, from the settings and from its own `connections` and `limit_rate`."""
-    from llm_hf_models.transfer.types import TransferLimits
-
-    now = context.settings()
-    share = FairShare(context, download_id, limit_rate)
-    return TransferLimits(
-        connections=connections or now.connections,
-        connections_now=None if connections else share.connections,
-        bytes_per_second=share.bytes_per_second,
-        connect_seconds=now.connect_seconds,
-        stall_seconds=now.stall_seconds,
-        network_wait_seconds=now.network_wait_seconds,
-        retry_seconds=now.retry_seconds,
-        disk_reserve=now.disk_reserve,
-    )

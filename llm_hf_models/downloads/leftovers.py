@@ -10,10 +10,11 @@ import contextlib
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.local_files import build_partial_path
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageError
@@ -34,13 +35,15 @@ class SortedRows:
 
     unfinished: tuple[Download, ...]
     finished: tuple[Download, ...]
+    _plans: dict[int, PullPlan | None] = field(default_factory=dict)  # loaded so far, by the id of the row
 
     def needs(self, partial: Path) -> bool:
-        """Return True if an unfinished download may use this partial file."""
-        return any(_may_belong_to(row, partial) for row in self.unfinished)
+        """Return True if an unfinished download may use this partial file, or if its plan can't be read."""
+        plans = map(self._load_plan, self.unfinished)
+        return any(plan is None or _may_belong_to(plan, partial) for plan in plans)
 
     def is_left_by_finished(self, partial: Path, written: float) -> bool:
-        """Return True if a finished download left this partial file.
+        """Return True if a finished download left this partial file. A plan that can't be read does not show that.
 
         A file written after that download finished belongs to another library that shares the cache.
 
@@ -48,7 +51,13 @@ class SortedRows:
             partial: The partial file.
             written: The time of its last change, in Unix seconds.
         """
-        return any(row.updated >= written and _may_belong_to(row, partial) for row in self.finished)
+        plans = (self._load_plan(row) for row in self.finished if row.updated >= written)
+        return any(plan is not None and _may_belong_to(plan, partial) for plan in plans)
+
+    def _load_plan(self, row: Download) -> PullPlan | None:
+        if row.id not in self._plans:
+            self._plans[row.id] = load_plan_if_readable(row)
+        return self._plans[row.id]
 
 
 def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int]:
@@ -118,16 +127,15 @@ def choose_work_folder(cache: Path, plan: PullPlan) -> Path:
     return cache_layout.cache_work_folder(Path(plan.cache_dir) if plan.cache_dir else cache)
 
 
-def _may_belong_to(row: Download, partial: Path) -> bool:
-    """Return True if a download uses this partial file, or has used it.
+def _may_belong_to(plan: PullPlan, partial: Path) -> bool:
+    """Return True if a download with this plan uses this partial file, or has used it.
 
-    The partial file must be in the download's own work folder. If another version stored a plan that can't be read or
-    does not name its cache, any folder may be its work folder.
+    The partial file must be in the download's own work folder. If another version stored a plan that does not name its
+    cache, any folder may be its work folder.
     """
-    if partial.stem not in row.plan:
+    if all(file.etag != partial.stem for file in plan.files):
         return False
-    plan = load_plan_if_readable(row)
-    if plan is None or not (plan.options.to or plan.cache_dir):
+    if not (plan.options.to or plan.cache_dir):
         return True
     return _is_same_folder(choose_work_folder(Path(plan.cache_dir or ""), plan), partial.parent)
 
@@ -151,11 +159,6 @@ def group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
     return found
 
 
-def build_partial_path(folder: Path, etag: str) -> Path:
-    """Return the path of the partial file with that digest."""
-    return folder / f"{etag}.part"
-
-
 def compute_age(path: Path) -> float:
     """Return the seconds since a file was last changed, or 0 if it no longer exists."""
     try:
@@ -172,7 +175,7 @@ def remove_partial(context: Context, db: Database, cutoff: float, partial: Path)
             if rows.needs(partial):
                 return False
             age = find_youngest_age(list_leftover_paths(partial))
-            if not rows.is_left_by_finished(partial, time.time() - age) and age < context.settings().orphan_seconds:
+            if age < context.settings().orphan_seconds and not rows.is_left_by_finished(partial, time.time() - age):
                 return False
             for path in list_leftover_paths(partial):
                 path.unlink(missing_ok=True)

@@ -11,11 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import fair_share, fetch_variant, hub_scans, xet_child
+from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
+from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
-from llm_hf_models.downloads.running import RunningDownload, make_owner_name
+from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.validate import ValidationReport, check_shards
@@ -52,7 +53,7 @@ def run_download(context: Context, row: Download, *, progress: Progress, stop: t
     """
     plan = load_plan(row)
     context = derive_context(context, plan)
-    running = RunningDownload(context, row, plan.files, make_owner_name(), stop)
+    running = RunningDownload(context, row, plan.files, stop)
     with _remove_files_if_cancelled(context, row, running), running:
         return _fetch_and_register(context, row, plan, running, progress, stop)
 
@@ -61,7 +62,7 @@ def run_queued_download(context: Context, row: Download) -> None:
     """Carry out a queued row in a worker, unless it has been paused or claimed in the meantime."""
     plan, stop = load_plan(row), threading.Event()
     context = derive_context(context, plan)
-    running = RunningDownload(context, row, plan.files, make_owner_name(), stop, only_if_active=True)
+    running = RunningDownload(context, row, plan.files, stop, only_if_active=True)
     with _remove_files_if_cancelled(context, row, running), running:
         if running.owned:
             try:
@@ -220,7 +221,8 @@ def _fetch_files(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[fetch_variant.StoredFile]:
     hub, repo = context.hub(), RepoId.parse(plan.repo)
-    limits = fair_share.make_transfer_limits(context, row.id, plan.options.connections, plan.options.limit_rate)
+    limits = _make_limits(context, plan)
+    share = FairShare(context, row.id, plan.options.connections, plan.options.limit_rate)
     if plan.options.to is not None:
         return fetch_variant.fetch_into_folder(
             hub,
@@ -230,6 +232,8 @@ def _fetch_files(
             Path(plan.folder),
             cache_dir=context.cache_dir(),
             limits=limits,
+            get_connection_limit=share.get_connection_limit,
+            get_rate_limit=share.get_rate_limit,
             progress=progress,
             stop=stop,
         )
@@ -242,10 +246,24 @@ def _fetch_files(
         cache_dir=context.cache_dir(),
         revision=plan.revision,
         limits=limits,
+        get_connection_limit=share.get_connection_limit,
+        get_rate_limit=share.get_rate_limit,
         progress=progress,
         stop=stop,
     )
     return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
+
+
+def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:
+    now = context.settings()
+    return TransferLimits(
+        connections=plan.options.connections or now.connections,
+        connect_seconds=now.connect_seconds,
+        stall_seconds=now.stall_seconds,
+        network_wait_seconds=now.network_wait_seconds,
+        retry_seconds=now.retry_seconds,
+        disk_reserve=now.disk_reserve,
+    )
 
 
 def _fetch_with_xet(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,6 +20,7 @@ from llm_hf_models.errors import BadInputError, HfModelsError, LibraryBusyError,
 from llm_hf_models.library.download_records import (
     ACTIVE_STATES,
     FINISHED_STATES,
+    LOST_OWNER_ERRORS,
     RUNNING_STATES,
     UNFINISHED_STATES,
     Download,
@@ -28,7 +28,7 @@ from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
-from llm_hf_models.library.downloads import LOST_OWNER_ERRORS, DownloadTables
+from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.system.units import MAX_NUMBER
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.token_handoff import HandedToken
 
 KEY_WAIT_SECONDS = 1.0  # maximum wait for a locked database after a key was pressed
-WORKER_START_SECONDS = 3.0  # a new worker claims a row within this time
 
 # The verbs that queue a download again, each with the states that it applies to.
 _REQUEUE_STATES: dict[str, tuple[DownloadState, ...]] = {"resume": ("paused",), "retry": ("failed", "cancelled")}
@@ -45,8 +44,7 @@ FOLLOW_POLL_SECONDS = 0.5
 
 def make_view(row: Download) -> DownloadView:
     """Return the row as the CLI and the MCP server show it."""
-    shown = replace(row, state="queued") if row.needs_new_worker else row
-    return DownloadView(**{name: getattr(shown, name) for name in DownloadView.__dataclass_fields__})
+    return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
 
 
 def continue_in_background(context: Context, plan: PullPlan) -> None:
@@ -133,31 +131,31 @@ def _ensure_worker(row: Download, token: HandedToken | None) -> None:
 
 
 def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> None:
-    """Start a worker if background downloads are abandoned, for example after a crash or a reboot.
+    """Start a worker if background downloads wait for one, for example after a crash or a reboot.
 
     This does not prompt for a passphrase.
     """
-    abandoned = [row for row in rows if row.background and _is_abandoned(context, row)]
-    if abandoned:
+    waiting = [row for row in rows if row.needs_worker(stale_seconds=context.stale_seconds())]
+    if waiting:
         from llm_hf_models.downloads import worker  # imported late, as above
 
         if not worker.is_running():
             with suppress(HfModelsError):  # the rows can be shown even if the database can't be written
-                _release_abandoned(context, abandoned)
+                _release_waiting(context, waiting)
             worker.ensure_running(None, _find_token(replace(context, ask_passphrase=None), None))
 
 
-def _release_abandoned(context: Context, rows: Iterable[Download]) -> None:
+def _release_waiting(context: Context, rows: Iterable[Download]) -> None:
     """Let any worker claim these rows, and store in them why no worker is running, if its log gives a reason.
 
-    Writing a row also gives the next worker the usual time to claim it before it counts as abandoned again.
+    Writing a row also gives the next worker the usual time to claim it before another one is started.
     """
     from llm_hf_models.downloads import worker
 
     with context.open_downloads() as db, db.transaction():
         for row in rows:
             now = db.get_download(row.id)
-            if now is not None and _is_abandoned(context, now):
+            if now is not None and now.needs_worker(stale_seconds=context.stale_seconds()):
                 reason = worker.read_last_error(since=now.updated)
                 problem = "no worker has continued it" if now.attempts else "no worker has started it"
                 error = f"{problem}: {reason}" if reason else None
@@ -166,19 +164,11 @@ def _release_abandoned(context: Context, rows: Iterable[Download]) -> None:
                     db.add_note(row.id, "waiting", str(error))
 
 
-def _is_abandoned(context: Context, row: Download) -> bool:
-    """Return True if no worker has the row and none is about to claim it: it has not changed for too long."""
-    stale = context.stale_seconds()
-    last_change = row.updated if row.state == "queued" else max(row.updated, row.heartbeat)
-    grace_seconds = min(WORKER_START_SECONDS, stale) if row.needs_new_worker else stale
-    return row.state in ACTIVE_STATES and abs(time.time() - last_change) > grace_seconds
-
-
 def _settle_abandoned(context: Context, db: DownloadTables) -> None:
     """Correct the state of rows whose process has ended, and remove the files of those that were cancelled."""
     # If the database can't be written now, the rows can still be read.
     with suppress(LibraryBusyError, NotWritableError):
-        if cancelled := db.pause_abandoned(stale_seconds=context.stale_seconds()):
+        if cancelled := db.settle_abandoned(stale_seconds=context.stale_seconds()):
             _remove_cancelled_files(context, cancelled)
 
 
@@ -236,14 +226,6 @@ def cancel(context: Context, download_id: int) -> DownloadView:
     return make_view(row)
 
 
-def send_to_background(context: Context, download_id: int) -> DownloadView:
-    """Stop a foreground pull and let the worker continue it."""
-    token = _find_token_for_row(context, download_id)
-    row = _request_action(context, download_id, "background", "queued", allowed=("queued", "running"), token=token)
-    _ensure_worker(row, token)
-    return make_view(row)
-
-
 def resume(context: Context, download_id: int) -> DownloadView:
     """Queue a paused download for the worker again."""
     return _requeue(context, download_id, "resume")
@@ -261,7 +243,6 @@ def _request_action(
     state: DownloadState,
     *,
     allowed: tuple[DownloadState, ...],
-    token: HandedToken | None = None,
 ) -> Download:
     with context.open_downloads() as db:
         _settle_abandoned(context, db)
@@ -269,9 +250,6 @@ def _request_action(
             row = _get_row(db, download_id)
             if row.state != state:
                 _refuse_wrong_state(row, allowed, wanted)
-            if wanted == "background":
-                fingerprint = _choose_fingerprint(context, row, token)
-                db.update_download(download_id, background=True, token_fingerprint=fingerprint)
             if row.state == state:
                 # Store the user's decision: the owner may only be unresponsive, and other processes may take part.
                 error = None if row.error in LOST_OWNER_ERRORS else row.error
@@ -317,8 +295,7 @@ def _refuse_wrong_state(row: Download, allowed: tuple[DownloadState, ...], verb:
         other = next((other for other, states in _REQUEUE_STATES.items() if row.state in states), None)
         if other and verb in _REQUEUE_STATES:  # the caller mixed up resume and retry
             hint = f"Continue it with `llm hf {other} {row.id}`."
-        action = "send to the background" if verb == "background" else verb
-        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {action}", hint=hint)
+        raise BadInputError(f"Download {row.id} is {row.state}: there is nothing to {verb}", hint=hint)
 
 
 def clear_finished(context: Context) -> int:

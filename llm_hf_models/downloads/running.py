@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -35,9 +34,8 @@ from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
-from llm_hf_models.library.downloads import ABANDONED
 from llm_hf_models.network.errors import is_transient
-from llm_hf_models.system.processes import get_own_name, has_ended
+from llm_hf_models.system.ownership import make_owner_name
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PlannedFile
@@ -66,18 +64,6 @@ def _is_resumable(error: BaseException) -> TypeGuard[HfModelsError]:
     return is_transient(error) or isinstance(error, (DiskFullError, LibraryBusyError))
 
 
-def make_owner_name() -> str:
-    """Return a unique name for one attempt at a download. `has_ended` accepts it like the name of its process."""
-    return f"{get_own_name()}/{uuid.uuid4().hex[:12]}"
-
-
-def _describe_takeover(before: Download | None) -> str:
-    """Describe for the log why this process takes the download over; empty if no other process was running it."""
-    if before is None or before.state not in RUNNING_STATES:
-        return ""
-    return "after its process stopped responding" if before.heartbeat else f"after {ABANDONED}"
-
-
 class RunningDownload:
     """A context manager that keeps the row of a download up to date while this process carries it out.
 
@@ -91,13 +77,12 @@ class RunningDownload:
         context: Context,
         row: Download,
         files: Sequence[PlannedFile],
-        owner: str,
         stop: threading.Event,
         *,
         only_if_active: bool = False,
     ) -> None:
         """With `only_if_active`, claim the row only if it is queued or abandoned, and fewer downloads run than may."""
-        self._context, self._row, self._owner, self._stop = context, row, owner, stop
+        self._context, self._row, self._owner, self._stop = context, row, make_owner_name(), stop
         self._only_if_active = only_if_active
         self._done = {file.path: file.size if file.local else file.partial for file in files}
         self._lock = threading.Lock()
@@ -154,24 +139,16 @@ class RunningDownload:
 
     def _claim_row(self) -> bool:
         with self._db.transaction():
-            self._db.pause_abandoned(stale_seconds=self._context.stale_seconds())
+            self._db.settle_abandoned(stale_seconds=self._context.stale_seconds())
             now = self._db.get_download(self._row.id)
             if self._only_if_active and (now is None or now.state not in ACTIVE_STATES or self._is_queue_full()):
                 return False
-            return self._claim_and_note(self._db)
+            return self._db.claim_download(self._row.id, self._owner, stale_seconds=self._context.stale_seconds())
 
     def _is_queue_full(self) -> bool:
         """Return True if as many other downloads are running, in all processes, as the settings allow."""
-        others = (row for row in self._db.list_downloads(states=RUNNING_STATES) if row.id != self._row.id)
-        active = sum(row.is_owner_running(stale_seconds=self._context.stale_seconds()) for row in others)
-        return active >= self._context.settings().concurrent_downloads
-
-    def _claim_and_note(self, db: DownloadTables) -> bool:
-        before = db.get_download(self._row.id)
-        claimed = db.claim_download(self._row.id, self._owner, stale_seconds=self._context.stale_seconds())
-        if claimed:
-            db.add_note(self._row.id, "started", _describe_takeover(before))
-        return claimed
+        others = [row for row in self._db.list_downloads(states=RUNNING_STATES) if row.id != self._row.id]
+        return len(others) >= self._context.settings().concurrent_downloads
 
     def _send_heartbeats(self) -> None:
         """Send heartbeats and read requests to pause or cancel, until the work has ended, also while it is stopping."""
@@ -189,7 +166,6 @@ class RunningDownload:
 
     def _follow_other_process(self, db: DownloadTables) -> RequestedAction | None:
         """Return the user's request for a download that another process owns. Claim the row if that process ended."""
-        db.mark_ended_as_abandoned()
         row = db.get_download(self._row.id)
         if row is None or row.state == "done":
             return None
@@ -197,10 +173,11 @@ class RunningDownload:
             return "cancel"
         if row.wanted == "pause":
             return "pause"
-        if not row.is_owner_running(stale_seconds=self._context.stale_seconds()) and not self._stop.is_set():
+        stale = self._context.stale_seconds()
+        if not row.is_owner_running(stale_seconds=stale) and not self._stop.is_set():
             with db.transaction():  # claim it only if the user has not changed it in the meantime
                 if db.get_download(row.id) == row:
-                    self.owned = self._claim_and_note(db)
+                    self.owned = db.claim_download(row.id, self._owner, stale_seconds=stale)
         return None
 
     def _handle_request(self, request: RequestedAction | Literal["lost"] | None) -> None:
@@ -324,14 +301,9 @@ class RunningDownload:
                 self._db.add_note(row.id, "command", f"could not be run: {error}")
 
     def _may_end_row(self, now: Download) -> bool:
-        """Return True if no other running process owns the row, and the row is not done yet.
-
-        A killed owner may have sent a heartbeat just before, so `has_ended` checks the process itself.
-        """
-        if now.state in RUNNING_STATES:
-            running = now.is_owner_running(stale_seconds=self._context.stale_seconds())
-            return now.owner == self._owner or not running or has_ended(str(now.owner))
-        return now.state != "done"
+        """Return True if no other running process owns the row, and the row is not done yet."""
+        running = now.is_owner_running(stale_seconds=self._context.stale_seconds())
+        return now.state != "done" and (now.owner == self._owner or not running)
 
     def _record_end(self, error: BaseException) -> None:
         if not self.owned:

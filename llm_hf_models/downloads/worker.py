@@ -16,9 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, BinaryIO
 
 from llm_hf_models import paths, settings
 from llm_hf_models.context import Context
@@ -27,6 +25,7 @@ from llm_hf_models.downloads.token_handoff import HandedToken
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
 from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 0.5
 TOKEN_ON_STDIN = "--token-follows"  # noqa: S105 - an option, not a token
-LOCK_SECONDS = 2.0  # `is_running` holds the lock for a moment too
 MAX_LOG_BYTES = 1_000_000
 MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 
@@ -43,9 +41,9 @@ MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 DETACHED = 0x208 if sys.platform == "win32" else 0
 
 
-def lock_path(fingerprint: str | None = None) -> Path:
-    """Return the path of the lock that the worker for a token holds while it runs; None is the worker without one."""
-    return paths.data_dir() / (f"worker-{fingerprint}.lock" if fingerprint else "worker.lock")
+def get_worker_path(fingerprint: str | None = None) -> Path:
+    """Return the path that the worker for a token owns while it runs; None is the worker without a token."""
+    return paths.data_dir() / (f"worker-{fingerprint}" if fingerprint else "worker")
 
 
 def log_path() -> Path:
@@ -57,25 +55,10 @@ def is_running(fingerprint: str | None = None) -> bool:
     """Return True if the worker for a token is running; for None, if any worker is.
 
     A worker that has only just been started does not count yet.
-
-    Raises:
-        StorageError: The lock file can't be opened.
     """
     if fingerprint is not None:
-        return _is_locked(lock_path(fingerprint))
-    return any(_is_locked(path) for path in paths.data_dir().glob("worker*.lock"))
-
-
-def _is_locked(path: Path) -> bool:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError as error:
-        raise translate_disk_error(error, paths.data_dir(), 0, 0) from None
-    lock.release()
-    return False
+        return is_owned(get_worker_path(fingerprint))
+    return any(is_owned(path.with_suffix("")) for path in paths.data_dir().glob("worker*.owner"))
 
 
 def read_last_error(since: float) -> str | None:
@@ -104,13 +87,11 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
         token: The token that a new worker is started with.
 
     Raises:
-        StorageError: The lock file can't be opened.
+        StorageError: The worker's log can't be written.
     """
     if is_running(fingerprint):
         return
-    with log_path().open("ab") as log:
-        if log.tell() > MAX_LOG_BYTES:
-            log.truncate(0)
+    with _open_log() as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "llm_hf_models.downloads.worker", *([TOKEN_ON_STDIN] if token else [])],
             stdin=subprocess.PIPE if token else subprocess.DEVNULL,
@@ -124,6 +105,16 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
     if token and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(token_handoff.dump_token(token).encode())
+
+
+def _open_log() -> BinaryIO:
+    try:
+        log = log_path().open("ab")
+        if log.tell() > MAX_LOG_BYTES:
+            log.truncate(0)
+    except OSError as error:
+        raise translate_disk_error(error, paths.data_dir(), 0, 0) from None
+    return log
 
 
 def _make_folder_variables() -> dict[str, str]:
@@ -162,8 +153,8 @@ class WorkerContext(Context):
 class Worker:
     """Claims queued downloads and carries them out in threads, as many at a time as the settings allow.
 
-    A running background download that this worker has not started may belong to a worker that has ended. This worker
-    waits until the download has ended or its heartbeat is stale, and takes it over then.
+    A running background download that this worker has not started belongs to another process, which may have ended in
+    another container. This worker waits, and takes the download over if its heartbeat becomes stale.
     """
 
     def __init__(self, context: WorkerContext) -> None:
@@ -183,11 +174,10 @@ class Worker:
                     raise
                 self._changed.wait(IDLE_SECONDS)
                 continue
-            has_abandoned = any(other.background and other.id not in self._threads for other in running_rows)
-            if row is None and not self._threads and not has_abandoned:
+            others_run = any(other.background and other.id not in self._threads for other in running_rows)
+            if row is None and not self._threads and not others_run:
                 return
-            stale = self._context.stale_seconds()
-            active = sum(other.is_owner_running(stale_seconds=stale) for other in running_rows)
+            active = len(running_rows)
             # A new thread that has not claimed its row yet does not count as active: start one thread at a time.
             must_wait = active >= max_downloads or len(self._threads) > active
             if row is None or row.id in self._threads or must_wait:
@@ -200,10 +190,10 @@ class Worker:
                 self._threads[row.id].start()
 
     def _read_queue(self) -> tuple[Download | None, list[Download]]:
-        """Return the row to claim next, and the running rows of all processes, including processes that have ended."""
+        """Return the row to claim next, and the rows that all processes are running."""
         stale = self._context.stale_seconds()
         with self._context.open_database() as db:
-            cancelled = db.pause_abandoned(stale_seconds=stale)
+            cancelled = db.settle_abandoned(stale_seconds=stale)
             next_row = find_next_download(self._context, db)
             running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
@@ -245,14 +235,14 @@ class Worker:
 
 
 def main() -> None:
-    """Run the worker process. It holds the lock while there is work, and checks the queue again after releasing it."""
+    """Run the worker process, unless the worker for its token is running. It checks the queue again after the end."""
     token = token_handoff.load_token(sys.stdin.read()) if TOKEN_ON_STDIN in sys.argv else None
     context = WorkerContext("worker", handed_token=token)
     while True:
         try:
-            with FileLock(lock_path(context.fingerprint), timeout=LOCK_SECONDS):
+            with acquire_ownership(get_worker_path(context.fingerprint)):
                 Worker(context).run()
-        except Timeout:
+        except OwnedByOtherError:
             return
         if not _has_queued_downloads(context):
             return
@@ -265,9 +255,9 @@ def find_next_download(context: WorkerContext, db: DownloadTables) -> Download |
     start in time, this worker carries the download out with the token that it has.
     """
     stale = context.stale_seconds()
-    for row in db.list_next_downloads(stale_seconds=stale, fingerprint=context.fingerprint):
+    for row in db.list_next_downloads(context.fingerprint):
         needed = row.token_fingerprint
-        if needed in (None, context.fingerprint) or (abs(time.time() - row.updated) > stale and not is_running(needed)):
+        if needed in (None, context.fingerprint) or (row.needs_worker(stale_seconds=stale) and not is_running(needed)):
             return row
     return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
@@ -40,7 +40,7 @@ MAX_KEY_BYTES = 65_535  # the specification's own limit
 MAX_KEPT_STRING_BYTES = 1024 * 1024  # a longer string, even a chat template, is replaced by a StringInfo
 MAX_KEPT_BYTES = 16 * 1024 * 1024  # for all strings and arrays together; the rest are skipped
 MAX_ARRAY_STRINGS = 4 * 1024 * 1024  # in all arrays together: limits the time for skipping them
-KEPT_ELEMENTS = 512  # a longer array is kept only if the caller requests it
+KEPT_ELEMENTS = 512  # a longer array is replaced by an ArrayInfo
 MAX_ALIGNMENT = 1024 * 1024
 _MAX_SIGNED = 2**63 - 1
 _MIN_METADATA_BYTES = 8 + 1 + 4 + 1  # a key of one letter with a value of the smallest type
@@ -59,7 +59,7 @@ class GgufHeader:
 
     version: int
     byte_order: ByteOrder
-    metadata: Mapping[str, object]  # ArrayInfo replaces long arrays that were not requested, StringInfo long strings
+    metadata: Mapping[str, object]  # ArrayInfo replaces long arrays, StringInfo long strings
     tensors: tuple[TensorInfo, ...]
     alignment: int
     header_bytes: int  # up to the tensor data, including the padding
@@ -72,7 +72,6 @@ def read_header(
     source: ByteSource,
     *,
     file_bytes: int | None = None,
-    arrays: Collection[str] = (),
     seconds: float = DEFAULT_HEADER_SECONDS,
 ) -> GgufHeader:
     """Read a header and check its structure.
@@ -80,14 +79,13 @@ def read_header(
     Args:
         source: is read forward from its current position, at most one block past the header.
         file_bytes: the file's size in bytes, if known. Counts and lengths that exceed it are then refused.
-        arrays: keys of long arrays to read. Other long arrays are skipped and replaced by ArrayInfo.
         seconds: the time limit. It is checked between reads, so the source must limit the time of a single read.
 
     Raises:
         InvalidGgufError: the header is not GGUF or breaks a rule; `code` names the rule.
         SlowHeaderError: reading took longer than `seconds`.
     """
-    return _Parser(_BlockReader(source, file_bytes, seconds), file_bytes, frozenset(arrays)).parse()
+    return _Parser(_BlockReader(source, file_bytes, seconds), file_bytes).parse()
 
 
 @contextmanager
@@ -184,10 +182,9 @@ class _BlockReader:
 class _Parser:
     """Parse one header."""
 
-    def __init__(self, source: _BlockReader, file_bytes: int | None, arrays: frozenset[str]) -> None:
+    def __init__(self, source: _BlockReader, file_bytes: int | None) -> None:
         self._bytes = source
         self._file_bytes = file_bytes
-        self._arrays = arrays
         self._order: ByteOrder = "little"
         self._kept = 0
         self._array_strings = 0
@@ -321,7 +318,7 @@ class _Parser:
             self._array_strings += length
             if self._array_strings > MAX_ARRAY_STRINGS:
                 _refuse("count-too-large", f"The arrays contain more than {MAX_ARRAY_STRINGS} strings.", at)
-        if (length <= KEPT_ELEMENTS or key in self._arrays) and self._kept + length * width <= MAX_KEPT_BYTES:
+        if length <= KEPT_ELEMENTS and self._kept + length * width <= MAX_KEPT_BYTES:
             return self._read_elements(kind, length, key, what)
         if kind == STRING:
             self._skip_strings(length, what)

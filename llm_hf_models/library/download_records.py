@@ -6,12 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_hf_models.system.ownership import is_owner_running
+
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
 RequestedAction = Literal["pause", "cancel", "background"]
 RUNNING_STATES: tuple[DownloadState, ...] = ("running", "verifying")
 ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # running, or queued to run
 UNFINISHED_STATES: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
 FINISHED_STATES: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
+
+# The errors of downloads that lost their owner.
+ABANDONED = "its process ended"
+UNRESPONSIVE = "its process stopped responding"  # it may continue: a stopped process, or a machine that slept
+LOST_OWNER_ERRORS = (ABANDONED, UNRESPONSIVE)
 
 
 @dataclass(frozen=True)
@@ -35,24 +42,27 @@ class Download:
     background: bool = False  # foreground pulls take precedence
     # The action requested from the owner. `pause` stays set while the download is paused on request.
     wanted: RequestedAction | None = None
-    owner: str | None = None  # the process that runs it
-    heartbeat: float = 0.0  # time of the owner's last heartbeat; 0 if that process has certainly ended
+    owner: str | None = None  # name of the attempt that runs it, or ran it last (system/ownership.py)
+    heartbeat: float = 0.0  # time of the owner's last heartbeat
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
     token_fingerprint: str | None = None  # of the token that the worker needs; None if any worker can run it
 
     def is_owner_running(self, *, stale_seconds: float) -> bool:
-        """Return whether a process is running this download: its last heartbeat is at most `stale_seconds` from now.
+        """Return whether a process is running this download. `stale_seconds` is the age of a stale heartbeat."""
+        age = time.time() - self.heartbeat
+        return self.state in RUNNING_STATES and is_owner_running(self.owner or "", age, stale_seconds)
 
-        A heartbeat in the future is possible if the clock was set back. If it is too far in the
-        future, it is stale as well, because a running owner would have recorded another one since.
-        """
-        return self.state in RUNNING_STATES and abs(time.time() - self.heartbeat) <= stale_seconds
+    def is_abandoned(self, *, stale_seconds: float) -> bool:
+        """Return whether the owner is no longer running it, or a foreground pull ended before it became the owner."""
+        if self.state in RUNNING_STATES:
+            return not self.is_owner_running(stale_seconds=stale_seconds)
+        return self.state == "queued" and not self.background and abs(time.time() - self.updated) > stale_seconds
 
-    @property
-    def needs_new_worker(self) -> bool:
-        """Return whether the download waits for a worker because its process has certainly ended."""
-        return self.background and self.state in RUNNING_STATES and not self.heartbeat
+    def needs_worker(self, *, stale_seconds: float) -> bool:
+        """Return whether a background download lost its owner, or no worker has claimed it in time."""
+        waits_too_long = abs(time.time() - self.updated) > stale_seconds
+        return self.background and self.state == "queued" and (self.error in LOST_OWNER_ERRORS or waits_too_long)
 
     @property
     def requested_action(self) -> RequestedAction | None:

@@ -10,7 +10,11 @@ from typing import Literal
 
 from llm_hf_models.errors import LibraryError
 from llm_hf_models.library.download_records import (
+    ABANDONED,
+    ACTIVE_STATES,
+    LOST_OWNER_ERRORS,
     RUNNING_STATES,
+    UNRESPONSIVE,
     Download,
     DownloadNote,
     DownloadState,
@@ -27,17 +31,10 @@ _COLUMN_BY_FIELD = {
 _COLUMNS_WITHOUT_PLAN = ", ".join(
     _COLUMN_BY_FIELD.get(each.name, each.name) for each in fields(Download) if each.name != "plan"
 )
-ABANDONED = "its process ended"
-UNRESPONSIVE = "its process stopped responding"  # it may continue: a stopped process, or a machine that slept
-LOST_OWNER_ERRORS = (ABANDONED, UNRESPONSIVE)
 
 # A user can change the state of a download whose owner seems to have ended. If the owner is still running, this is the
 # action that the new state requests from it.
-_ACTION_BY_STATE: dict[DownloadState, RequestedAction] = {
-    "paused": "pause",
-    "cancelled": "cancel",
-    "queued": "background",
-}
+_ACTION_BY_STATE: dict[DownloadState, RequestedAction] = {"paused": "pause", "cancelled": "cancel"}
 
 
 class DownloadTables(SQLiteFile):
@@ -70,34 +67,36 @@ class DownloadTables(SQLiteFile):
 
         Args:
             download_id: id of the download.
-            owner: unique name of the process or thread that claims the download.
-            stale_seconds: age at which a heartbeat is stale, in seconds; see
-                `Download.is_owner_running`.
+            owner: name of the new owner, unique to this attempt.
+            stale_seconds: age at which a heartbeat is stale, in seconds.
         """
-        now = time.time()
-        changed = self.write(
-            "update downloads set state = 'running', owner = ?, heartbeat = ?, updated = ?, wanted = null,"
-            " attempts = attempts + 1, error = null where id = ? and state not in ('done', 'cancelled')"
-            " and (state not in ('running', 'verifying') or abs(heartbeat - ?) > ?)",
-            owner, now, now, download_id, now, stale_seconds,
-        )  # fmt: skip
-        return changed == 1
+        with self.transaction():
+            row = self.get_download(download_id)
+            if row is None or row.state in ("done", "cancelled") or row.is_owner_running(stale_seconds=stale_seconds):
+                return False
+            now = time.time()
+            self.write(
+                "update downloads set state = 'running', owner = ?, heartbeat = ?, updated = ?, wanted = null,"
+                " attempts = attempts + 1, error = null where id = ?",
+                owner, now, now, download_id,
+            )  # fmt: skip
+            taken_over = row.state in RUNNING_STATES
+            self.add_note(download_id, "started", f"after {_explain_lost_owner(row)}" if taken_over else "")
+            return True
 
-    def list_next_downloads(self, *, stale_seconds: float, fingerprint: str | None = None) -> list[Download]:
-        """Return the next background download for each token: the first that is queued or abandoned.
+    def list_next_downloads(self, fingerprint: str | None = None) -> list[Download]:
+        """Return the next background download for each token: the first that is queued.
 
         Foreground downloads are left out. They are queued only until their own process claims them.
 
         Args:
-            stale_seconds: age at which a heartbeat is stale, in seconds.
             fingerprint: fingerprint of the worker's token. The first result is the next download
                 with this token or without a token, if there is one.
         """
         rows = self.fetch_rows(
-            "select * from downloads where id in (select min(id) from downloads where background"
-            " and (state = 'queued' or (state in ('running', 'verifying') and abs(heartbeat - ?) > ?))"
+            "select * from downloads where id in (select min(id) from downloads where background and state = 'queued'"
             " group by nullif(token_fingerprint, ?)) order by coalesce(nullif(token_fingerprint, ?), ''), id",
-            time.time(), stale_seconds, fingerprint, fingerprint,
+            fingerprint, fingerprint,
         )  # fmt: skip
         return [_parse_download_row(row) for row in rows]
 
@@ -106,79 +105,57 @@ class DownloadTables(SQLiteFile):
 
         `lost` means that the download has another owner now. After a long silence, for example
         because the machine slept, other processes may have treated the owner as ended. If no other
-        process claimed the download, the owner keeps it. If the user changed the download's state
+        process claimed the download, the owner keeps it. If the user paused or cancelled it
         meanwhile, that decision stands and is the returned action.
         """
         with self.transaction():
             row = self.get_download(download_id)
             if row is None or row.owner != owner:
                 return "lost"
-            if row.state not in RUNNING_STATES and row.error not in LOST_OWNER_ERRORS:
+            if row.state not in ACTIVE_STATES and row.error not in LOST_OWNER_ERRORS:
                 return _ACTION_BY_STATE.get(row.state, "lost")
             self.write(
-                "update downloads set heartbeat = ?, state = case state when 'paused' then 'running' else state end,"
-                " error = nullif(nullif(error, ?), ?) where id = ?",
+                "update downloads set heartbeat = ?, error = nullif(nullif(error, ?), ?),"
+                " state = case when state in ('queued', 'paused') then 'running' else state end where id = ?",
                 time.time(), *LOST_OWNER_ERRORS, download_id,
             )  # fmt: skip
             if row.state not in RUNNING_STATES:  # it was only unresponsive
                 self.add_note(download_id, "started")
         return row.wanted
 
-    def pause_abandoned(self, *, stale_seconds: float) -> list[int]:
-        """Pause foreground downloads whose process has ended. The user decides about them, not a worker.
+    def settle_abandoned(self, *, stale_seconds: float) -> list[int]:
+        """Queue background downloads that their owner no longer runs, for a worker, and pause foreground ones.
 
-        If the ended process did not carry out a requested pause or cancellation, it is carried out
-        now, also for background downloads. Other abandoned background downloads stay for a worker,
-        and only their speed is cleared.
+        If the owner did not carry out a requested pause or cancellation, it is carried out now.
 
         Returns:
             The ids of the downloads that this call cancelled.
         """
-        self.mark_ended_as_abandoned()
-        found = self._find_abandoned(stale_seconds)
-        if not found:  # without changes, don't wait for another writer
+        if not self._find_abandoned(stale_seconds):  # without changes, don't wait for another writer
             return []
         with self.transaction():
             found = self._find_abandoned(stale_seconds)
             for row in found:
-                if row["waits"]:  # a worker will claim it; the heartbeat stays unchanged
-                    self.write("update downloads set bytes_per_second = null where id = ?", row["id"])
-                    continue
-                state = "cancelled" if row["wanted"] == "cancel" else "paused"
-                reason = UNRESPONSIVE if row["state"] in RUNNING_STATES and row["heartbeat"] else ABANDONED
-                error = None if row["wanted"] in ("pause", "cancel") else reason
-                wanted = "pause" if row["wanted"] == "pause" else None
-                self.update_download(row["id"], state=state, error=error, wanted=wanted, bytes_per_second=None)
-                self.add_note(row["id"], state, error or "")
-        return [row["id"] for row in found if row["wanted"] == "cancel"]
+                self._settle(row)
+        return [row.id for row in found if row.wanted == "cancel"]
 
-    def mark_ended_as_abandoned(self) -> None:
-        """Mark downloads as abandoned at once if their process has certainly ended.
+    def _find_abandoned(self, stale_seconds: float) -> list[Download]:
+        rows = self.list_downloads(states=ACTIVE_STATES, limit=-1, with_plans=False)
+        return [row for row in rows if row.is_abandoned(stale_seconds=stale_seconds)]
 
-        This can't be determined for processes in other containers or of other versions. Their
-        downloads count as abandoned once the last heartbeat is stale.
-        """
-        for row in self.list_downloads(states=RUNNING_STATES, limit=-1, with_plans=False):
-            if row.heartbeat and has_ended(str(row.owner)):
-                with self.transaction():
-                    changed = self.write(
-                        "update downloads set heartbeat = 0, error = null, bytes_per_second = null"
-                        " where id = ? and owner = ? and heartbeat > 0",
-                        row.id, row.owner,
-                    )  # fmt: skip
-                    if changed and row.background:
-                        self.add_note(row.id, "queued", ABANDONED)
-
-    def _find_abandoned(self, stale_seconds: float) -> list[Row]:
-        now = time.time()
-        return self.fetch_rows(
-            "select id, state, wanted, heartbeat,"
-            " background and coalesce(wanted, '') not in ('pause', 'cancel') as waits"
-            " from downloads where (state in ('running', 'verifying') and abs(heartbeat - ?) > ?"
-            " and (not waits or bytes_per_second is not null))"
-            " or (state = 'queued' and not background and abs(updated - ?) > ?)",  # ended before it was claimed
-            now, stale_seconds, now, stale_seconds,
-        )  # fmt: skip
+    def _settle(self, row: Download) -> None:
+        state: DownloadState = "cancelled" if row.wanted == "cancel" else "paused"
+        error = None if row.wanted in ("pause", "cancel") else _explain_lost_owner(row)
+        if row.background and error:
+            state = "queued"
+            # The time of the last change stays, so that the log of a worker that failed since then explains the end.
+            self.write(
+                "update downloads set state = 'queued', error = ?, bytes_per_second = null where id = ?", error, row.id
+            )
+        else:
+            wanted = "pause" if row.wanted == "pause" else None
+            self.update_download(row.id, state=state, error=error, wanted=wanted, bytes_per_second=None)
+        self.add_note(row.id, state, error or "")
 
     def list_downloads(
         self, *, states: Sequence[DownloadState] = (), limit: int = 100, with_plans: bool = True
@@ -244,6 +221,10 @@ class DownloadTables(SQLiteFile):
             "select id, at, kind, message from notes where download = ? and id > ? order by id", download_id, after
         )
         return [DownloadNote(**dict(row)) for row in rows]
+
+
+def _explain_lost_owner(row: Download) -> str:
+    return ABANDONED if row.state not in RUNNING_STATES or has_ended(str(row.owner)) else UNRESPONSIVE
 
 
 def _parse_download_row(row: Row) -> Download:

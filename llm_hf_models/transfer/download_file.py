@@ -50,7 +50,8 @@ def download_file(
     limits: TransferLimits,
     progress: Progress,
     stop: threading.Event,
-    pace: RateLimiter | None = None,
+    get_connection_limit: Callable[[], int] | None = None,
+    rate_limiter: RateLimiter | None = None,
     final_path: Path | None = None,
     is_already_present: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -63,10 +64,12 @@ def download_file(
         locate: returns the link. It is called again when the link has expired.
         expected: the size and the digest of the file.
         partial: the path that receives the bytes. Its journal is next to it and is deleted at the end.
-        limits: limits of the transfer.
+        limits: limits of the transfer that do not change while it runs.
         progress: receives events from any thread, at most ten `progress` events a second.
         stop: when set, the download ends at once. The received bytes are kept.
-        pace: a rate limiter that other files may share; None creates one for this file.
+        get_connection_limit: returns the number of connections that the file may use now, from 0 to
+            `limits.connections`. None means always `limits.connections`.
+        rate_limiter: limits the rate of this file and of the others that share it; None means no limit.
         final_path: the path to which the verified file is moved before ownership ends; None leaves it at `partial`.
         is_already_present: called after this call has become the owner of the partial. If it returns True, for example
             because another download has stored the file meanwhile, nothing is downloaded.
@@ -85,7 +88,8 @@ def download_file(
         partial.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise translate_disk_error(error, partial.parent, expected.size, limits.disk_reserve) from None
-    pace = pace or RateLimiter(limits.bytes_per_second)
+    get_connection_limit = get_connection_limit or (lambda: limits.connections)
+    rate_limiter = rate_limiter or RateLimiter(lambda: 0)
     others, starved = _WaitReporter(partial, expected, limits, progress, stop), False
     while True:
         if starved:
@@ -93,11 +97,13 @@ def download_file(
         with acquire_ownership(partial, others.wait) as owner:
             if is_already_present():
                 return False
-            if starved and limits.connections_now and not limits.connections_now():
+            if starved and not get_connection_limit():
                 continue
             starved = False
             try:
-                _Transfer(locate, expected, partial, owner, limits, progress, stop, pace).run()
+                _Transfer(
+                    locate, expected, partial, owner, limits, progress, stop, get_connection_limit, rate_limiter
+                ).run()
             except _OwnershipLostError:
                 continue
             except _NoConnectionError:
@@ -178,10 +184,12 @@ class _Transfer:
         limits: TransferLimits,
         progress: Progress,
         stop: threading.Event,
-        pace: RateLimiter,
+        get_connection_limit: Callable[[], int],
+        rate_limiter: RateLimiter,
     ) -> None:
         self._expected, self._partial, self._owner = expected, partial, owner
-        self._limits, self._progress, self._stop, self._pace = limits, progress, stop, pace
+        self._limits, self._progress, self._stop = limits, progress, stop
+        self._get_connection_limit, self._rate_limiter = get_connection_limit, rate_limiter
         self._journal_path = journal_path(partial)
         self._source = DownloadSource(locate, expected)
         self._backoff = Backoff(limits, self._report)
@@ -296,8 +304,9 @@ class _Transfer:
                 workers = WorkerPool(
                     self._source,
                     self._backoff,
-                    self._pace,
+                    self._rate_limiter,
                     self._limits,
+                    self._get_connection_limit,
                     file,
                     journal,
                     hasher,

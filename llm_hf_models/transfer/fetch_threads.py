@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from llm_hf_models.errors import AccessError, HfModelsError, NetworkError, RateLimitedError
 from llm_hf_models.hub.types import Location
 from llm_hf_models.network.connection import RangeConnection
 from llm_hf_models.network.errors import is_transient
+from llm_hf_models.network.range_checks import LinkExpiredError
 from llm_hf_models.network.response import RangeResponse
 from llm_hf_models.system.disk import check_reserve
 from llm_hf_models.system.machine import count_usable_cores
@@ -17,7 +19,7 @@ from llm_hf_models.transfer.pacing import ConnectionTuner, RateLimiter
 from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 from llm_hf_models.transfer.retry import Backoff
 from llm_hf_models.transfer.segments import Segment, SegmentQueue
-from llm_hf_models.transfer.source import DownloadSource, LinkExpiredError, RangeRefusedError
+from llm_hf_models.transfer.source import DownloadSource, RangeRefusedError
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 
 MAX_CHUNK_BYTES = 3 << 18  # smaller chunks cost more thread switches: 14 % of the CPU at 256 KiB (over TLS 1 %)
@@ -53,6 +55,7 @@ class WorkerPool:
         backoff: Backoff,
         rate_limiter: RateLimiter,
         limits: TransferLimits,
+        get_connection_limit: Callable[[], int],
         file: PartialFile,
         journal: Journal,
         hasher: FileHasher,
@@ -68,6 +71,7 @@ class WorkerPool:
             backoff: decides about retries.
             rate_limiter: limits the rate of the transfer.
             limits: settings of the transfer.
+            get_connection_limit: returns how many connections other downloads leave to this file now.
             file: receives the bytes.
             journal: records the bytes in the file.
             hasher: computes the digest.
@@ -77,10 +81,11 @@ class WorkerPool:
         """
         self._source, self._backoff, self._rate_limiter, self._limits = source, backoff, rate_limiter, limits
         self._file, self._journal, self._hasher, self._size = file, journal, hasher, size
+        self._get_connection_limit = get_connection_limit
         self._segments = SegmentQueue(size, done, undivided=whole)
         self._tuner = ConnectionTuner(limits.connections, count_usable_cores())
         self._lock = threading.Lock()
-        self._halt = threading.Event()
+        self._attempt_over = threading.Event()  # all threads of this attempt end; another attempt may follow
         self._connections: dict[threading.Thread, RangeConnection] = {}
         self._leaving: set[threading.Thread] = set()
         self._receivers: set[threading.Thread] = set()  # the threads that write to the file and the journal
@@ -110,7 +115,7 @@ class WorkerPool:
     @property
     def is_starved(self) -> bool:
         """Whether the file has no connection because other downloads use all of them."""
-        return not self.is_finished and not self._connections and not self._get_share()
+        return not self.is_finished and not self._connections and not self._get_connection_limit()
 
     def adjust_connections(self) -> None:
         """Add connections if more of them make the transfer faster. Called many times a second."""
@@ -134,7 +139,7 @@ class WorkerPool:
             sync: True to sync the written bytes to disk.
         """
         with self._lock:
-            self._halt.set()
+            self._attempt_over.set()
             connections, receivers = list(self._connections.values()), list(self._receivers)
         self._sync_now.set()
         for connection in connections:
@@ -159,7 +164,7 @@ class WorkerPool:
 
     def _run_worker(self, connection: RangeConnection) -> None:
         try:
-            while not self._halt.is_set() and not self._should_leave(self._get_limit()):
+            while not self._attempt_over.is_set() and not self._should_leave(self._get_limit()):
                 segment = self._segments.take(self._tuner.planned)
                 if segment is None:
                     break
@@ -186,14 +191,9 @@ class WorkerPool:
                 del self._connections[threading.current_thread()]
             self.changed.set()
 
-    def _get_share(self) -> int:
-        """Return how many connections other downloads leave to this file."""
-        get_share = self._limits.connections_now
-        return get_share() if get_share else self._limits.connections
-
     def _get_limit(self) -> int:
         """Return the number of connections that are useful and that other downloads leave to this file."""
-        return min(self._tuner.wanted, self._get_share())
+        return min(self._tuner.wanted, self._get_connection_limit())
 
     def _should_leave(self, limit: int) -> bool:
         """Return whether this connection should end, so that no more than `limit` remain."""
@@ -205,14 +205,14 @@ class WorkerPool:
 
     def _should_yield(self) -> bool:
         """Return whether this connection should end in mid-segment. A stream that can't be resumed is not ended."""
-        return not self._whole and self._should_leave(self._get_share())
+        return not self._whole and self._should_leave(self._get_connection_limit())
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
-            # Once `_halt` is set, `stop` aborts the connections, which causes further errors.
-            if self.error is None and not self._halt.is_set():
+            # Once `_attempt_over` is set, `stop` aborts the connections, which causes further errors.
+            if self.error is None and not self._attempt_over.is_set():
                 self.error = error
-                self._halt.set()
+                self._attempt_over.set()
 
     def _leave_to_others(self, error: HfModelsError) -> bool:
         """Let this connection end if other connections can continue without it. Return whether it should end.
@@ -241,7 +241,7 @@ class WorkerPool:
             NetworkError: the error is permanent, or retries are used up.
             StartOverError: the stream has to start from the first byte.
         """
-        if self._halt.is_set():
+        if self._attempt_over.is_set():
             return False
         if not is_transient(error):
             raise error
@@ -252,13 +252,13 @@ class WorkerPool:
             return False
         self._pausing = True
         try:
-            self._backoff.pause(error, self._halt)
+            self._backoff.pause(error, self._attempt_over)
         finally:
             self._pausing = False
         return True
 
     def _stream(self, connection: RangeConnection, segment: Segment) -> None:
-        if self._halt.wait(max(0.0, self._request_after - time.monotonic())):
+        if self._attempt_over.wait(max(0.0, self._request_after - time.monotonic())):
             return
         location = self._source.get_location()
         validator = self._source.validator
@@ -267,7 +267,7 @@ class WorkerPool:
             return
         response = self._request(connection, start, end, location, validator)
         with self._lock:
-            if self._halt.is_set():
+            if self._attempt_over.is_set():
                 return
             self._receivers.add(threading.current_thread())
         try:
@@ -304,7 +304,7 @@ class WorkerPool:
         chunk: bytearray | None = None
         try:
             while size := min(self._segments.count_remaining(segment), self._rate_limiter.limit_read(RECORD_BYTES)):
-                if self._halt.is_set() or self._should_yield():
+                if self._attempt_over.is_set() or self._should_yield():
                     return
                 chunk = chunk or self._take_buffer()
                 count = response.read_into(memoryview(chunk)[:size])
@@ -324,7 +324,7 @@ class WorkerPool:
                     recorded, recorded_at = written, now
                     if self.done < self._size:
                         check_reserve(self._file.path.parent, self._size - self.done, self._limits.disk_reserve)
-                self._rate_limiter.throttle(count, self._halt)
+                self._rate_limiter.throttle(count, self._attempt_over)
         finally:
             if written > recorded:
                 self._record_range(recorded, written)
@@ -362,16 +362,16 @@ class WorkerPool:
 
     def _keep_synced(self) -> None:
         try:
-            while not self._halt.is_set():
+            while not self._attempt_over.is_set():
                 self._sync_now.wait(CHECKPOINT_SECONDS)
                 self._sync_now.clear()
-                if not self._unsynced or self._halt.is_set():
+                if not self._unsynced or self._attempt_over.is_set():
                     continue
                 self._sync()
         except OSError as error:
             # Reported even after `stop`: the operating system reports lost bytes only once.
             self.error = self.error or error
-            self._halt.set()
+            self._attempt_over.set()
             self.changed.set()
 
     def _sync(self) -> None:

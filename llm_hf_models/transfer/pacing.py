@@ -99,8 +99,8 @@ class RateLimiter:
     A rate of 0 means no limit.
     """
 
-    def __init__(self, bytes_per_second: Callable[[], int]) -> None:
-        self._get_rate_setting = bytes_per_second
+    def __init__(self, get_rate_limit: Callable[[], int]) -> None:
+        self._get_rate_limit = get_rate_limit
         self._lock = threading.Lock()
         self._rate = 0
         self._checked_at = float("-inf")
@@ -111,7 +111,7 @@ class RateLimiter:
         now = time.monotonic()
         with self._lock:
             if now - self._checked_at >= RATE_RECHECK_SECONDS:
-                self._rate, self._checked_at = max(0, self._get_rate_setting()), now
+                self._rate, self._checked_at = max(0, self._get_rate_limit()), now
             return self._rate
 
     def limit_read(self, max_bytes: int) -> int:

@@ -57,8 +57,8 @@ class Backoff:
             self._furthest = position
             self.record_progress()
 
-    def pause(self, error: NetworkError, halt: threading.Event) -> None:
-        """Report the error and wait before the next attempt, or until `halt` is set.
+    def pause(self, error: NetworkError, stop: threading.Event) -> None:
+        """Report the error and wait before the next attempt, or until `stop` is set.
 
         Raises:
             NetworkError: `error` itself, when the time or the number of attempts is used up.
@@ -66,7 +66,7 @@ class Backoff:
         seconds = self._compute_pause(error)
         kind: EventKind = "waiting" if isinstance(error, (OfflineError, RateLimitedError)) else "retrying"
         self._report(kind, f"{error.message}: next try in {format_duration(max(1, seconds))}")
-        halt.wait(seconds)
+        stop.wait(seconds)
 
     def report_stall(self, error: NetworkError) -> None:
         """Report a stalled connection if the error is a timeout."""

@@ -83,11 +83,9 @@ class ExpectedFile:
 
 @dataclass(frozen=True)
 class TransferLimits:
-    """Limits of a transfer, taken from the settings. Times are in seconds, sizes in bytes."""
+    """Limits of a transfer, taken from the settings when it starts. Times are in seconds, sizes in bytes."""
 
     connections: int = 8  # maximum
-    connections_now: Callable[[], int] | None = None  # maximum while other downloads run; called during the transfer
-    bytes_per_second: Callable[[], int] = lambda: 0  # 0 means no limit; called during the transfer
     connect_seconds: float = 10
     stall_seconds: float = 30
     network_wait_seconds: float = 900

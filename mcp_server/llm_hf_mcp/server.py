@@ -20,7 +20,8 @@ from llm_hf_mcp.arguments import check_arguments, forbid_extra_arguments
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
-from llm_hf_models import service, types
+from llm_hf_models import types
+from llm_hf_models.agent_library import AgentLibrary
 from llm_hf_models.downloads import types as downloads_types
 from llm_hf_models.models import repo_types
 from llm_hf_models.models import types as models_types
@@ -85,10 +86,10 @@ TOOLS = (
 
 def select_tools() -> tuple[ToolSpec, ...]:
     """Return the tools that the policy allows. A read-only server has no tool that changes anything."""
-    rules = service.Library(requested_by="mcp", agent=NAME)
-    if rules.is_read_only_for_agents():
-        return tuple(spec for spec in TOOLS if not spec.writes)
-    return tuple(spec for spec in TOOLS if not spec.destroys or rules.can_agents_delete())
+    library = AgentLibrary(NAME)
+    return tuple(
+        spec for spec in TOOLS if not spec.writes or library.is_allowed("delete" if spec.destroys else "change")
+    )
 
 
 def build_tool(spec: ToolSpec) -> Tool:

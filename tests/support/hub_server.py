@@ -47,11 +47,11 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from typing_extensions import Self
 
 from llm_hf_models.hub.refs import RepoId
-from llm_hf_models.servers import hub_mirror
+from llm_hf_models.servers.asgi_server import HttpResponseError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
-from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, HttpResponseError
-from llm_hf_models.servers.hub_mirror import build_file_headers
+from llm_hf_models.servers.hub_mirror import build_file_headers, find_file
 from llm_hf_models.system.hashing import compute_digests
+from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
 from tests.support.hub_faults import (
     Delay,
     Fault,
@@ -66,6 +66,7 @@ from tests.support.hub_faults import (
     Throttle,
     Truncate,
 )
+from tests.support.hub_handler import HubHandler
 
 if TYPE_CHECKING:
     import pytest  # the benchmarks use this server without it
@@ -372,10 +373,10 @@ class HubServer:
             self._changed.notify_all()
 
 
-class _Server(hub_mirror.HubMirrorServer):
-    def __init__(self, hub: HubServer, handler: Any) -> None:
+class _Server(BaseHttpServer):
+    def __init__(self, hub: HubServer, handler: type[_FaultHandler]) -> None:
         self.hub = hub
-        super().__init__(("127.0.0.1", 0), handler, hub)
+        super().__init__(("127.0.0.1", 0), handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that ends a TLS handshake is expected; any other error is a bug that should be seen."""
@@ -489,17 +490,17 @@ class _FaultHandler(_HubHandler):
                 raise ConnectionAbortedError
 
 
-class _HubSide(_FaultHandler, hub_mirror.HubMirrorHandler):
+class _HubSide(_FaultHandler, HubHandler):
     side: Side = "hub"
 
-    def _dispatch(self, parts: list[str]) -> None:
+    def dispatch(self, parts: list[str]) -> None:
         self.hub.account_of(self.headers.get("Authorization"))
         match parts:
             case ["api", "resolve-cache", "models", owner, name, commit, *path]:
-                repo = self._find_repo(owner, name, commit)
-                self._send_here(repo, hub_mirror.find_file(repo, "/".join(path)))
+                repo = self.find_repo(owner, name, commit)
+                self._send_here(repo, find_file(repo, "/".join(path)))
             case _:
-                super()._dispatch(parts)
+                super().dispatch(parts)
 
     def _account(self) -> Account | None:
         return self.hub.account_of(self.headers.get("Authorization"))
@@ -509,7 +510,7 @@ class _HubSide(_FaultHandler, hub_mirror.HubMirrorHandler):
         return not repo.private or (account is not None and repo.id in account.access)
 
     def find_commits(self, repo: RepoId) -> list[ServedRepo]:
-        return [served for served in super().find_commits(repo) if self._sees(served)]
+        return [served for served in self.hub.list_repos() if served.id == str(repo) and self._sees(served)]
 
     def list_repos(self) -> list[ServedRepo]:
         return [served for served in self.hub.list_repos() if self._sees(served)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from llm_hf_models.servers.asgi_server import HttpServer
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
 from llm_hf_models.system.hashing import compute_digests
@@ -80,14 +80,16 @@ def repo_list(folder: Path) -> RepoList:
 
 
 @contextmanager
-def run_server(server: ThreadingHTTPServer) -> Iterator[str]:
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    host, port = server.server_address[:2]
-    try:
-        yield f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+def run_server(server: HttpServer) -> Iterator[str]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        host, port = server.server_address[:2]
+        try:
+            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -260,11 +260,6 @@ def call_as_a_32_bit_program(_task: dict[str, Any]) -> object:
 
 
 @attempt
-def make_any_call(task: dict[str, Any]) -> object:
-    return linux.call_libc("syscall", task["number"], 0, 0, 0, 0, 0, 0)
-
-
-@attempt
 def confine_itself_again(task: dict[str, Any]) -> object:
     report = confine.confine(wanted(task))
     return {"layers": report.layers, "missing": dict(report.missing)}
@@ -331,7 +326,6 @@ def main() -> None:
     output: dict[str, Any] = {
         "layers": report.layers,
         "missing": dict(report.missing),
-        "sandboxed": report.is_sandboxed,
     }
     os.write(1, json.dumps(output).encode() + b"\n")
     try:

@@ -86,19 +86,18 @@ def open_empty_library(folders: pytest.TempPathFactory) -> Iterator[TinyLibrary]
 
 
 @contextmanager
-def open_tiny_library(folders: pytest.TempPathFactory, *, endless: bool = False) -> Iterator[TinyLibrary]:
-    """Provide a model of each kind: `tiny` calls a tool, `dog` answers in JSON, `base` and `vectors` can't chat."""
+def open_tiny_library(folders: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
+    """Provide a model of each kind.
+
+    `tiny` calls a tool, `dog` answers in JSON, `endless` never ends its answer, `base` and `vectors` can't chat.
+    """
     with open_empty_library(folders) as library:
         library.add("hf/tiny/chat:F16", ggufs.tiny_chat(library.files / "chat.gguf", tool_call=CALL), aliases=("tiny",))
         library.add("hf/tiny/dog:F16", ggufs.tiny_chat(library.files / "dog.gguf", answer=DOG), aliases=("dog",))
         library.add("hf/tiny/base:F16", ggufs.tiny_base(library.files / "base.gguf"), aliases=("base",))
         library.add("hf/tiny/embed:F32", ggufs.tiny_embedding(library.files / "embed.gguf"), aliases=("vectors",))
-        if endless:
-            library.add(
-                "hf/tiny/endless:F16",
-                ggufs.tiny_chat(library.files / "endless.gguf", endless=True),
-                aliases=("endless",),
-            )
+        endless = ggufs.tiny_chat(library.files / "endless.gguf", endless=True)
+        library.add("hf/tiny/endless:F16", endless, aliases=("endless",))
         yield library
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.transfer.download_file import download_file
+from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.support.storage_server import Fault, StorageServer
 
@@ -38,6 +39,8 @@ def pull(
     partial: Path,
     *,
     limits: TransferLimits = LIMITS,
+    get_connection_limit: Callable[[], int] | None = None,
+    rate_limiter: RateLimiter | None = None,
     progress: Callable[[Event], None] | None = None,
     stop: threading.Event | None = None,
     expected: ExpectedFile | None = None,
@@ -54,6 +57,8 @@ def pull(
         expected or server.expected,
         partial,
         limits=limits,
+        get_connection_limit=get_connection_limit,
+        rate_limiter=rate_limiter,
         progress=tell,
         stop=stop or threading.Event(),
     )

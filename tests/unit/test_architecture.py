@@ -21,7 +21,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 PACKAGE = ROOT / "llm_hf_models"
-HEAVY = {"huggingface_hub", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "rich", "psutil", "jinja2", "cryptography"}
+HEAVY = {
+    "huggingface_hub", "urllib3", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "rich", "psutil", "jinja2",
+    "cryptography", "starlette", "uvicorn",
+}  # fmt: skip
 
 
 def refuse(rule: str, breaches: Iterable[object]) -> None:

@@ -9,7 +9,7 @@ import click
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option
+from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options
 from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
 
@@ -59,15 +59,7 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
         "HF_ENDPOINT=http://127.0.0.1:8642 llm hf search    # from another shell",
     )
 )
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    default=8642,
-    show_default=True,
-    help="Port to listen on; 0 chooses a free one.",
-)
+@listen_options(8642)
 @click.option(
     "allowed", "--allow", multiple=True, metavar="REPO", help="Also serve this gated or private repo; repeatable."
 )

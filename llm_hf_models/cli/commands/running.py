@@ -14,6 +14,7 @@ from llm_hf_models.cli.params import (
     LOOPBACK,
     LocalName,
     json_option,
+    listen_options,
     require_one_of,
 )
 from llm_hf_models.cli.views import local as local_views
@@ -161,15 +162,7 @@ def attach(
     )
 )
 @click.argument("names", type=NAME, nargs=-1, required=True, metavar="REF...")
-@click.option("--host", metavar="ADDRESS", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    metavar="PORT",
-    default=8643,
-    show_default=True,
-    help="Port to listen on; 0 chooses a free one.",
-)
+@listen_options(8643)
 @click.option(
     "--key", envvar=KEY_VARIABLE, metavar="KEY", help=f"Key that clients must send; {KEY_VARIABLE} hides it from `ps`."
 )

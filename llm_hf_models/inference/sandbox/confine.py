@@ -24,17 +24,6 @@ class ConfinementReport:
     layers: tuple[Layer, ...]
     missing: tuple[tuple[Layer, str], ...] = ()
 
-    @property
-    def is_sandboxed(self) -> bool:
-        """Whether both the file system and the network are closed.
-
-        A network namespace alone is not enough: it leaves other programs' unix sockets open, and access to Docker's
-        socket is equivalent to root.
-        """
-        files = {"landlock", "seatbelt"} & set(self.layers)
-        network = {"seccomp", "seatbelt"} & set(self.layers)
-        return bool(files and network)
-
 
 def confine(allowed: Confinement, *, without: Mapping[Layer, str] | None = None) -> ConfinementReport:
     """Confine the calling process permanently.
@@ -62,6 +51,11 @@ def confine(allowed: Confinement, *, without: Mapping[Layer, str] | None = None)
         else:
             active.append(layer)
     return ConfinementReport(tuple(active), tuple(missing))
+
+
+def list_layers() -> tuple[Layer, ...]:
+    """Return the names of this system's layers, in the order in which they are activated."""
+    return tuple(_get_steps())
 
 
 def _get_steps() -> dict[Layer, Step]:

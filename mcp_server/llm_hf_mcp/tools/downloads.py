@@ -10,7 +10,7 @@ from pydantic import Field
 
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, select_page
-from llm_hf_mcp.library_access import open_library
+from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import GetDownloadsResult
 from llm_hf_mcp.tools.hub import Cursor, Wait
@@ -22,6 +22,7 @@ Id = Annotated[int, Field(ge=1, le=2**53, description="The id that download_mode
 
 async def get_downloads(
     ctx: Context,
+    library: OpenLibrary,
     id: Annotated[int | None, Field(ge=1, le=2**53, description="Show only the download with this id")] = None,  # noqa: A002
     finished: Annotated[bool, Field(description="Include finished downloads")] = False,
     wait_seconds: Wait = 0,
@@ -33,21 +34,20 @@ async def get_downloads(
     With `id` and `wait_seconds`, it returns when that download has finished or the time is up, and reports progress
     meanwhile. Use this instead of repeated calls.
     """
-    service = open_library(ctx)
     if id is None:
         rows, after = select_page(
-            await call(service.downloads, include_finished=finished, limit=MAX_ROWS), cursor, limit=limit
+            await call(library.downloads, include_finished=finished, limit=MAX_ROWS), cursor, limit=limit
         )
         found = GetDownloadsResult(rows, after)
     else:
-        row = await call(service.get_download, id)
-        row = await wait_for_download(ctx, service, row, wait_seconds)
-        found = GetDownloadsResult((row,), log=(await call(service.get_download_log, id))[-MAX_NOTES:])
+        row = await call(library.get_download, id)
+        row = await wait_for_download(ctx, library, row, wait_seconds)
+        found = GetDownloadsResult((row,), log=(await call(library.get_download_log, id))[-MAX_NOTES:])
     return build_result(found, rendering.format_downloads(found))
 
 
 async def control_download(
-    ctx: Context,
+    library: OpenLibrary,
     id: Id,  # noqa: A002
     action: Literal["pause", "resume", "cancel", "retry"],
 ) -> CallToolResult:
@@ -56,7 +56,6 @@ async def control_download(
     Use `resume` for a paused download, `retry` for a failed or cancelled one. Don't cancel a download that the user
     started, unless the user wants that.
     """
-    service = open_library(ctx)
-    verbs = {"pause": service.pause, "resume": service.resume, "cancel": service.cancel, "retry": service.retry}
+    verbs = {"pause": library.pause, "resume": library.resume, "cancel": library.cancel, "retry": library.retry}
     row = await call(verbs[action], id)
     return build_result(row, rendering.format_download_details(row))

@@ -15,11 +15,12 @@ from pydantic import Field
 
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, select_page
-from llm_hf_mcp.consent import Agreement, PendingAction, call_and_log_failure, get_agreed_actions, request_agreement
-from llm_hf_mcp.library_access import open_library
+from llm_hf_mcp.consent import Agreement, record_answer, request_agreement
+from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
 from llm_hf_mcp.results import ListModelsResult, OrganiseResult, VerifyModelResult
 from llm_hf_mcp.tools.hub import Confirm, Cursor
+from llm_hf_models.agent_library import AgentLibrary, PreparedChange
 from llm_hf_models.models.types import LocalModelView, Removal
 
 Name = Annotated[str, Field(max_length=1000, description="A local model's id, alias or repo, as shown by list_models")]
@@ -27,7 +28,7 @@ Alias = Annotated[str, Field(max_length=100)]
 
 
 async def list_models(
-    ctx: Context,
+    library: OpenLibrary,
     name: Annotated[
         str, Field(max_length=200, description="Only models with this text in their id, aliases or repo")
     ] = "",
@@ -39,7 +40,7 @@ async def list_models(
     The checks (digest, structure, Hub scan, load test) are separate facts with dates. None of them means that a model
     is safe. Use it before download_model: the model may be on this machine already.
     """
-    every = await call(open_library(ctx).list)
+    every = await call(library.list)
     wanted = [
         model for model in every if any(name.casefold() in one.casefold() for one in rendering.list_names([model]))
     ]
@@ -50,6 +51,7 @@ async def list_models(
 
 async def verify_model(
     ctx: Context,
+    library: OpenLibrary,
     name: Name,
     load: Annotated[
         bool, Field(description="Also run a load test: load the model in a sandbox and generate a few tokens")
@@ -64,7 +66,7 @@ async def verify_model(
     """
     try:
         with anyio.fail_after(CALL_SECONDS):
-            verification = await _verify(ctx, name, load=load)
+            verification = await _verify(ctx, library, name, load=load)
     except TimeoutError:
         raise ToolError(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
@@ -73,43 +75,48 @@ async def verify_model(
     return build_result(verification, rendering.format_verification(verification))
 
 
-async def _verify(ctx: Context, name: str, *, load: bool) -> VerifyModelResult:
-    service = open_library(ctx)
-    model = await call_and_log_failure(ctx, "verify", name, service.show, name)
+async def _verify(ctx: Context, library: AgentLibrary, name: str, *, load: bool) -> VerifyModelResult:
+    model = await call(_find_model_to_verify, library, name)
     hashing = HashingProgress(model.size)
     digest = await report_hashing(
-        ctx, hashing, lambda: call(service.verify, model.model_id, progress=hashing.record_event)
+        ctx, hashing, lambda: call(library.verify, model.model_id, progress=hashing.record_event)
     )
-    whole = all(map(_is_present, await call(service.path, name)))
-    structure = await call(service.check, digest.model_id) if whole else None
-    load_test = await call(service.test, digest.model_id) if load and whole and digest.unchanged else None
+    whole = all(map(_is_present, await call(library.path, name)))
+    structure = await call(library.check, digest.model_id) if whole else None
+    load_test = await call(library.test, digest.model_id) if load and whole and digest.unchanged else None
     return VerifyModelResult(digest, structure, load_test)
+
+
+def _find_model_to_verify(library: AgentLibrary, name: str) -> LocalModelView:
+    with library.log_failure("verify", name):
+        return library.show(name)
 
 
 def _is_present(path: str) -> bool:
     return Path(path).exists()
 
 
-async def find_model(ctx: Context, name: str) -> LocalModelView:
-    """Return the model with a name."""
-    return await call_and_log_failure(ctx, "prompt", name, open_library(ctx).show, name)
+async def prepare_prompt(library: OpenLibrary, name: str) -> PreparedChange[LocalModelView]:
+    """Find the model."""
+    return await call(library.prepare_prompt, name)
+
+
+PreparedPrompt = Annotated[PreparedChange[LocalModelView], Resolve(prepare_prompt)]
 
 
 async def ask_before_prompt(
-    ctx: Context,
-    model: Annotated[LocalModelView, Resolve(find_model)],
-    confirm: str | None,
+    ctx: Context, library: OpenLibrary, change: PreparedPrompt, confirm: str | None
 ) -> Elicit[Agreement] | Agreement:
     """Ask the user to agree to the prompt, if the policy requires it."""
-    return await request_agreement(ctx, PendingAction("prompt", model), confirm)
+    return await request_agreement(ctx, library, change, confirm)
 
 
 async def run_prompt(
-    ctx: Context,
     name: Name,
     prompt: Annotated[str, Field(min_length=1, max_length=20_000)],
-    model: Annotated[LocalModelView, Resolve(find_model)],
-    agreement: Annotated[ElicitationResult[Agreement], Resolve(ask_before_prompt)],
+    library: OpenLibrary,
+    change: PreparedPrompt,
+    answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_prompt)],
     system: Annotated[str | None, Field(max_length=20_000, description="System prompt")] = None,
     max_tokens: Annotated[int, Field(ge=1, le=8192, description="Maximum length of the response, in tokens")] = 256,
     temperature: Annotated[float | None, Field(ge=0, le=10)] = None,
@@ -122,44 +129,42 @@ async def run_prompt(
     For long conversations the user can run `llm -m NAME` or another client.
     """
     del name, confirm
-    service, stop = open_library(ctx), threading.Event()
-    agreed = await get_agreed_actions(ctx, PendingAction("prompt", model), agreement)
+    change, stop = await record_answer(library, change, answer), threading.Event()
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     try:
         with anyio.fail_after(CALL_SECONDS):
-            response = await call(
-                service.prompt, model.model_id, prompt, system=system, options=given, stop=stop, agreed=agreed
-            )
+            response = await call(library.prompt, change, prompt, system=system, options=given, stop=stop)
     except TimeoutError:
         raise ToolError(
-            f"{model.model_id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer max_tokens "
-            "(the model may be loaded by now), or choose a smaller model."
+            f"{change.subject.model_id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
+            "max_tokens (the model may be loaded by now), or choose a smaller model."
         ) from None
     finally:
         stop.set()
     return build_result(response, rendering.format_response(response))
 
 
-async def plan_deletion(ctx: Context, name: str) -> Removal:
-    """Return the plan of the deletion."""
-    return await call_and_log_failure(ctx, "delete", name, open_library(ctx).plan_removal, name)
+async def prepare_deletion(library: OpenLibrary, name: str) -> PreparedChange[Removal]:
+    """Plan the deletion."""
+    return await call(library.prepare_removal, name)
+
+
+PreparedDeletion = Annotated[PreparedChange[Removal], Resolve(prepare_deletion)]
 
 
 async def ask_before_delete(
-    ctx: Context,
-    removal: Annotated[Removal, Resolve(plan_deletion)],
-    confirm: str | None,
+    ctx: Context, library: OpenLibrary, change: PreparedDeletion, confirm: str | None
 ) -> Elicit[Agreement] | Agreement:
     """Ask the user to agree to the deletion, if the policy requires it."""
-    return await request_agreement(ctx, PendingAction("delete", removal), confirm)
+    return await request_agreement(ctx, library, change, confirm)
 
 
 async def delete_model(
-    ctx: Context,
     name: Name,
-    removal: Annotated[Removal, Resolve(plan_deletion)],
-    agreement: Annotated[ElicitationResult[Agreement], Resolve(ask_before_delete)],
+    library: OpenLibrary,
+    change: PreparedDeletion,
+    answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_delete)],
     confirm: Confirm = None,
 ) -> CallToolResult:
     """Delete a model from this machine, after the user has agreed. Use it only if the user wants it.
@@ -167,14 +172,12 @@ async def delete_model(
     Files that other models or programs use, or that were imported in place, are kept.
     """
     del name, confirm
-    service = open_library(ctx)
-    agreed = await get_agreed_actions(ctx, PendingAction("delete", removal), agreement)
-    removed = await call(service.remove, removal.model_id, agreed=agreed)
+    removed = await call(library.remove, await record_answer(library, change, answer))
     return build_result(removed, rendering.format_removal(removed))
 
 
 async def organise(
-    ctx: Context,
+    library: OpenLibrary,
     name: Name,
     add: Annotated[list[Alias], Field(max_length=10, description="Names to add")] = [],  # noqa: B006 - never modified
     remove: Annotated[list[Alias], Field(max_length=10, description="Names to remove")] = [],  # noqa: B006
@@ -183,23 +186,22 @@ async def organise(
 
     Use it if the user wants a short name for `llm -m`.
     """
-    service = open_library(ctx)
-    model = await call(service.show, name)
+    model = await call(library.show, name)
     for alias in remove:
         if alias.casefold() not in map(str.casefold, model.aliases):
             raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
-        await call(service.remove_alias, alias)
+        await call(library.remove_alias, alias)
     if add:
-        await call(service.add_alias, model.model_id, *add)
-    model = await call(service.show, model.model_id)
+        await call(library.add_alias, model.model_id, *add)
+    model = await call(library.show, model.model_id)
     now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
     return build_result(now, rendering.format_names(now))
 
 
-async def status(ctx: Context) -> CallToolResult:
+async def status(library: OpenLibrary) -> CallToolResult:
     """Show this machine's memory and disk, running engines, the Hub in use, and whether its token is valid.
 
     Use it before choosing a model's size, or if something fails. It never shows the token.
     """
-    now = await call(open_library(ctx).status)
+    now = await call(library.status)
     return build_result(now, rendering.format_status(now))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.downloads.fetch_variant import find_local_files
+from llm_hf_models.downloads.local_files import find_local_files
 from llm_hf_models.hub.cache_layout import cache_path, repo_folder
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers.catalog import ServedRepo
@@ -203,7 +203,7 @@ from llm_hf_models.transfer.types import TransferLimits
 endpoint, repo, commit, files, cache, step = sys.argv[1:7]
 files = [HubFile(**file) for file in json.loads(files)][:: int(step)]
 fetch_into_cache(Hub(endpoint), RepoId.parse(repo), commit, files, cache_dir=Path(cache), revision=None,
-         limits=TransferLimits(connections=1, bytes_per_second=lambda: 2_000_000),
+         limits=TransferLimits(connections=1), get_rate_limit=lambda: 2_000_000,
          progress=lambda _: None, stop=threading.Event())
 """
 

@@ -199,7 +199,7 @@ def test_other_worker_takes_over_when_the_worker_with_the_token_is_killed(
     assert follow_to_end(library, number)[-1].kind == "done", library.get_download(number)
 
 
-def test_killed_worker_is_replaced_by_one_with_the_token_of_the_environment(
+def test_killed_worker_is_replaced_by_one_with_the_current_token(
     gated_by_two_tokens: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub, library = gated_by_two_tokens, Library()

@@ -144,7 +144,7 @@ def test_confined_child_is_refused_what_a_free_one_may_do(scene: Scene, name: st
 def test_every_layer_holds_and_granted_access_works(scene: Scene) -> None:
     read = scene.attempt("read_the_model")
     _need_all_layers(read)
-    assert read.report == {"layers": list(ALL), "missing": {}, "sandboxed": True}
+    assert read.report == {"layers": list(ALL), "missing": {}}
     assert read.said == "the model"
     assert scene.attempt("serve_on_a_path_socket_in_its_folder").said == "done"
 
@@ -220,7 +220,6 @@ def test_earlier_thread_is_filtered_and_uncovered_layers_not_claimed(scene: Scen
     outcome = scene.attempt("open_a_socket_in_an_older_thread", older_thread=True)
     assert outcome.refused == "EPERM"
     assert outcome.report["layers"] == ["rlimits", "seccomp"]
-    assert outcome.report["sandboxed"] is False
     assert all("2 threads" in why for why in outcome.report["missing"].values())
     assert scene.attempt("open_a_socket_in_an_older_thread", steps=[], older_thread=True).said == "done"
 

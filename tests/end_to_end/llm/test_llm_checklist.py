@@ -20,8 +20,8 @@ import llm
 import pytest
 
 from llm_hf_models.inference import running_engines
-from tests.conftest import Home
 from tests.support import ggufs
+from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run_llm
 from tests.support.remote_models import register_remote_model
 from tests.support.tiny_library import (
@@ -31,22 +31,11 @@ from tests.support.tiny_library import (
     PNG,
     TinyLibrary,
     get_output,
-    open_tiny_library,
     read_last_log,
 )
 
-assert CALL
-
-
-@pytest.fixture(scope="module")
-def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory, endless=True) as library:
-        yield library
-
-
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    tiny_library.use_as_home(monkeypatch)
+tiny_library = tiny_library_support.tiny_library
+_use_tiny_library = tiny_library_support.use_tiny_library
 
 
 def list_roles(requested: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,23 +25,15 @@ from llm_hf_models.errors import EngineRequestError, FileChangedError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
-from tests.conftest import Home
 from tests.support import ggufs
+from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_llm
 from tests.support.openai_server import END, format_delta, format_event
 from tests.support.remote_models import register_remote_model
-from tests.support.tiny_library import COMMIT, FUNCTION, PNG, TinyLibrary, get_output, open_tiny_library, read_last_log
+from tests.support.tiny_library import COMMIT, FUNCTION, PNG, TinyLibrary, get_output, read_last_log
 
-
-@pytest.fixture(scope="module")
-def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
-    with open_tiny_library(tmp_path_factory, endless=True) as library:
-        yield library
-
-
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - after it
-    tiny_library.use_as_home(monkeypatch)
+tiny_library = tiny_library_support.tiny_library
+_use_tiny_library = tiny_library_support.use_tiny_library
 
 
 @pytest.mark.parametrize("how", [(), ("--no-stream",), ("--async",), ("--async", "--no-stream")])

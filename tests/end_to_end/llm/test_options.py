@@ -10,8 +10,8 @@ from dataclasses import replace
 import llm
 import pytest
 
-from tests.conftest import Home
 from tests.support import ggufs
+from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_llm
 from tests.support.model_options import read_defaults
 from tests.support.remote_models import register_remote_model
@@ -32,11 +32,7 @@ def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibra
         yield library
 
 
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
-    tiny_library.use_as_home(monkeypatch)
-    yield
-    tiny_library.reset()
+_use_tiny_library = tiny_library_support.use_tiny_library
 
 
 # Reasoning

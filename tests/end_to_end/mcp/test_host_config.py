@@ -18,19 +18,14 @@ from llm_hf_models.cli import mcp_hosts
 from llm_hf_models.cli.mcp_environment import CARRIED
 from llm_hf_models.service import Library
 from tests.conftest import Home
+from tests.support import folders
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
 from tests.support.mcp_hosts import call_tool, run_async
-from tests.support.proxy import Proxy
+from tests.support.proxies import Proxy
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+project = folders.project
 
 
 @pytest.mark.parametrize("host", mcp_hosts.HOST_KEYS)
@@ -142,17 +137,18 @@ async def test_server_in_an_empty_environment_sees_the_same_models(
 async def test_server_in_an_empty_environment_uses_proxy_and_certificates(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    proxy = Proxy(credentials=None)
-    with HubServer(tls=True) as hub:
+    with Proxy() as proxy, HubServer(tls=True) as hub:
         hub.add_repo("owner/tiny-GGUF", {"tiny-Q4_K_M.gguf": b"GGUF"}, tags=("gguf",))
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(hub.ca_file))
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("https_proxy", proxy.make_url())
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         entry = install_for_cursor(home)
-        assert "hf_secret" not in json.dumps(entry)
+        assert not any(secret in json.dumps(entry) for secret in ("hf_secret", "cret@"))
+        entry["env"]["https_proxy"] = proxy.make_url()
+        (home.root / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": {"hf-models": entry}}))
+        assert install_for_cursor(home) == entry
         async with Client(start_in_empty_environment(entry)) as client:
             (found,) = (await call_tool(client, "search_models", query="tiny"))["results"]
     assert found["id"] == "owner/tiny-GGUF"
     assert proxy.lines[0].startswith("CONNECT 127.0.0.1:")
-    proxy.close()

@@ -107,6 +107,16 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
 
 @pytest.mark.usefixtures("hub")
 @run_async
+async def test_advice_names_arguments_and_the_default_quantization() -> None:
+    async with connect_stdio() as client:
+        text = get_text(await client.call_tool("search_models", {"query": "zzz", "gated": True, "min_params": "1B"}))
+        assert text == "No models found. To find more: widen min_params/max_params; drop gated."
+        text = get_text(await client.call_tool("get_model", {"repo": REPO}))
+    assert "If ref names no quantization, download_model downloads Q4_K_M: the usual balance" in text
+
+
+@pytest.mark.usefixtures("hub")
+@run_async
 async def test_next_step_named_by_a_refusal_is_a_working_call() -> None:
     async with connect_stdio() as client:
         words = await call_refused(client, "download_model", ref=f"{REPO}:zzz.bin")

@@ -20,6 +20,7 @@ from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer import fetch_threads, segments
 from llm_hf_models.transfer.download_file import download_file, journal_path
 from llm_hf_models.transfer.journal import read_journal
+from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.support import transfers
 from tests.support.storage_server import Fault, Request, StorageServer
@@ -182,8 +183,8 @@ def test_rate_limit_holds_and_can_be_lifted_during_a_transfer(server: StorageSer
             if event.done > 4.2 * MB:
                 rate[0] = 0
 
-    limits = TransferLimits(connections=4, bytes_per_second=lambda: rate[0])
-    pull(server, partial, limits=limits, progress=watch)
+    limits = TransferLimits(connections=4)
+    pull(server, partial, limits=limits, rate_limiter=RateLimiter(lambda: rate[0]), progress=watch)
     (first, low), (last, high) = marks[1], marks[-1]
     assert (high - low) / (last - first) == pytest.approx(2 * MB, rel=0.05)
     assert partial.read_bytes() == server.content
@@ -208,7 +209,8 @@ def test_connections_are_lent_to_other_downloads_and_taken_back(partial: Path) -
             share[0] = 2 if phase == "beside another" else 8
             seen[phase].append(server.busy)
 
-        pull(server, partial, limits=TransferLimits(connections=8, connections_now=lambda: share[0]), progress=watch)
+        limits = TransferLimits(connections=8)
+        pull(server, partial, limits=limits, get_connection_limit=lambda: share[0], progress=watch)
         assert partial.read_bytes() == server.content
         assert max(seen["alone"]) > 2
         assert seen["beside another"][-1] <= 2
@@ -264,10 +266,10 @@ def test_wait_for_other_downloads_is_reported_once_as_such(partial: Path, ranges
             return int(time.monotonic() - held[0] > 2 * limits.network_wait_seconds)
         return int(not ranges and [kind for _, kind in events].count("started") < 2)
 
-    limits = TransferLimits(4, share, network_wait_seconds=0.4, retry_seconds=0.02)
+    limits = TransferLimits(4, network_wait_seconds=0.4, retry_seconds=0.02)
     with StorageServer(make_content(MB), ranges=ranges) as server:
         server.faults += [Fault(refuse=True)] if ranges else [Fault(), Fault(refuse=True)]
-        pull(server, partial, limits=limits, progress=watch)
+        pull(server, partial, limits=limits, get_connection_limit=share, progress=watch)
         assert partial.read_bytes() == server.content
         assert [kind for _, kind in events if kind in ("waiting", "retrying")] == ["waiting", "retrying"]
 
@@ -335,16 +337,17 @@ from pathlib import Path
 from llm_hf_models.hub.types import Location
 from llm_hf_models.transfer.types import ExpectedFile, TransferLimits
 from llm_hf_models.transfer.download_file import download_file
+from llm_hf_models.transfer.pacing import RateLimiter
 url, sha256, size, partial, kill_at, rate = sys.argv[1:7]
 size, kill_at = int(size), int(kill_at)
 def progress(event):
     print(event.kind, event.done, flush=True)
     if event.done >= kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-limits = TransferLimits(connections=4, retry_seconds=0.02, bytes_per_second=lambda: int(rate))
+limits = TransferLimits(connections=4, retry_seconds=0.02)
 download_file(lambda: Location(url, {}, size, sha256, "c" * 40),
       ExpectedFile("model.gguf", size, sha256=sha256), Path(partial),
-      limits=limits, progress=progress, stop=threading.Event())
+      limits=limits, rate_limiter=RateLimiter(lambda: int(rate)), progress=progress, stop=threading.Event())
 """
 
 
@@ -491,9 +494,9 @@ def test_stream_that_can_not_be_resumed_is_not_interrupted(partial: Path) -> Non
         if event.kind == "waiting":
             share[0] = 1
 
-    limits = TransferLimits(connections=4, connections_now=lambda: share[0])
+    limits = TransferLimits(connections=4)
     with StorageServer(make_content(6 * MB), ranges=False, rate=8 * MB) as server:
-        events = pull(server, partial, limits=limits, progress=watch)
+        events = pull(server, partial, limits=limits, get_connection_limit=lambda: share[0], progress=watch)
         assert partial.read_bytes() == server.content
         assert share == [0]
         assert not {"retrying", "waiting"} & {event.kind for event in events}

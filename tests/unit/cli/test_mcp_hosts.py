@@ -15,18 +15,13 @@ import pytest
 from llm_hf_models.cli import mcp_hosts
 from llm_hf_models.cli.config_file import MAX_BYTES
 from tests.conftest import Home
+from tests.support import folders
 from tests.support.commands import run, run_json, run_process
 
 HOSTS = [key for key in mcp_hosts.HOST_KEYS if key != "json"]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 
-
-@pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
+project = folders.project
 
 
 @pytest.fixture

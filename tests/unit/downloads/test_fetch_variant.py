@@ -8,6 +8,7 @@ import random
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from llm_hf_models import errors
-from llm_hf_models.downloads.fetch_variant import StoredFile, count_partial_bytes, fetch_into_cache, fetch_into_folder
+from llm_hf_models.downloads.fetch_variant import StoredFile, fetch_into_cache, fetch_into_folder
+from llm_hf_models.downloads.local_files import count_partial_bytes
 from llm_hf_models.errors import (
     DigestMismatchError,
     DiskFullError,
@@ -31,7 +33,7 @@ from llm_hf_models.transfer.types import Event, TransferLimits
 from tests.conftest import Home
 from tests.support import cache_pulls
 from tests.support.cache_pulls import FILES, LIMITS, MB, REPO, SHARDS, assert_whole, list_files, list_leftovers, pull
-from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Status, Throttle
+from tests.support.hub_server import BLOCK_BYTES, FlipBit, HubServer, Reset, Stall, Status, Throttle
 
 hub = cache_pulls.hub
 repo = cache_pulls.repo
@@ -203,15 +205,19 @@ def test_files_appear_after_all_are_verified_and_a_stop_resumes(hub: HubServer, 
     with pytest.raises(InterruptedByUserError):
         pull(hub, repo, home.cache, progress=watch, stop=stop)
     assert not repo_folder(home.cache, REPO).exists()
-    pending = count_partial_bytes(home.cache, list_files(repo))
-    assert 3 * MB <= sum(pending.values()) < sum(map(len, SHARDS.values()))
+    pending = count_pending_bytes(home, repo)
+    assert 3 * MB <= pending < sum(map(len, SHARDS.values()))
     hub.clear()
     before = hub.sent(side="storage")
     assert_whole(pull(hub, repo, home.cache))
     # Blocks that were being sent at the stop are counted late.
     slack = 8 * BLOCK_BYTES
-    assert hub.sent(side="storage") - before <= sum(map(len, SHARDS.values())) - sum(pending.values()) + slack
-    assert count_partial_bytes(home.cache, list_files(repo)) == {}
+    assert hub.sent(side="storage") - before <= sum(map(len, SHARDS.values())) - pending + slack
+    assert count_pending_bytes(home, repo) == 0
+
+
+def count_pending_bytes(home: Home, repo: ServedRepo) -> int:
+    return sum(count_partial_bytes(cache_work_folder(home.cache), file) for file in list_files(repo))
 
 
 def test_file_that_never_verifies_leaves_no_trace_of_the_variant(hub: HubServer, repo: ServedRepo, home: Home) -> None:
@@ -246,6 +252,17 @@ def test_expired_links_and_failing_hosts_are_tolerated(hub: HubServer, repo: Ser
     hub.fault(Status(503), side="hub", times=2)
     hub.fault(Status(403), side="storage", times=1)
     assert_whole(pull(hub, repo, home.cache))
+
+
+def test_failing_file_ends_the_whole_pull_at_once(hub: HubServer, repo: ServedRepo, home: Home) -> None:
+    first, second, _ = SHARDS
+    hub.fault(Stall(after=1000), on=first.split("/")[1], side="storage", times=None)
+    hub.fault(Status(401), on=second.split("/")[1], side="hub", times=None)
+    stop, began = threading.Event(), time.monotonic()
+    with pytest.raises(errors.AccessError):
+        pull(hub, repo, home.cache, stop=stop, limits=TransferLimits(connections=4, stall_seconds=120))
+    assert stop.is_set()
+    assert time.monotonic() - began < 60
 
 
 def test_disk_space_is_checked_for_all_files_together(hub: HubServer, repo: ServedRepo, home: Home) -> None:

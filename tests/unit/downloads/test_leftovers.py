@@ -54,6 +54,21 @@ def test_gc_keeps_a_paused_download_which_then_continues(hub: HubServer, home: H
     assert hub.sent(FILE, side="storage") < 4_000_000
 
 
+def test_gc_keeps_partials_while_a_plan_of_another_version_may_need_them(hub: HubServer, home: Home) -> None:
+    number = interrupt_pull(hub)
+    with Database(library_path()) as db:
+        (row,) = db.list_downloads()
+        plan = json.loads(row.plan)
+        db.update_download(number, plan=json.dumps({"files": plan["files"]}))
+        assert Library().gc().files == (), "a paused download"
+        db.update_download(number, state="cancelled")
+        assert Library().gc().files == (), "it is not known to have left the partial, which is younger than a day"
+    (partial,) = cache_work_folder(home.cache).glob("*.part")
+    for path in partial.parent.glob("*.part*"):
+        os.utime(path, (time.time() - 2 * DAY,) * 2)
+    assert run_gc_for(partial) == "no download needs it"
+
+
 def interrupt_two_pulls(hub: HubServer, folder: Path) -> int:
     """Interrupt a pull into a folder and one of the same bytes into the cache; return the first one's number."""
     number = interrupt_pull(hub, PullOptions(to=folder))

@@ -45,8 +45,8 @@ def read(path: Path) -> GgufHeader:
         return read_header(file, file_bytes=path.stat().st_size)
 
 
-def read_bytes(content: bytes, *, arrays: tuple[str, ...] = ()) -> GgufHeader:
-    return read_header(io.BytesIO(content), file_bytes=len(content), arrays=arrays)
+def read_bytes(content: bytes) -> GgufHeader:
+    return read_header(io.BytesIO(content), file_bytes=len(content))
 
 
 def read_facts(*metadata: bytes, tensors: tuple[bytes, ...] = ()) -> ModelFacts:
@@ -218,14 +218,12 @@ def test_at_most_one_block_is_read_past_the_header(tmp_path: Path) -> None:
     assert header.header_bytes <= source.given <= header.header_bytes + 256 * 1024
 
 
-def test_long_arrays_are_skipped_unless_requested() -> None:
+def test_long_arrays_are_skipped() -> None:
     tokens = [f"token {i}" for i in range(2000)]
     content = gguf([array("tokens", "string", tokens), array("scores", "float32", [0.5] * 2000)])
     header = read_bytes(content)
     assert header.metadata == {"tokens": ArrayInfo("string", 2000), "scores": ArrayInfo("float32", 2000)}
-    requested = read_bytes(content, arrays=("tokens", "scores"))
-    assert requested.metadata == {"tokens": tuple(tokens), "scores": (0.5,) * 2000}
-    assert requested.value_types == {"tokens": "array of string", "scores": "array of float32"}
+    assert header.value_types == {"tokens": "array of string", "scores": "array of float32"}
 
 
 def test_long_string_is_stored_as_its_length() -> None:

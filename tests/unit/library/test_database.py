@@ -32,7 +32,7 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.library import registered_models as library_registered_models
 from llm_hf_models.library import sqlite_file
 from llm_hf_models.library.database import Database
-from llm_hf_models.library.download_records import Download
+from llm_hf_models.library.download_records import Download, DownloadState, RequestedAction
 from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
 from llm_hf_models.library.registered_models import RegisteredModel, read_registered_models
@@ -162,43 +162,51 @@ def test_download_has_one_running_owner(db: Database) -> None:
     assert db.record_heartbeat(999, "a") == "lost"
 
 
-def test_wait_and_speed_of_an_ended_process_are_not_shown(db: Database) -> None:
-    reported = "from llm_hf_models.system.processes import get_own_name; print(get_own_name())"
+def test_background_download_of_an_ended_process_is_queued_at_once(db: Database) -> None:
+    reported = "from llm_hf_models.system.ownership import make_owner_name; print(make_owner_name())"
     ended = subprocess.run([sys.executable, "-c", reported], capture_output=True, text=True, check=True).stdout.strip()
     row = db.add_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
-    assert db.claim_download(row.id, f"{ended}/attempt", stale_seconds=60)
+    assert db.claim_download(row.id, ended, stale_seconds=60)
     db.update_download(row.id, error="next try in 25 s", bytes_per_second=5.0)
-    db.mark_ended_as_abandoned()
+    assert db.settle_abandoned(stale_seconds=60) == []
     found = db.get_download(row.id)
     assert found is not None
-    assert (found.needs_new_worker, found.error, found.bytes_per_second) == (True, None, None)
+    assert (found.state, found.error, found.bytes_per_second) == ("queued", "its process ended", None)
+    assert db.list_next_downloads() == [found]
 
 
-def test_owner_marked_as_stale_takes_its_download_back_or_obeys(db: Database) -> None:
-    row = db.add_download(Download(0, "r", "queued", "r", "c", None, 1))
+@pytest.mark.parametrize(("background", "given_up"), [(False, "paused"), (True, "queued")])
+def test_owner_marked_as_stale_takes_its_download_back_or_obeys(
+    db: Database, background: bool, given_up: DownloadState
+) -> None:
+    row = db.add_download(Download(0, "r", "queued", "r", "c", None, 1, background=background))
     assert db.claim_download(row.id, "a", stale_seconds=math.inf)
     db.update_download(row.id, bytes_per_second=5.0)
-    waits = db.add_download(Download(0, "r", "queued", "r", "c", None, 1, background=True))
-    assert db.claim_download(waits.id, "another", stale_seconds=60)
-    db.update_download(waits.id, bytes_per_second=5.0)
-    db.pause_abandoned(stale_seconds=-1)
-    given_up = db.get_download(row.id)
-    assert given_up is not None
-    assert (given_up.state, given_up.error, given_up.bytes_per_second) == (
-        "paused",
-        "its process stopped responding",
-        None,
-    )
-    waiting = db.get_download(waits.id)
-    assert waiting is not None
-    assert (waiting.state, waiting.bytes_per_second, waiting.owner) == ("running", None, "another")
+    db.settle_abandoned(stale_seconds=-1)
+    found = db.get_download(row.id)
+    assert found is not None
+    assert (found.state, found.error) == (given_up, "its process stopped responding")
+    assert (found.bytes_per_second, found.owner) == (None, "a")
     assert db.record_heartbeat(row.id, "a") is None
     back = db.get_download(row.id)
     assert back is not None
     assert (back.state, back.error) == ("running", None)
-    for state, requested in (("paused", "pause"), ("cancelled", "cancel"), ("queued", "background"), ("done", "lost")):
+    assert [note.kind for note in db.list_notes(row.id)] == ["started", given_up, "started"]
+    for state, requested in (("paused", "pause"), ("cancelled", "cancel"), ("queued", None), ("done", "lost")):
         db.update_download(row.id, state=state)
         assert db.record_heartbeat(row.id, "a") == requested
+
+
+@pytest.mark.parametrize(("wanted", "state"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_request_that_an_ended_process_left_is_carried_out(
+    db: Database, wanted: RequestedAction, state: DownloadState
+) -> None:
+    row = db.add_download(Download(0, "r", "running", "r", "c", None, 1, background=True))
+    db.update_download(row.id, wanted=wanted)
+    assert db.settle_abandoned(stale_seconds=-1) == ([row.id] if wanted == "cancel" else [])
+    found = db.get_download(row.id)
+    assert found is not None
+    assert (found.state, found.error) == (state, None)
 
 
 def test_engine_row_is_removed_only_by_its_own_process(db: Database) -> None:

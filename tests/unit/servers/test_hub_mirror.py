@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -20,7 +22,7 @@ from huggingface_hub.errors import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models.errors import NotWritableError
+from llm_hf_models.errors import HfModelsError, NotWritableError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
 from llm_hf_models.system.hashing import compute_digests
@@ -261,6 +263,24 @@ def test_file_changed_on_disk_is_not_served(tmp_path: Path) -> None:
             assert (status, headers["x-error-code"]) == (404, "EntryNotFound")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(HfModelsError("disk"), "The catalog could not be read"), (RuntimeError("disk"), "Internal server error")],
+)
+def test_error_of_the_catalog_is_logged_and_not_sent(
+    error: Exception, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def list_repos(self) -> tuple[ServedRepo, ...]:
+            raise error
+
+    with run_server(make_server(Broken())) as endpoint:
+        status, headers, body = ask(endpoint, "/api/models")
+        assert ask(endpoint, "/health")[0] == 200
+    assert (status, headers["x-error-message"], json.loads(body)) == (500, message, {"error": message})
+    assert caplog.text.count("disk") == 1
+
+
 class _Just:
     def __init__(self, *repos: ServedRepo) -> None:
         self._repos = repos
@@ -306,7 +326,8 @@ def test_one_connection_serves_many_requests(endpoint: str) -> None:
         ("POST", "/api/models/acme/tiny-GGUF/preupload/main", b"{}", 405),
         ("POST", "/api/models/acme/tiny-GGUF/paths-info/main", b"[1]", 400),
         ("POST", "/api/models/acme/tiny-GGUF/paths-info/main", b"{" * 2_000, 400),
-        ("DELETE", "/api/models/acme/tiny-GGUF", None, 501),
+        ("DELETE", "/api/models/acme/tiny-GGUF", None, 405),
+        ("POST", "/api/models/acme/tiny-GGUF/paths-info/main", b"x" * (2 << 20), 413),
         ("GET", "/api/models?num_parameters=many", None, 400),
         ("GET", "/api/models?sort=size", None, 400),
         ("GET", "/api/models?limit=-1", None, 400),
@@ -319,12 +340,44 @@ def test_bad_requests_get_an_error_status(
     endpoint: str, method: str, path: str, body: bytes | None, status: int
 ) -> None:
     headers = {"Content-Type": "application/json"} if body else {}
-    assert ask(endpoint, path, headers, method, body)[0] == status
+    found, sent, answer = ask(endpoint, path, headers, method, body)
+    assert found == status
+    assert json.loads(answer) == {"error": sent["x-error-message"]}
+
+
+def test_request_to_write_is_refused_as_the_mirror_is_read_only(endpoint: str) -> None:
+    for method, path in (("POST", "/api/repos/create"), ("DELETE", "/api/repos/delete"), ("PUT", RESOLVE)):
+        status, headers, _ = ask(endpoint, path, {}, method, b"{}")
+        assert (status, headers["x-error-message"]) == (405, "This mirror is read-only")
+        assert set(headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 def test_body_beyond_the_limit_is_not_read(endpoint: str) -> None:
     headers = {"Content-Length": str(10**8)}
     assert ask(endpoint, "/api/models/acme/tiny-GGUF/paths-info/main", headers, "POST", b"")[0] == 413
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, 200), (300_000, 413)])
+def test_body_in_chunks_is_read_up_to_the_limit(endpoint: str, count: int, status: int) -> None:
+    with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=10)) as connection:
+        form = iter([b"paths=READ", b"ME.md", b"&p=x" * count])
+        path = "/api/models/acme/tiny-GGUF/paths-info/main"
+        connection.request("POST", path, form, encode_chunked=True)
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+    assert answer.status == status
+    assert status == 413 or [entry["path"] for entry in found] == ["README.md"]
+
+
+def test_client_that_leaves_a_download_leaves_no_traceback(endpoint: str, capfd: pytest.CaptureFixture[str]) -> None:
+    address = (urlsplit(endpoint).hostname, urlsplit(endpoint).port)
+    for count in (0, 100_000):
+        with closing(socket.create_connection(address, 10)) as raw, raw.makefile("rb") as received:
+            raw.sendall(f"GET {RESOLVE} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert len(received.read(count)) == count
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ask(endpoint, RESOLVE)[2] == WEIGHTS
+    assert capfd.readouterr() == ("", "")
 
 
 def test_root_describes_the_server_and_health_is_ok(endpoint: str) -> None:

@@ -1,0 +1,295 @@
+"""Limit and log the changes that agents make: `AgentLibrary` is the `Library` of the MCP server.
+
+An agent may call every verb. Each verb that changes something is overridden here, so that the limits in `policy.py`
+apply to it and its outcome is written to a log.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cached_property, partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
+
+from llm_hf_models import paths, policy
+from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
+from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.service import Library, ignore_event
+from llm_hf_models.settings import Settings
+from llm_hf_models.system.text import clean_text
+from llm_hf_models.types import ConsentRequest
+
+if TYPE_CHECKING:
+    from llm_hf_models.downloads.plan_types import PullOptions, PullResult
+    from llm_hf_models.downloads.types import DownloadView
+    from llm_hf_models.models.types import PromptResult
+    from llm_hf_models.transfer.types import Progress
+
+MAX_LOG_BYTES = 5_000_000
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound=policy.Subject)
+
+
+def log_path() -> Path:
+    """Return the path of the log of changes that agents made or attempted.
+
+    Each line is a JSON object with the time (`at`), agent (`who`), action (`what`), target (`about`) and `outcome`.
+    After an error, `why` has its message. `agreed` lists the actions that a person agreed to.
+    """
+    return paths.data_dir() / "agents.log"
+
+
+def _name(subject: policy.Subject) -> str | None:
+    if isinstance(subject, PullPlan):
+        return subject.ref
+    return subject.model_id if subject else None
+
+
+@dataclass(frozen=True)
+class PreparedChange(Generic[S]):
+    """A change that the policy allows, if a person agrees to the requests.
+
+    Attributes:
+        action: A verb for the log, such as `download`.
+        target: The model or file that the change affects.
+        subject: The plan of the change, or the model to prompt.
+        requests: The requests that a person must agree to first.
+        agreed: A person agreed to the requests.
+    """
+
+    action: str
+    target: str
+    subject: S
+    requests: tuple[ConsentRequest, ...]
+    agreed: bool = False
+
+
+def _limit(
+    verb: Callable[Concatenate[Library, P], R], action: str, target: str = ""
+) -> Callable[Concatenate[AgentLibrary, P], R]:
+    """Return a verb that changes something, with the policy and the log around it.
+
+    Args:
+        verb: The method of `Library`.
+        action: A verb for the log.
+        target: The format of the target in the log, with the verb's parameters.
+    """
+    signature = inspect.signature(verb)
+
+    @wraps(verb)
+    def run(self: AgentLibrary, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        about = target.format_map(signature.bind(self, *args, **kwargs).arguments)
+        return self._change_directly(action, about, partial(verb, self, *args, **kwargs))
+
+    return run
+
+
+class AgentLibrary(Library):
+    """The library as an agent uses it: for one call, within the `agent_…` settings, with a log of its changes.
+
+    A change that may need a person's consent can be prepared first. The prepared change is then passed to the verb, in
+    place of the ref or the name, so that the plan and the decision of the policy are made once:
+
+        change = library.prepare_removal(name)
+        # Ask a person to agree to change.requests.
+        library.remove(replace(change, agreed=True))
+
+    Args:
+        agent: The name of the agent in the log.
+        requested_by: As for `Library`.
+    """
+
+    def __init__(self, agent: str, *, requested_by: str = "mcp") -> None:
+        super().__init__(requested_by=requested_by)
+        self._context = replace(self._context, accepts_paths=False)
+        self._agent = agent
+
+    @cached_property
+    def _limits(self) -> Settings:
+        """The settings in force, which are read once."""
+        return self._context.settings()
+
+    def is_allowed(self, action: str) -> bool:
+        """Return False if the settings forbid an action, such as `delete`, in all cases."""
+        return policy.find_prohibition(self._limits, action) is None
+
+    # Changes with a plan
+
+    def prepare_download(self, ref: str | PullPlan, options: PullOptions | None = None) -> PreparedChange[PullPlan]:
+        """Plan a pull of `ref`, and return it with the requests that a person must agree to first."""
+        return self._prepare_pull("download", ref, options)
+
+    def prepare_removal(self, name: str) -> PreparedChange[Removal]:
+        """Plan the removal of a model, and return it with the requests that a person must agree to first."""
+        return self._prepare("delete", name, partial(self.plan_removal, name))
+
+    def prepare_prompt(self, name: str) -> PreparedChange[LocalModelView]:
+        """Find a model, and return it with the requests that a person must agree to before a prompt."""
+        return self._prepare("prompt", name, partial(self.show, name))
+
+    def pull(
+        self,
+        ref: str | PullPlan | PreparedChange[PullPlan],
+        options: PullOptions | None = None,
+        *,
+        progress: Progress = ignore_event,
+        stop: threading.Event | None = None,
+    ) -> PullResult:
+        """Pull a model, as `Library.pull` does."""
+        change = self._prepare_pull("pull", ref, options)
+        return self._change(change, partial(super().pull, progress=progress, stop=stop))
+
+    def download_file(
+        self,
+        repo: str,
+        file: str,
+        path: Path | str | None = None,
+        *,
+        revision: str | None = None,
+        progress: Progress = ignore_event,
+        stop: threading.Event | None = None,
+    ) -> Path:
+        """Download one file, as `Library.download_file` does."""
+        change = self._prepare("fetch", f"{repo}/{file}", partial(self._plan_file, repo, file, path, revision))
+        return Path(self._change(change, partial(super().pull, progress=progress, stop=stop)).files[0])
+
+    def enqueue(
+        self,
+        ref: str | PullPlan | PreparedChange[PullPlan],
+        options: PullOptions | None = None,
+        *,
+        on_done: str | None = None,
+    ) -> DownloadView:
+        """Pull in the background, as `Library.enqueue` does. `on_done` is refused."""
+        change = self._prepare_pull("download", ref, options)
+        if on_done:
+            self.refuse(change, PolicyError("Agents may not run a command after a download"))
+        return self._change(change, super().enqueue)
+
+    def remove(self, name: str | PreparedChange[Removal]) -> Removal:
+        """Remove a local model, as `Library.remove` does."""
+        remove = super().remove
+        change = self.prepare_removal(name) if isinstance(name, str) else name
+        return self._change(change, lambda removal: remove(removal.model_id))
+
+    def prompt(
+        self,
+        name: str | PreparedChange[LocalModelView],
+        text: str,
+        *,
+        system: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        stop: threading.Event | None = None,
+    ) -> PromptResult:
+        """Send one short prompt to a local model, as `Library.prompt` does. The length of the response is limited."""
+        prompt = super().prompt
+
+        def run(model: LocalModelView) -> PromptResult:
+            limited = policy.limit_prompt_tokens(self._limits, options or {})
+            return prompt(model.model_id, text, system=system, options=limited, stop=stop)
+
+        return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
+
+    # Other changes
+
+    test = _limit(Library.test, "test", "{name}")
+    pause = _limit(Library.pause, "pause", "{download_id}")
+    resume = _limit(Library.resume, "resume", "{download_id}")
+    cancel = _limit(Library.cancel, "cancel", "{download_id}")
+    retry = _limit(Library.retry, "retry", "{download_id}")
+    continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
+    clear_downloads = _limit(Library.clear_downloads, "clear downloads")
+    verify = _limit(Library.verify, "verify", "{name}")
+    remove_alias = _limit(Library.remove_alias, "remove alias", "{alias}")
+    import_file = _limit(Library.import_file, "import", "{file}")
+    gc = _limit(Library.gc, "gc")
+    set_options = _limit(Library.set_options, "set options", "{name}")
+    attach = _limit(Library.attach, "attach", "{name}")
+    login = _limit(Library.login, "login")
+    logout = _limit(Library.logout, "logout")
+    set_setting = _limit(Library.set_setting, "set", "{key}")
+
+    def add_alias(self, name: str, *aliases: str) -> LocalModelView:
+        """Add aliases, as `Library.add_alias` does."""
+        return self._change_directly("alias", " ".join((name, *aliases)), partial(super().add_alias, name, *aliases))
+
+    def stop_engines(self, name: str | None = None) -> int:
+        """Stop engines, as `Library.stop_engines` does."""
+        return self._change_directly("stop engines", name or "all", partial(super().stop_engines, name))
+
+    # The policy and the log
+
+    def _prepare_pull(
+        self, action: str, ref: str | PullPlan | PreparedChange[PullPlan], options: PullOptions | None
+    ) -> PreparedChange[PullPlan]:
+        if isinstance(ref, PreparedChange):
+            return replace(ref, action=action)
+        return self._prepare(action, ref if isinstance(ref, str) else ref.ref, partial(self._find_plan, ref, options))
+
+    def _prepare(self, action: str, target: str, plan: Callable[[], S]) -> PreparedChange[S]:
+        """Refuse a change that the policy forbids; otherwise plan it, and list the requests for consent."""
+        with self.log_failure(action, target):
+            if prohibition := policy.find_prohibition(self._limits, action):
+                raise prohibition
+            subject = plan()
+        target = _name(subject) or target
+        with self.log_failure(action, target):
+            requests = policy.review(self._context, self._limits, subject)
+        return PreparedChange(action, target, subject, requests)
+
+    def _change(self, change: PreparedChange[S], run: Callable[[S], R]) -> R:
+        """Carry out a prepared change, and log its outcome."""
+        with self.log_failure(change.action, change.target):
+            if change.requests and not change.agreed:
+                raise ConsentError(
+                    "A person must agree to this first",
+                    cause=" ".join(request.text for request in change.requests),
+                    hint=f"After they agree, confirm with the exact name: {change.requests[0].target}",
+                )
+            result = run(change.subject)
+        agreed = {"agreed": sorted(request.action for request in change.requests)} if change.requests else {}
+        self._append_to_log(change.action, change.target, {"outcome": "done", **agreed})
+        return result
+
+    def _change_directly(self, action: str, target: str, run: Callable[[], R]) -> R:
+        """Make a change that needs no plan, if the policy allows it."""
+        return self._change(self._prepare(action, target, lambda: None), lambda _: run())
+
+    def refuse(self, change: PreparedChange[Any], error: PolicyError) -> NoReturn:
+        """Log that a change is refused, and raise the error."""
+        with self.log_failure(change.action, change.target):
+            raise error
+
+    @contextmanager
+    def log_failure(self, action: str, target: str) -> Iterator[None]:
+        """Log an error in the `with` block, which prepares or makes a change."""
+        try:
+            yield
+        except HfModelsError as error:
+            outcome = "refused" if isinstance(error, PolicyError) else "failed"
+            self._append_to_log(action, target, {"outcome": outcome, "why": clean_text(error.message, 300)})
+            raise
+
+    def _append_to_log(self, action: str, target: str, outcome: Mapping[str, object]) -> None:
+        line = {"at": round(time.time(), 3), "who": self._agent, "what": action, "about": clean_text(target, 300)}
+        path = log_path()
+        with suppress(OSError):  # the action is done, so a failure to log it is ignored
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+                path.replace(path.with_suffix(".log.1"))
+            # Several processes append to the log, so each line is written in one call.
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(descriptor, (json.dumps({**line, **outcome}) + "\n").encode())
+            finally:
+                os.close(descriptor)
