@@ -10,6 +10,7 @@ stores settings for every process; and variables of one terminal, desktop sessio
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -42,6 +43,7 @@ CARRIED = frozenset({"HOME", SESSION_BUS, *EXPANDED_PATHS, *PLAIN_PATHS, *ADDRES
 # An empty value of these names the current folder. An empty value of any other variable is the same as none.
 _EMPTY_COUNTS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 _EITHER_CASE = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")  # programs read them in upper and lower case
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _SECRETS = (*_TOKENS, "LLM_HF_PASSPHRASE", "LLM_HF_MCP_TOKEN")
 
@@ -76,7 +78,7 @@ def strip_password(address: str) -> str | None:
 
     A proxy's address may have no scheme.
     """
-    marked = address if "://" in address else f"http://{address}"
+    marked = address if _SCHEME.match(address) else f"http://{address}"
     clean = strip_credentials(marked)
     if clean.count("://") != 1 or any(char in clean for char in "@?#"):
         return None
