@@ -25,7 +25,7 @@ from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.service import Library, ignore_event
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.types import ConsentRequest
+from llm_hf_models.types import Consent, ConsentRequest
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
@@ -44,7 +44,9 @@ def log_path() -> Path:
     """Return the path of the log of changes that agents made or attempted.
 
     Each line is a JSON object with the time (`at`), agent (`who`), action (`what`), target (`about`) and `outcome`.
-    After an error, `why` has its message. `agreed` lists the actions that a person agreed to.
+    After an error, `why` has its message. If the change needed consent, the actions are listed under the way in which
+    consent was given: `agreed` (a person agreed in a form of the host), `confirmed_in_words` (the agent confirmed with
+    the exact name, because the host can show no form) or `preapproved` (by the setting agent_yes_to).
     """
     return paths.data_dir() / "agents.log"
 
@@ -57,21 +59,29 @@ def _name(subject: policy.Subject) -> str | None:
 
 @dataclass(frozen=True)
 class PreparedChange(Generic[S]):
-    """A change that the policy allows, if a person agrees to the requests.
+    """A change that the policy allows, if consent to the requests is given.
 
     Attributes:
         action: A verb for the log, such as `download`.
         target: The model or file that the change affects.
         subject: The plan of the change, or the model to prompt.
-        requests: The requests that a person must agree to first.
-        agreed: A person agreed to the requests.
+        requests: The requests that need consent first.
+        preapproved: The requests that the setting agent_yes_to allows.
+        consent: How consent to the requests was given; None if it was not given.
     """
 
     action: str
     target: str
     subject: S
     requests: tuple[ConsentRequest, ...]
-    agreed: bool = False
+    preapproved: tuple[ConsentRequest, ...] = ()
+    consent: Consent | None = None
+
+    def list_consents(self) -> dict[str, list[str]]:
+        """Return the actions that needed consent, by the way in which it was given, for the log."""
+        given = {"agreed" if self.consent == "person" else "confirmed_in_words": self.requests}
+        given["preapproved"] = self.preapproved
+        return {way: sorted(request.action for request in requests) for way, requests in given.items() if requests}
 
 
 def _limit(
@@ -102,7 +112,7 @@ class AgentLibrary(Library):
 
         change = library.prepare_removal(name)
         # Ask a person to agree to change.requests.
-        library.remove(replace(change, agreed=True))
+        library.remove(replace(change, consent="person"))
 
     Args:
         agent: The name of the agent in the log.
@@ -126,15 +136,15 @@ class AgentLibrary(Library):
     # Changes with a plan
 
     def prepare_download(self, ref: str | PullPlan, options: PullOptions | None = None) -> PreparedChange[PullPlan]:
-        """Plan a pull of `ref`, and return it with the requests that a person must agree to first."""
+        """Plan a pull of `ref`, and return it with the requests that need consent first."""
         return self._prepare_pull("download", ref, options)
 
     def prepare_removal(self, name: str) -> PreparedChange[Removal]:
-        """Plan the removal of a model, and return it with the requests that a person must agree to first."""
+        """Plan the removal of a model, and return it with the requests that need consent first."""
         return self._prepare("delete", name, partial(self.plan_removal, name))
 
     def prepare_prompt(self, name: str) -> PreparedChange[LocalModelView]:
-        """Find a model, and return it with the requests that a person must agree to before a prompt."""
+        """Find a model, and return it with the requests that need consent before a prompt."""
         return self._prepare("prompt", name, partial(self.show, name))
 
     def pull(
@@ -245,20 +255,21 @@ class AgentLibrary(Library):
         target = _name(subject) or target
         with self.log_failure(action, target):
             requests = policy.review(self._context, self._limits, subject)
-        return PreparedChange(action, target, subject, requests)
+        preapproved = tuple(request for request in requests if policy.is_preapproved(self._limits, request))
+        needed = tuple(request for request in requests if request not in preapproved)
+        return PreparedChange(action, target, subject, needed, preapproved)
 
     def _change(self, change: PreparedChange[S], run: Callable[[S], R]) -> R:
         """Carry out a prepared change, and log its outcome."""
         with self.log_failure(change.action, change.target):
-            if change.requests and not change.agreed:
+            if change.requests and not change.consent:
                 raise ConsentError(
                     "A person must agree to this first",
                     cause=" ".join(request.text for request in change.requests),
                     hint=f"After they agree, confirm with the exact name: {change.requests[0].target}",
                 )
             result = run(change.subject)
-        agreed = {"agreed": sorted(request.action for request in change.requests)} if change.requests else {}
-        self._append_to_log(change.action, change.target, {"outcome": "done", **agreed})
+        self._append_to_log(change.action, change.target, {"outcome": "done", **change.list_consents()})
         return result
 
     def _change_directly(self, action: str, target: str, run: Callable[[], R]) -> R:

@@ -1,4 +1,4 @@
-"""Define the limits of agents: the changes that are refused, and those that a person must agree to first.
+"""Define the limits of agents: the changes that are refused, and those that need consent.
 
 The `agent_…` settings define these limits. `agent_library.py` applies them.
 """
@@ -38,25 +38,25 @@ def find_prohibition(limits: Settings, action: str) -> PolicyError | None:
 
 
 def review(context: Context, limits: Settings, subject: Subject) -> tuple[ConsentRequest, ...]:
-    """Return the requests that a person must agree to before an agent may pull, remove or prompt the subject.
-
-    Actions in the setting agent_yes_to are left out.
+    """Return the requests that need consent before an agent may pull, remove or prompt the subject.
 
     Raises:
         PolicyError: With this pull, the library would exceed its limit.
     """
     if isinstance(subject, PullPlan):
         _refuse_to_overfill(context, limits, subject)
-        requests = list(_request_pull_consent(context, limits, subject))
-    elif isinstance(subject, Removal):
+        return tuple(_request_pull_consent(context, limits, subject))
+    if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
-        requests = [ConsentRequest("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?")]
-    elif isinstance(subject, LocalModelView):
-        requests = list(_request_run_consent(subject))
-    else:
-        return ()
-    preapproved = settings.split_list(limits.agent_yes_to)
-    return tuple(request for request in requests if request.action not in preapproved)
+        return (ConsentRequest("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?"),)
+    if isinstance(subject, LocalModelView):
+        return tuple(_request_run_consent(subject))
+    return ()
+
+
+def is_preapproved(limits: Settings, request: ConsentRequest) -> bool:
+    """Return whether the setting agent_yes_to allows an action without consent."""
+    return request.action in settings.split_list(limits.agent_yes_to)
 
 
 def _refuse_to_overfill(context: Context, limits: Settings, plan: PullPlan) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llm_hf_models.downloads.types import Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
 from llm_hf_models.system.machine import MachineMemory
+
+# How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
+# with its exact name, because the host can show no form. Whether a person agreed to the latter is not known.
+Consent = Literal["person", "words"]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,15 @@
 """Ask the user before an agent's large download, deletion, use of the token, or run of unverified files.
 
-llm_hf_models/policy.py decides which actions need the user's agreement.
+llm_hf_models/policy.py decides which actions need consent.
 
-A host that supports elicitation shows a form (in both versions of the protocol). With other hosts, the agent confirms
-by passing the exact name, which the user sees in the tool call.
+A host that supports elicitation shows a form (in both versions of the protocol), whatever the agent passes as
+`confirm`. With other hosts, the agent confirms by passing the exact name, which the user sees in the tool call. The log
+keeps the two apart.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mcp.server.mcpserver import Context
@@ -20,6 +21,7 @@ from llm_hf_mcp.answers import call
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange, S
 from llm_hf_models.errors import ConsentError
 from llm_hf_models.system.text import clean_text
+from llm_hf_models.types import Consent
 
 # The first protocol version in which an elicitation is part of the result, not a request of its own.
 ELICITS_IN_RESULT_SINCE = "2026-07-28"
@@ -31,22 +33,28 @@ class Agreement(BaseModel):
     agree: bool = Field(description="Go ahead")
 
 
-AGREED = Agreement(agree=True)
+@dataclass(frozen=True)
+class SettledConsent:
+    """A change that needs no form: no consent is needed (`given` is None), or it was given in another way."""
+
+    given: Consent | None = None
 
 
 async def request_agreement(
     ctx: Context[Any, Any], library: AgentLibrary, change: PreparedChange[Any], confirm: str | None
-) -> Elicit[Agreement] | Agreement:
-    """Return the user's agreement, if it is given or not needed; otherwise return the form to show.
+) -> Elicit[Agreement] | SettledConsent:
+    """Return the form to show, or how consent was given without a form.
 
     Raises:
-        ToolError: The host can't show a form, or `confirm` is not the expected name. The error has the next step.
+        ToolError: The host can't show a form, and `confirm` is not the expected name. The error has the next step.
     """
-    if not change.requests or confirm == change.requests[0].target:
-        return AGREED
+    if not change.requests:
+        return SettledConsent()
     text, name = " ".join(request.text for request in change.requests), change.requests[0].target
-    if not confirm and can_elicit(ctx):
+    if can_elicit(ctx):
         return Elicit(text, Agreement)
+    if confirm == name:
+        return SettledConsent("words")
     if confirm:
         error = ConsentError(
             f"{clean_text(confirm, 100)!r} does not confirm this: {text}",
@@ -63,13 +71,21 @@ async def request_agreement(
 async def record_answer(
     library: AgentLibrary, change: PreparedChange[S], answer: ElicitationResult[Agreement]
 ) -> PreparedChange[S]:
-    """Return the change with the user's agreement.
+    """Return the change with the consent that was given.
+
+    Args:
+        library: The library of the call.
+        change: The change.
+        answer: The answer to the form, or the `SettledConsent` that the SDK wraps in an accepted answer.
 
     Raises:
         ToolError: The user did not agree.
     """
-    if isinstance(answer, AcceptedElicitation) and answer.data.agree:
-        return replace(change, agreed=True)
+    data: object = answer.data if isinstance(answer, AcceptedElicitation) else None
+    if isinstance(data, SettledConsent):
+        return replace(change, consent=data.given)
+    if isinstance(data, Agreement) and data.agree:
+        return replace(change, consent="person")
     hint = "Don't ask again unless the user brings it up."
     return await call(library.refuse, change, ConsentError("The user did not agree, so nothing was changed", hint=hint))
 

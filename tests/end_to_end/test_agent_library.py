@@ -96,7 +96,7 @@ def test_prepared_removal_needs_consent_and_is_logged(
     library = AgentLibrary("a bot")
     change = library.prepare_removal("tiny")
     assert [(request.action, request.target) for request in change.requests] == [("delete", model)]
-    assert library.remove(replace(change, agreed=True)).done
+    assert library.remove(replace(change, consent="person")).done
     assert Library().list() == ()
     assert [(line["what"], line["about"], line["outcome"], line.get("agreed")) for line in read_log(home)] == [
         ("delete", "tiny", "refused", None),

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, select_page
-from llm_hf_mcp.consent import Agreement, record_answer, request_agreement
+from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
 from llm_hf_mcp.results import ListModelsResult, OrganiseResult, VerifyModelResult
@@ -106,7 +106,7 @@ PreparedPrompt = Annotated[PreparedChange[LocalModelView], Resolve(prepare_promp
 
 async def ask_before_prompt(
     ctx: Context, library: OpenLibrary, change: PreparedPrompt, confirm: str | None
-) -> Elicit[Agreement] | Agreement:
+) -> Elicit[Agreement] | SettledConsent:
     """Ask the user to agree to the prompt, if the policy requires it."""
     return await request_agreement(ctx, library, change, confirm)
 
@@ -155,7 +155,7 @@ PreparedDeletion = Annotated[PreparedChange[Removal], Resolve(prepare_deletion)]
 
 async def ask_before_delete(
     ctx: Context, library: OpenLibrary, change: PreparedDeletion, confirm: str | None
-) -> Elicit[Agreement] | Agreement:
+) -> Elicit[Agreement] | SettledConsent:
     """Ask the user to agree to the deletion, if the policy requires it."""
     return await request_agreement(ctx, library, change, confirm)
 
