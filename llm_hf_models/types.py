@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llm_hf_models.downloads.types import Leftover
+from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.types import DownloadView, Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
 from llm_hf_models.system.machine import MachineMemory
@@ -83,6 +84,32 @@ class Cleanup:
     cached_responses: int  # old responses of the Hub
     freed_bytes: int
     done: bool = False
+
+
+DownloadVerb = Literal["pause", "resume", "cancel", "retry"]
+
+
+@dataclass(frozen=True)
+class DownloadChange:
+    """A change of a download. `plan` is None if this version can't read it."""
+
+    verb: DownloadVerb
+    download: DownloadView
+    plan: PullPlan | None
+
+
+@dataclass(frozen=True)
+class DownloadClearance:
+    """The finished downloads whose records `clear_downloads` would remove."""
+
+    downloads: tuple[DownloadView, ...]
+
+
+@dataclass(frozen=True)
+class EngineStop:
+    """The engines that `stop_engines` would stop."""
+
+    engines: tuple[EngineView, ...]
 
 
 @dataclass(frozen=True)

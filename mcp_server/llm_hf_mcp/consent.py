@@ -1,10 +1,12 @@
-"""Ask the user before an agent's large download, deletion, use of the token, or run of unverified files.
-
-llm_hf_models/policy.py decides which actions need consent.
+"""Ask the user before an agent's change that needs consent (llm_hf_models/policy.py decides which changes do).
 
 A host that supports elicitation shows a form (in both versions of the protocol), whatever the agent passes as
 `confirm`. With other hosts, the agent confirms by passing the exact name, which the user sees in the tool call. The log
 keeps the two apart.
+
+Consent to prompt a model on another server is asked once per session. Over stdio, a session is the server's process.
+Over HTTP it is the client's session up to protocol version 2025-11-25; later versions have no sessions, so each call
+asks.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import AcceptedElicitation, Elicit, ElicitationResult
+from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
 from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
@@ -21,10 +24,11 @@ from llm_hf_mcp.answers import call
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange, S
 from llm_hf_models.errors import ConsentError
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.types import Consent
+from llm_hf_models.types import Consent, ConsentRequest
 
-# The first protocol version in which an elicitation is part of the result, not a request of its own.
-ELICITS_IN_RESULT_SINCE = "2026-07-28"
+# Since this protocol version, an elicitation is part of the result, not a request of its own, and HTTP has no sessions.
+MODERN_SINCE = "2026-07-28"
+STDIO = "stdio"  # the only session of a server over stdio
 
 
 class Agreement(BaseModel):
@@ -51,6 +55,8 @@ async def request_agreement(
     if not change.requests:
         return SettledConsent()
     text, name = " ".join(request.text for request in change.requests), change.requests[0].target
+    if given := _get_session_consents(ctx).get(change.requests):
+        return SettledConsent(given)
     if can_elicit(ctx):
         return Elicit(text, Agreement)
     if confirm == name:
@@ -90,11 +96,30 @@ async def record_answer(
     return await call(library.refuse, change, ConsentError("The user did not agree, so nothing was changed", hint=hint))
 
 
+def remember_consent(ctx: Context[Any, Any], change: PreparedChange[Any]) -> None:
+    """Remember the consent to a change for the rest of the session, if the session exists."""
+    if change.requests and change.consent:
+        _get_session_consents(ctx)[change.requests] = change.consent
+
+
+def _get_session_consents(ctx: Context[Any, Any]) -> dict[tuple[ConsentRequest, ...], Consent]:
+    """Return the remembered consents of the session, by the exact requests; a new dict without a session."""
+    if ctx.headers is None:
+        session: str | None = STDIO
+    else:
+        session = None if _is_modern(ctx) else ctx.headers.get(MCP_SESSION_ID_HEADER)
+    sessions: dict[str, dict[tuple[ConsentRequest, ...], Consent]] = ctx.request_context.lifespan_context
+    return sessions.setdefault(session, {}) if session else {}
+
+
 def can_elicit(ctx: Context[Any, Any]) -> bool:
     """Return whether the host can show a form to the user."""
     capabilities = ctx.client_capabilities
     elicitation = capabilities.elicitation if capabilities is not None else None
     if elicitation is None or (elicitation.form is None and elicitation.url is not None):
         return False
-    modern = ctx.protocol_version is not None and is_version_at_least(ctx.protocol_version, ELICITS_IN_RESULT_SINCE)
-    return modern or ctx.session.can_send_request
+    return _is_modern(ctx) or ctx.session.can_send_request
+
+
+def _is_modern(ctx: Context[Any, Any]) -> bool:
+    return ctx.protocol_version is not None and is_version_at_least(ctx.protocol_version, MODERN_SINCE)
