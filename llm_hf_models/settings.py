@@ -19,8 +19,10 @@ from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-Action = Literal["delete", "large", "token", "unverified"]  # agents need a person's consent for these
-ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
+# Agents need a person's consent for these actions. `interrupt` stops or discards work that a person started, and
+# `endpoint` prompts a model on another server, usually with a person's API key.
+Action = Literal["delete", "large", "token", "unverified", "interrupt", "endpoint"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 def settings_path() -> Path:
@@ -164,7 +166,7 @@ class Settings(BaseModel):
         1024, ge=0, description="Maximum number of tokens in a response to an agent's prompt; 0 means no limit."
     )
     agent_yes_to: str = Field(
-        "", description="Actions that agents may take without consent: any of delete, large, token, unverified."
+        "", description=f"Actions that agents may take without consent: any of {', '.join(ACTIONS)}."
     )
 
     @field_validator("agent_yes_to")

@@ -90,11 +90,7 @@ def _find_token(context: Context, plan: PullPlan | None) -> HandedToken | None:
 
 
 def _find_token_for_row(context: Context, download_id: int) -> HandedToken | None:
-    from llm_hf_models.downloads import records  # imported late, as above
-
-    with context.open_downloads() as db:
-        row = _get_row(db, download_id)
-    return _find_token(context, records.load_plan_if_readable(row))
+    return _find_token(context, read_plan(context, download_id))
 
 
 def _choose_fingerprint(context: Context, row: Download, token: HandedToken | None) -> str | None:
@@ -135,7 +131,8 @@ def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> Non
 
     This does not prompt for a passphrase.
     """
-    waiting = [row for row in rows if row.needs_worker(stale_seconds=context.stale_seconds())]
+    stale = context.stale_seconds()
+    waiting = [row for row in rows if row.needs_worker(stale_seconds=stale)]
     if waiting:
         from llm_hf_models.downloads import worker  # imported late, as above
 
@@ -211,6 +208,14 @@ def read_log(context: Context, download_id: int) -> tuple[DownloadNote, ...]:
         return tuple(db.list_notes(download_id))
 
 
+def read_plan(context: Context, download_id: int) -> PullPlan | None:
+    """Return the plan of a download, or None if this version can't read it."""
+    from llm_hf_models.downloads import records  # imported late, as above
+
+    with context.open_downloads() as db:
+        return records.load_plan_if_readable(_get_row(db, download_id))
+
+
 def pause(context: Context, download_id: int) -> DownloadView:
     """Pause a download and keep the downloaded bytes. A running one stops at its next heartbeat."""
     return make_view(_request_action(context, download_id, "pause", "paused", allowed=ACTIVE_STATES))
@@ -283,7 +288,8 @@ def _requeue(context: Context, download_id: int, verb: str) -> DownloadView:
                 _refuse_wrong_state(row, _REQUEUE_STATES[verb], verb)
                 db.update_download(download_id, state="queued", background=True, wanted=None, error=None)
                 db.add_note(download_id, "queued", f"by {context.requested_by}")
-            db.update_download(download_id, token_fingerprint=fingerprint)
+            requester = row.choose_requester(context.requested_by)
+            db.update_download(download_id, token_fingerprint=fingerprint, requested_by=requester)
         queued = _get_row(db, download_id)
     _ensure_worker(queued, token)
     return make_view(queued)
@@ -325,9 +331,9 @@ def _cancel_failed_outside_cache(context: Context, db: DownloadTables) -> None:
 
 
 def _remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> Sequence[int]:
-    from llm_hf_models.downloads import pull  # imported late: listing downloads does not need it
+    from llm_hf_models.downloads import leftovers  # imported late: listing downloads does not need it
 
-    return pull.remove_cancelled_files(context, download_ids)
+    return leftovers.remove_cancelled_files(context, download_ids)
 
 
 def follow(context: Context, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:

@@ -198,7 +198,7 @@ class Worker:
             next_row = find_next_download(self._context, db)
             running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
-            from llm_hf_models.downloads.pull import remove_cancelled_files  # imported late, as below
+            from llm_hf_models.downloads.leftovers import remove_cancelled_files  # imported late, as below
 
             remove_cancelled_files(self._context, cancelled)
         return next_row, running_rows

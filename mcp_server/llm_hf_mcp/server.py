@@ -50,9 +50,10 @@ class ToolSpec:
     title: str
     result_type: type
     writes: bool = True
-    destroys: bool = False
+    destroys: bool = False  # may discard or stop something, and does not only add
     idempotent: bool = True  # repeating the call changes nothing further
-    uses_hub: bool = False  # sends requests to the Hub
+    open_world: bool = False  # sends requests to the Hub or to another server
+    action: str = "change"  # the tool is not offered if the settings forbid this action
 
     @property
     def annotations(self) -> ToolAnnotations:
@@ -62,34 +63,40 @@ class ToolSpec:
             read_only_hint=not self.writes,
             destructive_hint=self.destroys,
             idempotent_hint=self.idempotent,
-            open_world_hint=self.uses_hub,
+            open_world_hint=self.open_world,
         )
 
 
 TOOLS = (
     ToolSpec(
-        tools_hub.search_models, "Search models on the Hub", results.SearchModelsResult, writes=False, uses_hub=True
+        tools_hub.search_models, "Search models on the Hub", results.SearchModelsResult, writes=False, open_world=True
     ),
-    ToolSpec(tools_hub.get_model, "Show a model on the Hub", results.GetModelResult, writes=False, uses_hub=True),
-    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", repo_types.Inspection, writes=False, uses_hub=True),
-    ToolSpec(tools_hub.download_model, "Download a model", results.DownloadModelResult, uses_hub=True),
+    ToolSpec(tools_hub.get_model, "Show a model on the Hub", results.GetModelResult, writes=False, open_world=True),
+    ToolSpec(tools_hub.inspect_gguf, "Inspect a GGUF header", repo_types.Inspection, writes=False, open_world=True),
+    ToolSpec(tools_hub.download_model, "Download a model", results.DownloadModelResult, open_world=True),
     ToolSpec(tools_downloads.get_downloads, "Show downloads", results.GetDownloadsResult, writes=False),
-    ToolSpec(tools_downloads.control_download, "Control a download", downloads_types.DownloadView, uses_hub=True),
+    ToolSpec(
+        tools_downloads.control_download,
+        "Control a download",
+        downloads_types.DownloadView,
+        destroys=True,
+        open_world=True,
+    ),
     ToolSpec(tools_local.list_models, "List local models", results.ListModelsResult, writes=False),
     ToolSpec(tools_local.verify_model, "Verify a local model", results.VerifyModelResult),
-    ToolSpec(tools_local.run_prompt, "Prompt a local model", models_types.PromptResult, idempotent=False),
-    ToolSpec(tools_local.delete_model, "Delete a local model", models_types.Removal, destroys=True),
-    ToolSpec(tools_local.organise, "Name a local model", results.OrganiseResult),
-    ToolSpec(tools_local.status, "Show this machine", types.Status, writes=False, uses_hub=True),
+    ToolSpec(
+        tools_local.run_prompt, "Prompt a local model", models_types.PromptResult, idempotent=False, open_world=True
+    ),
+    ToolSpec(tools_local.delete_model, "Delete a local model", models_types.Removal, destroys=True, action="delete"),
+    ToolSpec(tools_local.organise, "Name a local model", results.OrganiseResult, destroys=True),  # it removes names
+    ToolSpec(tools_local.status, "Show this machine", types.Status, writes=False, open_world=True),
 )
 
 
 def select_tools() -> tuple[ToolSpec, ...]:
     """Return the tools that the policy allows. A read-only server has no tool that changes anything."""
     library = AgentLibrary(NAME)
-    return tuple(
-        spec for spec in TOOLS if not spec.writes or library.is_allowed("delete" if spec.destroys else "change")
-    )
+    return tuple(spec for spec in TOOLS if not spec.writes or library.is_allowed(spec.action))
 
 
 def build_tool(spec: ToolSpec) -> Tool:

@@ -56,9 +56,6 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
         assert tool.output_schema
         assert tool.output_schema["type"] == "object"
         assert tool.input_schema["additionalProperties"] is False
-        assert tool.annotations is not None
-        assert tool.annotations.read_only_hint == (tool.name in LOOKING)
-        assert tool.annotations.destructive_hint == (tool.name == "delete_model")
         for name, schema in tool.input_schema["properties"].items():
             kinds = [schema, *schema.get("anyOf", ())]
             bounded = {"maxLength", "maximum", "enum", "maxItems"}
