@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from llm_hf_models.errors import BadInputError, NotWritableError, StorageError
+from llm_hf_models.system.private_files import make_missing_folders
 
 MAX_BYTES = 1_000_000
 MAX_BACKUPS_PER_SECOND = 1000
@@ -92,7 +93,10 @@ def replace_file(path: Path, before: bytes | None, after: bytes, *, is_private: 
     """
     partial = None
     try:
-        path.parent.mkdir(mode=0o700 if is_private else 0o777, parents=True, exist_ok=True)
+        if is_private:
+            make_missing_folders(path.parent)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
         if read_bytes(path) != before:
             raise BadInputError(f"{path} was changed by another program", hint="Run the same command again.")
         partial = _write_partial_file(path, after)

@@ -105,6 +105,12 @@ def test_main_job_creates_private_files(hub: HubServer, umask: int, home: Home, 
 
 
 @UMASKS
+def test_new_host_file_is_private(umask: int, home: Home) -> None:  # noqa: ARG001
+    run("mcp", "cursor", "--install", "-y")
+    assert assert_private(home.root / ".cursor").keys() == {".", "mcp.json"}
+
+
+@UMASKS
 def test_cache_and_target_folder_follow_the_umask(hub: HubServer, umask: int, home: Home, tmp_path: Path) -> None:
     home.cache.rmdir()
     run("pull", REPO, "-q")
