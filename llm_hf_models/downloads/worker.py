@@ -27,6 +27,7 @@ from llm_hf_models.downloads.token_handoff import HandedToken
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
 from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
     if token and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(token_handoff.dump_token(token).encode())
+    wait_in_background(child)
 
 
 def _make_folder_variables() -> dict[str, str]:
